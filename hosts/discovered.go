@@ -1,0 +1,101 @@
+package hosts
+
+import (
+	"cmp"
+	"encoding/json"
+	"slices"
+	"sync"
+	"time"
+)
+
+// MaxDiscovered bounds the discovered machines; past it the one that was seen
+// longest ago is forgotten.
+const MaxDiscovered = 1000
+
+// Discovered is a machine that asked and is not enrolled.
+type Discovered struct {
+	MAC    string    `json:"mac"`
+	Vendor string    `json:"vendor,omitempty"` // DHCP vendor class, option 60
+	Arch   string    `json:"arch,omitempty"`   // DHCP option 93, in words
+	First  time.Time `json:"first"`
+	Last   time.Time `json:"last"`
+}
+
+// sightings are kept in memory and saved now and then: strangers on the LAN
+// must not be able to make the server write to its disk for every packet.
+type sightings struct {
+	mu    sync.Mutex
+	byMAC map[string]Discovered
+	dirty bool
+}
+
+const discoveredKey = "discovered"
+
+func (s *sightings) see(d Discovered) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if old, ok := s.byMAC[d.MAC]; ok {
+		d.First = old.First
+		d.Vendor, d.Arch = cmp.Or(d.Vendor, old.Vendor), cmp.Or(d.Arch, old.Arch)
+	} else if len(s.byMAC) >= MaxDiscovered {
+		delete(s.byMAC, s.oldest())
+	}
+	s.byMAC[d.MAC] = d
+	s.dirty = true
+}
+
+func (s *sightings) oldest() (mac string) {
+	var last time.Time
+	for m, d := range s.byMAC {
+		if mac == "" || d.Last.Before(last) {
+			mac, last = m, d.Last
+		}
+	}
+	return mac
+}
+
+func (s *sightings) forget(macs []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, m := range macs {
+		delete(s.byMAC, m)
+	}
+	s.dirty = true
+}
+
+// list is newest first.
+func (s *sightings) list() []Discovered {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]Discovered, 0, len(s.byMAC))
+	for _, d := range s.byMAC {
+		out = append(out, d)
+	}
+	slices.SortFunc(out, func(a, b Discovered) int {
+		return cmp.Or(b.Last.Compare(a.Last), cmp.Compare(a.MAC, b.MAC))
+	})
+	return out
+}
+
+func (s *sightings) load(data []byte) error {
+	var all []Discovered
+	if err := json.Unmarshal(data, &all); err != nil {
+		return err
+	}
+	for _, d := range all {
+		s.byMAC[d.MAC] = d
+	}
+	return nil
+}
+
+// save returns what is to be stored, nil if nothing changed.
+func (s *sightings) save() ([]byte, error) {
+	s.mu.Lock()
+	dirty := s.dirty
+	s.dirty = false
+	s.mu.Unlock()
+	if !dirty {
+		return nil, nil
+	}
+	return json.Marshal(s.list())
+}

@@ -1,0 +1,263 @@
+package hosts
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// Names of secrets that every host has.
+const (
+	SecretHostKey = "host-key" // OpenSSH private key of the installed host
+	SecretBootKey = "boot-key" // OpenSSH private key of this boot's installer
+)
+
+// SecretDisk names the secret that is written to a path on the installer.
+func SecretDisk(path string) string { return "disk:" + path }
+
+// Enroll makes a host, or changes one that is not being installed, and issues
+// a permit. The host's SSH key is made once and kept. An installed host is
+// refused: to erase it takes a decision of its own.
+func (inv *Inventory) Enroll(h Host, permit time.Duration, secrets map[string][]byte) (Host, error) {
+	if err := errors.Join(CheckName(h.Name), h.Options.check()); err != nil {
+		return Host{}, err
+	}
+	if len(h.MACs) == 0 {
+		return Host{}, fmt.Errorf("enroll %s: it needs a MAC address", h.Name)
+	}
+	for i, m := range h.MACs {
+		mac, err := ParseMAC(m)
+		if err != nil {
+			return Host{}, err
+		}
+		h.MACs[i] = mac
+	}
+	slices.Sort(h.MACs)
+	h.MACs = slices.Compact(h.MACs)
+	now := inv.now()
+	h.Permit = Permit{Issued: now, Expires: now.Add(permit)}
+	h.State = ""
+
+	if before, err := inv.Get(h.Name); err == nil && (before.State == Installed || before.State == Rebooting) {
+		return Host{}, fmt.Errorf("%s is %s: to erase it and install it again, run `provision forget %s` first", h.Name, before.State, h.Name)
+	}
+	sealed, err := inv.sealAll(h.Name, secrets)
+	if err != nil {
+		return Host{}, err
+	}
+	key, keyWrite, err := inv.hostKeyFor(h.Name)
+	if err != nil {
+		return Host{}, err
+	}
+	h.HostKey = key
+	ev := Event{Kind: Enrolled, Enrol: &h, Message: fmt.Sprintf("%s shall become %s with image %s; permit until %s",
+		strings.Join(h.MACs, ", "), h.Name, h.Image, h.Permit.Expires.Format(time.RFC3339))}
+	done, err := inv.apply(h.Name, ev, func(before, after *Host) ([]Version, []Write, error) {
+		expect, writes, err := inv.claimMACs(before, after)
+		return expect, append(append(writes, sealed...), keyWrite...), err
+	})
+	if err == nil {
+		inv.seen.forget(h.MACs)
+	}
+	return done, err
+}
+
+// claimMACs moves the MAC index from the host as it was to as it will be.
+func (inv *Inventory) claimMACs(before, after *Host) (expect []Version, writes []Write, err error) {
+	for _, mac := range before.MACs {
+		writes = append(writes, Write{macKey(mac), nil})
+	}
+	for _, mac := range after.MACs {
+		rec, err := inv.store.Get(macKey(mac))
+		switch {
+		case err == nil && string(rec.Value) != after.Name:
+			return nil, nil, fmt.Errorf("MAC %s is enrolled already, as %s: `provision forget %s` would free it", mac, rec.Value, rec.Value)
+		case err != nil && !errors.Is(err, ErrNotFound):
+			return nil, nil, err
+		}
+		expect = append(expect, Version{macKey(mac), rec.Version})
+		writes = append(writes, Write{macKey(mac), []byte(after.Name)})
+	}
+	return expect, writes, nil
+}
+
+func (inv *Inventory) sealAll(name string, secrets map[string][]byte) (writes []Write, err error) {
+	for secret, plain := range secrets {
+		sealed, err := inv.vault.Seal(plain)
+		if err != nil {
+			return nil, err
+		}
+		writes = append(writes, Write{secretKey(name, secret), sealed})
+	}
+	return writes, nil
+}
+
+// hostKeyFor returns the host's public key; if it has none yet, also the
+// write that keeps a new one.
+func (inv *Inventory) hostKeyFor(name string) (public string, writes []Write, err error) {
+	private, err := inv.Secret(name, SecretHostKey)
+	if err == nil {
+		signer, err := ssh.ParsePrivateKey(private)
+		if err != nil {
+			return "", nil, fmt.Errorf("read the host key of %s: %w", name, err)
+		}
+		return authorized(signer.PublicKey()), nil, nil
+	}
+	if !errors.Is(err, ErrNotFound) {
+		return "", nil, err
+	}
+	public, private, err = NewKey("root@" + name)
+	if err != nil {
+		return "", nil, err
+	}
+	writes, err = inv.sealAll(name, map[string][]byte{SecretHostKey: private})
+	return public, writes, err
+}
+
+// NewKey makes an ed25519 SSH key: the public half in authorized_keys form,
+// the private half in OpenSSH's file format.
+func NewKey(comment string) (public string, private []byte, err error) {
+	pub, priv, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return "", nil, fmt.Errorf("make an SSH key: %w", err)
+	}
+	block, err := ssh.MarshalPrivateKey(priv, comment)
+	if err != nil {
+		return "", nil, fmt.Errorf("make an SSH key: %w", err)
+	}
+	sshPub, err := ssh.NewPublicKey(pub)
+	if err != nil {
+		return "", nil, fmt.Errorf("make an SSH key: %w", err)
+	}
+	return authorized(sshPub), pem.EncodeToMemory(block), nil
+}
+
+func authorized(key ssh.PublicKey) string {
+	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key)))
+}
+
+// Secret returns a secret of a host in the clear, or ErrNotFound.
+func (inv *Inventory) Secret(name, secret string) ([]byte, error) {
+	rec, err := inv.store.Get(secretKey(name, secret))
+	if err != nil {
+		return nil, fmt.Errorf("secret %s of %s: %w", secret, name, err)
+	}
+	return inv.vault.Open(rec.Value)
+}
+
+// ServerKey returns the server's own SSH key, made on first use. It logs in
+// to installers; hosts that list its public half let `provision status` prove
+// which system they run.
+func (inv *Inventory) ServerKey() (ssh.Signer, error) {
+	const owner, name = "-server", "ssh-key" // no host's name starts with a dash
+	private, err := inv.Secret(owner, name)
+	if errors.Is(err, ErrNotFound) {
+		if _, private, err = NewKey("provision"); err != nil {
+			return nil, err
+		}
+		var writes []Write
+		if writes, err = inv.sealAll(owner, map[string][]byte{name: private}); err == nil {
+			err = inv.store.Commit([]Version{{secretKey(owner, name), 0}}, writes)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return ssh.ParsePrivateKey(private)
+}
+
+// BeginBoot hands the host's machine a new boot: a fresh token, a fresh host
+// key for its installer. b gives Via, Server and Expires; machine is the
+// SMBIOS UUID that asked, if it told.
+func (inv *Inventory) BeginBoot(name string, b Boot, machine string) (Host, error) {
+	token := make([]byte, 16)
+	rand.Read(token) // never fails (crypto/rand)
+	b.Token, b.Started = hex.EncodeToString(token), inv.now()
+	public, private, err := NewKey("installer of " + name)
+	if err != nil {
+		return Host{}, err
+	}
+	b.HostKey = public
+	secret, err := inv.sealAll(name, map[string][]byte{SecretBootKey: private})
+	if err != nil {
+		return Host{}, err
+	}
+	ev := Event{Kind: Netboot, Boot: &b, Machine: machine, Message: b.Via + " asked; a boot was offered"}
+	return inv.apply(name, ev, func(_, after *Host) ([]Version, []Write, error) {
+		return nil, append(secret, Write{tokenKey(b.Token), []byte(name)}), nil
+	})
+}
+
+// UseBoot binds the boot of this token to the client that fetches with it,
+// and with whole set marks it used up. The error is ErrRefused if the token
+// is not (or no longer) good for this client.
+func (inv *Inventory) UseBoot(token, client, file string, whole bool) (Host, error) {
+	h, err := inv.ByToken(token)
+	if err != nil {
+		return h, err
+	}
+	b := h.Boot
+	if b.Token != token || h.State != Booting || !b.Serves(inv.now()) || (b.Client != "" && b.Client != client) {
+		return h, fmt.Errorf("%s: %w: this boot is over or belongs to another address", h.Name, ErrRefused)
+	}
+	if b.Client == client && !whole {
+		return h, nil
+	}
+	b.Client = client
+	if whole {
+		b.Used = inv.now()
+	}
+	return inv.Apply(h.Name, Event{Kind: Fetched, Boot: &b, Address: client, Message: client + " fetched " + file})
+}
+
+// Forget removes the host, its events and its secrets.
+func (inv *Inventory) Forget(name string) error {
+	h, version, err := inv.get(name)
+	if err != nil {
+		return err
+	}
+	if h.Contact {
+		return fmt.Errorf("%s is being installed: run `provision cancel %s` first", name, name)
+	}
+	writes := []Write{{hostKey(name), nil}}
+	for _, mac := range h.MACs {
+		writes = append(writes, Write{macKey(mac), nil})
+	}
+	for _, token := range h.Tokens {
+		writes = append(writes, Write{tokenKey(token), nil})
+	}
+	writes = append(writes, Write{factsKey(name), nil})
+	for _, prefix := range []string{"event/" + name + "/", "secret/" + name + "/"} {
+		recs, err := inv.store.List(prefix, "")
+		if err != nil {
+			return err
+		}
+		for _, rec := range recs {
+			writes = append(writes, Write{rec.Key, nil})
+		}
+	}
+	return inv.store.Commit([]Version{{hostKey(name), version}}, writes)
+}
+
+// SetFacts keeps what the installer found out about the host's machine
+// (disko.Facts as JSON), for plans that are made while it is off.
+func (inv *Inventory) SetFacts(name string, facts []byte) error {
+	return inv.store.Commit(nil, []Write{{factsKey(name), facts}})
+}
+
+// Facts returns the last facts, or ErrNotFound.
+func (inv *Inventory) Facts(name string) ([]byte, error) {
+	rec, err := inv.store.Get(factsKey(name))
+	if err != nil {
+		return nil, fmt.Errorf("facts of %s: %w", name, err)
+	}
+	return rec.Value, nil
+}

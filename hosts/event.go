@@ -1,0 +1,216 @@
+package hosts
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Kind is what happened.
+type Kind string
+
+// The kinds of events.
+const (
+	Enrolled  Kind = "enrolled"  // by the operator, with a permit
+	Netboot   Kind = "netboot"   // a boot was handed to the machine
+	Fetched   Kind = "fetched"   // the machine fetched a file of its boot
+	Contacted Kind = "contacted" // the installer answered with the boot's key
+	Lost      Kind = "lost"      // the SSH session to the installer broke
+	Built     Kind = "built"     // the host's system is in our store
+	Burned    Kind = "burned"    // the permit is burned, or taken up again, for these disks
+	Started   Kind = "started"   // a phase began
+	Advanced  Kind = "advanced"  // progress within a phase; only the newest is kept
+	Finished  Kind = "finished"  // a phase ended well
+	Rebooted  Kind = "rebooted"  // told to start from its disk; the permit is spent
+	Proved    Kind = "proved"    // the host answered with its own key
+	Broke     Kind = "failed"    // Event.Phase and Event.Message say where and why
+	Cancelled Kind = "cancelled" // by the operator
+	Moved     Kind = "address"   // the machine was seen at another address
+	Noted     Kind = "note"      // worth telling, changes nothing
+)
+
+// Event is everything that can happen to a host. Which of the fields after
+// Message count depends on the Kind.
+type Event struct {
+	Host    string    `json:"host"`
+	Number  uint64    `json:"number"` // per host, from 1
+	Time    time.Time `json:"time"`
+	Kind    Kind      `json:"kind"`
+	State   State     `json:"state"` // after the event
+	Phase   Phase     `json:"phase,omitempty"`
+	Message string    `json:"message,omitempty"`
+
+	Progress *Progress `json:"progress,omitempty"`
+	Address  string    `json:"address,omitempty"`
+	System   string    `json:"system,omitempty"`
+	Machine  string    `json:"machine,omitempty"`
+	Disks    []Disk    `json:"disks,omitempty"`
+	Boot     *Boot     `json:"-"`
+	Enrol    *Host     `json:"-"`
+}
+
+type rule struct {
+	from []State // nil: any
+	to   State   // "": stays
+}
+
+// The table: which event may follow which state, and where it leads. An empty
+// State is a host that does not exist yet.
+var table = map[Kind]rule{
+	Enrolled:  {[]State{"", Ready, Failed}, Ready},
+	Netboot:   {[]State{Ready, Booting, Live, Installing, Failed}, Booting},
+	Fetched:   {[]State{Booting}, ""},
+	Contacted: {[]State{Ready, Booting, Live, Installing}, Live},
+	Lost:      {[]State{Live, Installing, Failed}, ""},
+	Built:     {nil, ""},
+	Burned:    {[]State{Live}, Installing},
+	Started:   {nil, ""},
+	Advanced:  {nil, ""},
+	Finished:  {nil, ""},
+	Rebooted:  {[]State{Installing}, Rebooting},
+	Proved:    {[]State{Rebooting, Failed}, Installed},
+	Broke:     {[]State{Ready, Booting, Live, Installing, Rebooting}, Failed},
+	Cancelled: {[]State{Ready, Booting, Live, Installing, Failed}, Failed},
+	Moved:     {nil, ""},
+	Noted:     {nil, ""},
+}
+
+// next is the host after the event, or why the event cannot follow. It is
+// pure; ev.Time must be set.
+func next(h Host, ev Event) (Host, error) {
+	r, known := table[ev.Kind]
+	if !known {
+		return h, fmt.Errorf("unknown event %q", ev.Kind)
+	}
+	if h.State == "" && ev.Kind != Enrolled {
+		return h, ErrNotFound
+	}
+	if r.from != nil && !slices.Contains(r.from, h.State) {
+		return h, refused(h, ev)
+	}
+	if err := change(&h, ev); err != nil {
+		return h, err
+	}
+	if r.to != "" && r.to != h.State {
+		h.State, h.Since = r.to, ev.Time
+	}
+	return h, nil
+}
+
+func refused(h Host, ev Event) error {
+	return fmt.Errorf("%s is %s: %w (event %q)", h.Name, h.State, ErrRefused, ev.Kind)
+}
+
+// change applies what the event carries.
+func change(h *Host, ev Event) error {
+	switch ev.Kind {
+	case Enrolled:
+		return enrol(h, ev)
+	case Netboot:
+		return netboot(h, ev)
+	case Fetched:
+		b := h.Boot
+		if b.Token != ev.Boot.Token || !b.Serves(ev.Time) || (b.Client != "" && b.Client != ev.Boot.Client) {
+			return refused(*h, ev)
+		}
+		h.Boot, h.Address = *ev.Boot, ev.Address
+	case Contacted:
+		if !h.Permit.Live(ev.Time) {
+			return refused(*h, ev)
+		}
+		h.Contact, h.Error, h.Address = true, "", ev.Address
+		h.enter(PhaseFacts)
+	case Lost:
+		h.Contact = false
+	case Built:
+		h.System = ev.System
+	case Burned:
+		return burn(h, ev)
+	case Started:
+		h.enter(ev.Phase)
+	case Advanced:
+		h.Phase, h.Progress = ev.Phase, *ev.Progress
+	case Rebooted:
+		h.Contact, h.Permit.Spent = false, ev.Time
+		h.enter(PhaseReboot)
+	case Proved:
+		if h.Phase != PhaseReboot { // it failed earlier: nothing was installed
+			return refused(*h, ev)
+		}
+		h.Error, h.Phase, h.Progress, h.Proven = "", "", Progress{}, ev.Message
+	case Broke:
+		h.Phase, h.Error = ev.Phase, ev.Message
+	case Cancelled:
+		if !h.Permit.Spent.IsZero() {
+			return fmt.Errorf("%s has no permit to cancel: it is %s", h.Name, h.State)
+		}
+		h.Permit.Spent, h.Error = ev.Time, "cancelled by the operator"
+		h.Boot.Expires, h.Contact = ev.Time, false
+	case Moved:
+		h.Address = ev.Address
+	}
+	return nil
+}
+
+func (h *Host) enter(p Phase) { h.Phase, h.Progress = p, Progress{} }
+
+func enrol(h *Host, ev Event) error {
+	if h.Contact {
+		return fmt.Errorf("%s is being installed: run `provision cancel %s` first", h.Name, h.Name)
+	}
+	old := *h
+	*h = *ev.Enrol
+	h.FirstEvent, h.LastEvent, h.Tokens = old.FirstEvent, old.LastEvent, old.Tokens
+	// A machine that still runs the installer of its last boot needs no other.
+	h.Boot, h.Address, h.Machine = old.Boot, old.Address, old.Machine
+	h.State, h.Since = Ready, ev.Time
+	h.enter(PhaseNetboot)
+	return nil
+}
+
+func netboot(h *Host, ev Event) error {
+	if ok, why := h.MayBoot(ev.Time); !ok {
+		return fmt.Errorf("%s: %w: %s", h.Name, ErrRefused, why)
+	}
+	if h.Machine != "" && ev.Machine != "" && h.Machine != ev.Machine {
+		return fmt.Errorf("%s: %w: another machine (UUID %s) uses its MAC", h.Name, ErrRefused, ev.Machine)
+	}
+	if ev.Machine != "" {
+		h.Machine = ev.Machine
+	}
+	h.Boot, h.Error, h.Contact = *ev.Boot, "", false
+	h.Permit.Boots++
+	h.Tokens = append(h.Tokens, ev.Boot.Token)
+	h.enter(PhaseNetboot)
+	return nil
+}
+
+// burn names the disks. A permit that is burned already is taken up again,
+// but only for the very same disks.
+func burn(h *Host, ev Event) error {
+	p := &h.Permit
+	switch {
+	case !p.Live(ev.Time):
+		return refused(*h, ev)
+	case p.Burned.IsZero():
+		p.Burned, p.Disks = ev.Time, ev.Disks
+	case !slices.EqualFunc(p.Disks, ev.Disks, Disk.Same):
+		return fmt.Errorf("%s: the permit was burned for %s, and the layout now takes %s: %w; "+
+			"if that is meant, run `provision cancel %s` and enroll it again",
+			h.Name, diskNames(p.Disks), diskNames(ev.Disks), ErrRefused, h.Name)
+	}
+	return nil
+}
+
+func diskNames(disks []Disk) string {
+	var names []string
+	for _, d := range disks {
+		name := d.Device
+		if d.Serial != "" {
+			name += " (serial " + d.Serial + ")"
+		}
+		names = append(names, name)
+	}
+	return strings.Join(names, ", ")
+}

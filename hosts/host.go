@@ -1,0 +1,211 @@
+// Package hosts is the inventory: which machine shall become which host, what
+// state it is in, what happened to it, and whether it may be erased.
+//
+// pxe, the installer and the operator's API never call each other; they meet
+// here. There is one noun (Host), one verb (Apply an Event) and one table
+// (which event leads where).
+package hosts
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"regexp"
+	"slices"
+	"time"
+)
+
+// State is where a host is on its way from a blank machine to an installed
+// one. The table in event.go says which event leads from which to which.
+type State string
+
+// The states, in the order of a smooth install.
+const (
+	Ready      State = "ready"      // enrolled, with a permit; waits for the machine to ask
+	Booting    State = "booting"    // the machine was given a boot
+	Live       State = "live"       // the installer answered with this boot's key
+	Installing State = "installing" // the permit is burned; the disks are being changed
+	Rebooting  State = "rebooting"  // everything is on the disk; the machine starts from it
+	Installed  State = "installed"  // the host answered with its own key
+	Failed     State = "failed"     // Host.Phase and Host.Error say where and why
+)
+
+// Phase names a stretch of the install, for progress and for failures.
+type Phase string
+
+// The phases, in the order in which they run.
+const (
+	PhaseNetboot    Phase = "netboot"
+	PhaseBuild      Phase = "build"
+	PhaseFacts      Phase = "facts"
+	PhaseDisks      Phase = "disks"
+	PhaseCopy       Phase = "copy"
+	PhaseFiles      Phase = "files"
+	PhaseBootloader Phase = "bootloader"
+	PhaseReboot     Phase = "reboot"
+)
+
+// Host is a name in the flake and the machine that shall become it.
+type Host struct {
+	Name    string   `json:"name"`
+	MACs    []string `json:"macs"`  // lower case, colons; any of them boots the host
+	Flake   string   `json:"flake"` // flake reference, without the attribute
+	Image   string   `json:"image"` // name in the image catalog
+	Board   string   `json:"board,omitempty"`
+	Arch    string   `json:"arch"` // as images.Arch: x86_64, aarch64
+	Options Options  `json:"options"`
+	HostKey string   `json:"host_key"` // public key of the installed host, authorized_keys form
+
+	State    State     `json:"state"`
+	Since    time.Time `json:"since"` // when State was entered
+	Phase    Phase     `json:"phase,omitempty"`
+	Progress Progress  `json:"progress"`
+	Error    string    `json:"error,omitempty"`
+	Address  string    `json:"address,omitempty"` // where the machine was last seen
+	Contact  bool      `json:"contact"`           // an SSH session to its installer is up
+	System   string    `json:"system,omitempty"`  // store path of the toplevel that was built
+	Proven   string    `json:"proven,omitempty"`  // how the installed host proved itself
+	Machine  string    `json:"machine,omitempty"` // SMBIOS UUID of the machine that boots under this permit
+	Permit   Permit    `json:"permit"`
+	Boot     Boot      `json:"boot"`
+
+	// Event numbers run per host from 1; FirstEvent..LastEvent are kept.
+	FirstEvent uint64 `json:"first_event"`
+	LastEvent  uint64 `json:"last_event"`
+	// Tokens are the boots whose token is still recognised (and refused).
+	Tokens []string `json:"tokens,omitempty"`
+}
+
+// Options are what the operator chose at enrolment.
+type Options struct {
+	Address    string   `json:"address,omitempty"`     // fixed IPv4 address, full DHCP mode only
+	ExtraFiles string   `json:"extra_files,omitempty"` // absolute path of a folder copied over /mnt
+	DiskKeys   []string `json:"disk_keys,omitempty"`   // installer paths; contents are secrets named "disk:PATH"
+}
+
+// Progress is how far the current phase is.
+type Progress struct {
+	Done  int64  `json:"done"`
+	Total int64  `json:"total"` // 0: unknown
+	Unit  string `json:"unit"`  // "bytes", "paths", "steps"
+}
+
+// Percent is 0 to 100; 0 when the total is not known.
+func (p Progress) Percent() int {
+	if p.Total <= 0 {
+		return 0
+	}
+	return int(min(p.Done, p.Total) * 100 / p.Total)
+}
+
+// Permit is the operator's one-time leave to erase and install one host.
+type Permit struct {
+	Issued  time.Time `json:"issued,omitzero"`
+	Expires time.Time `json:"expires,omitzero"` // to be burned by then
+	Burned  time.Time `json:"burned,omitzero"`  // just before the first destructive command
+	Spent   time.Time `json:"spent,omitzero"`   // installed, cancelled or used up
+	Boots   int       `json:"boots"`            // netboots under this permit
+	Disks   []Disk    `json:"disks,omitempty"`  // what it may erase, from Burned on
+}
+
+// Disk is a disk that a burned permit names.
+type Disk struct {
+	Device string `json:"device"`
+	Model  string `json:"model,omitempty"`
+	Serial string `json:"serial,omitempty"`
+	Size   int64  `json:"size"` // bytes
+}
+
+// Same reports whether d and o are the same physical disk: by serial number,
+// or by device name and size where there is none.
+func (d Disk) Same(o Disk) bool {
+	if d.Serial != "" || o.Serial != "" {
+		return d.Serial == o.Serial && d.Model == o.Model && d.Size == o.Size
+	}
+	return d.Device == o.Device && d.Size == o.Size
+}
+
+// MaxBoots bounds how often one permit boots a machine, so that an install
+// that always dies half-way does not go round for ever.
+const MaxBoots = 20
+
+// Live reports whether the permit still lets the machine be installed. A
+// burned permit does not expire: an interrupted install goes on without a
+// second decision.
+func (p Permit) Live(now time.Time) bool {
+	return !p.Issued.IsZero() && p.Spent.IsZero() && p.Boots <= MaxBoots &&
+		(!p.Burned.IsZero() || now.Before(p.Expires))
+}
+
+// Boot is one netboot of one machine.
+type Boot struct {
+	Token   string    `json:"token"`            // 128 random bits, hex
+	HostKey string    `json:"host_key"`         // public key of this boot's installer
+	Started time.Time `json:"started"`          //
+	Expires time.Time `json:"expires"`          // nothing is served under the token after this
+	Client  string    `json:"client"`           // address of the first HTTP request; no other gets anything
+	Used    time.Time `json:"used,omitzero"`    // the initrd went out whole
+	Via     string    `json:"via,omitempty"`    // what asked: "UEFI x64 PXE", …
+	Server  string    `json:"server,omitempty"` // our address on the machine's link
+}
+
+// Serves reports whether files are still to be served under the boot's token.
+func (b Boot) Serves(now time.Time) bool {
+	return b.Token != "" && b.Used.IsZero() && now.Before(b.Expires)
+}
+
+// MayBoot says whether the host's machine is to be given the installer now;
+// if not, why not, in words for the operator.
+func (h *Host) MayBoot(now time.Time) (bool, string) {
+	switch {
+	case h.State == Rebooting || h.State == Installed:
+		return false, fmt.Sprintf("%s is %s", h.Name, h.State)
+	case !h.Permit.Spent.IsZero():
+		return false, "the permit is spent"
+	case h.Permit.Boots > MaxBoots:
+		return false, fmt.Sprintf("it booted %d times under one permit without being installed", h.Permit.Boots)
+	case !h.Permit.Live(now):
+		return false, "the permit expired at " + h.Permit.Expires.Format(time.RFC3339)
+	case h.Contact:
+		return false, "its installer is up and answers at " + h.Address
+	}
+	return true, ""
+}
+
+// Done reports whether nothing is left to do for the host.
+func (h *Host) Done() bool { return h.State == Installed }
+
+var namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$`)
+
+// CheckName refuses what cannot be a host's name: letters, digits, dots,
+// dashes and underscores, at most 63.
+func CheckName(name string) error {
+	if !namePattern.MatchString(name) {
+		return fmt.Errorf("host name %q: use letters, digits, '-', '_' and '.', starting with a letter or digit, at most 63", name)
+	}
+	return nil
+}
+
+// ParseMAC returns the canonical form of a unicast Ethernet address.
+func ParseMAC(s string) (string, error) {
+	mac, err := net.ParseMAC(s)
+	switch {
+	case err != nil || len(mac) != 6:
+		return "", fmt.Errorf("MAC address %q: write six bytes in hexadecimal, such as 52:54:00:12:34:56", s)
+	case mac[0]&1 != 0:
+		return "", fmt.Errorf("MAC address %q is a multicast address; a machine's own has an even first byte", s)
+	case slices.Equal(mac, make([]byte, 6)):
+		return "", fmt.Errorf("MAC address %q is all zero", s)
+	}
+	return mac.String(), nil
+}
+
+func (o Options) check() error {
+	if o.Address == "" {
+		return nil
+	}
+	if a, err := netip.ParseAddr(o.Address); err != nil || !a.Is4() {
+		return fmt.Errorf("address %q: write an IPv4 address, such as 192.168.1.20", o.Address)
+	}
+	return nil
+}

@@ -1,0 +1,275 @@
+package hosts
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"sync"
+	"time"
+)
+
+// MaxEvents bounds the events kept for a host; the newest stay.
+const MaxEvents = 500
+
+// Inventory is all hosts, on a Store.
+type Inventory struct {
+	store Store
+	vault *Vault
+	now   func() time.Time
+	seen  sightings
+	notes noteLimit
+}
+
+// Keys in the store.
+func hostKey(name string) string            { return "host/" + name }
+func macKey(mac string) string              { return "mac/" + mac }
+func tokenKey(token string) string          { return "boot/" + token }
+func eventKey(name string, n uint64) string { return fmt.Sprintf("event/%s/%016x", name, n) }
+func factsKey(name string) string           { return "facts/" + name }
+func secretKey(name, secret string) string  { return "secret/" + name + "/" + secret }
+
+// New opens the inventory; now is the clock.
+func New(store Store, vault *Vault, now func() time.Time) (*Inventory, error) {
+	inv := &Inventory{store: store, vault: vault, now: now,
+		seen:  sightings{byMAC: make(map[string]Discovered)},
+		notes: noteLimit{hosts: make(map[string]noted)}}
+	rec, err := store.Get(discoveredKey)
+	if errors.Is(err, ErrNotFound) {
+		return inv, nil
+	}
+	if err == nil {
+		err = inv.seen.load(rec.Value)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read discovered machines: %w", err)
+	}
+	return inv, nil
+}
+
+// Run saves discovered machines every few seconds, and once more at the end.
+func (inv *Inventory) Run(ctx context.Context) error {
+	tick := time.NewTicker(5 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return inv.saveSeen()
+		case <-tick.C:
+		}
+		if err := inv.saveSeen(); err != nil {
+			return err
+		}
+	}
+}
+
+func (inv *Inventory) saveSeen() error {
+	data, err := inv.seen.save()
+	if err == nil && data != nil {
+		err = inv.store.Commit(nil, []Write{{discoveredKey, data}})
+	}
+	if err != nil {
+		return fmt.Errorf("save discovered machines: %w", err)
+	}
+	return nil
+}
+
+// See records a machine that is not enrolled.
+func (inv *Inventory) See(d Discovered) {
+	d.First, d.Last = inv.now(), inv.now()
+	inv.seen.see(d)
+}
+
+// Discovered lists the machines that asked and are not enrolled, newest first.
+func (inv *Inventory) Discovered() []Discovered { return inv.seen.list() }
+
+// Get returns a host, or ErrNotFound.
+func (inv *Inventory) Get(name string) (Host, error) {
+	h, _, err := inv.get(name)
+	return h, err
+}
+
+func (inv *Inventory) get(name string) (h Host, version uint64, err error) {
+	rec, err := inv.store.Get(hostKey(name))
+	if err == nil {
+		err = json.Unmarshal(rec.Value, &h)
+	}
+	if err != nil {
+		return Host{}, 0, fmt.Errorf("host %s: %w", name, err)
+	}
+	return h, rec.Version, nil
+}
+
+// ByMAC returns the host that the machine with this MAC shall become, or
+// ErrNotFound.
+func (inv *Inventory) ByMAC(mac string) (Host, error) { return inv.via(macKey(mac)) }
+
+// ByToken returns the host that a boot token was made for, live or not, or
+// ErrNotFound.
+func (inv *Inventory) ByToken(token string) (Host, error) { return inv.via(tokenKey(token)) }
+
+func (inv *Inventory) via(key string) (Host, error) {
+	rec, err := inv.store.Get(key)
+	if err != nil {
+		return Host{}, err
+	}
+	return inv.Get(string(rec.Value))
+}
+
+// List returns all hosts, by name.
+func (inv *Inventory) List() ([]Host, error) {
+	recs, err := inv.store.List("host/", "")
+	if err != nil {
+		return nil, err
+	}
+	all := make([]Host, len(recs))
+	for i, rec := range recs {
+		if err := json.Unmarshal(rec.Value, &all[i]); err != nil {
+			return nil, fmt.Errorf("%s: %w", rec.Key, err)
+		}
+	}
+	return all, nil
+}
+
+// Watch sends the name of each host that changes, until ctx ends.
+func (inv *Inventory) Watch(ctx context.Context) <-chan string {
+	names := make(chan string)
+	keys := inv.store.Watch(ctx, "host/")
+	go func() {
+		defer close(names)
+		for key := range keys {
+			select {
+			case names <- strings.TrimPrefix(key, "host/"):
+			case <-ctx.Done():
+			}
+		}
+	}()
+	return names
+}
+
+// Events returns the kept events of a host with numbers past after.
+func (inv *Inventory) Events(name string, after uint64) ([]Event, error) {
+	recs, err := inv.store.List("event/"+name+"/", eventKey(name, after))
+	if err != nil {
+		return nil, err
+	}
+	events := make([]Event, len(recs))
+	for i, rec := range recs {
+		if err := json.Unmarshal(rec.Value, &events[i]); err != nil {
+			return nil, fmt.Errorf("%s: %w", rec.Key, err)
+		}
+	}
+	return events, nil
+}
+
+// Apply is the only way to change a host: it looks the event up in the table,
+// and writes the host and the event in one transaction. The error is
+// ErrRefused if the event may not follow the host's state.
+func (inv *Inventory) Apply(name string, ev Event) (Host, error) {
+	return inv.apply(name, ev, nil)
+}
+
+// apply retries while others change the host. extra adds writes that depend
+// on the host before and after.
+func (inv *Inventory) apply(name string, ev Event, extra func(before, after *Host) ([]Version, []Write, error)) (Host, error) {
+	for {
+		h, err := inv.try(name, ev, extra)
+		if !errors.Is(err, ErrConflict) {
+			return h, err
+		}
+	}
+}
+
+func (inv *Inventory) try(name string, ev Event, extra func(before, after *Host) ([]Version, []Write, error)) (Host, error) {
+	before, version, err := inv.get(name)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return before, err
+	}
+	ev.Host, ev.Time = name, inv.now()
+	if ev.Kind == Noted && !inv.notes.allow(name, ev.Message, ev.Time) {
+		return before, err
+	}
+	after, err := next(before, ev)
+	if err != nil {
+		return before, err
+	}
+	writes, err := log(&after, ev)
+	if err != nil {
+		return before, err
+	}
+	expect := []Version{{hostKey(name), version}}
+	if extra != nil {
+		e, w, err := extra(&before, &after)
+		if err != nil {
+			return before, err
+		}
+		expect, writes = append(expect, e...), append(writes, w...)
+	}
+	if err := inv.store.Commit(expect, writes); err != nil {
+		return before, err
+	}
+	return after, nil
+}
+
+// log numbers the event and returns the writes of the host and the event.
+// Progress is kept in the host alone: it comes often and only the newest
+// counts.
+func log(h *Host, ev Event) ([]Write, error) {
+	var writes []Write
+	if ev.Kind != Advanced {
+		h.LastEvent++
+		h.FirstEvent = max(h.FirstEvent, 1)
+		ev.Number, ev.State = h.LastEvent, h.State
+		data, err := json.Marshal(ev)
+		if err != nil {
+			return nil, err
+		}
+		writes = append(writes, Write{eventKey(h.Name, ev.Number), data})
+		if h.LastEvent-h.FirstEvent >= MaxEvents {
+			writes = append(writes, Write{eventKey(h.Name, h.FirstEvent), nil})
+			h.FirstEvent++
+		}
+	}
+	// Tokens past the last few are forgotten altogether.
+	for len(h.Tokens) > 4 {
+		writes = append(writes, Write{tokenKey(h.Tokens[0]), nil})
+		h.Tokens = h.Tokens[1:]
+	}
+	data, err := json.Marshal(h)
+	return append(writes, Write{hostKey(h.Name), data}), err
+}
+
+// noteLimit keeps notes from flooding the log, since machines on the LAN can
+// cause them: the same note once in ten minutes, ten notes a minute.
+type noteLimit struct {
+	mu    sync.Mutex
+	hosts map[string]noted
+}
+
+type noted struct {
+	last   map[string]time.Time
+	minute time.Time
+	count  int
+}
+
+func (l *noteLimit) allow(host, message string, now time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := l.hosts[host]
+	if now.Sub(n.minute) > time.Minute {
+		n.minute, n.count = now, 0
+		maps.DeleteFunc(n.last, func(_ string, t time.Time) bool { return now.Sub(t) > 10*time.Minute })
+	}
+	if _, again := n.last[message]; again || n.count >= 10 {
+		return false
+	}
+	if n.last == nil {
+		n.last = make(map[string]time.Time)
+	}
+	n.last[message] = now
+	n.count++
+	l.hosts[host] = n
+	return true
+}

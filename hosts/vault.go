@@ -1,0 +1,77 @@
+package hosts
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"filippo.io/age"
+)
+
+// Vault encrypts secrets at rest with age, to a key of its own in a file that
+// only the server's user can read. A copy of the store alone reveals nothing.
+type Vault struct{ identity *age.X25519Identity }
+
+// OpenVault reads the key file, or makes it (mode 0600).
+func OpenVault(path string) (*Vault, error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return newVault(path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the store's key: %w", err)
+	}
+	id, err := age.ParseX25519Identity(strings.TrimSpace(string(data)))
+	if err != nil {
+		return nil, fmt.Errorf("read the store's key %s: not an age identity; restore it from a backup, or start with an empty --state-dir", path)
+	}
+	return &Vault{id}, nil
+}
+
+func newVault(path string) (*Vault, error) {
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		return nil, fmt.Errorf("make the store's key: %w", err)
+	}
+	// Written beside and renamed: a kill leaves a whole key or none.
+	tmp, err := os.CreateTemp(filepath.Dir(path), ".key-*") // mode 0600
+	if err != nil {
+		return nil, fmt.Errorf("make the store's key: %w", err)
+	}
+	defer os.Remove(tmp.Name())
+	_, err = fmt.Fprintln(tmp, id)
+	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err == nil {
+		err = os.Rename(tmp.Name(), path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("make the store's key: %w", err)
+	}
+	return &Vault{id}, nil
+}
+
+// Seal encrypts.
+func (v *Vault) Seal(plain []byte) ([]byte, error) {
+	var out bytes.Buffer
+	w, err := age.Encrypt(&out, v.identity.Recipient())
+	if err != nil {
+		return nil, fmt.Errorf("seal a secret: %w", err)
+	}
+	_, err = w.Write(plain)
+	if err = errors.Join(err, w.Close()); err != nil {
+		return nil, fmt.Errorf("seal a secret: %w", err)
+	}
+	return out.Bytes(), nil
+}
+
+// Open decrypts.
+func (v *Vault) Open(sealed []byte) ([]byte, error) {
+	r, err := age.Decrypt(bytes.NewReader(sealed), v.identity)
+	if err != nil {
+		return nil, fmt.Errorf("open a secret: %w; was the store's key replaced?", err)
+	}
+	return io.ReadAll(r)
+}
