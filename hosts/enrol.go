@@ -53,7 +53,7 @@ func (inv *Inventory) Enroll(h Host, permit time.Duration, secrets map[string][]
 	if err != nil {
 		return Host{}, err
 	}
-	key, keyWrite, err := inv.hostKeyFor(h.Name)
+	key, keyWrite, err := inv.hostKeyFor(h.Name, secrets[SecretHostKey])
 	if err != nil {
 		return Host{}, err
 	}
@@ -100,10 +100,13 @@ func (inv *Inventory) sealAll(name string, secrets map[string][]byte) (writes []
 	return writes, nil
 }
 
-// hostKeyFor returns the host's public key; if it has none yet, also the
-// write that keeps a new one.
-func (inv *Inventory) hostKeyFor(name string) (public string, writes []Write, err error) {
-	private, err := inv.Secret(name, SecretHostKey)
+// hostKeyFor returns the public half of the host's key: the given one, the
+// one it has, or a new one, which is returned as a write too.
+func (inv *Inventory) hostKeyFor(name string, given []byte) (public string, writes []Write, err error) {
+	private := given
+	if given == nil {
+		private, err = inv.Secret(name, SecretHostKey)
+	}
 	if err == nil {
 		signer, err := ssh.ParsePrivateKey(private)
 		if err != nil {
@@ -154,9 +157,9 @@ func (inv *Inventory) Secret(name, secret string) ([]byte, error) {
 }
 
 // ServerKey returns the server's own SSH key, made on first use. It logs in
-// to installers; hosts that list its public half let `provision status` prove
-// which system they run.
-func (inv *Inventory) ServerKey() (ssh.Signer, error) {
+// to installers; hosts that list its public half let the server see which
+// system they run.
+func (inv *Inventory) ServerKey() (*ed25519.PrivateKey, error) {
 	const owner, name = "-server", "ssh-key" // no host's name starts with a dash
 	private, err := inv.Secret(owner, name)
 	if errors.Is(err, ErrNotFound) {
@@ -171,7 +174,11 @@ func (inv *Inventory) ServerKey() (ssh.Signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return ssh.ParsePrivateKey(private)
+	key, err := ssh.ParseRawPrivateKey(private)
+	if err != nil {
+		return nil, fmt.Errorf("read the server's SSH key: %w", err)
+	}
+	return key.(*ed25519.PrivateKey), nil // NewKey makes no other
 }
 
 // BeginBoot hands the host's machine a new boot: a fresh token, a fresh host

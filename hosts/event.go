@@ -45,6 +45,7 @@ type Event struct {
 	Address  string    `json:"address,omitempty"`
 	System   string    `json:"system,omitempty"`
 	Machine  string    `json:"machine,omitempty"`
+	Layout   string    `json:"layout,omitempty"`
 	Disks    []Disk    `json:"disks,omitempty"`
 	Boot     *Boot     `json:"-"`
 	Enrol    *Host     `json:"-"`
@@ -131,11 +132,15 @@ func change(h *Host, ev Event) error {
 		h.enter(ev.Phase)
 	case Advanced:
 		h.Phase, h.Progress = ev.Phase, *ev.Progress
+	case Finished:
+		if ev.Layout != "" {
+			h.Layout = ev.Layout
+		}
 	case Rebooted:
 		h.Contact, h.Permit.Spent = false, ev.Time
 		h.enter(PhaseReboot)
 	case Proved:
-		if h.Phase != PhaseReboot { // it failed earlier: nothing was installed
+		if h.Phase != PhaseReboot || h.Permit.Spent.IsZero() { // nothing was installed
 			return refused(*h, ev)
 		}
 		h.Error, h.Phase, h.Progress, h.Proven = "", "", Progress{}, ev.Message
@@ -146,6 +151,7 @@ func change(h *Host, ev Event) error {
 			return fmt.Errorf("%s has no permit to cancel: it is %s", h.Name, h.State)
 		}
 		h.Permit.Spent, h.Error = ev.Time, "cancelled by the operator"
+		h.enter("")
 		h.Boot.Expires, h.Contact = ev.Time, false
 	case Moved:
 		h.Address = ev.Address
@@ -179,7 +185,7 @@ func netboot(h *Host, ev Event) error {
 	if ev.Machine != "" {
 		h.Machine = ev.Machine
 	}
-	h.Boot, h.Error, h.Contact = *ev.Boot, "", false
+	h.Boot, h.Error, h.Contact, h.Layout = *ev.Boot, "", false, ""
 	h.Permit.Boots++
 	h.Tokens = append(h.Tokens, ev.Boot.Token)
 	h.enter(PhaseNetboot)

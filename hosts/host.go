@@ -66,6 +66,7 @@ type Host struct {
 	System   string    `json:"system,omitempty"`  // store path of the toplevel that was built
 	Proven   string    `json:"proven,omitempty"`  // how the installed host proved itself
 	Machine  string    `json:"machine,omitempty"` // SMBIOS UUID of the machine that boots under this permit
+	Layout   string    `json:"layout,omitempty"`  // digest of the plan whose disks are made and mounted in this boot
 	Permit   Permit    `json:"permit"`
 	Boot     Boot      `json:"boot"`
 

@@ -1,0 +1,78 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"provision/internal/web"
+)
+
+const enrollHelp = `Say which machine shall become which host of the flake, and permit, once, that
+its disks are erased for it. Switch the machine on within the permit's time.
+
+  provision enroll 52:54:00:12:34:56 bravo
+  provision enroll 52:54:00:12:34:56 bravo --disk-encryption-key /tmp/disk.key=disk.key`
+
+func enrollCommand(api *client) *cobra.Command {
+	var r web.EnrollRequest
+	var diskKeys []string
+	c := &cobra.Command{Use: "enroll MAC[,MAC...] HOST", Short: "say which machine shall become which host", Long: enrollHelp,
+		Args: cobra.ExactArgs(2), ValidArgsFunction: api.completeMACs,
+		RunE: func(c *cobra.Command, args []string) (err error) {
+			r.MACs, r.Name = strings.Split(args[0], ","), args[1]
+			if r.DiskKeys, err = readDiskKeys(diskKeys, c.InOrStdin()); err != nil {
+				return err
+			}
+			if r.ExtraFiles != "" {
+				if r.ExtraFiles, err = filepath.Abs(r.ExtraFiles); err != nil {
+					return err
+				}
+			}
+			var s web.Status
+			if err := api.call(c.Context(), http.MethodPost, "/v1/hosts", r, &s); err != nil {
+				return err
+			}
+			fmt.Fprintf(c.OutOrStdout(), "%s shall become %s, with image %s.\n", strings.Join(s.MACs, ", "), s.Name, s.Image)
+			fmt.Fprintf(c.OutOrStdout(), "Its SSH host key: %s\n", s.HostKey)
+			fmt.Fprintf(c.OutOrStdout(), "Its disks may be erased once, until %s. Switch it on; follow it with: provision watch %s\n",
+				s.Permit.Expires.Local().Format("2006-01-02 15:04"), s.Name)
+			return nil
+		}}
+	fl := c.Flags()
+	fl.StringVar(&r.Image, "image", "", "installer image (default: the only one for the host's architecture)")
+	fl.StringVar(&r.Board, "board", "", "board, for machines that need its firmware")
+	fl.StringVar(&r.Address, "address", "", "fixed IPv4 address (with serve --dhcp server)")
+	fl.StringArrayVar(&diskKeys, "disk-encryption-key", nil, "REMOTE=LOCAL: the key file that the layout reads from REMOTE; LOCAL - reads standard input")
+	fl.StringVar(&r.ExtraFiles, "extra-files", "", "folder whose contents are copied over the new root, owned by root")
+	fl.DurationVar(&r.Permit, "permit", 24*time.Hour, "how long the machine has to start its install")
+	return c
+}
+
+func readDiskKeys(specs []string, stdin io.Reader) (map[string][]byte, error) {
+	keys := make(map[string][]byte)
+	for _, spec := range specs {
+		remote, local, ok := strings.Cut(spec, "=")
+		if !ok || !filepath.IsAbs(remote) || local == "" {
+			return nil, errUsage{fmt.Errorf("--disk-encryption-key %s: write REMOTE=LOCAL, such as /tmp/disk.key=disk.key", spec)}
+		}
+		var data []byte
+		var err error
+		if local == "-" {
+			data, err = io.ReadAll(stdin)
+		} else {
+			data, err = os.ReadFile(local)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read the disk encryption key: %w", err)
+		}
+		keys[remote] = data
+	}
+	return keys, nil
+}

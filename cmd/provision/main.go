@@ -1,0 +1,140 @@
+// Command provision installs NixOS hosts over the network: see README.md.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// version is set by the Makefile.
+var version = "devel"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// Exit statuses.
+const (
+	exitDone   = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// errUsage marks an error that is the command line's.
+type errUsage struct{ error }
+
+// errStatus ends the program with a status and, if it has one, a message.
+type errStatus struct {
+	code    int
+	message string
+}
+
+func (e errStatus) Error() string { return e.message }
+
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	root := rootCommand()
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	var status errStatus
+	var usage errUsage
+	switch {
+	case err == nil:
+		return exitDone
+	case errors.As(err, &status):
+		if status.message != "" {
+			fmt.Fprintln(stderr, "provision:", status.message)
+		}
+		return status.code
+	case errors.As(err, &usage):
+		fmt.Fprintf(stderr, "provision: %v\n", err)
+		return exitUsage
+	}
+	fmt.Fprintf(stderr, "provision: %v\n", err)
+	return exitFailed
+}
+
+const rootHelp = `provision turns machines on the LAN into NixOS hosts of your flake.
+
+A machine is plugged in and netboots; because its MAC is known, it gets an
+installer, its disks are set up as disko describes them, the host is
+installed from the flake over SSH, and provision proves that it came up.
+
+  provision serve --flake ~/fleet --interface br0 --dhcp proxy
+  provision images add nixos --arch x86_64 --from ~/netboot
+  provision enroll 52:54:00:12:34:56 bravo
+  provision watch bravo`
+
+func rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use: "provision", Short: "install NixOS hosts over the network", Long: rootHelp,
+		SilenceUsage: true, SilenceErrors: true,
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	root.Args = func(c *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		hint := "see `provision --help`"
+		if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+			hint = "did you mean " + strings.Join(near, " or ") + "?"
+		}
+		return errUsage{fmt.Errorf("unknown command %q; %s", args[0], hint)}
+	}
+	root.SuggestionsMinimumDistance = 2
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return errUsage{fmt.Errorf("%w; see `%s --help`", err, c.CommandPath())}
+	})
+	api := &client{}
+	root.PersistentFlags().StringVar(&api.socket, "socket", defaultSocket(), "Unix socket of the server (or set PROVISION_SOCKET)")
+	root.AddCommand(
+		serveCommand(&api.socket), enrollCommand(api), statusCommand(api), watchCommand(api), waitCommand(api),
+		logsCommand(api), planCommand(api), cancelCommand(api), forgetCommand(api), discoveredCommand(api),
+		imagesCommand(api), versionCommand(),
+	)
+	for _, c := range root.Commands() {
+		checkArgs(c)
+	}
+	return root
+}
+
+// checkArgs makes wrong arguments a wrong use, with the usage line as remedy.
+func checkArgs(c *cobra.Command) {
+	check := c.Args
+	if check == nil {
+		check = cobra.ArbitraryArgs
+	}
+	c.Args = func(c *cobra.Command, args []string) error {
+		if err := check(c, args); err != nil {
+			return errUsage{fmt.Errorf("%w; use: %s", err, c.UseLine())}
+		}
+		return nil
+	}
+	for _, sub := range c.Commands() {
+		checkArgs(sub)
+	}
+}
+
+func defaultSocket() string {
+	if s := os.Getenv("PROVISION_SOCKET"); s != "" {
+		return s
+	}
+	return "/run/provision/provision.sock"
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{Use: "version", Short: "print the version", Args: cobra.NoArgs,
+		Run: func(c *cobra.Command, _ []string) { fmt.Fprintln(c.OutOrStdout(), "provision", version) }}
+}

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"provision/hosts"
+	"provision/internal/web"
+)
+
+func cancelCommand(api *client) *cobra.Command {
+	return &cobra.Command{Use: "cancel HOST", Short: "withdraw a host's permit and stop its install",
+		Args: cobra.ExactArgs(1), ValidArgsFunction: api.completeHosts,
+		RunE: func(c *cobra.Command, args []string) error {
+			var s web.Status
+			if err := api.call(c.Context(), http.MethodPost, hostPath(args[0], "/cancel"), nil, &s); err != nil {
+				return err
+			}
+			fmt.Fprintf(c.OutOrStdout(), "The permit of %s is withdrawn.\n", s.Name)
+			if !s.Permit.Burned.IsZero() {
+				fmt.Fprintln(c.OutOrStdout(), "Its disks were being changed already; do not expect the machine to start from them.")
+			}
+			return nil
+		}}
+}
+
+func forgetCommand(api *client) *cobra.Command {
+	return &cobra.Command{Use: "forget HOST", Short: "remove a host from the inventory, with its events and keys",
+		Args: cobra.ExactArgs(1), ValidArgsFunction: api.completeHosts,
+		RunE: func(c *cobra.Command, args []string) error {
+			if err := api.call(c.Context(), http.MethodDelete, hostPath(args[0], ""), nil, nil); err != nil {
+				return err
+			}
+			fmt.Fprintf(c.OutOrStdout(), "%s is forgotten; the machine itself is as it was.\n", args[0])
+			return nil
+		}}
+}
+
+func discoveredCommand(api *client) *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{Use: "discovered", Short: "list machines that asked and are not enrolled", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			var all []hosts.Discovered
+			if err := api.call(c.Context(), http.MethodGet, "/v1/discovered", nil, &all); err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(c.OutOrStdout(), all)
+			}
+			if len(all) == 0 {
+				fmt.Fprintln(c.OutOrStdout(), "No unknown machine has asked yet.")
+				return nil
+			}
+			t := table(c.OutOrStdout(), "MAC", "LAST SEEN", "FIRST SEEN", "ASKS AS", "VENDOR CLASS")
+			for _, d := range all {
+				t.row(d.MAC, ago(d.Last), ago(d.First), d.Arch, d.Vendor)
+			}
+			return t.Flush()
+		}}
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
+}
+
+func printJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+// rows is a table for people.
+type rows struct{ *tabwriter.Writer }
+
+func table(w io.Writer, head ...any) rows {
+	t := rows{tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)}
+	t.row(head...)
+	return t
+}
+
+func (t rows) row(cells ...any) {
+	for i, c := range cells {
+		if i > 0 {
+			fmt.Fprint(t, "\t")
+		}
+		fmt.Fprint(t, c)
+	}
+	fmt.Fprintln(t)
+}
+
+// ago says a time as people do.
+func ago(t time.Time) string {
+	d := time.Since(t)
+	switch {
+	case t.IsZero():
+		return "never"
+	case d < time.Minute:
+		return fmt.Sprintf("%d s ago", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%d min ago", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h ago", int(d.Hours()))
+	}
+	return t.Local().Format("2006-01-02 15:04")
+}

@@ -1,0 +1,198 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/sync/errgroup"
+
+	"provision/disko"
+	"provision/hosts"
+	"provision/images"
+	"provision/installer"
+	"provision/internal/web"
+	"provision/pxe"
+)
+
+// serveFlags are the options of serve as they were typed.
+type serveFlags struct {
+	flake, iface, dhcp, dhcpRange, http, stateDir, unknown string
+	router, domain, group                                  string
+	dns                                                    []string
+	lease, liveWithin                                      time.Duration
+	verbose                                                bool
+}
+
+const serveHelp = `Answer machines that netboot, and install the enrolled ones.
+
+--dhcp proxy   beside your router's DHCP server: boot information, no addresses
+--dhcp server  be the DHCP server, with --dhcp-range
+--dhcp off     TFTP and HTTP only
+
+Needs root (or CAP_NET_BIND_SERVICE, CAP_NET_RAW), nix and ssh.
+
+  provision serve --flake ~/fleet --interface br0
+  provision serve --flake ~/fleet --interface br0 --dhcp server --dhcp-range 10.0.0.100-10.0.0.199`
+
+func serveCommand(socket *string) *cobra.Command {
+	var f serveFlags
+	c := &cobra.Command{Use: "serve --flake REF --interface IF", Short: "answer machines that netboot, and install them", Long: serveHelp,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			level := slog.LevelInfo
+			if f.verbose {
+				level = slog.LevelDebug
+			}
+			log := slog.New(slog.NewTextHandler(c.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
+			return serve(c.Context(), f, *socket, log)
+		}}
+	fl := c.Flags()
+	fl.StringVar(&f.flake, "flake", "", "flake with nixosConfigurations (a folder, or any flake reference)")
+	fl.StringVar(&f.iface, "interface", "", "network interface on the machines' LAN")
+	fl.StringVar(&f.dhcp, "dhcp", "proxy", "proxy, server or off")
+	fl.StringVar(&f.dhcpRange, "dhcp-range", "", "addresses to hand out, FIRST-LAST (with --dhcp server)")
+	fl.StringVar(&f.router, "dhcp-router", "", "default route to hand out (with --dhcp server)")
+	fl.StringSliceVar(&f.dns, "dhcp-dns", nil, "DNS servers to hand out (with --dhcp server)")
+	fl.StringVar(&f.domain, "dhcp-domain", "", "domain to hand out (with --dhcp server)")
+	fl.DurationVar(&f.lease, "dhcp-lease", time.Hour, "how long a lease lasts (with --dhcp server)")
+	fl.StringVar(&f.http, "http", ":80", "port that machines fetch kernel and initrd from")
+	fl.StringVar(&f.stateDir, "state-dir", "/var/lib/provision", "folder for inventory, keys and images")
+	fl.StringVar(&f.unknown, "unknown", "ignore", "what unknown machines get: ignore, or hold (a screen that tells how to enroll them)")
+	fl.StringVar(&f.group, "socket-group", "", "group whose members may use the server")
+	fl.DurationVar(&f.liveWithin, "live-within", 15*time.Minute, "how long a machine may take from its boot until its installer answers")
+	fl.BoolVarP(&f.verbose, "verbose", "v", false, "log every decision")
+	for flag, values := range map[string][]string{"dhcp": {"proxy", "server", "off"}, "unknown": {"ignore", "hold"}} {
+		// It errs only for a flag that does not exist.
+		_ = c.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
+	}
+	return c
+}
+
+// serve wires everything. What can be wrong is found before anything answers.
+func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) error {
+	pxeServer, err := f.pxe()
+	if err != nil {
+		return errUsage{err}
+	}
+	for _, tool := range []string{"nix", "ssh"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			return fmt.Errorf("%s is not installed on this machine, or not in PATH; `provision serve` builds and copies with it", tool)
+		}
+	}
+	if err := os.MkdirAll(f.stateDir, 0o700); err != nil {
+		return fmt.Errorf("make the state folder: %w", err)
+	}
+	store, err := hosts.OpenBolt(filepath.Join(f.stateDir, "state.db"))
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	vault, err := hosts.OpenVault(filepath.Join(f.stateDir, "secrets.key"))
+	if err != nil {
+		return err
+	}
+	inventory, err := hosts.New(store, vault, time.Now)
+	if err != nil {
+		return err
+	}
+	catalog, err := images.Open(filepath.Join(f.stateDir, "images"))
+	if err != nil {
+		return err
+	}
+	key, err := inventory.ServerKey()
+	if err != nil {
+		return err
+	}
+	signer, err := ssh.NewSignerFromKey(key)
+	if err != nil {
+		return err
+	}
+	login := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey())))
+	// For flakes that let the server log in, to prove what runs.
+	if err := os.WriteFile(filepath.Join(f.stateDir, "ssh.pub"), []byte(login+" provision\n"), 0o644); err != nil {
+		return err
+	}
+
+	nix := installer.Nix{Roots: filepath.Join(f.stateDir, "roots")}
+	pxeServer.Hosts, pxeServer.Store, pxeServer.Images, pxeServer.Login, pxeServer.Log = inventory, store, catalog, login, log
+	install := &installer.Installer{Hosts: inventory, Nix: nix, Key: key, LiveWithin: f.liveWithin, Log: log, Now: time.Now}
+	operator := &web.Server{Socket: socket, Group: f.group, Flake: f.flake, Version: version, Hosts: inventory, Images: catalog, Log: log,
+		Evaluate: func(ctx context.Context, flake, host string) (string, *disko.Layout, error) {
+			config, layout, err := nix.Evaluate(ctx, flake, host)
+			return config.System, layout, err
+		}}
+
+	g, ctx := errgroup.WithContext(ctx)
+	for _, task := range []func(context.Context) error{inventory.Run, pxeServer.Run, install.Run, operator.Run} {
+		g.Go(func() error { return task(ctx) })
+	}
+	return g.Wait()
+}
+
+// pxe is the options for the booting machines' side, parsed.
+func (f *serveFlags) pxe() (*pxe.Server, error) {
+	if f.flake == "" {
+		return nil, errors.New("serve needs --flake REF, such as --flake ~/fleet")
+	}
+	if strings.Contains(f.flake, "#") {
+		return nil, fmt.Errorf("--flake %s: leave out what follows '#'; hosts are named when they are enrolled", f.flake)
+	}
+	// The server's folder may differ from the one in which a flake was typed.
+	if _, err := os.Stat(f.flake); err == nil {
+		if f.flake, err = filepath.Abs(f.flake); err != nil {
+			return nil, err
+		}
+	}
+	if f.iface == "" {
+		return nil, errors.New("serve needs --interface IF, the network interface on the machines' LAN")
+	}
+	port, err := strconv.Atoi(strings.TrimPrefix(f.http, ":"))
+	if err != nil {
+		return nil, fmt.Errorf("--http %s: write a port, such as :8080", f.http)
+	}
+	if f.unknown != "ignore" && f.unknown != "hold" {
+		return nil, fmt.Errorf("--unknown %s: choose ignore or hold", f.unknown)
+	}
+	s := &pxe.Server{Interface: f.iface, Mode: pxe.Mode(f.dhcp), Domain: f.domain, Lease: f.lease, HTTPPort: port,
+		Hold: f.unknown == "hold", BootTime: 10 * time.Minute, Now: time.Now}
+	if s.Lease < time.Minute {
+		return nil, fmt.Errorf("--dhcp-lease %s: a minute at least", f.lease)
+	}
+	if f.dhcpRange != "" {
+		if s.Range, err = pxe.ParseRange(f.dhcpRange); err != nil {
+			return nil, err
+		}
+	}
+	if f.router != "" {
+		if s.Router, err = parseIPv4("--dhcp-router", f.router); err != nil {
+			return nil, err
+		}
+	}
+	for _, d := range f.dns {
+		a, err := parseIPv4("--dhcp-dns", d)
+		if err != nil {
+			return nil, err
+		}
+		s.DNS = append(s.DNS, a)
+	}
+	return s, nil
+}
+
+func parseIPv4(flag, s string) (netip.Addr, error) {
+	a, err := netip.ParseAddr(s)
+	if err != nil || !a.Is4() {
+		return a, fmt.Errorf("%s %s: write an IPv4 address", flag, s)
+	}
+	return a, nil
+}

@@ -1,0 +1,187 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"provision/hosts"
+	"provision/internal/web"
+)
+
+func statusCommand(api *client) *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{Use: "status [HOST]", Short: "show how the hosts stand, and what proves it",
+		Args: cobra.MaximumNArgs(1), ValidArgsFunction: api.completeHosts,
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) == 1 {
+				var s web.Status
+				if err := api.call(c.Context(), http.MethodGet, hostPath(args[0], ""), nil, &s); err != nil {
+					return err
+				}
+				if asJSON {
+					return printJSON(c.OutOrStdout(), s)
+				}
+				return showOne(c, s)
+			}
+			var all []web.Status
+			if err := api.call(c.Context(), http.MethodGet, "/v1/hosts", nil, &all); err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(c.OutOrStdout(), all)
+			}
+			if len(all) == 0 {
+				fmt.Fprintln(c.OutOrStdout(), "No host is enrolled yet: provision enroll MAC HOST")
+				return nil
+			}
+			t := table(c.OutOrStdout(), "HOST", "STATE", "SINCE", "ADDRESS", "MAC", "DETAIL")
+			for _, s := range all {
+				t.row(s.Name, s.State, ago(s.Since), s.Address, strings.Join(s.MACs, ","), detail(s))
+			}
+			return t.Flush()
+		}}
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON (stable; one object per host)")
+	return c
+}
+
+// detail is the one thing to know about a host beside its state.
+func detail(s web.Status) string {
+	switch {
+	case s.Error != "":
+		first, _, _ := strings.Cut(s.Error, "\n")
+		if s.Phase != "" {
+			return string(s.Phase) + ": " + first
+		}
+		return first
+	case s.State == hosts.Ready && time.Now().After(s.Permit.Expires):
+		return "its permit expired " + ago(s.Permit.Expires) + ": enroll it again"
+	case s.State == hosts.Ready:
+		return "switch it on; permit until " + s.Permit.Expires.Local().Format("2006-01-02 15:04")
+	case s.State == hosts.Installed:
+		return s.System
+	}
+	return progressWords(s)
+}
+
+func progressWords(s web.Status) string {
+	p := s.Progress
+	switch {
+	case p.Total == 0:
+		return string(s.Phase)
+	case p.Unit == "bytes":
+		return fmt.Sprintf("%s %d %% (%.1f of %.1f MB)", s.Phase, s.Percent, float64(p.Done)/1e6, float64(p.Total)/1e6)
+	}
+	return fmt.Sprintf("%s %d %% (%d of %d %s)", s.Phase, s.Percent, p.Done, p.Total, p.Unit)
+}
+
+func showOne(c *cobra.Command, s web.Status) error {
+	t := rows{table(c.OutOrStdout(), s.Name, string(s.State)+", since "+ago(s.Since)).Writer}
+	line := func(name, value string) {
+		if value != "" {
+			t.row("  "+name, value)
+		}
+	}
+	line("machine", strings.Join(s.MACs, ", "))
+	line("address", s.Address)
+	if s.State != hosts.Installed && s.State != hosts.Failed {
+		line("phase", progressWords(s))
+	}
+	line("error", strings.ReplaceAll(s.Error, "\n", "\n  \t"))
+	line("proof", s.Proof)
+	line("system", s.System)
+	line("host key", s.HostKey)
+	line("flake", s.Flake)
+	line("image", s.Image)
+	line("permit", permitWords(s.Permit))
+	for _, d := range s.Permit.Disks {
+		line("disk", strings.TrimSpace(fmt.Sprintf("%s %s %s", d.Device, d.Model, d.Serial)))
+	}
+	return t.Flush()
+}
+
+func permitWords(p hosts.Permit) string {
+	at := func(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") }
+	switch {
+	case p.Issued.IsZero():
+		return "none"
+	case !p.Spent.IsZero() && p.Burned.IsZero():
+		return "withdrawn unused " + at(p.Spent)
+	case !p.Spent.IsZero():
+		return "burned " + at(p.Burned) + ", spent " + at(p.Spent)
+	case !p.Burned.IsZero():
+		return "burned " + at(p.Burned)
+	}
+	return "until " + at(p.Expires)
+}
+
+// order is how far a state is on the way.
+var order = []hosts.State{hosts.Ready, hosts.Booting, hosts.Live, hosts.Installing, hosts.Rebooting, hosts.Installed}
+
+const waitHelp = `Wait until a host reaches a state (or one beyond it). Exit status 0 when it is
+reached, 1 when the install failed, 2 when the time is up.
+
+  provision wait bravo --timeout 30m && ssh root@bravo`
+
+func waitCommand(api *client) *cobra.Command {
+	var state string
+	var timeout time.Duration
+	c := &cobra.Command{Use: "wait HOST", Short: "wait until a host is installed", Long: waitHelp,
+		Args: cobra.ExactArgs(1), ValidArgsFunction: api.completeHosts,
+		RunE: func(c *cobra.Command, args []string) error {
+			want := slices.Index(order, hosts.State(state))
+			if want < 0 && state != string(hosts.Failed) {
+				return errUsage{fmt.Errorf("--for %s: not a state; states are %v and failed", state, order)}
+			}
+			var s web.Status
+			if err := api.call(c.Context(), http.MethodGet, hostPath(args[0], ""), nil, &s); err != nil {
+				return err
+			}
+			return wait(c.Context(), api, args[0], want, timeout)
+		}}
+	c.Flags().StringVar(&state, "for", string(hosts.Installed), "state to wait for")
+	c.Flags().DurationVar(&timeout, "timeout", 0, "how long to wait (0: for ever)")
+	return c
+}
+
+func wait(ctx context.Context, api *client, host string, want int, timeout time.Duration) error {
+	if timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, timeout)
+		defer cancel()
+	}
+	result := errStatus{exitFailed, "the server stopped while waiting for " + host}
+	last := "unknown"
+	r, err := api.do(ctx, http.MethodGet, watchPath(host, 0, false), nil)
+	if err == nil {
+		err = lines(ctx, r, func(n web.News) bool {
+			last = string(n.Status.State)
+			switch {
+			case n.Gone:
+				result.message = host + " was forgotten"
+				return false
+			case n.Status.State == hosts.Failed && want >= 0:
+				result.message = fmt.Sprintf("%s failed during %s: %s", host, n.Status.Phase, n.Status.Error)
+				return false
+			case n.Status.State == hosts.Failed, want >= 0 && slices.Index(order, n.Status.State) >= want:
+				result = errStatus{code: exitDone}
+				return false
+			}
+			return true
+		})
+	}
+	switch {
+	case ctx.Err() == context.DeadlineExceeded:
+		return errStatus{exitUsage, fmt.Sprintf("%s is still %s after %s", host, last, timeout)}
+	case err != nil:
+		return err
+	case result.code == exitDone:
+		return nil
+	}
+	return result
+}

@@ -1,0 +1,194 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"provision/hosts"
+	"provision/internal/web"
+)
+
+func watchCommand(api *client) *cobra.Command {
+	return &cobra.Command{Use: "watch [HOST]", Short: "follow installs as they happen",
+		Long: "Follow installs as they happen: bars on a terminal, a line per event elsewhere.\nWith a HOST, it ends when that host is installed or has failed.",
+		Args: cobra.MaximumNArgs(1), ValidArgsFunction: api.completeHosts,
+		RunE: func(c *cobra.Command, args []string) error {
+			host := ""
+			if len(args) == 1 {
+				host = args[0]
+				if err := api.call(c.Context(), http.MethodGet, hostPath(host, ""), nil, new(web.Status)); err != nil {
+					return err
+				}
+			}
+			r, err := api.do(c.Context(), http.MethodGet, watchPath(host, 0, host != ""), nil)
+			if err != nil {
+				return err
+			}
+			show := plainView(c.OutOrStdout())
+			if f, ok := c.OutOrStdout().(*os.File); ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb" {
+				show = newScreen(f).show
+			}
+			var result error
+			err = lines(c.Context(), r, func(n web.News) bool {
+				show(n)
+				// Replayed events come with today's state; only the newest ends it.
+				current := n.Event == nil || n.Event.Number == n.Status.Event
+				if host == "" || !current || !slices.Contains([]hosts.State{hosts.Installed, hosts.Failed}, n.Status.State) {
+					return !n.Gone || host == ""
+				}
+				if n.Status.State == hosts.Failed {
+					result = errStatus{exitFailed, ""}
+				}
+				return false
+			})
+			if c.Context().Err() != nil { // interrupted: that is how one leaves
+				return nil
+			}
+			return cmp.Or(err, result)
+		}}
+}
+
+// plainView prints a line for each event, and for progress every tenth part.
+func plainView(w io.Writer) func(web.News) {
+	tenth := make(map[string]int)
+	return func(n web.News) {
+		s := n.Status
+		if n.Event != nil {
+			fmt.Fprintln(w, eventLine(*n.Event, true))
+			return
+		}
+		if step := s.Percent / 10; s.Progress.Total > 0 && tenth[s.Name+string(s.Phase)] < step {
+			tenth[s.Name+string(s.Phase)] = step
+			fmt.Fprintf(w, "%s  %-12s %s\n", time.Now().Format(time.TimeOnly), s.Name, progressWords(s))
+		}
+	}
+}
+
+// eventLine is an event for people, without colour.
+func eventLine(ev hosts.Event, withHost bool) string {
+	what := string(ev.Kind)
+	if ev.Phase != "" {
+		what = string(ev.Phase) + " " + what
+	}
+	host := ""
+	if withHost {
+		host = fmt.Sprintf("%-12s ", ev.Host)
+	}
+	line := fmt.Sprintf("%s  %s%-19s", ev.Time.Local().Format(time.TimeOnly), host, what)
+	if ev.Message != "" {
+		line += " " + strings.ReplaceAll(ev.Message, "\n", "\n"+strings.Repeat(" ", 10))
+	}
+	return strings.TrimRight(line, " ")
+}
+
+// screen keeps one line per host at the bottom of a terminal, and lets the
+// events scroll by above.
+type screen struct {
+	out   *os.File
+	color bool
+	hosts map[string]web.Status
+	rates map[string]*rate
+	drawn int // lines at the bottom that are ours
+}
+
+// rate estimates speed and remaining time of a phase from its start.
+type rate struct {
+	phase hosts.Phase
+	at    time.Time
+	done  int64
+}
+
+func newScreen(out *os.File) *screen {
+	return &screen{out: out, color: os.Getenv("NO_COLOR") == "", hosts: make(map[string]web.Status), rates: make(map[string]*rate)}
+}
+
+func (s *screen) show(n web.News) {
+	var b strings.Builder
+	if s.drawn > 0 {
+		fmt.Fprintf(&b, "\x1b[%dA\r\x1b[J", s.drawn)
+	}
+	if n.Event != nil {
+		b.WriteString(s.paint(stateColor(n.Event.State), eventLine(*n.Event, true)) + "\n")
+	}
+	s.hosts[n.Status.Name] = n.Status
+	if n.Gone {
+		delete(s.hosts, n.Status.Name)
+	}
+	width, _, err := term.GetSize(int(s.out.Fd()))
+	if err != nil {
+		width = 80
+	}
+	names := slices.Sorted(maps.Keys(s.hosts))
+	for _, name := range names {
+		b.WriteString(s.line(s.hosts[name], width) + "\n")
+	}
+	s.drawn = len(names)
+	io.WriteString(s.out, b.String())
+}
+
+func (s *screen) line(st web.Status, width int) string {
+	text := fmt.Sprintf("%-12s %-11s", st.Name, st.State)
+	if st.Progress.Total == 0 || st.State == hosts.Failed || st.State == hosts.Installed {
+		return s.paint(stateColor(st.State), clip(text+" "+detail(st), width))
+	}
+	const cells = 30
+	full := cells * st.Percent / 100
+	bar := strings.Repeat("█", full) + strings.Repeat("░", cells-full)
+	text = fmt.Sprintf("%s %-10s %s %3d %%  %s", text, st.Phase, bar, st.Percent, s.speed(st))
+	return s.paint(stateColor(st.State), clip(text, width))
+}
+
+// speed is rate and remaining time, once there is something to judge by.
+func (s *screen) speed(st web.Status) string {
+	r := s.rates[st.Name]
+	if r == nil || r.phase != st.Phase || st.Progress.Done < r.done {
+		s.rates[st.Name] = &rate{st.Phase, time.Now(), st.Progress.Done}
+		return ""
+	}
+	sec := time.Since(r.at).Seconds()
+	moved := float64(st.Progress.Done - r.done)
+	if sec < 1 || moved <= 0 {
+		return ""
+	}
+	left := time.Duration(float64(st.Progress.Total-st.Progress.Done) / (moved / sec) * float64(time.Second)).Round(time.Second)
+	if st.Progress.Unit == "bytes" {
+		return fmt.Sprintf("%.1f MB/s, %s left", moved/sec/1e6, left)
+	}
+	return fmt.Sprintf("%d of %d %s", st.Progress.Done, st.Progress.Total, st.Progress.Unit)
+}
+
+func clip(s string, width int) string {
+	if r := []rune(s); len(r) > width && width > 1 {
+		return string(r[:width-1]) + "…"
+	}
+	return s
+}
+
+func stateColor(st hosts.State) string {
+	switch st {
+	case hosts.Installed:
+		return "32" // green
+	case hosts.Failed:
+		return "31" // red
+	case hosts.Installing, hosts.Rebooting:
+		return "36" // cyan
+	}
+	return ""
+}
+
+func (s *screen) paint(color, text string) string {
+	if !s.color || color == "" {
+		return text
+	}
+	return "\x1b[" + color + "m" + text + "\x1b[0m"
+}

@@ -1,0 +1,106 @@
+package installer
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"time"
+
+	"provision/disko"
+	"provision/hosts"
+	"provision/images"
+)
+
+// build is what comes of a host's flake. It is started when the host is
+// enrolled and again for each boot, since the flake may have changed; nix
+// makes the second one quick.
+type build struct {
+	key    string // what it was started for
+	done   chan struct{}
+	cancel context.CancelFunc
+
+	// Valid once done is closed.
+	err    error
+	system string // store path of the toplevel
+	layout *disko.Layout
+	digest string // of the layout
+	paths  int    // of the closure
+	size   int64  // of the closure, bytes
+}
+
+// startBuild starts the build for this enrolment and boot, unless it runs.
+func (f *follower) startBuild(ctx context.Context, h hosts.Host) {
+	key := h.Permit.Issued.Format(time.RFC3339Nano) + h.Boot.Token
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	old := f.builds[h.Name]
+	if old != nil && old.key == key {
+		return
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	b := &build{key: key, done: make(chan struct{}), cancel: cancel}
+	f.builds[h.Name] = b
+	f.building.Go(func() {
+		if old != nil {
+			old.cancel()
+			<-old.done
+		}
+		defer close(b.done)
+		defer cancel()
+		start := f.Now()
+		if b.err = f.make(ctx, h, b); b.err != nil {
+			f.reportEarly(ctx, b.err)
+			return
+		}
+		f.apply(hosts.Event{Kind: hosts.Built, System: b.system,
+			Message: fmt.Sprintf("built %s: %d paths, %s, in %s", b.system, b.paths, megabytes(b.size), since(f.Now(), start))})
+	})
+}
+
+// reportEarly fails a host whose machine has not even asked yet; later, the
+// install itself says that the build failed.
+func (f *follower) reportEarly(ctx context.Context, err error) {
+	if h, getErr := f.Hosts.Get(f.name); getErr == nil && h.State == hosts.Ready && ctx.Err() == nil {
+		f.fail(hosts.PhaseBuild, err)
+	}
+}
+
+func (f *follower) make(ctx context.Context, h hosts.Host, b *build) error {
+	config, layout, err := f.Nix.Evaluate(ctx, h.Flake, h.Name)
+	if err != nil {
+		return err
+	}
+	if arch, err := images.ParseArch(config.System); err != nil || string(arch) != h.Arch {
+		return fmt.Errorf("the flake builds %s for %s now, and it was enrolled for %s: enroll it again", h.Name, config.System, h.Arch)
+	}
+	b.layout = layout
+	sum := sha256.Sum256(config.Devices)
+	b.digest = hex.EncodeToString(sum[:8])
+	if b.system, err = f.Nix.Build(ctx, h.Flake, h.Name, func(line string) {
+		f.Log.Debug("nix build", "host", h.Name, "line", line)
+	}); err != nil {
+		return err
+	}
+	b.paths, b.size, err = f.Nix.ClosureSize(ctx, b.system)
+	return err
+}
+
+// built waits for the host's build.
+func (f *follower) built(ctx context.Context) (*build, error) {
+	f.mu.Lock()
+	b := f.builds[f.name]
+	f.mu.Unlock()
+	select {
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	case <-b.done:
+		return b, b.err
+	}
+}
+
+func megabytes(n int64) string {
+	s := fmt.Sprintf("%.1f MB", float64(n)/1e6)
+	return strings.Replace(s, ".0 MB", " MB", 1)
+}

@@ -1,0 +1,139 @@
+package installer
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"provision/disko"
+	"provision/hosts"
+)
+
+// facts asks the machine what it is: disks, firmware, memory. They are kept
+// for plans that are made while it is off.
+func (f *follower) facts(ctx context.Context, s *session) (*disko.Facts, error) {
+	raw, err := readFacts(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	facts, err := disko.ParseFacts(raw)
+	if err != nil {
+		return nil, fmt.Errorf("read the machine's disks: %w", err)
+	}
+	if err := f.Hosts.SetFacts(f.name, raw); err != nil {
+		return nil, err
+	}
+	words, err := machineWords(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range facts.Disks() {
+		words = append(words, strings.TrimSpace(fmt.Sprintf("%s %.1f GB %s", d.Device, float64(d.Size)/1e9, d.Content)))
+	}
+	f.finished(hosts.PhaseFacts, "%s", strings.Join(words, "; "))
+	return facts, nil
+}
+
+// readFacts is disko.Facts as JSON: lsblk's own output, and the links under
+// /dev/disk, so that a layout may name a disk by any of them.
+func readFacts(ctx context.Context, s *session) ([]byte, error) {
+	out, err := s.run(ctx, nil, "lsblk", "--json", "--bytes", "--output-all")
+	if err != nil {
+		return nil, fmt.Errorf("list the machine's disks: %w", err)
+	}
+	var facts map[string]json.RawMessage
+	if err := json.Unmarshal(out, &facts); err != nil {
+		return nil, fmt.Errorf("list the machine's disks: lsblk printed no JSON: %w", err)
+	}
+	out, err = s.run(ctx, nil, "find", "/dev/disk", "-type", "l", "-printf", `%p\t%l\n`)
+	if err != nil {
+		return nil, fmt.Errorf("list the machine's disk names: %w", err)
+	}
+	links := make(map[string]string)
+	for line := range strings.Lines(string(out)) {
+		name, target, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "\t")
+		if !path.IsAbs(target) {
+			target = path.Join(path.Dir(name), target)
+		}
+		links[name] = target
+	}
+	if facts["links"], err = json.Marshal(links); err != nil {
+		return nil, err
+	}
+	return json.Marshal(facts)
+}
+
+// machineWords is firmware, memory and network cards, for the log.
+func machineWords(ctx context.Context, s *session) ([]string, error) {
+	firmware := "BIOS"
+	if _, err := s.run(ctx, nil, "test", "-d", "/sys/firmware/efi"); err == nil {
+		firmware = "UEFI"
+	}
+	mem, err := s.run(ctx, nil, "cat", "/proc/meminfo")
+	if err != nil {
+		return nil, fmt.Errorf("read the machine's memory size: %w", err)
+	}
+	kib := 0
+	if fields := strings.Fields(string(mem)); len(fields) > 1 {
+		kib, _ = strconv.Atoi(fields[1])
+	}
+	nics, err := s.run(ctx, nil, "sh", "-c", "cat /sys/class/net/*/address")
+	if err != nil {
+		return nil, fmt.Errorf("read the machine's network cards: %w", err)
+	}
+	macs := slices.DeleteFunc(strings.Fields(string(nics)), func(m string) bool { return m == "00:00:00:00:00:00" })
+	return []string{firmware, fmt.Sprintf("%.1f GB memory", float64(kib)*1024/1e9), "network " + strings.Join(macs, " ")}, nil
+}
+
+// readTable reads a disk's GPT back, as it is on the disk: its first and last
+// sectors.
+func readTable(ctx context.Context, s *session, d disko.Disk) (*disko.Table, error) {
+	headLen, tailLen := disko.TableBytes(d.SectorSize)
+	read := func(skip, count int64) ([]byte, error) {
+		return s.run(ctx, nil, "dd", "if="+d.Device, "iflag=direct,fullblock", "status=none",
+			fmt.Sprintf("bs=%d", d.SectorSize), fmt.Sprintf("skip=%d", skip/d.SectorSize), fmt.Sprintf("count=%d", count/d.SectorSize))
+	}
+	head, err := read(0, headLen)
+	if err != nil {
+		return nil, err
+	}
+	tail, err := read(d.Size-tailLen, tailLen)
+	if err != nil {
+		return nil, err
+	}
+	return disko.ReadTable(head, tail, d.Size, d.SectorSize)
+}
+
+// addresses are where the host's machine may answer: where it was last seen,
+// and where our neighbour table has its MACs.
+func addresses(h hosts.Host) []string {
+	var found []string
+	if h.Address != "" {
+		found = append(found, h.Address)
+	}
+	if h.Boot.Client != "" && !slices.Contains(found, h.Boot.Client) {
+		found = append(found, h.Boot.Client)
+	}
+	data, err := os.ReadFile("/proc/net/arp") // proc_net(5): IP, type, flags, MAC, …
+	if err != nil {
+		return found
+	}
+	for lines := bufio.NewScanner(bytes.NewReader(data)); lines.Scan(); {
+		fields := strings.Fields(lines.Text())
+		if len(fields) < 4 || !slices.Contains(h.MACs, fields[3]) || net.ParseIP(fields[0]) == nil {
+			continue
+		}
+		if !slices.Contains(found, fields[0]) {
+			found = append(found, fields[0])
+		}
+	}
+	return found
+}

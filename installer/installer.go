@@ -1,0 +1,252 @@
+// Package installer turns a live installer into an installed host, over SSH.
+//
+// The story is install in story.go. Around it, follow keeps one host company
+// through its states, and picks up where a server that was killed left off.
+package installer
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"provision/hosts"
+)
+
+// Installer installs every host of the inventory that is to be installed. Its
+// exported fields are its options.
+type Installer struct {
+	Hosts *hosts.Inventory
+	Nix   Nix
+	Key   *ed25519.PrivateKey // logs in to installers
+	Log   *slog.Logger
+	Now   func() time.Time
+
+	// LiveWithin is how long after its boot an installer may take until it
+	// answers; the same again is how long a lost one may stay away.
+	LiveWithin time.Duration
+
+	signer ssh.Signer
+	run    string // folder for the agent's socket and pinned keys
+
+	mu       sync.Mutex
+	builds   map[string]*build // by host
+	building sync.WaitGroup
+}
+
+// Run installs until ctx ends, and then returns nil.
+func (in *Installer) Run(ctx context.Context) (err error) {
+	if in.signer, err = ssh.NewSignerFromKey(in.Key); err != nil {
+		return fmt.Errorf("use the server's SSH key: %w", err)
+	}
+	if in.run, err = os.MkdirTemp("", "provision-"); err != nil {
+		return fmt.Errorf("make a folder for this run: %w", err)
+	}
+	defer os.RemoveAll(in.run)
+	in.builds = make(map[string]*build)
+
+	var followers sync.WaitGroup
+	defer in.building.Wait()
+	defer followers.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	agentDone, err := in.serveAgent(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { cancel(); <-agentDone }()
+
+	changes := in.Hosts.Watch(ctx)
+	all, err := in.Hosts.List()
+	if err != nil {
+		return err
+	}
+	wake := make(map[string]chan struct{})
+	start := func(name string) {
+		if _, running := wake[name]; !running {
+			wake[name] = make(chan struct{}, 1)
+			followers.Go(func() { in.follow(ctx, name, wake[name]) })
+		}
+		select {
+		case wake[name] <- struct{}{}:
+		default:
+		}
+	}
+	for _, h := range all {
+		start(h.Name)
+	}
+	for name := range changes {
+		start(name)
+	}
+	return nil
+}
+
+// follow does for one host what its state asks for, again and again.
+func (in *Installer) follow(ctx context.Context, name string, wake <-chan struct{}) {
+	f := &follower{Installer: in, name: name, wake: wake}
+	for ctx.Err() == nil {
+		h, err := in.Hosts.Get(name)
+		if err != nil && !errors.Is(err, hosts.ErrNotFound) {
+			in.Log.Error("read a host", "host", name, "err", err)
+		}
+		wait := f.step(ctx, h)
+		select {
+		case <-ctx.Done():
+		case <-wake:
+		case <-wait:
+		}
+	}
+}
+
+// follower is one host's company.
+type follower struct {
+	*Installer
+	name string
+	wake <-chan struct{}
+}
+
+// step does one thing for the host and returns when to look again if nothing
+// changes before.
+func (f *follower) step(ctx context.Context, h hosts.Host) <-chan time.Time {
+	switch h.State {
+	case hosts.Ready, hosts.Booting, hosts.Live, hosts.Installing:
+		if !h.Permit.Live(f.Now()) {
+			return nil
+		}
+		f.startBuild(ctx, h)
+		if h.Boot.Token == "" {
+			return nil // pxe wakes us
+		}
+		s := f.contact(ctx, h)
+		if s == nil {
+			return f.overdue(h)
+		}
+		f.work(ctx, h, s)
+		return time.After(0)
+	case hosts.Rebooting:
+		if f.verify(ctx, h) {
+			return nil
+		}
+		return time.After(verifyEvery)
+	case hosts.Failed:
+		// Installed, but it did not come up in time: it may still do so, for
+		// instance when somebody types its passphrase in the evening.
+		if h.Phase == hosts.PhaseReboot && !h.Permit.Spent.IsZero() && !f.verify(ctx, h) {
+			return time.After(10 * verifyEvery)
+		}
+	}
+	return nil
+}
+
+const (
+	contactEvery = time.Second
+	verifyEvery  = 2 * time.Second
+)
+
+// contact tries the installer of the host's boot at every address that the
+// machine may have. The right machine is the one that has the key.
+func (f *follower) contact(ctx context.Context, h hosts.Host) *session {
+	for _, addr := range addresses(h) {
+		s, _, _, err := dial(ctx, addr, h.Boot.HostKey, f.signer)
+		if errors.Is(err, errWrongKey) {
+			f.note("%s answers SSH with another key than this boot's; not touched", addr)
+			continue
+		}
+		if err != nil {
+			f.Log.Debug("no contact", "host", h.Name, "addr", addr, "err", err)
+			continue
+		}
+		_, err = f.Hosts.Apply(h.Name, hosts.Event{Kind: hosts.Contacted, Address: addr,
+			Message: "the installer answers at " + addr + " with this boot's key"})
+		if err != nil { // a new boot or a cancel came first
+			f.Log.Info("contact not wanted any more", "host", h.Name, "err", err)
+			s.client.Close()
+			return nil
+		}
+		return s
+	}
+	return nil
+}
+
+// overdue fails a host whose installer does not answer in time.
+func (f *follower) overdue(h hosts.Host) <-chan time.Time {
+	if h.Contact { // left over from a server that was killed
+		f.apply(hosts.Event{Kind: hosts.Lost, Message: "the installer does not answer any more"})
+	}
+	since := h.Since
+	if h.Boot.Started.After(since) {
+		since = h.Boot.Started
+	}
+	if h.State == hosts.Ready || f.Now().Sub(since) < f.LiveWithin {
+		return time.After(contactEvery)
+	}
+	why := "the machine was offered a boot and did not fetch it all; see its screen, and `provision logs " + h.Name + "` for what it fetched"
+	if !h.Boot.Used.IsZero() {
+		why = "the machine fetched kernel and initrd, but the installer did not answer SSH with this boot's key; see its screen: " +
+			"does the image's command line hold its own init=, and has it a driver for the network card?"
+	}
+	f.fail(hosts.PhaseNetboot, fmt.Errorf("no installer after %s: %s", f.LiveWithin, why))
+	return nil
+}
+
+// work runs the story over a session, and says how it ended.
+func (f *follower) work(ctx context.Context, h hosts.Host, s *session) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var watching sync.WaitGroup
+	watching.Go(func() { cancel(s.watch(ctx)) })
+	watching.Go(func() { f.untilUnwanted(ctx, h, cancel) })
+	phase, err := f.install(ctx, h, s)
+	cause := context.Cause(ctx)
+	cancel(nil)
+	s.client.Close()
+	watching.Wait()
+	switch {
+	case err == nil, errors.Is(cause, errUnwanted):
+	case errors.Is(err, errLost) || errors.Is(cause, errLost):
+		f.apply(hosts.Event{Kind: hosts.Lost, Phase: phase, Message: "lost the installer during " + string(phase) + "; it goes on when the machine is back"})
+	case cause != nil: // the server stops
+	default:
+		f.fail(phase, err)
+	}
+}
+
+// errUnwanted: the operator cancelled, or the machine got another boot.
+var errUnwanted = errors.New("not wanted any more")
+
+// untilUnwanted ends the work when the host's boot or permit does.
+func (f *follower) untilUnwanted(ctx context.Context, h hosts.Host, cancel context.CancelCauseFunc) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-f.wake:
+		}
+		now, err := f.Hosts.Get(h.Name)
+		gone := errors.Is(err, hosts.ErrNotFound)
+		cancelled := err == nil && now.State == hosts.Failed
+		if gone || cancelled || (err == nil && now.Boot.Token != h.Boot.Token) {
+			cancel(errUnwanted)
+			return
+		}
+	}
+}
+
+func (f *follower) apply(ev hosts.Event) {
+	if _, err := f.Hosts.Apply(f.name, ev); err != nil {
+		f.Log.Error("record an event", "host", f.name, "event", ev.Kind, "err", err)
+	}
+}
+
+func (f *follower) note(format string, args ...any) {
+	f.apply(hosts.Event{Kind: hosts.Noted, Message: fmt.Sprintf(format, args...)})
+}
+
+func (f *follower) fail(phase hosts.Phase, err error) {
+	f.apply(hosts.Event{Kind: hosts.Broke, Phase: phase, Message: err.Error()})
+}

@@ -1,0 +1,181 @@
+package installer
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"provision/disko"
+	"provision/hosts"
+)
+
+// Nix drives the nix command. Version 2.8 must do.
+type Nix struct {
+	Roots string // folder for garbage collector roots, one per host
+}
+
+// Config is what a flake says about a host.
+type Config struct {
+	System  string          `json:"system"`  // such as x86_64-linux
+	Devices json.RawMessage `json:"devices"` // config.disko.devices; null if there is none
+	Hosts   []string        `json:"hosts"`   // set instead of the others if the host is not in the flake
+}
+
+// readConfig is a nix function of nixosConfigurations. Disko's internal
+// options hold functions, which cannot be printed as JSON; they are dropped by
+// exact name, not by prefix, since users name things "_snapshots".
+//
+//go:embed config.nix
+var readConfig string
+
+var flags = []string{"--extra-experimental-features", "nix-command flakes"}
+
+// Evaluate reads a host's configuration and layout from the flake. Errors are
+// nix's own words, or name what the flake lacks.
+func (n Nix) Evaluate(ctx context.Context, flake, host string) (Config, *disko.Layout, error) {
+	var c Config
+	if err := hosts.CheckName(host); err != nil { // it goes into an expression
+		return c, nil, err
+	}
+	apply := strings.ReplaceAll(readConfig, "@HOST@", host)
+	out, err := n.run(ctx, nil, "eval", "--json", flake+"#nixosConfigurations", "--apply", apply)
+	if err != nil {
+		return c, nil, fmt.Errorf("evaluate %s: %w", flake, err)
+	}
+	if err := json.Unmarshal(out, &c); err != nil {
+		return c, nil, fmt.Errorf("evaluate %s: nix printed no JSON: %w", flake, err)
+	}
+	if c.Hosts != nil {
+		return c, nil, fmt.Errorf("flake %s has no nixosConfigurations.%s; it has: %s", flake, host, strings.Join(c.Hosts, ", "))
+	}
+	if bytes.Equal(c.Devices, []byte("null")) {
+		return c, nil, fmt.Errorf("nixosConfigurations.%s has no disko.devices: add disko's module and a layout to it", host)
+	}
+	layout, err := disko.Parse(c.Devices)
+	if err != nil {
+		return c, nil, fmt.Errorf("layout of %s: %w", host, err)
+	}
+	return c, layout, nil
+}
+
+// Build builds the host's system and keeps it from the garbage collector. It
+// returns the store path of its toplevel.
+func (n Nix) Build(ctx context.Context, flake, host string, line func(string)) (string, error) {
+	if err := os.MkdirAll(n.Roots, 0o755); err != nil {
+		return "", fmt.Errorf("build %s: %w", host, err)
+	}
+	attr := fmt.Sprintf("%s#nixosConfigurations.%q.config.system.build.toplevel", flake, host)
+	out, err := n.run(ctx, line, "build", "--json", "--out-link", filepath.Join(n.Roots, host), attr)
+	if err != nil {
+		return "", fmt.Errorf("build %s: %w", host, err)
+	}
+	var built []struct{ Outputs struct{ Out string } }
+	if err := json.Unmarshal(out, &built); err != nil || len(built) != 1 || built[0].Outputs.Out == "" {
+		return "", fmt.Errorf("build %s: nix did not say what it built: %s", host, out)
+	}
+	return built[0].Outputs.Out, nil
+}
+
+// ClosureSize is the number of store paths in the closure of path, and their
+// size in bytes.
+func (n Nix) ClosureSize(ctx context.Context, path string) (paths int, size int64, err error) {
+	out, err := n.run(ctx, nil, "path-info", "--recursive", "--json", path)
+	if err != nil {
+		return 0, 0, fmt.Errorf("closure of %s: %w", path, err)
+	}
+	type info struct {
+		NarSize int64 `json:"narSize"`
+	}
+	var list []info // nix before 2.19; later ones print an object
+	if err := json.Unmarshal(out, &list); err != nil {
+		var byPath map[string]info
+		if err := json.Unmarshal(out, &byPath); err != nil {
+			return 0, 0, fmt.Errorf("closure of %s: %w", path, err)
+		}
+		for _, i := range byPath {
+			list = append(list, i)
+		}
+	}
+	for _, i := range list {
+		size += i.NarSize
+	}
+	return len(list), size, nil
+}
+
+// run runs nix and returns its output. Its messages go to line, if given; the
+// last of them are in the error.
+func (n Nix) run(ctx context.Context, line func(string), args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, "nix", slices.Concat(flags, args)...)
+	var out bytes.Buffer
+	cmd.Stdout = &out
+	if err := runLogged(cmd, line); err != nil {
+		return nil, err
+	}
+	return out.Bytes(), nil
+}
+
+// runLogged runs a command and hands each line of its stderr to line. The
+// last lines become part of the error.
+func runLogged(cmd *exec.Cmd, line func(string)) error {
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		if errors.Is(err, exec.ErrNotFound) {
+			return fmt.Errorf("%s is not installed on this machine, or not in PATH: see https://nixos.org/download", cmd.Args[0])
+		}
+		return err
+	}
+	var last tail
+	for lines := bufio.NewReader(stderr); ; {
+		text, err := lines.ReadString('\n')
+		if text = strings.TrimRight(text, "\r\n"); text != "" {
+			if line != nil {
+				line(text)
+			}
+			last.add(text)
+		}
+		if err != nil { // io.EOF: the command ended
+			break
+		}
+	}
+	if err := cmd.Wait(); err != nil {
+		return fmt.Errorf("%s %s: %w%s", cmd.Args[0], subcommand(cmd.Args), err, last)
+	}
+	return nil
+}
+
+// subcommand is the first argument that is not a flag or its value: enough to
+// say which of nix's commands failed.
+func subcommand(args []string) string {
+	return strings.Join(args[min(len(args), 1+len(flags)):min(len(args), 2+len(flags))], " ")
+}
+
+// tail keeps the last lines of a command's output.
+type tail []string
+
+func (t *tail) add(line string) {
+	const most = 20
+	*t = append(*t, line)
+	if len(*t) > most {
+		*t = (*t)[len(*t)-most:]
+	}
+}
+
+// String is the lines behind a colon, or nothing.
+func (t tail) String() string {
+	if len(t) == 0 {
+		return ""
+	}
+	return ":\n  " + strings.Join(t, "\n  ")
+}

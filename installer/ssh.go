@@ -1,0 +1,148 @@
+package installer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// errWrongKey: something answered, and it is not the pinned machine.
+var errWrongKey = errors.New("another SSH host key than the pinned one")
+
+// errLost: the session to the installer broke; the work may go on when it is
+// back.
+var errLost = errors.New("lost the installer")
+
+// How soon a machine that was switched off is noticed. Firmware asks for a
+// boot for about a minute before it gives up, and is refused while its
+// installer still seems to answer.
+const (
+	keepAliveEvery = 3 * time.Second
+	keepAliveLimit = 9 * time.Second
+	dialLimit      = 10 * time.Second
+)
+
+// session is an SSH connection to a machine whose host key was pinned.
+type session struct {
+	client *ssh.Client
+	addr   string
+}
+
+// dial connects as root to addr, which must have the pinned host key
+// (authorized_keys form). With a wrong key the error is errWrongKey and
+// `other` the key that was shown. proved is true as soon as the machine has
+// shown that it holds the pinned key, even if it then lets nobody in.
+func dial(ctx context.Context, addr, pinned string, login ssh.Signer) (s *session, proved bool, other string, err error) {
+	want, _, _, _, err := ssh.ParseAuthorizedKey([]byte(pinned))
+	if err != nil {
+		return nil, false, "", fmt.Errorf("read the pinned key of %s: %w", addr, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialLimit)
+	defer cancel()
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", net.JoinHostPort(addr, "22"))
+	if err != nil {
+		return nil, false, "", err
+	}
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	config := &ssh.ClientConfig{
+		User:              "root",
+		Auth:              []ssh.AuthMethod{ssh.PublicKeys(login)},
+		HostKeyAlgorithms: []string{want.Type()},
+		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
+			if !bytes.Equal(key.Marshal(), want.Marshal()) {
+				other = strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key)))
+				return errWrongKey
+			}
+			// The key exchange was signed with this key before the callback.
+			proved = true
+			return nil
+		},
+	}
+	c, chans, reqs, err := ssh.NewClientConn(conn, addr, config)
+	if err != nil {
+		conn.Close()
+		if other != "" {
+			err = errWrongKey
+		}
+		return nil, proved, other, fmt.Errorf("connect to %s: %w", addr, err)
+	}
+	if !stop() {
+		conn.Close()
+		return nil, proved, other, ctx.Err()
+	}
+	return &session{client: ssh.NewClient(c, chans, reqs), addr: addr}, true, "", nil
+}
+
+// watch ends the session when the machine stops answering, and returns when
+// the session is over.
+func (s *session) watch(ctx context.Context) error {
+	defer s.client.Close()
+	ended := make(chan error, 1)
+	go func() { ended <- s.client.Wait() }()
+	for {
+		select {
+		case <-ctx.Done():
+			s.client.Close()
+			<-ended
+			return ctx.Err()
+		case <-ended:
+			return errLost
+		case <-time.After(keepAliveEvery):
+		}
+		timer := time.AfterFunc(keepAliveLimit, func() { s.client.Close() })
+		_, _, err := s.client.SendRequest("keepalive@openssh.com", true, nil)
+		timer.Stop()
+		if err != nil {
+			s.client.Close()
+			<-ended
+			return errLost
+		}
+	}
+}
+
+// run runs a command, fed with stdin if that is not nil, and returns its
+// output. The last lines of what it said are in the error.
+func (s *session) run(ctx context.Context, stdin io.Reader, argv ...string) ([]byte, error) {
+	sess, err := s.client.NewSession()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", errLost, argv[0], err)
+	}
+	defer sess.Close()
+	stop := context.AfterFunc(ctx, func() { sess.Close() })
+	defer stop()
+	var out, errOut bytes.Buffer
+	sess.Stdin, sess.Stdout, sess.Stderr = stdin, &out, &errOut
+	err = sess.Run(quote(argv))
+	if err == nil {
+		return out.Bytes(), nil
+	}
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("%s: %w", strings.Join(argv, " "), context.Cause(ctx))
+	}
+	var exit *ssh.ExitError
+	if !errors.As(err, &exit) {
+		return nil, fmt.Errorf("%w during %s: %w", errLost, argv[0], err)
+	}
+	var last tail
+	for line := range strings.Lines(out.String() + errOut.String()) {
+		last.add(strings.TrimRight(line, "\n"))
+	}
+	return out.Bytes(), fmt.Errorf("%s: exit status %d%s", strings.Join(argv, " "), exit.ExitStatus(), last)
+}
+
+// quote makes one shell word of each argument: the SSH protocol carries a
+// command line, not arguments.
+func quote(argv []string) string {
+	words := make([]string, len(argv))
+	for i, a := range argv {
+		words[i] = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
+	}
+	return strings.Join(words, " ")
+}

@@ -1,0 +1,81 @@
+package web
+
+import (
+	"time"
+
+	"provision/hosts"
+	"provision/images"
+)
+
+// Status is what `provision status --json` prints of a host. Its field names
+// are stable.
+type Status struct {
+	Name     string         `json:"name"`
+	MACs     []string       `json:"macs"`
+	State    hosts.State    `json:"state"`
+	Phase    hosts.Phase    `json:"phase"`
+	Percent  int            `json:"percent"` // of the phase
+	Progress hosts.Progress `json:"progress"`
+	Address  string         `json:"address"`
+	System   string         `json:"system"` // store path of the system that was built for it
+	Error    string         `json:"error"`
+	Since    time.Time      `json:"since"` // when State was entered
+	Proof    string         `json:"proof"` // how the installed host proved itself
+	HostKey  string         `json:"host_key"`
+	Image    string         `json:"image"`
+	Flake    string         `json:"flake"`
+	Permit   hosts.Permit   `json:"permit"`
+	Event    uint64         `json:"event"` // number of the newest event
+}
+
+func status(h hosts.Host) Status {
+	return Status{Name: h.Name, MACs: h.MACs, State: h.State, Phase: h.Phase, Percent: h.Progress.Percent(),
+		Progress: h.Progress, Address: h.Address, System: h.System, Error: h.Error, Since: h.Since, Proof: h.Proven,
+		HostKey: h.HostKey, Image: h.Image, Flake: h.Flake, Permit: h.Permit, Event: h.LastEvent}
+}
+
+// EnrollRequest is the body of POST /v1/hosts.
+type EnrollRequest struct {
+	Name       string            `json:"name"`
+	MACs       []string          `json:"macs"`
+	Image      string            `json:"image,omitempty"` // may be left out if there is one for the architecture
+	Board      string            `json:"board,omitempty"`
+	Address    string            `json:"address,omitempty"`
+	ExtraFiles string            `json:"extra_files,omitempty"` // absolute path on the server
+	DiskKeys   map[string][]byte `json:"disk_keys,omitempty"`   // installer path to content
+	Permit     time.Duration     `json:"permit"`                // nanoseconds
+}
+
+// ImageRequest is the body of POST /v1/images. Paths are absolute, on the
+// server.
+type ImageRequest struct {
+	Name    string `json:"name"`
+	Arch    string `json:"arch"`
+	From    string `json:"from,omitempty"` // or the next three
+	Kernel  string `json:"kernel,omitempty"`
+	Initrd  string `json:"initrd,omitempty"`
+	Cmdline string `json:"cmdline,omitempty"`
+}
+
+// ImageProgress is a line of the answer to POST /v1/images: progress, and
+// last the image or the error.
+type ImageProgress struct {
+	Done     int64         `json:"done"`
+	Total    int64         `json:"total"` // bytes
+	Image    *images.Image `json:"image,omitempty"`
+	Warnings []string      `json:"warnings,omitempty"`
+	Error    string        `json:"error,omitempty"`
+}
+
+// News is a line of GET /v1/watch: how a host stands, and the event that led
+// there, if it is one that is kept.
+type News struct {
+	Event  *hosts.Event `json:"event,omitempty"`
+	Status Status       `json:"status"`
+	Gone   bool         `json:"gone,omitempty"` // the host was forgotten
+}
+
+// Failure is the body of every answer that is not a success.
+type Failure struct {
+	Error string `json:"error"`
+}

@@ -1,0 +1,217 @@
+package web
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/labstack/echo/v4"
+	"golang.org/x/crypto/ssh"
+
+	"provision/disko"
+	"provision/hosts"
+	"provision/images"
+)
+
+func join(names []string) string { return strings.Join(names, ", ") }
+
+// enroll checks everything that can be checked before a machine is switched
+// on, and only then changes anything.
+func (s *Server) enroll(c echo.Context) error {
+	var r EnrollRequest
+	if err := bind(c, &r); err != nil {
+		return err
+	}
+	h, secrets, err := s.check(c.Request().Context(), r)
+	if err != nil {
+		return err
+	}
+	h, err = s.Hosts.Enroll(h, r.Permit, secrets)
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusCreated, status(h))
+}
+
+func bind(c echo.Context, to any) error {
+	dec := json.NewDecoder(c.Request().Body)
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(to); err != nil {
+		return fmt.Errorf("read the request: %w", err)
+	}
+	return nil
+}
+
+func (s *Server) check(ctx context.Context, r EnrollRequest) (hosts.Host, map[string][]byte, error) {
+	h := hosts.Host{Name: r.Name, Flake: s.Flake, Board: r.Board, Options: hosts.Options{Address: r.Address, ExtraFiles: r.ExtraFiles}}
+	if err := hosts.CheckName(r.Name); err != nil {
+		return h, nil, err
+	}
+	if s.Flake == "" {
+		return h, nil, errors.New("the server has no flake to install from: start it with --flake REF")
+	}
+	if r.Permit <= 0 {
+		return h, nil, errors.New("a permit needs a time to live: --permit 24h")
+	}
+	for _, m := range r.MACs {
+		mac, err := hosts.ParseMAC(m)
+		if err != nil {
+			return h, nil, err
+		}
+		if other, err := s.Hosts.ByMAC(mac); err == nil && other.Name != r.Name {
+			return h, nil, fmt.Errorf("MAC %s is enrolled already, as %s: `provision forget %s` would free it", mac, other.Name, other.Name)
+		}
+		h.MACs = append(h.MACs, mac)
+	}
+	system, layout, err := s.Evaluate(ctx, s.Flake, r.Name)
+	if err != nil {
+		return h, nil, err
+	}
+	arch, err := images.ParseArch(system)
+	if err != nil {
+		return h, nil, fmt.Errorf("%s is built for %s: %w", r.Name, system, err)
+	}
+	h.Arch = string(arch)
+	if h.Image, err = s.image(r.Image, arch); err != nil {
+		return h, nil, err
+	}
+	secrets, err := secretsFor(r, layout)
+	if err != nil {
+		return h, nil, err
+	}
+	for path := range r.DiskKeys {
+		h.Options.DiskKeys = append(h.Options.DiskKeys, path)
+	}
+	slices.Sort(h.Options.DiskKeys)
+	return h, secrets, nil
+}
+
+// image checks the named image, or picks the only one of the architecture.
+func (s *Server) image(name string, arch images.Arch) (string, error) {
+	if name == "" {
+		all, err := s.Images.List()
+		if err != nil {
+			return "", err
+		}
+		var fits []string
+		for _, img := range all {
+			if img.Arch == arch {
+				fits = append(fits, img.Name)
+			}
+		}
+		switch len(fits) {
+		case 0:
+			return "", fmt.Errorf("there is no installer image for %s yet: add one with `provision images add NAME --arch %s --from DIR`", arch, arch)
+		case 1:
+			name = fits[0]
+		default:
+			return "", fmt.Errorf("several images fit %s: choose one with --image: %s", arch, join(fits))
+		}
+	}
+	img, err := s.Images.Get(name)
+	if err != nil {
+		return "", err
+	}
+	if img.Arch != arch {
+		return "", fmt.Errorf("image %s is for %s, and the flake builds this host for %s: choose another --image", name, img.Arch, arch)
+	}
+	for _, file := range []images.File{img.Kernel, img.Initrd} {
+		f, err := s.Images.OpenFile(file)
+		if err != nil {
+			return "", fmt.Errorf("image %s: %w", name, err)
+		}
+		f.Close()
+	}
+	return name, nil
+}
+
+// secretsFor collects the disk keys, which must be all that the layout reads,
+// and the host key that the extra files bring, if they bring one.
+func secretsFor(r EnrollRequest, layout *disko.Layout) (map[string][]byte, error) {
+	plan, err := disko.NewPlan(layout, nil)
+	if err != nil {
+		return nil, err
+	}
+	want := plan.KeyFiles()
+	secrets := make(map[string][]byte)
+	for _, path := range want {
+		key, given := r.DiskKeys[path]
+		if !given {
+			return nil, fmt.Errorf("the layout of %s reads a disk encryption key from %s: give it with --disk-encryption-key %s=FILE", r.Name, path, path)
+		}
+		if strings.TrimRight(string(key), "\n") == "" {
+			return nil, fmt.Errorf("the disk encryption key for %s is empty", path)
+		}
+		secrets[hosts.SecretDisk(path)] = key
+	}
+	for path := range r.DiskKeys {
+		if !slices.Contains(want, path) {
+			return nil, fmt.Errorf("the layout of %s reads no key from %s; it reads: %s", r.Name, path, join(append(want, "nothing else")))
+		}
+	}
+	if r.ExtraFiles == "" {
+		return secrets, nil
+	}
+	key, err := extraHostKey(r.ExtraFiles)
+	if key != nil {
+		secrets[hosts.SecretHostKey] = key
+	}
+	return secrets, err
+}
+
+// extraHostKey returns the host's SSH key if the extra files hold one.
+func extraHostKey(dir string) ([]byte, error) {
+	if !filepath.IsAbs(dir) {
+		return nil, fmt.Errorf("extra files %s: write an absolute path", dir)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, fmt.Errorf("extra files: %w", err)
+	}
+	defer root.Close()
+	const name = "etc/ssh/ssh_host_ed25519_key"
+	key, err := root.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err == nil {
+		_, err = ssh.ParsePrivateKey(key)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("extra files: %s: %w", name, err)
+	}
+	return key, nil
+}
+
+// plan says what an install would do: to the machine as it was last seen, or
+// in general if it was never seen.
+func (s *Server) plan(c echo.Context) error {
+	h, err := s.host(c)
+	if err != nil {
+		return err
+	}
+	_, layout, err := s.Evaluate(c.Request().Context(), h.Flake, h.Name)
+	if err != nil {
+		return err
+	}
+	var facts *disko.Facts
+	raw, err := s.Hosts.Facts(h.Name)
+	if err == nil {
+		facts, err = disko.ParseFacts(raw)
+	}
+	if err != nil && !errors.Is(err, hosts.ErrNotFound) {
+		return err
+	}
+	p, err := disko.NewPlan(layout, facts)
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, p)
+}

@@ -1,0 +1,320 @@
+// Package web is the operator's API: JSON over HTTP on a Unix socket, as
+// docs/api.md describes it.
+package web
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"provision/disko"
+	"provision/hosts"
+	"provision/images"
+)
+
+// Server answers the operator. Its exported fields are its options.
+type Server struct {
+	Socket  string // path of the Unix socket, mode 0600
+	Group   string // if set, members of this group may use it too
+	Flake   string // flake reference of the fleet
+	Version string
+
+	Hosts  *hosts.Inventory
+	Images *images.Catalog
+	// Evaluate reads a host's platform (such as x86_64-linux) and layout from
+	// the flake.
+	Evaluate func(ctx context.Context, flake, host string) (system string, layout *disko.Layout, err error)
+	Log      *slog.Logger
+}
+
+// Run serves until ctx ends, and then returns nil.
+func (s *Server) Run(ctx context.Context) error {
+	l, err := s.listen(ctx)
+	if err != nil {
+		return err
+	}
+	srv := &http.Server{Handler: s.routes(), ReadHeaderTimeout: 10 * time.Second,
+		BaseContext: func(net.Listener) context.Context { return ctx }}
+	done := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(done)
+		// Streams end with ctx; give them a moment to say so.
+		brief, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if srv.Shutdown(brief) != nil {
+			srv.Close()
+		}
+	})
+	err = srv.Serve(l)
+	if !stop() {
+		<-done
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("serve the API: %w", err)
+}
+
+// listen opens the socket. What a killed server left behind is replaced; a
+// live one is not.
+func (s *Server) listen(ctx context.Context) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(s.Socket), 0o755); err != nil {
+		return nil, fmt.Errorf("open the API's socket: %w", err)
+	}
+	if c, err := new(net.Dialer).DialContext(ctx, "unix", s.Socket); err == nil {
+		c.Close()
+		return nil, fmt.Errorf("open the API's socket: another server answers on %s; stop it or choose another --socket", s.Socket)
+	}
+	if err := os.Remove(s.Socket); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("open the API's socket: %w", err)
+	}
+	// The mask makes the socket private from its first moment on.
+	old := syscall.Umask(0o177)
+	l, err := new(net.ListenConfig).Listen(ctx, "unix", s.Socket)
+	syscall.Umask(old)
+	if err == nil && s.Group != "" {
+		err = share(s.Socket, s.Group)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open the API's socket: %w", err)
+	}
+	return l, nil
+}
+
+func share(path, group string) error {
+	g, err := user.LookupGroup(group)
+	if err != nil {
+		return err
+	}
+	gid, err := strconv.Atoi(g.Gid)
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.Chown(path, -1, gid), os.Chmod(path, 0o660))
+}
+
+func (s *Server) routes() http.Handler {
+	e := echo.New()
+	e.HideBanner, e.HidePort = true, true
+	e.HTTPErrorHandler = s.fail
+	v1 := e.Group("/v1")
+	v1.GET("/version", func(c echo.Context) error {
+		return c.JSON(http.StatusOK, map[string]string{"version": s.Version})
+	})
+	v1.GET("/hosts", s.list)
+	v1.POST("/hosts", s.enroll)
+	v1.GET("/hosts/:name", s.get)
+	v1.DELETE("/hosts/:name", s.forget)
+	v1.POST("/hosts/:name/cancel", s.cancel)
+	v1.GET("/hosts/:name/events", s.events)
+	v1.GET("/hosts/:name/plan", s.plan)
+	v1.GET("/watch", s.watch)
+	v1.GET("/discovered", s.discovered)
+	v1.GET("/images", s.listImages)
+	v1.POST("/images", s.addImage)
+	v1.POST("/images/:name/verify", s.verifyImage)
+	v1.DELETE("/images/:name", s.removeImage)
+	return e
+}
+
+// fail turns an error into an answer. What the operator did wrong is 400,
+// what is not there 404, what is not allowed now 409.
+func (s *Server) fail(err error, c echo.Context) {
+	code := http.StatusBadRequest
+	var he *echo.HTTPError
+	switch {
+	case errors.As(err, &he):
+		code = he.Code
+		err = fmt.Errorf("%v", he.Message)
+	case errors.Is(err, hosts.ErrNotFound), errors.Is(err, images.ErrNotFound):
+		code = http.StatusNotFound
+	case errors.Is(err, hosts.ErrRefused):
+		code = http.StatusConflict
+	}
+	if !c.Response().Committed {
+		if err := c.JSON(code, Failure{err.Error()}); err != nil {
+			s.Log.Debug("answer the operator", "err", err)
+		}
+	}
+}
+
+func (s *Server) list(c echo.Context) error {
+	all, err := s.Hosts.List()
+	if err != nil {
+		return err
+	}
+	out := make([]Status, len(all))
+	for i, h := range all {
+		out[i] = status(h)
+	}
+	return c.JSON(http.StatusOK, out)
+}
+
+func (s *Server) get(c echo.Context) error {
+	h, err := s.host(c)
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, status(h))
+}
+
+// host is the one that the path names; if there is none, the error lists
+// those that are.
+func (s *Server) host(c echo.Context) (hosts.Host, error) {
+	h, err := s.Hosts.Get(c.Param("name"))
+	if !errors.Is(err, hosts.ErrNotFound) {
+		return h, err
+	}
+	all, listErr := s.Hosts.List()
+	if listErr != nil {
+		return h, listErr
+	}
+	names := make([]string, len(all))
+	for i, o := range all {
+		names[i] = o.Name
+	}
+	if len(names) == 0 {
+		return h, fmt.Errorf("%w; no host is enrolled yet", err)
+	}
+	return h, fmt.Errorf("%w; enrolled are: %s", err, join(names))
+}
+
+func (s *Server) forget(c echo.Context) error {
+	h, err := s.host(c)
+	if err != nil {
+		return err
+	}
+	if err := s.Hosts.Forget(h.Name); err != nil {
+		return err
+	}
+	return c.NoContent(http.StatusNoContent)
+}
+
+func (s *Server) cancel(c echo.Context) error {
+	h, err := s.host(c)
+	if err != nil {
+		return err
+	}
+	h, err = s.Hosts.Apply(h.Name, hosts.Event{Kind: hosts.Cancelled, Message: "the permit was withdrawn"})
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, status(h))
+}
+
+func (s *Server) events(c echo.Context) error {
+	h, err := s.host(c)
+	if err != nil {
+		return err
+	}
+	after, err := number(c.QueryParam("after"))
+	if err != nil {
+		return err
+	}
+	events, err := s.Hosts.Events(h.Name, after)
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, events)
+}
+
+func number(s string) (uint64, error) {
+	if s == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseUint(s, 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("after=%q: not an event's number", s)
+	}
+	return n, nil
+}
+
+func (s *Server) discovered(c echo.Context) error {
+	return c.JSON(http.StatusOK, s.Hosts.Discovered())
+}
+
+// watch streams News: first how each host stands, then what changes.
+// ?host=NAME limits it, ?after=N replays that host's events past N.
+func (s *Server) watch(c echo.Context) error {
+	ctx := c.Request().Context()
+	only := c.QueryParam("host")
+	changed := s.Hosts.Watch(ctx) // before the first look, so that nothing is missed between
+	all, err := s.Hosts.List()
+	if err != nil {
+		return err
+	}
+	out := &stream{hosts: s.Hosts, c: c, last: make(map[string]uint64)}
+	for _, h := range all {
+		out.last[h.Name] = h.LastEvent
+	}
+	if replay := c.QueryParam("after"); only != "" && replay != "" {
+		if out.last[only], err = number(replay); err != nil {
+			return err
+		}
+	}
+	c.Response().Header().Set(echo.HeaderContentType, "application/x-ndjson")
+	c.Response().WriteHeader(http.StatusOK)
+	for _, h := range all {
+		if only == "" || only == h.Name {
+			if err := out.send(h.Name); err != nil {
+				return err
+			}
+		}
+	}
+	c.Response().Flush()
+	for name := range changed {
+		if only != "" && only != name {
+			continue
+		}
+		if err := out.send(name); err != nil {
+			return err
+		}
+		c.Response().Flush()
+	}
+	return nil
+}
+
+// stream remembers which events of each host were sent.
+type stream struct {
+	hosts *hosts.Inventory
+	c     echo.Context
+	last  map[string]uint64
+}
+
+func (st *stream) send(name string) error {
+	enc := json.NewEncoder(st.c.Response())
+	h, err := st.hosts.Get(name)
+	if errors.Is(err, hosts.ErrNotFound) {
+		delete(st.last, name)
+		return enc.Encode(News{Status: Status{Name: name}, Gone: true})
+	}
+	if err != nil {
+		return err
+	}
+	events, err := st.hosts.Events(name, st.last[name])
+	if err != nil {
+		return err
+	}
+	for _, ev := range events {
+		st.last[name] = ev.Number
+		if err := enc.Encode(News{Event: &ev, Status: status(h)}); err != nil {
+			return err
+		}
+	}
+	if len(events) > 0 {
+		return nil
+	}
+	return enc.Encode(News{Status: status(h)})
+}

@@ -1,0 +1,222 @@
+package pxe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+
+	"provision/hosts"
+)
+
+// serveDHCP reads requests, has them answered, and sends the answers.
+func (s *Server) serveDHCP(ctx context.Context, conn *net.UDPConn, answer func(*dhcpv4.DHCPv4) (*dhcpv4.DHCPv4, error)) error {
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	buf := make([]byte, 4096)
+	for {
+		n, from, err := conn.ReadFromUDP(buf)
+		if closed(err) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("receive DHCP: %w", err)
+		}
+		m, err := dhcpv4.FromBytes(buf[:n])
+		if err != nil {
+			s.Log.Debug("not a DHCP packet", "from", from, "err", err)
+			continue
+		}
+		r, err := answer(m)
+		if err != nil {
+			s.Log.Error("answer DHCP", "mac", m.ClientHWAddr, "err", err)
+			continue
+		}
+		if r == nil {
+			continue
+		}
+		to := destination(m, r)
+		if from.Port == 4011 || conn.LocalAddr().(*net.UDPAddr).Port == 4011 {
+			to = from // RFC 4578 leaves it open; EDK2 and iPXE listen where they sent from
+		}
+		if _, err := conn.WriteToUDP(r.ToBytes(), to); err != nil {
+			s.Log.Warn("send DHCP", "to", to, "mac", m.ClientHWAddr, "err", err)
+		}
+	}
+}
+
+// answerDHCP answers what came to port 67. A nil reply is silence.
+func (s *Server) answerDHCP(m *dhcpv4.DHCPv4) (*dhcpv4.DHCPv4, error) {
+	c, h, err := s.who(m)
+	if err != nil || c.MAC == "" {
+		return nil, err
+	}
+	if s.Mode == Proxy {
+		return s.answerProxy(m, c, h)
+	}
+	switch m.MessageType() {
+	case dhcpv4.MessageTypeDiscover, dhcpv4.MessageTypeRequest:
+		return s.answerFull(m, c, h)
+	case dhcpv4.MessageTypeRelease, dhcpv4.MessageTypeDecline:
+		return nil, s.leases.release(c.MAC, m.MessageType() == dhcpv4.MessageTypeDecline)
+	}
+	return nil, nil
+}
+
+// who finds the host behind a packet: nil for a MAC that is not enrolled,
+// which is recorded as discovered.
+func (s *Server) who(m *dhcpv4.DHCPv4) (client, *hosts.Host, error) {
+	c, err := identify(m)
+	if err != nil {
+		return client{}, nil, nil //nolint:nilerr // somebody else's packet is not our error
+	}
+	h, err := s.Hosts.ByMAC(c.MAC)
+	if errors.Is(err, hosts.ErrNotFound) {
+		s.Hosts.See(hosts.Discovered{MAC: c.MAC, Vendor: c.Vendor, Arch: archWords(c.Arches)})
+		return c, nil, nil
+	}
+	return c, &h, err
+}
+
+// answerProxy is ProxyDHCP on port 67 (PXE 2.1 section 2.2): offers to those
+// who may boot. An address is never given. Requests to the real server pass
+// by and tell where the machine will be.
+func (s *Server) answerProxy(m *dhcpv4.DHCPv4, c client, h *hosts.Host) (*dhcpv4.DHCPv4, error) {
+	switch m.MessageType() {
+	case dhcpv4.MessageTypeRequest:
+		if h != nil {
+			s.moved(*h, requested(m))
+		}
+		if id := m.ServerIdentifier(); id == nil || !id.Equal(s.self.AsSlice()) {
+			return nil, nil
+		}
+	case dhcpv4.MessageTypeDiscover:
+	default:
+		return nil, nil
+	}
+	b, _, err := s.boot(m, c, h)
+	if err != nil || b.File == "" {
+		return nil, err
+	}
+	return proxyReply(m, b)
+}
+
+// answerBINL answers on port 4011, where a PXE client asks for its file name
+// after it has an address.
+func (s *Server) answerBINL(m *dhcpv4.DHCPv4) (*dhcpv4.DHCPv4, error) {
+	if t := m.MessageType(); t != dhcpv4.MessageTypeRequest && t != dhcpv4.MessageTypeInform {
+		return nil, nil
+	}
+	c, h, err := s.who(m)
+	if err != nil || c.MAC == "" {
+		return nil, err
+	}
+	b, _, err := s.boot(m, c, h)
+	if err != nil || b.File == "" {
+		return nil, err
+	}
+	return proxyReply(m, b)
+}
+
+// answerFull is DHCP (RFC 2131) for those who may have a lease.
+func (s *Server) answerFull(m *dhcpv4.DHCPv4, c client, h *hosts.Host) (*dhcpv4.DHCPv4, error) {
+	b, a, err := s.boot(m, c, h)
+	if err != nil || !a.Lease {
+		return nil, err
+	}
+	want := requested(m)
+	if m.MessageType() == dhcpv4.MessageTypeRequest {
+		if id := m.ServerIdentifier(); id != nil && !id.IsUnspecified() && !id.Equal(s.self.AsSlice()) {
+			return nil, nil // it chose another server
+		}
+		ok, err := s.leases.confirm(c.MAC, want)
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			return nak(m, s.self)
+		}
+		if h != nil {
+			s.moved(*h, want)
+		}
+		return leaseReply(m, want, s.net, b)
+	}
+	var fixed netip.Addr
+	if h != nil && h.Options.Address != "" {
+		if fixed, err = netip.ParseAddr(h.Options.Address); err != nil {
+			return nil, fmt.Errorf("fixed address of %s: %w", h.Name, err)
+		}
+	}
+	addr, err := s.leases.offer(c.MAC, fixed, want)
+	if err != nil {
+		return nil, err
+	}
+	return leaseReply(m, addr, s.net, b)
+}
+
+// requested is the address that a client asks for or has; invalid if none.
+func requested(m *dhcpv4.DHCPv4) netip.Addr {
+	if a, ok := netip.AddrFromSlice(m.RequestedIPAddress().To4()); ok && !a.IsUnspecified() {
+		return a
+	}
+	if a, ok := netip.AddrFromSlice(m.ClientIPAddr.To4()); ok && !a.IsUnspecified() {
+		return a
+	}
+	return netip.Addr{}
+}
+
+// boot decides what the machine loads and, where it is a new boot, begins it.
+func (s *Server) boot(m *dhcpv4.DHCPv4, c client, h *hosts.Host) (bootInfo, answer, error) {
+	a := decide(h, c, s.Mode, s.Hold, s.Now())
+	b := bootInfo{Server: s.self, Kind: c.Kind}
+	if a.Why != "" {
+		s.Log.Debug("no boot", "mac", c.MAC, "client", c, "why", a.Why)
+	}
+	if h != nil && a.Tell {
+		s.tell(*h, "%s asked to boot and was refused: %s", c, a.Why)
+	}
+	switch {
+	case a.Load == nothing:
+		return b, a, nil
+	case h == nil: // --unknown=hold
+		b.File = s.holdFile(a.Load, c.MAC)
+		return b, a, nil
+	}
+	boot := h.Boot
+	if !s.fresh(*h) {
+		next, err := s.Hosts.BeginBoot(h.Name, hosts.Boot{Via: c.String(), Server: s.self.String(), Expires: s.Now().Add(s.BootTime)}, c.Machine)
+		if errors.Is(err, hosts.ErrRefused) { // it changed since decide
+			return b, a, nil
+		}
+		if err != nil {
+			return b, a, fmt.Errorf("begin a boot of %s: %w", h.Name, err)
+		}
+		boot = next.Boot
+	}
+	b.File = bootPath + boot.Token + "/" + string(a.Load)
+	if a.Load == script {
+		b.File = s.url("/" + b.File)
+	}
+	return b, a, nil
+}
+
+// fresh reports whether the host's boot was offered and not yet taken up:
+// firmware asks several times before it loads anything, and iPXE asks again
+// after it. One that was taken up and is asked for again was interrupted.
+func (s *Server) fresh(h hosts.Host) bool {
+	return h.State == hosts.Booting && h.Boot.Serves(s.Now()) && h.Boot.Client == ""
+}
+
+// moved keeps where a machine is, if that is new.
+func (s *Server) moved(h hosts.Host, addr netip.Addr) {
+	if !addr.IsValid() || h.Address == addr.String() {
+		return
+	}
+	_, err := s.Hosts.Apply(h.Name, hosts.Event{Kind: hosts.Moved, Address: addr.String(), Message: "has address " + addr.String()})
+	if err != nil {
+		s.Log.Error("keep an address", "host", h.Name, "err", err)
+	}
+}

@@ -1,0 +1,219 @@
+package pxe
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"provision/hosts"
+)
+
+// Range is the addresses that the DHCP server hands out, both ends included.
+type Range struct{ First, Last netip.Addr }
+
+// MaxRange bounds a range: a /12 is more than any link holds.
+const MaxRange = 1 << 20
+
+// ParseRange reads A-B.
+func ParseRange(s string) (Range, error) {
+	a, b, _ := strings.Cut(s, "-")
+	first, err1 := netip.ParseAddr(strings.TrimSpace(a))
+	last, err2 := netip.ParseAddr(strings.TrimSpace(b))
+	if err1 != nil || err2 != nil || !first.Is4() || !last.Is4() || last.Less(first) {
+		return Range{}, fmt.Errorf("DHCP range %q: write FIRST-LAST, such as 192.168.1.100-192.168.1.199", s)
+	}
+	r := Range{first, last}
+	if r.size() > MaxRange {
+		return Range{}, fmt.Errorf("DHCP range %q holds more than %d addresses", s, MaxRange)
+	}
+	return r, nil
+}
+
+func number(a netip.Addr) uint32 {
+	b := a.As4()
+	return uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
+}
+
+func (r Range) size() int64 { return int64(number(r.Last)) - int64(number(r.First)) + 1 }
+
+func (r Range) at(i int64) netip.Addr {
+	n := number(r.First) + uint32(i)
+	return netip.AddrFrom4([4]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)})
+}
+
+func (r Range) contains(a netip.Addr) bool {
+	return a.Is4() && !a.Less(r.First) && !r.Last.Less(a)
+}
+
+// lease is one address in use. An empty MAC marks an address that a client
+// declined because somebody else uses it.
+type lease struct {
+	MAC     string    `json:"mac"`
+	Expires time.Time `json:"expires"`
+}
+
+// pool hands out addresses. It lives in memory; what was acknowledged is in
+// the store before the client hears of it.
+type pool struct {
+	store hosts.Store
+	rng   Range
+	avoid map[netip.Addr]bool // our own, the router's
+	term  time.Duration
+	now   func() time.Time
+
+	mu    sync.Mutex
+	by    map[netip.Addr]lease
+	mine  map[string]netip.Addr // MAC to its address
+	saved map[netip.Addr]time.Time
+}
+
+const leasePrefix = "lease/"
+
+func newPool(store hosts.Store, rng Range, term time.Duration, now func() time.Time, avoid ...netip.Addr) (*pool, error) {
+	p := &pool{store: store, rng: rng, term: term, now: now, avoid: make(map[netip.Addr]bool),
+		by: make(map[netip.Addr]lease), mine: make(map[string]netip.Addr), saved: make(map[netip.Addr]time.Time)}
+	for _, a := range avoid {
+		p.avoid[a] = true
+	}
+	recs, err := store.List(leasePrefix, "")
+	if err != nil {
+		return nil, fmt.Errorf("read leases: %w", err)
+	}
+	for _, rec := range recs {
+		var l lease
+		addr, err := netip.ParseAddr(strings.TrimPrefix(rec.Key, leasePrefix))
+		if err = errors.Join(err, json.Unmarshal(rec.Value, &l)); err != nil {
+			return nil, fmt.Errorf("read lease %s: %w", rec.Key, err)
+		}
+		p.by[addr], p.saved[addr] = l, l.Expires
+		if l.MAC != "" {
+			p.mine[l.MAC] = addr
+		}
+	}
+	return p, nil
+}
+
+// offer picks the client's address: the fixed one, the one it has, the one it
+// asks for, a free one, and last one whose lease ran out. It is held for a
+// minute.
+func (p *pool) offer(mac string, fixed, asked netip.Addr) (netip.Addr, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	addr := fixed
+	if !addr.IsValid() {
+		addr = p.pick(mac, asked)
+	}
+	if !addr.IsValid() {
+		return addr, fmt.Errorf("no address left in %s-%s for %s", p.rng.First, p.rng.Last, mac)
+	}
+	if l := p.by[addr]; l.MAC != mac || l.Expires.Before(p.now().Add(time.Minute)) {
+		p.assign(addr, lease{mac, p.now().Add(time.Minute)})
+	}
+	return addr, nil
+}
+
+func (p *pool) pick(mac string, asked netip.Addr) netip.Addr {
+	if addr, ok := p.mine[mac]; ok && p.rng.contains(addr) && !p.avoid[addr] {
+		return addr
+	}
+	if p.free(asked) {
+		return asked
+	}
+	// A machine lands on the same address each time, as far as possible, even
+	// after its lease was lost.
+	h := fnv.New32a()
+	h.Write([]byte(mac))
+	start, size := int64(h.Sum32()), p.rng.size()
+	var expired netip.Addr
+	for i := range size {
+		addr := p.rng.at((start + i) % size)
+		l, taken := p.by[addr]
+		switch {
+		case p.avoid[addr]:
+		case !taken:
+			return addr
+		case !expired.IsValid() && l.Expires.Before(p.now()):
+			expired = addr
+		}
+	}
+	return expired
+}
+
+func (p *pool) free(a netip.Addr) bool {
+	l, taken := p.by[a]
+	return a.IsValid() && p.rng.contains(a) && !p.avoid[a] && (!taken || l.Expires.Before(p.now()))
+}
+
+func (p *pool) assign(addr netip.Addr, l lease) {
+	if old, ok := p.by[addr]; ok && p.mine[old.MAC] == addr {
+		delete(p.mine, old.MAC)
+	}
+	if old, ok := p.mine[l.MAC]; ok && old != addr {
+		delete(p.by, old)
+	}
+	p.by[addr] = l
+	if l.MAC != "" {
+		p.mine[l.MAC] = addr
+	}
+}
+
+// confirm makes the lease of addr the client's for a full term, on disk
+// before it returns. False: the address is not the client's.
+func (p *pool) confirm(mac string, addr netip.Addr) (bool, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.mine[mac] != addr || !addr.IsValid() {
+		return false, nil
+	}
+	l := lease{mac, p.now().Add(p.term)}
+	// Half a term more on the disk spares it a write for every DHCPREQUEST.
+	if p.saved[addr].Before(l.Expires) {
+		longer := lease{mac, l.Expires.Add(p.term / 2)}
+		if err := p.save(addr, &longer); err != nil {
+			return false, err
+		}
+		p.saved[addr] = longer.Expires
+	}
+	p.by[addr] = l
+	return true, nil
+}
+
+// release frees the client's address; declined keeps it from everybody for a
+// term, because the client found it in use (RFC 2131 section 4.3.3).
+func (p *pool) release(mac string, declined bool) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	addr, ok := p.mine[mac]
+	if !ok {
+		return nil
+	}
+	delete(p.mine, mac)
+	delete(p.by, addr)
+	delete(p.saved, addr)
+	if !declined {
+		return p.save(addr, nil)
+	}
+	l := lease{Expires: p.now().Add(p.term)}
+	p.by[addr] = l
+	return p.save(addr, &l)
+}
+
+func (p *pool) save(addr netip.Addr, l *lease) error {
+	w := hosts.Write{Key: leasePrefix + addr.String()}
+	if l != nil {
+		data, err := json.Marshal(l)
+		if err != nil {
+			return err
+		}
+		w.Value = data
+	}
+	if err := p.store.Commit(nil, []hosts.Write{w}); err != nil {
+		return fmt.Errorf("save the lease of %s: %w", addr, err)
+	}
+	return nil
+}

@@ -1,0 +1,88 @@
+package pxe
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// listenUDP opens a port on one interface, with leave to broadcast. It does
+// not share the port: two servers that both answer would be worse than an
+// error.
+func listenUDP(ctx context.Context, ifname string, port int) (*net.UDPConn, error) {
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var err error
+		ctl := c.Control(func(fd uintptr) {
+			err = errors.Join(unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BROADCAST, 1),
+				unix.BindToDevice(int(fd), ifname))
+		})
+		return errors.Join(ctl, err)
+	}}
+	conn, err := lc.ListenPacket(ctx, "udp4", fmt.Sprintf(":%d", port))
+	if err != nil {
+		return nil, portError("udp", port, err)
+	}
+	return conn.(*net.UDPConn), nil
+}
+
+// portError says who has the port, if that can be found out.
+func portError(proto string, port int, err error) error {
+	switch {
+	case errors.Is(err, unix.EADDRINUSE):
+		by := ""
+		if owner := portOwner(proto, port); owner != "" {
+			by = " by " + owner
+		}
+		return fmt.Errorf("listen on %s port %d: it is taken%s; stop that, or see `provision serve --help` for other modes and ports", proto, port, by)
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Errorf("listen on %s port %d: not permitted; run as root or with CAP_NET_BIND_SERVICE and CAP_NET_RAW", proto, port)
+	}
+	return fmt.Errorf("listen on %s port %d: %w", proto, port, err)
+}
+
+// portOwner names the process that listens on a port, as "dnsmasq (pid 42)".
+// It is empty if that process is not ours to see.
+func portOwner(proto string, port int) string {
+	inodes := socketInodes("/proc/net/"+proto, port)
+	if len(inodes) == 0 {
+		return ""
+	}
+	fds, _ := filepath.Glob("/proc/[0-9]*/fd/*")
+	for _, fd := range fds {
+		link, err := os.Readlink(fd)
+		if err != nil || !inodes[link] {
+			continue
+		}
+		pid := strings.Split(fd, "/")[2]
+		name, _ := os.ReadFile("/proc/" + pid + "/comm")
+		return fmt.Sprintf("%s (pid %s)", strings.TrimSpace(string(name)), pid)
+	}
+	return ""
+}
+
+// socketInodes reads proc_net(5): the sockets bound to a local port, as the
+// links under /proc/PID/fd name them.
+func socketInodes(file string, port int) map[string]bool {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	inodes := make(map[string]bool)
+	want := fmt.Sprintf(":%04X", port)
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		fields := strings.Fields(lines.Text())
+		if len(fields) > 9 && strings.HasSuffix(fields[1], want) {
+			inodes["socket:["+fields[9]+"]"] = true
+		}
+	}
+	return inodes
+}

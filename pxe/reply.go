@@ -1,0 +1,133 @@
+package pxe
+
+import (
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+)
+
+// bootInfo is where a machine finds what it is to load.
+type bootInfo struct {
+	Server netip.Addr // ours, on the machine's link
+	File   string     // TFTP file name or URL
+	Kind   kind
+}
+
+// network is what a lease tells about the LAN.
+type network struct {
+	Server netip.Addr
+	Mask   net.IPMask
+	Router netip.Addr   // invalid: none
+	DNS    []netip.Addr //
+	Domain string
+	Lease  time.Duration
+}
+
+// proxyReply answers beside another DHCP server: boot information, no
+// address. On port 67 it offers; on 4011 (and to a REQUEST) it acknowledges.
+// b must name a file: with nothing to boot a proxy is silent.
+func proxyReply(m *dhcpv4.DHCPv4, b bootInfo) (*dhcpv4.DHCPv4, error) {
+	r, err := replyTo(m, b.Server)
+	if err != nil {
+		return nil, err
+	}
+	if b.Kind == ipxe {
+		// Without the class iPXE takes the offer for a DHCP server's and
+		// leaves it, as it holds no address.
+		r.UpdateOption(dhcpv4.OptClassIdentifier("PXEClient"))
+	}
+	addBoot(r, m, b)
+	return r, nil
+}
+
+// leaseReply answers as the DHCP server: the address, the network, and boot
+// information if b names a file.
+func leaseReply(m *dhcpv4.DHCPv4, yours netip.Addr, n network, b bootInfo) (*dhcpv4.DHCPv4, error) {
+	r, err := replyTo(m, n.Server)
+	if err != nil {
+		return nil, err
+	}
+	r.YourIPAddr = yours.AsSlice()
+	r.UpdateOption(dhcpv4.OptSubnetMask(n.Mask))
+	r.UpdateOption(dhcpv4.OptIPAddressLeaseTime(n.Lease))
+	if n.Router.IsValid() {
+		r.UpdateOption(dhcpv4.OptRouter(n.Router.AsSlice()))
+	}
+	var dns []net.IP
+	for _, a := range n.DNS {
+		dns = append(dns, a.AsSlice())
+	}
+	if len(dns) > 0 {
+		r.UpdateOption(dhcpv4.OptDNS(dns...))
+	}
+	if n.Domain != "" {
+		r.UpdateOption(dhcpv4.OptDomainName(n.Domain))
+	}
+	if b.File == "" {
+		return r, nil
+	}
+	addBoot(r, m, b)
+	switch b.Kind {
+	case firmware:
+		// Boot server discovery off (bit 3): use the file name given here. It
+		// makes this one offer complete; EDK2 prefers it to all others, and
+		// nobody has to ask port 4011.
+		r.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionVendorSpecificInformation, []byte{6, 1, 8, 0xff}))
+	case ipxe:
+		// no-pxedhcp: do not wait two seconds for a proxy's offer.
+		r.UpdateOption(dhcpv4.OptGeneric(etherboot, []byte{176, 1, 1}))
+	}
+	return r, nil
+}
+
+// nak refuses a request for an address that is not the client's (RFC 2131
+// section 4.3.2).
+func nak(m *dhcpv4.DHCPv4, server netip.Addr) (*dhcpv4.DHCPv4, error) {
+	r, err := replyTo(m, server)
+	if err != nil {
+		return nil, err
+	}
+	r.UpdateOption(dhcpv4.OptMessageType(dhcpv4.MessageTypeNak))
+	r.SetBroadcast()
+	return r, nil
+}
+
+// replyTo fills in what every reply has. Options 82 and 61 are echoed by
+// NewReplyFromRequest, 97 here (RFC 4578 section 2.3).
+func replyTo(m *dhcpv4.DHCPv4, server netip.Addr) (*dhcpv4.DHCPv4, error) {
+	kind := dhcpv4.MessageTypeAck
+	if m.MessageType() == dhcpv4.MessageTypeDiscover {
+		kind = dhcpv4.MessageTypeOffer
+	}
+	return dhcpv4.NewReplyFromRequest(m,
+		dhcpv4.WithMessageType(kind),
+		dhcpv4.WithOption(dhcpv4.OptServerIdentifier(server.AsSlice())),
+		dhcpv4.WithOptionCopied(m, dhcpv4.OptionClientMachineIdentifier))
+}
+
+// addBoot names the file, both in the header, which old firmware reads, and in
+// option 67.
+func addBoot(r, m *dhcpv4.DHCPv4, b bootInfo) {
+	r.ServerIPAddr = b.Server.AsSlice()
+	r.BootFileName = b.File
+	r.UpdateOption(dhcpv4.OptBootFileName(b.File))
+	if b.Kind == firmware {
+		r.UpdateOption(dhcpv4.OptClassIdentifier("PXEClient"))
+		r.UpdateOption(dhcpv4.OptTFTPServerName(b.Server.String()))
+	}
+}
+
+// destination is where a reply goes (RFC 2131 section 4.1): to the relay, to
+// a client that has its address, else to everyone on the link, since a client
+// without an address cannot be asked for its MAC.
+func destination(m, r *dhcpv4.DHCPv4) *net.UDPAddr {
+	switch {
+	case !m.GatewayIPAddr.IsUnspecified() && m.GatewayIPAddr != nil:
+		return &net.UDPAddr{IP: m.GatewayIPAddr, Port: dhcpv4.ServerPort}
+	case r.MessageType() != dhcpv4.MessageTypeNak && m.ClientIPAddr != nil && !m.ClientIPAddr.IsUnspecified():
+		return &net.UDPAddr{IP: m.ClientIPAddr, Port: dhcpv4.ClientPort}
+	}
+	return &net.UDPAddr{IP: net.IPv4bcast, Port: dhcpv4.ClientPort}
+}

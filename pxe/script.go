@@ -1,0 +1,52 @@
+package pxe
+
+import (
+	"fmt"
+	"strings"
+
+	"provision/hosts"
+)
+
+// bootScript is what iPXE runs to start the installer. A failed download
+// restarts the machine, which then asks again and gets a new boot. EFI needs
+// initrd= on the command line; BOOTIF names the NIC that booted
+// (PXELINUX convention), for machines that have several.
+func (s *Server) bootScript(h hosts.Host, cmdline string) string {
+	base := s.url("/" + bootPath + h.Boot.Token)
+	return strings.Join([]string{
+		"#!ipxe",
+		"echo provision: starting the installer of " + h.Name,
+		fmt.Sprintf("kernel --name kernel %s/kernel initrd=initrd %s BOOTIF=01-${netX/mac:hexhyp} || goto failed", base, cmdline),
+		fmt.Sprintf("initrd --name initrd %s/initrd || goto failed", base),
+		"boot || goto failed",
+		":failed",
+		"echo provision: the boot of " + h.Name + " failed; restarting in 10 seconds",
+		"sleep 10",
+		"reboot",
+		"",
+	}, "\n")
+}
+
+// localScript sends a machine to its own disk.
+const localScript = "#!ipxe\necho provision: nothing to install here, starting from the disk\nexit\n"
+
+// holdScript shows a stranger's owner how to enroll it, and asks again.
+const holdScript = `#!ipxe
+:again
+echo
+echo This machine is not enrolled. On the provision server, run:
+echo
+echo   provision enroll ${netX/mac} HOST
+echo
+sleep 10
+dhcp netX && chain --replace ${filename} ||
+goto again
+`
+
+// holdFile is where a stranger in --unknown=hold finds what it loads.
+func (s *Server) holdFile(l loader, mac string) string {
+	if l == hold {
+		return s.url("/hold/" + mac + ".ipxe")
+	}
+	return bootPath + string(hold) + "/" + string(l)
+}
