@@ -46,9 +46,10 @@ func (s *Server) serveTFTP(ctx context.Context, conn *net.UDPConn) error {
 	return fmt.Errorf("serve TFTP: %w", err)
 }
 
-// gate lets only read requests through that name a file of a live boot. To
-// everybody else the port is silent: an ERROR packet would tell a stranger
-// that there is a server.
+// gate lets only read requests through that name the folder of a live boot.
+// To everybody else the port is silent: an ERROR packet would tell a stranger
+// that there is a server. With a live boot an ERROR is due: iPXE looks for
+// autoexec.ipxe beside itself, and waits 20 seconds for an answer.
 type gate struct {
 	*net.UDPConn
 	server *Server
@@ -65,7 +66,7 @@ func (g *gate) ReadFrom(p []byte) (int, net.Addr, error) {
 		if !ok {
 			continue
 		}
-		if _, err := g.server.tftpFile(name); err != nil {
+		if _, err := g.server.tftpFile(name); err != nil && !errors.Is(err, errNoFile) {
 			g.server.Log.Debug("TFTP request left unanswered", "from", from, "file", printable(name), "err", err)
 			continue
 		}
@@ -86,7 +87,10 @@ func readRequest(p []byte) (name string, ok bool) {
 	return string(fields[0]), true
 }
 
-var errNotServed = errors.New("not served")
+var (
+	errNotServed = errors.New("not served")
+	errNoFile    = errors.New("no such file")
+)
 
 // tftpFile looks a file up: boot/TOKEN/PROGRAM of a boot that was offered and
 // not used, or the program for holding strangers. Names are compared, never
@@ -97,18 +101,19 @@ func (s *Server) tftpFile(name string) ([]byte, error) {
 		return nil, errNotServed
 	}
 	token, program, ok := strings.Cut(rest, "/")
-	if !ok || loader(program) != efiX64 {
+	if !ok || !s.tokenLives(token) {
 		return nil, errNotServed
 	}
-	if s.Hold && token == string(hold) {
-		return binary.IpxeEFI, nil
-	}
-	h, err := s.Hosts.ByToken(token)
-	if err != nil {
-		return nil, err
-	}
-	if h.Boot.Token != token || !s.fresh(h) {
-		return nil, errNotServed
+	if loader(program) != efiX64 {
+		return nil, errNoFile
 	}
 	return binary.IpxeEFI, nil
+}
+
+func (s *Server) tokenLives(token string) bool {
+	if token == string(hold) {
+		return s.Hold
+	}
+	h, err := s.Hosts.ByToken(token)
+	return err == nil && h.Boot.Token == token && s.fresh(h)
 }
