@@ -1,0 +1,177 @@
+package hosts
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+)
+
+var noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+
+var states = []State{Ready, Booting, Live, Installing, Rebooting, Installed, Failed}
+
+// hostIn is a host in a state, with all that usually goes with it.
+func hostIn(s State) Host {
+	h := Host{Name: "bravo", MACs: []string{"52:54:00:12:34:56"}, State: s, Since: noon,
+		Permit: Permit{Issued: noon, Expires: noon.Add(time.Hour)}}
+	boot := Boot{Token: "t1", Expires: noon.Add(time.Hour)}
+	switch s {
+	case Booting, Live:
+		h.Boot = boot
+	case Installing:
+		h.Boot, h.Permit.Burned, h.Permit.Disks = boot, noon, []Disk{{Device: "/dev/vda", Serial: "A", Size: 1}}
+	case Rebooting, Installed:
+		h.Boot, h.Permit.Burned, h.Permit.Spent, h.Phase = boot, noon, noon, PhaseReboot
+	case Failed:
+		h.Boot, h.Phase, h.Error = boot, PhaseCopy, "it broke"
+	}
+	return h
+}
+
+func eventOf(k Kind) Event {
+	ev := Event{Kind: k, Time: noon.Add(time.Minute), Message: "m", Phase: PhaseCopy}
+	switch k {
+	case Enrolled:
+		h := hostIn("")
+		ev.Enrol = &h
+	case Netboot:
+		ev.Boot = &Boot{Token: "t2", Expires: noon.Add(time.Hour)}
+	case Fetched:
+		ev.Boot = &Boot{Token: "t1", Client: "10.0.0.9", Expires: noon.Add(time.Hour)}
+	case Burned:
+		ev.Disks = []Disk{{Device: "/dev/vda", Serial: "A", Size: 1}}
+	case Advanced:
+		ev.Progress = &Progress{Done: 1, Total: 2, Unit: "bytes"}
+	}
+	return ev
+}
+
+// TestTable spells out where every event leads from every state; "-" is a
+// refusal. It is the table of event.go written the other way round.
+func TestTable(t *testing.T) {
+	want := map[Kind]string{ // ready booting live installing rebooting installed failed
+		Enrolled:  "ready - - - - - ready",
+		Netboot:   "booting booting booting booting - - booting",
+		Fetched:   "- booting - - - - -",
+		Contacted: "live live live live - - -",
+		Lost:      "- - live installing - - failed",
+		Built:     "ready booting live installing rebooting installed failed",
+		Burned:    "- - installing - - - -",
+		Started:   "ready booting live installing rebooting installed failed",
+		Advanced:  "ready booting live installing rebooting installed failed",
+		Finished:  "ready booting live installing rebooting installed failed",
+		Rebooted:  "- - - rebooting - - -",
+		Proved:    "- - - - installed - -",
+		Broke:     "failed failed failed failed failed - -",
+		Cancelled: "failed failed failed failed - - failed",
+		Moved:     "ready booting live installing rebooting installed failed",
+		Noted:     "ready booting live installing rebooting installed failed",
+	}
+	if len(want) != len(table) {
+		t.Fatalf("the test knows %d kinds of events, the table %d", len(want), len(table))
+	}
+	for kind, row := range want {
+		for i, to := range strings.Fields(row) {
+			h, err := next(hostIn(states[i]), eventOf(kind))
+			switch {
+			case to == "-" && err == nil:
+				t.Errorf("%s in state %s: allowed, leads to %s", kind, states[i], h.State)
+			case to != "-" && err != nil:
+				t.Errorf("%s in state %s: %v", kind, states[i], err)
+			case to != "-" && h.State != State(to):
+				t.Errorf("%s in state %s: leads to %s, want %s", kind, states[i], h.State, to)
+			}
+		}
+		if _, err := next(Host{}, eventOf(kind)); (err == nil) != (kind == Enrolled) {
+			t.Errorf("%s for a host that does not exist: %v", kind, err)
+		}
+	}
+}
+
+func TestNetbootNeedsPermit(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		edit func(*Host)
+		want string // part of the refusal; "" if allowed
+	}{
+		{"fresh", func(*Host) {}, ""},
+		{"expired", func(h *Host) { h.Permit.Expires = noon }, "permit expired"},
+		{"burned and past its expiry", func(h *Host) { h.Permit.Expires, h.Permit.Burned = noon, noon }, ""},
+		{"spent", func(h *Host) { h.Permit.Spent = noon }, "spent"},
+		{"never issued", func(h *Host) { h.Permit = Permit{} }, "expired"},
+		{"too many boots", func(h *Host) { h.Permit.Boots = MaxBoots + 1 }, "booted 21 times"},
+		{"installer still answers", func(h *Host) { h.State, h.Contact, h.Address = Installing, true, "10.0.0.9" }, "answers at 10.0.0.9"},
+		{"another machine", func(h *Host) { h.Machine = "uuid-1" }, "another machine"},
+		{"same machine", func(h *Host) { h.Machine = "uuid-2" }, ""},
+	} {
+		h := hostIn(Ready)
+		tt.edit(&h)
+		ev := eventOf(Netboot)
+		ev.Machine = "uuid-2"
+		after, err := next(h, ev)
+		if tt.want == "" {
+			if err != nil || after.State != Booting || after.Permit.Boots != h.Permit.Boots+1 || after.Boot.Token != "t2" {
+				t.Errorf("%s: %+v, %v", tt.name, after, err)
+			}
+			continue
+		}
+		if err == nil || !strings.Contains(err.Error(), tt.want) || !errors.Is(err, ErrRefused) {
+			t.Errorf("%s: error %v, want one about %q", tt.name, err, tt.want)
+		}
+	}
+}
+
+func TestBurnedPermitNamesItsDisks(t *testing.T) {
+	h, err := next(hostIn(Live), eventOf(Burned))
+	if err != nil || h.Permit.Burned.IsZero() || len(h.Permit.Disks) != 1 {
+		t.Fatalf("%+v, %v", h.Permit, err)
+	}
+	h.State = Live // contacted again after an interruption
+	if _, err := next(h, eventOf(Burned)); err != nil {
+		t.Errorf("the same disks again: %v", err)
+	}
+	moved := eventOf(Burned)
+	moved.Disks = []Disk{{Device: "/dev/vdb", Serial: "A", Size: 1}}
+	if _, err := next(h, moved); err != nil {
+		t.Errorf("the same disk under another name: %v", err)
+	}
+	other := eventOf(Burned)
+	other.Disks = []Disk{{Device: "/dev/vda", Serial: "B", Size: 1}}
+	if _, err := next(h, other); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "serial A") {
+		t.Errorf("another disk: %v", err)
+	}
+	if _, err := next(h, Event{Kind: Burned, Time: noon}); !errors.Is(err, ErrRefused) {
+		t.Errorf("no disk: %v", err)
+	}
+}
+
+func TestLateProof(t *testing.T) {
+	h := hostIn(Rebooting)
+	h, err := next(h, Event{Kind: Broke, Time: noon, Phase: PhaseReboot, Message: "did not come up"})
+	if err != nil || h.State != Failed {
+		t.Fatal(h.State, err)
+	}
+	h, err = next(h, eventOf(Proved))
+	if err != nil || h.State != Installed || h.Error != "" {
+		t.Errorf("it came up late: %s, %q, %v", h.State, h.Error, err)
+	}
+	if _, err := next(hostIn(Failed), eventOf(Proved)); err == nil {
+		t.Error("an install that failed during the copy was proved")
+	}
+}
+
+func TestParseMAC(t *testing.T) {
+	for in, want := range map[string]string{
+		"52:54:00:AB:cd:ef": "52:54:00:ab:cd:ef",
+		"52-54-00-ab-cd-ef": "52:54:00:ab:cd:ef",
+		"5254.00ab.cdef":    "52:54:00:ab:cd:ef",
+		"":                  "", "x": "", "52:54:00:ab:cd": "", "52:54:00:ab:cd:ef:01:02": "",
+		"01:00:5e:00:00:01": "", "ff:ff:ff:ff:ff:ff": "", "00:00:00:00:00:00": "",
+	} {
+		got, err := ParseMAC(in)
+		if got != want || (err == nil) != (want != "") {
+			t.Errorf("ParseMAC(%q) = %q, %v", in, got, err)
+		}
+	}
+}

@@ -1,0 +1,218 @@
+package images
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// Add checks the files of src and stores them as image name. Either all of it
+// happens or nothing: at whatever moment the process is killed, the image is
+// there and whole, or not at all.
+//
+// An empty arch is taken from the kernel. Adding the same content again changes
+// nothing, and mends stored files that are damaged; other content replaces the
+// image. Progress, which may be nil, is called with bytes, often and from this
+// goroutine.
+func (c *Catalog) Add(ctx context.Context, name string, arch Arch, src Source, progress func(done, total int64)) (Image, error) {
+	img, err := c.add(ctx, name, arch, src, progress)
+	if err != nil {
+		return Image{}, fmt.Errorf("add image %s: %w", name, err)
+	}
+	return img, nil
+}
+
+func (c *Catalog) add(ctx context.Context, name string, arch Arch, src Source, progress func(done, total int64)) (Image, error) {
+	if err := checkName(name); err != nil {
+		return Image{}, err
+	}
+	cmdline, err := cleanCmdline(src.Cmdline)
+	if err != nil {
+		return Image{}, err
+	}
+	kernel, err := openInput("kernel", src.Kernel)
+	if err != nil {
+		return Image{}, err
+	}
+	defer kernel.Close()
+	initrd, err := openInput("initrd", src.Initrd)
+	if err != nil {
+		return Image{}, err
+	}
+	defer initrd.Close()
+	if arch, err = checkArch(arch, kernel.File); err != nil {
+		return Image{}, fmt.Errorf("kernel %s: %w", src.Kernel, err)
+	}
+	if err := checkInitrd(initrd.File); err != nil {
+		return Image{}, fmt.Errorf("initrd %s: %w", src.Initrd, err)
+	}
+
+	done, total := int64(0), kernel.before.Size()+initrd.before.Size()
+	count := func(n int) {
+		if done += int64(n); progress != nil {
+			progress(done, total)
+		}
+	}
+	kernelBlob, err := c.copyIn(ctx, kernel, count)
+	if err != nil {
+		return Image{}, err
+	}
+	defer os.Remove(kernelBlob.tmp)
+	initrdBlob, err := c.copyIn(ctx, initrd, count)
+	if err != nil {
+		return Image{}, err
+	}
+	defer os.Remove(initrdBlob.tmp)
+	return c.commit(Image{
+		Name: name, Arch: arch, Cmdline: cmdline,
+		Kernel: kernelBlob.File, Initrd: initrdBlob.File,
+		Added: time.Now().UTC().Truncate(time.Second),
+	}, kernelBlob, initrdBlob)
+}
+
+// An input is a file being added.
+type input struct {
+	*os.File
+	what   string // "kernel" or "initrd"
+	before os.FileInfo
+}
+
+func openInput(what, path string) (*input, error) {
+	if path == "" {
+		return nil, fmt.Errorf("no %s given: name it with --%s FILE, or both at once with --from", what, what)
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a named pipe is not to hold us up
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", what, err)
+	}
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		err = fmt.Errorf("open %s: %w", what, err)
+	case !info.Mode().IsRegular():
+		err = fmt.Errorf("%s %s is not a regular file", what, path)
+	case info.Size() == 0:
+		err = fmt.Errorf("%s %s is empty: was it downloaded in full?", what, path)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return &input{f, what, info}, nil
+}
+
+// A blob is content on its way into the catalog.
+type blob struct {
+	File
+	tmp string // path
+}
+
+// copyIn copies in, from its start, to a temporary file that is on the disk
+// when this returns.
+func (c *Catalog) copyIn(ctx context.Context, in *input, count func(int)) (blob, error) {
+	h := sha256.New()
+	tmp, n, err := c.writeTemp(func(w io.Writer) (int64, error) {
+		if _, err := in.Seek(0, io.SeekStart); err != nil {
+			return 0, err
+		}
+		// One byte more than it had is enough to see that it grows.
+		all := io.LimitReader(&meter{ctx, in, count}, in.before.Size()+1)
+		return io.CopyBuffer(io.MultiWriter(w, h), all, make([]byte, 1<<20))
+	})
+	if err != nil {
+		return blob{}, fmt.Errorf("copy %s %s: %w", in.what, in.Name(), err)
+	}
+	after, err := in.Stat()
+	if err == nil && (n != in.before.Size() || after.Size() != n || !after.ModTime().Equal(in.before.ModTime())) {
+		err = errors.New("it changed while it was read; add it again when it is complete")
+	}
+	if err != nil {
+		os.Remove(tmp)
+		return blob{}, fmt.Errorf("copy %s %s: %w", in.what, in.Name(), err)
+	}
+	return blob{File{hex.EncodeToString(h.Sum(nil)), n}, tmp}, nil
+}
+
+// writeTemp makes a temporary file in the catalog's folder and sees it onto the disk.
+func (c *Catalog) writeTemp(write func(io.Writer) (int64, error)) (path string, n int64, err error) {
+	f, err := os.CreateTemp(c.dir, tmpPrefix)
+	if err != nil {
+		return "", 0, err
+	}
+	n, err = write(f)
+	if err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
+		os.Remove(f.Name())
+		return "", 0, err
+	}
+	return f.Name(), n, nil
+}
+
+// commit puts the blobs in their place, then the record, then removes what the
+// image had before.
+func (c *Catalog) commit(img Image, blobs ...blob) (Image, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if old, err := c.read(img.Name); err == nil {
+		same := old
+		same.Added = img.Added
+		if same == img {
+			img = old
+		}
+	}
+	err := c.place(img, blobs)
+	return img, errors.Join(err, c.sweep(false))
+}
+
+func (c *Catalog) place(img Image, blobs []blob) error {
+	for _, b := range blobs {
+		// Over what is there, which may be damaged: this content was just hashed.
+		if err := os.Rename(b.tmp, filepath.Join(c.dir, b.SHA256)); err != nil {
+			return err
+		}
+	}
+	if err := syncDir(c.dir); err != nil {
+		return err
+	}
+	record, err := json.MarshalIndent(img, "", "  ")
+	if err != nil {
+		return err
+	}
+	tmp, _, err := c.writeTemp(func(w io.Writer) (int64, error) {
+		n, err := w.Write(append(record, '\n'))
+		return int64(n), err
+	})
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, filepath.Join(c.dir, img.Name+recordExt)); err != nil {
+		os.Remove(tmp)
+		return err
+	}
+	return syncDir(c.dir)
+}
+
+// A meter is a reader that ends with its context and counts what it has read.
+type meter struct {
+	ctx   context.Context
+	r     io.Reader
+	count func(int) // may be nil
+}
+
+func (m *meter) Read(p []byte) (int, error) {
+	if err := m.ctx.Err(); err != nil {
+		return 0, err
+	}
+	n, err := m.r.Read(p)
+	if m.count != nil {
+		m.count(n)
+	}
+	return n, err
+}

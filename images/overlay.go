@@ -1,0 +1,68 @@
+package images
+
+import (
+	"bytes"
+	"fmt"
+	"io/fs"
+	"path"
+)
+
+// OverlayFile is one regular file of an [Overlay], owned by root.
+type OverlayFile struct {
+	Path string      // in the initrd's root, "ssh/authorized_keys"
+	Mode fs.FileMode // permission bits
+	Data []byte
+}
+
+// Overlay makes the small cpio archive (newc, uncompressed) that is appended to
+// an image's initrd for one boot, after [Padding]. The same files give the same
+// bytes: times are zero.
+//
+// Folders on the way to a file are entries of their own, before it, mode 0755:
+// the kernel makes no missing parents. Where the initrd has the folder, its mode
+// becomes 0755 and its content stays; where it has a symlink of that name, as
+// NixOS has in /etc and others, the folder takes the symlink's place. So keep to
+// names of our own (ssh/…) and files in the root.
+// See Linux, init/initramfs.c and Documentation/driver-api/early-userspace/buffer-format.rst.
+func Overlay(files []OverlayFile) []byte {
+	const typeFolder, typeFile = 0o040000, 0o100000
+	var b bytes.Buffer
+	inode := 0
+	entry := func(name string, mode, links int, data []byte) {
+		inode++
+		// inode mode uid gid nlink mtime size dev(2) rdev(2) namesize check
+		fmt.Fprintf(&b, "070701%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%s\x00",
+			inode, mode, 0, 0, links, 0, len(data), 0, 0, 0, 0, len(name)+1, 0, name)
+		align(&b)
+		b.Write(data)
+		align(&b)
+	}
+	made := map[string]bool{}
+	for _, f := range files {
+		name := path.Clean("/" + f.Path)[1:]
+		for i, r := range name {
+			if r == '/' && !made[name[:i]] {
+				made[name[:i]] = true
+				entry(name[:i], typeFolder|0o755, 2, nil)
+			}
+		}
+		entry(name, typeFile|int(f.Mode.Perm()), 1, f.Data)
+	}
+	entry("TRAILER!!!", 0, 1, nil)
+	return b.Bytes()
+}
+
+func align(b *bytes.Buffer) {
+	for b.Len()%4 != 0 {
+		b.WriteByte(0)
+	}
+}
+
+// Padding is the number of NUL bytes, 4 to 7, to put between an initrd of that
+// many bytes and an [Overlay]. The kernel looks for a plain cpio only where the
+// offset is a multiple of four. At least four NULs, because lz4 as the kernel
+// knows it has no end mark: it stops at a block of size zero (Linux,
+// lib/decompress_unlz4.c, since 2021) and takes anything else for more of itself.
+func Padding(initrdSize int64) int64 {
+	return 4 + (4-initrdSize%4)%4
+}
