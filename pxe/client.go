@@ -82,8 +82,9 @@ func isIPXE(user, features []byte) bool {
 }
 
 // machineID is the UUID of option 97 (type 0, 16 bytes; RFC 4578 section
-// 2.3). EDK2 sends the SMBIOS bytes as they are, iPXE swaps the first three
-// fields into network order: of the two readings the smaller stands for both.
+// 2.3). EDK2 and iPXE send the SMBIOS bytes as they are (measured); a client
+// that swaps the first three fields into network order must not look like
+// another machine: of the two readings the smaller stands for both.
 func machineID(opt []byte) string {
 	if len(opt) != 17 || opt[0] != 0 || bytes.Equal(opt[1:], make([]byte, 16)) {
 		return ""
