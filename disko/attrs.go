@@ -1,0 +1,252 @@
+package disko
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+)
+
+// reader collects every problem of a layout, so that one run shows them all.
+type reader struct {
+	problems []string
+	seen     map[string]string // what must be unique, and the path that has it
+}
+
+func (r *reader) errorf(path, format string, args ...any) {
+	r.problems = append(r.problems, path+": "+fmt.Sprintf(format, args...))
+}
+
+func (r *reader) err() error {
+	slices.Sort(r.problems)
+	var errs []error
+	for _, p := range slices.Compact(r.problems) {
+		errs = append(errs, errors.New(p))
+	}
+	return errors.Join(errs...)
+}
+
+// unique reports a value that two places share, where the machine can have it once only.
+func (r *reader) unique(kind, value, path string) {
+	key := kind + " " + strconv.Quote(value)
+	if other, ok := r.seen[key]; ok {
+		r.errorf(path, "%s is taken already by %s", key, other)
+		return
+	}
+	r.seen[key] = path
+}
+
+// attrs is one attribute set being read. Reading an attribute takes it out, so that
+// done can report those that nobody knows.
+type attrs struct {
+	*reader
+	path   string
+	raw    map[string]json.RawMessage
+	unread map[string]bool // missing or of the wrong type
+}
+
+var bareName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_'-]*$`)
+
+// join writes an attribute path as Nix does, quoting names that need it.
+func join(path, name string) string {
+	if !bareName.MatchString(name) {
+		name = strconv.Quote(name)
+	}
+	if path == "" {
+		return name
+	}
+	return path + "." + name
+}
+
+// bad reports what is wrong with an attribute, unless it could not even be read.
+func (a *attrs) bad(name, format string, args ...any) {
+	if !a.unread[name] {
+		a.errorf(a.at(name), format, args...)
+	}
+}
+
+func (a *attrs) at(name string) string { return join(a.path, name) }
+
+// take reads one attribute. Null and missing are the zero value and false.
+func take[T any](a *attrs, name string) (v T, ok bool) {
+	raw, ok := a.raw[name]
+	delete(a.raw, name)
+	if !ok || string(raw) == "null" {
+		return v, false
+	}
+	if err := json.Unmarshal(raw, &v); err != nil {
+		kind := map[string]string{
+			"string": "a string", "bool": "true or false", "int": "a whole number",
+			"[]string": "a list of strings", "[]int": "a list of whole numbers",
+		}[fmt.Sprintf("%T", v)]
+		if kind == "" {
+			kind = "an attribute set"
+		}
+		a.bad(name, "must be %s", kind)
+		a.unread[name] = true
+		var zero T
+		return zero, false
+	}
+	return v, true
+}
+
+// need is take for attributes that evaluated layouts always have.
+func need[T any](a *attrs, name string) T {
+	_, present := a.raw[name]
+	v, ok := take[T](a, name)
+	switch {
+	case ok:
+	case present:
+		a.bad(name, "must not be null")
+	default:
+		a.bad(name, "is missing; evaluate the layout with disko's own modules")
+	}
+	a.unread[name] = !ok
+	return v
+}
+
+// plain refuses control characters: no name, path or option has them, and an argv
+// cannot hold NUL.
+func (a *attrs) plain(name string, values ...string) bool {
+	for _, v := range values {
+		if strings.ContainsFunc(v, unicode.IsControl) {
+			a.bad(name, "has a control character in %q", v)
+			return false
+		}
+	}
+	return true
+}
+
+func (a *attrs) str(name string) string {
+	v := need[string](a, name)
+	a.plain(name, v)
+	return v
+}
+
+func (a *attrs) optional(name string) string {
+	v, _ := take[string](a, name)
+	a.plain(name, v)
+	return v
+}
+
+func (a *attrs) list(name string) []string {
+	v, _ := take[[]string](a, name)
+	a.plain(name, v...)
+	return v
+}
+
+// words reads a list that disko pastes into a shell script unquoted, so that one
+// element may hold several words. What the shell would do beyond splitting is refused.
+func (a *attrs) words(name string) []string {
+	var words []string
+	for _, v := range a.list(name) {
+		if strings.ContainsAny(v, "\"'`\\$;|&<>(){}*?[]~#!") {
+			a.bad(name, "%q has shell syntax, which is not supported; write each word as an element of its own", v)
+			continue
+		}
+		words = append(words, strings.Fields(v)...)
+	}
+	return words
+}
+
+// formatArgs refuses to name devices besides the one that is formatted: they would be
+// overwritten without appearing in the plan.
+func (a *attrs) formatArgs(args []string) []string {
+	for _, arg := range args {
+		if strings.Contains(arg, "/dev/") {
+			a.bad("extraArgs", "%q names a second device, which is not supported yet", arg)
+		}
+	}
+	return args
+}
+
+// file reads an absolute path or null.
+func (a *attrs) file(name string) string {
+	v, ok := take[string](a, name)
+	if ok && a.plain(name, v) && !strings.HasPrefix(v, "/") {
+		a.bad(name, "%q is not an absolute path", v)
+	}
+	return v
+}
+
+// ignore takes attributes that matter only to the installed system or to other tools.
+func (a *attrs) ignore(names ...string) {
+	for _, name := range names {
+		delete(a.raw, name)
+	}
+}
+
+// off takes attributes that must be unset: null, false, "" or empty.
+func (a *attrs) off(remedy string, names ...string) {
+	for _, name := range names {
+		v, _ := take[any](a, name)
+		switch v := v.(type) {
+		case nil:
+			continue
+		case bool:
+			if !v {
+				continue
+			}
+		case string:
+			if strings.TrimSpace(v) == "" {
+				continue
+			}
+		case []any:
+			if len(v) == 0 {
+				continue
+			}
+		case map[string]any:
+			if len(v) == 0 {
+				continue
+			}
+		}
+		a.bad(name, "is not supported yet; %s", remedy)
+	}
+}
+
+func (a *attrs) hooks() {
+	a.off("remove the hook", "preCreateHook", "postCreateHook", "preMountHook",
+		"postMountHook", "preUnmountHook", "postUnmountHook")
+}
+
+// sets reads an attribute set of attribute sets, in byte order of the names.
+func (a *attrs) sets(name string) (names []string, sets map[string]*attrs) {
+	m, _ := take[map[string]json.RawMessage](a, name)
+	sets = map[string]*attrs{}
+	for n, raw := range m {
+		path := join(a.at(name), n)
+		if !a.plain(name, n) {
+			continue
+		}
+		if s := a.set(path, raw); s != nil {
+			names = append(names, n)
+			sets[n] = s
+		}
+	}
+	slices.Sort(names)
+	return names, sets
+}
+
+// set reads one attribute set; nil if it is null or none.
+func (r *reader) set(path string, raw json.RawMessage) *attrs {
+	var m map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &m); err != nil {
+		r.errorf(path, "must be an attribute set")
+		return nil
+	}
+	if m == nil {
+		return nil
+	}
+	return &attrs{reader: r, path: path, raw: m, unread: map[string]bool{}}
+}
+
+// done reports attributes that were not read: an option that is not known must never be lost.
+func (a *attrs) done() {
+	for name := range a.raw {
+		a.bad(name, "is not known to provision")
+	}
+}

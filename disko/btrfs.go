@@ -1,0 +1,125 @@
+package disko
+
+import (
+	"cmp"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// scratch is where btrfs is mounted while its subvolumes are made. Plans may meet it
+// mounted, when an earlier one was cut short.
+const scratch = "/run/provision/btrfs"
+
+type btrfs struct {
+	args []string
+	root subvolume
+	subs []subvolume
+}
+
+type subvolume struct {
+	name, mountpoint string // the name is empty for the top level
+	args, options    []string
+	swapfiles        []swapfile
+}
+
+type swapfile struct {
+	file, size string
+	priority   *int
+	options    []string
+}
+
+var swapfileSize = regexp.MustCompile(`^[1-9][0-9]*[KMGTP]$`)
+
+func parseBtrfs(a *attrs) content {
+	f := &btrfs{args: a.formatArgs(a.words("extraArgs")), root: parseSubvolume(a)}
+	names, sets := a.sets("subvolumes")
+	for _, name := range names {
+		s := sets[name]
+		s.want("type", "btrfs_subvol")
+		sub := parseSubvolume(s)
+		sub.args = s.words("extraArgs")
+		sub.name = s.str("name")
+		clean := path.Clean("/" + sub.name)
+		if clean == "/" || slices.Contains(strings.Split(sub.name, "/"), "..") || strings.Contains(sub.name, ",") {
+			s.bad("name", "%q is not a name for a subvolume", sub.name)
+		}
+		s.unique("subvolume", a.path+clean, s.at("name"))
+		s.done()
+		f.subs = append(f.subs, sub)
+	}
+	// A parent comes before its children, whatever the attributes are called.
+	slices.SortFunc(f.subs, func(a, b subvolume) int {
+		return cmp.Compare(path.Clean("/"+a.name), path.Clean("/"+b.name))
+	})
+	return f
+}
+
+// parseSubvolume reads what the top level and a subvolume have in common.
+func parseSubvolume(a *attrs) subvolume {
+	s := subvolume{mountpoint: a.mountpoint(), options: a.list("mountOptions")}
+	names, files := a.sets("swap")
+	for _, name := range names {
+		f := files[name]
+		file := swapfile{file: f.str("path"), size: f.str("size"), priority: f.priority(), options: f.list("options")}
+		if file.file == "" || file.file == "." || file.file == ".." || strings.Contains(file.file, "/") {
+			f.bad("path", "%q is not a plain file name; disko makes no folders for it", file.file)
+		}
+		f.unique("swap file", join(a.path, file.file), f.at("path"))
+		if !swapfileSize.MatchString(file.size) {
+			f.bad("size", "%q is not a number with K, M, G, T or P", file.size)
+		}
+		if s.mountpoint == "" {
+			f.errorf(f.path, "a swap file needs a mountpoint; set %s", a.at("mountpoint"))
+		}
+		f.done()
+		s.swapfiles = append(s.swapfiles, file)
+	}
+	return s
+}
+
+func (f *btrfs) minimum() int64 { return formats["btrfs"] }
+
+func (f *btrfs) create(b *builder, on place) {
+	b.step("format "+on.name+" with btrfs", on.device, append([]string{"mkfs.btrfs", on.device}, f.args...)...)
+	if len(f.subs) == 0 && len(f.root.swapfiles) == 0 {
+		return
+	}
+	b.step("make a folder to mount "+on.name, on.device, "mkdir", "-p", scratch)
+	b.step("mount "+on.name+" to make its subvolumes", on.device,
+		"mount", on.device, scratch, "-t", "btrfs", "-o", "subvol=/")
+	f.root.makeSwapfiles(b, on, scratch)
+	made := []string{scratch}
+	for _, s := range f.subs {
+		at := path.Join(scratch, s.name)
+		made = append(made, at)
+		if parent := path.Dir(at); !slices.Contains(made, parent) {
+			b.step("make folder "+path.Dir(path.Clean(s.name))+" on "+on.name, on.device, "mkdir", "-p", parent)
+		}
+		b.step("make subvolume "+s.name+" on "+on.name, on.device,
+			append([]string{"btrfs", "subvolume", "create", at}, s.args...)...)
+		s.makeSwapfiles(b, on, at)
+	}
+	b.step("unmount "+on.name, on.device, "umount", scratch)
+}
+
+func (s subvolume) makeSwapfiles(b *builder, on place, dir string) {
+	for _, f := range s.swapfiles {
+		b.step("make swap file "+path.Join("/", s.name, f.file)+" on "+on.name, on.device,
+			"btrfs", "filesystem", "mkswapfile", "--size", f.size, path.Join(dir, f.file))
+	}
+}
+
+func (f *btrfs) mount(m *mounts, on place) {
+	for _, s := range append([]subvolume{f.root}, f.subs...) {
+		options := slices.Clone(s.options)
+		if s.name != "" {
+			options = append(options, "subvol="+s.name)
+		}
+		m.fs(s.mountpoint, "btrfs", on.device, options)
+		for _, file := range s.swapfiles {
+			m.swap(path.Join(target, s.mountpoint, file.file), file.priority, file.options)
+		}
+	}
+}

@@ -1,0 +1,164 @@
+package disko
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+)
+
+// ours tells whether a mount point is one that a plan makes.
+func ours(point string) bool {
+	return point == target || strings.HasPrefix(point, target+"/") || point == scratch
+}
+
+// taken tells whether a whole disk is one of the plan's.
+func (p *Plan) taken(device string) bool {
+	return slices.ContainsFunc(p.Disks, func(d Disk) bool { return d.Device == device })
+}
+
+// release adds the steps after which nothing holds the disks: swap off, unmounted,
+// containers and volumes closed, the innermost first.
+func (p *Plan) release(b *builder, nodes []*node) {
+	var held []*node
+	for _, n := range nodes {
+		if slices.ContainsFunc(n.roots, p.taken) {
+			held = append(held, n)
+		}
+	}
+	for _, n := range held {
+		if slices.Contains(n.mountpoints(), "[SWAP]") {
+			b.step("turn off swap on "+n.device(), n.device(), "swapoff", n.device())
+		}
+	}
+	unmount(b, nodes)
+	// Deepest first; a volume group goes when the outermost of its volumes is due.
+	slices.SortStableFunc(held, func(a, b *node) int { return cmp.Compare(b.depth, a.depth) })
+	last := map[string]*node{}
+	for _, n := range held {
+		if n.Type == "lvm" {
+			last[volumeGroup(n.Name)] = n
+		}
+	}
+	for _, n := range held {
+		dev, vg := n.device(), volumeGroup(n.Name)
+		switch {
+		case n.Type == "crypt":
+			b.step("close "+n.Name, dev, "cryptsetup", "close", n.Name)
+		case n.Type == "lvm" && last[vg] == n:
+			b.step("deactivate volume group "+vg, dev, "vgchange", "--activate", "n", vg)
+		case strings.HasPrefix(n.Type, "raid"):
+			b.step("stop RAID "+dev, dev, "mdadm", "--stop", dev)
+		}
+	}
+}
+
+// checkNode reports what stands in the way of taking the disks.
+func (p *Plan) checkNode(r *reader, n *node) {
+	dev := n.device()
+	i := slices.IndexFunc(n.roots, p.taken)
+	if i < 0 {
+		p.checkOther(r, n)
+		return
+	}
+	at := ""
+	for k, d := range p.Disks {
+		if d.Device == n.roots[i] {
+			at = join(p.layout[k].path, "device")
+		}
+	}
+	for _, point := range n.mountpoints() {
+		if point != "[SWAP]" && !ours(point) {
+			r.errorf(at, "%s is in use by the running system: %s is mounted at %s", n.roots[i], dev, point)
+		}
+	}
+	switch known := strings.HasPrefix(n.Type, "raid") || slices.Contains([]string{"disk", "part", "crypt", "lvm"}, n.Type); {
+	case !known:
+		r.errorf(at, "%s is in use by %s of type %q, which is not supported yet; remove that first", n.roots[i], dev, n.Type)
+	case n.depth > 0 && slices.ContainsFunc(n.roots, func(root string) bool { return !p.taken(root) }):
+		r.errorf(at, "%s holds a part of %s, which is also on %s; the layout does not take all of these", n.roots[i], dev, strings.Join(n.roots, ", "))
+	}
+}
+
+// checkOther reports what is on disks that stay and has a name that the layout needs.
+func (p *Plan) checkOther(r *reader, n *node) {
+	for _, c := range p.mounts.crypts {
+		if n.Type == "crypt" && n.Name == c.name {
+			r.errorf("disk", "a container %q is open already on %s, which the layout does not take; close it", c.name, n.roots[0])
+		}
+	}
+	for _, d := range p.layout {
+		for _, part := range d.parts {
+			if n.PartLabel == part.label && strings.Contains(part.device, "/by-partlabel/") {
+				r.errorf(join(part.path, "label"), "%q is the label of %s too, which the layout does not take; the installed system could pick the wrong one: wipe that disk or choose another name", part.label, n.device())
+			}
+		}
+	}
+}
+
+// unmount undoes what an earlier plan mounted, on whatever disk.
+func unmount(b *builder, nodes []*node) {
+	type mounted struct{ point, device string }
+	var list []mounted
+	seen := map[string]bool{}
+	swapfiles := false
+	for _, n := range nodes {
+		// All devices of one btrfs show the same mounts; a point that one device shows
+		// twice is mounted twice.
+		key := n.UUID
+		if key == "" {
+			key = n.device()
+		}
+		if seen[key] {
+			continue
+		}
+		for _, point := range n.mountpoints() {
+			if ours(point) {
+				seen[key] = true
+				list = append(list, mounted{point, n.device()})
+				swapfiles = swapfiles || n.FSType == "btrfs" || n.FSType == ""
+			}
+		}
+	}
+	slices.SortStableFunc(list, func(a, b mounted) int { return cmp.Compare(b.point, a.point) })
+	if swapfiles {
+		// lsblk does not show swap files (nor file systems, without udev), and swapoff of
+		// one that is not on fails.
+		b.step("turn off swap files", list[0].device, "swapoff", "--all")
+	}
+	for _, m := range list {
+		b.step("unmount "+m.point, m.device, "umount", "--recursive", m.point)
+	}
+}
+
+// wipe removes every signature from the disk and its partitions, and the boot code.
+func wipe(b *builder, d Disk, nodes []*node) {
+	for _, n := range nodes {
+		if n.Type == "part" && n.depth == 1 && n.roots[0] == d.Device {
+			b.destroy("wipe "+n.device(), n.device(), n.describe(), "wipefs", "--all", "--force", n.device())
+		}
+	}
+	loses := "everything on " + d.Device
+	if d.Size > 0 {
+		loses = "everything on " + d.String() + ": " + d.Content
+	}
+	b.destroy("wipe "+d.Device, d.Device, loses, "wipefs", "--all", "--force", d.Device)
+	// wipefs leaves the entries and the boot code; sgdisk zeroes both tables and the first sector.
+	b.destroy("zero the partition tables of "+d.Device, d.Device, "the partition table and boot code of "+d.Device, "sgdisk", "--zap-all", d.Device)
+	b.settle(d.Device)
+}
+
+// volumeGroup returns the group of a volume from its device-mapper name: group, a
+// hyphen, volume, with hyphens inside names doubled.
+func volumeGroup(name string) string {
+	for i := 0; i < len(name); i++ {
+		if name[i] != '-' {
+			continue
+		}
+		if i+1 < len(name) && name[i+1] == '-' {
+			i++
+			continue
+		}
+		return strings.ReplaceAll(name[:i], "--", "-")
+	}
+	return name
+}

@@ -1,0 +1,239 @@
+package disko
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Facts is what a machine's disks are now: the output of
+// `lsblk --json --bytes --output-all` with one key more, "links": names below /dev/disk
+// and the devices they point to. util-linux 2.37 or newer shows all mount points of a
+// device; older ones only show one.
+type Facts struct {
+	BlockDevices []BlockDevice     `json:"blockdevices"`
+	Links        map[string]string `json:"links"`
+}
+
+// BlockDevice is one device of lsblk's tree. A device with several parents (RAID, LVM)
+// appears below each.
+type BlockDevice struct {
+	Name        string        `json:"name"`
+	KName       string        `json:"kname,omitempty"`
+	Path        string        `json:"path,omitempty"`
+	Type        string        `json:"type"`
+	Model       string        `json:"model,omitempty"`
+	Serial      string        `json:"serial,omitempty"`
+	WWN         string        `json:"wwn,omitempty"`
+	Size        number        `json:"size"`              // bytes
+	SectorSize  number        `json:"log-sec,omitempty"` // logical, bytes
+	Removable   flag          `json:"rm"`
+	ReadOnly    flag          `json:"ro"`
+	FSType      string        `json:"fstype,omitempty"`
+	Label       string        `json:"label,omitempty"`
+	UUID        string        `json:"uuid,omitempty"`
+	PartLabel   string        `json:"partlabel,omitempty"`
+	TableType   string        `json:"pttype,omitempty"`
+	Mountpoint  string        `json:"mountpoint,omitempty"`
+	Mountpoints []string      `json:"mountpoints,omitempty"` // "[SWAP]" for active swap
+	Children    []BlockDevice `json:"children,omitempty"`
+}
+
+// number and flag read what lsblk of any age prints: 512 or "512", true or "1".
+type (
+	number int64
+	flag   bool
+)
+
+func (n *number) UnmarshalJSON(data []byte) error {
+	text := strings.Trim(string(data), `"`)
+	if text == "" || text == "null" {
+		return nil
+	}
+	v, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || v < 0 {
+		return fmt.Errorf("%s is not a number of bytes; run lsblk with --bytes", data)
+	}
+	*n = number(v)
+	return nil
+}
+
+func (f *flag) UnmarshalJSON(data []byte) error {
+	switch strings.Trim(string(data), `"`) {
+	case "true", "1":
+		*f = true
+	case "false", "0", "null", "":
+		*f = false
+	default:
+		return fmt.Errorf("%s is neither true nor false", data)
+	}
+	return nil
+}
+
+// Disk is a whole disk of a machine.
+type Disk struct {
+	Device     string `json:"device"`
+	Model      string `json:"model,omitempty"`
+	Serial     string `json:"serial,omitempty"`
+	WWN        string `json:"wwn,omitempty"`
+	Size       int64  `json:"size"`        // bytes
+	SectorSize int64  `json:"sector_size"` // logical, bytes
+	Removable  bool   `json:"removable,omitempty"`
+	ReadOnly   bool   `json:"read_only,omitempty"`
+	// Content is one line for people about what is on it now, "blank" if nothing is known to be.
+	Content string `json:"content"`
+}
+
+// String names the disk for people: device, model, serial and size.
+func (d Disk) String() string {
+	var about []string
+	for _, s := range []string{d.Model, d.Serial} {
+		if s != "" {
+			about = append(about, s)
+		}
+	}
+	return fmt.Sprintf("%s (%s)", d.Device, strings.Join(append(about, human(d.Size)), ", "))
+}
+
+// ParseFacts reads the facts as JSON.
+func ParseFacts(data []byte) (*Facts, error) {
+	var f *Facts
+	if err := json.Unmarshal(data, &f); err != nil {
+		return nil, fmt.Errorf("read lsblk's JSON: %w", err)
+	}
+	if f == nil || f.BlockDevices == nil {
+		return nil, fmt.Errorf(`read lsblk's JSON: it has no "blockdevices"`)
+	}
+	return f, nil
+}
+
+// Disks returns the machine's whole disks, in lsblk's order: no partitions, loop, RAM or
+// optical devices, and no drives without a medium.
+func (f *Facts) Disks() []Disk {
+	var disks []Disk
+	for i := range f.BlockDevices {
+		if b := &f.BlockDevices[i]; b.isDisk() && b.Size > 0 {
+			disks = append(disks, b.disk())
+		}
+	}
+	return disks
+}
+
+func (b *BlockDevice) isDisk() bool {
+	// lsblk calls RAM disks "disk" too.
+	return b.Type == "disk" && !strings.HasPrefix(b.kernelName(), "zram") && !strings.HasPrefix(b.kernelName(), "ram")
+}
+
+func (b *BlockDevice) kernelName() string {
+	return strings.TrimPrefix(strings.TrimPrefix(b.device(), "/dev/"), "mapper/")
+}
+
+// device returns the path; lsblk before 2.33 does not print it.
+func (b *BlockDevice) device() string {
+	for _, s := range []string{b.Path, b.KName, b.Name} {
+		if s != "" {
+			return "/dev/" + strings.TrimPrefix(s, "/dev/")
+		}
+	}
+	return ""
+}
+
+func (b *BlockDevice) disk() Disk {
+	d := Disk{
+		Device: b.device(), Model: strings.TrimSpace(b.Model), Serial: strings.TrimSpace(b.Serial), WWN: b.WWN,
+		Size: int64(b.Size), SectorSize: int64(b.SectorSize),
+		Removable: bool(b.Removable), ReadOnly: bool(b.ReadOnly), Content: b.content(),
+	}
+	if d.SectorSize == 0 {
+		d.SectorSize = 512
+	}
+	return d
+}
+
+// content says what is on a disk: `gpt: vfat "ESP" 512 MiB, crypto_LUKS 7.5 GiB`.
+func (b *BlockDevice) content() string {
+	var parts []string
+	table := b.TableType
+	for i := range b.Children {
+		if c := &b.Children[i]; c.Type == "part" {
+			parts = append(parts, c.describe())
+			if table == "" {
+				table = c.TableType
+			}
+		}
+	}
+	switch {
+	case len(parts) > 0:
+		if table == "" {
+			table = "partitions"
+		}
+		return table + ": " + strings.Join(parts, ", ")
+	case b.FSType != "" || len(b.mountpoints()) > 0:
+		return b.describe()
+	case table != "":
+		return table + ": no partitions"
+	}
+	return "blank"
+}
+
+func (b *BlockDevice) describe() string {
+	s := b.FSType
+	if s == "" {
+		s = "unformatted"
+	}
+	for _, label := range []string{b.Label, b.PartLabel} {
+		if label != "" {
+			s += " " + strconv.Quote(label)
+			break
+		}
+	}
+	return s + " " + human(int64(b.Size))
+}
+
+// mountpoints returns where the device is mounted, and "[SWAP]".
+func (b *BlockDevice) mountpoints() []string {
+	all := slices.DeleteFunc(slices.Clone(b.Mountpoints), func(s string) bool { return s == "" })
+	if len(all) == 0 && b.Mountpoint != "" {
+		all = []string{b.Mountpoint}
+	}
+	return all
+}
+
+// node is a device with its place in the machine: every disk below which it is found,
+// and its greatest distance from one.
+type node struct {
+	*BlockDevice
+	roots []string
+	depth int
+}
+
+// nodes returns every device once, parents before children where lsblk first shows them.
+func (f *Facts) nodes() []*node {
+	var all []*node
+	byDevice := map[string]*node{}
+	var walk func(list []BlockDevice, root string, depth int)
+	walk = func(list []BlockDevice, root string, depth int) {
+		for i := range list {
+			dev := list[i].device()
+			from := root
+			if depth == 0 {
+				from = dev
+			}
+			n := byDevice[dev]
+			if n == nil {
+				n = &node{BlockDevice: &list[i]}
+				byDevice[dev] = n
+				all = append(all, n)
+			}
+			n.depth = max(n.depth, depth)
+			if !slices.Contains(n.roots, from) {
+				n.roots = append(n.roots, from)
+			}
+			walk(list[i].Children, from, depth+1)
+		}
+	}
+	walk(f.BlockDevices, "", 0)
+	return all
+}

@@ -1,0 +1,213 @@
+package disko
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/diskfs/go-diskfs/partition/gpt"
+)
+
+// ErrNoTable says that neither end of a disk has a GPT header.
+var ErrNoTable = errors.New("no gpt partition table")
+
+// Table is a disk's GPT as read back from its first and last sectors.
+type Table struct {
+	DiskGUID   string      `json:"disk_guid"`   // upper case
+	Size       int64       `json:"size"`        // of the disk, bytes
+	SectorSize int64       `json:"sector_size"` // logical, bytes
+	Partitions []Partition `json:"partitions"`  // by number
+}
+
+// Partition is one used entry of a GPT (UEFI 2.10, section 5.3.3).
+type Partition struct {
+	Number     int    `json:"number"` // from 1
+	Label      string `json:"label"`
+	Type       string `json:"type"` // GUID, upper case
+	GUID       string `json:"guid"` // upper case
+	Attributes uint64 `json:"attributes"`
+	First      uint64 `json:"first"` // sector
+	Last       uint64 `json:"last"`  // sector, included
+}
+
+// TableBytes returns how many bytes of each end of a disk [ReadTable] needs: the
+// protective MBR, header and entries at the head, entries and header at the tail.
+func TableBytes(sectorSize int64) (head, tail int64) {
+	const entries = tableEntries * tableEntrySize
+	return 2*sectorSize + entries, sectorSize + entries
+}
+
+// ReadTable reads the partition table of a disk of size bytes from its first and last
+// bytes, of which there must be at least as many as [TableBytes] says. Both copies must
+// be sound, with right checksums, and agree. A disk without either is [ErrNoTable].
+func ReadTable(head, tail []byte, size, sectorSize int64) (*Table, error) {
+	needHead, needTail := TableBytes(sectorSize)
+	switch {
+	case sectorSize != 512 && sectorSize != 4096:
+		return nil, fmt.Errorf("sectors of %d bytes are not supported", sectorSize)
+	case int64(len(head)) < needHead || int64(len(tail)) < needTail:
+		return nil, fmt.Errorf("%d and %d bytes of the disk's ends are too few; needed are %d and %d", len(head), len(tail), needHead, needTail)
+	case size%sectorSize != 0 || size < int64(len(head)) || size < int64(len(tail)) || size < needHead+needTail:
+		return nil, fmt.Errorf("a disk of %d bytes cannot have a partition table", size)
+	}
+	last := uint64(size/sectorSize) - 1
+	entries := uint64(tableEntries*tableEntrySize) / uint64(sectorSize)
+	primary := head[sectorSize : 2*sectorSize]
+	backup := tail[int64(len(tail))-sectorSize:]
+	signature := []byte("EFI PART")
+	if !bytes.HasPrefix(primary, signature) && !bytes.HasPrefix(backup, signature) {
+		return nil, ErrNoTable
+	}
+	if err := checkHeader(primary, 1, last, 2); err != nil {
+		return nil, fmt.Errorf("primary partition table: %w", err)
+	}
+	if err := checkHeader(backup, last, 1, last-entries); err != nil {
+		return nil, fmt.Errorf("backup partition table: %w", err)
+	}
+	// go-diskfs checks the checksums, and reads the backup only where the primary is
+	// broken; so it is asked twice, the second time with the primary taken away.
+	ends := &diskEnds{head: bytes.Clone(head), tail: tail, size: size}
+	t, err := gpt.Read(ends, int(sectorSize), int(sectorSize))
+	if err != nil {
+		return nil, fmt.Errorf("read partition table: %w", err)
+	}
+	if t.RecoveredFromBackup {
+		return nil, errors.New("primary partition table: wrong checksum")
+	}
+	clear(ends.head[sectorSize : 2*sectorSize])
+	ends.at = 0
+	second, err := gpt.Read(ends, int(sectorSize), int(sectorSize))
+	if err != nil {
+		return nil, fmt.Errorf("backup partition table: %w", err)
+	}
+	if !t.Equal(second) {
+		return nil, errors.New("primary and backup partition table differ")
+	}
+	return newTable(t, size, sectorSize), nil
+}
+
+// checkHeader refuses what go-diskfs would follow into the void: entry sizes, counts and
+// positions other than those that every tool writes.
+func checkHeader(h []byte, self, other, entries uint64) error {
+	le := binary.LittleEndian
+	switch {
+	case !bytes.HasPrefix(h, []byte("EFI PART")):
+		return errors.New("missing")
+	case le.Uint32(h[80:]) != tableEntries || le.Uint32(h[84:]) != tableEntrySize:
+		return fmt.Errorf("%d entries of %d bytes are not supported", le.Uint32(h[80:]), le.Uint32(h[84:]))
+	case le.Uint64(h[24:]) != self || le.Uint64(h[32:]) != other || le.Uint64(h[72:]) != entries:
+		return errors.New("does not lie at the ends of this disk; was the disk resized?")
+	}
+	return nil
+}
+
+func newTable(t *gpt.Table, size, sectorSize int64) *Table {
+	table := &Table{DiskGUID: t.GUID, Size: size, SectorSize: sectorSize}
+	for _, p := range t.Partitions {
+		table.Partitions = append(table.Partitions, Partition{
+			Number: p.Index, Label: p.Name, Type: string(p.Type), GUID: p.GUID,
+			Attributes: p.Attributes, First: p.Start, Last: p.End,
+		})
+	}
+	return table
+}
+
+// diskEnds is a disk of which only the ends are known. It is a backend.File for go-diskfs.
+type diskEnds struct {
+	head, tail []byte
+	size, at   int64
+}
+
+func (d *diskEnds) ReadAt(p []byte, off int64) (int, error) {
+	end := off + int64(len(p))
+	tail := d.size - int64(len(d.tail))
+	switch {
+	case off >= 0 && end <= int64(len(d.head)):
+		return copy(p, d.head[off:end]), nil
+	case off >= tail && end <= d.size:
+		return copy(p, d.tail[off-tail:]), nil
+	}
+	return 0, io.ErrUnexpectedEOF
+}
+
+func (d *diskEnds) Seek(off int64, whence int) (int64, error) {
+	d.at = off + []int64{0, d.at, d.size}[whence]
+	return d.at, nil
+}
+
+func (d *diskEnds) Read([]byte) (int, error)   { return 0, errors.ErrUnsupported }
+func (d *diskEnds) Stat() (fs.FileInfo, error) { return nil, errors.ErrUnsupported }
+func (d *diskEnds) Close() error               { return nil }
+
+// Verify says how the table of a device differs from what the plan makes there: number
+// and order of the partitions, labels, types, attributes, explicit UUIDs and sizes. Sizes
+// must be exact where the layout gives one; where it says "the rest", the end may differ
+// by 1 MiB.
+func (p *Plan) Verify(device string, t *Table) error {
+	i := slices.IndexFunc(p.Disks, func(d Disk) bool { return d.Device == device })
+	if i < 0 || i >= len(p.layout) {
+		return fmt.Errorf("verify %s: the plan does not take it", device)
+	}
+	r := &reader{}
+	parts := p.layout[i].parts
+	want, err := arrange(parts, t.Size, t.SectorSize)
+	if err != nil {
+		return fmt.Errorf("verify %s: %w", device, err)
+	}
+	if len(parts) != len(t.Partitions) {
+		r.errorf(device, "has %d partitions instead of %d", len(t.Partitions), len(parts))
+	}
+	for n := range min(len(parts), len(t.Partitions)) {
+		parts[n].verify(r, n+1, t.Partitions[n], want[n], uint64(t.SectorSize))
+	}
+	for n, a := range t.Partitions {
+		for _, b := range t.Partitions[n+1:] {
+			if a.First <= b.Last && b.First <= a.Last {
+				r.errorf(device, "partitions %d and %d overlap", a.Number, b.Number)
+			}
+		}
+	}
+	return r.err()
+}
+
+func (p partition) verify(r *reader, number int, got Partition, want extent, sectorSize uint64) {
+	differ := func(what string, got, want any) {
+		if got != want {
+			r.errorf(p.path, "%s is %v instead of %v", what, got, want)
+		}
+	}
+	var attributes uint64
+	for _, bit := range p.attributes {
+		attributes |= 1 << bit
+	}
+	differ("partition number", got.Number, number)
+	differ("label", got.Label, p.label)
+	differ("type", got.Type, p.typeGUID)
+	differ("attributes", got.Attributes, attributes)
+	if p.uuid != "" {
+		differ("uuid", got.GUID, strings.ToUpper(p.uuid))
+	}
+	if got.Last < got.First || got.Last > math.MaxInt64/sectorSize {
+		r.errorf(p.path, "ends before it starts: sectors %d to %d", got.First, got.Last)
+		return
+	}
+	size, wanted := (got.Last-got.First+1)*sectorSize, (want.last-want.first+1)*sectorSize
+	if !p.end.rest() {
+		differ("size in bytes", size, wanted)
+	} else if far(got.Last, want.last, sectorSize) {
+		r.errorf(p.path, "ends at sector %d instead of %d", got.Last, want.last)
+	}
+	if far(got.First, want.first, sectorSize) {
+		r.errorf(p.path, "starts at sector %d instead of %d", got.First, want.first)
+	}
+}
+
+// far tells whether two sectors are more than 1 MiB apart, which is how far versions of
+// sgdisk may differ in aligning.
+func far(a, b, sectorSize uint64) bool { return max(a, b)-min(a, b) > mib/sectorSize }
