@@ -69,7 +69,7 @@ func (f *follower) nixCopy(ctx context.Context, h hosts.Host, addr string, b *bu
 		"-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3",
 	}, " "))
 	cmd.WaitDelay = 5 * time.Second
-	p := copyProgress{total: b.size, paths: int64(b.paths)}
+	var p copyProgress
 	var said tail
 	err := runLogged(cmd, func(line string) {
 		if p.read(line, &said) {
@@ -94,10 +94,9 @@ func (f *follower) nixCopy(ctx context.Context, h hosts.Host, addr string, b *bu
 // copyProgress reads nix's --log-format internal-json: numbers from nix's
 // src/libutil/logging.hh.
 type copyProgress struct {
-	total, paths int64
-	told         time.Time
-	done         int64            // bytes of paths that are over
-	running      map[int64]copied // by activity
+	told    time.Time
+	done    int64            // bytes of paths that are over
+	running map[int64]copied // by activity
 }
 
 type copied struct{ done, expected int64 }
@@ -186,9 +185,7 @@ func (in *Installer) serveAgent(ctx context.Context) (<-chan struct{}, error) {
 				stop := context.AfterFunc(ctx, func() { conn.Close() })
 				defer stop()
 				defer conn.Close()
-				if err := agent.ServeAgent(keys, conn); err != nil {
-					in.Log.Debug("SSH agent", "err", err) // io.EOF: ssh is done
-				}
+				in.Log.Debug("SSH agent", "end", agent.ServeAgent(keys, conn)) // io.EOF: ssh is done
 			})
 		}
 	}()

@@ -15,7 +15,7 @@ func (s *Server) listImages(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.JSON(http.StatusOK, all)
+	return c.JSON(http.StatusOK, array(all))
 }
 
 // addImage streams ImageProgress; the last line holds the image or the error.

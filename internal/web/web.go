@@ -227,7 +227,15 @@ func (s *Server) events(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.JSON(http.StatusOK, events)
+	return c.JSON(http.StatusOK, array(events))
+}
+
+// array makes JSON print an empty list as [], not null.
+func array[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
 }
 
 func number(s string) (uint64, error) {

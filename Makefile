@@ -1,0 +1,43 @@
+# provision: `make demo` and `make test` need nothing beforehand but a Debian
+# or Ubuntu machine, root and the network; ./setup installs what is missing.
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.0
+FUZZTIME ?= 60s
+export PATH := $(CURDIR)/.cache/go/bin:$(PATH)
+export CGO_ENABLED := 0
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+build: ## bin/provision, static
+	go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/provision ./cmd/provision
+
+release: ## static binaries for amd64 and arm64
+	for arch in amd64 arm64; do GOARCH=$$arch go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/provision-linux-$$arch ./cmd/provision || exit 1; done
+
+demo: setup build ## watch a virtual machine become an installed host
+	go run ./internal/lab/demo
+
+test: setup build lint unit fuzz e2e ## everything
+
+lint: ## gofmt, go vet, staticcheck
+	@test -z "$$(gofmt -l .)" || { echo "not gofmt-ed:"; gofmt -l .; exit 1; }
+	go vet ./...
+	go run $(STATICCHECK) ./...
+
+unit: ## all tests but the long ones, with the race detector
+	CGO_ENABLED=1 go test -race -count=1 $$(go list ./... | grep -v /internal/lab)
+
+fuzz: ## each fuzz target for $(FUZZTIME)
+	.ci/fuzz $(FUZZTIME)
+
+e2e: build ## whole installs in QEMU
+	.ci/e2e
+
+bench: setup build ## benchmarks, as ratios against nginx and dnsmasq in the same run
+	.ci/bench
+
+setup: ## install the tools that tests and demo use
+	./setup
+
+.PHONY: help build release demo test lint unit fuzz e2e bench setup

@@ -1,0 +1,45 @@
+// Package provision holds the test of the house: which package may import
+// which.
+package provision
+
+import (
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestArrows asserts the design's arrows. pxe, installer and web never call
+// each other; hosts, disko and images import nothing of ours.
+func TestArrows(t *testing.T) {
+	may := map[string][]string{
+		"provision/hosts":         {},
+		"provision/disko":         {},
+		"provision/images":        {},
+		"provision/pxe":           {"provision/hosts", "provision/images"},
+		"provision/installer":     {"provision/disko", "provision/hosts", "provision/images"},
+		"provision/internal/web":  {"provision/disko", "provision/hosts", "provision/images"},
+		"provision/cmd/provision": {"provision/disko", "provision/hosts", "provision/images", "provision/installer", "provision/internal/web", "provision/pxe"},
+	}
+	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, "./...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	for line := range strings.Lines(string(out)) {
+		fields := strings.Fields(line)
+		allowed, ours := may[fields[0]]
+		if !ours { // the test bed; the rule below keeps it out of what ships
+			continue
+		}
+		seen++
+		for _, imp := range fields[1:] {
+			if strings.HasPrefix(imp, "provision/") && !slices.Contains(allowed, imp) {
+				t.Errorf("%s imports %s", fields[0], imp)
+			}
+		}
+	}
+	if seen != len(may) {
+		t.Errorf("%d of the %d packages of the house exist", seen, len(may))
+	}
+}
