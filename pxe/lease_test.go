@@ -1,0 +1,122 @@
+package pxe
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+)
+
+func TestParseRange(t *testing.T) {
+	for in, size := range map[string]int64{
+		"10.0.0.1-10.0.0.1": 1, "10.0.0.1 - 10.0.1.0": 256, "10.0.0.0-10.15.255.255": 1 << 20,
+		"": 0, "10.0.0.1": 0, "10.0.0.2-10.0.0.1": 0, "10.0.0.0-10.16.0.0": 0, "fe80::1-fe80::2": 0, "a-b": 0,
+	} {
+		r, err := ParseRange(in)
+		if (err == nil) != (size > 0) || (err == nil && r.size() != size) {
+			t.Errorf("%q: %v, %v", in, r, err)
+		}
+	}
+}
+
+func TestLeases(t *testing.T) {
+	s := server(t, Full)
+	now := noon
+	addr := netip.MustParseAddr
+	rng := Range{addr("10.77.0.100"), addr("10.77.0.103")}
+	open := func() *pool {
+		t.Helper()
+		p, err := newPool(s.Store, rng, time.Hour, func() time.Time { return now }, addr("10.77.0.101"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	p := open()
+	offer := func(mac string, asked string) netip.Addr {
+		t.Helper()
+		var want netip.Addr
+		if asked != "" {
+			want = addr(asked)
+		}
+		a, err := p.offer(mac, netip.Addr{}, want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	confirm := func(mac string, a netip.Addr) bool {
+		t.Helper()
+		ok, err := p.confirm(mac, a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ok
+	}
+
+	a := offer("a", "10.77.0.103")
+	if a != addr("10.77.0.103") || offer("a", "10.77.0.100") != a {
+		t.Errorf("a was offered %s, and then another", a)
+	}
+	if !confirm("a", a) || confirm("b", a) || confirm("b", netip.Addr{}) {
+		t.Error("the offer was not confirmed, or somebody else's was")
+	}
+	if b := offer("b", a.String()); b == a || b == addr("10.77.0.101") {
+		t.Errorf("b was offered %s", b)
+	}
+	b := offer("b", "")
+	c := offer("c", "")
+	if b == c || !confirm("b", b) || !confirm("c", c) {
+		t.Error(b, c)
+	}
+	if d, err := p.offer("d", netip.Addr{}, netip.Addr{}); err == nil {
+		t.Errorf("three addresses, and a fourth machine got %s", d)
+	}
+
+	p = open() // a restart
+	if offer("a", "") != a || offer("b", "") != b || !confirm("a", a) {
+		t.Error("leases were forgotten over a restart")
+	}
+	now = now.Add(40 * time.Minute)
+	if !confirm("a", a) {
+		t.Error("a renewal was refused")
+	}
+	p = open()
+	now = now.Add(59 * time.Minute) // a's second lease still runs, all others ended
+	if d := offer("d", ""); d == a {
+		t.Error("a's renewed lease was given away after a restart")
+	}
+
+	if err := p.release("a", false); err != nil {
+		t.Fatal(err)
+	}
+	if e := offer("e", a.String()); e != a {
+		t.Errorf("a released address was not given: %s", e)
+	}
+	if err := p.release("e", true); err != nil { // DHCPDECLINE: in use by a stranger
+		t.Fatal(err)
+	}
+	if f := offer("f", a.String()); f == a {
+		t.Error("a declined address was given again at once")
+	}
+	if fixed, err := p.offer("g", addr("10.77.0.50"), netip.Addr{}); err != nil || fixed != addr("10.77.0.50") || !confirm("g", fixed) {
+		t.Errorf("fixed address: %s, %v", fixed, err)
+	}
+}
+
+func TestLeasesAreSteady(t *testing.T) {
+	s := server(t, Full)
+	first, err := s.leases.offer(mac, netip.Addr{}, netip.Addr{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := server(t, Full) // its store is empty
+	for i := range 20 {
+		if _, err := other.leases.offer(fmt.Sprint("other ", i), netip.Addr{}, netip.Addr{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if again, _ := server(t, Full).leases.offer(mac, netip.Addr{}, netip.Addr{}); again != first {
+		t.Errorf("%s, and with an empty store %s", first, again)
+	}
+}
