@@ -28,6 +28,7 @@ const (
 	script  loader = "script" // the boot's iPXE script, over HTTP
 	hold    loader = "hold"   // the script that shows a stranger how it is enrolled
 	efiX64  loader = "ipxe.efi"
+	local   loader = "local" // nothing to fetch: a PXE menu whose one entry is the local disk
 )
 
 // answer is what is decided about one DHCP request.
@@ -53,7 +54,11 @@ func decide(h *hosts.Host, c client, mode Mode, holdUnknown bool, now time.Time)
 		return a
 	}
 	if ok, why := h.MayBoot(now); !ok {
-		a.Why, a.Tell = why, h.State != hosts.Installed && h.State != hosts.Rebooting
+		done := h.State == hosts.Installed || h.State == hosts.Rebooting
+		a.Why, a.Tell = why, !done
+		if done && c.Kind == firmware {
+			a.Load = local
+		}
 		return a
 	}
 	if h.Machine != "" && c.Machine != "" && h.Machine != c.Machine {

@@ -98,7 +98,7 @@ func (s *Server) answerProxy(m *dhcpv4.DHCPv4, c client, h *hosts.Host) (*dhcpv4
 		return nil, nil
 	}
 	b, _, err := s.boot(m, c, h)
-	if err != nil || b.File == "" {
+	if err != nil || b.empty() {
 		return nil, err
 	}
 	return proxyReply(m, b)
@@ -115,7 +115,7 @@ func (s *Server) answerBINL(m *dhcpv4.DHCPv4) (*dhcpv4.DHCPv4, error) {
 		return nil, err
 	}
 	b, _, err := s.boot(m, c, h)
-	if err != nil || b.File == "" {
+	if err != nil || b.empty() {
 		return nil, err
 	}
 	return proxyReply(m, b)
@@ -180,6 +180,9 @@ func (s *Server) boot(m *dhcpv4.DHCPv4, c client, h *hosts.Host) (bootInfo, answ
 	}
 	switch {
 	case a.Load == nothing:
+		return b, a, nil
+	case a.Load == local:
+		b.Local = true
 		return b, a, nil
 	case h == nil: // --unknown=hold
 		b.File = s.holdFile(a.Load, c.MAC)

@@ -11,9 +11,25 @@ import (
 // bootInfo is where a machine finds what it is to load.
 type bootInfo struct {
 	Server netip.Addr // ours, on the machine's link
-	File   string     // TFTP file name or URL
+	File   string     // TFTP file name or URL; "": nothing to load
 	Kind   kind
+	Local  bool // tell firmware to start from its disk
 }
+
+func (b bootInfo) empty() bool { return b.File == "" && !b.Local }
+
+// Vendor options of PXE (PXE 2.1 section 2.2): 6 is discovery control, 9 the
+// boot menu, 10 its prompt.
+var (
+	// useFile switches boot server discovery off (bit 3): the file name is
+	// in this reply.
+	useFile = []byte{6, 1, 8, 0xff}
+	// localDisk is a menu with one entry of type 0, local boot, that is
+	// chosen at once. Firmware that tries the network first and gets no file
+	// name waits a minute for one (EDK2: 4, 8, 16 and 32 seconds); with this it
+	// goes on to the disk immediately.
+	localDisk = append(append([]byte{6, 1, 7, 9, 13, 0, 0, 10}, "local disk"...), 10, 2, 0, ' ', 0xff)
+)
 
 // network is what a lease tells about the LAN.
 type network struct {
@@ -27,7 +43,7 @@ type network struct {
 
 // proxyReply answers beside another DHCP server: boot information, no
 // address. On port 67 it offers; on 4011 (and to a REQUEST) it acknowledges.
-// b must name a file: with nothing to boot a proxy is silent.
+// b must not be empty: with nothing to say a proxy is silent.
 func proxyReply(m *dhcpv4.DHCPv4, b bootInfo) (*dhcpv4.DHCPv4, error) {
 	r, err := replyTo(m, b.Server)
 	if err != nil {
@@ -38,7 +54,7 @@ func proxyReply(m *dhcpv4.DHCPv4, b bootInfo) (*dhcpv4.DHCPv4, error) {
 		// leaves it, as it holds no address.
 		r.UpdateOption(dhcpv4.OptClassIdentifier("PXEClient"))
 	}
-	addBoot(r, m, b)
+	addBoot(r, b)
 	return r, nil
 }
 
@@ -65,17 +81,16 @@ func leaseReply(m *dhcpv4.DHCPv4, yours netip.Addr, n network, b bootInfo) (*dhc
 	if n.Domain != "" {
 		r.UpdateOption(dhcpv4.OptDomainName(n.Domain))
 	}
-	if b.File == "" {
+	if b.empty() {
 		return r, nil
 	}
-	addBoot(r, m, b)
-	switch b.Kind {
-	case firmware:
-		// Boot server discovery off (bit 3): use the file name given here. It
-		// makes this one offer complete; EDK2 prefers it to all others, and
+	addBoot(r, b)
+	switch {
+	case b.Kind == firmware && !b.Local:
+		// It makes this one offer complete: EDK2 prefers it to all others, and
 		// nobody has to ask port 4011.
-		r.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionVendorSpecificInformation, []byte{6, 1, 8, 0xff}))
-	case ipxe:
+		r.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionVendorSpecificInformation, useFile))
+	case b.Kind == ipxe:
 		// no-pxedhcp: do not wait two seconds for a proxy's offer.
 		r.UpdateOption(dhcpv4.OptGeneric(etherboot, []byte{176, 1, 1}))
 	}
@@ -109,7 +124,12 @@ func replyTo(m *dhcpv4.DHCPv4, server netip.Addr) (*dhcpv4.DHCPv4, error) {
 
 // addBoot names the file, both in the header, which old firmware reads, and in
 // option 67.
-func addBoot(r, m *dhcpv4.DHCPv4, b bootInfo) {
+func addBoot(r *dhcpv4.DHCPv4, b bootInfo) {
+	if b.Local {
+		r.UpdateOption(dhcpv4.OptClassIdentifier("PXEClient"))
+		r.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionVendorSpecificInformation, localDisk))
+		return
+	}
 	r.ServerIPAddr = b.Server.AsSlice()
 	r.BootFileName = b.File
 	r.UpdateOption(dhcpv4.OptBootFileName(b.File))
