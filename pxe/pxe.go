@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/tinkerbell/ipxedust/binary"
 	"golang.org/x/sync/errgroup"
 
 	"provision/hosts"
@@ -41,9 +42,10 @@ type Server struct {
 	Log    *slog.Logger
 	Now    func() time.Time
 
-	self   netip.Addr // our address on Interface
-	net    network
-	leases *pool
+	self    netip.Addr // our address on Interface
+	net     network
+	leases  *pool
+	program []byte // what TFTP hands out: iPXE
 }
 
 // sockets are all that Run listens on, opened before any is served, so that a
@@ -78,7 +80,7 @@ func (s *Server) check() error {
 	if err != nil {
 		return err
 	}
-	s.self = self.Addr()
+	s.self, s.program = self.Addr(), binary.IpxeEFI
 	if s.HTTPPort < 1 || s.HTTPPort > 65535 {
 		return fmt.Errorf("HTTP port %d is not a port", s.HTTPPort)
 	}

@@ -64,7 +64,7 @@ func server(t testing.TB, mode Mode) *Server {
 	if s.Images, err = images.Open(filepath.Join(dir, "images")); err != nil {
 		t.Fatal(err)
 	}
-	s.self = netip.MustParseAddr("10.77.0.1")
+	s.self, s.program = netip.MustParseAddr("10.77.0.1"), []byte("iPXE")
 	s.Range = Range{netip.MustParseAddr("10.77.0.100"), netip.MustParseAddr("10.77.0.199")}
 	s.net = network{Server: s.self, Mask: []byte{255, 255, 255, 0}, Lease: time.Hour}
 	if s.leases, err = newPool(store, s.Range, time.Hour, s.Now, s.self); err != nil {

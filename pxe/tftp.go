@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/pin/tftp/v3"
-	"github.com/tinkerbell/ipxedust/binary"
 )
 
 const bootPath = "boot/"
@@ -107,7 +106,7 @@ func (s *Server) tftpFile(name string) ([]byte, error) {
 	if loader(program) != efiX64 {
 		return nil, errNoFile
 	}
-	return binary.IpxeEFI, nil
+	return s.program, nil
 }
 
 func (s *Server) tokenLives(token string) bool {
