@@ -63,7 +63,7 @@ var table = map[Kind]rule{
 	Netboot:   {[]State{Ready, Booting, Live, Installing, Failed}, Booting},
 	Fetched:   {[]State{Booting}, ""},
 	Contacted: {[]State{Ready, Booting, Live, Installing}, Live},
-	Lost:      {[]State{Live, Installing, Failed}, ""},
+	Lost:      {[]State{Live, Installing}, ""},
 	Built:     {nil, ""},
 	Burned:    {[]State{Live}, Installing},
 	Started:   {nil, ""},
@@ -100,6 +100,12 @@ func next(h Host, ev Event) (Host, error) {
 }
 
 func refused(h Host, ev Event) error {
+	switch ev.Kind {
+	case Enrolled:
+		return fmt.Errorf("%s is %s: %w; run `provision cancel %s` first", h.Name, h.State, ErrRefused, h.Name)
+	case Cancelled:
+		return fmt.Errorf("%s is %s: %w; there is nothing to cancel", h.Name, h.State, ErrRefused)
+	}
 	return fmt.Errorf("%s is %s: %w (event %q)", h.Name, h.State, ErrRefused, ev.Kind)
 }
 
@@ -120,10 +126,10 @@ func change(h *Host, ev Event) error {
 		if !h.Permit.Live(ev.Time) {
 			return refused(*h, ev)
 		}
-		h.Contact, h.Error, h.Address = true, "", ev.Address
+		h.Contact, h.Lost, h.Error, h.Address = true, time.Time{}, "", ev.Address
 		h.enter(PhaseFacts)
 	case Lost:
-		h.Contact = false
+		h.Contact, h.Lost = false, ev.Time
 	case Built:
 		h.System = ev.System
 	case Burned:
@@ -145,7 +151,7 @@ func change(h *Host, ev Event) error {
 		}
 		h.Error, h.Phase, h.Progress, h.Proven = "", "", Progress{}, ev.Message
 	case Broke:
-		h.Phase, h.Error = ev.Phase, ev.Message
+		h.Phase, h.Error, h.Contact = ev.Phase, ev.Message, false
 	case Cancelled:
 		if !h.Permit.Spent.IsZero() {
 			return fmt.Errorf("%s has no permit to cancel: it is %s", h.Name, h.State)
@@ -162,9 +168,6 @@ func change(h *Host, ev Event) error {
 func (h *Host) enter(p Phase) { h.Phase, h.Progress = p, Progress{} }
 
 func enrol(h *Host, ev Event) error {
-	if h.Contact {
-		return fmt.Errorf("%s is being installed: run `provision cancel %s` first", h.Name, h.Name)
-	}
 	old := *h
 	*h = *ev.Enrol
 	h.FirstEvent, h.LastEvent, h.Tokens = old.FirstEvent, old.LastEvent, old.Tokens
@@ -185,7 +188,7 @@ func netboot(h *Host, ev Event) error {
 	if ev.Machine != "" {
 		h.Machine = ev.Machine
 	}
-	h.Boot, h.Error, h.Contact, h.Layout = *ev.Boot, "", false, ""
+	h.Boot, h.Error, h.Contact, h.Lost, h.Layout = *ev.Boot, "", false, time.Time{}, ""
 	h.Permit.Boots++
 	h.Tokens = append(h.Tokens, ev.Boot.Token)
 	h.enter(PhaseNetboot)

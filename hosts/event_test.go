@@ -55,7 +55,7 @@ func TestTable(t *testing.T) {
 		Netboot:   "booting booting booting booting - - booting",
 		Fetched:   "- booting - - - - -",
 		Contacted: "live live live live - - -",
-		Lost:      "- - live installing - - failed",
+		Lost:      "- - live installing - - -",
 		Built:     "ready booting live installing rebooting installed failed",
 		Burned:    "- - installing - - - -",
 		Started:   "ready booting live installing rebooting installed failed",

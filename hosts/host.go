@@ -63,6 +63,7 @@ type Host struct {
 	Error    string    `json:"error,omitempty"`
 	Address  string    `json:"address,omitempty"` // where the machine was last seen
 	Contact  bool      `json:"contact"`           // an SSH session to its installer is up
+	Lost     time.Time `json:"lost,omitzero"`     // when the session broke, if it did since the boot
 	System   string    `json:"system,omitempty"`  // store path of the toplevel that was built
 	Proven   string    `json:"proven,omitempty"`  // how the installed host proved itself
 	Machine  string    `json:"machine,omitempty"` // SMBIOS UUID of the machine that boots under this permit

@@ -25,9 +25,9 @@ type build struct {
 	err    error
 	system string // store path of the toplevel
 	layout *disko.Layout
-	digest string // of the layout
-	paths  int    // of the closure
-	size   int64  // of the closure, bytes
+	digest string           // of the layout
+	paths  map[string]int64 // of the closure, with their sizes in bytes
+	size   int64            // of the closure, bytes
 }
 
 // startBuild starts the build for this enrolment and boot, unless it runs.
@@ -55,7 +55,7 @@ func (f *follower) startBuild(ctx context.Context, h hosts.Host) {
 			return
 		}
 		f.apply(hosts.Event{Kind: hosts.Built, System: b.system,
-			Message: fmt.Sprintf("built %s: %d paths, %s, in %s", b.system, b.paths, megabytes(b.size), since(f.Now(), start))})
+			Message: fmt.Sprintf("built %s: %d paths, %s, in %s", b.system, len(b.paths), megabytes(b.size), since(f.Now(), start))})
 	})
 }
 
@@ -83,8 +83,13 @@ func (f *follower) make(ctx context.Context, h hosts.Host, b *build) error {
 	}); err != nil {
 		return err
 	}
-	b.paths, b.size, err = f.Nix.ClosureSize(ctx, b.system)
-	return err
+	if b.paths, err = f.Nix.Closure(ctx, b.system); err != nil {
+		return err
+	}
+	for _, size := range b.paths {
+		b.size += size
+	}
+	return nil
 }
 
 // built waits for the host's build.

@@ -39,7 +39,7 @@ func (f *follower) copyClosure(ctx context.Context, h hosts.Host, s *session, b 
 		}
 	}
 	if err == nil {
-		f.finished(hosts.PhaseCopy, "%d paths, %s, in %s", b.paths, megabytes(b.size), since(f.Now(), start))
+		f.finished(hosts.PhaseCopy, "%d paths, %s, in %s", len(b.paths), megabytes(b.size), since(f.Now(), start))
 	}
 	return err
 }
@@ -69,7 +69,7 @@ func (f *follower) nixCopy(ctx context.Context, h hosts.Host, addr string, b *bu
 		"-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3",
 	}, " "))
 	cmd.WaitDelay = 5 * time.Second
-	var p copyProgress
+	p := copyProgress{sizes: b.paths}
 	var said tail
 	err := runLogged(cmd, func(line string) {
 		if p.read(line, &said) {
@@ -91,15 +91,17 @@ func (f *follower) nixCopy(ctx context.Context, h hosts.Host, addr string, b *bu
 	return fmt.Errorf("copy %s to %s: %w", b.system, addr, err)
 }
 
-// copyProgress reads nix's --log-format internal-json: numbers from nix's
-// src/libutil/logging.hh.
+// copyProgress reads nix's --log-format internal-json (numbers from nix's
+// src/libutil/logging.hh). Old versions tell only which path starts and ends,
+// newer ones also how far it is.
 type copyProgress struct {
+	sizes   map[string]int64 // of store paths, bytes
 	told    time.Time
 	done    int64            // bytes of paths that are over
 	running map[int64]copied // by activity
 }
 
-type copied struct{ done, expected int64 }
+type copied struct{ done, size int64 }
 
 const (
 	actCopyPath = 100
@@ -128,21 +130,22 @@ func (p *copyProgress) read(line string, said *tail) bool {
 	switch {
 	case m.Action == "msg" && m.Level <= 1: // errors and warnings
 		said.add(m.Msg)
-	case m.Action == "start" && m.Type == actCopyPath:
+	case m.Action == "start" && m.Type == actCopyPath && len(m.Fields) > 0:
+		var path string
+		if json.Unmarshal(m.Fields[0], &path) != nil {
+			return false
+		}
 		if p.running == nil {
 			p.running = make(map[int64]copied)
 		}
-		p.running[m.ID] = copied{}
+		p.running[m.ID] = copied{size: p.sizes[path]}
 	case m.Action == "stop":
-		p.done += p.running[m.ID].expected
+		p.done += p.running[m.ID].size
 		delete(p.running, m.ID)
 		return true
-	case m.Action == "result" && m.Type == resProgress && len(m.Fields) >= 2:
-		if _, ours := p.running[m.ID]; ours {
-			var c copied
-			if errors.Join(json.Unmarshal(m.Fields[0], &c.done), json.Unmarshal(m.Fields[1], &c.expected)) == nil {
-				p.running[m.ID] = c
-			}
+	case m.Action == "result" && m.Type == resProgress && len(m.Fields) > 0:
+		if c, ours := p.running[m.ID]; ours && json.Unmarshal(m.Fields[0], &c.done) == nil {
+			p.running[m.ID] = c
 			return true
 		}
 	}

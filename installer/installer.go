@@ -178,13 +178,19 @@ func (f *follower) contact(ctx context.Context, h hosts.Host) *session {
 func (f *follower) overdue(h hosts.Host) <-chan time.Time {
 	if h.Contact { // left over from a server that was killed
 		f.apply(hosts.Event{Kind: hosts.Lost, Message: "the installer does not answer any more"})
+		return time.After(0)
 	}
-	since := h.Since
-	if h.Boot.Started.After(since) {
-		since = h.Boot.Started
+	since := h.Boot.Started
+	if h.Lost.After(since) {
+		since = h.Lost
 	}
 	if h.State == hosts.Ready || f.Now().Sub(since) < f.LiveWithin {
 		return time.After(contactEvery)
+	}
+	if h.State == hosts.Live || h.State == hosts.Installing {
+		f.fail(h.Phase, fmt.Errorf("the installer at %s stopped answering and did not come back within %s; "+
+			"netboot the machine again and the install goes on under the same permit", h.Address, f.LiveWithin))
+		return nil
 	}
 	why := "the machine was offered a boot and did not fetch it all; see its screen, and `provision logs " + h.Name + "` for what it fetched"
 	if !h.Boot.Used.IsZero() {

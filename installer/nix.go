@@ -11,8 +11,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 
 	"provision/disko"
 	"provision/hosts"
@@ -85,30 +87,33 @@ func (n Nix) Build(ctx context.Context, flake, host string, line func(string)) (
 	return built[0].Outputs.Out, nil
 }
 
-// ClosureSize is the number of store paths in the closure of path, and their
-// size in bytes.
-func (n Nix) ClosureSize(ctx context.Context, path string) (paths int, size int64, err error) {
+// Closure is the store paths that path needs, itself included, each with the
+// size of its NAR in bytes.
+func (n Nix) Closure(ctx context.Context, path string) (map[string]int64, error) {
 	out, err := n.run(ctx, nil, "path-info", "--recursive", "--json", path)
 	if err != nil {
-		return 0, 0, fmt.Errorf("closure of %s: %w", path, err)
+		return nil, fmt.Errorf("closure of %s: %w", path, err)
 	}
 	type info struct {
-		NarSize int64 `json:"narSize"`
+		Path    string `json:"path"`
+		NarSize int64  `json:"narSize"`
 	}
+	sizes := make(map[string]int64)
 	var list []info // nix before 2.19; later ones print an object
-	if err := json.Unmarshal(out, &list); err != nil {
-		var byPath map[string]info
-		if err := json.Unmarshal(out, &byPath); err != nil {
-			return 0, 0, fmt.Errorf("closure of %s: %w", path, err)
+	if json.Unmarshal(out, &list) == nil {
+		for _, i := range list {
+			sizes[i.Path] = i.NarSize
 		}
-		for _, i := range byPath {
-			list = append(list, i)
-		}
+		return sizes, nil
 	}
-	for _, i := range list {
-		size += i.NarSize
+	var byPath map[string]info
+	if err := json.Unmarshal(out, &byPath); err != nil {
+		return nil, fmt.Errorf("closure of %s: %w", path, err)
 	}
-	return len(list), size, nil
+	for p, i := range byPath {
+		sizes[p] = i.NarSize
+	}
+	return sizes, nil
 }
 
 // run runs nix and returns its output. Its messages go to line, if given; the
@@ -130,6 +135,8 @@ func runLogged(cmd *exec.Cmd, line func(string)) error {
 	if err != nil {
 		return err
 	}
+	// A copy that outlives a killed server would keep /mnt busy.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		if errors.Is(err, exec.ErrNotFound) {
 			return fmt.Errorf("%s is not installed on this machine, or not in PATH: see https://nixos.org/download", cmd.Args[0])
@@ -161,12 +168,16 @@ func subcommand(args []string) string {
 	return strings.Join(args[min(len(args), 1+len(flags)):min(len(args), 2+len(flags))], " ")
 }
 
+// escapes are terminal control sequences, which nix and others put into their
+// messages, and other control characters but tab and newline.
+var escapes = regexp.MustCompile(`\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]`)
+
 // tail keeps the last lines of a command's output.
 type tail []string
 
 func (t *tail) add(line string) {
 	const most = 20
-	*t = append(*t, line)
+	*t = append(*t, escapes.ReplaceAllString(line, ""))
 	if len(*t) > most {
 		*t = (*t)[len(*t)-most:]
 	}

@@ -29,6 +29,10 @@ const (
 	dialLimit      = 10 * time.Second
 )
 
+// commandLimit bounds one command on the machine. Formatting a large disk
+// takes minutes; a tool that hangs takes for ever.
+const commandLimit = 30 * time.Minute
+
 // session is an SSH connection to a machine whose host key was pinned.
 type session struct {
 	client *ssh.Client
@@ -110,6 +114,8 @@ func (s *session) watch(ctx context.Context) error {
 // run runs a command, fed with stdin if that is not nil, and returns its
 // output. The last lines of what it said are in the error.
 func (s *session) run(ctx context.Context, stdin io.Reader, argv ...string) ([]byte, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, commandLimit, fmt.Errorf("did not end within %s", commandLimit))
+	defer cancel()
 	sess, err := s.client.NewSession()
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", errLost, argv[0], err)

@@ -94,13 +94,7 @@ func (f *follower) disks(ctx context.Context, h hosts.Host, s *session, b *build
 	return plan, nil
 }
 
-// stepLimit bounds one command on the disks. A large mkfs takes minutes, a
-// hanging one for ever.
-const stepLimit = 15 * time.Minute
-
 func runStep(ctx context.Context, s *session, step disko.Step) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, stepLimit, fmt.Errorf("did not end within %s", stepLimit))
-	defer cancel()
 	argv := step.Argv
 	if step.Stdin != "" {
 		// A passphrase is the file without the newlines at its end, as disko
@@ -134,9 +128,6 @@ func diskWords(p *disko.Plan) string {
 // bootloader makes the copied system the one that starts.
 func (f *follower) bootloader(ctx context.Context, s *session, b *build) error {
 	f.begin(hosts.PhaseBootloader)
-	const limit = 30 * time.Minute
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("did not end within %s", limit))
-	defer cancel()
 	start := f.Now()
 	_, err := s.run(ctx, nil, "nixos-install", "--root", "/mnt", "--system", b.system, "--no-root-passwd", "--no-channel-copy")
 	if err == nil {

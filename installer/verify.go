@@ -49,7 +49,9 @@ func (f *follower) verify(ctx context.Context, h hosts.Host) bool {
 			}
 			proof += " and runs " + h.System
 		}
-		f.apply(hosts.Event{Kind: hosts.Moved, Address: addr, Message: "has address " + addr})
+		if addr != h.Address {
+			f.apply(hosts.Event{Kind: hosts.Moved, Address: addr, Message: "has address " + addr})
+		}
 		f.apply(hosts.Event{Kind: hosts.Proved, Message: proof})
 		return true
 	}

@@ -1,0 +1,134 @@
+package installer
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"provision/hosts"
+)
+
+// fleet is a flake without nixpkgs, with the functions that real disko has in
+// its options, and with user keys that start with an underscore.
+const fleet = `{
+  outputs = { self }: {
+    nixosConfigurations."odd.name-1" = {
+      pkgs.stdenv.hostPlatform.system = "x86_64-linux";
+      config.disko.devices = {
+        _module = { }; _create = x: x; disk._x = { name = "_x"; _config = y: y; nested = [ { _index = 1; keep = true; } ]; };
+      };
+      config.system.build.toplevel = derivation { name = "toplevel"; system = "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" "echo hello > $out" ]; };
+    };
+    nixosConfigurations.bare = { pkgs.stdenv.hostPlatform.system = "x86_64-linux"; config = { }; };
+    nixosConfigurations.fails = {
+      config.system.build.toplevel = derivation { name = "fails"; system = "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" "echo no such luck >&2; exit 1" ]; };
+    };
+  };
+}`
+
+func flake(t *testing.T, text string) (Nix, string) {
+	t.Helper()
+	dir := t.TempDir()
+	t.Setenv("NIX_CONFIG", "sandbox = false\nsubstituters =\nbuild-users-group =")
+	if err := os.WriteFile(filepath.Join(dir, "flake.nix"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return Nix{Roots: filepath.Join(dir, "roots")}, dir
+}
+
+func TestEvaluate(t *testing.T) {
+	nix, dir := flake(t, fleet)
+	config, _, err := nix.Evaluate(t.Context(), dir, "odd.name-1")
+	// The layout is nonsense; what nix printed is not.
+	if err == nil || config.System != "x86_64-linux" || string(config.Devices) != `{"disk":{"_x":{"name":"_x","nested":[{"keep":true}]}}}` {
+		t.Errorf("%s %s, %v", config.System, config.Devices, err)
+	}
+	for host, want := range map[string]string{
+		"nosuch": "it has: bare, fails, odd.name-1",
+		"bare":   "has no disko.devices",
+		"a\"b":   "host name",
+	} {
+		if _, _, err := nix.Evaluate(t.Context(), dir, host); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", host, err)
+		}
+	}
+	nix, dir = flake(t, `{ outputs = { self }: { nixosConfigurations = throw "broken on purpose"; }; }`)
+	if _, _, err := nix.Evaluate(t.Context(), dir, "a"); err == nil || !strings.Contains(err.Error(), "broken on purpose") || strings.Contains(err.Error(), "\x1b") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestBuild(t *testing.T) {
+	nix, dir := flake(t, fleet)
+	path, err := nix.Build(t.Context(), dir, "odd.name-1", nil)
+	if err != nil || !strings.HasPrefix(path, "/nix/store/") {
+		t.Fatal(path, err)
+	}
+	if root, err := os.Readlink(filepath.Join(nix.Roots, "odd.name-1")); err != nil || root != path {
+		t.Errorf("the build is not kept from the garbage collector: %s, %v", root, err)
+	}
+	paths, err := nix.Closure(t.Context(), path)
+	if err != nil || len(paths) != 1 || paths[path] < 6 {
+		t.Errorf("%v, %v", paths, err)
+	}
+	if _, err := nix.Build(t.Context(), dir, "fails", nil); err == nil || !strings.Contains(err.Error(), "no such luck") {
+		t.Errorf("nix's own words are missing: %v", err)
+	}
+}
+
+func TestNoNix(t *testing.T) {
+	t.Setenv("PATH", "/nowhere")
+	_, _, err := Nix{}.Evaluate(t.Context(), "/x", "a")
+	if err == nil || !strings.Contains(err.Error(), "nix is not installed") {
+		t.Error(err)
+	}
+}
+
+// TestCopyProgress reads what a real nix says while it copies.
+func TestCopyProgress(t *testing.T) {
+	nix, dir := flake(t, fleet)
+	path, err := nix.Build(t.Context(), dir, "odd.name-1", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "nix", append(flags, "copy", "--log-format", "internal-json", "-v", "--no-check-sigs", "--to", filepath.Join(dir, "store"), path)...)
+	sizes, err := nix.Closure(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, size := copyProgress{sizes: sizes}, sizes[path]
+	var said tail
+	moved := 0
+	if err := runLogged(cmd, func(line string) {
+		if p.read(line, &said) {
+			moved++
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if moved == 0 || size == 0 || p.bytes() != size || len(p.running) != 0 {
+		t.Errorf("counted %d of %d bytes in %d steps", p.bytes(), size, moved)
+	}
+	for _, line := range []string{"@nix {", "@nix {}", `@nix {"action":"result","type":105,"fields":["x"]}`, `@nix {"action":"stop","id":9}`, "plain"} {
+		p.read(line, &said) // must not panic
+	}
+	if p.bytes() != size {
+		t.Error("nonsense was counted")
+	}
+}
+
+func TestAddresses(t *testing.T) {
+	h := hosts.Host{Address: "10.0.0.9", Boot: hosts.Boot{Client: "10.0.0.9"}, MACs: []string{"52:54:00:00:00:01"}}
+	if got := addresses(h); len(got) != 1 || got[0] != "10.0.0.9" {
+		t.Error(got)
+	}
+	h.Boot.Client = "10.0.0.8"
+	if got := addresses(h); len(got) != 2 || got[0] != "10.0.0.9" {
+		t.Error(got)
+	}
+	if got := addresses(hosts.Host{}); len(got) != 0 {
+		t.Error(got)
+	}
+}

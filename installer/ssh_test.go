@@ -1,0 +1,277 @@
+package installer
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+func newSigner(t *testing.T) ssh.Signer {
+	t.Helper()
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := ssh.NewSignerFromKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func authorizedKey(s ssh.Signer) string { return string(ssh.MarshalAuthorizedKey(s.PublicKey())) }
+
+// target is an SSH server on an address of loopback, port 22, in a network
+// namespace of the test's own if need be. It runs commands with the real sh.
+func target(t *testing.T, host ssh.Signer, admit bool) (addr string, conns func() []net.Conn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.99:22")
+	if err != nil {
+		t.Fatalf("port 22 of 127.0.0.99: %v", err)
+	}
+	config := &ssh.ServerConfig{PublicKeyCallback: func(ssh.ConnMetadata, ssh.PublicKey) (*ssh.Permissions, error) {
+		if !admit {
+			return nil, errors.New("nobody")
+		}
+		return nil, nil
+	}}
+	config.AddHostKey(host)
+	var mu sync.Mutex
+	var all []net.Conn
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			all = append(all, c)
+			mu.Unlock()
+			wg.Go(func() { serveConn(c, config) })
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		mu.Lock()
+		for _, c := range all {
+			c.Close()
+		}
+		mu.Unlock()
+		wg.Wait()
+	})
+	return "127.0.0.99", func() []net.Conn { mu.Lock(); defer mu.Unlock(); return all }
+}
+
+func serveConn(c net.Conn, config *ssh.ServerConfig) {
+	_, chans, reqs, err := ssh.NewServerConn(c, config)
+	if err != nil {
+		c.Close()
+		return
+	}
+	go ssh.DiscardRequests(reqs)
+	for nc := range chans {
+		ch, reqs, err := nc.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			for r := range reqs {
+				var exe struct{ Command string }
+				if r.Type != "exec" || ssh.Unmarshal(r.Payload, &exe) != nil {
+					r.Reply(false, nil)
+					continue
+				}
+				r.Reply(true, nil)
+				cmd := exec.Command("sh", "-c", exe.Command)
+				cmd.Stdin, cmd.Stdout, cmd.Stderr = ch, ch, ch.Stderr()
+				err := cmd.Run()
+				var exit *exec.ExitError
+				code := uint32(0)
+				if errors.As(err, &exit) {
+					code = uint32(exit.ExitCode())
+				}
+				ch.SendRequest("exit-status", false, ssh.Marshal(struct{ Code uint32 }{code}))
+				ch.Close()
+			}
+		}()
+	}
+}
+
+func connect(t *testing.T) *session {
+	t.Helper()
+	host := newSigner(t)
+	addr, _ := target(t, host, true)
+	s, _, _, err := dial(t.Context(), addr, authorizedKey(host), newSigner(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.client.Close() })
+	return s
+}
+
+func TestDialPinsTheKey(t *testing.T) {
+	host, stranger := newSigner(t), newSigner(t)
+	addr, _ := target(t, stranger, true)
+	s, proved, other, err := dial(t.Context(), addr, authorizedKey(host), newSigner(t))
+	if s != nil || proved || !errors.Is(err, errWrongKey) || other != strings.TrimSpace(authorizedKey(stranger)) {
+		t.Errorf("%v, proved %v, other %q, %v", s, proved, other, err)
+	}
+}
+
+func TestDialProvesWithoutLogin(t *testing.T) {
+	host := newSigner(t)
+	addr, _ := target(t, host, false)
+	s, proved, other, err := dial(t.Context(), addr, authorizedKey(host), newSigner(t))
+	if s != nil || !proved || other != "" || err == nil || errors.Is(err, errWrongKey) {
+		t.Errorf("%v, proved %v, other %q, %v", s, proved, other, err)
+	}
+}
+
+func TestRun(t *testing.T) {
+	s := connect(t)
+	nasty := []string{"a b", "it's", `"$HOME"`, "`id`", "$(id)", "\\", "a\nb", "", "*", "-n", ";exit 3", "ünï"}
+	out, err := s.run(t.Context(), nil, append([]string{"printf", `%s\0`}, nasty...)...)
+	if want := strings.Join(nasty, "\x00") + "\x00"; err != nil || string(out) != want {
+		t.Errorf("arguments did not arrive as they are: %q, %v", out, err)
+	}
+	_, err = s.run(t.Context(), nil, "sh", "-c", "echo one; echo two >&2; printf '\\033[31mthree\\033[0m\\n' >&2; exit 7")
+	if err == nil || errors.Is(err, errLost) {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"exit status 7", "one", "two", "  three"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("error %q lacks %q", err, want)
+		}
+	}
+	if strings.Contains(err.Error(), "\x1b") {
+		t.Errorf("terminal control characters in an error: %q", err)
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(errUnwanted)
+	if _, err := s.run(ctx, nil, "sleep", "60"); !errors.Is(err, errUnwanted) {
+		t.Errorf("cancelled: %v", err)
+	}
+	s.client.Close()
+	if _, err := s.run(t.Context(), nil, "true"); !errors.Is(err, errLost) {
+		t.Errorf("after the connection broke: %v", err)
+	}
+}
+
+func TestWriteFiles(t *testing.T) {
+	s := connect(t)
+	path := filepath.Join(t.TempDir(), "a dir", "it's a key")
+	const secret = "s3cret\n"
+	if err := s.write(t.Context(), path, "0400", strings.NewReader(secret)); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(path)
+	info, statErr := os.Stat(path)
+	if err != nil || statErr != nil || string(got) != secret || info.Mode().Perm() != 0o400 {
+		t.Errorf("%q, %v, %v, %v", got, info.Mode(), err, statErr)
+	}
+	err = s.write(t.Context(), "/proc/nowhere/x", "0400", strings.NewReader(secret))
+	if err == nil || strings.Contains(err.Error(), "s3cret") {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestWatchNoticesSilence: the machine is gone without a word, as after a
+// power cut; nothing closes the connection.
+func TestWatchNoticesSilence(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	near, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	far, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	host := newSigner(t)
+	config := &ssh.ServerConfig{NoClientAuth: true}
+	config.AddHostKey(host)
+	mute := &muted{Conn: far, gone: make(chan struct{})}
+	go serveConn(mute, config)
+	c, chans, reqs, err := ssh.NewClientConn(near, "x", &ssh.ClientConfig{HostKeyCallback: ssh.FixedHostKey(host.PublicKey())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &session{client: ssh.NewClient(c, chans, reqs), addr: "x"}
+	start := time.Now()
+	close(mute.gone)
+	if err := s.watch(t.Context()); !errors.Is(err, errLost) {
+		t.Error(err)
+	}
+	if took := time.Since(start); took > keepAliveEvery+keepAliveLimit+5*time.Second {
+		t.Errorf("it took %s", took)
+	}
+	far.Close()
+}
+
+// muted swallows everything once gone.
+type muted struct {
+	net.Conn
+	gone chan struct{}
+}
+
+func (m *muted) Write(p []byte) (int, error) {
+	select {
+	case <-m.gone:
+		return len(p), nil
+	default:
+		return m.Conn.Write(p)
+	}
+}
+
+func TestWriteTree(t *testing.T) {
+	dir := t.TempDir()
+	for name, mode := range map[string]os.FileMode{"etc/secret": 0o600, "etc/ssh/run": 0o755} {
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o750), os.WriteFile(path, []byte(name), mode), os.Chown(path, 1234, 1234)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("secret", filepath.Join(dir, "etc/link")); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if err := writeTree(&out, dir); err != nil {
+		t.Fatal(err)
+	}
+	got := make(map[string]*tar.Header)
+	for r := tar.NewReader(&out); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[h.Name] = h
+		if h.Uid != 0 || h.Gid != 0 || h.Uname != "" {
+			t.Errorf("%s is owned by %d:%d %s", h.Name, h.Uid, h.Gid, h.Uname)
+		}
+	}
+	if len(got) != 5 || got["etc/secret"].Mode != 0o600 || got["etc/ssh/run"].Mode != 0o755 || got["etc/"].Mode != 0o750 || got["etc/link"].Linkname != "secret" {
+		t.Errorf("%v", got)
+	}
+}
