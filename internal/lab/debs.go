@@ -1,0 +1,233 @@
+package lab
+
+import (
+	"context"
+	"embed"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// guest holds the lists of what every guest is made from.
+//
+//go:embed guest
+var guest embed.FS
+
+// mirror is where the guests' packages come from; the host's own apt settings, such as a proxy, apply.
+const (
+	mirror = "http://deb.debian.org/debian"
+	suite  = "bookworm"
+)
+
+// A deb is one Debian package in the cache.
+type deb struct {
+	Name    string
+	Version string
+	File    string   // absolute
+	Depends []string // names of other packages in the same folder, without cycles
+}
+
+// lines returns the words of an embedded list, one a line, without comments.
+func lines(list string) ([]string, error) {
+	data, err := guest.ReadFile("guest/" + list)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for line := range strings.Lines(string(data)) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
+			out = append(out, line)
+		}
+	}
+	return out, nil
+}
+
+// debs returns the packages that guests are made of, downloaded and with their dependencies resolved by apt against a
+// system that has nothing installed.
+func debs(ctx context.Context, cache string, log io.Writer) ([]deb, error) {
+	list, err := lines("packages")
+	if err != nil {
+		return nil, err
+	}
+	name, err := key(append(list, mirror, suite, "debs 1"))
+	if err != nil {
+		return nil, err
+	}
+	dir, err := keep(ctx, cache, "debs-"+name, func(dir string) error {
+		fmt.Fprintf(log, "lab: downloading Debian packages from %s\n", mirror)
+		return download(ctx, dir, list)
+	})
+	if err != nil {
+		return nil, err
+	}
+	data, err := os.ReadFile(filepath.Join(dir, "index.json"))
+	if err != nil {
+		return nil, err
+	}
+	var all []deb
+	if err := json.Unmarshal(data, &all); err != nil {
+		return nil, fmt.Errorf("read package index: %w", err)
+	}
+	for i := range all {
+		all[i].File = filepath.Join(dir, all[i].File)
+	}
+	return all, nil
+}
+
+// download fills dir with the listed packages, all they depend on, and an index.json.
+func download(ctx context.Context, dir string, list []string) error {
+	var want, skip []string
+	for _, name := range list {
+		if left, ok := strings.CutPrefix(name, "-"); ok {
+			skip = append(skip, left)
+		} else {
+			want = append(want, name)
+		}
+	}
+	apt := filepath.Join(dir, "apt")
+	for _, sub := range []string{"state/lists/partial", "cache/archives/partial", "etc/parts"} {
+		if err := os.MkdirAll(filepath.Join(apt, sub), 0o755); err != nil {
+			return err
+		}
+	}
+	sources := fmt.Sprintf("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n", mirror, suite)
+	if err := os.WriteFile(apt+"/etc/sources.list", []byte(sources), 0o644); err != nil {
+		return err
+	}
+	if err := os.WriteFile(apt+"/status", nil, 0o644); err != nil {
+		return err
+	}
+	options := aptOptions(apt)
+	if _, err := run(ctx, "apt-get", append(options, "update")...); err != nil {
+		return err
+	}
+	install := append(options, "install", "--yes", "--download-only", "--no-install-recommends")
+	if _, err := run(ctx, "apt-get", append(install, want...)...); err != nil {
+		return err
+	}
+	files, err := filepath.Glob(apt + "/cache/archives/*.deb")
+	if err != nil {
+		return err
+	}
+	all, err := index(ctx, files, skip)
+	if err != nil {
+		return err
+	}
+	for i, d := range all {
+		all[i].File = filepath.Base(d.File)
+		if err := os.Rename(d.File, filepath.Join(dir, all[i].File)); err != nil {
+			return err
+		}
+	}
+	data, err := json.MarshalIndent(all, "", "\t")
+	if err != nil {
+		return err
+	}
+	if err := os.RemoveAll(apt); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "index.json"), data, 0o644)
+}
+
+// aptOptions makes apt work in the folder apt, as if on an empty amd64 system.
+func aptOptions(apt string) []string {
+	var args []string
+	for _, option := range []string{
+		"Dir::State=" + apt + "/state", "Dir::State::status=" + apt + "/status", "Dir::Cache=" + apt + "/cache",
+		"Dir::Etc::sourcelist=" + apt + "/etc/sources.list", "Dir::Etc::sourceparts=" + apt + "/etc/parts",
+		"Dir::Etc::preferencesparts=" + apt + "/etc/parts", "APT::Architecture=amd64", "APT::Architectures::=amd64",
+		"APT::Install-Recommends=false", "APT::Sandbox::User=root", "Acquire::Languages=none", "Acquire::Retries=3",
+		"Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false",
+	} {
+		args = append(args, "-o", option)
+	}
+	return args
+}
+
+// index reads the control data of the files, but for the packages to skip.
+func index(ctx context.Context, files, skip []string) ([]deb, error) {
+	var all []deb
+	needs := map[string][]string{}
+	provider := map[string]string{}
+	for _, file := range files {
+		format := "${Package}\n${Version}\n${Provides}\n${Pre-Depends}, ${Depends}\n"
+		out, err := run(ctx, "dpkg-deb", "--showformat="+format, "--show", file)
+		if err != nil {
+			return nil, err
+		}
+		fields := strings.Split(out, "\n")
+		if len(fields) != 4 {
+			return nil, fmt.Errorf("control data of %s has %d fields, not 4", file, len(fields))
+		}
+		if slices.Contains(skip, fields[0]) {
+			continue
+		}
+		d := deb{Name: fields[0], Version: fields[1], File: file}
+		all = append(all, d)
+		provider[d.Name] = d.Name
+		for _, alternatives := range relations(fields[2]) {
+			provider[alternatives[0]] = d.Name
+		}
+		for _, alternatives := range relations(fields[3]) {
+			needs[d.Name] = append(needs[d.Name], alternatives...)
+		}
+	}
+	slices.SortFunc(all, func(a, b deb) int { return strings.Compare(a.Name, b.Name) })
+	acyclic(all, needs, provider)
+	return all, nil
+}
+
+// relations splits a dependency field ("a (>= 1), b | c") into the names of each clause's alternatives.
+func relations(field string) [][]string {
+	var out [][]string
+	for clause := range strings.SplitSeq(field, ",") {
+		var names []string
+		for alternative := range strings.SplitSeq(clause, "|") {
+			if words := strings.Fields(alternative); len(words) > 0 {
+				name, _, _ := strings.Cut(words[0], ":")
+				names = append(names, name)
+			}
+		}
+		if len(names) > 0 {
+			out = append(out, names)
+		}
+	}
+	return out
+}
+
+// acyclic sets Depends of all packages; where packages depend on each other (libc6 and libgcc-s1 do), it leaves out
+// the dependency that would close the circle, for store paths cannot refer to each other.
+func acyclic(all []deb, needs map[string][]string, provider map[string]string) {
+	const open, done = 1, 2
+	at := map[string]int{}
+	for i, d := range all {
+		at[d.Name] = i
+	}
+	state := map[string]int{}
+	var visit func(name string)
+	visit = func(name string) {
+		state[name] = open
+		for _, need := range needs[name] {
+			to, ok := provider[need]
+			if !ok || to == name || slices.Contains(all[at[name]].Depends, to) {
+				continue
+			}
+			if state[to] == 0 {
+				visit(to)
+			}
+			if state[to] == done {
+				all[at[name]].Depends = append(all[at[name]].Depends, to)
+			}
+		}
+		state[name] = done
+	}
+	for _, d := range all {
+		if state[d.Name] == 0 {
+			visit(d.Name)
+		}
+	}
+}

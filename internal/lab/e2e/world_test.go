@@ -1,0 +1,390 @@
+// Package e2e holds the whole story, end to end: the real bin/provision, real
+// firmware, real kernels, disks and nix. `make e2e` builds and runs it.
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"provision/hosts"
+	"provision/internal/lab"
+	"provision/internal/web"
+)
+
+func TestMain(m *testing.M) { os.Exit(lab.InNamespace(m.Run)) }
+
+// limit bounds one test: an install takes about two minutes with both cores
+// to itself.
+const limit = 15 * time.Minute
+
+const passphrase = "correct horse battery staple"
+
+var lans atomic.Int32
+
+// world is a LAN with a provisioning server on it.
+type world struct {
+	t     *testing.T
+	ctx   context.Context
+	lan   *lab.LAN
+	dir   string // for everything, the server's state in state/
+	flake string
+	login lab.Key // may log in to the installed hosts, beside the server
+	fleet lab.Fleet
+	mode  string
+
+	serve  *exec.Cmd
+	log    lockedBuffer
+	number int32
+}
+
+// lockedBuffer collects what the server logs.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// newWorld makes a LAN of its own, a server in the given DHCP mode on it, and
+// the fleet's flake. In proxy mode a home router leases the addresses.
+func newWorld(t *testing.T, mode string) *world {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	n := lans.Add(1)
+	w := &world{t: t, ctx: ctx, dir: t.TempDir(), mode: mode, number: n}
+	t.Cleanup(cancel)
+	var err error
+	w.lan, err = lab.NewLAN(ctx, fmt.Sprintf("br%d", n), netip.MustParsePrefix(fmt.Sprintf("10.77.%d.1/24", n)))
+	w.must(err)
+	t.Cleanup(func() { w.lan.Close() })
+	if mode == "proxy" {
+		router, err := w.lan.Router(ctx, w.dir, netip.MustParsePrefix(fmt.Sprintf("10.77.%d.2/24", n)), w.addr(100), w.addr(199))
+		w.must(err)
+		t.Cleanup(func() { router.Close() })
+	}
+	w.login, err = lab.NewKey("owner")
+	w.must(err)
+	w.flake = filepath.Join(w.dir, "fleet")
+	w.must(os.Mkdir(w.flake, 0o755))
+	w.start()
+	t.Cleanup(w.stop)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the server's log:\n%s", tailOf(w.log.String(), 60))
+		}
+	})
+
+	server, err := os.ReadFile(filepath.Join(w.dir, "state/ssh.pub"))
+	w.must(err)
+	w.fleet = lab.Fleet{AuthorizedKeys: string(server) + string(w.login.Public)}
+	w.writeFleet()
+	release, err := lab.ReleaseDir(ctx, lab.CacheDir(), os.Stderr)
+	w.must(err)
+	w.provision("images", "add", "lab", "--arch", "x86_64", "--from", release)
+	return w
+}
+
+func (w *world) writeFleet() {
+	w.t.Helper()
+	_, err := w.fleet.Write(w.ctx, lab.CacheDir(), w.flake, os.Stderr)
+	w.must(err)
+}
+
+func (w *world) addr(last int) netip.Addr {
+	return netip.MustParseAddr(fmt.Sprintf("10.77.%d.%d", w.number, last))
+}
+
+func (w *world) must(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func binary(t *testing.T) string {
+	t.Helper()
+	path, err := filepath.Abs("../../../bin/provision")
+	if err == nil {
+		_, err = os.Stat(path)
+	}
+	if err != nil {
+		t.Fatalf("%v; run `make build` first", err)
+	}
+	return path
+}
+
+// start starts the server and waits until it answers.
+func (w *world) start() {
+	w.t.Helper()
+	args := []string{"serve", "-v", "--flake", w.flake, "--interface", w.lan.Interface, "--dhcp", w.mode, "--state-dir", filepath.Join(w.dir, "state")}
+	if w.mode == "server" {
+		args = append(args, "--dhcp-range", w.addr(100).String()+"-"+w.addr(199).String())
+	}
+	w.serve = exec.Command(binary(w.t), args...)
+	w.serve.Env = w.env()
+	w.serve.Stdout, w.serve.Stderr = &w.log, &w.log
+	w.must(w.serve.Start())
+	for tick := time.NewTicker(20 * time.Millisecond); ; <-tick.C { // there is no event before the socket is there
+		if _, err := w.try("status"); err == nil {
+			return
+		}
+		if w.ctx.Err() != nil {
+			w.t.Fatalf("the server does not answer: %s", w.log.String())
+		}
+	}
+}
+
+func (w *world) stop() {
+	w.serve.Process.Signal(os.Interrupt)
+	if err := w.serve.Wait(); err != nil {
+		w.t.Errorf("the server ended with %v", err)
+	}
+}
+
+// kill ends the server with SIGKILL.
+func (w *world) kill() {
+	w.t.Helper()
+	w.must(w.serve.Process.Kill())
+	w.serve.Wait() // "signal: killed"
+}
+
+func (w *world) env() []string {
+	return append(lab.NixEnv(), "PROVISION_SOCKET="+filepath.Join(w.dir, "sock"))
+}
+
+// provision runs a subcommand, which must succeed.
+func (w *world) provision(args ...string) string {
+	w.t.Helper()
+	out, err := w.try(args...)
+	if err != nil {
+		w.t.Fatalf("provision %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return out
+}
+
+func (w *world) try(args ...string) (string, error) {
+	cmd := exec.CommandContext(w.ctx, binary(w.t), args...)
+	cmd.Env = w.env()
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// enroll enrolls a machine, with the passphrase where the layout reads one.
+func (w *world) enroll(m *lab.Machine, host string) {
+	w.t.Helper()
+	args := []string{"enroll", m.MAC, host}
+	if host != "alpha" {
+		key := filepath.Join(w.dir, "disk.key")
+		w.must(os.WriteFile(key, []byte(passphrase), 0o600))
+		args = append(args, "--disk-encryption-key", "/tmp/disk.key="+key)
+	}
+	w.provision(args...)
+}
+
+// machine is a blank PC with one disk of 4 GiB.
+func (w *world) machine(name string) *lab.Machine {
+	w.t.Helper()
+	disk, err := lab.NewDisk(filepath.Join(w.dir, name+".img"), 4<<30, "LAB-"+name)
+	w.must(err)
+	m := &lab.Machine{Name: fmt.Sprintf("%s-%d", name, w.number), Dir: w.dir, // its tap has the same name
+		LAN: w.lan, Disks: []lab.Disk{disk},
+		MAC: fmt.Sprintf("52:54:00:77:%02x:%02x", w.number, name[0])}
+	w.t.Cleanup(func() {
+		m.PowerOff()
+		if c := m.Console(); w.t.Failed() && c != nil {
+			w.t.Logf("%s's console:\n%s", name, tailOf(c.Text(), 40))
+		}
+	})
+	return m
+}
+
+func (w *world) on(m *lab.Machine) {
+	w.t.Helper()
+	w.must(m.Start(w.ctx))
+}
+
+func tailOf(s string, n int) string {
+	l := strings.Split(strings.TrimSpace(s), "\n")
+	return strings.Join(l[max(0, len(l)-n):], "\n")
+}
+
+func (w *world) status(host string) (s web.Status) {
+	w.t.Helper()
+	w.must(json.Unmarshal([]byte(w.provision("status", host, "--json")), &s))
+	return s
+}
+
+func (w *world) events(host string) (all []hosts.Event) {
+	w.t.Helper()
+	w.must(json.Unmarshal([]byte(w.provision("logs", host, "--json")), &all))
+	return all
+}
+
+// await follows the host's log until an event satisfies is.
+func (w *world) await(host, what string, is func(hosts.Event) bool) hosts.Event {
+	w.t.Helper()
+	ctx, cancel := context.WithCancel(w.ctx)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, binary(w.t), "watch", host)
+	cmd.Env = w.env()
+	out, err := cmd.StdoutPipe()
+	w.must(err)
+	w.must(cmd.Start())
+	defer func() { cancel(); cmd.Wait() }()
+	for lines := bufio.NewScanner(out); lines.Scan(); { // a line per event: look at them all
+		for _, ev := range w.events(host) {
+			if is(ev) {
+				return ev
+			}
+		}
+	}
+	w.t.Fatalf("%s: waited in vain for %s; its log:\n%s", host, what, w.provision("logs", host))
+	return hosts.Event{}
+}
+
+func (w *world) awaitPhase(host string, p hosts.Phase) {
+	w.t.Helper()
+	w.await(host, string(p), func(ev hosts.Event) bool { return ev.Kind == hosts.Started && ev.Phase == p })
+}
+
+// unlock types the passphrase whenever the machine asks, until its host is up.
+func (w *world) unlock(m *lab.Machine, host string) {
+	w.t.Helper()
+	for {
+		said, err := m.Console().Expect(w.ctx, "Passphrase for", host+" login:")
+		if err != nil {
+			w.t.Fatalf("%s did not come up: %v", host, err)
+		}
+		if said != "Passphrase for" {
+			return
+		}
+		w.must(m.Console().Type(passphrase + "\n"))
+	}
+}
+
+// installed waits for the end of the install and checks the proof: the host
+// runs what was built, from its own disk.
+func (w *world) installed(m *lab.Machine, host string) {
+	w.t.Helper()
+	if out, err := w.try("wait", host, "--for", "rebooting"); err != nil {
+		w.t.Fatalf("%s\n%s", out, w.provision("logs", host))
+	}
+	w.unlock(m, host)
+	if out, err := w.try("wait", host); err != nil {
+		w.t.Fatalf("%s\n%s", out, w.provision("logs", host))
+	}
+	s := w.status(host)
+	if s.State != hosts.Installed || !strings.Contains(s.Proof, "with its own SSH key and runs "+s.System) || s.Error != "" {
+		w.t.Errorf("%+v", s)
+	}
+	w.check(host)
+	w.t.Logf("%s is installed:\n%s", host, w.provision("logs", host))
+}
+
+// check logs in as the owner would, and looks.
+func (w *world) check(host string) {
+	w.t.Helper()
+	s := w.status(host)
+	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(s.HostKey))
+	w.must(err)
+	sh := w.dial(s.Address, key)
+	defer sh.Close()
+	for command, want := range map[string]string{
+		"readlink -f /run/current-system":                                          s.System,
+		"cat /proc/sys/kernel/hostname":                                            host,
+		"stat -c %a /etc/ssh/ssh_host_ed25519_key":                                 "600",
+		"test -e /tmp/disk.key && echo left || echo gone":                          "gone",
+		"grep -c " + passphraseWord + " /proc/cmdline || true":                     "0",
+		"find /boot /etc -name '*.json' -path '*provision*' 2>/dev/null | head -1": "",
+	} {
+		got, err := sh.Run(w.ctx, command)
+		if err != nil || got != want {
+			w.t.Errorf("%s: %s: %q, %v; want %q", host, command, got, err, want)
+		}
+	}
+}
+
+const passphraseWord = "battery"
+
+func (w *world) dial(addr string, key ssh.PublicKey) *lab.Shell {
+	w.t.Helper()
+	for tick := time.NewTicker(time.Second); ; <-tick.C { // sshd may take a moment after the login prompt
+		sh, err := lab.Dial(w.ctx, netip.MustParseAddr(addr), key, w.login.Signer)
+		if err == nil {
+			return sh
+		}
+		if w.ctx.Err() != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
+// powerCycles switches the machine off and on twice: it must start from its
+// disk each time, network first in its boot order as it is, and not one byte
+// of the partition table may change.
+func (w *world) powerCycles(m *lab.Machine, host string) {
+	w.t.Helper()
+	before, err := m.Disks[0].PartitionTable()
+	w.must(err)
+	boots := w.status(host).Permit.Boots
+	for range 2 {
+		w.must(m.PowerOff())
+		w.on(m)
+		w.unlock(m, host)
+		w.check(host)
+		after, err := m.Disks[0].PartitionTable()
+		w.must(err)
+		if after != before {
+			w.t.Errorf("%s: the partition table changed", host)
+		}
+	}
+	if s := w.status(host); s.State != hosts.Installed || s.Permit.Boots != boots {
+		w.t.Errorf("%s: after two power cycles it is %s, with %d boots instead of %d", host, s.State, s.Permit.Boots, boots)
+	}
+	if text := m.Console().Text(); !strings.Contains(text, "PXE") {
+		w.t.Errorf("%s did not try the network first; the test shows nothing", host)
+	}
+}
+
+// noSecrets looks for the passphrase and private keys where they must not be.
+func (w *world) noSecrets(host string) {
+	w.t.Helper()
+	for name, text := range map[string]string{"the server's log": w.log.String(), "the host's log": w.provision("logs", host, "--json"), "status": w.provision("status", host, "--json")} {
+		if strings.Contains(text, passphraseWord) || strings.Contains(text, "PRIVATE KEY") {
+			w.t.Errorf("a secret is in %s", name)
+		}
+	}
+	store, err := os.ReadFile(filepath.Join(w.dir, "state/state.db"))
+	w.must(err)
+	if bytes.Contains(store, []byte(passphraseWord)) || bytes.Contains(store, []byte("PRIVATE KEY")) {
+		w.t.Error("a secret is in the store in the clear")
+	}
+	out, err := exec.CommandContext(w.ctx, "grep", "-rl", "--include=*", passphrase, "/nix/store").Output()
+	if len(out) > 0 {
+		w.t.Errorf("the passphrase is in the nix store: %s, %v", out, err)
+	}
+}

@@ -1,0 +1,139 @@
+package lab
+
+import (
+	"context"
+	"embed"
+	"encoding/json"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// fleetFiles are the flake's nix files and the scripts that its derivations run.
+//
+//go:embed fleet
+var fleetFiles embed.FS
+
+// A Fleet describes a flake with three hosts:
+//
+//	alpha    GPT: ESP, ext4
+//	bravo    GPT: ESP, LUKS (passwordFile /tmp/disk.key) on ext4
+//	charlie  GPT: ESP, swap, LUKS (settings.keyFile /tmp/disk.key, allowDiscards) on btrfs with subvolumes
+//
+// It needs neither nixpkgs nor any other input nor the network, and builds with nix 2.8 in seconds.
+type Fleet struct {
+	AuthorizedKeys string   // lines of root's authorized_keys on the hosts; none: nobody can log in
+	Disk           string   // device of the hosts' disk; "/dev/vda" by default
+	ESPSize        string   // "192M" by default
+	LUKSFormatArgs []string // extraFormatArgs of the LUKS layouts; by default a key derivation that is cheap to emulate
+
+	// EFIEntry makes the hosts' boot loader put itself in front of the firmware's boot order, as NixOS's does.
+	// Without it, the order is left alone and the firmware finds the disk's fallback loader.
+	EFIEntry bool
+}
+
+// Write makes dir the flake's folder, replacing what was there, and returns dir's absolute path, which is a flake
+// reference. What the hosts are made of comes from the folder cache.
+func (f Fleet) Write(ctx context.Context, cache, dir string, log io.Writer) (string, error) {
+	b, err := makeBase(ctx, cache, log)
+	if err != nil {
+		return "", err
+	}
+	settings, err := f.settings(b)
+	if err != nil {
+		return "", err
+	}
+	dir, err = filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return "", err
+	}
+	files, err := fs.Sub(fleetFiles, "fleet")
+	if err != nil {
+		return "", err
+	}
+	if err := os.CopyFS(dir, files); err != nil {
+		return "", fmt.Errorf("write the fleet: %w", err)
+	}
+	for name, data := range map[string][]byte{"settings.json": settings, "authorized_keys": []byte(f.AuthorizedKeys)} {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
+			return "", fmt.Errorf("write the fleet: %w", err)
+		}
+	}
+	return dir, nil
+}
+
+// settings is the part of the flake that depends on options and packages, as JSON.
+func (f Fleet) settings(b base) ([]byte, error) {
+	type pkg struct {
+		Name    string   `json:"name"`
+		Version string   `json:"version"`
+		File    string   `json:"file"`
+		Depends []string `json:"depends"`
+	}
+	versions, err := filepath.Glob(b.kernel() + "/lib/modules/*")
+	if err != nil || len(versions) != 1 {
+		return nil, fmt.Errorf("want one kernel in %s, found %d", b.kernel(), len(versions))
+	}
+	wanted, err := b.closure("bash", "busybox-static", "coreutils", "cryptsetup-bin", "e2fsprogs", "efibootmgr",
+		"grep", "kmod", "mount", "openssh-client", "openssh-server", "sed", "systemd-boot-efi", "util-linux")
+	if err != nil {
+		return nil, err
+	}
+	packages := []pkg{}
+	// A store path's name has fewer letters than a Debian version.
+	letters := strings.NewReplacer(":", ".", "~", "-")
+	for _, d := range wanted {
+		packages = append(packages, pkg{d.Name, letters.Replace(d.Version), d.File, append([]string{}, d.Depends...)})
+	}
+	if f.Disk == "" {
+		f.Disk = "/dev/vda"
+	}
+	if f.ESPSize == "" {
+		f.ESPSize = "192M"
+	}
+	if f.LUKSFormatArgs == nil {
+		f.LUKSFormatArgs = []string{"--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"}
+	}
+	return json.MarshalIndent(map[string]any{
+		"packages": packages,
+		"unwanted": strings.Join(unwanted(), " "),
+		"kernel":   map[string]string{"version": filepath.Base(versions[0]), "path": b.kernel()},
+		"disk":     f.Disk, "espSize": f.ESPSize, "luksFormatArgs": f.LUKSFormatArgs, "efiEntry": f.EFIEntry,
+		"kernelParams": "console=tty0 console=ttyS0,115200n8 loglevel=4 mitigations=off cryptomgr.notests",
+	}, "", "\t")
+}
+
+// closure returns the named packages and all that they depend on, but the kernel.
+func (b base) closure(names ...string) ([]deb, error) {
+	byName := map[string]deb{}
+	for _, d := range b.debs {
+		byName[d.Name] = d
+	}
+	wanted := map[string]bool{}
+	for len(names) > 0 {
+		name := names[0]
+		names = names[1:]
+		if _, ok := byName[name]; !ok {
+			return nil, fmt.Errorf("package %s is not among the lab's packages", name)
+		}
+		if !wanted[name] {
+			wanted[name] = true
+			names = append(names, byName[name].Depends...)
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(b.debs), func(d deb) bool { return !wanted[d.Name] }), nil
+}
+
+// NixEnv returns os.Environ with what lets nix build the fleet on a plain Debian or Ubuntu machine, as root and
+// without network. Give it to every process that runs nix on the fleet.
+func NixEnv() []string {
+	return append(os.Environ(), "NIX_CONFIG=build-users-group =\nexperimental-features = nix-command flakes\n"+
+		"sandbox = false\nsubstitute = false\nsubstituters =\nwarn-dirty = false\n")
+}

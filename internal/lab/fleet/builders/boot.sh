@@ -1,0 +1,26 @@
+# What runs once at the boot of an installed host, after activation: file systems, network, sshd.
+export PATH=/run/current-system/sw/bin
+name=$(cat /etc/hostname)
+mount -a
+swapon -a
+for module in virtio_net e1000e e1000 igb r8169; do
+	/run/current-system/sw/bin/modprobe -q -d /run/current-system/kernel-modules $module
+done
+ip link set lo up
+for nic in /sys/class/net/*; do
+	nic=${nic##*/}
+	[ "$nic" != lo ] || continue
+	ip link set "$nic" up
+	busybox udhcpc -b -R -i "$nic" -t 20 -T 1 -A 5 -x "hostname:$name" -s /etc/boot/udhcpc >/dev/null
+done
+# As on NixOS, a host key that is not there is made.
+if [ ! -s /etc/ssh/ssh_host_ed25519_key ]; then
+	mkdir -p -m 0755 /etc/ssh
+	ssh-keygen -q -t ed25519 -N "" -f /etc/ssh/ssh_host_ed25519_key
+	echo "sshd: made a new host key"
+fi
+mkdir -p /run/sshd
+/run/current-system/sw/bin/sshd
+echo "booted $(readlink -f /run/current-system)"
+echo
+echo "$name login: "

@@ -1,0 +1,66 @@
+#!/bin/busybox sh
+# Stage 1 of an installed host: unlocks and mounts the root, then starts the init= of the command line.
+export PATH=/bin LD_LIBRARY_PATH=/lib64
+/bin/busybox mkdir -p /usr/bin /usr/sbin
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mount -t tmpfs tmpfs /run
+exec </dev/console >/dev/console 2>&1
+
+fail() {
+	echo "stage 1: $*"
+	while :; do sleep 3600; done
+}
+
+stage2=
+for word in $(cat /proc/cmdline); do
+	case $word in init=*) stage2=${word#init=} ;; esac
+done
+[ -n "$stage2" ] || fail "no init= on the command line"
+modules='crc32c_generic crc32c_intel virtio_pci virtio_blk nvme ahci sd_mod ext4 vfat nls_cp437 nls_iso8859-1 nls_ascii nls_utf8 efivarfs virtio_rng'
+grep -q ' btrfs ' /mounts && modules="$modules btrfs"
+[ ! -s /luks ] || modules="$modules dm_mod dm_crypt xts aesni_intel sha256_generic algif_skcipher"
+for module in $modules; do modprobe -q $module; done
+
+# await NAME waits until the device node NAME is there. There is no udev here; the links by partition label are made
+# from what the kernel tells.
+mkdir -p /dev/disk/by-partlabel
+await() {
+	while [ ! -e "$1" ]; do
+		for uevent in /sys/class/block/*/uevent; do
+			label=$(sed -n 's/^PARTNAME=//p' "$uevent")
+			node=${uevent%/uevent}
+			[ -z "$label" ] || ln -sfn "../../${node##*/}" "/dev/disk/by-partlabel/$label"
+		done
+		[ -e "$1" ] || sleep 0.1
+	done
+}
+
+while read -r path name options <&3; do
+	await "$path"
+	tries=0
+	while :; do
+		printf 'Passphrase for %s: ' "$path"
+		read -r -s passphrase
+		echo
+		if printf %s "$passphrase" | cryptsetup open --type luks $options --key-file - "$path" "$name"; then
+			break
+		fi
+		tries=$((tries + 1))
+		[ $((tries % 3)) -ne 0 ] || echo "3 wrong passphrases; going on asking"
+	done
+	unset passphrase
+done 3</luks
+
+while read -r path mountpoint type options <&3; do
+	mkdir -p "/mnt-root$mountpoint"
+	await "$path"
+	mount -t "$type" -o "$options" "$path" "/mnt-root$mountpoint" || fail "cannot mount $path on $mountpoint"
+done 3</mounts
+
+[ -e "/mnt-root$stage2" ] || fail "stage 2 init script ($stage2) not found on the root file system"
+mkdir -p /mnt-root/proc /mnt-root/sys /mnt-root/dev /mnt-root/run
+for dir in proc sys dev run; do mount --move /$dir /mnt-root/$dir; done
+exec switch_root /mnt-root "$stage2"

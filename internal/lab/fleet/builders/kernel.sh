@@ -1,0 +1,7 @@
+# Builds the kernel's store path: bzImage, and those of the installer's modules that the hosts need.
+mkdir "$out"
+cp "$tree/vmlinuz" "$out/bzImage"
+cp -r "$tree/lib" "$out/lib"
+cd "$out"/lib/modules/*/kernel
+rm -rf fs/xfs fs/f2fs fs/squashfs fs/overlayfs drivers/cdrom drivers/md/raid* drivers/md/md-mod.ko \
+	drivers/md/dm-raid.ko drivers/md/dm-snapshot.ko drivers/md/dm-thin-pool.ko drivers/md/persistent-data

@@ -1,0 +1,106 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os/exec"
+	"strings"
+)
+
+// A LAN is an Ethernet segment: a bridge, which is at the same time the interface of the provisioning server. It lives
+// in the network namespace of the process (see InNamespace).
+type LAN struct {
+	Interface string       // of the bridge
+	Address   netip.Prefix // of the bridge
+}
+
+// NewLAN makes a bridge called name with the given address, such as 10.77.0.1/24.
+func NewLAN(ctx context.Context, name string, address netip.Prefix) (*LAN, error) {
+	l := &LAN{Interface: name, Address: address}
+	for _, args := range []string{
+		// Without forward_delay a port would be deaf for its first 15 seconds.
+		"link add " + name + " type bridge stp_state 0 forward_delay 0",
+		"address add " + address.String() + " dev " + name,
+		"link set " + name + " up",
+	} {
+		if _, err := run(ctx, "ip", strings.Fields(args)...); err != nil {
+			return nil, errors.Join(fmt.Errorf("make LAN %s: %w", name, err), l.Close())
+		}
+	}
+	return l, nil
+}
+
+// Close takes the bridge down. What was plugged into it is left without a cable.
+func (l *LAN) Close() error {
+	_, err := run(context.Background(), "ip", "link", "delete", l.Interface)
+	return err
+}
+
+// Tap plugs a tap device called name into the LAN, for a machine's network card. It does nothing if that is there.
+func (l *LAN) Tap(ctx context.Context, name string) error {
+	if _, err := run(ctx, "ip", "link", "show", "dev", name); err == nil {
+		return nil
+	}
+	if _, err := run(ctx, "ip", "tuntap", "add", "dev", name, "mode", "tap"); err != nil {
+		return err
+	}
+	_, err := run(ctx, "ip", "link", "set", name, "master", l.Interface, "up")
+	return err
+}
+
+// A Client is a plain computer on the LAN, in a network namespace of its own, from which a test can talk to the server
+// as somebody else: with a MAC and, if it has been given one, an address that are not the server's.
+type Client struct {
+	Interface string // "eth0"
+	MAC       string
+	ns        namespace
+}
+
+// Client plugs in a computer. name is that of its port on the bridge, at most 15 characters; address may be zero, as
+// for a computer that has no lease yet.
+func (l *LAN) Client(ctx context.Context, name, mac string, address netip.Prefix) (*Client, error) {
+	ns, err := newNamespace(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c := &Client{Interface: "eth0", MAC: mac, ns: ns}
+	if err := c.plug(ctx, l, name, address); err != nil {
+		return nil, errors.Join(fmt.Errorf("plug in %s: %w", name, err), c.Close())
+	}
+	return c, nil
+}
+
+// plug lays the cable between bridge and client, and waits for nothing: both ends are up at once.
+func (c *Client) plug(ctx context.Context, l *LAN, name string, address netip.Prefix) error {
+	if _, err := run(ctx, "ip", "link", "add", name, "type", "veth", "peer", "name", c.Interface,
+		"address", c.MAC, "netns", c.ns.path()); err != nil {
+		return err
+	}
+	if _, err := run(ctx, "ip", "link", "set", name, "master", l.Interface, "up"); err != nil {
+		return err
+	}
+	if address.IsValid() {
+		if _, err := c.ns.run(ctx, "ip", "address", "add", address.String(), "dev", c.Interface); err != nil {
+			return err
+		}
+	}
+	_, err := c.ns.run(ctx, "ip", "link", "set", c.Interface, "up")
+	return err
+}
+
+// Do runs f on a thread of the client's. Sockets that f opens itself stay the client's; a goroutine that f starts is
+// not on the client, so a dialer must be given addresses, not names.
+func (c *Client) Do(f func() error) error { return c.ns.do(f) }
+
+// Run runs a command on the client and returns its stdout.
+func (c *Client) Run(ctx context.Context, name string, args ...string) (string, error) {
+	return c.ns.run(ctx, name, args...)
+}
+
+// start starts cmd on the client.
+func (c *Client) start(cmd *exec.Cmd) error { return c.ns.do(cmd.Start) }
+
+// Close unplugs the client.
+func (c *Client) Close() error { return c.ns.file.Close() }

@@ -1,0 +1,213 @@
+package lab
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Machine is a PC with UEFI firmware, emulated by QEMU. The exported fields describe it; they are read when it is
+// switched on. Its firmware is set to try the network first (PXE over IPv4) and then the disks in their order, at each
+// boot; what runs on the machine can change that order, as on a real one.
+type Machine struct {
+	Name  string
+	Dir   string // for the firmware's variables and the console's recording, which outlast power cycles
+	LAN   *LAN   // nil: no network card
+	MAC   string
+	NIC   string // QEMU's name of the model: "virtio-net-pci" (the default), "e1000e", …
+	UUID  string // the SMBIOS system UUID; none: made from the MAC
+	Disks []Disk
+	MemMB int    // 0: 1536
+	CPUs  int    // 0: 2
+	CPU   string // QEMU's name of the model; "max" by default
+
+	// Kernel, Initrd and Cmdline, if set, are booted instead of network and disks.
+	Kernel, Initrd, Cmdline string
+
+	// IPv6PXE lets the firmware try netboot over IPv6 after IPv4, which takes minutes where nobody answers.
+	IPv6PXE bool
+	// Args are added to QEMU's command line.
+	Args []string
+
+	mu      sync.Mutex
+	console *Console
+	cancel  context.CancelFunc
+	done    chan struct{}
+	err     error
+}
+
+// Start switches the machine on. It stays on until it switches itself off, PowerOff, or the end of ctx. What it prints
+// is appended to DIR/NAME.log.
+func (m *Machine) Start(ctx context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.done != nil {
+		select {
+		case <-m.done:
+		default:
+			return fmt.Errorf("machine %s is on already", m.Name)
+		}
+	}
+	args, err := m.args(ctx)
+	if err != nil {
+		return fmt.Errorf("prepare %s: %w", m.Name, err)
+	}
+	log, err := os.OpenFile(m.LogPath(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", args...)
+	cmd.SysProcAttr = &unix.SysProcAttr{
+		Setpgid:   true, // a Ctrl-C on our terminal is not for the machine
+		Pdeathsig: unix.SIGKILL,
+	}
+	stderr := &strings.Builder{}
+	cmd.Stderr = stderr
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		cancel()
+		return errors.Join(err, log.Close())
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		cancel()
+		return errors.Join(err, log.Close())
+	}
+	m.console, m.cancel, m.done, m.err = newConsole(stdin), cancel, make(chan struct{}), nil
+	started := make(chan error)
+	go func() {
+		defer close(m.done)
+		runtime.LockOSThread() // Pdeathsig watches the thread that started QEMU
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err != nil {
+			m.err = errors.Join(err, log.Close())
+			return
+		}
+		err = m.console.feed(stdout, log)
+		if wait := cmd.Wait(); wait != nil && ctx.Err() == nil {
+			err = errors.Join(err, fmt.Errorf("qemu: %w: %s", wait, tail(stderr.String(), 1000)))
+		}
+		m.err = errors.Join(err, log.Close())
+	}()
+	if err := <-started; err != nil {
+		cancel()
+		return fmt.Errorf("switch on %s: %w", m.Name, err)
+	}
+	return nil
+}
+
+// PowerOff cuts the power, whatever the machine is doing.
+func (m *Machine) PowerOff() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.done == nil {
+		return nil
+	}
+	m.cancel()
+	<-m.done
+	return m.err
+}
+
+// Wait waits until the machine is off.
+func (m *Machine) Wait(ctx context.Context) error {
+	m.mu.Lock()
+	done := m.done
+	m.mu.Unlock()
+	if done == nil {
+		return nil
+	}
+	select {
+	case <-done:
+		return m.err
+	case <-ctx.Done():
+		return fmt.Errorf("wait for %s to switch off: %w", m.Name, ctx.Err())
+	}
+}
+
+// Console returns the serial console of the machine as it was switched on last, or nil if it never was.
+func (m *Machine) Console() *Console {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.console
+}
+
+// LogPath is where the console is recorded, over all power cycles.
+func (m *Machine) LogPath() string { return filepath.Join(m.Dir, m.Name+".log") }
+
+// args is QEMU's command line. It makes the firmware's variables and the tap if they are not there yet.
+func (m *Machine) args(ctx context.Context) ([]string, error) {
+	hardware, err := m.hardware()
+	if err != nil {
+		return nil, err
+	}
+	vars := filepath.Join(m.Dir, m.Name+".vars.fd")
+	if _, err := os.Stat(vars); errors.Is(err, os.ErrNotExist) {
+		if err := firstBoot(ctx, hardware, len(m.Disks), vars); err != nil {
+			return nil, fmt.Errorf("set up its firmware: %w", err)
+		}
+	}
+	args := append(hardware, "-name", m.Name, "-drive", "if=pflash,format=raw,file="+vars)
+	if m.Kernel != "" {
+		args = append(args, "-kernel", m.Kernel, "-initrd", m.Initrd, "-append", m.Cmdline)
+	}
+	if m.LAN != nil {
+		tap := "tap-" + m.Name
+		if len(tap) > 15 {
+			return nil, fmt.Errorf("its name is longer than the 11 characters that a tap's name leaves")
+		}
+		if err := m.LAN.Tap(ctx, tap); err != nil {
+			return nil, err
+		}
+		args = append(args, "-netdev", "tap,id=lan,script=no,downscript=no,ifname="+tap)
+	}
+	for i, disk := range m.Disks {
+		// cache=unsafe: the host's memory outlives a power cut of the guest.
+		args = append(args, "-drive",
+			fmt.Sprintf("if=none,id=disk%d,file=%s,format=raw,cache=unsafe,discard=unmap", i, disk.Path))
+	}
+	return append(args, m.Args...), nil
+}
+
+// hardware is the part of QEMU's command line that says what the machine is made of, and not what that is connected
+// to: the network card needs a netdev called lan, the disks need drives called disk0, disk1, ….
+func (m *Machine) hardware() ([]string, error) {
+	args := []string{
+		"-machine", "q35", "-nodefaults", "-display", "none", "-vga", "none", "-monitor", "none",
+		// Emulated always: where /dev/kvm exists, it may hang all the same.
+		"-accel", "tcg,thread=multi", "-cpu", cmp.Or(m.CPU, "max"), "-smp", fmt.Sprint(cmp.Or(m.CPUs, 2)),
+		"-m", fmt.Sprint(cmp.Or(m.MemMB, 1536)), "-serial", "stdio", "-device", "virtio-rng-pci",
+		"-drive", "if=pflash,format=raw,readonly=on,file=" + fmt.Sprintf(firmware, "CODE"),
+	}
+	if !m.IPv6PXE {
+		args = append(args, "-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n")
+	}
+	if m.LAN != nil {
+		// romfile= leaves out QEMU's iPXE, so that the firmware's own PXE client is what netboots.
+		uuid := "4c414200-0000-4000-8000-" + strings.ToLower(strings.ReplaceAll(m.MAC, ":", ""))
+		args = append(args, "-uuid", cmp.Or(m.UUID, uuid),
+			"-device", cmp.Or(m.NIC, "virtio-net-pci")+",netdev=lan,romfile=,mac="+m.MAC)
+	}
+	for i, disk := range m.Disks {
+		device, ok := map[string]string{
+			"": "virtio-blk-pci", "virtio": "virtio-blk-pci", "nvme": "nvme", "sata": "ide-hd",
+		}[disk.Bus]
+		if !ok {
+			return nil, fmt.Errorf("disk %s: no bus is called %q (virtio, nvme, sata)", disk.Path, disk.Bus)
+		}
+		serial := cmp.Or(disk.Serial, fmt.Sprintf("LAB%d", i))
+		args = append(args, "-device", fmt.Sprintf("%s,drive=disk%d,serial=%s", device, i, serial))
+	}
+	return args, nil
+}

@@ -1,0 +1,168 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// unwanted are the parts of packages that no guest needs, as tar's --exclude takes them.
+func unwanted() []string {
+	var out []string
+	for _, path := range []string{
+		"./usr/share/doc*", "./usr/share/man*", "./usr/share/info*", "./usr/share/locale*", "./usr/share/lintian*",
+		"./usr/share/bash-completion*", "./usr/share/zsh*", "./usr/share/doc-base*", "./usr/share/bug*",
+		"./usr/share/initramfs-tools*", "./usr/lib/x86_64-linux-gnu/gconv*", "./usr/lib/systemd/system*",
+		"./lib/systemd/system/*", "./lib/udev/hwdb.d*", "./usr/lib/udev/hwdb.d*", "./etc/init.d*", "./etc/cron*",
+		"./etc/logrotate.d*", "./usr/lib/x86_64-linux-gnu/perl*", "./usr/share/perl*", "./usr/share/fish*",
+	} {
+		out = append(out, "--exclude="+path)
+	}
+	return out
+}
+
+// A base is what all guests share: an unpacked userland, a kernel and its modules.
+type base struct {
+	dir  string
+	key  string
+	debs []deb
+}
+
+// root is the userland, with merged /usr as Debian has it, and without kernel modules.
+func (b base) root() string { return filepath.Join(b.dir, "root") }
+
+// kernel is the folder that holds vmlinuz and lib/modules/VERSION.
+func (b base) kernel() string { return filepath.Join(b.dir, "kernel") }
+
+// makeBase unpacks the packages and picks the kernel modules that guests have.
+func makeBase(ctx context.Context, cache string, log io.Writer) (base, error) {
+	all, err := debs(ctx, cache, log)
+	if err != nil {
+		return base{}, err
+	}
+	inputs := append([]string{"base 3"}, unwanted()...)
+	for _, d := range all {
+		inputs = append(inputs, d.Name, d.Version)
+	}
+	name, err := key(inputs, guest)
+	if err != nil {
+		return base{}, err
+	}
+	dir, err := keep(ctx, cache, "base-"+name, func(dir string) error {
+		fmt.Fprintf(log, "lab: unpacking %d packages\n", len(all))
+		return unpackAll(ctx, dir, all)
+	})
+	return base{dir: dir, key: name, debs: all}, err
+}
+
+// unpackAll fills dir with root and kernel.
+func unpackAll(ctx context.Context, dir string, all []deb) error {
+	root := filepath.Join(dir, "root")
+	for _, name := range []string{"bin", "sbin", "lib", "lib64"} {
+		if err := os.MkdirAll(filepath.Join(root, "usr", name), 0o755); err != nil {
+			return err
+		}
+		if err := os.Symlink("usr/"+name, filepath.Join(root, name)); err != nil {
+			return err
+		}
+	}
+	for _, d := range all {
+		if err := unpack(ctx, d.File, root, unwanted()...); err != nil {
+			return err
+		}
+	}
+	if _, err := run(ctx, "chroot", root, "/sbin/ldconfig"); err != nil {
+		return err
+	}
+	return pickKernel(ctx, root, filepath.Join(dir, "kernel"))
+}
+
+// unpack extracts a package into the folder to, following the links of a merged /usr.
+func unpack(ctx context.Context, file, to string, args ...string) error {
+	read := exec.CommandContext(ctx, "dpkg-deb", "--fsys-tarfile", file)
+	write := exec.CommandContext(ctx, "tar", append([]string{"-x", "-C", to, "--keep-directory-symlink"}, args...)...)
+	pipe, err := read.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	write.Stdin = pipe
+	if err := read.Start(); err != nil {
+		return err
+	}
+	_, err = output(write)
+	if err != nil {
+		_ = pipe.Close() // lets dpkg-deb end
+	}
+	if err := errors.Join(err, read.Wait()); err != nil {
+		return fmt.Errorf("unpack %s: %w", filepath.Base(file), err)
+	}
+	return nil
+}
+
+// pickKernel moves the kernel out of root into the folder to, with those modules that guests have.
+func pickKernel(ctx context.Context, root, to string) error {
+	versions, err := filepath.Glob(root + "/usr/lib/modules/*")
+	if err != nil || len(versions) != 1 {
+		return fmt.Errorf("want one kernel in %s, found %d", root, len(versions))
+	}
+	version := filepath.Base(versions[0])
+	if _, err := run(ctx, "chroot", root, "/sbin/depmod", version); err != nil {
+		return err
+	}
+	names, err := lines("modules")
+	if err != nil {
+		return err
+	}
+	show := append([]string{root, "/sbin/modprobe", "-S", version, "-a", "--show-depends"}, names...)
+	out, err := run(ctx, "chroot", show...)
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(out) {
+		path, ok := strings.CutPrefix(strings.TrimSpace(line), "insmod ")
+		if !ok { // "builtin NAME"
+			continue
+		}
+		path = strings.Fields(path)[0]
+		target := filepath.Join(to, path)
+		if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
+			return err
+		}
+		if err := os.Rename(filepath.Join(root, path), target); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	for _, file := range []string{"modules.builtin", "modules.builtin.modinfo", "modules.order"} {
+		path := "lib/modules/" + version + "/" + file
+		if err := os.Rename(filepath.Join(root, path), filepath.Join(to, path)); err != nil {
+			return err
+		}
+	}
+	return finishKernel(ctx, root, to, version)
+}
+
+// finishKernel indexes the chosen modules and removes the rest of the kernel package.
+func finishKernel(ctx context.Context, root, to, version string) error {
+	if err := os.RemoveAll(root + "/usr/lib/modules"); err != nil {
+		return err
+	}
+	// depmod is run from the unpacked root, on the chosen modules laid into it.
+	if err := os.Rename(to+"/lib/modules", root+"/usr/lib/modules"); err != nil {
+		return err
+	}
+	if _, err := run(ctx, "chroot", root, "/sbin/depmod", version); err != nil {
+		return err
+	}
+	if err := os.Rename(root+"/usr/lib/modules", to+"/lib/modules"); err != nil {
+		return err
+	}
+	if err := os.Rename(root+"/boot/vmlinuz-"+version, to+"/vmlinuz"); err != nil {
+		return err
+	}
+	return os.RemoveAll(root + "/boot")
+}
