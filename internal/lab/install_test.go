@@ -90,8 +90,9 @@ func TestInstallByHand(t *testing.T) {
 	}
 	_, err = shell.Run(ctx, "reboot")
 	check(t, err)
-	bootBravo(t, ctx, m)
-	lap("reboot to login prompt")
+	_, err = m.Console().Expect(ctx, ">>Start PXE over IPv4")
+	check(t, err)
+	lap("reboot to the firmware asking the network")
 	check(t, m.PowerOff())
 	if again, err := disk.PartitionTable(); err != nil || again != table {
 		t.Fatalf("partition table was %s and is %s (%v)", table, again, err)

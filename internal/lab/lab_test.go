@@ -3,11 +3,16 @@ package lab
 import (
 	"bytes"
 	"context"
+	"errors"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) { os.Exit(InNamespace(m.Run)) }
@@ -71,25 +76,66 @@ func TestInstallerHonoursContract(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	b := newBed(t)
-	host, err := NewKey("host")
-	check(t, err)
-	login, err := NewKey("login")
-	check(t, err)
+	host, login, stranger := newKey(t), newKey(t), newKey(t)
 	m := b.installer(t, &host, &login)
-	start := time.Now()
+	lap := stopwatch(t)
 	check(t, m.Start(ctx))
-	_, err = m.Console().Expect(ctx, "sshd is up")
-	check(t, err)
-	t.Logf("power-on to sshd: %s", time.Since(start))
-	address, err := b.router.Lease(ctx, m.MAC)
-	check(t, err)
+	address := b.up(t, ctx, m, "sshd is up")
 	shell, err := Dial(ctx, address, host.Signer.PublicKey(), login.Signer)
 	check(t, err)
-	t.Logf("power-on to shell: %s", time.Since(start))
-	out, err := shell.Run(ctx, "cat /etc/machine-id; ls /root/network; stat -c %a:%n /etc/ssh/ssh_host_* /root/.ssh/*; nix-store --version; dmesg -T | tail -3")
-	check(t, err)
-	t.Log(out)
+	lap("power-on to shell")
+	if _, err := Dial(ctx, address, host.Signer.PublicKey(), stranger.Signer); err == nil {
+		t.Error("a key that is not in ssh/authorized_keys can log in")
+	}
+	if _, err := Dial(ctx, address, stranger.Signer.PublicKey(), login.Signer); err == nil {
+		t.Error("the pinned host key is not looked at")
+	}
+	for command, want := range map[string]string{
+		"cat /etc/machine-id":                            "0123456789abcdef0123456789abcdef",
+		"ls /root/network":                               "addrs.json",
+		"stat -c %a /etc/ssh/ssh_host_ed25519_key":       "600",
+		"stat -c %a /etc/ssh/ssh_host_ed25519_key.pub":   "644",
+		"stat -c %a /root/.ssh/authorized_keys":          "600",
+		"ls -d /ssh /addrs.json /machine-id || true":     "",
+		". /etc/os-release; echo $ID $VARIANT_ID":        "nixos installer",
+		"findmnt -n -o FSTYPE /sys/firmware/efi/efivars": "efivarfs",
+		"cut -d: -f2 /etc/passwd | sort -u":              "*\nx",
+		"ls /etc/shadow || true":                         "",
+		"for c in nix nix-store nixos-install nixos-enter nixos-generate-config cryptsetup sgdisk mkfs.vfat mkfs.ext4 " +
+			"mkfs.xfs mkfs.btrfs lsblk wipefs blkid findmnt partprobe udevadm efibootmgr cpio tar awk reboot poweroff; " +
+			"do command -v $c >/dev/null || echo $c; done": "",
+	} {
+		if got, err := shell.Run(ctx, command); err != nil || got != want {
+			t.Errorf("%s: got %q (%v), want %q", command, got, err, want)
+		}
+	}
 	_, err = shell.Run(ctx, "poweroff")
-	t.Log(err)
+	check(t, err)
 	check(t, m.Wait(ctx))
+}
+
+func TestInstallerWithoutKeysLetsNobodyIn(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	b := newBed(t)
+	m := b.installer(t, nil, nil)
+	check(t, m.Start(ctx))
+	address := b.up(t, ctx, m, "nobody can log in")
+	_, err := net.Dial("tcp", netip.AddrPortFrom(address, 22).String())
+	if !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("dial port 22: %v, want it refused", err)
+	}
+	if strings.Contains(m.Console().Text(), "login:") {
+		t.Error("there is a login prompt on the console")
+	}
+}
+
+func TestInstallerNeedsItsCommandLine(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	m := newBed(t).installer(t, nil, nil)
+	_, m.Cmdline, _ = strings.Cut(m.Cmdline, " ") // init= is its first word
+	check(t, m.Start(ctx))
+	_, err := m.Console().Expect(ctx, "stage 1: init= of this image is missing from the command line")
+	check(t, err)
 }

@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
-	"os/exec"
 	"strings"
 )
 
@@ -38,13 +38,12 @@ func (l *LAN) Close() error {
 	return err
 }
 
-// Tap plugs a tap device called name into the LAN, for a machine's network card. It does nothing if that is there.
+// Tap plugs a tap device called name into the LAN, for a machine's network card; it makes it if it is not there.
 func (l *LAN) Tap(ctx context.Context, name string) error {
-	if _, err := run(ctx, "ip", "link", "show", "dev", name); err == nil {
-		return nil
-	}
-	if _, err := run(ctx, "ip", "tuntap", "add", "dev", name, "mode", "tap"); err != nil {
-		return err
+	if _, err := net.InterfaceByName(name); err != nil {
+		if _, err := run(ctx, "ip", "tuntap", "add", "dev", name, "mode", "tap"); err != nil {
+			return err
+		}
 	}
 	_, err := run(ctx, "ip", "link", "set", name, "master", l.Interface, "up")
 	return err
@@ -55,6 +54,7 @@ func (l *LAN) Tap(ctx context.Context, name string) error {
 type Client struct {
 	Interface string // "eth0"
 	MAC       string
+	port      string // the other end of its cable
 	ns        namespace
 }
 
@@ -65,7 +65,7 @@ func (l *LAN) Client(ctx context.Context, name, mac string, address netip.Prefix
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{Interface: "eth0", MAC: mac, ns: ns}
+	c := &Client{Interface: "eth0", MAC: mac, port: name, ns: ns}
 	if err := c.plug(ctx, l, name, address); err != nil {
 		return nil, errors.Join(fmt.Errorf("plug in %s: %w", name, err), c.Close())
 	}
@@ -99,8 +99,13 @@ func (c *Client) Run(ctx context.Context, name string, args ...string) (string, 
 	return c.ns.run(ctx, name, args...)
 }
 
-// start starts cmd on the client.
-func (c *Client) start(cmd *exec.Cmd) error { return c.ns.do(cmd.Start) }
-
 // Close unplugs the client.
-func (c *Client) Close() error { return c.ns.file.Close() }
+func (c *Client) Close() error {
+	err := c.ns.file.Close()
+	// The kernel takes its time to clear the namespace away; the port's name must be free at once.
+	if _, missing := net.InterfaceByName(c.port); missing == nil {
+		_, gone := run(context.Background(), "ip", "link", "delete", c.port)
+		err = errors.Join(err, gone)
+	}
+	return err
+}

@@ -28,7 +28,7 @@ type Machine struct {
 	Disks []Disk
 	MemMB int    // 0: 1536
 	CPUs  int    // 0: 2
-	CPU   string // QEMU's name of the model; "max" by default
+	CPU   string // QEMU's name of the model; "qemu64" by default, a third quicker to emulate than "max"
 
 	// Kernel, Initrd and Cmdline, if set, are booted instead of network and disks.
 	Kernel, Initrd, Cmdline string
@@ -186,7 +186,7 @@ func (m *Machine) hardware() ([]string, error) {
 	args := []string{
 		"-machine", "q35", "-nodefaults", "-display", "none", "-vga", "none", "-monitor", "none",
 		// Emulated always: where /dev/kvm exists, it may hang all the same.
-		"-accel", "tcg,thread=multi", "-cpu", cmp.Or(m.CPU, "max"), "-smp", fmt.Sprint(cmp.Or(m.CPUs, 2)),
+		"-accel", "tcg,thread=multi", "-cpu", cmp.Or(m.CPU, "qemu64"), "-smp", fmt.Sprint(cmp.Or(m.CPUs, 2)),
 		"-m", fmt.Sprint(cmp.Or(m.MemMB, 1536)), "-serial", "stdio", "-device", "virtio-rng-pci",
 		"-drive", "if=pflash,format=raw,readonly=on,file=" + fmt.Sprintf(firmware, "CODE"),
 	}

@@ -5,68 +5,73 @@ import (
 	"testing"
 
 	"provision/hosts"
+	"provision/internal/lab"
 )
 
 // TestInstall: a blank machine on the wire becomes an installed host, for
-// each layout, with us as the DHCP server and beside a home router's.
+// each layout, with us as the DHCP server and beside a home router's. Half of
+// the installs are disturbed; nobody helps them.
 func TestInstall(t *testing.T) {
-	for _, mode := range []string{"server", "proxy"} {
-		for _, host := range []string{"alpha", "bravo", "charlie"} {
-			t.Run(mode+"/"+host, func(t *testing.T) {
-				t.Parallel()
-				w := newWorld(t, mode)
-				m := w.machine(host)
-				w.enroll(m, host)
-				w.on(m)
-				w.installed(m, host)
-				w.noSecrets(host)
-				w.powerCycles(m, host)
-			})
-		}
+	for _, tt := range []struct {
+		name, mode, host string
+		disturb          func(*world, *lab.Machine)
+		check            func(*world)
+	}{
+		{name: "ext4, server mode, an impostor", mode: "server", host: "alpha", disturb: impostor, check: impostorFailed},
+		{name: "ext4, proxy mode", mode: "proxy", host: "alpha"},
+		{name: "LUKS ext4, server mode, kill -9", mode: "server", host: "bravo", disturb: killServer, check: wentOn},
+		{name: "LUKS ext4, proxy mode, power cut", mode: "proxy", host: "bravo", disturb: cutPower, check: startedOver},
+		{name: "LUKS btrfs swap, server mode", mode: "server", host: "charlie"},
+		{name: "LUKS btrfs swap, proxy mode", mode: "proxy", host: "charlie"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, tt.mode)
+			m := w.machine(tt.host)
+			w.enroll(m, tt.host)
+			w.on(m)
+			if tt.disturb != nil {
+				tt.disturb(w, m)
+			}
+			w.installed(m, tt.host)
+			if tt.check != nil {
+				tt.check(w)
+			}
+			w.noSecrets(tt.host)
+			w.powerCycles(m, tt.host)
+		})
 	}
 }
 
-// TestServerKilled: the server is killed with -9 during the copy and started
-// again; nobody helps.
-func TestServerKilled(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, "server")
-	m := w.machine("bravo")
-	w.enroll(m, "bravo")
-	w.on(m)
+// killServer kills the server with -9 during the copy and starts it again.
+func killServer(w *world, _ *lab.Machine) {
 	w.awaitPhase("bravo", hosts.PhaseCopy)
 	w.kill()
 	w.start()
-	w.installed(m, "bravo")
+}
+
+// wentOn: the disks were not made a second time.
+func wentOn(w *world) {
 	resumed := false
 	for _, ev := range w.events("bravo") {
 		resumed = resumed || ev.Kind == hosts.Finished && strings.Contains(ev.Message, "before the interruption")
 	}
-	if !resumed {
-		t.Error("the disks were made a second time")
-	}
-	if s := w.status("bravo"); s.Permit.Boots != 1 {
-		t.Errorf("%d boots", s.Permit.Boots)
+	if s := w.status("bravo"); !resumed || s.Permit.Boots != 1 {
+		w.t.Errorf("went on: %v, with %d boots", resumed, s.Permit.Boots)
 	}
 }
 
-// TestPowerCut: the machine is switched off in the middle of the disk phase
-// and on again; nobody helps.
-func TestPowerCut(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, "proxy")
-	m := w.machine("bravo")
-	w.enroll(m, "bravo")
-	w.on(m)
+// cutPower switches the machine off in the disk phase and on again.
+func cutPower(w *world, m *lab.Machine) {
 	w.awaitPhase("bravo", hosts.PhaseDisks)
 	w.must(m.PowerOff())
 	w.on(m)
-	w.installed(m, "bravo")
+}
+
+// startedOver: with a second boot, on the same disk.
+func startedOver(w *world) {
 	s := w.status("bravo")
-	if s.Permit.Boots != 2 {
-		t.Errorf("%d boots", s.Permit.Boots)
-	}
-	if len(s.Permit.Disks) != 1 || s.Permit.Disks[0].Serial != "LAB-bravo" {
-		t.Errorf("the permit names %+v", s.Permit.Disks)
+	if s.Permit.Boots != 2 || len(s.Permit.Disks) != 1 || s.Permit.Disks[0].Serial != "LAB-bravo" {
+		w.t.Errorf("%+v", s.Permit)
 	}
 }
