@@ -227,6 +227,14 @@ func (inv *Inventory) UseBoot(token, client, file string, whole bool) (Host, err
 
 // Forget removes the host, its events and its secrets.
 func (inv *Inventory) Forget(name string) error {
+	for {
+		if err := inv.forget(name); !errors.Is(err, ErrConflict) {
+			return err
+		}
+	}
+}
+
+func (inv *Inventory) forget(name string) error {
 	h, version, err := inv.get(name)
 	if err != nil {
 		return err

@@ -56,19 +56,21 @@ type rule struct {
 	to   State   // "": stays
 }
 
+var working = []State{Ready, Booting, Live, Installing}
+
 // The table: which event may follow which state, and where it leads. An empty
 // State is a host that does not exist yet.
 var table = map[Kind]rule{
 	Enrolled:  {[]State{"", Ready, Failed}, Ready},
 	Netboot:   {[]State{Ready, Booting, Live, Installing, Failed}, Booting},
 	Fetched:   {[]State{Booting}, ""},
-	Contacted: {[]State{Ready, Booting, Live, Installing}, Live},
+	Contacted: {[]State{Ready, Booting, Live, Installing, Failed}, Live},
 	Lost:      {[]State{Live, Installing}, ""},
 	Built:     {nil, ""},
 	Burned:    {[]State{Live}, Installing},
-	Started:   {nil, ""},
-	Advanced:  {nil, ""},
-	Finished:  {nil, ""},
+	Started:   {working, ""},
+	Advanced:  {working, ""},
+	Finished:  {working, ""},
 	Rebooted:  {[]State{Installing}, Rebooting},
 	Proved:    {[]State{Rebooting, Failed}, Installed},
 	Broke:     {[]State{Ready, Booting, Live, Installing, Rebooting}, Failed},
@@ -123,13 +125,14 @@ func change(h *Host, ev Event) error {
 		}
 		h.Boot, h.Address = *ev.Boot, ev.Address
 	case Contacted:
-		if !h.Permit.Live(ev.Time) {
+		if !h.Permit.Live(ev.Time) || ev.Boot == nil || ev.Boot.Token != h.Boot.Token {
 			return refused(*h, ev)
 		}
 		h.Contact, h.Lost, h.Error, h.Address = true, time.Time{}, "", ev.Address
 		h.enter(PhaseFacts)
 	case Lost:
 		h.Contact, h.Lost = false, ev.Time
+		h.Losses++
 	case Built:
 		h.System = ev.System
 	case Burned:
@@ -171,8 +174,11 @@ func enrol(h *Host, ev Event) error {
 	old := *h
 	*h = *ev.Enrol
 	h.FirstEvent, h.LastEvent, h.Tokens = old.FirstEvent, old.LastEvent, old.Tokens
-	// A machine that still runs the installer of its last boot needs no other.
-	h.Boot, h.Address, h.Machine = old.Boot, old.Address, old.Machine
+	// A machine that still runs the installer of its last boot needs no other,
+	// if it is still the machine that is meant.
+	if slices.Equal(old.MACs, h.MACs) {
+		h.Boot, h.Address = old.Boot, old.Address
+	}
 	h.State, h.Since = Ready, ev.Time
 	h.enter(PhaseNetboot)
 	return nil
@@ -182,12 +188,10 @@ func netboot(h *Host, ev Event) error {
 	if ok, why := h.MayBoot(ev.Time); !ok {
 		return fmt.Errorf("%s: %w: %s", h.Name, ErrRefused, why)
 	}
-	if h.Machine != "" && ev.Machine != "" && h.Machine != ev.Machine {
+	if h.Machine != "" && h.Machine != ev.Machine {
 		return fmt.Errorf("%s: %w: another machine (UUID %s) uses its MAC", h.Name, ErrRefused, ev.Machine)
 	}
-	if ev.Machine != "" {
-		h.Machine = ev.Machine
-	}
+	h.Machine, h.Losses = ev.Machine, 0
 	h.Boot, h.Error, h.Contact, h.Lost, h.Layout = *ev.Boot, "", false, time.Time{}, ""
 	h.Permit.Boots++
 	h.Tokens = append(h.Tokens, ev.Boot.Token)

@@ -17,7 +17,7 @@ func hostIn(s State) Host {
 		Permit: Permit{Issued: noon, Expires: noon.Add(time.Hour)}}
 	boot := Boot{Token: "t1", Expires: noon.Add(time.Hour)}
 	switch s {
-	case Booting, Live:
+	case Ready, Booting, Live: // ready: enrolled again while its installer runs
 		h.Boot = boot
 	case Installing:
 		h.Boot, h.Permit.Burned, h.Permit.Disks = boot, noon, []Disk{{Device: "/dev/vda", Serial: "A", Size: 1}}
@@ -39,6 +39,8 @@ func eventOf(k Kind) Event {
 		ev.Boot = &Boot{Token: "t2", Expires: noon.Add(time.Hour)}
 	case Fetched:
 		ev.Boot = &Boot{Token: "t1", Client: "10.0.0.9", Expires: noon.Add(time.Hour)}
+	case Contacted:
+		ev.Boot = &Boot{Token: "t1"}
 	case Burned:
 		ev.Disks = []Disk{{Device: "/dev/vda", Serial: "A", Size: 1}}
 	case Advanced:
@@ -54,13 +56,13 @@ func TestTable(t *testing.T) {
 		Enrolled:  "ready - - - - - ready",
 		Netboot:   "booting booting booting booting - - booting",
 		Fetched:   "- booting - - - - -",
-		Contacted: "live live live live - - -",
+		Contacted: "live live live live - - live",
 		Lost:      "- - live installing - - -",
 		Built:     "ready booting live installing rebooting installed failed",
 		Burned:    "- - installing - - - -",
-		Started:   "ready booting live installing rebooting installed failed",
-		Advanced:  "ready booting live installing rebooting installed failed",
-		Finished:  "ready booting live installing rebooting installed failed",
+		Started:   "ready booting live installing - - -",
+		Advanced:  "ready booting live installing - - -",
+		Finished:  "ready booting live installing - - -",
 		Rebooted:  "- - - rebooting - - -",
 		Proved:    "- - - - installed - -",
 		Broke:     "failed failed failed failed failed - -",
@@ -100,15 +102,19 @@ func TestNetbootNeedsPermit(t *testing.T) {
 		{"burned and past its expiry", func(h *Host) { h.Permit.Expires, h.Permit.Burned = noon, noon }, ""},
 		{"spent", func(h *Host) { h.Permit.Spent = noon }, "spent"},
 		{"never issued", func(h *Host) { h.Permit = Permit{} }, "expired"},
-		{"too many boots", func(h *Host) { h.Permit.Boots = MaxBoots + 1 }, "booted 21 times"},
+		{"too many boots", func(h *Host) { h.Permit.Boots = MaxBoots }, "booted 20 times"},
 		{"installer still answers", func(h *Host) { h.State, h.Contact, h.Address = Installing, true, "10.0.0.9" }, "answers at 10.0.0.9"},
 		{"another machine", func(h *Host) { h.Machine = "uuid-1" }, "another machine"},
 		{"same machine", func(h *Host) { h.Machine = "uuid-2" }, ""},
+		{"a machine that does not tell", func(h *Host) { h.Machine = "uuid-2"; h.Since = time.Time{} }, "another machine"},
 	} {
 		h := hostIn(Ready)
 		tt.edit(&h)
 		ev := eventOf(Netboot)
 		ev.Machine = "uuid-2"
+		if h.Since.IsZero() {
+			ev.Machine = ""
+		}
 		after, err := next(h, ev)
 		if tt.want == "" {
 			if err != nil || after.State != Booting || after.Permit.Boots != h.Permit.Boots+1 || after.Boot.Token != "t2" {
@@ -158,6 +164,18 @@ func TestLateProof(t *testing.T) {
 	}
 	if _, err := next(hostIn(Failed), eventOf(Proved)); err == nil {
 		t.Error("an install that failed during the copy was proved")
+	}
+}
+
+// TestContactIsOfThisBoot: a contact that was under way when the machine got
+// another boot does not count for that.
+func TestContactIsOfThisBoot(t *testing.T) {
+	for _, boot := range []*Boot{nil, {}, {Token: "t0"}} {
+		ev := eventOf(Contacted)
+		ev.Boot = boot
+		if _, err := next(hostIn(Booting), ev); !errors.Is(err, ErrRefused) {
+			t.Errorf("%+v: %v", boot, err)
+		}
 	}
 }
 

@@ -63,7 +63,8 @@ type Host struct {
 	Error    string    `json:"error,omitempty"`
 	Address  string    `json:"address,omitempty"` // where the machine was last seen
 	Contact  bool      `json:"contact"`           // an SSH session to its installer is up
-	Lost     time.Time `json:"lost,omitzero"`     // when the session broke, if it did since the boot
+	Lost     time.Time `json:"lost,omitzero"`     // when the session broke, if it is broken
+	Losses   int       `json:"losses,omitempty"`  // how often it broke since the boot
 	System   string    `json:"system,omitempty"`  // store path of the toplevel that was built
 	Proven   string    `json:"proven,omitempty"`  // how the installed host proved itself
 	Machine  string    `json:"machine,omitempty"` // SMBIOS UUID of the machine that boots under this permit
@@ -164,7 +165,7 @@ func (h *Host) MayBoot(now time.Time) (bool, string) {
 		return false, fmt.Sprintf("%s is %s", h.Name, h.State)
 	case !h.Permit.Spent.IsZero():
 		return false, "the permit is spent"
-	case h.Permit.Boots > MaxBoots:
+	case h.Permit.Boots >= MaxBoots:
 		return false, fmt.Sprintf("it booted %d times under one permit without being installed", h.Permit.Boots)
 	case !h.Permit.Live(now):
 		return false, "the permit expired at " + h.Permit.Expires.Format(time.RFC3339)

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 )
 
 // MaxEvents bounds the events kept for a host; the newest stay.
@@ -59,9 +60,9 @@ func (inv *Inventory) Run(ctx context.Context) error {
 			return inv.saveSeen()
 		case <-tick.C:
 		}
-		if err := inv.saveSeen(); err != nil {
-			return err
-		}
+		// A full disk must not end the server; it is tried again, and the
+		// last time says what is wrong.
+		_ = inv.saveSeen()
 	}
 }
 
@@ -71,6 +72,7 @@ func (inv *Inventory) saveSeen() error {
 		err = inv.store.Commit(nil, []Write{{discoveredKey, data}})
 	}
 	if err != nil {
+		inv.seen.forget(nil) // dirty again
 		return fmt.Errorf("save discovered machines: %w", err)
 	}
 	return nil
@@ -168,7 +170,21 @@ func (inv *Inventory) Events(name string, after uint64) ([]Event, error) {
 // and writes the host and the event in one transaction. The error is
 // ErrRefused if the event may not follow the host's state.
 func (inv *Inventory) Apply(name string, ev Event) (Host, error) {
+	if (ev.Kind == Noted || ev.Kind == Moved) && !inv.notes.allow(name, ev.Message, inv.now()) {
+		return inv.Get(name)
+	}
 	return inv.apply(name, ev, nil)
+}
+
+// harmless drops control characters: messages hold what machines and flakes
+// say, and end on the operator's terminal.
+func harmless(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) && r != '\n' && r != '\t' {
+			return -1
+		}
+		return r
+	}, s)
 }
 
 // apply retries while others change the host. extra adds writes that depend
@@ -187,10 +203,7 @@ func (inv *Inventory) try(name string, ev Event, extra func(before, after *Host)
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return before, err
 	}
-	ev.Host, ev.Time = name, inv.now()
-	if ev.Kind == Noted && !inv.notes.allow(name, ev.Message, ev.Time) {
-		return before, err
-	}
+	ev.Host, ev.Time, ev.Message = name, inv.now(), harmless(ev.Message)
 	after, err := next(before, ev)
 	if err != nil {
 		return before, err
@@ -241,7 +254,7 @@ func log(h *Host, ev Event) ([]Write, error) {
 	return append(writes, Write{hostKey(h.Name), data}), err
 }
 
-// noteLimit keeps notes from flooding the log, since machines on the LAN can
+// noteLimit keeps notes and addresses from flooding the log, since machines on the LAN can
 // cause them: the same note once in ten minutes, ten notes a minute.
 type noteLimit struct {
 	mu    sync.Mutex

@@ -139,7 +139,7 @@ func install(t testing.TB, inv *Inventory, name string) {
 		t.Fatal(err)
 	}
 	for _, ev := range []Event{
-		{Kind: Contacted, Address: "10.0.0.9"}, {Kind: Burned, Disks: []Disk{{Device: "/dev/vda"}}},
+		{Kind: Contacted, Address: "10.0.0.9", Boot: &Boot{Token: h.Boot.Token}}, {Kind: Burned, Disks: []Disk{{Device: "/dev/vda"}}},
 		{Kind: Finished, Phase: PhaseDisks, Layout: "x"}, {Kind: Rebooted}, {Kind: Proved, Message: "it answers"},
 	} {
 		if h, err = inv.Apply(name, ev); err != nil {
@@ -148,6 +148,40 @@ func install(t testing.TB, inv *Inventory, name string) {
 	}
 	if h.State != Installed {
 		t.Fatal(h.State)
+	}
+}
+
+// TestAnotherMachineIsMeant: after a wrong MAC was corrected, nothing of the
+// wrong machine's boot is left that an install could go on with.
+func TestAnotherMachineIsMeant(t *testing.T) {
+	inv, _, _ := open(t, t.TempDir())
+	enroll(t, inv, "alpha", mac1)
+	if _, err := inv.BeginBoot("alpha", Boot{Expires: noon.Add(time.Hour)}, "uuid-1"); err != nil {
+		t.Fatal(err)
+	}
+	cancel := func() {
+		t.Helper()
+		if _, err := inv.Apply("alpha", Event{Kind: Cancelled}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cancel()
+	same := enroll(t, inv, "alpha", mac1)
+	if same.Boot.Token == "" || same.Machine != "" {
+		t.Errorf("the same machine: boot %q, bound to %q", same.Boot.Token, same.Machine)
+	}
+	cancel()
+	if other := enroll(t, inv, "alpha", mac2); other.Boot.Token != "" || other.Address != "" {
+		t.Errorf("another machine: %+v at %s", other.Boot, other.Address)
+	}
+}
+
+func TestMessagesAreHarmless(t *testing.T) {
+	inv, _, _ := open(t, t.TempDir())
+	enroll(t, inv, "alpha", mac1)
+	h, err := inv.Apply("alpha", Event{Kind: Broke, Message: "a\x1b[31mred\u009b\x07 disk\n\tnext line"})
+	if err != nil || h.Error != "a[31mred disk\n\tnext line" {
+		t.Errorf("%q, %v", h.Error, err)
 	}
 }
 

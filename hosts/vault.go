@@ -47,10 +47,22 @@ func newVault(path string) (*Vault, error) {
 	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err == nil {
 		err = os.Rename(tmp.Name(), path)
 	}
+	if err == nil {
+		err = syncDir(filepath.Dir(path))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("make the store's key: %w", err)
 	}
 	return &Vault{id}, nil
+}
+
+// syncDir makes a rename outlast a power cut.
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // Seal encrypts.

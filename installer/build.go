@@ -17,7 +17,8 @@ import (
 // enrolled and again for each boot, since the flake may have changed; nix
 // makes the second one quick.
 type build struct {
-	key    string // what it was started for
+	key    string    // what it was started for
+	permit time.Time // under which permit
 	done   chan struct{}
 	cancel context.CancelFunc
 
@@ -36,11 +37,11 @@ func (f *follower) startBuild(ctx context.Context, h hosts.Host) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	old := f.builds[h.Name]
-	if old != nil && old.key == key {
-		return
+	if old != nil && (old.key == key || (old.permit.Equal(h.Permit.Issued) && !old.over())) {
+		return // a long build is not started over because the machine boots
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	b := &build{key: key, done: make(chan struct{}), cancel: cancel}
+	b := &build{key: key, permit: h.Permit.Issued, done: make(chan struct{}), cancel: cancel}
 	f.builds[h.Name] = b
 	f.building.Go(func() {
 		if old != nil {
@@ -57,6 +58,15 @@ func (f *follower) startBuild(ctx context.Context, h hosts.Host) {
 		f.apply(hosts.Event{Kind: hosts.Built, System: b.system,
 			Message: fmt.Sprintf("built %s: %d paths, %s, in %s", b.system, len(b.paths), megabytes(b.size), since(f.Now(), start))})
 	})
+}
+
+func (b *build) over() bool {
+	select {
+	case <-b.done:
+		return true
+	default:
+		return false
+	}
 }
 
 // reportEarly fails a host whose machine has not even asked yet; later, the

@@ -33,6 +33,11 @@ func (f *follower) copyClosure(ctx context.Context, h hosts.Host, s *session, b 
 	for try := range copyTries {
 		if try > 0 {
 			f.note("copy, try %d of %d: %v", try+1, copyTries, err)
+			select {
+			case <-ctx.Done():
+				return err
+			case <-time.After(time.Duration(try) * 5 * time.Second): // for what is overloaded to recover
+			}
 		}
 		if err = f.nixCopy(ctx, h, s.addr, b); err == nil || ctx.Err() != nil {
 			break
@@ -73,7 +78,9 @@ func (f *follower) nixCopy(ctx context.Context, h hosts.Host, addr string, b *bu
 	var said tail
 	err := runLogged(cmd, func(line string) {
 		if p.read(line, &said) {
-			stall.Reset(stallLimit)
+			// Old versions of nix say nothing during a path: a slow link, 1 MB/s,
+			// needs a second for each of its MB.
+			stall.Reset(stallLimit + time.Duration(p.largest()>>20)*time.Second)
 			if now := f.Now(); now.Sub(p.told) >= time.Second {
 				p.told = now
 				f.advance(hosts.PhaseCopy, p.bytes(), b.size, "bytes")
@@ -139,6 +146,7 @@ func (p *copyProgress) read(line string, said *tail) bool {
 			p.running = make(map[int64]copied)
 		}
 		p.running[m.ID] = copied{size: p.sizes[path]}
+		return true
 	case m.Action == "stop":
 		p.done += p.running[m.ID].size
 		delete(p.running, m.ID)
@@ -150,6 +158,14 @@ func (p *copyProgress) read(line string, said *tail) bool {
 		}
 	}
 	return false
+}
+
+// largest is the size in bytes of the largest path under way.
+func (p *copyProgress) largest() (n int64) {
+	for _, c := range p.running {
+		n = max(n, c.size)
+	}
+	return n
 }
 
 func (p *copyProgress) bytes() int64 {

@@ -17,9 +17,27 @@ import (
 	"provision/hosts"
 )
 
-// facts asks the machine what it is: disks, firmware, memory. They are kept
-// for plans that are made while it is off.
-func (f *follower) facts(ctx context.Context, s *session) (*disko.Facts, error) {
+// facts asks the machine what it is: disks, firmware, memory, network cards,
+// one of which must be the host's.
+func (f *follower) facts(ctx context.Context, h hosts.Host, s *session) error {
+	facts, err := f.readDisks(ctx, s)
+	if err != nil {
+		return err
+	}
+	words, err := machineWords(ctx, h, s)
+	if err != nil {
+		return err
+	}
+	for _, d := range facts.Disks() {
+		words = append(words, strings.TrimSpace(fmt.Sprintf("%s %.1f GB %s", d.Device, float64(d.Size)/1e9, d.Content)))
+	}
+	f.finished(hosts.PhaseFacts, "%s", strings.Join(words, "; "))
+	return nil
+}
+
+// readDisks asks for the disks as they are now, and keeps the answer for plans
+// that are made while the machine is off.
+func (f *follower) readDisks(ctx context.Context, s *session) (*disko.Facts, error) {
 	raw, err := readFacts(ctx, s)
 	if err != nil {
 		return nil, err
@@ -28,18 +46,7 @@ func (f *follower) facts(ctx context.Context, s *session) (*disko.Facts, error) 
 	if err != nil {
 		return nil, fmt.Errorf("read the machine's disks: %w", err)
 	}
-	if err := f.Hosts.SetFacts(f.name, raw); err != nil {
-		return nil, err
-	}
-	words, err := machineWords(ctx, s)
-	if err != nil {
-		return nil, err
-	}
-	for _, d := range facts.Disks() {
-		words = append(words, strings.TrimSpace(fmt.Sprintf("%s %.1f GB %s", d.Device, float64(d.Size)/1e9, d.Content)))
-	}
-	f.finished(hosts.PhaseFacts, "%s", strings.Join(words, "; "))
-	return facts, nil
+	return facts, f.Hosts.SetFacts(f.name, raw)
 }
 
 // readFacts is disko.Facts as JSON: lsblk's own output, and the links under
@@ -72,7 +79,7 @@ func readFacts(ctx context.Context, s *session) ([]byte, error) {
 }
 
 // machineWords is firmware, memory and network cards, for the log.
-func machineWords(ctx context.Context, s *session) ([]string, error) {
+func machineWords(ctx context.Context, h hosts.Host, s *session) ([]string, error) {
 	firmware := "BIOS"
 	if _, err := s.run(ctx, nil, "test", "-d", "/sys/firmware/efi"); err == nil {
 		firmware = "UEFI"
@@ -90,6 +97,9 @@ func machineWords(ctx context.Context, s *session) ([]string, error) {
 		return nil, fmt.Errorf("read the machine's network cards: %w", err)
 	}
 	macs := slices.DeleteFunc(strings.Fields(string(nics)), func(m string) bool { return m == "00:00:00:00:00:00" })
+	if !slices.ContainsFunc(h.MACs, func(m string) bool { return slices.Contains(macs, m) }) {
+		return nil, fmt.Errorf("the machine at %s has the network cards %s, and %s is enrolled for %s", s.addr, strings.Join(macs, ", "), h.Name, strings.Join(h.MACs, ", "))
+	}
 	return []string{firmware, fmt.Sprintf("%.1f GB memory", float64(kib)*1024/1e9), "network " + strings.Join(macs, " ")}, nil
 }
 

@@ -69,12 +69,14 @@ func (in *Installer) Run(ctx context.Context) (err error) {
 	}
 	wake := make(map[string]chan struct{})
 	start := func(name string) {
-		if _, running := wake[name]; !running {
-			wake[name] = make(chan struct{}, 1)
-			followers.Go(func() { in.follow(ctx, name, wake[name]) })
+		ch, running := wake[name]
+		if !running {
+			ch = make(chan struct{}, 1)
+			wake[name] = ch
+			followers.Go(func() { in.follow(ctx, name, ch) })
 		}
 		select {
-		case wake[name] <- struct{}{}:
+		case ch <- struct{}{}:
 		default:
 		}
 	}
@@ -117,24 +119,32 @@ func (f *follower) step(ctx context.Context, h hosts.Host) <-chan time.Time {
 	switch h.State {
 	case hosts.Ready, hosts.Booting, hosts.Live, hosts.Installing:
 		if !h.Permit.Live(f.Now()) {
+			f.fail(h.Phase, errors.New("the permit expired, or was used for too many boots: enroll the host again"))
 			return nil
 		}
 		f.startBuild(ctx, h)
-		if h.Boot.Token == "" {
-			return nil // pxe wakes us
+		if h.Boot.Token == "" { // pxe wakes us, or the permit's end
+			return time.After(h.Permit.Expires.Sub(f.Now()))
 		}
 		s := f.contact(ctx, h)
 		if s == nil {
 			return f.overdue(h)
 		}
 		f.work(ctx, h, s)
-		return time.After(0)
+		return time.After(contactEvery)
 	case hosts.Rebooting:
 		if f.verify(ctx, h) {
 			return nil
 		}
 		return time.After(verifyEvery)
 	case hosts.Failed:
+		if !h.Lost.IsZero() && h.Losses <= maxLosses && h.Permit.Live(f.Now()) {
+			// It was away for too long; it may still come back as it was.
+			if s := f.contact(ctx, h); s != nil {
+				f.work(ctx, h, s)
+			}
+			return time.After(10 * verifyEvery)
+		}
 		// Installed, but it did not come up in time: it may still do so, for
 		// instance when somebody types its passphrase in the evening.
 		if h.Phase == hosts.PhaseReboot && !h.Permit.Spent.IsZero() && !f.verify(ctx, h) {
@@ -143,6 +153,10 @@ func (f *follower) step(ctx context.Context, h hosts.Host) <-chan time.Time {
 	}
 	return nil
 }
+
+// maxLosses bounds how often an install goes on in one boot: something that
+// takes the connection down each time would go round for ever.
+const maxLosses = 10
 
 const (
 	contactEvery = time.Second
@@ -162,7 +176,7 @@ func (f *follower) contact(ctx context.Context, h hosts.Host) *session {
 			f.Log.Debug("no contact", "host", h.Name, "addr", addr, "err", err)
 			continue
 		}
-		_, err = f.Hosts.Apply(h.Name, hosts.Event{Kind: hosts.Contacted, Address: addr,
+		_, err = f.Hosts.Apply(h.Name, hosts.Event{Kind: hosts.Contacted, Address: addr, Boot: &h.Boot,
 			Message: "the installer answers at " + addr + " with this boot's key"})
 		if err != nil { // a new boot or a cancel came first
 			f.Log.Info("contact not wanted any more", "host", h.Name, "err", err)
@@ -215,7 +229,10 @@ func (f *follower) work(ctx context.Context, h hosts.Host, s *session) {
 	switch {
 	case err == nil, errors.Is(cause, errUnwanted):
 	case errors.Is(err, errLost) || errors.Is(cause, errLost):
-		f.apply(hosts.Event{Kind: hosts.Lost, Phase: phase, Message: "lost the installer during " + string(phase) + "; it goes on when the machine is back"})
+		f.apply(hosts.Event{Kind: hosts.Lost, Phase: phase, Message: fmt.Sprintf("lost the installer during %s: %v; it goes on when the machine is back", phase, err)})
+		if h.Losses >= maxLosses {
+			f.fail(phase, fmt.Errorf("the installer was lost %d times in one boot; the last time: %w", h.Losses+1, err))
+		}
 	case cause != nil: // the server stops
 	default:
 		f.fail(phase, err)
@@ -236,7 +253,7 @@ func (f *follower) untilUnwanted(ctx context.Context, h hosts.Host, cancel conte
 		now, err := f.Hosts.Get(h.Name)
 		gone := errors.Is(err, hosts.ErrNotFound)
 		cancelled := err == nil && now.State == hosts.Failed
-		if gone || cancelled || (err == nil && now.Boot.Token != h.Boot.Token) {
+		if gone || cancelled || (err == nil && (now.Boot.Token != h.Boot.Token || !now.Permit.Issued.Equal(h.Permit.Issued))) {
 			cancel(errUnwanted)
 			return
 		}

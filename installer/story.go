@@ -15,8 +15,11 @@ import (
 // install is the story: from a live installer to a machine that restarts from
 // its own disk. It returns the phase that it came to.
 func (f *follower) install(ctx context.Context, h hosts.Host, s *session) (hosts.Phase, error) {
-	facts, err := f.facts(ctx, s)
-	if err != nil {
+	// Commands of a server that was killed may still run: they hold the lock.
+	if _, err := s.run(ctx, nil, "flock", lockFile, "true"); err != nil {
+		return hosts.PhaseFacts, err
+	}
+	if err := f.facts(ctx, h, s); err != nil {
 		return hosts.PhaseFacts, err
 	}
 	f.begin(hosts.PhaseBuild)
@@ -24,7 +27,7 @@ func (f *follower) install(ctx context.Context, h hosts.Host, s *session) (hosts
 	if err != nil {
 		return hosts.PhaseBuild, err
 	}
-	plan, err := f.disks(ctx, h, s, b, facts)
+	plan, err := f.disks(ctx, h, s, b)
 	if err != nil {
 		return hosts.PhaseDisks, err
 	}
@@ -52,12 +55,17 @@ func (f *follower) advance(p hosts.Phase, done, total int64, unit string) {
 
 // disks burns the permit and makes the layout, or finds it made already in
 // this very boot by a server that was killed since.
-func (f *follower) disks(ctx context.Context, h hosts.Host, s *session, b *build, facts *disko.Facts) (*disko.Plan, error) {
+func (f *follower) disks(ctx context.Context, h hosts.Host, s *session, b *build) (*disko.Plan, error) {
+	// Read now, not before the build: device names move when disks are plugged.
+	facts, err := f.readDisks(ctx, s)
+	if err != nil {
+		return nil, err
+	}
 	plan, err := disko.NewPlan(b.layout, facts)
 	if err != nil {
 		return nil, err
 	}
-	resumed := h.Layout == b.digest
+	resumed := h.Layout == b.digest && s.mounted(ctx)
 	ev := hosts.Event{Kind: hosts.Burned, Disks: permitDisks(plan), Message: "burned the permit for " + diskWords(plan)}
 	if !h.Permit.Burned.IsZero() {
 		ev.Message = "goes on under the burned permit, for " + diskWords(plan)
@@ -94,8 +102,21 @@ func (f *follower) disks(ctx context.Context, h hosts.Host, s *session, b *build
 	return plan, nil
 }
 
+// lockFile is held on the machine by whatever changes it: sshd does not end
+// the commands of a server that was killed.
+const lockFile = "/run/provision.lock"
+
+func locked(argv ...string) []string { return append([]string{"flock", "-o", lockFile}, argv...) }
+
+// mounted reports whether the new root is in its place. What was recorded
+// before an interruption is only believed if the machine says the same.
+func (s *session) mounted(ctx context.Context) bool {
+	_, err := s.run(ctx, nil, "mountpoint", "-q", "/mnt")
+	return err == nil
+}
+
 func runStep(ctx context.Context, s *session, step disko.Step) error {
-	argv := step.Argv
+	argv := locked(step.Argv...)
 	if step.Stdin != "" {
 		// A passphrase is the file without the newlines at its end, as disko
 		// reads it. The script is constant; the data are its arguments.
@@ -129,7 +150,7 @@ func diskWords(p *disko.Plan) string {
 func (f *follower) bootloader(ctx context.Context, s *session, b *build) error {
 	f.begin(hosts.PhaseBootloader)
 	start := f.Now()
-	_, err := s.run(ctx, nil, "nixos-install", "--root", "/mnt", "--system", b.system, "--no-root-passwd", "--no-channel-copy")
+	_, err := s.run(ctx, nil, locked("nixos-install", "--root", "/mnt", "--system", b.system, "--no-root-passwd", "--no-channel-copy")...)
 	if err == nil {
 		f.finished(hosts.PhaseBootloader, "nixos-install took %s", since(f.Now(), start))
 	}

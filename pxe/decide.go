@@ -1,6 +1,7 @@
 package pxe
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -54,15 +55,16 @@ func decide(h *hosts.Host, c client, mode Mode, holdUnknown bool, now time.Time)
 		return a
 	}
 	if ok, why := h.MayBoot(now); !ok {
-		done := h.State == hosts.Installed || h.State == hosts.Rebooting
-		a.Why, a.Tell = why, !done
-		if done && c.Kind == firmware {
+		a.Why, a.Tell = why, h.State != hosts.Installed && h.State != hosts.Rebooting
+		if !h.Permit.Spent.IsZero() && c.Kind == firmware && slices.ContainsFunc(c.Arches, isX64) {
 			a.Load = local
 		}
 		return a
 	}
-	if h.Machine != "" && c.Machine != "" && h.Machine != c.Machine {
-		return answer{Why: fmt.Sprintf("another machine (UUID %s) uses this host's MAC %s", c.Machine, c.MAC), Tell: true}
+	// Firmware and iPXE of one machine tell the same UUID. One that told it
+	// and then does not is as suspicious as another one.
+	if h.Machine != "" && h.Machine != c.Machine {
+		return answer{Why: fmt.Sprintf("another machine (UUID %s) uses this host's MAC %s", cmp.Or(c.Machine, "not told"), c.MAC), Tell: true}
 	}
 	a.Load, a.Why = stage(c, script)
 	if a.Load != nothing && h.Arch != "x86_64" && slices.ContainsFunc(c.Arches, isX64) {

@@ -31,6 +31,10 @@ func (s *Server) serveDHCP(ctx context.Context, conn *net.UDPConn, answer func(*
 			continue
 		}
 		r, err := answer(m)
+		if errors.Is(err, errNoAddress) {
+			s.Log.Debug("answer DHCP", "mac", m.ClientHWAddr, "err", err)
+			continue
+		}
 		if err != nil {
 			s.Log.Error("answer DHCP", "mac", m.ClientHWAddr, "err", err)
 			continue
@@ -42,9 +46,9 @@ func (s *Server) serveDHCP(ctx context.Context, conn *net.UDPConn, answer func(*
 		if from.Port == 4011 || conn.LocalAddr().(*net.UDPAddr).Port == 4011 {
 			to = from // RFC 4578 leaves it open; EDK2 and iPXE listen where they sent from
 		}
-		if _, err := conn.WriteToUDP(r.ToBytes(), to); err != nil {
-			s.Log.Warn("send DHCP", "to", to, "mac", m.ClientHWAddr, "err", err)
-		}
+		_, err = conn.WriteToUDP(r.ToBytes(), to)
+		s.Log.Debug("answered DHCP", "mac", m.ClientHWAddr, "request", m.MessageType(), "answer", r.MessageType(), "to", to,
+			"address", r.YourIPAddr, "file", r.BootFileName != "", "err", err)
 	}
 }
 
@@ -61,7 +65,10 @@ func (s *Server) answerDHCP(m *dhcpv4.DHCPv4) (*dhcpv4.DHCPv4, error) {
 	case dhcpv4.MessageTypeDiscover, dhcpv4.MessageTypeRequest:
 		return s.answerFull(m, c, h)
 	case dhcpv4.MessageTypeRelease, dhcpv4.MessageTypeDecline:
-		return nil, s.leases.release(c.MAC, m.MessageType() == dhcpv4.MessageTypeDecline)
+		if h == nil || !s.isSelf(m.ServerIdentifier()) {
+			return nil, nil
+		}
+		return nil, s.leases.release(c.MAC, requested(m), m.MessageType() == dhcpv4.MessageTypeDecline)
 	}
 	return nil, nil
 }
@@ -90,7 +97,7 @@ func (s *Server) answerProxy(m *dhcpv4.DHCPv4, c client, h *hosts.Host) (*dhcpv4
 		if h != nil {
 			s.moved(*h, requested(m))
 		}
-		if id := m.ServerIdentifier(); id == nil || !id.Equal(s.self.AsSlice()) {
+		if !s.isSelf(m.ServerIdentifier()) {
 			return nil, nil
 		}
 	case dhcpv4.MessageTypeDiscover:
@@ -121,49 +128,74 @@ func (s *Server) answerBINL(m *dhcpv4.DHCPv4) (*dhcpv4.DHCPv4, error) {
 	return proxyReply(m, b)
 }
 
-// answerFull is DHCP (RFC 2131) for those who may have a lease.
+// answerFull is DHCP (RFC 2131) for those who may have a lease. Whether it
+// boots is decided last, so that a request that comes to nothing uses no boot
+// up.
 func (s *Server) answerFull(m *dhcpv4.DHCPv4, c client, h *hosts.Host) (*dhcpv4.DHCPv4, error) {
-	b, a, err := s.boot(m, c, h)
-	if err != nil || !a.Lease {
+	if !decide(h, c, s.Mode, s.Hold, s.Now()).Lease {
+		_, _, err := s.boot(m, c, h) // says why in the log
 		return nil, err
 	}
-	want := requested(m)
-	if m.MessageType() == dhcpv4.MessageTypeRequest {
-		if id := m.ServerIdentifier(); id != nil && !id.IsUnspecified() && !id.Equal(s.self.AsSlice()) {
-			return nil, nil // it chose another server
-		}
-		ok, err := s.leases.confirm(c.MAC, want)
-		if err != nil {
-			return nil, err
-		}
-		if !ok {
-			return nak(m, s.self)
-		}
-		if h != nil {
-			s.moved(*h, want)
-		}
-		return leaseReply(m, want, s.net, b)
+	if via := m.GatewayIPAddr; via != nil && !via.IsUnspecified() && !s.link.Contains(addrOf(via)) {
+		return nil, nil // a relay of another network; our addresses are of no use there
 	}
-	var fixed netip.Addr
-	if h != nil && h.Options.Address != "" {
-		if fixed, err = netip.ParseAddr(h.Options.Address); err != nil {
-			return nil, fmt.Errorf("fixed address of %s: %w", h.Name, err)
-		}
+	addr, ok, err := s.lease(m, c, h)
+	if err != nil || !addr.IsValid() {
+		return nil, err
 	}
-	addr, err := s.leases.offer(c.MAC, fixed, want)
+	if !ok {
+		return nak(m, s.self)
+	}
+	b, _, err := s.boot(m, c, h)
 	if err != nil {
 		return nil, err
 	}
 	return leaseReply(m, addr, s.net, b)
 }
 
+// lease is the address for a DISCOVER, or the one that a REQUEST confirms.
+// With ok false the request is to be refused; with no address it is another
+// server's.
+func (s *Server) lease(m *dhcpv4.DHCPv4, c client, h *hosts.Host) (addr netip.Addr, ok bool, err error) {
+	var fixed netip.Addr
+	if h != nil && h.Options.Address != "" {
+		if fixed, err = netip.ParseAddr(h.Options.Address); err != nil {
+			return addr, false, fmt.Errorf("fixed address of %s: %w", h.Name, err)
+		}
+	}
+	want := requested(m)
+	if m.MessageType() == dhcpv4.MessageTypeDiscover {
+		addr, err = s.leases.offer(c.MAC, fixed, want)
+		return addr, true, err
+	}
+	if id := m.ServerIdentifier(); id != nil && !id.IsUnspecified() && !s.isSelf(id) {
+		return addr, false, nil // it chose another server
+	}
+	if !want.IsValid() {
+		return addr, false, nil
+	}
+	if fixed.IsValid() && want != fixed {
+		return want, false, nil
+	}
+	if ok, err = s.leases.confirm(c.MAC, want); ok && h != nil {
+		s.moved(*h, want)
+	}
+	return want, ok, err
+}
+
+func (s *Server) isSelf(id net.IP) bool { return id != nil && id.Equal(s.self.AsSlice()) }
+
+func addrOf(ip net.IP) netip.Addr {
+	a, _ := netip.AddrFromSlice(ip.To4())
+	return a
+}
+
 // requested is the address that a client asks for or has; invalid if none.
 func requested(m *dhcpv4.DHCPv4) netip.Addr {
-	if a, ok := netip.AddrFromSlice(m.RequestedIPAddress().To4()); ok && !a.IsUnspecified() {
-		return a
-	}
-	if a, ok := netip.AddrFromSlice(m.ClientIPAddr.To4()); ok && !a.IsUnspecified() {
-		return a
+	for _, ip := range []net.IP{m.RequestedIPAddress(), m.ClientIPAddr} {
+		if a := addrOf(ip); a.IsValid() && !a.IsUnspecified() {
+			return a
+		}
 	}
 	return netip.Addr{}
 }
@@ -213,9 +245,10 @@ func (s *Server) fresh(h hosts.Host) bool {
 	return h.State == hosts.Booting && h.Boot.Serves(s.Now()) && h.Boot.Client == ""
 }
 
-// moved keeps where a machine is, if that is new.
+// moved keeps where a machine is, if that is new, on our link, and of use:
+// once the host is installed, nobody looks for it any more.
 func (s *Server) moved(h hosts.Host, addr netip.Addr) {
-	if !addr.IsValid() || h.Address == addr.String() {
+	if !s.link.Contains(addr) || h.Address == addr.String() || h.State == hosts.Installed {
 		return
 	}
 	_, err := s.Hosts.Apply(h.Name, hosts.Event{Kind: hosts.Moved, Address: addr.String(), Message: "has address " + addr.String()})

@@ -73,7 +73,14 @@ func (s *Server) serveBoot(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	h, err := s.Hosts.UseBoot(token, client, file, false)
+	h, err := s.Hosts.ByToken(token)
+	if err == nil && s.Mode == Full && h.Address != "" && h.Address != client {
+		// The token went out by broadcast; the lease says whose it is.
+		err = fmt.Errorf("%w: %s has the lease of %s", hosts.ErrRefused, h.Name, h.Address)
+	}
+	if err == nil {
+		h, err = s.Hosts.UseBoot(token, client, file, false)
+	}
 	switch {
 	case errors.Is(err, hosts.ErrNotFound):
 		return echo.ErrNotFound

@@ -162,7 +162,7 @@ func TestInstalledIsRefused(t *testing.T) {
 	if resp, _, err := get(t, srv, http.MethodGet, kernel, ""); err != nil || resp.StatusCode != http.StatusOK {
 		t.Fatal(resp, err)
 	}
-	for _, ev := range []hosts.Event{{Kind: hosts.Contacted, Address: "127.0.0.1"}, {Kind: hosts.Burned}, {Kind: hosts.Rebooted}, {Kind: hosts.Proved}} {
+	for _, ev := range []hosts.Event{{Kind: hosts.Contacted, Address: "127.0.0.1", Boot: &h.Boot}, {Kind: hosts.Burned}, {Kind: hosts.Rebooted}, {Kind: hosts.Proved}} {
 		h, err := s.Hosts.Apply("bravo", ev)
 		if err != nil {
 			t.Fatal(err)

@@ -74,6 +74,8 @@ type pool struct {
 
 const leasePrefix = "lease/"
 
+var errNoAddress = errors.New("no address left")
+
 func newPool(store hosts.Store, rng Range, term time.Duration, now func() time.Time, avoid ...netip.Addr) (*pool, error) {
 	p := &pool{store: store, rng: rng, term: term, now: now, avoid: make(map[netip.Addr]bool),
 		by: make(map[netip.Addr]lease), mine: make(map[string]netip.Addr), saved: make(map[netip.Addr]time.Time)}
@@ -91,7 +93,7 @@ func newPool(store hosts.Store, rng Range, term time.Duration, now func() time.T
 			return nil, fmt.Errorf("read lease %s: %w", rec.Key, err)
 		}
 		p.by[addr], p.saved[addr] = l, l.Expires
-		if l.MAC != "" {
+		if l.MAC != "" && l.Expires.After(p.by[p.mine[l.MAC]].Expires) {
 			p.mine[l.MAC] = addr
 		}
 	}
@@ -107,9 +109,11 @@ func (p *pool) offer(mac string, fixed, asked netip.Addr) (netip.Addr, error) {
 	addr := fixed
 	if !addr.IsValid() {
 		addr = p.pick(mac, asked)
+	} else if l := p.by[fixed]; l.MAC != "" && l.MAC != mac && l.Expires.After(p.now()) {
+		return netip.Addr{}, fmt.Errorf("%w: the fixed address %s of %s is leased to %s until %s", errNoAddress, fixed, mac, l.MAC, l.Expires.Format(time.TimeOnly))
 	}
 	if !addr.IsValid() {
-		return addr, fmt.Errorf("no address left in %s-%s for %s", p.rng.First, p.rng.Last, mac)
+		return addr, fmt.Errorf("%w in %s-%s for %s", errNoAddress, p.rng.First, p.rng.Last, mac)
 	}
 	if l := p.by[addr]; l.MAC != mac || l.Expires.Before(p.now().Add(time.Minute)) {
 		p.assign(addr, lease{mac, p.now().Add(time.Minute)})
@@ -150,8 +154,11 @@ func (p *pool) free(a netip.Addr) bool {
 }
 
 func (p *pool) assign(addr netip.Addr, l lease) {
-	if old, ok := p.by[addr]; ok && p.mine[old.MAC] == addr {
-		delete(p.mine, old.MAC)
+	if old, ok := p.by[addr]; ok && old.MAC != l.MAC {
+		if p.mine[old.MAC] == addr {
+			delete(p.mine, old.MAC)
+		}
+		delete(p.saved, addr) // what is on the disk is another's
 	}
 	if old, ok := p.mine[l.MAC]; ok && old != addr {
 		delete(p.by, old)
@@ -183,13 +190,12 @@ func (p *pool) confirm(mac string, addr netip.Addr) (bool, error) {
 	return true, nil
 }
 
-// release frees the client's address; declined keeps it from everybody for a
-// term, because the client found it in use (RFC 2131 section 4.3.3).
-func (p *pool) release(mac string, declined bool) error {
+// release frees addr if it is the client's; declined keeps it from everybody
+// for a term, because the client found it in use (RFC 2131 section 4.3.3).
+func (p *pool) release(mac string, addr netip.Addr, declined bool) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	addr, ok := p.mine[mac]
-	if !ok {
+	if mine, ok := p.mine[mac]; !ok || mine != addr {
 		return nil
 	}
 	delete(p.mine, mac)

@@ -87,13 +87,16 @@ func TestLeases(t *testing.T) {
 		t.Error("a's renewed lease was given away after a restart")
 	}
 
-	if err := p.release("a", false); err != nil {
+	if err := p.release("a", addr("10.77.0.102"), false); err != nil || !confirm("a", a) {
+		t.Error("a released an address that is not its own, and lost its own", err)
+	}
+	if err := p.release("a", a, false); err != nil {
 		t.Fatal(err)
 	}
 	if e := offer("e", a.String()); e != a {
 		t.Errorf("a released address was not given: %s", e)
 	}
-	if err := p.release("e", true); err != nil { // DHCPDECLINE: in use by a stranger
+	if err := p.release("e", a, true); err != nil { // DHCPDECLINE: in use by a stranger
 		t.Fatal(err)
 	}
 	if f := offer("f", a.String()); f == a {

@@ -22,7 +22,7 @@ import (
 )
 
 // Server serves one network interface. Its exported fields are its options;
-// Run checks them.
+// Listen checks them.
 type Server struct {
 	Interface string // with an IPv4 address
 	Mode      Mode
@@ -42,7 +42,9 @@ type Server struct {
 	Log    *slog.Logger
 	Now    func() time.Time
 
-	self    netip.Addr // our address on Interface
+	sock    sockets
+	self    netip.Addr   // our address on Interface
+	link    netip.Prefix // its network
 	net     network
 	leases  *pool
 	program []byte // what TFTP hands out: iPXE
@@ -55,15 +57,18 @@ type sockets struct {
 	http             net.Listener
 }
 
-// Run serves until ctx ends, and then returns nil.
-func (s *Server) Run(ctx context.Context) error {
+// Listen checks the options and opens all ports. Run must follow.
+func (s *Server) Listen(ctx context.Context) (err error) {
 	if err := s.check(); err != nil {
 		return err
 	}
-	sock, err := s.listen(ctx)
-	if err != nil {
-		return err
-	}
+	s.sock, err = s.listen(ctx)
+	return err
+}
+
+// Run serves until ctx ends, and then returns nil.
+func (s *Server) Run(ctx context.Context) error {
+	sock := s.sock
 	s.Log.Info("answering booting machines", "interface", s.Interface, "address", s.self, "dhcp", s.Mode, "http", s.HTTPPort)
 	g, ctx := errgroup.WithContext(ctx)
 	if sock.dhcp != nil {
@@ -80,19 +85,9 @@ func (s *Server) check() error {
 	if err != nil {
 		return err
 	}
-	s.self, s.program = self.Addr(), binary.IpxeEFI
-	if s.HTTPPort < 1 || s.HTTPPort > 65535 {
-		return fmt.Errorf("HTTP port %d is not a port", s.HTTPPort)
-	}
-	switch s.Mode {
-	case Proxy, Off:
+	s.self, s.link, s.program = self.Addr(), self.Masked(), binary.IpxeEFI
+	if s.Mode != Full {
 		return nil
-	case Full:
-	default:
-		return fmt.Errorf("DHCP mode %q: choose proxy, server or off", s.Mode)
-	}
-	if !s.Range.First.IsValid() {
-		return errors.New("DHCP mode server needs a range of addresses to hand out: --dhcp-range FIRST-LAST")
 	}
 	if !self.Contains(s.Range.First) || !self.Contains(s.Range.Last) {
 		return fmt.Errorf("DHCP range %s-%s is not within %s, the network of %s", s.Range.First, s.Range.Last, self.Masked(), s.Interface)

@@ -64,6 +64,7 @@ func server(t testing.TB, mode Mode) *Server {
 	if s.Images, err = images.Open(filepath.Join(dir, "images")); err != nil {
 		t.Fatal(err)
 	}
+	s.link = netip.MustParsePrefix("10.77.0.0/24")
 	s.self, s.program = netip.MustParseAddr("10.77.0.1"), []byte("iPXE")
 	s.Range = Range{netip.MustParseAddr("10.77.0.100"), netip.MustParseAddr("10.77.0.199")}
 	s.net = network{Server: s.self, Mask: []byte{255, 255, 255, 0}, Lease: time.Hour}
@@ -85,13 +86,14 @@ func (s *Server) mustEnroll(t testing.TB, name, mac string) hosts.Host {
 // reach brings a fresh host into a state.
 func (s *Server) reach(t testing.TB, name string, state hosts.State) {
 	t.Helper()
-	path := []hosts.Event{
-		{Kind: hosts.Contacted, Address: "10.77.0.104"}, {Kind: hosts.Burned},
-		{Kind: hosts.Rebooted}, {Kind: hosts.Proved},
-	}
 	h, err := s.Hosts.Get(name)
 	if err == nil && state != hosts.Ready {
 		h, err = s.Hosts.BeginBoot(name, hosts.Boot{Expires: noon.Add(time.Minute)}, "")
+	}
+	boot := h.Boot
+	path := []hosts.Event{
+		{Kind: hosts.Contacted, Address: "10.77.0.104", Boot: &boot}, {Kind: hosts.Burned},
+		{Kind: hosts.Rebooted}, {Kind: hosts.Proved},
 	}
 	for i := 0; err == nil && h.State != state; i++ {
 		h, err = s.Hosts.Apply(name, path[i])
@@ -165,6 +167,9 @@ func TestDecide(t *testing.T) {
 	host := func(state hosts.State, edit ...func(*hosts.Host)) *hosts.Host {
 		h := &hosts.Host{Name: "bravo", MACs: []string{mac}, Arch: "x86_64", State: state, Address: "10.77.0.9",
 			Permit: hosts.Permit{Issued: noon.Add(-time.Hour), Expires: noon.Add(time.Hour)}}
+		if state == hosts.Rebooting || state == hosts.Installed {
+			h.Permit.Spent = noon
+		}
 		for _, e := range edit {
 			e(h)
 		}
@@ -195,12 +200,14 @@ func TestDecide(t *testing.T) {
 		{name: "installing, in contact", h: host(hosts.Installing, func(h *hosts.Host) { h.Contact = true }), c: pxe, why: "answers at 10.77.0.9", tell: true},
 		{name: "installing, lost", h: host(hosts.Installing), c: pxe, load: efiX64},
 		{name: "failed, permit live", h: host(hosts.Failed), c: pxe, load: efiX64},
-		{name: "failed, permit spent", h: host(hosts.Failed, func(h *hosts.Host) { h.Permit.Spent = noon }), c: pxe, why: "spent", tell: true},
+		{name: "failed, permit spent", h: host(hosts.Failed, func(h *hosts.Host) { h.Permit.Spent = noon }), c: pxe, load: local, why: "spent", tell: true},
 		{name: "rebooting", h: host(hosts.Rebooting), c: pxe, load: local, why: "rebooting"},
 		{name: "installed", h: host(hosts.Installed), c: pxe, load: local, why: "installed"},
 		{name: "installed, a running system", h: host(hosts.Installed), c: client{MAC: mac}},
 		{name: "installed iPXE", h: host(hosts.Installed), c: with(pxe, func(c *client) { c.Kind = ipxe }), why: "installed"},
 		{name: "another machine", h: host(hosts.Booting, func(h *hosts.Host) { h.Machine = "m2" }), c: pxe, none: true, why: "another machine", tell: true},
+		{name: "a machine that tells no UUID any more", h: host(hosts.Booting, func(h *hosts.Host) { h.Machine = "m1" }), c: with(pxe, func(c *client) { c.Machine = "" }), none: true, why: "another machine (UUID not told)", tell: true},
+		{name: "installed BIOS", h: host(hosts.Installed), c: client{MAC: mac, Kind: firmware, Arches: []iana.Arch{iana.INTEL_X86PC}}, why: "installed"},
 		{name: "wrong architecture", h: host(hosts.Ready, func(h *hosts.Host) { h.Arch = "aarch64" }), c: pxe, why: "built for aarch64", tell: true},
 		{name: "BIOS", h: host(hosts.Ready), c: client{MAC: mac, Kind: firmware, Arches: []iana.Arch{iana.INTEL_X86PC}}, why: "x86 BIOS", tell: true},
 		{name: "no architecture", h: host(hosts.Ready), c: client{MAC: mac, Kind: firmware}, why: "not served yet", tell: true},

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/pin/tftp/v3"
@@ -18,7 +19,9 @@ const bootPath = "boot/"
 // serveTFTP hands out iPXE, lock-step: strict boot ROMs agreed to nothing
 // else.
 func (s *Server) serveTFTP(ctx context.Context, conn *net.UDPConn) error {
+	g := &gate{UDPConn: conn, server: s}
 	srv := tftp.NewServer(func(name string, to io.ReaderFrom) error {
+		defer g.active.Add(-1)
 		data, err := s.tftpFile(name)
 		if err != nil {
 			return err
@@ -36,9 +39,12 @@ func (s *Server) serveTFTP(ctx context.Context, conn *net.UDPConn) error {
 	// what fits Ethernet and what EDK2 asks for.
 	srv.SetBlockSizeNegotiation(false)
 	srv.SetBlockSize(1468)
-	stop := context.AfterFunc(ctx, srv.Shutdown)
-	defer stop()
-	err := srv.Serve(&gate{conn, s})
+	done := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() { defer close(done); srv.Shutdown() })
+	err := srv.Serve(g)
+	if !stop() {
+		<-done // Shutdown waits for the transfers
+	}
 	if ctx.Err() != nil || closed(err) {
 		return nil
 	}
@@ -52,7 +58,13 @@ func (s *Server) serveTFTP(ctx context.Context, conn *net.UDPConn) error {
 type gate struct {
 	*net.UDPConn
 	server *Server
+	active atomic.Int32 // transfers under way
 }
+
+// MaxTransfers bounds the TFTP transfers at one time. A token is seen by the
+// whole LAN, and each request with it, from whatever source address, would
+// keep a socket busy for some seconds.
+const MaxTransfers = 512
 
 // ReadFrom implements net.PacketConn.
 func (g *gate) ReadFrom(p []byte) (int, net.Addr, error) {
@@ -68,6 +80,10 @@ func (g *gate) ReadFrom(p []byte) (int, net.Addr, error) {
 		if _, err := g.server.tftpFile(name); err != nil && !errors.Is(err, errNoFile) {
 			g.server.Log.Debug("TFTP request left unanswered", "from", from, "file", printable(name), "err", err)
 			continue
+		}
+		if g.active.Add(1) > MaxTransfers {
+			g.active.Add(-1)
+			continue // it asks again
 		}
 		return n, from, nil
 	}

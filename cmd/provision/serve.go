@@ -133,6 +133,10 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) e
 			return config.System, layout, err
 		}}
 
+	// All ports first: nothing may be installed by a server that cannot serve.
+	if err := errors.Join(operator.Listen(ctx), pxeServer.Listen(ctx)); err != nil {
+		return err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	for _, task := range []func(context.Context) error{inventory.Run, pxeServer.Run, install.Run, operator.Run} {
 		g.Go(func() error { return task(ctx) })
@@ -163,6 +167,18 @@ func (f *serveFlags) pxe() (*pxe.Server, error) {
 	}
 	if f.unknown != "ignore" && f.unknown != "hold" {
 		return nil, fmt.Errorf("--unknown %s: choose ignore or hold", f.unknown)
+	}
+	if port < 1 || port > 65535 {
+		return nil, fmt.Errorf("--http %s: ports go from 1 to 65535", f.http)
+	}
+	switch pxe.Mode(f.dhcp) {
+	case pxe.Proxy, pxe.Off:
+	case pxe.Full:
+		if f.dhcpRange == "" {
+			return nil, errors.New("--dhcp server needs a range of addresses to hand out: --dhcp-range FIRST-LAST")
+		}
+	default:
+		return nil, fmt.Errorf("--dhcp %s: choose proxy, server or off", f.dhcp)
 	}
 	s := &pxe.Server{Interface: f.iface, Mode: pxe.Mode(f.dhcp), Domain: f.domain, Lease: f.lease, HTTPPort: port,
 		Hold: f.unknown == "hold", BootTime: 10 * time.Minute, Now: time.Now}

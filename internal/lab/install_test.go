@@ -14,20 +14,82 @@ import (
 	"time"
 )
 
-// TestInstallByHand installs bravo as its flake says, with plain commands and without the product: this shows that
+// byHand holds the commands that make the disks of the fleet's encrypted hosts: what disko does for these layouts.
+func byHand() map[string][]string {
+	const luks = "cryptsetup -q luksFormat /dev/disk/by-partlabel/disk-main-luks --pbkdf pbkdf2 " +
+		"--pbkdf-force-iterations 1000 --key-file /tmp/disk.key && " +
+		"cryptsetup open /dev/disk/by-partlabel/disk-main-luks crypted --key-file /tmp/disk.key --persistent"
+	const settle = "partprobe /dev/vda; udevadm trigger --subsystem-match=block; udevadm settle --timeout 60"
+	const esp = "mount /dev/disk/by-partlabel/disk-main-ESP /mnt/boot -t vfat -o umask=0077 -o X-mount.mkdir"
+	subvolume := func(name, mountpoint string) string {
+		return "mount /dev/mapper/crypted /mnt" + mountpoint + " -t btrfs -o compress=zstd -o noatime -o subvol=" + name +
+			" -o X-mount.mkdir"
+	}
+	return map[string][]string{
+		"bravo": {
+			"sgdisk --clear /dev/vda",
+			"sgdisk --align-end --new=1:0:+192M --change-name=1:disk-main-ESP --typecode=1:EF00 /dev/vda",
+			"sgdisk --align-end --new=2:0:-0 --change-name=2:disk-main-luks --typecode=2:8300 /dev/vda",
+			settle, "mkfs.vfat /dev/disk/by-partlabel/disk-main-ESP", luks, "mkfs.ext4 -q /dev/mapper/crypted",
+			"mount /dev/mapper/crypted /mnt -t ext4 -o defaults -o X-mount.mkdir", esp,
+		},
+		"charlie": {
+			"sgdisk --clear /dev/vda",
+			"sgdisk --align-end --new=1:0:+192M --change-name=1:disk-main-ESP --typecode=1:EF00 /dev/vda",
+			"sgdisk --align-end --new=2:0:+64M --change-name=2:disk-main-swap --typecode=2:8200 /dev/vda",
+			"sgdisk --align-end --new=3:0:-0 --change-name=3:disk-main-luks --typecode=3:8300 /dev/vda",
+			settle, "mkfs.vfat /dev/disk/by-partlabel/disk-main-ESP", "mkswap /dev/disk/by-partlabel/disk-main-swap", luks,
+			"mkfs.btrfs -q /dev/mapper/crypted -f",
+			"mkdir /run/top && mount /dev/mapper/crypted /run/top -o subvol=/ && " +
+				"for s in home nix root; do btrfs -q subvolume create /run/top/$s; done && umount /run/top",
+			subvolume("/root", "/"), subvolume("/home", "/home"), subvolume("/nix", "/nix"), esp,
+		},
+	}
+}
+
+// TestInstallByHand installs hosts as their flake says, with plain commands and without the product: this shows that
 // image, fleet, machine and LAN are a fair ground for it.
 func TestInstallByHand(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
-	defer cancel()
-	b := newBed(t)
-	host, login, final := newKey(t), newKey(t), newKey(t)
+	for _, name := range []string{"bravo", "charlie"} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
+			defer cancel()
+			b := newBed(t)
+			login, final := newKey(t), newKey(t)
+			disk, err := NewDisk(t.TempDir()+"/disk.raw", 4<<30, "LAB-DISK-1")
+			check(t, err)
+			m, system := installByHand(t, ctx, b, name, disk, login, final)
+			table, err := disk.PartitionTable()
+			check(t, err)
+
+			lap := stopwatch(t)
+			m.Kernel = "" // from now on the firmware asks the network, where nobody boots it, and then takes the disk
+			if name != "bravo" {
+				m.LAN = nil // one minute of waiting for the network is enough
+			}
+			check(t, m.Start(ctx))
+			unlock(t, ctx, m, name, system)
+			lap("power-on to login prompt")
+			if m.LAN != nil {
+				askAndReboot(t, ctx, b, m, final, login, system)
+				lap("reboot to the firmware asking the network")
+			}
+			check(t, m.PowerOff())
+			if again, err := disk.PartitionTable(); err != nil || again != table {
+				t.Fatalf("partition table was %s and is %s (%v)", table, again, err)
+			}
+		})
+	}
+}
+
+// installByHand leaves the machine switched off, with the host's system on its disk.
+func installByHand(t *testing.T, ctx context.Context, b bed, name string, disk Disk, login, final Key) (*Machine, string) {
+	t.Helper()
 	flake, err := Fleet{AuthorizedKeys: string(login.Public)}.Write(ctx, CacheDir(), t.TempDir()+"/fleet", os.Stderr)
 	check(t, err)
-	disk, err := NewDisk(t.TempDir()+"/disk.raw", 4<<30, "LAB-DISK-1")
-	check(t, err)
+	host := newKey(t)
 	m := b.installer(t, &host, &login, disk)
 	lap := stopwatch(t)
-
 	check(t, m.Start(ctx))
 	address := b.up(t, ctx, m, "sshd is up")
 	shell, err := Dial(ctx, address, host.Signer.PublicKey(), login.Signer)
@@ -36,28 +98,15 @@ func TestInstallByHand(t *testing.T) {
 
 	var built []struct{ Outputs map[string]string }
 	check(t, json.Unmarshal([]byte(nix(t, "build", "--json", "--no-link",
-		flake+"#nixosConfigurations.bravo.config.system.build.toplevel")), &built))
+		flake+"#nixosConfigurations."+name+".config.system.build.toplevel")), &built))
 	system := built[0].Outputs["out"]
 	lap("nix build")
 
-	for _, command := range []string{
-		"umask 077 && printf secret >/tmp/disk.key",
-		"sgdisk --clear /dev/vda",
-		"sgdisk --align-end --new=1:0:+192M --change-name=1:disk-main-ESP --typecode=1:EF00 /dev/vda",
-		"sgdisk --align-end --new=2:0:-0 --change-name=2:disk-main-luks --typecode=2:8300 /dev/vda",
-		"partprobe /dev/vda; udevadm trigger --subsystem-match=block; udevadm settle --timeout 60",
-		"mkfs.vfat /dev/disk/by-partlabel/disk-main-ESP",
-		"cryptsetup -q luksFormat /dev/disk/by-partlabel/disk-main-luks --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --key-file /tmp/disk.key",
-		"cryptsetup open /dev/disk/by-partlabel/disk-main-luks crypted --key-file /tmp/disk.key --persistent",
-		"mkfs.ext4 -q /dev/mapper/crypted",
-		"mount /dev/mapper/crypted /mnt -t ext4 -o defaults -o X-mount.mkdir",
-		"mount /dev/disk/by-partlabel/disk-main-ESP /mnt/boot -t vfat -o umask=0077 -o X-mount.mkdir",
-	} {
+	for _, command := range append([]string{"umask 077 && printf secret >/tmp/disk.key"}, byHand()[name]...) {
 		_, err := shell.Run(ctx, command)
 		check(t, err)
 	}
 	lap("disks")
-
 	copyClosure(t, address, host, login, system)
 	lap("nix copy")
 
@@ -72,16 +121,29 @@ func TestInstallByHand(t *testing.T) {
 	check(t, err)
 	check(t, m.Wait(ctx))
 	lap("nixos-install and poweroff")
+	return m, system
+}
 
-	table, err := disk.PartitionTable()
+// unlock types the passphrase, wrongly at first, and waits until the host has booted the system.
+func unlock(t *testing.T, ctx context.Context, m *Machine, name, system string) {
+	t.Helper()
+	for _, text := range []string{"wrong\n", "secret\n"} {
+		_, err := m.Console().Expect(ctx, "Passphrase for /dev/disk/by-partlabel/disk-main-luks: ")
+		check(t, err)
+		check(t, m.Console().Type(text))
+	}
+	for _, text := range []string{"booted " + system, name + " login:"} {
+		_, err := m.Console().Expect(ctx, text)
+		check(t, err)
+	}
+}
+
+// askAndReboot looks at the installed host over SSH, and reboots it.
+func askAndReboot(t *testing.T, ctx context.Context, b bed, m *Machine, host, login Key, system string) {
+	t.Helper()
+	address, err := b.router.Lease(ctx, m.MAC)
 	check(t, err)
-	m.Kernel = "" // from now on the firmware asks the network, where nobody boots it, and then takes the disk
-	check(t, m.Start(ctx))
-	bootBravo(t, ctx, m)
-	lap("power-on to login prompt")
-	address, err = b.router.Lease(ctx, m.MAC)
-	check(t, err)
-	shell, err = Dial(ctx, address, final.Signer.PublicKey(), login.Signer)
+	shell, err := Dial(ctx, address, host.Signer.PublicKey(), login.Signer)
 	check(t, err)
 	running, err := shell.Run(ctx, "readlink -f /run/current-system")
 	check(t, err)
@@ -91,23 +153,6 @@ func TestInstallByHand(t *testing.T) {
 	_, err = shell.Run(ctx, "reboot")
 	check(t, err)
 	_, err = m.Console().Expect(ctx, ">>Start PXE over IPv4")
-	check(t, err)
-	lap("reboot to the firmware asking the network")
-	check(t, m.PowerOff())
-	if again, err := disk.PartitionTable(); err != nil || again != table {
-		t.Fatalf("partition table was %s and is %s (%v)", table, again, err)
-	}
-}
-
-// bootBravo types bravo's passphrase, wrongly at first, and waits for the login prompt.
-func bootBravo(t *testing.T, ctx context.Context, m *Machine) {
-	t.Helper()
-	for _, text := range []string{"wrong\n", "secret\n"} {
-		_, err := m.Console().Expect(ctx, "Passphrase for /dev/disk/by-partlabel/disk-main-luks: ")
-		check(t, err)
-		check(t, m.Console().Type(text))
-	}
-	_, err := m.Console().Expect(ctx, "bravo login:")
 	check(t, err)
 }
 
@@ -134,8 +179,8 @@ func copyClosure(t *testing.T, address netip.Addr, host, login Key, system strin
 		"-o StrictHostKeyChecking=yes -o IdentitiesOnly=yes", dir))
 	_, err := output(cmd)
 	check(t, err)
-	info := nix(t, "path-info", "--recursive", "--size", system)
-	t.Logf("closure: %d paths; %s", strings.Count(info, "\n")+1, nix(t, "path-info", "--closure-size", "--human-readable", system))
+	paths := nix(t, "path-info", "--recursive", system)
+	t.Logf("closure: %d paths; %s", strings.Count(paths, "\n")+1, nix(t, "path-info", "--closure-size", "--human-readable", system))
 }
 
 // stopwatch returns a function that logs the time since it was called last.
@@ -150,7 +195,7 @@ func stopwatch(t *testing.T) func(what string) {
 
 func newKey(t *testing.T) Key {
 	t.Helper()
-	k, err := NewKey(t.Name())
+	k, err := NewKey("lab")
 	check(t, err)
 	return k
 }

@@ -35,7 +35,7 @@ type Router struct {
 // Router plugs in a home router with the given address, which leases first to last. Its files are kept in dir. It ends
 // with ctx or with Close.
 func (l *LAN) Router(ctx context.Context, dir string, address netip.Prefix, first, last netip.Addr) (*Router, error) {
-	client, err := l.Client(ctx, "router", "52:54:00:77:00:02", address)
+	client, err := l.Client(ctx, l.Interface+"-router", "52:54:00:77:00:02", address)
 	if err != nil {
 		return nil, err
 	}

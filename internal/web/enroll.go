@@ -70,6 +70,9 @@ func (s *Server) check(ctx context.Context, r EnrollRequest) (hosts.Host, map[st
 		}
 		h.MACs = append(h.MACs, mac)
 	}
+	if err := s.addressFree(r.Name, r.Address); err != nil {
+		return h, nil, err
+	}
 	system, layout, err := s.Evaluate(ctx, s.Flake, r.Name)
 	if err != nil {
 		return h, nil, err
@@ -91,6 +94,20 @@ func (s *Server) check(ctx context.Context, r EnrollRequest) (hosts.Host, map[st
 	}
 	slices.Sort(h.Options.DiskKeys)
 	return h, secrets, nil
+}
+
+// addressFree refuses a fixed address that another host has.
+func (s *Server) addressFree(name, addr string) error {
+	if addr == "" {
+		return nil
+	}
+	all, err := s.Hosts.List()
+	for _, o := range all {
+		if o.Name != name && o.Options.Address == addr {
+			return fmt.Errorf("address %s is %s's already: choose another --address", addr, o.Name)
+		}
+	}
+	return err
 }
 
 // image checks the named image, or picks the only one of the architecture.
@@ -182,7 +199,10 @@ func extraHostKey(dir string) ([]byte, error) {
 		return nil, nil
 	}
 	if err == nil {
-		_, err = ssh.ParsePrivateKey(key)
+		var signer ssh.Signer
+		if signer, err = ssh.ParsePrivateKey(key); err == nil && signer.PublicKey().Type() != ssh.KeyAlgoED25519 {
+			err = fmt.Errorf("it is a %s key; make an ed25519 one", signer.PublicKey().Type())
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("extra files: %s: %w", name, err)

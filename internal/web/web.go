@@ -37,14 +37,18 @@ type Server struct {
 	// the flake.
 	Evaluate func(ctx context.Context, flake, host string) (system string, layout *disko.Layout, err error)
 	Log      *slog.Logger
+
+	listener net.Listener
+}
+
+// Listen opens the socket. Run must follow.
+func (s *Server) Listen(ctx context.Context) (err error) {
+	s.listener, err = s.listen(ctx)
+	return err
 }
 
 // Run serves until ctx ends, and then returns nil.
 func (s *Server) Run(ctx context.Context) error {
-	l, err := s.listen(ctx)
-	if err != nil {
-		return err
-	}
 	srv := &http.Server{Handler: s.routes(), ReadHeaderTimeout: 10 * time.Second,
 		BaseContext: func(net.Listener) context.Context { return ctx }}
 	done := make(chan struct{})
@@ -57,7 +61,7 @@ func (s *Server) Run(ctx context.Context) error {
 			srv.Close()
 		}
 	})
-	err = srv.Serve(l)
+	err := srv.Serve(s.listener)
 	if !stop() {
 		<-done
 	}
@@ -77,10 +81,14 @@ func (s *Server) listen(ctx context.Context) (net.Listener, error) {
 		c.Close()
 		return nil, fmt.Errorf("open the API's socket: another server answers on %s; stop it or choose another --socket", s.Socket)
 	}
+	if info, err := os.Lstat(s.Socket); err == nil && info.Mode()&os.ModeSocket == 0 {
+		return nil, fmt.Errorf("open the API's socket: %s is there and is not a socket; choose another --socket", s.Socket)
+	}
 	if err := os.Remove(s.Socket); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("open the API's socket: %w", err)
 	}
-	// The mask makes the socket private from its first moment on.
+	// The mask makes the socket private from its first moment on. It is the
+	// whole process's: nothing else may run yet.
 	old := syscall.Umask(0o177)
 	l, err := new(net.ListenConfig).Listen(ctx, "unix", s.Socket)
 	syscall.Umask(old)

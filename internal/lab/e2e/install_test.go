@@ -17,12 +17,12 @@ func TestInstall(t *testing.T) {
 		disturb          func(*world, *lab.Machine)
 		check            func(*world)
 	}{
-		{name: "ext4, server mode, an impostor", mode: "server", host: "alpha", disturb: impostor, check: impostorFailed},
-		{name: "ext4, proxy mode", mode: "proxy", host: "alpha"},
-		{name: "LUKS ext4, server mode, kill -9", mode: "server", host: "bravo", disturb: killServer, check: wentOn},
-		{name: "LUKS ext4, proxy mode, power cut", mode: "proxy", host: "bravo", disturb: cutPower, check: startedOver},
-		{name: "LUKS btrfs swap, server mode", mode: "server", host: "charlie"},
-		{name: "LUKS btrfs swap, proxy mode", mode: "proxy", host: "charlie"},
+		{name: "ext4 server impostor", mode: "server", host: "alpha", disturb: impostor, check: impostorFailed},
+		{name: "ext4 proxy", mode: "proxy", host: "alpha"},
+		{name: "LUKS-ext4 server kill-9", mode: "server", host: "bravo", disturb: killServer, check: wentOn},
+		{name: "LUKS-ext4 proxy power-cut", mode: "proxy", host: "bravo", disturb: cutPower, check: startedOver},
+		{name: "LUKS-btrfs-swap server", mode: "server", host: "charlie"},
+		{name: "LUKS-btrfs-swap proxy", mode: "proxy", host: "charlie"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

@@ -37,14 +37,15 @@ var lans atomic.Int32
 
 // world is a LAN with a provisioning server on it.
 type world struct {
-	t     *testing.T
-	ctx   context.Context
-	lan   *lab.LAN
-	dir   string // for everything, the server's state in state/
-	flake string
-	login lab.Key // may log in to the installed hosts, beside the server
-	fleet lab.Fleet
-	mode  string
+	t      *testing.T
+	ctx    context.Context
+	cancel context.CancelFunc
+	lan    *lab.LAN
+	dir    string // for everything, the server's state in state/
+	flake  string
+	login  lab.Key // may log in to the installed hosts, beside the server
+	fleet  lab.Fleet
+	mode   string
 
 	serve  *exec.Cmd
 	log    lockedBuffer
@@ -75,7 +76,7 @@ func newWorld(t *testing.T, mode string) *world {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	n := lans.Add(1)
-	w := &world{t: t, ctx: ctx, dir: t.TempDir(), mode: mode, number: n}
+	w := &world{t: t, ctx: ctx, cancel: cancel, dir: t.TempDir(), mode: mode, number: n}
 	t.Cleanup(cancel)
 	var err error
 	w.lan, err = lab.NewLAN(ctx, fmt.Sprintf("br%d", n), netip.MustParsePrefix(fmt.Sprintf("10.77.%d.1/24", n)))
@@ -225,6 +226,12 @@ func (w *world) machine(name string) *lab.Machine {
 func (w *world) on(m *lab.Machine) {
 	w.t.Helper()
 	w.must(m.Start(w.ctx))
+	go func() { // ends with w.ctx at the latest
+		if err := m.Wait(w.ctx); err != nil && w.ctx.Err() == nil {
+			w.t.Errorf("%s: %v", m.Name, err)
+			w.cancel()
+		}
+	}()
 }
 
 func tailOf(s string, n int) string {
