@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // Facts is what a machine's disks are now: the output of
@@ -142,14 +143,25 @@ func (b *BlockDevice) device() string {
 
 func (b *BlockDevice) disk() Disk {
 	d := Disk{
-		Device: b.device(), Model: strings.TrimSpace(b.Model), Serial: strings.TrimSpace(b.Serial), WWN: b.WWN,
+		Device: b.device(), Model: printable(b.Model), Serial: printable(b.Serial), WWN: printable(b.WWN),
 		Size: int64(b.Size), SectorSize: int64(b.SectorSize),
-		Removable: bool(b.Removable), ReadOnly: bool(b.ReadOnly), Content: b.content(),
+		Removable: bool(b.Removable), ReadOnly: bool(b.ReadOnly), Content: printable(b.content()),
 	}
 	if d.SectorSize == 0 {
 		d.SectorSize = 512
 	}
 	return d
+}
+
+// printable drops what could do harm on a terminal: disks are free to call
+// themselves anything.
+func printable(s string) string {
+	return strings.TrimSpace(strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return -1
+		}
+		return r
+	}, s))
 }
 
 // content says what is on a disk: `gpt: vfat "ESP" 512 MiB, crypto_LUKS 7.5 GiB`.

@@ -149,39 +149,52 @@ func waitCommand(api *client) *cobra.Command {
 	return c
 }
 
+// wait follows the host, also over restarts of the server: installs outlive
+// them too.
 func wait(ctx context.Context, api *client, host string, want int, timeout time.Duration) error {
 	if timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
-	result := errStatus{exitFailed, "the server stopped while waiting for " + host}
 	last := "unknown"
-	r, err := api.do(ctx, http.MethodGet, watchPath(host, 0, false), nil)
-	if err == nil {
-		err = lines(ctx, r, func(n web.News) bool {
-			last = string(n.Status.State)
-			switch {
-			case n.Gone:
-				result.message = host + " was forgotten"
-				return false
-			case n.Status.State == hosts.Failed && want >= 0:
-				result.message = fmt.Sprintf("%s failed during %s: %s", host, n.Status.Phase, n.Status.Error)
-				return false
-			case n.Status.State == hosts.Failed, want >= 0 && slices.Index(order, n.Status.State) >= want:
-				result = errStatus{code: exitDone}
-				return false
-			}
-			return true
-		})
+	for {
+		var result *errStatus
+		r, err := api.do(ctx, http.MethodGet, watchPath(host, 0, false), nil)
+		if err == nil {
+			err = lines(ctx, r, func(n web.News) bool {
+				last = string(n.Status.State)
+				result = verdict(n, want)
+				return result == nil
+			})
+		}
+		switch {
+		case result != nil && result.code == exitDone:
+			return nil
+		case result != nil:
+			return *result
+		case ctx.Err() == context.DeadlineExceeded:
+			return errStatus{exitUsage, fmt.Sprintf("%s is still %s after %s", host, last, timeout)}
+		case ctx.Err() != nil:
+			return err
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second): // the server is away and cannot tell when it is back
+		}
 	}
+}
+
+// verdict is how a wait ends with this news; nil if it goes on.
+func verdict(n web.News, want int) *errStatus {
+	s := n.Status
 	switch {
-	case ctx.Err() == context.DeadlineExceeded:
-		return errStatus{exitUsage, fmt.Sprintf("%s is still %s after %s", host, last, timeout)}
-	case err != nil:
-		return err
-	case result.code == exitDone:
-		return nil
+	case n.Gone:
+		return &errStatus{exitFailed, s.Name + " was forgotten"}
+	case s.State == hosts.Failed && want >= 0:
+		return &errStatus{exitFailed, fmt.Sprintf("%s failed during %s: %s", s.Name, s.Phase, s.Error)}
+	case s.State == hosts.Failed, want >= 0 && slices.Index(order, s.State) >= want:
+		return &errStatus{code: exitDone}
 	}
-	return result
+	return nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -38,14 +39,19 @@ func watchCommand(api *client) *cobra.Command {
 			if f, ok := c.OutOrStdout().(*os.File); ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb" {
 				show = newScreen(f).show
 			}
-			var result error
+			result := errors.New("the server stopped; the installs go on when it is back")
 			err = lines(c.Context(), r, func(n web.News) bool {
 				show(n)
 				// Replayed events come with today's state; only the newest ends it.
 				current := n.Event == nil || n.Event.Number == n.Status.Event
 				if host == "" || !current || !slices.Contains([]hosts.State{hosts.Installed, hosts.Failed}, n.Status.State) {
-					return !n.Gone || host == ""
+					if n.Gone && host != "" {
+						result = errStatus{exitFailed, host + " was forgotten"}
+						return false
+					}
+					return true
 				}
+				result = nil
 				if n.Status.State == hosts.Failed {
 					result = errStatus{exitFailed, ""}
 				}

@@ -40,9 +40,14 @@ type Machine struct {
 
 	mu      sync.Mutex
 	console *Console
-	cancel  context.CancelFunc
-	done    chan struct{}
-	err     error
+	power   *power // nil: it was never on
+}
+
+// power is one time that a machine is on, from Start to its end.
+type power struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+	err    error // once done is closed
 }
 
 // Start switches the machine on. It stays on until it switches itself off, PowerOff, or the end of ctx. What it prints
@@ -50,9 +55,9 @@ type Machine struct {
 func (m *Machine) Start(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.done != nil {
+	if m.power != nil {
 		select {
-		case <-m.done:
+		case <-m.power.done:
 		default:
 			return fmt.Errorf("machine %s is on already", m.Name)
 		}
@@ -83,23 +88,25 @@ func (m *Machine) Start(ctx context.Context) error {
 		cancel()
 		return errors.Join(err, log.Close())
 	}
-	m.console, m.cancel, m.done, m.err = newConsole(stdin), cancel, make(chan struct{}), nil
+	on := &power{cancel: cancel, done: make(chan struct{})}
+	m.console, m.power = newConsole(stdin), on
+	console := m.console
 	started := make(chan error)
 	go func() {
-		defer close(m.done)
+		defer close(on.done)
 		runtime.LockOSThread() // Pdeathsig watches the thread that started QEMU
 		defer runtime.UnlockOSThread()
 		err := cmd.Start()
 		started <- err
 		if err != nil {
-			m.err = errors.Join(err, log.Close())
+			on.err = errors.Join(err, log.Close())
 			return
 		}
-		err = m.console.feed(stdout, log)
+		err = console.feed(stdout, log)
 		if wait := cmd.Wait(); wait != nil && ctx.Err() == nil {
 			err = errors.Join(err, fmt.Errorf("qemu: %w: %s", wait, tail(stderr.String(), 1000)))
 		}
-		m.err = errors.Join(err, log.Close())
+		on.err = errors.Join(err, log.Close())
 	}()
 	if err := <-started; err != nil {
 		cancel()
@@ -112,25 +119,25 @@ func (m *Machine) Start(ctx context.Context) error {
 func (m *Machine) PowerOff() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.done == nil {
+	if m.power == nil {
 		return nil
 	}
-	m.cancel()
-	<-m.done
-	return m.err
+	m.power.cancel()
+	<-m.power.done
+	return m.power.err
 }
 
 // Wait waits until the machine is off.
 func (m *Machine) Wait(ctx context.Context) error {
 	m.mu.Lock()
-	done := m.done
+	on := m.power
 	m.mu.Unlock()
-	if done == nil {
+	if on == nil {
 		return nil
 	}
 	select {
-	case <-done:
-		return m.err
+	case <-on.done:
+		return on.err
 	case <-ctx.Done():
 		return fmt.Errorf("wait for %s to switch off: %w", m.Name, ctx.Err())
 	}

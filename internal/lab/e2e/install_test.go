@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -44,7 +45,16 @@ func TestInstall(t *testing.T) {
 }
 
 // killServer kills the server with -9 during the copy and starts it again.
+// Who waits for the host goes on waiting.
 func killServer(w *world, _ *lab.Machine) {
+	waiting := exec.CommandContext(w.ctx, binary(w.t), "wait", "bravo")
+	waiting.Env = w.env()
+	w.must(waiting.Start())
+	w.t.Cleanup(func() {
+		if err := waiting.Wait(); err != nil {
+			w.t.Errorf("provision wait over a restart of the server: %v", err)
+		}
+	})
 	w.awaitPhase("bravo", hosts.PhaseCopy)
 	w.kill()
 	w.start()

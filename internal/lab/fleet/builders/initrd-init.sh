@@ -1,7 +1,7 @@
 #!/bin/busybox sh
 # Stage 1 of an installed host: unlocks and mounts the root, then starts the init= of the command line.
 export PATH=/bin LD_LIBRARY_PATH=/lib64
-/bin/busybox mkdir -p /usr/bin /usr/sbin
+/bin/busybox mkdir -p /usr/bin
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
@@ -21,8 +21,8 @@ done
 [ -n "$stage2" ] || fail "no init= on the command line"
 modules='crc32c_generic crc32c_intel virtio_pci virtio_blk nvme ahci sd_mod ext4 vfat nls_cp437 nls_iso8859-1 nls_ascii nls_utf8 efivarfs virtio_rng'
 grep -q ' btrfs ' /mounts && modules="$modules btrfs"
-[ ! -s /luks ] || modules="$modules dm_mod dm_crypt xts aesni_intel sha256_generic algif_skcipher"
-for module in $modules; do modprobe -q $module; done
+[ ! -s /luks ] || modules="$modules dm_mod dm_crypt ecb xts aesni_intel sha256_generic algif_skcipher"
+for module in $modules; do modprobe -q $module 2>/dev/null; done # some fit other processors only
 
 # await NAME waits until the device node NAME is there. There is no udev here; the links by partition label are made
 # from what the kernel tells.

@@ -3,6 +3,7 @@ root=$NIX_BUILD_TOP/root
 mkdir -p "$root/bin" "$root/lib64" "$root/proc" "$root/sys" "$root/dev" "$root/run" "$root/tmp" "$root/mnt-root" "$out"
 cp "$busybox/usr/bin/busybox" "$root/bin/busybox"
 ln -s lib64 "$root/lib"
+ln -s bin "$root/sbin" # where the kernel looks for modprobe
 mkdir -p "$root/lib64/modules"
 version=$(ls "$modules/lib/modules")
 mkdir "$root/lib64/modules/$version"
