@@ -34,10 +34,13 @@ fuzz: ## each fuzz target for $(FUZZTIME)
 e2e: build ## whole installs in QEMU
 	.ci/e2e
 
+lab: setup ## test the test bed alone: an install by hand, without provision
+	CGO_ENABLED=1 go test -race -count=1 -v -timeout 20m -run ByHand ./internal/lab
+
 bench: setup build ## benchmarks, as ratios against nginx and dnsmasq in the same run
 	.ci/bench
 
 setup: ## install the tools that tests and demo use
 	./setup
 
-.PHONY: help build release demo test lint unit fuzz e2e bench setup
+.PHONY: help build release demo test lint unit fuzz e2e lab bench setup
