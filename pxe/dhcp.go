@@ -104,7 +104,7 @@ func (s *Server) answerProxy(m *dhcpv4.DHCPv4, c client, h *hosts.Host) (*dhcpv4
 	default:
 		return nil, nil
 	}
-	b, _, err := s.boot(m, c, h)
+	b, err := s.load(c, h, s.decide(c, h))
 	if err != nil || b.empty() {
 		return nil, err
 	}
@@ -121,20 +121,20 @@ func (s *Server) answerBINL(m *dhcpv4.DHCPv4) (*dhcpv4.DHCPv4, error) {
 	if err != nil || c.MAC == "" {
 		return nil, err
 	}
-	b, _, err := s.boot(m, c, h)
+	b, err := s.load(c, h, s.decide(c, h))
 	if err != nil || b.empty() {
 		return nil, err
 	}
 	return proxyReply(m, b)
 }
 
-// answerFull is DHCP (RFC 2131) for those who may have a lease. Whether it
-// boots is decided last, so that a request that comes to nothing uses no boot
-// up.
+// answerFull is DHCP (RFC 2131) for those who may have a lease. What the machine
+// loads is arranged last, so that a request that comes to nothing uses
+// no boot up.
 func (s *Server) answerFull(m *dhcpv4.DHCPv4, c client, h *hosts.Host) (*dhcpv4.DHCPv4, error) {
-	if !decide(h, c, s.Mode, s.Hold, s.Now()).Lease {
-		_, _, err := s.boot(m, c, h) // says why in the log
-		return nil, err
+	a := s.decide(c, h)
+	if !a.Lease {
+		return nil, nil
 	}
 	if via := m.GatewayIPAddr; via != nil && !via.IsUnspecified() && !s.link.Contains(addrOf(via)) {
 		return nil, nil // a relay of another network; our addresses are of no use there
@@ -146,7 +146,7 @@ func (s *Server) answerFull(m *dhcpv4.DHCPv4, c client, h *hosts.Host) (*dhcpv4.
 	if !ok {
 		return nak(m, s.self)
 	}
-	b, _, err := s.boot(m, c, h)
+	b, err := s.load(c, h, a)
 	if err != nil {
 		return nil, err
 	}
@@ -200,34 +200,37 @@ func requested(m *dhcpv4.DHCPv4) netip.Addr {
 	return netip.Addr{}
 }
 
-// boot decides what the machine loads and, where it is a new boot, begins it.
-func (s *Server) boot(m *dhcpv4.DHCPv4, c client, h *hosts.Host) (bootInfo, answer, error) {
+// decide decides, and tells why there is no boot where there is none.
+func (s *Server) decide(c client, h *hosts.Host) answer {
 	a := decide(h, c, s.Mode, s.Hold, s.Now())
-	b := bootInfo{Server: s.self, Kind: c.Kind}
 	if a.Why != "" {
 		s.Log.Debug("no boot", "mac", c.MAC, "client", c, "why", a.Why)
 	}
 	if h != nil && a.Tell {
 		s.tell(*h, "%s asked to boot and was refused: %s", c, a.Why)
 	}
+	return a
+}
+
+// load is where the machine finds what was decided that it loads. It begins a
+// boot where that is a new one.
+func (s *Server) load(c client, h *hosts.Host, a answer) (bootInfo, error) {
+	b := bootInfo{Server: s.self, Kind: c.Kind, Local: a.Load == local}
 	switch {
-	case a.Load == nothing:
-		return b, a, nil
-	case a.Load == local:
-		b.Local = true
-		return b, a, nil
+	case a.Load == nothing || a.Load == local:
+		return b, nil
 	case h == nil: // --unknown=hold
 		b.File = s.holdFile(a.Load, c.MAC)
-		return b, a, nil
+		return b, nil
 	}
 	boot := h.Boot
 	if !s.fresh(*h) {
 		next, err := s.Hosts.BeginBoot(h.Name, hosts.Boot{Via: c.String(), Server: s.self.String(), Expires: s.Now().Add(s.BootTime)}, c.Machine)
-		if errors.Is(err, hosts.ErrRefused) { // it changed since decide
-			return b, a, nil
+		if errors.Is(err, hosts.ErrRefused) { // it changed since it was decided
+			return b, nil
 		}
 		if err != nil {
-			return b, a, fmt.Errorf("begin a boot of %s: %w", h.Name, err)
+			return b, fmt.Errorf("begin a boot of %s: %w", h.Name, err)
 		}
 		boot = next.Boot
 	}
@@ -235,7 +238,7 @@ func (s *Server) boot(m *dhcpv4.DHCPv4, c client, h *hosts.Host) (bootInfo, answ
 	if a.Load == script {
 		b.File = s.url("/" + b.File)
 	}
-	return b, a, nil
+	return b, nil
 }
 
 // fresh reports whether the host's boot was offered and not yet taken up:

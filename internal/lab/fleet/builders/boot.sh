@@ -21,6 +21,7 @@ if [ ! -s /etc/ssh/ssh_host_ed25519_key ]; then
 fi
 mkdir -p /run/sshd
 /run/current-system/sw/bin/sshd
+until grep -q ':0016 .* 0A ' /proc/net/tcp; do sleep 0.1; done # it goes into the background before it listens
 echo "booted $(readlink -f /run/current-system)"
 echo
 echo "$name login: "
