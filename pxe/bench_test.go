@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -170,7 +171,7 @@ func run(b *testing.B, name string, args ...string) {
 	b.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) } // dnsmasq takes SIGINT for something else
 	cmd.Stderr = os.Stderr
 	if err := cmd.Start(); err != nil {
 		b.Skipf("%s: %v; `./setup` installs it", name, err)

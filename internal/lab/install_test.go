@@ -65,7 +65,7 @@ func TestInstallByHand(t *testing.T) {
 			lap := stopwatch(t)
 			m.Kernel = "" // from now on the firmware asks the network, where nobody boots it, and then takes the disk
 			if name != "bravo" {
-				m.LAN = nil // one minute of waiting for the network is enough
+				m.LAN, m.Dir = nil, t.TempDir() // one minute of waiting for the network is enough
 			}
 			check(t, m.Start(ctx))
 			unlock(t, ctx, m, name, system)
