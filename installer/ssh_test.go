@@ -7,6 +7,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -35,13 +37,18 @@ func newSigner(t *testing.T) ssh.Signer {
 
 func authorizedKey(s ssh.Signer) string { return string(ssh.MarshalAuthorizedKey(s.PublicKey())) }
 
-// target is an SSH server on an address of loopback, port 22, in a network
-// namespace of the test's own if need be. It runs commands with the real sh.
+var targets atomic.Int32
+
+// target is an SSH server on an address of loopback of its own, port 22. It
+// runs commands with the real sh.
 func target(t *testing.T, host ssh.Signer, admit bool) (addr string, conns func() []net.Conn) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.99:22")
+	// An address for each: a child that is just being forked may hold the last
+	// test's listener for a moment.
+	addr = fmt.Sprintf("127.0.99.%d", targets.Add(1))
+	l, err := net.Listen("tcp", addr+":22")
 	if err != nil {
-		t.Fatalf("port 22 of 127.0.0.99: %v", err)
+		t.Fatal(err)
 	}
 	config := &ssh.ServerConfig{PublicKeyCallback: func(ssh.ConnMetadata, ssh.PublicKey) (*ssh.Permissions, error) {
 		if !admit {
@@ -74,7 +81,7 @@ func target(t *testing.T, host ssh.Signer, admit bool) (addr string, conns func(
 		mu.Unlock()
 		wg.Wait()
 	})
-	return "127.0.0.99", func() []net.Conn { mu.Lock(); defer mu.Unlock(); return all }
+	return addr, func() []net.Conn { mu.Lock(); defer mu.Unlock(); return all }
 }
 
 func serveConn(c net.Conn, config *ssh.ServerConfig) {
