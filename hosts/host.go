@@ -175,9 +175,6 @@ func (h *Host) MayBoot(now time.Time) (bool, string) {
 	return true, ""
 }
 
-// Done reports whether nothing is left to do for the host.
-func (h *Host) Done() bool { return h.State == Installed }
-
 var namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$`)
 
 // CheckName refuses what cannot be a host's name: letters, digits, dots,

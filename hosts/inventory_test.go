@@ -439,7 +439,7 @@ func TestWatch(t *testing.T) {
 		t.Errorf("100 changes of alpha were told %d times", seen["alpha"])
 	}
 	cancel()
-	for range names { //nolint:revive // until it closes
+	for range names { // until it closes
 	}
 }
 

@@ -78,7 +78,7 @@ func (s *Server) answerDHCP(m *dhcpv4.DHCPv4) (*dhcpv4.DHCPv4, error) {
 func (s *Server) who(m *dhcpv4.DHCPv4) (client, *hosts.Host, error) {
 	c, err := identify(m)
 	if err != nil {
-		return client{}, nil, nil //nolint:nilerr // somebody else's packet is not our error
+		return client{}, nil, nil // somebody else's packet is not our error
 	}
 	h, err := s.Hosts.ByMAC(c.MAC)
 	if errors.Is(err, hosts.ErrNotFound) {

@@ -1,0 +1,85 @@
+package installer
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"provision/disko"
+	"provision/hosts"
+)
+
+// TestDiskKeysComeAndGo: a disk key stands where the layout reads it, for root
+// alone, and is gone before the machine restarts.
+func TestDiskKeysComeAndGo(t *testing.T) {
+	dir := t.TempDir()
+	store, err := hosts.OpenBolt(filepath.Join(dir, "state.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	vault, err := hosts.OpenVault(filepath.Join(dir, "key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	inv, err := hosts.New(store, vault, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "keys/disk.key")
+	plan := luksPlan(t, path)
+	f, s := &follower{Installer: &Installer{Hosts: inv}}, connect(t)
+
+	bare, err := inv.Enroll(hosts.Host{Name: "bare", MACs: []string{"52:54:00:00:00:01"}}, time.Hour, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.sendDiskKeys(t.Context(), bare, s, plan); err == nil || !strings.Contains(err.Error(), "--disk-encryption-key "+path+"=FILE") {
+		t.Errorf("without a key: %v", err)
+	}
+	h, err := inv.Enroll(hosts.Host{Name: "bravo", MACs: []string{"52:54:00:00:00:02"}}, time.Hour,
+		map[string][]byte{hosts.SecretDisk(path): []byte("s3cret\n")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.sendDiskKeys(t.Context(), h, s, plan); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(path)
+	info, statErr := os.Stat(path)
+	if err != nil || statErr != nil || string(got) != "s3cret\n" || info.Mode().Perm() != 0o400 {
+		t.Errorf("%q, %v, %v, %v", got, info, err, statErr)
+	}
+	if err := removeDiskKeys(t.Context(), s, plan); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the key is left on the installer: %v", err)
+	}
+}
+
+// luksPlan is of disko's own example, with the passphrase in a file.
+func luksPlan(t *testing.T, passwordFile string) *disko.Plan {
+	t.Helper()
+	data, err := os.ReadFile("../disko/testdata/layouts/luks-interactive-login.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	data = bytes.ReplaceAll(data, []byte("/tmp/secret.key"), []byte(passwordFile))
+	layout, err := disko.Parse(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan, err := disko.NewPlan(layout, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(plan.KeyFiles()) != 1 {
+		t.Fatal(plan.KeyFiles())
+	}
+	return plan
+}
