@@ -1,0 +1,147 @@
+package hosts
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Stage is how far a machine's netboot came, as seen from the wire.
+type Stage string
+
+// The stages, in the order of a smooth boot. Clients leave some out: only PXE
+// asks port 4011, and an iPXE in ROM loads no program.
+const (
+	StageAsked   Stage = "asked"   // by DHCPDISCOVER
+	StageRefused Stage = "refused" // it is given nothing to boot; Trace.Why
+	StageAddress Stage = "address" // it took an address
+	StageBINL    Stage = "binl"    // it asked port 4011 for its file
+	StageProgram Stage = "program" // it asked for its boot program
+	StageLoaded  Stage = "loaded"  // it has the boot program whole
+	StageScript  Stage = "script"  // iPXE or U-Boot fetched its script
+	StageKernel  Stage = "kernel"
+	StageInitrd  Stage = "initrd"
+	StageStarted Stage = "started" // it has the initrd whole
+)
+
+// Packet is one message of a netboot. Data is the payload of a UDP datagram;
+// an HTTP request has none, only its words.
+type Packet struct {
+	Time time.Time      `json:"time"`
+	From netip.AddrPort `json:"from"`
+	To   netip.AddrPort `json:"to"`
+	Sent bool           `json:"sent"` // by us
+	Text string         `json:"text"`
+	Data []byte         `json:"data,omitempty"`
+}
+
+// Trace is the last netboot of one machine.
+type Trace struct {
+	MAC     string    `json:"mac"`
+	Host    string    `json:"host,omitempty"` // if the MAC is enrolled
+	Client  string    `json:"client"`         // what asked last: "x86-64 UEFI PXE", …
+	Arch    string    `json:"arch,omitempty"` // its processor, as images.Arch; "" if not known or not served
+	Method  string    `json:"method,omitempty"`
+	Stage   Stage     `json:"stage"`
+	Why     string    `json:"why,omitempty"` // why it is refused
+	Rounds  int       `json:"rounds"`        // DHCPDISCOVERs of firmware since it last got further
+	First   time.Time `json:"first"`
+	Last    time.Time `json:"last"`
+	Packets []Packet  `json:"packets,omitempty"`
+}
+
+// Bounds of what Traces keeps.
+const (
+	MaxTracePackets = 100     // of one machine
+	MaxTraceBytes   = 8 << 20 // of all machines' payloads
+	traceGap        = 2 * time.Minute
+)
+
+// Traces keeps the last netboot of machines in memory, for people who ask why
+// one does not come up. The machine that was silent longest makes room.
+type Traces struct {
+	Now func() time.Time
+
+	mu    sync.Mutex
+	byMAC map[string]*Trace
+	bytes int
+}
+
+// Add keeps a packet of the machine with this MAC, and lets note say what it
+// means. A machine that asks anew after two silent minutes begins a new trace.
+func (t *Traces) Add(mac string, p Packet, note func(*Trace)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p.Time = t.Now()
+	if t.byMAC == nil {
+		t.byMAC = make(map[string]*Trace)
+	}
+	tr := t.byMAC[mac]
+	if tr != nil && !p.Sent && p.Time.Sub(tr.Last) > traceGap {
+		t.drop(tr)
+		tr = nil
+	}
+	if tr == nil {
+		tr = &Trace{MAC: mac, First: p.Time}
+		t.byMAC[mac] = tr
+	}
+	tr.Last = p.Time
+	if note != nil {
+		note(tr)
+	}
+	if len(tr.Packets) == MaxTracePackets {
+		t.bytes -= len(tr.Packets[0].Data)
+		tr.Packets = slices.Delete(tr.Packets, 0, 1)
+	}
+	p.Data = slices.Clone(p.Data)
+	tr.Packets = append(tr.Packets, p)
+	t.bytes += len(p.Data)
+	for len(t.byMAC) > 1 && (t.bytes > MaxTraceBytes || len(t.byMAC) > 4*MaxDiscovered) {
+		t.drop(t.oldest())
+	}
+}
+
+func (t *Traces) drop(tr *Trace) {
+	for _, p := range tr.Packets {
+		t.bytes -= len(p.Data)
+	}
+	delete(t.byMAC, tr.MAC)
+}
+
+func (t *Traces) oldest() (old *Trace) {
+	for _, tr := range t.byMAC {
+		if old == nil || tr.Last.Before(old.Last) {
+			old = tr
+		}
+	}
+	return old
+}
+
+// Get returns the trace of a MAC, or ErrNotFound.
+func (t *Traces) Get(mac string) (Trace, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	tr := t.byMAC[mac]
+	if tr == nil {
+		return Trace{}, ErrNotFound
+	}
+	out := *tr
+	out.Packets = slices.Clone(tr.Packets)
+	return out, nil
+}
+
+// List returns all traces without their packets, newest first.
+func (t *Traces) List() []Trace {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	out := make([]Trace, 0, len(t.byMAC))
+	for _, tr := range t.byMAC {
+		short := *tr
+		short.Packets = nil
+		out = append(out, short)
+	}
+	slices.SortFunc(out, func(a, b Trace) int { return cmp.Or(b.Last.Compare(a.Last), cmp.Compare(a.MAC, b.MAC)) })
+	return out
+}
