@@ -182,7 +182,7 @@ func (inv *Inventory) ServerKey() (*ed25519.PrivateKey, error) {
 }
 
 // BeginBoot hands the host's machine a new boot: a fresh token, a fresh host
-// key for its installer. b gives Via, Server and Expires; machine is the
+// key for its installer. b gives Via, MAC, Server and Expires; machine is the
 // SMBIOS UUID that asked, if it told.
 func (inv *Inventory) BeginBoot(name string, b Boot, machine string) (Host, error) {
 	token := make([]byte, 16)
@@ -203,26 +203,34 @@ func (inv *Inventory) BeginBoot(name string, b Boot, machine string) (Host, erro
 	})
 }
 
-// UseBoot binds the boot of this token to the client that fetches with it,
-// and with whole set marks it used up. The error is ErrRefused if the token
-// is not (or no longer) good for this client.
-func (inv *Inventory) UseBoot(token, client, file string, whole bool) (Host, error) {
+// Fetch is a file of a boot being fetched.
+type Fetch struct {
+	Client string // the machine's address
+	File   string
+	Method Method // what led the machine here, if it is the first file
+	Whole  bool   // the last file went out whole: the boot is used up
+}
+
+// UseBoot binds the boot of this token to the client that fetches with it.
+// The error is ErrRefused if the token is not (or no longer) good for this
+// client.
+func (inv *Inventory) UseBoot(token string, f Fetch) (Host, error) {
 	h, err := inv.ByToken(token)
 	if err != nil {
 		return h, err
 	}
 	b := h.Boot
-	if b.Token != token || h.State != Booting || !b.Serves(inv.now()) || (b.Client != "" && b.Client != client) {
+	if b.Token != token || h.State != Booting || !b.Serves(inv.now()) || (b.Client != "" && b.Client != f.Client) {
 		return h, fmt.Errorf("%s: %w: this boot is over or belongs to another address", h.Name, ErrRefused)
 	}
-	if b.Client == client && !whole {
+	if b.Client == f.Client && !f.Whole {
 		return h, nil
 	}
-	b.Client = client
-	if whole {
+	b.Client = f.Client
+	if f.Whole {
 		b.Used = inv.now()
 	}
-	return inv.Apply(h.Name, Event{Kind: Fetched, Boot: &b, Address: client, Message: client + " fetched " + file})
+	return inv.Apply(h.Name, Event{Kind: Fetched, Boot: &b, Address: f.Client, Method: f.Method, Message: f.Client + " fetched " + f.File})
 }
 
 // Forget removes the host, its events and its secrets.

@@ -46,6 +46,7 @@ type Event struct {
 	System   string    `json:"system,omitempty"`
 	Machine  string    `json:"machine,omitempty"`
 	Layout   string    `json:"layout,omitempty"`
+	Method   Method    `json:"method,omitzero"`
 	Disks    []Disk    `json:"disks,omitempty"`
 	Boot     *Boot     `json:"-"`
 	Enrol    *Host     `json:"-"`
@@ -124,6 +125,9 @@ func change(h *Host, ev Event) error {
 			return refused(*h, ev)
 		}
 		h.Boot, h.Address = *ev.Boot, ev.Address
+		if ev.Method != (Method{}) {
+			h.Method = ev.Method
+		}
 	case Contacted:
 		if !h.Permit.Live(ev.Time) || ev.Boot == nil || ev.Boot.Token != h.Boot.Token {
 			return refused(*h, ev)
@@ -177,7 +181,7 @@ func enrol(h *Host, ev Event) error {
 	// A machine that still runs the installer of its last boot needs no other,
 	// if it is still the machine that is meant.
 	if slices.Equal(old.MACs, h.MACs) {
-		h.Boot, h.Address = old.Boot, old.Address
+		h.Boot, h.Address, h.Method = old.Boot, old.Address, old.Method
 	}
 	h.State, h.Since = Ready, ev.Time
 	h.enter(PhaseNetboot)

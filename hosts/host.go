@@ -68,6 +68,7 @@ type Host struct {
 	System   string    `json:"system,omitempty"`  // store path of the toplevel that was built
 	Proven   string    `json:"proven,omitempty"`  // how the installed host proved itself
 	Machine  string    `json:"machine,omitempty"` // SMBIOS UUID of the machine that boots under this permit
+	Method   Method    `json:"method,omitzero"`   // what led this machine to its installer last
 	Layout   string    `json:"layout,omitempty"`  // digest of the plan whose disks are made and mounted in this boot
 	Permit   Permit    `json:"permit"`
 	Boot     Boot      `json:"boot"`
@@ -84,6 +85,7 @@ type Options struct {
 	Address    string   `json:"address,omitempty"`     // fixed IPv4 address, full DHCP mode only
 	ExtraFiles string   `json:"extra_files,omitempty"` // absolute path of a folder copied over /mnt
 	DiskKeys   []string `json:"disk_keys,omitempty"`   // installer paths; contents are secrets named "disk:PATH"
+	Method     Method   `json:"method,omitzero"`       // the only one to try, or the half that is given
 }
 
 // Progress is how far the current phase is.
@@ -149,6 +151,7 @@ type Boot struct {
 	Client  string    `json:"client"`           // address of the first HTTP request; no other gets anything
 	Used    time.Time `json:"used,omitzero"`    // the initrd went out whole
 	Via     string    `json:"via,omitempty"`    // what asked: "UEFI x64 PXE", …
+	MAC     string    `json:"mac,omitempty"`    // of the NIC that asked
 	Server  string    `json:"server,omitempty"` // our address on the machine's link
 }
 

@@ -135,7 +135,7 @@ func install(t testing.TB, inv *Inventory, name string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err = inv.UseBoot(h.Boot.Token, "10.0.0.9", "initrd", true); err != nil {
+	if _, err = inv.UseBoot(h.Boot.Token, Fetch{Client: "10.0.0.9", File: "initrd", Whole: true}); err != nil {
 		t.Fatal(err)
 	}
 	for _, ev := range []Event{
@@ -197,7 +197,7 @@ func TestBootTokenIsForOneClientOnce(t *testing.T) {
 		return h.Boot.Token
 	}
 	use := func(token, client string, whole bool) error {
-		_, err := inv.UseBoot(token, client, "file", whole)
+		_, err := inv.UseBoot(token, Fetch{Client: client, File: "file", Whole: whole})
 		return err
 	}
 	first := begin()
@@ -244,7 +244,7 @@ func TestBootTokenRace(t *testing.T) {
 	for i := range 8 {
 		wg.Go(func() {
 			client := fmt.Sprintf("10.0.0.%d", i)
-			if _, err := inv.UseBoot(h.Boot.Token, client, "file", false); err == nil {
+			if _, err := inv.UseBoot(h.Boot.Token, Fetch{Client: client, File: "file"}); err == nil {
 				won.Store(client, true)
 			}
 		})

@@ -20,6 +20,7 @@ const (
 	StageBINL    Stage = "binl"    // it asked port 4011 for its file
 	StageProgram Stage = "program" // it asked for its boot program
 	StageLoaded  Stage = "loaded"  // it has the boot program whole
+	StageIPXE    Stage = "ipxe"    // that program, or an iPXE in ROM, asked by DHCPDISCOVER
 	StageScript  Stage = "script"  // iPXE or U-Boot fetched its script
 	StageKernel  Stage = "kernel"
 	StageInitrd  Stage = "initrd"
@@ -100,6 +101,15 @@ func (t *Traces) Add(mac string, p Packet, note func(*Trace)) {
 	t.bytes += len(p.Data)
 	for len(t.byMAC) > 1 && (t.bytes > MaxTraceBytes || len(t.byMAC) > 4*MaxDiscovered) {
 		t.drop(t.oldest())
+	}
+}
+
+// Note changes what is known of a machine that has a trace.
+func (t *Traces) Note(mac string, note func(*Trace)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if tr := t.byMAC[mac]; tr != nil {
+		note(tr)
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
@@ -16,9 +18,10 @@ import (
 type client struct {
 	MAC     string
 	Kind    kind
-	Arches  []iana.Arch // option 93, RFC 4578; may be a list, may be empty
-	Vendor  string      // option 60
-	Machine string      // SMBIOS UUID from option 97, canonical; "" if not told
+	Arch    iana.Arch // option 93, RFC 4578; of a list the first that is known
+	Vendor  string    // option 60
+	Machine string    // SMBIOS UUID from option 97, canonical; "" if not told
+	Ours    bool      // an iPXE that we handed out
 }
 
 // kind is which program on the machine asks.
@@ -29,6 +32,8 @@ const (
 	firmware             // PXE in firmware: wants a program over TFTP
 	ipxe                 // iPXE: takes a script over HTTP
 	httpBoot             // UEFI HTTP boot: wants a program over HTTP
+	uboot                // U-Boot: takes a PXELINUX configuration, kernel and initrd over TFTP
+	piROM                // the boot ROM of a Raspberry Pi: says that it is a BIOS, and is none
 )
 
 var errNotClient = errors.New("not from an Ethernet client")
@@ -42,34 +47,102 @@ func identify(m *dhcpv4.DHCPv4) (client, error) {
 	if err != nil {
 		return client{}, errNotClient
 	}
-	c := client{MAC: mac, Arches: m.ClientArch(), Vendor: printable(m.ClassIdentifier())}
-	c.Machine = machineID(m.Options.Get(dhcpv4.OptionClientMachineIdentifier))
-	switch user := m.Options.Get(dhcpv4.OptionUserClassInformation); {
-	case isIPXE(user, m.Options.Get(etherboot)):
+	c := client{MAC: mac, Vendor: printable(m.ClassIdentifier())}
+	c.Arch = archOf(m.ClientArch(), c.Vendor)
+	guid := m.Options.Get(dhcpv4.OptionClientMachineIdentifier)
+	c.Machine = machineID(guid)
+	user := m.Options.Get(dhcpv4.OptionUserClassInformation)
+	switch c.Ours = isOurs(user); {
+	case c.Ours, isIPXE(user, m.Options.Get(etherboot)):
 		c.Kind = ipxe
+	case isPi(mac, guid, c):
+		c.Kind = piROM
 	case strings.HasPrefix(c.Vendor, "PXEClient"):
 		c.Kind = firmware
 	case strings.HasPrefix(c.Vendor, "HTTPClient"):
 		c.Kind = httpBoot
+	case strings.HasPrefix(c.Vendor, "U-Boot"):
+		c.Kind = uboot
 	}
 	return c, nil
+}
+
+// archOf is the first architecture of option 93 that is known, else the one
+// that the vendor class names ("PXEClient:Arch:00007:UNDI:003016"), else 0,
+// BIOS, which is what PXE was made for.
+func archOf(list []iana.Arch, vendor string) iana.Arch {
+	for _, a := range list {
+		if _, known := archNames[a]; known {
+			return a
+		}
+	}
+	if len(list) > 0 {
+		return list[0]
+	}
+	if _, rest, ok := strings.Cut(vendor, ":Arch:"); ok {
+		digits, _, _ := strings.Cut(rest, ":")
+		if n, err := strconv.ParseUint(digits, 10, 16); err == nil {
+			return iana.Arch(n)
+		}
+	}
+	return iana.INTEL_X86PC
+}
+
+// archNames are the architectures of option 93 in words (RFC 4578 and IANA),
+// and what their processors are called elsewhere; "" is served by nobody here.
+var archNames = map[iana.Arch]struct{ words, processor string }{
+	iana.INTEL_X86PC:      {"x86 BIOS", "x86_64"},
+	iana.EFI_IA32:         {"IA32 UEFI", ""},
+	iana.EFI_X86_64:       {"x86-64 UEFI", "x86_64"},
+	iana.EFI_BC:           {"x86-64 UEFI", "x86_64"}, // 7 and 9 both mean x64 in the field
+	iana.EFI_ARM32:        {"arm32 UEFI", ""},
+	iana.EFI_ARM64:        {"arm64 UEFI", "aarch64"},
+	iana.EFI_X86_HTTP:     {"IA32 UEFI HTTP", ""},
+	iana.EFI_X86_64_HTTP:  {"x86-64 UEFI HTTP", "x86_64"},
+	iana.EFI_BC_HTTP:      {"x86-64 UEFI HTTP", "x86_64"},
+	iana.EFI_ARM32_HTTP:   {"arm32 UEFI HTTP", ""},
+	iana.EFI_ARM64_HTTP:   {"arm64 UEFI HTTP", "aarch64"},
+	iana.UBOOT_ARM32:      {"arm32 U-Boot", ""},
+	iana.UBOOT_ARM64:      {"arm64 U-Boot", "aarch64"},
+	iana.UBOOT_ARM32_HTTP: {"arm32 U-Boot HTTP", ""},
+	iana.UBOOT_ARM64_HTTP: {"arm64 U-Boot HTTP", "aarch64"},
+}
+
+// processor is the client's, as images.Arch; "" if it is not served.
+func (c client) processor() string { return archNames[c.Arch].processor }
+
+// Prefixes of MAC addresses that Raspberry Pi boards have.
+var piOUIs = []string{"b8:27:eb", "dc:a6:32", "e4:5f:01", "28:cd:c1", "d8:3a:dd", "2c:cf:67", "88:a2:9e", "3a:35:41"}
+
+// isPi recognises the boot ROM and EEPROM of a Raspberry Pi. From the Pi 4 on
+// option 97 starts with "RPi4", "RPi5"; older ones look like a PC with a BIOS
+// but for their MAC. What is booted from there on (U-Boot, EDK2, Linux) says
+// what it is. The REQUEST of a Pi 4 of 2020 lacks option 60 (rpi-eeprom#82).
+func isPi(mac string, guid []byte, c client) bool {
+	if len(guid) > 4 && string(guid[1:4]) == "RPi" {
+		return true
+	}
+	return c.Arch == iana.INTEL_X86PC && strings.HasPrefix(c.Vendor, "PXEClient") && slices.Contains(piOUIs, mac[:8])
 }
 
 // etherboot is iPXE's own option space (https://ipxe.org/howto/dhcpd).
 const etherboot = dhcpv4.GenericOptionCode(175)
 
-// isIPXE recognises our binaries (user class "Tinkerbell", set by the script
-// that tinkerbell/ipxedust embeds) and an iPXE in ROM, if its feature list
-// says that it can fetch a script over HTTP and start a Linux kernel: HTTP
-// (0x13) and bzImage (0x18) or EFI (0x24). The user class is the raw string,
-// not the list of RFC 3004; both are accepted.
-func isIPXE(user, features []byte) bool {
+// isOurs recognises the iPXE that we hand out: tinkerbell/ipxedust embeds a
+// script that sets this user class (the raw string, or framed by RFC 3004).
+func isOurs(user []byte) bool { return string(unframed(user)) == "Tinkerbell" }
+
+func unframed(user []byte) []byte {
 	if len(user) > 1 && int(user[0]) == len(user)-1 {
-		user = user[1:]
+		return user[1:]
 	}
-	if string(user) == "Tinkerbell" {
-		return true
-	}
+	return user
+}
+
+// isIPXE recognises any other iPXE, in ROM or loaded, if its feature list says
+// that it can fetch a script over HTTP and start a Linux kernel: HTTP (0x13)
+// and bzImage (0x18) or EFI (0x24).
+func isIPXE(user, features []byte) bool {
 	has := func(feature byte) bool {
 		for rest := features; len(rest) >= 2 && len(rest) >= 2+int(rest[1]); rest = rest[2+int(rest[1]):] {
 			if rest[0] == feature {
@@ -78,7 +151,7 @@ func isIPXE(user, features []byte) bool {
 		}
 		return false
 	}
-	return string(user) == "iPXE" && has(0x13) && (has(0x18) || has(0x24))
+	return string(unframed(user)) == "iPXE" && has(0x13) && (has(0x18) || has(0x24))
 }
 
 // machineID is the UUID of option 97 (type 0, 16 bytes; RFC 4578 section
@@ -109,38 +182,24 @@ func printable(s string) string {
 	return s[:min(len(s), 64)]
 }
 
-// archWords says an architecture as people do.
-func archWords(arches []iana.Arch) string {
-	if len(arches) == 0 {
-		return ""
+// words says what asks as people do.
+func (c client) words() string {
+	if n, known := archNames[c.Arch]; known {
+		return n.words
 	}
-	switch a := arches[0]; a {
-	case iana.INTEL_X86PC:
-		return "x86 BIOS"
-	case iana.EFI_IA32:
-		return "IA32 UEFI"
-	case iana.EFI_X86_64, iana.EFI_BC: // 7 and 9 both mean x64 in the field
-		return "x86-64 UEFI"
-	case iana.EFI_ARM64:
-		return "arm64 UEFI"
-	case iana.EFI_X86_64_HTTP:
-		return "x86-64 UEFI HTTP"
-	case iana.EFI_ARM64_HTTP:
-		return "arm64 UEFI HTTP"
-	default:
-		return fmt.Sprintf("architecture %d (%s)", uint16(a), a)
-	}
+	return fmt.Sprintf("architecture %d (%s)", uint16(c.Arch), c.Arch)
 }
 
 func (c client) String() string {
-	words := archWords(c.Arches)
 	switch c.Kind {
 	case ipxe:
-		return strings.TrimSpace("iPXE " + words)
+		return "iPXE " + c.words()
 	case firmware:
-		return strings.TrimSpace(words + " PXE")
-	case httpBoot:
-		return words
+		return c.words() + " PXE"
+	case httpBoot, uboot:
+		return c.words()
+	case piROM:
+		return "Raspberry Pi boot ROM"
 	}
 	return "an operating system"
 }

@@ -3,7 +3,6 @@ package pxe
 import (
 	"cmp"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/insomniacslk/dhcp/iana"
@@ -18,18 +17,18 @@ type Mode string
 const (
 	Proxy Mode = "proxy"  // beside somebody else's DHCP server: boot information, never an address
 	Full  Mode = "server" // we are the DHCP server
-	Off   Mode = "off"    // TFTP and HTTP only
+	Off   Mode = "off"    // TFTP and HTTP only; the operator's DHCP server points here
 )
 
 // loader is what a booting machine is told to load next.
-type loader string
+type loader int
 
 const (
-	nothing loader = ""
-	script  loader = "script" // the boot's iPXE script, over HTTP
-	hold    loader = "hold"   // the script that shows a stranger how it is enrolled
-	efiX64  loader = "ipxe.efi"
-	local   loader = "local" // nothing to fetch: a PXE menu whose one entry is the local disk
+	nothing loader = iota
+	program        // iPXE, over TFTP or HTTP
+	script         // the boot's iPXE script, over HTTP
+	config         // the boot's PXELINUX configuration, over TFTP
+	local          // nothing to fetch: a PXE menu whose one entry is the local disk
 )
 
 // answer is what is decided about one DHCP request.
@@ -48,7 +47,10 @@ func decide(h *hosts.Host, c client, mode Mode, holdUnknown bool, now time.Time)
 		if !holdUnknown {
 			return answer{Why: "not enrolled"}
 		}
-		a.Load, a.Why = stage(c, hold)
+		a.Load, a.Why = stage(c)
+		if a.Load == config { // it shows no screen
+			a.Load, a.Why = nothing, "not enrolled"
+		}
 		return a
 	}
 	if c.Kind == system {
@@ -56,7 +58,7 @@ func decide(h *hosts.Host, c client, mode Mode, holdUnknown bool, now time.Time)
 	}
 	if ok, why := h.MayBoot(now); !ok {
 		a.Why, a.Tell = why, h.State != hosts.Installed && h.State != hosts.Rebooting
-		if !h.Permit.Spent.IsZero() && c.Kind == firmware && slices.ContainsFunc(c.Arches, isX64) {
+		if !h.Permit.Spent.IsZero() && isUEFI(c) {
 			a.Load = local
 		}
 		return a
@@ -66,26 +68,33 @@ func decide(h *hosts.Host, c client, mode Mode, holdUnknown bool, now time.Time)
 	if h.Machine != "" && h.Machine != c.Machine {
 		return answer{Why: fmt.Sprintf("another machine (UUID %s) uses this host's MAC %s", cmp.Or(c.Machine, "not told"), c.MAC), Tell: true}
 	}
-	a.Load, a.Why = stage(c, script)
-	if a.Load != nothing && h.Arch != "x86_64" && slices.ContainsFunc(c.Arches, isX64) {
-		a.Load, a.Why = nothing, fmt.Sprintf("the machine is x86-64 and %s is built for %s", h.Name, h.Arch)
+	a.Load, a.Why = stage(c)
+	if a.Load != nothing && c.processor() != h.Arch {
+		a.Load, a.Why = nothing, fmt.Sprintf("the machine is %s (%s) and %s is built for %s", c.processor(), c, h.Name, h.Arch)
 	}
 	a.Tell = a.Why != ""
 	return a
 }
 
-// stage is the program that leads this client to the script, or why there is
-// none.
-func stage(c client, then loader) (loader, string) {
+// stage is what leads this client on, or why nothing does.
+func stage(c client) (loader, string) {
 	switch {
-	case c.Kind == ipxe:
-		return then, ""
-	case c.Kind == firmware && slices.ContainsFunc(c.Arches, isX64):
-		return efiX64, ""
 	case c.Kind == system:
 		return nothing, ""
+	case c.Kind == piROM:
+		return nothing, "it asks as the boot ROM of a Raspberry Pi, which is not served yet: start it from an SD card with U-Boot or UEFI firmware, which can netboot"
+	case c.processor() == "":
+		return nothing, fmt.Sprintf("it asks as %s, for which there is no installer: choose 64-bit UEFI or BIOS in its firmware, if it has that", c.words())
+	case c.Kind == ipxe:
+		return script, ""
+	case c.Kind == uboot:
+		return config, ""
 	}
-	return nothing, fmt.Sprintf("it asks as %s, which is not served yet: choose x86-64 UEFI PXE in its firmware", c)
+	return program, ""
 }
 
-func isX64(a iana.Arch) bool { return a == iana.EFI_X86_64 || a == iana.EFI_BC }
+// isUEFI reports whether the PXE client of UEFI firmware asks. That of a BIOS
+// needs no menu to go on: without a file name it gives up at once.
+func isUEFI(c client) bool {
+	return c.Kind == firmware && c.processor() != "" && c.Arch != iana.INTEL_X86PC
+}

@@ -12,13 +12,17 @@ import (
 	"provision/hosts"
 )
 
+// A responder answers what came to one port; a nil reply is silence.
+type responder func(*link, *dhcpv4.DHCPv4, client, *hosts.Host) (*dhcpv4.DHCPv4, error)
+
 // serveDHCP reads requests, has them answered, and sends the answers.
-func (s *Server) serveDHCP(ctx context.Context, conn *net.UDPConn, answer func(*dhcpv4.DHCPv4) (*dhcpv4.DHCPv4, error)) error {
+func (s *Server) serveDHCP(ctx context.Context, l *link, conn *net.UDPConn, respond responder) error {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
+	port := conn.LocalAddr().(*net.UDPAddr).Port
 	buf := make([]byte, 4096)
 	for {
-		n, from, err := conn.ReadFromUDP(buf)
+		n, from, err := conn.ReadFromUDPAddrPort(buf)
 		if closed(err) {
 			return nil
 		}
@@ -30,81 +34,98 @@ func (s *Server) serveDHCP(ctx context.Context, conn *net.UDPConn, answer func(*
 			s.Log.Debug("not a DHCP packet", "from", from, "err", err)
 			continue
 		}
-		r, err := answer(m)
-		if errors.Is(err, errNoAddress) {
-			s.Log.Debug("answer DHCP", "mac", m.ClientHWAddr, "err", err)
-			continue
-		}
-		if err != nil {
-			s.Log.Error("answer DHCP", "mac", m.ClientHWAddr, "err", err)
-			continue
-		}
+		r, to := s.handle(l, from, uint16(port), m, respond)
 		if r == nil {
 			continue
 		}
-		to := destination(m, r)
-		if from.Port == 4011 || conn.LocalAddr().(*net.UDPAddr).Port == 4011 {
-			to = from // RFC 4578 leaves it open; EDK2 and iPXE listen where they sent from
-		}
-		_, err = conn.WriteToUDP(r.ToBytes(), to)
+		_, err = conn.WriteToUDPAddrPort(r.ToBytes(), to)
 		s.Log.Debug("answered DHCP", "mac", m.ClientHWAddr, "request", m.MessageType(), "answer", r.MessageType(), "to", to,
 			"address", r.YourIPAddr, "file", r.BootFileName != "", "err", err)
 	}
 }
 
-// answerDHCP answers what came to port 67. A nil reply is silence.
-func (s *Server) answerDHCP(m *dhcpv4.DHCPv4) (*dhcpv4.DHCPv4, error) {
-	c, h, err := s.who(m)
-	if err != nil || c.MAC == "" {
-		return nil, err
+// handle has one request answered, and keeps both in the machine's trace.
+func (s *Server) handle(l *link, from netip.AddrPort, port uint16, m *dhcpv4.DHCPv4, respond responder) (*dhcpv4.DHCPv4, netip.AddrPort) {
+	c, h, err := s.who(l, m)
+	if c.MAC == "" {
+		return nil, netip.AddrPort{}
 	}
-	if s.Mode == Proxy {
-		return s.answerProxy(m, c, h)
+	var r *dhcpv4.DHCPv4
+	if err == nil {
+		s.traceRequest(l, from, port, m, c, h)
+		r, err = respond(l, m, c, h)
 	}
-	switch m.MessageType() {
-	case dhcpv4.MessageTypeDiscover, dhcpv4.MessageTypeRequest:
-		return s.answerFull(m, c, h)
-	case dhcpv4.MessageTypeRelease, dhcpv4.MessageTypeDecline:
-		if h == nil || !s.isSelf(m.ServerIdentifier()) {
-			return nil, nil
-		}
-		return nil, s.leases.release(c.MAC, requested(m), m.MessageType() == dhcpv4.MessageTypeDecline)
+	switch {
+	case errors.Is(err, errNoAddress):
+		s.Log.Debug("answer DHCP", "mac", c.MAC, "err", err)
+	case err != nil:
+		s.Log.Error("answer DHCP", "mac", c.MAC, "err", err)
 	}
-	return nil, nil
+	if err != nil || r == nil {
+		return nil, netip.AddrPort{}
+	}
+	to := destination(m, r)
+	if port == 4011 || from.Port() == 4011 {
+		to = from // RFC 4578 leaves it open; EDK2 and iPXE listen where they sent from
+	}
+	s.traceReply(l, to, port, r, c)
+	return r, to
 }
 
 // who finds the host behind a packet: nil for a MAC that is not enrolled,
-// which is recorded as discovered.
-func (s *Server) who(m *dhcpv4.DHCPv4) (client, *hosts.Host, error) {
+// which is recorded as discovered. A client without a MAC is nobody's.
+func (s *Server) who(l *link, m *dhcpv4.DHCPv4) (client, *hosts.Host, error) {
 	c, err := identify(m)
-	if err != nil {
-		return client{}, nil, nil // somebody else's packet is not our error
+	if err != nil || c.MAC == l.mac { // somebody else's packet is not our error; our own is `provision doctor`
+		return client{}, nil, nil
 	}
 	h, err := s.Hosts.ByMAC(c.MAC)
 	if errors.Is(err, hosts.ErrNotFound) {
-		s.Hosts.See(hosts.Discovered{MAC: c.MAC, Vendor: c.Vendor, Arch: archWords(c.Arches)})
+		d := hosts.Discovered{MAC: c.MAC, Vendor: c.Vendor}
+		if c.Kind != system {
+			d.Arch = c.String()
+		}
+		s.Hosts.See(d)
 		return c, nil, nil
 	}
 	return c, &h, err
 }
 
+// answerDHCP answers what came to port 67.
+func (s *Server) answerDHCP(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host) (*dhcpv4.DHCPv4, error) {
+	if s.Mode == Proxy {
+		return s.answerProxy(l, m, c, h)
+	}
+	switch m.MessageType() {
+	case dhcpv4.MessageTypeDiscover, dhcpv4.MessageTypeRequest:
+		return s.answerFull(l, m, c, h)
+	case dhcpv4.MessageTypeRelease, dhcpv4.MessageTypeDecline:
+		sub := s.subnetFor(l, addrOf(m.GatewayIPAddr))
+		if h == nil || sub == nil || !isSelf(l, m) {
+			return nil, nil
+		}
+		return nil, sub.release(c.MAC, requested(m), m.MessageType() == dhcpv4.MessageTypeDecline)
+	}
+	return nil, nil
+}
+
 // answerProxy is ProxyDHCP on port 67 (PXE 2.1 section 2.2): offers to those
 // who may boot. An address is never given. Requests to the real server pass
 // by and tell where the machine will be.
-func (s *Server) answerProxy(m *dhcpv4.DHCPv4, c client, h *hosts.Host) (*dhcpv4.DHCPv4, error) {
+func (s *Server) answerProxy(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host) (*dhcpv4.DHCPv4, error) {
 	switch m.MessageType() {
 	case dhcpv4.MessageTypeRequest:
 		if h != nil {
-			s.moved(*h, requested(m))
+			s.moved(l, *h, m)
 		}
-		if !s.isSelf(m.ServerIdentifier()) {
+		if !isSelf(l, m) {
 			return nil, nil
 		}
 	case dhcpv4.MessageTypeDiscover:
 	default:
 		return nil, nil
 	}
-	b, err := s.load(c, h, s.decide(c, h))
+	b, err := s.load(l, m, c, h, s.decide(c, h))
 	if err != nil || b.empty() {
 		return nil, err
 	}
@@ -113,17 +134,16 @@ func (s *Server) answerProxy(m *dhcpv4.DHCPv4, c client, h *hosts.Host) (*dhcpv4
 
 // answerBINL answers on port 4011, where a PXE client asks for its file name
 // after it has an address.
-func (s *Server) answerBINL(m *dhcpv4.DHCPv4) (*dhcpv4.DHCPv4, error) {
+func (s *Server) answerBINL(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host) (*dhcpv4.DHCPv4, error) {
 	if t := m.MessageType(); t != dhcpv4.MessageTypeRequest && t != dhcpv4.MessageTypeInform {
 		return nil, nil
 	}
-	c, h, err := s.who(m)
-	if err != nil || c.MAC == "" {
-		return nil, err
-	}
-	b, err := s.load(c, h, s.decide(c, h))
+	b, err := s.load(l, m, c, h, s.decide(c, h))
 	if err != nil || b.empty() {
 		return nil, err
+	}
+	if b.Offer == hosts.OfferFirst {
+		b.Offer = hosts.OfferBINL // discovery is over; this is the server that was found
 	}
 	return proxyReply(m, b)
 }
@@ -131,44 +151,56 @@ func (s *Server) answerBINL(m *dhcpv4.DHCPv4) (*dhcpv4.DHCPv4, error) {
 // answerFull is DHCP (RFC 2131) for those who may have a lease. What the machine
 // loads is arranged last, so that a request that comes to nothing uses
 // no boot up.
-func (s *Server) answerFull(m *dhcpv4.DHCPv4, c client, h *hosts.Host) (*dhcpv4.DHCPv4, error) {
+func (s *Server) answerFull(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host) (*dhcpv4.DHCPv4, error) {
 	a := s.decide(c, h)
 	if !a.Lease {
 		return nil, nil
 	}
-	if via := m.GatewayIPAddr; via != nil && !via.IsUnspecified() && !s.link.Contains(addrOf(via)) {
-		return nil, nil // a relay of another network; our addresses are of no use there
+	via := addrOf(m.GatewayIPAddr)
+	sub := s.subnetFor(l, via)
+	if sub == nil {
+		if via.IsValid() && h != nil {
+			s.tell(*h, "%s asked through the relay %s, for whose network there are no addresses: serve with --dhcp-range FIRST-LAST/BITS for it too", c, via)
+		}
+		return nil, nil
 	}
-	addr, ok, err := s.lease(m, c, h)
+	addr, ok, err := s.lease(l, sub, m, c, h)
 	if err != nil || !addr.IsValid() {
 		return nil, err
 	}
 	if !ok {
-		return nak(m, s.self)
+		return nak(m, l.self)
 	}
-	b, err := s.load(c, h, a)
+	b, err := s.load(l, m, c, h, a)
 	if err != nil {
 		return nil, err
 	}
-	return leaseReply(m, addr, s.net, b)
+	n := network{Server: l.self, Mask: net.CIDRMask(sub.prefix.Bits(), 32), Router: sub.router, DNS: s.DNS, Domain: s.Domain, Lease: s.Lease}
+	if via.IsValid() && !n.Router.IsValid() && !l.net.Contains(via) {
+		n.Router = via // the relay is the way out of that network
+	}
+	return leaseReply(m, addr, n, b)
 }
 
 // lease is the address for a DISCOVER, or the one that a REQUEST confirms.
 // With ok false the request is to be refused; with no address it is another
 // server's.
-func (s *Server) lease(m *dhcpv4.DHCPv4, c client, h *hosts.Host) (addr netip.Addr, ok bool, err error) {
+func (s *Server) lease(l *link, sub *subnet, m *dhcpv4.DHCPv4, c client, h *hosts.Host) (addr netip.Addr, ok bool, err error) {
 	var fixed netip.Addr
 	if h != nil && h.Options.Address != "" {
 		if fixed, err = netip.ParseAddr(h.Options.Address); err != nil {
 			return addr, false, fmt.Errorf("fixed address of %s: %w", h.Name, err)
 		}
+		if !sub.prefix.Contains(fixed) { // the machine hangs on another network today
+			fixed = netip.Addr{}
+		}
 	}
 	want := requested(m)
 	if m.MessageType() == dhcpv4.MessageTypeDiscover {
-		addr, err = s.leases.offer(c.MAC, fixed, want)
+		addr, err = sub.offer(c.MAC, fixed, want)
 		return addr, true, err
 	}
-	if id := m.ServerIdentifier(); id != nil && !id.IsUnspecified() && !s.isSelf(id) {
+	if id := m.ServerIdentifier(); id != nil && !id.IsUnspecified() && !isSelf(l, m) {
 		return addr, false, nil // it chose another server
 	}
 	if !want.IsValid() {
@@ -177,23 +209,28 @@ func (s *Server) lease(m *dhcpv4.DHCPv4, c client, h *hosts.Host) (addr netip.Ad
 	if fixed.IsValid() && want != fixed {
 		return want, false, nil
 	}
-	if ok, err = s.leases.confirm(c.MAC, want); ok && h != nil {
-		s.moved(*h, want)
+	if ok, err = sub.confirm(c.MAC, want); ok && h != nil {
+		s.moved(l, *h, m)
 	}
 	return want, ok, err
 }
 
-func (s *Server) isSelf(id net.IP) bool { return id != nil && id.Equal(s.self.AsSlice()) }
+// isSelf reports whether a request names us as its server.
+func isSelf(l *link, m *dhcpv4.DHCPv4) bool { return addrOf(m.ServerIdentifier()) == l.self }
 
+// addrOf is an IPv4 address; invalid if there is none, or 0.0.0.0.
 func addrOf(ip net.IP) netip.Addr {
 	a, _ := netip.AddrFromSlice(ip.To4())
+	if a.IsUnspecified() {
+		return netip.Addr{}
+	}
 	return a
 }
 
 // requested is the address that a client asks for or has; invalid if none.
 func requested(m *dhcpv4.DHCPv4) netip.Addr {
 	for _, ip := range []net.IP{m.RequestedIPAddress(), m.ClientIPAddr} {
-		if a := addrOf(ip); a.IsValid() && !a.IsUnspecified() {
+		if a := addrOf(ip); a.IsValid() {
 			return a
 		}
 	}
@@ -205,6 +242,7 @@ func (s *Server) decide(c client, h *hosts.Host) answer {
 	a := decide(h, c, s.Mode, s.Hold, s.Now())
 	if a.Why != "" {
 		s.Log.Debug("no boot", "mac", c.MAC, "client", c, "why", a.Why)
+		s.traceRefusal(c, a.Why)
 	}
 	if h != nil && a.Tell {
 		s.tell(*h, "%s asked to boot and was refused: %s", c, a.Why)
@@ -214,31 +252,69 @@ func (s *Server) decide(c client, h *hosts.Host) answer {
 
 // load is where the machine finds what was decided that it loads. It begins a
 // boot where that is a new one.
-func (s *Server) load(c client, h *hosts.Host, a answer) (bootInfo, error) {
-	b := bootInfo{Server: s.self, Kind: c.Kind, Local: a.Load == local}
-	switch {
-	case a.Load == nothing || a.Load == local:
-		return b, nil
-	case h == nil: // --unknown=hold
-		b.File = s.holdFile(a.Load, c.MAC)
+func (s *Server) load(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host, a answer) (bootInfo, error) {
+	b := bootInfo{Server: l.self, Kind: c.Kind, Arch: c.Arch, Local: a.Load == local}
+	if a.Load == nothing || a.Load == local {
 		return b, nil
 	}
-	boot := h.Boot
-	if !s.fresh(*h) {
-		next, err := s.Hosts.BeginBoot(h.Name, hosts.Boot{Via: c.String(), Server: s.self.String(), Expires: s.Now().Add(s.BootTime)}, c.Machine)
-		if errors.Is(err, hosts.ErrRefused) { // it changed since it was decided
+	var pinned, worked hosts.Method
+	if h != nil {
+		pinned, worked = h.Options.Method, h.Method
+	}
+	if a.Load == script && !c.Ours && pinned != (hosts.Method{}) && !s.ladders.loaded(c.MAC) {
+		// An iPXE in ROM is not trusted: it loads another as firmware does.
+		a.Load, b.Kind = program, firmware
+	}
+	file := map[loader]string{script: "script", config: "u-boot"}[a.Load]
+	if a.Load == program {
+		how := s.ladders.ask(c, stepsFor(c, s.Mode, s.programs), m.MessageType() == dhcpv4.MessageTypeDiscover, pinned, worked, s.Now())
+		if file = programFile(c, how.Program); file == "" {
+			if h != nil {
+				s.tell(*h, "%s asked, and its boot method %s cannot be used with it in %s mode: enroll it with another --boot-method", c, pinned, s.Mode)
+			}
 			return b, nil
 		}
-		if err != nil {
-			return b, fmt.Errorf("begin a boot of %s: %w", h.Name, err)
-		}
-		boot = next.Boot
+		b.Offer = how.Offer
 	}
-	b.File = bootPath + boot.Token + "/" + string(a.Load)
-	if a.Load == script {
-		b.File = s.url("/" + b.File)
+	if h == nil {
+		b.File = s.holdFile(a.Load, c.MAC, file)
+	} else {
+		boot, err := s.boot(l, c, *h)
+		if err != nil || boot.Token == "" {
+			return b, err
+		}
+		b.File = bootPath + boot.Token + "/" + file
+	}
+	if a.Load == script || b.Kind == httpBoot {
+		b.File = s.url(l.self.String(), b.File)
 	}
 	return b, nil
+}
+
+// boot is the host's boot: the one under way, or a new one. It is empty if the
+// host cannot be booted after all.
+func (s *Server) boot(l *link, c client, h hosts.Host) (hosts.Boot, error) {
+	if s.fresh(h) && h.Boot.MAC == c.MAC && h.Boot.Server == l.self.String() {
+		return h.Boot, nil
+	}
+	img, err := s.Images.Get(h.Image)
+	switch {
+	case err != nil:
+		s.tell(h, "%s asked to boot and was refused: %s", c, err)
+		return hosts.Boot{}, nil
+	case string(img.Arch) != h.Arch:
+		s.tell(h, "%s asked to boot and was refused: image %s is for %s, and %s is built for %s: enroll it with another --image", c, h.Image, img.Arch, h.Name, h.Arch)
+		return hosts.Boot{}, nil
+	}
+	next, err := s.Hosts.BeginBoot(h.Name, hosts.Boot{Via: c.String(), MAC: c.MAC, Server: l.self.String(), Expires: s.Now().Add(s.BootTime)}, c.Machine)
+	if errors.Is(err, hosts.ErrRefused) { // it changed since it was decided
+		return hosts.Boot{}, nil
+	}
+	if err != nil {
+		return hosts.Boot{}, fmt.Errorf("begin a boot of %s: %w", h.Name, err)
+	}
+	s.ladders.note(c.MAC, func(cl *climb) { cl.asked, cl.loaded, cl.ipxe = false, false, false })
+	return next.Boot, nil
 }
 
 // fresh reports whether the host's boot was offered and not yet taken up:
@@ -248,10 +324,13 @@ func (s *Server) fresh(h hosts.Host) bool {
 	return h.State == hosts.Booting && h.Boot.Serves(s.Now()) && h.Boot.Client == ""
 }
 
-// moved keeps where a machine is, if that is new, on our link, and of use:
-// once the host is installed, nobody looks for it any more.
-func (s *Server) moved(h hosts.Host, addr netip.Addr) {
-	if !s.link.Contains(addr) || h.Address == addr.String() || h.State == hosts.Installed {
+// moved keeps where a machine is, if that is new, on our link or behind a
+// relay to it, and of use: once the host is installed, nobody looks for it any
+// more.
+func (s *Server) moved(l *link, h hosts.Host, m *dhcpv4.DHCPv4) {
+	addr := requested(m)
+	if !addr.IsValid() || h.Address == addr.String() || h.State == hosts.Installed ||
+		!l.net.Contains(addr) && !addrOf(m.GatewayIPAddr).IsValid() {
 		return
 	}
 	_, err := s.Hosts.Apply(h.Name, hosts.Event{Kind: hosts.Moved, Address: addr.String(), Message: "has address " + addr.String()})

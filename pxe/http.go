@@ -7,11 +7,13 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/insomniacslk/dhcp/iana"
 	"github.com/labstack/echo/v4"
 	"golang.org/x/sync/errgroup"
 
@@ -20,20 +22,20 @@ import (
 )
 
 // serveHTTP serves scripts, kernels and initrds.
-func (s *Server) serveHTTP(ctx context.Context, l net.Listener) error {
-	srv := &http.Server{Handler: s.routes(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute,
+func (s *Server) serveHTTP(ctx context.Context, l *link) error {
+	srv := &http.Server{Handler: s.routes(l), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute,
 		BaseContext: func(net.Listener) context.Context { return ctx }}
 	g := new(errgroup.Group)
 	stop := context.AfterFunc(ctx, func() { g.Go(srv.Close) })
 	defer stop()
-	err := srv.Serve(l)
+	err := srv.Serve(l.sock.http)
 	if closed(err) {
 		return g.Wait()
 	}
 	return fmt.Errorf("serve HTTP: %w", err)
 }
 
-func (s *Server) routes() http.Handler {
+func (s *Server) routes(l *link) http.Handler {
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
 	// A stranger gets no answer at all: the connection just ends.
@@ -50,14 +52,21 @@ func (s *Server) routes() http.Handler {
 			c.NoContent(he.Code)
 		}
 	}
+	with := func(f func(*link, echo.Context) error) echo.HandlerFunc {
+		return func(c echo.Context) error { return f(l, c) }
+	}
 	for _, method := range []string{http.MethodGet, http.MethodHead} {
-		e.Add(method, "/"+bootPath+":token/:file", s.serveBoot)
-		e.Add(method, "/hold/:mac", s.serveHold)
+		e.Add(method, "/"+bootPath+":token/:file", with(s.serveBoot))
+		e.Add(method, "/hold/:mac", with(s.serveHold))
+		if s.Mode == Off {
+			e.Add(method, "/ipxe", with(s.serveIPXE))
+			e.Add(method, "/:program", with(s.serveProgram))
+		}
 	}
 	return e
 }
 
-func (s *Server) serveHold(c echo.Context) error {
+func (s *Server) serveHold(_ *link, c echo.Context) error {
 	if !s.Hold {
 		return echo.ErrNotFound
 	}
@@ -65,67 +74,140 @@ func (s *Server) serveHold(c echo.Context) error {
 	return c.Blob(http.StatusOK, "text/plain", []byte(holdScript))
 }
 
+// remote is who asks.
+func remote(c echo.Context) netip.AddrPort {
+	a, _ := netip.ParseAddrPort(c.Request().RemoteAddr) // made by net/http
+	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+}
+
 // serveBoot serves one file of a boot. The token must be the host's current
-// one, and in the hands of the address that used it first.
-func (s *Server) serveBoot(c echo.Context) error {
-	token, file := c.Param("token"), c.Param("file")
-	client, _, err := net.SplitHostPort(c.Request().RemoteAddr)
-	if err != nil {
-		return err
+// one, and in the hands of the address that used it first; programs, which
+// come before an address is settled, only need the token.
+func (s *Server) serveBoot(l *link, c echo.Context) error {
+	token, name := c.Param("token"), c.Param("file")
+	if s.programs[name] != nil {
+		f, err := s.open(l, bootPath+token+"/"+name, remote(c))
+		return s.serveContent(c, f, err)
 	}
-	h, err := s.Hosts.ByToken(token)
-	if err == nil && s.Mode == Full && h.Address != "" && h.Address != client {
-		// The token went out by broadcast; the lease says whose it is.
-		err = fmt.Errorf("%w: %s has the lease of %s", hosts.ErrRefused, h.Name, h.Address)
-	}
-	if err == nil {
-		h, err = s.Hosts.UseBoot(token, client, file, false)
-	}
+	client := remote(c).Addr().String()
+	h, err := s.claim(token, client, name, s.method(token))
 	switch {
 	case errors.Is(err, hosts.ErrNotFound):
 		return echo.ErrNotFound
 	case errors.Is(err, hosts.ErrRefused):
 		c.Set("known", true)
-		if loader(file) == script && (h.State == hosts.Rebooting || h.State == hosts.Installed) {
+		if name == "script" && (h.State == hosts.Rebooting || h.State == hosts.Installed) {
 			return c.Blob(http.StatusOK, "text/plain", []byte(localScript))
 		}
-		s.tell(h, "%s asked for %s with the token of a boot that is over or not its own", client, printable(file))
+		s.tell(h, "%s asked for %s with the token of a boot that is over or not its own", client, printable(name))
 		return echo.ErrNotFound
 	case err != nil:
 		return err
 	}
 	c.Set("known", true)
+	return s.serveImage(l, c, h, name)
+}
+
+// serveImage serves the script, the kernel or the initrd of a boot that is the
+// client's.
+func (s *Server) serveImage(l *link, c echo.Context, h hosts.Host, name string) error {
 	img, err := s.Images.Get(h.Image)
 	if err != nil {
 		s.tell(h, "its image cannot be served: %s", err)
 		return echo.ErrNotFound
 	}
-	switch file {
-	case string(script):
-		return c.Blob(http.StatusOK, "text/plain", []byte(s.bootScript(h, img.Cmdline)))
+	if name == "script" || name == "kernel" || name == "initrd" {
+		p := s.said(l, remote(c), "HTTP "+c.Request().Method+" "+name)
+		p.To = netip.AddrPortFrom(l.self, uint16(s.HTTPPort))
+		s.traceFile(h.Boot.MAC, p, hosts.Stage(name))
+	}
+	switch name {
+	case "script":
+		return c.Blob(http.StatusOK, "text/plain", []byte(s.bootScript(l.self.String(), h, img.Cmdline)))
 	case "kernel":
 		_, err = s.send(c, h, img.Kernel, nil)
 		return err
 	case "initrd":
-		return s.sendInitrd(c, h, img)
+		what, tail, err := s.initrd(h, img)
+		if err != nil {
+			return err
+		}
+		whole, err := s.send(c, h, what, tail)
+		if whole {
+			s.started(h, h.Boot.Client)
+		}
+		return err
 	}
 	return echo.ErrNotFound
 }
 
-// sendInitrd sends the image's initrd with the boot's overlay appended. When
-// its last byte is out, the token is used up.
-func (s *Server) sendInitrd(c echo.Context, h hosts.Host, img images.Image) error {
-	cpio, err := s.overlay(h)
+// method is what led the machine with this token here.
+func (s *Server) method(token string) hosts.Method {
+	h, err := s.Hosts.ByToken(token)
+	if err != nil || h.Boot.Token != token {
+		return hosts.Method{}
+	}
+	return s.ladders.worked(h.Boot.MAC)
+}
+
+// serveContent serves a boot program over HTTP.
+func (s *Server) serveContent(c echo.Context, f file, err error) error {
+	if err != nil {
+		if errors.Is(err, errNoFile) {
+			c.Set("known", true)
+		}
+		return echo.ErrNotFound
+	}
+	c.Set("known", true)
+	c.Response().Header().Set("Content-Type", "application/efi")
+	http.ServeContent(c.Response(), c.Request(), "", time.Time{}, io.NewSectionReader(f, 0, f.size))
+	f.done(c.Request().Method == http.MethodGet && c.Response().Size == f.size)
+	return nil
+}
+
+// serveProgram serves a boot program in mode Off, where machines know no token.
+func (s *Server) serveProgram(l *link, c echo.Context) error {
+	f, err := s.open(l, c.Param("program"), remote(c))
+	return s.serveContent(c, f, err)
+}
+
+// serveIPXE gives an iPXE its script in mode Off. The machine on the link is
+// known by the MAC that the kernel resolved; one behind a router says it.
+func (s *Server) serveIPXE(l *link, c echo.Context) error {
+	from := remote(c)
+	mac := l.neighbour(from.Addr())
+	if mac == "" && !l.net.Contains(from.Addr()) {
+		said, err := hosts.ParseMAC(c.QueryParam("mac"))
+		if err != nil {
+			c.Set("known", true)
+			return c.Blob(http.StatusOK, "text/plain", []byte(s.whoScript(l.self.String())))
+		}
+		mac = said
+	}
+	h, err := s.Hosts.ByMAC(mac)
+	if errors.Is(err, hosts.ErrNotFound) {
+		s.Hosts.See(hosts.Discovered{MAC: mac, Arch: "iPXE"})
+		return s.serveHold(l, c)
+	}
 	if err != nil {
 		return err
 	}
-	tail := append(make([]byte, images.Padding(img.Initrd.Size)), cpio...)
-	whole, err := s.send(c, h, img.Initrd, tail)
-	if err != nil || !whole {
-		return err
+	c.Set("known", true)
+	cl := client{MAC: mac, Kind: ipxe, Arch: iana.EFI_X86_64}
+	if h.Arch == string(images.AArch64) { // iPXE's script does not say; the kernel of another would not start
+		cl.Arch = iana.EFI_ARM64
 	}
-	_, err = s.Hosts.UseBoot(h.Boot.Token, h.Boot.Client, "initrd whole", true)
-	return err
+	if a := s.decide(cl, &h); a.Load != script {
+		return c.Blob(http.StatusOK, "text/plain", []byte(localScript))
+	}
+	boot, err := s.boot(l, cl, h)
+	if err != nil || boot.Token == "" {
+		return errors.Join(echo.ErrNotFound, err)
+	}
+	if h, err = s.claim(boot.Token, from.Addr().String(), "script", hosts.Method{Offer: hosts.OfferROM}); err != nil {
+		return echo.ErrNotFound
+	}
+	return s.serveImage(l, c, h, "script")
 }
 
 // send writes a file of the catalog and then tail, or the range of it that is

@@ -76,7 +76,7 @@ func TestBootFiles(t *testing.T) {
 	s := server(t, Full)
 	kernel, initrd := s.withImage(t, 90001)
 	h := s.begin(t)
-	srv := httptest.NewServer(s.routes())
+	srv := httptest.NewServer(s.routes(s.links[0]))
 	defer srv.Close()
 	base := "/boot/" + h.Boot.Token
 
@@ -136,7 +136,7 @@ func TestStrangersGetNoAnswer(t *testing.T) {
 	s := server(t, Full)
 	s.withImage(t, 9000)
 	s.begin(t)
-	srv := httptest.NewUnstartedServer(s.routes())
+	srv := httptest.NewUnstartedServer(s.routes(s.links[0]))
 	srv.Config.ErrorLog = nil
 	srv.Start()
 	defer srv.Close()
@@ -156,7 +156,7 @@ func TestInstalledIsRefused(t *testing.T) {
 	s := server(t, Full)
 	s.withImage(t, 9000)
 	h := s.begin(t)
-	srv := httptest.NewServer(s.routes())
+	srv := httptest.NewServer(s.routes(s.links[0]))
 	defer srv.Close()
 	kernel := "/boot/" + h.Boot.Token + "/kernel"
 	if resp, _, err := get(t, srv, http.MethodGet, kernel, ""); err != nil || resp.StatusCode != http.StatusOK {
@@ -184,7 +184,10 @@ func TestLostImage(t *testing.T) {
 	s := server(t, Full)
 	s.mustEnroll(t, "bravo", mac)
 	h := s.again(t)
-	srv := httptest.NewServer(s.routes())
+	if err := s.Images.Remove("lab", nil); err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewServer(s.routes(s.links[0]))
 	defer srv.Close()
 	resp, _, err := get(t, srv, http.MethodGet, "/boot/"+h.Boot.Token+"/kernel", "")
 	if err != nil || resp.StatusCode != http.StatusNotFound {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -13,21 +14,33 @@ import (
 	"provision/hosts"
 )
 
-// Range is the addresses that the DHCP server hands out, both ends included.
-type Range struct{ First, Last netip.Addr }
+// Range is addresses that the DHCP server hands out, both ends included.
+type Range struct {
+	First, Last netip.Addr
+	Bits        int // prefix length of their network; 0: that of the interface
+}
+
+func (r Range) String() string { return r.First.String() + "-" + r.Last.String() }
 
 // MaxRange bounds a range: a /12 is more than any link holds.
 const MaxRange = 1 << 20
 
-// ParseRange reads A-B.
+// ParseRange reads FIRST-LAST, or FIRST-LAST/BITS for a network behind a relay.
 func ParseRange(s string) (Range, error) {
-	a, b, _ := strings.Cut(s, "-")
+	addrs, bits, relayed := strings.Cut(s, "/")
+	a, b, _ := strings.Cut(addrs, "-")
 	first, err1 := netip.ParseAddr(strings.TrimSpace(a))
 	last, err2 := netip.ParseAddr(strings.TrimSpace(b))
-	if err1 != nil || err2 != nil || !first.Is4() || !last.Is4() || last.Less(first) {
-		return Range{}, fmt.Errorf("DHCP range %q: write FIRST-LAST, such as 192.168.1.100-192.168.1.199", s)
+	r := Range{First: first, Last: last}
+	var err3 error
+	if relayed {
+		if r.Bits, err3 = strconv.Atoi(bits); err3 == nil && (r.Bits < 8 || r.Bits > 30) {
+			err3 = errors.New("not a prefix length")
+		}
 	}
-	r := Range{first, last}
+	if err1 != nil || err2 != nil || err3 != nil || !first.Is4() || !last.Is4() || last.Less(first) {
+		return Range{}, fmt.Errorf("DHCP range %q: write FIRST-LAST, such as 192.168.1.100-192.168.1.199, and for machines behind a relay FIRST-LAST/24", s)
+	}
 	if r.size() > MaxRange {
 		return Range{}, fmt.Errorf("DHCP range %q holds more than %d addresses", s, MaxRange)
 	}
@@ -113,7 +126,7 @@ func (p *pool) offer(mac string, fixed, asked netip.Addr) (netip.Addr, error) {
 		return netip.Addr{}, fmt.Errorf("%w: the fixed address %s of %s is leased to %s until %s", errNoAddress, fixed, mac, l.MAC, l.Expires.Format(time.TimeOnly))
 	}
 	if !addr.IsValid() {
-		return addr, fmt.Errorf("%w in %s-%s for %s", errNoAddress, p.rng.First, p.rng.Last, mac)
+		return addr, fmt.Errorf("%w in %s for %s", errNoAddress, p.rng, mac)
 	}
 	if l := p.by[addr]; l.MAC != mac || l.Expires.Before(p.now().Add(time.Minute)) {
 		p.assign(addr, lease{mac, p.now().Add(time.Minute)})

@@ -23,7 +23,7 @@ func TestLeases(t *testing.T) {
 	s := server(t, Full)
 	now := noon
 	addr := netip.MustParseAddr
-	rng := Range{addr("10.77.0.100"), addr("10.77.0.103")}
+	rng := Range{First: addr("10.77.0.100"), Last: addr("10.77.0.103")}
 	open := func() *pool {
 		t.Helper()
 		p, err := newPool(s.Store, rng, time.Hour, func() time.Time { return now }, addr("10.77.0.101"))
@@ -109,17 +109,17 @@ func TestLeases(t *testing.T) {
 
 func TestLeasesAreSteady(t *testing.T) {
 	s := server(t, Full)
-	first, err := s.leases.offer(mac, netip.Addr{}, netip.Addr{})
+	first, err := s.subnets[0].offer(mac, netip.Addr{}, netip.Addr{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	other := server(t, Full) // its store is empty
 	for i := range 20 {
-		if _, err := other.leases.offer(fmt.Sprint("other ", i), netip.Addr{}, netip.Addr{}); err != nil {
+		if _, err := other.subnets[0].offer(fmt.Sprint("other ", i), netip.Addr{}, netip.Addr{}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if again, _ := server(t, Full).leases.offer(mac, netip.Addr{}, netip.Addr{}); again != first {
+	if again, _ := server(t, Full).subnets[0].offer(mac, netip.Addr{}, netip.Addr{}); again != first {
 		t.Errorf("%s, and with an empty store %s", first, again)
 	}
 }

@@ -14,151 +14,108 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/tinkerbell/ipxedust/binary"
 	"golang.org/x/sync/errgroup"
 
 	"provision/hosts"
 	"provision/images"
 )
 
-// Server serves one network interface. Its exported fields are its options;
+// Server serves network interfaces. Its exported fields are its options;
 // Listen checks them.
 type Server struct {
-	Interface string // with an IPv4 address
-	Mode      Mode
-	Range     Range        // full DHCP mode
-	Router    netip.Addr   // full DHCP mode; invalid: none is told
-	DNS       []netip.Addr // full DHCP mode
-	Domain    string       // full DHCP mode
-	Lease     time.Duration
-	HTTPPort  int  // 1 to 65535
-	Hold      bool // unknown machines are shown how to be enrolled, instead of silence
-	BootTime  time.Duration
+	Interfaces []string // each with an IPv4 address
+	Mode       Mode
+	Ranges     []Range      // full DHCP mode
+	Router     netip.Addr   // full DHCP mode; invalid: none is told
+	DNS        []netip.Addr // full DHCP mode
+	Domain     string       // full DHCP mode
+	Lease      time.Duration
+	HTTPPort   int    // 1 to 65535
+	Hold       bool   // unknown machines are shown how to be enrolled, instead of silence
+	Programs   string // folder with boot programs beside those built in; "": none
+	BootTime   time.Duration
 
 	Hosts  *hosts.Inventory
 	Store  hosts.Store // for leases
 	Images *images.Catalog
+	Traces *hosts.Traces
 	Login  string // public key that may log in to installers, authorized_keys form
 	Log    *slog.Logger
 	Now    func() time.Time
 
-	sock    sockets
-	self    netip.Addr   // our address on Interface
-	link    netip.Prefix // its network
-	net     network
-	leases  *pool
-	program []byte // what TFTP hands out: iPXE
+	links    []*link
+	subnets  []subnet
+	programs map[string][]byte // what firmware loads, by name
+	ladders  ladders
 }
 
-// sockets are all that Run listens on, opened before any is served, so that a
-// server either answers everything or says why not.
-type sockets struct {
-	dhcp, binl, tftp *net.UDPConn
-	http             net.Listener
-}
-
-// Listen checks the options and opens all ports. Run must follow.
+// Listen checks the options and opens all ports, so that a server either
+// answers everything or says why not. Run must follow.
 func (s *Server) Listen(ctx context.Context) (err error) {
-	if err := s.check(); err != nil {
+	for _, name := range s.Interfaces {
+		l, err := openLink(name)
+		if err != nil {
+			return err
+		}
+		s.links = append(s.links, l)
+	}
+	if s.programs, err = images.Programs(s.Programs); err != nil {
 		return err
 	}
-	s.sock, err = s.listen(ctx)
-	return err
+	if err := s.openSubnets(); err != nil {
+		return err
+	}
+	for _, l := range s.links {
+		if err := s.listen(ctx, l); err != nil {
+			for _, l := range s.links {
+				l.sock.close()
+			}
+			return err
+		}
+	}
+	return nil
 }
 
 // Run serves until ctx ends, and then returns nil.
 func (s *Server) Run(ctx context.Context) error {
-	sock := s.sock
-	s.Log.Info("answering booting machines", "interface", s.Interface, "address", s.self, "dhcp", s.Mode, "http", s.HTTPPort)
 	g, ctx := errgroup.WithContext(ctx)
-	if sock.dhcp != nil {
-		g.Go(func() error { return s.serveDHCP(ctx, sock.dhcp, s.answerDHCP) })
-		g.Go(func() error { return s.serveDHCP(ctx, sock.binl, s.answerBINL) })
+	for _, l := range s.links {
+		s.Log.Info("answering booting machines", "interface", l.name, "address", l.self, "dhcp", s.Mode, "http", s.HTTPPort)
+		if l.sock.dhcp != nil {
+			g.Go(func() error { return s.serveDHCP(ctx, l, l.sock.dhcp, s.answerDHCP) })
+			g.Go(func() error { return s.serveDHCP(ctx, l, l.sock.binl, s.answerBINL) })
+		}
+		g.Go(func() error { return s.serveTFTP(ctx, l) })
+		g.Go(func() error { return s.serveHTTP(ctx, l) })
 	}
-	g.Go(func() error { return s.serveTFTP(ctx, sock.tftp) })
-	g.Go(func() error { return s.serveHTTP(ctx, sock.http) })
 	return g.Wait()
 }
 
-func (s *Server) check() error {
-	self, err := interfaceAddr(s.Interface)
-	if err != nil {
+func (s *Server) listen(ctx context.Context, l *link) (err error) {
+	if s.Mode != Off {
+		if l.sock.dhcp, err = listenUDP(ctx, l.name, 67); err != nil {
+			return err
+		}
+		if l.sock.binl, err = listenUDP(ctx, l.name, 4011); err != nil {
+			return err
+		}
+	}
+	if l.sock.tftp, err = listenUDP(ctx, l.name, 69); err != nil {
 		return err
 	}
-	s.self, s.link, s.program = self.Addr(), self.Masked(), binary.IpxeEFI
-	if s.Mode != Full {
-		return nil
+	addr := netip.AddrPortFrom(l.self, uint16(s.HTTPPort)).String()
+	if l.sock.http, err = new(net.ListenConfig).Listen(ctx, "tcp4", addr); err != nil {
+		return portError("tcp", s.HTTPPort, err)
 	}
-	if !self.Contains(s.Range.First) || !self.Contains(s.Range.Last) {
-		return fmt.Errorf("DHCP range %s-%s is not within %s, the network of %s", s.Range.First, s.Range.Last, self.Masked(), s.Interface)
-	}
-	s.net = network{Server: s.self, Mask: net.CIDRMask(self.Bits(), 32), Router: s.Router, DNS: s.DNS, Domain: s.Domain, Lease: s.Lease}
-	s.leases, err = newPool(s.Store, s.Range, s.Lease, s.Now, s.self, s.Router)
-	return err
+	return nil
 }
 
-// interfaceAddr is the first IPv4 address of the interface, with its network.
-func interfaceAddr(name string) (netip.Prefix, error) {
-	ifi, err := net.InterfaceByName(name)
-	if err != nil {
-		return netip.Prefix{}, fmt.Errorf("network interface %q does not exist; there are: %s", name, interfaceNames())
-	}
-	addrs, err := ifi.Addrs()
-	if err != nil {
-		return netip.Prefix{}, fmt.Errorf("addresses of %s: %w", name, err)
-	}
-	for _, a := range addrs {
-		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() {
-			return p, nil
-		}
-	}
-	return netip.Prefix{}, fmt.Errorf("network interface %s has no IPv4 address; give it one: ip address add ADDRESS/24 dev %s", name, name)
-}
-
-func interfaceNames() (names []string) {
-	all, _ := net.Interfaces()
-	for _, i := range all {
-		names = append(names, i.Name)
-	}
-	return names
-}
-
-func (s *Server) listen(ctx context.Context) (sock sockets, err error) {
-	defer func() {
-		if err == nil {
-			return
-		}
-		for _, c := range []*net.UDPConn{sock.dhcp, sock.binl, sock.tftp} {
-			if c != nil {
-				c.Close()
-			}
-		}
-	}()
-	if s.Mode != Off {
-		if sock.dhcp, err = listenUDP(ctx, s.Interface, 67); err != nil {
-			return sock, err
-		}
-		if sock.binl, err = listenUDP(ctx, s.Interface, 4011); err != nil {
-			return sock, err
-		}
-	}
-	if sock.tftp, err = listenUDP(ctx, s.Interface, 69); err != nil {
-		return sock, err
-	}
-	addr := netip.AddrPortFrom(s.self, uint16(s.HTTPPort)).String()
-	if sock.http, err = new(net.ListenConfig).Listen(ctx, "tcp4", addr); err != nil {
-		err = portError("tcp", s.HTTPPort, err)
-	}
-	return sock, err
-}
-
-// url is of a path of ours, as a machine on the link reaches it.
-func (s *Server) url(path string) string {
-	host := s.self.String()
+// url is of a path of ours, as machines reach it at our address self.
+func (s *Server) url(self, path string) string {
 	if s.HTTPPort != 80 {
-		host = netip.AddrPortFrom(s.self, uint16(s.HTTPPort)).String()
+		self = net.JoinHostPort(self, fmt.Sprint(s.HTTPPort))
 	}
-	return "http://" + host + path
+	return "http://" + self + "/" + path
 }
 
 // tell puts a note into a host's log.

@@ -56,7 +56,7 @@ func server(t testing.TB, mode Mode) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Server{Mode: mode, HTTPPort: 80, BootTime: 10 * time.Minute, Store: store, Log: slog.New(slog.DiscardHandler),
+	s := &Server{Mode: mode, Traces: &hosts.Traces{Now: func() time.Time { return noon }}, HTTPPort: 80, BootTime: 10 * time.Minute, Store: store, Log: slog.New(slog.DiscardHandler),
 		Login: "ssh-ed25519 AAAA provision", Now: func() time.Time { return noon }}
 	if s.Hosts, err = hosts.New(store, vault, s.Now); err != nil {
 		t.Fatal(err)
@@ -64,14 +64,27 @@ func server(t testing.TB, mode Mode) *Server {
 	if s.Images, err = images.Open(filepath.Join(dir, "images")); err != nil {
 		t.Fatal(err)
 	}
-	s.link = netip.MustParsePrefix("10.77.0.0/24")
-	s.self, s.program = netip.MustParseAddr("10.77.0.1"), []byte("iPXE")
-	s.Range = Range{netip.MustParseAddr("10.77.0.100"), netip.MustParseAddr("10.77.0.199")}
-	s.net = network{Server: s.self, Mask: []byte{255, 255, 255, 0}, Lease: time.Hour}
-	if s.leases, err = newPool(store, s.Range, time.Hour, s.Now, s.self); err != nil {
+	s.links = []*link{{name: "eth0", self: netip.MustParseAddr("10.77.0.1"), net: netip.MustParsePrefix("10.77.0.0/24"), mtu: 1500, mac: "52:54:00:00:00:01"}}
+	if s.programs, err = images.Programs(""); err != nil {
 		t.Fatal(err)
 	}
+	s.Lease, s.Ranges = time.Hour, []Range{{First: netip.MustParseAddr("10.77.0.100"), Last: netip.MustParseAddr("10.77.0.199")}}
+	if err := s.openSubnets(); err != nil {
+		t.Fatal(err)
+	}
+	s.withImage(t, 9000)
 	return s
+}
+
+// dhcp is a packet's way through port 67, and binl through port 4011.
+func (s *Server) dhcp(m *dhcpv4.DHCPv4) *dhcpv4.DHCPv4 {
+	r, _ := s.handle(s.links[0], netip.MustParseAddrPort("0.0.0.0:68"), 67, m, s.answerDHCP)
+	return r
+}
+
+func (s *Server) binl(m *dhcpv4.DHCPv4) *dhcpv4.DHCPv4 {
+	r, _ := s.handle(s.links[0], netip.MustParseAddrPort("10.77.0.104:68"), 4011, m, s.answerBINL)
+	return r
 }
 
 func (s *Server) mustEnroll(t testing.TB, name, mac string) hosts.Host {
@@ -115,7 +128,7 @@ func TestIdentify(t *testing.T) {
 		{"ipxe-request", ipxe, iana.EFI_X86_64},
 	} {
 		c, err := identify(packet(t, tt.file))
-		if err != nil || c.MAC != mac || c.Kind != tt.kind || len(c.Arches) != 1 || c.Arches[0] != tt.arch {
+		if err != nil || c.MAC != mac || c.Kind != tt.kind || c.Arch != tt.arch {
 			t.Errorf("%s: %+v, %v", tt.file, c, err)
 		}
 	}
@@ -145,8 +158,8 @@ func TestIsIPXE(t *testing.T) {
 		user, features string
 		want           bool
 	}{
-		{"Tinkerbell", "", true},
-		{"\x0aTinkerbell", "", true}, // RFC 3004 framing
+		{"Tinkerbell", "", false},          // it is ours
+		{"\x04iPXE", http + bzImage, true}, // RFC 3004 framing
 		{"iPXE", http + bzImage, true},
 		{"iPXE", efi + http, true},
 		{"iPXE", http, false}, // cannot start a kernel
@@ -163,7 +176,7 @@ func TestIsIPXE(t *testing.T) {
 
 // TestDecide is the design's table "What a machine is told when it netboots".
 func TestDecide(t *testing.T) {
-	pxe := client{MAC: mac, Kind: firmware, Arches: []iana.Arch{iana.EFI_X86_64}, Machine: "m1"}
+	pxe := client{MAC: mac, Kind: firmware, Arch: iana.EFI_X86_64, Machine: "m1"}
 	host := func(state hosts.State, edit ...func(*hosts.Host)) *hosts.Host {
 		h := &hosts.Host{Name: "bravo", MACs: []string{mac}, Arch: "x86_64", State: state, Address: "10.77.0.9",
 			Permit: hosts.Permit{Issued: noon.Add(-time.Hour), Expires: noon.Add(time.Hour)}}
@@ -175,6 +188,7 @@ func TestDecide(t *testing.T) {
 		}
 		return h
 	}
+	arm := func(h *hosts.Host) { h.Arch = "aarch64" }
 	with := func(c client, edit func(*client)) client { edit(&c); return c }
 	for _, tt := range []struct {
 		name string
@@ -187,19 +201,19 @@ func TestDecide(t *testing.T) {
 		tell bool
 	}{
 		{name: "unknown", c: pxe, none: true, why: "not enrolled"},
-		{name: "unknown, hold", c: pxe, hold: true, load: efiX64},
-		{name: "unknown iPXE, hold", c: with(pxe, func(c *client) { c.Kind = ipxe }), hold: true, load: hold},
+		{name: "unknown, hold", c: pxe, hold: true, load: program},
+		{name: "unknown iPXE, hold", c: with(pxe, func(c *client) { c.Kind = ipxe }), hold: true, load: script},
 		{name: "unknown system, hold", c: client{MAC: mac}, hold: true},
-		{name: "ready", h: host(hosts.Ready), c: pxe, load: efiX64},
-		{name: "ready, architecture 9", h: host(hosts.Ready), c: with(pxe, func(c *client) { c.Arches[0] = iana.EFI_BC }), load: efiX64},
+		{name: "ready", h: host(hosts.Ready), c: pxe, load: program},
+		{name: "ready, architecture 9", h: host(hosts.Ready), c: with(pxe, func(c *client) { c.Arch = iana.EFI_BC }), load: program},
 		{name: "ready iPXE", h: host(hosts.Ready), c: with(pxe, func(c *client) { c.Kind = ipxe }), load: script},
 		{name: "ready, a running system", h: host(hosts.Ready), c: client{MAC: mac}},
 		{name: "ready, permit expired", h: host(hosts.Ready, func(h *hosts.Host) { h.Permit.Expires = noon }), c: pxe, why: "permit expired", tell: true},
-		{name: "booting", h: host(hosts.Booting), c: pxe, load: efiX64},
+		{name: "booting", h: host(hosts.Booting), c: pxe, load: program},
 		{name: "live, in contact", h: host(hosts.Live, func(h *hosts.Host) { h.Contact = true }), c: pxe, why: "answers at 10.77.0.9", tell: true},
 		{name: "installing, in contact", h: host(hosts.Installing, func(h *hosts.Host) { h.Contact = true }), c: pxe, why: "answers at 10.77.0.9", tell: true},
-		{name: "installing, lost", h: host(hosts.Installing), c: pxe, load: efiX64},
-		{name: "failed, permit live", h: host(hosts.Failed), c: pxe, load: efiX64},
+		{name: "installing, lost", h: host(hosts.Installing), c: pxe, load: program},
+		{name: "failed, permit live", h: host(hosts.Failed), c: pxe, load: program},
 		{name: "failed, permit spent", h: host(hosts.Failed, func(h *hosts.Host) { h.Permit.Spent = noon }), c: pxe, load: local, why: "spent", tell: true},
 		{name: "rebooting", h: host(hosts.Rebooting), c: pxe, load: local, why: "rebooting"},
 		{name: "installed", h: host(hosts.Installed), c: pxe, load: local, why: "installed"},
@@ -207,12 +221,24 @@ func TestDecide(t *testing.T) {
 		{name: "installed iPXE", h: host(hosts.Installed), c: with(pxe, func(c *client) { c.Kind = ipxe }), why: "installed"},
 		{name: "another machine", h: host(hosts.Booting, func(h *hosts.Host) { h.Machine = "m2" }), c: pxe, none: true, why: "another machine", tell: true},
 		{name: "a machine that tells no UUID any more", h: host(hosts.Booting, func(h *hosts.Host) { h.Machine = "m1" }), c: with(pxe, func(c *client) { c.Machine = "" }), none: true, why: "another machine (UUID not told)", tell: true},
-		{name: "installed BIOS", h: host(hosts.Installed), c: client{MAC: mac, Kind: firmware, Arches: []iana.Arch{iana.INTEL_X86PC}}, why: "installed"},
+		{name: "installed BIOS", h: host(hosts.Installed), c: client{MAC: mac, Kind: firmware, Arch: iana.INTEL_X86PC}, why: "installed"},
 		{name: "wrong architecture", h: host(hosts.Ready, func(h *hosts.Host) { h.Arch = "aarch64" }), c: pxe, why: "built for aarch64", tell: true},
-		{name: "BIOS", h: host(hosts.Ready), c: client{MAC: mac, Kind: firmware, Arches: []iana.Arch{iana.INTEL_X86PC}}, why: "x86 BIOS", tell: true},
-		{name: "no architecture", h: host(hosts.Ready), c: client{MAC: mac, Kind: firmware}, why: "not served yet", tell: true},
+		{name: "BIOS", h: host(hosts.Ready), c: client{MAC: mac, Kind: firmware, Arch: iana.INTEL_X86PC}, load: program},
+		{name: "BIOS for arm64", h: host(hosts.Ready, arm), c: client{MAC: mac, Kind: firmware, Arch: iana.INTEL_X86PC}, why: "built for aarch64", tell: true},
+		{name: "arm64", h: host(hosts.Ready, arm), c: client{MAC: mac, Kind: firmware, Arch: iana.EFI_ARM64}, load: program},
+		{name: "installed arm64", h: host(hosts.Installed, arm), c: client{MAC: mac, Kind: firmware, Arch: iana.EFI_ARM64}, load: local, why: "installed"},
+		{name: "arm64 for x86-64", h: host(hosts.Ready), c: client{MAC: mac, Kind: firmware, Arch: iana.EFI_ARM64}, why: "the machine is aarch64 (arm64 UEFI PXE) and bravo is built for x86_64", tell: true},
+		{name: "arm64 iPXE for x86-64", h: host(hosts.Ready), c: client{MAC: mac, Kind: ipxe, Arch: iana.EFI_ARM64}, why: "built for x86_64", tell: true},
+		{name: "HTTP boot", h: host(hosts.Ready), c: client{MAC: mac, Kind: httpBoot, Arch: iana.EFI_X86_64_HTTP}, load: program},
+		{name: "arm64 HTTP boot", h: host(hosts.Ready, arm), c: client{MAC: mac, Kind: httpBoot, Arch: iana.EFI_ARM64_HTTP}, load: program},
+		{name: "installed HTTP boot", h: host(hosts.Installed), c: client{MAC: mac, Kind: httpBoot, Arch: iana.EFI_X86_64_HTTP}, why: "installed"},
+		{name: "U-Boot", h: host(hosts.Ready, arm), c: client{MAC: mac, Kind: uboot, Arch: iana.UBOOT_ARM64}, load: config},
+		{name: "unknown U-Boot, hold", c: client{MAC: mac, Kind: uboot, Arch: iana.UBOOT_ARM64}, hold: true, why: "not enrolled"},
+		{name: "arm32 U-Boot", h: host(hosts.Ready, arm), c: client{MAC: mac, Kind: uboot, Arch: iana.UBOOT_ARM32}, why: "arm32 U-Boot, for which there is no installer", tell: true},
+		{name: "IA32", h: host(hosts.Ready), c: client{MAC: mac, Kind: firmware, Arch: iana.EFI_IA32}, why: "IA32 UEFI, for which there is no installer: choose 64-bit", tell: true},
+		{name: "a Raspberry Pi", h: host(hosts.Ready, arm), c: client{MAC: mac, Kind: piROM}, why: "boot ROM of a Raspberry Pi", tell: true},
+		{name: "installed Raspberry Pi", h: host(hosts.Installed, arm), c: client{MAC: mac, Kind: piROM}, why: "installed"},
 	} {
-		tt.c.Arches = append([]iana.Arch(nil), tt.c.Arches...)
 		for _, mode := range []Mode{Proxy, Full} {
 			a := decide(tt.h, tt.c, mode, tt.hold, noon)
 			if a.Load != tt.load || a.Tell != tt.tell || !strings.Contains(a.Why, tt.why) || (tt.why == "" && a.Why != "") {
@@ -222,7 +248,6 @@ func TestDecide(t *testing.T) {
 				t.Errorf("%s, %s: lease %v, want %v", tt.name, mode, a.Lease, want)
 			}
 		}
-		pxe.Arches = []iana.Arch{iana.EFI_X86_64}
 	}
 }
 
@@ -248,9 +273,9 @@ func TestGolden(t *testing.T) {
 						t.Fatal(m.RequestedIPAddress())
 					}
 				}
-				got.WriteString(name + "\n" + reply(t, s.answerDHCP, m))
+				got.WriteString(name + "\n" + reply(t, s.dhcp, m))
 				if strings.HasSuffix(name, "request") {
-					got.WriteString(name + ", port 4011\n" + reply(t, s.answerBINL, m))
+					got.WriteString(name + ", port 4011\n" + reply(t, s.binl, m))
 				}
 			}
 			compare(t, string(mode)+"-"+string(state)+"-reply.golden", got.String())
@@ -258,12 +283,9 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-func reply(t *testing.T, answer func(*dhcpv4.DHCPv4) (*dhcpv4.DHCPv4, error), m *dhcpv4.DHCPv4) string {
+func reply(t *testing.T, answer func(*dhcpv4.DHCPv4) *dhcpv4.DHCPv4, m *dhcpv4.DHCPv4) string {
 	t.Helper()
-	r, err := answer(m)
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := answer(m)
 	if r == nil {
 		return "  silence\n"
 	}
@@ -295,11 +317,11 @@ func compare(t *testing.T, name, got string) {
 // TestUnknownIsRecorded: silence, and an entry among the discovered.
 func TestUnknownIsRecorded(t *testing.T) {
 	s := server(t, Full)
-	if r, err := s.answerDHCP(packet(t, "ovmf-x64-discover")); r != nil || err != nil {
-		t.Fatal(r, err)
+	if r := s.dhcp(packet(t, "ovmf-x64-discover")); r != nil {
+		t.Fatal(r)
 	}
 	seen := s.Hosts.Discovered()
-	if len(seen) != 1 || seen[0].MAC != mac || seen[0].Arch != "x86-64 UEFI" || !strings.HasPrefix(seen[0].Vendor, "PXEClient:Arch:00007") {
+	if len(seen) != 1 || seen[0].MAC != mac || seen[0].Arch != "x86-64 UEFI PXE" || !strings.HasPrefix(seen[0].Vendor, "PXEClient:Arch:00007") {
 		t.Errorf("%+v", seen)
 	}
 }
@@ -311,9 +333,9 @@ func TestOneBootPerAttempt(t *testing.T) {
 	s.mustEnroll(t, "bravo", mac)
 	ask := func(name string) string {
 		t.Helper()
-		r, err := s.answerDHCP(packet(t, name))
-		if err != nil || r == nil {
-			t.Fatal(r, err)
+		r := s.dhcp(packet(t, name))
+		if r == nil {
+			t.Fatal("silence")
 		}
 		return tokenPattern.FindString(r.BootFileName)
 	}
@@ -324,7 +346,7 @@ func TestOneBootPerAttempt(t *testing.T) {
 	if chained := ask("ipxe-discover"); chained != first {
 		t.Errorf("iPXE was given another boot")
 	}
-	if _, err := s.Hosts.UseBoot(first, "10.77.0.104", "script", false); err != nil {
+	if _, err := s.Hosts.UseBoot(first, hosts.Fetch{Client: "10.77.0.104", File: "script"}); err != nil {
 		t.Fatal(err)
 	}
 	if next := ask("ovmf-x64-discover"); next == first {
@@ -339,27 +361,30 @@ func TestOneBootPerAttempt(t *testing.T) {
 func TestTFTPNames(t *testing.T) {
 	s := server(t, Full)
 	s.mustEnroll(t, "bravo", mac)
-	if _, err := s.answerDHCP(packet(t, "ovmf-x64-discover")); err != nil {
-		t.Fatal(err)
+	if s.dhcp(packet(t, "ovmf-x64-discover")) == nil {
+		t.Fatal("silence")
+	}
+	open := func(name string) (file, error) {
+		return s.open(s.links[0], name, netip.MustParseAddrPort("10.77.0.104:1024"))
 	}
 	h, _ := s.Hosts.Get("bravo")
 	token := h.Boot.Token
 	good := "boot/" + token + "/ipxe.efi"
 	for _, name := range []string{good, "/" + good} {
-		if data, err := s.tftpFile(name); err != nil || len(data) == 0 {
-			t.Errorf("%s: %d bytes, %v", name, len(data), err)
+		if f, err := open(name); err != nil || f.size != int64(len(s.programs["ipxe.efi"])) {
+			t.Errorf("%s: %d bytes, %v", name, f.size, err)
 		}
 	}
 	for _, name := range []string{"", "ipxe.efi", "snp.efi", "boot/ipxe.efi", "boot//ipxe.efi", "boot/" + token, "../" + good,
 		"boot/" + token + "/../../state.db", "boot/hold/ipxe.efi", "boot/" + strings.Repeat("0", 32) + "/ipxe.efi", strings.ToUpper(good)} {
-		if _, err := s.tftpFile(name); err == nil {
+		if _, err := open(name); err == nil {
 			t.Errorf("%q is served", name)
 		}
 	}
-	if _, err := s.Hosts.UseBoot(token, "10.77.0.104", "script", false); err != nil {
+	if _, err := s.Hosts.UseBoot(token, hosts.Fetch{Client: "10.77.0.104", File: "script"}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.tftpFile(good); err == nil {
+	if _, err := open(good); err == nil {
 		t.Error("the program is served after its boot went on")
 	}
 }

@@ -6,6 +6,9 @@ import (
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
+	"github.com/insomniacslk/dhcp/iana"
+
+	"provision/hosts"
 )
 
 // bootInfo is where a machine finds what it is to load.
@@ -13,7 +16,9 @@ type bootInfo struct {
 	Server netip.Addr // ours, on the machine's link
 	File   string     // TFTP file name or URL; "": nothing to load
 	Kind   kind
-	Local  bool // tell firmware to start from its disk
+	Arch   iana.Arch
+	Offer  string // hosts.OfferBINL, …: how firmware is told
+	Local  bool   // tell firmware to start from its disk
 }
 
 func (b bootInfo) empty() bool { return b.File == "" && !b.Local }
@@ -85,12 +90,7 @@ func leaseReply(m *dhcpv4.DHCPv4, yours netip.Addr, n network, b bootInfo) (*dhc
 		return r, nil
 	}
 	addBoot(r, b)
-	switch {
-	case b.Kind == firmware && !b.Local:
-		// It makes this one offer complete: EDK2 prefers it to all others, and
-		// nobody has to ask port 4011.
-		r.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionVendorSpecificInformation, useFile))
-	case b.Kind == ipxe:
+	if b.Kind == ipxe {
 		// no-pxedhcp: do not wait two seconds for a proxy's offer.
 		r.UpdateOption(dhcpv4.OptGeneric(etherboot, []byte{176, 1, 1}))
 	}
@@ -131,23 +131,37 @@ func addBoot(r *dhcpv4.DHCPv4, b bootInfo) {
 		return
 	}
 	r.ServerIPAddr = b.Server.AsSlice()
-	r.BootFileName = b.File
+	if len(b.File) < 128 { // the header's field, with its NUL
+		r.BootFileName = b.File
+	}
 	r.UpdateOption(dhcpv4.OptBootFileName(b.File))
-	if b.Kind == firmware {
-		r.UpdateOption(dhcpv4.OptClassIdentifier("PXEClient"))
+	switch b.Kind {
+	case httpBoot:
+		// Without it EDK2 asks for no file (measured).
+		r.UpdateOption(dhcpv4.OptClassIdentifier("HTTPClient"))
+	case firmware:
 		r.UpdateOption(dhcpv4.OptTFTPServerName(b.Server.String()))
+		if b.Arch == iana.INTEL_X86PC {
+			r.ServerHostName = b.Server.String()
+		}
+		if b.Offer != hosts.OfferPlain {
+			r.UpdateOption(dhcpv4.OptClassIdentifier("PXEClient"))
+		}
+		if b.Offer == hosts.OfferFirst {
+			r.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionVendorSpecificInformation, useFile))
+		}
 	}
 }
 
 // destination is where a reply goes (RFC 2131 section 4.1): to the relay, to
 // a client that has its address, else to everyone on the link, since a client
 // without an address cannot be asked for its MAC.
-func destination(m, r *dhcpv4.DHCPv4) *net.UDPAddr {
-	switch {
-	case !m.GatewayIPAddr.IsUnspecified() && m.GatewayIPAddr != nil:
-		return &net.UDPAddr{IP: m.GatewayIPAddr, Port: dhcpv4.ServerPort}
-	case r.MessageType() != dhcpv4.MessageTypeNak && m.ClientIPAddr != nil && !m.ClientIPAddr.IsUnspecified():
-		return &net.UDPAddr{IP: m.ClientIPAddr, Port: dhcpv4.ClientPort}
+func destination(m, r *dhcpv4.DHCPv4) netip.AddrPort {
+	if via := addrOf(m.GatewayIPAddr); via.IsValid() {
+		return netip.AddrPortFrom(via, dhcpv4.ServerPort)
 	}
-	return &net.UDPAddr{IP: net.IPv4bcast, Port: dhcpv4.ClientPort}
+	if has := addrOf(m.ClientIPAddr); has.IsValid() && r.MessageType() != dhcpv4.MessageTypeNak {
+		return netip.AddrPortFrom(has, dhcpv4.ClientPort)
+	}
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{255, 255, 255, 255}), dhcpv4.ClientPort)
 }

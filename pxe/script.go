@@ -11,8 +11,8 @@ import (
 // restarts the machine, which then asks again and gets a new boot. EFI needs
 // initrd= on the command line; BOOTIF names the NIC that booted
 // (PXELINUX convention), for machines that have several.
-func (s *Server) bootScript(h hosts.Host, cmdline string) string {
-	base := s.url("/" + bootPath + h.Boot.Token)
+func (s *Server) bootScript(self string, h hosts.Host, cmdline string) string {
+	base := s.url(self, bootPath+h.Boot.Token)
 	return strings.Join([]string{
 		"#!ipxe",
 		"echo provision: starting the installer of " + h.Name,
@@ -39,14 +39,36 @@ echo
 echo   provision enroll ${netX/mac} HOST
 echo
 sleep 10
-dhcp netX && chain --replace ${filename} ||
+dhcp netX && isset ${filename} && chain --replace ${filename} ||
 goto again
 `
 
-// holdFile is where a stranger in --unknown=hold finds what it loads.
-func (s *Server) holdFile(l loader, mac string) string {
-	if l == hold {
-		return s.url("/hold/" + mac + ".ipxe")
+// holdFile is where a stranger in --unknown=hold finds what it loads: a
+// program, or the script that shows how it is enrolled.
+func (s *Server) holdFile(l loader, mac, program string) string {
+	if l == script {
+		return "hold/" + mac + ".ipxe"
 	}
-	return bootPath + string(hold) + "/" + string(l)
+	return bootPath + "hold/" + program
+}
+
+// whoScript tells us the MAC of a machine that we cannot see it from.
+func (s *Server) whoScript(self string) string {
+	return "#!ipxe\nchain --replace " + s.url(self, "ipxe") + "?mac=${netX/mac}\n"
+}
+
+// ubootConfig is what U-Boot's "pxe boot" reads (extlinux format). Names are
+// relative to the folder of this boot.
+func (s *Server) ubootConfig(h hosts.Host, cmdline string) string {
+	folder := "/" + bootPath + h.Boot.Token
+	return strings.Join([]string{
+		"# provision: the installer of " + h.Name,
+		"default installer",
+		"timeout 1",
+		"label installer",
+		"  kernel " + folder + "/kernel",
+		"  initrd " + folder + "/initrd",
+		"  append " + cmdline + " BOOTIF=01-" + strings.ReplaceAll(h.Boot.MAC, ":", "-"),
+		"",
+	}, "\n")
 }

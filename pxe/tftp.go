@@ -14,29 +14,23 @@ import (
 	"github.com/pin/tftp/v3"
 )
 
-const bootPath = "boot/"
-
 // serveTFTP hands out iPXE, lock-step: strict boot ROMs agreed to nothing
 // else.
-func (s *Server) serveTFTP(ctx context.Context, conn *net.UDPConn) error {
-	g := &gate{UDPConn: conn, server: s}
+func (s *Server) serveTFTP(ctx context.Context, l *link) error {
+	g := &gate{UDPConn: l.sock.tftp, server: s, link: l}
 	srv := tftp.NewServer(func(name string, to io.ReaderFrom) error {
 		defer g.active.Add(-1)
-		data, err := s.tftpFile(name)
+		remote := to.(tftp.OutgoingTransfer).RemoteAddr()
+		f, err := s.open(l, name, remote.AddrPort())
 		if err != nil {
 			return err
 		}
-		if _, err = to.ReadFrom(bytes.NewReader(data)); err != nil {
-			// A client that only wanted the size ends with an ERROR packet;
-			// it is not a failure.
-			s.Log.Debug("TFTP ended early", "file", name, "err", err)
-		}
+		_, err = to.ReadFrom(io.NewSectionReader(f, 0, f.size))
+		f.done(err == nil)
 		return nil
 	}, nil)
 	srv.SetTimeout(time.Second)
 	srv.SetRetries(8)
-	// The library sees the MTU only on a bare UDPConn; without it, this is
-	// what fits Ethernet and what EDK2 asks for.
 	srv.SetBlockSizeNegotiation(false)
 	srv.SetBlockSize(1468)
 	done := make(chan struct{})
@@ -52,12 +46,10 @@ func (s *Server) serveTFTP(ctx context.Context, conn *net.UDPConn) error {
 }
 
 // gate lets only read requests through that name the folder of a live boot.
-// To everybody else the port is silent: an ERROR packet would tell a stranger
-// that there is a server. With a live boot an ERROR is due: iPXE looks for
-// autoexec.ipxe beside itself, and waits 20 seconds for an answer.
 type gate struct {
 	*net.UDPConn
 	server *Server
+	link   *link
 	active atomic.Int32 // transfers under way
 }
 
@@ -77,7 +69,7 @@ func (g *gate) ReadFrom(p []byte) (int, net.Addr, error) {
 		if !ok {
 			continue
 		}
-		if _, err := g.server.tftpFile(name); err != nil && !errors.Is(err, errNoFile) {
+		if _, err := g.server.open(g.link, name, from.(*net.UDPAddr).AddrPort()); err != nil && !errors.Is(err, errNoFile) {
 			g.server.Log.Debug("TFTP request left unanswered", "from", from, "file", printable(name), "err", err)
 			continue
 		}
@@ -100,35 +92,4 @@ func readRequest(p []byte) (name string, ok bool) {
 		return "", false
 	}
 	return string(fields[0]), true
-}
-
-var (
-	errNotServed = errors.New("not served")
-	errNoFile    = errors.New("no such file")
-)
-
-// tftpFile looks a file up: boot/TOKEN/PROGRAM of a boot that was offered and
-// not used, or the program for holding strangers. Names are compared, never
-// joined to a path.
-func (s *Server) tftpFile(name string) ([]byte, error) {
-	rest, ok := strings.CutPrefix(strings.TrimPrefix(name, "/"), bootPath)
-	if !ok {
-		return nil, errNotServed
-	}
-	token, program, ok := strings.Cut(rest, "/")
-	if !ok || !s.tokenLives(token) {
-		return nil, errNotServed
-	}
-	if loader(program) != efiX64 {
-		return nil, errNoFile
-	}
-	return s.program, nil
-}
-
-func (s *Server) tokenLives(token string) bool {
-	if token == string(hold) {
-		return s.Hold
-	}
-	h, err := s.Hosts.ByToken(token)
-	return err == nil && h.Boot.Token == token && s.fresh(h)
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"provision/hosts"
 	"provision/internal/web"
 )
 
@@ -27,6 +28,11 @@ func enrollCommand(api *client) *cobra.Command {
 		Args: cobra.ExactArgs(2), ValidArgsFunction: api.completeMACs,
 		RunE: func(c *cobra.Command, args []string) (err error) {
 			r.MACs, r.Name = strings.Split(args[0], ","), args[1]
+			if r.BootMethod != "" {
+				if _, err := hosts.ParseMethod(r.BootMethod); err != nil {
+					return errUsage{err}
+				}
+			}
 			if r.DiskKeys, err = readDiskKeys(diskKeys, c.InOrStdin()); err != nil {
 				return err
 			}
@@ -48,10 +54,13 @@ func enrollCommand(api *client) *cobra.Command {
 	fl := c.Flags()
 	fl.StringVar(&r.Image, "image", "", "installer image (default: the only one for the host's architecture)")
 	fl.StringVar(&r.Board, "board", "", "board, for machines that need its firmware")
+	fl.StringVar(&r.BootMethod, "boot-method", "", "the only way to answer its firmware: binl, first or plain; snponly or native; or both, first+snponly (default: what worked, else each in turn)")
 	fl.StringVar(&r.Address, "address", "", "fixed IPv4 address (with serve --dhcp server)")
 	fl.StringArrayVar(&diskKeys, "disk-encryption-key", nil, "REMOTE=LOCAL: the key file that the layout reads from REMOTE; LOCAL - reads standard input")
 	fl.StringVar(&r.ExtraFiles, "extra-files", "", "folder whose contents are copied over the new root, owned by root")
 	fl.DurationVar(&r.Permit, "permit", 24*time.Hour, "how long the machine has to start its install")
+	// It errs only for a flag that does not exist.
+	_ = c.RegisterFlagCompletionFunc("boot-method", cobra.FixedCompletions([]string{"binl", "first", "plain", "snponly", "native"}, cobra.ShellCompDirectiveNoFileComp))
 	return c
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -27,18 +28,19 @@ import (
 
 // serveFlags are the options of serve as they were typed.
 type serveFlags struct {
-	flake, iface, dhcp, dhcpRange, http, stateDir, unknown string
-	router, domain, group                                  string
-	dns                                                    []string
-	lease, liveWithin                                      time.Duration
-	verbose                                                bool
+	flake, dhcp, http, stateDir, unknown string
+	router, domain, group, programs      string
+	ifaces, dhcpRanges, dns              []string
+	lease, liveWithin                    time.Duration
+	verbose                              bool
 }
 
 const serveHelp = `Answer machines that netboot, and install the enrolled ones.
 
 --dhcp proxy   beside your router's DHCP server: boot information, no addresses
 --dhcp server  be the DHCP server, with --dhcp-range
---dhcp off     TFTP and HTTP only
+--dhcp off     TFTP and HTTP only; "provision doctor --dhcp off" prints what
+               your own DHCP server needs to send machines here
 
 Needs root (or CAP_NET_BIND_SERVICE, CAP_NET_RAW), nix and ssh.
 
@@ -59,14 +61,15 @@ func serveCommand(socket *string) *cobra.Command {
 		}}
 	fl := c.Flags()
 	fl.StringVar(&f.flake, "flake", "", "flake with nixosConfigurations (a folder, or any flake reference)")
-	fl.StringVar(&f.iface, "interface", "", "network interface on the machines' LAN")
+	fl.StringSliceVar(&f.ifaces, "interface", nil, "network interfaces on the machines' LANs")
 	fl.StringVar(&f.dhcp, "dhcp", "proxy", "proxy, server or off")
-	fl.StringVar(&f.dhcpRange, "dhcp-range", "", "addresses to hand out, FIRST-LAST (with --dhcp server)")
+	fl.StringSliceVar(&f.dhcpRanges, "dhcp-range", nil, "addresses to hand out, FIRST-LAST, one range for each LAN; FIRST-LAST/BITS behind a relay (with --dhcp server)")
 	fl.StringVar(&f.router, "dhcp-router", "", "default route to hand out (with --dhcp server)")
 	fl.StringSliceVar(&f.dns, "dhcp-dns", nil, "DNS servers to hand out (with --dhcp server)")
 	fl.StringVar(&f.domain, "dhcp-domain", "", "domain to hand out (with --dhcp server)")
 	fl.DurationVar(&f.lease, "dhcp-lease", time.Hour, "how long a lease lasts (with --dhcp server)")
 	fl.StringVar(&f.http, "http", ":80", "port that machines fetch kernel and initrd from")
+	fl.StringVar(&f.programs, "ipxe", "", "folder with iPXE programs of your own, such as snponly.efi, beside those built in")
 	fl.StringVar(&f.stateDir, "state-dir", "/var/lib/provision", "folder for inventory, keys and images")
 	fl.StringVar(&f.unknown, "unknown", "ignore", "what unknown machines get: ignore, or hold (a screen that tells how to enroll them)")
 	fl.StringVar(&f.group, "socket-group", "", "group whose members may use the server")
@@ -125,9 +128,11 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) e
 	}
 
 	nix := installer.Nix{Roots: filepath.Join(f.stateDir, "roots")}
-	pxeServer.Hosts, pxeServer.Store, pxeServer.Images, pxeServer.Login, pxeServer.Log = inventory, store, catalog, login, log
+	traces := &hosts.Traces{Now: time.Now}
+	pxeServer.Hosts, pxeServer.Store, pxeServer.Images, pxeServer.Traces, pxeServer.Login, pxeServer.Log = inventory, store, catalog, traces, login, log
 	install := &installer.Installer{Hosts: inventory, Nix: nix, Key: key, LiveWithin: f.liveWithin, Log: log, Now: time.Now}
-	operator := &web.Server{Socket: socket, Group: f.group, Flake: f.flake, Version: version, Hosts: inventory, Images: catalog, Log: log,
+	operator := &web.Server{Socket: socket, Group: f.group, Flake: f.flake, Hosts: inventory, Images: catalog, Traces: traces, Log: log,
+		Serving: web.Serving{Version: version, PID: os.Getpid(), Interfaces: f.ifaces, DHCP: f.dhcp, HTTP: pxeServer.HTTPPort, Hold: pxeServer.Hold},
 		Evaluate: func(ctx context.Context, flake, host string) (string, *disko.Layout, error) {
 			config, layout, err := nix.Evaluate(ctx, flake, host)
 			return config.System, layout, err
@@ -158,8 +163,11 @@ func (f *serveFlags) pxe() (*pxe.Server, error) {
 			return nil, err
 		}
 	}
-	if f.iface == "" {
+	if len(f.ifaces) == 0 {
 		return nil, errors.New("serve needs --interface IF, the network interface on the machines' LAN")
+	}
+	if slices.Sort(f.ifaces); len(slices.Compact(slices.Clone(f.ifaces))) < len(f.ifaces) {
+		return nil, fmt.Errorf("--interface %s: one is named twice", strings.Join(f.ifaces, ","))
 	}
 	port, err := strconv.Atoi(strings.TrimPrefix(f.http, ":"))
 	if err != nil {
@@ -174,21 +182,23 @@ func (f *serveFlags) pxe() (*pxe.Server, error) {
 	switch pxe.Mode(f.dhcp) {
 	case pxe.Proxy, pxe.Off:
 	case pxe.Full:
-		if f.dhcpRange == "" {
+		if len(f.dhcpRanges) == 0 {
 			return nil, errors.New("--dhcp server needs a range of addresses to hand out: --dhcp-range FIRST-LAST")
 		}
 	default:
 		return nil, fmt.Errorf("--dhcp %s: choose proxy, server or off", f.dhcp)
 	}
-	s := &pxe.Server{Interface: f.iface, Mode: pxe.Mode(f.dhcp), Domain: f.domain, Lease: f.lease, HTTPPort: port,
+	s := &pxe.Server{Interfaces: f.ifaces, Programs: f.programs, Mode: pxe.Mode(f.dhcp), Domain: f.domain, Lease: f.lease, HTTPPort: port,
 		Hold: f.unknown == "hold", BootTime: 10 * time.Minute, Now: time.Now}
 	if s.Lease < time.Minute {
 		return nil, fmt.Errorf("--dhcp-lease %s: a minute at least", f.lease)
 	}
-	if f.dhcpRange != "" {
-		if s.Range, err = pxe.ParseRange(f.dhcpRange); err != nil {
+	for _, text := range f.dhcpRanges {
+		r, err := pxe.ParseRange(text)
+		if err != nil {
 			return nil, err
 		}
+		s.Ranges = append(s.Ranges, r)
 	}
 	if f.router != "" {
 		if s.Router, err = parseIPv4("--dhcp-router", f.router); err != nil {

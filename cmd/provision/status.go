@@ -98,11 +98,22 @@ func showOne(c *cobra.Command, s web.Status) error {
 	line("host key", s.HostKey)
 	line("flake", s.Flake)
 	line("image", s.Image)
+	line("boot method", methodWords(s))
 	line("permit", permitWords(s.Permit))
 	for _, d := range s.Permit.Disks {
 		line("disk", strings.TrimSpace(fmt.Sprintf("%s %s %s", d.Device, d.Model, d.Serial)))
 	}
 	return t.Flush()
+}
+
+func methodWords(s web.Status) string {
+	switch {
+	case s.Pinned != (hosts.Method{}) && s.Method != (hosts.Method{}):
+		return fmt.Sprintf("%s, pinned to %s", s.Method, s.Pinned)
+	case s.Pinned != (hosts.Method{}):
+		return "pinned to " + s.Pinned.String()
+	}
+	return s.Method.String()
 }
 
 func permitWords(p hosts.Permit) string {

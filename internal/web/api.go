@@ -22,6 +22,9 @@ type Status struct {
 	Since    time.Time      `json:"since"` // when State was entered
 	Proof    string         `json:"proof"` // how the installed host proved itself
 	HostKey  string         `json:"host_key"`
+	Arch     string         `json:"arch"`
+	Method   hosts.Method   `json:"method"` // what led the machine to its installer last
+	Pinned   hosts.Method   `json:"pinned"` // the only way it may be led there; empty: any
 	Image    string         `json:"image"`
 	Flake    string         `json:"flake"`
 	Permit   hosts.Permit   `json:"permit"`
@@ -31,7 +34,17 @@ type Status struct {
 func status(h hosts.Host) Status {
 	return Status{Name: h.Name, MACs: h.MACs, State: h.State, Phase: h.Phase, Percent: h.Progress.Percent(),
 		Progress: h.Progress, Address: h.Address, System: h.System, Error: h.Error, Since: h.Since, Proof: h.Proven,
-		HostKey: h.HostKey, Image: h.Image, Flake: h.Flake, Permit: h.Permit, Event: h.LastEvent}
+		HostKey: h.HostKey, Arch: h.Arch, Method: h.Method, Pinned: h.Options.Method, Image: h.Image, Flake: h.Flake, Permit: h.Permit, Event: h.LastEvent}
+}
+
+// Serving is what the server answers, and where.
+type Serving struct {
+	Version    string   `json:"version"`
+	PID        int      `json:"pid"`
+	Interfaces []string `json:"interfaces"`
+	DHCP       string   `json:"dhcp"` // proxy, server or off
+	HTTP       int      `json:"http"` // port
+	Hold       bool     `json:"hold"` // unknown machines are shown how to be enrolled
 }
 
 // EnrollRequest is the body of POST /v1/hosts.
@@ -41,6 +54,7 @@ type EnrollRequest struct {
 	Image      string            `json:"image,omitempty"` // may be left out if there is one for the architecture
 	Board      string            `json:"board,omitempty"`
 	Address    string            `json:"address,omitempty"`
+	BootMethod string            `json:"boot_method,omitempty"` // hosts.ParseMethod; empty: whatever works
 	ExtraFiles string            `json:"extra_files,omitempty"` // absolute path on the server
 	DiskKeys   map[string][]byte `json:"disk_keys,omitempty"`   // installer path to content
 	Permit     time.Duration     `json:"permit"`                // nanoseconds

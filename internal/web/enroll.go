@@ -60,6 +60,12 @@ func (s *Server) check(ctx context.Context, r EnrollRequest) (hosts.Host, map[st
 	if r.Permit <= 0 {
 		return h, nil, errors.New("a permit needs a time to live: --permit 24h")
 	}
+	if r.BootMethod != "" {
+		var err error
+		if h.Options.Method, err = hosts.ParseMethod(r.BootMethod); err != nil {
+			return h, nil, err
+		}
+	}
 	for _, m := range r.MACs {
 		mac, err := hosts.ParseMAC(m)
 		if err != nil {

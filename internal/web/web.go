@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -29,10 +30,11 @@ type Server struct {
 	Socket  string // path of the Unix socket, mode 0600
 	Group   string // if set, members of this group may use it too
 	Flake   string // flake reference of the fleet
-	Version string
+	Serving Serving
 
 	Hosts  *hosts.Inventory
 	Images *images.Catalog
+	Traces *hosts.Traces
 	// Evaluate reads a host's platform (such as x86_64-linux) and layout from
 	// the flake.
 	Evaluate func(ctx context.Context, flake, host string) (system string, layout *disko.Layout, err error)
@@ -118,9 +120,7 @@ func (s *Server) routes() http.Handler {
 	e.HideBanner, e.HidePort = true, true
 	e.HTTPErrorHandler = s.fail
 	v1 := e.Group("/v1")
-	v1.GET("/version", func(c echo.Context) error {
-		return c.JSON(http.StatusOK, map[string]string{"version": s.Version})
-	})
+	v1.GET("/server", func(c echo.Context) error { return c.JSON(http.StatusOK, s.Serving) })
 	v1.GET("/hosts", s.list)
 	v1.POST("/hosts", s.enroll)
 	v1.GET("/hosts/:name", s.get)
@@ -130,6 +130,8 @@ func (s *Server) routes() http.Handler {
 	v1.GET("/hosts/:name/plan", s.plan)
 	v1.GET("/watch", s.watch)
 	v1.GET("/discovered", s.discovered)
+	v1.GET("/traces", func(c echo.Context) error { return c.JSON(http.StatusOK, s.Traces.List()) })
+	v1.GET("/traces/:machine", s.trace)
 	v1.GET("/images", s.listImages)
 	v1.POST("/images", s.addImage)
 	v1.POST("/images/:name/verify", s.verifyImage)
@@ -259,6 +261,29 @@ func number(s string) (uint64, error) {
 
 func (s *Server) discovered(c echo.Context) error {
 	return c.JSON(http.StatusOK, s.Hosts.Discovered())
+}
+
+// trace is the last netboot of a machine, by its MAC or by a host's name; of
+// several MACs, of the one that asked last.
+func (s *Server) trace(c echo.Context) error {
+	macs := []string{c.Param("machine")}
+	if mac, err := hosts.ParseMAC(macs[0]); err == nil {
+		macs[0] = mac
+	} else {
+		h, err := s.Hosts.Get(macs[0])
+		if err != nil {
+			return err
+		}
+		macs = h.MACs
+	}
+	for _, tr := range s.Traces.List() {
+		if slices.Contains(macs, tr.MAC) {
+			if tr, err := s.Traces.Get(tr.MAC); err == nil {
+				return c.JSON(http.StatusOK, tr)
+			}
+		}
+	}
+	return fmt.Errorf("%w: nothing was heard of %s since the server started", hosts.ErrNotFound, join(macs))
 }
 
 // watch streams News: first how each host stands, then what changes.

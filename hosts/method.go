@@ -1,0 +1,66 @@
+package hosts
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Method is how a machine is led to its installer: how its firmware is
+// answered, and what it loads. No single reply fits all firmware
+// (pxe/ladder.go). Either half may be empty: any.
+type Method struct {
+	Offer   string
+	Program string
+}
+
+// The offers.
+const (
+	OfferBINL  = "binl"  // PXE: the machine asks port 4011 for its file
+	OfferFirst = "first" // PXE: the file is in the first offer, and 43.6=8 says so
+	OfferPlain = "plain" // the file in a plain lease, as DHCP servers without PXE do; full DHCP mode only
+	OfferHTTP  = "http"  // UEFI HTTP boot
+	OfferROM   = "rom"   // an iPXE in ROM takes its script at once
+	OfferUBoot = "u-boot"
+)
+
+// The programs: iPXE, with the network driver of the firmware or with its own.
+const (
+	ProgramFirmware = "snponly"
+	ProgramNative   = "native"
+)
+
+// String is OFFER+PROGRAM, or the one that is there.
+func (m Method) String() string { return strings.Trim(m.Offer+"+"+m.Program, "+") }
+
+// ParseMethod reads what String writes and can be chosen: binl, first or
+// plain; snponly or native; or both, joined by "+".
+func ParseMethod(s string) (m Method, err error) {
+	for part := range strings.SplitSeq(s, "+") {
+		into := &m.Program
+		switch part {
+		case OfferBINL, OfferFirst, OfferPlain:
+			into = &m.Offer
+		case ProgramFirmware, ProgramNative:
+		default:
+			return m, fmt.Errorf("boot method %q: choose binl, first or plain; snponly or native; or both, such as first+snponly", s)
+		}
+		if *into != "" {
+			return m, fmt.Errorf("boot method %q names two of a kind: write one offer and one program, such as first+snponly", s)
+		}
+		*into = part
+	}
+	return m, nil
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (m Method) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler. It takes what was
+// remembered, which may be more than what can be chosen.
+func (m *Method) UnmarshalText(text []byte) error {
+	m.Offer, m.Program, _ = strings.Cut(string(text), "+")
+	if m.Offer == ProgramFirmware || m.Offer == ProgramNative {
+		m.Offer, m.Program = "", m.Offer
+	}
+	return nil
+}

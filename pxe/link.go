@@ -1,0 +1,168 @@
+package pxe
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+
+	"provision/hosts"
+)
+
+// link is one network interface that is served.
+type link struct {
+	name string
+	self netip.Addr   // our address on it
+	net  netip.Prefix // its network
+	mtu  int          // bytes
+	mac  string       // of the interface
+	sock sockets
+}
+
+// sockets are all that is listened on at one link.
+type sockets struct {
+	dhcp, binl, tftp *net.UDPConn // dhcp and binl are nil in mode Off
+	http             net.Listener
+}
+
+func (s *sockets) close() {
+	for _, c := range []*net.UDPConn{s.dhcp, s.binl, s.tftp} {
+		if c != nil {
+			c.Close()
+		}
+	}
+	if s.http != nil {
+		s.http.Close()
+	}
+}
+
+// openLink finds the first IPv4 address of the interface, and its network.
+func openLink(name string) (*link, error) {
+	ifi, err := net.InterfaceByName(name)
+	if err != nil {
+		return nil, fmt.Errorf("network interface %q does not exist; there are: %s", name, strings.Join(interfaceNames(), ", "))
+	}
+	addrs, err := ifi.Addrs()
+	if err != nil {
+		return nil, fmt.Errorf("addresses of %s: %w", name, err)
+	}
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() {
+			return &link{name: name, self: p.Addr(), net: p.Masked(), mtu: ifi.MTU, mac: ifi.HardwareAddr.String()}, nil
+		}
+	}
+	return nil, fmt.Errorf("network interface %s has no IPv4 address; give it one: ip address add ADDRESS/24 dev %s", name, name)
+}
+
+func interfaceNames() (names []string) {
+	all, _ := net.Interfaces()
+	for _, i := range all {
+		names = append(names, i.Name)
+	}
+	return names
+}
+
+// neighbour is the MAC of an address on the link, as the kernel resolved it
+// (proc_net(5), arp); "" if it did not. Who sends us TCP or answered UDP is in
+// that table.
+func (l *link) neighbour(addr netip.Addr) string {
+	f, err := os.Open("/proc/net/arp")
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		fields := strings.Fields(lines.Text()) // address, type, flags, MAC, mask, device
+		if len(fields) == 6 && fields[0] == addr.String() && fields[5] == l.name {
+			if mac, err := hosts.ParseMAC(fields[3]); err == nil {
+				return mac
+			}
+		}
+	}
+	return ""
+}
+
+// A subnet is addresses to hand out, on a link or behind a relay.
+type subnet struct {
+	*pool
+	prefix netip.Prefix
+	router netip.Addr // invalid: none is told
+}
+
+// subnets opens the pools of full DHCP mode. A range without a prefix length
+// is of the link that holds it; behind a relay it says its own.
+func (s *Server) openSubnets() error {
+	if s.Mode != Full {
+		return nil
+	}
+	avoid := []netip.Addr{s.Router}
+	for _, l := range s.links {
+		avoid = append(avoid, l.self)
+	}
+	for _, r := range s.Ranges {
+		sub := subnet{router: s.Router}
+		if r.Bits > 0 {
+			sub.prefix = netip.PrefixFrom(r.First, r.Bits).Masked()
+		}
+		for _, l := range s.links {
+			if l.net.Contains(r.First) {
+				sub.prefix = l.net
+			}
+		}
+		if !sub.prefix.IsValid() {
+			return fmt.Errorf("DHCP range %s is in the network of none of the interfaces (%s); for machines behind a relay write its prefix length, as in %s/24", r, s.where(), r)
+		}
+		if !sub.prefix.Contains(r.Last) {
+			return fmt.Errorf("DHCP range %s is not within %s", r, sub.prefix)
+		}
+		if slices.ContainsFunc(s.subnets, func(o subnet) bool { return o.prefix.Overlaps(sub.prefix) }) {
+			return fmt.Errorf("DHCP range %s: there is another range in %s; write one for each network", r, sub.prefix)
+		}
+		if !sub.prefix.Contains(s.Router) { // behind a relay, that is the router
+			sub.router = netip.Addr{}
+		}
+		var err error
+		if sub.pool, err = newPool(s.Store, r, s.Lease, s.Now, avoid...); err != nil {
+			return err
+		}
+		s.subnets = append(s.subnets, sub)
+	}
+	return nil
+}
+
+// where is the networks that are served, for messages.
+func (s *Server) where() string {
+	var all []string
+	for _, l := range s.links {
+		all = append(all, l.name+": "+l.net.String())
+	}
+	return strings.Join(all, ", ")
+}
+
+// subnetFor is the subnet of a request that came by a link, and by the relay
+// via if that is valid; nil if there is none.
+func (s *Server) subnetFor(l *link, via netip.Addr) *subnet {
+	at := l.self
+	if via.IsValid() {
+		at = via
+	}
+	for i := range s.subnets {
+		if s.subnets[i].prefix.Contains(at) {
+			return &s.subnets[i]
+		}
+	}
+	return nil
+}
+
+// linkTo is the link with this address of ours; the first if there is none.
+func (s *Server) linkTo(self string) *link {
+	for _, l := range s.links {
+		if l.self.String() == self {
+			return l
+		}
+	}
+	return s.links[0]
+}

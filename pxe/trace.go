@@ -1,0 +1,78 @@
+package pxe
+
+import (
+	"fmt"
+	"net/netip"
+	"regexp"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+
+	"provision/hosts"
+)
+
+// tokens are left out of what people read: while it lives, a token is a key.
+var tokens = regexp.MustCompile(`[0-9a-f]{32}`)
+
+// traceRequest keeps a DHCP request, and what it says about how far its sender
+// came.
+func (s *Server) traceRequest(l *link, from netip.AddrPort, port uint16, m *dhcpv4.DHCPv4, c client, h *hosts.Host) {
+	text := fmt.Sprintf("DHCP%s from %s", m.MessageType(), c)
+	if a := requested(m); a.IsValid() {
+		text += ", address " + a.String()
+	}
+	if via := addrOf(m.GatewayIPAddr); via.IsValid() {
+		text += ", by the relay " + via.String()
+	}
+	discover := m.MessageType() == dhcpv4.MessageTypeDiscover
+	if discover && c.Kind == ipxe {
+		s.ladders.note(c.MAC, func(cl *climb) { cl.ipxe = true })
+	}
+	p := hosts.Packet{From: from, To: netip.AddrPortFrom(l.self, port), Text: text, Data: m.ToBytes()}
+	s.Traces.Add(c.MAC, p, func(tr *hosts.Trace) {
+		if c.Kind == system {
+			return // what is booted by now asks too
+		}
+		tr.Client, tr.Arch, tr.Why = c.String(), c.processor(), ""
+		if h != nil {
+			tr.Host = h.Name
+		}
+		switch {
+		case discover && c.Kind == ipxe:
+			tr.Stage = hosts.StageIPXE
+		case discover:
+			tr.Stage = hosts.StageAsked
+			tr.Rounds++
+		case port == 4011:
+			tr.Stage = hosts.StageBINL
+		case m.MessageType() == dhcpv4.MessageTypeRequest && c.Kind != ipxe:
+			tr.Stage = hosts.StageAddress
+		}
+	})
+}
+
+func (s *Server) traceReply(l *link, to netip.AddrPort, port uint16, r *dhcpv4.DHCPv4, c client) {
+	text := "DHCP" + r.MessageType().String()
+	if a := addrOf(r.YourIPAddr); a.IsValid() {
+		text += " " + a.String()
+	}
+	if file := r.BootFileNameOption(); file != "" {
+		text += ", file " + tokens.ReplaceAllString(file, "…")
+	}
+	p := hosts.Packet{From: netip.AddrPortFrom(l.self, port), To: to, Sent: true, Text: text, Data: r.ToBytes()}
+	s.Traces.Add(c.MAC, p, nil)
+}
+
+// traceRefusal keeps why a machine is given nothing to boot.
+func (s *Server) traceRefusal(c client, why string) {
+	s.Traces.Note(c.MAC, func(tr *hosts.Trace) { tr.Stage, tr.Why = hosts.StageRefused, why })
+}
+
+// traceFile keeps that a machine fetches, or has fetched, a file of its boot.
+func (s *Server) traceFile(mac string, p hosts.Packet, stage hosts.Stage) {
+	p.Text = tokens.ReplaceAllString(p.Text, "…")
+	s.Traces.Add(mac, p, func(tr *hosts.Trace) {
+		if stage != "" {
+			tr.Stage, tr.Rounds = stage, 0
+		}
+	})
+}
