@@ -38,46 +38,51 @@ const (
 // A board is a kind of machine, as QEMU knows it.
 type board struct {
 	qemu       []string // the command line's beginning
-	cpu        string   // the model that is quickest to emulate; "max" takes half as long again
-	nic        string   // the usual model of network card; "": virtio-net-pci
+	cpu        string   // the model that is quickest to emulate
+	nic        string   // the usual model of network card
 	nicOptions string   // what follows the model
-	flash      string   // what the firmware's variables are at first, in UEFI's case without any boot options; "": none are kept
-	first      string   // what the text of the first boot option begins with; "": the firmware has no such options
+	vars       string   // what the firmware's variables are before its first boot; "": it keeps none
+	first      string   // what the text of the boot options begins with that come first; "": it has no such options
 }
 
-// board returns the kind of machine that has the firmware. Their files are where Debian and Ubuntu have them.
+// board returns the kind of machine that has the firmware. Files are where Debian and Ubuntu have them.
 func (f Firmware) board() (board, error) {
 	const (
 		ovmf, aavmf = "/usr/share/OVMF/OVMF_%s_4M.fd", "/usr/share/AAVMF/AAVMF_%s.fd"
 		noROM       = ",romfile=" // leaves out QEMU's iPXE, so that the firmware's own network drivers are used
 	)
-	pc := board{qemu: []string{"qemu-system-x86_64", "-machine", "q35", "-vga", "none"}, cpu: "qemu64"}
-	arm := board{qemu: []string{"qemu-system-aarch64", "-machine", "virt", "-device", "ich9-ahci"}, cpu: "cortex-a57", nicOptions: noROM}
-	uefi := func(b board, files, first, nicOptions string, args ...string) board {
-		b.qemu = append(append(b.qemu, "-drive", "if=pflash,unit=0,format=raw,readonly=on,file="+fmt.Sprintf(files, "CODE")), args...)
-		b.flash, b.first, b.nicOptions = fmt.Sprintf(files, "VARS"), "UEFI "+first, nicOptions
-		return b
+	pc := board{qemu: []string{"qemu-system-x86_64", "-machine", "q35", "-vga", "none"}, cpu: "qemu64",
+		nic: "virtio-net-pci", nicOptions: noROM}
+	arm := board{qemu: []string{"qemu-system-aarch64", "-machine", "virt", "-device", "ich9-ahci"}, cpu: "cortex-a57",
+		nic: "virtio-net-pci", nicOptions: noROM}
+	uefi := func(b board, files, first string) (board, error) {
+		b.qemu = append(b.qemu, "-drive", "if=pflash,unit=0,format=raw,readonly=on,file="+fmt.Sprintf(files, "CODE"))
+		b.vars, b.first = fmt.Sprintf(files, "VARS"), "UEFI "+first
+		return b, nil
 	}
 	switch f {
 	case "", OVMFPXE:
-		return uefi(pc, ovmf, "PXEv4", noROM), nil
+		return uefi(pc, ovmf, "PXEv4")
 	case OVMFHTTP:
-		return uefi(pc, ovmf, "HTTPv4", noROM), nil
+		return uefi(pc, ovmf, "HTTPv4")
 	case OVMFiPXE:
 		// iPXE's boot option is called PXEv4 too; the setting takes away the one of OVMF's own client.
-		return uefi(pc, ovmf, "PXEv4", "", "-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=n"), nil
+		pc.qemu = append(pc.qemu, "-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=n")
+		pc.nicOptions = ""
+		return uefi(pc, ovmf, "PXEv4")
 	case SeaBIOS:
 		// Without graphics, SeaBIOS shows its text screen, which iPXE prints on as well, on the serial port.
 		pc.qemu = append(pc.qemu, "-machine", "graphics=off", "-boot", "order=nc")
+		pc.nicOptions = ""
 		return pc, nil
 	case AAVMFPXE:
-		return uefi(arm, aavmf, "PXEv4", noROM), nil
+		return uefi(arm, aavmf, "PXEv4")
 	case AAVMFHTTP:
-		return uefi(arm, aavmf, "HTTPv4", noROM), nil
+		return uefi(arm, aavmf, "HTTPv4")
 	case UBoot:
 		arm.qemu = append(arm.qemu, "-bios", "/usr/lib/u-boot/qemu_arm64/u-boot.bin")
-		arm.nic = "e1000"       // U-Boot 2023.01 takes a virtio card's MAC for dc:dc:dc:dc:dc:dc
-		arm.flash = "/dev/null" // it makes its environment in flash itself
+		arm.nic = "e1000"      // U-Boot 2023.01 takes a virtio card's MAC for dc:dc:dc:dc:dc:dc
+		arm.vars = "/dev/null" // an environment of no bytes: it falls back to its own
 		return arm, nil
 	}
 	return board{}, fmt.Errorf("no firmware is called %q", f)
@@ -89,7 +94,7 @@ func (f Firmware) board() (board, error) {
 // QEMU's own bootindex is of no use for this: it would put HTTP boot, which OVMF tries for two minutes, in front of the
 // disks as well, and would undo at each boot what the machine itself did to the order.
 func (b board) firstBoot(ctx context.Context, hardware []string, disks int, vars string) error {
-	blank, err := os.ReadFile(b.flash)
+	blank, err := os.ReadFile(b.vars)
 	if err != nil {
 		return fmt.Errorf("find the firmware (Debian packages ovmf, qemu-efi-aarch64): %w", err)
 	}

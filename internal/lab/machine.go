@@ -165,7 +165,7 @@ func (m *Machine) args(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	if board.flash != "" {
+	if board.vars != "" {
 		vars := filepath.Join(m.Dir, m.Name+".vars.fd")
 		if _, err := os.Stat(vars); errors.Is(err, os.ErrNotExist) {
 			if err := board.firstBoot(ctx, args, len(m.Disks), vars); err != nil {
@@ -209,7 +209,7 @@ func (m *Machine) hardware(b board) ([]string, error) {
 	if m.LAN != nil {
 		uuid := "4c414200-0000-4000-8000-" + strings.ToLower(strings.ReplaceAll(m.MAC, ":", ""))
 		args = append(args, "-uuid", cmp.Or(m.UUID, uuid),
-			"-device", cmp.Or(m.NIC, b.nic, "virtio-net-pci")+",netdev=lan,mac="+m.MAC+b.nicOptions)
+			"-device", cmp.Or(m.NIC, b.nic)+",netdev=lan,mac="+m.MAC+b.nicOptions)
 	}
 	for i, disk := range m.Disks {
 		device, ok := map[string]string{
