@@ -102,11 +102,11 @@ func download(ctx context.Context, dir string, list []string) error {
 		return err
 	}
 	options := aptOptions(apt)
-	if _, err := run(ctx, "apt-get", append(options, "update")...); err != nil {
+	if _, err := outside(ctx, "apt-get", append(options, "update")...); err != nil {
 		return err
 	}
 	install := append(options, "install", "--yes", "--download-only", "--no-install-recommends")
-	if _, err := run(ctx, "apt-get", append(install, want...)...); err != nil {
+	if _, err := outside(ctx, "apt-get", append(install, want...)...); err != nil {
 		return err
 	}
 	files, err := filepath.Glob(apt + "/cache/archives/*.deb")

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -16,26 +17,97 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// firmware is OVMF as Debian and Ubuntu package it: CODE is the program, VARS an empty store for its variables.
-const firmware = "/usr/share/OVMF/OVMF_%s_4M.fd"
+// A Firmware is what a machine starts with. Unless it says otherwise, it tries the network over IPv4, then the disks,
+// then the rest.
+type Firmware string
+
+const (
+	OVMFPXE  Firmware = "ovmf-pxe"  // x86-64 UEFI with its own PXE client; the default
+	OVMFHTTP Firmware = "ovmf-http" // x86-64 UEFI: HTTP boot, no PXE before the disks
+	OVMFiPXE Firmware = "ovmf-ipxe" // x86-64 UEFI with iPXE in the network card's ROM
+	SeaBIOS  Firmware = "seabios"   // x86-64 BIOS with iPXE in the network card's ROM; it prints on the serial console
+
+	AAVMFPXE  Firmware = "aavmf-pxe"  // arm64 UEFI with its own PXE client
+	AAVMFHTTP Firmware = "aavmf-http" // arm64 UEFI: HTTP boot, no PXE before the disks
+
+	// UBoot is an arm64 board's firmware. It tries the disks and then the network; a key typed when it prints "Hit any
+	// key to stop autoboot" brings its prompt, "=> ". What saveenv saves there outlasts power cycles.
+	UBoot Firmware = "u-boot"
+)
+
+// A board is a kind of machine, as QEMU knows it.
+type board struct {
+	qemu       []string // the command line's beginning
+	cpu        string   // the model that is quickest to emulate
+	nic        string   // the usual model of network card
+	nicOptions string   // what follows the model
+	vars       string   // what the firmware's variables are before its first boot; "": it keeps none
+	first      string   // what the text of the boot options begins with that come first; "": it has no such options
+}
+
+// board returns the kind of machine that has the firmware. Files are where Debian and Ubuntu have them.
+func (f Firmware) board() (board, error) {
+	const (
+		ovmf, aavmf = "/usr/share/OVMF/OVMF_%s_4M.fd", "/usr/share/AAVMF/AAVMF_%s.fd"
+		noROM       = ",romfile=" // leaves out QEMU's iPXE, so that the firmware's own network drivers are used
+	)
+	pc := board{qemu: []string{"qemu-system-x86_64", "-machine", "q35", "-vga", "none"}, cpu: "qemu64",
+		nic: "virtio-net-pci", nicOptions: noROM}
+	arm := board{qemu: []string{"qemu-system-aarch64", "-machine", "virt", "-device", "ich9-ahci"}, cpu: "cortex-a57",
+		nic: "virtio-net-pci", nicOptions: noROM}
+	uefi := func(b board, files, first string) (board, error) {
+		b.qemu = append(b.qemu, "-drive", "if=pflash,unit=0,format=raw,readonly=on,file="+fmt.Sprintf(files, "CODE"))
+		b.vars, b.first = fmt.Sprintf(files, "VARS"), "UEFI "+first
+		return b, nil
+	}
+	switch f {
+	case "", OVMFPXE:
+		return uefi(pc, ovmf, "PXEv4")
+	case OVMFHTTP:
+		return uefi(pc, ovmf, "HTTPv4")
+	case OVMFiPXE:
+		// iPXE's boot option is called PXEv4 too; the setting takes away the one of OVMF's own client.
+		pc.qemu = append(pc.qemu, "-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=n")
+		pc.nicOptions = ""
+		return uefi(pc, ovmf, "PXEv4")
+	case SeaBIOS:
+		// Without graphics, SeaBIOS shows its text screen, which iPXE prints on as well, on the serial port.
+		pc.qemu = append(pc.qemu, "-machine", "graphics=off", "-boot", "order=nc")
+		pc.nicOptions = ""
+		return pc, nil
+	case AAVMFPXE:
+		return uefi(arm, aavmf, "PXEv4")
+	case AAVMFHTTP:
+		return uefi(arm, aavmf, "HTTPv4")
+	case UBoot:
+		arm.qemu = append(arm.qemu, "-bios", "/usr/lib/u-boot/qemu_arm64/u-boot.bin")
+		arm.nic = "e1000"      // U-Boot 2023.01 takes a virtio card's MAC for dc:dc:dc:dc:dc:dc
+		arm.vars = "/dev/null" // an environment of no bytes: it falls back to its own
+		return arm, nil
+	}
+	return board{}, fmt.Errorf("no firmware is called %q", f)
+}
 
 // firstBoot writes the firmware's variables for a machine of the given hardware to the file vars. It lets the firmware
-// find that hardware once, and then sets the order in which it boots: network, disks, the rest.
+// find that hardware once, and then sets the order in which it boots.
 //
 // QEMU's own bootindex is of no use for this: it would put HTTP boot, which OVMF tries for two minutes, in front of the
 // disks as well, and would undo at each boot what the machine itself did to the order.
-func firstBoot(ctx context.Context, hardware []string, disks int, vars string) error {
-	blank, err := os.ReadFile(fmt.Sprintf(firmware, "VARS"))
+func (b board) firstBoot(ctx context.Context, hardware []string, disks int, vars string) error {
+	blank, err := os.ReadFile(b.vars)
 	if err != nil {
-		return fmt.Errorf("find the firmware (Debian package ovmf): %w", err)
+		return fmt.Errorf("find the firmware (Debian packages ovmf, qemu-efi-aarch64): %w", err)
 	}
-	name, err := key(append([]string{"firmware 1", string(blank)}, hardware...))
+	if b.first == "" {
+		return writeFlash(vars, blank, armFlash)
+	}
+	name, err := key(append([]string{"firmware 1", b.first, string(blank)}, hardware...))
 	if err != nil {
 		return err
 	}
 	dir, err := keep(ctx, CacheDir(), "firmware-"+name, func(dir string) error {
 		store := filepath.Join(dir, "vars.fd")
-		if err := os.WriteFile(store, blank, 0o644); err != nil {
+		if err := writeFlash(store, blank, int64(len(blank))); err != nil {
 			return err
 		}
 		if err := enumerate(ctx, hardware, disks, store); err != nil {
@@ -45,10 +117,10 @@ func firstBoot(ctx context.Context, hardware []string, disks int, vars string) e
 		if err != nil {
 			return err
 		}
-		if err := networkFirst(data); err != nil {
+		if err := networkFirst(data, b.first); err != nil {
 			return err
 		}
-		return os.WriteFile(store, data, 0o644)
+		return writeFlash(store, data, int64(len(data)))
 	})
 	if err != nil {
 		return err
@@ -57,19 +129,30 @@ func firstBoot(ctx context.Context, hardware []string, disks int, vars string) e
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(vars, data, 0o644)
+	return writeFlash(vars, data, int64(len(data)))
+}
+
+// armFlash is the size in bytes of one of QEMU's two flash chips of a "virt" machine.
+const armFlash = 64 << 20
+
+// writeFlash writes what a flash chip holds to file; the zeros at its end take no room.
+func writeFlash(file string, data []byte, size int64) error {
+	if err := os.WriteFile(file, bytes.TrimRight(data, "\x00"), 0o644); err != nil {
+		return err
+	}
+	return os.Truncate(file, size)
 }
 
 // enumerate runs the firmware, with no cable in the network card and with empty disks, until it starts to boot. By
 // then it has stored a variable for each thing that it can boot from.
 func enumerate(ctx context.Context, hardware []string, disks int, store string) error {
-	args := append(slices.Clone(hardware), "-drive", "if=pflash,format=raw,file="+store, "-netdev", "hubport,id=lan,hubid=0")
+	args := append(slices.Clone(hardware), "-drive", "if=pflash,unit=1,format=raw,file="+store, "-netdev", "hubport,id=lan,hubid=0")
 	for i := range disks {
 		args = append(args, "-drive", fmt.Sprintf("if=none,id=disk%d,file=null-co://,format=raw,file.size=1G", i))
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", args...)
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	runtime.LockOSThread() // Pdeathsig watches the thread that started QEMU
 	defer runtime.UnlockOSThread()
 	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
@@ -87,7 +170,7 @@ func enumerate(ctx context.Context, hardware []string, disks int, store string) 
 	for {
 		n, err := stdout.Read(buf)
 		text = append(text, buf[:n]...)
-		if found, _ := first(text, []string{"BdsDxe:", ">>Start"}); found != "" {
+		if found, _ := first(text, []string{"BdsDxe:", ">>Start", "iPXE"}); found != "" {
 			cancel()
 			_ = cmd.Wait() // killed
 			return nil
@@ -99,9 +182,9 @@ func enumerate(ctx context.Context, hardware []string, disks int, store string) 
 	}
 }
 
-// networkFirst reorders the BootOrder variable in the contents of a variable store: PXE over IPv4, then what is no
-// network at all, then the other ways over the network.
-func networkFirst(store []byte) error {
+// networkFirst reorders the BootOrder variable in the contents of a variable store: the options whose text begins with
+// wanted, then what is no network at all, then the other ways over the network.
+func networkFirst(store []byte, wanted string) error {
 	order, err := variable(store, "BootOrder")
 	if err != nil {
 		return err
@@ -116,7 +199,7 @@ func networkFirst(store []byte) error {
 		}
 		rank[numbers[i]] = 1
 		switch name := description(option); {
-		case strings.Contains(name, "PXEv4"):
+		case strings.HasPrefix(name, wanted):
 			rank[numbers[i]] = 0
 		case strings.Contains(name, "PXE"), strings.Contains(name, "HTTP"):
 			rank[numbers[i]] = 3

@@ -9,26 +9,28 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
 )
 
-// A Machine is a PC with UEFI firmware, emulated by QEMU. The exported fields describe it; they are read when it is
-// switched on. Its firmware is set to try the network first (PXE over IPv4) and then the disks in their order, at each
-// boot; what runs on the machine can change that order, as on a real one.
+// A Machine is a PC or an arm64 machine, emulated by QEMU. The exported fields describe it; they are read when it is
+// switched on. Its firmware is set to try the network first and then the disks in their order, at each boot; what runs
+// on the machine can change that order, as on a real one.
 type Machine struct {
-	Name  string
-	Dir   string // for the firmware's variables and the console's recording, which outlast power cycles
-	LAN   *LAN   // nil: no network card
-	MAC   string
-	NIC   string // QEMU's name of the model: "virtio-net-pci" (the default), "e1000e", …
-	UUID  string // the SMBIOS system UUID; none: made from the MAC
-	Disks []Disk
-	MemMB int    // 0: 1536
-	CPUs  int    // 0: 2
-	CPU   string // QEMU's name of the model; "qemu64" by default, a third quicker to emulate than "max"
+	Name     string
+	Dir      string // for the firmware's variables and the console's recording, which outlast power cycles
+	Firmware Firmware
+	LAN      *LAN // nil: no network card
+	MAC      string
+	NIC      string // QEMU's name of the model: "virtio-net-pci" (the default, but for U-Boot "e1000"), "e1000e", …
+	UUID     string // the SMBIOS system UUID; none: made from the MAC
+	Disks    []Disk
+	MemMB    int    // 0: 1536
+	CPUs     int    // 0: 2
+	CPU      string // QEMU's name of the model; none: one that is quick to emulate
 
 	// Kernel, Initrd and Cmdline, if set, are booted instead of network and disks.
 	Kernel, Initrd, Cmdline string
@@ -71,7 +73,7 @@ func (m *Machine) Start(ctx context.Context) error {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", args...)
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.SysProcAttr = &unix.SysProcAttr{
 		Setpgid:   true, // a Ctrl-C on our terminal is not for the machine
 		Pdeathsig: unix.SIGKILL,
@@ -155,17 +157,24 @@ func (m *Machine) LogPath() string { return filepath.Join(m.Dir, m.Name+".log") 
 
 // args is QEMU's command line. It makes the firmware's variables and the tap if they are not there yet.
 func (m *Machine) args(ctx context.Context) ([]string, error) {
-	hardware, err := m.hardware()
+	board, err := m.Firmware.board()
 	if err != nil {
 		return nil, err
 	}
-	vars := filepath.Join(m.Dir, m.Name+".vars.fd")
-	if _, err := os.Stat(vars); errors.Is(err, os.ErrNotExist) {
-		if err := firstBoot(ctx, hardware, len(m.Disks), vars); err != nil {
-			return nil, fmt.Errorf("set up its firmware: %w", err)
-		}
+	args, err := m.hardware(board)
+	if err != nil {
+		return nil, err
 	}
-	args := append(hardware, "-name", m.Name, "-drive", "if=pflash,format=raw,file="+vars)
+	if board.vars != "" {
+		vars := filepath.Join(m.Dir, m.Name+".vars.fd")
+		if _, err := os.Stat(vars); errors.Is(err, os.ErrNotExist) {
+			if err := board.firstBoot(ctx, args, len(m.Disks), vars); err != nil {
+				return nil, fmt.Errorf("set up its firmware: %w", err)
+			}
+		}
+		args = append(args, "-drive", "if=pflash,unit=1,format=raw,file="+vars)
+	}
+	args = append(args, "-name", m.Name)
 	if m.Kernel != "" {
 		args = append(args, "-kernel", m.Kernel, "-initrd", m.Initrd, "-append", m.Cmdline)
 	}
@@ -189,22 +198,18 @@ func (m *Machine) args(ctx context.Context) ([]string, error) {
 
 // hardware is the part of QEMU's command line that says what the machine is made of, and not what that is connected
 // to: the network card needs a netdev called lan, the disks need drives called disk0, disk1, ….
-func (m *Machine) hardware() ([]string, error) {
-	args := []string{
-		"-machine", "q35", "-nodefaults", "-display", "none", "-vga", "none", "-monitor", "none",
+func (m *Machine) hardware(b board) ([]string, error) {
+	args := append(slices.Clone(b.qemu), "-nodefaults", "-display", "none", "-monitor", "none",
 		// Emulated always: where /dev/kvm exists, it may hang all the same.
-		"-accel", "tcg,thread=multi", "-cpu", cmp.Or(m.CPU, "qemu64"), "-smp", fmt.Sprint(cmp.Or(m.CPUs, 2)),
-		"-m", fmt.Sprint(cmp.Or(m.MemMB, 1536)), "-serial", "stdio", "-device", "virtio-rng-pci",
-		"-drive", "if=pflash,format=raw,readonly=on,file=" + fmt.Sprintf(firmware, "CODE"),
-	}
+		"-accel", "tcg,thread=multi", "-cpu", cmp.Or(m.CPU, b.cpu), "-smp", fmt.Sprint(cmp.Or(m.CPUs, 2)),
+		"-m", fmt.Sprint(cmp.Or(m.MemMB, 1536)), "-serial", "stdio", "-device", "virtio-rng-pci")
 	if !m.IPv6PXE {
 		args = append(args, "-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n")
 	}
 	if m.LAN != nil {
-		// romfile= leaves out QEMU's iPXE, so that the firmware's own PXE client is what netboots.
 		uuid := "4c414200-0000-4000-8000-" + strings.ToLower(strings.ReplaceAll(m.MAC, ":", ""))
 		args = append(args, "-uuid", cmp.Or(m.UUID, uuid),
-			"-device", cmp.Or(m.NIC, "virtio-net-pci")+",netdev=lan,romfile=,mac="+m.MAC)
+			"-device", cmp.Or(m.NIC, b.nic)+",netdev=lan,mac="+m.MAC+b.nicOptions)
 	}
 	for i, disk := range m.Disks {
 		device, ok := map[string]string{

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// marker tells a process that it already runs in the lab's namespaces.
+// marker tells a process that it already runs in the lab's namespaces, and the process that stayed outside: its id.
 const marker = "PROVISION_LAB_NAMESPACE"
 
 // InNamespace runs inside in network and mount namespaces of its own, and returns the exit status. It does so by
@@ -31,7 +31,7 @@ func InNamespace(inside func() int) int {
 	}
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Args[0] = os.Args[0]
-	cmd.Env = append(os.Environ(), marker+"=1")
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d", marker, os.Getpid()))
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &unix.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS,
@@ -112,6 +112,20 @@ func newNamespace(ctx context.Context) (namespace, error) {
 		return namespace{}, errors.Join(err, file.Close())
 	}
 	return ns, nil
+}
+
+// outside is run in the network namespace that InNamespace left, which may have a way to the internet.
+func outside(ctx context.Context, name string, args ...string) (string, error) {
+	pid := os.Getenv(marker)
+	if pid == "" {
+		return run(ctx, name, args...)
+	}
+	file, err := os.Open("/proc/" + pid + "/ns/net")
+	if err != nil {
+		return "", fmt.Errorf("find the host's network: %w", err)
+	}
+	out, err := namespace{file}.run(ctx, name, args...)
+	return out, errors.Join(err, file.Close())
 }
 
 // path names the namespace for the ip command.

@@ -117,11 +117,16 @@ func TestNetworkFirst(t *testing.T) {
 	for i, text := range []string{"UiApp", "UEFI Misc Device", "UEFI PXEv4 (MAC:1)", "UEFI HTTPv4 (MAC:1)", "UEFI Misc Device 2"} {
 		set("Boot000"+string(rune('0'+i)), 0x3f, option(text))
 	}
-	check(t, networkFirst(store))
-	order, err := variable(store, "BootOrder")
-	check(t, err)
-	if want := []byte{2, 0, 1, 0, 4, 0, 0, 0, 3, 0}; !bytes.Equal(order, want) {
-		t.Errorf("boot order is % x, want % x", order, want)
+	for wanted, want := range map[string][]byte{
+		"UEFI PXEv4":  {2, 0, 1, 0, 4, 0, 0, 0, 3, 0},
+		"UEFI HTTPv4": {3, 0, 1, 0, 4, 0, 0, 0, 2, 0},
+	} {
+		check(t, networkFirst(store, wanted))
+		order, err := variable(store, "BootOrder")
+		check(t, err)
+		if !bytes.Equal(order, want) {
+			t.Errorf("with %s first, the boot order is % x, want % x", wanted, order, want)
+		}
 	}
 }
 
