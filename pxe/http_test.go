@@ -225,3 +225,23 @@ func TestByteRange(t *testing.T) {
 		}
 	}
 }
+
+// imageFor is the name of an image of this architecture.
+func (s *Server) imageFor(t testing.TB, arch string) string {
+	t.Helper()
+	if arch == "x86_64" {
+		return "lab"
+	}
+	kernel := make([]byte, 70000)
+	copy(kernel[0x38:], "ARM\x64")
+	dir := t.TempDir()
+	src := images.Source{Kernel: filepath.Join(dir, "kernel"), Initrd: filepath.Join(dir, "initrd"), Cmdline: "init=/nix/store/x/init quiet"}
+	initrd := images.Overlay([]images.OverlayFile{{Path: "init", Mode: 0o755}})
+	if err := errors.Join(os.WriteFile(src.Kernel, kernel, 0o600), os.WriteFile(src.Initrd, initrd, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Images.Add(context.Background(), "arm", images.AArch64, src, nil); err != nil {
+		t.Fatal(err)
+	}
+	return "arm"
+}

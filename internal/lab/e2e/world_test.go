@@ -195,9 +195,9 @@ func (w *world) try(args ...string) (string, error) {
 }
 
 // enroll enrolls a machine, with the passphrase where the layout reads one.
-func (w *world) enroll(m *lab.Machine, host string) {
+func (w *world) enroll(m *lab.Machine, host string, flags ...string) {
 	w.t.Helper()
-	args := []string{"enroll", m.MAC, host}
+	args := append([]string{"enroll", m.MAC, host}, flags...)
 	if host != "alpha" {
 		key := filepath.Join(w.dir, "disk.key")
 		w.must(os.WriteFile(key, []byte(passphrase), 0o600))

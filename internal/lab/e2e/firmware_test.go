@@ -1,0 +1,65 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+
+	"provision/hosts"
+	"provision/internal/lab"
+)
+
+// TestFirmware: whatever a machine starts with leads it to the installer's
+// SSH, with us as the DHCP server and beside a home router's.
+func TestFirmware(t *testing.T) {
+	type client struct {
+		host     string
+		firmware lab.Firmware
+		pin      string // --boot-method
+		via      string // what asked
+		method   string // what led it to its script
+	}
+	for _, mode := range []string{"server", "proxy"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, mode)
+			for _, c := range []client{
+				{"alpha", lab.SeaBIOS, "", "iPXE x86 BIOS", "rom"},
+				{"bravo", lab.OVMFHTTP, "", "x86-64 UEFI HTTP", "http+native"},
+				{"charlie", lab.OVMFiPXE, "", "iPXE x86-64 UEFI", "rom"},
+				// iPXE in ROM stands for a PXE client of a BIOS, and loads
+				// undionly.kpxe, which uses its network driver.
+				{"alpha", lab.SeaBIOS, "snponly", "iPXE x86 BIOS", "first+snponly"},
+			} {
+				w.reachesInstaller(c.host, c.firmware, c.pin, c.via, c.method)
+			}
+		})
+	}
+}
+
+// reachesInstaller switches a new machine on, waits until its installer
+// answers with the boot's key, and takes the permit away again.
+func (w *world) reachesInstaller(host string, f lab.Firmware, pin, via, method string) {
+	w.t.Helper()
+	m := w.machine(host)
+	m.Firmware = f
+	if pin == "" {
+		w.enroll(m, host)
+	} else {
+		w.enroll(m, host, "--boot-method", pin)
+	}
+	w.on(m)
+	if out, err := w.try("wait", host, "--for", "live"); err != nil {
+		w.t.Fatalf("%s: %s\n%s\n%s", f, out, w.provision("logs", host), w.provision("capture", host))
+	}
+	w.provision("cancel", host)
+	w.must(m.PowerOff())
+	asked := w.await(host, "a boot", func(ev hosts.Event) bool { return ev.Kind == hosts.Netboot })
+	if !strings.HasPrefix(asked.Message, via+" asked") {
+		w.t.Errorf("%s: %s", f, asked.Message)
+	}
+	if s := w.status(host); s.Method.String() != method {
+		w.t.Errorf("%s: its boot method is %s, want %s", f, s.Method, method)
+	}
+	w.t.Logf("%s, %s:\n%s", f, w.mode, w.provision("capture", host))
+	w.provision("forget", host)
+}

@@ -1,0 +1,224 @@
+package pxe
+
+import (
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+	"github.com/insomniacslk/dhcp/iana"
+
+	"provision/hosts"
+)
+
+func addrPort(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
+
+// as makes a DISCOVER or REQUEST of some client.
+func as(t *testing.T, mac string, arch iana.Arch, vendor string, mods ...dhcpv4.Modifier) *dhcpv4.DHCPv4 {
+	t.Helper()
+	hw, err := net.ParseMAC(mac)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := []dhcpv4.Modifier{dhcpv4.WithHwAddr(hw), dhcpv4.WithMessageType(dhcpv4.MessageTypeDiscover),
+		dhcpv4.WithOption(dhcpv4.OptClientArch(arch)), dhcpv4.WithOption(dhcpv4.OptClassIdentifier(vendor))}
+	m, err := dhcpv4.New(append(all, mods...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func without(code dhcpv4.OptionCode) dhcpv4.Modifier {
+	return func(m *dhcpv4.DHCPv4) { m.Options.Del(code) }
+}
+
+// TestClients: what each kind of client is and gets, in both modes.
+func TestClients(t *testing.T) {
+	const pi = "dc:a6:32:01:02:03"
+	guid := func(b string) dhcpv4.Modifier {
+		return dhcpv4.WithGeneric(dhcpv4.OptionClientMachineIdentifier, []byte(b))
+	}
+	for _, tt := range []struct {
+		name, host, mac string
+		arch            iana.Arch
+		vendor          string
+		mods            []dhcpv4.Modifier
+		words           string
+		file, class     string // proxy mode; silence if empty
+	}{
+		{"BIOS", "x86_64", mac, 0, "PXEClient:Arch:00000:UNDI:002001", nil, "x86 BIOS PXE", "boot/T/undionly.kpxe", "PXEClient"},
+		{"x64", "x86_64", mac, 7, "PXEClient:Arch:00007:UNDI:003016", nil, "x86-64 UEFI PXE", "boot/T/ipxe.efi", "PXEClient"},
+		{"x64, 9", "x86_64", mac, 9, "PXEClient:Arch:00009:UNDI:003016", nil, "x86-64 UEFI PXE", "boot/T/ipxe.efi", "PXEClient"},
+		{"arm64", "aarch64", mac, 11, "PXEClient:Arch:00011:UNDI:003000", nil, "arm64 UEFI PXE", "boot/T/snponly-arm64.efi", "PXEClient"},
+		{"x64 HTTP", "x86_64", mac, 16, "HTTPClient:Arch:00016:UNDI:003001", nil, "x86-64 UEFI HTTP", "http://10.77.0.1/boot/T/ipxe.efi", "HTTPClient"},
+		{"arm64 HTTP", "aarch64", mac, 19, "HTTPClient:Arch:00019:UNDI:003000", nil, "arm64 UEFI HTTP", "http://10.77.0.1/boot/T/snponly-arm64.efi", "HTTPClient"},
+		{"U-Boot", "aarch64", mac, 22, "U-Boot.armv8", nil, "arm64 U-Boot", "boot/T/u-boot", ""},
+		{"U-Boot as UEFI", "aarch64", pi, 11, "PXEClient:Arch:00011:UNDI:003000", nil, "arm64 UEFI PXE", "boot/T/snponly-arm64.efi", "PXEClient"},
+		{"no option 93", "x86_64", mac, 0, "PXEClient:Arch:00007:UNDI:003016", []dhcpv4.Modifier{without(dhcpv4.OptionClientSystemArchitectureType)},
+			"x86-64 UEFI PXE", "boot/T/ipxe.efi", "PXEClient"},
+		{"a list of architectures", "x86_64", mac, 0, "PXEClient", []dhcpv4.Modifier{dhcpv4.WithOption(dhcpv4.OptClientArch(99, 7))}, "x86-64 UEFI PXE", "boot/T/ipxe.efi", "PXEClient"},
+		{"a plain PXEClient", "x86_64", mac, 0, "PXEClient", []dhcpv4.Modifier{without(dhcpv4.OptionClientSystemArchitectureType)}, "x86 BIOS PXE", "boot/T/undionly.kpxe", "PXEClient"},
+		{"IA32", "x86_64", mac, 6, "PXEClient:Arch:00006:UNDI:003016", nil, "IA32 UEFI PXE", "", ""},
+		{"arm64 for x86-64", "x86_64", mac, 11, "PXEClient:Arch:00011:UNDI:003000", nil, "arm64 UEFI PXE", "", ""},
+		{"a Pi 4", "aarch64", pi, 0, "PXEClient:Arch:00000:UNDI:002001", []dhcpv4.Modifier{guid("\x00RPi4\x31\xc0\x12\x00\x9d\x6e\xef\xe5\x01\x02\x03\x04")}, "Raspberry Pi boot ROM", "", ""},
+		{"a Pi 4 without option 60", "aarch64", mac, 0, "", []dhcpv4.Modifier{guid("\x00RPi4\x31\xc0\x12\x00\x9d\x6e\xef\xe5\x01\x02\x03\x04")}, "Raspberry Pi boot ROM", "", ""},
+		{"a Pi 3B", "x86_64", "b8:27:eb:01:02:03", 0, "PXEClient:Arch:00000:UNDI:002001", []dhcpv4.Modifier{guid("\x00DDDDDDDDDDDDDDDD")}, "Raspberry Pi boot ROM", "", ""},
+		{"Linux on a Pi", "aarch64", pi, 0, "", []dhcpv4.Modifier{without(dhcpv4.OptionClientSystemArchitectureType)}, "an operating system", "", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			for _, mode := range []Mode{Proxy, Full} {
+				s := server(t, mode)
+				_, err := s.Hosts.Enroll(hosts.Host{Name: "bravo", MACs: []string{tt.mac}, Arch: tt.host, Image: s.imageFor(t, tt.host)}, 1e12, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				m := as(t, tt.mac, tt.arch, tt.vendor, tt.mods...)
+				if c, err := identify(m); err != nil || c.String() != tt.words {
+					t.Fatalf("%s, %v", c, err)
+				}
+				r := s.dhcp(m)
+				file, class := "", ""
+				if r != nil {
+					file, class = tokenPattern.ReplaceAllString(r.BootFileNameOption(), "T"), r.ClassIdentifier()
+				}
+				if file != tt.file || class != tt.class || (r == nil) != (mode == Proxy && tt.file == "") {
+					t.Errorf("%s: file %q, class %q: %v", mode, file, class, r)
+				}
+				events, _ := s.Hosts.Events("bravo", 0)
+				refused := strings.Contains(events[len(events)-1].Message, "was refused: ")
+				if want := tt.file == "" && tt.words != "an operating system"; refused != want {
+					t.Errorf("%s: %s", mode, events[len(events)-1].Message)
+				}
+			}
+		})
+	}
+}
+
+// TestImageOfAnotherArchitecture: it is an event, and nothing is offered.
+func TestImageOfAnotherArchitecture(t *testing.T) {
+	s := server(t, Proxy)
+	if _, err := s.Hosts.Enroll(hosts.Host{Name: "bravo", MACs: []string{mac}, Arch: "aarch64", Image: "lab"}, 1e12, nil); err != nil {
+		t.Fatal(err)
+	}
+	if r := s.dhcp(as(t, mac, iana.EFI_ARM64, "PXEClient")); r != nil {
+		t.Error(r)
+	}
+	events, _ := s.Hosts.Events("bravo", 0)
+	if last := events[len(events)-1].Message; !strings.Contains(last, "image lab is for x86_64, and bravo is built for aarch64") {
+		t.Error(last)
+	}
+	if h, _ := s.Hosts.Get("bravo"); h.Permit.Boots != 0 {
+		t.Error("a boot was begun")
+	}
+}
+
+func relayed(giaddr string) dhcpv4.Modifier {
+	return func(m *dhcpv4.DHCPv4) {
+		m.GatewayIPAddr, m.HopCount = net.ParseIP(giaddr), 1
+		m.UpdateOption(dhcpv4.OptRelayAgentInfo(dhcpv4.OptGeneric(dhcpv4.GenericOptionCode(1), []byte("port 7"))))
+	}
+}
+
+// TestRelay: replies go to the relay, with its option 82; addresses come from
+// the range of its network, or not at all.
+func TestRelay(t *testing.T) {
+	discover := as(t, mac, iana.EFI_X86_64, "PXEClient:Arch:00007:UNDI:003016", relayed("10.9.0.1"))
+	for _, tt := range []struct {
+		mode   Mode
+		ranges []Range
+		yours  string
+		router string
+	}{
+		{mode: Proxy, yours: "0.0.0.0"},
+		{mode: Full},
+		{Full, []Range{{netip.MustParseAddr("10.9.0.50"), netip.MustParseAddr("10.9.0.50"), 24}}, "10.9.0.50", "10.9.0.1"},
+	} {
+		s := server(t, tt.mode)
+		s.Ranges = tt.ranges
+		if err := s.openSubnets(); err != nil {
+			t.Fatal(err)
+		}
+		s.mustEnroll(t, "bravo", mac)
+		r, to := s.handle(s.links[0], addrPort("10.9.0.1:67"), 67, discover, s.answerDHCP)
+		if tt.yours == "" {
+			events, _ := s.Hosts.Events("bravo", 0)
+			if r != nil || !strings.Contains(events[len(events)-1].Message, "through the relay 10.9.0.1, for whose network there are no addresses") {
+				t.Error(r, events)
+			}
+			continue
+		}
+		if r == nil || to != addrPort("10.9.0.1:67") || r.YourIPAddr.String() != tt.yours || r.BootFileName == "" || r.GatewayIPAddr.String() != "10.9.0.1" {
+			t.Fatalf("%s: to %s: %v", tt.mode, to, r)
+		}
+		if info := r.RelayAgentInfo(); info == nil || string(info.Get(dhcpv4.GenericOptionCode(1))) != "port 7" {
+			t.Errorf("%s: option 82 is %v", tt.mode, info)
+		}
+		if tt.router != "" && (len(r.Router()) != 1 || r.Router()[0].String() != tt.router) {
+			t.Errorf("router %v", r.Router())
+		}
+	}
+}
+
+// TestLinks: each interface has its own address and range; a host's NIC may
+// hang on either.
+func TestLinks(t *testing.T) {
+	s := server(t, Full)
+	s.subnets = nil
+	s.links = append(s.links, &link{name: "eth0.20", self: netip.MustParseAddr("10.88.0.1"), net: netip.MustParsePrefix("10.88.0.0/24")})
+	s.Ranges = []Range{{First: netip.MustParseAddr("10.77.0.100"), Last: netip.MustParseAddr("10.77.0.199")},
+		{First: netip.MustParseAddr("10.88.0.100"), Last: netip.MustParseAddr("10.88.0.199")}}
+	if err := s.openSubnets(); err != nil {
+		t.Fatal(err)
+	}
+	const second = "52:54:00:00:00:22"
+	if _, err := s.Hosts.Enroll(hosts.Host{Name: "bravo", MACs: []string{mac, second}, Arch: "x86_64", Image: "lab"}, 1e12, nil); err != nil {
+		t.Fatal(err)
+	}
+	for i, nic := range []string{mac, second} {
+		l := s.links[i]
+		r, _ := s.handle(l, addrPort("0.0.0.0:68"), 67, as(t, nic, iana.EFI_X86_64, "PXEClient:Arch:00007"), s.answerDHCP)
+		if r == nil || !l.net.Contains(addrOf(r.YourIPAddr)) || addrOf(r.ServerIPAddr) != l.self || r.BootFileName == "" {
+			t.Errorf("%s: %v", l.name, r)
+		}
+		if h, _ := s.Hosts.Get("bravo"); h.Boot.MAC != nic || h.Boot.Server != l.self.String() {
+			t.Errorf("%s: boot of %s by %s", l.name, h.Boot.MAC, h.Boot.Server)
+		}
+	}
+}
+
+func TestSubnetErrors(t *testing.T) {
+	for in, want := range map[string]string{
+		"10.66.0.1-10.66.0.9":                       "is in the network of none of the interfaces (eth0: 10.77.0.0/24); for machines behind a relay write its prefix length, as in 10.66.0.1-10.66.0.9/24",
+		"10.66.0.1-10.66.1.9/24":                    "is not within 10.66.0.0/24",
+		"10.77.0.1-10.78.0.9":                       "is not within 10.77.0.0/24",
+		"10.77.0.1-10.77.0.9,10.77.0.20-10.77.0.30": "there is another range in 10.77.0.0/24",
+	} {
+		s := server(t, Full)
+		s.subnets, s.Ranges = nil, nil
+		for part := range strings.SplitSeq(in, ",") {
+			r, err := ParseRange(part)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.Ranges = append(s.Ranges, r)
+		}
+		if err := s.openSubnets(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", in, err)
+		}
+	}
+}
+
+// TestUnicastRenewal: a system that has its address renews it from us, and is
+// answered there.
+func TestUnicastRenewal(t *testing.T) {
+	s := server(t, Full)
+	s.mustEnroll(t, "bravo", mac)
+	offer := s.dhcp(as(t, mac, 0, ""))
+	renew := as(t, mac, 0, "", dhcpv4.WithMessageType(dhcpv4.MessageTypeRequest), dhcpv4.WithClientIP(offer.YourIPAddr))
+	r, to := s.handle(s.links[0], netip.AddrPortFrom(addrOf(offer.YourIPAddr), 68), 67, renew, s.answerDHCP)
+	if r == nil || r.MessageType() != dhcpv4.MessageTypeAck || to != netip.AddrPortFrom(addrOf(offer.YourIPAddr), 68) {
+		t.Errorf("to %s: %v", to, r)
+	}
+}
