@@ -31,16 +31,17 @@ type deb struct {
 	Depends []string // names of other packages in the same folder, without cycles
 }
 
-// lines returns the words of an embedded list, one a line, without comments.
-func lines(list string) ([]string, error) {
+// lines returns an embedded list, one name a line, without comments and without what is for other architectures.
+func lines(list string, arch Arch) ([]string, error) {
 	data, err := guest.ReadFile("guest/" + list)
 	if err != nil {
 		return nil, err
 	}
 	var out []string
 	for line := range strings.Lines(string(data)) {
-		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
-			out = append(out, line)
+		words := strings.Fields(line)
+		if len(words) > 0 && words[0] != "#" && (len(words) == 1 || words[1] == string(arch)) {
+			out = append(out, words[0])
 		}
 	}
 	return out, nil
@@ -48,8 +49,8 @@ func lines(list string) ([]string, error) {
 
 // debs returns the packages that guests are made of, downloaded and with their dependencies resolved by apt against a
 // system that has nothing installed.
-func debs(ctx context.Context, cache string, log io.Writer) ([]deb, error) {
-	list, err := lines("packages")
+func debs(ctx context.Context, cache string, arch Arch, log io.Writer) ([]deb, error) {
+	list, err := lines("packages", arch)
 	if err != nil {
 		return nil, err
 	}
@@ -58,8 +59,8 @@ func debs(ctx context.Context, cache string, log io.Writer) ([]deb, error) {
 		return nil, err
 	}
 	dir, err := keep(ctx, cache, "debs-"+name, func(dir string) error {
-		fmt.Fprintf(log, "lab: downloading Debian packages from %s\n", mirror)
-		return download(ctx, dir, list)
+		fmt.Fprintf(log, "lab: downloading Debian packages for %s from %s\n", arch, mirror)
+		return download(ctx, dir, arch, list)
 	})
 	if err != nil {
 		return nil, err
@@ -79,7 +80,7 @@ func debs(ctx context.Context, cache string, log io.Writer) ([]deb, error) {
 }
 
 // download fills dir with the listed packages, all they depend on, and an index.json.
-func download(ctx context.Context, dir string, list []string) error {
+func download(ctx context.Context, dir string, arch Arch, list []string) error {
 	var want, skip []string
 	for _, name := range list {
 		if left, ok := strings.CutPrefix(name, "-"); ok {
@@ -101,7 +102,7 @@ func download(ctx context.Context, dir string, list []string) error {
 	if err := os.WriteFile(apt+"/status", nil, 0o644); err != nil {
 		return err
 	}
-	options := aptOptions(apt)
+	options := aptOptions(apt, arch)
 	if _, err := outside(ctx, "apt-get", append(options, "update")...); err != nil {
 		return err
 	}
@@ -133,13 +134,14 @@ func download(ctx context.Context, dir string, list []string) error {
 	return os.WriteFile(filepath.Join(dir, "index.json"), data, 0o644)
 }
 
-// aptOptions makes apt work in the folder apt, as if on an empty amd64 system.
-func aptOptions(apt string) []string {
+// aptOptions makes apt work in the folder apt, as if on an empty system of the architecture.
+func aptOptions(apt string, arch Arch) []string {
+	debian := arch.names().debian
 	var args []string
 	for _, option := range []string{
 		"Dir::State=" + apt + "/state", "Dir::State::status=" + apt + "/status", "Dir::Cache=" + apt + "/cache",
 		"Dir::Etc::sourcelist=" + apt + "/etc/sources.list", "Dir::Etc::sourceparts=" + apt + "/etc/parts",
-		"Dir::Etc::preferencesparts=" + apt + "/etc/parts", "APT::Architecture=amd64", "APT::Architectures::=amd64",
+		"Dir::Etc::preferencesparts=" + apt + "/etc/parts", "APT::Architecture=" + debian, "APT::Architectures::=" + debian,
 		"APT::Install-Recommends=false", "APT::Sandbox::User=root", "Acquire::Languages=none", "Acquire::Retries=3",
 		"Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false",
 	} {

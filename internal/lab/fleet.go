@@ -39,7 +39,7 @@ type Fleet struct {
 // Write makes dir the flake's folder, replacing what was there, and returns dir's absolute path, which is a flake
 // reference. What the hosts are made of comes from the folder cache.
 func (f Fleet) Write(ctx context.Context, cache, dir string, log io.Writer) (string, error) {
-	b, err := makeBase(ctx, cache, log)
+	b, err := makeBase(ctx, cache, X86_64, log)
 	if err != nil {
 		return "", err
 	}

@@ -21,22 +21,22 @@ var imageFiles embed.FS
 
 // recipe is the code that makes the image; a change of it makes a new one.
 //
-//go:embed cpio.go image.go tree.go
+//go:embed arch.go cpio.go image.go tree.go
 var recipe embed.FS
 
 // An Installer is a netboot image that honours the contract of nix-community's installer images: its stage 1 takes
 // SSH keys, host keys, network state and machine id from the root of the initrd, where the server appends them.
 // Without those it lets nobody in. It has no password and runs no agent.
 type Installer struct {
-	Kernel  string // path of a bzImage
+	Kernel  string // path of a bzImage, for aarch64 of an Image
 	Initrd  string // path of a compressed cpio, a multiple of four bytes long
 	Cmdline string // with the init= of this very image, without which it stops in stage 1
 }
 
 // Image returns the installer image, and builds it from Debian packages if it is not in the folder cache. What takes
 // long is told to log.
-func Image(ctx context.Context, cache string, log io.Writer) (Installer, error) {
-	dir, err := imageDir(ctx, cache, log)
+func Image(ctx context.Context, cache string, arch Arch, log io.Writer) (Installer, error) {
+	dir, err := imageDir(ctx, cache, arch, log)
 	if err != nil {
 		return Installer{}, err
 	}
@@ -45,21 +45,21 @@ func Image(ctx context.Context, cache string, log io.Writer) (Installer, error) 
 		return Installer{}, err
 	}
 	return Installer{
-		Kernel:  filepath.Join(dir, "bzImage-x86_64-linux"),
-		Initrd:  filepath.Join(dir, "initrd-x86_64-linux"),
+		Kernel:  filepath.Join(dir, arch.names().kernel+"-"+arch.names().system),
+		Initrd:  filepath.Join(dir, "initrd-"+arch.names().system),
 		Cmdline: string(cmdline),
 	}, nil
 }
 
-// ReleaseDir returns a folder that holds the installer image as a release of nixos-images does: bzImage-x86_64-linux,
-// initrd-x86_64-linux and netboot-x86_64-linux.ipxe, whose "kernel" line has the command line.
-func ReleaseDir(ctx context.Context, cache string, log io.Writer) (string, error) {
-	return imageDir(ctx, cache, log)
+// ReleaseDir returns a folder that holds the installer image as a release of nixos-images does: bzImage-x86_64-linux
+// or Image-aarch64-linux, initrd-ARCH-linux, and netboot-ARCH-linux.ipxe, whose "kernel" line has the command line.
+func ReleaseDir(ctx context.Context, cache string, arch Arch, log io.Writer) (string, error) {
+	return imageDir(ctx, cache, arch, log)
 }
 
 // imageDir returns the cached folder of the image, which has the shape of a release.
-func imageDir(ctx context.Context, cache string, log io.Writer) (string, error) {
-	b, err := makeBase(ctx, cache, log)
+func imageDir(ctx context.Context, cache string, arch Arch, log io.Writer) (string, error) {
+	b, err := makeBase(ctx, cache, arch, log)
 	if err != nil {
 		return "", err
 	}
@@ -68,36 +68,36 @@ func imageDir(ctx context.Context, cache string, log io.Writer) (string, error) 
 		return "", err
 	}
 	return keep(ctx, cache, "image-"+name, func(dir string) error {
-		fmt.Fprintln(log, "lab: packing the installer image")
+		fmt.Fprintln(log, "lab: packing the installer image for", arch)
 		return buildImage(ctx, b, name, dir)
 	})
 }
 
 // buildImage writes kernel, initrd, command line and iPXE script into dir.
 func buildImage(ctx context.Context, b base, name, dir string) error {
+	names := b.arch.names()
 	init := "/nix/store/" + name + "-nixos-system-nixos-installer-25.05.lab/init"
 	// The last two make TCG, which emulates every guard of the kernel dearly, boot in a bearable time.
-	params := "nohibernate loglevel=4 console=tty0 console=ttyS0,115200n8 mitigations=off cryptomgr.notests"
+	params := "nohibernate loglevel=4 console=tty0 console=" + names.console + ",115200n8 mitigations=off cryptomgr.notests"
+	kernel, initrd := names.kernel+"-"+names.system, "initrd-"+names.system
 	script := "#!ipxe\n# Use the cmdline variable to allow the user to specify custom kernel params\n" +
 		"# when chainloading this script from other iPXE scripts like netboot.xyz\n" +
-		"kernel bzImage-x86_64-linux init=" + init + " initrd=initrd-x86_64-linux " + params + " ${cmdline}\n" +
-		"initrd initrd-x86_64-linux\nboot\n"
-	for file, text := range map[string]string{
-		"cmdline":                   "init=" + init + " " + params,
-		"netboot-x86_64-linux.ipxe": script,
-	} {
-		if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o644); err != nil {
-			return err
-		}
-	}
-	kernel, err := os.ReadFile(b.kernel() + "/vmlinuz")
+		"kernel " + kernel + " init=" + init + " initrd=" + initrd + " " + params + " ${cmdline}\n" +
+		"initrd " + initrd + "\nboot\n"
+	vmlinuz, err := os.ReadFile(b.kernel() + "/vmlinuz")
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(dir+"/bzImage-x86_64-linux", kernel, 0o644); err != nil {
-		return err
+	for file, data := range map[string][]byte{
+		"cmdline":                           []byte("init=" + init + " " + params),
+		"netboot-" + names.system + ".ipxe": []byte(script),
+		kernel:                              vmlinuz,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, file), data, 0o644); err != nil {
+			return err
+		}
 	}
-	f, err := os.Create(dir + "/initrd-x86_64-linux")
+	f, err := os.Create(filepath.Join(dir, initrd))
 	if err != nil {
 		return err
 	}

@@ -10,10 +10,10 @@ import (
 
 // TestImage looks at the image's files, and whether it is built only once.
 func TestImage(t *testing.T) {
-	img, err := Image(t.Context(), CacheDir(), os.Stderr)
+	img, err := Image(t.Context(), CacheDir(), X86_64, os.Stderr)
 	check(t, err)
 	start := time.Now()
-	dir, err := ReleaseDir(t.Context(), CacheDir(), os.Stderr)
+	dir, err := ReleaseDir(t.Context(), CacheDir(), X86_64, os.Stderr)
 	check(t, err)
 	if took := time.Since(start); took > time.Second {
 		t.Errorf("the image took %s from the cache", took)

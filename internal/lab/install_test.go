@@ -88,7 +88,7 @@ func installByHand(t *testing.T, ctx context.Context, b bed, name string, disk D
 	flake, err := Fleet{AuthorizedKeys: string(login.Public)}.Write(ctx, CacheDir(), t.TempDir()+"/fleet", os.Stderr)
 	check(t, err)
 	host := newKey(t)
-	m := b.installer(t, &host, &login, disk)
+	m := b.installer(t, X86_64, &host, &login, disk)
 	lap := stopwatch(t)
 	check(t, m.Start(ctx))
 	address := b.up(t, ctx, m, "sshd is up")

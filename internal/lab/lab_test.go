@@ -44,9 +44,9 @@ func check(t *testing.T, err error) {
 }
 
 // installer returns a machine that boots the installer image, with the keys appended to its initrd as the server does.
-func (b bed) installer(t *testing.T, host, login *Key, disks ...Disk) *Machine {
+func (b bed) installer(t *testing.T, arch Arch, host, login *Key, disks ...Disk) *Machine {
 	t.Helper()
-	img, err := Image(t.Context(), CacheDir(), os.Stderr)
+	img, err := Image(t.Context(), CacheDir(), arch, os.Stderr)
 	check(t, err)
 	data, err := os.ReadFile(img.Initrd)
 	check(t, err)
@@ -68,16 +68,23 @@ func (b bed) installer(t *testing.T, host, login *Key, disks ...Disk) *Machine {
 		Name: "vm", Dir: dir, LAN: b.lan, MAC: "52:54:00:12:34:56", Disks: disks,
 		Kernel: img.Kernel, Initrd: path, Cmdline: img.Cmdline,
 	}
+	if arch == AArch64 {
+		m.Firmware = AAVMFPXE
+	}
 	t.Cleanup(func() { check(t, m.PowerOff()) })
 	return m
 }
 
-func TestInstallerHonoursContract(t *testing.T) {
+func TestInstallerHonoursContract(t *testing.T) { testContract(t, X86_64) }
+
+func TestArm64InstallerHonoursContractByHand(t *testing.T) { testContract(t, AArch64) }
+
+func testContract(t *testing.T, arch Arch) {
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	b := newBed(t)
 	host, login, stranger := newKey(t), newKey(t), newKey(t)
-	m := b.installer(t, &host, &login)
+	m := b.installer(t, arch, &host, &login)
 	lap := stopwatch(t)
 	check(t, m.Start(ctx))
 	address := b.up(t, ctx, m, "sshd is up")
@@ -118,7 +125,7 @@ func TestInstallerWithoutKeysLetsNobodyIn(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	b := newBed(t)
-	m := b.installer(t, nil, nil)
+	m := b.installer(t, X86_64, nil, nil)
 	check(t, m.Start(ctx))
 	address := b.up(t, ctx, m, "nobody can log in")
 	_, err := net.Dial("tcp", netip.AddrPortFrom(address, 22).String())
@@ -133,7 +140,7 @@ func TestInstallerWithoutKeysLetsNobodyIn(t *testing.T) {
 func TestInstallerNeedsItsCommandLine(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
-	m := newBed(t).installer(t, nil, nil)
+	m := newBed(t).installer(t, X86_64, nil, nil)
 	_, m.Cmdline, _ = strings.Cut(m.Cmdline, " ") // init= is its first word
 	check(t, m.Start(ctx))
 	_, err := m.Console().Expect(ctx, "stage 1: init= of this image is missing from the command line")

@@ -155,7 +155,7 @@ func TestClientIsOnTheLAN(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	b := newBed(t)
-	base, err := makeBase(ctx, CacheDir(), os.Stderr)
+	base, err := makeBase(ctx, CacheDir(), X86_64, os.Stderr)
 	check(t, err)
 	client, err := b.lan.Client(ctx, "probe", "52:54:00:00:00:99", netip.Prefix{})
 	check(t, err)

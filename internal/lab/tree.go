@@ -17,9 +17,10 @@ func unwanted() []string {
 	for _, path := range []string{
 		"./usr/share/doc*", "./usr/share/man*", "./usr/share/info*", "./usr/share/locale*", "./usr/share/lintian*",
 		"./usr/share/bash-completion*", "./usr/share/zsh*", "./usr/share/doc-base*", "./usr/share/bug*",
-		"./usr/share/initramfs-tools*", "./usr/lib/x86_64-linux-gnu/gconv*", "./usr/lib/systemd/system*",
+		"./usr/share/initramfs-tools*", "./usr/lib/*-linux-gnu/gconv*", "./usr/lib/systemd/system*",
 		"./lib/systemd/system/*", "./lib/udev/hwdb.d*", "./usr/lib/udev/hwdb.d*", "./etc/init.d*", "./etc/cron*",
-		"./etc/logrotate.d*", "./usr/lib/x86_64-linux-gnu/perl*", "./usr/share/perl*", "./usr/share/fish*",
+		"./etc/logrotate.d*", "./usr/lib/*-linux-gnu/perl*", "./usr/share/perl*", "./usr/share/fish*",
+		"./usr/lib/linux-image-*", // device trees
 	} {
 		out = append(out, "--exclude="+path)
 	}
@@ -28,6 +29,7 @@ func unwanted() []string {
 
 // A base is what all guests share: an unpacked userland, a kernel and its modules.
 type base struct {
+	arch Arch
 	dir  string
 	key  string
 	debs []deb
@@ -40,12 +42,12 @@ func (b base) root() string { return filepath.Join(b.dir, "root") }
 func (b base) kernel() string { return filepath.Join(b.dir, "kernel") }
 
 // makeBase unpacks the packages and picks the kernel modules that guests have.
-func makeBase(ctx context.Context, cache string, log io.Writer) (base, error) {
-	all, err := debs(ctx, cache, log)
+func makeBase(ctx context.Context, cache string, arch Arch, log io.Writer) (base, error) {
+	all, err := debs(ctx, cache, arch, log)
 	if err != nil {
 		return base{}, err
 	}
-	inputs := append([]string{"base 3"}, unwanted()...)
+	inputs := append([]string{"base 4", string(arch)}, unwanted()...)
 	for _, d := range all {
 		inputs = append(inputs, d.Name, d.Version)
 	}
@@ -54,14 +56,14 @@ func makeBase(ctx context.Context, cache string, log io.Writer) (base, error) {
 		return base{}, err
 	}
 	dir, err := keep(ctx, cache, "base-"+name, func(dir string) error {
-		fmt.Fprintf(log, "lab: unpacking %d packages\n", len(all))
-		return unpackAll(ctx, dir, all)
+		fmt.Fprintf(log, "lab: unpacking %d packages for %s\n", len(all), arch)
+		return unpackAll(ctx, dir, arch, all)
 	})
-	return base{dir: dir, key: name, debs: all}, err
+	return base{arch: arch, dir: dir, key: name, debs: all}, err
 }
 
 // unpackAll fills dir with root and kernel.
-func unpackAll(ctx context.Context, dir string, all []deb) error {
+func unpackAll(ctx context.Context, dir string, arch Arch, all []deb) error {
 	root := filepath.Join(dir, "root")
 	for _, name := range []string{"bin", "sbin", "lib", "lib64"} {
 		if err := os.MkdirAll(filepath.Join(root, "usr", name), 0o755); err != nil {
@@ -76,10 +78,7 @@ func unpackAll(ctx context.Context, dir string, all []deb) error {
 			return err
 		}
 	}
-	if _, err := run(ctx, "chroot", root, "/sbin/ldconfig"); err != nil {
-		return err
-	}
-	return pickKernel(ctx, root, filepath.Join(dir, "kernel"))
+	return pickKernel(ctx, arch, root, filepath.Join(dir, "kernel"))
 }
 
 // unpack extracts a package into the folder to, following the links of a merged /usr.
@@ -105,21 +104,21 @@ func unpack(ctx context.Context, file, to string, args ...string) error {
 }
 
 // pickKernel moves the kernel out of root into the folder to, with those modules that guests have.
-func pickKernel(ctx context.Context, root, to string) error {
+func pickKernel(ctx context.Context, arch Arch, root, to string) error {
 	versions, err := filepath.Glob(root + "/usr/lib/modules/*")
 	if err != nil || len(versions) != 1 {
 		return fmt.Errorf("want one kernel in %s, found %d", root, len(versions))
 	}
 	version := filepath.Base(versions[0])
-	if _, err := run(ctx, "chroot", root, "/sbin/depmod", version); err != nil {
+	if _, err := run(ctx, "depmod", "-b", root, version); err != nil {
 		return err
 	}
-	names, err := lines("modules")
+	names, err := lines("modules", arch)
 	if err != nil {
 		return err
 	}
-	show := append([]string{root, "/sbin/modprobe", "-S", version, "-a", "--show-depends"}, names...)
-	out, err := run(ctx, "chroot", show...)
+	show := append([]string{"-C", "/dev/null", "-d", root, "-S", version, "-a", "--show-depends"}, names...)
+	out, err := run(ctx, "modprobe", show...)
 	if err != nil {
 		return err
 	}
@@ -128,7 +127,7 @@ func pickKernel(ctx context.Context, root, to string) error {
 		if !ok { // "builtin NAME"
 			continue
 		}
-		path = strings.Fields(path)[0]
+		path = strings.TrimPrefix(strings.Fields(path)[0], root)
 		target := filepath.Join(to, path)
 		if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
 			return err
@@ -155,7 +154,7 @@ func finishKernel(ctx context.Context, root, to, version string) error {
 	if err := os.Rename(to+"/lib/modules", root+"/usr/lib/modules"); err != nil {
 		return err
 	}
-	if _, err := run(ctx, "chroot", root, "/sbin/depmod", version); err != nil {
+	if _, err := run(ctx, "depmod", "-b", root, version); err != nil {
 		return err
 	}
 	if err := os.Rename(root+"/usr/lib/modules", to+"/lib/modules"); err != nil {

@@ -72,7 +72,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 	d.env = append(lab.NixEnv(), "PROVISION_SOCKET="+d.path("sock"))
 
 	d.say("preparing an installer image and a flake (a few minutes the first time)")
-	release, err := lab.ReleaseDir(ctx, lab.CacheDir(), d.prefixed("setup", "90"))
+	release, err := lab.ReleaseDir(ctx, lab.CacheDir(), lab.X86_64, d.prefixed("setup", "90"))
 	if err != nil {
 		return err
 	}

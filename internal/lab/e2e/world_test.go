@@ -103,7 +103,7 @@ func newWorld(t *testing.T, mode string) *world {
 	w.must(err)
 	w.fleet = lab.Fleet{AuthorizedKeys: string(server) + string(w.login.Public)}
 	w.writeFleet()
-	release, err := lab.ReleaseDir(ctx, lab.CacheDir(), os.Stderr)
+	release, err := lab.ReleaseDir(ctx, lab.CacheDir(), lab.X86_64, os.Stderr)
 	w.must(err)
 	w.provision("images", "add", "lab", "--arch", "x86_64", "--from", release)
 	return w
