@@ -63,3 +63,26 @@ func (w *world) reachesInstaller(host string, f lab.Firmware, pin, via, method s
 	w.t.Logf("%s, %s:\n%s", f, w.mode, w.provision("capture", host))
 	w.provision("forget", host)
 }
+
+// TestHold: an unknown machine's screen shows how to enroll it, and it goes on
+// by itself once that is done.
+func TestHold(t *testing.T) {
+	w := newWorld(t, "proxy", "--unknown", "hold")
+	for _, c := range []struct {
+		host     string
+		firmware lab.Firmware
+	}{{"alpha", lab.SeaBIOS}, {"bravo", lab.OVMFPXE}} {
+		m := w.machine(c.host)
+		m.Firmware = c.firmware
+		w.on(m)
+		if _, err := m.Console().Expect(w.ctx, "provision enroll "+m.MAC+" HOST"); err != nil {
+			t.Fatal(err)
+		}
+		w.enroll(m, c.host)
+		if out, err := w.try("wait", c.host, "--for", "live"); err != nil {
+			t.Fatalf("%s\n%s", out, w.provision("logs", c.host))
+		}
+		w.provision("cancel", c.host)
+		w.must(m.PowerOff())
+	}
+}

@@ -46,6 +46,7 @@ type world struct {
 	login  lab.Key // may log in to the installed hosts, beside the server
 	fleet  lab.Fleet
 	mode   string
+	flags  []string // of serve, beside the usual ones
 
 	serve  *exec.Cmd
 	log    lockedBuffer
@@ -70,13 +71,13 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-// newWorld makes a LAN of its own, a server in the given DHCP mode on it, and
-// the fleet's flake. In proxy mode a home router leases the addresses.
-func newWorld(t *testing.T, mode string) *world {
+// newWorld makes a LAN of its own, a server in the given DHCP mode on it (and
+// with more flags, if there are any), and the fleet's flake. In proxy mode a home router leases the addresses.
+func newWorld(t *testing.T, mode string, flags ...string) *world {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	n := lans.Add(1)
-	w := &world{t: t, ctx: ctx, cancel: cancel, dir: t.TempDir(), mode: mode, number: n}
+	w := &world{t: t, ctx: ctx, cancel: cancel, dir: t.TempDir(), mode: mode, flags: flags, number: n}
 	t.Cleanup(cancel)
 	var err error
 	w.lan, err = lab.NewLAN(ctx, fmt.Sprintf("br%d", n), netip.MustParsePrefix(fmt.Sprintf("10.77.%d.1/24", n)))
@@ -145,7 +146,7 @@ func (w *world) start() {
 	if w.mode == "server" {
 		args = append(args, "--dhcp-range", w.addr(100).String()+"-"+w.addr(199).String())
 	}
-	w.serve = exec.Command(binary(w.t), args...)
+	w.serve = exec.Command(binary(w.t), append(args, w.flags...)...)
 	w.serve.Env = w.env()
 	w.serve.Stdout, w.serve.Stderr = &w.log, &w.log
 	w.must(w.serve.Start())
