@@ -86,3 +86,10 @@ func TestHold(t *testing.T) {
 		w.must(m.PowerOff())
 	}
 }
+
+// TestOwnPrograms: with --ipxe the folder's snponly.efi comes first.
+func TestOwnPrograms(t *testing.T) {
+	w := newWorld(t, "proxy", "--ipxe", "/usr/lib/ipxe")
+	w.reachesInstaller("alpha", lab.OVMFPXE, "", "x86-64 UEFI PXE", "binl+snponly")
+	w.reachesInstaller("bravo", lab.OVMFHTTP, "", "x86-64 UEFI HTTP", "http+snponly")
+}
