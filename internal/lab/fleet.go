@@ -18,11 +18,12 @@ import (
 //go:embed fleet
 var fleetFiles embed.FS
 
-// A Fleet describes a flake with three hosts:
+// A Fleet describes a flake with these hosts:
 //
 //	alpha    GPT: ESP, ext4
 //	bravo    GPT: ESP, LUKS (passwordFile /tmp/disk.key) on ext4
 //	charlie  GPT: ESP, swap, LUKS (settings.keyFile /tmp/disk.key, allowDiscards) on btrfs with subvolumes
+//	delta    GPT: ESP, ext4; for aarch64, and there only if the fleet has AArch64
 //
 // It needs neither nixpkgs nor any other input nor the network, and builds with nix 2.8 in seconds.
 type Fleet struct {
@@ -31,6 +32,8 @@ type Fleet struct {
 	ESPSize        string   // "192M" by default
 	LUKSFormatArgs []string // extraFormatArgs of the LUKS layouts; by default a key derivation that is cheap to emulate
 
+	// AArch64 adds the host delta, whose packages come from the cache as those of the others do. It is built on x86_64.
+	AArch64 bool
 	// EFIEntry makes the hosts' boot loader put itself in front of the firmware's boot order, as NixOS's does.
 	// Without it, the order is left alone and the firmware finds the disk's fallback loader.
 	EFIEntry bool
@@ -39,11 +42,7 @@ type Fleet struct {
 // Write makes dir the flake's folder, replacing what was there, and returns dir's absolute path, which is a flake
 // reference. What the hosts are made of comes from the folder cache.
 func (f Fleet) Write(ctx context.Context, cache, dir string, log io.Writer) (string, error) {
-	b, err := makeBase(ctx, cache, X86_64, log)
-	if err != nil {
-		return "", err
-	}
-	settings, err := f.settings(b)
+	settings, err := f.settings(ctx, cache, log)
 	if err != nil {
 		return "", err
 	}
@@ -70,7 +69,38 @@ func (f Fleet) Write(ctx context.Context, cache, dir string, log io.Writer) (str
 }
 
 // settings is the part of the flake that depends on options and packages, as JSON.
-func (f Fleet) settings(b base) ([]byte, error) {
+func (f Fleet) settings(ctx context.Context, cache string, log io.Writer) ([]byte, error) {
+	arches := []Arch{X86_64}
+	if f.AArch64 {
+		arches = append(arches, AArch64)
+	}
+	platforms := map[string]any{}
+	for _, arch := range arches {
+		b, err := makeBase(ctx, cache, arch, log)
+		if err != nil {
+			return nil, err
+		}
+		if platforms[arch.names().system], err = b.platform(); err != nil {
+			return nil, err
+		}
+	}
+	if f.Disk == "" {
+		f.Disk = "/dev/vda"
+	}
+	if f.ESPSize == "" {
+		f.ESPSize = "192M"
+	}
+	if f.LUKSFormatArgs == nil {
+		f.LUKSFormatArgs = []string{"--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"}
+	}
+	return json.MarshalIndent(map[string]any{
+		"platforms": platforms, "unwanted": strings.Join(unwanted(), " "),
+		"disk": f.Disk, "espSize": f.ESPSize, "luksFormatArgs": f.LUKSFormatArgs, "efiEntry": f.EFIEntry,
+	}, "", "\t")
+}
+
+// platform is what the hosts of one architecture are made of, for the flake's settings.
+func (b base) platform() (any, error) {
 	type pkg struct {
 		Name    string   `json:"name"`
 		Version string   `json:"version"`
@@ -92,22 +122,13 @@ func (f Fleet) settings(b base) ([]byte, error) {
 	for _, d := range wanted {
 		packages = append(packages, pkg{d.Name, letters.Replace(d.Version), d.File, append([]string{}, d.Depends...)})
 	}
-	if f.Disk == "" {
-		f.Disk = "/dev/vda"
-	}
-	if f.ESPSize == "" {
-		f.ESPSize = "192M"
-	}
-	if f.LUKSFormatArgs == nil {
-		f.LUKSFormatArgs = []string{"--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"}
-	}
-	return json.MarshalIndent(map[string]any{
-		"packages": packages,
-		"unwanted": strings.Join(unwanted(), " "),
-		"kernel":   map[string]string{"version": filepath.Base(versions[0]), "path": b.kernel()},
-		"disk":     f.Disk, "espSize": f.ESPSize, "luksFormatArgs": f.LUKSFormatArgs, "efiEntry": f.EFIEntry,
-		"kernelParams": "console=tty0 console=ttyS0,115200n8 loglevel=4 mitigations=off cryptomgr.notests",
-	}, "", "\t")
+	names := b.arch.names()
+	return map[string]any{
+		"packages":     packages,
+		"kernel":       map[string]string{"version": filepath.Base(versions[0]), "path": b.kernel(), "file": names.kernel},
+		"efi":          names.efi,
+		"kernelParams": "console=tty0 console=" + names.console + ",115200n8 loglevel=4 mitigations=off cryptomgr.notests",
+	}, nil
 }
 
 // closure returns the named packages and all that they depend on, but the kernel.

@@ -17,21 +17,40 @@ func TestFleet(t *testing.T) {
 	if _, err := output(plain); err == nil || !strings.Contains(err.Error(), "cannot convert a function to JSON") {
 		t.Errorf("plain nix eval of the layout: %v; with disko it fails for its functions", err)
 	}
+	if got := nix(t, "eval", "--json", dir+"#nixosConfigurations", "--apply", "builtins.attrNames"); got != `["alpha","bravo","charlie"]` {
+		t.Errorf("without AArch64 the hosts are %s", got)
+	}
 	for _, host := range []string{"alpha", "bravo", "charlie"} {
-		attr := dir + "#nixosConfigurations." + host
-		if got := nix(t, "eval", "--raw", attr+".pkgs.stdenv.hostPlatform.system"); got != "x86_64-linux" {
-			t.Errorf("%s is for %q", host, got)
+		testHost(t, dir, host, "x86_64-linux")
+	}
+}
+
+// TestArm64FleetByHand is TestFleet for arm64.
+func TestArm64FleetByHand(t *testing.T) {
+	dir, err := Fleet{AArch64: true}.Write(t.Context(), CacheDir(), t.TempDir()+"/fleet", os.Stderr)
+	check(t, err)
+	testHost(t, dir, "delta", "aarch64-linux")
+}
+
+// testHost builds a host of the flake in dir.
+func testHost(t *testing.T, dir, host, system string) {
+	t.Helper()
+	attr := dir + "#nixosConfigurations." + host
+	if got := nix(t, "eval", "--raw", attr+".pkgs.stdenv.hostPlatform.system"); got != system {
+		t.Errorf("%s is for %q", host, got)
+	}
+	var built []struct{ Outputs map[string]string }
+	check(t, json.Unmarshal([]byte(nix(t, "build", "--json", "--no-link", attr+".config.system.build.toplevel")), &built))
+	for _, entry := range []string{
+		"kernel", "initrd", "kernel-params", "init", "activate", "sw/bin/bash", "etc/os-release", "nixos-version",
+		"system", "bin/switch-to-configuration",
+	} {
+		if _, err := os.Stat(built[0].Outputs["out"] + "/" + entry); err != nil {
+			t.Errorf("toplevel of %s: %v", host, err)
 		}
-		var built []struct{ Outputs map[string]string }
-		check(t, json.Unmarshal([]byte(nix(t, "build", "--json", "--no-link", attr+".config.system.build.toplevel")), &built))
-		for _, entry := range []string{
-			"kernel", "initrd", "kernel-params", "init", "activate", "sw/bin/bash", "etc/os-release", "nixos-version",
-			"system", "bin/switch-to-configuration",
-		} {
-			if _, err := os.Stat(built[0].Outputs["out"] + "/" + entry); err != nil {
-				t.Errorf("toplevel of %s: %v", host, err)
-			}
-		}
+	}
+	if got, err := os.ReadFile(built[0].Outputs["out"] + "/system"); err != nil || string(got) != system {
+		t.Errorf("toplevel of %s is for %q: %v", host, got, err)
 	}
 }
 

@@ -1,4 +1,4 @@
-# A fleet of three hosts without nixpkgs: what provision reads of a flake is here in the shape that NixOS and disko give
+# A fleet of hosts without nixpkgs: what provision reads of a flake is here in the shape that NixOS and disko give
 # it, and what it installs are small bootable systems made of Debian packages.
 {
   description = "provision's lab fleet";
@@ -7,20 +7,24 @@
     let
       settings = builtins.fromJSON (builtins.readFile ./settings.json);
       layouts = import ./layouts.nix { inherit (settings) disk espSize luksFormatArgs; };
-      system = import ./system.nix {
-        inherit settings;
-        authorizedKeys = builtins.readFile ./authorized_keys;
-      };
+      toplevels = builtins.mapAttrs
+        (system: platform: import ./system.nix {
+          inherit settings system platform;
+          authorizedKeys = builtins.readFile ./authorized_keys;
+        })
+        settings.platforms;
+      systemOf = name: if name == "delta" then "aarch64-linux" else "x86_64-linux";
       host = name: layout: {
         config = {
           networking.hostName = name;
           disko.devices = layout;
-          system.build.toplevel = system { inherit name layout; };
+          system.build.toplevel = toplevels.${systemOf name} { inherit name layout; };
         };
-        pkgs.stdenv.hostPlatform.system = "x86_64-linux";
+        pkgs.stdenv.hostPlatform.system = systemOf name;
       };
     in
     {
-      nixosConfigurations = builtins.mapAttrs host layouts;
+      nixosConfigurations = builtins.mapAttrs host
+        (if settings.platforms ? aarch64-linux then layouts else builtins.removeAttrs layouts [ "delta" ]);
     };
 }

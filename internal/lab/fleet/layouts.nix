@@ -97,12 +97,14 @@ let
     nodev = { };
     zpool = { };
   };
-in
-{
-  alpha = one {
+  plain = one {
     ESP = esp;
     root = { size = "100%"; content = root; };
   };
+in
+{
+  alpha = plain;
+  delta = plain;
 
   bravo = one {
     ESP = esp;

@@ -1,5 +1,7 @@
-# Makes the toplevel of a host: the same entries as NixOS's, made of Debian packages, one store path each.
-{ settings, authorizedKeys }:
+# Makes the toplevel of a host: the same entries as NixOS's, made of Debian packages, one store path each. It is built on
+# x86_64 whatever the host is, so no builder runs a program of an
+# arm64 host.
+{ settings, system, platform, authorizedKeys }:
 let
   script = name: builtins.readFile (./builders + "/${name}");
   build = name: builder: env: derivation ({
@@ -20,11 +22,11 @@ let
         depends = map (d: packages.${d}) p.depends;
       };
     })
-    settings.packages);
+    platform.packages);
   all = builtins.attrValues packages;
   busybox = packages.busybox-static;
 
-  kernel = build "linux-${settings.kernel.version}" "kernel.sh" { tree = settings.kernel.path; };
+  kernel = build "linux-${platform.kernel.version}" "kernel.sh" { tree = platform.kernel.path; inherit (platform.kernel) file; };
   sw = build "system-path" "sw.sh" { packages = all; };
 
   # What the layout says about a running system.
@@ -55,7 +57,7 @@ let
   mounts = builtins.sort (a: b: a.mountpoint < b.mountpoint) (ofKind "mount" parts);
   early = builtins.filter (m: m.mountpoint == "/" || m.mountpoint == "/nix") mounts;
 
-  initrd = build "initrd-linux-${settings.kernel.version}" "initrd.sh" {
+  initrd = build "initrd-linux-${platform.kernel.version}" "initrd.sh" {
     inherit busybox sw;
     modules = kernel;
     init = script "initrd-init.sh";
@@ -77,10 +79,12 @@ in
 build "nixos-system-${name}-25.05.lab" "toplevel.sh" {
   inherit kernel initrd etc sw busybox;
   hostName = name;
+  hostSystem = system;
   efiEntry = if settings.efiEntry then "1" else "";
   init = script "init.sh";
   activate = script "activate.sh";
   switch = script "switch-to-configuration.sh";
   loader = packages.systemd-boot-efi;
-  kernelParams = settings.kernelParams;
+  kernelFile = platform.kernel.file;
+  inherit (platform) efi kernelParams;
 }

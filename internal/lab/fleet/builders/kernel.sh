@@ -1,6 +1,6 @@
-# Builds the kernel's store path: bzImage, and those of the installer's modules that the hosts need.
+# Builds the kernel's store path: bzImage or Image, and those of the installer's modules that the hosts need.
 mkdir "$out"
-cp "$tree/vmlinuz" "$out/bzImage"
+cp "$tree/vmlinuz" "$out/$file"
 cp -r "$tree/lib" "$out/lib"
 cd "$out"/lib/modules/*/kernel
 rm -rf fs/xfs fs/f2fs fs/squashfs fs/overlayfs drivers/cdrom drivers/md/raid* drivers/md/md-mod.ko \

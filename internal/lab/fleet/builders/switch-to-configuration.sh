@@ -15,8 +15,8 @@ generation=${generation%-link}
 mkdir -p /boot/EFI/nixos /boot/loader/entries
 if [ "$NIXOS_INSTALL_BOOTLOADER" = 1 ]; then
 	mkdir -p /boot/EFI/systemd /boot/EFI/BOOT
-	for target in EFI/systemd/systemd-bootx64.efi EFI/BOOT/BOOTX64.EFI; do
-		cp @loader@/usr/lib/systemd/boot/efi/systemd-bootx64.efi /boot/$target
+	for target in EFI/systemd/systemd-boot@efi@.efi EFI/BOOT/BOOT@efi@.EFI; do # FAT knows no upper and lower case
+		cp @loader@/usr/lib/systemd/boot/efi/systemd-boot@efi@.efi /boot/$target
 	done
 	echo "Copied systemd-boot to /boot/EFI/systemd and /boot/EFI/BOOT."
 	# NixOS's bootctl also puts an entry in front of the firmware's boot order.
@@ -25,7 +25,7 @@ if [ "$NIXOS_INSTALL_BOOTLOADER" = 1 ]; then
 		node=$(basename "$(readlink -f "$node")")
 		efibootmgr --quiet --create --disk "/dev/$(basename "$(dirname "$(readlink -f /sys/class/block/$node)")")" \
 			--part "$(cat /sys/class/block/$node/partition)" --label "Linux Boot Manager" \
-			--loader '\EFI\systemd\systemd-bootx64.efi'
+			--loader '\EFI\systemd\systemd-boot@efi@.efi'
 	fi
 fi
 # store FILE copies a file of the store to the ESP, under the name that NixOS gives it, and prints that.

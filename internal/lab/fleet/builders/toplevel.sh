@@ -1,17 +1,17 @@
 # Builds the system's store path, with the entries that NixOS's toplevel has.
 mkdir -p "$out/bin"
-ln -s "$kernel/bzImage" "$out/kernel"
+ln -s "$kernel/$kernelFile" "$out/kernel"
 ln -s "$kernel" "$out/kernel-modules"
 ln -s "$initrd/initrd" "$out/initrd"
 ln -s "$etc/etc" "$out/etc"
 ln -s "$sw" "$out/sw"
 printf %s "$kernelParams" >"$out/kernel-params"
 printf %s 25.05.lab >"$out/nixos-version"
-printf %s x86_64-linux >"$out/system"
+printf %s "$hostSystem" >"$out/system"
 fill() {
 	printf '#!%s\n' "$busybox/usr/bin/busybox sh"
 	printf '%s\n' "$1" | sed -e "s|@out@|$out|g" -e "s|@sw@|$sw|g" -e "s|@busybox@|$busybox/usr/bin/busybox|g" \
-		-e "s|@loader@|$loader|g" -e "s|@efiEntry@|$efiEntry|g" -e "s|@name@|$hostName|g"
+		-e "s|@loader@|$loader|g" -e "s|@efi@|$efi|g" -e "s|@efiEntry@|$efiEntry|g" -e "s|@name@|$hostName|g"
 }
 fill "$init" >"$out/init"
 fill "$activate" >"$out/activate"
