@@ -36,6 +36,44 @@ func TestFirmware(t *testing.T) {
 	}
 }
 
+// TestArm64 does the same with arm64 machines, and installs one completely.
+func TestArm64(t *testing.T) {
+	for _, mode := range []string{"server", "proxy"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, mode)
+			w.arm64()
+			w.reachesInstaller("delta", lab.AAVMFHTTP, "", "arm64 UEFI HTTP", "http+snponly")
+			w.reachesInstaller("delta", lab.UBoot, "", "arm64 U-Boot", "u-boot")
+			if mode == "proxy" {
+				w.reachesInstaller("delta", lab.AAVMFPXE, "", "arm64 UEFI PXE", "binl+snponly")
+				return
+			}
+			m := w.machine("delta")
+			m.Firmware = lab.AAVMFPXE
+			w.enroll(m, "delta")
+			w.on(m)
+			w.installed(m, "delta")
+			w.powerCycles(m, "delta")
+		})
+	}
+}
+
+// uboot types what a board's own boot script does. It takes no proxy's word
+// for the server, unless it is built with CONFIG_SERVERIP_FROM_PROXYDHCP.
+func (w *world) uboot(m *lab.Machine) {
+	w.t.Helper()
+	commands := "setenv autoload no; dhcp; pxe get && pxe boot\n"
+	if w.mode == "proxy" {
+		commands = "setenv autoload no; dhcp; setenv serverip " + w.addr(1).String() + "; pxe get && pxe boot\n"
+	}
+	for _, step := range []struct{ prompt, text string }{{"stop autoboot", " "}, {"=> ", commands}} {
+		_, err := m.Console().Expect(w.ctx, step.prompt)
+		w.must(err)
+		w.must(m.Console().Type(step.text))
+	}
+}
+
 // reachesInstaller switches a new machine on, waits until its installer
 // answers with the boot's key, and takes the permit away again.
 func (w *world) reachesInstaller(host string, f lab.Firmware, pin, via, method string) {
@@ -48,6 +86,9 @@ func (w *world) reachesInstaller(host string, f lab.Firmware, pin, via, method s
 		w.enroll(m, host, "--boot-method", pin)
 	}
 	w.on(m)
+	if f == lab.UBoot {
+		w.uboot(m)
+	}
 	if out, err := w.try("wait", host, "--for", "live"); err != nil {
 		w.t.Fatalf("%s: %s\n%s\n%s", f, out, w.provision("logs", host), w.provision("capture", host))
 	}

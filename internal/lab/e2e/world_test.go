@@ -110,6 +110,16 @@ func newWorld(t *testing.T, mode string, flags ...string) *world {
 	return w
 }
 
+// arm64 gives the fleet its arm64 host, delta, and the server an image for it.
+func (w *world) arm64() {
+	w.t.Helper()
+	w.fleet.AArch64 = true
+	w.writeFleet()
+	release, err := lab.ReleaseDir(w.ctx, lab.CacheDir(), lab.AArch64, os.Stderr)
+	w.must(err)
+	w.provision("images", "add", "arm", "--arch", "aarch64", "--from", release)
+}
+
 func (w *world) writeFleet() {
 	w.t.Helper()
 	_, err := w.fleet.Write(w.ctx, lab.CacheDir(), w.flake, os.Stderr)
@@ -199,7 +209,7 @@ func (w *world) try(args ...string) (string, error) {
 func (w *world) enroll(m *lab.Machine, host string, flags ...string) {
 	w.t.Helper()
 	args := append([]string{"enroll", m.MAC, host}, flags...)
-	if host != "alpha" {
+	if host != "alpha" && host != "delta" {
 		key := filepath.Join(w.dir, "disk.key")
 		w.must(os.WriteFile(key, []byte(passphrase), 0o600))
 		args = append(args, "--disk-encryption-key", "/tmp/disk.key="+key)
