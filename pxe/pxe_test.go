@@ -363,16 +363,3 @@ func TestTFTPNames(t *testing.T) {
 		t.Error("the program is served after its boot went on")
 	}
 }
-
-func TestReadRequest(t *testing.T) {
-	for in, want := range map[string]string{
-		"\x00\x01name\x00octet\x00": "name", "\x00\x01name\x00OCTET\x00tsize\x000\x00": "name",
-		"\x00\x01name\x00netascii\x00": "", "\x00\x02name\x00octet\x00": "", "\x00\x01name\x00octet": "",
-		"\x00\x01name": "", "\x00\x01": "", "": "", "\x00\x04\x00\x01": "",
-	} {
-		name, ok := readRequest([]byte(in))
-		if name != want || ok != (want != "") {
-			t.Errorf("%q: %q, %v", in, name, ok)
-		}
-	}
-}
