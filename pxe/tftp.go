@@ -62,9 +62,10 @@ const (
 	// or more. One that was not repeated for so long is not waited for.
 	tftpPatience = 10 * time.Second
 
-	// A request may arrive twice. So long after a file went out whole, the
-	// same client's request for it is the old one.
-	tftpLinger = time.Second
+	// A request may arrive twice. So long after a file went out whole, another
+	// from the same port is the old one. (Firmware that does mean it asks again
+	// after a second or more.)
+	tftpLinger = time.Second / 4
 )
 
 var (

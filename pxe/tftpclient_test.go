@@ -65,6 +65,10 @@ func file(content io.Reader, size int) tftpFile {
 	return tftpFile{content: io.NopCloser(content), size: int64(size)}
 }
 
+type readFunc func(p []byte) (int, error)
+
+func (f readFunc) Read(p []byte) (int, error) { return f(p) }
+
 type closer func()
 
 func (c closer) Close() error { c(); return nil }
@@ -82,6 +86,18 @@ func (s *shelf) said(text string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return strings.Contains(strings.Join(s.texts, "\n"), text)
+}
+
+// whole waits for the end of a transfer.
+func (s *shelf) whole(t testing.TB) bool {
+	t.Helper()
+	select {
+	case whole := <-s.ended:
+		return whole
+	case <-time.After(20 * time.Second):
+		t.Fatal("no transfer ended")
+		return false
+	}
 }
 
 func (s *shelf) count() int {

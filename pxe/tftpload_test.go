@@ -85,7 +85,7 @@ func TestTFTPThousandClients(t *testing.T) {
 		f.download(io.Discard, p, 1468)
 	}
 	for range clients {
-		if !<-s.ended {
+		if !s.whole(t) {
 			t.Error("not whole")
 		}
 	}
@@ -110,7 +110,7 @@ func TestTFTPVanishingClients(t *testing.T) {
 	}
 	began := time.Now()
 	for range 1000 {
-		if <-s.ended {
+		if s.whole(t) {
 			t.Fatal("whole")
 		}
 	}
@@ -148,7 +148,7 @@ func TestTFTPWaiting(t *testing.T) {
 		f.ack(1)
 	}
 	for range MaxTransfers + 1 {
-		if !<-s.ended {
+		if !s.whole(t) {
 			t.Fatal("not whole")
 		}
 	}
