@@ -2,11 +2,13 @@ package pxe
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"fmt"
 	"io"
 	"maps"
 	"math/rand"
+	"net"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -264,6 +266,37 @@ func TestTFTPRefusals(t *testing.T) {
 	f.ask(request("///dir//file"))
 	f.expect("\x00\x03\x00\x01" + string(s.files["dir/file"]))
 	f.ack(1)
+}
+
+// The server's own files, on an interface with an MTU of its own.
+func TestServeTFTP(t *testing.T) {
+	s := server(t, Full)
+	s.Interface = "lo"
+	h := s.begin(t)
+	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.serveTFTP(ctx, conn) }()
+	f := newROM(t, conn.LocalAddr().(*net.UDPAddr).AddrPort())
+	dir := "boot/" + h.Boot.Token
+	f.ask(request("boot/00000000000000000000000000000000/ipxe.efi"))
+	f.ask(request("boot/hold/autoexec.ipxe"))
+	f.ask(request(dir + "/autoexec.ipxe"))
+	f.expect("\x00\x05\x00\x01file not found\x00")
+	f.ask(request("/"+dir+"//ipxe.efi", "blksize", "65464", "tsize", "0"))
+	if got := f.options(); got["blksize"] != "65464" || got["tsize"] != "4" { // lo has an MTU of 65536
+		t.Error(got)
+	}
+	f.ack(0)
+	f.expect("\x00\x03\x00\x01iPXE")
+	f.ack(1)
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
 }
 
 // What goes wrong with a file is told to the client, in words that tell it no

@@ -154,6 +154,22 @@ func TestTFTPWaiting(t *testing.T) {
 	}
 }
 
+// A client that asked long ago, and not again, is not sent anything.
+func TestTFTPGivesUpWaiting(t *testing.T) {
+	g := &gate{tftpServer: &tftpServer{}, ctx: t.Context(), places: make(chan struct{}, 1), waiting: make(chan *transfer, 2), known: make(map[conversation]*transfer)}
+	ended := false
+	gone := &transfer{tftpRequest: tftpRequest{name: "gone"}, file: file(nil, 0), asked: time.Now().Add(-tftpPatience - time.Second)}
+	gone.file.done = func(bool) { ended = true }
+	here := &transfer{tftpRequest: tftpRequest{name: "here"}, file: file(nil, 0), asked: time.Now()}
+	for _, w := range []*transfer{gone, here} {
+		g.duplicate(w, nil)
+		g.waiting <- w
+	}
+	if got := g.next(); got != here || !ended || len(g.known) != 1 || len(g.places) != 1 {
+		t.Errorf("%s got the place; ended %v, %d known, %d places", got.name, ended, len(g.known), len(g.places))
+	}
+}
+
 // When the server stops, clients that listen are told so, and none is waited
 // for.
 func TestTFTPStops(t *testing.T) {
