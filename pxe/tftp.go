@@ -204,5 +204,5 @@ func (t *transfer) outcome(err error) string {
 // byClient reports whether the error is an ERROR packet of the client.
 func byClient(err error) bool {
 	var network net.Error
-	return err != nil && err != errUnreadable && err != errStopping && !errors.As(err, &network)
+	return err != errUnreadable && err != errStopping && !errors.As(err, &network)
 }
