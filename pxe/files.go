@@ -2,11 +2,11 @@ package pxe
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/netip"
-	"os"
 	"path"
 	"strings"
 
@@ -30,96 +30,81 @@ import (
 
 const bootPath = "boot/"
 
-var (
-	errNotServed = errors.New("not served") // to be met with silence: a stranger learns nothing
-	errNoFile    = errors.New("file not found")
-)
-
-// file is something that a machine may have, and what follows when it has it.
-type file struct {
-	io.ReaderAt
-	size int64 // bytes
-	done func(whole bool)
+// serveTFTP serves them on one link.
+func (s *Server) serveTFTP(ctx context.Context, l *link) error {
+	t := &tftpServer{MTU: l.mtu, Log: s.Log,
+		Open: func(name string, client netip.AddrPort) (tftpFile, error) { return s.open(l, name, client) },
+		Seen: func(client netip.AddrPort, sent bool, packet []byte, text string) { s.traceTFTP(l, client, sent, packet, text) }}
+	return t.Run(ctx, l.sock.tftp)
 }
 
 // open looks up a file that the machine at this address asks for by TFTP.
-func (s *Server) open(l *link, name string, from netip.AddrPort) (file, error) {
-	name = strings.TrimPrefix(strings.ReplaceAll(name, "//", "/"), "/")
+func (s *Server) open(l *link, name string, from netip.AddrPort) (tftpFile, error) {
 	rest, ok := strings.CutPrefix(name, bootPath)
 	if !ok {
 		return s.openByNeighbour(l, name, from)
 	}
 	token, name, _ := strings.Cut(rest, "/")
 	if token == "hold" && s.Hold {
-		return s.program("", name, nil)
+		return s.program("", name)
 	}
 	h, err := s.Hosts.ByToken(token)
 	if err != nil || h.Boot.Token != token || !h.Boot.Serves(s.Now()) || h.State != hosts.Booting {
-		return file{}, errNotServed
+		return tftpFile{}, errNotServed
 	}
-	return s.openOfBoot(l, h, name, from)
+	return s.openOfBoot(h, name, from)
 }
 
 // openOfBoot opens a file of the boot that the host has now.
-func (s *Server) openOfBoot(l *link, h hosts.Host, name string, from netip.AddrPort) (file, error) {
+func (s *Server) openOfBoot(h hosts.Host, name string, from netip.AddrPort) (tftpFile, error) {
 	client := from.Addr().Unmap().String()
 	switch name {
 	case pxelinux(h.Boot.MAC):
 		h, err := s.claim(h.Boot.Token, client, name, hosts.Method{Offer: hosts.OfferUBoot})
 		if err != nil {
-			return file{}, err
+			return tftpFile{}, err
 		}
 		img, err := s.Images.Get(h.Image)
 		if err != nil {
-			return file{}, err
+			return tftpFile{}, err
 		}
-		s.traceFile(h.Boot.MAC, s.said(l, from, "U-Boot fetched its configuration"), hosts.StageScript)
+		s.reached(h.Boot.MAC, hosts.StageScript)
 		return text(s.ubootConfig(h, img.Cmdline)), nil
 	case "kernel", "initrd":
 		h, err := s.claim(h.Boot.Token, client, name, hosts.Method{})
 		if err != nil {
-			return file{}, err
+			return tftpFile{}, err
 		}
-		s.traceFile(h.Boot.MAC, s.said(l, from, name+" by TFTP"), hosts.Stage(name))
+		s.reached(h.Boot.MAC, hosts.Stage(name))
 		return s.imageFile(h, name, client)
 	}
 	if !s.fresh(h) {
-		return file{}, errNotServed
+		return tftpFile{}, errNotServed
 	}
-	return s.program(h.Boot.MAC, name, func(stage hosts.Stage) {
-		s.traceFile(h.Boot.MAC, s.said(l, from, string(stage)+" "+name), stage)
-	})
+	return s.program(h.Boot.MAC, name)
 }
 
-// program opens a boot program. The machine's ladder hears of it, and so does
-// tell, which may be nil.
-func (s *Server) program(mac, name string, tell func(hosts.Stage)) (file, error) {
+// program opens a boot program. The machine's ladder hears of it.
+func (s *Server) program(mac, name string) (tftpFile, error) {
 	data := s.programs[name]
 	if data == nil {
-		return file{}, errNoFile
+		return tftpFile{}, errNoFile
 	}
 	s.ladders.note(mac, func(cl *climb) { cl.asked = true })
-	if tell != nil {
-		tell(hosts.StageProgram)
-	}
-	f := file{ReaderAt: bytes.NewReader(data), size: int64(len(data))}
-	f.done = func(whole bool) {
-		if !whole {
-			return // to ask for the size alone is customary, too
+	s.reached(mac, hosts.StageProgram)
+	return tftpFile{content: io.NopCloser(bytes.NewReader(data)), size: int64(len(data)), done: func(whole bool) {
+		if whole { // to ask for the size alone is customary, too
+			s.ladders.note(mac, func(cl *climb) { cl.loaded = true })
+			s.reached(mac, hosts.StageLoaded)
 		}
-		s.ladders.note(mac, func(cl *climb) { cl.loaded = true })
-		if tell != nil {
-			tell(hosts.StageLoaded)
-		}
-	}
-	return f, nil
+	}}, nil
 }
 
 // openByNeighbour serves a machine that names no boot, if its MAC is known.
-func (s *Server) openByNeighbour(l *link, name string, from netip.AddrPort) (file, error) {
+func (s *Server) openByNeighbour(l *link, name string, from netip.AddrPort) (tftpFile, error) {
 	mac := l.neighbour(from.Addr().Unmap())
 	if mac == "" {
-		return file{}, errNotServed
+		return tftpFile{}, errNotServed
 	}
 	c := client{MAC: mac, Kind: uboot, Arch: iana.UBOOT_ARM64}
 	if name != pxelinux(mac) {
@@ -133,22 +118,22 @@ func (s *Server) openByNeighbour(l *link, name string, from netip.AddrPort) (fil
 			s.Hosts.See(hosts.Discovered{MAC: mac, Arch: c.String()})
 		}
 		if s.Hold && s.Mode == Off && c.Kind == firmware {
-			return s.program("", name, nil)
+			return s.program("", name)
 		}
-		return file{}, errNotServed
+		return tftpFile{}, errNotServed
 	}
 	if err != nil {
-		return file{}, err
+		return tftpFile{}, err
 	}
 	if a := s.decide(c, &h); a.Load == nothing || a.Load == local {
-		return file{}, errNoFile
+		return tftpFile{}, errNoFile
 	}
 	boot, err := s.boot(l, c, h)
 	if err != nil || boot.Token == "" {
-		return file{}, errors.Join(errNoFile, err)
+		return tftpFile{}, errors.Join(errNoFile, err)
 	}
 	h.Boot, h.State = boot, hosts.Booting
-	return s.openOfBoot(l, h, name, from)
+	return s.openOfBoot(h, name, from)
 }
 
 // programArch is the architecture of the clients that load a program.
@@ -178,23 +163,26 @@ func (s *Server) claim(token, client, name string, how hosts.Method) (hosts.Host
 
 // imageFile opens the kernel or the initrd of a host's image, the initrd with
 // the boot's overlay. When its last byte is out, the token is used up.
-func (s *Server) imageFile(h hosts.Host, name, client string) (file, error) {
+func (s *Server) imageFile(h hosts.Host, name, client string) (tftpFile, error) {
 	img, err := s.Images.Get(h.Image)
 	if err != nil {
-		return file{}, err
+		return tftpFile{}, err
 	}
 	what, tail := img.Kernel, []byte(nil)
 	if name == "initrd" {
 		if what, tail, err = s.initrd(h, img); err != nil {
-			return file{}, err
+			return tftpFile{}, err
 		}
 	}
 	f, err := s.Images.OpenFile(what)
 	if err != nil {
-		return file{}, err
+		return tftpFile{}, err
 	}
-	return file{ReaderAt: joined{f, what.Size, tail}, size: what.Size + int64(len(tail)), done: func(whole bool) {
-		f.Close()
+	whole := struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(f, bytes.NewReader(tail)), f}
+	return tftpFile{content: whole, size: what.Size + int64(len(tail)), done: func(whole bool) {
 		if whole && name == "initrd" {
 			s.started(h, client)
 		}
@@ -212,35 +200,11 @@ func (s *Server) started(h hosts.Host, client string) {
 	if _, err := s.Hosts.UseBoot(h.Boot.Token, hosts.Fetch{Client: client, File: "initrd whole", Whole: true}); err != nil && !errors.Is(err, hosts.ErrRefused) {
 		s.Log.Error("use a boot up", "host", h.Name, "err", err)
 	}
-	s.Traces.Note(h.Boot.MAC, func(tr *hosts.Trace) { tr.Stage, tr.Last = hosts.StageStarted, s.Now() })
+	s.reached(h.Boot.MAC, hosts.StageStarted)
 }
 
-// joined is a file with bytes appended.
-type joined struct {
-	f    *os.File
-	size int64
-	tail []byte
-}
-
-// ReadAt implements io.ReaderAt.
-func (j joined) ReadAt(p []byte, at int64) (n int, err error) {
-	if at < j.size {
-		if n, err = j.f.ReadAt(p[:min(int64(len(p)), j.size-at)], at); err != nil && err != io.EOF || n == len(p) {
-			return n, err
-		}
-		at += int64(n)
-	}
-	m, err := bytes.NewReader(j.tail).ReadAt(p[n:], at-j.size)
-	return n + m, err
-}
-
-func text(s string) file {
-	return file{ReaderAt: strings.NewReader(s), size: int64(len(s)), done: func(bool) {}}
-}
-
-// said is what a machine said over TFTP or HTTP, in words.
-func (s *Server) said(l *link, from netip.AddrPort, words string) hosts.Packet {
-	return hosts.Packet{From: from, To: netip.AddrPortFrom(l.self, 69), Text: words}
+func text(s string) tftpFile {
+	return tftpFile{content: io.NopCloser(strings.NewReader(s)), size: int64(len(s))}
 }
 
 // pxelinux is the name of a machine's configuration, as PXELINUX and U-Boot

@@ -1,7 +1,7 @@
 package pxe
 
 import (
-	"net/netip"
+	"bytes"
 	"testing"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
@@ -50,23 +50,40 @@ func FuzzDHCP(f *testing.F) {
 	})
 }
 
-// FuzzTFTP feeds datagrams to the gate in front of the TFTP server: only the
-// program of the one live boot may pass.
+// FuzzTFTP feeds datagrams to the parser in front of the TFTP server: only the
+// program of the one live boot may pass, and the library sees nothing odd.
 func FuzzTFTP(f *testing.F) {
 	s := server(f, Full)
 	h := s.begin(f)
 	s.mustEnroll(f, "done", "52:54:00:12:34:57")
 	good := "boot/" + h.Boot.Token + "/ipxe.efi"
+	for _, captured := range capturedRequests(f) {
+		f.Add(captured)
+		f.Add(bytes.Replace(captured, []byte("foo"), []byte("boot/"+h.Boot.Token), 1))
+	}
 	f.Add([]byte("\x00\x01" + good + "\x00octet\x00tsize\x000\x00blksize\x001468\x00"))
-	f.Add([]byte("\x00\x01ipxe.efi\x00octet\x00"))
+	f.Add([]byte("\x00\x01//" + good + "\x00netascii\x00tsize\x00x\x00blksize\x000\x00timeout\x000\x00"))
 	f.Add([]byte("\x00\x02" + good + "\x00octet\x00"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		name, ok := readRequest(data)
+		r, ok := parseTFTP(data)
 		if !ok {
 			return
 		}
-		if _, err := s.open(s.links[0], name, netip.MustParseAddrPort("10.77.0.104:1024")); err == nil && name != good && name != "/"+good {
-			t.Errorf("%q is served", name)
+		if file, err := s.open(s.links[0], r.name, addrPort("10.77.0.104:1024")); err == nil {
+			file.close(false)
+			if r.name != good {
+				t.Errorf("%q is served", r.name)
+			}
+		}
+		if r.write || !r.octet {
+			return
+		}
+		p := r.packet()
+		if len(p) > 512 {
+			t.Errorf("%d bytes do not fit the library's buffer", len(p))
+		}
+		if again, ok := parseTFTP(p); !ok || again != r {
+			t.Errorf("%+v became %+v, %v", r, again, ok)
 		}
 	})
 }

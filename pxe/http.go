@@ -86,6 +86,9 @@ func remote(c echo.Context) netip.AddrPort {
 func (s *Server) serveBoot(l *link, c echo.Context) error {
 	token, name := c.Param("token"), c.Param("file")
 	if s.programs[name] != nil {
+		if h, err := s.Hosts.ByToken(token); err == nil {
+			s.traceHTTP(l, remote(c), h.Boot.MAC, c.Request().Method, name)
+		}
 		f, err := s.open(l, bootPath+token+"/"+name, remote(c))
 		return s.serveContent(c, f, err)
 	}
@@ -116,10 +119,9 @@ func (s *Server) serveImage(l *link, c echo.Context, h hosts.Host, name string) 
 		s.tell(h, "its image cannot be served: %s", err)
 		return echo.ErrNotFound
 	}
+	s.traceHTTP(l, remote(c), h.Boot.MAC, c.Request().Method, name)
 	if name == "script" || name == "kernel" || name == "initrd" {
-		p := s.said(l, remote(c), "HTTP "+c.Request().Method+" "+name)
-		p.To = netip.AddrPortFrom(l.self, uint16(s.HTTPPort))
-		s.traceFile(h.Boot.MAC, p, hosts.Stage(name))
+		s.reached(h.Boot.MAC, hosts.Stage(name))
 	}
 	switch name {
 	case "script":
@@ -151,7 +153,7 @@ func (s *Server) method(token string) hosts.Method {
 }
 
 // serveContent serves a boot program over HTTP.
-func (s *Server) serveContent(c echo.Context, f file, err error) error {
+func (s *Server) serveContent(c echo.Context, f tftpFile, err error) error {
 	if err != nil {
 		if errors.Is(err, errNoFile) {
 			c.Set("known", true)
@@ -160,8 +162,16 @@ func (s *Server) serveContent(c echo.Context, f file, err error) error {
 	}
 	c.Set("known", true)
 	c.Response().Header().Set("Content-Type", "application/efi")
-	http.ServeContent(c.Response(), c.Request(), "", time.Time{}, io.NewSectionReader(f, 0, f.size))
-	f.done(c.Request().Method == http.MethodGet && c.Response().Size == f.size)
+	c.Response().Header().Set("Content-Length", strconv.FormatInt(f.size, 10)) // UEFI asks for it by HEAD
+	c.Response().WriteHeader(http.StatusOK)
+	sent := int64(0)
+	if c.Request().Method == http.MethodGet {
+		sent, err = io.Copy(c.Response(), f.content)
+	}
+	f.close(sent == f.size)
+	if err != nil {
+		s.Log.Debug("boot program not sent whole", "to", c.Request().RemoteAddr, "err", err)
+	}
 	return nil
 }
 

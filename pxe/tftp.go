@@ -1,95 +1,208 @@
 package pxe
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
-	"strings"
-	"sync/atomic"
+	"net/netip"
+	"os"
 	"time"
 
 	"github.com/pin/tftp/v3"
+	"golang.org/x/sys/unix"
 )
 
-// serveTFTP hands out iPXE, lock-step: strict boot ROMs agreed to nothing
-// else.
-func (s *Server) serveTFTP(ctx context.Context, l *link) error {
-	g := &gate{UDPConn: l.sock.tftp, server: s, link: l}
-	srv := tftp.NewServer(func(name string, to io.ReaderFrom) error {
-		defer g.active.Add(-1)
-		remote := to.(tftp.OutgoingTransfer).RemoteAddr()
-		f, err := s.open(l, name, remote.AddrPort())
-		if err != nil {
-			return err
-		}
-		_, err = to.ReadFrom(io.NewSectionReader(f, 0, f.size))
-		f.done(err == nil)
-		return nil
-	}, nil)
-	srv.SetTimeout(time.Second)
-	srv.SetRetries(8)
-	srv.SetBlockSizeNegotiation(false)
-	srv.SetBlockSize(1468)
-	done := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() { defer close(done); srv.Shutdown() })
-	err := srv.Serve(g)
-	if !stop() {
-		<-done // Shutdown waits for the transfers
+// tftpFile is a file that a client may have.
+type tftpFile struct {
+	content io.ReadCloser
+	size    int64
+	done    func(whole bool) // called once, when the transfer ended or did not come about; may be nil
+}
+
+func (f tftpFile) close(whole bool) {
+	f.content.Close()
+	if f.done != nil {
+		f.done(whole)
 	}
+}
+
+// tftpServer hands out files on one link, lock-step: strict boot ROMs agreed
+// to nothing else.
+type tftpServer struct {
+	MTU int // of the link; it bounds blksize
+
+	// Open finds the file for a request, and is called once for each, from
+	// several goroutines. To errNotServed the answer is silence: an ERROR
+	// packet would tell a stranger that there is a server. Any other error is
+	// sent to the client: iPXE looks for autoexec.ipxe beside itself, and waits
+	// 20 seconds for an answer.
+	Open func(name string, client netip.AddrPort) (tftpFile, error)
+
+	// Seen is told of each request that Open did not leave unanswered, of each
+	// ERROR packet sent for one, and, in words, of how each transfer ended. It
+	// may be nil.
+	Seen func(client netip.AddrPort, sent bool, packet []byte, text string)
+
+	Log *slog.Logger
+}
+
+const (
+	// MaxTransfers bounds the TFTP transfers at one time, and the requests
+	// that wait for one to end. A token is seen by the whole LAN, and each
+	// request with it, from whatever source address, keeps a socket busy for
+	// some seconds.
+	MaxTransfers = 1024
+
+	// Firmware repeats a request after 1 to 5 seconds, and gives up after 15
+	// or more. A request that was not repeated for so long waits no longer.
+	tftpPatience = 10 * time.Second
+
+	// A request may arrive twice. So long after a file went out whole, another
+	// from the same port is the old one. (Firmware that does mean it asks again
+	// after a second or more.)
+	tftpLinger = time.Second / 4
+)
+
+var (
+	errNotServed  = errors.New("not served")
+	errNoFile     = errors.New("file not found")
+	errReadOnly   = errors.New("files can only be read")
+	errOctetOnly  = errors.New("only octet mode is served")
+	errUnreadable = errors.New("the server cannot read the file")
+	errStopping   = errors.New("the server stops")
+)
+
+// Run serves until ctx ends, and then returns nil. The transfers under way end
+// with it, those that wait for their client within a second.
+func (t *tftpServer) Run(ctx context.Context, conn *net.UDPConn) error {
+	if err := roomFor(conn, 4*MaxTransfers); err != nil {
+		return fmt.Errorf("serve TFTP: %w", err)
+	}
+	serving, stop := context.WithCancel(ctx)
+	defer stop()
+	g := &gate{UDPConn: conn, tftpServer: t, ctx: serving,
+		places: make(chan struct{}, MaxTransfers), waiting: make(chan *transfer, MaxTransfers), known: make(map[conversation]*transfer)}
+	library := tftp.NewServer(g.transfer, nil)
+	library.SetHook(g)
+	library.SetTimeout(time.Second) // a Pi hangs on a packet that is repeated sooner
+	library.SetRetries(8)
+	library.SetBackoff(g.backoff)
+	library.SetBlockSizeNegotiation(false) // the gate has done it
+	g.shutdown = library.Shutdown
+	defer context.AfterFunc(serving, func() { conn.Close() })()
+	received := make(chan error, 1)
+	go func() {
+		defer stop()
+		received <- g.receive()
+	}()
+	err := library.Serve(g)
+	stop()
+	err = errors.Join(err, <-received)
+	g.sendAway()
 	if ctx.Err() != nil || closed(err) {
 		return nil
 	}
 	return fmt.Errorf("serve TFTP: %w", err)
 }
 
-// gate lets only read requests through that name the folder of a live boot.
-type gate struct {
-	*net.UDPConn
-	server *Server
-	link   *link
-	active atomic.Int32 // transfers under way
+// roomFor lets so many small packets wait in a socket's buffer. By default it
+// is some 270, and machines may well be switched on by the hundred.
+func roomFor(conn *net.UDPConn, packets int) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	size := packets * 512 // the kernel doubles it; each packet costs it 768 bytes and more
+	return raw.Control(func(fd uintptr) {
+		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, size) != nil {
+			// Without CAP_NET_ADMIN: as much as net.core.rmem_max allows.
+			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, size)
+		}
+	})
 }
 
-// MaxTransfers bounds the TFTP transfers at one time. A token is seen by the
-// whole LAN, and each request with it, from whatever source address, would
-// keep a socket busy for some seconds.
-const MaxTransfers = 512
+// transfer is one file on its way to one client.
+type transfer struct {
+	tftpRequest
+	client netip.AddrPort
+	file   tftpFile
+	ctx    context.Context
+	sent   int64     // bytes read for sending
+	broken error     // why the file could not be read
+	begun  time.Time // zero: it waits
 
-// ReadFrom implements net.PacketConn.
-func (g *gate) ReadFrom(p []byte) (int, net.Addr, error) {
-	for {
-		n, from, err := g.UDPConn.ReadFrom(p)
-		if err != nil {
-			return n, from, err
+	// Guarded by the gate:
+	asked time.Time // when the client last asked
+	again []byte    // the request, when repeated since begun
+}
+
+func (t *transfer) conversation() conversation { return conversation{t.client, t.name} }
+
+// lost is the panic that ends a transfer whose client does not listen any
+// more. The library has no other way out: it would answer an ERROR packet with
+// another, which a client that asks again from the same port takes for the
+// answer, and would repeat packets for 8 seconds to a client that vanished
+// while the server wants to stop.
+type lost struct{ error }
+
+func (t *transfer) send(to io.ReaderFrom) (err error) {
+	defer func() {
+		switch v := recover().(type) {
+		case nil:
+		case lost:
+			err = v.error
+		default:
+			panic(v)
 		}
-		name, ok := readRequest(p[:n])
-		if !ok {
-			continue
+	}()
+	_, err = to.ReadFrom(t)
+	return err
+}
+
+// Read implements io.Reader: the file's content as far as its size, as the
+// client was told it.
+func (t *transfer) Read(p []byte) (int, error) {
+	switch {
+	case t.ctx.Err() != nil:
+		return 0, errStopping
+	case t.sent == t.file.size:
+		return 0, io.EOF
+	}
+	n, err := t.file.content.Read(p[:min(int64(len(p)), t.file.size-t.sent)])
+	switch t.sent += int64(n); {
+	case err == nil, err == io.EOF && t.sent == t.file.size:
+		return n, nil
+	case err == io.EOF:
+		err = io.ErrUnexpectedEOF
+	}
+	t.broken = err
+	return n, errUnreadable
+}
+
+// outcome says how a transfer ended.
+func (t *transfer) outcome(err error) string {
+	name, took := printable(t.name), time.Since(t.begun).Seconds()
+	switch {
+	case err == nil:
+		blksize := t.blksize
+		if blksize == 0 {
+			blksize = 512
 		}
-		if _, err := g.server.open(g.link, name, from.(*net.UDPAddr).AddrPort()); err != nil && !errors.Is(err, errNoFile) {
-			g.server.Log.Debug("TFTP request left unanswered", "from", from, "file", printable(name), "err", err)
-			continue
-		}
-		if g.active.Add(1) > MaxTransfers {
-			g.active.Add(-1)
-			continue // it asks again
-		}
-		return n, from, nil
+		return fmt.Sprintf("sent %s whole: %d bytes, blksize %d, %.1f s", name, t.sent, blksize, took)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return fmt.Sprintf("%s ended early: no answer from the client after %d bytes, %.1f s", name, t.sent, took)
+	case t.tsize && t.sent == 0 && byClient(err):
+		return fmt.Sprintf("told the size of %s: %d bytes", name, t.file.size)
+	default:
+		return fmt.Sprintf("%s ended early: %s; after %d bytes, %.1f s", name, printable(err.Error()), t.sent, took)
 	}
 }
 
-// readRequest returns the file name of a read request in octet mode (RFC 1350
-// section 5).
-func readRequest(p []byte) (name string, ok bool) {
-	if len(p) < 4 || p[0] != 0 || p[1] != 1 {
-		return "", false
-	}
-	fields := bytes.SplitN(p[2:], []byte{0}, 3)
-	if len(fields) < 3 || !strings.EqualFold(string(fields[1]), "octet") {
-		return "", false
-	}
-	return string(fields[0]), true
+// byClient reports whether the error is an ERROR packet of the client.
+func byClient(err error) bool {
+	var network net.Error
+	return err != errUnreadable && err != errStopping && !errors.As(err, &network)
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"strings"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
@@ -67,12 +68,51 @@ func (s *Server) traceRefusal(c client, why string) {
 	s.Traces.Note(c.MAC, func(tr *hosts.Trace) { tr.Stage, tr.Why = hosts.StageRefused, why })
 }
 
-// traceFile keeps that a machine fetches, or has fetched, a file of its boot.
-func (s *Server) traceFile(mac string, p hosts.Packet, stage hosts.Stage) {
-	p.Text = tokens.ReplaceAllString(p.Text, "…")
-	s.Traces.Add(mac, p, func(tr *hosts.Trace) {
-		if stage != "" {
-			tr.Stage, tr.Rounds = stage, 0
+// reached keeps how far a machine came.
+func (s *Server) reached(mac string, stage hosts.Stage) {
+	s.Traces.Note(mac, func(tr *hosts.Trace) { tr.Stage, tr.Rounds, tr.Last = stage, 0, s.Now() })
+}
+
+// traceHTTP keeps a request for a file of a boot.
+func (s *Server) traceHTTP(l *link, client netip.AddrPort, mac, method, name string) {
+	s.Traces.Add(mac, hosts.Packet{From: client, To: netip.AddrPortFrom(l.self, uint16(s.HTTPPort)), Text: "HTTP " + method + " " + printable(name)}, nil)
+}
+
+// traceTFTP keeps what was said on the TFTP port, for the machine whose boot
+// the file belongs to.
+func (s *Server) traceTFTP(l *link, client netip.AddrPort, sent bool, packet []byte, words string) {
+	mac := l.neighbour(client.Addr())
+	if mac == "" {
+		return
+	}
+	if words == "" {
+		words = tftpWords(packet)
+	}
+	p := hosts.Packet{From: client, To: netip.AddrPortFrom(l.self, 69), Sent: sent, Text: "TFTP " + tokens.ReplaceAllString(words, "…"), Data: packet}
+	if sent {
+		p.From, p.To = p.To, p.From
+	}
+	s.Traces.Add(mac, p, nil)
+}
+
+// tftpWords says a request or an ERROR in words.
+func tftpWords(packet []byte) string {
+	if r, ok := parseTFTP(packet); ok {
+		verb := "asks for "
+		if r.write {
+			verb = "wants to write "
 		}
-	})
+		words := verb + printable(r.name)
+		if r.tsize {
+			words += ", and its size"
+		}
+		if r.blksize > 0 {
+			words += fmt.Sprintf(", in blocks of %d", r.blksize)
+		}
+		return words
+	}
+	if len(packet) > 4 {
+		return "refused: " + strings.TrimRight(string(packet[4:]), "\x00")
+	}
+	return "nothing"
 }

@@ -1,0 +1,268 @@
+package pxe
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// shelf is what a TFTP server under test has, and what became of it.
+type shelf struct {
+	files map[string][]byte
+	open  func(name string) (tftpFile, error) // in place of files
+
+	mu             sync.Mutex
+	opened, closed int
+	texts          []string
+	ended          chan bool // whole or not, of each transfer
+	log            bytes.Buffer
+}
+
+func (s *shelf) Open(name string, client netip.AddrPort) (tftpFile, error) {
+	if client.Port() == 0 || !client.Addr().Is4() {
+		return tftpFile{}, errors.New("a client without an address")
+	}
+	f, err := s.find(name)
+	if err != nil {
+		return f, err
+	}
+	s.mu.Lock()
+	s.opened++
+	s.mu.Unlock()
+	f.content = struct {
+		io.Reader
+		io.Closer
+	}{f.content, closer(func() { s.mu.Lock(); s.closed++; s.mu.Unlock() })}
+	f.done = func(whole bool) { s.ended <- whole }
+	return f, nil
+}
+
+func (s *shelf) find(name string) (tftpFile, error) {
+	if s.open != nil {
+		return s.open(name)
+	}
+	switch data, ok := s.files[name]; {
+	case ok:
+		return file(bytes.NewReader(data), len(data)), nil
+	case name == "missing":
+		return tftpFile{}, errNoFile
+	}
+	return tftpFile{}, errNotServed
+}
+
+func file(content io.Reader, size int) tftpFile {
+	return tftpFile{content: io.NopCloser(content), size: int64(size)}
+}
+
+type readFunc func(p []byte) (int, error)
+
+func (f readFunc) Read(p []byte) (int, error) { return f(p) }
+
+type closer func()
+
+func (c closer) Close() error { c(); return nil }
+
+func (s *shelf) Seen(_ netip.AddrPort, _ bool, packet []byte, text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if packet == nil {
+		s.texts = append(s.texts, text)
+	}
+}
+
+// said reports whether a transfer's end was told in words that hold text.
+func (s *shelf) said(text string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return strings.Contains(strings.Join(s.texts, "\n"), text)
+}
+
+// whole waits for the end of a transfer.
+func (s *shelf) whole(t testing.TB) bool {
+	t.Helper()
+	select {
+	case whole := <-s.ended:
+		return whole
+	case <-time.After(20 * time.Second):
+		t.Fatal("no transfer ended")
+		return false
+	}
+}
+
+func (s *shelf) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.opened
+}
+
+// serve runs a server of these files on loopback. At the test's end, or when
+// stop is called, it must end, having closed every file and ended every
+// transfer once, and without a warning unless the test took it from the log.
+func (s *shelf) serve(t testing.TB, mtu int) (addr netip.AddrPort, stop func()) {
+	t.Helper()
+	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.ended = make(chan bool, 10*MaxTransfers)
+	srv := &tftpServer{MTU: mtu, Open: s.Open, Seen: s.Seen, Log: slog.New(slog.NewTextHandler(&s.log, &slog.HandlerOptions{Level: slog.LevelInfo}))}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- srv.Run(ctx, conn) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		if s.opened != s.closed {
+			t.Errorf("%d files opened, %d closed", s.opened, s.closed)
+		}
+		if s.log.Len() > 0 {
+			t.Errorf("in the log: %s", s.log.String())
+		}
+	})
+	t.Cleanup(stop)
+	return conn.LocalAddr().(*net.UDPAddr).AddrPort(), stop
+}
+
+// bootROM is a client that speaks TFTP by hand, from one port.
+type bootROM struct {
+	testing.TB
+	conn   *net.UDPConn
+	server netip.AddrPort // port 69
+	tid    netip.AddrPort // where the last packet came from
+	buf    []byte
+}
+
+func newROM(t testing.TB, server netip.AddrPort) *bootROM {
+	t.Helper()
+	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return &bootROM{TB: t, conn: conn, server: server, buf: make([]byte, 9000)}
+}
+
+// request is an RRQ in octet mode.
+func request(name string, options ...string) []byte {
+	return []byte("\x00\x01" + strings.Join(append([]string{name, "octet"}, options...), "\x00") + "\x00")
+}
+
+func (f *bootROM) ask(p []byte) {
+	f.Helper()
+	if _, err := f.conn.WriteToUDPAddrPort(p, f.server); err != nil {
+		f.Fatal(err)
+	}
+}
+
+func (f *bootROM) send(p []byte) {
+	f.Helper()
+	if _, err := f.conn.WriteToUDPAddrPort(p, f.tid); err != nil {
+		f.Fatal(err)
+	}
+}
+
+func (f *bootROM) ack(block uint16) { f.Helper(); f.send([]byte{0, 4, byte(block >> 8), byte(block)}) }
+
+// quit answers an ERROR, as a client does that only asked for the size.
+func (f *bootROM) quit() { f.Helper(); f.send([]byte("\x00\x05\x00\x00Early terminate\x00")) }
+
+// within returns the next packet, or nil when none came in time.
+func (f *bootROM) within(d time.Duration) []byte {
+	f.Helper()
+	if err := f.conn.SetReadDeadline(time.Now().Add(d)); err != nil {
+		f.Fatal(err)
+	}
+	n, from, err := f.conn.ReadFromUDPAddrPort(f.buf)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil
+	}
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.tid = from
+	return f.buf[:n]
+}
+
+func (f *bootROM) next() []byte {
+	f.Helper()
+	p := f.within(20 * time.Second)
+	if p == nil {
+		f.Fatal("no answer")
+	}
+	return p
+}
+
+// expect takes the next packet and compares it.
+func (f *bootROM) expect(want string) {
+	f.Helper()
+	if got := f.next(); string(got) != want {
+		f.Fatalf("got %q, want %q", got[:min(len(got), 100)], want)
+	}
+}
+
+// options takes an OACK, in whatever order.
+func (f *bootROM) options() map[string]string {
+	f.Helper()
+	p := f.next()
+	if len(p) < 3 || p[1] != 6 {
+		f.Fatalf("not an OACK: %q", p[:min(len(p), 100)])
+	}
+	fields := strings.Split(strings.TrimSuffix(string(p[2:]), "\x00"), "\x00")
+	m := make(map[string]string)
+	for i := 0; i+1 < len(fields); i += 2 {
+		m[fields[i]] = fields[i+1]
+	}
+	return m
+}
+
+// download takes a whole file into to, acknowledging each block once; p is its
+// first packet.
+func (f *bootROM) download(to io.Writer, p []byte, blksize int) {
+	f.Helper()
+	for block := uint16(1); ; block++ {
+		if len(p) < 4 || p[1] != 3 || binary.BigEndian.Uint16(p[2:]) != block {
+			f.Fatalf("not block %d: %q", block, p[:min(len(p), 100)])
+		}
+		if _, err := to.Write(p[4:]); err != nil {
+			f.Fatal(err)
+		}
+		f.ack(block)
+		if len(p) < 4+blksize {
+			return
+		}
+		p = f.next()
+	}
+}
+
+// capturedRequests are requests of real firmware.
+func capturedRequests(t testing.TB) (packets [][]byte) {
+	t.Helper()
+	text, err := os.ReadFile("testdata/tftp-requests.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if strings.HasPrefix(line, "#") {
+			continue
+		}
+		p, err := strconv.Unquote(strings.TrimSpace(line))
+		if err != nil {
+			t.Fatalf("%s: %v", line, err)
+		}
+		packets = append(packets, []byte(p))
+	}
+	return packets
+}

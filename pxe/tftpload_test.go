@@ -1,0 +1,206 @@
+package pxe
+
+import (
+	"io"
+	"math/rand"
+	"runtime"
+	"testing"
+	"time"
+)
+
+// crowd is n clients that all ask for the same file at once, each from a port
+// of its own. Like firmware they ask again if need be.
+func crowd(t *testing.T, s *shelf, n int) (clients []*bootROM, stop func()) {
+	t.Helper()
+	addr, stop := s.serve(t, 1500)
+	for range n {
+		clients = append(clients, newROM(t, addr))
+	}
+	for _, f := range clients {
+		f.ask(request("file", "tsize", "0", "blksize", "1468"))
+	}
+	return clients, stop
+}
+
+// unanswered are the clients that got no answer within a second.
+func unanswered(clients []*bootROM) (pending []*bootROM) {
+	deadline := time.Now().Add(time.Second)
+	for _, f := range clients {
+		if f.within(max(time.Until(deadline), time.Millisecond)) == nil {
+			pending = append(pending, f)
+		}
+	}
+	return pending
+}
+
+// memory is what the process has in use.
+func memory() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapInuse + m.StackInuse
+}
+
+// settled waits for the goroutines to be no more than before.
+func settled(t *testing.T, before int) {
+	t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > before; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			stacks := make([]byte, 1<<20)
+			t.Fatalf("%d goroutines, %d before:\n%s", runtime.NumGoroutine(), before, stacks[:runtime.Stack(stacks, true)])
+		}
+	}
+}
+
+// A thousand machines are switched on at once: every one is served, in little
+// memory, and afterwards nothing is left.
+func TestTFTPThousandClients(t *testing.T) {
+	goroutines, before := runtime.NumGoroutine(), memory()
+	data := noise(20_000)
+	s := &shelf{files: map[string][]byte{"file": data}}
+	clients, stop := crowd(t, s, 1000)
+	again := 0
+	for pending := clients; len(pending) > 0; {
+		if pending = unanswered(pending); len(pending) > 0 {
+			again += len(pending)
+			t.Logf("%d clients ask again", len(pending))
+		}
+		for _, f := range pending {
+			f.ask(request("file", "tsize", "0", "blksize", "1468"))
+		}
+	}
+	all := memory()
+	t.Logf("1,000 transfers under way: %d goroutines, %.1f MB; %d had to ask again", runtime.NumGoroutine()-goroutines, float64(all-before)/1e6, again)
+	if all-before > 60e6 {
+		t.Errorf("%d bytes in use", all-before)
+	}
+	for _, f := range clients {
+		f.ack(0)
+	}
+	for _, f := range clients {
+		p := f.next()
+		for p[1] == 6 { // the OACK once more: it took us a second to come here
+			p = f.next()
+		}
+		f.download(io.Discard, p, 1468)
+	}
+	for range clients {
+		if !s.whole(t) {
+			t.Error("not whole")
+		}
+	}
+	stop()
+	settled(t, goroutines)
+}
+
+// A thousand clients are switched off in the middle: their transfers end.
+func TestTFTPVanishingClients(t *testing.T) {
+	goroutines := runtime.NumGoroutine() + 2 // the server's own
+	s := &shelf{files: map[string][]byte{"file": noise(20_000)}}
+	addr, stop := s.serve(t, 1500)
+	var clients []*bootROM
+	for range 1000 {
+		f := newROM(t, addr)
+		f.ask(request("file"))
+		f.next()
+		clients = append(clients, f)
+	}
+	for _, f := range clients { // not before all have a port
+		f.conn.Close()
+	}
+	began := time.Now()
+	for range 1000 {
+		if s.whole(t) {
+			t.Fatal("whole")
+		}
+	}
+	t.Logf("the last transfer ended %v after its client", time.Since(began).Round(time.Millisecond))
+	settled(t, goroutines)
+	if !s.said("file ended early: no answer from the client after 512 bytes, 9.") {
+		t.Errorf("%.200q", s.texts)
+	}
+	stop()
+}
+
+// Whoever finds no place gets the first that becomes free.
+func TestTFTPWaiting(t *testing.T) {
+	data := noise(3)
+	s := &shelf{files: map[string][]byte{"file": data}}
+	addr, _ := s.serve(t, 1500)
+	var clients []*bootROM
+	for range MaxTransfers {
+		f := newROM(t, addr)
+		f.ask(request("file"))
+		f.next()
+		clients = append(clients, f)
+	}
+	late := newROM(t, addr)
+	for range 3 {
+		late.ask(request("file"))
+	}
+	if p := late.within(300 * time.Millisecond); p != nil {
+		t.Fatalf("a transfer more than %d: %q", MaxTransfers, p)
+	}
+	clients[17].ack(1)
+	late.expect("\x00\x03\x00\x01" + string(data))
+	late.ack(1)
+	for _, f := range clients {
+		f.ack(1)
+	}
+	for range MaxTransfers + 1 {
+		if !s.whole(t) {
+			t.Fatal("not whole")
+		}
+	}
+}
+
+// A client that asked long ago, and not again, is not sent anything.
+func TestTFTPGivesUpWaiting(t *testing.T) {
+	g := &gate{tftpServer: &tftpServer{}, ctx: t.Context(), places: make(chan struct{}, 1), waiting: make(chan *transfer, 2), known: make(map[conversation]*transfer)}
+	ended := false
+	gone := &transfer{tftpRequest: tftpRequest{name: "gone"}, file: file(nil, 0), asked: time.Now().Add(-tftpPatience - time.Second)}
+	gone.file.done = func(bool) { ended = true }
+	here := &transfer{tftpRequest: tftpRequest{name: "here"}, file: file(nil, 0), asked: time.Now()}
+	for _, w := range []*transfer{gone, here} {
+		g.duplicate(w, nil)
+		g.waiting <- w
+	}
+	if got := g.next(); got != here || !ended || len(g.known) != 1 || len(g.places) != 1 {
+		t.Errorf("%s got the place; ended %v, %d known, %d places", got.name, ended, len(g.known), len(g.places))
+	}
+}
+
+// When the server stops, clients that listen are told so, and none is waited
+// for.
+func TestTFTPStops(t *testing.T) {
+	goroutines := runtime.NumGoroutine()
+	s := &shelf{open: func(string) (tftpFile, error) { return file(rand.New(rand.NewSource(1)), 1<<40), nil }}
+	clients, stop := crowd(t, s, MaxTransfers+100) // a hundred find no place
+	f := clients[0]
+	f.options()
+	for deadline := time.Now().Add(10 * time.Second); s.count() < len(clients); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d requests came", s.count())
+		}
+	}
+	stopped := make(chan struct{})
+	began := time.Now()
+	go func() { stop(); close(stopped) }()
+	for block := uint16(0); ; block++ {
+		f.ack(block)
+		if p := f.next(); p[1] == 5 {
+			if string(p) != "\x00\x05\x00\x01the server stops\x00" {
+				t.Errorf("%q", p)
+			}
+			break
+		}
+	}
+	<-stopped
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	if len(s.ended) != s.opened {
+		t.Errorf("%d of %d transfers ended", len(s.ended), s.opened)
+	}
+	settled(t, goroutines)
+}
