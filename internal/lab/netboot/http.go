@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
-	"strings"
 	"time"
 )
 
@@ -37,7 +36,7 @@ func (r *run) httpBoot(ctx context.Context) error {
 	if err := r.reached(UntilLease); err != nil {
 		return err
 	}
-	if f, _, err := r.http(ctx, "program", http.MethodHead, r.res.File, 0); err != nil {
+	if f, _, err := r.http(ctx, "program size", http.MethodHead, r.res.File, 0); err != nil {
 		return err
 	} else if f.Size < 0 {
 		return stopf("the answer to HEAD %s has no Content-Length", f.URL)
@@ -78,9 +77,6 @@ func pickHTTP(offers []reply) (choice, bool) {
 // http makes one request on a connection of its own. A limit ends it early.
 func (r *run) http(ctx context.Context, stage, method, link string, limit int64) (Fetch, []byte, error) {
 	f := Fetch{Stage: r.stage + stage, URL: link, Size: -1, Tries: 1}
-	if method == http.MethodHead {
-		f.Stage = r.stage + stage + " size"
-	}
 	begin := time.Now()
 	body, err := r.exchangeHTTP(ctx, &f, method, limit)
 	f.Took = time.Since(begin)
@@ -88,7 +84,7 @@ func (r *run) http(ctx context.Context, stage, method, link string, limit int64)
 		err = stopf("%s %s: no answer, or it dried up after %d bytes", method, link, f.Bytes)
 	}
 	r.res.Fetched = append(r.res.Fetched, f)
-	r.timed(strings.TrimPrefix(f.Stage, r.stage), begin, time.Now(), 1)
+	r.timed(stage, begin, time.Now(), 1)
 	if err == nil && f.Failed != "" {
 		err = stopf("%s %s: %s", method, link, f.Failed)
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 )
@@ -63,7 +64,7 @@ func heard(offers []reply) string {
 	var words []string
 	for _, o := range offers {
 		w := o.from.Addr().String() + ": " + o.String()
-		if len(words) == 0 || words[len(words)-1] != w {
+		if !slices.Contains(words, w) {
 			words = append(words, w)
 		}
 	}

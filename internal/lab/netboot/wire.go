@@ -89,6 +89,9 @@ func (w *Wire) open(name string) error {
 		return err
 	}
 	w.index, w.mac = ifi.Index, ifi.HardwareAddr
+	if err := running(name); err != nil {
+		return err
+	}
 	if out, err := exec.Command("ip", "route", "replace", "default", "dev", name, "scope", "link").CombinedOutput(); err != nil {
 		return fmt.Errorf("make it the default route: %w: %s", err, out)
 	}
@@ -107,6 +110,22 @@ func (w *Wire) open(name string) error {
 	}
 	w.raw = os.NewFile(uintptr(fd), "packet socket")
 	return nil
+}
+
+// running waits until the kernel lets packets through an interface, which may be a moment after it was set up.
+func running(name string) error {
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		ifi, err := net.InterfaceByName(name)
+		if err != nil {
+			return err
+		}
+		if ifi.Flags&net.FlagRunning != 0 {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("%s has no cable, or is down: ip link set %s up", name, name)
+		}
+	}
 }
 
 // toPort68 is what `tcpdump -d 'udp dst port 68'` prints, for IPv4.
