@@ -1,7 +1,6 @@
 package netboot
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -15,9 +14,8 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"provision/internal/lab"
+	"provision/internal/lab/dnsmasq"
 )
 
 func TestMain(m *testing.M) { os.Exit(lab.InNamespace(m.Run)) }
@@ -88,59 +86,24 @@ func (w *world) file(name, data string) {
 // dnsmasq runs on the LAN's bridge until the test ends.
 func (w *world) dnsmasq(args ...string) {
 	w.t.Helper()
-	args = append([]string{"--keep-in-foreground", "--conf-file=/dev/null", "--user=root", "--port=0", "--interface=br0",
-		"--bind-interfaces", "--no-ping", "--log-dhcp", "--log-facility=-", "--pid-file=", "--dhcp-leasefile=" + filepath.Join(w.t.TempDir(), "leases"),
-		"--enable-tftp", "--tftp-root=" + w.tftp}, args...)
-	cmd := exec.CommandContext(w.ctx, "dnsmasq", args...)
-	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
-	stderr, err := cmd.StderrPipe()
+	d, err := dnsmasq.Start(w.ctx, w.lan.Interface, w.tftp, w.t.TempDir(), args...)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
-		w.t.Fatal(err)
-	}
-	var log strings.Builder
-	ready, ended := make(chan bool, 1), make(chan struct{})
-	go func() {
-		defer close(ended)
-		for lines := bufio.NewScanner(stderr); lines.Scan(); {
-			fmt.Fprintln(&log, lines.Text())
-			if strings.Contains(lines.Text(), "TFTP root is") {
-				ready <- true
-			}
-		}
-	}()
 	w.t.Cleanup(func() {
-		cmd.Process.Kill()
-		<-ended
-		cmd.Wait()
+		d.Close()
 		if w.t.Failed() {
-			w.t.Log(log.String())
+			w.t.Log(d.Log())
 		}
 	})
-	select {
-	case <-ready:
-	case <-ended:
-		w.t.Fatalf("dnsmasq does not start: %s", log.String())
-	}
 }
 
-// full is the usual recipe for a dnsmasq that is the LAN's DHCP server: programs by architecture, iPXE gets a script.
+var addr = netip.MustParseAddr
+
+// full makes dnsmasq the DHCP server.
 func (w *world) full(more ...string) {
 	w.t.Helper()
-	w.dnsmasq(append([]string{"--dhcp-range=10.77.0.100,10.77.0.199,1h", "--dhcp-authoritative",
-		"--dhcp-userclass=set:ipxe,iPXE", "--dhcp-userclass=set:ipxe,Tinkerbell",
-		"--dhcp-match=set:bios,option:client-arch,0", "--dhcp-match=set:x64,option:client-arch,7",
-		"--dhcp-match=set:x64,option:client-arch,9", "--dhcp-match=set:arm64,option:client-arch,11",
-		"--dhcp-match=set:x64http,option:client-arch,16", "--dhcp-match=set:arm64http,option:client-arch,19",
-		"--dhcp-match=set:uboot,option:client-arch,22",
-		"--dhcp-boot=tag:ipxe,http://10.77.0.1/boot.ipxe",
-		"--dhcp-boot=tag:!ipxe,tag:bios,undionly.kpxe",
-		"--dhcp-boot=tag:!ipxe,tag:x64,ipxe.efi", "--dhcp-boot=tag:!ipxe,tag:arm64,ipxe-arm64.efi",
-		"--dhcp-boot=tag:x64http,http://10.77.0.1/ipxe.efi", "--dhcp-option=tag:x64http,60,HTTPClient",
-		"--dhcp-boot=tag:arm64http,http://10.77.0.1/ipxe.efi", "--dhcp-option=tag:arm64http,60,HTTPClient",
-	}, more...)...)
+	w.dnsmasq(append(dnsmasq.Full(addr("10.77.0.100"), addr("10.77.0.199"), addr("10.77.0.1")), more...)...)
 }
 
 var macs byte
@@ -250,22 +213,17 @@ func TestFullDHCP(t *testing.T) {
 // router adds a home router that leases addresses and knows nothing of netboot.
 func (w *world) router() {
 	w.t.Helper()
-	r, err := w.lan.Router(w.ctx, w.t.TempDir(), netip.MustParsePrefix("10.77.0.2/24"), netip.MustParseAddr("10.77.0.100"), netip.MustParseAddr("10.77.0.199"))
+	r, err := w.lan.Router(w.ctx, w.t.TempDir(), netip.MustParsePrefix("10.77.0.2/24"), addr("10.77.0.100"), addr("10.77.0.199"))
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(func() { r.Close() })
 }
 
-// proxy is the usual recipe for a dnsmasq beside another DHCP server.
+// proxy makes dnsmasq a proxy.
 func (w *world) proxy(more ...string) {
 	w.t.Helper()
-	w.dnsmasq(append([]string{"--dhcp-range=10.77.0.0,proxy",
-		"--dhcp-userclass=set:ipxe,iPXE", "--dhcp-userclass=set:ipxe,Tinkerbell",
-		"--dhcp-boot=tag:ipxe,http://10.77.0.1/boot.ipxe",
-		"--pxe-service=tag:!ipxe,x86PC,lab,undionly.kpxe", "--pxe-service=tag:!ipxe,x86-64_EFI,lab,ipxe.efi",
-		"--pxe-service=tag:!ipxe,BC_EFI,lab,ipxe.efi", "--pxe-service=tag:!ipxe,ARM64_EFI,lab,ipxe-arm64.efi",
-	}, more...)...)
+	w.dnsmasq(append(dnsmasq.Proxy(addr("10.77.0.0"), addr("10.77.0.1")), more...)...)
 }
 
 // TestProxy: dnsmasq is a proxy beside a router.
@@ -410,7 +368,7 @@ func TestRelay(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer wire.Close()
-	relay, err := wire.Relay(netip.MustParseAddr("10.78.0.1"), w.lan.Address.Addr(), []byte("\x01\x04port\x02\x05rack7"))
+	relay, err := wire.Relay(addr("10.78.0.1"), w.lan.Address.Addr(), []byte("\x01\x04port\x02\x05rack7"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,7 +27,7 @@ type Relay struct {
 // none.
 func (w *Wire) Relay(address, server netip.Addr, agent []byte) (*Relay, error) {
 	r := &Relay{address: address, server: server, agent: agent, w: w, done: make(chan struct{})}
-	err := w.in(func() error { return w.address(unix.RTM_NEWADDR, address) })
+	err := w.in(func() error { return w.add(address) })
 	if err != nil {
 		return nil, err
 	}

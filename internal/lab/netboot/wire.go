@@ -28,6 +28,7 @@ func (Here) Do(f func() error) error { return f() }
 // not have yet. TFTP, HTTP and port 4011 go through the kernel, each machine from its own leased address; those frames
 // carry the interface's Ethernet address, so give a single machine an interface with the machine's MAC.
 type Wire struct {
+	name  string
 	index int
 	mac   net.HardwareAddr
 	raw   *os.File
@@ -88,12 +89,9 @@ func (w *Wire) open(name string) error {
 	if err != nil {
 		return err
 	}
-	w.index, w.mac = ifi.Index, ifi.HardwareAddr
+	w.name, w.index, w.mac = name, ifi.Index, ifi.HardwareAddr
 	if err := running(name); err != nil {
 		return err
-	}
-	if out, err := exec.Command("ip", "route", "replace", "default", "dev", name, "scope", "link").CombinedOutput(); err != nil {
-		return fmt.Errorf("make it the default route: %w: %s", err, out)
 	}
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -212,7 +210,7 @@ func (w *Wire) configure(mac net.HardwareAddr, addr netip.Addr) error {
 	if taken {
 		return stopf("%s was leased to two machines at once: %s and %s", addr, net.HardwareAddr(owner), mac)
 	}
-	if err := w.in(func() error { return w.address(unix.RTM_NEWADDR, addr) }); err != nil {
+	if err := w.in(func() error { return w.add(addr) }); err != nil {
 		return err
 	}
 	w.addrs[addr] = string(mac)
@@ -234,6 +232,18 @@ func (w *Wire) in(f func() error) (err error) {
 	w.work <- func() { err = f(); close(done) }
 	<-done
 	return err
+}
+
+// add adds an address to the interface. With an interface's last address its routes go, so the first one brings back
+// that which leads to all servers.
+func (w *Wire) add(addr netip.Addr) error {
+	if err := w.address(unix.RTM_NEWADDR, addr); err != nil || len(w.addrs) > 0 {
+		return err
+	}
+	if out, err := exec.Command("ip", "route", "replace", "default", "dev", w.name, "scope", "link").CombinedOutput(); err != nil {
+		return fmt.Errorf("make %s the default route: %w: %s", w.name, err, out)
+	}
+	return nil
 }
 
 // address adds an address to the interface or takes it away (rtnetlink(7)).
@@ -309,7 +319,7 @@ func (w *Wire) tcp(local netip.Addr, to netip.AddrPort) (conn net.Conn, err erro
 
 // broadcast sends a BOOTP packet as a machine without an address does.
 func (w *Wire) broadcast(mac net.HardwareAddr, bootp []byte) error {
-	_, err := w.raw.Write(append(ethernet(mac, unix.ETH_P_IP), udpPacket(
+	_, err := w.raw.Write(append(ethernet(mac, unix.ETH_P_IP), UDP(
 		netip.AddrPortFrom(netip.IPv4Unspecified(), 68), netip.AddrPortFrom(everyone, 67), bootp)...))
 	if err != nil {
 		return fmt.Errorf("send a DHCP packet: %w", err)
@@ -324,8 +334,8 @@ func ethernet(from net.HardwareAddr, kind uint16) []byte {
 	return binary.BigEndian.AppendUint16(frame, kind)
 }
 
-// udpPacket is an IPv4 packet with a UDP datagram in it.
-func udpPacket(from, to netip.AddrPort, data []byte) []byte {
+// UDP is an IPv4 packet with a UDP datagram in it.
+func UDP(from, to netip.AddrPort, data []byte) []byte {
 	be := binary.BigEndian
 	udp := be.AppendUint16(nil, from.Port())
 	udp = be.AppendUint16(udp, to.Port())
