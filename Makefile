@@ -34,8 +34,8 @@ fuzz: ## each fuzz target for $(FUZZTIME)
 e2e: build ## whole installs in QEMU
 	.ci/e2e
 
-lab: setup ## test the test bed alone: an install by hand, without provision
-	CGO_ENABLED=1 go test -race -count=1 -v -timeout 20m -run ByHand ./internal/lab
+lab: setup ## test the test bed alone: netboots and installs by hand, without provision
+	CGO_ENABLED=1 go test -race -count=1 -v -timeout 30m -run ByHand ./internal/lab
 
 bench: setup build ## benchmarks, as ratios against nginx and dnsmasq in the same run
 	.ci/bench

@@ -2,14 +2,9 @@ package lab
 
 import (
 	"context"
-	"io"
-	"net"
-	"os"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/pin/tftp/v3"
 )
 
 // TestFirmwareByHand switches on a machine of each firmware, with a disk of each kind, and looks at how it asks the
@@ -48,11 +43,7 @@ func TestFirmwareByHand(t *testing.T) {
 			}()
 			lap("set up")
 			if firmware == UBoot {
-				for _, step := range []struct{ prompt, text string }{{"stop autoboot", " "}, {"=> ", "setenv autoload no; dhcp\n"}} {
-					_, err := m.Console().Expect(ctx, step.prompt)
-					check(t, err)
-					check(t, m.Console().Type(step.text))
-				}
+				typeAtUBoot(t, ctx, m, "setenv autoload no; dhcp")
 			}
 			if err := b.router.wait(ctx, func() bool { return strings.Contains(b.router.log.String(), want.asks) }); err != nil {
 				t.Errorf("it does not ask as %q: %v", want.asks, err)
@@ -64,55 +55,4 @@ func TestFirmwareByHand(t *testing.T) {
 			}
 		})
 	}
-}
-
-// TestUBootByHand lets U-Boot fetch the installer image by TFTP and a pxelinux file, with commands typed at its prompt.
-func TestUBootByHand(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
-	defer cancel()
-	b := newBed(t)
-	host, login := newKey(t), newKey(t)
-	m := b.installer(t, AArch64, &host, &login)
-	files := map[string]io.ReadSeeker{
-		"pxelinux.cfg/01-52-54-00-12-34-56": strings.NewReader("default installer\nlabel installer\nkernel Image\n" +
-			"initrd initrd\nappend " + m.Cmdline + "\n"),
-	}
-	for name, path := range map[string]string{"Image": m.Kernel, "initrd": m.Initrd} {
-		file, err := os.Open(path)
-		check(t, err)
-		defer func() { check(t, file.Close()) }()
-		files[name] = file
-	}
-	server := tftp.NewServer(func(name string, out io.ReaderFrom) error {
-		file, ok := files[name]
-		if !ok {
-			return os.ErrNotExist
-		}
-		_, err := out.ReadFrom(file)
-		return err
-	}, nil)
-	conn, err := net.ListenPacket("udp", "10.77.0.1:69")
-	check(t, err)
-	go func() { _ = server.Serve(conn) }()
-	defer server.Shutdown()
-
-	m.Firmware, m.Kernel = UBoot, ""
-	lap := stopwatch(t)
-	check(t, m.Start(ctx))
-	for _, step := range []struct{ prompt, text string }{
-		{"stop autoboot", " "},
-		{"=> ", "setenv autoload no; dhcp; setenv serverip 10.77.0.1; pxe get && pxe boot\n"},
-	} {
-		_, err := m.Console().Expect(ctx, step.prompt)
-		check(t, err)
-		check(t, m.Console().Type(step.text))
-	}
-	_, err = m.Console().Expect(ctx, "Starting kernel")
-	check(t, err)
-	lap("power-on to kernel")
-	address := b.up(t, ctx, m, "sshd is up")
-	shell, err := Dial(ctx, address, host.Signer.PublicKey(), login.Signer)
-	check(t, err)
-	lap("kernel to shell")
-	check(t, shell.Close())
 }

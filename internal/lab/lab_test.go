@@ -23,14 +23,14 @@ type bed struct {
 	router *Router
 }
 
-func newBed(t *testing.T) bed {
+func newBed(t *testing.T, routerArgs ...string) bed {
 	t.Helper()
 	ctx := t.Context()
 	lan, err := NewLAN(ctx, "br0", netip.MustParsePrefix("10.77.0.1/24"))
 	check(t, err)
 	t.Cleanup(func() { check(t, lan.Close()) })
 	router, err := lan.Router(ctx, t.TempDir(), netip.MustParsePrefix("10.77.0.2/24"),
-		netip.MustParseAddr("10.77.0.100"), netip.MustParseAddr("10.77.0.199"))
+		netip.MustParseAddr("10.77.0.100"), netip.MustParseAddr("10.77.0.199"), routerArgs...)
 	check(t, err)
 	t.Cleanup(func() { check(t, router.Close()) })
 	return bed{lan, router}

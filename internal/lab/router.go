@@ -33,8 +33,8 @@ type Router struct {
 }
 
 // Router plugs in a home router with the given address, which leases first to last. Its files are kept in dir. It ends
-// with ctx or with Close.
-func (l *LAN) Router(ctx context.Context, dir string, address netip.Prefix, first, last netip.Addr) (*Router, error) {
+// with ctx or with Close. Args are added to dnsmasq's command line, for a router that is more than plain.
+func (l *LAN) Router(ctx context.Context, dir string, address netip.Prefix, first, last netip.Addr, args ...string) (*Router, error) {
 	client, err := l.Client(ctx, l.Interface+"-router", "52:54:00:77:00:02", address)
 	if err != nil {
 		return nil, err
@@ -44,10 +44,11 @@ func (l *LAN) Router(ctx context.Context, dir string, address netip.Prefix, firs
 		Address: address, client: client, stop: stop, file: filepath.Join(dir, "router.leases"),
 		done: make(chan struct{}), leases: map[string]netip.Addr{}, changed: make(chan struct{}),
 	}
-	r.cmd = exec.CommandContext(ctx, "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--user=root",
+	args = append([]string{"--keep-in-foreground", "--conf-file=/dev/null", "--user=root",
 		"--port=0", "--interface=eth0", "--bind-interfaces", "--no-ping", "--dhcp-authoritative", "--log-dhcp",
-		"--log-facility=-", "--pid-file=", "--dhcp-leasefile="+r.file,
-		fmt.Sprintf("--dhcp-range=%s,%s,1h", first, last))
+		"--log-facility=-", "--pid-file=", "--dhcp-leasefile=" + r.file,
+		fmt.Sprintf("--dhcp-range=%s,%s,1h", first, last)}, args...)
+	r.cmd = exec.CommandContext(ctx, "dnsmasq", args...)
 	r.cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	stderr, err := r.cmd.StderrPipe()
 	if err != nil {
