@@ -49,8 +49,11 @@ func (s *Server) open(l *link, name string, from netip.AddrPort) (tftpFile, erro
 		return s.program("", name)
 	}
 	h, err := s.Hosts.ByToken(token)
-	if err != nil || h.Boot.Token != token || !h.Boot.Serves(s.Now()) || h.State != hosts.Booting {
+	if err != nil {
 		return tftpFile{}, errNotServed
+	}
+	if h.Boot.Token != token || !h.Boot.Serves(s.Now()) || h.State != hosts.Booting {
+		return tftpFile{}, errNoFile // U-Boot would ask for ever; who had a token knows that we are here
 	}
 	return s.openOfBoot(h, name, from)
 }
@@ -79,7 +82,7 @@ func (s *Server) openOfBoot(h hosts.Host, name string, from netip.AddrPort) (tft
 		return s.imageFile(h, name, client)
 	}
 	if !s.fresh(h) {
-		return tftpFile{}, errNotServed
+		return tftpFile{}, errNoFile
 	}
 	return s.program(h.Boot.MAC, name)
 }
@@ -162,7 +165,8 @@ func (s *Server) claim(token, client, name string, how hosts.Method) (hosts.Host
 }
 
 // imageFile opens the kernel or the initrd of a host's image, the initrd with
-// the boot's overlay. When its last byte is out, the token is used up.
+// the boot's overlay. When both are out whole, in whichever order, the token is
+// used up.
 func (s *Server) imageFile(h hosts.Host, name, client string) (tftpFile, error) {
 	img, err := s.Images.Get(h.Image)
 	if err != nil {
@@ -178,12 +182,12 @@ func (s *Server) imageFile(h hosts.Host, name, client string) (tftpFile, error) 
 	if err != nil {
 		return tftpFile{}, err
 	}
-	whole := struct {
+	both := struct {
 		io.Reader
 		io.Closer
 	}{io.MultiReader(f, bytes.NewReader(tail)), f}
-	return tftpFile{content: whole, size: what.Size + int64(len(tail)), done: func(whole bool) {
-		if whole && name == "initrd" {
+	return tftpFile{content: both, size: what.Size + int64(len(tail)), done: func(whole bool) {
+		if whole && s.ladders.other(h.Name, h.Boot.Token, name) {
 			s.started(h, client)
 		}
 	}}, nil
