@@ -43,9 +43,14 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	return newWorldAt(t, netip.MustParsePrefix("10.77.0.1/24"))
+}
+
+func newWorldAt(t *testing.T, server netip.Prefix) *world {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
-	lan, err := lab.NewLAN(ctx, "br0", netip.MustParsePrefix("10.77.0.1/24"))
+	lan, err := lab.NewLAN(ctx, "br0", server)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -118,11 +118,14 @@ func (r Result) Got(stage string) (Fetch, bool) {
 }
 
 // stop is why a machine goes no further. It is a result, not an error.
-type stop string
+type stop struct {
+	why string
+	nak bool // a lease was refused, so it starts over (RFC 2131 section 3.1, step 4)
+}
 
-func (s stop) Error() string { return string(s) }
+func (s stop) Error() string { return s.why }
 
-func stopf(format string, args ...any) error { return stop(fmt.Sprintf(format, args...)) }
+func stopf(format string, args ...any) error { return stop{why: fmt.Sprintf(format, args...)} }
 
 // errReached ends a boot that went as far as it was to.
 var errReached = errors.New("reached")
@@ -142,7 +145,7 @@ func (c Client) Boot(ctx context.Context, w *Wire) (Result, error) {
 	var stopped stop
 	switch {
 	case errors.As(err, &stopped):
-		r.res.Stopped, err = string(stopped), nil
+		r.res.Stopped, err = stopped.why, nil
 	case errors.Is(err, errReached):
 		err = nil
 	}
