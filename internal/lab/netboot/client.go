@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -105,6 +106,20 @@ func (m Message) String() string {
 		arrow = "->"
 	}
 	return fmt.Sprintf("%8.3fs %s %-21s %s", m.At.Seconds(), arrow, m.Peer, m.Text)
+}
+
+// String is the conversation and its end, for people.
+func (r Result) String() string {
+	var b strings.Builder
+	for _, m := range r.Trace {
+		fmt.Fprintln(&b, m)
+	}
+	fmt.Fprintf(&b, "chose: %s\n", r.Chose)
+	for _, f := range r.Fetched {
+		fmt.Fprintf(&b, "%s: %s, %d bytes %s\n", f.Stage, f.URL, f.Bytes, f.Failed)
+	}
+	fmt.Fprintf(&b, "remarks: %q\nlocal disk: %v\nstopped: %s\n", r.Remarks, r.Local, r.Stopped)
+	return b.String()
 }
 
 // Got returns the first fetch of a stage that did not fail.
