@@ -54,10 +54,14 @@ func (d *Doctor) dhcp(ctx context.Context, l link, local bool) []Finding {
 		return []Finding{{"dhcp", Warning, l.Name, fmt.Sprintf("other DHCP servers cannot be looked for: %v", err), asRoot(err)}}
 	}
 	offers = slices.DeleteFunc(offers, func(o offer) bool { return slices.Contains(l.Local, o.Server) })
-	switch {
-	case d.Mode == pxe.Off:
+	return judgeOffers(l, d.Mode, offers, local)
+}
+
+func judgeOffers(l link, mode pxe.Mode, offers []offer, local bool) []Finding {
+	switch mode {
+	case pxe.Off:
 		return judgeForeign(l, offers, local)
-	case d.Mode == pxe.Full:
+	case pxe.Full:
 		return judgeRivals(l, offers)
 	}
 	return judgeBeside(l, offers, local)

@@ -115,11 +115,11 @@ func (e *ends) add(v verdict, by string) {
 	}
 }
 
-// walk follows a packet through a chain. The kernel refuses loops; depth guards
-// against a ruleset that changed while it was read.
+// walk follows a packet through a chain. The kernel refuses loops, and nftables
+// more than 16 jumps (NFT_JUMP_STACK_SIZE).
 func (f *firewall) walk(name string, p packet, depth int) ends {
 	out := ends{By: make(map[verdict]string)}
-	if depth > 64 {
+	if depth > 16 {
 		out.add(leave, "")
 		return out
 	}

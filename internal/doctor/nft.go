@@ -288,8 +288,11 @@ func field(left any, p packet) (value any, known truth) {
 	case "pkttype":
 		return pick(p.Broadcast, "broadcast", "host"), yes
 	}
-	if word("ct", "key") == "state" {
+	switch word("ct", "key") {
+	case "state":
 		return p.State, yes
+	case "status":
+		return "", pickTruth(p.State == "new") // a new packet is not yet confirmed, and not rewritten
 	}
 	if flags, ok := sub(sub(left, "fib"), "flags").([]any); ok && len(flags) == 1 && flags[0] == "daddr" && word("fib", "result") == "type" {
 		return pick(p.Broadcast, "broadcast", "local"), yes

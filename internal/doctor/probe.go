@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
@@ -17,10 +18,51 @@ import (
 
 // probe broadcasts a DHCPDISCOVER as UEFI firmware sends it, and returns the
 // first offer of each server that answers in time. It never requests an
-// address. A packet socket does it: port 68 may be a DHCP client's, and no
-// firewall is in its way.
+// address.
 func probe(ctx context.Context, l link, wait time.Duration) ([]offer, error) {
-	ifi, err := net.InterfaceByName(l.Name)
+	seg, err := openSegment(l.Name)
+	if err != nil {
+		return nil, err
+	}
+	defer seg.conn.Close()
+	ask, err := discover(seg.ifi.HardwareAddr, iana.EFI_X86_64)
+	if err != nil {
+		return nil, err
+	}
+	if err := seg.send(ask); err != nil {
+		return nil, err
+	}
+	if err := seg.conn.SetReadDeadline(time.Now().Add(wait)); err != nil {
+		return nil, err
+	}
+	defer context.AfterFunc(ctx, func() { seg.conn.SetReadDeadline(time.Unix(1, 0)) })()
+	var offers []offer
+	seen := make(map[string]bool)
+	for {
+		o, err := seg.receive(ask.TransactionID)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return offers, ctx.Err()
+		}
+		if err != nil {
+			return nil, err
+		}
+		if !seen[o.String()] {
+			seen[o.String()] = true
+			offers = append(offers, o)
+		}
+	}
+}
+
+// segment is a link as DHCP clients use it, by a packet socket: port 68 may be
+// such a client's, and no firewall is in the way.
+type segment struct {
+	ifi  *net.Interface
+	conn *os.File
+	raw  syscall.RawConn
+}
+
+func openSegment(ifname string) (*segment, error) {
+	ifi, err := net.InterfaceByName(ifname)
 	if err != nil {
 		return nil, err
 	}
@@ -28,58 +70,54 @@ func probe(ctx context.Context, l link, wait time.Duration) ([]offer, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close()
-	ask, err := discover(ifi.HardwareAddr)
-	if err != nil {
-		return nil, err
-	}
-	everyone := &unix.SockaddrLinklayer{Protocol: bigEndian(unix.ETH_P_IP), Ifindex: ifi.Index, Halen: 6,
-		Addr: [8]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}}
 	raw, err := conn.SyscallConn()
 	if err != nil {
+		conn.Close()
 		return nil, err
 	}
+	return &segment{ifi, conn, raw}, nil
+}
+
+// send broadcasts a DHCP message.
+func (s *segment) send(m *dhcpv4.DHCPv4) error {
+	everyone := &unix.SockaddrLinklayer{Protocol: bigEndian(unix.ETH_P_IP), Ifindex: s.ifi.Index, Halen: 6,
+		Addr: [8]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}}
 	var sent error
-	if err := raw.Control(func(fd uintptr) { sent = unix.Sendto(int(fd), broadcast(ask.ToBytes()), 0, everyone) }); err != nil || sent != nil {
-		return nil, fmt.Errorf("send a DHCPDISCOVER: %w", errors.Join(err, sent))
+	err := s.raw.Control(func(fd uintptr) { sent = unix.Sendto(int(fd), broadcast(m.ToBytes()), 0, everyone) })
+	if err = errors.Join(err, sent); err != nil {
+		return fmt.Errorf("send a DHCP request: %w", err)
 	}
-	if err := conn.SetReadDeadline(time.Now().Add(wait)); err != nil {
-		return nil, err
-	}
-	defer context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })()
-	var offers []offer
-	seen := make(map[string]bool)
+	return nil
+}
+
+// receive waits for an offer in a transaction, until the read deadline.
+func (s *segment) receive(xid dhcpv4.TransactionID) (offer, error) {
 	for buf := make([]byte, 4096); ; {
 		var n int
 		var from unix.Sockaddr
 		var got error
-		err := raw.Read(func(fd uintptr) bool {
+		err := s.raw.Read(func(fd uintptr) bool {
 			n, from, got = unix.Recvfrom(int(fd), buf, 0)
 			return !errors.Is(got, unix.EAGAIN)
 		})
-		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			return offers, ctx.Err()
-		case err != nil || got != nil:
-			return nil, fmt.Errorf("receive DHCP offers: %w", errors.Join(err, got))
+		if err = errors.Join(err, got); err != nil {
+			return offer{}, fmt.Errorf("receive DHCP offers: %w", err)
 		}
 		ll, ok := from.(*unix.SockaddrLinklayer)
 		if !ok || ll.Pkttype == unix.PACKET_OUTGOING {
 			continue
 		}
-		o, ok := parse(buf[:n], net.HardwareAddr(ll.Addr[:6]), ask.TransactionID)
-		if ok && !seen[o.String()] {
-			seen[o.String()] = true
-			offers = append(offers, o)
+		if o, ok := parse(buf[:n], net.HardwareAddr(ll.Addr[:6]), xid); ok {
+			return o, nil
 		}
 	}
 }
 
-// discover is the DHCPDISCOVER of an x64 UEFI (RFC 4578).
-func discover(mac net.HardwareAddr) (*dhcpv4.DHCPv4, error) {
+// discover is the DHCPDISCOVER of PXE firmware (RFC 4578).
+func discover(mac net.HardwareAddr, arch iana.Arch) (*dhcpv4.DHCPv4, error) {
 	m, err := dhcpv4.NewDiscovery(mac, dhcpv4.WithBroadcast(true),
-		dhcpv4.WithOption(dhcpv4.OptClassIdentifier("PXEClient:Arch:00007:UNDI:003016")),
-		dhcpv4.WithOption(dhcpv4.OptClientArch(iana.EFI_X86_64)),
+		dhcpv4.WithOption(dhcpv4.OptClassIdentifier(fmt.Sprintf("PXEClient:Arch:%05d:UNDI:003016", arch))),
+		dhcpv4.WithOption(dhcpv4.OptClientArch(arch)),
 		dhcpv4.WithOption(dhcpv4.OptGeneric(dhcpv4.OptionClientNetworkInterfaceIdentifier, []byte{1, 3, 16})),
 		dhcpv4.WithOption(dhcpv4.OptMaxMessageSize(1472)),
 		dhcpv4.WithRequestedOptions(dhcpv4.OptionSubnetMask, dhcpv4.OptionRouter, dhcpv4.OptionVendorSpecificInformation,
