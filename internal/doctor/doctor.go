@@ -76,7 +76,8 @@ type Doctor struct {
 // Run makes all checks and returns what they found, worst first, each in one
 // line. It needs root.
 func (d *Doctor) Run(ctx context.Context) []Finding {
-	found := []Finding{}
+	rules, problems := loadFirewall(ctx)
+	found := append([]Finding{}, problems...)
 	var lock sync.Mutex
 	var all sync.WaitGroup
 	check := func(f func() []Finding) {
@@ -92,8 +93,6 @@ func (d *Doctor) Run(ctx context.Context) []Finding {
 		check(func() []Finding { return d.images(ctx) })
 		check(d.machines)
 	}
-	rules, problems := loadFirewall(ctx)
-	found = append(found, problems...)
 	for _, name := range d.Interfaces {
 		l := readLink(name)
 		faults, usable := judgeLink(l, d.Mode)

@@ -35,7 +35,8 @@ func readLink(name string) link {
 		return l
 	}
 	sys := filepath.Join("/sys/class/net", name)
-	l.Up, l.Carrier = ifi.Flags&net.FlagUp != 0, ifi.Flags&net.FlagRunning != 0
+	carrier, _ := os.ReadFile(sys + "/carrier") // the flag follows up to a second later
+	l.Up, l.Carrier = ifi.Flags&net.FlagUp != 0, ifi.Flags&net.FlagRunning != 0 && string(carrier) != "0\n"
 	l.MTU, l.MAC = ifi.MTU, ifi.HardwareAddr.String()
 	l.Wireless = exists(sys+"/wireless") || exists(sys+"/phy80211")
 	l.Default = hasDefaultRoute(name)

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -21,10 +22,10 @@ func (d *Doctor) images(ctx context.Context) (found []Finding) {
 		if h.State == hosts.Installed || h.State == hosts.Rebooting {
 			continue
 		}
-		again := fmt.Sprintf("provision images add %s --arch %s --from SOURCE", h.Image, h.Arch)
 		i := slices.IndexFunc(d.Images, func(img images.Image) bool { return img.Name == h.Image })
+		again := fmt.Sprintf("provision images add %s --arch %s --from SOURCE", h.Image, cmp.Or(h.Arch, "ARCH"))
 		switch {
-		case i < 0 && !d.hasImage(h.Arch):
+		case i < 0 && h.Arch != "" && !d.hasImage(h.Arch):
 			add(Stop, fmt.Sprintf("there is no installer image for %s, which %s needs", h.Arch, h.Name), again)
 			continue
 		case i < 0:
@@ -39,7 +40,7 @@ func (d *Doctor) images(ctx context.Context) (found []Finding) {
 		}
 		seen[h.Image] = true
 		if err := d.Verify(ctx, h.Image); err != nil {
-			add(Stop, err.Error(), again)
+			add(Stop, strings.ReplaceAll(err.Error(), "; add the image again from its source", ""), again)
 		}
 		for _, w := range d.Images[i].Warnings() {
 			what, remedy, _ := strings.Cut(w, "; ")
