@@ -17,7 +17,9 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"provision/hosts"
 	"provision/internal/doctor"
+	"provision/internal/web"
 	"provision/pxe"
 )
 
@@ -61,7 +63,7 @@ func doctorCommand(api *client) *cobra.Command {
 			} else {
 				err = printFindings(c.OutOrStdout(), d, found)
 			}
-			if err == nil && !f.asJSON && d.Mode == pxe.Off && slices.ContainsFunc(found, doctor.Finding.NoPointer) {
+			if err == nil && !f.asJSON && d.Mode == pxe.Off && slices.ContainsFunc(found, noPointer) {
 				fmt.Fprintln(c.OutOrStdout())
 				err = printRecipes(c.OutOrStdout(), d, "all")
 			}
@@ -115,40 +117,33 @@ func (f *doctorFlags) doctor(ctx context.Context, api *client) (d *doctor.Doctor
 // askServer fills in what a running server knows. It is no error if there is
 // none.
 func askServer(ctx context.Context, api *client, d *doctor.Doctor) (hints []doctor.Finding, err error) {
-	unseen := func(what, remedy string) {
-		hints = append(hints, doctor.Finding{Check: "server", Severity: doctor.Hint, What: what, Remedy: remedy})
-	}
-	if err := api.call(ctx, http.MethodGet, "/v1/version", nil, nil); err != nil {
+	var serving web.Serving
+	if err := api.call(ctx, http.MethodGet, "/v1/server", nil, &serving); err != nil {
 		why, remedy, _ := strings.Cut(err.Error(), ": ")
-		unseen(why+", so hosts, images and machines were not looked at", remedy)
-		return hints, nil
+		return []doctor.Finding{{Check: "server", Severity: doctor.Hint,
+			What: why + ", so hosts, images and machines were not looked at", Remedy: remedy}}, nil
 	}
-	s := &doctor.Server{}
-	if err := api.call(ctx, http.MethodGet, "/v1/server", nil, s); err != nil {
-		// A server from before this request: the flags must tell what it serves.
-		s.DHCP, s.HTTP = cmp.Or(d.Mode, pxe.Proxy), cmp.Or(d.HTTPPort, 80)
-		for _, name := range d.Interfaces {
-			s.Interfaces = append(s.Interfaces, doctor.Interface{Name: name})
-		}
-	}
-	d.Server, d.Mode, d.HTTPPort = s, cmp.Or(d.Mode, s.DHCP), cmp.Or(d.HTTPPort, s.HTTP)
+	d.Server = &doctor.Server{Interfaces: serving.Interfaces, Mode: pxe.Mode(serving.DHCP), HTTPPort: serving.HTTP}
+	d.Mode, d.HTTPPort = cmp.Or(d.Mode, d.Server.Mode), cmp.Or(d.HTTPPort, d.Server.HTTPPort)
 	if len(d.Interfaces) == 0 {
-		for _, i := range s.Interfaces {
-			d.Interfaces = append(d.Interfaces, i.Name)
-		}
+		d.Interfaces = d.Server.Interfaces
 	}
-	if err := errors.Join(api.call(ctx, http.MethodGet, "/v1/hosts", nil, &d.Hosts),
-		api.call(ctx, http.MethodGet, "/v1/images", nil, &d.Images)); err != nil {
-		return nil, err
-	}
-	if err := api.call(ctx, http.MethodGet, "/v1/traces", nil, &d.Traces); err != nil {
-		unseen("the server is older and keeps no traces of machines", "start the new one")
+	var all []web.Status
+	err = errors.Join(api.call(ctx, http.MethodGet, "/v1/hosts", nil, &all), api.call(ctx, http.MethodGet, "/v1/images", nil, &d.Images),
+		api.call(ctx, http.MethodGet, "/v1/traces", nil, &d.Traces))
+	for _, s := range all {
+		d.Hosts = append(d.Hosts, hosts.Host{Name: s.Name, MACs: s.MACs, State: s.State, Phase: s.Phase, Arch: s.Arch, Image: s.Image,
+			Permit: s.Permit, Options: hosts.Options{Method: s.Pinned}})
 	}
 	d.Verify = func(ctx context.Context, image string) error {
 		return api.call(ctx, http.MethodPost, "/v1/images/"+image+"/verify", nil, nil)
 	}
-	return hints, nil
+	return nil, err
 }
+
+// noPointer reports whether a finding is that no DHCP server points machines
+// here, as one must with --dhcp off.
+func noPointer(f doctor.Finding) bool { return f.Check == "dhcp" && f.Severity == doctor.Stop }
 
 func printRecipes(w io.Writer, d *doctor.Doctor, which string) error {
 	address, err := doctor.Address(d.Interfaces[0])

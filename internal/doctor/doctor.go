@@ -39,19 +39,11 @@ type Finding struct {
 	Remedy    string   `json:"remedy"`
 }
 
-// Server is what a running server says of itself.
+// Server is what a running server serves.
 type Server struct {
-	Version    string      `json:"version"`
-	Interfaces []Interface `json:"interfaces"`
-	DHCP       pxe.Mode    `json:"dhcp"`
-	HTTP       int         `json:"http"` // port
-	PID        int         `json:"pid"`
-}
-
-// Interface is one that a server serves.
-type Interface struct {
-	Name    string `json:"name"`
-	Address string `json:"address"`
+	Interfaces []string
+	Mode       pxe.Mode
+	HTTPPort   int
 }
 
 // Doctor examines this machine and the LANs that it serves or shall serve. Its
@@ -121,15 +113,6 @@ func (d *Doctor) Run(ctx context.Context) []Finding {
 // Healthy reports whether nothing was found that would stop a boot.
 func Healthy(found []Finding) bool {
 	return !slices.ContainsFunc(found, func(f Finding) bool { return f.Severity == Stop })
-}
-
-// NoPointer reports whether a finding is that no DHCP server points machines
-// here, as one must with --dhcp off.
-func (f Finding) NoPointer() bool { return f.Check == "dhcp" && f.Severity == Stop }
-
-// serves reports whether the running server serves the interface.
-func (d *Doctor) serves(name string) bool {
-	return d.Server != nil && slices.ContainsFunc(d.Server.Interfaces, func(i Interface) bool { return i.Name == name })
 }
 
 // link is what is to know about a network interface.

@@ -77,46 +77,38 @@ const (
 	traceAges    = 24 * time.Hour
 )
 
-// stall is why a machine stops at a stage, and what then helps.
+// stall is how a machine stopped at a stage, and what then helps.
 type stall struct{ Did, Remedy string }
 
-// otherWay is the remedy for firmware that wants another reply.
-const otherWay = "try another way to boot: provision enroll MAC HOST --boot-method METHOD"
-
 // stalls are what is known from the field, by the stage that was reached last.
-// MAC and HOST are put in.
 var stalls = map[hosts.Stage]stall{
 	hosts.StageAsked: {"asked and took no answer",
-		"look for another DHCP server that sends option 60; enable portfast on its switch port; else " + otherWay},
+		"look for another DHCP server that sends option 60, and enable portfast on its switch port"},
 	hosts.StageAddress: {"took an address and never asked for its boot file",
-		"look for another DHCP server that sends option 60 or a boot file; else " + otherWay},
+		"look for another DHCP server that sends option 60 or a boot file"},
 	hosts.StageBINL: {"asked port 4011 for its boot file and never fetched it",
-		"let udp port 69 through all firewalls between; else " + otherWay},
+		"let udp port 69 through all firewalls between"},
 	hosts.StageProgram: {"asked for its boot program and did not get it whole",
 		"look for a firewall that drops udp to high ports, and for an MTU below 1500 on the way"},
 	hosts.StageLoaded: {"has its boot program, which never came back as iPXE",
-		"switch Secure Boot off in its firmware; else iPXE's driver hangs: " + otherWay},
+		"switch Secure Boot off in its firmware; else iPXE's driver hangs: switch it off and on, and it gets the other one"},
+	hosts.StageIPXE: {"came as iPXE and never fetched its script",
+		"let the server's HTTP port through all firewalls between; if its screen shows no address, enable portfast on its switch port"},
 	hosts.StageScript: {"fetched its script and no kernel",
 		"see what iPXE says on its screen"},
 	hosts.StageKernel: {"asked for its kernel and never for its initrd",
 		"see what iPXE says on its screen; look for a bad cable, and for an MTU below 1500 on the way"},
 	hosts.StageInitrd: {"asked for its initrd and did not get it whole",
-		"see what iPXE says on its screen: the memory may be too small (BIOS: initrds up to 2 GB), or the link broke"},
+		"see what iPXE says on its screen: its memory may be too small (a BIOS takes 2 GB at most), or the link broke"},
 	hosts.StageStarted: {"started its installer, which never answered",
-		"see its screen: an emergency shell means a wrong init= (provision images list), no network means a driver that the image lacks; else it may have too little memory"},
+		"see its screen: an emergency shell means a wrong init= (provision images list), no network a driver that the image lacks; else its memory is too small"},
 }
-
-// iPXE on the way to its script.
-var (
-	ipxeDeaf    = stall{"came as iPXE and took no address", "enable portfast on its switch port: iPXE takes the link down and asks at once"}
-	ipxeBlocked = stall{"came as iPXE and never fetched its script", "let the server's HTTP port through all firewalls between"}
-)
 
 // stalled says why a machine that asked did not come up; ok is false if it did,
 // or may still. h is nil if no host has its MAC.
 func stalled(t hosts.Trace, h *hosts.Host, now time.Time) (f Finding, ok bool) {
 	silent := now.Sub(t.Last)
-	if silent < traceSettles || silent > traceAges || strings.HasSuffix(t.Client, "an operating system") {
+	if t.Stage == "" || silent < traceSettles || silent > traceAges { // without a stage only an operating system asked
 		return f, false
 	}
 	when := fmt.Sprintf("(%s, %s)", t.Client, ago(silent))
@@ -128,16 +120,12 @@ func stalled(t hosts.Trace, h *hosts.Host, now time.Time) (f Finding, ok bool) {
 		return f, false
 	}
 	s := stalls[t.Stage]
-	switch fromIPXE := strings.HasPrefix(t.Client, "iPXE"); {
-	case t.Stage == hosts.StageRefused:
-		s = stall{"asked and was refused: " + t.Why, refusedRemedy(t, h, now)}
-	case fromIPXE && t.Stage == hosts.StageAsked:
-		s = ipxeDeaf
-	case fromIPXE && slices.Contains([]hosts.Stage{hosts.StageAddress, hosts.StageBINL, hosts.StageProgram, hosts.StageLoaded}, t.Stage):
-		s = ipxeBlocked
+	if t.Stage == hosts.StageRefused {
+		s = refused(t, h, now)
+	} else if pinned := h.Options.Method; pinned != (hosts.Method{}) {
+		s.Remedy += fmt.Sprintf("; or it needs another way than the one it is pinned to: enroll it again without --boot-method %s", pinned)
 	}
-	remedy := strings.NewReplacer("MAC HOST", t.MAC+" "+h.Name).Replace(s.Remedy)
-	return Finding{"machine", Stop, "", fmt.Sprintf("%s %s %s %s", h.Name, t.MAC, s.Did, when), remedy}, true
+	return Finding{"machine", Stop, "", fmt.Sprintf("%s %s %s %s", h.Name, t.MAC, s.Did, when), s.Remedy}, true
 }
 
 // waits reports whether the host is still to be netbooted: nothing of its
@@ -146,16 +134,17 @@ func waits(h *hosts.Host) bool {
 	return h.State == hosts.Ready || h.State == hosts.Booting || h.State == hosts.Failed && h.Phase == hosts.PhaseNetboot
 }
 
-func refusedRemedy(t hosts.Trace, h *hosts.Host, now time.Time) string {
+// refused is how a machine was refused. Some reasons hold their remedy.
+func refused(t hosts.Trace, h *hosts.Host, now time.Time) stall {
+	why, remedy, told := strings.Cut(t.Why, ": ")
 	switch {
-	case strings.Contains(t.Client, "IA32"):
-		return "its firmware is 32-bit UEFI, which is not served: choose BIOS (CSM) there, if it can"
-	case strings.Contains(t.Client, "Raspberry Pi"):
-		return "its boot ROM is not served: start U-Boot from an SD card and netboot from there"
+	case told:
 	case !h.Permit.Live(now):
-		return fmt.Sprintf("provision enroll %s %s", strings.Join(h.MACs, ","), h.Name)
+		remedy = fmt.Sprintf("provision enroll %s %s", strings.Join(h.MACs, ","), h.Name)
+	default:
+		remedy = "see what else happened: provision logs " + h.Name
 	}
-	return "provision logs " + h.Name
+	return stall{"asked and was refused: " + why, remedy}
 }
 
 func ago(d time.Duration) string {

@@ -35,8 +35,12 @@ func ports(mode pxe.Mode, http int) []port {
 // takenPorts tries to open each port as the server will, but for those that
 // the running server has. dhcp reports whether another program has DHCP's.
 func (d *Doctor) takenPorts(ctx context.Context, l link) (found []Finding, dhcp bool) {
+	var opened []port
+	if d.Server != nil && slices.Contains(d.Server.Interfaces, l.Name) {
+		opened = ports(d.Server.Mode, d.Server.HTTPPort)
+	}
 	for _, p := range ports(d.Mode, d.HTTPPort) {
-		if d.serves(l.Name) && slices.Contains(ports(d.Server.DHCP, d.Server.HTTP), p) {
+		if slices.Contains(opened, p) {
 			continue
 		}
 		err := tryPort(ctx, l, p)
@@ -45,7 +49,7 @@ func (d *Doctor) takenPorts(ctx context.Context, l link) (found []Finding, dhcp 
 			found = append(found, takenPort(l.Name, p, pxe.PortOwner(p.Proto, p.Number)))
 			dhcp = dhcp || p.Number == 67
 		case err != nil:
-			found = append(found, Finding{"port", Warning, l.Name, fmt.Sprintf("%s cannot be tried: %v", p, err), asRoot(err)})
+			return append(found, Finding{"port", Warning, l.Name, fmt.Sprintf("%s cannot be tried: %v", p, err), asRoot(err)}), dhcp
 		}
 	}
 	return found, dhcp

@@ -39,8 +39,7 @@ func tools(ctx context.Context, flake string) (found []Finding) {
 		add(Stop, strings.TrimSpace(string(version))+" is too old", "install nix 2.8 or newer: https://nixos.org/download")
 	}
 	if !flakesOn(exec.CommandContext(ctx, "nix", "show-config").CombinedOutput()) {
-		// The server switches them on for itself.
-		add(Warning, "nix's flakes are off: provision does without that setting, but your own `nix build` of the fleet does not",
+		add(Warning, "nix's flakes are off: provision switches them on for itself, your own `nix build` needs the setting",
 			"in nix.conf: experimental-features = nix-command flakes (NixOS: nix.settings.experimental-features)")
 	}
 	if flake != "" {
