@@ -123,7 +123,10 @@ func askServer(ctx context.Context, api *client, d *doctor.Doctor) (hints []doct
 		return []doctor.Finding{{Check: "server", Severity: doctor.Hint,
 			What: why + ", so hosts, images and machines were not looked at", Remedy: remedy}}, nil
 	}
-	d.Server = &doctor.Server{Interfaces: serving.Interfaces, Mode: pxe.Mode(serving.DHCP), HTTPPort: serving.HTTP}
+	d.Server = &doctor.Server{Mode: pxe.Mode(serving.DHCP), HTTPPort: serving.HTTP}
+	for _, i := range serving.Interfaces {
+		d.Server.Interfaces = append(d.Server.Interfaces, i.Name)
+	}
 	d.Mode, d.HTTPPort = cmp.Or(d.Mode, d.Server.Mode), cmp.Or(d.HTTPPort, d.Server.HTTPPort)
 	if len(d.Interfaces) == 0 {
 		d.Interfaces = d.Server.Interfaces
