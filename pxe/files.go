@@ -57,11 +57,12 @@ func (s *Server) open(l *link, name string, from netip.AddrPort) (tftpFile, erro
 	if h.Boot.Token != token || !h.Boot.Serves(s.Now()) || h.State != hosts.Booting {
 		return tftpFile{}, errNoFile // U-Boot would ask for ever; who had a token knows that we are here
 	}
-	return s.openOfBoot(h, name, from)
+	return s.openOfBoot(h, name, "", from)
 }
 
-// openOfBoot opens a file of the boot that the host has now.
-func (s *Server) openOfBoot(h hosts.Host, name string, from netip.AddrPort) (tftpFile, error) {
+// openOfBoot opens a file of the boot that the host has now. folder leads from
+// where the client looks to the boot's folder.
+func (s *Server) openOfBoot(h hosts.Host, name, folder string, from netip.AddrPort) (tftpFile, error) {
 	client := from.Addr().Unmap().String()
 	switch name {
 	case pxelinux(h.Boot.MAC):
@@ -74,7 +75,7 @@ func (s *Server) openOfBoot(h hosts.Host, name string, from netip.AddrPort) (tft
 			return tftpFile{}, err
 		}
 		s.reached(h.Boot.MAC, hosts.StageScript)
-		return text(s.ubootConfig(h, img.Cmdline)), nil
+		return text(ubootConfig(h, img.Cmdline, folder)), nil
 	case "kernel", "initrd":
 		h, err := s.claim(h.Boot.Token, client, name, hosts.Method{})
 		if err != nil {
@@ -138,7 +139,7 @@ func (s *Server) openByNeighbour(l *link, name string, from netip.AddrPort) (tft
 		return tftpFile{}, errors.Join(errNoFile, err)
 	}
 	h.Boot, h.State = boot, hosts.Booting
-	return s.openOfBoot(h, name, from)
+	return s.openOfBoot(h, name, bootPath+boot.Token+"/", from)
 }
 
 // programArch is the architecture of the clients that load a program.
