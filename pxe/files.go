@@ -33,7 +33,15 @@ const bootPath = "boot/"
 // serveTFTP serves them on one link.
 func (s *Server) serveTFTP(ctx context.Context, l *link) error {
 	t := &tftpServer{MTU: l.mtu, Log: s.Log,
-		Open: func(name string, client netip.AddrPort) (tftpFile, error) { return s.open(l, name, client) },
+		Open: func(name string, client netip.AddrPort) (tftpFile, error) {
+			f, err := s.open(l, name, client)
+			if err != nil && !errors.Is(err, errNotServed) && !errors.Is(err, errNoFile) {
+				// The client is told no more than that it is refused.
+				s.Log.Warn("TFTP", "client", client, "file", tokens.ReplaceAllString(printable(name), "…"), "err", err)
+				err = errNoFile
+			}
+			return f, err
+		},
 		Seen: func(client netip.AddrPort, sent bool, packet []byte, text string) {
 			s.traceTFTP(l, client, sent, packet, text)
 		}}

@@ -93,7 +93,14 @@ func (s *Server) serveBoot(l *link, c echo.Context) error {
 		return s.serveContent(c, f, err)
 	}
 	client := remote(c).Addr().String()
-	h, err := s.claim(token, client, name, s.method(token))
+	h, err := s.Hosts.ByToken(token)
+	if err == nil && name != "script" && name != "kernel" && name != "initrd" {
+		c.Set("known", true) // iPXE looks for autoexec.ipxe; that binds nobody
+		return echo.ErrNotFound
+	}
+	if err == nil {
+		h, err = s.claim(token, client, name, s.ladders.worked(h.Boot.MAC))
+	}
 	switch {
 	case errors.Is(err, hosts.ErrNotFound):
 		return echo.ErrNotFound
@@ -120,9 +127,7 @@ func (s *Server) serveImage(l *link, c echo.Context, h hosts.Host, name string) 
 		return echo.ErrNotFound
 	}
 	s.traceHTTP(l, remote(c), h.Boot.MAC, c.Request().Method, name)
-	if name == "script" || name == "kernel" || name == "initrd" {
-		s.reached(h.Boot.MAC, hosts.Stage(name))
-	}
+	s.reached(h.Boot.MAC, hosts.Stage(name))
 	switch name {
 	case "script":
 		return c.Blob(http.StatusOK, "text/plain", []byte(s.bootScript(l.self.String(), h, img.Cmdline)))
@@ -141,15 +146,6 @@ func (s *Server) serveImage(l *link, c echo.Context, h hosts.Host, name string) 
 		return err
 	}
 	return echo.ErrNotFound
-}
-
-// method is what led the machine with this token here.
-func (s *Server) method(token string) hosts.Method {
-	h, err := s.Hosts.ByToken(token)
-	if err != nil || h.Boot.Token != token {
-		return hosts.Method{}
-	}
-	return s.ladders.worked(h.Boot.MAC)
 }
 
 // serveContent serves a boot program over HTTP.
