@@ -113,6 +113,16 @@ func (t *Traces) Note(mac string, note func(*Trace)) {
 	}
 }
 
+// Restart forgets the trace of a machine that got its script or more: what it
+// asks now is its next netboot.
+func (t *Traces) Restart(mac string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if tr := t.byMAC[mac]; tr != nil && slices.Contains([]Stage{StageScript, StageKernel, StageInitrd, StageStarted}, tr.Stage) {
+		t.drop(tr)
+	}
+}
+
 func (t *Traces) drop(tr *Trace) {
 	for _, p := range tr.Packets {
 		t.bytes -= len(p.Data)

@@ -39,7 +39,7 @@ func (s *Server) serveDHCP(ctx context.Context, l *link, conn *net.UDPConn, resp
 			continue
 		}
 		_, err = conn.WriteToUDPAddrPort(r.ToBytes(), to)
-		s.Log.Debug("answered DHCP", "mac", m.ClientHWAddr, "request", m.MessageType(), "answer", r.MessageType(), "to", to,
+		s.Log.Debug("answered DHCP", "mac", m.ClientHWAddr.String(), "request", m.MessageType(), "answer", r.MessageType(), "to", to,
 			"address", r.YourIPAddr, "file", r.BootFileName != "", "err", err)
 	}
 }

@@ -34,7 +34,9 @@ const bootPath = "boot/"
 func (s *Server) serveTFTP(ctx context.Context, l *link) error {
 	t := &tftpServer{MTU: l.mtu, Log: s.Log,
 		Open: func(name string, client netip.AddrPort) (tftpFile, error) { return s.open(l, name, client) },
-		Seen: func(client netip.AddrPort, sent bool, packet []byte, text string) { s.traceTFTP(l, client, sent, packet, text) }}
+		Seen: func(client netip.AddrPort, sent bool, packet []byte, text string) {
+			s.traceTFTP(l, client, sent, packet, text)
+		}}
 	return t.Run(ctx, l.sock.tftp)
 }
 
@@ -49,14 +51,18 @@ func (s *Server) open(l *link, name string, from netip.AddrPort) (tftpFile, erro
 		return s.program("", name)
 	}
 	h, err := s.Hosts.ByToken(token)
-	if err != nil || h.Boot.Token != token || !h.Boot.Serves(s.Now()) || h.State != hosts.Booting {
+	if err != nil {
 		return tftpFile{}, errNotServed
 	}
-	return s.openOfBoot(h, name, from)
+	if h.Boot.Token != token || !h.Boot.Serves(s.Now()) || h.State != hosts.Booting {
+		return tftpFile{}, errNoFile // U-Boot would ask for ever; who had a token knows that we are here
+	}
+	return s.openOfBoot(h, name, "", from)
 }
 
-// openOfBoot opens a file of the boot that the host has now.
-func (s *Server) openOfBoot(h hosts.Host, name string, from netip.AddrPort) (tftpFile, error) {
+// openOfBoot opens a file of the boot that the host has now. folder leads from
+// where the client looks to the boot's folder.
+func (s *Server) openOfBoot(h hosts.Host, name, folder string, from netip.AddrPort) (tftpFile, error) {
 	client := from.Addr().Unmap().String()
 	switch name {
 	case pxelinux(h.Boot.MAC):
@@ -69,7 +75,7 @@ func (s *Server) openOfBoot(h hosts.Host, name string, from netip.AddrPort) (tft
 			return tftpFile{}, err
 		}
 		s.reached(h.Boot.MAC, hosts.StageScript)
-		return text(s.ubootConfig(h, img.Cmdline)), nil
+		return text(ubootConfig(h, img.Cmdline, folder)), nil
 	case "kernel", "initrd":
 		h, err := s.claim(h.Boot.Token, client, name, hosts.Method{})
 		if err != nil {
@@ -79,7 +85,7 @@ func (s *Server) openOfBoot(h hosts.Host, name string, from netip.AddrPort) (tft
 		return s.imageFile(h, name, client)
 	}
 	if !s.fresh(h) {
-		return tftpFile{}, errNotServed
+		return tftpFile{}, errNoFile
 	}
 	return s.program(h.Boot.MAC, name)
 }
@@ -133,7 +139,7 @@ func (s *Server) openByNeighbour(l *link, name string, from netip.AddrPort) (tft
 		return tftpFile{}, errors.Join(errNoFile, err)
 	}
 	h.Boot, h.State = boot, hosts.Booting
-	return s.openOfBoot(h, name, from)
+	return s.openOfBoot(h, name, bootPath+boot.Token+"/", from)
 }
 
 // programArch is the architecture of the clients that load a program.
@@ -162,7 +168,8 @@ func (s *Server) claim(token, client, name string, how hosts.Method) (hosts.Host
 }
 
 // imageFile opens the kernel or the initrd of a host's image, the initrd with
-// the boot's overlay. When its last byte is out, the token is used up.
+// the boot's overlay. When both are out whole, in whichever order, the token is
+// used up.
 func (s *Server) imageFile(h hosts.Host, name, client string) (tftpFile, error) {
 	img, err := s.Images.Get(h.Image)
 	if err != nil {
@@ -178,12 +185,12 @@ func (s *Server) imageFile(h hosts.Host, name, client string) (tftpFile, error) 
 	if err != nil {
 		return tftpFile{}, err
 	}
-	whole := struct {
+	both := struct {
 		io.Reader
 		io.Closer
 	}{io.MultiReader(f, bytes.NewReader(tail)), f}
-	return tftpFile{content: whole, size: what.Size + int64(len(tail)), done: func(whole bool) {
-		if whole && name == "initrd" {
+	return tftpFile{content: both, size: what.Size + int64(len(tail)), done: func(whole bool) {
+		if whole && s.ladders.other(h.Name, h.Boot.Token, name) {
 			s.started(h, client)
 		}
 	}}, nil

@@ -65,6 +65,16 @@ func interfaceNames() (names []string) {
 	return names
 }
 
+// Address is ours on a served interface, once Listen has opened it.
+func (s *Server) Address(ifname string) (addr netip.Addr) {
+	for _, l := range s.links {
+		if l.name == ifname {
+			addr = l.self
+		}
+	}
+	return addr
+}
+
 // neighbour is the MAC of an address on the link, as the kernel resolved it
 // (proc_net(5), arp); "" if it did not. Who sends us TCP or answered UDP is in
 // that table.
@@ -155,14 +165,4 @@ func (s *Server) subnetFor(l *link, via netip.Addr) *subnet {
 		}
 	}
 	return nil
-}
-
-// linkTo is the link with this address of ours; the first if there is none.
-func (s *Server) linkTo(self string) *link {
-	for _, l := range s.links {
-		if l.self.String() == self {
-			return l
-		}
-	}
-	return s.links[0]
 }

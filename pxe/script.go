@@ -57,17 +57,17 @@ func (s *Server) whoScript(self string) string {
 	return "#!ipxe\nchain --replace " + s.url(self, "ipxe") + "?mac=${netX/mac}\n"
 }
 
-// ubootConfig is what U-Boot's "pxe boot" reads (extlinux format). Names are
-// relative to the folder of this boot.
-func (s *Server) ubootConfig(h hosts.Host, cmdline string) string {
-	folder := "/" + bootPath + h.Boot.Token
+// ubootConfig is what U-Boot's "pxe boot" reads (extlinux format). It takes
+// names, even absolute ones, for relative to where it found this; folder leads
+// from there to the boot's.
+func ubootConfig(h hosts.Host, cmdline, folder string) string {
 	return strings.Join([]string{
 		"# provision: the installer of " + h.Name,
 		"default installer",
 		"timeout 1",
 		"label installer",
-		"  kernel " + folder + "/kernel",
-		"  initrd " + folder + "/initrd",
+		"  kernel " + folder + "kernel",
+		"  initrd " + folder + "initrd",
 		"  append " + cmdline + " BOOTIF=01-" + strings.ReplaceAll(h.Boot.MAC, ":", "-"),
 		"",
 	}, "\n")

@@ -25,6 +25,9 @@ func (s *Server) traceRequest(l *link, from netip.AddrPort, port uint16, m *dhcp
 		text += ", by the relay " + via.String()
 	}
 	discover := m.MessageType() == dhcpv4.MessageTypeDiscover
+	if discover && c.Kind != system {
+		s.Traces.Restart(c.MAC)
+	}
 	if discover && c.Kind == ipxe {
 		s.ladders.note(c.MAC, func(cl *climb) { cl.ipxe = true })
 	}

@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -102,7 +104,25 @@ func (w *world) reachesInstaller(host string, f lab.Firmware, pin, via, method s
 		w.t.Errorf("%s: its boot method is %s, want %s", f, s.Method, method)
 	}
 	w.t.Logf("%s, %s:\n%s", f, w.mode, w.provision("capture", host))
+	w.pcap(m.MAC)
 	w.provision("forget", host)
+}
+
+// pcap has Wireshark's reader read what `provision capture` writes.
+func (w *world) pcap(mac string) {
+	w.t.Helper()
+	file := filepath.Join(w.dir, "boot.pcap")
+	w.provision("capture", mac, "--pcap", file)
+	out, err := exec.CommandContext(w.ctx, "tshark", "-r", file, "-V").Output()
+	w.must(err)
+	for _, bad := range []string{"Malformed", "[Expert Info (Error", "[Expert Info (Warn", "incorrect"} {
+		if strings.Contains(string(out), bad) {
+			w.t.Errorf("tshark finds %q in %s:\n%s", bad, file, out)
+		}
+	}
+	if n := strings.Count(string(out), "DHCP: Discover"); n == 0 || !strings.Contains(string(out), mac) {
+		w.t.Errorf("tshark finds %d DISCOVERs of %s", n, mac)
+	}
 }
 
 // TestHold: an unknown machine's screen shows how to enroll it, and it goes on

@@ -51,6 +51,8 @@ type world struct {
 	serve  *exec.Cmd
 	log    lockedBuffer
 	number int32
+	// machines are how many there were
+	machines int
 }
 
 // lockedBuffer collects what the server logs.
@@ -220,11 +222,12 @@ func (w *world) enroll(m *lab.Machine, host string, flags ...string) {
 // machine is a blank PC with one disk of 4 GiB.
 func (w *world) machine(name string) *lab.Machine {
 	w.t.Helper()
-	disk, err := lab.NewDisk(filepath.Join(w.dir, name+".img"), 4<<30, "LAB-"+name)
+	w.machines++
+	disk, err := lab.NewDisk(filepath.Join(w.dir, fmt.Sprintf("disk%d.img", w.machines)), 4<<30, "LAB-"+name)
 	w.must(err)
-	m := &lab.Machine{Name: fmt.Sprintf("%s-%d", name, w.number), Dir: w.dir, // its tap has the same name
+	m := &lab.Machine{Name: fmt.Sprintf("m%d-%d", w.machines, w.number), Dir: w.dir, // its tap has the same name
 		LAN: w.lan, Disks: []lab.Disk{disk},
-		MAC: fmt.Sprintf("52:54:00:77:%02x:%02x", w.number, name[0])}
+		MAC: fmt.Sprintf("52:54:00:77:%02x:%02x", w.number, w.machines)}
 	w.t.Cleanup(func() {
 		m.PowerOff()
 		if c := m.Console(); w.t.Failed() && c != nil {

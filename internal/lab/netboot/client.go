@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -113,6 +114,20 @@ func (m Message) String() string {
 	return fmt.Sprintf("%8.3fs %s %-21s %s", m.At.Seconds(), arrow, m.Peer, m.Text)
 }
 
+// String is the conversation and its end, for people.
+func (r Result) String() string {
+	var b strings.Builder
+	for _, m := range r.Trace {
+		fmt.Fprintln(&b, m)
+	}
+	fmt.Fprintf(&b, "chose: %s\n", r.Chose)
+	for _, f := range r.Fetched {
+		fmt.Fprintf(&b, "%s: %s, %d bytes %s\n", f.Stage, f.URL, f.Bytes, f.Failed)
+	}
+	fmt.Fprintf(&b, "remarks: %q\nlocal disk: %v\nstopped: %s\n", r.Remarks, r.Local, r.Stopped)
+	return b.String()
+}
+
 // Got returns the first fetch of a stage that did not fail.
 func (r Result) Got(stage string) (Fetch, bool) {
 	for _, f := range r.Fetched {
@@ -124,11 +139,14 @@ func (r Result) Got(stage string) (Fetch, bool) {
 }
 
 // stop is why a machine goes no further. It is a result, not an error.
-type stop string
+type stop struct {
+	why string
+	nak bool // a lease was refused, so it starts over (RFC 2131 section 3.1, step 4)
+}
 
-func (s stop) Error() string { return string(s) }
+func (s stop) Error() string { return s.why }
 
-func stopf(format string, args ...any) error { return stop(fmt.Sprintf(format, args...)) }
+func stopf(format string, args ...any) error { return stop{why: fmt.Sprintf(format, args...)} }
 
 // errReached ends a boot that went as far as it was to.
 var errReached = errors.New("reached")
@@ -148,7 +166,7 @@ func (c Client) Boot(ctx context.Context, w *Wire) (Result, error) {
 	var stopped stop
 	switch {
 	case errors.As(err, &stopped):
-		r.res.Stopped, err = string(stopped), nil
+		r.res.Stopped, err = stopped.why, nil
 	case errors.Is(err, errReached):
 		err = nil
 	}

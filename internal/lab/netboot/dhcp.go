@@ -206,7 +206,7 @@ func (r *run) lease(ctx context.Context, o reply, waits []time.Duration) (reply,
 	case tries == 0:
 		return got, stopf("%s offered %s, and does not answer the request for it", o.serverID(), o.yiaddr())
 	case got.kind() == nak:
-		return got, stopf("%s offered %s, and then refused it: %s", o.serverID(), o.yiaddr(), got.text(56))
+		return got, stop{fmt.Sprintf("%s offered %s, and then refused it: %s", o.serverID(), o.yiaddr(), got.text(56)), true}
 	}
 	r.timed("lease", begin, got.at, tries)
 	return got, r.take(got.yiaddr())

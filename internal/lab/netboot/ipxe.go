@@ -109,7 +109,7 @@ func (r *run) ipxeProxy(ctx context.Context, proxy reply) (reply, error) {
 	p.setXID(proxy.xid())
 	begin := time.Now()
 	for i, wait := range seconds(1, 2, 4) {
-		got, ok, err := r.ask4011(ctx, conn, p, netip.AddrPortFrom(server, 4011), wait, func(got reply) bool {
+		got, ok, err := r.unicast(ctx, conn, p, netip.AddrPortFrom(server, 4011), wait, func(got reply) bool {
 			if got.from.Port() != 4011 {
 				r.remark("iPXE dropped an answer that came from port %d, not 4011", got.from.Port())
 			}

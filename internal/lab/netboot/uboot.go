@@ -195,7 +195,7 @@ func (r *run) renew(ctx context.Context, lease reply) error {
 	begin := time.Now()
 	waits := seconds(4, 8, 16)
 	for i, wait := range waits {
-		got, ok, err := r.ask4011(ctx, conn, p, netip.AddrPortFrom(lease.serverID(), 67), wait, func(got reply) bool {
+		got, ok, err := r.unicast(ctx, conn, p, netip.AddrPortFrom(lease.serverID(), 67), wait, func(got reply) bool {
 			return got.kind() == ack || got.kind() == nak
 		})
 		if err != nil {
