@@ -79,7 +79,7 @@ func (s *Server) Address(ifname string) (addr netip.Addr) {
 // (proc_net(5), arp); "" if it did not. Who sends us TCP or answered UDP is in
 // that table.
 func (l *link) neighbour(addr netip.Addr) string {
-	f, err := os.Open("/proc/net/arp")
+	f, err := os.Open("/proc/thread-self/net/arp")
 	if err != nil {
 		return ""
 	}

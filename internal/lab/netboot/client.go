@@ -31,6 +31,12 @@ type Client struct {
 	Address netip.Addr
 	Relay   *Relay // the machine is on another network, behind this relay agent
 
+	// Server is the TFTP server that a person told U-Boot (serverip), in place of what its lease says.
+	Server netip.Addr
+	// Twice is a network on which each question over UDP arrives twice, and once more behind the next one if that
+	// follows within half a second of the firmware's time.
+	Twice bool
+
 	Until Stage // 0: UntilImages
 	Limit int64 // bytes of kernel and initrd to read; 0: all; negative: HTTP HEAD, or TFTP's size probe
 	Then  Kind  // what the program that firmware loads is; "": ipxedust's iPXE
@@ -186,6 +192,8 @@ type run struct {
 	begun time.Time
 	stage string // prefix of the timings: "" or "ipxe "
 	own   netip.Addr
+	late  func() error // sends the last question once more, if Twice
+	asked time.Time    // when it was sent
 	res   Result
 }
 
@@ -197,6 +205,21 @@ func (r *run) scaled(d time.Duration) time.Duration {
 		return d
 	}
 	return time.Duration(float64(d) * r.Scale)
+}
+
+// question sends one, as often as the network makes it arrive.
+func (r *run) question(send func() error) error {
+	err := send()
+	if !r.Twice || err != nil {
+		return err
+	}
+	if err = send(); err == nil && r.late != nil && time.Since(r.asked) < r.scaled(time.Second/2) {
+		if err = r.late(); errors.Is(err, net.ErrClosed) { // its port is
+			err = nil
+		}
+	}
+	r.late, r.asked = send, time.Now()
+	return err
 }
 
 // reached ends the boot if it was to go no further than this stage.

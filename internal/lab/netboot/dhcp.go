@@ -107,10 +107,12 @@ func (r *run) broadcast(p packet) error {
 	raw := p.bytes()
 	what := map[byte]string{discover: "DHCPDISCOVER", request: "DHCPREQUEST"}[p.kind()]
 	r.note(true, netip.AddrPortFrom(everyone, 67), raw, "%s %s", what, p.text(optClass))
-	if r.Relay != nil {
-		return r.Relay.forward(raw)
-	}
-	return r.w.broadcast(r.mac, raw)
+	return r.question(func() error {
+		if r.Relay != nil {
+			return r.Relay.forward(raw)
+		}
+		return r.w.broadcast(r.mac, raw)
+	})
 }
 
 // receive returns the next reply to transaction xid, or false at the deadline.

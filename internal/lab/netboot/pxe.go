@@ -200,7 +200,11 @@ func (r *run) bootServer(ctx context.Context, server netip.Addr, item []byte) (r
 func (r *run) unicast(ctx context.Context, conn udpConn, p packet, to netip.AddrPort, wait time.Duration, acceptable func(reply) bool) (reply, bool, error) {
 	raw := p.bytes()
 	r.note(true, to, raw, "DHCPREQUEST from %s", r.own)
-	if _, err := conn.WriteToUDPAddrPort(raw, to); err != nil {
+	err := r.question(func() error {
+		_, err := conn.WriteToUDPAddrPort(raw, to)
+		return err
+	})
+	if err != nil {
 		return reply{}, false, fmt.Errorf("ask %s: %w", to, err)
 	}
 	deadline := time.Now().Add(r.scaled(wait))

@@ -157,11 +157,18 @@ func (r *run) transfer(ctx context.Context, f *Fetch, server netip.Addr, name st
 	buf := make([]byte, 4+max(1468, r.Block)+1)
 	for try := 0; ; {
 		if t.last != nil {
-			if _, err := conn.WriteToUDPAddrPort(t.last, t.peer); err != nil {
-				return nil, fmt.Errorf("TFTP to %s: %w", t.peer, err)
+			send := func() error {
+				_, err := conn.WriteToUDPAddrPort(t.last, t.peer)
+				return err
 			}
 			if t.next == 0 {
 				f.Tries++
+				err = r.question(send)
+			} else {
+				err = send()
+			}
+			if err != nil {
+				return nil, fmt.Errorf("TFTP to %s: %w", t.peer, err)
 			}
 		}
 		deadline := time.Now().Add(r.scaled(waits[try]))

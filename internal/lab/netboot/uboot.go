@@ -16,7 +16,12 @@ func (r *run) ubootLease(ctx context.Context) (boot reply, err error) {
 	var o reply
 	if r.Address.IsValid() {
 		// Whoever gives leases elsewhere tells nothing of a boot; U-Boot does not listen to proxies.
-		return boot, stopf("U-Boot takes no offer of a proxy, and the DHCP server tells no boot")
+		if !r.Server.IsValid() {
+			return boot, stopf("U-Boot takes no offer of a proxy, and the DHCP server tells no boot")
+		}
+		boot = r.static()
+		copy(boot.head[20:], r.Server.AsSlice())
+		return boot, r.take(r.Address)
 	}
 	begin := time.Now()
 	waits := seconds(0.25, 0.5, 1, 2, 4, 8)
@@ -39,6 +44,9 @@ func (r *run) ubootLease(ctx context.Context) (boot reply, err error) {
 		return boot, err
 	}
 	r.res.File = boot.file()
+	if r.Server.IsValid() {
+		copy(boot.head[20:], r.Server.AsSlice())
+	}
 	if boot.siaddr().IsUnspecified() {
 		return boot, stopf("the lease names no TFTP server: siaddr is not set")
 	}
