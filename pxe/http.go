@@ -66,12 +66,12 @@ func (s *Server) routes(l *link) http.Handler {
 	return e
 }
 
-func (s *Server) serveHold(_ *link, c echo.Context) error {
+func (s *Server) serveHold(l *link, c echo.Context) error {
 	if !s.Hold {
 		return echo.ErrNotFound
 	}
 	c.Set("known", true)
-	return c.Blob(http.StatusOK, "text/plain", []byte(holdScript))
+	return c.Blob(http.StatusOK, "text/plain", []byte(holdScript(l.self.String())))
 }
 
 // remote is who asks.
