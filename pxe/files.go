@@ -122,7 +122,8 @@ func (s *Server) openByNeighbour(l *link, name string, from netip.AddrPort) (tft
 	}
 	c := client{MAC: mac, Kind: uboot, Arch: iana.UBOOT_ARM64}
 	if name != pxelinux(mac) {
-		if c.Kind, c.Arch = firmware, programArch(name); s.Mode != Off || s.programs[name] == nil {
+		c.Kind, c.Arch = firmware, programArch(name)
+		if name = s.have(c, name); s.Mode != Off || name == "" {
 			c.Kind = system // whatever it is after, there is an answer for those we know
 		}
 	}
@@ -159,6 +160,20 @@ func programArch(name string) iana.Arch {
 		return iana.EFI_X86_64
 	}
 	return iana.INTEL_X86PC
+}
+
+// have is the program that this client asks for, or the other kind of iPXE for
+// it, where that is what we have; "" if it asks for none.
+func (s *Server) have(c client, name string) string {
+	st := stepsFor(c, s.Mode, s.programs)
+	firmware, native := programFile(c, hosts.ProgramFirmware), programFile(c, hosts.ProgramNative)
+	switch {
+	case name != firmware && name != native || len(st.programs) == 0:
+		return ""
+	case s.programs[name] == nil:
+		return programFile(c, st.programs[0])
+	}
+	return name
 }
 
 // claim binds a boot to the client that fetches a file of it. The first to use

@@ -153,3 +153,12 @@ func TestHold(t *testing.T) {
 		w.must(m.PowerOff())
 	}
 }
+
+// TestOff: with --dhcp off the owner's DHCP server sends machines here, by the
+// lines that doctor prints for it.
+func TestOff(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "off")
+	w.reachesInstaller("alpha", lab.OVMFPXE, "", "x86-64 UEFI PXE", "rom")
+	w.reachesInstaller("bravo", lab.SeaBIOS, "", "iPXE x86", "rom")
+}
