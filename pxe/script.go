@@ -54,9 +54,9 @@ func (s *Server) holdFile(l loader, mac, program string) string {
 	return bootPath + "hold/" + program
 }
 
-// whoScript tells us the MAC of a machine that we cannot see it from.
-func (s *Server) whoScript(self string) string {
-	return "#!ipxe\nchain --replace " + s.url(self, "ipxe") + "?mac=${netX/mac}\n"
+// whoScript has iPXE tell what it runs on.
+func whoScript(url string) string {
+	return "#!ipxe\nchain --replace " + url + "?platform=${platform}&arch=${buildarch}&mac=${netX/mac}\n"
 }
 
 // ubootConfig is what U-Boot's "pxe boot" reads (extlinux format). It takes
