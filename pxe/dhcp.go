@@ -15,10 +15,17 @@ import (
 // A responder answers what came to one port; a nil reply is silence.
 type responder func(*link, *dhcpv4.DHCPv4, client, *hosts.Host) (*dhcpv4.DHCPv4, error)
 
+// waitingRoom is how many requests may wait to be answered: those of so many
+// machines that are switched on at once.
+const waitingRoom = 4096
+
 // serveDHCP reads requests, has them answered, and sends the answers.
 func (s *Server) serveDHCP(ctx context.Context, l *link, conn *net.UDPConn, respond responder) error {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
+	if err := roomFor(conn, waitingRoom); err != nil {
+		return fmt.Errorf("receive DHCP: %w", err)
+	}
 	port := conn.LocalAddr().(*net.UDPAddr).Port
 	buf := make([]byte, 4096)
 	for {

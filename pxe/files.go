@@ -34,7 +34,9 @@ const bootPath = "boot/"
 func (s *Server) serveTFTP(ctx context.Context, l *link) error {
 	t := &tftpServer{MTU: l.mtu, Log: s.Log,
 		Open: func(name string, client netip.AddrPort) (tftpFile, error) { return s.open(l, name, client) },
-		Seen: func(client netip.AddrPort, sent bool, packet []byte, text string) { s.traceTFTP(l, client, sent, packet, text) }}
+		Seen: func(client netip.AddrPort, sent bool, packet []byte, text string) {
+			s.traceTFTP(l, client, sent, packet, text)
+		}}
 	return t.Run(ctx, l.sock.tftp)
 }
 
