@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"net"
 	"net/netip"
+	"sync"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
@@ -15,11 +17,43 @@ import (
 // A responder answers what came to one port; a nil reply is silence.
 type responder func(*link, *dhcpv4.DHCPv4, client, *hosts.Host) (*dhcpv4.DHCPv4, error)
 
-// serveDHCP reads requests, has them answered, and sends the answers.
+const (
+	// waitingRoom is how many requests may wait to be read: those of so many
+	// machines that are switched on at once.
+	waitingRoom = 4096
+
+	// dhcpLanes is how many requests of one port are answered at a time. Most of
+	// that time the disk has them, and it takes many at once (hosts.Bolt).
+	dhcpLanes = 64
+)
+
+// dhcpRequest is a packet that came, and from where.
+type dhcpRequest struct {
+	*dhcpv4.DHCPv4
+	from netip.AddrPort
+}
+
+// serveDHCP reads requests and has them answered: those of one machine one
+// after another, as they came.
 func (s *Server) serveDHCP(ctx context.Context, l *link, conn *net.UDPConn, respond responder) error {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	port := conn.LocalAddr().(*net.UDPAddr).Port
+	if err := roomFor(conn, waitingRoom); err != nil {
+		return fmt.Errorf("receive DHCP: %w", err)
+	}
+	var answering sync.WaitGroup
+	defer answering.Wait()
+	lanes := make([]chan dhcpRequest, dhcpLanes)
+	for i := range lanes {
+		lanes[i] = make(chan dhcpRequest, waitingRoom/dhcpLanes)
+		defer close(lanes[i])
+		answering.Go(func() {
+			for m := range lanes[i] {
+				s.answer(l, conn, m, respond)
+			}
+		})
+	}
+	seed := maphash.MakeSeed()
 	buf := make([]byte, 4096)
 	for {
 		n, from, err := conn.ReadFromUDPAddrPort(buf)
@@ -34,14 +68,20 @@ func (s *Server) serveDHCP(ctx context.Context, l *link, conn *net.UDPConn, resp
 			s.Log.Debug("not a DHCP packet", "from", from, "err", err)
 			continue
 		}
-		r, to := s.handle(l, from, uint16(port), m, respond)
-		if r == nil {
-			continue
-		}
-		_, err = conn.WriteToUDPAddrPort(r.ToBytes(), to)
-		s.Log.Debug("answered DHCP", "mac", m.ClientHWAddr.String(), "request", m.MessageType(), "answer", r.MessageType(), "to", to,
-			"address", r.YourIPAddr, "file", r.BootFileName != "", "err", err)
+		lanes[maphash.Bytes(seed, m.ClientHWAddr)%dhcpLanes] <- dhcpRequest{m, from}
 	}
+}
+
+// answer has one request answered, and sends the answer.
+func (s *Server) answer(l *link, conn *net.UDPConn, m dhcpRequest, respond responder) {
+	port := conn.LocalAddr().(*net.UDPAddr).Port
+	r, to := s.handle(l, m.from, uint16(port), m.DHCPv4, respond)
+	if r == nil {
+		return
+	}
+	_, err := conn.WriteToUDPAddrPort(r.ToBytes(), to)
+	s.Log.Debug("answered DHCP", "mac", m.ClientHWAddr.String(), "request", m.MessageType(), "answer", r.MessageType(), "to", to,
+		"address", r.YourIPAddr, "file", r.BootFileName != "", "err", err)
 }
 
 // handle has one request answered, and keeps both in the machine's trace.
