@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
@@ -294,7 +295,7 @@ func (s *Server) load(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host, a answ
 // boot is the host's boot: the one under way, or a new one. It is empty if the
 // host cannot be booted after all.
 func (s *Server) boot(l *link, c client, h hosts.Host) (hosts.Boot, error) {
-	if s.fresh(h) && h.Boot.MAC == c.MAC && h.Boot.Server == l.self.String() {
+	if (s.fresh(h) || s.late(h)) && h.Boot.MAC == c.MAC && h.Boot.Server == l.self.String() {
 		return h.Boot, nil
 	}
 	img, err := s.Images.Get(h.Image)
@@ -322,6 +323,14 @@ func (s *Server) boot(l *link, c client, h hosts.Host) (hosts.Boot, error) {
 // after it. One that was taken up and is asked for again was interrupted.
 func (s *Server) fresh(h hosts.Host) bool {
 	return h.State == hosts.Booting && h.Boot.Serves(s.Now()) && h.Boot.Client == ""
+}
+
+// late reports whether the host's boot was taken up so short a time ago that
+// what is answered now was sent before: some networks let packets arrive twice,
+// and U-Boot does not wait for a proxy's offer. A machine that restarted as
+// quickly has the same address, and goes on with the same boot.
+func (s *Server) late(h hosts.Host) bool {
+	return h.State == hosts.Booting && h.Boot.Serves(s.Now()) && s.Now().Sub(h.Boot.Taken) < 5*time.Second
 }
 
 // moved keeps where a machine is, if that is new, on our link or behind a

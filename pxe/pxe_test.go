@@ -330,6 +330,8 @@ func TestUnknownIsRecorded(t *testing.T) {
 // that is one boot, until its files were fetched.
 func TestOneBootPerAttempt(t *testing.T) {
 	s := server(t, Full)
+	now := noon
+	s.Now = func() time.Time { return now }
 	s.mustEnroll(t, "bravo", mac)
 	ask := func(name string) string {
 		t.Helper()
@@ -349,6 +351,10 @@ func TestOneBootPerAttempt(t *testing.T) {
 	if _, err := s.Hosts.UseBoot(first, hosts.Fetch{Client: "10.77.0.104", File: "script"}); err != nil {
 		t.Fatal(err)
 	}
+	if late := ask("ipxe-discover"); late != first {
+		t.Error("a DISCOVER that arrived twice began another boot")
+	}
+	now = now.Add(10 * time.Second)
 	if next := ask("ovmf-x64-discover"); next == first {
 		t.Error("a machine that started over was given the boot it had begun")
 	}
