@@ -295,6 +295,12 @@ func (s *Server) load(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host, a answ
 // boot is the host's boot: the one under way, or a new one. It is empty if the
 // host cannot be booted after all.
 func (s *Server) boot(l *link, c client, h hosts.Host) (hosts.Boot, error) {
+	s.booting.Lock()
+	defer s.booting.Unlock()
+	h, err := s.Hosts.Get(h.Name) // DHCP and TFTP are answered side by side
+	if err != nil {
+		return hosts.Boot{}, err
+	}
 	if (s.fresh(h) || s.late(h)) && h.Boot.MAC == c.MAC && h.Boot.Server == l.self.String() {
 		return h.Boot, nil
 	}

@@ -9,7 +9,9 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -361,6 +363,27 @@ func TestOneBootPerAttempt(t *testing.T) {
 	h, _ := s.Hosts.Get("bravo")
 	if h.Permit.Boots != 2 {
 		t.Errorf("%d boots", h.Permit.Boots)
+	}
+}
+
+// TestOneBootSideBySide: a U-Boot that does not wait for our offer asks by TFTP
+// while its DISCOVER is answered.
+func TestOneBootSideBySide(t *testing.T) {
+	s := server(t, Proxy)
+	h := s.mustEnroll(t, "bravo", mac)
+	tokens := make([]string, 8)
+	var all sync.WaitGroup
+	for i := range tokens {
+		all.Go(func() {
+			b, err := s.boot(s.links[0], client{MAC: mac, Kind: uboot}, h)
+			if tokens[i] = b.Token; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if h, _ := s.Hosts.Get("bravo"); h.Permit.Boots != 1 || len(slices.Compact(tokens)) != 1 {
+		t.Errorf("%d boots: %v", h.Permit.Boots, tokens)
 	}
 }
 
