@@ -106,6 +106,10 @@ func (s *Server) program(mac, name string) (tftpFile, error) {
 	}}, nil
 }
 
+// instead of a program that is not here: the operator's DHCP server names one
+// and knows no other.
+var instead = map[string]string{images.ProgramSNP: images.ProgramNative, images.ProgramNativeArm64: images.ProgramSNPArm64, images.ProgramBIOS: images.ProgramUNDI}
+
 // openByNeighbour serves a machine that names no boot, if its MAC is known.
 func (s *Server) openByNeighbour(l *link, name string, from netip.AddrPort) (tftpFile, error) {
 	mac := l.neighbour(from.Addr().Unmap())
@@ -114,6 +118,9 @@ func (s *Server) openByNeighbour(l *link, name string, from netip.AddrPort) (tft
 	}
 	c := client{MAC: mac, Kind: uboot, Arch: iana.UBOOT_ARM64}
 	if name != pxelinux(mac) {
+		if s.programs[name] == nil {
+			name = instead[name]
+		}
 		if c.Kind, c.Arch = firmware, programArch(name); s.Mode != Off || s.programs[name] == nil {
 			c.Kind = system // whatever it is after, there is an answer for those we know
 		}

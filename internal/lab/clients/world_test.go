@@ -33,10 +33,16 @@ func TestMain(m *testing.M) {
 	os.Exit(lab.InNamespace(m.Run))
 }
 
-// How quick the firmware's seconds are, and the server's with them.
-const (
-	brisk = 0.1
-	hasty = 0.03 // where machines wait in vain
+// A speed is how quick the firmware's seconds are, and the server's with them; and how many machines boot at a time: more
+// would be too much, so quickly, for a test on a busy computer.
+type speed struct {
+	pace     float64
+	machines int
+}
+
+var (
+	brisk = speed{0.1, 4}
+	hasty = speed{0.03, 32} // where machines wait in vain
 )
 
 var (
@@ -49,7 +55,7 @@ var (
 type world struct {
 	*testing.T
 	ctx    context.Context
-	pace   float64
+	speed
 	begun  time.Time
 	lans   []*lab.LAN
 	store  hosts.Store
@@ -64,11 +70,11 @@ type world struct {
 
 // newWorld makes the LANs 10.77.0.1/24, 10.78.0.1/24 and so on, and no server yet. What the server sends on any of them is
 // shown to tshark in the end.
-func newWorld(t *testing.T, lans int, pace float64) *world {
+func newWorld(t *testing.T, lans int, s speed) *world {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
-	w := &world{T: t, ctx: ctx, pace: pace, begun: time.Now()}
+	w := &world{T: t, ctx: ctx, speed: s, begun: time.Now()}
 	for i := range lans {
 		l, err := lab.NewLAN(ctx, fmt.Sprintf("br%d", i), netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 77 + byte(i), 0, 1}), 24))
 		must(t, err)
@@ -214,13 +220,12 @@ func archOf(k netboot.Kind) images.Arch {
 	return images.X86_64
 }
 
-// bootAll boots machines, some at the same time: with the clocks as quick as they are, more would be too much for the
-// server of a test on a busy computer.
+// bootAll boots machines, as many at a time as the world's speed says.
 func (w *world) bootAll(machines ...*machine) []netboot.Result {
 	w.Helper()
 	results, errs := make([]netboot.Result, len(machines)), make([]error, len(machines))
 	var all sync.WaitGroup
-	places := make(chan struct{}, 4)
+	places := make(chan struct{}, w.machines)
 	for i, m := range machines {
 		places <- struct{}{}
 		all.Go(func() {
