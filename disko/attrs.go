@@ -11,11 +11,42 @@ import (
 	"unicode"
 )
 
-// reader collects every problem of a layout, so that one run shows them all.
+// reader collects every problem of a layout, so that one run shows them all, and what
+// its parts need of each other.
 type reader struct {
 	problems []string
 	seen     map[string]string // what must be unique, and the path that has it
+
+	owner   *device            // whose content is being read
+	blocks  map[string]*block  // block devices, by the name that the layout gives them
+	members map[string][]claim // of RAIDs, volume groups and pools, by "GROUP NAME"
+	least   map[string]least   // how many members each of these needs
+	borrows []claim            // blocks that are named by content elsewhere
 }
+
+// block is a block device that the layout makes or takes.
+type block struct {
+	owner *device
+	empty bool // has no content of its own
+}
+
+// claim says that what is found at a path belongs to, or needs, what has a name.
+type claim struct {
+	name, path string
+	owner      *device
+}
+
+// least is the fewest members that something at a path can have.
+type least struct {
+	n          int
+	path, what string
+}
+
+func newReader() *reader {
+	return &reader{seen: map[string]string{}, blocks: map[string]*block{}, members: map[string][]claim{}, least: map[string]least{}}
+}
+
+func (r *reader) atLeast(key string, n int, path, what string) { r.least[key] = least{n, path, what} }
 
 func (r *reader) errorf(path, format string, args ...any) {
 	r.problems = append(r.problems, path+": "+fmt.Sprintf(format, args...))
@@ -82,6 +113,7 @@ func take[T any](a *attrs, name string) (v T, ok bool) {
 		kind := map[string]string{
 			"string": "a string", "bool": "true or false", "int": "a whole number",
 			"[]string": "a list of strings", "[]int": "a list of whole numbers",
+			"map[string]string": "an attribute set of strings", "[]json.RawMessage": "a list",
 		}[fmt.Sprintf("%T", v)]
 		if kind == "" {
 			kind = "an attribute set"
@@ -127,6 +159,12 @@ func (a *attrs) str(name string) string {
 	return v
 }
 
+// flag reads true or false; null and missing are false.
+func (a *attrs) flag(name string) bool {
+	v, _ := take[bool](a, name)
+	return v
+}
+
 func (a *attrs) optional(name string) string {
 	v, _ := take[string](a, name)
 	a.plain(name, v)
@@ -153,16 +191,54 @@ func (a *attrs) words(name string) []string {
 	return words
 }
 
-// formatArgs refuses to name devices besides the one that is formatted: they would be
-// overwritten without appearing in the plan.
-func (a *attrs) formatArgs(args []string) []string {
+var devicePattern = regexp.MustCompile(`/dev/[^,= ]+`)
+
+// borrow notes the devices that arguments name besides the one that is formatted: they
+// must be the layout's and empty, or they would be overwritten without being in the plan.
+func (a *attrs) borrow(name string, args []string) []string {
 	for _, arg := range args {
-		if strings.Contains(arg, "/dev/") {
-			a.bad("extraArgs", "%q names a second device, which is not supported yet", arg)
+		for _, dev := range devicePattern.FindAllString(arg, -1) {
+			a.borrows = append(a.borrows, claim{dev, a.at(name), a.owner})
 		}
 	}
 	return args
 }
+
+// oneOf reads a string, or null for the zero value, that must be among some.
+func (a *attrs) oneOf(name string, allowed ...string) string {
+	v := a.optional(name)
+	if v != "" && !slices.Contains(allowed, v) {
+		a.bad(name, "%q is not known; known are %s", v, strings.Join(allowed, ", "))
+	}
+	return v
+}
+
+// matches reads a string that must match a pattern; allowed says to people what does.
+func (a *attrs) matches(name string, pattern *regexp.Regexp, allowed string) string {
+	v := a.str(name)
+	if !pattern.MatchString(v) {
+		a.bad(name, "%q is not allowed; allowed are %s", v, allowed)
+	}
+	return v
+}
+
+// options reads an attribute set of strings, as "name=value" in byte order of the names.
+func (a *attrs) options(name string) []string {
+	m, _ := take[map[string]string](a, name)
+	var list []string
+	for n, v := range m {
+		if !propertyName.MatchString(n) {
+			a.bad(name, "%q is not the name of a property", n)
+		}
+		list = append(list, n+"="+v)
+	}
+	slices.Sort(list)
+	a.plain(name, list...)
+	return list
+}
+
+// A ZFS property, or a user's with a colon (zfsprops(7)).
+var propertyName = regexp.MustCompile(`^[a-z0-9@][a-z0-9@_.:-]*$`)
 
 // file reads an absolute path or null.
 func (a *attrs) file(name string) string {
@@ -208,11 +284,6 @@ func (a *attrs) off(remedy string, names ...string) {
 	}
 }
 
-func (a *attrs) hooks() {
-	a.off("remove the hook", "preCreateHook", "postCreateHook", "preMountHook",
-		"postMountHook", "preUnmountHook", "postUnmountHook")
-}
-
 // sets reads an attribute set of attribute sets, in byte order of the names.
 func (a *attrs) sets(name string) (names []string, sets map[string]*attrs) {
 	m, _ := take[map[string]json.RawMessage](a, name)
@@ -229,6 +300,17 @@ func (a *attrs) sets(name string) (names []string, sets map[string]*attrs) {
 	}
 	slices.Sort(names)
 	return names, sets
+}
+
+// each reads a list of attribute sets.
+func (a *attrs) each(name string) (sets []*attrs) {
+	list, _ := take[[]json.RawMessage](a, name)
+	for i, raw := range list {
+		if s := a.set(fmt.Sprintf("%s[%d]", a.at(name), i), raw); s != nil {
+			sets = append(sets, s)
+		}
+	}
+	return sets
 }
 
 // set reads one attribute set; nil if it is null or none.

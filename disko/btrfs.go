@@ -8,9 +8,9 @@ import (
 	"strings"
 )
 
-// scratch is where btrfs is mounted while its subvolumes are made. Plans may meet it
+// scratch is where btrfs and bcachefs are mounted while their subvolumes are made. Plans may meet it
 // mounted, when an earlier one was cut short.
-const scratch = "/run/provision/btrfs"
+const scratch = "/run/provision/subvolumes"
 
 type btrfs struct {
 	args []string
@@ -33,27 +33,37 @@ type swapfile struct {
 var swapfileSize = regexp.MustCompile(`^[1-9][0-9]*[KMGTP]$`)
 
 func parseBtrfs(a *attrs) content {
-	f := &btrfs{args: a.formatArgs(a.words("extraArgs")), root: parseSubvolume(a)}
+	f := &btrfs{args: a.borrow("extraArgs", a.words("extraArgs")), root: parseSubvolume(a)}
 	names, sets := a.sets("subvolumes")
 	for _, name := range names {
 		s := sets[name]
 		s.want("type", "btrfs_subvol")
 		sub := parseSubvolume(s)
 		sub.args = s.words("extraArgs")
-		sub.name = s.str("name")
-		clean := path.Clean("/" + sub.name)
-		if clean == "/" || slices.Contains(strings.Split(sub.name, "/"), "..") || strings.Contains(sub.name, ",") {
-			s.bad("name", "%q is not a name for a subvolume", sub.name)
-		}
-		s.unique("subvolume", a.path+clean, s.at("name"))
+		sub.name = s.subvolumeName(a.path)
 		s.done()
 		f.subs = append(f.subs, sub)
 	}
-	// A parent comes before its children, whatever the attributes are called.
-	slices.SortFunc(f.subs, func(a, b subvolume) int {
+	sortSubvolumes(f.subs)
+	return f
+}
+
+// subvolumeName reads the name of a subvolume of what is at a path.
+func (a *attrs) subvolumeName(of string) string {
+	name := a.str("name")
+	clean := path.Clean("/" + name)
+	if clean == "/" || slices.Contains(strings.Split(name, "/"), "..") || strings.Contains(name, ",") {
+		a.bad("name", "%q is not a name for a subvolume", name)
+	}
+	a.unique("subvolume", of+clean, a.at("name"))
+	return name
+}
+
+// sortSubvolumes puts parents before their children, whatever the attributes are called.
+func sortSubvolumes(subs []subvolume) {
+	slices.SortFunc(subs, func(a, b subvolume) int {
 		return cmp.Compare(path.Clean("/"+a.name), path.Clean("/"+b.name))
 	})
-	return f
 }
 
 // parseSubvolume reads what the top level and a subvolume have in common.
@@ -81,8 +91,10 @@ func parseSubvolume(a *attrs) subvolume {
 
 func (f *btrfs) minimum() int64 { return formats["btrfs"] }
 
-func (f *btrfs) create(b *builder, on place) {
-	b.step("format "+on.name+" with btrfs", on.device, append([]string{"mkfs.btrfs", on.device}, f.args...)...)
+// fill makes the subvolumes in one mount; disko has one for each.
+func (f *btrfs) fill(b *builder, on place) {
+	b.step("format "+on.name+" with btrfs", on.device, append([]string{"mkfs.btrfs", on.device}, b.resolve(f.args)...)...)
+	f.mount(b, on)
 	if len(f.subs) == 0 && len(f.root.swapfiles) == 0 {
 		return
 	}
@@ -94,14 +106,20 @@ func (f *btrfs) create(b *builder, on place) {
 	for _, s := range f.subs {
 		at := path.Join(scratch, s.name)
 		made = append(made, at)
-		if parent := path.Dir(at); !slices.Contains(made, parent) {
-			b.step("make folder "+path.Dir(path.Clean(s.name))+" on "+on.name, on.device, "mkdir", "-p", parent)
-		}
+		b.parents(on, &made, at)
 		b.step("make subvolume "+s.name+" on "+on.name, on.device,
 			append([]string{"btrfs", "subvolume", "create", at}, s.args...)...)
 		s.makeSwapfiles(b, on, at)
 	}
 	b.step("unmount "+on.name, on.device, "umount", scratch)
+}
+
+// parents makes the folders that a subvolume lies in, unless they are made already.
+func (b *builder) parents(on place, made *[]string, at string) {
+	if dir := path.Dir(at); !slices.Contains(*made, dir) {
+		*made = append(*made, dir)
+		b.step("make folder "+strings.TrimPrefix(dir, scratch)+" on "+on.name, on.device, "mkdir", "-p", dir)
+	}
 }
 
 func (s subvolume) makeSwapfiles(b *builder, on place, dir string) {
@@ -111,15 +129,15 @@ func (s subvolume) makeSwapfiles(b *builder, on place, dir string) {
 	}
 }
 
-func (f *btrfs) mount(m *mounts, on place) {
+func (f *btrfs) mount(b *builder, on place) {
 	for _, s := range append([]subvolume{f.root}, f.subs...) {
 		options := slices.Clone(s.options)
 		if s.name != "" {
 			options = append(options, "subvol="+s.name)
 		}
-		m.fs(s.mountpoint, "btrfs", on.device, options)
+		b.mount(s.mountpoint, "btrfs", on.device, options)
 		for _, file := range s.swapfiles {
-			m.swap(path.Join(target, s.mountpoint, file.file), file.priority, file.options)
+			b.swapOn(path.Join(target, s.mountpoint, file.file), file.priority, file.options)
 		}
 	}
 }

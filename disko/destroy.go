@@ -16,6 +16,18 @@ func (p *Plan) taken(device string) bool {
 	return slices.ContainsFunc(p.Disks, func(d Disk) bool { return d.Device == device })
 }
 
+// destroy returns the steps after which the plan's disks are empty.
+func (p *Plan) destroy(nodes []*node) []Step {
+	b := &builder{stage: StageDestroy}
+	p.release(b, nodes)
+	for i, d := range p.Disks {
+		if !p.keeps[i] {
+			erase(b, d, nodes)
+		}
+	}
+	return b.steps
+}
+
 // release adds the steps after which nothing holds the disks: swap off, unmounted,
 // containers and volumes closed, the innermost first.
 func (p *Plan) release(b *builder, nodes []*node) {
@@ -36,11 +48,11 @@ func (p *Plan) release(b *builder, nodes []*node) {
 	last := map[string]*node{}
 	for _, n := range held {
 		if n.Type == "lvm" {
-			last[volumeGroup(n.Name)] = n
+			last[groupOf(n.Name)] = n
 		}
 	}
 	for _, n := range held {
-		dev, vg := n.device(), volumeGroup(n.Name)
+		dev, vg := n.device(), groupOf(n.Name)
 		switch {
 		case n.Type == "crypt":
 			b.step("close "+n.Name, dev, "cryptsetup", "close", n.Name)
@@ -50,48 +62,73 @@ func (p *Plan) release(b *builder, nodes []*node) {
 			b.step("stop RAID "+dev, dev, "mdadm", "--stop", dev)
 		}
 	}
-}
-
-// checkNode reports what stands in the way of taking the disks.
-func (p *Plan) checkNode(r *reader, n *node) {
-	dev := n.device()
-	i := slices.IndexFunc(n.roots, p.taken)
-	if i < 0 {
-		p.checkOther(r, n)
-		return
-	}
-	at := ""
-	for k, d := range p.Disks {
-		if d.Device == n.roots[i] {
-			at = join(p.layout[k].path, "device")
+	var pools []string
+	for _, n := range held {
+		if n.FSType == "zfs_member" && n.Label != "" && !slices.Contains(pools, n.Label) {
+			pools = append(pools, n.Label)
+			// lsblk does not say whether a pool is imported. The script is constant.
+			b.step("export the pool "+n.Label, n.device(), "sh", "-c", `! zpool list -- "$0" >/dev/null 2>&1 || zpool export -f -- "$0"`, n.Label)
 		}
 	}
+}
+
+// checkNodes reports what stands in the way of taking the disks.
+func (p *Plan) checkNodes(r *reader, nodes []*node) {
+	at := func(device string) string {
+		return p.paths[slices.IndexFunc(p.Disks, func(d Disk) bool { return d.Device == device })]
+	}
+	members := map[string][]*node{} // of what keeps one UUID on many devices
+	for _, n := range nodes {
+		if i := slices.IndexFunc(n.roots, p.taken); i >= 0 {
+			checkHolds(r, at(n.roots[i]), n.roots[i], n, p.taken)
+		} else {
+			p.checkOther(r, n)
+		}
+		if n.UUID != "" && slices.Contains([]string{"btrfs", "bcachefs", "linux_raid_member", "zfs_member"}, n.FSType) {
+			members[n.UUID] = append(members[n.UUID], n)
+		}
+	}
+	for _, list := range members {
+		for _, n := range list {
+			for _, other := range list {
+				if root := n.roots[0]; p.taken(root) && !p.taken(other.roots[0]) {
+					r.errorf(at(root), "%s holds a part of the %s on %s too; the layout does not take all of its disks: remove that disk, or wipe %s by hand", root, n.FSType, other.device(), n.device())
+				}
+			}
+		}
+	}
+}
+
+// checkHolds reports uses of a disk that is to be taken.
+func checkHolds(r *reader, at, root string, n *node, taken func(string) bool) {
 	for _, point := range n.mountpoints() {
 		if point != "[SWAP]" && !ours(point) {
-			r.errorf(at, "%s is in use by the running system: %s is mounted at %s", n.roots[i], dev, point)
+			r.errorf(at, "%s is in use by the running system: %s is mounted at %s", root, n.device(), point)
 		}
 	}
 	switch known := strings.HasPrefix(n.Type, "raid") || slices.Contains([]string{"disk", "part", "crypt", "lvm"}, n.Type); {
 	case !known:
-		r.errorf(at, "%s is in use by %s of type %q, which is not supported yet; remove that first", n.roots[i], dev, n.Type)
-	case n.depth > 0 && slices.ContainsFunc(n.roots, func(root string) bool { return !p.taken(root) }):
-		r.errorf(at, "%s holds a part of %s, which is also on %s; the layout does not take all of these", n.roots[i], dev, strings.Join(n.roots, ", "))
+		r.errorf(at, "%s is in use by %s of type %q, which is not supported yet; remove that first", root, n.device(), n.Type)
+	case n.depth > 0 && slices.ContainsFunc(n.roots, func(root string) bool { return !taken(root) }):
+		r.errorf(at, "%s holds a part of %s, which is also on %s; the layout does not take all of these", root, n.device(), strings.Join(n.roots, ", "))
 	}
 }
 
 // checkOther reports what is on disks that stay and has a name that the layout needs.
 func (p *Plan) checkOther(r *reader, n *node) {
-	for _, c := range p.mounts.crypts {
-		if n.Type == "crypt" && n.Name == c.name {
-			r.errorf("disk", "a container %q is open already on %s, which the layout does not take; close it", c.name, n.roots[0])
-		}
+	kind, has := n.Type, n.Name
+	switch {
+	case kind == "lvm":
+		has = groupOf(has)
+	case n.FSType == "zfs_member":
+		kind, has = n.FSType, n.Label
 	}
-	for _, d := range p.layout {
-		for _, part := range d.parts {
-			if n.PartLabel == part.label && strings.Contains(part.device, "/by-partlabel/") {
-				r.errorf(join(part.path, "label"), "%q is the label of %s too, which the layout does not take; the installed system could pick the wrong one: wipe that disk or choose another name", part.label, n.device())
-			}
-		}
+	words := map[string]string{"crypt": "container", "lvm": "volume group", "zfs_member": "pool"}
+	if slices.Contains(p.names, name{kind, has}) {
+		r.errorf("disk", "a %s %q is there already on %s, which the layout does not take; close and rename it, or choose another name", words[kind], has, n.roots[0])
+	}
+	if path, ok := p.labels[n.PartLabel]; ok {
+		r.errorf(path, "%q is the label of %s too, which the layout does not take; the installed system could pick the wrong one: wipe that disk or choose another name", n.PartLabel, n.device())
 	}
 }
 
@@ -130,8 +167,8 @@ func unmount(b *builder, nodes []*node) {
 	}
 }
 
-// wipe removes every signature from the disk and its partitions, and the boot code.
-func wipe(b *builder, d Disk, nodes []*node) {
+// erase removes every signature from the disk and its partitions, and the boot code.
+func erase(b *builder, d Disk, nodes []*node) {
 	for _, n := range nodes {
 		if n.Type == "part" && n.depth == 1 && n.roots[0] == d.Device {
 			b.destroy("wipe "+n.device(), n.device(), n.describe(), "wipefs", "--all", "--force", n.device())
@@ -147,9 +184,9 @@ func wipe(b *builder, d Disk, nodes []*node) {
 	b.settle(d.Device)
 }
 
-// volumeGroup returns the group of a volume from its device-mapper name: group, a
+// groupOf returns the group of a volume from its device-mapper name: group, a
 // hyphen, volume, with hyphens inside names doubled.
-func volumeGroup(name string) string {
+func groupOf(name string) string {
 	for i := 0; i < len(name); i++ {
 		if name[i] != '-' {
 			continue

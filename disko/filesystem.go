@@ -1,14 +1,15 @@
 package disko
 
 import (
+	"path"
+	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 )
 
 // Smallest devices that mkfs accepts, rounded up (btrfs-progs 6, xfsprogs 6).
 var formats = map[string]int64{
-	"vfat": mib, "ext2": mib, "ext3": 4 * mib, "ext4": 4 * mib, "xfs": 300 * mib, "btrfs": 114 * mib,
+	"vfat": mib, "ext2": mib, "ext3": 4 * mib, "ext4": 4 * mib, "xfs": 300 * mib, "btrfs": 114 * mib, "f2fs": 38 * mib,
 }
 
 type filesystem struct {
@@ -16,83 +17,57 @@ type filesystem struct {
 	args, options      []string
 }
 
+// The format is part of the name of a program.
+var formatPattern = regexp.MustCompile(`^[a-z0-9][a-z0-9_+-]*(\.[a-z0-9]+)*$`)
+
 func parseFilesystem(a *attrs) content {
-	f := &filesystem{format: a.str("format"), mountpoint: a.mountpoint(), options: a.list("mountOptions")}
-	f.args = a.formatArgs(a.list("extraArgs"))
-	if _, ok := formats[f.format]; !ok {
-		a.bad("format", "%q is not supported yet; supported are btrfs, ext2, ext3, ext4, vfat, xfs", f.format)
+	return &filesystem{
+		format:     a.matches("format", formatPattern, "what mkfs.FORMAT and mount -t know, such as ext4"),
+		mountpoint: a.mountpoint(), options: a.list("mountOptions"), args: a.borrow("extraArgs", a.list("extraArgs")),
 	}
-	return f
 }
 
 func (f *filesystem) minimum() int64 { return formats[f.format] }
 
-func (f *filesystem) create(b *builder, on place) {
-	argv := append([]string{"mkfs." + f.format}, f.args...)
+func (f *filesystem) fill(b *builder, on place) {
+	argv := append([]string{"mkfs." + f.format}, b.resolve(f.args)...)
 	b.step("format "+on.name+" with "+f.format, on.device, append(argv, on.device)...)
+	b.mount(f.mountpoint, f.format, on.device, f.options)
 }
 
-func (f *filesystem) mount(m *mounts, on place) {
-	m.fs(f.mountpoint, f.format, on.device, f.options)
+// nodev is a file system without a device of its own: tmpfs and its like, or a bind mount.
+type nodev struct {
+	kind, mountpoint string
+	options          []string
 }
 
-type swap struct {
-	discard       string
-	priority      *int
-	args, options []string
-}
-
-func parseSwap(a *attrs) content {
-	s := &swap{discard: a.optional("discardPolicy"), args: a.words("extraArgs"), options: a.list("mountOptions")}
-	if !slices.Contains([]string{"", "once", "pages", "both"}, s.discard) {
-		a.bad("discardPolicy", "%q is not once, pages or both", s.discard)
+func parseNodev(d *device, a *attrs, name string) {
+	a.want("type", "nodev")
+	n := &nodev{kind: a.matches("fsType", formatPattern, "what mount -t knows, such as tmpfs"), options: a.list("mountOptions"), mountpoint: a.mountpoint()}
+	d.on = place{device: a.str("device"), name: name}
+	switch {
+	case n.bind():
+		a.absolute("device", d.on.device)
+	case d.on.device == "" || strings.HasPrefix(d.on.device, "-"):
+		a.bad("device", "%q is not a name for mount; use the type's name, such as tmpfs", d.on.device)
 	}
-	s.priority = a.priority()
-	a.formatArgs(s.args)
-	a.off("put the swap inside luks", "randomEncryption")
-	// NixOS resumes from it; making it is the same.
-	a.ignore("resumeDevice")
-	return s
+	d.body = n
 }
 
-func (a *attrs) priority() *int {
-	p, ok := take[int](a, "priority")
-	if !ok {
-		return nil
-	}
-	if p < 0 || p > 32767 {
-		a.bad("priority", "%d is not between 0 and 32767", p)
-	}
-	return &p
+func (n *nodev) bind() bool {
+	return slices.ContainsFunc(n.options, func(o string) bool {
+		words := strings.Split(o, ",")
+		return slices.Contains(words, "bind") || slices.Contains(words, "rbind")
+	})
 }
 
-func (s *swap) minimum() int64 { return mib }
-
-func (s *swap) create(b *builder, on place) {
-	argv := append([]string{"mkswap"}, s.args...)
-	b.step("format "+on.name+" as swap", on.device, append(argv, on.device)...)
-}
-
-func (s *swap) mount(m *mounts, on place) {
-	var flags []string
-	switch s.discard {
-	case "":
-	case "both":
-		flags = []string{"--discard"}
-	default:
-		flags = []string{"--discard=" + s.discard}
+// fill mounts. What a bind mount shows is on the new system too, where it may not be yet.
+func (n *nodev) fill(b *builder, on place) {
+	if !n.bind() {
+		b.mount(n.mountpoint, n.kind, on.device, n.options)
+		return
 	}
-	m.swap(on.device, s.priority, s.options, flags...)
-}
-
-// swapon adds what a swap device and a swap file have in common.
-func swapon(device string, priority *int, options []string, flags ...string) []string {
-	argv := append([]string{"swapon"}, flags...)
-	if priority != nil {
-		argv = append(argv, "--priority="+strconv.Itoa(*priority))
-	}
-	if len(options) > 0 {
-		argv = append(argv, "--options="+strings.Join(options, ","))
-	}
-	return append(argv, device)
+	source := path.Join(target, on.device)
+	folder := Step{Stage: StageMount, Name: "make folder " + on.device, Device: source, Argv: []string{"mkdir", "-p", source}}
+	b.mountAfter(path.Clean(on.device), n.mountpoint, n.kind, source, n.options, folder)
 }

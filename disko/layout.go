@@ -6,59 +6,58 @@
 package disko
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
+	"maps"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
-	"unicode/utf16"
 )
 
 // Layout is a checked disk layout: what Parse understood.
 type Layout struct {
-	disks []disk
+	devices []*device // in the order in which they are made: members first
 }
 
-type disk struct {
-	path, device string
-	parts        []partition // in the order of their numbers, which start at 1
+// device is one of the layout's top level: a disk, what is made of several devices, or a
+// file system without one.
+type device struct {
+	path  string // "disk.main"
+	on    place  // as the layout names it
+	hooks *hooks
+	body  filler
+	needs []*device // made before
 }
 
-type partition struct {
-	path, name, label  string
-	device             string // the name that outlives the installation, by-partlabel or by-partuuid
-	typeCode, typeGUID string
-	uuid               string // empty: random
-	start, end         bound
-	alignment          uint64 // sectors; 0: sgdisk's default
-	attributes         []int
-	priority           int
-	content            content // nil: left unformatted
+// filler adds what is to be done with a device to a plan.
+type filler interface {
+	fill(b *builder, on place)
 }
 
-// content is what fills a partition or a container.
+// content is what fills a block device.
 type content interface {
-	// create adds the steps that make it on the device.
-	create(b *builder, on place)
-	// mount adds what the mount stage and the operator have to know.
-	mount(m *mounts, on place)
+	filler
 	// minimum is the smallest device, in bytes, that the tools accept.
 	minimum() int64
 }
 
-// place is a block device and its name in the layout.
-type place struct{ device, name string }
+// place is a device that is to be filled.
+type place struct {
+	device string // as commands name it
+	name   string // for people
+	at     string // where problems of its size are reported
+	size   int64  // bytes; 0: not known
+	sector int64  // bytes; 0: not known
+	kernel bool   // device is the kernel's own name
+	title  string // of a disk, for people, with its size
+}
 
 // Parse reads an evaluated config.disko.devices as JSON, without disko's internal and
 // function-valued options (`nix eval --json … --apply` with strip-apply.nix).
 //
-// Supported are disks with a gpt table whose partitions hold filesystem, btrfs, luks,
-// swap or nothing. Whatever is not known, not supported or not possible is an error that
-// names the attribute; all of them are reported at once, sorted and joined.
+// Whatever is not known or not possible is an error that names the attribute; all of them
+// are reported at once, sorted and joined. A layout that was parsed can be planned.
 func Parse(data []byte) (*Layout, error) {
 	var raw map[string]json.RawMessage
 	if err := json.Unmarshal(data, &raw); err != nil {
@@ -67,24 +66,39 @@ func Parse(data []byte) (*Layout, error) {
 	if raw == nil {
 		return nil, errors.New("disk layout is null; does the host use disko?")
 	}
-	r := &reader{seen: map[string]string{}}
+	r := newReader()
 	top := &attrs{reader: r, raw: raw, unread: map[string]bool{}}
-	l := &Layout{}
-	for _, group := range []string{"bcachefs_filesystems", "lvm_vg", "mdadm", "nodev", "zpool"} {
-		names, _ := top.sets(group)
+	devices := map[string]*device{}
+	for _, group := range []struct {
+		name  string
+		parse func(*device, *attrs, string)
+	}{
+		{"bcachefs_filesystems", parseBcachefs}, {"disk", parseDisk}, {"lvm_vg", parseVolumeGroup},
+		{"mdadm", parseRAID}, {"nodev", parseNodev}, {"zpool", parseZpool},
+	} {
+		names, sets := top.sets(group.name)
 		for _, name := range names {
-			r.errorf(join(group, name), "%s is not supported yet; supported is disk", group)
+			a := sets[name]
+			d := &device{path: a.path, hooks: a.hooks()}
+			r.owner = d
+			group.parse(d, a, name)
+			a.done()
+			devices[group.name+" "+name] = d
 		}
 	}
-	names, disks := top.sets("disk")
-	for _, name := range names {
-		l.disks = append(l.disks, parseDisk(disks[name]))
-	}
 	top.done()
-	if len(names) == 0 {
+	l := &Layout{devices: r.link(devices)}
+	if len(l.disks()) == 0 {
 		r.errorf("disk", "the layout has no disks")
-	} else if _, ok := r.seen[`mountpoint "/"`]; !ok && len(r.problems) == 0 {
+	}
+	if _, ok := r.seen[`mountpoint "/"`]; !ok && len(r.problems) == 0 {
 		r.errorf("disk", `nothing is mounted at "/"; give one file system the mountpoint "/"`)
+	}
+	if len(r.problems) == 0 {
+		// What no machine can satisfy is the layout's fault.
+		b := &builder{reader: r}
+		l.fill(b, nil)
+		b.mountSteps()
 	}
 	if err := r.err(); err != nil {
 		return nil, err
@@ -92,51 +106,173 @@ func Parse(data []byte) (*Layout, error) {
 	return l, nil
 }
 
-func parseDisk(a *attrs) disk {
-	d := disk{path: a.path, device: a.str("device")}
-	a.absolute("device", d.device)
-	a.unique("device", d.device, a.at("device"))
-	if !need[bool](a, "destroy") {
-		a.bad("destroy", "false is not supported yet; the disk would be erased all the same")
-	}
-	a.want("type", "disk")
-	a.ignore("name", "imageName", "imageSize")
-	a.hooks()
-	raw := need[json.RawMessage](a, "content")
-	a.done()
-	if raw == nil {
-		return d
-	}
-	c := a.set(a.at("content"), raw)
-	if c == nil {
-		return d
-	}
-	if kind := c.str("type"); kind != "gpt" {
-		c.bad("type", "%q is not supported yet; supported is gpt", kind)
-		return d
-	}
-	if dev := c.str("device"); dev != d.device {
-		c.bad("device", "%q differs from the disk's, which is not supported yet", dev)
-	}
-	// Only a hybrid MBR asks for it, and that is refused.
-	c.ignore("efiGptPartitionFirst")
-	c.hooks()
-	names, parts := c.sets("partitions")
-	for _, name := range names {
-		d.parts = append(d.parts, parsePartition(parts[name], name))
-	}
-	c.done()
-	// disko numbers partitions by position: stable by priority, ties in byte order of the name.
-	slices.SortStableFunc(d.parts, func(a, b partition) int {
-		return cmp.Compare(a.priority, b.priority)
-	})
-	if len(c.problems) == 0 {
-		// Bounds that no disk can satisfy are the layout's fault, whatever the machine.
-		if _, err := arrange(d.parts, math.MaxInt64, 512); err != nil {
-			c.problems = append(c.problems, err.Error())
+// link joins members to what they are part of, and returns the devices in the order that
+// disko has: by group and name, each after those that it needs.
+func (r *reader) link(devices map[string]*device) []*device {
+	for key, members := range r.members {
+		group, name, _ := strings.Cut(key, " ")
+		for _, m := range members {
+			if d := devices[key]; d != nil {
+				d.needs = append(d.needs, m.owner)
+			} else {
+				r.errorf(m.path, "there is no %s; define it or correct the name", join(group, name))
+			}
 		}
 	}
-	return d
+	for key, least := range r.least {
+		if n := len(r.members[key]); n < least.n {
+			r.errorf(least.path, "has %d members in the layout, and %s needs %d at least", n, least.what, least.n)
+		}
+	}
+	for _, want := range r.borrows {
+		b := r.blocks[want.name]
+		switch {
+		case b == nil:
+			r.errorf(want.path, "%s is no device of this layout; name one of its partitions, containers or volumes", want.name)
+		case !b.empty:
+			r.errorf(want.path, "%s has content of its own, which would be overwritten", want.name)
+		case b.owner != want.owner:
+			want.owner.needs = append(want.owner.needs, b.owner)
+		}
+		r.unique("device", want.name, want.path)
+	}
+	var order []*device
+	state := map[*device]int{} // 1: being visited, 2: in order
+	var visit func(d *device)
+	visit = func(d *device) {
+		if state[d] == 1 {
+			r.errorf(d.path, "is made of itself, through its members")
+		}
+		if state[d] > 0 {
+			return
+		}
+		state[d] = 1
+		slices.SortStableFunc(d.needs, func(a, b *device) int { return strings.Compare(a.path, b.path) })
+		for _, n := range d.needs {
+			visit(n)
+		}
+		state[d] = 2
+		order = append(order, d)
+	}
+	for _, key := range slices.Sorted(maps.Keys(devices)) {
+		visit(devices[key])
+	}
+	return order
+}
+
+// content reads the attribute "content" of what is found at device, nil if null.
+func (a *attrs) content(device string) content {
+	raw, _ := take[json.RawMessage](a, "content")
+	var c *attrs
+	if raw != nil {
+		c = a.set(a.at("content"), raw)
+	}
+	a.blocks[device] = &block{a.owner, c == nil}
+	if c == nil {
+		return nil
+	}
+	h := c.hooks()
+	if dev := c.str("device"); dev != device {
+		c.bad("device", "%q differs from %q, where the content is; that is not supported", dev, device)
+	}
+	var read content
+	switch kind := c.str("type"); kind {
+	case "bcachefs":
+		read = parseBcachefsMember(c)
+	case "btrfs":
+		read = parseBtrfs(c)
+	case "filesystem":
+		read = parseFilesystem(c)
+	case "gpt":
+		read = parseGPT(c)
+	case "luks":
+		read = parseLUKS(c)
+	case "lvm_pv":
+		read = parseMember(c, "lvm_vg", "vg")
+	case "mdraid":
+		read = parseMember(c, "mdadm", "name")
+	case "swap":
+		read = parseSwap(c)
+	case "table":
+		read = parseTable(c, device)
+	case "zfs":
+		read = parseMember(c, "zpool", "pool")
+	default:
+		c.bad("type", "%q is not a known type of content", kind)
+		return nil
+	}
+	c.done()
+	if h != nil {
+		return hooked{read, h}
+	}
+	return read
+}
+
+// volume is content for what cannot hold a partition table: the kernel shows no
+// partitions of partitions, nor of what device mapper makes.
+func (a *attrs) volume(device string) content {
+	c := a.content(device)
+	switch bare(c).(type) {
+	case *gptTable, *partedTable:
+		a.bad("content", "a partition table cannot be here; use lvm_pv")
+	}
+	return c
+}
+
+// member is a device that is part of something larger.
+type member struct{ key string }
+
+func parseMember(a *attrs, group, attribute string) content {
+	return &member{a.member(group, attribute)}
+}
+
+func (a *attrs) member(group, attribute string) (key string) {
+	name := a.str(attribute)
+	if key = group + " " + name; a.unread[attribute] {
+		return key
+	}
+	a.members[key] = append(a.members[key], claim{name, a.at(attribute), a.owner})
+	return key
+}
+
+func (m *member) minimum() int64 { return mib }
+
+func (m *member) fill(b *builder, on place) {
+	if strings.HasPrefix(m.key, "lvm_vg ") {
+		b.step("make "+on.name+" a physical volume", on.device, "pvcreate", on.device)
+	}
+	b.members[m.key] = append(b.members[m.key], on)
+}
+
+// disks returns the devices that are disks, in byte order of their names.
+func (l *Layout) disks() []*device {
+	disks := slices.DeleteFunc(slices.Clone(l.devices), func(d *device) bool { _, ok := d.body.(*wholeDisk); return !ok })
+	slices.SortFunc(disks, func(a, b *device) int { return strings.Compare(a.path, b.path) })
+	return disks
+}
+
+// wholeDisk is a disk of the machine.
+type wholeDisk struct {
+	content content
+	destroy bool
+}
+
+func parseDisk(d *device, a *attrs, name string) {
+	dev := a.str("device")
+	d.on = place{device: dev, name: name, at: a.at("device")}
+	a.absolute("device", dev)
+	a.unique("device", dev, a.at("device"))
+	a.want("type", "disk")
+	// Only disko's image builder and the names of partitions, which are there already, ask for these.
+	a.ignore("name", "imageName", "imageSize")
+	d.body = &wholeDisk{destroy: need[bool](a, "destroy"), content: a.content(dev)}
+}
+
+func (d *wholeDisk) fill(b *builder, on place) {
+	if g, ok := bare(d.content).(*gptTable); ok {
+		b.tables[on.device] = g.parts
+	}
+	b.fill(d.content, on)
 }
 
 func (a *attrs) absolute(name, value string) {
@@ -148,92 +284,6 @@ func (a *attrs) absolute(name, value string) {
 func (a *attrs) want(name, value string) {
 	if v := a.str(name); v != value {
 		a.bad(name, "is %q, must be %q", v, value)
-	}
-}
-
-var (
-	guidPattern = regexp.MustCompile(`^[0-9A-Fa-f]{8}-([0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}$`)
-	sizePattern = regexp.MustCompile(`^(100%|0|[1-9][0-9]*[KMGTP]?)$`)
-)
-
-func parsePartition(a *attrs, name string) partition {
-	p := partition{path: a.path, name: name, device: a.str("device")}
-	a.ignore("name")
-	a.absolute("device", p.device)
-	p.label = a.str("label")
-	// sgdisk cuts a label at its first colon.
-	if n := len(utf16.Encode([]rune(p.label))); n == 0 || n > 36 || strings.Contains(p.label, ":") {
-		a.bad("label", "%q must have 1 to 36 UTF-16 units and no colon", p.label)
-	}
-	if p.label != "" {
-		a.unique("label", p.label, a.at("label"))
-	}
-	if p.uuid = a.optional("uuid"); p.uuid != "" {
-		if !guidPattern.MatchString(p.uuid) {
-			a.bad("uuid", "%q is not a UUID", p.uuid)
-		}
-		a.unique("uuid", strings.ToUpper(p.uuid), a.at("uuid"))
-	}
-	p.typeCode = a.str("type")
-	p.typeGUID = typeGUID(p.typeCode)
-	if p.typeGUID == "" {
-		a.bad("type", "%q is not a known sgdisk code; write the partition type's GUID", p.typeCode)
-	}
-	if size := a.str("size"); !sizePattern.MatchString(size) {
-		a.bad("size", "%q is not a size; allowed are 100%%, 0 (the largest free block), or a number with K, M, G, T or P", size)
-	}
-	p.start, p.end = a.bound("start"), a.bound("end")
-	p.priority = need[int](a, "priority")
-	alignment, _ := take[int](a, "alignment")
-	if p.alignment = uint64(alignment); alignment < 0 || alignment > 65536 {
-		a.bad("alignment", "%d is not between 0 and 65536 sectors", alignment)
-		p.alignment = 0
-	}
-	bits, _ := take[[]int](a, "attributes")
-	for _, bit := range bits {
-		if bit < 0 || bit > 63 {
-			a.bad("attributes", "%d is not between 0 and 63", bit)
-		} else if !slices.Contains(p.attributes, bit) {
-			p.attributes = append(p.attributes, bit)
-		}
-	}
-	a.off("remove it, or wait for hybrid MBRs", "hybrid")
-	p.content = a.content(p.device, "luks")
-	a.done()
-	return p
-}
-
-// content reads the attribute "content" of what is found at device, nil if null.
-func (a *attrs) content(device string, also ...string) content {
-	raw, _ := take[json.RawMessage](a, "content")
-	if raw == nil {
-		return nil
-	}
-	c := a.set(a.at("content"), raw)
-	if c == nil {
-		return nil
-	}
-	supported := append([]string{"btrfs", "filesystem", "swap"}, also...)
-	slices.Sort(supported)
-	kind := c.str("type")
-	if !slices.Contains(supported, kind) {
-		c.bad("type", "%q is not supported yet; supported are %s", kind, strings.Join(supported, ", "))
-		return nil
-	}
-	if dev := c.str("device"); dev != device {
-		c.bad("device", "%q differs from %q, where the content is; that is not supported yet", dev, device)
-	}
-	c.hooks()
-	defer c.done()
-	switch kind {
-	case "btrfs":
-		return parseBtrfs(c)
-	case "luks":
-		return parseLUKS(c)
-	case "swap":
-		return parseSwap(c)
-	default:
-		return parseFilesystem(c)
 	}
 }
 

@@ -3,7 +3,9 @@ package disko
 import (
 	"encoding/json"
 	"regexp"
+	"slices"
 	"strconv"
+	"strings"
 )
 
 type luks struct {
@@ -13,6 +15,7 @@ type luks struct {
 	keySize, keyOffset     int    // bytes; 0: not said
 	discards, noWorkqueues bool
 	formatArgs, openArgs   []string
+	moreKeys               []string // files whose bytes are keys too
 	content                content
 }
 
@@ -25,27 +28,36 @@ func parseLUKS(a *attrs) content {
 		a.bad("name", "%q is not a name for /dev/mapper", l.name)
 	}
 	a.unique("luks name", l.name, a.at("name"))
-	l.formatArgs, l.openArgs = a.words("extraFormatArgs"), a.words("extraOpenArgs")
 	deprecated := a.file("keyFile")
+	l.formatArgs, l.openArgs = a.formatWords("extraFormatArgs"), a.words("extraOpenArgs")
 	l.settings(a)
+	a.borrow("extraFormatArgs", l.formatArgs) // openArgs name the same
 	// The order in which disko prefers them.
+	ask := a.flag("askPassword")
 	switch {
 	case l.keyFile != "":
 		l.passwordFile = ""
+	case ask || l.passwordFile == "" && deprecated == "":
+		l.passwordFile = passphrase(l.name)
 	case l.passwordFile == "":
 		l.keyFile = deprecated
 	}
-	if ask, _ := take[bool](a, "askPassword"); ask || l.passwordFile == "" && l.keyFile == "" {
-		a.bad("askPassword", "a passphrase cannot be asked for; set passwordFile or settings.keyFile")
+	l.moreKeys = a.list("additionalKeyFiles")
+	for _, file := range l.moreKeys {
+		a.absolute("additionalKeyFiles", file)
 	}
 	// Whether stage 1 opens it is for NixOS.
 	a.ignore("initrdUnlock")
-	a.off("add further keys after the first boot", "additionalKeyFiles")
+	// They need someone at the machine.
 	a.off("enrol it after the first boot", "enrollFido2", "enrollRecovery")
 	a.ignore("extraFido2EnrollArgs")
-	l.content = a.content("/dev/mapper/" + l.name)
+	l.content = a.volume("/dev/mapper/" + l.name)
 	return l
 }
+
+// passphrase is where a passphrase is delivered that disko would ask for: nobody sits at
+// the machine, so the operator gives it when enrolling.
+func passphrase(name string) string { return "/run/provision/passphrase/" + name }
 
 // settings are boot.initrd.luks.devices.NAME of NixOS. disko makes arguments of five of
 // them; the others are for the installed system.
@@ -58,10 +70,42 @@ func (l *luks) settings(a *attrs) {
 			s.bad(name, "%d is negative", *to)
 		}
 	}
-	l.discards, _ = take[bool](s, "allowDiscards")
-	l.noWorkqueues, _ = take[bool](s, "bypassWorkqueues")
-	// The system would look for the header elsewhere than disko puts it.
-	s.off("keep the header on the device", "header")
+	l.discards = s.flag("allowDiscards")
+	l.noWorkqueues = s.flag("bypassWorkqueues")
+	if header := s.file("header"); header != "" {
+		// NixOS looks for it there; disko makes no argument of it.
+		s.checkHeader("header", header)
+		l.formatArgs, l.openArgs = withHeader(l.formatArgs, header), withHeader(l.openArgs, header)
+	}
+}
+
+func withHeader(args []string, file string) []string {
+	if slices.ContainsFunc(args, func(arg string) bool { return strings.HasPrefix(arg, "--header") }) {
+		return args
+	}
+	return append(args, "--header="+file)
+}
+
+// checkHeader allows a header on a device only, which borrow then finds in the layout.
+func (a *attrs) checkHeader(name, file string) {
+	if !strings.HasPrefix(file, "/dev/") {
+		a.bad(name, "a header in the file %q would be lost with the installer; put it on a partition without content", file)
+	}
+}
+
+// formatWords reads arguments of luksFormat.
+func (a *attrs) formatWords(name string) []string {
+	args := a.words(name)
+	for i, arg := range args {
+		option, file, ok := strings.Cut(arg, "=")
+		if !ok && i+1 < len(args) {
+			file = args[i+1]
+		}
+		if option == "--header" {
+			a.checkHeader(name, file)
+		}
+	}
+	return args
 }
 
 // minimum is LUKS2's header of 16 MiB and what is inside.
@@ -87,9 +131,10 @@ func (l *luks) keyArgs() []string {
 	return args
 }
 
-func (l *luks) create(b *builder, on place) {
-	argv := append([]string{"cryptsetup", "-q", "luksFormat", on.device}, l.formatArgs...)
-	b.secret("format "+on.name+" as LUKS", on.device, l.passwordFile, append(argv, l.keyArgs()...))
+func (l *luks) fill(b *builder, on place) {
+	keys := l.keyArgs()
+	argv := append([]string{"cryptsetup", "-q", "luksFormat", on.device}, b.resolve(l.formatArgs)...)
+	b.secret("format "+on.name+" as LUKS", on.device, l.passwordFile, append(argv, keys...))
 
 	argv = []string{"cryptsetup", "open", on.device, l.name}
 	if l.discards {
@@ -98,18 +143,20 @@ func (l *luks) create(b *builder, on place) {
 	if l.noWorkqueues {
 		argv = append(argv, "--perf-no_read_workqueue", "--perf-no_write_workqueue")
 	}
-	argv = append(append(argv, l.openArgs...), l.keyArgs()...)
+	argv = append(append(argv, b.resolve(l.openArgs)...), keys...)
 	b.secret("open "+on.name+" as "+l.name, on.device, l.passwordFile, append(argv, "--persistent"))
-	if l.content != nil {
-		l.content.create(b, l.inside())
+	b.names = append(b.names, name{"crypt", l.name})
+	for _, file := range l.moreKeys {
+		argv := append([]string{"cryptsetup", "luksAddKey", on.device, file}, keys...)
+		b.secret("add the key "+file+" to "+on.name, on.device, l.passwordFile, argv)
 	}
-}
+	b.keys = append(append(b.keys, l.passwordFile, l.keyFile), l.moreKeys...)
+	b.close("close "+l.name, on.device, "cryptsetup", "close", l.name)
 
-func (l *luks) mount(m *mounts, on place) {
-	m.crypt(l.name, on.device, l.passwordFile, l.keyFile)
-	if l.content != nil {
-		l.content.mount(m, l.inside())
+	inside := place{device: "/dev/mapper/" + l.name, name: l.name, at: on.at}
+	if on.size > 0 {
+		inside.size, inside.sector = on.size-16*mib, on.sector
 	}
+	b.nodes[inside.device] = inside.device
+	b.fill(l.content, inside)
 }
-
-func (l *luks) inside() place { return place{device: "/dev/mapper/" + l.name, name: l.name} }

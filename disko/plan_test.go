@@ -17,9 +17,9 @@ func mustFacts(t testing.TB, data string) *Facts {
 	return f
 }
 
-// machine is the facts of a machine with the devices, /dev/disk/by-id/some-disk-id being sda.
+// machine is the facts of a machine with the devices, /dev/disk/by-id/the-disk being sda.
 func machine(devices ...string) string {
-	return `{"blockdevices":[` + strings.Join(devices, ",") + `],"links":{"/dev/disk/by-id/some-disk-id":"/dev/sda"}}`
+	return `{"blockdevices":[` + strings.Join(devices, ",") + `],"links":{"/dev/disk/by-id/the-disk":"/dev/sda"}}`
 }
 
 // dev is a device of 8 GiB; more is JSON, beginning with a comma.
@@ -71,14 +71,14 @@ func TestDestroy(t *testing.T) {
 		"partitions": {machine(dev("sda", "disk", "", dev("sda1", "part", ""), dev("sda2", "part", ""))), wipes("/dev/sda1", "/dev/sda2", "/dev/sda")},
 		"an install was cut short": {machine(dev("sda", "disk", "",
 			dev("sda1", "part", boot),
-			dev("sda2", "part", `,"fstype":"crypto_LUKS"`, dev("crypted", "crypt", `,"fstype":"btrfs","uuid":"u","mountpoints":["/mnt/.swapvol","/mnt/nix","/mnt",null,"/run/provision/btrfs"]`)),
+			dev("sda2", "part", `,"fstype":"crypto_LUKS"`, dev("crypted", "crypt", `,"fstype":"btrfs","uuid":"u","mountpoints":["/mnt/.swap","/mnt/nix","/mnt",null,"/run/provision/subvolumes"]`)),
 			dev("sda3", "part", `,"fstype":"swap","mountpoints":["[SWAP]"]`))), append([]string{
 			"swapoff /dev/sda3",
 			"swapoff --all",
-			"umount --recursive /run/provision/btrfs",
+			"umount --recursive /run/provision/subvolumes",
 			"umount --recursive /mnt/nix",
 			"umount --recursive /mnt/boot",
-			"umount --recursive /mnt/.swapvol",
+			"umount --recursive /mnt/.swap",
 			"umount --recursive /mnt",
 			"cryptsetup close crypted",
 		}, wipes("/dev/sda1", "/dev/sda2", "/dev/sda3", "/dev/sda")...)},
@@ -95,7 +95,7 @@ func TestDestroy(t *testing.T) {
 			}, wipes("/dev/sda1", "/dev/sda2", "/dev/sda")...)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p, err := NewPlan(mustParse(t, readFile(t, "layouts/simple-efi.json")), mustFacts(t, c.facts))
+			p, err := NewPlan(mustParse(t, readFile(t, "layouts/efi.json")), mustFacts(t, c.facts))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -116,7 +116,7 @@ func TestDestroy(t *testing.T) {
 func TestPartitionNodes(t *testing.T) {
 	for device, want := range map[string]string{"sda": "/dev/sda2", "nvme0n1": "/dev/nvme0n1p2", "mmcblk0": "/dev/mmcblk0p2", "vdb": "/dev/vdb2"} {
 		facts := mustFacts(t, strings.ReplaceAll(machine(dev("sda", "disk", "")), "/dev/sda", "/dev/"+device))
-		p, err := NewPlan(mustParse(t, readFile(t, "layouts/simple-efi.json")), facts)
+		p, err := NewPlan(mustParse(t, readFile(t, "layouts/efi.json")), facts)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -132,12 +132,12 @@ func TestPartitionNodes(t *testing.T) {
 func TestPlanProblems(t *testing.T) {
 	const at = "disk.main.device: "
 	two := func(t *testing.T) []byte { // a second disk, with /boot
-		data := readFile(t, "layouts/simple-efi.json")
+		data := readFile(t, "layouts/efi.json")
 		var doc struct{ Disk map[string]json.RawMessage }
 		if err := json.Unmarshal(data, &doc); err != nil {
 			t.Fatal(err)
 		}
-		other := strings.NewReplacer("some-disk-id", "other-id", "disk-main", "disk-other", `"/boot"`, `"/efi"`, `"/"`, `"/srv"`).Replace(string(doc.Disk["main"]))
+		other := strings.NewReplacer("the-disk", "other-id", "disk-main", "disk-other", `"/boot"`, `"/efi"`, `"/"`, `"/srv"`).Replace(string(doc.Disk["main"]))
 		return edit(t, data, map[string]any{"disk.other": json.RawMessage(other)})
 	}
 	for name, c := range map[string]struct {
@@ -146,11 +146,11 @@ func TestPlanProblems(t *testing.T) {
 		want   []string
 	}{
 		"not there": {nil, machine(dev("sdb", "disk", `,"model":" Samsung SSD ","serial":"S1"`), dev("vdc", "disk", ""), dev("loop0", "loop", ""), dev("zram0", "disk", "")),
-			[]string{at + "/dev/disk/by-id/some-disk-id is not a disk of this machine; it has /dev/sdb (Samsung SSD, S1, 8 GiB), /dev/vdc (8 GiB)"}},
-		"no disks":           {nil, machine(), []string{at + "/dev/disk/by-id/some-disk-id is not a disk of this machine; it has no disks"}},
-		"a partition":        {nil, `{"blockdevices":[` + dev("sda", "disk", "", dev("sda1", "part", "")) + `],"links":{"/dev/disk/by-id/some-disk-id":"/dev/sda1"}}`, []string{at}},
+			[]string{at + "/dev/disk/by-id/the-disk is not a disk of this machine; it has /dev/sdb (Samsung SSD, S1, 8 GiB), /dev/vdc (8 GiB)"}},
+		"no disks":           {nil, machine(), []string{at + "/dev/disk/by-id/the-disk is not a disk of this machine; it has no disks"}},
+		"a partition":        {nil, `{"blockdevices":[` + dev("sda", "disk", "", dev("sda1", "part", "")) + `],"links":{"/dev/disk/by-id/the-disk":"/dev/sda1"}}`, []string{at}},
 		"too small":          {nil, machine(dev("sda", "disk", `,"size":536870912`)), []string{at + "/dev/sda (512 MiB) is too small: it has 536870912 bytes, the layout needs 534 MiB (559939584 bytes) at least: disk.main.content.partitions.root: only"}},
-		"no medium":          {nil, machine(dev("sda", "disk", `,"size":0`)), []string{at + "/dev/sda (0 B) is too small"}},
+		"no medium":          {nil, machine(dev("sda", "disk", `,"size":0`)), []string{at + "/dev/sda (0 B) has no medium"}},
 		"odd sectors":        {nil, machine(dev("sda", "disk", `,"log-sec":520`)), []string{at + "/dev/sda (8 GiB): sectors of 520 bytes are not supported"}},
 		"read-only and busy": {nil, machine(dev("sda", "disk", `,"ro":true`, dev("sda1", "part", `,"mountpoints":["/"]`))), []string{at + "/dev/sda (8 GiB) is read-only", at + "/dev/sda is in use by the running system: /dev/sda1 is mounted at /"}},
 		"looks like /mnt":    {nil, machine(dev("sda", "disk", "", dev("sda1", "part", `,"mountpoints":["/mnt2","/nix/.ro-store"]`))), []string{at + "/dev/sda is in use by the running system: /dev/sda1 is mounted at /mnt2", at + "/dev/sda is in use by the running system: /dev/sda1 is mounted at /nix/.ro-store"}},
@@ -160,14 +160,14 @@ func TestPlanProblems(t *testing.T) {
 			[]string{at + "/dev/sda holds a part of /dev/md0, which is also on /dev/sda, /dev/sdb; the layout does not take all of these"}},
 		"label elsewhere": {nil, machine(dev("sda", "disk", ""), dev("sdb", "disk", "", dev("sdb2", "part", `,"partlabel":"disk-main-root"`))),
 			[]string{`disk.main.content.partitions.root.label: "disk-main-root" is the label of /dev/sdb2 too`}},
-		"one disk for two": {two, `{"blockdevices":[` + dev("sda", "disk", "") + `],"links":{"/dev/disk/by-id/some-disk-id":"/dev/sda","/dev/disk/by-id/other-id":"/dev/sda"}}`,
+		"one disk for two": {two, `{"blockdevices":[` + dev("sda", "disk", "") + `],"links":{"/dev/disk/by-id/the-disk":"/dev/sda","/dev/disk/by-id/other-id":"/dev/sda"}}`,
 			[]string{`disk.other.device: disk "/dev/sda" is taken already by disk.main.device`}},
 		"both missing": {two, machine(), []string{at, "disk.other.device: "}},
-		"container elsewhere": {func(t *testing.T) []byte { return readFile(t, "layouts/luks-interactive-login.json") },
-			machine(dev("vdb", "disk", ""), dev("sdc", "disk", "", dev("crypted", "crypt", ""))), []string{`disk: a container "crypted" is open already on /dev/sdc`}},
+		"container elsewhere": {func(t *testing.T) []byte { return readFile(t, "layouts/luks.json") },
+			machine(dev("vdb", "disk", ""), dev("sdc", "disk", "", dev("crypted", "crypt", ""))), []string{`disk: a container "crypted" is there already on /dev/sdc`}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			data := readFile(t, "layouts/simple-efi.json")
+			data := readFile(t, "layouts/efi.json")
 			if c.layout != nil {
 				data = c.layout(t)
 			}
@@ -179,7 +179,7 @@ func TestPlanProblems(t *testing.T) {
 
 func TestLUKSFlags(t *testing.T) {
 	const at = "disk.main.content.partitions.luks.content"
-	p, err := NewPlan(mustParse(t, edit(t, readFile(t, "layouts/luks-interactive-login.json"), map[string]any{
+	p, err := NewPlan(mustParse(t, edit(t, readFile(t, "layouts/luks.json"), map[string]any{
 		at + ".keyFile":         "/tmp/old.key",
 		at + ".extraOpenArgs":   []any{"--timeout 10"},
 		at + ".extraFormatArgs": []any{"--pbkdf argon2id", "--label=x"},
@@ -218,7 +218,7 @@ func TestLUKSKeys(t *testing.T) {
 		"raw is first": {map[string]any{at + ".settings.keyFile": "/r"}, "/r", "", []string{"/r"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p, err := NewPlan(mustParse(t, edit(t, readFile(t, "layouts/luks-interactive-login.json"), c.changes)), nil)
+			p, err := NewPlan(mustParse(t, edit(t, readFile(t, "layouts/luks.json"), c.changes)), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -242,10 +242,10 @@ func TestLUKSKeys(t *testing.T) {
 func TestSwap(t *testing.T) {
 	const at = "disk.main.content.partitions."
 	p, err := NewPlan(mustParse(t, edit(t, readFile(t, "layouts/swap.json"), map[string]any{
-		at + "encryptedSwap.content.randomEncryption": false,
-		at + "encryptedSwap.content.discardPolicy":    "once",
-		at + "encryptedSwap.content.mountOptions":     []any{"defaults", "nofail"},
-		at + "encryptedSwap.content.extraArgs":        []any{"--label x"},
+		at + "fresh.content.randomEncryption": false,
+		at + "fresh.content.discardPolicy":    "once",
+		at + "fresh.content.mountOptions":     []any{"defaults", "nofail"},
+		at + "fresh.content.extraArgs":        []any{"--label x"},
 	})), mustFacts(t, machine(dev("vdb", "disk", ""))))
 	if err != nil {
 		t.Fatal(err)
@@ -263,10 +263,10 @@ func TestSwap(t *testing.T) {
 }
 
 func TestSwapFiles(t *testing.T) {
-	p, err := NewPlan(mustParse(t, edit(t, readFile(t, "layouts/btrfs-subvolumes.json"), map[string]any{
-		"disk.main.content.partitions.root.content.swap.swapfile.priority":     7,
-		"disk.main.content.partitions.root.content.subvolumes./test.name":      "deep/er/test",
-		"disk.main.content.partitions.root.content.subvolumes./test.extraArgs": []any{"-i 0/5"},
+	p, err := NewPlan(mustParse(t, edit(t, readFile(t, "layouts/btrfs.json"), map[string]any{
+		"disk.main.content.partitions.root.content.swap.a.priority":             7,
+		"disk.main.content.partitions.root.content.subvolumes./spare.name":      "deep/er/test",
+		"disk.main.content.partitions.root.content.subvolumes./spare.extraArgs": []any{"-i 0/5"},
 	})), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -278,19 +278,19 @@ func TestSwapFiles(t *testing.T) {
 		}
 	}
 	equalLines(t, "swap", swaps, []string{
-		"swapon --priority=7 --options=defaults /mnt/partition-root/swapfile",
-		"swapon --options=defaults /mnt/partition-root/swapfile1",
-		"swapon --options=defaults /mnt/.swapvol/swapfile",
-		"swapon --options=defaults /mnt/.swapvol/rel-path",
+		"swapon --priority=7 --options=defaults /mnt/top/a",
+		"swapon --options=defaults /mnt/top/b",
+		"swapon --options=defaults /mnt/.swap/one",
+		"swapon --options=defaults /mnt/.swap/other",
 	})
 	create := strings.Join(argvs(p.Steps, StageCreate), "\n")
-	if want := "\nmkdir -p /run/provision/btrfs/deep/er\nbtrfs subvolume create /run/provision/btrfs/deep/er/test -i 0/5\n"; !strings.Contains(create, want) {
+	if want := "\nmkdir -p /run/provision/subvolumes/deep/er\nbtrfs subvolume create /run/provision/subvolumes/deep/er/test -i 0/5\n"; !strings.Contains(create, want) {
 		t.Errorf("no %q in\n%s", want, create)
 	}
 }
 
 func TestPlanJSON(t *testing.T) {
-	p, err := NewPlan(mustParse(t, readFile(t, "layouts/luks-interactive-login.json")), mustFacts(t, machine(dev("vdb", "disk", ""))))
+	p, err := NewPlan(mustParse(t, readFile(t, "layouts/luks.json")), mustFacts(t, machine(dev("vdb", "disk", ""))))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -350,8 +350,8 @@ func TestFacts(t *testing.T) {
 
 func TestVolumeGroup(t *testing.T) {
 	for name, want := range map[string]string{"vg-lv": "vg", "my--vg-l--v": "my-vg", "a----b-c": "a--b", "odd": "odd", "": ""} {
-		if got := volumeGroup(name); got != want {
-			t.Errorf("volumeGroup(%q) = %q, want %q", name, got, want)
+		if got := groupOf(name); got != want {
+			t.Errorf("groupOf(%q) = %q, want %q", name, got, want)
 		}
 	}
 }

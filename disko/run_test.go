@@ -95,7 +95,7 @@ func facts(t *testing.T, dev string) *Facts {
 
 func plan(t *testing.T, data []byte, dev string) *Plan {
 	t.Helper()
-	for _, name := range []string{"/dev/disk/by-id/some-disk-id", "/dev/disk/by-diskseq/1", "/dev/vdb"} {
+	for _, name := range []string{"/dev/disk/by-id/the-disk", "/dev/disk/by-id/the-disk", "/dev/vdb"} {
 		data = bytes.ReplaceAll(data, []byte(`"`+name+`"`), []byte(`"`+dev+`"`))
 	}
 	p, err := NewPlan(mustParse(t, data), facts(t, dev))
@@ -144,7 +144,7 @@ func verify(t *testing.T, p *Plan) {
 // the same with other sizes; old file systems and tables are in the way each time.
 func reinstall(t *testing.T, sectorSize int64) {
 	dev := loop(t, 1<<30, map[int64]string{512: "512", 4096: "4096"}[sectorSize])
-	data := readFile(t, "layouts/simple-efi.json")
+	data := readFile(t, "layouts/efi.json")
 	uuids := map[string]bool{}
 	for i, size := range []string{"500M", "500M", "300M"} {
 		data := bytes.ReplaceAll(data, []byte("500M"), []byte(size))
@@ -162,7 +162,7 @@ func reinstall(t *testing.T, sectorSize int64) {
 		run(t, stages(p, StageCreate))
 		verify(t, p)
 		for n, want := range []string{"vfat", "ext4"} {
-			node := p.partition(0, n, true).device
+			node := numbered(p.Disks[0].Device, n+1)
 			if got := command(t, "blkid", "--probe", "--output", "value", "--match-tag", "TYPE", node); got != want {
 				t.Errorf("run %d: %s holds %s, want %s", i, node, got, want)
 			}
@@ -175,11 +175,11 @@ func reinstall(t *testing.T, sectorSize int64) {
 }
 
 // interrupted goes through all stages, and again from what the first time leaves: file
-// systems mounted, swap files on, /run/provision/btrfs mounted; then undoes it.
+// systems mounted, swap files on, /run/provision/subvolumes mounted; then undoes it.
 func interrupted(t *testing.T) {
 	dev := loop(t, 2<<30, "512")
 	// The kernel of the tests may not have vfat, and loop devices no discard policy.
-	data := edit(t, readFile(t, "layouts/btrfs-subvolumes.json"), map[string]any{
+	data := edit(t, readFile(t, "layouts/btrfs.json"), map[string]any{
 		"disk.main.content.partitions.ESP.content.format":       "xfs",
 		"disk.main.content.partitions.ESP.content.mountOptions": []any{"noatime"},
 		"disk.main.content.partitions.ESP.end":                  "500M",
@@ -193,7 +193,7 @@ func interrupted(t *testing.T) {
 	})
 	run(t, p.Steps)
 	verify(t, p)
-	root := p.partition(0, 1, true).device
+	root := numbered(p.Disks[0].Device, 2)
 	if swaps, _ := os.ReadFile("/proc/swaps"); strings.Count(string(swaps), "/mnt/") != 4 {
 		t.Errorf("swap: %s", swaps)
 	}
@@ -209,7 +209,7 @@ func interrupted(t *testing.T) {
 	run(t, again.Steps)
 	verify(t, again)
 	for mountpoint, want := range map[string]string{
-		"/mnt": root + "[/rootfs] btrfs", "/mnt/nix": root + "[/nix] btrfs", "/mnt/partition-root": root + " btrfs", "/mnt/boot": again.partition(0, 0, true).device + " xfs",
+		"/mnt": root + "[/sys] btrfs", "/mnt/nix": root + "[/nix] btrfs", "/mnt/top": root + " btrfs", "/mnt/boot": numbered(again.Disks[0].Device, 1) + " xfs",
 	} {
 		if got := command(t, "findmnt", "--noheadings", "--output", "SOURCE,FSTYPE", mountpoint); strings.Join(strings.Fields(got), " ") != want {
 			t.Errorf("%s: %s, want %s", mountpoint, got, want)
@@ -229,7 +229,7 @@ func lukses(t *testing.T) {
 	if err := os.WriteFile(key, []byte("correct horse\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p := plan(t, edit(t, readFile(t, "layouts/luks-interactive-login.json"), map[string]any{
+	p := plan(t, edit(t, readFile(t, "layouts/luks.json"), map[string]any{
 		"disk.main.content.partitions.luks.content.passwordFile":    key,
 		"disk.main.content.partitions.luks.content.extraFormatArgs": []any{"--pbkdf pbkdf2", "--pbkdf-force-iterations 1000"},
 	}), dev)

@@ -51,13 +51,13 @@ func TestHuman(t *testing.T) {
 }
 
 func TestSmallest(t *testing.T) {
-	l := mustParse(t, readFile(t, "layouts/simple-efi.json"))
+	l := mustParse(t, readFile(t, "layouts/efi.json"))
 	// 1 MiB in front, the ESP, the least for a rest, and the backup table's MiB.
-	if n, ok := smallest(l.disks[0].parts, 512); !ok || n != (1+500+32+1)*mib {
+	if n, ok := smallest(tableOf(l), 512); !ok || n != (1+500+32+1)*mib {
 		t.Errorf("smallest disk: %s, %t", human(n), ok)
 	}
 	for _, ss := range []int64{0, 1, 511, 513, 1 << 20} {
-		if _, err := arrange(l.disks[0].parts, 1<<40, ss); err == nil {
+		if _, err := arrange(tableOf(l), 1<<40, ss); err == nil {
 			t.Errorf("sectors of %d bytes were taken", ss)
 		}
 	}

@@ -8,7 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"math"
-	"slices"
 	"strings"
 
 	"github.com/diskfs/go-diskfs/partition/gpt"
@@ -150,12 +149,11 @@ func (d *diskEnds) Close() error               { return nil }
 // must be exact where the layout gives one; where it says "the rest", the end may differ
 // by 1 MiB.
 func (p *Plan) Verify(device string, t *Table) error {
-	i := slices.IndexFunc(p.Disks, func(d Disk) bool { return d.Device == device })
-	if i < 0 || i >= len(p.layout) {
-		return fmt.Errorf("verify %s: the plan does not take it", device)
+	parts, ok := p.tables[device]
+	if !ok {
+		return fmt.Errorf("verify %s: the plan makes no gpt table there", device)
 	}
 	r := &reader{}
-	parts := p.layout[i].parts
 	want, err := arrange(parts, t.Size, t.SectorSize)
 	if err != nil {
 		return fmt.Errorf("verify %s: %w", device, err)

@@ -42,7 +42,7 @@ func image(t testing.TB, size, sectorSize int64, parts ...*gpt.Partition) (head,
 	return head, tail
 }
 
-// simpleEFI is what simple-efi asks for on a disk of a GiB.
+// simpleEFI is what efi asks for on a disk of a GiB.
 func simpleEFI(sectorSize uint64) []*gpt.Partition {
 	first := uint64(mib / sectorSize)
 	esp := 500 * first
@@ -128,12 +128,12 @@ func TestReadTableDamaged(t *testing.T) {
 }
 
 func TestVerify(t *testing.T) {
-	facts, err := ParseFacts([]byte(`{"blockdevices":[{"name":"sda","path":"/dev/sda","type":"disk","size":1073741824,"log-sec":512,"rm":false,"ro":false}],"links":{"/dev/disk/by-id/some-disk-id":"/dev/sda"}}`))
+	facts, err := ParseFacts([]byte(`{"blockdevices":[{"name":"sda","path":"/dev/sda","type":"disk","size":1073741824,"log-sec":512,"rm":false,"ro":false}],"links":{"/dev/disk/by-id/the-disk":"/dev/sda"}}`))
 	if err != nil {
 		t.Fatal(err)
 	}
 	const uuid = "bbbbbbbb-2222-4333-8444-555555555555"
-	l := mustParse(t, edit(t, readFile(t, "layouts/simple-efi.json"), map[string]any{
+	l := mustParse(t, edit(t, readFile(t, "layouts/efi.json"), map[string]any{
 		"disk.main.content.partitions.root.uuid":           uuid,
 		"disk.main.content.partitions.root.device":         "/dev/disk/by-partuuid/" + uuid,
 		"disk.main.content.partitions.root.content.device": "/dev/disk/by-partuuid/" + uuid,
@@ -178,7 +178,7 @@ func TestVerify(t *testing.T) {
 			wantProblems(t, plan.Verify("/dev/sda", table), c.want...)
 		})
 	}
-	if err := plan.Verify("/dev/sdb", &Table{}); err == nil || !strings.Contains(err.Error(), "does not take it") {
+	if err := plan.Verify("/dev/sdb", &Table{}); err == nil || !strings.Contains(err.Error(), "makes no gpt table there") {
 		t.Errorf("another disk: %v", err)
 	}
 	if err := plan.Verify("/dev/sda", &Table{}); err == nil {
@@ -195,7 +195,7 @@ func FuzzReadTable(f *testing.F) {
 		head, tail := image(f, gib, ss, simpleEFI(uint64(ss))...)
 		sound[ss] = ends{head, tail}
 	}
-	p, err := NewPlan(mustParse(f, readFile(f, "layouts/simple-efi.json")), nil)
+	p, err := NewPlan(mustParse(f, readFile(f, "layouts/efi.json")), nil)
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -62,10 +62,10 @@ func TestDiskKeysComeAndGo(t *testing.T) {
 	}
 }
 
-// luksPlan is of disko's own example, with the passphrase in a file.
+// luksPlan is of a layout of disko's tests, with the passphrase in a file.
 func luksPlan(t *testing.T, passwordFile string) *disko.Plan {
 	t.Helper()
-	data, err := os.ReadFile("../disko/testdata/layouts/luks-interactive-login.json")
+	data, err := os.ReadFile("../disko/testdata/layouts/luks.json")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -88,7 +88,7 @@ func (f *follower) disks(ctx context.Context, h hosts.Host, s *session, b *build
 			return nil, fmt.Errorf("%s: %w", step.Name, err)
 		}
 	}
-	for _, d := range plan.Disks {
+	for _, d := range plan.Tables() {
 		table, err := readTable(ctx, s, d)
 		if err == nil {
 			err = plan.Verify(d.Device, table)

@@ -1,0 +1,99 @@
+package disko
+
+import (
+	"path"
+	"slices"
+	"strings"
+)
+
+// bcachefs is a file system of bcachefs members.
+type bcachefs struct {
+	name, uuid   string
+	passwordFile string
+	args         []string
+	root         subvolume
+	subs         []subvolume
+}
+
+// bcachefsMember is a member with what bcachefs format says of it.
+type bcachefsMember struct {
+	member
+	args []string
+}
+
+func parseBcachefsMember(a *attrs) content {
+	m := &bcachefsMember{member: member{a.member("bcachefs_filesystems", "filesystem")}}
+	m.args = append([]string{"--label=" + a.optional("label")}, a.borrow("extraFormatArgs", a.list("extraFormatArgs"))...)
+	return m
+}
+
+func (m *bcachefsMember) fill(b *builder, on place) {
+	b.formatArgs[m.key] = slices.Concat(b.formatArgs[m.key], b.resolve(m.args), []string{on.device})
+	m.member.fill(b, on)
+}
+
+func parseBcachefs(d *device, a *attrs, _ string) {
+	a.want("type", "bcachefs_filesystem")
+	f := &bcachefs{name: a.str("name"), uuid: a.matches("uuid", guidPattern, "UUIDs"), passwordFile: a.file("passwordFile"),
+		args: a.borrow("extraFormatArgs", a.words("extraFormatArgs")), root: subvolume{mountpoint: a.mountpoint(), options: a.list("mountOptions")}}
+	a.unique("uuid", strings.ToUpper(f.uuid), a.at("uuid"))
+	a.atLeast("bcachefs_filesystems "+f.name, 1, a.path, "a file system")
+	names, sets := a.sets("subvolumes")
+	for _, name := range names {
+		s := sets[name]
+		s.want("type", "bcachefs_subvolume")
+		f.subs = append(f.subs, subvolume{name: s.subvolumeName(a.path), mountpoint: s.mountpoint(), options: s.list("mountOptions")})
+		s.done()
+	}
+	sortSubvolumes(f.subs)
+	d.on = place{device: "/dev/disk/by-uuid/" + strings.ToLower(f.uuid), name: f.name, at: a.path}
+	d.body = f
+}
+
+// fill formats all members at once. The file system is known by its UUID, as mount takes
+// either that or all of its devices.
+func (f *bcachefs) fill(b *builder, on place) {
+	argv := slices.Concat([]string{"bcachefs", "format"}, b.formatArgs["bcachefs_filesystems "+f.name], []string{"--uuid=" + f.uuid}, f.args)
+	if f.passwordFile != "" {
+		argv = append(argv, "--encrypted")
+		b.keys = append(b.keys, f.passwordFile)
+	}
+	b.secret("format "+f.name+" with bcachefs", on.device, f.passwordFile, argv)
+	b.step("show "+f.name+" to udev", on.device, "udevadm", "trigger", "--subsystem-match=block")
+	b.settle(on.device)
+	if f.passwordFile != "" {
+		b.secret("unlock "+f.name, on.device, f.passwordFile, []string{"bcachefs", "unlock", "-k", "session", on.device})
+	}
+	f.mount(b, f.root, on.device)
+	if len(f.subs) == 0 {
+		return
+	}
+	b.step("make a folder to mount "+f.name, on.device, "mkdir", "-p", scratch)
+	b.step("mount "+f.name+" to make its subvolumes", on.device,
+		append([]string{"mount", on.device, scratch, "-t", "bcachefs"}, flags("-o", f.root.options)...)...)
+	made := []string{scratch}
+	for _, s := range f.subs {
+		at := path.Join(scratch, s.name)
+		made = append(made, at)
+		b.parents(on, &made, at)
+		b.step("make subvolume "+s.name+" on "+f.name, on.device, "bcachefs", "subvolume", "create", at)
+	}
+	b.step("unmount "+f.name, on.device, "umount", scratch)
+	for _, s := range f.subs {
+		s.options = append(slices.Clone(s.options), "X-mount.subdir="+strings.Trim(s.name, "/"))
+		f.mount(b, s, on.device)
+	}
+}
+
+// mount makes the mount point itself: X-mount.mkdir does not work with bcachefs, says disko.
+func (f *bcachefs) mount(b *builder, s subvolume, device string) {
+	var options []string
+	for _, o := range s.options {
+		if !slices.Contains(options, o) && o != "X-mount.mkdir" {
+			options = append(options, o)
+		}
+	}
+	at := path.Join(target, s.mountpoint)
+	b.mountAfter("", s.mountpoint, "bcachefs", device, options,
+		Step{Stage: StageMount, Name: "make folder " + s.mountpoint, Device: device, Argv: []string{"mkdir", "-p", at}})
+}

@@ -1,0 +1,229 @@
+package disko
+
+import (
+	"cmp"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// builder collects what a plan does, while the layout is walked once: devices in the order
+// in which they are made, parents before their content.
+type builder struct {
+	*reader
+	stage Stage
+	steps []Step
+
+	opening  []Step // hooks that run before anything is mounted
+	mounts   []*mount
+	swaps    []Step
+	frames   []frame // hooks of what is being walked, outermost first
+	swapOffs []Step
+	// Hooks around unmounting; what closes, with its hooks, is read backwards.
+	unmounting, unmounted, closing []Step
+
+	nodes      map[string]string  // the layout's names of devices, and those that commands use
+	members    map[string][]place // by "GROUP NAME", in the order in which they are made
+	formatArgs map[string][]string
+	tables     map[string][]partition
+	names      []name
+	labels     map[string]string
+	keys       []string
+}
+
+// mount is a mount point with its steps. It comes after those that it, or what it shows,
+// lies in.
+type mount struct {
+	point, source string
+	steps         []Step
+	state         int
+}
+
+// fill walks the layout. Devices without a place stay as the layout names them.
+func (l *Layout) fill(b *builder, places map[*device]place) {
+	b.stage = StageCreate
+	b.nodes, b.members, b.formatArgs = map[string]string{}, map[string][]place{}, map[string][]string{}
+	b.tables, b.labels = map[string][]partition{}, map[string]string{}
+	for _, d := range l.devices {
+		on, ok := places[d]
+		if !ok {
+			on = d.on
+		}
+		b.nodes[d.on.device] = on.device
+		b.around(d.hooks, on, d.body)
+	}
+}
+
+// fill walks content, which may be nil.
+func (b *builder) fill(c content, on place) {
+	if c == nil {
+		return
+	}
+	if on.size > 0 {
+		b.fits(c, on)
+	}
+	c.fill(b, on)
+}
+
+// fits reports a device that is too small for its content.
+func (b *builder) fits(c content, on place) {
+	title := on.title
+	if title == "" {
+		title = on.device + " (" + human(on.size) + ")"
+	}
+	least := c.minimum()
+	if g, ok := bare(c).(*gptTable); ok {
+		_, err := arrange(g.parts, on.size, on.sector)
+		if err == nil {
+			return
+		}
+		var possible bool
+		if least, possible = smallest(g.parts, on.sector); possible && least > on.size {
+			b.errorf(on.at, "%s is too small: it has %d bytes, the layout needs %s (%d bytes) at least: %v", title, on.size, human(least), least, err)
+		} else {
+			b.errorf(on.at, "%s: %v", title, err)
+		}
+	} else if least > on.size {
+		b.errorf(on.at, "%s is too small: its content needs %s at least", title, human(least))
+	}
+}
+
+// isContainer tells whether something is opened and closed, and what is inside mounted.
+func isContainer(f filler) bool {
+	switch f := f.(type) {
+	case *gptTable, *partedTable, *luks, *volumeGroup, *zpool:
+		return true
+	case *wholeDisk:
+		return f.content != nil && isContainer(bare(f.content))
+	case *raid:
+		return f.content != nil && isContainer(bare(f.content))
+	}
+	return false
+}
+
+func (b *builder) step(name, device string, argv ...string) {
+	b.steps = append(b.steps, Step{Stage: b.stage, Name: name, Argv: argv, Device: device})
+}
+
+// secret is a step that reads a key from standard input, if stdin is a path.
+func (b *builder) secret(name, device, stdin string, argv []string) {
+	b.step(name, device, argv...)
+	b.steps[len(b.steps)-1].Stdin = stdin
+}
+
+func (b *builder) destroy(name, device, loses string, argv ...string) {
+	b.step(name, device, argv...)
+	b.steps[len(b.steps)-1].Destroys = loses
+}
+
+func (b *builder) settle(dev string) {
+	b.step("wait for udev", dev, "udevadm", "settle", "--timeout", "120")
+}
+
+// reread lets the kernel and udev see what is on a device now.
+func (b *builder) reread(dev string) {
+	// partprobe fails while udev still looks at the partitions of the calls before.
+	b.settle(dev)
+	b.step("show the partitions of "+dev+" to the kernel", dev, "partprobe", dev)
+	b.step("show the partitions of "+dev+" to udev", dev, "udevadm", "trigger", "--subsystem-match=block")
+	b.settle(dev)
+}
+
+func (b *builder) wipe(on place) {
+	b.step("wipe old signatures from "+on.name, on.device, "wipefs", "--all", "--force", on.device)
+}
+
+// resolve puts the names that commands use in the place of the layout's, in arguments
+// that name devices.
+func (b *builder) resolve(args []string) []string {
+	resolved := make([]string, len(args))
+	for i, arg := range args {
+		resolved[i] = devicePattern.ReplaceAllStringFunc(arg, func(device string) string {
+			node := b.nodes[device]
+			if node == "" {
+				b.errorf("disk", "%s is needed before it is made; change the priorities or names", device)
+			}
+			return node
+		})
+	}
+	return resolved
+}
+
+// mount mounts a file system, nothing if there is no mount point.
+func (b *builder) mount(point, format, device string, options []string) {
+	b.mountAfter("", point, format, device, options)
+}
+
+// mountAfter mounts after what the source, a folder, lies in, if it is not empty.
+func (b *builder) mountAfter(source, point, format, device string, options []string, before ...Step) {
+	if point == "" {
+		return
+	}
+	argv := []string{"mount", device, path.Join(target, point), "-t", format}
+	argv = append(append(argv, flags("-o", options)...), "-o", "X-mount.mkdir")
+	steps := append(before, Step{Stage: StageMount, Name: "mount " + point, Argv: argv, Device: device})
+	b.mounts = append(b.mounts, &mount{point: point, source: source, steps: b.framed(steps...)})
+}
+
+// close is a step of unmounting, the last opened first.
+func (b *builder) close(name, device string, argv ...string) {
+	b.closing = append(b.closing, Step{Stage: StageUnmount, Name: name, Argv: argv, Device: device})
+}
+
+// mountSteps puts every mount point after those that it lies in or shows a folder of.
+func (b *builder) mountSteps() []Step {
+	slices.SortFunc(b.mounts, func(a, b *mount) int { return cmp.Compare(a.point, b.point) })
+	byPoint := map[string]*mount{}
+	for _, m := range b.mounts {
+		byPoint[m.point] = m
+	}
+	var steps []Step
+	const waiting, done = 1, 2
+	var visit func(m *mount)
+	above := func(dir string, not *mount) {
+		for ; dir != ""; dir = strings.TrimSuffix(path.Dir(dir), ".") {
+			if m := byPoint[dir]; m != nil && m != not {
+				visit(m)
+			}
+			if dir == "/" {
+				return
+			}
+		}
+	}
+	visit = func(m *mount) {
+		if m.state == waiting {
+			b.errorf(b.seen["mountpoint "+strconv.Quote(m.point)], "what is mounted here lies below itself")
+		}
+		if m.state != 0 {
+			return
+		}
+		m.state = waiting
+		above(m.point, m)
+		above(m.source, nil)
+		m.state = done
+		steps = append(steps, m.steps...)
+	}
+	for _, m := range b.mounts {
+		visit(m)
+	}
+	return steps
+}
+
+// undoSteps turns swap off, unmounts and closes.
+func (b *builder) undoSteps() []Step {
+	var steps []Step
+	for _, s := range slices.Backward(b.swapOffs) {
+		steps = append(steps, s)
+	}
+	steps = append(steps, b.unmounting...)
+	if len(b.mounts) > 0 {
+		// Recursive, as the installation may have mounted more below it.
+		steps = append(steps, Step{Stage: StageUnmount, Name: "unmount " + target, Device: b.mounts[0].steps[0].Device, Argv: []string{"umount", "--recursive", target}})
+	}
+	steps = append(steps, b.unmounted...)
+	for _, s := range slices.Backward(b.closing) {
+		steps = append(steps, s)
+	}
+	return steps
+}

@@ -1,0 +1,253 @@
+package disko
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// gptTable is a partition table that sgdisk makes.
+type gptTable struct {
+	parts   []partition // in the order of their numbers, which start at 1
+	eeFirst bool        // the hybrid MBR begins with the entry that protects the GPT
+	hybrids []int       // numbers of the partitions that are in a hybrid MBR too
+}
+
+type partition struct {
+	path, name, label  string
+	device             string // the name that outlives the installation, by-partlabel or by-partuuid
+	typeCode, typeGUID string
+	uuid               string // empty: random
+	start, end         bound
+	alignment          uint64 // sectors; 0: sgdisk's default
+	attributes         []int
+	priority           int
+	hybrid             *hybrid
+	content            content // nil: left unformatted
+}
+
+// hybrid is a partition's entry in a hybrid MBR.
+type hybrid struct {
+	typeCode string // empty: what sgdisk finds right
+	bootable bool
+}
+
+func parseGPT(a *attrs) content {
+	g := &gptTable{eeFirst: need[bool](a, "efiGptPartitionFirst")}
+	names, sets := a.sets("partitions")
+	for _, name := range names {
+		g.parts = append(g.parts, parsePartition(sets[name], name))
+	}
+	// disko numbers partitions by position: stable by priority, ties in byte order of the name.
+	slices.SortStableFunc(g.parts, func(a, b partition) int { return cmp.Compare(a.priority, b.priority) })
+	for i, p := range g.parts {
+		if p.hybrid != nil {
+			g.hybrids = append(g.hybrids, i+1)
+		}
+	}
+	if len(g.hybrids) > 3 {
+		a.bad("partitions", "%d of them are hybrid; an MBR has room for 3 beside the entry that protects the GPT", len(g.hybrids))
+	}
+	if len(a.problems) == 0 {
+		// Bounds that no disk can satisfy are the layout's fault, whatever the machine.
+		if _, err := arrange(g.parts, math.MaxInt64, 512); err != nil {
+			a.problems = append(a.problems, err.Error())
+		}
+	}
+	return g
+}
+
+var (
+	guidPattern = regexp.MustCompile(`^[0-9A-Fa-f]{8}-([0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}$`)
+	sizePattern = regexp.MustCompile(`^(100%|0|[1-9][0-9]*[KMGTP]?)$`)
+	mbrPattern  = regexp.MustCompile(`^(0[xX])?[0-9A-Fa-f]{1,2}$`)
+)
+
+func parsePartition(a *attrs, name string) partition {
+	p := partition{path: a.path, name: name, device: a.str("device")}
+	a.ignore("name") // it is in the label
+	a.absolute("device", p.device)
+	p.label = a.str("label")
+	const link = "/dev/disk/by-partlabel/"
+	switch n := len(utf16.Encode([]rune(p.label))); {
+	case n == 0 || n > 36 || strings.Contains(p.label, ":"): // sgdisk cuts a label at its first colon
+		a.bad("label", "%q must have 1 to 36 UTF-16 units and no colon", p.label)
+	case strings.HasPrefix(p.device, link) && p.device != link+udevName(p.label) && !strings.ContainsFunc(p.label, unicode.IsControl):
+		a.bad("label", "udev makes %s%s of %q, and the installed system would look for %s; choose a label of letters, digits and -", link, udevName(p.label), p.label, p.device)
+	}
+	if p.label != "" {
+		a.unique("label", p.label, a.at("label"))
+	}
+	if p.uuid = a.optional("uuid"); p.uuid != "" {
+		if !guidPattern.MatchString(p.uuid) {
+			a.bad("uuid", "%q is not a UUID", p.uuid)
+		}
+		a.unique("uuid", strings.ToUpper(p.uuid), a.at("uuid"))
+	}
+	p.typeCode = a.str("type")
+	p.typeGUID = typeGUID(p.typeCode)
+	if p.typeGUID == "" {
+		a.bad("type", "%q is not a known sgdisk code; write the partition type's GUID", p.typeCode)
+	}
+	// The size is in the end already.
+	a.matches("size", sizePattern, "100%, 0 (the largest free block), or a number with K, M, G, T or P")
+	p.start, p.end = a.bound("start"), a.bound("end")
+	p.priority = need[int](a, "priority")
+	alignment, _ := take[int](a, "alignment")
+	if p.alignment = uint64(alignment); alignment < 0 || alignment > 65536 {
+		a.bad("alignment", "%d is not between 0 and 65536 sectors", alignment)
+		p.alignment = 0
+	}
+	bits, _ := take[[]int](a, "attributes")
+	for _, bit := range bits {
+		if bit < 0 || bit > 63 {
+			a.bad("attributes", "%d is not between 0 and 63", bit)
+		} else if !slices.Contains(p.attributes, bit) {
+			p.attributes = append(p.attributes, bit)
+		}
+	}
+	p.hybrid = parseHybrid(a)
+	p.content = a.volume(p.device)
+	a.done()
+	return p
+}
+
+func parseHybrid(a *attrs) *hybrid {
+	raw, ok := a.raw["hybrid"]
+	delete(a.raw, "hybrid")
+	if !ok {
+		return nil
+	}
+	s := a.set(a.at("hybrid"), raw)
+	if s == nil {
+		return nil
+	}
+	h := &hybrid{typeCode: s.optional("mbrPartitionType"), bootable: s.flag("mbrBootableFlag")}
+	if h.typeCode != "" && !mbrPattern.MatchString(h.typeCode) {
+		s.bad("mbrPartitionType", "%q is not a number such as 0x0c", h.typeCode)
+	}
+	s.done()
+	return h
+}
+
+// udevName is how udev writes a label in the name of a link (libblkid's blkid_encode_string).
+func udevName(label string) string {
+	var b strings.Builder
+	for _, r := range label {
+		switch {
+		case r >= utf8.RuneSelf, r >= '0' && r <= '9', r >= 'A' && r <= 'Z', r >= 'a' && r <= 'z', strings.ContainsRune("#+-.:=@_", r):
+			b.WriteRune(r)
+		default:
+			fmt.Fprintf(&b, `\x%02x`, r)
+		}
+	}
+	return b.String()
+}
+
+func (g *gptTable) minimum() int64 {
+	least, _ := smallest(g.parts, 512)
+	return least
+}
+
+// fill makes the partition table and fills the partitions. The partitions are known by
+// the kernel's names where those are known: links by label race with udev and clash with
+// other disks' labels (disko#739, #551).
+func (g *gptTable) fill(b *builder, on place) {
+	dev := on.device
+	b.step("make a partition table on "+dev, dev, "sgdisk", "--clear", dev)
+	for n, part := range g.parts {
+		b.step(fmt.Sprintf("make partition %d, %s", n+1, part.name), dev, part.sgdisk(n+1, dev)...)
+	}
+	g.makeHybrid(b, dev)
+	b.reread(dev)
+	var extents []extent
+	if on.size > 0 {
+		extents, _ = arrange(g.parts, on.size, on.sector) // checked by fill
+	}
+	places := make([]place, len(g.parts))
+	for n, part := range g.parts {
+		at := place{device: part.device, name: part.name, at: part.path}
+		if on.kernel {
+			at.device = numbered(dev, n+1)
+		}
+		if extents != nil {
+			at.size, at.sector = int64(extents[n].last-extents[n].first+1)*on.sector, on.sector
+		}
+		b.nodes[part.device] = at.device
+		if strings.Contains(part.device, "/by-partlabel/") {
+			b.labels[part.label] = join(part.path, "label")
+		}
+		places[n] = at
+		// An old file system may begin exactly where the partition does, and mkfs would refuse
+		// or ask. All are wiped first: content may put a header or a log on another one.
+		b.wipe(at)
+	}
+	for n, part := range g.parts {
+		b.fill(part.content, places[n])
+	}
+}
+
+// numbered is the kernel's name of a partition.
+func numbered(disk string, n int) string {
+	if last := disk[len(disk)-1]; last >= '0' && last <= '9' {
+		disk += "p"
+	}
+	return disk + strconv.Itoa(n)
+}
+
+func (p partition) sgdisk(number int, dev string) []string {
+	n := strconv.Itoa(number)
+	argv := []string{"sgdisk", "--align-end"}
+	if p.alignment != 0 {
+		argv = append(argv, "--set-alignment="+strconv.FormatUint(p.alignment, 10))
+	}
+	uuid := p.uuid
+	if uuid == "" {
+		uuid = "R"
+	}
+	argv = append(argv,
+		"--new="+n+":"+p.start.text+":"+p.end.text,
+		"--partition-guid="+n+":"+uuid,
+		"--change-name="+n+":"+p.label,
+		"--typecode="+n+":"+p.typeCode,
+		"--attributes="+n+":=:0")
+	for _, bit := range p.attributes {
+		argv = append(argv, "--attributes="+n+":set:"+strconv.Itoa(bit))
+	}
+	return append(argv, dev)
+}
+
+// makeHybrid puts partitions into the MBR beside the protective entry. That one is first
+// unless :EE says that it comes last (sgdisk(8), --hybrid); disko counts as if it always
+// came last, and forgets a space where it comes first.
+func (g *gptTable) makeHybrid(b *builder, dev string) {
+	if len(g.hybrids) == 0 {
+		return
+	}
+	var numbers []string
+	for _, n := range g.hybrids {
+		numbers = append(numbers, strconv.Itoa(n))
+	}
+	first := 2
+	if !g.eeFirst {
+		numbers = append(numbers, "EE")
+		first = 1
+	}
+	b.step("make a hybrid MBR on "+dev, dev, "sgdisk", "-h", strings.Join(numbers, ":"), dev)
+	for i, n := range g.hybrids {
+		h, entry := g.parts[n-1].hybrid, strconv.Itoa(first+i)
+		if h.typeCode != "" {
+			b.step("set the type of MBR entry "+entry, dev, "sfdisk", "--label-nested", "dos", "--part-type", dev, entry, h.typeCode)
+		}
+		if h.bootable {
+			b.step("make MBR entry "+entry+" bootable", dev, "sfdisk", "--label-nested", "dos", "--activate", dev, entry)
+		}
+	}
+}

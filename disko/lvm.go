@@ -1,0 +1,192 @@
+package disko
+
+import (
+	"cmp"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// extentSize is LVM's default unit of allocation.
+const extentSize = 4 * mib
+
+// volumeGroup is made of lvm_pv members, and divided into volumes.
+type volumeGroup struct {
+	path, name string
+	volumes    []volume // in the order in which they are made
+}
+
+type volume struct {
+	path, name, size string
+	kind, pool       string // lvm_type; of thinlv its thin-pool
+	args             []string
+	priority         int
+	content          content
+}
+
+// lvm(8): names. snapshot and pvmove are LVM's own.
+var (
+	lvmName = regexp.MustCompile(`^[A-Za-z0-9_+.][A-Za-z0-9_+.-]{0,126}$`)
+	lvmSize = regexp.MustCompile(`^([0-9]+(?:\.[0-9]+)?)([bBsSkKmMgGtTpPeE]?)(?:[iI]?[bB])?$|^([0-9]{1,3})%(FREE|VG|PVS|ORIGIN)?$`)
+)
+
+func (a *attrs) lvmName(name string) string {
+	v := a.matches(name, lvmName, "up to 127 letters, digits and +_.- not beginning with -")
+	if v == "." || v == ".." || strings.HasPrefix(v, "snapshot") || strings.HasPrefix(v, "pvmove") {
+		a.bad(name, "%q is reserved by LVM", v)
+	}
+	return v
+}
+
+func parseVolumeGroup(d *device, a *attrs, _ string) {
+	a.want("type", "lvm_vg")
+	g := &volumeGroup{path: a.path, name: a.lvmName("name")}
+	a.unique("volume group", g.name, a.at("name"))
+	d.on, d.body = place{device: "/dev/" + g.name, name: g.name, at: a.path}, g
+	a.atLeast("lvm_vg "+g.name, 1, a.path, "a volume group")
+	names, sets := a.sets("lvs")
+	for _, name := range names {
+		g.volumes = append(g.volumes, parseVolume(sets[name], g.name))
+	}
+	// As disko: stable by priority, ties in byte order of the attribute.
+	slices.SortStableFunc(g.volumes, func(a, b volume) int { return cmp.Compare(a.priority, b.priority) })
+	pools := map[string]bool{}
+	for _, v := range g.volumes {
+		if v.kind == "thinlv" && !pools[v.pool] {
+			a.errorf(v.path, "its pool %q is not a thin-pool of %s that is made before it", v.pool, g.name)
+		}
+		pools[v.name] = v.kind == "thin-pool"
+	}
+}
+
+func parseVolume(a *attrs, group string) volume {
+	v := volume{path: a.path, name: a.lvmName("name"), pool: a.optional("pool"), priority: need[int](a, "priority"),
+		kind: a.oneOf("lvm_type", "mirror", "raid0", "raid1", "raid4", "raid5", "raid6", "thin-pool", "thinlv"),
+		size: a.matches("size", lvmSize, "a number with K, M, G, T or P, or a percentage such as 100%FREE or 20%VG"),
+		args: a.words("extraArgs")}
+	a.unique("volume", group+"/"+v.name, a.at("name"))
+	switch percent := strings.Contains(v.size, "%"); {
+	case v.kind == "thinlv" && percent:
+		a.bad("size", "%q must be a number; a thin volume is not part of the free space", v.size)
+	case v.kind != "thinlv" && v.pool != "":
+		a.bad("pool", "is only for lvm_type thinlv")
+	}
+	v.content = a.volume("/dev/" + group + "/" + v.name)
+	if v.kind == "thin-pool" && v.content != nil {
+		a.bad("content", "a thin-pool has volumes instead")
+	}
+	a.done()
+	return v
+}
+
+// bytes returns the size if it is a number, rounded up to whole extents, else 0.
+func (v volume) bytes() int64 {
+	m := lvmSize.FindStringSubmatch(v.size)
+	if m == nil || m[1] == "" {
+		return 0
+	}
+	f, _ := strconv.ParseFloat(m[1], 64)
+	switch unit := strings.ToLower(m[2]); unit {
+	case "b":
+	case "s":
+		f *= 512
+	case "":
+		f *= mib
+	default:
+		for range strings.Index("kmgtpe", unit) + 1 {
+			f *= 1024
+		}
+	}
+	if f > 1<<62 {
+		return 1 << 62
+	}
+	return (int64(f) + extentSize - 1) / extentSize * extentSize
+}
+
+func (g *volumeGroup) fill(b *builder, on place) {
+	members := b.members["lvm_vg "+g.name]
+	modules := []string{"dm-snapshot"}
+	for _, v := range g.volumes {
+		if module := "dm-" + v.kind; v.kind != "" && v.kind != "thinlv" && !slices.Contains(modules, module) {
+			modules = append(modules, module)
+		}
+	}
+	for _, m := range modules {
+		b.step("load the kernel module "+m, on.device, "modprobe", m)
+	}
+	argv := []string{"vgcreate", g.name}
+	free := int64(0)
+	for _, m := range members {
+		argv = append(argv, m.device)
+		free += max(0, m.size-mib) / extentSize * extentSize
+	}
+	if slices.ContainsFunc(members, func(m place) bool { return m.size == 0 }) {
+		free = -1 // not known
+	}
+	b.step("make the volume group "+g.name, on.device, argv...)
+	b.names = append(b.names, name{"lvm", g.name})
+	b.close("deactivate volume group "+g.name, on.device, "vgchange", "--activate", "n", g.name)
+	places := make([]place, len(g.volumes))
+	for i, v := range g.volumes {
+		b.step("make the volume "+v.name+" in "+g.name, on.device, v.lvcreate(g.name)...)
+		at := place{device: "/dev/" + g.name + "/" + v.name, name: v.name, at: v.path, sector: 512}
+		at.size, free = v.allocate(b, free)
+		b.nodes[at.device] = at.device
+		places[i] = at
+	}
+	for i, v := range g.volumes {
+		b.fill(v.content, places[i])
+	}
+}
+
+// allocate returns the volume's size, 0 if it is not known, and what is left free of the
+// group after it. Less than zero free is not known.
+func (v volume) allocate(b *builder, free int64) (size, left int64) {
+	size = v.bytes()
+	copies := int64(1)
+	if v.kind == "mirror" || v.kind == "raid1" {
+		copies = 2
+	}
+	if free < 0 || v.kind == "thinlv" {
+		return size, free
+	}
+	if percent, of, ok := strings.Cut(v.size, "%"); ok {
+		if of != "" && of != "FREE" {
+			return 0, -1
+		}
+		n, _ := strconv.ParseInt(percent, 10, 64)
+		size = free / 100 * min(n, 100) / copies / extentSize * extentSize
+	}
+	if takes := size * copies; takes > free || size == 0 {
+		b.errorf(join(v.path, "size"), "%s takes %s, and only %s are left in the volume group", v.size, human(max(takes, extentSize)), human(free))
+		return size, 0
+	}
+	return size, free - size*copies
+}
+
+// lvcreate wipes what is found at the volume's start, as --yes lets it.
+func (v volume) lvcreate(group string) []string {
+	argv := []string{"lvcreate", "--yes"}
+	size := v.size
+	if strings.HasSuffix(size, "%") {
+		size += "FREE"
+	}
+	switch {
+	case v.kind == "thinlv":
+		argv = append(argv, "-V", size)
+	case strings.Contains(size, "%"):
+		argv = append(argv, "-l", size)
+	default:
+		argv = append(argv, "-L", size)
+	}
+	argv = append(argv, "-n", v.name)
+	switch v.kind {
+	case "":
+	case "thinlv":
+		argv = append(argv, "--thinpool="+v.pool)
+	default:
+		argv = append(argv, "--type="+v.kind)
+	}
+	return append(append(argv, v.args...), group)
+}

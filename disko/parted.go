@@ -1,0 +1,192 @@
+package disko
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// partedTable is disko's legacy partition table, which parted makes.
+type partedTable struct {
+	format string // gpt or msdos
+	parts  []tablePart
+}
+
+type tablePart struct {
+	path, device, name string
+	kind, fsType       string
+	start, end         string
+	flags              []string
+	content            content
+}
+
+var (
+	partedSize = regexp.MustCompile(`(?i)^([0-9]+(?:\.[0-9]+)?)(s|b|[kmgt]i?b|[kmgt]|%)?$`)
+	partedFlag = regexp.MustCompile(`^[a-z][a-z0-9_-]*$`)
+)
+
+func parseTable(a *attrs, device string) content {
+	t := &partedTable{format: a.oneOf("format", "gpt", "msdos")}
+	if t.format == "" {
+		a.bad("format", "must be gpt or msdos")
+	}
+	for i, p := range a.each("partitions") {
+		t.parts = append(t.parts, t.parsePart(p, device, i+1))
+	}
+	t.checkOverlap(a.reader, 0)
+	return t
+}
+
+func (t *partedTable) parsePart(a *attrs, device string, n int) tablePart {
+	const sizes = "a number with s, B, kB, MB, GB, TB, MiB, GiB and so on, or %"
+	p := tablePart{path: a.path, device: diskoNumbered(device, n), name: a.optional("name"),
+		kind: a.oneOf("part-type", "primary", "logical", "extended"),
+		fsType: a.oneOf("fs-type", "bcachefs", "btrfs", "ext2", "ext3", "ext4", "fat16", "fat32",
+			"hfs", "hfs+", "linux-swap", "ntfs", "reiserfs", "udf", "xfs"),
+		start: a.matches("start", partedSize, sizes), end: a.matches("end", partedSize, sizes)}
+	switch {
+	case p.kind == "":
+		a.bad("part-type", "must be primary, logical or extended")
+	case p.kind == "logical" || t.format == "msdos" && n > 4:
+		a.bad("part-type", "disko numbers this partition %d, and the kernel numbers logical ones from 5; use gpt", n)
+	}
+	if t.format == "gpt" && p.name == "" {
+		a.bad("name", "must not be empty in a gpt table")
+	}
+	if a.flag("bootable") {
+		p.flags = []string{"boot"}
+	}
+	for _, flag := range a.list("flags") {
+		if !partedFlag.MatchString(flag) {
+			a.bad("flags", "%q is not a flag of parted", flag)
+		}
+		p.flags = append(p.flags, flag)
+	}
+	p.content = a.volume(p.device)
+	a.done()
+	return p
+}
+
+// diskoNumbered is disko's deviceNumbering: the name of a partition by that of its disk.
+func diskoNumbered(disk string, n int) string {
+	switch {
+	case strings.HasPrefix(disk, "/dev/disk/"):
+		return disk + "-part" + strconv.Itoa(n)
+	case strings.HasPrefix(disk, "/dev/sd"), strings.HasPrefix(disk, "/dev/vd"), strings.HasPrefix(disk, "/dev/xvd"):
+		return disk + strconv.Itoa(n)
+	}
+	return numbered(disk, n)
+}
+
+// position returns a bound in bytes; false if it takes a size that is not known.
+func position(text string, size int64) (float64, bool) {
+	m := partedSize.FindStringSubmatch(text)
+	if m == nil {
+		return 0, false
+	}
+	f, _ := strconv.ParseFloat(m[1], 64)
+	switch unit := strings.ToLower(m[2]); {
+	case unit == "%":
+		return f * float64(size) / 100, size > 0
+	case unit == "s":
+		return f * 512, true
+	case unit == "b":
+		return f, true
+	case unit == "":
+		return f * 1e6, true // parted's default is MB
+	default:
+		base := 1000.0
+		if strings.Contains(unit, "i") {
+			base = 1024
+		}
+		for range strings.IndexByte("kmgt", unit[0]) + 1 {
+			f *= base
+		}
+		return f, true
+	}
+}
+
+// checkOverlap reports partitions that end before they start, share space, or leave the
+// disk, as far as the size of the disk, 0 if it is not known, allows.
+func (t *partedTable) checkOverlap(r *reader, size int64) {
+	for i, p := range t.parts {
+		start, known := position(p.start, size)
+		end, alsoKnown := position(p.end, size)
+		switch {
+		case !known || !alsoKnown:
+			continue
+		case end <= start:
+			r.errorf(p.path, "ends at %s, before it starts at %s", p.end, p.start)
+		case size > 0 && end > float64(size):
+			r.errorf(p.path, "ends at %s, and the disk has %s", p.end, human(size))
+		}
+		for _, q := range t.parts[:i] {
+			qStart, known := position(q.start, size)
+			qEnd, alsoKnown := position(q.end, size)
+			if known && alsoKnown && start < qEnd && qStart < end && q.kind != "extended" {
+				r.errorf(p.path, "from %s to %s overlaps %s", p.start, p.end, q.path)
+			}
+		}
+	}
+}
+
+func (t *partedTable) minimum() int64 {
+	least := int64(mib)
+	for _, p := range t.parts {
+		if p.content != nil {
+			least += p.content.minimum()
+		}
+	}
+	return least
+}
+
+func (t *partedTable) fill(b *builder, on place) {
+	dev := on.device
+	if on.size > 0 {
+		t.checkOverlap(b.reader, on.size)
+	}
+	parted := func(name string, args ...string) {
+		b.step(name, dev, append([]string{"parted", "-s", dev, "--"}, args...)...)
+	}
+	parted("make a partition table on "+dev, "mklabel", t.format)
+	for i, p := range t.parts {
+		n := strconv.Itoa(i + 1)
+		kind := p.kind
+		if t.format == "gpt" {
+			kind = udevName(p.name)
+		}
+		args := []string{"mkpart", kind}
+		if p.fsType != "" {
+			args = append(args, p.fsType)
+		}
+		parted(fmt.Sprintf("make partition %s, %s", n, p.name), append(args, p.start, p.end)...)
+		for _, flag := range p.flags {
+			parted("set the flag "+flag+" of partition "+n, "set", n, flag, "on")
+		}
+	}
+	b.reread(dev)
+	places := make([]place, len(t.parts))
+	for i, p := range t.parts {
+		at := place{device: p.device, name: p.name, at: p.path}
+		if at.name == "" {
+			at.name = "partition " + strconv.Itoa(i+1)
+		}
+		if on.kernel {
+			at.device = numbered(dev, i+1)
+		}
+		if start, ok := position(p.start, on.size); ok {
+			if end, ok := position(p.end, on.size); ok {
+				at.size = int64(end-start) + mib // parted moves both to whole MiB
+			}
+		}
+		b.nodes[p.device] = at.device
+		places[i] = at
+		if p.kind != "extended" {
+			b.wipe(at)
+		}
+	}
+	for i, p := range t.parts {
+		b.fill(p.content, places[i])
+	}
+}

@@ -1,0 +1,66 @@
+package disko
+
+import (
+	"strconv"
+	"strings"
+)
+
+type swap struct {
+	discard       string
+	priority      *int
+	random        bool // NixOS makes it anew, with a new key, at each boot
+	args, options []string
+}
+
+func parseSwap(a *attrs) content {
+	s := &swap{discard: a.oneOf("discardPolicy", "once", "pages", "both"), random: a.flag("randomEncryption"),
+		args: a.borrow("extraArgs", a.words("extraArgs")), options: a.list("mountOptions"), priority: a.priority()}
+	if a.flag("resumeDevice") && s.random {
+		// NixOS resumes from it; making it is the same.
+		a.bad("resumeDevice", "cannot be with randomEncryption: its key is lost at each boot")
+	}
+	return s
+}
+
+func (a *attrs) priority() *int {
+	p, ok := take[int](a, "priority")
+	if !ok {
+		return nil
+	}
+	if p < 0 || p > 32767 {
+		a.bad("priority", "%d is not between 0 and 32767", p)
+	}
+	return &p
+}
+
+func (s *swap) minimum() int64 { return mib }
+
+func (s *swap) fill(b *builder, on place) {
+	if s.random {
+		return
+	}
+	argv := append([]string{"mkswap"}, b.resolve(s.args)...)
+	b.step("format "+on.name+" as swap", on.device, append(argv, on.device)...)
+	var flags []string
+	switch s.discard {
+	case "":
+	case "both":
+		flags = []string{"--discard"}
+	default:
+		flags = []string{"--discard=" + s.discard}
+	}
+	b.swapOn(on.device, s.priority, s.options, flags...)
+}
+
+// swapOn turns on a swap device or a swap file when all is mounted.
+func (b *builder) swapOn(device string, priority *int, options []string, flags ...string) {
+	argv := append([]string{"swapon"}, flags...)
+	if priority != nil {
+		argv = append(argv, "--priority="+strconv.Itoa(*priority))
+	}
+	if len(options) > 0 {
+		argv = append(argv, "--options="+strings.Join(options, ","))
+	}
+	b.swaps = append(b.swaps, b.framed(Step{Stage: StageMount, Name: "turn on swap on " + device, Argv: append(argv, device), Device: device})...)
+	b.swapOffs = append(b.swapOffs, Step{Stage: StageUnmount, Name: "turn off swap on " + device, Argv: []string{"swapoff", device}, Device: device})
+}

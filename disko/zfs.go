@@ -1,0 +1,304 @@
+package disko
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"maps"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// zpool is made of zfs members, and holds datasets.
+type zpool struct {
+	name                   string
+	options, rootFsOptions []string // name=value
+	vdevs                  []vdev   // none: all members as mode says
+	mode                   string
+	root                   *dataset
+	datasets               []*dataset
+}
+
+// vdev is a group of members in a pool's topology.
+type vdev struct {
+	role    string // empty: data
+	mode    string // empty: each by itself
+	members []string
+}
+
+// dataset is a file system or, with a size, a volume.
+type dataset struct {
+	path, name string // the full name, with the pool's
+	options    []string
+	mountpoint string
+	mountOpts  []string
+	hooks      *hooks
+	size       string
+	args       []string
+	content    content
+}
+
+var (
+	zpoolName   = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.:-]{0,62}$`)
+	datasetName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.: -]*(/[A-Za-z0-9_][A-Za-z0-9_.: -]*)*$`)
+	zvolSize    = regexp.MustCompile(`^[1-9][0-9]*(\.[0-9]+)?[bBkKmMgGtTpP]?[iI]?[bB]?$`)
+)
+
+// zpoolModes are the ways in which members hold the same data, and the fewest of each.
+var zpoolModes = map[string]int{"": 1, "mirror": 2, "raidz": 2, "raidz1": 2, "raidz2": 3, "raidz3": 4}
+
+func parseZpool(d *device, a *attrs, _ string) {
+	a.want("type", "zpool")
+	z := &zpool{name: a.matches("name", zpoolName, "up to 63 letters, digits and _.:- beginning with a letter"),
+		options: a.options("options")}
+	if slices.Contains([]string{"mirror", "raidz", "draid", "spare", "log", "special", "dedup", "cache"}, z.name) {
+		a.bad("name", "%q is reserved by ZFS", z.name)
+	}
+	a.unique("pool", z.name, a.at("name"))
+	d.on, d.body = place{device: z.name, name: z.name, at: a.path}, z
+	z.parseMode(a)
+	// disko makes datasets.__root of these.
+	names, sets := a.sets("datasets")
+	z.root = &dataset{path: a.path, name: z.name, mountpoint: a.file("mountpoint"), mountOpts: a.list("mountOptions"), options: a.options("rootFsOptions")}
+	z.rootFsOptions = z.root.options
+	if s := sets["__root"]; s == nil && z.root.mountpoint != "" {
+		a.unique("mountpoint", path.Clean(z.root.mountpoint), a.at("mountpoint"))
+	}
+	for _, name := range names {
+		if ds := parseDataset(sets[name], z.name, name); name == "__root" {
+			z.root = ds
+		} else {
+			z.datasets = append(z.datasets, ds)
+		}
+	}
+	// Parents come before their children; zfs create makes those of file systems if need be.
+	slices.SortStableFunc(z.datasets, func(a, b *dataset) int { return strings.Compare(a.name, b.name) })
+	made := map[string]bool{z.name: true}
+	for _, ds := range z.datasets {
+		for at := ds.name; !made[at] && ds.size == ""; at = path.Dir(at) {
+			made[at] = true
+		}
+		if parent := path.Dir(ds.name); ds.size != "" && !made[parent] {
+			a.errorf(ds.path, "its parent %s is not in the layout; add it to the datasets", parent)
+		}
+	}
+}
+
+func (z *zpool) parseMode(a *attrs) {
+	raw := need[json.RawMessage](a, "mode")
+	a.atLeast("zpool "+z.name, 1, a.path, "a pool")
+	if json.Unmarshal(raw, &z.mode) == nil {
+		if least, ok := zpoolModes[z.mode]; ok {
+			a.atLeast("zpool "+z.name, least, a.path, "mode "+z.mode)
+		} else {
+			a.bad("mode", "%q is not known; known are %s", z.mode, strings.Join(slices.Sorted(maps.Keys(zpoolModes))[1:], ", "))
+		}
+		return
+	}
+	mode := a.set(a.at("mode"), raw)
+	if mode == nil {
+		return
+	}
+	t := mode.set(mode.at("topology"), mode.raw["topology"])
+	mode.ignore("topology")
+	mode.done()
+	if t == nil {
+		return
+	}
+	t.want("type", "topology")
+	for _, role := range []string{"vdev", "spare", "log", "dedup", "special", "cache"} {
+		if role == "spare" || role == "cache" {
+			if members := t.list(role); len(members) > 0 {
+				z.vdevs = append(z.vdevs, vdev{role: role, members: members})
+			}
+			continue
+		}
+		// special is one or a list of them.
+		if raw := t.raw[role]; bytes.HasPrefix(bytes.TrimSpace(raw), []byte("{")) {
+			t.raw[role] = slices.Concat([]byte("["), raw, []byte("]"))
+		}
+		sets := t.each(role)
+		vdevs := make([]vdev, len(sets))
+		for i, s := range sets {
+			vdevs[i] = vdev{role: strings.TrimPrefix(role, "vdev"), mode: s.oneOf("mode", slices.Sorted(maps.Keys(zpoolModes))...), members: s.list("members")}
+			if least := max(1, zpoolModes[vdevs[i].mode]); len(vdevs[i].members) < least {
+				s.bad("members", "has %d, and mode %q needs %d at least", len(vdevs[i].members), vdevs[i].mode, least)
+			}
+			s.done()
+		}
+		// Those without a mode first, or they would join the mode before them.
+		slices.SortStableFunc(vdevs, func(a, b vdev) int { return cmp.Compare(min(1, len(a.mode)), min(1, len(b.mode))) })
+		z.vdevs = append(z.vdevs, vdevs...)
+	}
+	t.done()
+	if !slices.ContainsFunc(z.vdevs, func(v vdev) bool { return v.role == "" }) {
+		a.bad("mode", "its topology has no vdev for data")
+	}
+}
+
+func parseDataset(a *attrs, pool, key string) *dataset {
+	d := &dataset{path: a.path, hooks: a.hooks(), name: pool}
+	if name := a.str("name"); key != "__root" {
+		if d.name = pool + "/" + name; !datasetName.MatchString(name) || len(d.name) > 255 {
+			a.bad("name", "%q is not a name for a dataset", name)
+		}
+		a.unique("dataset", d.name, a.at("name"))
+	}
+	d.options, d.mountOpts = a.options("options"), a.list("mountOptions")
+	switch kind := a.str("type"); {
+	case kind == "zfs_fs":
+		d.mountpoint = a.mountpoint()
+	case kind == "zfs_volume" && key != "__root":
+		d.size = a.matches("size", zvolSize, "a number with K, M, G, T or P")
+		d.args = a.list("extraArgs")
+		d.content = a.volume("/dev/zvol/" + d.name)
+	default:
+		a.bad("type", "%q is not zfs_fs or zfs_volume", kind)
+	}
+	if d.option("keylocation") == "prompt" && d.option("keyformat") == "raw" {
+		a.bad("options", "a raw key cannot be asked for; give keylocation a file")
+	}
+	a.done()
+	return d
+}
+
+func (d *dataset) option(name string) string {
+	for _, o := range d.options {
+		if value, ok := strings.CutPrefix(o, name+"="); ok {
+			return value
+		}
+	}
+	return ""
+}
+
+// key notes the file that a dataset's key is read from, and returns the one that the
+// command reads from standard input.
+func (d *dataset) key(b *builder) (stdin string) {
+	switch location := d.option("keylocation"); {
+	case location == "prompt":
+		stdin = passphrase(strings.ReplaceAll(d.name, "/", "-"))
+		b.keys = append(b.keys, stdin)
+	case strings.HasPrefix(location, "file://"):
+		b.keys = append(b.keys, strings.TrimPrefix(location, "file://"))
+	}
+	return stdin
+}
+
+func (z *zpool) fill(b *builder, on place) {
+	// -R: mount below it, and leave no trace of the pool in the installer.
+	argv := []string{"zpool", "create", "-f", z.name, "-R", target}
+	if z.root.option("canmount") == "off" {
+		argv = append(argv, "-m", "none")
+	}
+	argv = append(argv, flags("-o", z.options)...)
+	argv = append(argv, flags("-O", z.rootFsOptions)...)
+	argv = append(argv, z.topology(b)...)
+	b.secret("make the pool "+z.name, z.name, z.root.key(b), argv)
+	b.names = append(b.names, name{"zfs_member", z.name})
+	b.close("export the pool "+z.name, z.name, "zpool", "export", z.name)
+	if m, c := z.root.option("mountpoint"), z.root.option("canmount"); m != "none" && m != "legacy" && c != "off" && c != "noauto" {
+		b.step("unmount the pool "+z.name, z.name, "zfs", "unmount", z.name)
+	}
+	for _, d := range append([]*dataset{z.root}, z.datasets...) {
+		b.around(d.hooks, place{device: d.name, name: d.name, at: d.path}, d)
+	}
+}
+
+func flags(flag string, values []string) (args []string) {
+	for _, v := range values {
+		args = append(args, flag, v)
+	}
+	return args
+}
+
+// topology returns the members as zpool create takes them. disko names a member by its
+// disk, or by a path.
+func (z *zpool) topology(b *builder) (args []string) {
+	var members []string
+	for _, m := range b.members["zpool "+z.name] {
+		members = append(members, m.device)
+	}
+	if z.vdevs == nil {
+		if z.mode != "" {
+			args = []string{z.mode}
+		}
+		return append(args, members...)
+	}
+	role, left := "", slices.Clone(members)
+	for _, v := range z.vdevs {
+		if v.role != role {
+			role = v.role
+			args = append(args, role)
+		}
+		if v.mode != "" {
+			args = append(args, v.mode)
+		}
+		for _, m := range v.members {
+			device := m
+			if !strings.HasPrefix(m, "/") {
+				device = "/dev/disk/by-partlabel/disk-" + m + "-zfs"
+			}
+			node := b.nodes[device]
+			i := slices.Index(left, node)
+			if i < 0 {
+				b.errorf(z.root.path, "its topology has %q, which is not a member of the pool, or twice", m)
+				continue
+			}
+			left = slices.Delete(left, i, i+1)
+			args = append(args, node)
+		}
+	}
+	if len(left) > 0 {
+		b.errorf(z.root.path, "its topology leaves out the members %s", strings.Join(left, ", "))
+	}
+	return args
+}
+
+// Options that can only be given at creation (zfs_prop.c, PROP_ONETIME).
+var onetime = []string{"encryption", "casesensitivity", "utf8only", "normalization", "volblocksize", "pbkdf2iters", "pbkdf2salt", "keyformat"}
+
+func (d *dataset) fill(b *builder, on place) {
+	if d.size != "" {
+		d.fillVolume(b)
+		return
+	}
+	options := d.options
+	if d.mountpoint != "" && d.option("mountpoint") == "" {
+		options = append(slices.Clone(options), "mountpoint="+d.mountpoint)
+		slices.Sort(options)
+	}
+	if strings.Contains(d.name, "/") {
+		// -u: do not mount yet, -p: make parents.
+		argv := append([]string{"zfs", "create", "-u", "-p"}, flags("-o", options)...)
+		b.secret("make the dataset "+d.name, d.name, d.key(b), append(argv, d.name))
+	} else {
+		settable := slices.DeleteFunc(slices.Clone(options), func(o string) bool {
+			name, _, _ := strings.Cut(o, "=")
+			return slices.Contains(onetime, name)
+		})
+		if len(settable) > 0 {
+			b.step("set the options of "+d.name, d.name, append(append([]string{"zfs", "set", "-u"}, settable...), d.name)...)
+		}
+	}
+	if d.option("mountpoint") == "none" || d.option("canmount") == "off" {
+		return
+	}
+	mountOptions := d.mountOpts
+	if d.option("mountpoint") != "legacy" {
+		mountOptions = append(slices.Clone(mountOptions), "zfsutil")
+	}
+	b.mount(d.mountpoint, "zfs", d.name, mountOptions)
+}
+
+func (d *dataset) fillVolume(b *builder) {
+	dev := "/dev/zvol/" + d.name
+	argv := append([]string{"zfs", "create"}, flags("-o", d.options)...)
+	argv = append(append(argv, "-V", d.size), d.args...)
+	b.secret("make the volume "+d.name, dev, d.key(b), append(argv, d.name))
+	b.step("wait for the volume "+d.name, dev, "zvol_wait")
+	b.reread(dev)
+	b.nodes[dev] = dev
+	b.fill(d.content, place{device: dev, name: d.name, at: d.path, size: volume{size: d.size}.bytes(), sector: 512})
+}
