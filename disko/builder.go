@@ -72,19 +72,17 @@ func (b *builder) fits(c content, on place) {
 	if title == "" {
 		title = on.device + " (" + human(on.size) + ")"
 	}
-	least := c.minimum()
 	if g, ok := bare(c).(*gptTable); ok {
 		_, err := arrange(g.parts, on.size, on.sector)
 		if err == nil {
 			return
 		}
-		var possible bool
-		if least, possible = smallest(g.parts, on.sector); possible && least > on.size {
+		if least, ok := smallest(g.parts, on.sector); ok && least > on.size {
 			b.errorf(on.at, "%s is too small: it has %d bytes, the layout needs %s (%d bytes) at least: %v", title, on.size, human(least), least, err)
 		} else {
 			b.errorf(on.at, "%s: %v", title, err)
 		}
-	} else if least > on.size {
+	} else if least := c.minimum(); least > on.size {
 		b.errorf(on.at, "%s is too small: its content needs %s at least", title, human(least))
 	}
 }

@@ -196,7 +196,7 @@ func (g *gptTable) fill(b *builder, on place) {
 
 // numbered is the kernel's name of a partition.
 func numbered(disk string, n int) string {
-	if last := disk[len(disk)-1]; last >= '0' && last <= '9' {
+	if strings.TrimRight(disk, "0123456789") != disk {
 		disk += "p"
 	}
 	return disk + strconv.Itoa(n)

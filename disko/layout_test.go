@@ -193,34 +193,3 @@ func TestParseNoLayout(t *testing.T) {
 		}
 	}
 }
-
-func FuzzParse(f *testing.F) {
-	files, _ := filepath.Glob("testdata/layouts/*.json")
-	for _, file := range files {
-		data, err := os.ReadFile(file)
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(data)
-	}
-	f.Fuzz(func(t *testing.T, data []byte) {
-		l, err := Parse(data)
-		if err != nil {
-			return
-		}
-		p, err := NewPlan(l, nil)
-		if err != nil {
-			t.Fatalf("a layout that was parsed cannot be planned: %v", err)
-		}
-		for _, s := range append(p.Steps, p.Unmount()...) {
-			if len(s.Argv) == 0 || s.Argv[0] == "" || s.Name == "" || s.Device == "" {
-				t.Fatalf("empty step %+v", s)
-			}
-			for _, arg := range s.Argv {
-				if strings.ContainsRune(arg, 0) {
-					t.Fatalf("argument with NUL in %q", s.Argv)
-				}
-			}
-		}
-	})
-}

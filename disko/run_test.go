@@ -32,6 +32,8 @@ func TestRun(t *testing.T) {
 	t.Run("ext4 on 512", func(t *testing.T) { t.Parallel(); reinstall(t, 512) })
 	t.Run("ext4 on 4096", func(t *testing.T) { t.Parallel(); reinstall(t, 4096) })
 	t.Run("btrfs", func(t *testing.T) { t.Parallel(); interrupted(t) })
+	t.Run("hybrid MBR", func(t *testing.T) { t.Parallel(); hybridMBR(t) })
+	t.Run("parted", func(t *testing.T) { t.Parallel(); parted(t) })
 	t.Run("luks", func(t *testing.T) { t.Parallel(); lukses(t) })
 }
 
@@ -239,4 +241,54 @@ func lukses(t *testing.T) {
 	open := slices.Concat(p.Steps[i].Argv[:2], []string{"--test-passphrase"}, p.Steps[i].Argv[2:])
 	open = slices.DeleteFunc(open, func(s string) bool { return s == "crypted" || s == "--persistent" || s == "--allow-discards" })
 	feed(t, strings.NewReader("correct horse"), open...)
+}
+
+// hybridMBR puts two partitions into the MBR after the protective entry, and the table
+// still verifies. (sgdisk takes the types from the GPT.)
+func hybridMBR(t *testing.T) {
+	dev := loop(t, 1<<30, "512")
+	hybrid := map[string]any{"mbrPartitionType": nil, "mbrBootableFlag": false}
+	p := plan(t, edit(t, readFile(t, "layouts/efi.json"), map[string]any{
+		"disk.main.content.partitions.ESP.hybrid":  hybrid,
+		"disk.main.content.partitions.root.hybrid": hybrid,
+	}), dev)
+	run(t, stages(p, StageDestroy, StageCreate))
+	verify(t, p)
+	f, err := os.Open(dev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	mbr := make([]byte, 512)
+	if _, err := f.ReadAt(mbr, 0); err != nil {
+		t.Fatal(err)
+	}
+	if types := []byte{mbr[446+4], mbr[462+4], mbr[478+4], mbr[494+4]}; !bytes.Equal(types, []byte{0xee, 0xef, 0x83, 0}) {
+		t.Errorf("types in the MBR: %x", types)
+	}
+}
+
+// parted makes disko's legacy tables of both kinds, over each other.
+func parted(t *testing.T) {
+	dev := loop(t, 1<<30, "512")
+	for _, format := range []string{"gpt", "msdos", "gpt"} {
+		data := edit(t, readFile(t, "layouts/parted.json"), map[string]any{"disk.new": nil, "disk.old.content.format": format,
+			"nodev": map[string]any{"/": map[string]any{"type": "nodev", "fsType": "tmpfs", "device": "tmpfs", "mountpoint": "/"}}})
+		// A gpt partition needs a name, and only some flags are for both.
+		data = bytes.ReplaceAll(bytes.ReplaceAll(data, []byte(`"name":null`), []byte(`"name":"one two"`)), []byte(`"lba"`), []byte(`"raid"`))
+		data = bytes.ReplaceAll(data, []byte("/dev/disk/by-id/the-disk-part"), []byte(dev+"p"))
+		p := plan(t, data, dev)
+		run(t, stages(p, StageDestroy, StageCreate))
+		if got := command(t, "blkid", "--probe", "--output", "value", "--match-tag", "PTTYPE", dev); got != map[string]string{"gpt": "gpt", "msdos": "dos"}[format] {
+			t.Errorf("%s: table is %s", format, got)
+		}
+		for n, want := range []string{"ext4", "swap"} {
+			if got := command(t, "blkid", "--probe", "--output", "value", "--match-tag", "TYPE", numbered(dev, n+1)); got != want {
+				t.Errorf("%s: partition %d holds %s, want %s", format, n+1, got, want)
+			}
+		}
+		if len(p.Tables()) != 0 {
+			t.Errorf("%s: tables to verify: %v", format, p.Tables())
+		}
+	}
 }

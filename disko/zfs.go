@@ -13,7 +13,7 @@ import (
 
 // zpool is made of zfs members, and holds datasets.
 type zpool struct {
-	name                   string
+	at, name               string   // at: where the mode is
 	options, rootFsOptions []string // name=value
 	vdevs                  []vdev   // none: all members as mode says
 	mode                   string
@@ -51,7 +51,7 @@ var zpoolModes = map[string]int{"": 1, "mirror": 2, "raidz": 2, "raidz1": 2, "ra
 
 func parseZpool(d *device, a *attrs, _ string) {
 	a.want("type", "zpool")
-	z := &zpool{name: a.matches("name", zpoolName, "up to 63 letters, digits and _.:- beginning with a letter"),
+	z := &zpool{at: a.at("mode"), name: a.matches("name", zpoolName, "up to 63 letters, digits and _.:- beginning with a letter"),
 		options: a.options("options")}
 	if slices.Contains([]string{"mirror", "raidz", "draid", "spare", "log", "special", "dedup", "cache"}, z.name) {
 		a.bad("name", "%q is reserved by ZFS", z.name)
@@ -156,6 +156,7 @@ func parseDataset(a *attrs, pool, key string) *dataset {
 		d.content = a.volume("/dev/zvol/" + d.name)
 	default:
 		a.bad("type", "%q is not zfs_fs or zfs_volume", kind)
+		a.ignore("mountpoint", "size", "extraArgs", "content")
 	}
 	if d.option("keylocation") == "prompt" && d.option("keyformat") == "raw" {
 		a.bad("options", "a raw key cannot be asked for; give keylocation a file")
@@ -243,7 +244,7 @@ func (z *zpool) topology(b *builder) (args []string) {
 			node := b.nodes[device]
 			i := slices.Index(left, node)
 			if i < 0 {
-				b.errorf(z.root.path, "its topology has %q, which is not a member of the pool, or twice", m)
+				b.errorf(z.at, "its topology has %q, which is not a member of the pool, or twice", m)
 				continue
 			}
 			left = slices.Delete(left, i, i+1)
@@ -251,7 +252,7 @@ func (z *zpool) topology(b *builder) (args []string) {
 		}
 	}
 	if len(left) > 0 {
-		b.errorf(z.root.path, "its topology leaves out the members %s", strings.Join(left, ", "))
+		b.errorf(z.at, "its topology leaves out the members %s", strings.Join(left, ", "))
 	}
 	return args
 }
