@@ -36,6 +36,7 @@ type builder struct {
 // lies in.
 type mount struct {
 	point, source string
+	device        string
 	steps         []Step
 	state         int
 }
@@ -161,7 +162,7 @@ func (b *builder) mountAfter(source, point, format, device string, options []str
 	argv := []string{"mount", device, path.Join(target, point), "-t", format}
 	argv = append(append(argv, flags("-o", options)...), "-o", "X-mount.mkdir")
 	steps := append(before, Step{Stage: StageMount, Name: "mount " + point, Argv: argv, Device: device})
-	b.mounts = append(b.mounts, &mount{point: point, source: source, steps: b.framed(steps...)})
+	b.mounts = append(b.mounts, &mount{point: point, source: source, device: device, steps: b.framed(steps...)})
 }
 
 // close is a step of unmounting, the last opened first.
@@ -217,7 +218,7 @@ func (b *builder) undoSteps() []Step {
 	steps = append(steps, b.unmounting...)
 	if len(b.mounts) > 0 {
 		// Recursive, as the installation may have mounted more below it.
-		steps = append(steps, Step{Stage: StageUnmount, Name: "unmount " + target, Device: b.mounts[0].steps[0].Device, Argv: []string{"umount", "--recursive", target}})
+		steps = append(steps, Step{Stage: StageUnmount, Name: "unmount " + target, Device: b.mounts[0].device, Argv: []string{"umount", "--recursive", target}})
 	}
 	steps = append(steps, b.unmounted...)
 	for _, s := range slices.Backward(b.closing) {

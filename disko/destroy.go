@@ -37,12 +37,24 @@ func (p *Plan) release(b *builder, nodes []*node) {
 			held = append(held, n)
 		}
 	}
-	for _, n := range held {
-		if slices.Contains(n.mountpoints(), "[SWAP]") {
+	for _, n := range nodes {
+		// The kernel shows a pool's volumes as disks of their own.
+		if slices.Contains(n.mountpoints(), "[SWAP]") && (n.isZvol() || slices.Contains(held, n)) {
 			b.step("turn off swap on "+n.device(), n.device(), "swapoff", n.device())
 		}
 	}
 	unmount(b, nodes)
+	if p.hiddenRoot {
+		// lsblk shows neither tmpfs nor ZFS. The scripts here are constant.
+		b.step("unmount "+target+" if it is mounted", target, "sh", "-c", `! mountpoint -q -- "$0" || umount --recursive -- "$0"`, target)
+	}
+	var pools []string
+	for _, n := range held {
+		if n.FSType == "zfs_member" && n.Label != "" && !slices.Contains(pools, n.Label) {
+			pools = append(pools, n.Label)
+			b.step("export the pool "+n.Label+" if it is imported", n.device(), "sh", "-c", `! zpool list -- "$0" >/dev/null 2>&1 || zpool export -f -- "$0"`, n.Label)
+		}
+	}
 	// Deepest first; a volume group goes when the outermost of its volumes is due.
 	slices.SortStableFunc(held, func(a, b *node) int { return cmp.Compare(b.depth, a.depth) })
 	last := map[string]*node{}
@@ -60,14 +72,6 @@ func (p *Plan) release(b *builder, nodes []*node) {
 			b.step("deactivate volume group "+vg, dev, "vgchange", "--activate", "n", vg)
 		case strings.HasPrefix(n.Type, "raid"):
 			b.step("stop RAID "+dev, dev, "mdadm", "--stop", dev)
-		}
-	}
-	var pools []string
-	for _, n := range held {
-		if n.FSType == "zfs_member" && n.Label != "" && !slices.Contains(pools, n.Label) {
-			pools = append(pools, n.Label)
-			// lsblk does not say whether a pool is imported. The script is constant.
-			b.step("export the pool "+n.Label, n.device(), "sh", "-c", `! zpool list -- "$0" >/dev/null 2>&1 || zpool export -f -- "$0"`, n.Label)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package disko
 import (
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -123,9 +124,13 @@ func (f *Facts) Disks() []Disk {
 }
 
 func (b *BlockDevice) isDisk() bool {
-	// lsblk calls RAM disks "disk" too.
-	return b.Type == "disk" && !strings.HasPrefix(b.kernelName(), "zram") && !strings.HasPrefix(b.kernelName(), "ram")
+	// lsblk calls RAM disks and ZFS volumes "disk" too.
+	return b.Type == "disk" && !b.isZvol() && !strings.HasPrefix(b.kernelName(), "zram") && !strings.HasPrefix(b.kernelName(), "ram")
 }
+
+func (b *BlockDevice) isZvol() bool { return zvolName.MatchString(b.kernelName()) }
+
+var zvolName = regexp.MustCompile(`^zd[0-9]+$`)
 
 func (b *BlockDevice) kernelName() string {
 	return strings.TrimPrefix(strings.TrimPrefix(b.device(), "/dev/"), "mapper/")

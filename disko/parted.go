@@ -22,7 +22,7 @@ type tablePart struct {
 }
 
 var (
-	partedSize = regexp.MustCompile(`(?i)^([0-9]+(?:\.[0-9]+)?)(s|b|[kmgt]i?b|[kmgt]|%)?$`)
+	partedSize = regexp.MustCompile(`(?i)^(-?)([0-9]+(?:\.[0-9]+)?)(s|b|[kmgt]i?b|[kmgt]|%)?$`)
 	partedFlag = regexp.MustCompile(`^[a-z][a-z0-9_-]*$`)
 )
 
@@ -79,22 +79,23 @@ func diskoNumbered(disk string, n int) string {
 	return numbered(disk, n)
 }
 
-// position returns a bound in bytes; false if it takes a size that is not known.
+// position returns a bound in bytes; false if it takes the size of the disk, and that is
+// 0, not known. Negative bounds are from the end.
 func position(text string, size int64) (float64, bool) {
 	m := partedSize.FindStringSubmatch(text)
 	if m == nil {
 		return 0, false
 	}
-	f, _ := strconv.ParseFloat(m[1], 64)
-	switch unit := strings.ToLower(m[2]); {
-	case unit == "%":
-		return f * float64(size) / 100, size > 0
-	case unit == "s":
-		return f * 512, true
-	case unit == "b":
-		return f, true
-	case unit == "":
-		return f * 1e6, true // parted's default is MB
+	f, _ := strconv.ParseFloat(m[2], 64)
+	known := size > 0 || m[1] == "" && m[3] != "%"
+	switch unit := strings.ToLower(m[3]); unit {
+	case "%":
+		f *= float64(size) / 100
+	case "s":
+		f *= 512
+	case "b":
+	case "":
+		f *= 1e6 // parted's default is MB
 	default:
 		base := 1000.0
 		if strings.Contains(unit, "i") {
@@ -103,8 +104,11 @@ func position(text string, size int64) (float64, bool) {
 		for range strings.IndexByte("kmgt", unit[0]) + 1 {
 			f *= base
 		}
-		return f, true
 	}
+	if m[1] == "-" {
+		f = float64(size) - f
+	}
+	return f, known
 }
 
 // checkOverlap reports partitions that end before they start, share space, or leave the

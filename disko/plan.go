@@ -52,6 +52,8 @@ type Plan struct {
 	labels map[string]string // GPT labels, and their paths
 	undo   []Step
 	keys   []string
+	// The new root has no block device: what is mounted there does not show in the facts.
+	hiddenRoot bool
 }
 
 // name is something that one machine has once only: a device-mapper name, a volume
@@ -85,6 +87,7 @@ func NewPlan(l *Layout, f *Facts) (*Plan, error) {
 	}
 	l.fill(b, places)
 	p.tables, p.names, p.labels, p.keys = b.tables, b.names, b.labels, b.keys
+	p.hiddenRoot = slices.ContainsFunc(b.mounts, func(m *mount) bool { return m.point == "/" && !strings.HasPrefix(m.device, "/dev/") })
 	var nodes []*node
 	if f != nil {
 		nodes = f.nodes()

@@ -76,7 +76,7 @@ func TestTableProblems(t *testing.T) {
 		"overlap":   {`"start": "513MiB"`, `"start": "400MiB"`, ""},
 		"backwards": {`"end": "513MiB"`, `"end": "1KiB"`, "disk.new.content.partitions[0]: ends at 1KiB, before it starts at 1MiB"},
 		"logical":   {`"part-type": "primary"`, `"part-type": "logical"`, "disk.new.content.partitions[0].part-type: disko numbers this partition 1"},
-		"bound":     {`"end": "513MiB"`, `"end": "-1s"`, `disk.new.content.partitions[0].end: "-1s" is not allowed`},
+		"bound":     {`"end": "513MiB"`, `"end": "+1s"`, `disk.new.content.partitions[0].end: "+1s" is not allowed`},
 		"flag":      {`"bios_grub"`, `"--x"`, `disk.new.content.partitions[2].flags: "--x" is not a flag`},
 		"format":    {`"format": "msdos"`, `"format": "bsd"`, `disk.old.content.format: "bsd" is not known; known are gpt, msdos`},
 	} {
@@ -87,7 +87,7 @@ func TestTableProblems(t *testing.T) {
 					t.Fatal(err)
 				}
 				_, err = NewPlan(l, blank(t, l))
-				c.want = "disk.new.content.partitions[1]: from 400MiB to 90% overlaps disk.new.content.partitions[0]"
+				c.want = "disk.new.content.partitions[1]: from 400MiB to -20GiB overlaps disk.new.content.partitions[0]"
 			}
 			if err == nil || !strings.HasPrefix(lines(err)[0], c.want) {
 				t.Errorf("got %v, want %s", err, c.want)
@@ -145,8 +145,8 @@ func TestManyDisks(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if first := p.Steps[0].Argv; first[0] != "sh" || first[3] != "$(x)" || strings.Contains(first[2], "(x)") || p.Steps[1].Argv[0] != "wipefs" {
-			t.Errorf("first step: %q, then %q", first, p.Steps[1].Argv)
+		if first := p.Steps[1].Argv; first[0] != "sh" || first[3] != "$(x)" || strings.Contains(first[2], "(x)") || p.Steps[2].Argv[0] != "wipefs" {
+			t.Errorf("first step: %q, then %q", first, p.Steps[2].Argv)
 		}
 	})
 }

@@ -158,6 +158,9 @@ func parseDataset(a *attrs, pool, key string) *dataset {
 		a.bad("type", "%q is not zfs_fs or zfs_volume", kind)
 		a.ignore("mountpoint", "size", "extraArgs", "content")
 	}
+	if file, ok := strings.CutPrefix(d.option("keylocation"), "file://"); ok {
+		a.absolute("options", file)
+	}
 	if d.option("keylocation") == "prompt" && d.option("keyformat") == "raw" {
 		a.bad("options", "a raw key cannot be asked for; give keylocation a file")
 	}
