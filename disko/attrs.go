@@ -256,34 +256,6 @@ func (a *attrs) ignore(names ...string) {
 	}
 }
 
-// off takes attributes that must be unset: null, false, "" or empty.
-func (a *attrs) off(remedy string, names ...string) {
-	for _, name := range names {
-		v, _ := take[any](a, name)
-		switch v := v.(type) {
-		case nil:
-			continue
-		case bool:
-			if !v {
-				continue
-			}
-		case string:
-			if strings.TrimSpace(v) == "" {
-				continue
-			}
-		case []any:
-			if len(v) == 0 {
-				continue
-			}
-		case map[string]any:
-			if len(v) == 0 {
-				continue
-			}
-		}
-		a.bad(name, "is not supported yet; %s", remedy)
-	}
-}
-
 // sets reads an attribute set of attribute sets, in byte order of the names.
 func (a *attrs) sets(name string) (names []string, sets map[string]*attrs) {
 	m, _ := take[map[string]json.RawMessage](a, name)

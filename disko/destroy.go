@@ -21,7 +21,7 @@ func (p *Plan) destroy(nodes []*node) []Step {
 	b := &builder{stage: StageDestroy}
 	p.release(b, nodes)
 	for i, d := range p.Disks {
-		if !p.keeps[i] {
+		if p.takes[i].body.(*wholeDisk).destroy {
 			erase(b, d, nodes)
 		}
 	}
@@ -79,7 +79,7 @@ func (p *Plan) release(b *builder, nodes []*node) {
 // checkNodes reports what stands in the way of taking the disks.
 func (p *Plan) checkNodes(r *reader, nodes []*node) {
 	at := func(device string) string {
-		return p.paths[slices.IndexFunc(p.Disks, func(d Disk) bool { return d.Device == device })]
+		return p.takes[slices.IndexFunc(p.Disks, func(d Disk) bool { return d.Device == device })].on.at
 	}
 	members := map[string][]*node{} // of what keeps one UUID on many devices
 	for _, n := range nodes {

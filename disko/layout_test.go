@@ -147,7 +147,7 @@ func TestParseProblems(t *testing.T) {
 			lpart + ".content.extraFormatArgs": []any{"--label 'x y'"}, lpart + ".content.enrollFido2": true, lpart + ".content.passwordFile": "key",
 			lpart + ".content.content.device": "/dev/mapper/a b",
 		}, []string{
-			lpart + ".content.enrollFido2: is not supported yet", lpart + `.content.extraFormatArgs: "--label 'x y'" has shell syntax`,
+			lpart + ".content.enrollFido2: needs someone at the machine", lpart + `.content.extraFormatArgs: "--label 'x y'" has shell syntax`,
 			lpart + `.content.name: "a b" is not a name for`, lpart + `.content.passwordFile: "key" is not an absolute path`,
 			lpart + ".content.settings.header: ", lpart + ".content.settings.keyFileSize: must be a whole number",
 		}},

@@ -48,8 +48,11 @@ func parseLUKS(a *attrs) content {
 	}
 	// Whether stage 1 opens it is for NixOS.
 	a.ignore("initrdUnlock")
-	// They need someone at the machine.
-	a.off("enrol it after the first boot", "enrollFido2", "enrollRecovery")
+	for _, name := range []string{"enrollFido2", "enrollRecovery"} {
+		if a.flag(name) {
+			a.bad(name, "needs someone at the machine, which is not supported; enrol it after the first boot")
+		}
+	}
 	a.ignore("extraFido2EnrollArgs")
 	l.content = a.volume("/dev/mapper/" + l.name)
 	return l

@@ -98,8 +98,8 @@ func (v volume) bytes() int64 {
 			f *= 1024
 		}
 	}
-	if f > 1<<62 {
-		return 1 << 62
+	if f > 1<<60 {
+		return 1 << 60
 	}
 	return (int64(f) + extentSize - 1) / extentSize * extentSize
 }
@@ -156,7 +156,7 @@ func (v volume) allocate(b *builder, free int64) (size, left int64) {
 			return 0, -1
 		}
 		n, _ := strconv.ParseInt(percent, 10, 64)
-		size = free / 100 * min(n, 100) / copies / extentSize * extentSize
+		size = (free/100*min(n, 100) + free%100*min(n, 100)/100) / copies / extentSize * extentSize
 	}
 	if takes := size * copies; takes > free || size == 0 {
 		b.errorf(join(v.path, "size"), "%s takes %s, and only %s are left in the volume group", v.size, human(max(takes, extentSize)), human(free))

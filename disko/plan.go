@@ -45,8 +45,7 @@ type Plan struct {
 	Steps []Step `json:"steps"`
 	Disks []Disk `json:"disks"` // the disks it takes, in byte order of their names in the layout
 
-	paths  []string               // of the layout's disks, same order as Disks
-	keeps  []bool                 // destroy = false, same order as Disks
+	takes  []*device              // the layout's, same order as Disks
 	tables map[string][]partition // by disk, for Verify
 	names  []name
 	labels map[string]string // GPT labels, and their paths
@@ -79,11 +78,10 @@ func NewPlan(l *Layout, f *Facts) (*Plan, error) {
 			}
 			places[d] = place{device: disk.Device, name: d.on.name, at: d.on.at, size: disk.Size, sector: disk.SectorSize, kernel: true, title: disk.String()}
 		}
-		keep := !d.body.(*wholeDisk).destroy
-		if keep && f != nil && disk.Content != "blank" {
+		if f != nil && !d.body.(*wholeDisk).destroy && disk.Content != "blank" {
 			b.errorf(join(d.path, "destroy"), "is false, and %s is not blank: %s; keeping what is there is not supported yet, so wipe it by hand or leave it out of the layout", disk, disk.Content)
 		}
-		p.Disks, p.paths, p.keeps = append(p.Disks, disk), append(p.paths, d.on.at), append(p.keeps, keep)
+		p.Disks, p.takes = append(p.Disks, disk), append(p.takes, d)
 	}
 	l.fill(b, places)
 	p.tables, p.names, p.labels, p.keys = b.tables, b.names, b.labels, b.keys
