@@ -86,6 +86,8 @@ func TestDestroy(t *testing.T) {
 			append([]string{"swapoff --all", "umount --recursive /mnt", "umount --recursive /mnt"}, wipes("/dev/sda1", "/dev/sda")...)},
 		"another disk is mounted at /mnt": {machine(dev("sda", "disk", ""), dev("sdb", "disk", "", dev("sdb1", "part", `,"fstype":"ext4","mountpoint":"/mnt"`))),
 			append([]string{"umount --recursive /mnt"}, wipes("/dev/sda")...)},
+		"a pool in luks": {machine(dev("sda", "disk", "", dev("sda1", "part", "", dev("c", "crypt", `,"fstype":"zfs_member","label":"tank"`))), dev("zd0", "disk", `,"mountpoint":"[SWAP]"`)),
+			append([]string{"swapoff /dev/zd0", "sh -c ! zpool list -- \"$0\" >/dev/null 2>&1 || zpool export -f -- \"$0\" tank", "cryptsetup close c"}, wipes("/dev/sda1", "/dev/sda")...)},
 		"lvm in luks, and raid": {machine(dev("sda", "disk", "",
 			dev("sda1", "part", "", dev("md127", "raid1", "", dev("md127p1", "part", ""))),
 			dev("sda2", "part", "", dev("c", "crypt", "",
