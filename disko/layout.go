@@ -134,7 +134,7 @@ func (r *reader) link(devices map[string]*device) []*device {
 		case b.owner != want.owner:
 			want.owner.needs = append(want.owner.needs, b.owner)
 		}
-		r.unique("device", want.name, want.path)
+		r.unique("empty device", want.name, want.path)
 	}
 	var order []*device
 	state := map[*device]int{} // 1: being visited, 2: in order
@@ -166,6 +166,9 @@ func (a *attrs) content(device string) content {
 	var c *attrs
 	if raw != nil {
 		c = a.set(a.at("content"), raw)
+	}
+	if device != "" {
+		a.unique("device", device, a.at("device"))
 	}
 	a.blocks[device] = &block{a.owner, c == nil}
 	if c == nil {
@@ -261,7 +264,6 @@ func parseDisk(d *device, a *attrs, name string) {
 	dev := a.str("device")
 	d.on = place{device: dev, name: name, at: a.at("device")}
 	a.absolute("device", dev)
-	a.unique("device", dev, a.at("device"))
 	a.want("type", "disk")
 	// Only disko's image builder and the names of partitions, which are there already, ask for these.
 	a.ignore("name", "imageName", "imageSize")

@@ -128,6 +128,7 @@ func TestParseProblems(t *testing.T) {
 			esp + ".uuid": "809B3A2B-828a-4730-95e1-75b6343e415a", root + ".uuid": "809b3a2b-828a-4730-95e1-75b6343e415a",
 		}, []string{
 			root + `.content.mountpoint: mountpoint "/" is taken already by ` + esp,
+			root + `.device: device "/dev/disk/by-partlabel/disk-main-root" is taken already by ` + esp + ".device",
 			root + `.label: label "disk-main-root" is taken already by ` + esp + ".label",
 			root + ".uuid: uuid ",
 		}},
