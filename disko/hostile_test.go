@@ -109,6 +109,7 @@ var takesValue = strings.Fields("-o -O -t -L -l -n -V --key-file --size")
 // wherever the string is. It is refused or reaches the tools as data: whole within one
 // argument that is no option and no shell.
 func TestHostile(t *testing.T) {
+	t.Parallel()
 	reached, refused := 0, 0
 	seen := map[string]bool{}
 	all := layouts(t)
@@ -120,7 +121,7 @@ func TestHostile(t *testing.T) {
 				continue
 			}
 			seen[s.name+old] = true
-			for _, evil := range []string{"$(touch /pwned)`id`;", `q'u"o\te s`, "-rf", "new\nline", "../../etc"} {
+			for _, evil := range []string{"$(touch /pwned)`id`; q'u\"o\\te", "-rf", "new\nline", "../../etc"} {
 				alone := decode(t, data)
 				slots(alone)[i].set(evil)
 				everywhere := decode(t, data)
