@@ -178,6 +178,7 @@ func TestSystem(t *testing.T) {
 		t.Run(string(mode), func(t *testing.T) {
 			w := newWorld(t, 1, brisk)
 			w.begin(mode)
+			w.quiet = mode == pxe.Proxy
 			m := w.known(netboot.Client{Kind: netboot.System})
 			r := w.bootAll(m)[0]
 			if r.Stopped != "" || len(r.Remarks) > 0 || r.Timing[len(r.Timing)-1].Stage != "renewal" || m.host().Permit.Boots != 0 || strings.Contains(m.log(), "asked") {

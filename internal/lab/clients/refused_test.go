@@ -195,10 +195,14 @@ func TestStrangers(t *testing.T) {
 		t.Run(string(mode), func(t *testing.T) {
 			w := newWorld(t, 1, hasty)
 			w.begin(mode)
-			w.bootAll(w.known(netboot.Client{Kind: netboot.System})) // the server does answer others
+			w.quiet = true
 			var machines []*machine
 			for _, kind := range netboot.Kinds() {
-				machines = append(machines, w.plug(0, netboot.Client{Kind: kind}))
+				c := netboot.Client{Kind: kind}
+				if mode == pxe.Proxy {
+					c.Server = self
+				}
+				machines = append(machines, w.plug(0, c))
 			}
 			for i, r := range w.bootAll(machines...) {
 				m := machines[i]

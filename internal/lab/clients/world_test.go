@@ -42,7 +42,7 @@ type speed struct {
 
 var (
 	brisk = speed{0.1, 4}
-	hasty = speed{0.03, 32} // where machines wait in vain
+	hasty = speed{0.02, 32} // where machines wait in vain
 )
 
 var (
@@ -54,7 +54,7 @@ var (
 // world is one server on one LAN or more, with an image for each architecture.
 type world struct {
 	*testing.T
-	ctx    context.Context
+	ctx context.Context
 	speed
 	begun  time.Time
 	lans   []*lab.LAN
@@ -63,6 +63,7 @@ type world struct {
 	images *images.Catalog
 	traces *hosts.Traces
 	macs   byte
+	quiet  bool // the server is to send nothing
 
 	stop   context.CancelFunc
 	served chan error

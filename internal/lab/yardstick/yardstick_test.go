@@ -169,8 +169,16 @@ func TestBeside(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, text)
 		}
 	}
-	if text, _ := Beside(nil, a, nil); !strings.Contains(text, "silence") || !strings.Contains(text, "- | BOOTREQUEST") {
-		t.Error(text)
+	text, rest = Beside(nil, a, nil)
+	if !slices.Equal(rest, []string{"silence"}) || !strings.HasPrefix(text, "! silence | an answer  # UNEXPLAINED\n  length ") {
+		t.Errorf("%q\n%s", rest, text)
+	}
+	text, rest = Beside(a, nil, map[string]string{"silence": "ours"})
+	if len(rest) != 0 || !strings.HasPrefix(text, "! an answer | silence  # ours\n  length ") {
+		t.Errorf("%q\n%s", rest, text)
+	}
+	if text, rest := Beside(nil, nil, nil); text != "  silence\n" || len(rest) != 0 {
+		t.Errorf("%q\n%s", rest, text)
 	}
 }
 
