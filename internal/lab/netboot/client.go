@@ -271,6 +271,7 @@ func (r *run) chain(ctx context.Context) error {
 		}
 		next.Arch = &a
 	}
+	next.MAC = r.mac
 	if id := r.ask.get(optUUID); next.UUID == nil && len(id) == 17 {
 		next.UUID = id[1:]
 	}
