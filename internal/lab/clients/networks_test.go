@@ -129,7 +129,7 @@ func TestOff(t *testing.T) {
 	for i, r := range w.bootAll(machines...) {
 		m := machines[i]
 		if i >= known {
-			if r.Stopped == "" || got(r) {
+			if r.Stopped == "" || heard(r) {
 				t.Errorf("%s, which nobody knows:\n%v\n%s", m.Kind, r.Fetched, r.Stopped)
 			}
 		} else if !m.up(r) || m.rounds(r) != 1 || m.host().Permit.Boots != 1 {
