@@ -53,9 +53,9 @@ func (f Firmware) board() (board, error) {
 	)
 	pc := board{qemu: []string{"qemu-system-x86_64", "-machine", "q35", "-vga", "none"}, cpu: "qemu64",
 		nic: "virtio-net-pci", nicOptions: noROM}
-	// pauth-impdef: pointer authentication by a hash that costs little; with the architecture's own, "max" takes twice as long.
-	arm := board{qemu: []string{"qemu-system-aarch64", "-machine", "virt", "-device", "ich9-ahci"}, cpu: "max,pauth-impdef=on",
-		nic: "virtio-net-pci", nicOptions: noROM}
+	// pauth-impdef is pointer authentication by a hash that costs little; by the architecture's own, all takes twice as long.
+	arm := board{qemu: []string{"qemu-system-aarch64", "-machine", "virt", "-device", "ich9-ahci"},
+		cpu: "max,pauth-impdef=on", nic: "virtio-net-pci", nicOptions: noROM}
 	uefi := func(b board, files, first string) (board, error) {
 		b.qemu = append(b.qemu, "-drive", "if=pflash,unit=0,format=raw,readonly=on,file="+fmt.Sprintf(files, "CODE"))
 		b.vars, b.first = fmt.Sprintf(files, "VARS"), "UEFI "+first
