@@ -41,7 +41,7 @@ type speed struct {
 }
 
 var (
-	brisk = speed{0.1, 4}
+	brisk = speed{0.1, 5}
 	hasty = speed{0.02, 32} // where machines wait in vain
 )
 
