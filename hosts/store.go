@@ -61,9 +61,11 @@ type Write struct {
 // Bolt is the Store in one file of one machine (go.etcd.io/bbolt). A commit
 // is on the disk before it returns.
 type Bolt struct {
-	db *bbolt.DB
+	db      *bbolt.DB
+	writing sync.Mutex // held by the one who writes to the disk
 
 	mu       sync.Mutex
+	waiting  []*commit // for the next transaction
 	watchers map[*watcher]struct{}
 }
 
@@ -127,46 +129,93 @@ func record(key string, v []byte) Record {
 	return Record{Key: key, Version: binary.BigEndian.Uint64(v), Value: bytes.Clone(v[8:])}
 }
 
-// Commit implements Store.
+// A commit is what one call of Commit wants.
+type commit struct {
+	expect []Version
+	writes []Write
+	done   bool
+	err    error
+}
+
+// Commit implements Store. To wait for the disk takes by far the longest of
+// it, and whole fleets are switched on at once: so while it writes one group
+// of commits, the next gathers, and one of those who wait writes for all.
 func (b *Bolt) Commit(expect []Version, writes []Write) error {
+	c := &commit{expect: expect, writes: writes}
+	b.mu.Lock()
+	b.waiting = append(b.waiting, c)
+	b.mu.Unlock()
+
+	b.writing.Lock()
+	defer b.writing.Unlock()
+	if c.done {
+		return c.err
+	}
+	b.mu.Lock()
+	group := b.waiting
+	b.waiting = nil
+	b.mu.Unlock()
 	err := b.db.Update(func(tx *bbolt.Tx) error {
-		bk := tx.Bucket(bucket)
-		for _, want := range expect {
-			var have uint64
-			if v := bk.Get([]byte(want.Key)); v != nil {
-				have = binary.BigEndian.Uint64(v)
-			}
-			if have != want.Version {
-				return fmt.Errorf("%s: %w", want.Key, ErrConflict)
-			}
-		}
-		version, err := bk.NextSequence()
-		if err != nil {
-			return err
-		}
-		for _, w := range writes {
-			if w.Value == nil {
-				err = bk.Delete([]byte(w.Key))
-			} else {
-				err = bk.Put([]byte(w.Key), append(binary.BigEndian.AppendUint64(nil, version), w.Value...))
-			}
-			if err != nil {
+		for _, c := range group {
+			if err := c.apply(tx.Bucket(bucket)); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+	for _, c := range group {
+		if c.done = true; err != nil {
+			c.err = err
+		}
+	}
+	b.tell(group)
+	return c.err
+}
+
+// apply makes the writes, if what is expected holds. Else c.err says so, and
+// nothing is written. What it returns ends the transaction for all.
+func (c *commit) apply(bk *bbolt.Bucket) error {
+	for _, want := range c.expect {
+		var have uint64
+		if v := bk.Get([]byte(want.Key)); v != nil {
+			have = binary.BigEndian.Uint64(v)
+		}
+		if have != want.Version {
+			c.err = fmt.Errorf("%s: %w", want.Key, ErrConflict)
+			return nil
+		}
+	}
+	version, err := bk.NextSequence()
 	if err != nil {
 		return err
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for w := range b.watchers {
-		for _, wr := range writes {
-			w.add(wr.Key)
+	for _, w := range c.writes {
+		if w.Value == nil {
+			err = bk.Delete([]byte(w.Key))
+		} else {
+			err = bk.Put([]byte(w.Key), append(binary.BigEndian.AppendUint64(nil, version), w.Value...))
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// tell tells the watchers what was written.
+func (b *Bolt) tell(group []*commit) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for w := range b.watchers {
+		for _, c := range group {
+			if c.err != nil {
+				continue
+			}
+			for _, wr := range c.writes {
+				w.add(wr.Key)
+			}
+		}
+	}
 }
 
 // watcher holds the keys that its reader has not taken yet.

@@ -104,7 +104,7 @@ func (t *Traces) Add(mac string, p Packet, note func(*Trace)) {
 	}
 }
 
-// Note changes what is known of a machine that has a trace.
+// Note changes what is known of a machine, if it has a trace.
 func (t *Traces) Note(mac string, note func(*Trace)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

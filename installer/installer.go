@@ -126,7 +126,10 @@ func (f *follower) step(ctx context.Context, h hosts.Host) <-chan time.Time {
 		if h.Boot.Token == "" { // pxe wakes us, or the permit's end
 			return time.After(h.Permit.Expires.Sub(f.Now()))
 		}
-		s := f.contact(ctx, h)
+		var s *session
+		if !h.Boot.Used.IsZero() { // else its installer has yet to be fetched whole
+			s = f.contact(ctx, h)
+		}
 		if s == nil {
 			return f.overdue(h)
 		}

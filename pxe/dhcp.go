@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"net"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
@@ -16,11 +18,45 @@ import (
 // A responder answers what came to one port; a nil reply is silence.
 type responder func(*link, *dhcpv4.DHCPv4, client, *hosts.Host) (*dhcpv4.DHCPv4, error)
 
-// serveDHCP reads requests, has them answered, and sends the answers.
+const (
+	// waitingRoom is how many requests may wait to be read: those of so many
+	// machines that are switched on at once.
+	waitingRoom = 4096
+
+	// lanes is how many requests of one port are answered at a time. Most of that
+	// time the disk has them, and it takes many at once (hosts.Bolt).
+	lanes = 64
+)
+
+// seed spreads machines and hosts over lanes.
+var seed = maphash.MakeSeed()
+
+// dhcpRequest is a packet that came, and from where.
+type dhcpRequest struct {
+	*dhcpv4.DHCPv4
+	from netip.AddrPort
+}
+
+// serveDHCP reads requests and has them answered: those of one machine one
+// after another, as they came.
 func (s *Server) serveDHCP(ctx context.Context, l *link, conn *net.UDPConn, respond responder) error {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	port := conn.LocalAddr().(*net.UDPAddr).Port
+	if err := roomFor(conn, waitingRoom); err != nil {
+		return fmt.Errorf("receive DHCP: %w", err)
+	}
+	var answering sync.WaitGroup
+	defer answering.Wait()
+	var lane [lanes]chan dhcpRequest
+	for i := range lane {
+		lane[i] = make(chan dhcpRequest, waitingRoom/lanes)
+		defer close(lane[i])
+		answering.Go(func() {
+			for m := range lane[i] {
+				s.answer(l, conn, m, respond)
+			}
+		})
+	}
 	buf := make([]byte, 4096)
 	for {
 		n, from, err := conn.ReadFromUDPAddrPort(buf)
@@ -35,14 +71,20 @@ func (s *Server) serveDHCP(ctx context.Context, l *link, conn *net.UDPConn, resp
 			s.Log.Debug("not a DHCP packet", "from", from, "err", err)
 			continue
 		}
-		r, to := s.handle(l, from, uint16(port), m, respond)
-		if r == nil {
-			continue
-		}
-		_, err = conn.WriteToUDPAddrPort(r.ToBytes(), to)
-		s.Log.Debug("answered DHCP", "mac", m.ClientHWAddr.String(), "request", m.MessageType(), "answer", r.MessageType(), "to", to,
-			"address", r.YourIPAddr, "file", r.BootFileName != "", "err", err)
+		lane[maphash.Bytes(seed, m.ClientHWAddr)%lanes] <- dhcpRequest{m, from}
 	}
+}
+
+// answer has one request answered, and sends the answer.
+func (s *Server) answer(l *link, conn *net.UDPConn, m dhcpRequest, respond responder) {
+	port := conn.LocalAddr().(*net.UDPAddr).Port
+	r, to := s.handle(l, m.from, uint16(port), m.DHCPv4, respond)
+	if r == nil {
+		return
+	}
+	_, err := conn.WriteToUDPAddrPort(r.ToBytes(), to)
+	s.Log.Debug("answered DHCP", "mac", m.ClientHWAddr.String(), "request", m.MessageType(), "answer", r.MessageType(), "to", to,
+		"address", r.YourIPAddr, "file", r.BootFileName != "", "err", err)
 }
 
 // handle has one request answered, and keeps both in the machine's trace.
@@ -295,13 +337,14 @@ func (s *Server) load(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host, a answ
 // boot is the host's boot: the one under way, or a new one. It is empty if the
 // host cannot be booted after all.
 func (s *Server) boot(l *link, c client, h hosts.Host) (hosts.Boot, error) {
-	s.booting.Lock()
-	defer s.booting.Unlock()
+	turn := &s.booting[maphash.String(seed, h.Name)%lanes]
+	turn.Lock()
+	defer turn.Unlock()
 	h, err := s.Hosts.Get(h.Name) // DHCP and TFTP are answered side by side
 	if err != nil {
 		return hosts.Boot{}, err
 	}
-	if (s.fresh(h) || s.late(h)) && h.Boot.MAC == c.MAC && h.Boot.Server == l.self.String() {
+	if (s.fresh(h) || s.late(h)) && h.Boot.MAC == c.MAC {
 		return h.Boot, nil
 	}
 	img, err := s.Images.Get(h.Image)

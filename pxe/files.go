@@ -33,7 +33,15 @@ const bootPath = "boot/"
 // serveTFTP serves them on one link.
 func (s *Server) serveTFTP(ctx context.Context, l *link) error {
 	t := &tftpServer{MTU: l.mtu, Log: s.Log,
-		Open: func(name string, client netip.AddrPort) (tftpFile, error) { return s.open(l, name, client) },
+		Open: func(name string, client netip.AddrPort) (tftpFile, error) {
+			f, err := s.open(l, name, client)
+			if err != nil && !errors.Is(err, errNotServed) && !errors.Is(err, errNoFile) {
+				// The client is told no more than that it is refused.
+				s.Log.Warn("TFTP", "client", client, "file", tokens.ReplaceAllString(printable(name), "…"), "err", err)
+				err = errNoFile
+			}
+			return f, err
+		},
 		Seen: func(client netip.AddrPort, sent bool, packet []byte, text string) {
 			s.traceTFTP(l, client, sent, packet, text)
 		}}
@@ -106,10 +114,6 @@ func (s *Server) program(mac, name string) (tftpFile, error) {
 	}}, nil
 }
 
-// instead of a program that is not here: the operator's DHCP server names one
-// and knows no other.
-var instead = map[string]string{images.ProgramSNP: images.ProgramNative, images.ProgramNativeArm64: images.ProgramSNPArm64, images.ProgramBIOS: images.ProgramUNDI}
-
 // openByNeighbour serves a machine that names no boot, if its MAC is known.
 func (s *Server) openByNeighbour(l *link, name string, from netip.AddrPort) (tftpFile, error) {
 	mac := l.neighbour(from.Addr().Unmap())
@@ -118,10 +122,8 @@ func (s *Server) openByNeighbour(l *link, name string, from netip.AddrPort) (tft
 	}
 	c := client{MAC: mac, Kind: uboot, Arch: iana.UBOOT_ARM64}
 	if name != pxelinux(mac) {
-		if s.programs[name] == nil {
-			name = instead[name]
-		}
-		if c.Kind, c.Arch = firmware, programArch(name); s.Mode != Off || s.programs[name] == nil {
+		c.Kind, c.Arch = firmware, programArch(name)
+		if name = s.have(c, name); s.Mode != Off || name == "" {
 			c.Kind = system // whatever it is after, there is an answer for those we know
 		}
 	}
@@ -158,6 +160,20 @@ func programArch(name string) iana.Arch {
 		return iana.EFI_X86_64
 	}
 	return iana.INTEL_X86PC
+}
+
+// have is the program that this client asks for, or the other kind of iPXE for
+// it, where that is what we have; "" if it asks for none.
+func (s *Server) have(c client, name string) string {
+	st := stepsFor(c, s.Mode, s.programs)
+	firmware, native := programFile(c, hosts.ProgramFirmware), programFile(c, hosts.ProgramNative)
+	switch {
+	case name != firmware && name != native || len(st.programs) == 0:
+		return ""
+	case s.programs[name] == nil:
+		return programFile(c, st.programs[0])
+	}
+	return name
 }
 
 // claim binds a boot to the client that fetches a file of it. The first to use

@@ -138,7 +138,7 @@ func TestLadderOnTheWire(t *testing.T) {
 	if r := s.dhcp(packet(t, "ipxe-discover")); r == nil || tokenPattern.FindString(r.BootFileName) != token {
 		t.Fatal("iPXE was not led on", r)
 	}
-	if _, err := s.Hosts.UseBoot(token, hosts.Fetch{Client: "10.77.0.104", File: "script", Method: s.method(token)}); err != nil {
+	if _, err := s.Hosts.UseBoot(token, hosts.Fetch{Client: "10.77.0.104", File: "script", Method: s.ladders.worked(mac)}); err != nil {
 		t.Fatal(err)
 	}
 	if h, _ := s.Hosts.Get("bravo"); h.Method.String() != "plain+native" {

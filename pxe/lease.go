@@ -186,21 +186,27 @@ func (p *pool) assign(addr netip.Addr, l lease) {
 // confirm makes the lease of addr the client's for a full term, on disk
 // before it returns. False: the address is not the client's.
 func (p *pool) confirm(mac string, addr netip.Addr) (bool, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.mine[mac] != addr || !addr.IsValid() {
-		return false, nil
-	}
 	l := lease{mac, p.now().Add(p.term)}
+	p.mu.Lock()
+	ours := p.mine[mac] == addr && addr.IsValid()
+	if ours {
+		p.by[addr] = l // nobody else can have it meanwhile
+	}
+	stale := p.saved[addr].Before(l.Expires)
+	p.mu.Unlock()
+	if !ours || !stale {
+		return ours, nil
+	}
 	// Half a term more on the disk spares it a write for every DHCPREQUEST.
-	if p.saved[addr].Before(l.Expires) {
-		longer := lease{mac, l.Expires.Add(p.term / 2)}
-		if err := p.save(addr, &longer); err != nil {
-			return false, err
-		}
+	longer := lease{mac, l.Expires.Add(p.term / 2)}
+	if err := p.save(addr, &longer); err != nil {
+		return false, err
+	}
+	p.mu.Lock()
+	if p.by[addr].MAC == mac {
 		p.saved[addr] = longer.Expires
 	}
-	p.by[addr] = l
+	p.mu.Unlock()
 	return true, nil
 }
 

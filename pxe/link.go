@@ -1,13 +1,14 @@
 package pxe
 
 import (
-	"bufio"
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
@@ -77,24 +78,42 @@ func (s *Server) Address(ifname string) (addr netip.Addr) {
 	return addr
 }
 
-// neighbour is the MAC of an address on the link, as the kernel resolved it
-// (proc_net(5), arp); "" if it did not. Who sends us TCP or answered UDP is in
-// that table.
+// neighbour is the MAC of an address on the link, as the kernel resolved it;
+// "" if it did not. Who sends us TCP or answered UDP is in its table, which may
+// be long: it is asked for the one address (arp(7), SIOCGARP).
 func (l *link) neighbour(addr netip.Addr) string {
-	f, err := os.Open("/proc/thread-self/net/arp")
+	if !addr.Is4() {
+		return ""
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return ""
 	}
-	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		fields := strings.Fields(lines.Text()) // address, type, flags, MAC, mask, device
-		if len(fields) == 6 && fields[0] == addr.String() && fields[5] == l.name {
-			if mac, err := hosts.ParseMAC(fields[3]); err == nil {
-				return mac
-			}
-		}
+	defer unix.Close(fd)
+	req := arpRequest{protocol: unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: addr.As4()}}
+	copy(req.device[:unix.IFNAMSIZ-1], l.name)
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCGARP, uintptr(unsafe.Pointer(&req)))
+	const complete = 2 // ATF_COM
+	if errno != 0 || req.flags&complete == 0 || req.hardware.Family != unix.ARPHRD_ETHER {
+		return ""
 	}
-	return ""
+	mac, err := hosts.ParseMAC(net.HardwareAddr(req.hardware.Data[:6]).String())
+	if err != nil {
+		return ""
+	}
+	return mac
+}
+
+// arpRequest is struct arpreq of arp(7).
+type arpRequest struct {
+	protocol unix.RawSockaddrInet4
+	hardware struct {
+		Family uint16
+		Data   [14]byte
+	}
+	flags   int32
+	netmask unix.RawSockaddrInet4
+	device  [unix.IFNAMSIZ]byte
 }
 
 // A subnet is addresses to hand out, on a link or behind a relay.

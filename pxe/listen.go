@@ -33,6 +33,22 @@ func listenUDP(ctx context.Context, ifname string, port int) (*net.UDPConn, erro
 	return conn.(*net.UDPConn), nil
 }
 
+// roomFor lets so many packets wait in a socket's buffer. By default it is some
+// 270 of them, and machines may well be switched on by the hundred.
+func roomFor(conn *net.UDPConn, packets int) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	size := packets * 1152 // the kernel doubles it; a packet costs it 768 to 2304 bytes
+	return raw.Control(func(fd uintptr) {
+		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, size) != nil {
+			// Without CAP_NET_ADMIN: as much as net.core.rmem_max allows.
+			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, size)
+		}
+	})
+}
+
 // portError says who has the port, if that can be found out.
 func portError(proto string, port int, err error) error {
 	switch {

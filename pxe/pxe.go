@@ -48,7 +48,7 @@ type Server struct {
 	subnets  []subnet
 	programs map[string][]byte // what firmware loads, by name
 	ladders  ladders
-	booting  sync.Mutex // held while a boot is looked for and begun
+	booting  [lanes]sync.Mutex // by host; held while its boot is looked for and begun
 }
 
 // Listen checks the options and opens all ports, so that a server either

@@ -48,18 +48,23 @@ func packet(t testing.TB, name string) *dhcpv4.DHCPv4 {
 // server is one that answers, without sockets.
 func server(t testing.TB, mode Mode) *Server {
 	t.Helper()
-	dir := t.TempDir()
-	store, err := hosts.OpenBolt(filepath.Join(dir, "state.db"))
+	store, err := hosts.OpenBolt(filepath.Join(t.TempDir(), "state.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { store.Close() })
+	return serverOn(t, mode, store, func() time.Time { return noon })
+}
+
+func serverOn(t testing.TB, mode Mode, store hosts.Store, now func() time.Time) *Server {
+	t.Helper()
+	dir := t.TempDir()
 	vault, err := hosts.OpenVault(filepath.Join(dir, "key"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Server{Mode: mode, Traces: &hosts.Traces{Now: func() time.Time { return noon }}, HTTPPort: 80, BootTime: 10 * time.Minute, Store: store, Log: slog.New(slog.DiscardHandler),
-		Login: "ssh-ed25519 AAAA provision", Now: func() time.Time { return noon }}
+	s := &Server{Mode: mode, Traces: &hosts.Traces{Now: now}, HTTPPort: 80, BootTime: 10 * time.Minute, Store: store, Log: slog.New(slog.DiscardHandler),
+		Login: "ssh-ed25519 AAAA provision", Now: now}
 	if s.Hosts, err = hosts.New(store, vault, s.Now); err != nil {
 		t.Fatal(err)
 	}

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/pin/tftp/v3"
-	"golang.org/x/sys/unix"
 )
 
 // tftpFile is a file that a client may have.
@@ -106,22 +105,6 @@ func (t *tftpServer) Run(ctx context.Context, conn *net.UDPConn) error {
 		return nil
 	}
 	return fmt.Errorf("serve TFTP: %w", err)
-}
-
-// roomFor lets so many small packets wait in a socket's buffer. By default it
-// is some 270, and machines may well be switched on by the hundred.
-func roomFor(conn *net.UDPConn, packets int) error {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return err
-	}
-	size := packets * 512 // the kernel doubles it; each packet costs it 768 bytes and more
-	return raw.Control(func(fd uintptr) {
-		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, size) != nil {
-			// Without CAP_NET_ADMIN: as much as net.core.rmem_max allows.
-			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, size)
-		}
-	})
 }
 
 // transfer is one file on its way to one client.

@@ -54,6 +54,9 @@ func doctorCommand(api *client) *cobra.Command {
 			if f.config != "" {
 				return printRecipes(c.OutOrStdout(), d, f.config)
 			}
+			if os.Geteuid() != 0 {
+				return errors.New("doctor needs root, to listen to the LAN and to read the firewall: sudo provision doctor")
+			}
 			found := append(d.Run(c.Context()), hints...)
 			if err := c.Context().Err(); err != nil {
 				return err

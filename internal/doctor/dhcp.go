@@ -51,7 +51,7 @@ func (o offer) String() string { return fmt.Sprintf("%s (%s)", o.Server, o.MAC) 
 func (d *Doctor) dhcp(ctx context.Context, l link, local bool) []Finding {
 	offers, err := probe(ctx, l, d.Wait)
 	if err != nil {
-		return []Finding{{"dhcp", Warning, l.Name, fmt.Sprintf("other DHCP servers cannot be looked for: %v", err), asRoot(err)}}
+		return []Finding{{"dhcp", Warning, l.Name, fmt.Sprintf("other DHCP servers cannot be looked for: %v", err), "see what the error says; the system's log may tell more"}}
 	}
 	offers = slices.DeleteFunc(offers, func(o offer) bool { return slices.Contains(l.Local, o.Server) })
 	return judgeOffers(l, d.Mode, offers, local)

@@ -5,12 +5,18 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"testing"
 
 	"provision/internal/lab"
 )
 
-func TestMain(m *testing.M) { os.Exit(lab.InNamespace(m.Run)) }
+func TestMain(m *testing.M) {
+	if slices.Contains(os.Args, "-test.fuzzworker") { // of a process that is in a namespace
+		os.Exit(m.Run())
+	}
+	os.Exit(lab.InNamespace(m.Run))
+}
 
 // lan is a segment with this machine at 10.77.0.1 on br0.
 func lan(t *testing.T) *lab.LAN {

@@ -48,12 +48,7 @@ const (
 	yes
 )
 
-func truthOf(b bool) truth {
-	if b {
-		return yes
-	}
-	return no
-}
+func truthOf(b bool) truth { return pick(b, yes, no) }
 
 func (t truth) not() truth { return yes - t }
 
@@ -175,28 +170,28 @@ func (f *firewall) enter(b base, p packet) ends {
 // judge says which of the server's packets do not come through, grouped by what
 // stops them.
 func (f *firewall) judge(l link, ports []port) (found []Finding) {
+	type cause struct{ words, by string }
 	for _, b := range f.Bases {
-		stopped := make(map[Finding][]packet)
-		var order []Finding
+		var causes []cause
+		stopped := make(map[cause][]packet)
 		for _, p := range packets(l, ports) {
 			e := f.enter(b, p)
 			by, drops := e.By[drop]
 			if !drops {
 				continue
 			}
-			k := Finding{Check: "firewall", Severity: Stop, Interface: l.Name, What: b.Tool + " drops %s: " + by}
+			c := cause{"drops", by}
 			if _, open := e.By[accept]; open {
-				k.Severity, k.What = Warning, b.Tool+" may drop %s; what could not be judged: "+e.Unsure
+				c = cause{"may drop", "it could not be judged what this does: " + e.Unsure}
 			}
-			if stopped[k] == nil {
-				order = append(order, k)
+			if stopped[c] == nil {
+				causes = append(causes, c)
 			}
-			stopped[k] = append(stopped[k], p)
+			stopped[c] = append(stopped[c], p)
 		}
-		for _, k := range order {
-			ps := stopped[k]
-			k.What, k.Remedy = fmt.Sprintf(k.What, packetWords(ps)), b.remedy(l.Name, ps)
-			found = append(found, k)
+		for _, c := range causes {
+			found = append(found, Finding{"firewall", pick(c.words == "drops", Stop, Warning), l.Name,
+				fmt.Sprintf("%s %s %s: %s", b.Tool, c.words, packetWords(stopped[c]), c.by), b.remedy(l.Name, stopped[c])})
 		}
 	}
 	return found
@@ -238,13 +233,11 @@ func (b base) remedy(ifname string, ps []packet) string {
 	udp, tcp, transfer := split(ps)
 	var lines []string
 	each := func(format func(proto string, ports []string) string) {
-		for _, p := range []struct {
-			proto string
-			ports []string
-		}{{"udp", udp}, {"tcp", tcp}} {
-			if len(p.ports) > 0 {
-				lines = append(lines, format(p.proto, p.ports))
-			}
+		if len(udp) > 0 {
+			lines = append(lines, format("udp", udp))
+		}
+		if len(tcp) > 0 {
+			lines = append(lines, format("tcp", tcp))
 		}
 	}
 	switch b.Kind {
@@ -258,24 +251,24 @@ func (b base) remedy(ifname string, ps []packet) string {
 			return fmt.Sprintf("ufw allow in on %s to any port %s proto %s", ifname, strings.Join(ports, ","), proto)
 		})
 	case firewalld:
-		for _, p := range ps {
-			lines = append(lines, fmt.Sprintf("--add-port=%d/%s", p.Port, p.Proto))
-		}
+		each(func(proto string, ports []string) string {
+			return "--add-port=" + strings.Join(ports, "/"+proto+" --add-port=") + "/" + proto
+		})
 		return fmt.Sprintf("firewall-cmd --permanent --zone=$(firewall-cmd --get-zone-of-interface=%s) %s && firewall-cmd --reload", ifname, strings.Join(lines, " "))
 	case iptables:
 		each(func(proto string, ports []string) string {
 			return fmt.Sprintf("%s -I INPUT -i %s -p %s -m multiport --dports %s -j ACCEPT", b.Tool, ifname, proto, strings.Join(ports, ","))
 		})
-		if transfer {
-			lines = append(lines, b.Tool+" -I INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT")
-		}
 	default:
 		each(func(proto string, ports []string) string {
 			return fmt.Sprintf("nft insert rule %s iifname %q %s dport { %s } accept", b.Chain, ifname, proto, strings.Join(ports, ", "))
 		})
-		if transfer {
-			lines = append(lines, "nft insert rule "+b.Chain+" ct state established,related accept")
-		}
+	}
+	switch {
+	case transfer && b.Kind == nftables:
+		lines = append(lines, "nft insert rule "+b.Chain+" ct state established,related accept")
+	case transfer && b.Kind == iptables:
+		lines = append(lines, b.Tool+" -I INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT")
 	}
 	return strings.Join(lines, "; ")
 }
@@ -295,7 +288,7 @@ func loadFirewall(ctx context.Context) (*firewall, []Finding) {
 				err = fmt.Errorf("%w: %s", err, firstLine(exit.Stderr))
 			}
 			problems = append(problems, Finding{Check: "firewall", Severity: Warning,
-				What: fmt.Sprintf("the rules cannot be read: %s: %v", name, err), Remedy: "run `provision doctor` as root"})
+				What: fmt.Sprintf("the rules cannot be read: %s: %v", name, err), Remedy: "look at them yourself"})
 		}
 		return string(out)
 	}
@@ -312,7 +305,7 @@ func loadFirewall(ctx context.Context) (*firewall, []Finding) {
 	}
 	if data := read("nft", "-j", "list", "ruleset"); data != "" {
 		if err := f.addNFT([]byte(data), nftTexts(read("nft", "-a", "list", "ruleset")), except); err != nil {
-			problems = append(problems, Finding{Check: "firewall", Severity: Warning, What: err.Error(), Remedy: "look at it yourself: nft list ruleset"})
+			problems = append(problems, Finding{Check: "firewall", Severity: Warning, What: err.Error(), Remedy: "look at them yourself"})
 		}
 	}
 	return f, problems

@@ -70,9 +70,9 @@ var rulesets = []struct {
 		[]string{`stop firewall: nftables drops udp 67, 69, 4011 and tcp 80: the policy of chain inet filter input → ` +
 			`nft insert rule inet filter input iifname "br0" udp dport { 67, 69, 4011 } accept; nft insert rule inet filter input iifname "br0" tcp dport { 80 } accept`}, true},
 	{"one rule too many", "nft", `table inet filter { set bad { type inet_service; elements = { 69 }; }
-	chain input { type filter hook input priority filter; policy accept; udp dport @bad counter drop; }
+	chain input { type filter hook input priority filter; policy accept; udp dport @bad counter drop comment "100%s"; }
 }`,
-		[]string{`stop firewall: nftables drops udp 69: udp dport @bad counter packets 0 bytes 0 drop (chain inet filter input) → ` +
+		[]string{`stop firewall: nftables drops udp 69: udp dport @bad counter packets 0 bytes 0 drop comment "100%s" (chain inet filter input) → ` +
 			`nft insert rule inet filter input iifname "br0" udp dport { 69 } accept`}, true},
 	{"no connection tracking", "nft", `table ip f { chain in { type filter hook input priority 0; policy drop; udp dport { 67, 69, 4011 } accept; tcp dport 80 accept; }
 }`,
@@ -86,7 +86,7 @@ var rulesets = []struct {
 }`, nil, false},
 	{"undecided", "nft", `table inet filter { chain input { type filter hook input priority filter; meta mark 7 udp dport 67-69 drop; }
 }`,
-		[]string{`warning firewall: nftables may drop udp 67, 69; what could not be judged: meta mark 0x00000007 udp dport 67-69 drop (chain inet filter input) → ` +
+		[]string{`warning firewall: nftables may drop udp 67, 69: it could not be judged what this does: meta mark 0x00000007 udp dport 67-69 drop (chain inet filter input) → ` +
 			`nft insert rule inet filter input iifname "br0" udp dport { 67, 69 } accept`}, true},
 	{"undecided and of no matter", "nft", `table inet filter { chain input { type filter hook input priority filter; meta mark 7 accept; ether saddr 52:54:00:00:00:01 accept; }
 }`, nil, false},
@@ -131,7 +131,7 @@ COMMIT
 :INPUT ACCEPT [0:0]
 -A INPUT -p udp -m limit --limit 5/sec -m udp --dport 69 -j DROP
 COMMIT
-`, []string{`warning firewall: iptables-legacy may drop udp 69; what could not be judged: -A INPUT -p udp -m limit --limit 5/sec -m udp --dport 69 -j DROP → ` +
+`, []string{`warning firewall: iptables-legacy may drop udp 69: it could not be judged what this does: -A INPUT -p udp -m limit --limit 5/sec -m udp --dport 69 -j DROP → ` +
 		`iptables-legacy -I INPUT -i br0 -p udp -m multiport --dports 69 -j ACCEPT`}, true},
 	{"ufw", "iptables", `*filter
 :INPUT DROP [0:0]

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
@@ -92,6 +93,31 @@ func TestReadOffer(t *testing.T) {
 			t.Errorf("%q has discovery options", vendor)
 		}
 	}
+}
+
+// FuzzParse looks for offers that crash, or that write on the operator's
+// terminal as they like.
+func FuzzParse(f *testing.F) {
+	m, err := dhcpv4.New(dhcpv4.WithMessageType(dhcpv4.MessageTypeOffer), dhcpv4.WithServerIP([]byte{10, 77, 0, 2}),
+		dhcpv4.WithOption(dhcpv4.OptClassIdentifier("PXEClient")), dhcpv4.WithOption(dhcpv4.OptTFTPServerName("\x1b[31m")),
+		dhcpv4.WithOption(dhcpv4.OptGeneric(dhcpv4.OptionVendorSpecificInformation, []byte{6, 1, 8, 255})))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(broadcast(m.ToBytes()))
+	f.Fuzz(func(t *testing.T, packet []byte) {
+		o, ok := parse(packet, make([]byte, 6), m.TransactionID)
+		if !ok {
+			return
+		}
+		for _, mode := range []pxe.Mode{pxe.Proxy, pxe.Full, pxe.Off} {
+			for _, fd := range judgeOffers(br0, mode, []offer{o}, false) {
+				if strings.ContainsFunc(fd.What, unicode.IsControl) {
+					t.Errorf("%q", fd.What)
+				}
+			}
+		}
+	})
 }
 
 func TestJudgeLink(t *testing.T) {

@@ -1,7 +1,6 @@
 package doctor
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -23,15 +22,15 @@ func (d *Doctor) images(ctx context.Context) (found []Finding) {
 			continue
 		}
 		i := slices.IndexFunc(d.Images, func(img images.Image) bool { return img.Name == h.Image })
-		again := fmt.Sprintf("provision images add %s --arch %s --from SOURCE", h.Image, cmp.Or(h.Arch, "ARCH"))
+		again := fmt.Sprintf("provision images add %s --arch %s --from SOURCE", h.Image, h.Arch)
 		switch {
-		case i < 0 && h.Arch != "" && !d.hasImage(h.Arch):
+		case i < 0 && !d.hasImage(h.Arch):
 			add(Stop, fmt.Sprintf("there is no installer image for %s, which %s needs", h.Arch, h.Name), again)
 			continue
 		case i < 0:
 			add(Stop, fmt.Sprintf("image %s, with which %s is enrolled, is gone", h.Image, h.Name), again)
 			continue
-		case h.Arch != "" && string(d.Images[i].Arch) != h.Arch:
+		case string(d.Images[i].Arch) != h.Arch:
 			add(Stop, fmt.Sprintf("image %s is for %s now, and %s is built for %s", h.Image, d.Images[i].Arch, h.Name, h.Arch), again)
 			continue
 		}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -49,7 +48,7 @@ func (d *Doctor) takenPorts(ctx context.Context, l link) (found []Finding, dhcp 
 			found = append(found, takenPort(l.Name, p, pxe.PortOwner(p.Proto, p.Number)))
 			dhcp = dhcp || p.Number == 67
 		case err != nil:
-			return append(found, Finding{"port", Warning, l.Name, fmt.Sprintf("%s cannot be tried: %v", p, err), asRoot(err)}), dhcp
+			return append(found, Finding{"port", Warning, l.Name, fmt.Sprintf("%s cannot be tried: %v", p, err), "see what the error says; the system's log may tell more"}), dhcp
 		}
 	}
 	return found, dhcp
@@ -74,13 +73,6 @@ func tryPort(ctx context.Context, l link, p port) error {
 		err = c.Close()
 	}
 	return err
-}
-
-func asRoot(err error) string {
-	if errors.Is(err, os.ErrPermission) {
-		return "run `provision doctor` as root"
-	}
-	return "see what the system's log says"
 }
 
 // takenPort is the finding for a port that a program has; owner is empty if it

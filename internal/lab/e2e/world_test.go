@@ -85,8 +85,14 @@ func newWorld(t *testing.T, mode string, flags ...string) *world {
 	w.lan, err = lab.NewLAN(ctx, fmt.Sprintf("br%d", n), netip.MustParsePrefix(fmt.Sprintf("10.77.%d.1/24", n)))
 	w.must(err)
 	t.Cleanup(func() { w.lan.Close() })
-	if mode == "proxy" {
-		router, err := w.lan.Router(ctx, w.dir, netip.MustParsePrefix(fmt.Sprintf("10.77.%d.2/24", n)), w.addr(100), w.addr(199))
+	if mode != "server" {
+		var args []string
+		if mode == "off" { // the router's owner pastes what doctor prints
+			file := filepath.Join(w.dir, "provision.conf")
+			w.must(os.WriteFile(file, []byte(w.provision("doctor", "--interface", w.lan.Interface, "--dhcp-config", "dnsmasq")), 0o644))
+			args = append(args, "--conf-file="+file)
+		}
+		router, err := w.lan.Router(ctx, w.dir, netip.MustParsePrefix(fmt.Sprintf("10.77.%d.2/24", n)), w.addr(100), w.addr(199), args...)
 		w.must(err)
 		t.Cleanup(func() { router.Close() })
 	}

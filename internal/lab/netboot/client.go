@@ -43,6 +43,9 @@ type Client struct {
 
 	Scale float64 // of the firmware's timeouts and waits; 0: 1
 	Block int     // TFTP block size in place of the firmware's own; 512: it asks for none
+	// Board is what U-Boot was built for, "SOC-BOARD" such as bcm283x-rpi, as it stands in the names of extlinux files;
+	// "": not told, as on QEMU's virt.
+	Board string
 	// Serial is a Raspberry Pi's, lower case, as in TFTP paths; "": that which its DISCOVER tells.
 	Serial string
 }
@@ -268,6 +271,7 @@ func (r *run) chain(ctx context.Context) error {
 		}
 		next.Arch = &a
 	}
+	next.MAC = r.mac
 	if id := r.ask.get(optUUID); next.UUID == nil && len(id) == 17 {
 		next.UUID = id[1:]
 	}

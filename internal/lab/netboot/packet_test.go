@@ -3,6 +3,7 @@ package netboot
 import (
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 )
 
@@ -67,5 +68,14 @@ func TestKinds(t *testing.T) {
 	}
 	if p, _ := (Client{Kind: EDK2X64As9}).discover(); p.text(optClass) != "PXEClient:Arch:00009:UNDI:003000" || be16(p.get(optArch)) != 9 {
 		t.Errorf("%s", p.text(optClass))
+	}
+}
+
+// TestExtlinuxNames is the order in boards.md of the facts; without a board, that of the recorded U-Boots.
+func TestExtlinuxNames(t *testing.T) {
+	r := &run{Client: Client{Board: "bcm283x-rpi"}, mac: net.HardwareAddr{0xdc, 0xa6, 0x32, 1, 2, 3}, own: netip.MustParseAddr("10.0.2.15")}
+	want := "01-dc-a6-32-01-02-03 0A00020F 0A00020 0A0002 0A000 0A00 0A0 0A 0 default-arm-bcm283x-rpi default-arm-bcm283x default-arm default"
+	if got := strings.Join(r.extlinuxNames(), " "); got != want {
+		t.Errorf("%s", got)
 	}
 }

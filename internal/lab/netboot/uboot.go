@@ -92,6 +92,9 @@ func (r *run) extlinuxNames() []string {
 	for n := 8; n >= 1; n-- {
 		names = append(names, ip[:n])
 	}
+	if soc, _, ok := strings.Cut(r.Board, "-"); ok {
+		names = append(names, "default-arm-"+r.Board, "default-arm-"+soc)
+	}
 	return append(names, "default-arm", "default")
 }
 
