@@ -379,7 +379,7 @@ func (s *Server) fresh(h hosts.Host) bool {
 // and U-Boot does not wait for a proxy's offer. A machine that restarted as
 // quickly has the same address, and goes on with the same boot.
 func (s *Server) late(h hosts.Host) bool {
-	return h.State == hosts.Booting && h.Boot.Serves(s.Now()) && s.Now().Sub(h.Boot.Taken) < 5*time.Second
+	return h.State == hosts.Booting && s.Now().Sub(h.Boot.Taken) < 5*time.Second
 }
 
 // moved keeps where a machine is, if that is new, on our link or behind a

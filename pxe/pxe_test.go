@@ -358,8 +358,13 @@ func TestOneBootPerAttempt(t *testing.T) {
 	if _, err := s.Hosts.UseBoot(first, hosts.Fetch{Client: "10.77.0.104", File: "script"}); err != nil {
 		t.Fatal(err)
 	}
-	if late := ask("ipxe-discover"); late != first {
-		t.Error("a DISCOVER that arrived twice began another boot")
+	for _, whole := range []bool{false, true} { // a small image on a quick network
+		if _, err := s.Hosts.UseBoot(first, hosts.Fetch{Client: "10.77.0.104", File: "initrd", Whole: whole}); err != nil {
+			t.Fatal(err)
+		}
+		if late := ask("ipxe-discover"); late != first {
+			t.Error("a DISCOVER that arrived twice began another boot")
+		}
 	}
 	now = now.Add(10 * time.Second)
 	if next := ask("ovmf-x64-discover"); next == first {

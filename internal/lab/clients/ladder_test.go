@@ -112,6 +112,7 @@ func TestLadder(t *testing.T) {
 			}
 			w.climb(all, 1)
 			w.serveLAN(mode)
+			w.restart()
 			w.climb(all, 2)
 			for _, c := range all {
 				must(t, w.hosts.Forget(c.name))
@@ -119,6 +120,7 @@ func TestLadder(t *testing.T) {
 				c.Twice = true
 			}
 			w.serveLAN(mode)
+			w.restart()
 			w.climb(all, 1)
 		})
 	}

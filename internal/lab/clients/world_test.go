@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -41,7 +42,7 @@ type speed struct {
 }
 
 var (
-	brisk = speed{0.1, 4}
+	brisk = speed{0.1, 5}
 	hasty = speed{0.02, 32} // where machines wait in vain
 )
 
@@ -57,6 +58,7 @@ type world struct {
 	ctx context.Context
 	speed
 	begun  time.Time
+	off    atomic.Int64 // how long machines were off
 	lans   []*lab.LAN
 	store  hosts.Store
 	hosts  *hosts.Inventory
@@ -108,8 +110,11 @@ func newWorld(t *testing.T, lans int, s speed) *world {
 
 // now is the server's clock: as fast as the firmware's.
 func (w *world) now() time.Time {
-	return w.begun.Add(time.Duration(float64(time.Since(w.begun)) / w.pace))
+	return w.begun.Add(time.Duration(float64(time.Since(w.begun))/w.pace + float64(w.off.Load())))
 }
+
+// restart is the minute that machines need between two boots.
+func (w *world) restart() { w.off.Add(int64(time.Minute)) }
 
 // image puts a kernel that looks like one into the catalog, under the name of its architecture.
 func (w *world) image(arch images.Arch, kernel []byte) {
