@@ -24,7 +24,7 @@ const (
 
 	// dhcpLanes is how many requests of one port are answered at a time. Most of
 	// that time the disk has them, and it takes many at once (hosts.Bolt).
-	dhcpLanes = 64
+	dhcpLanes = 256
 )
 
 // dhcpRequest is a packet that came, and from where.

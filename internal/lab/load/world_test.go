@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"provision/hosts"
 	"provision/images"
 	"provision/internal/lab"
@@ -158,6 +160,7 @@ func (w *world) serve(flags ...string) int {
 	cmd := exec.Command(binary, append([]string{"serve", "--flake", w.dir, "--interface", w.lan.Interface,
 		"--state-dir", filepath.Join(w.dir, "state")}, flags...)...)
 	cmd.Env, cmd.Stdout, cmd.Stderr = env, log, log
+	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGTERM}
 	w.must(cmd.Start())
 	w.Cleanup(func() {
 		cmd.Process.Signal(os.Interrupt)
