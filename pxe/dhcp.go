@@ -25,7 +25,7 @@ const (
 
 	// lanes is how many requests of one port are answered at a time. Most of that
 	// time the disk has them, and it takes many at once (hosts.Bolt).
-	lanes = 64
+	lanes = 256
 )
 
 // seed spreads machines and hosts over lanes.

@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"provision/hosts"
 	"provision/images"
 	"provision/internal/lab"
@@ -48,6 +50,7 @@ func newWorld(t testing.TB) *world {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	t.Cleanup(cancel)
 	w := &world{TB: t, ctx: ctx, dir: t.TempDir()}
+	w.neighbours("4096")
 	var err error
 	w.lan, err = lab.NewLAN(ctx, "br0", self)
 	w.must(err)
@@ -66,6 +69,25 @@ func (w *world) must(err error) {
 	if err != nil {
 		w.Fatal(err)
 	}
+}
+
+// neighbours lets the kernel know so many neighbours until the test ends. All
+// network namespaces share one table, which by default holds 1,024: with that,
+// and a few that somebody else talks to, even broadcasts are not sent any more.
+// It is set where InNamespace came from.
+func (w *world) neighbours(n string) {
+	w.Helper()
+	const file = "/proc/sys/net/ipv4/neigh/default/gc_thresh3"
+	outside := func(script string) string {
+		out, err := exec.Command("nsenter", "--net", "--target", fmt.Sprint(os.Getppid()), "sh", "-c", script).CombinedOutput()
+		if err != nil {
+			w.Fatalf("%v: %s: the test needs room for a thousand neighbours, which only the machine's first network namespace can give", err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	before := outside("cat " + file)
+	outside("echo " + n + " >" + file)
+	w.Cleanup(func() { outside("echo " + before + " >" + file) })
 }
 
 func mac(i int) net.HardwareAddr { return net.HardwareAddr{0x52, 0x54, 1, 0, byte(i >> 8), byte(i)} }
@@ -138,6 +160,7 @@ func (w *world) serve(flags ...string) int {
 	cmd := exec.Command(binary, append([]string{"serve", "--flake", w.dir, "--interface", w.lan.Interface,
 		"--state-dir", filepath.Join(w.dir, "state")}, flags...)...)
 	cmd.Env, cmd.Stdout, cmd.Stderr = env, log, log
+	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGTERM}
 	w.must(cmd.Start())
 	w.Cleanup(func() {
 		cmd.Process.Signal(os.Interrupt)
