@@ -226,6 +226,9 @@ func (inv *Inventory) UseBoot(token string, f Fetch) (Host, error) {
 	if b.Client == f.Client && !f.Whole {
 		return h, nil
 	}
+	if b.Client == "" {
+		b.Taken = inv.now()
+	}
 	b.Client = f.Client
 	if f.Whole {
 		b.Used = inv.now()

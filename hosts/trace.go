@@ -104,12 +104,22 @@ func (t *Traces) Add(mac string, p Packet, note func(*Trace)) {
 	}
 }
 
-// Note changes what is known of a machine that has a trace.
+// Note changes what is known of a machine, if it has a trace.
 func (t *Traces) Note(mac string, note func(*Trace)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if tr := t.byMAC[mac]; tr != nil {
 		note(tr)
+	}
+}
+
+// Restart forgets the trace of a machine that got its script or more: what it
+// asks now is its next netboot.
+func (t *Traces) Restart(mac string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if tr := t.byMAC[mac]; tr != nil && slices.Contains([]Stage{StageScript, StageKernel, StageInitrd, StageStarted}, tr.Stage) {
+		t.drop(tr)
 	}
 }
 

@@ -179,7 +179,7 @@ func printable(s string) string {
 		}
 		return r
 	}, s)
-	return s[:min(len(s), 64)]
+	return s[:min(len(s), 96)]
 }
 
 // words says what asks as people do.

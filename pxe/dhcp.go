@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
@@ -22,10 +23,13 @@ const (
 	// machines that are switched on at once.
 	waitingRoom = 4096
 
-	// dhcpLanes is how many requests of one port are answered at a time. Most of
-	// that time the disk has them, and it takes many at once (hosts.Bolt).
-	dhcpLanes = 256
+	// lanes is how many requests of one port are answered at a time. Most of that
+	// time the disk has them, and it takes many at once (hosts.Bolt).
+	lanes = 256
 )
+
+// seed spreads machines and hosts over lanes.
+var seed = maphash.MakeSeed()
 
 // dhcpRequest is a packet that came, and from where.
 type dhcpRequest struct {
@@ -43,17 +47,16 @@ func (s *Server) serveDHCP(ctx context.Context, l *link, conn *net.UDPConn, resp
 	}
 	var answering sync.WaitGroup
 	defer answering.Wait()
-	lanes := make([]chan dhcpRequest, dhcpLanes)
-	for i := range lanes {
-		lanes[i] = make(chan dhcpRequest, waitingRoom/dhcpLanes)
-		defer close(lanes[i])
+	var lane [lanes]chan dhcpRequest
+	for i := range lane {
+		lane[i] = make(chan dhcpRequest, waitingRoom/lanes)
+		defer close(lane[i])
 		answering.Go(func() {
-			for m := range lanes[i] {
+			for m := range lane[i] {
 				s.answer(l, conn, m, respond)
 			}
 		})
 	}
-	seed := maphash.MakeSeed()
 	buf := make([]byte, 4096)
 	for {
 		n, from, err := conn.ReadFromUDPAddrPort(buf)
@@ -68,7 +71,7 @@ func (s *Server) serveDHCP(ctx context.Context, l *link, conn *net.UDPConn, resp
 			s.Log.Debug("not a DHCP packet", "from", from, "err", err)
 			continue
 		}
-		lanes[maphash.Bytes(seed, m.ClientHWAddr)%dhcpLanes] <- dhcpRequest{m, from}
+		lane[maphash.Bytes(seed, m.ClientHWAddr)%lanes] <- dhcpRequest{m, from}
 	}
 }
 
@@ -80,7 +83,7 @@ func (s *Server) answer(l *link, conn *net.UDPConn, m dhcpRequest, respond respo
 		return
 	}
 	_, err := conn.WriteToUDPAddrPort(r.ToBytes(), to)
-	s.Log.Debug("answered DHCP", "mac", m.ClientHWAddr, "request", m.MessageType(), "answer", r.MessageType(), "to", to,
+	s.Log.Debug("answered DHCP", "mac", m.ClientHWAddr.String(), "request", m.MessageType(), "answer", r.MessageType(), "to", to,
 		"address", r.YourIPAddr, "file", r.BootFileName != "", "err", err)
 }
 
@@ -140,7 +143,7 @@ func (s *Server) answerDHCP(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host) 
 	case dhcpv4.MessageTypeDiscover, dhcpv4.MessageTypeRequest:
 		return s.answerFull(l, m, c, h)
 	case dhcpv4.MessageTypeRelease, dhcpv4.MessageTypeDecline:
-		sub := s.subnetFor(l, addrOf(m.GatewayIPAddr))
+		sub := s.subnetFor(l, m)
 		if h == nil || sub == nil || !isSelf(l, m) {
 			return nil, nil
 		}
@@ -197,7 +200,7 @@ func (s *Server) answerFull(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host) 
 		return nil, nil
 	}
 	via := addrOf(m.GatewayIPAddr)
-	sub := s.subnetFor(l, via)
+	sub := s.subnetFor(l, m)
 	if sub == nil {
 		if via.IsValid() && h != nil {
 			s.tell(*h, "%s asked through the relay %s, for whose network there are no addresses: serve with --dhcp-range FIRST-LAST/BITS for it too", c, via)
@@ -216,8 +219,8 @@ func (s *Server) answerFull(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host) 
 		return nil, err
 	}
 	n := network{Server: l.self, Mask: net.CIDRMask(sub.prefix.Bits(), 32), Router: sub.router, DNS: s.DNS, Domain: s.Domain, Lease: s.Lease}
-	if via.IsValid() && !n.Router.IsValid() && !l.net.Contains(via) {
-		n.Router = via // the relay is the way out of that network
+	if !n.Router.IsValid() && !l.net.Overlaps(sub.prefix) {
+		n.Router = sub.relayed(via) // the relay is the way out of that network
 	}
 	return leaseReply(m, addr, n, b)
 }
@@ -334,7 +337,14 @@ func (s *Server) load(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host, a answ
 // boot is the host's boot: the one under way, or a new one. It is empty if the
 // host cannot be booted after all.
 func (s *Server) boot(l *link, c client, h hosts.Host) (hosts.Boot, error) {
-	if s.fresh(h) && h.Boot.MAC == c.MAC && h.Boot.Server == l.self.String() {
+	turn := &s.booting[maphash.String(seed, h.Name)%lanes]
+	turn.Lock()
+	defer turn.Unlock()
+	h, err := s.Hosts.Get(h.Name) // DHCP and TFTP are answered side by side
+	if err != nil {
+		return hosts.Boot{}, err
+	}
+	if (s.fresh(h) || s.late(h)) && h.Boot.MAC == c.MAC {
 		return h.Boot, nil
 	}
 	img, err := s.Images.Get(h.Image)
@@ -362,6 +372,14 @@ func (s *Server) boot(l *link, c client, h hosts.Host) (hosts.Boot, error) {
 // after it. One that was taken up and is asked for again was interrupted.
 func (s *Server) fresh(h hosts.Host) bool {
 	return h.State == hosts.Booting && h.Boot.Serves(s.Now()) && h.Boot.Client == ""
+}
+
+// late reports whether the host's boot was taken up so short a time ago that
+// what is answered now was sent before: some networks let packets arrive twice,
+// and U-Boot does not wait for a proxy's offer. A machine that restarted as
+// quickly has the same address, and goes on with the same boot.
+func (s *Server) late(h hosts.Host) bool {
+	return h.State == hosts.Booting && s.Now().Sub(h.Boot.Taken) < 5*time.Second
 }
 
 // moved keeps where a machine is, if that is new, on our link or behind a

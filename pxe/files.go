@@ -33,7 +33,15 @@ const bootPath = "boot/"
 // serveTFTP serves them on one link.
 func (s *Server) serveTFTP(ctx context.Context, l *link) error {
 	t := &tftpServer{MTU: l.mtu, Log: s.Log,
-		Open: func(name string, client netip.AddrPort) (tftpFile, error) { return s.open(l, name, client) },
+		Open: func(name string, client netip.AddrPort) (tftpFile, error) {
+			f, err := s.open(l, name, client)
+			if err != nil && !errors.Is(err, errNotServed) && !errors.Is(err, errNoFile) {
+				// The client is told no more than that it is refused.
+				s.Log.Warn("TFTP", "client", client, "file", tokens.ReplaceAllString(printable(name), "…"), "err", err)
+				err = errNoFile
+			}
+			return f, err
+		},
 		Seen: func(client netip.AddrPort, sent bool, packet []byte, text string) {
 			s.traceTFTP(l, client, sent, packet, text)
 		}}
@@ -51,14 +59,18 @@ func (s *Server) open(l *link, name string, from netip.AddrPort) (tftpFile, erro
 		return s.program("", name)
 	}
 	h, err := s.Hosts.ByToken(token)
-	if err != nil || h.Boot.Token != token || !h.Boot.Serves(s.Now()) || h.State != hosts.Booting {
+	if err != nil {
 		return tftpFile{}, errNotServed
 	}
-	return s.openOfBoot(h, name, from)
+	if h.Boot.Token != token || !h.Boot.Serves(s.Now()) || h.State != hosts.Booting {
+		return tftpFile{}, errNoFile // U-Boot would ask for ever; who had a token knows that we are here
+	}
+	return s.openOfBoot(h, name, "", from)
 }
 
-// openOfBoot opens a file of the boot that the host has now.
-func (s *Server) openOfBoot(h hosts.Host, name string, from netip.AddrPort) (tftpFile, error) {
+// openOfBoot opens a file of the boot that the host has now. folder leads from
+// where the client looks to the boot's folder.
+func (s *Server) openOfBoot(h hosts.Host, name, folder string, from netip.AddrPort) (tftpFile, error) {
 	client := from.Addr().Unmap().String()
 	switch name {
 	case pxelinux(h.Boot.MAC):
@@ -71,7 +83,7 @@ func (s *Server) openOfBoot(h hosts.Host, name string, from netip.AddrPort) (tft
 			return tftpFile{}, err
 		}
 		s.reached(h.Boot.MAC, hosts.StageScript)
-		return text(s.ubootConfig(h, img.Cmdline)), nil
+		return text(ubootConfig(h, img.Cmdline, folder)), nil
 	case "kernel", "initrd":
 		h, err := s.claim(h.Boot.Token, client, name, hosts.Method{})
 		if err != nil {
@@ -81,7 +93,7 @@ func (s *Server) openOfBoot(h hosts.Host, name string, from netip.AddrPort) (tft
 		return s.imageFile(h, name, client)
 	}
 	if !s.fresh(h) {
-		return tftpFile{}, errNotServed
+		return tftpFile{}, errNoFile
 	}
 	return s.program(h.Boot.MAC, name)
 }
@@ -110,7 +122,8 @@ func (s *Server) openByNeighbour(l *link, name string, from netip.AddrPort) (tft
 	}
 	c := client{MAC: mac, Kind: uboot, Arch: iana.UBOOT_ARM64}
 	if name != pxelinux(mac) {
-		if c.Kind, c.Arch = firmware, programArch(name); s.Mode != Off || s.programs[name] == nil {
+		c.Kind, c.Arch = firmware, programArch(name)
+		if name = s.have(c, name); s.Mode != Off || name == "" {
 			c.Kind = system // whatever it is after, there is an answer for those we know
 		}
 	}
@@ -135,7 +148,7 @@ func (s *Server) openByNeighbour(l *link, name string, from netip.AddrPort) (tft
 		return tftpFile{}, errors.Join(errNoFile, err)
 	}
 	h.Boot, h.State = boot, hosts.Booting
-	return s.openOfBoot(h, name, from)
+	return s.openOfBoot(h, name, bootPath+boot.Token+"/", from)
 }
 
 // programArch is the architecture of the clients that load a program.
@@ -147,6 +160,20 @@ func programArch(name string) iana.Arch {
 		return iana.EFI_X86_64
 	}
 	return iana.INTEL_X86PC
+}
+
+// have is the program that this client asks for, or the other kind of iPXE for
+// it, where that is what we have; "" if it asks for none.
+func (s *Server) have(c client, name string) string {
+	st := stepsFor(c, s.Mode, s.programs)
+	firmware, native := programFile(c, hosts.ProgramFirmware), programFile(c, hosts.ProgramNative)
+	switch {
+	case name != firmware && name != native || len(st.programs) == 0:
+		return ""
+	case s.programs[name] == nil:
+		return programFile(c, st.programs[0])
+	}
+	return name
 }
 
 // claim binds a boot to the client that fetches a file of it. The first to use
@@ -164,7 +191,8 @@ func (s *Server) claim(token, client, name string, how hosts.Method) (hosts.Host
 }
 
 // imageFile opens the kernel or the initrd of a host's image, the initrd with
-// the boot's overlay. When its last byte is out, the token is used up.
+// the boot's overlay. When both are out whole, in whichever order, the token is
+// used up.
 func (s *Server) imageFile(h hosts.Host, name, client string) (tftpFile, error) {
 	img, err := s.Images.Get(h.Image)
 	if err != nil {
@@ -180,12 +208,12 @@ func (s *Server) imageFile(h hosts.Host, name, client string) (tftpFile, error) 
 	if err != nil {
 		return tftpFile{}, err
 	}
-	whole := struct {
+	both := struct {
 		io.Reader
 		io.Closer
 	}{io.MultiReader(f, bytes.NewReader(tail)), f}
-	return tftpFile{content: whole, size: what.Size + int64(len(tail)), done: func(whole bool) {
-		if whole && name == "initrd" {
+	return tftpFile{content: both, size: what.Size + int64(len(tail)), done: func(whole bool) {
+		if whole && s.ladders.other(h.Name, h.Boot.Token, name) {
 			s.started(h, client)
 		}
 	}}, nil

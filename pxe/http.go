@@ -66,12 +66,12 @@ func (s *Server) routes(l *link) http.Handler {
 	return e
 }
 
-func (s *Server) serveHold(_ *link, c echo.Context) error {
+func (s *Server) serveHold(l *link, c echo.Context) error {
 	if !s.Hold {
 		return echo.ErrNotFound
 	}
 	c.Set("known", true)
-	return c.Blob(http.StatusOK, "text/plain", []byte(holdScript))
+	return c.Blob(http.StatusOK, "text/plain", []byte(holdScript(l.self.String())))
 }
 
 // remote is who asks.
@@ -93,7 +93,14 @@ func (s *Server) serveBoot(l *link, c echo.Context) error {
 		return s.serveContent(c, f, err)
 	}
 	client := remote(c).Addr().String()
-	h, err := s.claim(token, client, name, s.method(token))
+	h, err := s.Hosts.ByToken(token)
+	if err == nil && name != "script" && name != "kernel" && name != "initrd" {
+		c.Set("known", true) // iPXE looks for autoexec.ipxe; that binds nobody
+		return echo.ErrNotFound
+	}
+	if err == nil {
+		h, err = s.claim(token, client, name, s.ladders.worked(h.Boot.MAC))
+	}
 	switch {
 	case errors.Is(err, hosts.ErrNotFound):
 		return echo.ErrNotFound
@@ -120,9 +127,7 @@ func (s *Server) serveImage(l *link, c echo.Context, h hosts.Host, name string) 
 		return echo.ErrNotFound
 	}
 	s.traceHTTP(l, remote(c), h.Boot.MAC, c.Request().Method, name)
-	if name == "script" || name == "kernel" || name == "initrd" {
-		s.reached(h.Boot.MAC, hosts.Stage(name))
-	}
+	s.reached(h.Boot.MAC, hosts.Stage(name))
 	switch name {
 	case "script":
 		return c.Blob(http.StatusOK, "text/plain", []byte(s.bootScript(l.self.String(), h, img.Cmdline)))
@@ -141,15 +146,6 @@ func (s *Server) serveImage(l *link, c echo.Context, h hosts.Host, name string) 
 		return err
 	}
 	return echo.ErrNotFound
-}
-
-// method is what led the machine with this token here.
-func (s *Server) method(token string) hosts.Method {
-	h, err := s.Hosts.ByToken(token)
-	if err != nil || h.Boot.Token != token {
-		return hosts.Method{}
-	}
-	return s.ladders.worked(h.Boot.MAC)
 }
 
 // serveContent serves a boot program over HTTP.
@@ -181,32 +177,33 @@ func (s *Server) serveProgram(l *link, c echo.Context) error {
 	return s.serveContent(c, f, err)
 }
 
-// serveIPXE gives an iPXE its script in mode Off. The machine on the link is
-// known by the MAC that the kernel resolved; one behind a router says it.
+// serveIPXE gives an iPXE its script in mode Off. It is asked what it is; on
+// the link, the kernel knows better which MAC it has.
 func (s *Server) serveIPXE(l *link, c echo.Context) error {
 	from := remote(c)
-	mac := l.neighbour(from.Addr())
-	if mac == "" && !l.net.Contains(from.Addr()) {
-		said, err := hosts.ParseMAC(c.QueryParam("mac"))
-		if err != nil {
-			c.Set("known", true)
-			return c.Blob(http.StatusOK, "text/plain", []byte(s.whoScript(l.self.String())))
+	cl := client{MAC: l.neighbour(from.Addr()), Kind: ipxe, Arch: buildArch(c.QueryParam("platform"), c.QueryParam("arch"))}
+	if cl.MAC == "" && !l.net.Contains(from.Addr()) {
+		cl.MAC, _ = hosts.ParseMAC(c.QueryParam("mac"))
+	}
+	told := c.QueryParam("arch") != ""
+	h, err := s.Hosts.ByMAC(cl.MAC)
+	switch {
+	case cl.MAC == "" || err == nil && !told:
+		c.Set("known", true)
+		return c.Blob(http.StatusOK, "text/plain", []byte(whoScript(s.url(l.self.String(), "ipxe"))))
+	case errors.Is(err, hosts.ErrNotFound):
+		d := hosts.Discovered{MAC: cl.MAC, Arch: "iPXE"}
+		if told {
+			d.Arch = cl.String()
 		}
-		mac = said
-	}
-	h, err := s.Hosts.ByMAC(mac)
-	if errors.Is(err, hosts.ErrNotFound) {
-		s.Hosts.See(hosts.Discovered{MAC: mac, Arch: "iPXE"})
+		s.Hosts.See(d)
 		return s.serveHold(l, c)
-	}
-	if err != nil {
+	case err != nil:
 		return err
 	}
 	c.Set("known", true)
-	cl := client{MAC: mac, Kind: ipxe, Arch: iana.EFI_X86_64}
-	if h.Arch == string(images.AArch64) { // iPXE's script does not say; the kernel of another would not start
-		cl.Arch = iana.EFI_ARM64
-	}
+	s.traceHTTP(l, from, cl.MAC, c.Request().Method, "ipxe")
+	s.traceClient(cl, h)
 	if a := s.decide(cl, &h); a.Load != script {
 		return c.Blob(http.StatusOK, "text/plain", []byte(localScript))
 	}
@@ -218,6 +215,20 @@ func (s *Server) serveIPXE(l *link, c echo.Context) error {
 		return echo.ErrNotFound
 	}
 	return s.serveImage(l, c, h, "script")
+}
+
+// buildArch is an architecture in iPXE's words (https://ipxe.org/cfg/platform,
+// https://ipxe.org/cfg/buildarch): a BIOS's is i386 on all PCs.
+func buildArch(platform, arch string) iana.Arch {
+	switch {
+	case arch == "arm64":
+		return iana.EFI_ARM64
+	case platform == "pcbios":
+		return iana.INTEL_X86PC
+	case arch == "x86_64":
+		return iana.EFI_X86_64
+	}
+	return iana.EFI_IA32
 }
 
 // send writes a file of the catalog and then tail, or the range of it that is

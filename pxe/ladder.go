@@ -84,7 +84,11 @@ const again = 900 * time.Millisecond
 type ladders struct {
 	mu    sync.Mutex
 	byMAC map[string]*climb
+	half  map[string]half // by host
 }
+
+// half is that one of kernel and initrd went out whole under a token.
+type half struct{ token, file string }
 
 // ask is the method for this client now. Firmware that asks anew by
 // DISCOVER moves the machine on if the last round came to nothing: to the next
@@ -140,11 +144,13 @@ func (l *ladders) note(mac string, change func(*climb)) {
 }
 
 // worked is the method that led the machine to its script: that of its ladder,
-// if it loaded a program by it, else an iPXE of its own.
+// if it loaded a program by it, else an iPXE of its own. That it has the program
+// whole may be learned late, or never: the last acknowledgement of TFTP is
+// repeated by nobody.
 func (l *ladders) worked(mac string) hosts.Method {
 	m := hosts.Method{Offer: hosts.OfferROM}
 	l.note(mac, func(cl *climb) {
-		if cl.loaded {
+		if cl.loaded || cl.asked && cl.ipxe {
 			m = cl.method
 		}
 	})
@@ -155,4 +161,17 @@ func (l *ladders) worked(mac string) hosts.Method {
 func (l *ladders) loaded(mac string) (yes bool) {
 	l.note(mac, func(cl *climb) { yes = cl.loaded })
 	return yes
+}
+
+// other notes that the host's machine has this file whole, and reports whether
+// it had the other one: U-Boot asks for the initrd first, others for the kernel.
+func (l *ladders) other(host, token, file string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	had, ok := l.half[host]
+	if l.half == nil {
+		l.half = make(map[string]half)
+	}
+	l.half[host] = half{token, file}
+	return ok && had.token == token && had.file != file
 }

@@ -10,6 +10,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/insomniacslk/dhcp/dhcpv4"
+
 	"provision/hosts"
 )
 
@@ -64,6 +66,16 @@ func interfaceNames() (names []string) {
 		names = append(names, i.Name)
 	}
 	return names
+}
+
+// Address is ours on a served interface, once Listen has opened it.
+func (s *Server) Address(ifname string) (addr netip.Addr) {
+	for _, l := range s.links {
+		if l.name == ifname {
+			addr = l.self
+		}
+	}
+	return addr
 }
 
 // neighbour is the MAC of an address on the link, as the kernel resolved it;
@@ -161,27 +173,25 @@ func (s *Server) where() string {
 	return strings.Join(all, ", ")
 }
 
-// subnetFor is the subnet of a request that came by a link, and by the relay
-// via if that is valid; nil if there is none.
-func (s *Server) subnetFor(l *link, via netip.Addr) *subnet {
-	at := l.self
-	if via.IsValid() {
-		at = via
+// subnetFor is the subnet of a request that came by a link: that of the relay
+// by which it came; else that of a relay by which the client had its address,
+// which it asks us directly to renew; else the link's. nil: there is none.
+func (s *Server) subnetFor(l *link, m *dhcpv4.DHCPv4) *subnet {
+	if via := addrOf(m.GatewayIPAddr); via.IsValid() {
+		return s.subnet(via)
 	}
+	sub := s.subnet(addrOf(m.ClientIPAddr))
+	if sub != nil && !slices.ContainsFunc(s.links, func(l *link) bool { return l.net.Overlaps(sub.prefix) }) {
+		return sub
+	}
+	return s.subnet(l.self)
+}
+
+func (s *Server) subnet(at netip.Addr) *subnet {
 	for i := range s.subnets {
 		if s.subnets[i].prefix.Contains(at) {
 			return &s.subnets[i]
 		}
 	}
 	return nil
-}
-
-// linkTo is the link with this address of ours; the first if there is none.
-func (s *Server) linkTo(self string) *link {
-	for _, l := range s.links {
-		if l.self.String() == self {
-			return l
-		}
-	}
-	return s.links[0]
 }

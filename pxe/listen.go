@@ -54,7 +54,7 @@ func portError(proto string, port int, err error) error {
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
 		by := ""
-		if owner := portOwner(proto, port); owner != "" {
+		if owner := PortOwner(proto, port); owner != "" {
 			by = " by " + owner
 		}
 		return fmt.Errorf("listen on %s port %d: it is taken%s; stop that, or see `provision serve --help` for other modes and ports", proto, port, by)
@@ -64,9 +64,9 @@ func portError(proto string, port int, err error) error {
 	return fmt.Errorf("listen on %s port %d: %w", proto, port, err)
 }
 
-// portOwner names the process that listens on a port, as "dnsmasq (pid 42)".
+// PortOwner names the process that listens on a port, as "dnsmasq (pid 42)".
 // It is empty if that process is not ours to see.
-func portOwner(proto string, port int) string {
+func PortOwner(proto string, port int) string {
 	inodes := socketInodes("/proc/net/"+proto, port)
 	if len(inodes) == 0 {
 		return ""

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -47,6 +48,7 @@ type Server struct {
 	subnets  []subnet
 	programs map[string][]byte // what firmware loads, by name
 	ladders  ladders
+	booting  [lanes]sync.Mutex // by host; held while its boot is looked for and begun
 }
 
 // Listen checks the options and opens all ports, so that a server either

@@ -9,7 +9,9 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -335,6 +337,8 @@ func TestUnknownIsRecorded(t *testing.T) {
 // that is one boot, until its files were fetched.
 func TestOneBootPerAttempt(t *testing.T) {
 	s := server(t, Full)
+	now := noon
+	s.Now = func() time.Time { return now }
 	s.mustEnroll(t, "bravo", mac)
 	ask := func(name string) string {
 		t.Helper()
@@ -354,12 +358,42 @@ func TestOneBootPerAttempt(t *testing.T) {
 	if _, err := s.Hosts.UseBoot(first, hosts.Fetch{Client: "10.77.0.104", File: "script"}); err != nil {
 		t.Fatal(err)
 	}
+	for _, whole := range []bool{false, true} { // a small image on a quick network
+		if _, err := s.Hosts.UseBoot(first, hosts.Fetch{Client: "10.77.0.104", File: "initrd", Whole: whole}); err != nil {
+			t.Fatal(err)
+		}
+		if late := ask("ipxe-discover"); late != first {
+			t.Error("a DISCOVER that arrived twice began another boot")
+		}
+	}
+	now = now.Add(10 * time.Second)
 	if next := ask("ovmf-x64-discover"); next == first {
 		t.Error("a machine that started over was given the boot it had begun")
 	}
 	h, _ := s.Hosts.Get("bravo")
 	if h.Permit.Boots != 2 {
 		t.Errorf("%d boots", h.Permit.Boots)
+	}
+}
+
+// TestOneBootSideBySide: a U-Boot that does not wait for our offer asks by TFTP
+// while its DISCOVER is answered.
+func TestOneBootSideBySide(t *testing.T) {
+	s := server(t, Proxy)
+	h := s.mustEnroll(t, "bravo", mac)
+	tokens := make([]string, 8)
+	var all sync.WaitGroup
+	for i := range tokens {
+		all.Go(func() {
+			b, err := s.boot(s.links[0], client{MAC: mac, Kind: uboot}, h)
+			if tokens[i] = b.Token; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if h, _ := s.Hosts.Get("bravo"); h.Permit.Boots != 1 || len(slices.Compact(tokens)) != 1 {
+		t.Errorf("%d boots: %v", h.Permit.Boots, tokens)
 	}
 }
 

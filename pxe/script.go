@@ -31,10 +31,11 @@ func (s *Server) bootScript(self string, h hosts.Host, cmdline string) string {
 const localScript = "#!ipxe\necho provision: nothing to install here, starting from the disk\nexit\n"
 
 // holdScript shows a stranger's owner how to enroll it, and asks again.
-const holdScript = `#!ipxe
+func holdScript(self string) string {
+	return `#!ipxe
 :again
 echo
-echo This machine is not enrolled. On the provision server, run:
+echo This machine is not enrolled. On the provision server ` + self + `, run:
 echo
 echo   provision enroll ${netX/mac} HOST
 echo
@@ -42,32 +43,33 @@ sleep 10
 dhcp netX && isset ${filename} && chain --replace ${filename} ||
 goto again
 `
+}
 
 // holdFile is where a stranger in --unknown=hold finds what it loads: a
 // program, or the script that shows how it is enrolled.
 func (s *Server) holdFile(l loader, mac, program string) string {
 	if l == script {
-		return "hold/" + mac + ".ipxe"
+		return "hold/" + strings.ReplaceAll(mac, ":", "-") + ".ipxe"
 	}
 	return bootPath + "hold/" + program
 }
 
-// whoScript tells us the MAC of a machine that we cannot see it from.
-func (s *Server) whoScript(self string) string {
-	return "#!ipxe\nchain --replace " + s.url(self, "ipxe") + "?mac=${netX/mac}\n"
+// whoScript has iPXE tell what it runs on.
+func whoScript(url string) string {
+	return "#!ipxe\nchain --replace " + url + "?platform=${platform}&arch=${buildarch}&mac=${netX/mac}\n"
 }
 
-// ubootConfig is what U-Boot's "pxe boot" reads (extlinux format). Names are
-// relative to the folder of this boot.
-func (s *Server) ubootConfig(h hosts.Host, cmdline string) string {
-	folder := "/" + bootPath + h.Boot.Token
+// ubootConfig is what U-Boot's "pxe boot" reads (extlinux format). It takes
+// names, even absolute ones, for relative to where it found this; folder leads
+// from there to the boot's.
+func ubootConfig(h hosts.Host, cmdline, folder string) string {
 	return strings.Join([]string{
 		"# provision: the installer of " + h.Name,
 		"default installer",
 		"timeout 1",
 		"label installer",
-		"  kernel " + folder + "/kernel",
-		"  initrd " + folder + "/initrd",
+		"  kernel " + folder + "kernel",
+		"  initrd " + folder + "initrd",
 		"  append " + cmdline + " BOOTIF=01-" + strings.ReplaceAll(h.Boot.MAC, ":", "-"),
 		"",
 	}, "\n")

@@ -4,6 +4,7 @@ import (
 	"io"
 	"math/rand"
 	"runtime"
+	"sync"
 	"testing"
 	"time"
 )
@@ -74,16 +75,18 @@ func TestTFTPThousandClients(t *testing.T) {
 	if all-before > 60e6 {
 		t.Errorf("%d bytes in use", all-before)
 	}
-	for _, f := range clients {
-		f.ack(0)
+	var downloads sync.WaitGroup
+	for _, f := range clients { // side by side: the last of a queue would find its transfer given up
+		downloads.Go(func() {
+			f.ack(0)
+			p := f.next()
+			for p[1] == 6 { // the OACK once more: it took us a second to come here
+				p = f.next()
+			}
+			f.download(io.Discard, p, 1468)
+		})
 	}
-	for _, f := range clients {
-		p := f.next()
-		for p[1] == 6 { // the OACK once more: it took us a second to come here
-			p = f.next()
-		}
-		f.download(io.Discard, p, 1468)
-	}
+	downloads.Wait()
 	for range clients {
 		if !s.whole(t) {
 			t.Error("not whole")

@@ -25,6 +25,9 @@ func (s *Server) traceRequest(l *link, from netip.AddrPort, port uint16, m *dhcp
 		text += ", by the relay " + via.String()
 	}
 	discover := m.MessageType() == dhcpv4.MessageTypeDiscover
+	if discover && c.Kind != system {
+		s.Traces.Restart(c.MAC)
+	}
 	if discover && c.Kind == ipxe {
 		s.ladders.note(c.MAC, func(cl *climb) { cl.ipxe = true })
 	}
@@ -33,10 +36,7 @@ func (s *Server) traceRequest(l *link, from netip.AddrPort, port uint16, m *dhcp
 		if c.Kind == system {
 			return // what is booted by now asks too
 		}
-		tr.Client, tr.Arch, tr.Why = c.String(), c.processor(), ""
-		if h != nil {
-			tr.Host = h.Name
-		}
+		c.describe(tr, h)
 		switch {
 		case discover && c.Kind == ipxe:
 			tr.Stage = hosts.StageIPXE
@@ -49,6 +49,19 @@ func (s *Server) traceRequest(l *link, from netip.AddrPort, port uint16, m *dhcp
 			tr.Stage = hosts.StageAddress
 		}
 	})
+}
+
+// describe puts who asks into a trace.
+func (c client) describe(tr *hosts.Trace, h *hosts.Host) {
+	tr.Client, tr.Arch, tr.Why = c.String(), c.processor(), ""
+	if h != nil {
+		tr.Host = h.Name
+	}
+}
+
+// traceClient is for those whose DHCP packets are not ours to see.
+func (s *Server) traceClient(c client, h hosts.Host) {
+	s.Traces.Note(c.MAC, func(tr *hosts.Trace) { c.describe(tr, &h) })
 }
 
 func (s *Server) traceReply(l *link, to netip.AddrPort, port uint16, r *dhcpv4.DHCPv4, c client) {

@@ -154,4 +154,3 @@ func ethernet(mac string, p hosts.Packet) ([]byte, error) {
 	err = gopacket.SerializeLayers(b, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, eth, ip, udp, gopacket.Payload(p.Data))
 	return b.Bytes(), err
 }
-

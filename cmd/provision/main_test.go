@@ -34,6 +34,13 @@ func TestScripts(t *testing.T) {
 			env.Setenv("HOME", env.WorkDir)           // nix wants one
 			env.Setenv("GORACE", "atexit_sleep_ms=0") // each command would end a second late
 			env.Setenv("PROVISION_SOCKET", filepath.Join(env.WorkDir, "sock"))
+			lan, err := os.ReadFile("testdata/lan.sh")
+			if err != nil {
+				return err
+			}
+			if err := os.WriteFile(filepath.Join(env.WorkDir, "lan.sh"), lan, 0o644); err != nil {
+				return err
+			}
 			env.Setenv("NIX_CONFIG", "sandbox = false\nsubstituters =\nexperimental-features = nix-command flakes\nbuild-users-group =")
 			return nil
 		},
@@ -42,6 +49,8 @@ func TestScripts(t *testing.T) {
 			"mkimage": mkimage,
 			"flip":    flip,
 			"answers": answers,
+			"inside":  inside,
+			"pretend": pretend,
 		},
 	})
 }

@@ -132,7 +132,7 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) e
 	pxeServer.Hosts, pxeServer.Store, pxeServer.Images, pxeServer.Traces, pxeServer.Login, pxeServer.Log = inventory, store, catalog, traces, login, log
 	install := &installer.Installer{Hosts: inventory, Nix: nix, Key: key, LiveWithin: f.liveWithin, Log: log, Now: time.Now}
 	operator := &web.Server{Socket: socket, Group: f.group, Flake: f.flake, Hosts: inventory, Images: catalog, Traces: traces, Log: log,
-		Serving: web.Serving{Version: version, PID: os.Getpid(), Interfaces: f.ifaces, DHCP: f.dhcp, HTTP: pxeServer.HTTPPort, Hold: pxeServer.Hold},
+		Serving: web.Serving{Version: version, PID: os.Getpid(), DHCP: f.dhcp, HTTP: pxeServer.HTTPPort, Hold: pxeServer.Hold},
 		Evaluate: func(ctx context.Context, flake, host string) (string, *disko.Layout, error) {
 			config, layout, err := nix.Evaluate(ctx, flake, host)
 			return config.System, layout, err
@@ -141,6 +141,9 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) e
 	// All ports first: nothing may be installed by a server that cannot serve.
 	if err := errors.Join(operator.Listen(ctx), pxeServer.Listen(ctx)); err != nil {
 		return err
+	}
+	for _, name := range f.ifaces {
+		operator.Serving.Interfaces = append(operator.Serving.Interfaces, web.Interface{Name: name, Address: pxeServer.Address(name)})
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	for _, task := range []func(context.Context) error{inventory.Run, pxeServer.Run, install.Run, operator.Run} {

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"net/netip"
 	"time"
 
 	"provision/hosts"
@@ -39,12 +40,18 @@ func status(h hosts.Host) Status {
 
 // Serving is what the server answers, and where.
 type Serving struct {
-	Version    string   `json:"version"`
-	PID        int      `json:"pid"`
-	Interfaces []string `json:"interfaces"`
-	DHCP       string   `json:"dhcp"` // proxy, server or off
-	HTTP       int      `json:"http"` // port
-	Hold       bool     `json:"hold"` // unknown machines are shown how to be enrolled
+	Version    string      `json:"version"`
+	PID        int         `json:"pid"`
+	Interfaces []Interface `json:"interfaces"`
+	DHCP       string      `json:"dhcp"` // proxy, server or off
+	HTTP       int         `json:"http"` // port
+	Hold       bool        `json:"hold"` // unknown machines are shown how to be enrolled
+}
+
+// Interface is one that is served.
+type Interface struct {
+	Name    string     `json:"name"`
+	Address netip.Addr `json:"address"`
 }
 
 // EnrollRequest is the body of POST /v1/hosts.

@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -102,17 +104,40 @@ func (w *world) reachesInstaller(host string, f lab.Firmware, pin, via, method s
 		w.t.Errorf("%s: its boot method is %s, want %s", f, s.Method, method)
 	}
 	w.t.Logf("%s, %s:\n%s", f, w.mode, w.provision("capture", host))
+	if w.mode != "off" { // there is TFTP and HTTP only
+		w.pcap(m.MAC)
+	}
 	w.provision("forget", host)
 }
 
+// pcap has Wireshark's reader read what `provision capture` writes.
+func (w *world) pcap(mac string) {
+	w.t.Helper()
+	file := filepath.Join(w.dir, "boot.pcap")
+	w.provision("capture", mac, "--pcap", file)
+	out, err := exec.CommandContext(w.ctx, "tshark", "-r", file, "-V").Output()
+	w.must(err)
+	for _, bad := range []string{"Malformed", "[Expert Info (Error", "[Expert Info (Warn", "incorrect"} {
+		if strings.Contains(string(out), bad) {
+			w.t.Errorf("tshark finds %q in %s:\n%s", bad, file, out)
+		}
+	}
+	if n := strings.Count(string(out), "DHCP: Discover"); n == 0 || !strings.Contains(string(out), mac) {
+		w.t.Errorf("tshark finds %d DISCOVERs of %s", n, mac)
+	}
+}
+
 // TestHold: an unknown machine's screen shows how to enroll it, and it goes on
-// by itself once that is done.
+// by itself once that is done. The server has an snponly.efi, which is tried
+// before the iPXE that is built in.
 func TestHold(t *testing.T) {
-	w := newWorld(t, "proxy", "--unknown", "hold")
+	t.Parallel()
+	w := newWorld(t, "proxy", "--unknown", "hold", "--ipxe", "/usr/lib/ipxe")
 	for _, c := range []struct {
 		host     string
 		firmware lab.Firmware
-	}{{"alpha", lab.SeaBIOS}, {"bravo", lab.OVMFPXE}} {
+		method   string
+	}{{"alpha", lab.SeaBIOS, "rom"}, {"bravo", lab.OVMFPXE, "binl+snponly"}} {
 		m := w.machine(c.host)
 		m.Firmware = c.firmware
 		w.on(m)
@@ -123,14 +148,19 @@ func TestHold(t *testing.T) {
 		if out, err := w.try("wait", c.host, "--for", "live"); err != nil {
 			t.Fatalf("%s\n%s", out, w.provision("logs", c.host))
 		}
+		if s := w.status(c.host); s.Method.String() != c.method {
+			t.Errorf("%s: its boot method is %s, want %s", c.firmware, s.Method, c.method)
+		}
 		w.provision("cancel", c.host)
 		w.must(m.PowerOff())
 	}
 }
 
-// TestOwnPrograms: with --ipxe the folder's snponly.efi comes first.
-func TestOwnPrograms(t *testing.T) {
-	w := newWorld(t, "proxy", "--ipxe", "/usr/lib/ipxe")
-	w.reachesInstaller("alpha", lab.OVMFPXE, "", "x86-64 UEFI PXE", "binl+snponly")
-	w.reachesInstaller("bravo", lab.OVMFHTTP, "", "x86-64 UEFI HTTP", "http+snponly")
+// TestOff: with --dhcp off the owner's DHCP server sends machines here, by the
+// lines that doctor prints for it.
+func TestOff(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "off")
+	w.reachesInstaller("alpha", lab.OVMFPXE, "", "x86-64 UEFI PXE", "rom")
+	w.reachesInstaller("bravo", lab.SeaBIOS, "", "iPXE x86 BIOS", "rom")
 }

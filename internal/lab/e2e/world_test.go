@@ -51,6 +51,8 @@ type world struct {
 	serve  *exec.Cmd
 	log    lockedBuffer
 	number int32
+	// machines are how many there were
+	machines int
 }
 
 // lockedBuffer collects what the server logs.
@@ -83,8 +85,14 @@ func newWorld(t *testing.T, mode string, flags ...string) *world {
 	w.lan, err = lab.NewLAN(ctx, fmt.Sprintf("br%d", n), netip.MustParsePrefix(fmt.Sprintf("10.77.%d.1/24", n)))
 	w.must(err)
 	t.Cleanup(func() { w.lan.Close() })
-	if mode == "proxy" {
-		router, err := w.lan.Router(ctx, w.dir, netip.MustParsePrefix(fmt.Sprintf("10.77.%d.2/24", n)), w.addr(100), w.addr(199))
+	if mode != "server" {
+		var args []string
+		if mode == "off" { // the router's owner pastes what doctor prints
+			file := filepath.Join(w.dir, "provision.conf")
+			w.must(os.WriteFile(file, []byte(w.provision("doctor", "--interface", w.lan.Interface, "--dhcp-config", "dnsmasq")), 0o644))
+			args = append(args, "--conf-file="+file)
+		}
+		router, err := w.lan.Router(ctx, w.dir, netip.MustParsePrefix(fmt.Sprintf("10.77.%d.2/24", n)), w.addr(100), w.addr(199), args...)
 		w.must(err)
 		t.Cleanup(func() { router.Close() })
 	}
@@ -220,11 +228,12 @@ func (w *world) enroll(m *lab.Machine, host string, flags ...string) {
 // machine is a blank PC with one disk of 4 GiB.
 func (w *world) machine(name string) *lab.Machine {
 	w.t.Helper()
-	disk, err := lab.NewDisk(filepath.Join(w.dir, name+".img"), 4<<30, "LAB-"+name)
+	w.machines++
+	disk, err := lab.NewDisk(filepath.Join(w.dir, fmt.Sprintf("disk%d.img", w.machines)), 4<<30, "LAB-"+name)
 	w.must(err)
-	m := &lab.Machine{Name: fmt.Sprintf("%s-%d", name, w.number), Dir: w.dir, // its tap has the same name
+	m := &lab.Machine{Name: fmt.Sprintf("m%d-%d", w.machines, w.number), Dir: w.dir, // its tap has the same name
 		LAN: w.lan, Disks: []lab.Disk{disk},
-		MAC: fmt.Sprintf("52:54:00:77:%02x:%02x", w.number, name[0])}
+		MAC: fmt.Sprintf("52:54:00:77:%02x:%02x", w.number, w.machines)}
 	w.t.Cleanup(func() {
 		m.PowerOff()
 		if c := m.Console(); w.t.Failed() && c != nil {

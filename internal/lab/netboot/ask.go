@@ -64,6 +64,6 @@ func (w *Wire) Ask(ctx context.Context, bootp []byte, to netip.AddrPort, patienc
 		return nil, err
 	}
 	defer conn.Close()
-	got, _, err = r.ask4011(ctx, conn, p, to, patience, func(reply) bool { return true })
+	got, _, err = r.unicast(ctx, conn, p, to, patience, func(reply) bool { return true })
 	return got.raw, err
 }

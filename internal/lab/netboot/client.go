@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -30,12 +31,21 @@ type Client struct {
 	Address netip.Addr
 	Relay   *Relay // the machine is on another network, behind this relay agent
 
+	// Server is the TFTP server that a person told U-Boot (serverip), in place of what its lease says.
+	Server netip.Addr
+	// Twice is a network on which each question over UDP arrives twice, and once more behind the next one if that
+	// follows within half a second of the firmware's time.
+	Twice bool
+
 	Until Stage // 0: UntilImages
 	Limit int64 // bytes of kernel and initrd to read; 0: all; negative: HTTP HEAD, or TFTP's size probe
 	Then  Kind  // what the program that firmware loads is; "": ipxedust's iPXE
 
 	Scale float64 // of the firmware's timeouts and waits; 0: 1
 	Block int     // TFTP block size in place of the firmware's own; 512: it asks for none
+	// Board is what U-Boot was built for, "SOC-BOARD" such as bcm283x-rpi, as it stands in the names of extlinux files;
+	// "": not told, as on QEMU's virt.
+	Board string
 	// Serial is a Raspberry Pi's, lower case, as in TFTP paths; "": that which its DISCOVER tells.
 	Serial string
 }
@@ -107,6 +117,20 @@ func (m Message) String() string {
 	return fmt.Sprintf("%8.3fs %s %-21s %s", m.At.Seconds(), arrow, m.Peer, m.Text)
 }
 
+// String is the conversation and its end, for people.
+func (r Result) String() string {
+	var b strings.Builder
+	for _, m := range r.Trace {
+		fmt.Fprintln(&b, m)
+	}
+	fmt.Fprintf(&b, "chose: %s\n", r.Chose)
+	for _, f := range r.Fetched {
+		fmt.Fprintf(&b, "%s: %s, %d bytes %s\n", f.Stage, f.URL, f.Bytes, f.Failed)
+	}
+	fmt.Fprintf(&b, "remarks: %q\nlocal disk: %v\nstopped: %s\n", r.Remarks, r.Local, r.Stopped)
+	return b.String()
+}
+
 // Got returns the first fetch of a stage that did not fail.
 func (r Result) Got(stage string) (Fetch, bool) {
 	for _, f := range r.Fetched {
@@ -118,11 +142,14 @@ func (r Result) Got(stage string) (Fetch, bool) {
 }
 
 // stop is why a machine goes no further. It is a result, not an error.
-type stop string
+type stop struct {
+	why string
+	nak bool // a lease was refused, so it starts over (RFC 2131 section 3.1, step 4)
+}
 
-func (s stop) Error() string { return string(s) }
+func (s stop) Error() string { return s.why }
 
-func stopf(format string, args ...any) error { return stop(fmt.Sprintf(format, args...)) }
+func stopf(format string, args ...any) error { return stop{why: fmt.Sprintf(format, args...)} }
 
 // errReached ends a boot that went as far as it was to.
 var errReached = errors.New("reached")
@@ -142,7 +169,7 @@ func (c Client) Boot(ctx context.Context, w *Wire) (Result, error) {
 	var stopped stop
 	switch {
 	case errors.As(err, &stopped):
-		r.res.Stopped, err = string(stopped), nil
+		r.res.Stopped, err = stopped.why, nil
 	case errors.Is(err, errReached):
 		err = nil
 	}
@@ -165,6 +192,8 @@ type run struct {
 	begun time.Time
 	stage string // prefix of the timings: "" or "ipxe "
 	own   netip.Addr
+	late  func() error // sends the last question once more, if Twice
+	asked time.Time    // when it was sent
 	res   Result
 }
 
@@ -176,6 +205,21 @@ func (r *run) scaled(d time.Duration) time.Duration {
 		return d
 	}
 	return time.Duration(float64(d) * r.Scale)
+}
+
+// question sends one, as often as the network makes it arrive.
+func (r *run) question(send func() error) error {
+	err := send()
+	if !r.Twice || err != nil {
+		return err
+	}
+	if err = send(); err == nil && r.late != nil && time.Since(r.asked) < r.scaled(time.Second/2) {
+		if err = r.late(); errors.Is(err, net.ErrClosed) { // its port is
+			err = nil
+		}
+	}
+	r.late, r.asked = send, time.Now()
+	return err
 }
 
 // reached ends the boot if it was to go no further than this stage.
@@ -208,9 +252,15 @@ func randomXID() uint32 {
 func (r *run) chain(ctx context.Context) error {
 	next := r.Client
 	next.Kind, next.Arch, next.Without = r.Then, nil, nil
-	if arch := r.ask.get(optArch); len(arch) == 2 && next.Kind == "" {
+	if next.Kind == "" {
+		whole := r.Client
+		whole.Without = nil
+		p, err := whole.discover()
+		if err != nil {
+			return err
+		}
 		next.Kind = Tinkerbell
-		a := binary.BigEndian.Uint16(arch)
+		a := be16(p.get(optArch))
 		switch a {
 		case 0:
 			next.Kind = TinkerbellBIOS
@@ -220,9 +270,6 @@ func (r *run) chain(ctx context.Context) error {
 			a = 11
 		}
 		next.Arch = &a
-	}
-	if next.Kind == "" {
-		next.Kind = Tinkerbell
 	}
 	next.MAC = r.mac
 	if id := r.ask.get(optUUID); next.UUID == nil && len(id) == 17 {

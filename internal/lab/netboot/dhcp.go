@@ -107,10 +107,12 @@ func (r *run) broadcast(p packet) error {
 	raw := p.bytes()
 	what := map[byte]string{discover: "DHCPDISCOVER", request: "DHCPREQUEST"}[p.kind()]
 	r.note(true, netip.AddrPortFrom(everyone, 67), raw, "%s %s", what, p.text(optClass))
-	if r.Relay != nil {
-		return r.Relay.forward(raw)
-	}
-	return r.w.broadcast(r.mac, raw)
+	return r.question(func() error {
+		if r.Relay != nil {
+			return r.Relay.forward(raw)
+		}
+		return r.w.broadcast(r.mac, raw)
+	})
 }
 
 // receive returns the next reply to transaction xid, or false at the deadline.
@@ -204,7 +206,7 @@ func (r *run) lease(ctx context.Context, o reply, waits []time.Duration) (reply,
 	case tries == 0:
 		return got, stopf("%s offered %s, and does not answer the request for it", o.serverID(), o.yiaddr())
 	case got.kind() == nak:
-		return got, stopf("%s offered %s, and then refused it: %s", o.serverID(), o.yiaddr(), got.text(56))
+		return got, stop{fmt.Sprintf("%s offered %s, and then refused it: %s", o.serverID(), o.yiaddr(), got.text(56)), true}
 	}
 	r.timed("lease", begin, got.at, tries)
 	return got, r.take(got.yiaddr())

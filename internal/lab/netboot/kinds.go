@@ -2,6 +2,7 @@ package netboot
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 )
@@ -76,8 +77,20 @@ var profiles = map[Kind]profile{
 	System:         {systemFamily, "system-discover", -1},
 }
 
-// boot runs the program that the machine runs now.
-func (r *run) boot(ctx context.Context) error {
+// boot runs the program that the machine runs now, again if a server refused what it had offered.
+func (r *run) boot(ctx context.Context) (err error) {
+	kind := r.Kind
+	for range 4 {
+		var s stop
+		if err = r.once(ctx); !errors.As(err, &s) || !s.nak || r.Kind != kind {
+			return err
+		}
+		r.remark("%s", s.why)
+	}
+	return err
+}
+
+func (r *run) once(ctx context.Context) error {
 	switch r.Kind {
 	case HTTPX64, HTTPARM64:
 		return r.httpBoot(ctx)

@@ -15,7 +15,7 @@ import (
 //go:embed packets/*.hex
 var captures embed.FS
 
-// Captured is a recorded packet, the payload of its UDP datagram. Names lists what there is.
+// Captured is a recorded packet, the payload of its UDP datagram: NAME of packets/NAME.hex.
 func Captured(name string) ([]byte, error) {
 	text, err := captures.ReadFile("packets/" + name + ".hex")
 	if err != nil {

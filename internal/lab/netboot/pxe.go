@@ -181,7 +181,7 @@ func (r *run) bootServer(ctx context.Context, server netip.Addr, item []byte) (r
 	begin := time.Now()
 	waits := seconds(1, 2, 3, 4)
 	for i, wait := range waits {
-		got, ok, err := r.ask4011(ctx, conn, p, to, wait, func(got reply) bool {
+		got, ok, err := r.unicast(ctx, conn, p, to, wait, func(got reply) bool {
 			return got.pxe() && (got.kind() == ack || got.kind() == 0) &&
 				(r.Kind != BIOS || bytes.Equal(got.get(optUUID), r.ask.get(optUUID)))
 		})
@@ -196,12 +196,16 @@ func (r *run) bootServer(ctx context.Context, server netip.Addr, item []byte) (r
 	return reply{}, stopf("PXE-E16: no valid offer received: %s does not answer on port 4011, asked %d times", server, len(waits))
 }
 
-// ask4011 sends one question from the machine's own address and returns the first answer that is acceptable.
-func (r *run) ask4011(ctx context.Context, conn udpConn, p packet, to netip.AddrPort, wait time.Duration, acceptable func(reply) bool) (reply, bool, error) {
+// unicast sends one question from the machine's own address and returns the first answer that is acceptable.
+func (r *run) unicast(ctx context.Context, conn udpConn, p packet, to netip.AddrPort, wait time.Duration, acceptable func(reply) bool) (reply, bool, error) {
 	raw := p.bytes()
-	r.note(true, to, raw, "DHCPREQUEST to the boot server")
-	if _, err := conn.WriteToUDPAddrPort(raw, to); err != nil {
-		return reply{}, false, fmt.Errorf("ask boot server %s: %w", to, err)
+	r.note(true, to, raw, "DHCPREQUEST from %s", r.own)
+	err := r.question(func() error {
+		_, err := conn.WriteToUDPAddrPort(raw, to)
+		return err
+	})
+	if err != nil {
+		return reply{}, false, fmt.Errorf("ask %s: %w", to, err)
 	}
 	deadline := time.Now().Add(r.scaled(wait))
 	buf := make([]byte, 4096)

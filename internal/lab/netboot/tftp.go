@@ -157,11 +157,18 @@ func (r *run) transfer(ctx context.Context, f *Fetch, server netip.Addr, name st
 	buf := make([]byte, 4+max(1468, r.Block)+1)
 	for try := 0; ; {
 		if t.last != nil {
-			if _, err := conn.WriteToUDPAddrPort(t.last, t.peer); err != nil {
-				return nil, fmt.Errorf("TFTP to %s: %w", t.peer, err)
+			send := func() error {
+				_, err := conn.WriteToUDPAddrPort(t.last, t.peer)
+				return err
 			}
 			if t.next == 0 {
 				f.Tries++
+				err = r.question(send)
+			} else {
+				err = send()
+			}
+			if err != nil {
+				return nil, fmt.Errorf("TFTP to %s: %w", t.peer, err)
 			}
 		}
 		deadline := time.Now().Add(r.scaled(waits[try]))
@@ -238,9 +245,11 @@ func (t *transfer) data(number uint16, data []byte, from netip.AddrPort) (done, 
 		}
 	}
 	if number != uint16(t.next) {
-		// In a window, a gap is told by acknowledging what came before it (RFC 7440 section 4); a block that came twice
-		// needs no answer, and must not be given one (the sorcerer's apprentice).
-		return false, t.window > 1 && number-uint16(t.next) < 1<<15, nil
+		// A gap in a window is told by acknowledging what came before it (RFC 7440 section 4). EDK2 acknowledges each
+		// block again that comes twice (NetworkPkg, Mtftp4Rrq.c, Mtftp4RrqHandleData), which a server must not answer with
+		// the next block once more (RFC 1123 section 4.2.3.1, the sorcerer's apprentice).
+		ahead := number-uint16(t.next) < 1<<15
+		return false, t.family() == edk2 || ahead && t.window > 1, nil
 	}
 	if len(data) > t.block {
 		return false, false, stopf("%s: block %d has %d bytes, and %d were agreed on", t.f.URL, t.next, len(data), t.block)

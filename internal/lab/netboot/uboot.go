@@ -16,7 +16,12 @@ func (r *run) ubootLease(ctx context.Context) (boot reply, err error) {
 	var o reply
 	if r.Address.IsValid() {
 		// Whoever gives leases elsewhere tells nothing of a boot; U-Boot does not listen to proxies.
-		return boot, stopf("U-Boot takes no offer of a proxy, and the DHCP server tells no boot")
+		if !r.Server.IsValid() {
+			return boot, stopf("U-Boot takes no offer of a proxy, and the DHCP server tells no boot")
+		}
+		boot = r.static()
+		copy(boot.head[20:], r.Server.AsSlice())
+		return boot, r.take(r.Address)
 	}
 	begin := time.Now()
 	waits := seconds(0.25, 0.5, 1, 2, 4, 8)
@@ -39,6 +44,9 @@ func (r *run) ubootLease(ctx context.Context) (boot reply, err error) {
 		return boot, err
 	}
 	r.res.File = boot.file()
+	if r.Server.IsValid() {
+		copy(boot.head[20:], r.Server.AsSlice())
+	}
 	if boot.siaddr().IsUnspecified() {
 		return boot, stopf("the lease names no TFTP server: siaddr is not set")
 	}
@@ -83,6 +91,9 @@ func (r *run) extlinuxNames() []string {
 	ip := fmt.Sprintf("%X", r.own.AsSlice())
 	for n := 8; n >= 1; n-- {
 		names = append(names, ip[:n])
+	}
+	if soc, _, ok := strings.Cut(r.Board, "-"); ok {
+		names = append(names, "default-arm-"+r.Board, "default-arm-"+soc)
 	}
 	return append(names, "default-arm", "default")
 }
@@ -187,7 +198,7 @@ func (r *run) renew(ctx context.Context, lease reply) error {
 	begin := time.Now()
 	waits := seconds(4, 8, 16)
 	for i, wait := range waits {
-		got, ok, err := r.ask4011(ctx, conn, p, netip.AddrPortFrom(lease.serverID(), 67), wait, func(got reply) bool {
+		got, ok, err := r.unicast(ctx, conn, p, netip.AddrPortFrom(lease.serverID(), 67), wait, func(got reply) bool {
 			return got.kind() == ack || got.kind() == nak
 		})
 		if err != nil {

@@ -1,0 +1,204 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"provision/hosts"
+	"provision/internal/doctor"
+	"provision/internal/web"
+	"provision/pxe"
+)
+
+const doctorHelp = `Find what keeps machines from netbooting, before or beside serve.
+
+It looks at the LAN's DHCP servers, the ports, the firewall, the interfaces,
+nix and ssh; and, if a server answers, at its images and at the machines that
+asked and stopped on the way. What the server knows need not be given.
+
+Each finding is a line with its remedy. Exit status 1 if one stops a boot.
+
+  provision doctor --interface br0
+  provision doctor --interface br0 --dhcp-config dnsmasq    # for --dhcp off`
+
+// doctorFlags are the options of doctor as they were typed.
+type doctorFlags struct {
+	ifaces            []string
+	dhcp, http, flake string
+	config            string
+	wait              time.Duration
+	asJSON            bool
+}
+
+func doctorCommand(api *client) *cobra.Command {
+	var f doctorFlags
+	c := &cobra.Command{Use: "doctor [--interface IF]", Short: "find what keeps machines from netbooting", Long: doctorHelp, Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			d, hints, err := f.doctor(c.Context(), api)
+			if err != nil {
+				return err
+			}
+			if f.config != "" {
+				return printRecipes(c.OutOrStdout(), d, f.config)
+			}
+			if os.Geteuid() != 0 {
+				return errors.New("doctor needs root, to listen to the LAN and to read the firewall: sudo provision doctor")
+			}
+			found := append(d.Run(c.Context()), hints...)
+			if err := c.Context().Err(); err != nil {
+				return err
+			}
+			if f.asJSON {
+				err = printJSON(c.OutOrStdout(), found)
+			} else {
+				err = printFindings(c.OutOrStdout(), d, found)
+			}
+			if err == nil && !f.asJSON && d.Mode == pxe.Off && slices.ContainsFunc(found, noPointer) {
+				fmt.Fprintln(c.OutOrStdout())
+				err = printRecipes(c.OutOrStdout(), d, "all")
+			}
+			if err == nil && !doctor.Healthy(found) {
+				err = errStatus{code: exitFailed}
+			}
+			return err
+		}}
+	fl := c.Flags()
+	fl.StringSliceVar(&f.ifaces, "interface", nil, "network interfaces on the machines' LANs")
+	fl.StringVar(&f.dhcp, "dhcp", "", "proxy, server or off, as for serve (default proxy)")
+	fl.StringVar(&f.http, "http", "", "HTTP port, as for serve (default :80)")
+	fl.StringVar(&f.flake, "flake", "", "flake to look at")
+	fl.StringVar(&f.config, "dhcp-config", "", "only print the settings for another DHCP server, for --dhcp off: all, "+strings.Join(doctor.Recipes, ", "))
+	fl.DurationVar(&f.wait, "wait", 4*time.Second, "how long to wait for DHCP servers (dnsmasq thinks for 3 seconds)")
+	fl.BoolVar(&f.asJSON, "json", false, "print JSON (stable; an array of findings)")
+	for flag, values := range map[string][]string{"dhcp": {"proxy", "server", "off"}, "dhcp-config": append([]string{"all"}, doctor.Recipes...)} {
+		// It errs only for a flag that does not exist.
+		_ = c.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
+	}
+	return c
+}
+
+// doctor is what the flags and the running server come to. The hints tell what
+// could not be looked at.
+func (f *doctorFlags) doctor(ctx context.Context, api *client) (d *doctor.Doctor, hints []doctor.Finding, err error) {
+	d = &doctor.Doctor{Interfaces: f.ifaces, Mode: pxe.Mode(f.dhcp), Flake: f.flake, Wait: f.wait, Now: time.Now}
+	if f.http != "" {
+		if d.HTTPPort, err = strconv.Atoi(strings.TrimPrefix(f.http, ":")); err != nil || d.HTTPPort < 1 || d.HTTPPort > 65535 {
+			return nil, nil, errUsage{fmt.Errorf("--http %s: write a port, such as :8080", f.http)}
+		}
+	}
+	if f.dhcp != "" && d.Mode != pxe.Proxy && d.Mode != pxe.Full && d.Mode != pxe.Off {
+		return nil, nil, errUsage{fmt.Errorf("--dhcp %s: choose proxy, server or off", f.dhcp)}
+	}
+	if _, err := os.Stat(f.flake); f.flake != "" && err == nil { // nix takes a bare name for one of its registry's
+		if d.Flake, err = filepath.Abs(f.flake); err != nil {
+			return nil, nil, err
+		}
+	}
+	if hints, err = askServer(ctx, api, d); err != nil {
+		return nil, nil, err
+	}
+	d.Mode, d.HTTPPort = cmp.Or(d.Mode, pxe.Proxy), cmp.Or(d.HTTPPort, 80)
+	if len(d.Interfaces) == 0 {
+		return nil, nil, errUsage{errors.New("doctor needs --interface IF, the network interface on the machines' LAN, since no server says it")}
+	}
+	return d, hints, nil
+}
+
+// askServer fills in what a running server knows. It is no error if there is
+// none.
+func askServer(ctx context.Context, api *client, d *doctor.Doctor) (hints []doctor.Finding, err error) {
+	var serving web.Serving
+	if err := api.call(ctx, http.MethodGet, "/v1/server", nil, &serving); err != nil {
+		why, remedy, _ := strings.Cut(err.Error(), ": ")
+		return []doctor.Finding{{Check: "server", Severity: doctor.Hint,
+			What: why + ", so hosts, images and machines were not looked at", Remedy: remedy}}, nil
+	}
+	d.Server = &doctor.Server{Mode: pxe.Mode(serving.DHCP), HTTPPort: serving.HTTP}
+	for _, i := range serving.Interfaces {
+		d.Server.Interfaces = append(d.Server.Interfaces, i.Name)
+	}
+	d.Mode, d.HTTPPort = cmp.Or(d.Mode, d.Server.Mode), cmp.Or(d.HTTPPort, d.Server.HTTPPort)
+	if len(d.Interfaces) == 0 {
+		d.Interfaces = d.Server.Interfaces
+	}
+	var all []web.Status
+	err = errors.Join(api.call(ctx, http.MethodGet, "/v1/hosts", nil, &all), api.call(ctx, http.MethodGet, "/v1/images", nil, &d.Images),
+		api.call(ctx, http.MethodGet, "/v1/traces", nil, &d.Traces))
+	for _, s := range all {
+		d.Hosts = append(d.Hosts, hosts.Host{Name: s.Name, MACs: s.MACs, State: s.State, Phase: s.Phase, Arch: s.Arch, Image: s.Image,
+			Permit: s.Permit, Options: hosts.Options{Method: s.Pinned}})
+	}
+	d.Verify = func(ctx context.Context, image string) error {
+		return api.call(ctx, http.MethodPost, "/v1/images/"+image+"/verify", nil, nil)
+	}
+	return nil, err
+}
+
+// noPointer reports whether a finding is that no DHCP server points machines
+// here, as one must with --dhcp off.
+func noPointer(f doctor.Finding) bool { return f.Check == "dhcp" && f.Severity == doctor.Stop }
+
+func printRecipes(w io.Writer, d *doctor.Doctor, which string) error {
+	address, err := doctor.Address(d.Interfaces[0])
+	if err != nil {
+		return err
+	}
+	names := []string{which}
+	if which == "all" {
+		names = doctor.Recipes
+	}
+	for i, name := range names {
+		text, err := doctor.Recipe(name, address, d.HTTPPort)
+		if err != nil {
+			return errUsage{fmt.Errorf("--dhcp-config: %w", err)}
+		}
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
+		fmt.Fprint(w, text)
+	}
+	return nil
+}
+
+// printFindings prints a line for each finding. On a terminal the remedy has a
+// line of its own, since both together rarely fit.
+func printFindings(w io.Writer, d *doctor.Doctor, found []doctor.Finding) error {
+	f, ok := w.(*os.File)
+	terminal := ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb"
+	between := " → "
+	if terminal {
+		between = "\n         → "
+	}
+	paint := map[doctor.Severity]string{doctor.Stop: "31;1", doctor.Warning: "33", doctor.Hint: "36"}
+	for _, f := range found {
+		word := fmt.Sprintf("%-7s", f.Severity)
+		if terminal && os.Getenv("NO_COLOR") == "" {
+			word = "\x1b[" + paint[f.Severity] + "m" + word + "\x1b[0m"
+		}
+		where := ""
+		if f.Interface != "" {
+			where = f.Interface + ": "
+		}
+		if _, err := fmt.Fprintf(w, "%s  %s%s%s%s\n", word, where, f.What, between, f.Remedy); err != nil {
+			return err
+		}
+	}
+	if slices.ContainsFunc(found, func(f doctor.Finding) bool { return f.Severity != doctor.Hint }) {
+		return nil
+	}
+	_, err := fmt.Fprintf(w, "Nothing was found that would keep a machine from booting (%s, DHCP %s).\n", strings.Join(d.Interfaces, ", "), d.Mode)
+	return err
+}

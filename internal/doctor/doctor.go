@@ -1,0 +1,140 @@
+// Package doctor finds what keeps machines from netbooting, and says how to
+// mend it.
+//
+// Each check looks at one thing (the LAN's DHCP servers, a port, the firewall,
+// an interface, a tool, an image, a machine), and judges what it saw in a pure
+// function.
+package doctor
+
+import (
+	"cmp"
+	"context"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"provision/hosts"
+	"provision/images"
+	"provision/pxe"
+)
+
+// Severity is what a finding means for a boot.
+type Severity string
+
+// The severities.
+const (
+	Stop    Severity = "stop"    // a machine does not boot
+	Warning Severity = "warning" // some machines may not boot, or it is likely not what was meant
+	Hint    Severity = "hint"    // nothing is wrong
+)
+
+// Finding is one thing that is not as it should be.
+type Finding struct {
+	Check     string   `json:"check"` // dhcp, port, firewall, interface, tool, flake, image, machine or server
+	Severity  Severity `json:"severity"`
+	Interface string   `json:"interface,omitempty"` // if it is about one
+	What      string   `json:"what"`
+	Remedy    string   `json:"remedy"`
+}
+
+// Server is what a running server serves.
+type Server struct {
+	Interfaces []string
+	Mode       pxe.Mode
+	HTTPPort   int
+}
+
+// Doctor examines this machine and the LANs that it serves or shall serve. Its
+// exported fields are its options.
+type Doctor struct {
+	Interfaces []string
+	Mode       pxe.Mode
+	HTTPPort   int
+	Flake      string        // evaluated, if set
+	Wait       time.Duration // for the offers of DHCP servers
+
+	// What a running server knows; Server is nil if there is none.
+	Server *Server
+	Hosts  []hosts.Host
+	Images []images.Image
+	Traces []hosts.Trace
+	Verify func(ctx context.Context, image string) error
+
+	Now func() time.Time
+}
+
+// Run makes all checks and returns what they found, worst first, each in one
+// line. It needs root.
+func (d *Doctor) Run(ctx context.Context) []Finding {
+	rules, problems := loadFirewall(ctx)
+	found := append([]Finding{}, problems...)
+	var lock sync.Mutex
+	var all sync.WaitGroup
+	check := func(f func() []Finding) {
+		all.Go(func() {
+			fs := f()
+			lock.Lock()
+			defer lock.Unlock()
+			found = append(found, fs...)
+		})
+	}
+	check(func() []Finding { return tools(ctx, d.Flake) })
+	if d.Server != nil {
+		check(func() []Finding { return d.images(ctx) })
+		check(d.machines)
+	}
+	for _, name := range d.Interfaces {
+		l := readLink(name)
+		faults, usable := judgeLink(l, d.Mode)
+		check(func() []Finding { return faults })
+		if !usable {
+			continue
+		}
+		check(func() []Finding { return rules.judge(l, ports(d.Mode, d.HTTPPort)) })
+		check(func() []Finding {
+			taken, dhcp := d.takenPorts(ctx, l)
+			return append(taken, d.dhcp(ctx, l, dhcp)...)
+		})
+	}
+	all.Wait()
+	for i := range found { // some hold the words of another program
+		found[i].What = strings.ReplaceAll(found[i].What, "\n", "; ")
+	}
+	rank := map[Severity]int{Stop: 0, Warning: 1, Hint: 2}
+	slices.SortStableFunc(found, func(a, b Finding) int {
+		return cmp.Or(cmp.Compare(rank[a.Severity], rank[b.Severity]), cmp.Compare(a.Interface, b.Interface),
+			cmp.Compare(a.Check, b.Check), cmp.Compare(a.What, b.What))
+	})
+	return found
+}
+
+// Healthy reports whether nothing was found that would stop a boot.
+func Healthy(found []Finding) bool {
+	return !slices.ContainsFunc(found, func(f Finding) bool { return f.Severity == Stop })
+}
+
+// link is what is to know about a network interface.
+type link struct {
+	Name     string
+	Missing  bool
+	Others   []string // names of those that exist, if it is missing
+	Up       bool
+	Carrier  bool
+	Wireless bool
+	Default  bool // carries the default route
+	MTU      int
+	MAC      string
+	Address  netip.Prefix   // the first of IPv4; invalid if there is none
+	Local    []netip.Addr   // all addresses of this machine, on whatever interface
+	Members  map[string]int // of a bridge, with their MTUs
+}
+
+// list writes words as people do: a, b and c.
+func list(words []string) string {
+	if len(words) < 2 {
+		return strings.Join(words, "")
+	}
+	return strings.Join(words[:len(words)-1], ", ") + " and " + words[len(words)-1]
+}

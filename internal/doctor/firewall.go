@@ -1,0 +1,333 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// packet is what is known of one that a machine sends here.
+type packet struct {
+	In           string // the interface it comes in by
+	Proto        string // udp, tcp
+	Source, Port int    // ports; Source 0: not known
+	From, To     netip.Prefix
+	Broadcast    bool
+	State        string // of connection tracking
+}
+
+// packets are those that a server on these ports needs. The last is of a TFTP
+// transfer under way, which goes to a port of its own.
+func packets(l link, ports []port) []packet {
+	one := func(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
+	var all []packet
+	for _, p := range ports {
+		k := packet{In: l.Name, Proto: p.Proto, Port: p.Number, From: l.Address.Masked(), To: one(l.Address.Addr()), State: "new"}
+		if p.Number == 67 {
+			k.Source, k.Broadcast = 68, true
+			k.From, k.To = one(netip.IPv4Unspecified()), one(netip.AddrFrom4([4]byte{255, 255, 255, 255}))
+		}
+		all = append(all, k)
+	}
+	return append(all, packet{In: l.Name, Proto: "udp", Source: 49152, Port: 49153, From: l.Address.Masked(),
+		To: one(l.Address.Addr()), State: "established"})
+}
+
+// truth has three values, since a rule may ask for what is not known of a
+// packet.
+type truth int
+
+const (
+	no truth = iota
+	maybe
+	yes
+)
+
+func truthOf(b bool) truth { return pick(b, yes, no) }
+
+func (t truth) not() truth { return yes - t }
+
+// verdict is what a rule does with a packet that it matches.
+type verdict int
+
+const (
+	accept  verdict = iota
+	drop            // or reject
+	leave           // go back to the calling chain
+	jump            // to a chain, and come back
+	goTo            // to a chain, and come back where this chain would
+	unknown         // accepted or dropped, by somebody else
+)
+
+// rule is one of a firewall's.
+type rule struct {
+	Text    string
+	Match   func(packet) truth
+	Verdict verdict
+	Target  string // of jump and goTo: a name in firewall.Chains
+}
+
+// base is a chain that the kernel sends incoming packets to.
+type base struct {
+	Tool   string // nftables, iptables or iptables-legacy
+	Chain  string // name in firewall.Chains
+	Policy verdict
+	Kind   kind
+}
+
+// kind is what manages a firewall, and so where a rule is to be added.
+type kind int
+
+const (
+	nftables kind = iota
+	iptables
+	nixOS
+	ufw
+	firewalld
+)
+
+// firewall is all the rules that incoming packets meet.
+type firewall struct {
+	Chains map[string][]rule
+	Bases  []base
+}
+
+// ends are the ways in which a packet may leave a chain, each with what makes
+// it. It is certain if there is one.
+type ends struct {
+	By     map[verdict]string
+	Unsure string // the first rule that leaves it open
+}
+
+func (e *ends) add(v verdict, by string) {
+	if _, ok := e.By[v]; !ok {
+		e.By[v] = by
+	}
+}
+
+// walk follows a packet through a chain. The kernel refuses loops, and nftables
+// more than 16 jumps (NFT_JUMP_STACK_SIZE).
+func (f *firewall) walk(name string, p packet, depth int) ends {
+	out := ends{By: make(map[verdict]string)}
+	if depth > 16 {
+		out.add(leave, "")
+		return out
+	}
+	for _, r := range f.Chains[name] {
+		m := r.Match(p)
+		if m == no {
+			continue
+		}
+		if m == maybe && out.Unsure == "" {
+			out.Unsure = r.Text
+		}
+		goesOn := m == maybe
+		switch r.Verdict {
+		case jump, goTo:
+			in := f.walk(r.Target, p, depth+1)
+			if out.Unsure == "" {
+				out.Unsure = in.Unsure
+			}
+			for v, by := range in.By {
+				if v == leave && r.Verdict == jump {
+					goesOn = true
+					continue
+				}
+				out.add(v, by)
+			}
+		case unknown:
+			out.add(accept, r.Text)
+			out.add(drop, r.Text)
+			if out.Unsure == "" {
+				out.Unsure = r.Text
+			}
+		default:
+			out.add(r.Verdict, r.Text)
+		}
+		if !goesOn {
+			return out
+		}
+	}
+	out.add(leave, "")
+	return out
+}
+
+// enter is walk for a base chain, whose end is its policy.
+func (f *firewall) enter(b base, p packet) ends {
+	out := f.walk(b.Chain, p, 0)
+	if _, ok := out.By[leave]; ok {
+		delete(out.By, leave)
+		out.add(b.Policy, "the policy of chain "+strings.TrimPrefix(b.Chain, b.Tool+" "))
+	}
+	return out
+}
+
+// judge says which of the server's packets do not come through, grouped by what
+// stops them.
+func (f *firewall) judge(l link, ports []port) (found []Finding) {
+	type cause struct{ words, by string }
+	for _, b := range f.Bases {
+		var causes []cause
+		stopped := make(map[cause][]packet)
+		for _, p := range packets(l, ports) {
+			e := f.enter(b, p)
+			by, drops := e.By[drop]
+			if !drops {
+				continue
+			}
+			c := cause{"drops", by}
+			if _, open := e.By[accept]; open {
+				c = cause{"may drop", "it could not be judged what this does: " + e.Unsure}
+			}
+			if stopped[c] == nil {
+				causes = append(causes, c)
+			}
+			stopped[c] = append(stopped[c], p)
+		}
+		for _, c := range causes {
+			found = append(found, Finding{"firewall", pick(c.words == "drops", Stop, Warning), l.Name,
+				fmt.Sprintf("%s %s %s: %s", b.Tool, c.words, packetWords(stopped[c]), c.by), b.remedy(l.Name, stopped[c])})
+		}
+	}
+	return found
+}
+
+// split sorts packets into ports of UDP, ports of TCP, and whether there is one
+// of a transfer under way.
+func split(ps []packet) (udp, tcp []string, transfer bool) {
+	for _, p := range ps {
+		switch {
+		case p.State == "established":
+			transfer = true
+		case p.Proto == "udp":
+			udp = append(udp, strconv.Itoa(p.Port))
+		default:
+			tcp = append(tcp, strconv.Itoa(p.Port))
+		}
+	}
+	return udp, tcp, transfer
+}
+
+func packetWords(ps []packet) string {
+	udp, tcp, transfer := split(ps)
+	var words []string
+	if len(udp) > 0 {
+		words = append(words, "udp "+strings.Join(udp, ", "))
+	}
+	if len(tcp) > 0 {
+		words = append(words, "tcp "+strings.Join(tcp, ", "))
+	}
+	if transfer {
+		words = append(words, "TFTP transfers")
+	}
+	return list(words)
+}
+
+// remedy is the line to add, in the words of what manages the firewall.
+func (b base) remedy(ifname string, ps []packet) string {
+	udp, tcp, transfer := split(ps)
+	var lines []string
+	each := func(format func(proto string, ports []string) string) {
+		if len(udp) > 0 {
+			lines = append(lines, format("udp", udp))
+		}
+		if len(tcp) > 0 {
+			lines = append(lines, format("tcp", tcp))
+		}
+	}
+	switch b.Kind {
+	case nixOS:
+		each(func(proto string, ports []string) string {
+			return fmt.Sprintf("allowed%sPorts = [ %s ];", strings.ToUpper(proto), strings.Join(ports, " "))
+		})
+		return fmt.Sprintf("in configuration.nix: networking.firewall.interfaces.%q = { %s };", ifname, strings.Join(lines, " "))
+	case ufw:
+		each(func(proto string, ports []string) string {
+			return fmt.Sprintf("ufw allow in on %s to any port %s proto %s", ifname, strings.Join(ports, ","), proto)
+		})
+	case firewalld:
+		each(func(proto string, ports []string) string {
+			return "--add-port=" + strings.Join(ports, "/"+proto+" --add-port=") + "/" + proto
+		})
+		return fmt.Sprintf("firewall-cmd --permanent --zone=$(firewall-cmd --get-zone-of-interface=%s) %s && firewall-cmd --reload", ifname, strings.Join(lines, " "))
+	case iptables:
+		each(func(proto string, ports []string) string {
+			return fmt.Sprintf("%s -I INPUT -i %s -p %s -m multiport --dports %s -j ACCEPT", b.Tool, ifname, proto, strings.Join(ports, ","))
+		})
+	default:
+		each(func(proto string, ports []string) string {
+			return fmt.Sprintf("nft insert rule %s iifname %q %s dport { %s } accept", b.Chain, ifname, proto, strings.Join(ports, ", "))
+		})
+	}
+	switch {
+	case transfer && b.Kind == nftables:
+		lines = append(lines, "nft insert rule "+b.Chain+" ct state established,related accept")
+	case transfer && b.Kind == iptables:
+		lines = append(lines, b.Tool+" -I INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT")
+	}
+	return strings.Join(lines, "; ")
+}
+
+// loadFirewall reads the rules of the kernel with whichever tools there are.
+func loadFirewall(ctx context.Context) (*firewall, []Finding) {
+	f := &firewall{Chains: make(map[string][]rule)}
+	var problems []Finding
+	read := func(name string, args ...string) string {
+		if _, err := exec.LookPath(name); err != nil {
+			return ""
+		}
+		out, err := exec.CommandContext(ctx, name, args...).Output()
+		if err != nil {
+			var exit *exec.ExitError
+			if errors.As(err, &exit) {
+				err = fmt.Errorf("%w: %s", err, firstLine(exit.Stderr))
+			}
+			problems = append(problems, Finding{Check: "firewall", Severity: Warning,
+				What: fmt.Sprintf("the rules cannot be read: %s: %v", name, err), Remedy: "look at them yourself"})
+		}
+		return string(out)
+	}
+	// iptables is either a front of nftables, and then its table is read as its
+	// own, or the same as iptables-legacy.
+	saved := read("iptables-save")
+	f.addIptables("iptables", saved)
+	except := ""
+	if strings.Contains(saved, "(nf_tables)") || saved == "" {
+		f.addIptables("iptables-legacy", read("iptables-legacy-save"))
+		if strings.Contains(saved, "*filter") {
+			except = "ip filter"
+		}
+	}
+	if data := read("nft", "-j", "list", "ruleset"); data != "" {
+		if err := f.addNFT([]byte(data), nftTexts(read("nft", "-a", "list", "ruleset")), except); err != nil {
+			problems = append(problems, Finding{Check: "firewall", Severity: Warning, What: err.Error(), Remedy: "look at them yourself"})
+		}
+	}
+	return f, problems
+}
+
+func firstLine(text []byte) string {
+	first, _, _ := strings.Cut(strings.TrimSpace(string(text)), "\n")
+	return first
+}
+
+// manager is who made a ruleset, to be seen by the names of its chains.
+func manager(names []string, otherwise kind) kind {
+	has := func(part string) bool {
+		return slices.ContainsFunc(names, func(n string) bool { return strings.Contains(n, part) })
+	}
+	switch {
+	case has("nixos-fw"):
+		return nixOS
+	case has("ufw-"):
+		return ufw
+	case has("firewalld"), has("INPUT_ZONES"):
+		return firewalld
+	}
+	return otherwise
+}

@@ -1,0 +1,203 @@
+package doctor
+
+import (
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// addIptables adds the filter table that TOOL-save printed; tool is iptables or
+// iptables-legacy.
+func (f *firewall) addIptables(tool, saved string) {
+	prefix := tool + " "
+	var chains []string
+	policy := verdict(-1)
+	table := ""
+	for line := range strings.Lines(saved) {
+		line = strings.TrimSpace(line)
+		switch {
+		case strings.HasPrefix(line, "*"):
+			table = line[1:]
+		case table != "filter":
+		case strings.HasPrefix(line, ":"):
+			name, rest, _ := strings.Cut(line[1:], " ")
+			chains = append(chains, name)
+			if name == "INPUT" {
+				policy = accept
+				if strings.HasPrefix(rest, "DROP") {
+					policy = drop
+				}
+			}
+		case strings.HasPrefix(line, "-A "):
+			w := words(line)
+			f.Chains[prefix+w[1]] = append(f.Chains[prefix+w[1]], iptablesRule(line, w[2:], prefix)...)
+		}
+	}
+	if policy >= 0 {
+		f.Bases = append(f.Bases, base{tool, prefix + "INPUT", policy, manager(chains, iptables)})
+	}
+}
+
+// words splits a line of iptables-save; a comment may be quoted.
+func words(line string) (out []string) {
+	var word strings.Builder
+	quoted, escaped := false, false
+	for _, r := range line + " " {
+		switch {
+		case escaped:
+			word.WriteRune(r)
+			escaped = false
+		case r == '\\':
+			escaped = true
+		case r == '"':
+			quoted = !quoted
+		case r == ' ' && !quoted:
+			if word.Len() > 0 {
+				out = append(out, word.String())
+			}
+			word.Reset()
+		default:
+			word.WriteRune(r)
+		}
+	}
+	return out
+}
+
+// iptablesRule reads a rule, iptables-extensions(8). A rule whose target lets
+// the packet go on comes to none.
+func iptablesRule(text string, w []string, prefix string) []rule {
+	r := rule{Text: text}
+	var conds []func(packet) truth
+	decides := false
+	for i := 0; i < len(w); {
+		negated := w[i] == "!"
+		if negated {
+			i++
+		}
+		if i >= len(w) {
+			break
+		}
+		option := w[i]
+		i++
+		var args []string
+		for i < len(w) && w[i] != "!" && (!strings.HasPrefix(w[i], "-") || option == "--comment" && len(args) == 0) {
+			args = append(args, w[i])
+			i++
+		}
+		arg := strings.Join(args, " ")
+		switch option {
+		case "-m", "--comment":
+		case "-j", "-g":
+			r.Verdict, r.Target, decides = iptablesTarget(option, arg, prefix)
+		case "--reject-with", "--log-prefix", "--log-level":
+		default:
+			conds = append(conds, func(p packet) truth {
+				t := iptablesMatch(option, arg, p)
+				if negated {
+					t = t.not()
+				}
+				return t
+			})
+		}
+	}
+	if !decides {
+		return nil
+	}
+	r.Match = func(p packet) truth {
+		t := yes
+		for _, c := range conds {
+			t = min(t, c(p))
+		}
+		return t
+	}
+	return []rule{r}
+}
+
+// iptablesTarget reads -j or -g; decides is false if the packet only goes on.
+func iptablesTarget(option, name, prefix string) (v verdict, target string, decides bool) {
+	switch name {
+	case "ACCEPT":
+		return accept, "", true
+	case "DROP", "REJECT":
+		return drop, "", true
+	case "RETURN":
+		return leave, "", true
+	case "QUEUE", "NFQUEUE", "TARPIT", "SYNPROXY":
+		return unknown, "", true
+	}
+	if slices.Contains(passing, name) {
+		return 0, "", false
+	}
+	v = jump
+	if option == "-g" {
+		v = goTo
+	}
+	return v, prefix + name, true
+}
+
+// passing are targets after which a packet goes on.
+var passing = []string{"LOG", "NFLOG", "ULOG", "MARK", "CONNMARK", "TRACE", "AUDIT", "CT", "NOTRACK", "SET", "CHECKSUM",
+	"CLASSIFY", "DSCP", "TOS", "SECMARK", "CONNSECMARK", "TEE", "TCPMSS", "LED", "HMARK", "RATEEST"}
+
+// iptablesMatch reports whether a packet has what an option asks for.
+func iptablesMatch(option, arg string, p packet) truth {
+	switch option {
+	case "-i":
+		if stem, ok := strings.CutSuffix(arg, "+"); ok {
+			return truthOf(strings.HasPrefix(p.In, stem))
+		}
+		return truthOf(p.In == arg)
+	case "-p":
+		return truthOf(arg == p.Proto || arg == "all")
+	case "-s":
+		return iptablesAddress(arg, p.From)
+	case "-d":
+		return iptablesAddress(arg, p.To)
+	case "--dport", "--dports":
+		return iptablesPorts(arg, p.Port)
+	case "--sport", "--sports":
+		return iptablesPorts(arg, p.Source)
+	case "--ports":
+		return max(iptablesPorts(arg, p.Port), iptablesPorts(arg, p.Source))
+	case "--state", "--ctstate":
+		return truthOf(slices.Contains(strings.Split(arg, ","), strings.ToUpper(p.State)))
+	case "--pkt-type":
+		return truthOf(arg == pick(p.Broadcast, "broadcast", "unicast"))
+	case "--dst-type":
+		return truthOf(slices.Contains(strings.Split(arg, ","), pick(p.Broadcast, "BROADCAST", "LOCAL")))
+	}
+	return maybe
+}
+
+func iptablesAddress(arg string, from netip.Prefix) truth {
+	if !strings.Contains(arg, "/") {
+		arg += "/32"
+	}
+	net, err := netip.ParsePrefix(arg)
+	if err != nil {
+		return maybe
+	}
+	return overlap(from, net.Masked().Addr(), last(net))
+}
+
+func iptablesPorts(arg string, port int) truth {
+	if port == 0 {
+		return maybe
+	}
+	for _, part := range strings.Split(arg, ",") {
+		a, b, isRange := strings.Cut(part, ":")
+		if !isRange {
+			b = a
+		}
+		low, err1 := strconv.Atoi(a)
+		high, err2 := strconv.Atoi(b)
+		if err1 != nil || err2 != nil {
+			return maybe
+		}
+		if low <= port && port <= high {
+			return yes
+		}
+	}
+	return no
+}

@@ -1,0 +1,154 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"provision/hosts"
+	"provision/images"
+)
+
+// images looks for what the hosts that are to be installed need.
+func (d *Doctor) images(ctx context.Context) (found []Finding) {
+	add := func(s Severity, what, remedy string) {
+		found = append(found, Finding{Check: "image", Severity: s, What: what, Remedy: remedy})
+	}
+	seen := make(map[string]bool)
+	for _, h := range d.Hosts {
+		if h.State == hosts.Installed || h.State == hosts.Rebooting {
+			continue
+		}
+		i := slices.IndexFunc(d.Images, func(img images.Image) bool { return img.Name == h.Image })
+		again := fmt.Sprintf("provision images add %s --arch %s --from SOURCE", h.Image, h.Arch)
+		switch {
+		case i < 0 && !d.hasImage(h.Arch):
+			add(Stop, fmt.Sprintf("there is no installer image for %s, which %s needs", h.Arch, h.Name), again)
+			continue
+		case i < 0:
+			add(Stop, fmt.Sprintf("image %s, with which %s is enrolled, is gone", h.Image, h.Name), again)
+			continue
+		case string(d.Images[i].Arch) != h.Arch:
+			add(Stop, fmt.Sprintf("image %s is for %s now, and %s is built for %s", h.Image, d.Images[i].Arch, h.Name, h.Arch), again)
+			continue
+		}
+		if seen[h.Image] {
+			continue
+		}
+		seen[h.Image] = true
+		if err := d.Verify(ctx, h.Image); err != nil {
+			add(Stop, strings.ReplaceAll(err.Error(), "; add the image again from its source", ""), again)
+		}
+		for _, w := range d.Images[i].Warnings() {
+			what, remedy, _ := strings.Cut(w, "; ")
+			add(Warning, what, remedy)
+		}
+	}
+	return found
+}
+
+func (d *Doctor) hasImage(arch string) bool {
+	return slices.ContainsFunc(d.Images, func(img images.Image) bool { return string(img.Arch) == arch })
+}
+
+// machines looks for those that asked and stopped on the way.
+func (d *Doctor) machines() (found []Finding) {
+	for _, t := range d.Traces {
+		var host *hosts.Host
+		for i, h := range d.Hosts {
+			if slices.Contains(h.MACs, t.MAC) {
+				host = &d.Hosts[i]
+			}
+		}
+		if f, ok := stalled(t, host, d.Now()); ok {
+			found = append(found, f)
+		}
+	}
+	return found
+}
+
+// A trace is judged once the machine was silent for longer than any firmware
+// waits between two tries (EDK2: 32 seconds), and until it is old news.
+const (
+	traceSettles = time.Minute
+	traceAges    = 24 * time.Hour
+)
+
+// stall is how a machine stopped at a stage, and what then helps.
+type stall struct{ Did, Remedy string }
+
+// stalls are what is known from the field, by the stage that was reached last.
+var stalls = map[hosts.Stage]stall{
+	hosts.StageAsked: {"asked and took no answer",
+		"look for another DHCP server that sends option 60, and enable portfast on its switch port"},
+	hosts.StageAddress: {"took an address and never asked for its boot file",
+		"look for another DHCP server that sends option 60 or a boot file"},
+	hosts.StageBINL: {"asked port 4011 for its boot file and never fetched it",
+		"let udp port 69 through all firewalls between"},
+	hosts.StageProgram: {"asked for its boot program and did not get it whole",
+		"look for a firewall that drops udp to high ports, and for an MTU below 1500 on the way"},
+	hosts.StageLoaded: {"has its boot program, which never came back as iPXE",
+		"switch Secure Boot off in its firmware; else iPXE's driver hangs: switch it off and on, and it gets the other one"},
+	hosts.StageIPXE: {"came as iPXE and never fetched its script",
+		"let the server's HTTP port through all firewalls between; if its screen shows no address, enable portfast on its switch port"},
+	hosts.StageScript: {"fetched its script and no kernel",
+		"see what iPXE says on its screen"},
+	hosts.StageKernel: {"asked for its kernel and never for its initrd",
+		"see what iPXE says on its screen; look for a bad cable, and for an MTU below 1500 on the way"},
+	hosts.StageInitrd: {"asked for its initrd and did not get it whole",
+		"see what iPXE says on its screen: its memory may be too small (a BIOS takes 2 GB at most), or the link broke"},
+	hosts.StageStarted: {"started its installer, which never answered",
+		"see its screen: an emergency shell means a wrong init= (provision images list), no network a driver that the image lacks; else its memory is too small"},
+}
+
+// stalled says why a machine that asked did not come up; ok is false if it did,
+// or may still. h is nil if no host has its MAC.
+func stalled(t hosts.Trace, h *hosts.Host, now time.Time) (f Finding, ok bool) {
+	silent := now.Sub(t.Last)
+	if t.Stage == "" || silent < traceSettles || silent > traceAges { // without a stage only an operating system asked
+		return f, false
+	}
+	when := fmt.Sprintf("(%s, %s)", t.Client, ago(silent))
+	if h == nil {
+		return Finding{"machine", Hint, "", fmt.Sprintf("%s asked to boot and is not enrolled %s", t.MAC, when),
+			fmt.Sprintf("if it is yours: provision enroll %s HOST", t.MAC)}, true
+	}
+	if !h.Permit.Issued.Before(t.Last) || !waits(h) {
+		return f, false
+	}
+	s := stalls[t.Stage]
+	if t.Stage == hosts.StageRefused {
+		s = refused(t, h, now)
+	} else if pinned := h.Options.Method; pinned != (hosts.Method{}) {
+		s.Remedy += fmt.Sprintf("; or it needs another way than the one it is pinned to: enroll it again without --boot-method %s", pinned)
+	}
+	return Finding{"machine", Stop, "", fmt.Sprintf("%s %s %s %s", h.Name, t.MAC, s.Did, when), s.Remedy}, true
+}
+
+// waits reports whether the host is still to be netbooted: nothing of its
+// installer was seen.
+func waits(h *hosts.Host) bool {
+	return h.State == hosts.Ready || h.State == hosts.Booting || h.State == hosts.Failed && h.Phase == hosts.PhaseNetboot
+}
+
+// refused is how a machine was refused. Some reasons hold their remedy.
+func refused(t hosts.Trace, h *hosts.Host, now time.Time) stall {
+	why, remedy, told := strings.Cut(t.Why, ": ")
+	switch {
+	case told:
+	case !h.Permit.Live(now):
+		remedy = fmt.Sprintf("provision enroll %s %s", strings.Join(h.MACs, ","), h.Name)
+	default:
+		remedy = "see what else happened: provision logs " + h.Name
+	}
+	return stall{"asked and was refused: " + why, remedy}
+}
+
+func ago(d time.Duration) string {
+	if d < time.Hour {
+		return fmt.Sprintf("%d min ago", int(d.Minutes()))
+	}
+	return fmt.Sprintf("%d h ago", int(d.Hours()))
+}
