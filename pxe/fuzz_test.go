@@ -122,7 +122,7 @@ func FuzzHTTP(f *testing.F) {
 			case strings.Contains(path, own): // as it should be
 			case strings.Contains(body, own):
 				t.Errorf("%s: %q is told the token", tg.name, raw)
-			case tg.Hold && (body == holdScript || strings.HasPrefix(path, "/boot/hold/") || tg.Mode == Off):
+			case tg.Hold && (body == holdScript("10.77.0.1") || strings.HasPrefix(path, "/boot/hold/") || tg.Mode == Off):
 			case tg.Mode == Off && strings.HasPrefix(body, "#!ipxe"):
 			case len(body) > 0:
 				t.Errorf("%s: %q is answered %d: %q", tg.name, raw, out.Code, body[:min(len(body), 200)])
@@ -201,7 +201,7 @@ func FuzzScript(f *testing.F) {
 			return
 		}
 		h := hosts.Host{Name: name, Boot: hosts.Boot{Token: strings.Repeat("0", 32), MAC: mac}}
-		ipxe, uboot := s.bootScript("10.77.0.1", h, "init=/x"), s.ubootConfig(h, "init=/x")
+		ipxe, uboot := s.bootScript("10.77.0.1", h, "init=/x"), ubootConfig(h, "init=/x", "../")
 		if lines(ipxe) != 9 || lines(uboot) != 7 || strings.Count(ipxe, "$") != 1 || strings.Count(ipxe, "||") != 3 {
 			t.Errorf("%q, %q: %s\n%s", name, mac, ipxe, uboot)
 		}
