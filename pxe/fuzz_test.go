@@ -201,7 +201,7 @@ func FuzzScript(f *testing.F) {
 			return
 		}
 		h := hosts.Host{Name: name, Boot: hosts.Boot{Token: strings.Repeat("0", 32), MAC: mac}}
-		ipxe, uboot := s.bootScript("10.77.0.1", h, "init=/x"), ubootConfig(h, "init=/x", "")
+		ipxe, uboot := s.bootScript("10.77.0.1", h, "init=/x"), ubootConfig(h, "init=/x", "../")
 		if lines(ipxe) != 9 || lines(uboot) != 7 || strings.Count(ipxe, "$") != 1 || strings.Count(ipxe, "||") != 3 {
 			t.Errorf("%q, %q: %s\n%s", name, mac, ipxe, uboot)
 		}
