@@ -2,7 +2,7 @@
 # or Ubuntu machine, root and the network; ./setup installs what is missing.
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.0
-FUZZTIME ?= 60s
+FUZZTIME ?= 30s
 export PATH := $(CURDIR)/.cache/go/bin:$(PATH)
 export CGO_ENABLED := 0
 
