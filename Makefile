@@ -2,7 +2,7 @@
 # or Ubuntu machine, root and the network; ./setup installs what is missing.
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.0
-FUZZTIME ?= 60s
+FUZZTIME ?= 30s
 export PATH := $(CURDIR)/.cache/go/bin:$(PATH)
 export CGO_ENABLED := 0
 
@@ -31,6 +31,9 @@ unit: ## all tests but the long ones, with the race detector
 fuzz: ## each fuzz target for $(FUZZTIME)
 	.ci/fuzz $(FUZZTIME)
 
+soak: ## ten million damaged packets, no race detector
+	PROVISION_SOAK=10000000 go test -count=1 -timeout 60m -run TestSoak -v ./pxe
+
 e2e: build ## whole installs in QEMU
 	.ci/e2e
 
@@ -43,4 +46,4 @@ bench: setup build ## benchmarks, as ratios against nginx and dnsmasq in the sam
 setup: ## install the tools that tests and demo use
 	./setup
 
-.PHONY: help build release demo test lint unit fuzz e2e lab bench setup
+.PHONY: help build release demo test lint unit fuzz soak e2e lab bench setup

@@ -127,7 +127,7 @@ func (f *follower) step(ctx context.Context, h hosts.Host) <-chan time.Time {
 			return time.After(h.Permit.Expires.Sub(f.Now()))
 		}
 		var s *session
-		if !h.Boot.Used.IsZero() { // else its installer has yet to be fetched whole
+		if fetched(h, f.Now()) {
 			s = f.contact(ctx, h)
 		}
 		if s == nil {
@@ -216,6 +216,13 @@ func (f *follower) overdue(h hosts.Host) <-chan time.Time {
 	}
 	f.fail(hosts.PhaseNetboot, fmt.Errorf("no installer after %s: %s", f.LiveWithin, why))
 	return nil
+}
+
+// fetched reports whether the host's machine may have its installer: it has the
+// initrd whole, or it has begun so long ago that we may have been killed
+// between the last byte and the note of it.
+func fetched(h hosts.Host, now time.Time) bool {
+	return !h.Boot.Used.IsZero() || h.Boot.Client != "" && now.Sub(h.Boot.Taken) > time.Minute
 }
 
 // work runs the story over a session, and says how it ended.

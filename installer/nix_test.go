@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"provision/hosts"
 )
@@ -130,5 +131,25 @@ func TestAddresses(t *testing.T) {
 	}
 	if got := addresses(hosts.Host{}); len(got) != 0 {
 		t.Error(got)
+	}
+}
+
+// TestFetched: no installer is sought before it can be there, and none is lost
+// because the server was killed before it noted that the last byte was out.
+func TestFetched(t *testing.T) {
+	now := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	for _, tt := range []struct {
+		name string
+		boot hosts.Boot
+		want bool
+	}{
+		{"offered", hosts.Boot{Token: "t"}, false},
+		{"begun", hosts.Boot{Client: "10.0.0.9", Taken: now.Add(-10 * time.Second)}, false},
+		{"whole", hosts.Boot{Client: "10.0.0.9", Taken: now.Add(-10 * time.Second), Used: now}, true},
+		{"begun long ago", hosts.Boot{Client: "10.0.0.9", Taken: now.Add(-2 * time.Minute)}, true},
+	} {
+		if got := fetched(hosts.Host{Boot: tt.boot}, now); got != tt.want {
+			t.Errorf("%s: %v", tt.name, got)
+		}
 	}
 }

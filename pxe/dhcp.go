@@ -25,7 +25,7 @@ const (
 
 	// lanes is how many requests of one port are answered at a time. Most of that
 	// time the disk has them, and it takes many at once (hosts.Bolt).
-	lanes = 64
+	lanes = 256
 )
 
 // seed spreads machines and hosts over lanes.
@@ -143,7 +143,7 @@ func (s *Server) answerDHCP(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host) 
 	case dhcpv4.MessageTypeDiscover, dhcpv4.MessageTypeRequest:
 		return s.answerFull(l, m, c, h)
 	case dhcpv4.MessageTypeRelease, dhcpv4.MessageTypeDecline:
-		sub := s.subnetFor(l, addrOf(m.GatewayIPAddr))
+		sub := s.subnetFor(l, m)
 		if h == nil || sub == nil || !isSelf(l, m) {
 			return nil, nil
 		}
@@ -200,7 +200,7 @@ func (s *Server) answerFull(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host) 
 		return nil, nil
 	}
 	via := addrOf(m.GatewayIPAddr)
-	sub := s.subnetFor(l, via)
+	sub := s.subnetFor(l, m)
 	if sub == nil {
 		if via.IsValid() && h != nil {
 			s.tell(*h, "%s asked through the relay %s, for whose network there are no addresses: serve with --dhcp-range FIRST-LAST/BITS for it too", c, via)
@@ -219,8 +219,8 @@ func (s *Server) answerFull(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host) 
 		return nil, err
 	}
 	n := network{Server: l.self, Mask: net.CIDRMask(sub.prefix.Bits(), 32), Router: sub.router, DNS: s.DNS, Domain: s.Domain, Lease: s.Lease}
-	if via.IsValid() && !n.Router.IsValid() && !l.net.Contains(via) {
-		n.Router = via // the relay is the way out of that network
+	if !n.Router.IsValid() && !l.net.Overlaps(sub.prefix) {
+		n.Router = sub.relayed(via) // the relay is the way out of that network
 	}
 	return leaseReply(m, addr, n, b)
 }
@@ -379,7 +379,7 @@ func (s *Server) fresh(h hosts.Host) bool {
 // and U-Boot does not wait for a proxy's offer. A machine that restarted as
 // quickly has the same address, and goes on with the same boot.
 func (s *Server) late(h hosts.Host) bool {
-	return h.State == hosts.Booting && h.Boot.Serves(s.Now()) && s.Now().Sub(h.Boot.Taken) < 5*time.Second
+	return h.State == hosts.Booting && s.Now().Sub(h.Boot.Taken) < 5*time.Second
 }
 
 // moved keeps where a machine is, if that is new, on our link or behind a

@@ -37,7 +37,7 @@ func (s *Server) serveTFTP(ctx context.Context, l *link) error {
 			f, err := s.open(l, name, client)
 			if err != nil && !errors.Is(err, errNotServed) && !errors.Is(err, errNoFile) {
 				// The client is told no more than that it is refused.
-				s.Log.Warn("TFTP", "client", client, "file", tokens.ReplaceAllString(printable(name), "…"), "err", err)
+				s.Log.Warn("TFTP", "client", client, "file", untold(name), "err", err)
 				err = errNoFile
 			}
 			return f, err

@@ -185,16 +185,20 @@ func (s *Server) serveIPXE(l *link, c echo.Context) error {
 	if cl.MAC == "" && !l.net.Contains(from.Addr()) {
 		cl.MAC, _ = hosts.ParseMAC(c.QueryParam("mac"))
 	}
-	if cl.MAC == "" || c.QueryParam("arch") == "" {
+	told := c.QueryParam("arch") != ""
+	h, err := s.Hosts.ByMAC(cl.MAC)
+	switch {
+	case cl.MAC == "" || err == nil && !told:
 		c.Set("known", true)
 		return c.Blob(http.StatusOK, "text/plain", []byte(whoScript(s.url(l.self.String(), "ipxe"))))
-	}
-	h, err := s.Hosts.ByMAC(cl.MAC)
-	if errors.Is(err, hosts.ErrNotFound) {
-		s.Hosts.See(hosts.Discovered{MAC: cl.MAC, Arch: cl.String()})
+	case errors.Is(err, hosts.ErrNotFound):
+		d := hosts.Discovered{MAC: cl.MAC, Arch: "iPXE"}
+		if told {
+			d.Arch = cl.String()
+		}
+		s.Hosts.See(d)
 		return s.serveHold(l, c)
-	}
-	if err != nil {
+	case err != nil:
 		return err
 	}
 	c.Set("known", true)

@@ -21,17 +21,23 @@ import (
 // of are returned.
 func (s *Server) withImage(t testing.TB, size int) (kernel, initrd []byte) {
 	t.Helper()
+	return s.addImage(t, "lab", images.X86_64, map[int]string{0x1fe: "\x55\xaa", 0x202: "HdrS\x0f\x02", 0x236: "\x03\x00"}, size)
+}
+
+// addImage adds an image whose kernel has magic numbers at some offsets.
+func (s *Server) addImage(t testing.TB, name string, arch images.Arch, magic map[int]string, size int) (kernel, initrd []byte) {
+	t.Helper()
 	kernel = make([]byte, 70000)
-	copy(kernel[0x1fe:], "\x55\xaa")
-	copy(kernel[0x202:], "HdrS\x0f\x02")
-	copy(kernel[0x236:], "\x03\x00")
+	for at, bytes := range magic {
+		copy(kernel[at:], bytes)
+	}
 	initrd = images.Overlay([]images.OverlayFile{{Path: "init", Mode: 0o755, Data: bytes.Repeat([]byte("provision"), size/9)}})
 	dir := t.TempDir()
 	src := images.Source{Kernel: filepath.Join(dir, "kernel"), Initrd: filepath.Join(dir, "initrd"), Cmdline: "init=/nix/store/x/init quiet"}
 	if err := errors.Join(os.WriteFile(src.Kernel, kernel, 0o600), os.WriteFile(src.Initrd, initrd, 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Images.Add(context.Background(), "lab", images.X86_64, src, nil); err != nil {
+	if _, err := s.Images.Add(context.Background(), name, arch, src, nil); err != nil {
 		t.Fatal(err)
 	}
 	return kernel, initrd

@@ -144,11 +144,13 @@ func (l *ladders) note(mac string, change func(*climb)) {
 }
 
 // worked is the method that led the machine to its script: that of its ladder,
-// if it loaded a program by it, else an iPXE of its own.
+// if it loaded a program by it, else an iPXE of its own. That it has the program
+// whole may be learned late, or never: the last acknowledgement of TFTP is
+// repeated by nobody.
 func (l *ladders) worked(mac string) hosts.Method {
 	m := hosts.Method{Offer: hosts.OfferROM}
 	l.note(mac, func(cl *climb) {
-		if cl.loaded {
+		if cl.loaded || cl.asked && cl.ipxe {
 			m = cl.method
 		}
 	})

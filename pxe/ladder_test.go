@@ -88,6 +88,29 @@ func TestLadder(t *testing.T) {
 	}
 }
 
+// TestWorked: what led a machine to its script is that of its ladder if it asked
+// for a program by it, even if it was not seen to have it whole.
+func TestWorked(t *testing.T) {
+	c := client{MAC: mac, Kind: firmware, Arch: iana.EFI_X86_64}
+	for _, tt := range []struct {
+		now  climb
+		want string
+	}{
+		{climb{}, "rom"},
+		{climb{ipxe: true}, "rom"},
+		{climb{asked: true}, "rom"},
+		{climb{asked: true, ipxe: true}, "binl+snponly"},
+		{climb{asked: true, loaded: true}, "binl+snponly"},
+	} {
+		var l ladders
+		l.ask(c, stepsFor(c, Proxy, both), true, hosts.Method{}, hosts.Method{}, noon)
+		l.note(mac, func(cl *climb) { cl.asked, cl.loaded, cl.ipxe = tt.now.asked, tt.now.loaded, tt.now.ipxe })
+		if got := l.worked(mac).String(); got != tt.want {
+			t.Errorf("%+v: %s, want %s", tt.now, got, tt.want)
+		}
+	}
+}
+
 // TestLadderOnTheWire: the offers differ as firmware sees them, and what
 // worked is kept.
 func TestLadderOnTheWire(t *testing.T) {

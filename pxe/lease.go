@@ -83,6 +83,7 @@ type pool struct {
 	by    map[netip.Addr]lease
 	mine  map[string]netip.Addr // MAC to its address
 	saved map[netip.Addr]time.Time
+	relay netip.Addr // the last one that asked for these addresses
 }
 
 const leasePrefix = "lease/"
@@ -226,6 +227,17 @@ func (p *pool) release(mac string, addr netip.Addr, declined bool) error {
 	l := lease{Expires: p.now().Add(p.term)}
 	p.by[addr] = l
 	return p.save(addr, &l)
+}
+
+// relayed notes the relay by which a client asked, and returns the last one: who
+// renews an address asks directly.
+func (p *pool) relayed(via netip.Addr) netip.Addr {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if via.IsValid() {
+		p.relay = via
+	}
+	return p.relay
 }
 
 func (p *pool) save(addr netip.Addr, l *lease) error {

@@ -10,6 +10,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/insomniacslk/dhcp/dhcpv4"
+
 	"provision/hosts"
 )
 
@@ -171,13 +173,21 @@ func (s *Server) where() string {
 	return strings.Join(all, ", ")
 }
 
-// subnetFor is the subnet of a request that came by a link, and by the relay
-// via if that is valid; nil if there is none.
-func (s *Server) subnetFor(l *link, via netip.Addr) *subnet {
-	at := l.self
-	if via.IsValid() {
-		at = via
+// subnetFor is the subnet of a request that came by a link: that of the relay
+// by which it came; else that of a relay by which the client had its address,
+// which it asks us directly to renew; else the link's. nil: there is none.
+func (s *Server) subnetFor(l *link, m *dhcpv4.DHCPv4) *subnet {
+	if via := addrOf(m.GatewayIPAddr); via.IsValid() {
+		return s.subnet(via)
 	}
+	sub := s.subnet(addrOf(m.ClientIPAddr))
+	if sub != nil && !slices.ContainsFunc(s.links, func(l *link) bool { return l.net.Overlaps(sub.prefix) }) {
+		return sub
+	}
+	return s.subnet(l.self)
+}
+
+func (s *Server) subnet(at netip.Addr) *subnet {
 	for i := range s.subnets {
 		if s.subnets[i].prefix.Contains(at) {
 			return &s.subnets[i]

@@ -222,3 +222,33 @@ func TestUnicastRenewal(t *testing.T) {
 		t.Errorf("to %s: %v", to, r)
 	}
 }
+
+// TestRelayedRenewal: a system that had its address by a relay renews it without
+// one, and gives it back so.
+func TestRelayedRenewal(t *testing.T) {
+	s := server(t, Full)
+	s.Ranges = []Range{{netip.MustParseAddr("10.9.0.50"), netip.MustParseAddr("10.9.0.50"), 24}}
+	if err := s.openSubnets(); err != nil {
+		t.Fatal(err)
+	}
+	s.mustEnroll(t, "bravo", mac)
+	offer, _ := s.handle(s.links[0], addrPort("10.9.0.1:67"), 67, as(t, mac, 0, "", relayed("10.9.0.1")), s.answerDHCP)
+	if offer == nil {
+		t.Fatal("silence")
+	}
+	ask := func(kind dhcpv4.MessageType) (*dhcpv4.DHCPv4, netip.AddrPort) {
+		m := as(t, mac, 0, "", dhcpv4.WithMessageType(kind), dhcpv4.WithClientIP(offer.YourIPAddr))
+		if kind == dhcpv4.MessageTypeRelease {
+			m.UpdateOption(dhcpv4.OptServerIdentifier(net.IPv4(10, 77, 0, 1)))
+		}
+		return s.handle(s.links[0], addrPort("10.9.0.50:68"), 67, m, s.answerDHCP)
+	}
+	r, to := ask(dhcpv4.MessageTypeRequest)
+	if r == nil || r.MessageType() != dhcpv4.MessageTypeAck || to != addrPort("10.9.0.50:68") || len(r.Router()) != 1 || r.Router()[0].String() != "10.9.0.1" {
+		t.Errorf("to %s: %v", to, r)
+	}
+	ask(dhcpv4.MessageTypeRelease)
+	if r, _ := ask(dhcpv4.MessageTypeRequest); r == nil || r.MessageType() != dhcpv4.MessageTypeNak {
+		t.Errorf("after its release: %v", r)
+	}
+}

@@ -167,7 +167,7 @@ func (t *transfer) Read(p []byte) (int, error) {
 
 // outcome says how a transfer ended.
 func (t *transfer) outcome(err error) string {
-	name, took := printable(t.name), time.Since(t.begun).Seconds()
+	name, took := untold(t.name), time.Since(t.begun).Seconds()
 	switch {
 	case err == nil:
 		blksize := t.blksize

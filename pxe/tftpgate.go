@@ -65,7 +65,7 @@ func (g *gate) arrived(p []byte, client netip.AddrPort) {
 	t.file, err = g.Open(r.name, client)
 	if errors.Is(err, errNotServed) {
 		g.forget(t)
-		g.Log.Debug("TFTP request left unanswered", "from", client, "file", printable(r.name), "err", err)
+		g.Log.Debug("TFTP request left unanswered", "from", client, "file", untold(r.name), "err", err)
 		return
 	}
 	g.seen(client, false, p, "")
@@ -172,7 +172,7 @@ func (g *gate) next() *transfer {
 				return t
 			}
 			t.file.close(false)
-			g.seen(t.client, true, nil, "no place for "+printable(t.name)+": the client gave up")
+			g.seen(t.client, true, nil, "no place for "+untold(t.name)+": the client gave up")
 		case <-g.ctx.Done():
 			<-g.places
 			return nil
@@ -247,7 +247,7 @@ func (g *gate) OnFailure(stats tftp.TransferStats, err error) {
 func (g *gate) end(t *transfer, err error) {
 	t.file.close(err == nil)
 	if t.broken != nil {
-		g.Log.Error("read a file for TFTP", "file", printable(t.name), "at", t.sent, "err", t.broken)
+		g.Log.Error("read a file for TFTP", "file", untold(t.name), "at", t.sent, "err", t.broken)
 	}
 	text := t.outcome(err)
 	g.Log.Debug("TFTP", "client", t.client, "outcome", text)

@@ -14,6 +14,9 @@ import (
 // tokens are left out of what people read: while it lives, a token is a key.
 var tokens = regexp.MustCompile(`[0-9a-f]{32}`)
 
+// untold is a file's name as it may be told: short, harmless, without its token.
+func untold(name string) string { return printable(tokens.ReplaceAllString(name, "…")) }
+
 // traceRequest keeps a DHCP request, and what it says about how far its sender
 // came.
 func (s *Server) traceRequest(l *link, from netip.AddrPort, port uint16, m *dhcpv4.DHCPv4, c client, h *hosts.Host) {
@@ -101,7 +104,7 @@ func (s *Server) traceTFTP(l *link, client netip.AddrPort, sent bool, packet []b
 	if words == "" {
 		words = tftpWords(packet)
 	}
-	p := hosts.Packet{From: client, To: netip.AddrPortFrom(l.self, 69), Sent: sent, Text: "TFTP " + tokens.ReplaceAllString(words, "…"), Data: packet}
+	p := hosts.Packet{From: client, To: netip.AddrPortFrom(l.self, 69), Sent: sent, Text: "TFTP " + words, Data: packet}
 	if sent {
 		p.From, p.To = p.To, p.From
 	}
@@ -115,7 +118,7 @@ func tftpWords(packet []byte) string {
 		if r.write {
 			verb = "wants to write "
 		}
-		words := verb + printable(r.name)
+		words := verb + untold(r.name)
 		if r.tsize {
 			words += ", and its size"
 		}

@@ -84,6 +84,7 @@ func (d *Doctor) Run(ctx context.Context) []Finding {
 	if d.Server != nil {
 		check(func() []Finding { return d.images(ctx) })
 		check(d.machines)
+		check(func() []Finding { return judgeNeighbours(neighbours(), len(d.Hosts)) })
 	}
 	for _, name := range d.Interfaces {
 		l := readLink(name)

@@ -327,3 +327,12 @@ func TestImages(t *testing.T) {
 		same(t, tt.name, d.images(t.Context()), tt.want...)
 	}
 }
+
+func TestJudgeNeighbours(t *testing.T) {
+	for _, tt := range []struct{ limit, enrolled, found int }{{1024, 10, 0}, {1024, 900, 1}, {4096, 900, 0}, {0, 5000, 0}} {
+		got := judgeNeighbours(tt.limit, tt.enrolled)
+		if len(got) != tt.found || tt.found > 0 && !strings.Contains(got[0].Remedy, "gc_thresh3=4096") {
+			t.Errorf("%d of %d: %v", tt.enrolled, tt.limit, got)
+		}
+	}
+}

@@ -135,3 +135,24 @@ func judgeMTU(l link) (found []Finding) {
 	}
 	return found
 }
+
+// neighbours is how many machines on its links the kernel can know at a time
+// (arp(7), gc_thresh3); 0 if it does not say, as in a network namespace.
+func neighbours() int {
+	text, err := os.ReadFile("/proc/sys/net/ipv4/neigh/default/gc_thresh3")
+	if err != nil {
+		return 0
+	}
+	n, _ := strconv.Atoi(strings.TrimSpace(string(text)))
+	return n
+}
+
+// judgeNeighbours leaves room for what else is on the links. A kernel that
+// knows no more machines drops even broadcasts.
+func judgeNeighbours(limit, enrolled int) []Finding {
+	if limit == 0 || enrolled < limit*8/10 {
+		return nil
+	}
+	return []Finding{{"interface", Warning, "", fmt.Sprintf("%d hosts are enrolled, and this kernel knows %d machines on its links at a time: of more that boot at once, some get no answer", enrolled, limit),
+		fmt.Sprintf("sysctl -w net.ipv4.neigh.default.gc_thresh3=%d", 4*max(limit, enrolled))}}
+}

@@ -31,7 +31,7 @@ const (
 	AAVMFHTTP Firmware = "aavmf-http" // arm64 UEFI: HTTP boot, no PXE before the disks
 
 	// UBoot is an arm64 board's firmware. It tries the disks and then the network; a key typed when it prints "Hit any
-	// key to stop autoboot" brings its prompt, "=> ". What saveenv saves there outlasts power cycles.
+	// key to stop autoboot" brings its prompt, "=> ". It keeps no variables: saveenv fails on QEMU's flash.
 	UBoot Firmware = "u-boot"
 )
 
@@ -41,8 +41,8 @@ type board struct {
 	cpu        string   // the model that is quickest to emulate
 	nic        string   // the usual model of network card
 	nicOptions string   // what follows the model
-	vars       string   // what the firmware's variables are before its first boot; "": it keeps none
-	first      string   // what the text of the boot options begins with that come first; "": it has no such options
+	vars       string   // UEFI's empty store for its variables; "": it is no UEFI
+	first      string   // what the text of the boot options begins with that come first
 }
 
 // board returns the kind of machine that has the firmware. Files are where Debian and Ubuntu have them.
@@ -53,8 +53,9 @@ func (f Firmware) board() (board, error) {
 	)
 	pc := board{qemu: []string{"qemu-system-x86_64", "-machine", "q35", "-vga", "none"}, cpu: "qemu64",
 		nic: "virtio-net-pci", nicOptions: noROM}
-	arm := board{qemu: []string{"qemu-system-aarch64", "-machine", "virt", "-device", "ich9-ahci"}, cpu: "cortex-a57",
-		nic: "virtio-net-pci", nicOptions: noROM}
+	// pauth-impdef is pointer authentication by a hash that costs little; by the architecture's own, all takes twice as long.
+	arm := board{qemu: []string{"qemu-system-aarch64", "-machine", "virt", "-device", "ich9-ahci"},
+		cpu: "max,pauth-impdef=on", nic: "virtio-net-pci", nicOptions: noROM}
 	uefi := func(b board, files, first string) (board, error) {
 		b.qemu = append(b.qemu, "-drive", "if=pflash,unit=0,format=raw,readonly=on,file="+fmt.Sprintf(files, "CODE"))
 		b.vars, b.first = fmt.Sprintf(files, "VARS"), "UEFI "+first
@@ -81,8 +82,7 @@ func (f Firmware) board() (board, error) {
 		return uefi(arm, aavmf, "HTTPv4")
 	case UBoot:
 		arm.qemu = append(arm.qemu, "-bios", "/usr/lib/u-boot/qemu_arm64/u-boot.bin")
-		arm.nic = "e1000"      // U-Boot 2023.01 takes a virtio card's MAC for dc:dc:dc:dc:dc:dc
-		arm.vars = "/dev/null" // an environment of no bytes: it falls back to its own
+		arm.nic = "e1000" // U-Boot 2023.01 takes a virtio card's MAC for dc:dc:dc:dc:dc:dc
 		return arm, nil
 	}
 	return board{}, fmt.Errorf("no firmware is called %q", f)
@@ -98,16 +98,13 @@ func (b board) firstBoot(ctx context.Context, hardware []string, disks int, vars
 	if err != nil {
 		return fmt.Errorf("find the firmware (Debian packages ovmf, qemu-efi-aarch64): %w", err)
 	}
-	if b.first == "" {
-		return writeFlash(vars, blank, armFlash)
-	}
 	name, err := key(append([]string{"firmware 1", b.first, string(blank)}, hardware...))
 	if err != nil {
 		return err
 	}
 	dir, err := keep(ctx, CacheDir(), "firmware-"+name, func(dir string) error {
 		store := filepath.Join(dir, "vars.fd")
-		if err := writeFlash(store, blank, int64(len(blank))); err != nil {
+		if err := writeFlash(store, blank); err != nil {
 			return err
 		}
 		if err := enumerate(ctx, hardware, disks, store); err != nil {
@@ -120,7 +117,7 @@ func (b board) firstBoot(ctx context.Context, hardware []string, disks int, vars
 		if err := networkFirst(data, b.first); err != nil {
 			return err
 		}
-		return writeFlash(store, data, int64(len(data)))
+		return writeFlash(store, data)
 	})
 	if err != nil {
 		return err
@@ -129,18 +126,15 @@ func (b board) firstBoot(ctx context.Context, hardware []string, disks int, vars
 	if err != nil {
 		return err
 	}
-	return writeFlash(vars, data, int64(len(data)))
+	return writeFlash(vars, data)
 }
 
-// armFlash is the size in bytes of one of QEMU's two flash chips of a "virt" machine.
-const armFlash = 64 << 20
-
-// writeFlash writes what a flash chip holds to file; the zeros at its end take no room.
-func writeFlash(file string, data []byte, size int64) error {
+// writeFlash writes what a flash chip holds to file. AAVMF's 64 MiB are mostly zeros at the end, which take no room.
+func writeFlash(file string, data []byte) error {
 	if err := os.WriteFile(file, bytes.TrimRight(data, "\x00"), 0o644); err != nil {
 		return err
 	}
-	return os.Truncate(file, size)
+	return os.Truncate(file, int64(len(data)))
 }
 
 // enumerate runs the firmware, with no cable in the network card and with empty disks, until it starts to boot. By

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -26,12 +27,8 @@ func TestFirmwareByHand(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 			defer cancel()
 			b := newBed(t)
-			m := &Machine{Name: "vm", Dir: t.TempDir(), Firmware: firmware, LAN: b.lan, MAC: "52:54:00:12:34:56"}
-			for _, bus := range []string{"virtio", "nvme", "sata"} {
-				disk, err := NewDisk(m.Dir+"/"+bus, 64<<20, bus)
-				check(t, err)
-				disk.Bus = bus
-				m.Disks = append(m.Disks, disk)
+			m := &Machine{
+				Name: "vm", Dir: t.TempDir(), Firmware: firmware, LAN: b.lan, MAC: "52:54:00:12:34:56", Disks: allDisks(t),
 			}
 			lap := stopwatch(t)
 			check(t, m.Start(ctx))
@@ -55,4 +52,16 @@ func TestFirmwareByHand(t *testing.T) {
 			}
 		})
 	}
+}
+
+// allDisks returns a disk of each kind.
+func allDisks(t *testing.T) (all []Disk) {
+	t.Helper()
+	for _, bus := range []string{"virtio", "nvme", "sata"} {
+		disk, err := NewDisk(filepath.Join(t.TempDir(), bus), 64<<20, "LAB-"+bus)
+		check(t, err)
+		disk.Bus = bus
+		all = append(all, disk)
+	}
+	return all
 }

@@ -84,7 +84,7 @@ func testContract(t *testing.T, arch Arch) {
 	defer cancel()
 	b := newBed(t)
 	host, login, stranger := newKey(t), newKey(t), newKey(t)
-	m := b.installer(t, arch, &host, &login)
+	m := b.installer(t, arch, &host, &login, allDisks(t)...)
 	lap := stopwatch(t)
 	check(t, m.Start(ctx))
 	address := b.up(t, ctx, m, "sshd is up")
@@ -98,16 +98,17 @@ func testContract(t *testing.T, arch Arch) {
 		t.Error("the pinned host key is not looked at")
 	}
 	for command, want := range map[string]string{
-		"cat /etc/machine-id":                            "0123456789abcdef0123456789abcdef",
-		"ls /root/network":                               "addrs.json",
-		"stat -c %a /etc/ssh/ssh_host_ed25519_key":       "600",
-		"stat -c %a /etc/ssh/ssh_host_ed25519_key.pub":   "644",
-		"stat -c %a /root/.ssh/authorized_keys":          "600",
-		"ls -d /ssh /addrs.json /machine-id || true":     "",
-		". /etc/os-release; echo $ID $VARIANT_ID":        "nixos installer",
-		"findmnt -n -o FSTYPE /sys/firmware/efi/efivars": "efivarfs",
-		"cut -d: -f2 /etc/passwd | sort -u":              "*\nx",
-		"ls /etc/shadow || true":                         "",
+		"lsblk --nodeps -n -o NAME,SERIAL | sort | xargs": "nvme0n1 LAB-nvme sda LAB-sata vda LAB-virtio",
+		"cat /etc/machine-id":                             "0123456789abcdef0123456789abcdef",
+		"ls /root/network":                                "addrs.json",
+		"stat -c %a /etc/ssh/ssh_host_ed25519_key":        "600",
+		"stat -c %a /etc/ssh/ssh_host_ed25519_key.pub":    "644",
+		"stat -c %a /root/.ssh/authorized_keys":           "600",
+		"ls -d /ssh /addrs.json /machine-id || true":      "",
+		". /etc/os-release; echo $ID $VARIANT_ID":         "nixos installer",
+		"findmnt -n -o FSTYPE /sys/firmware/efi/efivars":  "efivarfs",
+		"cut -d: -f2 /etc/passwd | sort -u":               "*\nx",
+		"ls /etc/shadow || true":                          "",
 		"for c in nix nix-store nixos-install nixos-enter nixos-generate-config cryptsetup sgdisk mkfs.vfat mkfs.ext4 " +
 			"mkfs.xfs mkfs.btrfs lsblk wipefs blkid findmnt partprobe udevadm efibootmgr cpio tar awk reboot poweroff; " +
 			"do command -v $c >/dev/null || echo $c; done": "",

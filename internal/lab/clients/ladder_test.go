@@ -42,10 +42,10 @@ type climber struct {
 }
 
 // climbers plugs in one machine of each kind that can be booted in this mode.
-func (w *world) climbers(mode pxe.Mode, twice bool) (all []climber) {
+func (w *world) climbers(mode pxe.Mode) (all []climber) {
 	w.Helper()
 	for _, b := range boots {
-		c := netboot.Client{Kind: b.kind, Twice: twice}
+		c := netboot.Client{Kind: b.kind}
 		rounds, method := 1, b.full
 		if mode == pxe.Proxy {
 			if rounds, method = b.rounds, b.proxy; rounds == 0 {
@@ -99,30 +99,29 @@ func (w *world) serveLAN(mode pxe.Mode) {
 
 var modes = []pxe.Mode{pxe.Proxy, pxe.Full}
 
-// TestLadder: each firmware comes up within three rounds; once the server has been restarted, in one, by what worked.
+// TestLadder: each firmware comes up within three rounds; once the server has been restarted, in one, by what worked; and
+// where packets arrive twice, and late, that makes no second boot and no step of the ladder.
 func TestLadder(t *testing.T) {
 	for _, mode := range modes {
 		t.Run(string(mode), func(t *testing.T) {
 			w := newWorld(t, 1, brisk)
 			w.begin(mode)
-			all := w.climbers(mode, false)
+			all := w.climbers(mode)
 			if slices.ContainsFunc(all, func(c climber) bool { return c.rounds > 3 }) {
 				t.Error("more than three rounds are too many")
 			}
 			w.climb(all, 1)
 			w.serveLAN(mode)
+			w.restart()
 			w.climb(all, 2)
-		})
-	}
-}
-
-// TestTwice: a network on which packets arrive twice, and late, makes no second boot and no step of the ladder.
-func TestTwice(t *testing.T) {
-	for _, mode := range modes {
-		t.Run(string(mode), func(t *testing.T) {
-			w := newWorld(t, 1, brisk)
-			w.begin(mode)
-			w.climb(w.climbers(mode, true), 1)
+			for _, c := range all {
+				must(t, w.hosts.Forget(c.name))
+				w.enroll(archOf(c.Kind), c.machine)
+				c.Twice = true
+			}
+			w.serveLAN(mode)
+			w.restart()
+			w.climb(all, 1)
 		})
 	}
 }
@@ -145,6 +144,19 @@ func TestWithout(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestKinds: no firmware is left out.
+func TestKinds(t *testing.T) {
+	rest := slices.DeleteFunc(netboot.Kinds(), func(k netboot.Kind) bool {
+		return k == netboot.System || slices.Contains(refusedKinds(), k)
+	})
+	for _, b := range boots {
+		rest = slices.DeleteFunc(rest, func(k netboot.Kind) bool { return k == b.kind })
+	}
+	if len(rest) > 0 {
+		t.Errorf("%v are neither booted nor refused", rest)
 	}
 }
 
@@ -178,6 +190,7 @@ func TestSystem(t *testing.T) {
 		t.Run(string(mode), func(t *testing.T) {
 			w := newWorld(t, 1, brisk)
 			w.begin(mode)
+			w.quiet = mode == pxe.Proxy
 			m := w.known(netboot.Client{Kind: netboot.System})
 			r := w.bootAll(m)[0]
 			if r.Stopped != "" || len(r.Remarks) > 0 || r.Timing[len(r.Timing)-1].Stage != "renewal" || m.host().Permit.Boots != 0 || strings.Contains(m.log(), "asked") {

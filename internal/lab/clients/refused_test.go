@@ -12,6 +12,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
 	"provision/hosts"
+	"provision/images"
 	"provision/internal/lab/netboot"
 	"provision/pxe"
 )
@@ -42,34 +43,54 @@ func got(r netboot.Result) bool {
 	return slices.ContainsFunc(r.Fetched, func(f netboot.Fetch) bool { return f.Failed == "" && f.Size+f.Bytes > 0 })
 }
 
-// TestRefused: what cannot be booted is never answered like a PC that can, and the host's log says why.
+const pi = "Raspberry Pi boot ROM asked to boot and was refused: it asks as the boot ROM of a Raspberry Pi, which is not served yet: start it from an SD card with U-Boot or UEFI firmware, which can netboot"
+
+// refusals are machines that cannot be booted, what they say themselves, and what the host's log says.
+var refusals = []struct {
+	kind         netboot.Kind
+	host         images.Arch
+	mac          net.HardwareAddr
+	stopped, log string
+}{
+	{netboot.Pi3B, images.AArch64, net.HardwareAddr{0xb8, 0x27, 0xeb, 0, 0, 1}, "no reply for a Raspberry Pi", pi}, // nothing but the MAC tells these from PCs
+	{netboot.Pi3BPlus, images.AArch64, net.HardwareAddr{0xb8, 0x27, 0xeb, 0, 0, 2}, "no reply for a Raspberry Pi", pi},
+	{netboot.Pi4, images.AArch64, nil, "no reply for a Raspberry Pi", pi},
+	{netboot.Pi5, images.X86_64, nil, "no reply for a Raspberry Pi", pi},
+	{netboot.EDK2IA32, images.X86_64, nil, "PXE-E16: no valid offer received",
+		"IA32 UEFI PXE asked to boot and was refused: it asks as IA32 UEFI, for which there is no installer: choose 64-bit UEFI or BIOS in its firmware, if it has that"},
+	{netboot.EDK2X64, images.AArch64, nil, "PXE-E16: no valid offer received",
+		"x86-64 UEFI PXE asked to boot and was refused: the machine is x86_64 (x86-64 UEFI PXE) and HOST is built for aarch64"},
+	{netboot.HTTPARM64, images.X86_64, nil, "PXE-E16: no valid offer received",
+		"arm64 UEFI HTTP asked to boot and was refused: the machine is aarch64 (arm64 UEFI HTTP) and HOST is built for x86_64"},
+}
+
+func refusedKinds() (kinds []netboot.Kind) {
+	for _, r := range refusals[:5] {
+		kinds = append(kinds, r.kind)
+	}
+	return kinds
+}
+
+// heard reports whether anything was answered to a request for a file, be it a refusal.
+func heard(r netboot.Result) bool {
+	return got(r) || slices.ContainsFunc(r.Fetched, func(f netboot.Fetch) bool { return f.Failed != "" })
+}
+
+// TestRefused: what cannot be booted is never answered like a machine that can, and the host's log says why.
 func TestRefused(t *testing.T) {
-	const pi = "Raspberry Pi boot ROM asked to boot and was refused: it asks as the boot ROM of a Raspberry Pi, which is not served yet: start it from an SD card with U-Boot or UEFI firmware, which can netboot"
 	for _, mode := range modes {
 		t.Run(string(mode), func(t *testing.T) {
 			w := newWorld(t, 1, hasty)
 			w.begin(mode)
 			var machines []*machine
-			refusals := []struct {
-				kind         netboot.Kind
-				stopped, log string
-			}{
-				{netboot.Pi3B, "no reply for a Raspberry Pi", pi},
-				{netboot.Pi3BPlus, "no reply for a Raspberry Pi", pi},
-				{netboot.Pi4, "no reply for a Raspberry Pi", pi},
-				{netboot.Pi5, "no reply for a Raspberry Pi", pi},
-				{netboot.EDK2IA32, "PXE-E16: no valid offer received", "IA32 UEFI PXE asked to boot and was refused: it asks as IA32 UEFI, for which there is no installer: choose 64-bit UEFI or BIOS in its firmware, if it has that"},
-			}
-			for i, s := range refusals {
-				c := netboot.Client{Kind: s.kind}
-				if i < 2 { // nothing but the MAC tells these from PCs
-					c.MAC = net.HardwareAddr{0xb8, 0x27, 0xeb, 0, 0, byte(i)}
-				}
-				machines = append(machines, w.known(c))
+			for _, s := range refusals {
+				m := w.plug(0, netboot.Client{Kind: s.kind, MAC: s.mac})
+				w.enroll(s.host, m)
+				machines = append(machines, m)
 			}
 			for i, r := range w.bootAll(machines...) {
-				m := machines[i]
-				if !strings.HasPrefix(r.Stopped, refusals[i].stopped) || got(r) || m.host().Permit.Boots != 0 || strings.Count(m.log(), refusals[i].log) != 1 {
+				m, want := machines[i], refusals[i]
+				if !strings.HasPrefix(r.Stopped, want.stopped) || got(r) || m.host().Permit.Boots != 0 || strings.Count(m.log(), strings.ReplaceAll(want.log, "HOST", m.name)) != 1 {
 					t.Errorf("%s:\n%s", m.Kind, m.conversation(r))
 				}
 				replies := m.fromUs(r)
@@ -155,9 +176,9 @@ func (m *machine) install() {
 	}
 }
 
-// TestInstalled: whatever the firmware of an installed host asks, it gets no boot. UEFI that listens is told to go on to its
-// disk at once.
-func TestInstalled(t *testing.T) {
+// TestNoBoot: a machine that is not enrolled hears nothing, whatever its firmware, and is listed; and that of an installed
+// host gets no boot. UEFI that listens is then told to go on to its disk at once.
+func TestNoBoot(t *testing.T) {
 	local := map[pxe.Mode][]netboot.Kind{
 		pxe.Proxy: {netboot.EDK2X64, netboot.EDK2X64As9, netboot.EDK2ARM64},
 		pxe.Full:  {netboot.EDK2X64, netboot.EDK2X64As9, netboot.EDK2ARM64, netboot.OldEDK2},
@@ -172,8 +193,18 @@ func TestInstalled(t *testing.T) {
 				if mode == pxe.Proxy {
 					c.Server = self
 				}
-				machines = append(machines, w.known(c))
-				machines[len(machines)-1].install()
+				machines = append(machines, w.plug(0, c))
+			}
+			for i, r := range w.bootAll(machines...) {
+				m := machines[i]
+				if len(m.fromUs(r)) > 0 || heard(r) {
+					t.Errorf("%s, which nobody knows, was answered:\n%v\n%v", m.Kind, m.fromUs(r), r.Fetched)
+				}
+				if !slices.ContainsFunc(w.hosts.Discovered(), func(d hosts.Discovered) bool { return d.MAC == m.MAC.String() }) {
+					t.Errorf("%s is not listed", m.Kind)
+				}
+				w.enroll(archOf(m.Kind), m)
+				m.install()
 			}
 			for i, r := range w.bootAll(machines...) {
 				m := machines[i]
@@ -183,30 +214,6 @@ func TestInstalled(t *testing.T) {
 				}
 				if strings.Contains(m.log(), "refused") {
 					t.Errorf("%s: that an installed host starts is not worth a word:\n%s", m.Kind, m.log())
-				}
-			}
-		})
-	}
-}
-
-// TestStrangers: a machine that is not enrolled hears nothing, and is listed.
-func TestStrangers(t *testing.T) {
-	for _, mode := range modes {
-		t.Run(string(mode), func(t *testing.T) {
-			w := newWorld(t, 1, hasty)
-			w.begin(mode)
-			w.bootAll(w.known(netboot.Client{Kind: netboot.System})) // the server does answer others
-			var machines []*machine
-			for _, kind := range netboot.Kinds() {
-				machines = append(machines, w.plug(0, netboot.Client{Kind: kind}))
-			}
-			for i, r := range w.bootAll(machines...) {
-				m := machines[i]
-				if got(r) || len(m.fromUs(r)) > 0 {
-					t.Errorf("%s was answered: %v, %v", m.Kind, m.fromUs(r), r.Fetched)
-				}
-				if !slices.ContainsFunc(w.hosts.Discovered(), func(d hosts.Discovered) bool { return d.MAC == m.MAC.String() }) {
-					t.Errorf("%s is not listed", m.Kind)
 				}
 			}
 		})

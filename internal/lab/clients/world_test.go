@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -41,8 +42,8 @@ type speed struct {
 }
 
 var (
-	brisk = speed{0.1, 4}
-	hasty = speed{0.03, 32} // where machines wait in vain
+	brisk = speed{0.1, 5}
+	hasty = speed{0.02, 32} // where machines wait in vain
 )
 
 var (
@@ -54,15 +55,17 @@ var (
 // world is one server on one LAN or more, with an image for each architecture.
 type world struct {
 	*testing.T
-	ctx    context.Context
+	ctx context.Context
 	speed
 	begun  time.Time
+	off    atomic.Int64 // how long machines were off
 	lans   []*lab.LAN
 	store  hosts.Store
 	hosts  *hosts.Inventory
 	images *images.Catalog
 	traces *hosts.Traces
 	macs   byte
+	quiet  bool // the server is to send nothing
 
 	stop   context.CancelFunc
 	served chan error
@@ -107,8 +110,11 @@ func newWorld(t *testing.T, lans int, s speed) *world {
 
 // now is the server's clock: as fast as the firmware's.
 func (w *world) now() time.Time {
-	return w.begun.Add(time.Duration(float64(time.Since(w.begun)) / w.pace))
+	return w.begun.Add(time.Duration(float64(time.Since(w.begun))/w.pace + float64(w.off.Load())))
 }
+
+// restart is the minute that machines need between two boots.
+func (w *world) restart() { w.off.Add(int64(time.Minute)) }
 
 // image puts a kernel that looks like one into the catalog, under the name of its architecture.
 func (w *world) image(arch images.Arch, kernel []byte) {

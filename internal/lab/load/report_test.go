@@ -22,8 +22,13 @@ type report struct {
 func (r *report) stages() (took map[string][]time.Duration, again map[string]int) {
 	took, again = make(map[string][]time.Duration), make(map[string]int)
 	for _, res := range r.results {
+		for _, f := range res.Fetched {
+			if f.Stage == "program" && strings.HasPrefix(f.URL, "tftp:") {
+				again[f.Stage]-- // the first request was for the size
+			}
+		}
 		for _, t := range res.Timing {
-			took[t.Stage] = append(took[t.Stage], t.Took)
+			took[t.Stage] = append(took[t.Stage], max(t.Took, 0)) // an address that it had before it asked: less than nothing
 			again[t.Stage] += t.Tries - 1
 		}
 	}
@@ -36,7 +41,7 @@ func (r *report) waited() (all []time.Duration) {
 	for _, res := range r.results {
 		var sum time.Duration
 		for _, t := range res.Timing {
-			sum += t.Took
+			sum += max(t.Took, 0)
 		}
 		all = append(all, sum)
 	}

@@ -16,9 +16,12 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"provision/hosts"
 	"provision/images"
 	"provision/internal/lab"
+	"provision/internal/lab/dnsmasq"
 	"provision/internal/lab/netboot"
 )
 
@@ -47,6 +50,7 @@ func newWorld(t testing.TB) *world {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	t.Cleanup(cancel)
 	w := &world{TB: t, ctx: ctx, dir: t.TempDir()}
+	w.neighbours("4096")
 	var err error
 	w.lan, err = lab.NewLAN(ctx, "br0", self)
 	w.must(err)
@@ -65,6 +69,25 @@ func (w *world) must(err error) {
 	if err != nil {
 		w.Fatal(err)
 	}
+}
+
+// neighbours lets the kernel know so many neighbours until the test ends. All
+// network namespaces share one table, which by default holds 1,024: with that,
+// and a few that somebody else talks to, even broadcasts are not sent any more.
+// It is set where InNamespace came from.
+func (w *world) neighbours(n string) {
+	w.Helper()
+	const file = "/proc/sys/net/ipv4/neigh/default/gc_thresh3"
+	outside := func(script string) string {
+		out, err := exec.Command("nsenter", "--net", "--target", fmt.Sprint(os.Getppid()), "sh", "-c", script).CombinedOutput()
+		if err != nil {
+			w.Fatalf("%v: %s: the test needs room for a thousand neighbours, which only the machine's first network namespace can give", err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	before := outside("cat " + file)
+	outside("echo " + n + " >" + file)
+	w.Cleanup(func() { outside("echo " + before + " >" + file) })
 }
 
 func mac(i int) net.HardwareAddr { return net.HardwareAddr{0x52, 0x54, 1, 0, byte(i >> 8), byte(i)} }
@@ -88,31 +111,35 @@ func (w *world) enroll(clients []netboot.Client, method func(i int) hosts.Method
 	inv, err := hosts.New(store, vault, time.Now)
 	w.must(err)
 	for i, c := range clients {
-		_, err := inv.Enroll(hosts.Host{Name: fmt.Sprintf("host%04d", i), MACs: []string{c.MAC.String()}, Arch: "x86_64", Image: "lab",
+		arch := images.X86_64
+		if c.Kind == netboot.EDK2ARM64 {
+			arch = images.AArch64
+		}
+		_, err := inv.Enroll(hosts.Host{Name: fmt.Sprintf("host%04d", i), MACs: []string{c.MAC.String()}, Arch: string(arch), Image: string(arch),
 			Flake: w.dir, Options: hosts.Options{Method: method(i)}}, time.Hour, nil)
 		w.must(err)
 	}
-	w.must(w.image(filepath.Join(state, "images")))
+	catalog, err := images.Open(filepath.Join(state, "images"))
+	w.must(err)
+	w.image(catalog, images.X86_64, map[int]string{0x1fe: "\x55\xaa", 0x202: "HdrS\x0f\x02", 0x236: "\x03\x00"})
+	w.image(catalog, images.AArch64, map[int]string{0x38: "ARM\x64"})
 }
 
-// image adds an image: what looks like a kernel to those who check, and an
-// initrd. Of both, the machines fetch no more than the headers.
-func (w *world) image(catalog string) error {
+// image adds an image, of the architecture's name: what looks like a kernel to
+// those who check its magic numbers, and an initrd. Of both, the machines fetch
+// no more than the headers.
+func (w *world) image(catalog *images.Catalog, arch images.Arch, magic map[int]string) {
+	w.Helper()
 	kernel := make([]byte, 8<<20)
-	copy(kernel[0x1fe:], "\x55\xaa")
-	copy(kernel[0x202:], "HdrS\x0f\x02")
-	copy(kernel[0x236:], "\x03\x00")
+	for at, bytes := range magic {
+		copy(kernel[at:], bytes)
+	}
 	initrd := images.Overlay([]images.OverlayFile{{Path: "init", Mode: 0o755, Data: bytes.Repeat([]byte("provision"), 1<<20)}})
 	src := images.Source{Kernel: filepath.Join(w.dir, "kernel"), Initrd: filepath.Join(w.dir, "initrd"), Cmdline: "init=/nix/store/x/init"}
-	if err := errors.Join(os.WriteFile(src.Kernel, kernel, 0o600), os.WriteFile(src.Initrd, initrd, 0o600)); err != nil {
-		return err
-	}
-	c, err := images.Open(catalog)
-	if err != nil {
-		return err
-	}
-	_, err = c.Add(w.ctx, "lab", images.X86_64, src, nil)
-	return err
+	w.must(os.WriteFile(src.Kernel, kernel, 0o600))
+	w.must(os.WriteFile(src.Initrd, initrd, 0o600))
+	_, err := catalog.Add(w.ctx, string(arch), arch, src, nil)
+	w.must(err)
 }
 
 // serve starts the real server, and returns its process when it answers.
@@ -133,6 +160,7 @@ func (w *world) serve(flags ...string) int {
 	cmd := exec.Command(binary, append([]string{"serve", "--flake", w.dir, "--interface", w.lan.Interface,
 		"--state-dir", filepath.Join(w.dir, "state")}, flags...)...)
 	cmd.Env, cmd.Stdout, cmd.Stderr = env, log, log
+	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGTERM}
 	w.must(cmd.Start())
 	w.Cleanup(func() {
 		cmd.Process.Signal(os.Interrupt)
@@ -153,6 +181,23 @@ func (w *world) serve(flags ...string) int {
 			w.Fatalf("the server does not answer: %s", out)
 		}
 	}
+}
+
+// dnsmasq starts a real dnsmasq with the same addresses and programs, and
+// returns its process.
+func (w *world) dnsmasq() int {
+	w.Helper()
+	w.must(os.Chmod(w.dir, 0o755))
+	programs, err := images.Programs("")
+	w.must(err)
+	for _, name := range []string{images.ProgramUNDI, images.ProgramNative} {
+		w.must(os.WriteFile(filepath.Join(w.dir, name), programs[name], 0o644))
+	}
+	d, err := dnsmasq.Start(w.ctx, w.lan.Interface, w.dir, w.dir,
+		append(dnsmasq.Full(first, last, self.Addr()), "--dhcp-lease-max=2000", "--tftp-max=2000")...) // beyond its defaults of 1000 and 50
+	w.must(err)
+	w.Cleanup(d.Close)
+	return d.Pid()
 }
 
 // boot switches all machines on at once, and waits for the last.

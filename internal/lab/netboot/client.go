@@ -252,9 +252,15 @@ func randomXID() uint32 {
 func (r *run) chain(ctx context.Context) error {
 	next := r.Client
 	next.Kind, next.Arch, next.Without = r.Then, nil, nil
-	if arch := r.ask.get(optArch); len(arch) == 2 && next.Kind == "" {
+	if next.Kind == "" {
+		whole := r.Client
+		whole.Without = nil
+		p, err := whole.discover()
+		if err != nil {
+			return err
+		}
 		next.Kind = Tinkerbell
-		a := binary.BigEndian.Uint16(arch)
+		a := be16(p.get(optArch))
 		switch a {
 		case 0:
 			next.Kind = TinkerbellBIOS
@@ -264,9 +270,6 @@ func (r *run) chain(ctx context.Context) error {
 			a = 11
 		}
 		next.Arch = &a
-	}
-	if next.Kind == "" {
-		next.Kind = Tinkerbell
 	}
 	next.MAC = r.mac
 	if id := r.ask.get(optUUID); next.UUID == nil && len(id) == 17 {

@@ -232,12 +232,18 @@ func (r *run) expand(line string) string {
 	mac := r.mac.String()
 	hyphen := strings.ReplaceAll(mac, ":", "-")
 	bare := strings.ReplaceAll(mac, ":", "")
-	arch := map[uint16]string{11: "arm64", 7: "x86_64"}[be16(r.ask.get(optArch))]
+	platform, arch := "efi", "x86_64"
+	switch be16(r.ask.get(optArch)) {
+	case 0:
+		platform, arch = "pcbios", "i386" // on all PCs
+	case 11:
+		arch = "arm64"
+	}
 	var pairs []string
 	for _, net := range []string{"", "net0/", "netX/"} {
 		pairs = append(pairs, "${"+net+"mac}", mac, "${"+net+"mac:hexhyp}", hyphen, "${"+net+"mac:hexraw}", bare)
 	}
-	return strings.NewReplacer(append(pairs, "${buildarch}", arch, "${filename}", r.res.File)...).Replace(line)
+	return strings.NewReplacer(append(pairs, "${platform}", platform, "${buildarch}", arch, "${filename}", r.res.File)...).Replace(line)
 }
 
 func resolve(base, link string) string {

@@ -35,10 +35,22 @@ func Render(packet []byte) string {
 
 // Beside compares two answers to one question: a line that is the same stands alone, one that differs has both values
 // with | between them, and after # why that is so. why is by the line's key, such as "siaddr", "67" or "43.6"; the keys
-// of the differences that it does not explain are returned.
+// of the differences that it does not explain are returned. If one of the two is silence, that is the one difference.
 func Beside(left, right []byte, why map[string]string) (text string, unexplained []string) {
 	a, b := lines(left), lines(right)
 	var b2 strings.Builder
+	if (left == nil) != (right == nil) {
+		who, answer := "silence | an answer", b
+		if right == nil {
+			who, answer = "an answer | silence", a
+		}
+		reason := why["silence"]
+		if reason == "" {
+			unexplained = []string{"silence"}
+		}
+		fmt.Fprintf(&b2, "! %s  # %s\n", who, cmp.Or(reason, "UNEXPLAINED"))
+		a, b = answer, answer
+	}
 	for _, key := range keys(a, b) {
 		l, r := find(a, key), find(b, key)
 		if l == r {

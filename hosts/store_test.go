@@ -1,0 +1,69 @@
+package hosts
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"go.etcd.io/bbolt"
+)
+
+// TestCommitsGoTogether: commits that wait for the disk share a transaction,
+// in which each is still made whole or not at all.
+func TestCommitsGoTogether(t *testing.T) {
+	b, err := OpenBolt(filepath.Join(t.TempDir(), "state.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	watched := b.Watch(t.Context(), "own/")
+	transactions := func() (id int) {
+		b.db.View(func(tx *bbolt.Tx) error { id = tx.ID(); return nil })
+		return id
+	}
+	before := transactions()
+
+	const n = 50
+	errs := make([]error, n)
+	var commits sync.WaitGroup
+	b.writing.Lock() // the disk is busy
+	for i := range n {
+		commits.Go(func() { // all want the key "one", which only one can have
+			errs[i] = b.Commit([]Version{{"one", 0}}, []Write{{"one", fmt.Append(nil, i)}, {fmt.Sprintf("own/%d", i), []byte("x")}})
+		})
+	}
+	for waiting := 0; waiting < n; time.Sleep(time.Millisecond) {
+		b.mu.Lock()
+		waiting = len(b.waiting)
+		b.mu.Unlock()
+	}
+	b.writing.Unlock()
+	commits.Wait()
+
+	if took := transactions() - before; took != 1 {
+		t.Errorf("%d transactions", took)
+	}
+	one, err := b.Get("one")
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := b.List("own/", "")
+	if err != nil || len(own) != 1 || own[0].Key != "own/"+string(one.Value) || own[0].Version != one.Version {
+		t.Errorf("%s won, and there is %v, %v", one.Value, own, err)
+	}
+	for i, err := range errs {
+		if won := string(one.Value) == fmt.Sprint(i); won != (err == nil) || !won && !errors.Is(err, ErrConflict) {
+			t.Errorf("%d: %v", i, err)
+		}
+	}
+	if key := <-watched; key != own[0].Key {
+		t.Errorf("%s was told, and %s was written", key, own[0].Key)
+	}
+	// Two that change the same key follow each other, in one transaction too.
+	if err := b.Commit([]Version{{"one", one.Version}}, []Write{{"one", nil}}); err != nil {
+		t.Error(err)
+	}
+}
