@@ -363,7 +363,6 @@ func (s *Server) boot(l *link, c client, h hosts.Host) (hosts.Boot, error) {
 	if err != nil {
 		return hosts.Boot{}, fmt.Errorf("begin a boot of %s: %w", h.Name, err)
 	}
-	s.ladders.note(c.MAC, func(cl *climb) { cl.asked, cl.loaded, cl.ipxe = false, false, false })
 	return next.Boot, nil
 }
 

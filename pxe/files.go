@@ -56,7 +56,7 @@ func (s *Server) open(l *link, name string, from netip.AddrPort) (tftpFile, erro
 	}
 	token, name, _ := strings.Cut(rest, "/")
 	if token == "hold" && s.Hold {
-		return s.program("", name)
+		return s.program(l.neighbour(from.Addr()), name) // its ladder is remembered past its enrolment
 	}
 	h, err := s.Hosts.ByToken(token)
 	if err != nil {

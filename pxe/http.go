@@ -115,6 +115,9 @@ func (s *Server) serveBoot(l *link, c echo.Context) error {
 		return err
 	}
 	c.Set("known", true)
+	if name == "script" {
+		s.ladders.done(h.Boot.MAC)
+	}
 	return s.serveImage(l, c, h, name)
 }
 

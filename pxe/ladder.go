@@ -73,6 +73,7 @@ type climb struct {
 	asked          bool // it asked for its program
 	loaded         bool // it has its program whole
 	ipxe           bool // that program asked
+	done           bool // it fetched its script
 }
 
 // again is the least time after which firmware that asks again has given up
@@ -112,12 +113,13 @@ func (l *ladders) ask(c client, st steps, discover bool, pinned, worked hosts.Me
 	case discover && now.Sub(cl.round) >= again:
 		cl.round = now
 		switch {
+		case cl.done:
 		case cl.loaded && !cl.ipxe:
 			cl.program++
 		case !cl.asked:
 			cl.offer++
 		}
-		cl.asked, cl.loaded, cl.ipxe = false, false, false
+		cl.asked, cl.loaded, cl.ipxe, cl.done = false, false, false, false
 	}
 	cl.method = hosts.Method{Offer: st.offers[cl.offer%len(st.offers)], Program: st.programs[cl.program%len(st.programs)]}
 	return cl.method
@@ -155,6 +157,12 @@ func (l *ladders) worked(mac string) hosts.Method {
 		}
 	})
 	return m
+}
+
+// done notes that the machine has its script. Whatever asks next has loaded
+// nothing yet.
+func (l *ladders) done(mac string) {
+	l.note(mac, func(cl *climb) { cl.asked, cl.loaded, cl.ipxe, cl.done = false, false, false, true })
 }
 
 // loaded reports whether the machine has its program whole.

@@ -51,6 +51,7 @@ func TestLadder(t *testing.T) {
 	asked := func(cl *climb) { cl.asked = true }
 	loaded := func(cl *climb) { cl.asked, cl.loaded = true, true }
 	up := func(cl *climb) { cl.asked, cl.loaded, cl.ipxe = true, true, true }
+	done := func(cl *climb) { *cl = climb{offer: cl.offer, program: cl.program, round: cl.round, done: true} }
 	type line struct {
 		after time.Duration
 		note  func(*climb)
@@ -66,6 +67,7 @@ func TestLadder(t *testing.T) {
 		{name: "the program hangs", lines: []line{{0, nil, "binl+snponly"}, {time.Minute, loaded, "binl+native"}, {time.Minute, loaded, "binl+snponly"}}},
 		{name: "the program is fetched in part", lines: []line{{0, nil, "binl+snponly"}, {time.Minute, asked, "binl+snponly"}}},
 		{name: "iPXE came up and had no luck", lines: []line{{0, nil, "binl+snponly"}, {time.Minute, up, "binl+snponly"}}},
+		{name: "it worked", lines: []line{{0, nil, "binl+snponly"}, {time.Minute, done, "binl+snponly"}, {time.Minute, nil, "first+snponly"}}},
 		{name: "it worked before", worked: hosts.Method{Offer: "first", Program: "native"}, lines: []line{{0, nil, "first+native"}, {4 * time.Second, nil, "binl+native"}}},
 		{name: "pinned", pinned: hosts.Method{Offer: "first"}, lines: []line{{0, nil, "first+snponly"}, {4 * time.Second, nil, "first+snponly"}, {4 * time.Second, loaded, "first+native"}}},
 		{name: "pinned to what cannot be", pinned: hosts.Method{Offer: "plain"}, lines: []line{{0, nil, ""}}},
