@@ -27,6 +27,7 @@ const (
 	keepAliveEvery = 3 * time.Second
 	keepAliveLimit = 9 * time.Second
 	dialLimit      = 10 * time.Second
+	connectLimit   = 2 * time.Second // of it: a machine that starts answers nothing; the next try may be in time
 )
 
 // commandLimit bounds one command on the machine. Formatting a large disk
@@ -50,7 +51,7 @@ func dial(ctx context.Context, addr, pinned string, login ssh.Signer) (s *sessio
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialLimit)
 	defer cancel()
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", net.JoinHostPort(addr, "22"))
+	conn, err := (&net.Dialer{Timeout: connectLimit}).DialContext(ctx, "tcp", net.JoinHostPort(addr, "22"))
 	if err != nil {
 		return nil, false, "", err
 	}
