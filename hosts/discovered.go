@@ -16,7 +16,7 @@ const MaxDiscovered = 1000
 type Discovered struct {
 	MAC    string    `json:"mac"`
 	Vendor string    `json:"vendor,omitempty"` // DHCP vendor class, option 60
-	Arch   string    `json:"arch,omitempty"`   // DHCP option 93, in words
+	Arch   string    `json:"arch,omitempty"`   // what asked, in words: "x86-64 UEFI PXE", …
 	First  time.Time `json:"first"`
 	Last   time.Time `json:"last"`
 }

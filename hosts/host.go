@@ -148,7 +148,7 @@ type Boot struct {
 	HostKey string    `json:"host_key"`         // public key of this boot's installer
 	Started time.Time `json:"started"`          //
 	Expires time.Time `json:"expires"`          // nothing is served under the token after this
-	Client  string    `json:"client"`           // address of the first HTTP request; no other gets anything
+	Client  string    `json:"client"`           // address of the first to fetch a file of it; no other gets anything
 	Taken   time.Time `json:"taken,omitzero"`   // when that request came
 	Used    time.Time `json:"used,omitzero"`    // the initrd went out whole
 	Via     string    `json:"via,omitempty"`    // what asked: "UEFI x64 PXE", …

@@ -70,8 +70,8 @@ type Traces struct {
 	bytes int
 }
 
-// Add keeps a packet of the machine with this MAC, and lets note say what it
-// means. A machine that asks anew after two silent minutes begins a new trace.
+// Add keeps a packet of the machine with this MAC, its Data included, and lets
+// note say what it means. A machine that asks anew after two silent minutes begins a new trace.
 func (t *Traces) Add(mac string, p Packet, note func(*Trace)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -96,7 +96,6 @@ func (t *Traces) Add(mac string, p Packet, note func(*Trace)) {
 		t.bytes -= len(tr.Packets[0].Data)
 		tr.Packets = slices.Delete(tr.Packets, 0, 1)
 	}
-	p.Data = slices.Clone(p.Data)
 	tr.Packets = append(tr.Packets, p)
 	t.bytes += len(p.Data)
 	for len(t.byMAC) > 1 && (t.bytes > MaxTraceBytes || len(t.byMAC) > 4*MaxDiscovered) {

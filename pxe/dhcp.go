@@ -1,6 +1,7 @@
 package pxe
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -34,6 +35,7 @@ var seed = maphash.MakeSeed()
 // dhcpRequest is a packet that came, and from where.
 type dhcpRequest struct {
 	*dhcpv4.DHCPv4
+	raw  []byte // as it came; the parsed one has forgotten the order of its options
 	from netip.AddrPort
 }
 
@@ -71,14 +73,14 @@ func (s *Server) serveDHCP(ctx context.Context, l *link, conn *net.UDPConn, resp
 			s.Log.Debug("not a DHCP packet", "from", from, "err", err)
 			continue
 		}
-		lane[maphash.Bytes(seed, m.ClientHWAddr)%lanes] <- dhcpRequest{m, from}
+		lane[maphash.Bytes(seed, m.ClientHWAddr)%lanes] <- dhcpRequest{m, bytes.Clone(buf[:n]), from}
 	}
 }
 
 // answer has one request answered, and sends the answer.
 func (s *Server) answer(l *link, conn *net.UDPConn, m dhcpRequest, respond responder) {
 	port := conn.LocalAddr().(*net.UDPAddr).Port
-	r, to := s.handle(l, m.from, uint16(port), m.DHCPv4, respond)
+	r, to := s.handle(l, m.from, uint16(port), m.raw, m.DHCPv4, respond)
 	if r == nil {
 		return
 	}
@@ -88,14 +90,14 @@ func (s *Server) answer(l *link, conn *net.UDPConn, m dhcpRequest, respond respo
 }
 
 // handle has one request answered, and keeps both in the machine's trace.
-func (s *Server) handle(l *link, from netip.AddrPort, port uint16, m *dhcpv4.DHCPv4, respond responder) (*dhcpv4.DHCPv4, netip.AddrPort) {
+func (s *Server) handle(l *link, from netip.AddrPort, port uint16, raw []byte, m *dhcpv4.DHCPv4, respond responder) (*dhcpv4.DHCPv4, netip.AddrPort) {
 	c, h, err := s.who(l, m)
 	if c.MAC == "" {
 		return nil, netip.AddrPort{}
 	}
 	var r *dhcpv4.DHCPv4
 	if err == nil {
-		s.traceRequest(l, from, port, m, c, h)
+		s.traceRequest(l, from, port, raw, m, c, h)
 		r, err = respond(l, m, c, h)
 	}
 	switch {

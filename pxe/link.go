@@ -123,7 +123,7 @@ type subnet struct {
 	router netip.Addr // invalid: none is told
 }
 
-// subnets opens the pools of full DHCP mode. A range without a prefix length
+// openSubnets opens the pools of full DHCP mode. A range without a prefix length
 // is of the link that holds it; behind a relay it says its own.
 func (s *Server) openSubnets() error {
 	if s.Mode != Full {
@@ -187,6 +187,7 @@ func (s *Server) subnetFor(l *link, m *dhcpv4.DHCPv4) *subnet {
 	return s.subnet(l.self)
 }
 
+// subnet is the one that holds an address.
 func (s *Server) subnet(at netip.Addr) *subnet {
 	for i := range s.subnets {
 		if s.subnets[i].prefix.Contains(at) {

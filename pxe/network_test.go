@@ -141,7 +141,7 @@ func TestRelay(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.mustEnroll(t, "bravo", mac)
-		r, to := s.handle(s.links[0], addrPort("10.9.0.1:67"), 67, discover, s.answerDHCP)
+		r, to := s.handle(s.links[0], addrPort("10.9.0.1:67"), 67, nil, discover, s.answerDHCP)
 		if tt.yours == "" {
 			events, _ := s.Hosts.Events("bravo", 0)
 			if r != nil || !strings.Contains(events[len(events)-1].Message, "through the relay 10.9.0.1, for whose network there are no addresses") {
@@ -178,7 +178,7 @@ func TestLinks(t *testing.T) {
 	}
 	for i, nic := range []string{mac, second} {
 		l := s.links[i]
-		r, _ := s.handle(l, addrPort("0.0.0.0:68"), 67, as(t, nic, iana.EFI_X86_64, "PXEClient:Arch:00007"), s.answerDHCP)
+		r, _ := s.handle(l, addrPort("0.0.0.0:68"), 67, nil, as(t, nic, iana.EFI_X86_64, "PXEClient:Arch:00007"), s.answerDHCP)
 		if r == nil || !l.net.Contains(addrOf(r.YourIPAddr)) || addrOf(r.ServerIPAddr) != l.self || r.BootFileName == "" {
 			t.Errorf("%s: %v", l.name, r)
 		}
@@ -217,7 +217,7 @@ func TestUnicastRenewal(t *testing.T) {
 	s.mustEnroll(t, "bravo", mac)
 	offer := s.dhcp(as(t, mac, 0, ""))
 	renew := as(t, mac, 0, "", dhcpv4.WithMessageType(dhcpv4.MessageTypeRequest), dhcpv4.WithClientIP(offer.YourIPAddr))
-	r, to := s.handle(s.links[0], netip.AddrPortFrom(addrOf(offer.YourIPAddr), 68), 67, renew, s.answerDHCP)
+	r, to := s.handle(s.links[0], netip.AddrPortFrom(addrOf(offer.YourIPAddr), 68), 67, nil, renew, s.answerDHCP)
 	if r == nil || r.MessageType() != dhcpv4.MessageTypeAck || to != netip.AddrPortFrom(addrOf(offer.YourIPAddr), 68) {
 		t.Errorf("to %s: %v", to, r)
 	}
@@ -232,7 +232,7 @@ func TestRelayedRenewal(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.mustEnroll(t, "bravo", mac)
-	offer, _ := s.handle(s.links[0], addrPort("10.9.0.1:67"), 67, as(t, mac, 0, "", relayed("10.9.0.1")), s.answerDHCP)
+	offer, _ := s.handle(s.links[0], addrPort("10.9.0.1:67"), 67, nil, as(t, mac, 0, "", relayed("10.9.0.1")), s.answerDHCP)
 	if offer == nil {
 		t.Fatal("silence")
 	}
@@ -241,7 +241,7 @@ func TestRelayedRenewal(t *testing.T) {
 		if kind == dhcpv4.MessageTypeRelease {
 			m.UpdateOption(dhcpv4.OptServerIdentifier(net.IPv4(10, 77, 0, 1)))
 		}
-		return s.handle(s.links[0], addrPort("10.9.0.50:68"), 67, m, s.answerDHCP)
+		return s.handle(s.links[0], addrPort("10.9.0.50:68"), 67, nil, m, s.answerDHCP)
 	}
 	r, to := ask(dhcpv4.MessageTypeRequest)
 	if r == nil || r.MessageType() != dhcpv4.MessageTypeAck || to != addrPort("10.9.0.50:68") || len(r.Router()) != 1 || r.Router()[0].String() != "10.9.0.1" {

@@ -179,7 +179,7 @@ func (tg *target) dhcpPacket(t testing.TB, data []byte, port uint16) string {
 	if port == 4011 {
 		respond, from = tg.answerBINL, netip.MustParseAddrPort("10.77.0.104:4011")
 	}
-	r, to := tg.handle(tg.links[0], from, port, m, respond)
+	r, to := tg.handle(tg.links[0], from, port, m.ToBytes(), m, respond)
 	if r == nil {
 		return "silence"
 	}

@@ -19,7 +19,7 @@ func untold(name string) string { return printable(tokens.ReplaceAllString(name,
 
 // traceRequest keeps a DHCP request, and what it says about how far its sender
 // came.
-func (s *Server) traceRequest(l *link, from netip.AddrPort, port uint16, m *dhcpv4.DHCPv4, c client, h *hosts.Host) {
+func (s *Server) traceRequest(l *link, from netip.AddrPort, port uint16, raw []byte, m *dhcpv4.DHCPv4, c client, h *hosts.Host) {
 	text := fmt.Sprintf("DHCP%s from %s", m.MessageType(), c)
 	if a := requested(m); a.IsValid() {
 		text += ", address " + a.String()
@@ -34,7 +34,7 @@ func (s *Server) traceRequest(l *link, from netip.AddrPort, port uint16, m *dhcp
 	if discover && c.Kind == ipxe {
 		s.ladders.note(c.MAC, func(cl *climb) { cl.ipxe = true })
 	}
-	p := hosts.Packet{From: from, To: netip.AddrPortFrom(l.self, port), Text: text, Data: m.ToBytes()}
+	p := hosts.Packet{From: from, To: netip.AddrPortFrom(l.self, port), Text: text, Data: raw}
 	s.Traces.Add(c.MAC, p, func(tr *hosts.Trace) {
 		if c.Kind == system {
 			return // what is booted by now asks too
