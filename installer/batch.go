@@ -3,6 +3,7 @@ package installer
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	_ "embed"
 	"errors"
@@ -145,6 +146,7 @@ func scan(line, format string, to ...any) bool {
 // listen keeps the last lines of each step.
 func (b *batch) listen(stderr io.Reader) {
 	step := 0
+	debug := b.log.Enabled(context.Background(), slog.LevelDebug)
 	for lines := bufio.NewReaderSize(stderr, lineLimit); ; {
 		line, rest, err := lines.ReadLine()
 		for rest && err == nil {
@@ -155,7 +157,9 @@ func (b *batch) listen(stderr io.Reader) {
 			step = min(step+1, len(b.steps))
 		case text != "":
 			b.said[step].add(text)
-			b.log.Debug("disks", "line", text)
+			if debug {
+				b.log.Debug("disks", "line", text)
+			}
 		}
 		if err != nil { // io.EOF: the batch is over
 			return
@@ -199,7 +203,7 @@ func (b *batch) broken(sess *ssh.Session, cause error) error {
 	}
 	var exit *ssh.ExitError
 	if err := sess.Wait(); !errors.As(err, &exit) {
-		return fmt.Errorf("%w during %s: %w", errLost, step, err)
+		return fmt.Errorf("%w during %s: %w", errLost, step, cmp.Or(err, io.ErrUnexpectedEOF))
 	}
 	return fmt.Errorf("the installer could not run the steps: exit status %d%s", exit.ExitStatus(), b.said[0])
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -123,7 +124,7 @@ func TestBatchHang(t *testing.T) {
 // TestBatchFlood: what a step says is not kept in memory, however much it is.
 func TestBatchFlood(t *testing.T) {
 	s := connect(t)
-	b := batchOf(step("lines", "sh", "-c", "yes | head -c 50000000"), step("one line", "sh", "-c", "head -c 50000000 /dev/zero | tr '\\0' x; echo; echo last; false"))
+	b := batchOf(step("lines", "sh", "-c", "yes a line of a log | head -c 50000000"), step("one line", "sh", "-c", "head -c 50000000 /dev/zero | tr '\\0' x; echo; echo last; false"))
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
@@ -223,8 +224,18 @@ func TestBatchProgress(t *testing.T) {
 
 func TestBatchWithoutBash(t *testing.T) {
 	s := connect(t)
-	t.Setenv("PATH", filepath.Join(t.TempDir(), "empty")) // of the target's sh, too
-	if err := batchOf(step("a", "true")).run(t.Context(), s); err == nil || !strings.Contains(err.Error(), "could not run the steps: exit status 127:\n  ") {
+	bin := t.TempDir()
+	for _, name := range []string{"sh", "flock"} {
+		path, err := exec.LookPath(name)
+		if err == nil {
+			err = os.Symlink(path, filepath.Join(bin, name))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", bin) // of the target's sh, too
+	if err := batchOf(step("a", "true")).run(t.Context(), s); err == nil || !strings.Contains(err.Error(), "could not run the steps: exit status 69:\n  flock: ") {
 		t.Errorf("%v", err)
 	}
 }

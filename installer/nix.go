@@ -177,7 +177,7 @@ type tail []string
 
 func (t *tail) add(line string) {
 	const most = 20
-	*t = append(*t, escapes.ReplaceAllString(line, ""))
+	*t = append(*t, line)
 	if len(*t) > most {
 		*t = (*t)[len(*t)-most:]
 	}
@@ -188,5 +188,5 @@ func (t tail) String() string {
 	if len(t) == 0 {
 		return ""
 	}
-	return ":\n  " + strings.Join(t, "\n  ")
+	return escapes.ReplaceAllString(":\n  "+strings.Join(t, "\n  "), "")
 }
