@@ -5,13 +5,12 @@ package layouts
 import (
 	"bytes"
 	"context"
-	"encoding/base64"
 	"fmt"
+	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"regexp"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -19,6 +18,7 @@ import (
 
 	"provision/disko"
 	"provision/images"
+	"provision/installer"
 	"provision/internal/lab"
 )
 
@@ -28,6 +28,9 @@ func TestMain(m *testing.M) { os.Exit(lab.InNamespace(m.Run)) }
 // machine's own are many, so that each layout finds what it needs.
 var nodes = []string{"/dev/vda", "/dev/vdb", "/dev/vdc", "/dev/vdd"}
 
+// keyDisk is as small as a stick with a key on it.
+const keyDisk = "/dev/vde"
+
 const diskSize = 8 << 30
 
 // machine is a virtual machine that runs the installer, for one layout after another.
@@ -35,6 +38,7 @@ type machine struct {
 	ctx   context.Context
 	shell *lab.Shell
 	disks map[string]lab.Disk // by node
+	made  *installer.Disks    // what made the layout, and closes it
 }
 
 var machines atomic.Int32
@@ -79,6 +83,9 @@ func newMachine(t *testing.T) *machine {
 		m.disks[node] = disk
 		vm.Disks = append(vm.Disks, disk)
 	}
+	stick := filepath.Join(dir, "key.raw")
+	check(t, os.WriteFile(stick, bytes.Repeat([]byte("key on a disk\n\n\n"), 4096), 0o600))
+	vm.Disks = append(vm.Disks, lab.Disk{Path: stick, Serial: "KEY"}) // keyDisk
 	t.Cleanup(func() { check(t, vm.PowerOff()) })
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -114,67 +121,47 @@ func (m *machine) sh(t *testing.T, script string) string {
 	return out
 }
 
-// quote makes one word of s for a shell.
-func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
-
-func command(argv []string) string {
-	words := make([]string, len(argv))
-	for i, arg := range argv {
-		words[i] = quote(arg)
-	}
-	return strings.Join(words, " ")
-}
-
-var failedStep = regexp.MustCompile(`(?m)^step ([0-9]+) failed$`)
-
-// run runs steps in one session.
-func (m *machine) run(t *testing.T, steps []disko.Step) {
+// tool returns what makes a layout on the machine: the product's own code for that.
+func (m *machine) tool(t *testing.T, data []byte, way disko.Way) *installer.Disks {
 	t.Helper()
-	if len(steps) == 0 {
-		return
-	}
-	var script strings.Builder
-	for i, s := range steps {
-		feed := command(s.Argv) + " </dev/null"
-		if s.Stdin != "" {
-			feed = fmt.Sprintf(`{ key=$(cat %s); printf %%s "$key"; } | %s`, quote(s.Stdin), command(s.Argv))
-		}
-		fmt.Fprintf(&script, "t=$EPOCHREALTIME; %s >/tmp/out 2>&1 || { cat /tmp/out >&2; echo 'step %d failed' >&2; exit 1; }; t=$(($(echo $EPOCHREALTIME|tr -d .)-$(echo $t|tr -d .)));  [ $t -lt 400000 ] || echo $t %s\n", feed, i, quote(s.Name))
-	}
-	out, err := m.shell.Feed(m.ctx, strings.NewReader(script.String()), "cat >/tmp/steps; bash /tmp/steps")
-	t.Log(out)
-	if err != nil {
-		if found := failedStep.FindStringSubmatch(err.Error()); found != nil {
-			n, _ := strconv.Atoi(found[1])
-			t.Fatalf("%s (%s)\n%q\n%v", steps[n].Name, steps[n].Stage, steps[n].Argv, err)
-		}
-		t.Fatal(err)
+	parsed, err := disko.Parse(data)
+	check(t, err)
+	return &installer.Disks{
+		Client: m.shell.Client(), Layout: parsed, Options: disko.Options{Way: way}, Log: slog.New(slog.DiscardHandler),
+		Key: func(string) ([]byte, error) { return key, nil },
 	}
 }
+
+// key is what all key files hold: more than any layout skips and reads of one.
+var key = bytes.Repeat([]byte("correct horse\n"), 1000)
 
 // facts probes the machine.
 func (m *machine) facts(t *testing.T, look disko.Look) *disko.Facts {
 	t.Helper()
-	data, err := disko.ReadProbe([]byte(m.sh(t, command(disko.Probe(look)))))
+	words := disko.Probe(look)
+	for i, word := range words {
+		words[i] = "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+	}
+	data, err := disko.ReadProbe([]byte(m.sh(t, strings.Join(words, " "))))
 	check(t, err)
 	facts, err := disko.ParseFacts(data)
 	check(t, err)
 	return facts
 }
 
-// table reads a disk's GPT back.
-func (m *machine) table(t *testing.T, d disko.Disk) *disko.Table {
+// remaining returns what a plan would do with what the machine has, which must be open.
+func (m *machine) remaining(t *testing.T, data []byte, way disko.Way) []disko.Step {
 	t.Helper()
-	head, end := disko.TableBytes(d.SectorSize)
-	read := func(skip, n int64) []byte {
-		data, err := base64.StdEncoding.DecodeString(m.sh(t, fmt.Sprintf(
-			"dd if=%s bs=%d skip=%d count=%d status=none | base64 -w0", d.Device, d.SectorSize, skip/d.SectorSize, n/d.SectorSize)))
-		check(t, err)
-		return data
-	}
-	table, err := disko.ReadTable(read(0, head), read(d.Size-end, end), d.Size, d.SectorSize)
+	parsed, err := disko.Parse(data)
 	check(t, err)
-	return table
+	for look := (disko.Look{}); ; {
+		p, err := disko.NewPlan(parsed, m.facts(t, look), disko.Options{Way: way})
+		check(t, err)
+		if len(p.Look) == 0 || len(p.Steps) > 0 {
+			return p.Steps
+		}
+		maps.Copy(look, p.Look)
+	}
 }
 
 // wipe makes all disks blank, as if new.
