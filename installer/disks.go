@@ -43,7 +43,7 @@ const (
 
 // mountWay tells that the way [disko.Mount] is there: disks that were made are found again,
 // and what was made is compared with the layout.
-const mountWay = false
+const mountWay = true
 
 // Make makes the disks, in the way of the options: at its end everything is mounted and was
 // read back, and is as planned, or there is an error. It returns the number of steps that it
