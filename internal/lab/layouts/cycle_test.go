@@ -110,23 +110,35 @@ const empty = `{
 	[ -n "$(lsblk --nodeps --noheadings --output FSTYPE $device)" ] || [ $(lsblk --noheadings --list $device | wc -l) != 1 ] || echo $device
 done`
 
+// names prints a script for sed that gives RAIDs and what device mapper makes the names that last.
+const names = `for link in $(find /dev/md -type l ! -name '*[0-9]p[0-9]*' 2>/dev/null | sort -r); do
+	echo "s|$(readlink -f $link)\b|$link|g"
+done
+for device in /sys/block/dm-*; do
+	[ ! -e $device ] || echo "s|/dev/${device##*/}\b|/dev/mapper/$(cat $device/dm/name)|g"
+done`
+
 // snapshot returns what there is, a line for each: partitions, containers, file systems and swap with their UUIDs,
 // volumes, subvolumes, mounts, and the users' data.
 func (m *machine) snapshot(t *testing.T) []string {
 	t.Helper()
 	out := m.sh(t, `set -e
 udevadm settle
+{
 lsblk --noheadings --list --paths --output NAME,TYPE,SIZE,START,RO,PTUUID,PARTTYPE,PARTLABEL,PARTFLAGS,PARTUUID,FSTYPE,LABEL,UUID
 lvs --noheadings --options vg_name,lv_name,lv_uuid,lv_size,segtype 2>/dev/null || :
 findmnt --noheadings --list --output TARGET,SOURCE,FSTYPE,FSROOT | grep ^/mnt || :
-tail -n +2 /proc/swaps | awk '{print "swap", $1, $2, $3, $5}'
+swapon --show=NAME,TYPE,SIZE,PRIO --noheadings --raw | while read -r device rest; do
+	echo "swap $device $rest $(blkid --probe --output value --match-tag UUID "$device")"
+done
 for at in $(findmnt --noheadings --raw --types btrfs --output TARGET); do
 	btrfs subvolume list -u "$(printf %b "$at")" | sed "s|gen [0-9]*||; s|^|$at |"
 done
 find /mnt -path '*/user data/*' -type f -exec sha256sum {} + 2>/dev/null || : # a btrfs may show itself inside itself
 for device in $(`+empty+`); do
 	echo "data on $device $(head -c 65536 $device | sha256sum)"
-done`)
+done
+} | sed "$(`+names+`)"`)
 	lines := strings.Split(out, "\n")
 	slices.Sort(lines)
 	return slices.Compact(lines) // lsblk shows what has two parents twice

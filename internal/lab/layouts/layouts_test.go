@@ -37,7 +37,9 @@ func read(t *testing.T, kind, dir string) (list []layout) {
 		check(t, err)
 		if !withoutTools.Match(data) {
 			name := kind + "/" + strings.TrimSuffix(filepath.Base(file), ".json")
-			list = append(list, layout{name: name, data: place(t, data)})
+			l := removals[name]
+			l.name, l.data = name, place(t, data)
+			list = append(list, l)
 		}
 	}
 	return list
@@ -101,7 +103,7 @@ var (
 func TestLayouts(t *testing.T) {
 	want := regexp.MustCompile(os.Getenv("LAYOUTS"))
 	m := newMachine(t)
-	for _, l := range slices.Concat(read(t, "layouts", "../../../disko/testdata/layouts"), read(t, "examples", theirs(t))) {
+	for _, l := range slices.Concat(own(t), read(t, "layouts", "../../../disko/testdata/layouts"), read(t, "examples", theirs(t))) {
 		if want.MatchString(l.name) {
 			t.Run(l.name, func(t *testing.T) { l.cycle(t, m) })
 		}
