@@ -14,11 +14,6 @@ import (
 // cycle makes a layout in all ways, and looks at what is there after each.
 func (l layout) cycle(t *testing.T, m *machine) {
 	lap := stopwatch(t)
-	defer func() { // the next layout needs the disks
-		if m.made != nil {
-			check(t, m.made.Close(m.ctx))
-		}
-	}()
 	m.wipe(t)
 	if l.before != "" {
 		m.sh(t, "set -e\n"+l.before+"\nudevadm settle")
@@ -26,7 +21,7 @@ func (l layout) cycle(t *testing.T, m *machine) {
 	lap("wipe")
 	l.make(t, m, disko.Fresh)
 	lap("fresh")
-	m.sh(t, writeData)
+	m.sh(t, l.holds+"\n"+writeData)
 	made := m.snapshot(t)
 	lap("data and snapshot")
 
@@ -51,6 +46,17 @@ func (l layout) cycle(t *testing.T, m *machine) {
 		m.closed(t)
 		lap("format of what was removed")
 	}
+}
+
+// use lends the machine to a test, after which its disks are closed.
+func (m *machine) use(t *testing.T, f func(*testing.T, *machine)) {
+	m.made = nil
+	defer func() {
+		if m.made != nil {
+			check(t, m.made.Close(m.ctx))
+		}
+	}()
+	f(t, m)
 }
 
 // make makes the layout in a way, after which nothing is left to do in any that keeps.

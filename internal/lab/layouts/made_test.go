@@ -197,5 +197,5 @@ var removals = map[string]layout{
 	"layouts/parted":       {removeClosed: "parted -s /dev/vdb rm 2", gone: `/dev/vdb2 `},
 	"layouts/swap":         {removeClosed: "wipefs --all /dev/vda4", gone: `/dev/vda4 `},
 	"layouts/tmpfs-root": {before: "mkfs.ext4 -q /dev/vda; mount /dev/vda /tmp; echo kept >/tmp/kept; umount /tmp",
-		removeClosed: "wipefs --all /dev/vdb1", gone: `^/dev/vdb1 |/mnt/boot/`},
+		holds: "[ $(cat /mnt/data/kept) = kept ]", removeClosed: "wipefs --all /dev/vdb1", gone: `^/dev/vdb1 |/mnt/boot/`},
 }
