@@ -192,14 +192,18 @@ func erase(b *builder, d Disk, nodes []*node) {
 			b.destroy("wipe "+n.device(), n.device(), n.describe(), "wipefs", "--all", "--force", n.device())
 		}
 	}
-	loses := "everything on " + d.Device
-	if d.Size > 0 {
-		loses = "everything on " + d.String() + ": " + d.Content
-	}
-	b.destroy("wipe "+d.Device, d.Device, loses, "wipefs", "--all", "--force", d.Device)
+	b.destroy("wipe "+d.Device, d.Device, d.loses(), "wipefs", "--all", "--force", d.Device)
 	// wipefs leaves the entries and the boot code; sgdisk zeroes both tables and the first sector.
 	b.destroy("zero the partition tables of "+d.Device, d.Device, "the partition table and boot code of "+d.Device, "sgdisk", "--zap-all", d.Device)
 	b.settle(d.Device)
+}
+
+// loses says what is gone once the disk is erased.
+func (d Disk) loses() string {
+	if d.Size == 0 {
+		return "everything on " + d.Device
+	}
+	return "everything on " + d.String() + ": " + d.Content
 }
 
 // groupOf returns the group of a volume from its device-mapper name: group, a

@@ -72,21 +72,10 @@ func (f *follower) disks(ctx context.Context, h hosts.Host, d *Disks, b *build) 
 // takeUp mounts disks that were made.
 func (f *follower) takeUp(ctx context.Context, d *Disks) error {
 	made := *d
-	if mountWay {
-		made.Options.Way = disko.Mount
-		_, err := made.Make(ctx)
-		d.plan = made.plan
-		return err
-	}
-	if _, err := d.session().run(ctx, nil, "mountpoint", "-q", "/mnt"); err != nil {
-		return errors.New("nothing is mounted at /mnt")
-	}
-	plan, err := d.newPlan(ctx, d.Options, nil)
-	if err != nil {
-		return err
-	}
-	d.plan = plan
-	return d.Permit(plan)
+	made.Options.Way = disko.Mount
+	_, err := made.Make(ctx)
+	d.plan = made.plan
+	return err
 }
 
 // closeAfter closes the disks after a failure or a cancel. Where the connection broke or the

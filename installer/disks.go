@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"strings"
 	"time"
 
@@ -41,10 +40,6 @@ const (
 	closeTries = 3
 )
 
-// mountWay tells that the way [disko.Mount] is there: disks that were made are found again,
-// and what was made is compared with the layout.
-const mountWay = false
-
 // Make makes the disks, in the way of the options: at its end everything is mounted and was
 // read back, and is as planned, or there is an error. It returns the number of steps that it
 // took.
@@ -62,26 +57,21 @@ func (d *Disks) Make(ctx context.Context) (steps int, err error) {
 	if err := d.sendKeys(ctx); err != nil {
 		return 0, err
 	}
-	look := disko.Look{}
 	for range maxRounds {
 		if err := d.run(ctx, d.plan.Steps, false); err != nil {
 			return steps, err
 		}
 		steps += len(d.plan.Steps)
-		if !unfinished(d.plan) {
+		if !d.plan.Unfinished() {
 			return steps, d.readBack(ctx)
 		}
-		maps.Copy(look, d.plan.Look)
-		if d.plan, err = d.newPlan(ctx, d.Options, look); err != nil {
+		next, err := d.newPlan(ctx, d.Options, d.plan.Look)
+		if err != nil {
 			return steps, err
 		}
+		d.plan = next
 	}
 	return steps, fmt.Errorf("after %d rounds of opening what the layout keeps there is still more to open; the last was: %s", maxRounds, stepNames(d.plan.Steps))
-}
-
-// unfinished tells whether a plan is only the way to the next one.
-func unfinished(p *disko.Plan) bool {
-	return len(p.Look) > 0 || len(p.Steps) > 0 && p.Steps[0].Stage == disko.StageOpen
 }
 
 // readBack compares the disks with the plan.
@@ -95,11 +85,9 @@ func (d *Disks) readBack(ctx context.Context) error {
 			return fmt.Errorf("read back the partition table of %s: %w", disk.Device, err)
 		}
 	}
-	if !mountWay {
-		return nil
-	}
-	o, look := d.Options, disko.Look{}
+	o := d.Options
 	o.Way = disko.Mount
+	var look disko.Look
 	for range maxRounds {
 		plan, err := d.newPlan(ctx, o, look)
 		switch {
@@ -110,7 +98,7 @@ func (d *Disks) readBack(ctx context.Context) error {
 		case len(plan.Look) == 0:
 			return nil
 		}
-		maps.Copy(look, plan.Look)
+		look = plan.Look
 	}
 	return fmt.Errorf("all steps ran, and the plan for reading the disks back does not end after %d rounds", maxRounds)
 }
