@@ -23,7 +23,7 @@ type Disks struct {
 	// Key returns what is in a key file that the layout reads on the machine.
 	Key func(path string) ([]byte, error)
 	// Permit is asked before anything is changed on the plan's disks. Nil: they may be.
-	Permit func(*disko.Plan) error
+	Permit func(context.Context, *disko.Plan) error
 	// Tell is told which step runs, not more than a few times in a second. It may be nil.
 	Tell func(done, total int, step disko.Step)
 	Log  *slog.Logger
@@ -49,7 +49,7 @@ func (d *Disks) Make(ctx context.Context) (steps int, err error) {
 		return 0, err
 	}
 	if d.Permit != nil {
-		if err := d.Permit(plan); err != nil {
+		if err := d.Permit(ctx, plan); err != nil {
 			return 0, err
 		}
 	}
