@@ -2,6 +2,7 @@ package installer
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,7 +27,7 @@ type Disks struct {
 	Permit func(context.Context, *disko.Plan) error
 	// Tell is told which step runs, not more than a few times in a second. It may be nil.
 	Tell func(done, total int, step disko.Step)
-	Log  *slog.Logger
+	Log  *slog.Logger // what the steps say, at debug level; may be nil
 
 	plan *disko.Plan // the last that was made; nil: nothing was changed
 }
@@ -111,12 +112,9 @@ func stepNames(steps []disko.Step) string {
 	return strings.Join(names, "; ")
 }
 
-// Unmount closes everything in the layout's order, with its hooks, and makes sure that
-// nothing is left open. The key files are removed first.
+// Unmount closes everything in the layout's order, with its hooks, makes sure that nothing is
+// left open, and removes the key files.
 func (d *Disks) Unmount(ctx context.Context) error {
-	if err := d.removeKeys(ctx); err != nil {
-		return err
-	}
 	if err := d.run(ctx, d.plan.Unmount(), false); err != nil {
 		return err
 	}
@@ -153,7 +151,7 @@ func (d *Disks) Close(ctx context.Context) error {
 func (d *Disks) session() *session { return &session{client: d.Client} }
 
 func (d *Disks) run(ctx context.Context, steps []disko.Step, anyway bool) error {
-	b := batch{steps: steps, anyway: anyway, log: d.Log}
+	b := batch{steps: steps, anyway: anyway, log: cmp.Or(d.Log, slog.New(slog.DiscardHandler))}
 	if d.Tell != nil {
 		b.tell = func(i int) { d.Tell(i, len(steps), steps[i]) }
 	}
