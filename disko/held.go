@@ -19,11 +19,9 @@ func (p *Plan) Held(f *Facts) []string {
 			continue
 		}
 		for _, point := range n.mountpoints() {
-			switch point {
-			case target:
-			case "[SWAP]":
+			if point == "[SWAP]" {
 				held = append(held, n.device()+" is on as swap")
-			default:
+			} else {
 				held = append(held, fmt.Sprintf("%s is mounted at %s", n.device(), point))
 			}
 		}

@@ -86,6 +86,7 @@ type Options struct {
 	ExtraFiles string   `json:"extra_files,omitempty"` // absolute path of a folder copied over /mnt
 	DiskKeys   []string `json:"disk_keys,omitempty"`   // installer paths; contents are secrets named "disk:PATH"
 	Method     Method   `json:"method,omitzero"`       // the only one to try, or the half that is given
+	Disko      Disko    `json:"disko,omitempty"`       // empty: Fresh
 }
 
 // Progress is how far the current phase is.

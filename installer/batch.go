@@ -111,9 +111,11 @@ func (b *batch) words() []byte {
 
 // follow reads how the steps fare: which failed, and whether it came to an end.
 func (b *batch) follow(stdout io.Reader, cancel context.CancelCauseFunc) (failed map[int]string, over bool) {
-	hangs := func() { cancel(fmt.Errorf("did not end within %s", b.limit)) }
-	overdue := time.AfterFunc(b.limit+stopLimit, hangs) // until the first starts: the lock
-	defer overdue.Stop()
+	bound := func(what string) *time.Timer {
+		return time.AfterFunc(b.limit+stopLimit, func() { cancel(fmt.Errorf("%s did not end within %s", what, b.limit)) })
+	}
+	overdue := bound("the commands of an earlier try, which hold " + lockFile + ",")
+	defer func() { overdue.Stop() }()
 	failed = map[int]string{}
 	var start time.Time
 	for lines := bufio.NewScanner(stdout); lines.Scan(); {
@@ -123,7 +125,8 @@ func (b *batch) follow(stdout io.Reader, cancel context.CancelCauseFunc) (failed
 			return failed, true
 		case scan(line, "started %d", &step):
 			b.current.Store(int64(step))
-			overdue.Reset(b.limit + stopLimit)
+			overdue.Stop()
+			overdue = bound("it")
 			start = time.Now()
 		case scan(line, "ended %d %d", &step, &status) && status != 0:
 			failed[step] = fmt.Sprintf("exit status %d", status)

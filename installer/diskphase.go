@@ -12,8 +12,12 @@ import (
 
 // layout is what makes and closes the host's disks.
 func (f *follower) layout(h hosts.Host, s *session, b *build) *Disks {
+	o := disko.Options{Way: disko.Way(h.Options.Disko)}
+	if h.Options.Disko == hosts.Script {
+		o = disko.Options{Script: b.script.path}
+	}
 	return &Disks{
-		Client: s.client, Layout: b.layout, Log: f.Log,
+		Client: s.client, Layout: b.layout, Options: o, Log: f.Log,
 		Key: func(path string) ([]byte, error) {
 			key, err := f.Hosts.Secret(h.Name, hosts.SecretDisk(path))
 			if errors.Is(err, hosts.ErrNotFound) {
@@ -21,7 +25,13 @@ func (f *follower) layout(h hosts.Host, s *session, b *build) *Disks {
 			}
 			return key, err
 		},
-		Permit: func(p *disko.Plan) error { return f.burn(h, p) },
+		Permit: func(ctx context.Context, p *disko.Plan) error {
+			if err := f.burn(h, p); err != nil || o.Script == "" {
+				return err
+			}
+			_, err := f.send(ctx, h, s, transfer{b.script, hosts.PhaseDisks, ""})
+			return err
+		},
 		Tell: func(done, total int, step disko.Step) {
 			f.apply(hosts.Event{Kind: hosts.Advanced, Phase: hosts.PhaseDisks,
 				Progress: &hosts.Progress{Done: int64(done), Total: int64(total), Unit: "steps", Now: stepWords(step)}})
@@ -38,6 +48,9 @@ func (f *follower) burn(h hosts.Host, p *disko.Plan) error {
 	if !h.Permit.Burned.IsZero() {
 		ev.Message = "goes on under the burned permit, for " + diskWords(p)
 	}
+	if !h.Options.Disko.Erases() {
+		ev.Message += "; nothing that is there is erased (--disko " + string(h.Options.Disko) + ")"
+	}
 	if _, err := f.Hosts.Apply(h.Name, ev); err != nil {
 		return err
 	}
@@ -47,14 +60,14 @@ func (f *follower) burn(h hosts.Host, p *disko.Plan) error {
 
 // disks burns the permit and makes the layout. What was made before an interruption, by a
 // server that was killed or in an earlier boot, is taken up again.
-func (f *follower) disks(ctx context.Context, h hosts.Host, d *Disks, b *build) error {
+func (f *follower) disks(ctx context.Context, h hosts.Host, s *session, d *Disks, b *build) error {
 	if h.Layout == b.digest {
-		err := f.takeUp(ctx, d)
+		err := f.takeUp(ctx, s, d)
 		if err == nil {
 			f.finished(hosts.PhaseDisks, "the disks were made before the interruption, and are mounted")
 			return nil
 		}
-		if ctx.Err() != nil || errors.Is(err, errLost) {
+		if ctx.Err() != nil || errors.Is(err, errLost) || !h.Options.Disko.Erases() {
 			return err
 		}
 		f.note("what was made before the interruption is not taken up, the disks are made again: %v", err)
@@ -70,23 +83,15 @@ func (f *follower) disks(ctx context.Context, h hosts.Host, d *Disks, b *build) 
 }
 
 // takeUp mounts disks that were made.
-func (f *follower) takeUp(ctx context.Context, d *Disks) error {
+func (f *follower) takeUp(ctx context.Context, s *session, d *Disks) error {
 	made := *d
-	if mountWay {
-		made.Options.Way = disko.Mount
-		_, err := made.Make(ctx)
-		d.plan = made.plan
-		return err
+	made.Options.Way = disko.Mount
+	steps, err := made.Make(ctx)
+	d.plan = made.plan
+	if err == nil && steps > 0 { // they were not mounted: the machine was off
+		err = checkStore(ctx, s)
 	}
-	if _, err := d.session().run(ctx, nil, "mountpoint", "-q", "/mnt"); err != nil {
-		return errors.New("nothing is mounted at /mnt")
-	}
-	plan, err := d.newPlan(ctx, d.Options, nil)
-	if err != nil {
-		return err
-	}
-	d.plan = plan
-	return d.Permit(plan)
+	return err
 }
 
 // closeAfter closes the disks after a failure or a cancel. Where the connection broke or the

@@ -2,11 +2,11 @@ package installer
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"strings"
 	"time"
 
@@ -24,10 +24,10 @@ type Disks struct {
 	// Key returns what is in a key file that the layout reads on the machine.
 	Key func(path string) ([]byte, error)
 	// Permit is asked before anything is changed on the plan's disks. Nil: they may be.
-	Permit func(*disko.Plan) error
+	Permit func(context.Context, *disko.Plan) error
 	// Tell is told which step runs, not more than a few times in a second. It may be nil.
 	Tell func(done, total int, step disko.Step)
-	Log  *slog.Logger
+	Log  *slog.Logger // what the steps say, at debug level; may be nil
 
 	plan *disko.Plan // the last that was made; nil: nothing was changed
 }
@@ -41,10 +41,6 @@ const (
 	closeTries = 3
 )
 
-// mountWay tells that the way [disko.Mount] is there: disks that were made are found again,
-// and what was made is compared with the layout.
-const mountWay = true
-
 // Make makes the disks, in the way of the options: at its end everything is mounted and was
 // read back, and is as planned, or there is an error. It returns the number of steps that it
 // took.
@@ -54,7 +50,7 @@ func (d *Disks) Make(ctx context.Context) (steps int, err error) {
 		return 0, err
 	}
 	if d.Permit != nil {
-		if err := d.Permit(plan); err != nil {
+		if err := d.Permit(ctx, plan); err != nil {
 			return 0, err
 		}
 	}
@@ -62,26 +58,21 @@ func (d *Disks) Make(ctx context.Context) (steps int, err error) {
 	if err := d.sendKeys(ctx); err != nil {
 		return 0, err
 	}
-	look := disko.Look{}
 	for range maxRounds {
 		if err := d.run(ctx, d.plan.Steps, false); err != nil {
 			return steps, err
 		}
 		steps += len(d.plan.Steps)
-		if !unfinished(d.plan) {
+		if !d.plan.Unfinished() {
 			return steps, d.readBack(ctx)
 		}
-		maps.Copy(look, d.plan.Look)
-		if d.plan, err = d.newPlan(ctx, d.Options, look); err != nil {
+		next, err := d.newPlan(ctx, d.Options, d.plan.Look)
+		if err != nil {
 			return steps, err
 		}
+		d.plan = next
 	}
 	return steps, fmt.Errorf("after %d rounds of opening what the layout keeps there is still more to open; the last was: %s", maxRounds, stepNames(d.plan.Steps))
-}
-
-// unfinished tells whether a plan is only the way to the next one.
-func unfinished(p *disko.Plan) bool {
-	return len(p.Look) > 0 || len(p.Steps) > 0 && p.Steps[0].Stage == disko.StageOpen
 }
 
 // readBack compares the disks with the plan.
@@ -95,11 +86,9 @@ func (d *Disks) readBack(ctx context.Context) error {
 			return fmt.Errorf("read back the partition table of %s: %w", disk.Device, err)
 		}
 	}
-	if !mountWay {
-		return nil
-	}
-	o, look := d.Options, disko.Look{}
+	o := d.Options
 	o.Way = disko.Mount
+	var look disko.Look
 	for range maxRounds {
 		plan, err := d.newPlan(ctx, o, look)
 		switch {
@@ -110,7 +99,7 @@ func (d *Disks) readBack(ctx context.Context) error {
 		case len(plan.Look) == 0:
 			return nil
 		}
-		maps.Copy(look, plan.Look)
+		look = plan.Look
 	}
 	return fmt.Errorf("all steps ran, and the plan for reading the disks back does not end after %d rounds", maxRounds)
 }
@@ -123,12 +112,9 @@ func stepNames(steps []disko.Step) string {
 	return strings.Join(names, "; ")
 }
 
-// Unmount closes everything in the layout's order, with its hooks, and makes sure that
-// nothing is left open. The key files are removed first.
+// Unmount closes everything in the layout's order, with its hooks, makes sure that nothing is
+// left open, and removes the key files.
 func (d *Disks) Unmount(ctx context.Context) error {
-	if err := d.removeKeys(ctx); err != nil {
-		return err
-	}
 	if err := d.run(ctx, d.plan.Unmount(), false); err != nil {
 		return err
 	}
@@ -165,7 +151,7 @@ func (d *Disks) Close(ctx context.Context) error {
 func (d *Disks) session() *session { return &session{client: d.Client} }
 
 func (d *Disks) run(ctx context.Context, steps []disko.Step, anyway bool) error {
-	b := batch{steps: steps, anyway: anyway, log: d.Log}
+	b := batch{steps: steps, anyway: anyway, log: cmp.Or(d.Log, slog.New(slog.DiscardHandler))}
 	if d.Tell != nil {
 		b.tell = func(i int) { d.Tell(i, len(steps), steps[i]) }
 	}

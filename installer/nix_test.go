@@ -63,7 +63,7 @@ func TestEvaluate(t *testing.T) {
 
 func TestBuild(t *testing.T) {
 	nix, dir := flake(t, fleet)
-	path, err := nix.Build(t.Context(), dir, "odd.name-1", nil)
+	path, err := nix.Build(t.Context(), dir, "odd.name-1", "toplevel", nil)
 	if err != nil || !strings.HasPrefix(path, "/nix/store/") {
 		t.Fatal(path, err)
 	}
@@ -74,7 +74,7 @@ func TestBuild(t *testing.T) {
 	if err != nil || len(paths) != 1 || paths[path] < 6 {
 		t.Errorf("%v, %v", paths, err)
 	}
-	if _, err := nix.Build(t.Context(), dir, "fails", nil); err == nil || !strings.Contains(err.Error(), "no such luck") {
+	if _, err := nix.Build(t.Context(), dir, "fails", "toplevel", nil); err == nil || !strings.Contains(err.Error(), "no such luck") {
 		t.Errorf("nix's own words are missing: %v", err)
 	}
 }
@@ -90,7 +90,7 @@ func TestNoNix(t *testing.T) {
 // TestCopyProgress reads what a real nix says while it copies.
 func TestCopyProgress(t *testing.T) {
 	nix, dir := flake(t, fleet)
-	path, err := nix.Build(t.Context(), dir, "odd.name-1", nil)
+	path, err := nix.Build(t.Context(), dir, "odd.name-1", "toplevel", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

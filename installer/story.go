@@ -27,10 +27,10 @@ func (f *follower) install(ctx context.Context, h hosts.Host, s *session) (at ho
 	}
 	d := f.layout(h, s, b)
 	defer func() { f.closeAfter(ctx, d, err) }()
-	if err := f.disks(ctx, h, d, b); err != nil {
+	if err := f.disks(ctx, h, s, d, b); err != nil {
 		return hosts.PhaseDisks, err
 	}
-	if err := f.copyClosure(ctx, h, s, b); err != nil {
+	if err := f.copySystem(ctx, h, s, b); err != nil {
 		return hosts.PhaseCopy, err
 	}
 	if err := f.files(ctx, h, s); err != nil {
@@ -62,7 +62,7 @@ func locked(argv ...string) []string { return append([]string{"flock", "-o", loc
 func (f *follower) bootloader(ctx context.Context, s *session, b *build) error {
 	f.begin(hosts.PhaseBootloader)
 	start := f.Now()
-	_, err := s.run(ctx, nil, locked("nixos-install", "--root", "/mnt", "--system", b.system, "--no-root-passwd", "--no-channel-copy")...)
+	_, err := s.run(ctx, nil, locked("nixos-install", "--root", "/mnt", "--system", b.system.path, "--no-root-passwd", "--no-channel-copy")...)
 	if err == nil {
 		f.finished(hosts.PhaseBootloader, "nixos-install took %s", since(f.Now(), start))
 	}

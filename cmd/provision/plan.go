@@ -11,20 +11,24 @@ import (
 	"github.com/spf13/cobra"
 
 	"provision/disko"
+	"provision/hosts"
+	"provision/internal/web"
 )
 
 const planHelp = `Show the steps of an install, what each destroys, and on which disk.
 
 For an enrolled HOST the server plans from the flake and from what the machine
-was seen to have. Without a server, from evaluated disko.devices as JSON:
+was seen to have, in the way of enroll --disko. Without a server, from evaluated
+disko.devices as JSON:
 
   provision plan bravo
-  provision plan --layout layout.json --facts facts.json
+  provision plan --layout layout.json --facts facts.json --disko format
 
-Facts are the output of lsblk --json --bytes --output-all on the machine.`
+Facts are what provision facts prints on the machine. For the way fresh, the
+output of lsblk --json --bytes --output-all does.`
 
 func planCommand(api *client) *cobra.Command {
-	var layout, facts string
+	var layout, facts, way string
 	var asJSON bool
 	c := &cobra.Command{Use: "plan HOST", Short: "show what an install would do to the disks", Long: planHelp,
 		Args: cobra.MaximumNArgs(1), ValidArgsFunction: api.completeHosts,
@@ -32,10 +36,16 @@ func planCommand(api *client) *cobra.Command {
 			if (len(args) == 1) == (layout != "") {
 				return errUsage{errors.New("plan needs a HOST, or --layout FILE without one")}
 			}
+			parsed, err := hosts.ParseDisko(way)
+			if err != nil {
+				return errUsage{err}
+			}
+			if way != "" && layout == "" {
+				return errUsage{errors.New("--disko goes with --layout; an enrolled host is planned in its own way")}
+			}
 			p := new(disko.Plan)
-			var err error
 			if layout != "" {
-				p, err = planFiles(layout, facts)
+				p, err = planFiles(layout, facts, web.PlanOptions(parsed))
 			} else {
 				err = api.call(c.Context(), http.MethodGet, hostPath(args[0], "/plan"), nil, p)
 			}
@@ -48,12 +58,14 @@ func planCommand(api *client) *cobra.Command {
 			return showPlan(c.OutOrStdout(), p)
 		}}
 	c.Flags().StringVar(&layout, "layout", "", "evaluated disko.devices, as JSON")
-	c.Flags().StringVar(&facts, "facts", "", "what the machine has: lsblk --json --bytes --output-all")
+	c.Flags().StringVar(&facts, "facts", "", "what the machine has: the output of provision facts")
+	c.Flags().StringVar(&way, "disko", "", "how the disks are made: fresh, format, mount or script (default fresh)")
+	_ = c.RegisterFlagCompletionFunc("disko", completeWays("fresh", "format", "mount", "script"))
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON (stable)")
 	return c
 }
 
-func planFiles(layoutFile, factsFile string) (*disko.Plan, error) {
+func planFiles(layoutFile, factsFile string, o disko.Options) (*disko.Plan, error) {
 	data, err := os.ReadFile(layoutFile)
 	if err != nil {
 		return nil, err
@@ -71,7 +83,7 @@ func planFiles(layoutFile, factsFile string) (*disko.Plan, error) {
 			return nil, fmt.Errorf("%s: %w", factsFile, err)
 		}
 	}
-	return disko.NewPlan(layout, facts, disko.Options{})
+	return disko.NewPlan(layout, facts, o)
 }
 
 func showPlan(w io.Writer, p *disko.Plan) error {
@@ -100,6 +112,12 @@ func showPlan(w io.Writer, p *disko.Plan) error {
 		if s.Destroys != "" {
 			fmt.Fprintf(w, "      destroys %s\n", s.Destroys)
 		}
+	}
+	switch {
+	case p.Unfinished():
+		fmt.Fprintln(w, "\nWhat follows depends on what is found inside; the install plans again then.")
+	case len(p.Steps) == 0:
+		fmt.Fprintln(w, "\nNothing is to be done: the disks are as the layout says, and mounted.")
 	}
 	return nil
 }

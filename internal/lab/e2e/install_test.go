@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/crypto/ssh"
+
 	"provision/hosts"
 	"provision/internal/lab"
 )
@@ -15,6 +17,7 @@ import (
 func TestInstall(t *testing.T) {
 	for _, tt := range []struct {
 		name, mode, host string
+		flags            []string // of enroll
 		disturb          func(*world, *lab.Machine)
 		check            func(*world)
 	}{
@@ -24,12 +27,14 @@ func TestInstall(t *testing.T) {
 		{name: "LUKS-ext4 proxy power-cut", mode: "proxy", host: "bravo", disturb: cutPower, check: startedOver},
 		{name: "LUKS-btrfs-swap server", mode: "server", host: "charlie"},
 		{name: "LUKS-btrfs-swap proxy", mode: "proxy", host: "charlie"},
+		{name: "LUKS-btrfs-swap server power-cut-in-copy", mode: "server", host: "charlie", disturb: cutPowerInCopy, check: tookUp},
+		{name: "ext4 server script", mode: "server", host: "india", flags: []string{"--disko", "script"}, check: hookRan},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, tt.mode)
 			m := w.machine(tt.host)
-			w.enroll(m, tt.host)
+			w.enroll(m, tt.host, tt.flags...)
 			w.on(m)
 			if tt.disturb != nil {
 				tt.disturb(w, m)
@@ -76,6 +81,44 @@ func cutPower(w *world, m *lab.Machine) {
 	w.awaitPhase("bravo", hosts.PhaseDisks)
 	w.must(m.PowerOff())
 	w.on(m)
+}
+
+// cutPowerInCopy switches the machine off in the middle of the copy and on again.
+func cutPowerInCopy(w *world, m *lab.Machine) {
+	w.awaitCopied("charlie", 30)
+	w.must(m.PowerOff())
+	w.on(m)
+}
+
+// tookUp: the second boot found the disks made, and some of what was copied.
+func tookUp(w *world) {
+	made, taken, there := 0, false, ""
+	for _, ev := range w.events("charlie") {
+		switch {
+		case ev.Kind != hosts.Finished:
+		case ev.Phase == hosts.PhaseDisks && ev.Layout != "":
+			made++
+		case ev.Phase == hosts.PhaseDisks:
+			taken = strings.Contains(ev.Message, "before the interruption")
+		case ev.Phase == hosts.PhaseCopy:
+			there = ev.Message
+		}
+	}
+	if s := w.status("charlie"); made != 1 || !taken || !strings.Contains(there, "were there already") || s.Permit.Boots != 2 {
+		w.t.Errorf("the disks were made %d times, taken up: %v, with %d boots; copy: %s", made, taken, s.Permit.Boots, there)
+	}
+}
+
+// hookRan: the layout's hook found its program, and left its mark on the new root.
+func hookRan(w *world) {
+	s := w.status("india")
+	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(s.HostKey))
+	w.must(err)
+	sh := w.dial(s.Address, key)
+	defer sh.Close()
+	if said, err := sh.Run(w.ctx, "cat /marked"); err != nil || said != "the hook ran" {
+		w.t.Errorf("%q, %v", said, err)
+	}
 }
 
 // startedOver: with a second boot, on the same disk.

@@ -217,7 +217,7 @@ func (w *world) try(args ...string) (string, error) {
 func (w *world) enroll(m *lab.Machine, host string, flags ...string) {
 	w.t.Helper()
 	args := append([]string{"enroll", m.MAC, host}, flags...)
-	if host != "alpha" && host != "delta" {
+	if host != "alpha" && host != "delta" && host != "india" {
 		key := filepath.Join(w.dir, "disk.key")
 		w.must(os.WriteFile(key, []byte(passphrase), 0o600))
 		args = append(args, "--disk-encryption-key", "/tmp/disk.key="+key)
@@ -296,6 +296,27 @@ func (w *world) await(host, what string, is func(hosts.Event) bool) hosts.Event 
 func (w *world) awaitPhase(host string, p hosts.Phase) {
 	w.t.Helper()
 	w.await(host, string(p), func(ev hosts.Event) bool { return ev.Kind == hosts.Started && ev.Phase == p })
+}
+
+// awaitCopied waits until a part of the system, in percent, is copied.
+func (w *world) awaitCopied(host string, percent int) {
+	w.t.Helper()
+	ctx, cancel := context.WithCancel(w.ctx)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "curl", "--silent", "--no-buffer", "--unix-socket", filepath.Join(w.dir, "sock"), "http://provision/v1/watch?host="+host)
+	out, err := cmd.StdoutPipe()
+	w.must(err)
+	w.must(cmd.Start())
+	defer func() { cancel(); cmd.Wait() }()
+	for news := json.NewDecoder(out); ; {
+		var n web.News
+		if err := news.Decode(&n); err != nil {
+			w.t.Fatalf("%s: waited in vain for the copy: %v; its log:\n%s", host, err, w.provision("logs", host))
+		}
+		if n.Status.Phase == hosts.PhaseCopy && n.Status.Percent >= percent {
+			return
+		}
+	}
 }
 
 // unlock types the passphrase whenever the machine asks, until its host is up.
