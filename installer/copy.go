@@ -120,17 +120,21 @@ func (f *follower) nixCopy(ctx context.Context, h hosts.Host, addr string, t tra
 	return p.done, fmt.Errorf("copy %s to %s: %w", t.path, addr, err)
 }
 
-// checkStore forgets what a power cut spoiled in /mnt's store: nix notes a path
-// as there before its files are on the disk. What is whole is not sent again.
-func checkStore(ctx context.Context, s *session) error {
-	// The paths that refer to a spoiled one go with it.
-	const script = `test -e /mnt/nix/var/nix/db || exit 0
-check() { nix-store --store /mnt --verify --check-contents 2>&1; }
+// checkStore forgets what a power cut spoiled in the store below root: nix notes
+// a path as there before its files are on the disk. What is whole is not sent
+// again.
+func checkStore(ctx context.Context, s *session, root string) error {
+	// The paths that refer to a spoiled one go with it. Failing that, all are sent again.
+	const script = `test -e "$0/nix/var/nix/db" || exit 0
+check() { nix-store --store "$0" --verify --check-contents 2>&1; }
 said=$(check) && exit
-spoiled=$(printf '%s\n' "$said" | sed -n "s/.*path '\(\/nix\/store\/[^']*\)' was modified.*/\1/p")
-[ -z "$spoiled" ] || nix-store --store /mnt --delete --ignore-liveness $spoiled || :
-check || rm -rf /mnt/nix/var/nix/db`
-	if _, err := s.run(ctx, nil, locked("sh", "-c", script)...); err != nil {
+spoiled=$(printf '%s\n' "$said" | sed -nE "s/.*path '(\/nix\/store\/[^']*)' (was modified|disappeared, but).*/\1/p")
+if [ -n "$spoiled" ]; then
+	spoiled=$(nix-store --store "$0" --query --referrers-closure $spoiled)
+	nix-store --store "$0" --delete --ignore-liveness $spoiled
+fi
+check || rm -rf -- "$0/nix/var/nix/db"`
+	if _, err := s.run(ctx, nil, locked("sh", "-c", script, root)...); err != nil {
 		return fmt.Errorf("check what was copied before the interruption: %w", err)
 	}
 	return nil

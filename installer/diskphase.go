@@ -89,7 +89,7 @@ func (f *follower) takeUp(ctx context.Context, s *session, d *Disks) error {
 	steps, err := made.Make(ctx)
 	d.plan = made.plan
 	if err == nil && steps > 0 { // they were not mounted: the machine was off
-		err = checkStore(ctx, s)
+		err = checkStore(ctx, s, "/mnt")
 	}
 	return err
 }
