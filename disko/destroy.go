@@ -192,12 +192,7 @@ func erase(b *builder, d Disk, nodes []*node) {
 			b.destroy("wipe "+n.device(), n.device(), n.describe(), "wipefs", "--all", "--force", n.device())
 		}
 	}
-<<<<<<< .merge_file_1yXfEU
-	loses := "everything on " + d.Device
-	if d.Size > 0 {
-		loses = "everything on " + d.String() + ": " + d.Content
-	}
-	b.destroy("wipe "+d.Device, d.Device, loses, "wipefs", "--all", "--force", d.Device)
+	b.destroy("wipe "+d.Device, d.Device, d.loses(), "wipefs", "--all", "--force", d.Device)
 	b.destroy("zero the start of "+d.Device, d.Device, "the partition table and boot code of "+d.Device, zero(d.Device)...)
 	b.settle(d.Device)
 }
@@ -206,11 +201,6 @@ func erase(b *builder, d Disk, nodes []*node) {
 // a table, and sgdisk --zap-all sleeps for a second.
 func zero(device string) []string {
 	return []string{"dd", "if=/dev/zero", "of=" + device, "bs=1M", "count=1", "conv=fsync", "status=none"}
-=======
-	b.destroy("wipe "+d.Device, d.Device, d.loses(), "wipefs", "--all", "--force", d.Device)
-	// wipefs leaves the entries and the boot code; sgdisk zeroes both tables and the first sector.
-	b.destroy("zero the partition tables of "+d.Device, d.Device, "the partition table and boot code of "+d.Device, "sgdisk", "--zap-all", d.Device)
-	b.settle(d.Device)
 }
 
 // loses says what is gone once the disk is erased.
@@ -219,7 +209,6 @@ func (d Disk) loses() string {
 		return "everything on " + d.Device
 	}
 	return "everything on " + d.String() + ": " + d.Content
->>>>>>> .merge_file_uZOexm
 }
 
 // groupOf returns the group of a volume from its device-mapper name: group, a
