@@ -7,7 +7,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -126,7 +125,15 @@ func (m *machine) tool(t *testing.T, data []byte, way disko.Way) *installer.Disk
 	t.Helper()
 	parsed, err := disko.Parse(data)
 	check(t, err)
+	var last string
+	start := time.Now()
 	return &installer.Disks{
+		Tell: func(_, _ int, s disko.Step) {
+			if took := time.Since(start); last != "" && took > 2*time.Second {
+				t.Logf("%s: %.1f s", last, took.Seconds())
+			}
+			last, start = s.Name, time.Now()
+		},
 		Client: m.shell.Client(), Layout: parsed, Options: disko.Options{Way: way}, Log: slog.New(slog.DiscardHandler),
 		Key: func(string) ([]byte, error) { return key, nil },
 	}
@@ -154,14 +161,12 @@ func (m *machine) remaining(t *testing.T, data []byte, way disko.Way) []disko.St
 	t.Helper()
 	parsed, err := disko.Parse(data)
 	check(t, err)
-	for look := (disko.Look{}); ; {
-		p, err := disko.NewPlan(parsed, m.facts(t, look), disko.Options{Way: way})
+	var p *disko.Plan
+	for look := (disko.Look)(nil); p == nil || p.Unfinished() && len(p.Steps) == 0; look = p.Look {
+		p, err = disko.NewPlan(parsed, m.facts(t, look), disko.Options{Way: way})
 		check(t, err)
-		if len(p.Look) == 0 || len(p.Steps) > 0 {
-			return p.Steps
-		}
-		maps.Copy(look, p.Look)
 	}
+	return p.Steps
 }
 
 // wipe makes all disks blank, as if new.
