@@ -92,9 +92,8 @@ ls /run/provision/subvolumes 2>/dev/null
 	return hashes.String()
 }
 
-// writeData puts data of a user's into every file system that is mounted from a disk, and into every device with
-// nothing in it.
-const writeData = `set -e
+// writeFiles puts data of a user's into every file system that is mounted from a disk.
+const writeFiles = `set -e
 findmnt --noheadings --raw --types notmpfs --output TARGET,OPTIONS | while read -r at options; do
 	at=$(printf %b "$at")
 	case $at in /mnt | /mnt/*) ;; *) continue ;; esac
@@ -103,7 +102,10 @@ findmnt --noheadings --raw --types notmpfs --output TARGET,OPTIONS | while read 
 	mkdir -p "$at/user data/more"
 	seq 20000 | sed "s|$| lines in $at|" >"$at/user data/more/numbers"
 done
-for device in $(` + empty + `); do
+`
+
+// writeData does so, and writes to every partition and volume with nothing in it.
+const writeData = writeFiles + `for device in $(` + empty + `); do
 	seq 2000 | sed "s|$| lines on $device|" | dd of=$device status=none conv=fsync
 done
 sync`

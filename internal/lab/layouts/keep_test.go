@@ -31,7 +31,7 @@ sha256sum /dev/vda1 /dev/vda5`)
 			m.sh(t, do+"; udevadm settle")
 		}
 		l.make(t, m, disko.Format)
-		m.sh(t, writeData)
+		m.sh(t, writeFiles)
 		m.closed(t)
 		if is := look(); is != was {
 			t.Errorf("after %q the other system is\n%s\nand was\n%s", do, is, was)
