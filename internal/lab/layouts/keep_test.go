@@ -62,8 +62,8 @@ func differing(t *testing.T, m *machine) {
 	closed := m.closed(t)
 	part := func(parts set, name string) set { return parts[name].(set) }
 	for want, change := range map[string]func(parts, all set){
-		"root: /dev/vda":                      func(p, _ set) { part(p, "root")["content"] = fs("xfs", "/") },
-		" holds swap, and the layout has ext": func(p, _ set) { part(p, "swap")["content"] = fs("ext4", "/s") },
+		"holds ext4, and the layout has f2fs": func(p, _ set) { part(p, "root")["content"] = fs("f2fs", "/") },
+		"holds swap, and the layout has ext4": func(p, _ set) { part(p, "swap")["content"] = fs("ext4", "/s") },
 		"has 64 MiB instead of 80 MiB":        func(p, _ set) { part(p, "boot")["size"] = "80M" },
 		"the type of /dev/vda":                func(p, _ set) { part(p, "boot")["type"] = "8300" },
 		"attributes of /dev/vda":              func(p, _ set) { part(p, "boot")["attributes"] = []int{2} },

@@ -101,18 +101,32 @@ var (
 	partNumber = regexp.MustCompile(`(?:-part|p)?([0-9]+)$`)
 )
 
+// TestLayouts makes all layouts, on two machines. LAYOUTS may have a regular expression for some of them.
 func TestLayouts(t *testing.T) {
+	type test struct {
+		name string
+		run  func(*testing.T, *machine)
+	}
+	all := []test{{"foreign", foreign}, {"differing", differing}}
+	for _, l := range slices.Concat(own(t), read(t, "layouts", "../../../disko/testdata/layouts"), read(t, "examples", theirs(t))) {
+		all = append(all, test{l.name, l.cycle})
+	}
 	want := regexp.MustCompile(os.Getenv("LAYOUTS"))
-	m := newMachine(t)
-	for name, f := range map[string]func(*testing.T, *machine){"foreign": foreign, "differing": differing} {
-		if want.MatchString(name) {
-			t.Run(name, func(t *testing.T) { m.use(t, f) })
+	work := make(chan test, len(all))
+	for _, test := range all {
+		if want.MatchString(test.name) {
+			work <- test
 		}
 	}
-	for _, l := range slices.Concat(own(t), read(t, "layouts", "../../../disko/testdata/layouts"), read(t, "examples", theirs(t))) {
-		if want.MatchString(l.name) {
-			t.Run(l.name, func(t *testing.T) { m.use(t, l.cycle) })
-		}
+	close(work)
+	for n := range min(2, len(work)) {
+		t.Run(fmt.Sprint("machine ", n+1), func(t *testing.T) {
+			t.Parallel()
+			m := newMachine(t)
+			for test := range work {
+				t.Run(test.name, func(t *testing.T) { m.use(t, test.run) })
+			}
+		})
 	}
 }
 
