@@ -24,6 +24,7 @@ type layout struct {
 	// of the snapshot changes by making it again matches gone.
 	remove, removeClosed string
 	gone                 string
+	ends                 string // what must succeed after all
 }
 
 var withoutTools = regexp.MustCompile(`"type": *"(zfs|zpool|bcachefs)"`)

@@ -76,15 +76,26 @@ func newMachine(t *testing.T) *machine {
 	m := &machine{ctx: ctx, disks: map[string]lab.Disk{}}
 	vm := &lab.Machine{Name: fmt.Sprintf("vm%d", n), Dir: dir, LAN: lan, MAC: fmt.Sprintf("52:54:00:12:34:%02x", n),
 		Firmware: lab.SeaBIOS, Kernel: img.Kernel, Initrd: filepath.Join(dir, "initrd"), Cmdline: img.Cmdline}
-	for i, node := range nodes {
-		disk, err := lab.NewDisk(fmt.Sprintf("%s/disk%d.raw", dir, i), diskSize, fmt.Sprintf("LAB%d", i))
+	add := func(node string, disk lab.Disk) {
+		made, err := lab.NewDisk(filepath.Join(dir, filepath.Base(node)), diskSize, disk.Serial)
 		check(t, err)
-		m.disks[node] = disk
-		vm.Disks = append(vm.Disks, disk)
+		made.Bus = disk.Bus
+		m.disks[node] = made
+		vm.Disks = append(vm.Disks, made)
+	}
+	for _, node := range nodes {
+		add(node, lab.Disk{Serial: "LAB-" + filepath.Base(node)})
 	}
 	stick := filepath.Join(dir, "key.raw")
 	check(t, os.WriteFile(stick, bytes.Repeat([]byte("key on a disk\n\n\n"), 4096), 0o600))
 	vm.Disks = append(vm.Disks, lab.Disk{Path: stick, Serial: "KEY"}) // keyDisk
+	add("/dev/nvme0n1", lab.Disk{Serial: "NVME", Bus: "nvme"})
+	add("/dev/sda", lab.Disk{Serial: "SATA", Bus: "sata"})
+	large, err := lab.NewDisk(filepath.Join(dir, "large"), diskSize, "LARGE")
+	check(t, err)
+	m.disks["/dev/vdf"] = large
+	vm.Args = []string{"-drive", "if=none,id=large,format=raw,cache=unsafe,discard=unmap,file=" + large.Path,
+		"-device", "virtio-blk-pci,drive=large,serial=LARGE,logical_block_size=4096,physical_block_size=4096"}
 	t.Cleanup(func() { check(t, vm.PowerOff()) })
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -173,7 +184,7 @@ func (m *machine) remaining(t *testing.T, data []byte, way disko.Way) []disko.St
 func (m *machine) wipe(t *testing.T) {
 	t.Helper()
 	var script bytes.Buffer
-	for _, node := range nodes {
+	for node := range m.disks {
 		fmt.Fprintf(&script, "blkdiscard --force %[1]s && blockdev --rereadpt %[1]s\n", node)
 	}
 	m.sh(t, "set -e\n"+script.String()+"udevadm settle")

@@ -21,11 +21,14 @@ func evaluate(t *testing.T, groups set) []byte {
 		}
 	}
 	each("disk", func(i int, name string, d set) {
-		d["name"], d["type"], d["device"] = name, "disk", nodes[i]
+		d["name"], d["type"] = name, "disk"
+		if d["device"] == nil {
+			d["device"] = nodes[i]
+		}
 		if d["destroy"] == nil {
 			d["destroy"] = true
 		}
-		fill(d["content"], nodes[i], "disk-"+name)
+		fill(d["content"], d["device"].(string), "disk-"+name)
 	})
 	each("mdadm", func(_ int, name string, r set) {
 		r["name"], r["type"] = name, "mdadm"
@@ -179,6 +182,37 @@ func own(t *testing.T) []layout {
 		})}}),
 		removeClosed: "sgdisk --delete=2 /dev/vda", gone: `^/dev/vda2 |/mnt/boot/`,
 	}}
+	hook := func(s set, name string) set {
+		for _, when := range []string{"preCreate", "postCreate", "preMount", "postMount", "preUnmount", "postUnmount"} {
+			s[when+"Hook"] = fmt.Sprintf(`echo "%s %s $device $mountpoint" >>/run/hooks`, name, when)
+		}
+		return s
+	}
+	list = append(list, layout{
+		name:         "hooks",
+		data:         evaluate(t, set{"disk": set{"a": gpt(set{"root": part("100%", hook(fs("ext4", "/"), "root")), "boot": part("64M", hook(fs("vfat", "/boot"), "boot"))})}}),
+		removeClosed: "rm -f /run/hooks; wipefs --all /dev/vda1", gone: `^/dev/vda1 |/mnt/boot/`,
+		ends: `echo "boot preCreate /dev/vda1 /boot
+boot postCreate /dev/vda1 /boot
+root preMount /dev/vda2 /
+root postMount /dev/vda2 /
+boot preMount /dev/vda1 /boot
+boot postMount /dev/vda1 /boot
+boot preUnmount /dev/vda1 /boot
+root preUnmount /dev/vda2 /
+boot postUnmount /dev/vda1 /boot
+root postUnmount /dev/vda2 /" | diff - /run/hooks >&2`,
+	}, layout{
+		name: "NVMe, SATA, sectors of 4096 bytes",
+		data: evaluate(t, set{"disk": set{
+			"n": with(gpt(set{"boot": with(part("64M", fs("vfat", "/boot")), set{"type": "EF00"}), "root": part("100%", fs("ext4", "/"))}), set{"device": "/dev/disk/by-id/nvme-QEMU_NVMe_Ctrl_NVME"}),
+			"s": with(set{"content": set{"type": "table", "format": "gpt", "partitions": []any{
+				set{"name": "one", "part-type": "primary", "start": "1MiB", "end": "-1GiB", "content": fs("xfs", "/srv")},
+				set{"name": "two", "part-type": "primary", "start": "-1GiB", "end": "100%", "flags": []string{"swap"}, "content": set{"type": "swap"}}}}}, set{"device": "/dev/sda"}),
+			"k": with(gpt(set{"e": part("64M", fs("vfat", "/k")), "x": part("400M", fs("xfs", "/x")), "l": part("100%", luks("k", set{"type": "swap"}, set{"passwordFile": "/tmp/p"}))}), set{"device": "/dev/vdf"}),
+		}}),
+		removeClosed: "sgdisk --delete=1 /dev/nvme0n1; parted -s /dev/sda rm 1; sgdisk --delete=1 /dev/vdf", gone: `^/dev/(nvme0n1p1|sda1|vdf1) |/mnt/(boot|srv|k)/`,
+	})
 	return list
 }
 
