@@ -30,7 +30,7 @@ var nodes = []string{"/dev/vda", "/dev/vdb", "/dev/vdc", "/dev/vdd"}
 // keyDisk is as small as a stick with a key on it.
 const keyDisk = "/dev/vde"
 
-const diskSize = 8 << 30
+const diskSize = 16 << 30
 
 // machine is a virtual machine that runs the installer, for one layout after another.
 type machine struct {
