@@ -83,10 +83,10 @@ ls /run/provision/subvolumes 2>/dev/null
 :`); open != "" {
 		t.Errorf("after unmount and close there is still:\n%s", open)
 	}
-	m.sh(t, "sync")
+	tables := m.sh(t, "sync; lsblk --nodeps --noheadings --raw --output PATH,PTTYPE | awk 'NF == 2 {print $1}'")
 	hashes := map[string]string{}
-	for node, disk := range m.disks {
-		hash, err := disk.PartitionTable()
+	for _, node := range strings.Fields(tables) {
+		hash, err := m.disks[node].PartitionTable()
 		check(t, err)
 		hashes[node] = hash
 	}
@@ -134,9 +134,9 @@ func (m *machine) snapshot(t *testing.T) []string {
 	out := m.sh(t, `set -e
 udevadm settle
 {
-lsblk --noheadings --list --paths --output NAME,TYPE,SIZE,START,RO,PTUUID,PARTTYPE,PARTLABEL,PARTFLAGS,PARTUUID,FSTYPE,LABEL,UUID
-lvs --noheadings --options vg_name,lv_name,lv_uuid,lv_size,segtype 2>/dev/null || :
-findmnt --noheadings --list --output TARGET,SOURCE,FSTYPE,FSROOT | grep ^/mnt || :
+lsblk --noheadings --raw --paths --output NAME,TYPE,SIZE,START,RO,PTUUID,PARTTYPE,PARTLABEL,PARTFLAGS,PARTUUID,FSTYPE,LABEL,UUID
+lvs --noheadings --separator ' ' --options vg_name,lv_name,lv_uuid,lv_size,segtype 2>/dev/null || :
+findmnt --noheadings --raw --output TARGET,SOURCE,FSTYPE,FSROOT | grep ^/mnt || :
 swapon --show=NAME,TYPE,SIZE,PRIO --noheadings --raw | while read -r device rest; do
 	echo "swap $device $rest $(blkid --probe --output value --match-tag UUID "$device")"
 done

@@ -160,7 +160,7 @@ func own(t *testing.T) []layout {
 				"six":   set{"lvs": set{"r6": set{"size": "100M", "lvm_type": "raid6", "content": fs("ext4", "/")}, "r1": set{"size": "64M", "lvm_type": "raid1", "content": nil}}},
 				"whole": set{"lvs": set{"pool": set{"size": "50%FREE", "lvm_type": "thin-pool"}, "thin": set{"size": "20G", "lvm_type": "thinlv", "pool": "pool", "content": fs("ext4", "/thin")}, "plain": set{"size": "64M", "content": set{"type": "swap"}}}},
 			}}),
-		removeClosed: "vgchange --quiet --activate y whole; lvremove --yes whole/thin; vgchange --quiet --activate n whole", gone: `whole-thin |whole +thin |/mnt/thin/`,
+		removeClosed: "vgchange --quiet --activate y whole; lvremove --yes whole/thin; vgchange --quiet --activate n whole", gone: `whole-thin |whole thin |/mnt/thin/`,
 	}, {
 		name: "whole disks",
 		data: evaluate(t, set{"disk": set{
