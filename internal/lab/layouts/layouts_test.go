@@ -1,6 +1,7 @@
 package layouts
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -40,6 +41,9 @@ func read(t *testing.T, kind, dir string) (list []layout) {
 		if !withoutTools.Match(data) {
 			name := kind + "/" + strings.TrimSuffix(filepath.Base(file), ".json")
 			l := removals[name]
+			if name == "layouts/btrfs-raid" { // the kernel turns on no swap file of which there are copies
+				data = bytes.ReplaceAll(data, []byte("-d raid1"), []byte("-d single"))
+			}
 			l.name, l.data = name, place(t, data, slices.Contains(large, name))
 			list = append(list, l)
 		}
