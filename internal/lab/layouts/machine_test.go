@@ -136,15 +136,7 @@ func (m *machine) tool(t *testing.T, data []byte, way disko.Way) *installer.Disk
 	t.Helper()
 	parsed, err := disko.Parse(data)
 	check(t, err)
-	var last string
-	start := time.Now()
 	return &installer.Disks{
-		Tell: func(_, _ int, s disko.Step) {
-			if took := time.Since(start); last != "" && took > 2*time.Second {
-				t.Logf("%s: %.1f s", last, took.Seconds())
-			}
-			last, start = s.Name, time.Now()
-		},
 		Client: m.shell.Client(), Layout: parsed, Options: disko.Options{Way: way}, Log: slog.New(slog.DiscardHandler),
 		Key: func(string) ([]byte, error) { return key, nil },
 	}
