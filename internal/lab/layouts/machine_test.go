@@ -23,14 +23,13 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(lab.InNamespace(m.Run)) }
 
-// What layouts use in place of the disks that they name, in byte order of the disks' names. They are sparse, and the
-// machine's own are many, so that each layout finds what it needs.
+// nodes are what layouts get in place of the disks that they name, in byte order of the disks' names.
 var nodes = []string{"/dev/vda", "/dev/vdb", "/dev/vdc", "/dev/vdd"}
 
-// keyDisk is as small as a stick with a key on it.
-const keyDisk = "/dev/vde"
-
-const diskSize = 16 << 30
+const (
+	keyDisk  = "/dev/vde" // small, as a stick with a key on it
+	diskSize = 16 << 30
+)
 
 // machine is a virtual machine that runs the installer, for one layout after another.
 type machine struct {
@@ -45,7 +44,7 @@ var machines atomic.Int32
 // newMachine boots one.
 func newMachine(t *testing.T) *machine {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 35*time.Minute)
 	t.Cleanup(cancel)
 	n := machines.Add(1)
 	lan, err := lab.NewLAN(ctx, fmt.Sprintf("br%d", n), netip.MustParsePrefix(fmt.Sprintf("10.77.%d.1/24", n)))
@@ -76,26 +75,7 @@ func newMachine(t *testing.T) *machine {
 	m := &machine{ctx: ctx, disks: map[string]lab.Disk{}}
 	vm := &lab.Machine{Name: fmt.Sprintf("vm%d", n), Dir: dir, LAN: lan, MAC: fmt.Sprintf("52:54:00:12:34:%02x", n),
 		Firmware: lab.SeaBIOS, Kernel: img.Kernel, Initrd: filepath.Join(dir, "initrd"), Cmdline: img.Cmdline}
-	add := func(node string, disk lab.Disk) {
-		made, err := lab.NewDisk(filepath.Join(dir, filepath.Base(node)), diskSize, disk.Serial)
-		check(t, err)
-		made.Bus = disk.Bus
-		m.disks[node] = made
-		vm.Disks = append(vm.Disks, made)
-	}
-	for _, node := range nodes {
-		add(node, lab.Disk{Serial: "LAB-" + filepath.Base(node)})
-	}
-	stick := filepath.Join(dir, "key.raw")
-	check(t, os.WriteFile(stick, bytes.Repeat([]byte("key on a disk\n\n\n"), 4096), 0o600))
-	vm.Disks = append(vm.Disks, lab.Disk{Path: stick, Serial: "KEY"}) // keyDisk
-	add("/dev/nvme0n1", lab.Disk{Serial: "NVME", Bus: "nvme"})
-	add("/dev/sda", lab.Disk{Serial: "SATA", Bus: "sata"})
-	large, err := lab.NewDisk(filepath.Join(dir, "large"), diskSize, "LARGE")
-	check(t, err)
-	m.disks["/dev/vdf"] = large
-	vm.Args = []string{"-drive", "if=none,id=large,format=raw,cache=unsafe,discard=unmap,file=" + large.Path,
-		"-device", "virtio-blk-pci,drive=large,serial=LARGE,logical_block_size=4096,physical_block_size=4096"}
+	m.plugDisks(t, vm)
 	t.Cleanup(func() { check(t, vm.PowerOff()) })
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -112,6 +92,31 @@ func newMachine(t *testing.T) *machine {
 	// The test does not need RAIDs to be in sync, and the machine is slow.
 	m.sh(t, "modprobe md_mod && echo 1000 > /proc/sys/dev/raid/speed_limit_max")
 	return m
+}
+
+// plugDisks gives a machine its disks: those that layouts use, the one with a key, and some on other buses.
+func (m *machine) plugDisks(t *testing.T, vm *lab.Machine) {
+	t.Helper()
+	add := func(node string, disk lab.Disk) {
+		made, err := lab.NewDisk(filepath.Join(vm.Dir, filepath.Base(node)), diskSize, disk.Serial)
+		check(t, err)
+		made.Bus = disk.Bus
+		m.disks[node] = made
+		vm.Disks = append(vm.Disks, made)
+	}
+	for _, node := range nodes {
+		add(node, lab.Disk{Serial: "LAB-" + filepath.Base(node)})
+	}
+	stick := filepath.Join(vm.Dir, "key.raw")
+	check(t, os.WriteFile(stick, bytes.Repeat([]byte("key on a disk\n\n\n"), 4096), 0o600))
+	vm.Disks = append(vm.Disks, lab.Disk{Path: stick, Serial: "KEY"}) // keyDisk
+	add("/dev/nvme0n1", lab.Disk{Serial: "NVME", Bus: "nvme"})
+	add("/dev/sda", lab.Disk{Serial: "SATA", Bus: "sata"})
+	large, err := lab.NewDisk(filepath.Join(vm.Dir, "large"), diskSize, "LARGE")
+	check(t, err)
+	m.disks["/dev/vdf"] = large
+	vm.Args = []string{"-drive", "if=none,id=large,format=raw,cache=unsafe,discard=unmap,file=" + large.Path,
+		"-device", "virtio-blk-pci,drive=large,serial=LARGE,logical_block_size=4096,physical_block_size=4096"}
 }
 
 func check(t *testing.T, err error) {
