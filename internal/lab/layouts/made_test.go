@@ -192,7 +192,7 @@ func own(t *testing.T) []layout {
 		name:         "hooks",
 		data:         evaluate(t, set{"disk": set{"a": gpt(set{"root": part("100%", hook(fs("ext4", "/"), "root")), "boot": part("64M", hook(fs("vfat", "/boot"), "boot"))})}}),
 		removeClosed: "rm -f /run/hooks; wipefs --all /dev/vda1", gone: `^/dev/vda1 |/mnt/boot/`,
-		ends: `echo "boot preCreate /dev/vda1 /boot
+		ends: `[ "$(cat /run/hooks)" = "boot preCreate /dev/vda1 /boot
 boot postCreate /dev/vda1 /boot
 root preMount /dev/vda2 /
 root postMount /dev/vda2 /
@@ -201,7 +201,7 @@ boot postMount /dev/vda1 /boot
 boot preUnmount /dev/vda1 /boot
 root preUnmount /dev/vda2 /
 boot postUnmount /dev/vda1 /boot
-root postUnmount /dev/vda2 /" | diff - /run/hooks >&2`,
+root postUnmount /dev/vda2 /" ] || { cat /run/hooks >&2; false; }`,
 	}, layout{
 		name: "NVMe, SATA, sectors of 4096 bytes",
 		data: evaluate(t, set{"disk": set{
