@@ -23,7 +23,7 @@ func BenchmarkPlan(b *testing.B) {
 	})
 	b.Run("plan", func(b *testing.B) {
 		for b.Loop() {
-			if _, err := NewPlan(l, facts); err != nil {
+			if _, err := NewPlan(l, facts, Options{}); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -28,6 +28,14 @@ func (p *Plan) destroy(nodes []*node) []Step {
 	return b.steps
 }
 
+// Close returns the steps after which nothing on the plan's disks is mounted or open, by
+// what the facts say: for when a plan failed half-way, and for what [Plan.Unmount] left.
+func (p *Plan) Close(f *Facts) []Step {
+	b := &builder{stage: StageUnmount}
+	p.release(b, f.nodes())
+	return b.steps
+}
+
 // release adds the steps after which nothing holds the disks: swap off, unmounted,
 // containers and volumes closed, the innermost first.
 func (p *Plan) release(b *builder, nodes []*node) {

@@ -11,12 +11,53 @@ import (
 )
 
 // Facts is what a machine's disks are now: the output of
-// `lsblk --json --bytes --output-all` with one key more, "links": names below /dev/disk
-// and the devices they point to. util-linux 2.37 or newer shows all mount points of a
-// device; older ones only show one.
+// `lsblk --json --bytes --output-all`, and what else [Probe] found. The fresh way does
+// with lsblk's alone. util-linux 2.37 or newer shows all mount points of a device; older
+// ones only show one.
 type Facts struct {
 	BlockDevices []BlockDevice     `json:"blockdevices"`
-	Links        map[string]string `json:"links"`
+	Links        map[string]string `json:"links"` // names below /dev/disk, /dev/md and /dev/mapper, and devices
+
+	Mounts          []MountedAt      `json:"mounts"` // null: not asked
+	Swaps           []string         `json:"swaps"`
+	PhysicalVolumes []PhysicalVolume `json:"pvs"`
+	LogicalVolumes  []LogicalVolume  `json:"lvs"`
+	Pools           []string         `json:"pools"` // imported
+	Datasets        []Dataset        `json:"datasets"`
+	// Inside holds what was found at paths on btrfs devices: "subvolume", "file", "other"
+	// or nothing.
+	Inside map[string]map[string]string `json:"inside"`
+}
+
+// MountedAt is one mount, as findmnt shows it.
+type MountedAt struct {
+	Target string `json:"target"`
+	Source string `json:"source"`
+	FSType string `json:"fstype"`
+	FSRoot string `json:"fsroot"` // what of the file system is mounted, such as a subvolume
+}
+
+// PhysicalVolume is one member of a volume group, or of none, as pvs shows it.
+type PhysicalVolume struct {
+	Device string `json:"pv_name"`
+	Group  string `json:"vg_name"`
+}
+
+// LogicalVolume is a volume, active or not, as lvs shows it.
+type LogicalVolume struct {
+	Group string `json:"vg_name"`
+	Name  string `json:"lv_name"`
+	Size  number `json:"lv_size"` // bytes
+	Type  string `json:"segtype"`
+	Pool  string `json:"pool_lv"`
+}
+
+// Dataset is one of a ZFS pool that is imported.
+type Dataset struct {
+	Name   string `json:"name"`
+	Type   string `json:"type"` // filesystem or volume
+	Size   string `json:"size"` // of a volume, bytes
+	Locked bool   `json:"locked"`
 }
 
 // BlockDevice is one device of lsblk's tree. A device with several parents (RAID, LVM)
@@ -37,6 +78,12 @@ type BlockDevice struct {
 	Label       string        `json:"label,omitempty"`
 	UUID        string        `json:"uuid,omitempty"`
 	PartLabel   string        `json:"partlabel,omitempty"`
+	PartType    string        `json:"parttype,omitempty"`
+	PartUUID    string        `json:"partuuid,omitempty"`
+	PartFlags   string        `json:"partflags,omitempty"` // GPT attributes, such as 0x4
+	Start       number        `json:"start,omitempty"`     // of a partition, in units of 512 bytes
+	Transport   string        `json:"tran,omitempty"`      // nvme, sata, usb, …
+	Rotational  flag          `json:"rota,omitempty"`
 	TableType   string        `json:"pttype,omitempty"`
 	Mountpoint  string        `json:"mountpoint,omitempty"`
 	Mountpoints []string      `json:"mountpoints,omitempty"` // "[SWAP]" for active swap

@@ -23,7 +23,7 @@ func TestGolden(t *testing.T) {
 		name := strings.TrimSuffix(filepath.Base(file), ".json")
 		t.Run(name, func(t *testing.T) {
 			l := mustParse(t, readFile(t, "layouts/"+name+".json"))
-			p, err := NewPlan(l, blank(t, l))
+			p, err := NewPlan(l, blank(t, l), Options{})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -136,7 +136,7 @@ func TestHostile(t *testing.T) {
 						refused++
 						continue
 					}
-					p, err := NewPlan(l, nil)
+					p, err := NewPlan(l, nil, Options{})
 					if err != nil {
 						t.Fatalf("%s: %q was parsed and cannot be planned: %v", name, evil, err)
 					}
@@ -242,12 +242,12 @@ func fuzzed(t *testing.T, data []byte) {
 	if err != nil {
 		return
 	}
-	p, err := NewPlan(l, nil)
+	p, err := NewPlan(l, nil, Options{})
 	if err != nil {
 		t.Fatalf("a layout that was parsed cannot be planned: %v", err)
 	}
 	checkPlan(t, p)
-	if p, err = NewPlan(l, blank(t, l)); err == nil {
+	if p, err = NewPlan(l, blank(t, l), Options{}); err == nil {
 		checkPlan(t, p)
 		checkDisks(t, p)
 	}

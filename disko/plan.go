@@ -1,6 +1,7 @@
 package disko
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 )
@@ -14,6 +15,7 @@ type Stage string
 // The stages, in their order. Only [Plan.Unmount] has steps of the last.
 const (
 	StageDestroy Stage = "destroy"
+	StageOpen    Stage = "open" // what is kept and closed
 	StageCreate  Stage = "create"
 	StageMount   Stage = "mount"
 	StageUnmount Stage = "unmount"
@@ -39,11 +41,35 @@ type Step struct {
 // Destructive tells whether the step loses data.
 func (s Step) Destructive() bool { return s.Destroys != "" }
 
+// Way is how much of what is on the disks a plan replaces.
+type Way string
+
+// The ways.
+const (
+	Fresh  Way = "fresh"  // erase the disks, and make all
+	Format Way = "format" // make what is missing, keep what is as the layout says
+	Mount  Way = "mount"  // make nothing
+)
+
+// Options are what else a plan depends on.
+type Options struct {
+	Way Way // Fresh if empty
+	// Disks overrides the layout's devices, by the attribute name of the disk: a path, or
+	// which of the machine's disks.
+	Disks map[string]string
+}
+
 // Plan is a layout for certain disks. Its methods work on the value that [NewPlan]
 // returned, not on one that was read back from JSON.
 type Plan struct {
+	Way   Way    `json:"way"`
 	Steps []Step `json:"steps"`
 	Disks []Disk `json:"disks"` // the disks it takes, in byte order of their names in the layout
+
+	// Look is what the facts have to tell before the plan can be whole. Where it is not
+	// empty, or there are steps of [StageOpen], only those steps are in the plan: run them,
+	// probe again and plan again.
+	Look Look `json:"-"`
 
 	takes  []*device              // the layout's, same order as Disks
 	tables map[string][]partition // by disk, for Verify
@@ -66,8 +92,8 @@ type name struct{ kind, name string }
 //
 // All that is wrong is reported at once, each with its attribute path: disks that the
 // machine does not have, that are too small, read-only or in use by the running system.
-func NewPlan(l *Layout, f *Facts) (*Plan, error) {
-	p := &Plan{}
+func NewPlan(l *Layout, f *Facts, o Options) (*Plan, error) {
+	p := &Plan{Way: cmp.Or(o.Way, Fresh)}
 	b := &builder{reader: &reader{seen: map[string]string{}}}
 	places := map[*device]place{}
 	for _, d := range l.disks() {

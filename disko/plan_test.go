@@ -97,7 +97,7 @@ func TestDestroy(t *testing.T) {
 			}, wipes("/dev/sda1", "/dev/sda2", "/dev/sda")...)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p, err := NewPlan(mustParse(t, readFile(t, "layouts/efi.json")), mustFacts(t, c.facts))
+			p, err := NewPlan(mustParse(t, readFile(t, "layouts/efi.json")), mustFacts(t, c.facts), Options{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -118,7 +118,7 @@ func TestDestroy(t *testing.T) {
 func TestPartitionNodes(t *testing.T) {
 	for device, want := range map[string]string{"sda": "/dev/sda2", "nvme0n1": "/dev/nvme0n1p2", "mmcblk0": "/dev/mmcblk0p2", "vdb": "/dev/vdb2"} {
 		facts := mustFacts(t, strings.ReplaceAll(machine(dev("sda", "disk", "")), "/dev/sda", "/dev/"+device))
-		p, err := NewPlan(mustParse(t, readFile(t, "layouts/efi.json")), facts)
+		p, err := NewPlan(mustParse(t, readFile(t, "layouts/efi.json")), facts, Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -173,7 +173,7 @@ func TestPlanProblems(t *testing.T) {
 			if c.layout != nil {
 				data = c.layout(t)
 			}
-			_, err := NewPlan(mustParse(t, data), mustFacts(t, c.facts))
+			_, err := NewPlan(mustParse(t, data), mustFacts(t, c.facts), Options{})
 			wantProblems(t, err, c.want...)
 		})
 	}
@@ -189,7 +189,7 @@ func TestLUKSFlags(t *testing.T) {
 			"keyFile": "/tmp/raw.key", "keyFileSize": 4096, "keyFileOffset": 12, "allowDiscards": true,
 			"bypassWorkqueues": true, "fallbackToPassword": true, "crypttabExtraOpts": []any{"x"},
 		},
-	})), mustFacts(t, machine(dev("vdb", "disk", ""))))
+	})), mustFacts(t, machine(dev("vdb", "disk", ""))), Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,7 +220,7 @@ func TestLUKSKeys(t *testing.T) {
 		"raw is first": {map[string]any{at + ".settings.keyFile": "/r"}, "/r", "", []string{"/r"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p, err := NewPlan(mustParse(t, edit(t, readFile(t, "layouts/luks.json"), c.changes)), nil)
+			p, err := NewPlan(mustParse(t, edit(t, readFile(t, "layouts/luks.json"), c.changes)), nil, Options{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -248,7 +248,7 @@ func TestSwap(t *testing.T) {
 		at + "fresh.content.discardPolicy":    "once",
 		at + "fresh.content.mountOptions":     []any{"defaults", "nofail"},
 		at + "fresh.content.extraArgs":        []any{"--label x"},
-	})), mustFacts(t, machine(dev("vdb", "disk", ""))))
+	})), mustFacts(t, machine(dev("vdb", "disk", ""))), Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -269,7 +269,7 @@ func TestSwapFiles(t *testing.T) {
 		"disk.main.content.partitions.root.content.swap.a.priority":             7,
 		"disk.main.content.partitions.root.content.subvolumes./spare.name":      "deep/er/test",
 		"disk.main.content.partitions.root.content.subvolumes./spare.extraArgs": []any{"-i 0/5"},
-	})), nil)
+	})), nil, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -292,7 +292,7 @@ func TestSwapFiles(t *testing.T) {
 }
 
 func TestPlanJSON(t *testing.T) {
-	p, err := NewPlan(mustParse(t, readFile(t, "layouts/luks.json")), mustFacts(t, machine(dev("vdb", "disk", ""))))
+	p, err := NewPlan(mustParse(t, readFile(t, "layouts/luks.json")), mustFacts(t, machine(dev("vdb", "disk", ""))), Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -300,14 +300,17 @@ func TestPlanJSON(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var got map[string][]map[string]any
+	var got struct {
+		Way          Way
+		Steps, Disks []map[string]any
+	}
 	if err := json.Unmarshal(data, &got); err != nil {
 		t.Fatal(err)
 	}
-	if len(got) != 2 || len(got["steps"]) != len(p.Steps) || got["disks"][0]["device"] != "/dev/vdb" || got["disks"][0]["content"] != "blank" {
+	if got.Way != Fresh || len(got.Steps) != len(p.Steps) || got.Disks[0]["device"] != "/dev/vdb" || got.Disks[0]["content"] != "blank" {
 		t.Errorf("plan as JSON: %s", data)
 	}
-	if s := got["steps"][0]; s["stage"] != "destroy" || s["destroys"] != "everything on /dev/vdb (8 GiB): blank" || s["stdin"] != nil {
+	if s := got.Steps[0]; s["stage"] != "destroy" || s["destroys"] != "everything on /dev/vdb (8 GiB): blank" || s["stdin"] != nil {
 		t.Errorf("first step: %v", s)
 	}
 }

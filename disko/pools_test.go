@@ -87,7 +87,7 @@ func TestTableProblems(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				_, err = NewPlan(l, blank(t, l))
+				_, err = NewPlan(l, blank(t, l), Options{})
 				c.want = "disk.new.content.partitions[1]: from 400MiB to -20GiB overlaps disk.new.content.partitions[0]"
 			}
 			if err == nil || !strings.HasPrefix(lines(err)[0], c.want) {
@@ -109,21 +109,21 @@ func TestManyDisks(t *testing.T) {
 	}
 	t.Run("volumes over the disks", func(t *testing.T) {
 		l, f := small(readFile(t, "layouts/lvm.json"))
-		_, err := NewPlan(l, f)
+		_, err := NewPlan(l, f, Options{})
 		if err == nil || !strings.Contains(err.Error(), "lvm_vg.\"fast.1\".lvs.root.size: 20G takes 20 GiB, and only ") {
 			t.Errorf("got %v", err)
 		}
 	})
 	t.Run("partitions over the disk", func(t *testing.T) {
 		l, f := small(readFile(t, "layouts/mdadm.json"))
-		_, err := NewPlan(l, f)
+		_, err := NewPlan(l, f, Options{})
 		wantProblems(t, err, "disk.a.device: /dev/sda (20 GiB) is too small", "disk.b.device: /dev/sdb (20 GiB) is too small")
 	})
 	t.Run("destroy is false", func(t *testing.T) {
 		l := mustParse(t, readFile(t, "layouts/tmpfs-root.json"))
 		f := blank(t, l)
 		f.BlockDevices[0].FSType, f.BlockDevices[0].Label = "ext4", "photos"
-		_, err := NewPlan(l, f)
+		_, err := NewPlan(l, f, Options{})
 		wantProblems(t, err, `disk.kept.destroy: is false, and /dev/sdb (200 GiB) is not blank: ext4 "photos" 200 GiB; keeping`)
 	})
 	t.Run("half of a pool, and names elsewhere", func(t *testing.T) {
@@ -133,7 +133,7 @@ func TestManyDisks(t *testing.T) {
 		f.BlockDevices = append(f.BlockDevices,
 			BlockDevice{Path: "/dev/sdx", Name: "sdx", Type: "disk", FSType: "btrfs", UUID: "u", Size: 1 << 30},
 			BlockDevice{Path: "/dev/sdy", Name: "sdy", Type: "disk", FSType: "zfs_member", Label: "tank", UUID: "p", Size: 1 << 30})
-		_, err := NewPlan(l, f)
+		_, err := NewPlan(l, f, Options{})
 		wantProblems(t, err, "disk.a.device: /dev/sda holds a part of the btrfs on /dev/sdx too", `disk: a pool "tank" is there already on /dev/sdy`)
 	})
 	t.Run("an imported pool is exported", func(t *testing.T) {
@@ -142,7 +142,7 @@ func TestManyDisks(t *testing.T) {
 		for i := range 2 {
 			f.BlockDevices[i].FSType, f.BlockDevices[i].Label, f.BlockDevices[i].UUID = "zfs_member", "$(x)", "p"
 		}
-		p, err := NewPlan(l, f)
+		p, err := NewPlan(l, f, Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -159,7 +159,7 @@ func TestHookVariables(t *testing.T) {
 	p, err := NewPlan(mustParse(t, edit(t, readFile(t, "layouts/luks.json"), map[string]any{
 		"disk.main.content.partitions.luks.content.settings":       map[string]any{"keyFileSize": 4194304, "allowDiscards": true, "x": evil},
 		"disk.main.content.partitions.luks.content.postCreateHook": `printf '%s|' "$name" "$device" "${settings[keyFileSize]}" "${settings[x]}" "$askPassword" "$initrdUnlock" "${#additionalKeyFiles[@]}" "$#" *`,
-	})), nil)
+	})), nil, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +176,7 @@ func TestHookVariables(t *testing.T) {
 
 // TestPassphrase: where disko would ask, the operator gives the passphrase as a file.
 func TestPassphrase(t *testing.T) {
-	p, err := NewPlan(mustParse(t, edit(t, readFile(t, "layouts/luks.json"), map[string]any{"disk.main.content.partitions.luks.content.askPassword": true})), nil)
+	p, err := NewPlan(mustParse(t, edit(t, readFile(t, "layouts/luks.json"), map[string]any{"disk.main.content.partitions.luks.content.askPassword": true})), nil, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

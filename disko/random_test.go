@@ -25,7 +25,7 @@ func TestRandom(t *testing.T) {
 		}
 		facts := blank(t, l)
 		facts.BlockDevices = append(facts.BlockDevices, BlockDevice{Path: "/dev/sdz", Name: "sdz", Type: "disk", Size: 1 << 40})
-		p, err := NewPlan(l, facts)
+		p, err := NewPlan(l, facts, Options{})
 		if err != nil {
 			t.Fatalf("seed %d: %v\n%s", seed, err, data)
 		}

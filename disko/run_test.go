@@ -100,7 +100,7 @@ func plan(t *testing.T, data []byte, dev string) *Plan {
 	for _, name := range []string{"/dev/disk/by-id/the-disk", "/dev/disk/by-id/the-disk", "/dev/vdb"} {
 		data = bytes.ReplaceAll(data, []byte(`"`+name+`"`), []byte(`"`+dev+`"`))
 	}
-	p, err := NewPlan(mustParse(t, data), facts(t, dev))
+	p, err := NewPlan(mustParse(t, data), facts(t, dev), Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -139,7 +139,7 @@ func TestVerify(t *testing.T) {
 		"disk.main.content.partitions.root.content.device": "/dev/disk/by-partuuid/" + uuid,
 		"disk.main.content.partitions.ESP.attributes":      []any{0, 63},
 	}))
-	plan, err := NewPlan(l, facts)
+	plan, err := NewPlan(l, facts, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,7 +195,7 @@ func FuzzReadTable(f *testing.F) {
 		head, tail := image(f, gib, ss, simpleEFI(uint64(ss))...)
 		sound[ss] = ends{head, tail}
 	}
-	p, err := NewPlan(mustParse(f, readFile(f, "layouts/efi.json")), nil)
+	p, err := NewPlan(mustParse(f, readFile(f, "layouts/efi.json")), nil, Options{})
 	if err != nil {
 		f.Fatal(err)
 	}

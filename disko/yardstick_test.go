@@ -47,7 +47,7 @@ func TestYardstick(t *testing.T) {
 				data = edit(t, data, map[string]any{"nodev": map[string]any{"/": map[string]any{
 					"type": "nodev", "fsType": "tmpfs", "device": "tmpfs", "mountpoint": "/", "mountOptions": []any{}}}})
 			}
-			p, err := NewPlan(mustParse(t, data), nil)
+			p, err := NewPlan(mustParse(t, data), nil, Options{})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -4,11 +4,9 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"net"
 	"os"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -49,33 +47,13 @@ func (f *follower) readDisks(ctx context.Context, s *session) (*disko.Facts, err
 	return facts, f.Hosts.SetFacts(f.name, raw)
 }
 
-// readFacts is disko.Facts as JSON: lsblk's own output, and the links under
-// /dev/disk, so that a layout may name a disk by any of them.
+// readFacts is disko.Facts as JSON.
 func readFacts(ctx context.Context, s *session) ([]byte, error) {
-	out, err := s.run(ctx, nil, "lsblk", "--json", "--bytes", "--output-all")
+	out, err := s.run(ctx, nil, disko.Probe(nil)...)
 	if err != nil {
 		return nil, fmt.Errorf("list the machine's disks: %w", err)
 	}
-	var facts map[string]json.RawMessage
-	if err := json.Unmarshal(out, &facts); err != nil {
-		return nil, fmt.Errorf("list the machine's disks: lsblk printed no JSON: %w", err)
-	}
-	out, err = s.run(ctx, nil, "find", "/dev/disk", "-type", "l", "-printf", `%p\t%l\n`)
-	if err != nil {
-		return nil, fmt.Errorf("list the machine's disk names: %w", err)
-	}
-	links := make(map[string]string)
-	for line := range strings.Lines(string(out)) {
-		name, target, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "\t")
-		if !path.IsAbs(target) {
-			target = path.Join(path.Dir(name), target)
-		}
-		links[name] = target
-	}
-	if facts["links"], err = json.Marshal(links); err != nil {
-		return nil, err
-	}
-	return json.Marshal(facts)
+	return disko.ReadProbe(out)
 }
 
 // machineWords is firmware, memory and network cards, for the log.

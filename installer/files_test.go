@@ -74,7 +74,7 @@ func luksPlan(t *testing.T, passwordFile string) *disko.Plan {
 	if err != nil {
 		t.Fatal(err)
 	}
-	plan, err := disko.NewPlan(layout, nil)
+	plan, err := disko.NewPlan(layout, nil, disko.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

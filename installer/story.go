@@ -61,7 +61,7 @@ func (f *follower) disks(ctx context.Context, h hosts.Host, s *session, b *build
 	if err != nil {
 		return nil, err
 	}
-	plan, err := disko.NewPlan(b.layout, facts)
+	plan, err := disko.NewPlan(b.layout, facts, disko.Options{})
 	if err != nil {
 		return nil, err
 	}

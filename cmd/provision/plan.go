@@ -71,7 +71,7 @@ func planFiles(layoutFile, factsFile string) (*disko.Plan, error) {
 			return nil, fmt.Errorf("%s: %w", factsFile, err)
 		}
 	}
-	return disko.NewPlan(layout, facts)
+	return disko.NewPlan(layout, facts, disko.Options{})
 }
 
 func showPlan(w io.Writer, p *disko.Plan) error {

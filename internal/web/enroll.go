@@ -158,7 +158,7 @@ func (s *Server) image(name string, arch images.Arch) (string, error) {
 // secretsFor collects the disk keys, which must be all that the layout reads,
 // and the host key that the extra files bring, if they bring one.
 func secretsFor(r EnrollRequest, layout *disko.Layout) (map[string][]byte, error) {
-	plan, err := disko.NewPlan(layout, nil)
+	plan, err := disko.NewPlan(layout, nil, disko.Options{})
 	if err != nil {
 		return nil, err
 	}
@@ -235,7 +235,7 @@ func (s *Server) plan(c echo.Context) error {
 	if err != nil && !errors.Is(err, hosts.ErrNotFound) {
 		return err
 	}
-	p, err := disko.NewPlan(layout, facts)
+	p, err := disko.NewPlan(layout, facts, disko.Options{})
 	if err != nil {
 		return err
 	}
