@@ -17,18 +17,13 @@ import (
 	"provision/internal/lab"
 )
 
-// The machine that the results were recorded on: Disks virtio disks of DiskSize bytes, which the layouts' disks become
-// in byte order of their names.
-const (
-	Disks    = 4
-	DiskSize = 256 << 30
-)
-
-// NewDisks makes the blank disks of a machine for recorded layouts, in the folder dir.
-func NewDisks(dir string) ([]lab.Disk, error) {
+// NewDisks makes blank disks for the layout called name, in the folder dir: of the sizes that its results were recorded
+// with. The machine is to have them on virtio, where Nodes are their names; they become the layout's disks in byte order
+// of their names there.
+func NewDisks(dir, name string) ([]lab.Disk, error) {
 	var disks []lab.Disk
-	for i := range Disks {
-		disk, err := lab.NewDisk(fmt.Sprintf("%s/disk%d.raw", dir, i), DiskSize, fmt.Sprintf("BESIDE%d", i))
+	for i := range Nodes() {
+		disk, err := lab.NewDisk(fmt.Sprintf("%s/disk%d.raw", dir, i), DiskSize(name), fmt.Sprintf("BESIDE%d", i))
 		if err != nil {
 			return nil, err
 		}
@@ -37,24 +32,16 @@ func NewDisks(dir string) ([]lab.Disk, error) {
 	return disks, nil
 }
 
+// DiskSize is the size of each disk in bytes.
+func DiskSize(name string) int64 {
+	if slices.Contains([]string{"layouts/gpt", "layouts/lvm", "layouts/mdadm"}, name) {
+		return 256 << 30
+	}
+	return 16 << 30 // formatting more of it under LUKS takes an emulated machine minutes
+}
+
 // Nodes are the names of the machine's disks.
 func Nodes() []string { return []string{"/dev/vda", "/dev/vdb", "/dev/vdc", "/dev/vdd"} }
-
-// Place gives a layout the machine's disks.
-func Place(layout []byte) ([]byte, error) {
-	var devices map[string]map[string]map[string]json.RawMessage
-	if err := json.Unmarshal(layout, &devices); err != nil {
-		return nil, fmt.Errorf("read a layout: %w", err)
-	}
-	for i, name := range slices.Sorted(maps.Keys(devices["disk"])) {
-		node, err := json.Marshal(Nodes()[i])
-		if err != nil {
-			return nil, err
-		}
-		devices["disk"][name]["device"] = node
-	}
-	return json.Marshal(devices)
-}
 
 // results holds a file for each layout, as TestDiskoByHand writes them.
 //
@@ -88,36 +75,48 @@ func Compare(name string, ours Tables) ([]string, error) {
 	if disko == nil {
 		return nil, fmt.Errorf("there is no record of %s; make beside makes one", name)
 	}
+	return compare(name, disko, ours), nil
+}
+
+// compare is Compare with what disko's script made, normalised.
+func compare(name string, disko, ours Tables) []string {
 	asked := map[string]bool{}
 	disko.walk(func(table, thing, property string) { asked[disko[table][thing][property]] = true })
 	ours.Normalise(func(uuid string) bool { return asked[uuid] })
-	return explain(name, diff(disko, ours), differences), nil
+	return explain(name, diff(disko, ours), differences)
 }
 
-// diff returns a line for each property that is not the same on both sides.
+// diff returns a line for each thing that only one side has, and for each property that is not the same on both.
 func diff(disko, ours Tables) []string {
 	var lines []string
-	compare := func(place, disko, ours string) {
-		if disko != ours {
-			lines = append(lines, fmt.Sprintf("%s: disko %q, ours %q", place, disko, ours))
+	say := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
+	for _, table := range keys(disko, ours) {
+		for _, thing := range keys(disko[table], ours[table]) {
+			theirs, own := disko[table][thing], ours[table][thing]
+			switch {
+			case theirs == nil:
+				say("%s %s: only ours", table, thing)
+				continue
+			case own == nil:
+				say("%s %s: only disko's", table, thing)
+				continue
+			}
+			for _, property := range keys(theirs, own) {
+				if theirs[property] != own[property] {
+					say("%s %s %s: disko %q, ours %q", table, thing, property, theirs[property], own[property])
+				}
+			}
 		}
 	}
-	both := Tables{}
-	for _, side := range []Tables{disko, ours} {
-		side.walk(func(table, thing, property string) {
-			if both[table] == nil {
-				both[table] = map[string]map[string]string{}
-			}
-			if both[table][thing] == nil {
-				both[table][thing] = map[string]string{}
-			}
-			both[table][thing][property] = ""
-		})
-	}
-	both.walk(func(table, thing, property string) {
-		compare(strings.Join([]string{table, thing, property}, " "), disko[table][thing][property], ours[table][thing][property])
-	})
 	return lines
+}
+
+// keys returns those of both maps, sorted.
+func keys[T any](a, b map[string]T) []string {
+	both := map[string]T{}
+	maps.Copy(both, a)
+	maps.Copy(both, b)
+	return slices.Sorted(maps.Keys(both))
 }
 
 // A difference is one between disko's scripts and our plans, in these layouts.

@@ -5,7 +5,7 @@
 { disko, lib, layout, disks }:
 let
   nixpkgs = import lib;
-  inherit (nixpkgs) filterAttrs isAttrs isList mapAttrs optionalAttrs;
+  inherit (nixpkgs) filterAttrs isAttrs isList mapAttrs;
   diskoLib = import (disko + "/lib") {
     lib = nixpkgs;
     makeTest = null;
@@ -13,12 +13,18 @@ let
     qemu-common = null;
   };
 
-  # An example is a module, or a function to one.
-  example = let m = import layout; in if builtins.isFunction m then m { lib = nixpkgs; } else m;
+  # An example is a module, a function to one, or (stand-alone) a NixOS configuration that imports disko by itself.
+  example =
+    let
+      same = _: _: { config = cfg: cfg; };
+      m = builtins.scopedImport { import = same; } layout;
+      module = if builtins.isFunction m then m { lib = nixpkgs; pkgs = { }; } else m;
+    in
+    if module ? imports then builtins.head module.imports else module;
 
   # Evaluated devices as options again: without nulls, and without the devices that disko works out.
   options = v:
-    if isAttrs v then mapAttrs (_: options) (filterAttrs (n: x: x != null && !(n == "device" && isComputed v)) v)
+    if isAttrs v then mapAttrs (_: options) (filterAttrs (n: x: (x != null || n == "mountpoint") && !(n == "device" && isComputed v)) v)
     else if isList v then map options v
     else v;
   isComputed = v: v ? type && !(builtins.elem v.type [ "disk" "nodev" ]);
