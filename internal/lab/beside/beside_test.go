@@ -17,9 +17,10 @@ var answers = map[string]string{
 			{"name":"md127", "size":8, "ro":false, "uuid":"bbbb", "fstype":"ext4", "mountpoints":["/mnt/b","/mnt"]}]},
 		{"name":"vdb", "size":16, "ro":true, "uuid":"aaaa", "fstype":"linux_raid_member", "mountpoints":[null], "children": [
 			{"name":"md127", "size":8, "ro":false, "uuid":"bbbb", "fstype":"ext4", "mountpoints":["/mnt","/mnt/b"]}]}]}`,
-	"blkid":   "DEVNAME=/dev/vda\nUUID=aaaa\nUUID_SUB=cccc\nTYPE=linux_raid_member\n\nDEVNAME=/dev/md127\nLABEL=a\\ b\nUUID=bbbb\n",
-	"findmnt": `{"filesystems": [{"target":"/mnt","source":"/dev/md127","fstype":"ext4"},{"target":"/mnt","source":"tmpfs","fstype":"tmpfs"}]}`,
-	"swapon":  "/mnt/swap file 1024 -2\n",
+	"blkid":    "DEVNAME=/dev/vda\nUUID=aaaa\nUUID_SUB=cccc\nTYPE=linux_raid_member\n\nDEVNAME=/dev/md127\nLABEL=a\\ b\nUUID=bbbb\n",
+	"findmnt":  `{"filesystems": [{"target":"/mnt","source":"/dev/disk/by-id/raid","fstype":"ext4"},{"target":"/mnt","source":"tmpfs","fstype":"tmpfs","size":1}]}`,
+	"readlink": "/dev/md127",
+	"swapon":   "/mnt/swap file 1024 -2\n",
 }
 
 // read reads answers, of which some are changed.

@@ -20,12 +20,13 @@ func Read(run func(command string) (string, error)) (Tables, error) {
 		table, command string
 		parse          func(out string, table map[string]map[string]string) error
 	}{
-		{"lsblk", "udevadm settle && lsblk --json --bytes --output NAME,TYPE,SIZE,START,RO,LOG-SEC,PTTYPE,PTUUID," +
-			"PARTTYPE,PARTLABEL,PARTFLAGS,PARTUUID,FSTYPE,FSVER,LABEL,UUID,FSSIZE,MOUNTPOINTS,FSROOTS", parseLsblk},
+		// lsblk shows what udev knows, which nobody may have told of a new file system.
+		{"lsblk", "udevadm trigger --settle --subsystem-match=block && lsblk --json --bytes --output NAME,TYPE,SIZE,START,RO,LOG-SEC,PTTYPE,PTUUID," +
+			"PARTTYPE,PARTLABEL,PARTFLAGS,PARTUUID,FSTYPE,FSVER,LABEL,UUID,MOUNTPOINTS,FSROOTS", parseLsblk},
 		// Without the cache, which may know devices that are no more. It exits 2 when it finds nothing.
 		{"blkid", "blkid -c /dev/null -o export || [ $? = 2 ]", parseBlkid},
 		// It exits 1 when nothing is mounted.
-		{"mounts", "findmnt --json --list --submounts /mnt --output TARGET,SOURCE,FSTYPE,OPTIONS || [ $? = 1 ]", parseMounts},
+		{"mounts", "findmnt --json --bytes --list --nofsroot --submounts /mnt --output TARGET,SOURCE,FSROOT,FSTYPE,OPTIONS,SIZE || [ $? = 1 ]", parseMounts},
 		{"swaps", "swapon --show=NAME,TYPE,SIZE,PRIO --bytes --noheadings --raw", parseSwaps},
 	} {
 		out, err := run(ask.command)
@@ -35,6 +36,16 @@ func Read(run func(command string) (string, error)) (Tables, error) {
 		t[ask.table] = map[string]map[string]string{}
 		if err := ask.parse(out, t[ask.table]); err != nil {
 			return nil, fmt.Errorf("read %s: %w: %q", ask.table, err, out)
+		}
+	}
+	for _, mount := range t["mounts"] {
+		// btrfs is shown by the name that it was mounted by, or by the one that udev told the kernel before.
+		if source := mount["source"]; strings.HasPrefix(source, "/dev/disk/") {
+			node, err := run("readlink -f '" + source + "'")
+			if err != nil {
+				return nil, fmt.Errorf("resolve %s: %w", source, err)
+			}
+			mount["source"] = node
 		}
 	}
 	return t, nil
@@ -127,6 +138,9 @@ func parseMounts(out string, table map[string]map[string]string) error {
 			if column != "target" {
 				set(table[target], column, value)
 			}
+		}
+		if table[target]["fstype"] == "tmpfs" { // the machine's memory, and in the options if it is the layout's
+			delete(table[target], "size")
 		}
 	}
 	return nil
