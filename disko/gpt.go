@@ -160,38 +160,69 @@ func (g *gptTable) minimum() int64 {
 // the kernel's names where those are known: links by label race with udev and clash with
 // other disks' labels (disko#739, #551).
 func (g *gptTable) fill(b *builder, on place) {
-	dev := on.device
-	b.step("make a partition table on "+dev, dev, "sgdisk", "--clear", dev)
-	for n, part := range g.parts {
-		b.step(fmt.Sprintf("make partition %d, %s", n+1, part.name), dev, part.sgdisk(n+1, dev)...)
+	var places []place
+	steps := len(b.steps)
+	switch {
+	case b.make(g, on, "gpt"):
+		places = g.makeTable(b, on)
+	case on.found != nil && on.found.holds() == "gpt":
+		places = g.keepTable(b, on)
+	default:
+		places = g.unseen(on)
 	}
-	g.makeHybrid(b, dev)
-	b.reread(dev)
-	var extents []extent
-	if on.size > 0 {
-		extents, _ = arrange(g.parts, on.size, on.sector) // checked by fill
+	if len(b.steps) > steps {
+		b.reread(on.device)
 	}
-	places := make([]place, len(g.parts))
 	for n, part := range g.parts {
-		at := place{device: part.device, name: part.name, at: part.path}
-		if on.kernel {
-			at.device = numbered(dev, n+1)
-		}
-		if extents != nil {
-			at.size, at.sector = int64(extents[n].last-extents[n].first+1)*on.sector, on.sector
-		}
-		b.nodes[part.device] = at.device
+		b.places[part.device] = places[n]
 		if strings.Contains(part.device, "/by-partlabel/") {
 			b.labels[part.label] = join(part.path, "label")
 		}
-		places[n] = at
 		// An old file system may begin exactly where the partition does, and mkfs would refuse
 		// or ask. All are wiped first: content may put a header or a log on another one.
-		b.wipe(at)
+		if !places[n].keep {
+			b.wipe(places[n])
+		}
 	}
 	for n, part := range g.parts {
 		b.fill(part.content, places[n])
 	}
+}
+
+// makeTable makes the table with all its partitions.
+func (g *gptTable) makeTable(b *builder, on place) []place {
+	dev := on.device
+	for i, argv := range sgdisk(g.parts, dev) {
+		name := "make the partition table of " + dev
+		if i > 0 {
+			name = fmt.Sprintf("make partition %d, %s", i, g.parts[i-1].name)
+		}
+		b.step(name, dev, argv...)
+	}
+	g.makeHybrid(b, dev)
+	b.tables[dev] = g
+	on.keep = false
+	places := g.unseen(on)
+	if on.size > 0 {
+		if extents, err := arrange(g.parts, on.size, on.sector); err == nil { // else make said so
+			for n, e := range extents {
+				places[n].size, places[n].sector = int64(e.last-e.first+1)*on.sector, on.sector
+			}
+		}
+	}
+	return places
+}
+
+// unseen returns the partitions as they are named where nothing more is known.
+func (g *gptTable) unseen(on place) []place {
+	places := make([]place, len(g.parts))
+	for n, part := range g.parts {
+		places[n] = place{device: part.device, name: part.name, at: part.path, keep: on.keep}
+		if on.kernel && !on.keep {
+			places[n].device = numbered(on.device, n+1)
+		}
+	}
+	return places
 }
 
 // numbered is the kernel's name of a partition.
@@ -202,9 +233,28 @@ func numbered(disk string, n int) string {
 	return disk + strconv.Itoa(n)
 }
 
-func (p partition) sgdisk(number int, dev string) []string {
+// sgdisk returns the calls that make a table. It sleeps for a second when it has written,
+// so one call makes all, unless a partition is aligned in its own way: the alignment holds
+// for the rest of a call.
+func sgdisk(parts []partition, dev string) (calls [][]string) {
+	if slices.ContainsFunc(parts, func(p partition) bool { return p.alignment != 0 }) {
+		calls = [][]string{{"sgdisk", "--clear", dev}}
+		for n, p := range parts {
+			calls = append(calls, slices.Concat([]string{"sgdisk"}, p.options(n+1), []string{dev}))
+		}
+		return calls
+	}
+	argv := []string{"sgdisk", "--clear"}
+	for n, p := range parts {
+		argv = append(argv, p.options(n+1)...)
+	}
+	return [][]string{append(argv, dev)}
+}
+
+// options are sgdisk's.
+func (p partition) options(number int) []string {
 	n := strconv.Itoa(number)
-	argv := []string{"sgdisk", "--align-end"}
+	argv := []string{"--align-end"}
 	if p.alignment != 0 {
 		argv = append(argv, "--set-alignment="+strconv.FormatUint(p.alignment, 10))
 	}
@@ -221,7 +271,7 @@ func (p partition) sgdisk(number int, dev string) []string {
 	for _, bit := range p.attributes {
 		argv = append(argv, "--attributes="+n+":set:"+strconv.Itoa(bit))
 	}
-	return append(argv, dev)
+	return argv
 }
 
 // makeHybrid puts partitions into the MBR beside the protective entry. That one is first

@@ -1,7 +1,6 @@
 package disko
 
 import (
-	"fmt"
 	"regexp"
 	"strconv"
 	"strings"
@@ -146,51 +145,78 @@ func (t *partedTable) minimum() int64 {
 }
 
 func (t *partedTable) fill(b *builder, on place) {
-	dev := on.device
-	if on.size > 0 {
-		t.checkOverlap(b.reader, on.size)
+	kind := map[string]string{"gpt": "gpt", "msdos": "dos"}[t.format]
+	steps := len(b.steps)
+	var places []place
+	switch {
+	case b.make(t, on, kind):
+		if on.size > 0 {
+			t.checkOverlap(b.reader, on.size)
+		}
+		on.keep = false
+		argv := append(t.command(on), "mklabel", t.format)
+		for i := range t.parts {
+			argv = append(argv, t.mkpart(i)...)
+			places = append(places, t.place(i, on))
+		}
+		b.step("make the partition table of "+on.device, on.device, argv...)
+		b.tables[on.device] = t
+	case on.found != nil && on.found.holds() == kind:
+		places = t.keepTable(b, on)
+	default:
+		for i := range t.parts {
+			places = append(places, t.place(i, on))
+		}
 	}
-	parted := func(name string, args ...string) {
-		b.step(name, dev, append([]string{"parted", "-s", dev, "--"}, args...)...)
+	if len(b.steps) > steps {
+		b.reread(on.device)
 	}
-	parted("make a partition table on "+dev, "mklabel", t.format)
 	for i, p := range t.parts {
-		n := strconv.Itoa(i + 1)
-		kind := p.kind
-		if t.format == "gpt" {
-			kind = udevName(p.name)
-		}
-		args := []string{"mkpart", kind}
-		if p.fsType != "" {
-			args = append(args, p.fsType)
-		}
-		parted(fmt.Sprintf("make partition %s, %s", n, p.name), append(args, p.start, p.end)...)
-		for _, flag := range p.flags {
-			parted("set the flag "+flag+" of partition "+n, "set", n, flag, "on")
-		}
-	}
-	b.reread(dev)
-	places := make([]place, len(t.parts))
-	for i, p := range t.parts {
-		at := place{device: p.device, name: p.name, at: p.path}
-		if at.name == "" {
-			at.name = "partition " + strconv.Itoa(i+1)
-		}
-		if on.kernel {
-			at.device = numbered(dev, i+1)
-		}
-		if start, ok := position(p.start, on.size); ok {
-			if end, ok := position(p.end, on.size); ok {
-				at.size = int64(end-start) + mib // parted moves both to whole MiB
-			}
-		}
-		b.nodes[p.device] = at.device
-		places[i] = at
-		if p.kind != "extended" {
-			b.wipe(at)
+		b.places[p.device] = places[i]
+		if p.kind != "extended" && !places[i].keep {
+			b.wipe(places[i])
 		}
 	}
 	for i, p := range t.parts {
 		b.fill(p.content, places[i])
 	}
+}
+
+// command is parted; one call does all, as it sleeps like sgdisk.
+func (t *partedTable) command(on place) []string { return []string{"parted", "-s", on.device, "--"} }
+
+// mkpart are parted's words to make a partition, which gets the first number that is free.
+func (t *partedTable) mkpart(i int) []string {
+	p, n := t.parts[i], strconv.Itoa(i+1)
+	kind := p.kind
+	if t.format == "gpt" {
+		kind = udevName(p.name)
+	}
+	args := []string{"mkpart", kind}
+	if p.fsType != "" {
+		args = append(args, p.fsType)
+	}
+	args = append(args, p.start, p.end)
+	for _, flag := range p.flags {
+		args = append(args, "set", n, flag, "on")
+	}
+	return args
+}
+
+// place is where a partition is, or will be.
+func (t *partedTable) place(i int, on place) place {
+	p := t.parts[i]
+	at := place{device: p.device, name: p.name, at: p.path, keep: on.keep}
+	if at.name == "" {
+		at.name = "partition " + strconv.Itoa(i+1)
+	}
+	if on.kernel {
+		at.device = numbered(on.device, i+1)
+	}
+	if start, ok := position(p.start, on.size); ok {
+		if end, ok := position(p.end, on.size); ok {
+			at.size = int64(end-start) + mib // parted moves both to whole MiB
+		}
+	}
+	return at
 }
