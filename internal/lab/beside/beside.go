@@ -34,7 +34,7 @@ func NewDisks(dir, name string) ([]lab.Disk, error) {
 
 // DiskSize is the size of each disk in bytes.
 func DiskSize(name string) int64 {
-	if slices.Contains([]string{"layouts/gpt", "layouts/lvm", "layouts/mdadm"}, name) {
+	if slices.Contains([]string{"layouts/gpt", "layouts/lvm", "layouts/mdadm", "layouts/parted"}, name) {
 		return 256 << 30
 	}
 	return 16 << 30 // formatting more of it under LUKS takes an emulated machine minutes
@@ -145,4 +145,8 @@ func explain(name string, lines []string, differences []difference) []string {
 	return left
 }
 
-var differences = []difference{}
+var differences = []difference{
+	{"layouts/btrfs layouts/hooks layouts/swap examples/btrfs-subvolumes examples/luks-btrfs-subvolumes examples/swap",
+		"disko's mount script loses swap since its commit 0597c92; a large build may need it",
+		regexp.MustCompile(`^swaps .*: only ours$|^lsblk .* mountpoints: disko "", ours "\[SWAP\]"$`)},
+}

@@ -24,11 +24,12 @@ func TestMain(m *testing.M) { os.Exit(lab.InNamespace(m.Run)) }
 
 // leftOut are layouts that are not compared, by why.
 var leftOut = map[string]string{
-	"ZFS is not in Debian's main archive":      "examples/non-root-zfs examples/zfs-encrypted-root examples/zfs-over-legacy examples/zfs-with-vdevs examples/zfs examples/complex layouts/zfs layouts/hooks-pools",
-	"Debian's kernel has no bcachefs":          "examples/bcachefs layouts/bcachefs",
-	"it has enrollFido2, which is newer":       "layouts/luks-options",
-	"disko fails on a disk with nothing on it": "layouts/tmpfs-root",
-	"it is a fragment that others are made of": "",
+	"ZFS is not in Debian's main archive": "examples/complex examples/non-root-zfs examples/zfs examples/zfs-encrypted-root " +
+		"examples/zfs-over-legacy examples/zfs-with-vdevs layouts/hooks-pools layouts/zfs",
+	"Debian's kernel has no bcachefs":                                                "examples/bcachefs layouts/bcachefs",
+	"it has enrollFido2, which is newer than this disko":                             "layouts/luks-options",
+	"disko cannot evaluate a disk with nothing on it":                                "layouts/tmpfs-root",
+	"disko makes a btrfs before the LUKS device of another disk that is to be in it": "layouts/btrfs-raid",
 }
 
 // A job is one layout for both sides.
@@ -51,18 +52,17 @@ func TestDiskoByHand(t *testing.T) {
 	for size, jobs := range sizes {
 		t.Run(fmt.Sprintf("%dG", size>>30), func(t *testing.T) {
 			shell := machine(t, jobs[0].name)
-			var report strings.Builder
 			for _, j := range jobs {
 				t.Run(j.name, func(t *testing.T) {
 					ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 					defer cancel()
 					b := bench{t, ctx, shell}
-					theirs, took := b.theirs(j)
-					steps, ourTook := b.ours(j, theirs)
-					fmt.Fprintf(&report, "%-32s %6.1f %6.1f %3d %.2f\n", j.name, took.Seconds(), ourTook.Seconds(), steps, ourTook.Seconds()/took.Seconds())
+					made, theirs := b.theirs(j)
+					steps, ours := b.ours(j, made)
+					t.Logf("disk phase: disko %.1f s, ours %.1f s in %d steps, ratio %.2f",
+						theirs.Seconds(), ours.Seconds(), steps, ours.Seconds()/theirs.Seconds())
 				})
 			}
-			t.Log("wall time of the disk phase: disko's and ours in s, our steps, ours : disko's\n" + report.String())
 		})
 	}
 }
@@ -82,7 +82,7 @@ func jobs(t *testing.T) []job {
 	check(t, err)
 	var jobs []job
 	seen := map[string]bool{}
-	for _, file := range slices.Concat(examples, []string{source + "/example/stand-alone/configuration.nix"}, own) {
+	for _, file := range slices.Concat(own, examples, []string{source + "/example/stand-alone/configuration.nix"}) {
 		name := "examples/" + strings.TrimSuffix(filepath.Base(file), ".nix")
 		switch {
 		case strings.HasSuffix(file, "/stand-alone/configuration.nix"):
@@ -172,6 +172,7 @@ func machine(t *testing.T, name string) *lab.Shell {
 	// Not in the time of the first layout that needs them. And a resync is not to run beside the next layout.
 	// What takes cryptsetup long is by design, on both sides, and very long on an emulated processor.
 	_, err = shell.Run(boot, `set -e
+		mkdir -p /usr/local/bin
 		cat >/usr/local/bin/cryptsetup <<-"EOF"
 			#!/bin/sh
 			case " $* " in *" luksFormat "* | *" luksAddKey "*) set -- "$@" --pbkdf-force-iterations 4 --pbkdf-memory 64 --pbkdf-parallel 1 ;; esac
@@ -322,9 +323,7 @@ func (b bench) step(step disko.Step) {
 	if step.Stdin != "" {
 		command = fmt.Sprintf(`set -e; secret=$(cat -- %s); printf %%s "$secret" | %s`, quote([]string{step.Stdin}), command)
 	}
-	start := time.Now()
 	_, err := b.shell.Run(b.ctx, command)
-	b.t.Logf("%5.2f s %s", time.Since(start).Seconds(), command)
 	check(b.t, err)
 }
 
