@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"provision/disko"
+	"provision/internal/lab/beside"
 )
 
 // cycle makes a layout in all ways, and looks at what is there after each.
@@ -24,6 +25,7 @@ func (l layout) cycle(t *testing.T, m *machine) {
 		t.Errorf("left to do: %s: %q", s.Name, s.Argv)
 	}
 	lap("fresh")
+	l.compare(t, m)
 	m.sh(t, l.holds+"\n"+writeData)
 	made := m.snapshot(t)
 	lap("data and snapshot")
@@ -51,6 +53,29 @@ func (l layout) cycle(t *testing.T, m *machine) {
 	}
 	m.sh(t, l.ends)
 }
+
+// compare compares what was made with what disko's own script makes of the layout, where that is recorded for disks of
+// this size.
+func (l layout) compare(t *testing.T, m *machine) {
+	recorded, err := beside.Recorded(l.name)
+	check(t, err)
+	if recorded == nil || beside.DiskSize(l.name) != diskSize || slices.Contains(large, l.name) {
+		return
+	}
+	ours, err := beside.Read(func(command string) (string, error) { return m.shell.Run(m.ctx, command) })
+	check(t, err)
+	for _, table := range ours {
+		maps.DeleteFunc(table, func(thing string, _ map[string]string) bool { return notTaken.MatchString(thing) })
+	}
+	lines, err := beside.Compare(l.name, ours)
+	check(t, err)
+	for _, line := range lines {
+		t.Error("beside disko: " + line)
+	}
+}
+
+// notTaken are disks that the machine has beside those for the layouts.
+var notTaken = regexp.MustCompile(`^(/dev/)?(vd[e-z]|sd|nvme)`)
 
 // use lends the machine to a test, after which its disks are closed.
 func (m *machine) use(t *testing.T, f func(*testing.T, *machine)) {
