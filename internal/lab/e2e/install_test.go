@@ -4,6 +4,7 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -83,9 +84,19 @@ func cutPower(w *world, m *lab.Machine) {
 	w.on(m)
 }
 
-// cutPowerInCopy switches the machine off in the middle of the copy and on again.
+// cutPowerInCopy switches the machine off in the middle of the copy, when some of it is on the
+// disk, and on again.
 func cutPowerInCopy(w *world, m *lab.Machine) {
 	w.awaitCopied("charlie", 30)
+	const synced = "what was copied is on the disks"
+	before := strings.Count(w.log.String(), synced)
+	for tick := time.NewTicker(100 * time.Millisecond); strings.Count(w.log.String(), synced) == before; { // it is no event
+		select {
+		case <-tick.C:
+		case <-w.ctx.Done():
+			w.t.Fatal("waited in vain for a sync")
+		}
+	}
 	w.must(m.PowerOff())
 	w.on(m)
 }
