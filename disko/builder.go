@@ -34,7 +34,7 @@ type builder struct {
 	places     map[string]place   // by the layout's name of the device
 	members    map[string][]place // by "GROUP NAME", in the order in which they are made
 	formatArgs map[string][]string
-	tables     map[string][]partition
+	tables     map[string]content
 	names      []name
 	labels     map[string]string
 	keys       []string
@@ -53,7 +53,7 @@ type mount struct {
 func (l *Layout) fill(b *builder, places map[*device]place) {
 	b.stage = StageCreate
 	b.places, b.members, b.formatArgs = map[string]place{}, map[string][]place{}, map[string][]string{}
-	b.tables, b.labels = map[string][]partition{}, map[string]string{}
+	b.tables, b.labels = map[string]content{}, map[string]string{}
 	for _, d := range l.devices {
 		on, ok := places[d]
 		if !ok {
@@ -148,16 +148,24 @@ func (b *builder) resolve(args []string) []string {
 	for i, arg := range args {
 		resolved[i] = devicePattern.ReplaceAllStringFunc(arg, func(device string) string {
 			p := b.places[device]
-			switch {
-			case p.device == "":
+			if p.device == "" {
 				b.errorf("disk", "%s is needed before it is made; change the priorities or names", device)
-			case p.keep && p.found != nil && p.found.holds() != "":
-				b.errorf(p.at, "%s holds %s, which would be overwritten", p.device, p.found.content())
 			}
 			return p.device
 		})
 	}
 	return resolved
+}
+
+// overwrite is resolve for commands that write to the devices. The wiping of new ones is done;
+// what is kept must be empty.
+func (b *builder) overwrite(args []string) []string {
+	for _, device := range devicePattern.FindAllString(strings.Join(args, " "), -1) {
+		if p := b.places[device]; p.keep && p.found != nil && p.found.holds() != "" {
+			b.errorf(p.at, "%s holds %s, which would be overwritten", p.device, printable(p.found.content()))
+		}
+	}
+	return b.resolve(args)
 }
 
 // mount mounts a file system, nothing if there is no mount point.

@@ -182,7 +182,7 @@ func (g *gptTable) keepTable(b *builder, on place) []place {
 		e := all[len(all)-1]
 		places[n].device, places[n].kernel = numbered(on.device, number), true
 		places[n].size = int64(e.last-e.first+1) * on.sector
-		b.step(fmt.Sprintf("make partition %d, %s", number, p.name), on.device, p.sgdisk(number, on.device)...)
+		b.step(fmt.Sprintf("make partition %d, %s", number, p.name), on.device, slices.Concat([]string{"sgdisk"}, p.options(number), []string{on.device})...)
 		if p.hybrid != nil {
 			b.errorf(p.path, "is to be in a hybrid MBR, and a table that is kept gets none")
 		}
@@ -210,16 +210,18 @@ func (p partition) find(b *builder, disk *node) (found *BlockDevice) {
 func (p partition) compare(b *builder, c *BlockDevice, sectorSize int64) {
 	differ := func(what, got, want string) {
 		if !strings.EqualFold(got, want) {
-			b.errorf(p.path, "%s of %s is %s instead of %s", what, c.device(), got, want)
+			b.errorf(p.path, "the %s of %s is %s instead of %s", what, c.device(), got, want)
 		}
 	}
-	differ("the label", strconv.Quote(c.PartLabel), strconv.Quote(p.label))
-	differ("the type", c.PartType, p.typeGUID)
+	differ("label", strconv.Quote(c.PartLabel), strconv.Quote(p.label))
+	differ("type", c.PartType, p.typeGUID)
 	if p.uuid != "" {
-		differ("the uuid", c.PartUUID, p.uuid)
+		differ("uuid", c.PartUUID, p.uuid)
 	}
 	got, _ := strconv.ParseUint(strings.TrimPrefix(c.PartFlags, "0x"), 16, 64)
-	differ("attributes", fmt.Sprintf("%#x", got), fmt.Sprintf("%#x", p.attributeMask()))
+	if want := p.attributeMask(); got != want {
+		b.errorf(p.path, "the attributes of %s are %#x instead of %#x", c.device(), got, want)
+	}
 	e, ss := c.extent(sectorSize), uint64(sectorSize)
 	if p.start.sign == ' ' && p.start.number > 0 {
 		if want := p.start.resolve(0, math.MaxInt64, 0, 1, ss); far(e.first, want, ss) {
@@ -245,21 +247,13 @@ func (t *partedTable) keepTable(b *builder, on place) []place {
 		j := slices.IndexFunc(on.found.Children, func(c BlockDevice) bool { return c.Type == "part" && c.number() == number })
 		if j < 0 {
 			if b.lacks(p.path, "%s has no partition %d", on.device, number) {
-				t.mkpart(b, on, i)
+				b.step("make partition "+strconv.Itoa(number)+", "+at.name, on.device, append(t.command(on), t.mkpart(i)...)...)
 			}
 			places[i] = at
 			continue
 		}
 		c := &on.found.Children[j]
-		for what, bound := range map[string]struct {
-			text string
-			got  float64
-		}{"starts": {p.start, float64(c.Start) * 512}, "ends": {p.end, float64(c.Start)*512 + float64(c.Size)}} {
-			// parted aligns to whole MiB, and leaves room for itself at both ends.
-			if want, ok := position(bound.text, on.size); ok && math.Abs(want-bound.got) > 2*mib && p.kind != "extended" {
-				b.errorf(p.path, "%s %s at %s instead of %s", c.device(), what, human(int64(bound.got)), bound.text)
-			}
-		}
+		t.compareBounds(b.reader, p, on.size, int64(c.Start)*512, int64(c.Start)*512+int64(c.Size))
 		if t.format == "gpt" && c.PartLabel != udevName(p.name) && c.PartLabel != p.name {
 			b.errorf(p.path, "the name of %s is %q instead of %q", c.device(), c.PartLabel, p.name)
 		}
@@ -267,6 +261,18 @@ func (t *partedTable) keepTable(b *builder, on place) []place {
 		places[i] = at
 	}
 	return places
+}
+
+// compareBounds reports a partition that is elsewhere. parted aligns to whole MiB, and
+// leaves room for itself at both ends of the disk.
+func (t *partedTable) compareBounds(r *reader, p tablePart, disk, start, end int64) {
+	differ := func(what, text string, got int64) {
+		if want, ok := position(text, disk); ok && math.Abs(want-float64(got)) > 2*mib && p.kind != "extended" {
+			r.errorf(p.path, "%s at %s instead of %s", what, human(got), text)
+		}
+	}
+	differ("starts", p.start, start)
+	differ("ends", p.end, end)
 }
 
 // mounted tells whether a mount is in place already, and reports another one there.
