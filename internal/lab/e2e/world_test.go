@@ -319,6 +319,19 @@ func (w *world) awaitCopied(host string, percent int) {
 	}
 }
 
+// awaitLog waits until the server logs text once more.
+func (w *world) awaitLog(text string) {
+	w.t.Helper()
+	before := strings.Count(w.log.String(), text)
+	for tick := time.NewTicker(100 * time.Millisecond); strings.Count(w.log.String(), text) == before; { // it is no event
+		select {
+		case <-tick.C:
+		case <-w.ctx.Done():
+			w.t.Fatalf("waited in vain for the server to log %q", text)
+		}
+	}
+}
+
 // unlock types the passphrase whenever the machine asks, until its host is up.
 func (w *world) unlock(m *lab.Machine, host string) {
 	w.t.Helper()
