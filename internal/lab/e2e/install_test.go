@@ -88,7 +88,8 @@ func cutPower(w *world, m *lab.Machine) {
 // disk, and on again.
 func cutPowerInCopy(w *world, m *lab.Machine) {
 	w.awaitCopied("charlie", 30)
-	w.awaitLog("what was copied is on the disks")
+	const synced = "what was copied is on the disks"
+	w.awaitLog(synced, strings.Count(w.log.String(), synced)+1)
 	w.must(m.PowerOff())
 	w.on(m)
 }
@@ -97,7 +98,7 @@ func cutPowerInCopy(w *world, m *lab.Machine) {
 func cancelAndEnroll(w *world, m *lab.Machine) {
 	w.awaitCopied("bravo", 10)
 	w.provision("cancel", "bravo")
-	w.awaitLog("the disks are closed")
+	w.awaitLog("the disks are closed", 1)
 	w.enroll(m, "bravo")
 }
 

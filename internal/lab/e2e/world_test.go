@@ -319,11 +319,10 @@ func (w *world) awaitCopied(host string, percent int) {
 	}
 }
 
-// awaitLog waits until the server logs text once more.
-func (w *world) awaitLog(text string) {
+// awaitLog waits until the server has logged text so often.
+func (w *world) awaitLog(text string, times int) {
 	w.t.Helper()
-	before := strings.Count(w.log.String(), text)
-	for tick := time.NewTicker(100 * time.Millisecond); strings.Count(w.log.String(), text) == before; { // it is no event
+	for tick := time.NewTicker(100 * time.Millisecond); strings.Count(w.log.String(), text) < times; { // it is no event
 		select {
 		case <-tick.C:
 		case <-w.ctx.Done():
