@@ -5,8 +5,6 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/crypto/ssh"
-
 	"provision/hosts"
 	"provision/internal/lab"
 )
@@ -47,6 +45,30 @@ func TestInstall(t *testing.T) {
 			w.noSecrets(tt.host)
 			w.powerCycles(m, tt.host)
 		})
+	}
+}
+
+// TestFormat: a host is installed once more onto its own disks, locked as they are, and what
+// its users had there is kept.
+func TestFormat(t *testing.T) {
+	w := newWorld(t, "server")
+	m := w.machine("bravo")
+	w.enroll(m, "bravo")
+	w.on(m)
+	w.installed(m, "bravo")
+	before, err := m.Disks[0].PartitionTable()
+	w.must(err)
+	w.run("bravo", "mkdir -p /home && echo precious >/home/mine && sync")
+	w.provision("forget", "bravo")
+	w.enroll(m, "bravo", "--disko", "format")
+	w.must(m.PowerOff())
+	w.on(m)
+	w.installed(m, "bravo")
+	if got := w.run("bravo", "cat /home/mine"); got != "precious" {
+		t.Errorf("what was on the disk is now %q", got)
+	}
+	if after, err := m.Disks[0].PartitionTable(); err != nil || after != before {
+		t.Errorf("the partition table changed, or %v", err)
 	}
 }
 
@@ -136,13 +158,8 @@ func tookUp(w *world) {
 
 // hookRan: the layout's hook found its program, and left its mark on the new root.
 func hookRan(w *world) {
-	s := w.status("india")
-	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(s.HostKey))
-	w.must(err)
-	sh := w.dial(s.Address, key)
-	defer sh.Close()
-	if said, err := sh.Run(w.ctx, "cat /marked"); err != nil || said != "the hook ran" {
-		w.t.Errorf("%q, %v", said, err)
+	if said := w.run("india", "cat /marked"); said != "the hook ran" {
+		w.t.Errorf("%q", said)
 	}
 }
 

@@ -388,6 +388,19 @@ func (w *world) check(host string) {
 	}
 }
 
+// run runs a command on an installed host, as its owner.
+func (w *world) run(host, command string) string {
+	w.t.Helper()
+	s := w.status(host)
+	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(s.HostKey))
+	w.must(err)
+	sh := w.dial(s.Address, key)
+	defer sh.Close()
+	said, err := sh.Run(w.ctx, command)
+	w.must(err)
+	return said
+}
+
 const passphraseWord = "battery"
 
 func (w *world) dial(addr string, key ssh.PublicKey) *lab.Shell {
