@@ -100,7 +100,16 @@ func (f *btrfs) fill(b *builder, on place) {
 	} else if on.found != nil && on.found.holds() == "btrfs" {
 		f.keepInside(b, on)
 	}
+	b.opening = append(b.opening, f.scan(on, StageMount)...)
 	f.mount(b, on)
+}
+
+// scan shows the kernel the devices of a file system that has several: mount names one.
+func (f *btrfs) scan(on place, stage Stage) []Step {
+	if !devicePattern.MatchString(strings.Join(f.args, " ")) {
+		return nil
+	}
+	return []Step{{Stage: stage, Name: "show the devices of " + on.name + " to the kernel", Argv: []string{"btrfs", "device", "scan"}, Device: on.device}}
 }
 
 // makeInside makes files of the top level, and subvolumes with theirs.
@@ -109,6 +118,7 @@ func (f *btrfs) makeInside(b *builder, on place, files []swapfile, subs []subvol
 		return
 	}
 	b.step("make a folder to mount "+on.name, on.device, "mkdir", "-p", scratch)
+	b.steps = append(b.steps, f.scan(on, b.stage)...)
 	b.step("mount "+on.name+" to make its subvolumes", on.device,
 		"mount", on.device, scratch, "-t", "btrfs", "-o", "subvol=/")
 	subvolume{swapfiles: files}.makeSwapfiles(b, on, scratch)

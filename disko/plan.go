@@ -142,7 +142,7 @@ func NewPlan(l *Layout, f *Facts, o Options) (*Plan, error) {
 		p.Steps, p.Look = b.opens, b.look
 		return p, nil
 	case p.Way != Fresh && len(mounts)+len(b.swaps) == 0:
-		b.opening = nil // hooks around opening, with nothing to mount
+		b.opening = nil // nothing is mounted after it
 	case p.Way == Fresh:
 		p.Steps = p.destroy(b.devices)
 	}
