@@ -96,10 +96,12 @@ func NewPlan(l *Layout, f *Facts, o Options) (*Plan, error) {
 	p := &Plan{Way: cmp.Or(o.Way, Fresh)}
 	b := &builder{reader: &reader{seen: map[string]string{}}}
 	places := map[*device]place{}
+	o.check(b.reader, l)
 	for _, d := range l.disks() {
-		disk := Disk{Device: d.on.device}
+		places[d] = o.on(d)
+		disk := Disk{Device: places[d].device}
 		if f != nil {
-			if disk = f.find(b.reader, d.on); disk.Device == "" {
+			if disk = f.find(b.reader, places[d]); disk.Device == "" {
 				continue
 			}
 			places[d] = place{device: disk.Device, name: d.on.name, at: d.on.at, size: disk.Size, sector: disk.SectorSize, kernel: true, title: disk.String()}
@@ -128,9 +130,9 @@ func NewPlan(l *Layout, f *Facts, o Options) (*Plan, error) {
 
 // find returns the machine's disk for one of the layout, the zero value if there is none.
 func (f *Facts) find(r *reader, on place) Disk {
-	want := on.device
-	if to, ok := f.Links[want]; ok {
-		want = to
+	want, ok := f.choose(r, on)
+	if !ok {
+		return Disk{}
 	}
 	i := slices.IndexFunc(f.BlockDevices, func(b BlockDevice) bool { return b.isDisk() && b.device() == want })
 	if i < 0 {

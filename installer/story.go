@@ -61,7 +61,7 @@ func (f *follower) disks(ctx context.Context, h hosts.Host, s *session, b *build
 	if err != nil {
 		return nil, err
 	}
-	plan, err := disko.NewPlan(b.layout, facts, disko.Options{})
+	plan, err := disko.NewPlan(b.layout, facts, disko.Options{Disks: h.Options.Disks})
 	if err != nil {
 		return nil, err
 	}

@@ -25,6 +25,7 @@ Facts are the output of lsblk --json --bytes --output-all on the machine.`
 
 func planCommand(api *client) *cobra.Command {
 	var layout, facts string
+	var disks []string
 	var asJSON bool
 	c := &cobra.Command{Use: "plan HOST", Short: "show what an install would do to the disks", Long: planHelp,
 		Args: cobra.MaximumNArgs(1), ValidArgsFunction: api.completeHosts,
@@ -32,10 +33,13 @@ func planCommand(api *client) *cobra.Command {
 			if (len(args) == 1) == (layout != "") {
 				return errUsage{errors.New("plan needs a HOST, or --layout FILE without one")}
 			}
+			if len(args) == 1 && disks != nil {
+				return errUsage{errors.New("--disk is for --layout; a host's disks are chosen when it is enrolled")}
+			}
 			p := new(disko.Plan)
 			var err error
 			if layout != "" {
-				p, err = planFiles(layout, facts)
+				p, err = planFiles(layout, facts, disks)
 			} else {
 				err = api.call(c.Context(), http.MethodGet, hostPath(args[0], "/plan"), nil, p)
 			}
@@ -49,11 +53,16 @@ func planCommand(api *client) *cobra.Command {
 		}}
 	c.Flags().StringVar(&layout, "layout", "", "evaluated disko.devices, as JSON")
 	c.Flags().StringVar(&facts, "facts", "", "what the machine has: lsblk --json --bytes --output-all")
+	diskFlag(c, &disks)
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON (stable)")
 	return c
 }
 
-func planFiles(layoutFile, factsFile string) (*disko.Plan, error) {
+func planFiles(layoutFile, factsFile string, disks []string) (*disko.Plan, error) {
+	chosen, err := disko.ParseDisks(disks)
+	if err != nil {
+		return nil, errUsage{fmt.Errorf("--disk: %w", err)}
+	}
 	data, err := os.ReadFile(layoutFile)
 	if err != nil {
 		return nil, err
@@ -71,7 +80,7 @@ func planFiles(layoutFile, factsFile string) (*disko.Plan, error) {
 			return nil, fmt.Errorf("%s: %w", factsFile, err)
 		}
 	}
-	return disko.NewPlan(layout, facts, disko.Options{})
+	return disko.NewPlan(layout, facts, disko.Options{Disks: chosen})
 }
 
 func showPlan(w io.Writer, p *disko.Plan) error {

@@ -50,7 +50,7 @@ func bind(c echo.Context, to any) error {
 }
 
 func (s *Server) check(ctx context.Context, r EnrollRequest) (hosts.Host, map[string][]byte, error) {
-	h := hosts.Host{Name: r.Name, Flake: s.Flake, Board: r.Board, Options: hosts.Options{Address: r.Address, ExtraFiles: r.ExtraFiles}}
+	h := hosts.Host{Name: r.Name, Flake: s.Flake, Board: r.Board, Options: hosts.Options{Address: r.Address, ExtraFiles: r.ExtraFiles, Disks: r.Disks}}
 	if err := hosts.CheckName(r.Name); err != nil {
 		return h, nil, err
 	}
@@ -158,7 +158,7 @@ func (s *Server) image(name string, arch images.Arch) (string, error) {
 // secretsFor collects the disk keys, which must be all that the layout reads,
 // and the host key that the extra files bring, if they bring one.
 func secretsFor(r EnrollRequest, layout *disko.Layout) (map[string][]byte, error) {
-	plan, err := disko.NewPlan(layout, nil, disko.Options{})
+	plan, err := disko.NewPlan(layout, nil, disko.Options{Disks: r.Disks})
 	if err != nil {
 		return nil, err
 	}
@@ -235,7 +235,7 @@ func (s *Server) plan(c echo.Context) error {
 	if err != nil && !errors.Is(err, hosts.ErrNotFound) {
 		return err
 	}
-	p, err := disko.NewPlan(layout, facts, disko.Options{})
+	p, err := disko.NewPlan(layout, facts, disko.Options{Disks: h.Options.Disks})
 	if err != nil {
 		return err
 	}
