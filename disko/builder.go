@@ -24,6 +24,7 @@ type builder struct {
 	unmounting, unmounted, closing []Step
 
 	nodes      map[string]string  // the layout's names of devices, and those that commands use
+	filled     map[string]place   // where content was put, by the names that commands use
 	members    map[string][]place // by "GROUP NAME", in the order in which they are made
 	formatArgs map[string][]string
 	tables     map[string][]partition
@@ -44,6 +45,7 @@ type mount struct {
 // fill walks the layout. Devices without a place stay as the layout names them.
 func (l *Layout) fill(b *builder, places map[*device]place) {
 	b.stage = StageCreate
+	b.filled = map[string]place{}
 	b.nodes, b.members, b.formatArgs = map[string]string{}, map[string][]place{}, map[string][]string{}
 	b.tables, b.labels = map[string][]partition{}, map[string]string{}
 	for _, d := range l.devices {
@@ -51,13 +53,14 @@ func (l *Layout) fill(b *builder, places map[*device]place) {
 		if !ok {
 			on = d.on
 		}
-		b.nodes[d.on.device] = on.device
+		b.nodes[d.on.device], b.filled[on.device] = on.device, on
 		b.around(d.hooks, on, d.body)
 	}
 }
 
 // fill walks content, which may be nil.
 func (b *builder) fill(c content, on place) {
+	b.filled[on.device] = on
 	if c == nil {
 		return
 	}

@@ -178,6 +178,7 @@ func (g *gptTable) fill(b *builder, on place) {
 			at.device = numbered(dev, n+1)
 		}
 		if extents != nil {
+			at.start = int64(extents[n].first) * on.sector
 			at.size, at.sector = int64(extents[n].last-extents[n].first+1)*on.sector, on.sector
 		}
 		b.nodes[part.device] = at.device

@@ -181,6 +181,7 @@ func (t *partedTable) fill(b *builder, on place) {
 		}
 		if start, ok := position(p.start, on.size); ok {
 			if end, ok := position(p.end, on.size); ok {
+				at.start = int64(start)
 				at.size = int64(end-start) + mib // parted moves both to whole MiB
 			}
 		}

@@ -65,6 +65,9 @@ type Plan struct {
 	Way   Way    `json:"way"`
 	Steps []Step `json:"steps"`
 	Disks []Disk `json:"disks"` // the disks it takes, in byte order of their names in the layout
+	// Made are RAIDs, volume groups, pools and file systems without a disk, in the order in
+	// which they are made.
+	Made []Segment `json:"made,omitempty"`
 
 	// Look is what the facts have to tell before the plan can be whole. Where it is not
 	// empty, or there are steps of [StageOpen], only those steps are in the plan: run them,
@@ -125,6 +128,7 @@ func NewPlan(l *Layout, f *Facts, o Options) (*Plan, error) {
 	}
 	p.Steps = slices.Concat(p.destroy(nodes), b.steps, b.opening, mounts, b.swaps)
 	p.undo = b.undoSteps()
+	p.picture(l, b, nodes)
 	return p, nil
 }
 
