@@ -13,7 +13,7 @@ type Segment struct {
 	// Name is a partition's, container's, volume's or subvolume's; of what is there now its
 	// label, if it has one. All of these words are for people.
 	Name string `json:"name,omitempty"`
-	What string `json:"what"` // ext4, LUKS, part of RAID boot, free, …
+	What string `json:"what"` // ext4, LUKS, in RAID boot, free, …
 	// Device is the kernel's name, or the layout's where the machine is not known.
 	Device string   `json:"device,omitempty"`
 	Of     []string `json:"of,omitempty"`    // devices of which it is made
@@ -25,16 +25,24 @@ type Segment struct {
 	Children   []Segment `json:"children,omitempty"`
 }
 
+// Amount writes the size for people; empty if it is not known.
+func (s Segment) Amount() string {
+	if s.Size == 0 {
+		return ""
+	}
+	return human(s.Size)
+}
+
 // leastGap is the smallest free space, in bytes, that is worth showing.
 const leastGap = leastRest
 
 // words are what people call lsblk's FSTYPE, where that is not the same.
 var words = map[string]string{
-	"crypto_LUKS": "LUKS", "LVM2_member": "part of a volume group", "linux_raid_member": "part of a RAID", "zfs_member": "part of a pool",
+	"crypto_LUKS": "LUKS", "LVM2_member": "LVM member", "linux_raid_member": "RAID member", "zfs_member": "ZFS member",
 }
 
 // bareTypes are partitions that need no file system, by the codes of sgdisk.
-var bareTypes = map[string]string{"0C01": "Microsoft reserved", "4100": "PReP boot", "EF02": "BIOS boot"}
+var bareTypes = map[string]string{"0C01": "reserved", "4100": "PReP boot", "EF02": "BIOS boot"}
 
 // unformatted says what a partition without content is for.
 func unformatted(guid string) string {
@@ -50,6 +58,7 @@ func unformatted(guid string) string {
 func (p *Plan) picture(l *Layout, b *builder, nodes []*node) {
 	for i, d := range p.takes {
 		disk := &p.Disks[i]
+		disk.Name = d.on.name
 		disk.Erased = p.Way == Fresh && d.body.(*wholeDisk).destroy
 		if n := slices.IndexFunc(nodes, func(n *node) bool { return n.device() == disk.Device }); n >= 0 {
 			disk.Before = nodes[n].stretches(!disk.Erased)
@@ -149,10 +158,10 @@ func (b *builder) sketch(s Segment, c content, on place) Segment {
 		s.Children = []Segment{b.within("/dev/mapper/"+c.name, c.name, c.content)}
 	case *member:
 		group, name, _ := strings.Cut(c.key, " ")
-		s.What = "part of " + map[string]string{"lvm_vg": "volume group", "mdadm": "RAID", "zpool": "pool"}[group] + " " + name
+		s.What = "in " + map[string]string{"lvm_vg": "volume group", "mdadm": "RAID", "zpool": "pool"}[group] + " " + name
 	case *bcachefsMember:
 		_, name, _ := strings.Cut(c.key, " ")
-		s.What = "part of bcachefs " + name
+		s.What = "in bcachefs " + name
 	case *gptTable:
 		s.What = "partition table"
 		for _, p := range c.parts {

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"provision/disko"
 )
@@ -84,26 +85,13 @@ func planFiles(layoutFile, factsFile string, disks []string) (*disko.Plan, error
 }
 
 func showPlan(w io.Writer, p *disko.Plan) error {
-	for _, d := range p.Disks {
-		fmt.Fprintf(w, "disk %s", d.Device)
-		if d.Size > 0 {
-			fmt.Fprintf(w, ", %.1f GB", float64(d.Size)/1e9)
-		}
-		for _, s := range []string{d.Model, d.Serial} {
-			if s != "" {
-				fmt.Fprintf(w, ", %s", s)
-			}
-		}
-		if d.Content != "" {
-			fmt.Fprintf(w, "\n  now on it: %s", d.Content)
-		}
-		fmt.Fprintln(w)
-	}
+	width, color := terminal(w)
+	drawPlan(w, p, width, color)
 	stage := disko.Stage("")
 	for _, s := range p.Steps {
 		if s.Stage != stage {
 			stage = s.Stage
-			fmt.Fprintf(w, "\n%s\n", stage)
+			fmt.Fprintf(w, "%s\n", stage)
 		}
 		fmt.Fprintf(w, "  %s\n      %s\n", s.Name, strings.Join(s.Argv, " "))
 		if s.Destroys != "" {
@@ -111,4 +99,17 @@ func showPlan(w io.Writer, p *disko.Plan) error {
 		}
 	}
 	return nil
+}
+
+// terminal returns the columns that there are to draw in, and whether in colour.
+func terminal(w io.Writer) (width int, color bool) {
+	f, ok := w.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return 80, false
+	}
+	width, _, err := term.GetSize(int(f.Fd()))
+	if err != nil {
+		width = 80
+	}
+	return max(40, min(width, 120)), os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
 }

@@ -1,0 +1,384 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"provision/disko"
+)
+
+// How a cell looks: parameters of SGR (ECMA-48).
+const (
+	bold   = "1"
+	faint  = "2"
+	red    = "31"
+	green  = "32"
+	cyan   = "36"
+	alarm  = "1;97;41" // white on red
+	gutter = 6         // columns left of the boxes, for a word
+)
+
+// cell is one character of a picture.
+type cell struct {
+	char  rune
+	style string
+}
+
+// canvas is what a picture is drawn on; it grows downwards.
+type canvas struct {
+	width int
+	rows  [][]cell
+}
+
+func (c *canvas) put(x, y int, text, style string) {
+	for len(c.rows) <= y {
+		c.rows = append(c.rows, slices.Repeat([]cell{{char: ' '}}, c.width))
+	}
+	for _, char := range text {
+		if x < c.width {
+			c.rows[y][x] = cell{char, style}
+		}
+		x++
+	}
+}
+
+// print writes the rows without blanks at their ends.
+func (c *canvas) print(w io.Writer, color bool) {
+	for _, row := range c.rows {
+		for len(row) > 0 && row[len(row)-1].char == ' ' && (!color || row[len(row)-1].style == "") {
+			row = row[:len(row)-1]
+		}
+		var b strings.Builder
+		style := ""
+		for _, cell := range row {
+			if color && cell.style != style {
+				if style != "" {
+					b.WriteString("\x1b[0m")
+				}
+				if style = cell.style; style != "" {
+					b.WriteString("\x1b[" + style + "m")
+				}
+			}
+			b.WriteRune(cell.char)
+		}
+		if style != "" {
+			b.WriteString("\x1b[0m")
+		}
+		fmt.Fprintln(w, b.String())
+	}
+}
+
+// drawPlan shows the disks of a plan, what is on them above what will be, to scale, in so
+// many columns.
+func drawPlan(w io.Writer, p *disko.Plan, width int, color bool) {
+	c := &canvas{width: width}
+	for _, d := range p.Disks {
+		c.disk(d)
+	}
+	var list []disko.Segment
+	for _, s := range p.Made {
+		if s.Of == nil || s.What == "bind mount" {
+			list = append(list, s)
+			continue
+		}
+		c.made(s)
+	}
+	for _, s := range list {
+		what, where := sentence(s)
+		c.put(1, len(c.rows), what+" "+where, "")
+	}
+	if list != nil {
+		c.put(0, len(c.rows), "", "")
+	}
+	c.print(w, color)
+}
+
+func (c *canvas) disk(d disko.Disk) {
+	about := d.Device
+	if d.Name != "" {
+		about = d.Name + "  " + about
+	}
+	for _, s := range []string{d.Model, d.Serial, disko.Segment{Size: d.Size}.Amount()} {
+		if s != "" {
+			about += "  " + s
+		}
+	}
+	before := d.Before
+	switch {
+	case before != nil:
+	case d.Size == 0:
+		before = []disko.Segment{{Name: "whatever is on it", What: "-"}}
+	case d.Content != "blank":
+		before = []disko.Segment{{Name: d.Content, What: "-", Size: d.Size}}
+	}
+	label, badge, style := "now", " KEPT ", green
+	switch {
+	case d.Erased && before == nil:
+		badge, style = " blank ", faint
+	case d.Erased:
+		label, badge, style = "lost", " ERASED ", alarm
+	}
+	y := len(c.rows)
+	c.put(1, y, clip(about, c.width-len(badge)-2), bold)
+	c.put(c.width-len(badge), y, badge, style)
+	var old, fresh bar
+	if len(before) > 0 {
+		old = bar{label: label, segments: before, lost: d.Erased}
+	}
+	fresh = bar{label: "new", segments: d.After}
+	if !slices.ContainsFunc(d.After, func(s disko.Segment) bool { return !s.Kept && s.What != "free" }) {
+		fresh.label = "after"
+	}
+	c.bars(old, fresh)
+}
+
+// made draws what is made of several devices, or of volumes.
+func (c *canvas) made(s disko.Segment) {
+	var of []string
+	for _, device := range s.Of {
+		of = append(of, device[strings.LastIndex(device, "/")+1:])
+	}
+	about := strings.TrimSpace(s.Name + "  " + s.What)
+	if s.Size > 0 {
+		about += "  " + s.Amount()
+	}
+	y := len(c.rows)
+	c.put(1, y, about, bold)
+	c.put(1+len([]rune(about))+2, y, clip("on "+strings.Join(of, " + "), c.width-len([]rune(about))-4), "")
+	inside := s.Children
+	if s.Mountpoint != "" || len(inside) == 0 || strings.HasPrefix(s.What, "pool") {
+		inside = []disko.Segment{{What: "-", Mountpoint: s.Mountpoint, Children: s.Children, Kept: s.Kept}}
+	}
+	c.bars(bar{}, bar{label: "new", segments: inside})
+}
+
+// bar is a row of boxes, to scale as far as their words allow.
+type bar struct {
+	label    string
+	segments []disko.Segment
+	lost     bool
+
+	edges []int // columns of the lines between the boxes
+	texts [][]line
+}
+
+// line is a line of text in a box.
+type line struct{ text, style string }
+
+// bars draws one or two bars, the second below the first.
+func (c *canvas) bars(list ...bar) {
+	list = slices.DeleteFunc(list, func(b bar) bool { return len(b.segments) == 0 })
+	var above []int
+	lost := false
+	for i := range list {
+		b := &list[i]
+		b.arrange(gutter, c.width-1)
+		c.border(above, b.edges, lost || i == 0 && b.lost)
+		c.boxes(b)
+		above, lost = b.edges, b.lost && i == len(list)-1
+	}
+	c.border(above, nil, lost)
+	c.put(0, len(c.rows), "", "")
+}
+
+// border draws a line that closes the boxes above and opens those below.
+func (c *canvas) border(above, below []int, lost bool) {
+	edges := append(slices.Clone(above), below...)
+	first, last := slices.Min(edges), slices.Max(edges)
+	y := len(c.rows)
+	for x := first; x <= last; x++ {
+		i := 0
+		for bit, yes := range []bool{slices.Contains(above, x), slices.Contains(below, x), x > first, x < last} {
+			if yes {
+				i |= 1 << bit
+			}
+		}
+		// By what meets there: 1 above, 2 below, 4 left, 8 right.
+		c.put(x, y, string([]rune(" │││ ┘┐┤ └┌├─┴┬┼")[i]), lineStyle(lost))
+	}
+}
+
+func lineStyle(lost bool) string {
+	if lost {
+		return red
+	}
+	return faint
+}
+
+// boxes draws a bar's boxes, and its label beside them.
+func (c *canvas) boxes(b *bar) {
+	y, height := len(c.rows), 0
+	for _, text := range b.texts {
+		height = max(height, len(text))
+	}
+	style := bold
+	if b.lost {
+		style = "1;" + red
+	}
+	c.put(gutter-1-len(b.label), y, b.label, style)
+	for row := range height {
+		for i, text := range b.texts {
+			x, end := b.edges[i], b.edges[i+1]
+			c.put(x, y+row, "│", lineStyle(b.lost))
+			c.put(end, y+row, "│", lineStyle(b.lost))
+			at := x + 2
+			if row < len(text) {
+				c.put(at, y+row, text[row].text, text[row].style)
+				at += len([]rune(text[row].text)) + 1
+			}
+			if b.lost && at < end-1 && b.segments[i].What != "free" {
+				c.put(at, y+row, strings.Repeat("░", end-1-at), red)
+			}
+		}
+	}
+}
+
+// arrange decides where the boxes are: each as wide as its size says, but wide enough to
+// be read. What has no known size takes the rest.
+func (b *bar) arrange(left, right int) {
+	narrow, wide := 3, 12 // characters of text in a box that is too small for its scale
+	if len(b.segments) > 3 {
+		wide = 9 // "931.5 GiB"
+	}
+	if room := (right - left) / (narrow + 3); len(b.segments) > room {
+		more := fmt.Sprintf("and %d more", len(b.segments)-room+1)
+		b.segments = append(slices.Clone(b.segments[:room-1]), disko.Segment{Name: more, What: "-"})
+	}
+	n := len(b.segments)
+	room := right - left - 3*n // a line and a blank at both sides of each text
+	sizes, least, sum, unknown := make([]float64, n), make([]int, n), 0.0, 0
+	for i, s := range b.segments {
+		sizes[i] = float64(s.Size)
+		sum += sizes[i]
+		if s.Size == 0 {
+			unknown++
+		}
+		for _, l := range describe(s, b.lost, wide) {
+			least[i] = min(wide, max(least[i], len([]rune(l.text))))
+		}
+	}
+	for i := range sizes {
+		if sizes[i] == 0 {
+			sizes[i] = max(1, 3*sum/float64(unknown))
+		}
+	}
+	for total(least) > room { // the widest give way
+		least[slices.Index(least, slices.Max(least))]--
+	}
+	widths := share(room, sizes, least)
+	b.edges, b.texts = []int{left}, nil
+	for i, s := range b.segments {
+		b.edges = append(b.edges, b.edges[i]+widths[i]+3)
+		b.texts = append(b.texts, describe(s, b.lost, widths[i]))
+	}
+}
+
+func total(list []int) (sum int) {
+	for _, n := range list {
+		sum += n
+	}
+	return sum
+}
+
+// share divides room by sizes, so that none gets less than its least.
+func share(room int, sizes []float64, least []int) []int {
+	widths, fixed := make([]int, len(sizes)), make([]bool, len(sizes))
+	for again := true; again; {
+		again = false
+		left, sum := float64(room), 0.0
+		for i := range sizes {
+			if fixed[i] {
+				left -= float64(least[i])
+			} else {
+				sum += sizes[i]
+			}
+		}
+		done := 0.0 // rounding is carried on, so that the widths add up
+		for i := range sizes {
+			widths[i] = least[i]
+			if fixed[i] {
+				continue
+			}
+			from := int(left*done/sum + 0.5)
+			done += sizes[i]
+			if widths[i] = int(left*done/sum+0.5) - from; widths[i] < least[i] {
+				fixed[i], again = true, true
+			}
+		}
+	}
+	return widths
+}
+
+// describe says what is in a segment, in lines of at most so many characters.
+func describe(s disko.Segment, lost bool, width int) (lines []line) {
+	add := func(text, style string) {
+		if lost {
+			style = red
+		}
+		lines = append(lines, line{clip(text, width), style})
+	}
+	if s.What == "free" {
+		return []line{{clip("free", width), faint}, {clip(s.Amount(), width), faint}}
+	}
+	if name := cmp.Or(s.Name, strings.TrimPrefix(s.Device, "/dev/")); name != "" {
+		add(name, bold)
+	}
+	what, many := s.What, s.Amount()
+	if what == "-" {
+		what = ""
+	}
+	if both := strings.TrimSpace(what + " " + many); len([]rune(both)) <= width {
+		what, many = both, ""
+	}
+	for _, text := range []string{what, many} {
+		if text != "" {
+			add(text, "")
+		}
+	}
+	if s.Mountpoint != "" {
+		add("→ "+s.Mountpoint, cyan)
+	}
+	if s.Kept && !lost {
+		add("kept", green)
+	}
+	inside := tree(s.Children, "")
+	column := 0 // of the arrows
+	for _, l := range inside {
+		column = max(column, len([]rune(l[0])))
+	}
+	for _, l := range inside {
+		add(strings.TrimRight(fmt.Sprintf("%-*s %s", column, l[0], l[1]), " "), "")
+	}
+	return lines
+}
+
+// tree lists what is inside, a line each, of what it is and where it is mounted.
+func tree(list []disko.Segment, indent string) (lines [][2]string) {
+	for i, s := range list {
+		branch, below := "├ ", "│ "
+		if i == len(list)-1 {
+			branch, below = "└ ", "  "
+		}
+		what, where := sentence(s)
+		lines = append(lines, [2]string{indent + branch + what, where})
+		lines = append(lines, tree(s.Children, indent+below)...)
+	}
+	return lines
+}
+
+// sentence is a segment in one line: what it is, and where it is mounted.
+func sentence(s disko.Segment) (what, where string) {
+	if s.Mountpoint != "" {
+		where = "→ " + s.Mountpoint
+	}
+	switch {
+	case s.Name != "" && (s.What == "subvolume" || s.What == "dataset"):
+		return s.Name, where
+	case s.Name != "":
+		return s.Name + ": " + s.What, where
+	}
+	return strings.Join(append([]string{s.What}, s.Of...), " "), where
+}
