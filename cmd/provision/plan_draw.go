@@ -165,8 +165,8 @@ type bar struct {
 	texts [][]line
 }
 
-// line is a line of text in a box.
-type line struct{ text, style string }
+// line is a line of text in a box, and where something is mounted.
+type line struct{ text, where, style string }
 
 // bars draws one or two bars, the second below the first.
 func (c *canvas) bars(list ...bar) {
@@ -226,8 +226,11 @@ func (c *canvas) boxes(b *bar) {
 			c.put(end, y+row, "│", lineStyle(b.lost))
 			at := x + 2
 			if row < len(text) {
-				c.put(at, y+row, text[row].text, text[row].style)
-				at += len([]rune(text[row].text)) + 1
+				l := text[row]
+				c.put(at, y+row, l.text, l.style)
+				at += len([]rune(l.text))
+				c.put(at, y+row, l.where, cyan)
+				at += len([]rune(l.where)) + 1
 			}
 			if b.lost && at < end-1 && b.segments[i].What != "free" {
 				c.put(at, y+row, strings.Repeat("░", end-1-at), red)
@@ -257,7 +260,7 @@ func (b *bar) arrange(left, right int) {
 			unknown++
 		}
 		for _, l := range describe(s, b.lost, wide) {
-			least[i] = min(wide, max(least[i], len([]rune(l.text))))
+			least[i] = min(wide, max(least[i], len([]rune(l.text+l.where))))
 		}
 	}
 	for i := range sizes {
@@ -314,17 +317,20 @@ func share(room int, sizes []float64, least []int) []int {
 
 // describe says what is in a segment, in lines of at most so many characters.
 func describe(s disko.Segment, lost bool, width int) (lines []line) {
-	add := func(text, style string) {
+	add := func(text, where, style string) {
 		if lost {
-			style = red
+			text, where, style = text+where, "", red
 		}
-		lines = append(lines, line{clip(text, width), style})
+		if text = clip(text, width); where != "" {
+			where = clip(where, width-len([]rune(text)))
+		}
+		lines = append(lines, line{text, where, style})
 	}
 	if s.What == "free" {
-		return []line{{clip("free", width), faint}, {clip(s.Amount(), width), faint}}
+		return []line{{clip("free", width), "", faint}, {clip(s.Amount(), width), "", faint}}
 	}
 	if name := cmp.Or(s.Name, strings.TrimPrefix(s.Device, "/dev/")); name != "" {
-		add(name, bold)
+		add(name, "", bold)
 	}
 	what, many := s.What, s.Amount()
 	if what == "-" {
@@ -335,22 +341,27 @@ func describe(s disko.Segment, lost bool, width int) (lines []line) {
 	}
 	for _, text := range []string{what, many} {
 		if text != "" {
-			add(text, "")
+			add(text, "", "")
 		}
 	}
 	if s.Mountpoint != "" {
-		add("→ "+s.Mountpoint, cyan)
+		add("", "→ "+s.Mountpoint, "")
 	}
 	if s.Kept && !lost {
-		add("kept", green)
+		add("kept", "", green)
 	}
 	inside := tree(s.Children, "")
 	column := 0 // of the arrows
 	for _, l := range inside {
-		column = max(column, len([]rune(l[0])))
+		if l[1] != "" {
+			column = max(column, len([]rune(l[0]))+1)
+		}
 	}
 	for _, l := range inside {
-		add(strings.TrimRight(fmt.Sprintf("%-*s %s", column, l[0], l[1]), " "), "")
+		if l[1] != "" {
+			l[0] = fmt.Sprintf("%-*s", column, l[0])
+		}
+		add(l[0], l[1], "")
 	}
 	return lines
 }
