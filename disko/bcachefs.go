@@ -22,14 +22,16 @@ type bcachefsMember struct {
 }
 
 func parseBcachefsMember(a *attrs) content {
-	m := &bcachefsMember{member: member{a.member("bcachefs_filesystems", "filesystem")}}
+	m := &bcachefsMember{member: member{a.member("bcachefs_filesystems", "filesystem"), "bcachefs"}}
 	m.args = append([]string{"--label=" + a.optional("label")}, a.borrow("extraFormatArgs", a.list("extraFormatArgs"))...)
 	return m
 }
 
 func (m *bcachefsMember) fill(b *builder, on place) {
-	b.formatArgs[m.key] = slices.Concat(b.formatArgs[m.key], b.resolve(m.args), []string{on.device})
 	m.member.fill(b, on)
+	if list := b.members[m.key]; !list[len(list)-1].keep {
+		b.formatArgs[m.key] = slices.Concat(b.formatArgs[m.key], b.resolve(m.args), []string{on.device})
+	}
 }
 
 func parseBcachefs(d *device, a *attrs, _ string) {
@@ -53,18 +55,42 @@ func parseBcachefs(d *device, a *attrs, _ string) {
 // fill formats all members at once. The file system is known by its UUID, as mount takes
 // either that or all of its devices.
 func (f *bcachefs) fill(b *builder, on place) {
+	members := b.members["bcachefs_filesystems "+f.name]
+	if f.passwordFile != "" {
+		b.keys = append(b.keys, f.passwordFile)
+	}
+	switch b.together(on.at, "the file system "+f.name, members) {
+	case allNew:
+		f.make(b, on)
+	case allKept:
+		on.keep = true
+		for _, m := range members {
+			if !strings.EqualFold(m.found.UUID, f.uuid) {
+				b.errorf(on.at, "the uuid of the bcachefs on %s is %s instead of %s", m.device, m.found.UUID, f.uuid)
+			}
+		}
+	case unseen, mixed:
+		on.keep = true
+	}
+	f.mount(b, f.root, on)
+	for _, s := range f.subs {
+		s.options = append(slices.Clone(s.options), "X-mount.subdir="+strings.Trim(s.name, "/"))
+		f.mount(b, s, on)
+	}
+}
+
+func (f *bcachefs) make(b *builder, on place) {
 	argv := slices.Concat([]string{"bcachefs", "format"}, b.formatArgs["bcachefs_filesystems "+f.name], []string{"--uuid=" + f.uuid}, f.args)
 	if f.passwordFile != "" {
 		argv = append(argv, "--encrypted")
-		b.keys = append(b.keys, f.passwordFile)
 	}
 	b.secret("format "+f.name+" with bcachefs", on.device, f.passwordFile, argv)
 	b.step("show "+f.name+" to udev", on.device, "udevadm", "trigger", "--subsystem-match=block")
 	b.settle(on.device)
 	if f.passwordFile != "" {
-		b.secret("unlock "+f.name, on.device, f.passwordFile, []string{"bcachefs", "unlock", "-k", "session", on.device})
+		unlock := f.unlock(on)
+		b.secret(unlock.Name, unlock.Device, unlock.Stdin, unlock.Argv)
 	}
-	f.mount(b, f.root, on.device)
 	if len(f.subs) == 0 {
 		return
 	}
@@ -79,14 +105,16 @@ func (f *bcachefs) fill(b *builder, on place) {
 		b.step("make subvolume "+s.name+" on "+f.name, on.device, "bcachefs", "subvolume", "create", at)
 	}
 	b.step("unmount "+f.name, on.device, "umount", scratch)
-	for _, s := range f.subs {
-		s.options = append(slices.Clone(s.options), "X-mount.subdir="+strings.Trim(s.name, "/"))
-		f.mount(b, s, on.device)
-	}
+}
+
+func (f *bcachefs) unlock(on place) Step {
+	return Step{Stage: StageMount, Name: "unlock " + f.name, Device: on.device, Stdin: f.passwordFile,
+		Argv: []string{"bcachefs", "unlock", "-k", "session", on.device}}
 }
 
 // mount makes the mount point itself: X-mount.mkdir does not work with bcachefs, says disko.
-func (f *bcachefs) mount(b *builder, s subvolume, device string) {
+// Where the file system is kept, its subvolumes are found missing only here.
+func (f *bcachefs) mount(b *builder, s subvolume, on place) {
 	var options []string
 	for _, o := range s.options {
 		if !slices.Contains(options, o) && o != "X-mount.mkdir" {
@@ -94,6 +122,9 @@ func (f *bcachefs) mount(b *builder, s subvolume, device string) {
 		}
 	}
 	at := path.Join(target, s.mountpoint)
-	b.mountAfter("", s.mountpoint, "bcachefs", device, options,
-		Step{Stage: StageMount, Name: "make folder " + s.mountpoint, Device: device, Argv: []string{"mkdir", "-p", at}})
+	before := []Step{{Stage: StageMount, Name: "make folder " + s.mountpoint, Device: on.device, Argv: []string{"mkdir", "-p", at}}}
+	if on.keep && f.passwordFile != "" {
+		before = append([]Step{f.unlock(on)}, before...)
+	}
+	b.mountAfter("", s.mountpoint, "bcachefs", on.device, options, before...)
 }

@@ -20,6 +20,7 @@ type btrfs struct {
 
 type subvolume struct {
 	name, mountpoint string // the name is empty for the top level
+	kept             bool   // is there, and only lacks swap files
 	args, options    []string
 	swapfiles        []swapfile
 }
@@ -93,18 +94,31 @@ func (f *btrfs) minimum() int64 { return formats["btrfs"] }
 
 // fill makes the subvolumes in one mount; disko has one for each.
 func (f *btrfs) fill(b *builder, on place) {
-	b.step("format "+on.name+" with btrfs", on.device, append([]string{"mkfs.btrfs", on.device}, b.resolve(f.args)...)...)
+	if b.make(f, on, "btrfs") {
+		b.step("format "+on.name+" with btrfs", on.device, append([]string{"mkfs.btrfs", on.device}, b.resolve(f.args)...)...)
+		f.makeInside(b, on, f.root.swapfiles, f.subs)
+	} else if on.found != nil && on.found.holds() == "btrfs" {
+		f.keepInside(b, on)
+	}
 	f.mount(b, on)
-	if len(f.subs) == 0 && len(f.root.swapfiles) == 0 {
+}
+
+// makeInside makes files of the top level, and subvolumes with theirs.
+func (f *btrfs) makeInside(b *builder, on place, files []swapfile, subs []subvolume) {
+	if len(subs) == 0 && len(files) == 0 {
 		return
 	}
 	b.step("make a folder to mount "+on.name, on.device, "mkdir", "-p", scratch)
 	b.step("mount "+on.name+" to make its subvolumes", on.device,
 		"mount", on.device, scratch, "-t", "btrfs", "-o", "subvol=/")
-	f.root.makeSwapfiles(b, on, scratch)
+	subvolume{swapfiles: files}.makeSwapfiles(b, on, scratch)
 	made := []string{scratch}
-	for _, s := range f.subs {
+	for _, s := range subs {
 		at := path.Join(scratch, s.name)
+		if s.kept {
+			s.makeSwapfiles(b, on, at)
+			continue
+		}
 		made = append(made, at)
 		b.parents(on, &made, at)
 		b.step("make subvolume "+s.name+" on "+on.name, on.device,
@@ -121,6 +135,62 @@ func (b *builder) parents(on place, made *[]string, at string) {
 		b.step("make folder "+strings.TrimPrefix(dir, scratch)+" on "+on.name, on.device, "mkdir", "-p", dir)
 	}
 }
+
+// keepInside compares a btrfs that is kept, once it was looked into, and makes what is missing.
+func (f *btrfs) keepInside(b *builder, on place) {
+	for _, arg := range f.args {
+		for _, device := range devicePattern.FindAllString(arg, -1) {
+			if p := b.places[device]; p.found != nil && p.found.UUID != on.found.UUID {
+				b.errorf(on.at, "%s is not a part of the btrfs on %s", p.device, on.device)
+			}
+		}
+	}
+	var want []string
+	for _, s := range append([]subvolume{f.root}, f.subs...) {
+		if s.name != "" {
+			want = append(want, s.path())
+		}
+		for _, file := range s.swapfiles {
+			want = append(want, path.Join(s.path(), file.file))
+		}
+	}
+	inside, looked := b.facts.Inside[on.found.device()]
+	if len(want) == 0 {
+		return
+	}
+	if b.look[on.found.device()] = want; !looked {
+		b.blind = true
+		return
+	}
+	missing := func(at, kind string) bool {
+		if got := inside[at]; got != "" {
+			if got != kind {
+				b.errorf(on.at, "%s on %s is no %s", at, on.device, kind)
+			}
+			return false
+		}
+		return b.lacks(on.at, "%s has no %s %s", on.device, kind, at)
+	}
+	lacks := func(s subvolume) (files []swapfile) {
+		for _, file := range s.swapfiles {
+			if missing(path.Join(s.path(), file.file), "file") {
+				files = append(files, file)
+			}
+		}
+		return files
+	}
+	var subs []subvolume
+	for _, s := range f.subs {
+		s.kept = !missing(s.path(), "subvolume")
+		if s.swapfiles = lacks(s); !s.kept || len(s.swapfiles) > 0 {
+			subs = append(subs, s)
+		}
+	}
+	f.makeInside(b, on, lacks(f.root), subs)
+}
+
+// path is the subvolume's, from the top level.
+func (s subvolume) path() string { return path.Clean("/" + s.name) }
 
 func (s subvolume) makeSwapfiles(b *builder, on place, dir string) {
 	for _, f := range s.swapfiles {

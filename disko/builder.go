@@ -23,8 +23,15 @@ type builder struct {
 	// Hooks around unmounting; what closes, with its hooks, is read backwards.
 	unmounting, unmounted, closing []Step
 
-	nodes      map[string]string  // the layout's names of devices, and those that commands use
-	filled     map[string]place   // where content was put, by the names that commands use
+	way     Way
+	facts   *Facts
+	devices []*node          // the machine's
+	found   map[string]*node // by name
+	opens   []Step
+	look    Look // all that a probe has to look into
+	blind   bool // the facts do not tell all of that
+
+	places     map[string]place   // by the layout's name of the device
 	members    map[string][]place // by "GROUP NAME", in the order in which they are made
 	formatArgs map[string][]string
 	tables     map[string][]partition
@@ -45,29 +52,27 @@ type mount struct {
 // fill walks the layout. Devices without a place stay as the layout names them.
 func (l *Layout) fill(b *builder, places map[*device]place) {
 	b.stage = StageCreate
-	b.filled = map[string]place{}
-	b.nodes, b.members, b.formatArgs = map[string]string{}, map[string][]place{}, map[string][]string{}
+	b.places, b.members, b.formatArgs = map[string]place{}, map[string][]place{}, map[string][]string{}
 	b.tables, b.labels = map[string][]partition{}, map[string]string{}
 	for _, d := range l.devices {
 		on, ok := places[d]
 		if !ok {
 			on = d.on
 		}
-		b.nodes[d.on.device], b.filled[on.device] = on.device, on
+		if b.facts == nil && b.way == Mount {
+			_, isDisk := d.body.(*wholeDisk)
+			on.keep = isDisk
+		}
+		b.places[d.on.device] = on
 		b.around(d.hooks, on, d.body)
 	}
 }
 
 // fill walks content, which may be nil.
 func (b *builder) fill(c content, on place) {
-	b.filled[on.device] = on
-	if c == nil {
-		return
+	if c != nil {
+		c.fill(b, on)
 	}
-	if on.size > 0 {
-		b.fits(c, on)
-	}
-	c.fill(b, on)
 }
 
 // fits reports a device that is too small for its content.
@@ -142,11 +147,14 @@ func (b *builder) resolve(args []string) []string {
 	resolved := make([]string, len(args))
 	for i, arg := range args {
 		resolved[i] = devicePattern.ReplaceAllStringFunc(arg, func(device string) string {
-			node := b.nodes[device]
-			if node == "" {
+			p := b.places[device]
+			switch {
+			case p.device == "":
 				b.errorf("disk", "%s is needed before it is made; change the priorities or names", device)
+			case p.keep && p.found != nil && p.found.holds() != "":
+				b.errorf(p.at, "%s holds %s, which would be overwritten", p.device, p.found.content())
 			}
-			return node
+			return p.device
 		})
 	}
 	return resolved
@@ -164,8 +172,11 @@ func (b *builder) mountAfter(source, point, format, device string, options []str
 	}
 	argv := []string{"mount", device, path.Join(target, point), "-t", format}
 	argv = append(append(argv, flags("-o", options)...), "-o", "X-mount.mkdir")
-	steps := append(before, Step{Stage: StageMount, Name: "mount " + point, Argv: argv, Device: device})
-	b.mounts = append(b.mounts, &mount{point: point, source: source, device: device, steps: b.framed(steps...)})
+	m := &mount{point: point, source: source, device: device}
+	if !b.mounted(point, device, options) {
+		m.steps = b.framed(append(before, Step{Stage: StageMount, Name: "mount " + point, Argv: argv, Device: device})...)
+	}
+	b.mounts = append(b.mounts, m)
 }
 
 // close is a step of unmounting, the last opened first.

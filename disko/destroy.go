@@ -16,10 +16,16 @@ func (p *Plan) taken(device string) bool {
 	return slices.ContainsFunc(p.Disks, func(d Disk) bool { return d.Device == device })
 }
 
+// erased tells whether a whole disk is one that the plan empties.
+func (p *Plan) erased(device string) bool {
+	i := slices.IndexFunc(p.Disks, func(d Disk) bool { return d.Device == device })
+	return i >= 0 && p.Way == Fresh && p.takes[i].body.(*wholeDisk).destroy
+}
+
 // destroy returns the steps after which the plan's disks are empty.
 func (p *Plan) destroy(nodes []*node) []Step {
 	b := &builder{stage: StageDestroy}
-	p.release(b, nodes)
+	p.release(b, nodes, p.erased)
 	for i, d := range p.Disks {
 		if p.takes[i].body.(*wholeDisk).destroy {
 			erase(b, d, nodes)
@@ -32,16 +38,16 @@ func (p *Plan) destroy(nodes []*node) []Step {
 // what the facts say: for when a plan failed half-way, and for what [Plan.Unmount] left.
 func (p *Plan) Close(f *Facts) []Step {
 	b := &builder{stage: StageUnmount}
-	p.release(b, f.nodes())
+	p.release(b, f.nodes(), p.taken)
 	return b.steps
 }
 
 // release adds the steps after which nothing holds the disks: swap off, unmounted,
 // containers and volumes closed, the innermost first.
-func (p *Plan) release(b *builder, nodes []*node) {
+func (p *Plan) release(b *builder, nodes []*node, which func(string) bool) {
 	var held []*node
 	for _, n := range nodes {
-		if slices.ContainsFunc(n.roots, p.taken) {
+		if slices.ContainsFunc(n.roots, which) {
 			held = append(held, n)
 		}
 	}
@@ -91,8 +97,8 @@ func (p *Plan) checkNodes(r *reader, nodes []*node) {
 	}
 	members := map[string][]*node{} // of what keeps one UUID on many devices
 	for _, n := range nodes {
-		if i := slices.IndexFunc(n.roots, p.taken); i >= 0 {
-			checkHolds(r, at(n.roots[i]), n.roots[i], n, p.taken)
+		if i := slices.IndexFunc(n.roots, p.erased); i >= 0 {
+			checkHolds(r, at(n.roots[i]), n.roots[i], n, p.erased)
 		} else {
 			p.checkOther(r, n)
 		}
@@ -103,7 +109,7 @@ func (p *Plan) checkNodes(r *reader, nodes []*node) {
 	for _, list := range members {
 		for _, n := range list {
 			for _, other := range list {
-				if root := n.roots[0]; p.taken(root) && !p.taken(other.roots[0]) {
+				if root := n.roots[0]; p.erased(root) && !p.erased(other.roots[0]) {
 					r.errorf(at(root), "%s holds a part of the %s on %s too; the layout does not take all of its disks: remove that disk, or wipe %s by hand", root, n.FSType, other.device(), n.device())
 				}
 			}
@@ -139,7 +145,7 @@ func (p *Plan) checkOther(r *reader, n *node) {
 	if slices.Contains(p.names, name{kind, has}) {
 		r.errorf("disk", "a %s %q is there already on %s, which the layout does not take; close and rename it, or choose another name", words[kind], has, n.roots[0])
 	}
-	if path, ok := p.labels[n.PartLabel]; ok {
+	if path, ok := p.labels[n.PartLabel]; ok && !p.taken(n.roots[0]) {
 		r.errorf(path, "%q is the label of %s too, which the layout does not take; the installed system could pick the wrong one: wipe that disk or choose another name", n.PartLabel, n.device())
 	}
 }

@@ -1,6 +1,7 @@
 package disko
 
 import (
+	"cmp"
 	"path"
 	"regexp"
 	"slices"
@@ -11,6 +12,9 @@ import (
 var formats = map[string]int64{
 	"vfat": mib, "ext2": mib, "ext3": 4 * mib, "ext4": 4 * mib, "xfs": 300 * mib, "btrfs": 114 * mib, "f2fs": 38 * mib,
 }
+
+// kinds are lsblk's names of file systems that mkfs knows by others.
+var kinds = map[string]string{"fat": "vfat", "msdos": "vfat", "ntfs3": "ntfs"}
 
 type filesystem struct {
 	format, mountpoint string
@@ -30,8 +34,10 @@ func parseFilesystem(a *attrs) content {
 func (f *filesystem) minimum() int64 { return formats[f.format] }
 
 func (f *filesystem) fill(b *builder, on place) {
-	argv := append([]string{"mkfs." + f.format}, b.resolve(f.args)...)
-	b.step("format "+on.name+" with "+f.format, on.device, append(argv, on.device)...)
+	if b.make(f, on, cmp.Or(kinds[f.format], f.format)) {
+		argv := append([]string{"mkfs." + f.format}, b.resolve(f.args)...)
+		b.step("format "+on.name+" with "+f.format, on.device, append(argv, on.device)...)
+	}
 	b.mount(f.mountpoint, f.format, on.device, f.options)
 }
 

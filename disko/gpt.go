@@ -160,39 +160,67 @@ func (g *gptTable) minimum() int64 {
 // the kernel's names where those are known: links by label race with udev and clash with
 // other disks' labels (disko#739, #551).
 func (g *gptTable) fill(b *builder, on place) {
+	var places []place
+	steps := len(b.steps)
+	switch {
+	case b.make(g, on, "gpt"):
+		places = g.makeTable(b, on)
+	case on.found != nil && on.found.holds() == "gpt":
+		places = g.keepTable(b, on)
+	default:
+		places = g.unseen(on)
+	}
+	if len(b.steps) > steps {
+		b.reread(on.device)
+	}
+	for n, part := range g.parts {
+		b.places[part.device] = places[n]
+		if strings.Contains(part.device, "/by-partlabel/") {
+			b.labels[part.label] = join(part.path, "label")
+		}
+		// An old file system may begin exactly where the partition does, and mkfs would refuse
+		// or ask. All are wiped first: content may put a header or a log on another one.
+		if !places[n].keep {
+			b.wipe(places[n])
+		}
+	}
+	for n, part := range g.parts {
+		b.fill(part.content, places[n])
+	}
+}
+
+// makeTable makes the table with all its partitions.
+func (g *gptTable) makeTable(b *builder, on place) []place {
 	dev := on.device
 	b.step("make a partition table on "+dev, dev, "sgdisk", "--clear", dev)
 	for n, part := range g.parts {
 		b.step(fmt.Sprintf("make partition %d, %s", n+1, part.name), dev, part.sgdisk(n+1, dev)...)
 	}
 	g.makeHybrid(b, dev)
-	b.reread(dev)
-	var extents []extent
+	b.tables[dev] = g.parts
+	on.keep = false
+	places := g.unseen(on)
 	if on.size > 0 {
-		extents, _ = arrange(g.parts, on.size, on.sector) // checked by fill
+		if extents, err := arrange(g.parts, on.size, on.sector); err == nil { // else make said so
+			for n, e := range extents {
+				places[n].start = int64(e.first) * on.sector
+				places[n].size, places[n].sector = int64(e.last-e.first+1)*on.sector, on.sector
+			}
+		}
 	}
+	return places
+}
+
+// unseen returns the partitions as they are named where nothing more is known.
+func (g *gptTable) unseen(on place) []place {
 	places := make([]place, len(g.parts))
 	for n, part := range g.parts {
-		at := place{device: part.device, name: part.name, at: part.path}
-		if on.kernel {
-			at.device = numbered(dev, n+1)
+		places[n] = place{device: part.device, name: part.name, at: part.path, keep: on.keep}
+		if on.kernel && !on.keep {
+			places[n].device = numbered(on.device, n+1)
 		}
-		if extents != nil {
-			at.start = int64(extents[n].first) * on.sector
-			at.size, at.sector = int64(extents[n].last-extents[n].first+1)*on.sector, on.sector
-		}
-		b.nodes[part.device] = at.device
-		if strings.Contains(part.device, "/by-partlabel/") {
-			b.labels[part.label] = join(part.path, "label")
-		}
-		places[n] = at
-		// An old file system may begin exactly where the partition does, and mkfs would refuse
-		// or ask. All are wiped first: content may put a header or a log on another one.
-		b.wipe(at)
 	}
-	for n, part := range g.parts {
-		b.fill(part.content, places[n])
-	}
+	return places
 }
 
 // numbered is the kernel's name of a partition.

@@ -168,7 +168,9 @@ func (b *builder) around(h *hooks, on place, inside filler) {
 		inside.fill(b, on)
 		return
 	}
+	before := len(b.steps)
 	b.steps = append(b.steps, h.step(StageCreate, "preCreateHook", on)...)
+	made := len(b.steps)
 	container, mounted := isContainer(inside), len(b.mounts)+len(b.swapOffs)
 	if container {
 		b.opening = append(b.opening, h.step(StageMount, "preMountHook", on)...)
@@ -184,6 +186,10 @@ func (b *builder) around(h *hooks, on place, inside filler) {
 	case len(b.mounts)+len(b.swapOffs) > mounted:
 		b.unmounting = append(b.unmounting, h.step(StageUnmount, "preUnmountHook", on)...)
 		b.unmounted = append(b.unmounted, h.step(StageUnmount, "postUnmountHook", on)...)
+	}
+	if b.way != Fresh && len(b.steps) == made {
+		b.steps = b.steps[:before] // nothing was made between its hooks
+		return
 	}
 	b.steps = append(b.steps, h.step(StageCreate, "postCreateHook", on)...)
 }

@@ -51,6 +51,7 @@ type place struct {
 	size   int64  // bytes; 0: not known
 	sector int64  // bytes; 0: not known
 	kernel bool   // device is the kernel's own name
+	found  *node  // what the facts show there, where it is kept; nil: not seen, as in a closed container
 	title  string // of a disk, for people, with its size
 	keep   bool   // what is there stays, if it is as the layout says
 }
@@ -98,7 +99,7 @@ func Parse(data []byte) (*Layout, error) {
 	}
 	if len(r.problems) == 0 {
 		// What no machine can satisfy is the layout's fault.
-		b := &builder{reader: r}
+		b := &builder{reader: r, way: Fresh}
 		l.fill(b, nil)
 		b.mountSteps()
 	}
@@ -225,10 +226,17 @@ func (a *attrs) volume(device string) content {
 }
 
 // member is a device that is part of something larger.
-type member struct{ key string }
+type member struct {
+	key  string
+	kind string // what lsblk calls it
+}
+
+var memberKinds = map[string]string{
+	"bcachefs_filesystems": "bcachefs", "lvm_vg": "LVM2_member", "mdadm": "linux_raid_member", "zpool": "zfs_member",
+}
 
 func parseMember(a *attrs, group, attribute string) content {
-	return &member{a.member(group, attribute)}
+	return &member{a.member(group, attribute), memberKinds[group]}
 }
 
 func (a *attrs) member(group, attribute string) (key string) {
@@ -243,7 +251,12 @@ func (a *attrs) member(group, attribute string) (key string) {
 func (m *member) minimum() int64 { return mib }
 
 func (m *member) fill(b *builder, on place) {
-	if strings.HasPrefix(m.key, "lvm_vg ") {
+	if !b.make(m, on, m.kind) {
+		b.members[m.key] = append(b.members[m.key], on)
+		return
+	}
+	on.keep = false
+	if m.kind == "LVM2_member" {
 		b.step("make "+on.name+" a physical volume", on.device, "pvcreate", on.device)
 	}
 	b.members[m.key] = append(b.members[m.key], on)
@@ -272,12 +285,7 @@ func parseDisk(d *device, a *attrs, name string) {
 	d.body = &wholeDisk{destroy: need[bool](a, "destroy"), content: a.content(dev)}
 }
 
-func (d *wholeDisk) fill(b *builder, on place) {
-	if g, ok := bare(d.content).(*gptTable); ok {
-		b.tables[on.device] = g.parts
-	}
-	b.fill(d.content, on)
-}
+func (d *wholeDisk) fill(b *builder, on place) { b.fill(d.content, on) }
 
 func (a *attrs) absolute(name, value string) {
 	if !strings.HasPrefix(value, "/") {

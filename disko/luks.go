@@ -135,31 +135,61 @@ func (l *luks) keyArgs() []string {
 }
 
 func (l *luks) fill(b *builder, on place) {
+	inside := place{device: "/dev/mapper/" + l.name, name: l.name, at: on.at}
+	if on.size > 0 {
+		inside.size, inside.sector = on.size-16*mib, on.sector
+	}
+	if b.make(l, on, "crypto_LUKS") {
+		l.format(b, on)
+	} else {
+		inside.keep, inside.found = true, l.keepOpen(b, on)
+	}
+	b.keys = append(b.keys, l.passwordFile, l.keyFile)
+	b.close("close "+l.name, on.device, "cryptsetup", "close", l.name)
+	b.places["/dev/mapper/"+l.name] = inside
+	b.fill(l.content, inside)
+}
+
+// format makes the container, with all its keys, and opens it.
+func (l *luks) format(b *builder, on place) {
 	keys := l.keyArgs()
 	argv := append([]string{"cryptsetup", "-q", "luksFormat", on.device}, b.resolve(l.formatArgs)...)
 	b.secret("format "+on.name+" as LUKS", on.device, l.passwordFile, append(argv, keys...))
+	b.secret("open "+on.name+" as "+l.name, on.device, l.passwordFile, append(l.open(b, on), "--persistent"))
+	for _, file := range l.moreKeys {
+		argv := append([]string{"cryptsetup", "luksAddKey", on.device, file}, keys...)
+		b.secret("add the key "+file+" to "+on.name, on.device, l.passwordFile, argv)
+	}
+	b.keys = append(b.keys, l.moreKeys...)
+	b.names = append(b.names, name{"crypt", l.name})
+}
 
-	argv = []string{"cryptsetup", "open", on.device, l.name}
+func (l *luks) open(b *builder, on place) []string {
+	argv := []string{"cryptsetup", "open", on.device, l.name}
 	if l.discards {
 		argv = append(argv, "--allow-discards")
 	}
 	if l.noWorkqueues {
 		argv = append(argv, "--perf-no_read_workqueue", "--perf-no_write_workqueue")
 	}
-	argv = append(append(argv, b.resolve(l.openArgs)...), keys...)
-	b.secret("open "+on.name+" as "+l.name, on.device, l.passwordFile, append(argv, "--persistent"))
-	b.names = append(b.names, name{"crypt", l.name})
-	for _, file := range l.moreKeys {
-		argv := append([]string{"cryptsetup", "luksAddKey", on.device, file}, keys...)
-		b.secret("add the key "+file+" to "+on.name, on.device, l.passwordFile, argv)
-	}
-	b.keys = append(append(b.keys, l.passwordFile, l.keyFile), l.moreKeys...)
-	b.close("close "+l.name, on.device, "cryptsetup", "close", l.name)
+	return append(append(argv, b.resolve(l.openArgs)...), l.keyArgs()...)
+}
 
-	inside := place{device: "/dev/mapper/" + l.name, name: l.name, at: on.at}
-	if on.size > 0 {
-		inside.size, inside.sector = on.size-16*mib, on.sector
+// keepOpen returns what is inside a container that is kept, nil if it has to be opened
+// first. That its key fits shows then; other keys of it stay as they are.
+func (l *luks) keepOpen(b *builder, on place) *node {
+	if on.found != nil {
+		if on.found.holds() != "crypto_LUKS" {
+			return nil // make said so
+		}
+		if c := b.child(on.found, "crypt"); c != nil {
+			if c.Name != l.name {
+				b.errorf(on.at, "%s is open as %s instead of %s; close it", on.device, c.Name, l.name)
+			}
+			return c
+		}
 	}
-	b.nodes[inside.device] = inside.device
-	b.fill(l.content, inside)
+	b.names = append(b.names, name{"crypt", l.name})
+	b.open(on, "open "+on.name+" as "+l.name, on.device, l.passwordFile, l.open(b, on)...)
+	return nil
 }

@@ -106,6 +106,125 @@ func (v volume) bytes() int64 {
 
 func (g *volumeGroup) fill(b *builder, on place) {
 	members := b.members["lvm_vg "+g.name]
+	switch g.state(b, members) {
+	case allNew:
+		g.makeAll(b, on, members)
+	case allKept:
+		g.keepVolumes(b, on)
+	case unseen:
+		if b.facts == nil {
+			b.open(place{}, "activate volume group "+g.name, on.device, "", "vgchange", "--activate", "y", g.name)
+		}
+		fallthrough
+	case mixed:
+		for _, v := range g.volumes {
+			b.places[v.device(g)] = place{device: v.device(g), name: v.name, at: v.path, keep: true}
+		}
+	}
+	b.close("deactivate volume group "+g.name, on.device, "vgchange", "--activate", "n", g.name)
+	for _, v := range g.volumes {
+		b.fill(v.content, b.places[v.device(g)])
+	}
+}
+
+func (v volume) device(g *volumeGroup) string { return "/dev/" + g.name + "/" + v.name }
+
+// state compares the members that are kept with the group that is there.
+func (g *volumeGroup) state(b *builder, members []place) memberState {
+	if s := stateOf(members); s == unseen || b.facts == nil {
+		return s
+	}
+	members = slices.Clone(members)
+	for i, m := range members {
+		if !m.keep {
+			continue
+		}
+		switch group := b.groupOf(m.found); group {
+		case g.name:
+		case "":
+			members[i].keep = false // a physical volume that waits for its group
+			if !b.lacks(g.path, "%s is in no volume group, and the layout has it in %s", m.device, g.name) {
+				return mixed
+			}
+		default:
+			b.errorf(g.path, "%s is in the volume group %s instead of %s", m.device, group, g.name)
+			return mixed
+		}
+	}
+	s := b.together(g.path, "the volume group "+g.name, members)
+	for _, pv := range b.facts.PhysicalVolumes {
+		n := b.there(pv.Device)
+		if s == allKept && pv.Group == g.name && !slices.ContainsFunc(members, func(m place) bool { return m.found == n }) {
+			b.errorf(g.path, "the volume group %s is on %s too, which the layout does not have in it", g.name, pv.Device)
+		}
+	}
+	return s
+}
+
+// groupOf returns the volume group that a device is in, empty if it is in none.
+func (b *builder) groupOf(n *node) string {
+	for _, pv := range b.facts.PhysicalVolumes {
+		if b.there(pv.Device) == n {
+			return pv.Group
+		}
+	}
+	return ""
+}
+
+// keepVolumes compares volumes that are there, and makes those that are missing.
+func (g *volumeGroup) keepVolumes(b *builder, on place) {
+	closed := false
+	for _, v := range g.volumes {
+		at := place{device: v.device(g), name: v.name, at: v.path, sector: 512, size: v.bytes()}
+		i := slices.IndexFunc(b.facts.LogicalVolumes, func(lv LogicalVolume) bool { return lv.Group == g.name && lv.Name == v.name })
+		if i < 0 {
+			if b.lacks(v.path, "the volume group %s has no volume %s", g.name, v.name) {
+				b.step("make the volume "+v.name+" in "+g.name, on.device, v.lvcreate(g.name)...)
+			} else {
+				at.keep = true
+			}
+			b.places[v.device(g)] = at
+			continue
+		}
+		lv := b.facts.LogicalVolumes[i]
+		v.compare(b, lv)
+		at.keep, at.size = true, int64(lv.Size)
+		if at.found = b.found["/dev/mapper/"+mapperOf(g.name)+"-"+mapperOf(v.name)]; at.found != nil {
+			at.device = at.found.device()
+		} else if v.kind != "thin-pool" {
+			closed = true
+		}
+		b.places[v.device(g)] = at
+	}
+	if closed {
+		b.open(place{}, "activate volume group "+g.name, on.device, "", "vgchange", "--activate", "y", g.name)
+	}
+}
+
+// mapperOf is how device mapper writes a name of LVM's.
+func mapperOf(name string) string { return strings.ReplaceAll(name, "-", "--") }
+
+// compare reports how a volume that is kept differs. LVM rounds sizes to whole extents of
+// each of its devices.
+func (v volume) compare(b *builder, lv LogicalVolume) {
+	kind := cmp.Or(map[string]string{"thinlv": "thin"}[v.kind], v.kind, "linear")
+	if kind == "linear" && lv.Type == "striped" { // on several devices, by its arguments
+		kind = lv.Type
+	}
+	// lvs says how the parity of raid5 and raid6 is laid out, too.
+	if lv.Type != kind && !strings.HasPrefix(lv.Type, kind+"_") {
+		b.errorf(v.path, "the volume %s is of type %s instead of %s", v.name, lv.Type, kind)
+	}
+	if kind == "thin" && lv.Pool != v.pool {
+		b.errorf(v.path, "the volume %s is in the pool %s instead of %s", v.name, lv.Pool, v.pool)
+	}
+	const most = 16 * extentSize
+	if want := v.bytes(); want > 0 && (int64(lv.Size) < want || int64(lv.Size) > want+most) {
+		b.errorf(v.path, "the volume %s has %s instead of %s", v.name, human(int64(lv.Size)), human(want))
+	}
+}
+
+func (g *volumeGroup) makeAll(b *builder, on place, members []place) {
 	modules := []string{"dm-snapshot"}
 	for _, v := range g.volumes {
 		if module := "dm-" + v.kind; v.kind != "" && v.kind != "thinlv" && !slices.Contains(modules, module) {
@@ -126,17 +245,11 @@ func (g *volumeGroup) fill(b *builder, on place) {
 	}
 	b.step("make the volume group "+g.name, on.device, argv...)
 	b.names = append(b.names, name{"lvm", g.name})
-	b.close("deactivate volume group "+g.name, on.device, "vgchange", "--activate", "n", g.name)
-	places := make([]place, len(g.volumes))
-	for i, v := range g.volumes {
+	for _, v := range g.volumes {
 		b.step("make the volume "+v.name+" in "+g.name, on.device, v.lvcreate(g.name)...)
-		at := place{device: "/dev/" + g.name + "/" + v.name, name: v.name, at: v.path, sector: 512}
+		at := place{device: v.device(g), name: v.name, at: v.path, sector: 512}
 		at.size, free = v.allocate(b, free)
-		b.nodes[at.device] = at.device
-		places[i] = at
-	}
-	for i, v := range g.volumes {
-		b.fill(v.content, places[i])
+		b.places[at.device] = at
 	}
 }
 

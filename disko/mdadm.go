@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // raid is made of mdraid members.
@@ -43,6 +44,79 @@ func parseRAID(d *device, a *attrs, _ string) {
 
 func (r *raid) fill(b *builder, on place) {
 	members := b.members["mdadm "+r.name]
+	on.size, on.sector = r.size(members), 512
+	switch b.together(on.at, "the RAID "+r.name, members) {
+	case allNew:
+		r.make(b, on, members)
+	case allKept:
+		on.keep, on.found = true, r.keep(b, on, members)
+	case unseen:
+		on.keep = true
+		if b.facts == nil {
+			b.open(place{}, "assemble the RAID "+r.name, on.device, "", r.assemble(on, members)...)
+		}
+	case mixed:
+		on.keep = true
+	}
+	if on.found != nil {
+		on.device, on.size = on.found.device(), int64(on.found.Size)
+	}
+	b.close("stop RAID "+r.name, on.device, "mdadm", "--stop", on.device)
+	b.places["/dev/md/"+r.name] = on
+	b.fill(r.content, on)
+}
+
+func (r *raid) assemble(on place, members []place) []string {
+	argv := []string{"mdadm", "--assemble", on.device, "--homehost=any"}
+	for _, m := range members {
+		argv = append(argv, m.device)
+	}
+	return argv
+}
+
+// keep compares a RAID that is there, and returns its device, nil if it has to be
+// assembled first.
+func (r *raid) keep(b *builder, on place, members []place) *node {
+	var array *node
+	for i, m := range members {
+		// md(4): the name is behind the name of the host that made it; old metadata has none.
+		if _, name, ok := strings.Cut(m.found.Label, ":"); ok && name != r.name {
+			b.errorf(on.at, "%s is part of the RAID %q instead of %q", m.device, name, r.name)
+			return nil
+		}
+		c := b.child(m.found, "raid")
+		if i > 0 && (c != array || m.found.UUID != members[0].found.UUID) {
+			b.errorf(on.at, "%s and %s are not parts of one RAID", members[0].device, m.device)
+			return nil
+		}
+		array = c
+	}
+	if array == nil {
+		b.open(place{}, "assemble the RAID "+r.name, on.device, "", r.assemble(on, members)...)
+		return nil
+	}
+	if want := "raid" + strconv.Itoa(r.level); array.Type != want {
+		b.errorf(on.at, "%s is a %s instead of %s", array.device(), array.Type, want)
+	}
+	if n := b.holders(array); n != len(members) {
+		b.errorf(on.at, "%s has %d members instead of %d", array.device(), n, len(members))
+	}
+	return array
+}
+
+// holders counts the devices that something is made of.
+func (b *builder) holders(n *node) (count int) {
+	for _, p := range b.devices {
+		for i := range p.Children {
+			if p.Children[i].device() == n.device() {
+				count++
+			}
+		}
+	}
+	return count
+}
+
+func (r *raid) make(b *builder, on place, members []place) {
 	// --run: do not ask whether to go on where old content shines through.
 	argv := []string{"mdadm", "--create", on.device, "--run", "--level=" + strconv.Itoa(r.level),
 		"--raid-devices=" + strconv.Itoa(len(members)), "--metadata=" + r.metadata, "--force", "--homehost=any"}
@@ -51,14 +125,10 @@ func (r *raid) fill(b *builder, on place) {
 		argv = append(argv, m.device)
 	}
 	b.step("make the RAID "+r.name, on.device, argv...)
-	b.close("stop RAID "+r.name, on.device, "mdadm", "--stop", on.device)
 	b.reread(on.device)
 	// What was on the members at the place where the RAID's data now begin shows again.
 	b.wipe(on)
 	b.step("zero the partition tables of "+on.device, on.device, "sgdisk", "--zap-all", on.device)
-	on.size, on.sector = r.size(members), 512
-	b.nodes[on.device] = on.device
-	b.fill(r.content, on)
 }
 
 // size is the most that the RAID can hold, 0 if it is not known.

@@ -146,52 +146,77 @@ func (t *partedTable) minimum() int64 {
 }
 
 func (t *partedTable) fill(b *builder, on place) {
-	dev := on.device
-	if on.size > 0 {
-		t.checkOverlap(b.reader, on.size)
+	kind := map[string]string{"gpt": "gpt", "msdos": "dos"}[t.format]
+	steps := len(b.steps)
+	var places []place
+	switch {
+	case b.make(t, on, kind):
+		if on.size > 0 {
+			t.checkOverlap(b.reader, on.size)
+		}
+		on.keep = false
+		t.parted(b, on, "make a partition table on "+on.device, "mklabel", t.format)
+		for i := range t.parts {
+			t.mkpart(b, on, i)
+			places = append(places, t.place(i, on))
+		}
+	case on.found != nil && on.found.holds() == kind:
+		places = t.keepTable(b, on)
+	default:
+		for i := range t.parts {
+			places = append(places, t.place(i, on))
+		}
 	}
-	parted := func(name string, args ...string) {
-		b.step(name, dev, append([]string{"parted", "-s", dev, "--"}, args...)...)
+	if len(b.steps) > steps {
+		b.reread(on.device)
 	}
-	parted("make a partition table on "+dev, "mklabel", t.format)
 	for i, p := range t.parts {
-		n := strconv.Itoa(i + 1)
-		kind := p.kind
-		if t.format == "gpt" {
-			kind = udevName(p.name)
-		}
-		args := []string{"mkpart", kind}
-		if p.fsType != "" {
-			args = append(args, p.fsType)
-		}
-		parted(fmt.Sprintf("make partition %s, %s", n, p.name), append(args, p.start, p.end)...)
-		for _, flag := range p.flags {
-			parted("set the flag "+flag+" of partition "+n, "set", n, flag, "on")
-		}
-	}
-	b.reread(dev)
-	places := make([]place, len(t.parts))
-	for i, p := range t.parts {
-		at := place{device: p.device, name: p.name, at: p.path}
-		if at.name == "" {
-			at.name = "partition " + strconv.Itoa(i+1)
-		}
-		if on.kernel {
-			at.device = numbered(dev, i+1)
-		}
-		if start, ok := position(p.start, on.size); ok {
-			if end, ok := position(p.end, on.size); ok {
-				at.start = int64(start)
-				at.size = int64(end-start) + mib // parted moves both to whole MiB
-			}
-		}
-		b.nodes[p.device] = at.device
-		places[i] = at
-		if p.kind != "extended" {
-			b.wipe(at)
+		b.places[p.device] = places[i]
+		if p.kind != "extended" && !places[i].keep {
+			b.wipe(places[i])
 		}
 	}
 	for i, p := range t.parts {
 		b.fill(p.content, places[i])
 	}
+}
+
+func (t *partedTable) parted(b *builder, on place, name string, args ...string) {
+	b.step(name, on.device, append([]string{"parted", "-s", on.device, "--"}, args...)...)
+}
+
+// mkpart makes a partition, which gets the first number that is free.
+func (t *partedTable) mkpart(b *builder, on place, i int) {
+	p, n := t.parts[i], strconv.Itoa(i+1)
+	kind := p.kind
+	if t.format == "gpt" {
+		kind = udevName(p.name)
+	}
+	args := []string{"mkpart", kind}
+	if p.fsType != "" {
+		args = append(args, p.fsType)
+	}
+	t.parted(b, on, fmt.Sprintf("make partition %s, %s", n, p.name), append(args, p.start, p.end)...)
+	for _, flag := range p.flags {
+		t.parted(b, on, "set the flag "+flag+" of partition "+n, "set", n, flag, "on")
+	}
+}
+
+// place is where a partition is, or will be.
+func (t *partedTable) place(i int, on place) place {
+	p := t.parts[i]
+	at := place{device: p.device, name: p.name, at: p.path, keep: on.keep}
+	if at.name == "" {
+		at.name = "partition " + strconv.Itoa(i+1)
+	}
+	if on.kernel {
+		at.device = numbered(on.device, i+1)
+	}
+	if start, ok := position(p.start, on.size); ok {
+		if end, ok := position(p.end, on.size); ok {
+			at.start = int64(start)
+			at.size = int64(end-start) + mib // parted moves both to whole MiB
+		}
+	}
+	return at
 }

@@ -55,17 +55,16 @@ func unformatted(guid string) string {
 }
 
 // picture shows what the disks hold before and after the plan, and what is made of many.
-func (p *Plan) picture(l *Layout, b *builder, nodes []*node) {
+func (p *Plan) picture(l *Layout, b *builder) {
 	for i, d := range p.takes {
 		disk := &p.Disks[i]
 		disk.Name = d.on.name
 		disk.Erased = p.Way == Fresh && d.body.(*wholeDisk).destroy
-		if n := slices.IndexFunc(nodes, func(n *node) bool { return n.device() == disk.Device }); n >= 0 {
-			disk.Before = nodes[n].stretches(!disk.Erased)
+		if n := b.found[disk.Device]; n != nil {
+			disk.Before = n.stretches(!disk.Erased)
 		}
-		whole := b.sketch(Segment{Name: d.on.name, Device: disk.Device, Size: disk.Size}, d.body.(*wholeDisk).content, b.placeOf(d.on.device))
-		disk.After = whole.Children
-		if _, ok := bare(d.body.(*wholeDisk).content).(*gptTable); !ok && whole.What != "partition table" {
+		whole := b.within(d.on.device, d.on.name, d.body.(*wholeDisk).content)
+		if disk.After = whole.Children; whole.What != "partition table" {
 			disk.After = []Segment{whole}
 		}
 		disk.After = withGaps(append(disk.After, others(disk.Before, disk.After)...), disk.Size)
@@ -140,7 +139,8 @@ func (d *BlockDevice) segment(kept bool) Segment {
 
 // sketch says what a device will hold.
 func (b *builder) sketch(s Segment, c content, on place) Segment {
-	s.Kept = on.keep
+	// A partition that is kept may be empty and get its content now.
+	s.Kept = on.keep && (c == nil || on.found == nil || on.found.holds() != "")
 	switch c := bare(c).(type) {
 	case nil:
 		s.What = cmp.Or(s.What, "unformatted")
@@ -148,7 +148,7 @@ func (b *builder) sketch(s Segment, c content, on place) Segment {
 		s.What, s.Mountpoint = c.format, c.mountpoint
 	case *btrfs:
 		s.What, s.Mountpoint = "btrfs", c.root.mountpoint
-		s.Children = subvolumes(append([]subvolume{c.root}, c.subs...), on.keep)
+		s.Children = subvolumes(append([]subvolume{c.root}, c.subs...), s.Kept)
 	case *swap:
 		if s.What = "swap"; c.random {
 			s.What = "swap, encrypted anew at each boot"
@@ -185,12 +185,12 @@ func (b *builder) sketch(s Segment, c content, on place) Segment {
 
 // within is what is in a device of the layout, by the layout's name of it.
 func (b *builder) within(device, name string, c content) Segment {
-	on := b.placeOf(device)
+	on := b.places[device]
+	if on.found != nil && on.found.Type == "part" {
+		on.start = int64(on.found.Start) * 512
+	}
 	return b.sketch(Segment{Name: cmp.Or(name, on.name), Device: on.device, Start: on.start, Size: on.size}, c, on)
 }
-
-// placeOf is where a device of the layout is; the builder has been there.
-func (b *builder) placeOf(device string) place { return b.filled[b.nodes[device]] }
 
 // bytes is the size of a partition as the layout gives it, 0 where it takes what is left.
 func (b bound) bytes(sectorSize int64) int64 {
@@ -218,7 +218,7 @@ func subvolumes(subs []subvolume, kept bool) (list []Segment) {
 
 // made is what is made of many devices, or of none.
 func (b *builder) made(d *device) Segment {
-	on := b.placeOf(d.on.device)
+	on := b.places[d.on.device]
 	s := Segment{Name: d.on.name, Device: on.device, Kept: on.keep}
 	of := func(key string) {
 		for _, m := range b.members[key] {

@@ -2,6 +2,7 @@ package disko
 
 import (
 	"cmp"
+	"errors"
 	"slices"
 	"strings"
 )
@@ -71,7 +72,7 @@ type Plan struct {
 
 	// Look is what the facts have to tell before the plan can be whole. Where it is not
 	// empty, or there are steps of [StageOpen], only those steps are in the plan: run them,
-	// probe again and plan again.
+	// probe again, looking there, and plan again.
 	Look Look `json:"-"`
 
 	takes  []*device              // the layout's, same order as Disks
@@ -97,7 +98,13 @@ type name struct{ kind, name string }
 // machine does not have, that are too small, read-only or in use by the running system.
 func NewPlan(l *Layout, f *Facts, o Options) (*Plan, error) {
 	p := &Plan{Way: cmp.Or(o.Way, Fresh)}
-	b := &builder{reader: &reader{seen: map[string]string{}}}
+	b := &builder{reader: &reader{seen: map[string]string{}}, way: p.Way, facts: f, found: map[string]*node{}, look: Look{}}
+	switch {
+	case f == nil && p.Way == Format:
+		return nil, errors.New("what is to be kept shows on the machine only; the way format needs its facts")
+	case f != nil:
+		b.index(f)
+	}
 	places := map[*device]place{}
 	o.check(b.reader, l)
 	for _, d := range l.disks() {
@@ -107,29 +114,45 @@ func NewPlan(l *Layout, f *Facts, o Options) (*Plan, error) {
 			if disk = f.find(b.reader, places[d]); disk.Device == "" {
 				continue
 			}
-			places[d] = place{device: disk.Device, name: d.on.name, at: d.on.at, size: disk.Size, sector: disk.SectorSize, kernel: true, title: disk.String()}
-		}
-		if f != nil && !d.body.(*wholeDisk).destroy && disk.Content != "blank" {
-			b.errorf(join(d.path, "destroy"), "is false, and %s is not blank: %s; keeping what is there is not supported yet, so wipe it by hand or leave it out of the layout", disk, disk.Content)
+			keep := p.Way != Fresh || !d.body.(*wholeDisk).destroy
+			if keep && f.Mounts == nil && disk.Content != "blank" {
+				b.errorf(d.on.at, "what is on %s is kept, and lsblk alone does not tell what to compare; take the facts with `provision facts` on the machine", disk)
+				continue
+			}
+			places[d] = place{device: disk.Device, name: d.on.name, at: d.on.at, size: disk.Size, sector: disk.SectorSize, kernel: true, title: disk.String(),
+				keep: keep, found: b.found[disk.Device]}
 		}
 		p.Disks, p.takes = append(p.Disks, disk), append(p.takes, d)
 	}
 	l.fill(b, places)
 	p.tables, p.names, p.labels, p.keys = b.tables, b.names, b.labels, b.keys
 	p.hiddenRoot = slices.ContainsFunc(b.mounts, func(m *mount) bool { return m.point == "/" && !strings.HasPrefix(m.device, "/dev/") })
-	var nodes []*node
-	if f != nil {
-		nodes = f.nodes()
-	}
-	p.checkNodes(b.reader, nodes)
+	p.checkNodes(b.reader, b.devices)
 	mounts := b.mountSteps()
 	if err := b.err(); err != nil {
 		return nil, err
 	}
-	p.Steps = slices.Concat(p.destroy(nodes), b.steps, b.opening, mounts, b.swaps)
 	p.undo = b.undoSteps()
-	p.picture(l, b, nodes)
+	p.picture(l, b)
+	switch {
+	case f != nil && (len(b.opens) > 0 || b.blind):
+		p.Steps, p.Look = b.opens, b.look
+		return p, nil
+	case p.Way != Fresh && len(mounts)+len(b.swaps) == 0:
+		b.opening = nil // hooks around opening, with nothing to mount
+	case p.Way == Fresh:
+		p.Steps = p.destroy(b.devices)
+	}
+	p.Steps = slices.Concat(p.Steps, b.opens, b.steps, b.opening, mounts, b.swaps)
 	return p, nil
+}
+
+// index makes the machine's devices known by all of their names.
+func (b *builder) index(f *Facts) {
+	b.devices = f.nodes()
+	for _, n := range b.devices {
+		b.found["/dev/"+cmp.Or(n.KName, n.kernelName())], b.found[n.device()] = n, n
+	}
 }
 
 // find returns the machine's disk for one of the layout, the zero value if there is none.

@@ -124,7 +124,10 @@ func TestManyDisks(t *testing.T) {
 		f := blank(t, l)
 		f.BlockDevices[0].FSType, f.BlockDevices[0].Label = "ext4", "photos"
 		_, err := NewPlan(l, f, Options{})
-		wantProblems(t, err, `disk.kept.destroy: is false, and /dev/sdb (200 GiB) is not blank: ext4 "photos" 200 GiB; keeping`)
+		wantProblems(t, err, `disk.kept.device: what is on /dev/sdb (200 GiB) is kept, and lsblk alone does not tell`)
+		f.Mounts = []MountedAt{}
+		_, err = NewPlan(l, f, Options{})
+		wantProblems(t, err, `disk.kept.device: /dev/sdb holds ext4 "photos" 200 GiB, and the layout has xfs there`)
 	})
 	t.Run("half of a pool, and names elsewhere", func(t *testing.T) {
 		l := mustParse(t, readFile(t, "layouts/zfs.json"))

@@ -11,7 +11,8 @@ import (
 
 // TestRandom: random valid layouts are planned, no two partitions overlap, parents are
 // mounted first, nothing but the layout's disks is written to, what is made of members
-// comes after all of them, and what is opened is closed again, the last first.
+// comes after all of them, and what is opened is closed again, the last first. What they
+// made is as the layout says, and what is lost of it is made again.
 func TestRandom(t *testing.T) {
 	for seed := range uint64(300) {
 		g := &generator{rnd: rand.New(rand.NewPCG(seed, 4)), mounts: []string{"/", "/a", "/a/b", "/a/b/c", "/a b", "/var", "/var/log", "/srv"}}
@@ -42,6 +43,9 @@ func TestRandom(t *testing.T) {
 			}
 		}
 		checkOrder(t, p)
+		m := newSim(t, facts)
+		keeps(t, m, l)
+		lost(t, m, l)
 	}
 }
 

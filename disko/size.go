@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -92,6 +93,11 @@ type arranger struct {
 
 // arrange returns where sgdisk puts the partitions on a disk of size bytes.
 func arrange(parts []partition, size, sectorSize int64) ([]extent, error) {
+	return arrangeBeside(nil, parts, size, sectorSize)
+}
+
+// arrangeBeside does so on a disk where some space is used already, and returns that, too.
+func arrangeBeside(used []extent, parts []partition, size, sectorSize int64) ([]extent, error) {
 	ss := uint64(sectorSize)
 	if sectorSize < 512 || sectorSize > 1<<16 || bits.OnesCount64(ss) != 1 {
 		return nil, fmt.Errorf("sectors of %d bytes are not supported", sectorSize)
@@ -101,16 +107,16 @@ func arrange(parts []partition, size, sectorSize int64) ([]extent, error) {
 	if sectors < 2*(entries+2) {
 		return nil, fmt.Errorf("too small for a partition table")
 	}
-	g := &arranger{first: 2 + entries, last: sectors - entries - 2}
-	for i, p := range parts {
-		if i == tableEntries {
+	g := &arranger{used: slices.Clone(used), first: 2 + entries, last: sectors - entries - 2}
+	for _, p := range parts {
+		if len(g.used) == tableEntries {
 			return nil, fmt.Errorf("%s: a gpt table has %d partitions at most", p.path, tableEntries)
 		}
 		g.setAlignment(p.alignment, sectors, ss)
 		if err := g.add(p, ss); err != nil {
 			return nil, err
 		}
-		e := g.used[i]
+		e := g.used[len(g.used)-1]
 		least := int64(0)
 		if p.content != nil {
 			least = p.content.minimum()

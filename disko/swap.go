@@ -39,8 +39,10 @@ func (s *swap) fill(b *builder, on place) {
 	if s.random {
 		return
 	}
-	argv := append([]string{"mkswap"}, b.resolve(s.args)...)
-	b.step("format "+on.name+" as swap", on.device, append(argv, on.device)...)
+	if b.make(s, on, "swap") {
+		argv := append([]string{"mkswap"}, b.resolve(s.args)...)
+		b.step("format "+on.name+" as swap", on.device, append(argv, on.device)...)
+	}
 	var flags []string
 	switch s.discard {
 	case "":
@@ -61,6 +63,8 @@ func (b *builder) swapOn(device string, priority *int, options []string, flags .
 	if len(options) > 0 {
 		argv = append(argv, "--options="+strings.Join(options, ","))
 	}
-	b.swaps = append(b.swaps, b.framed(Step{Stage: StageMount, Name: "turn on swap on " + device, Argv: append(argv, device), Device: device})...)
+	if !b.swapping(device) {
+		b.swaps = append(b.swaps, b.framed(Step{Stage: StageMount, Name: "turn on swap on " + device, Argv: append(argv, device), Device: device})...)
+	}
 	b.swapOffs = append(b.swapOffs, Step{Stage: StageUnmount, Name: "turn off swap on " + device, Argv: []string{"swapoff", device}, Device: device})
 }

@@ -174,20 +174,23 @@ func (p *Plan) Verify(device string, t *Table) error {
 	return r.err()
 }
 
+func (p partition) attributeMask() (mask uint64) {
+	for _, bit := range p.attributes {
+		mask |= 1 << bit
+	}
+	return mask
+}
+
 func (p partition) verify(r *reader, number int, got Partition, want extent, sectorSize uint64) {
 	differ := func(what string, got, want any) {
 		if got != want {
 			r.errorf(p.path, "%s is %v instead of %v", what, got, want)
 		}
 	}
-	var attributes uint64
-	for _, bit := range p.attributes {
-		attributes |= 1 << bit
-	}
 	differ("partition number", got.Number, number)
 	differ("label", got.Label, p.label)
 	differ("type", got.Type, p.typeGUID)
-	differ("attributes", got.Attributes, attributes)
+	differ("attributes", got.Attributes, p.attributeMask())
 	if p.uuid != "" {
 		differ("uuid", got.GUID, strings.ToUpper(p.uuid))
 	}

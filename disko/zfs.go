@@ -8,6 +8,7 @@ import (
 	"path"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -191,6 +192,44 @@ func (d *dataset) key(b *builder) (stdin string) {
 }
 
 func (z *zpool) fill(b *builder, on place) {
+	members := b.members["zpool "+z.name]
+	state := b.together(on.at, "the pool "+z.name, members)
+	switch state {
+	case allNew:
+		z.make(b)
+	case allKept:
+		z.keep(b, members)
+	case unseen:
+		if b.facts == nil {
+			z.open(b)
+		}
+	}
+	b.close("export the pool "+z.name, z.name, "zpool", "export", z.name)
+	for _, d := range append([]*dataset{z.root}, z.datasets...) {
+		b.around(d.hooks, place{device: d.name, name: d.name, at: d.path, keep: state != allNew}, d)
+	}
+}
+
+// open is how a pool is imported that was last used by another system, this installer or
+// the installed host: nothing is mounted yet, and nothing remembered.
+func (z *zpool) open(b *builder) {
+	b.open(place{}, "import the pool "+z.name, z.name, "", "zpool", "import", "-f", "-N", "-R", target, z.name)
+}
+
+// keep compares a pool that is there.
+func (z *zpool) keep(b *builder, members []place) {
+	for _, m := range members {
+		if m.found.Label != z.name || m.found.UUID != members[0].found.UUID {
+			b.errorf(z.at, "%s is part of the pool %q instead of %q", m.device, m.found.Label, z.name)
+			return
+		}
+	}
+	if !slices.Contains(b.facts.Pools, z.name) {
+		z.open(b)
+	}
+}
+
+func (z *zpool) make(b *builder) {
 	// -R: mount below it, and leave no trace of the pool in the installer.
 	argv := []string{"zpool", "create", "-f", z.name, "-R", target}
 	if z.root.option("canmount") == "off" {
@@ -201,12 +240,8 @@ func (z *zpool) fill(b *builder, on place) {
 	argv = append(argv, z.topology(b)...)
 	b.secret("make the pool "+z.name, z.name, z.root.key(b), argv)
 	b.names = append(b.names, name{"zfs_member", z.name})
-	b.close("export the pool "+z.name, z.name, "zpool", "export", z.name)
 	if m, c := z.root.option("mountpoint"), z.root.option("canmount"); m != "none" && m != "legacy" && c != "off" && c != "noauto" {
 		b.step("unmount the pool "+z.name, z.name, "zfs", "unmount", z.name)
-	}
-	for _, d := range append([]*dataset{z.root}, z.datasets...) {
-		b.around(d.hooks, place{device: d.name, name: d.name, at: d.path}, d)
 	}
 }
 
@@ -244,7 +279,7 @@ func (z *zpool) topology(b *builder) (args []string) {
 			if !strings.HasPrefix(m, "/") {
 				device = "/dev/disk/by-partlabel/disk-" + m + "-zfs"
 			}
-			node := b.nodes[device]
+			node := b.places[device].device
 			i := slices.Index(left, node)
 			if i < 0 {
 				b.errorf(z.at, "its topology has %q, which is not a member of the pool, or twice", m)
@@ -263,11 +298,63 @@ func (z *zpool) topology(b *builder) (args []string) {
 // Options that can only be given at creation (zfs_prop.c, PROP_ONETIME).
 var onetime = []string{"encryption", "casesensitivity", "utf8only", "normalization", "volblocksize", "pbkdf2iters", "pbkdf2salt", "keyformat"}
 
-func (d *dataset) fill(b *builder, on place) {
+// keep tells whether a dataset of a pool that is kept is there; if it is locked, its key is
+// loaded first.
+func (d *dataset) keep(b *builder, on place) bool {
+	if !on.keep {
+		return false
+	}
+	if b.facts == nil {
+		return true
+	}
+	pool, _, _ := strings.Cut(d.name, "/")
+	if !slices.Contains(b.facts.Pools, pool) {
+		return true // seen once it is imported
+	}
+	i := slices.IndexFunc(b.facts.Datasets, func(have Dataset) bool { return have.Name == d.name })
+	if i < 0 {
+		return !b.lacks(d.path, "the pool has no dataset %s", d.name)
+	}
+	have, want := b.facts.Datasets[i], "filesystem"
 	if d.size != "" {
-		d.fillVolume(b)
+		want = "volume"
+	}
+	if have.Type != want {
+		b.errorf(d.path, "the dataset %s is a %s instead of a %s", d.name, have.Type, want)
+	}
+	if size := (volume{size: d.size}).bytes(); size > 0 && have.Size != strconv.FormatInt(size, 10) {
+		b.errorf(d.path, "the volume %s has %s bytes instead of %d", d.name, have.Size, size)
+	}
+	if have.Locked {
+		stdin := d.key(b)
+		if stdin == "" && d.option("keylocation") == "" {
+			return true // its parent's key
+		}
+		b.open(place{}, "unlock "+d.name, d.name, stdin, "zfs", "load-key", d.name)
+	}
+	return true
+}
+
+func (d *dataset) fill(b *builder, on place) {
+	kept := d.keep(b, on)
+	if d.size != "" {
+		d.fillVolume(b, kept)
 		return
 	}
+	if !kept {
+		d.make(b)
+	}
+	if d.option("mountpoint") == "none" || d.option("canmount") == "off" {
+		return
+	}
+	mountOptions := d.mountOpts
+	if d.option("mountpoint") != "legacy" {
+		mountOptions = append(slices.Clone(mountOptions), "zfsutil")
+	}
+	b.mount(d.mountpoint, "zfs", d.name, mountOptions)
+}
+
+func (d *dataset) make(b *builder) {
 	options := d.options
 	if d.mountpoint != "" && d.option("mountpoint") == "" {
 		options = append(slices.Clone(options), "mountpoint="+d.mountpoint)
@@ -286,23 +373,26 @@ func (d *dataset) fill(b *builder, on place) {
 			b.step("set the options of "+d.name, d.name, append(append([]string{"zfs", "set", "-u"}, settable...), d.name)...)
 		}
 	}
-	if d.option("mountpoint") == "none" || d.option("canmount") == "off" {
-		return
-	}
-	mountOptions := d.mountOpts
-	if d.option("mountpoint") != "legacy" {
-		mountOptions = append(slices.Clone(mountOptions), "zfsutil")
-	}
-	b.mount(d.mountpoint, "zfs", d.name, mountOptions)
 }
 
-func (d *dataset) fillVolume(b *builder) {
+func (d *dataset) fillVolume(b *builder, kept bool) {
 	dev := "/dev/zvol/" + d.name
+	at := place{device: dev, name: d.name, at: d.path, size: volume{size: d.size}.bytes(), sector: 512}
+	if kept {
+		if at.keep, at.found = true, b.there(dev); at.found != nil {
+			at.device = at.found.device()
+		}
+	} else {
+		d.makeVolume(b, dev)
+	}
+	b.places[dev] = at
+	b.fill(d.content, at)
+}
+
+func (d *dataset) makeVolume(b *builder, dev string) {
 	argv := append([]string{"zfs", "create"}, flags("-o", d.options)...)
 	argv = append(append(argv, "-V", d.size), d.args...)
 	b.secret("make the volume "+d.name, dev, d.key(b), append(argv, d.name))
 	b.step("wait for the volume "+d.name, dev, "zvol_wait")
 	b.reread(dev)
-	b.nodes[dev] = dev
-	b.fill(d.content, place{device: dev, name: d.name, at: d.path, size: volume{size: d.size}.bytes(), sector: 512})
 }

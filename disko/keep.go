@@ -1,0 +1,308 @@
+package disko
+
+import (
+	"fmt"
+	"math"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// What is kept must be as the layout says. Whatever differs is an error, all at once; the
+// only change that is ever made to what is there is to add what is missing.
+
+// make tells whether content of a kind, which is lsblk's word for it, has to be made: it
+// is missing, or nothing is kept there.
+func (b *builder) make(c content, on place, kind string) bool {
+	switch {
+	case !on.keep:
+	case on.found == nil || on.found.holds() == kind:
+		return false
+	case on.found.holds() != "" || len(on.found.Children) > 0:
+		b.errorf(on.at, "%s holds %s, and the layout has %s there", on.device, printable(on.found.content()), kind)
+		return false
+	case !b.lacks(on.at, "%s is empty, and the layout has %s there", on.device, kind):
+		return false
+	}
+	if on.size > 0 {
+		b.fits(c, on)
+	}
+	return true
+}
+
+// lacks says what is missing, and tells whether it may be made.
+func (b *builder) lacks(at, format string, args ...any) bool {
+	if b.way == Mount {
+		b.errorf(at, format, args...)
+	}
+	return b.way != Mount
+}
+
+// holds names what is on a device: a file system, a member's signature or a partition
+// table; empty if nothing is.
+func (d *BlockDevice) holds() string {
+	if d.FSType != "" {
+		return d.FSType
+	}
+	if d.Type == "part" { // lsblk shows the table that it lies in
+		return ""
+	}
+	if d.TableType == "" && len(d.Children) > 0 && d.Children[0].Type == "part" {
+		return d.Children[0].TableType
+	}
+	return d.TableType
+}
+
+// number returns a partition's number from its kernel name.
+func (d *BlockDevice) number() int {
+	name := d.kernelName()
+	n, _ := strconv.Atoi(name[len(strings.TrimRight(name, "0123456789")):])
+	return n
+}
+
+// extent returns the sectors of a partition.
+func (d *BlockDevice) extent(sectorSize int64) extent {
+	first := uint64(d.Start) * 512 / uint64(sectorSize)
+	return extent{first, first + uint64(int64(d.Size)/sectorSize) - 1}
+}
+
+// there returns a device of the machine by any of its names, nil if there is none.
+func (b *builder) there(device string) *node {
+	if b.facts == nil {
+		return nil
+	}
+	if n := b.found[device]; n != nil {
+		return n
+	}
+	return b.found[b.facts.Links[device]]
+}
+
+// child returns what kind of device, such as crypt, there is on a node.
+func (b *builder) child(n *node, kind string) *node {
+	for i := range n.Children {
+		if c := &n.Children[i]; strings.HasPrefix(c.Type, kind) {
+			return b.found[c.device()]
+		}
+	}
+	return nil
+}
+
+// open is a step that opens what is kept and closed; what is inside is seen later.
+func (b *builder) open(on place, name, device, stdin string, argv ...string) {
+	if on.keep && on.found == nil && b.facts != nil {
+		return // it lies in something closed itself
+	}
+	b.opens = append(b.opens, Step{Stage: StageOpen, Name: name, Argv: argv, Device: device, Stdin: stdin})
+}
+
+// memberState is what the members of something have in common.
+type memberState int
+
+const (
+	allNew memberState = iota
+	allKept
+	unseen
+	mixed
+)
+
+func stateOf(members []place) memberState {
+	kept, hidden := 0, 0
+	for _, m := range members {
+		if m.keep {
+			kept++
+			if m.found == nil {
+				hidden++
+			}
+		}
+	}
+	switch {
+	case hidden > 0:
+		return unseen
+	case kept == 0:
+		return allNew
+	case kept == len(members):
+		return allKept
+	}
+	return mixed
+}
+
+// together returns the state of members, and reports those of which only some are there.
+func (b *builder) together(at, what string, members []place) memberState {
+	s := stateOf(members)
+	if s == mixed {
+		var there, not []string
+		for _, m := range members {
+			if m.keep {
+				there = append(there, m.device)
+			} else {
+				not = append(not, m.device)
+			}
+		}
+		b.errorf(at, "%s is on %s, and %s would be new in it; it is kept or made as a whole", what, strings.Join(there, ", "), strings.Join(not, ", "))
+	}
+	return s
+}
+
+// keepTable finds the layout's partitions on a kept disk: by UUID where the layout gives
+// one, else by label, as the installed system does. Those that are missing get numbers
+// that are free, the layout's where possible.
+func (g *gptTable) keepTable(b *builder, on place) []place {
+	places := make([]place, len(g.parts))
+	taken, used := map[int]bool{}, []extent{}
+	for i := range on.found.Children {
+		if c := &on.found.Children[i]; c.Type == "part" {
+			taken[c.number()] = true
+			used = append(used, c.extent(on.sector))
+		}
+	}
+	for n, p := range g.parts {
+		at := place{device: p.device, name: p.name, at: p.path, sector: on.sector}
+		if c := p.find(b, on.found); c != nil {
+			p.compare(b, c, on.sector)
+			at.device, at.size, at.kernel, at.keep, at.found = c.device(), int64(c.Size), true, true, b.found[c.device()]
+		}
+		places[n] = at
+	}
+	for n, p := range g.parts {
+		if places[n].keep || !b.lacks(p.path, "%s has no partition %s", on.device, strconv.Quote(p.label)) {
+			continue
+		}
+		number := n + 1
+		for taken[number] {
+			number = number%tableEntries + 1
+		}
+		taken[number] = true
+		all, err := arrangeBeside(used, []partition{p}, on.size, on.sector)
+		if err != nil {
+			b.problems = append(b.problems, err.Error())
+			continue
+		}
+		used = all
+		e := all[len(all)-1]
+		places[n].device, places[n].kernel = numbered(on.device, number), true
+		places[n].start, places[n].size = int64(e.first)*on.sector, int64(e.last-e.first+1)*on.sector
+		b.step(fmt.Sprintf("make partition %d, %s", number, p.name), on.device, p.sgdisk(number, on.device)...)
+		if p.hybrid != nil {
+			b.errorf(p.path, "is to be in a hybrid MBR, and a table that is kept gets none")
+		}
+	}
+	return places
+}
+
+// find returns the partition of a kept disk, nil if it has none such.
+func (p partition) find(b *builder, disk *node) (found *BlockDevice) {
+	for i := range disk.Children {
+		c := &disk.Children[i]
+		switch {
+		case c.Type != "part" || c.PartLabel != p.label && (p.uuid == "" || !strings.EqualFold(c.PartUUID, p.uuid)):
+		case found != nil:
+			b.errorf(p.path, "%s and %s could both be it, by label and uuid", found.device(), c.device())
+		default:
+			found = c
+		}
+	}
+	return found
+}
+
+// compare reports how a partition that is kept differs. Where its ends depend on its
+// neighbours, they are not compared.
+func (p partition) compare(b *builder, c *BlockDevice, sectorSize int64) {
+	differ := func(what, got, want string) {
+		if !strings.EqualFold(got, want) {
+			b.errorf(p.path, "%s of %s is %s instead of %s", what, c.device(), got, want)
+		}
+	}
+	differ("the label", strconv.Quote(c.PartLabel), strconv.Quote(p.label))
+	differ("the type", c.PartType, p.typeGUID)
+	if p.uuid != "" {
+		differ("the uuid", c.PartUUID, p.uuid)
+	}
+	got, _ := strconv.ParseUint(strings.TrimPrefix(c.PartFlags, "0x"), 16, 64)
+	differ("attributes", fmt.Sprintf("%#x", got), fmt.Sprintf("%#x", p.attributeMask()))
+	e, ss := c.extent(sectorSize), uint64(sectorSize)
+	if p.start.sign == ' ' && p.start.number > 0 {
+		if want := p.start.resolve(0, math.MaxInt64, 0, 1, ss); far(e.first, want, ss) {
+			b.errorf(p.path, "%s starts at sector %d instead of %d", c.device(), e.first, want)
+		}
+	}
+	want := p.end.resolve(0, math.MaxInt64, 0, 1, ss)
+	switch size := e.last - e.first + 1; {
+	case p.end.rest():
+	case p.end.sign == '+' && far(size, want, ss):
+		b.errorf(p.path, "%s has %s instead of %s", c.device(), human(int64(size*ss)), human(int64(want*ss)))
+	case p.end.sign == ' ' && far(e.last, want, ss):
+		b.errorf(p.path, "%s ends at sector %d instead of %d", c.device(), e.last, want)
+	}
+}
+
+// keepTable is the same for parted's tables, whose partitions are known by number.
+func (t *partedTable) keepTable(b *builder, on place) []place {
+	places := make([]place, len(t.parts))
+	for i, p := range t.parts {
+		at := t.place(i, place{device: on.device, kernel: true, size: on.size})
+		number := i + 1
+		j := slices.IndexFunc(on.found.Children, func(c BlockDevice) bool { return c.Type == "part" && c.number() == number })
+		if j < 0 {
+			if b.lacks(p.path, "%s has no partition %d", on.device, number) {
+				t.mkpart(b, on, i)
+			}
+			places[i] = at
+			continue
+		}
+		c := &on.found.Children[j]
+		for what, bound := range map[string]struct {
+			text string
+			got  float64
+		}{"starts": {p.start, float64(c.Start) * 512}, "ends": {p.end, float64(c.Start)*512 + float64(c.Size)}} {
+			// parted aligns to whole MiB, and leaves room for itself at both ends.
+			if want, ok := position(bound.text, on.size); ok && math.Abs(want-bound.got) > 2*mib && p.kind != "extended" {
+				b.errorf(p.path, "%s %s at %s instead of %s", c.device(), what, human(int64(bound.got)), bound.text)
+			}
+		}
+		if t.format == "gpt" && c.PartLabel != udevName(p.name) && c.PartLabel != p.name {
+			b.errorf(p.path, "the name of %s is %q instead of %q", c.device(), c.PartLabel, p.name)
+		}
+		at.device, at.size, at.keep, at.found = c.device(), int64(c.Size), true, b.found[c.device()]
+		places[i] = at
+	}
+	return places
+}
+
+// mounted tells whether a mount is in place already, and reports another one there.
+func (b *builder) mounted(point, device string, options []string) bool {
+	if b.facts == nil || b.way == Fresh {
+		return false
+	}
+	at := path.Join(target, point)
+	i := len(b.facts.Mounts) - 1
+	for ; i >= 0 && b.facts.Mounts[i].Target != at; i-- { // the last one covers others
+	}
+	if i < 0 {
+		return false
+	}
+	has := b.facts.Mounts[i]
+	if strings.HasPrefix(device, "/dev/") {
+		got, want := b.there(has.Source), b.there(device)
+		if got == nil || got != want && (want == nil || got.UUID == "" || got.UUID != want.UUID) {
+			b.errorf(at, "%s is mounted there instead of %s; unmount it", has.Source, device)
+		}
+		for _, o := range options {
+			if sub, ok := strings.CutPrefix(o, "subvol="); ok && path.Clean("/"+sub) != has.FSRoot {
+				b.errorf(at, "%s of %s is mounted there instead of %s; unmount it", has.FSRoot, has.Source, sub)
+			}
+		}
+	}
+	return true
+}
+
+// swapping tells whether a swap device or file is on already.
+func (b *builder) swapping(device string) bool {
+	if b.facts == nil || b.way == Fresh {
+		return false
+	}
+	if n := b.there(device); n != nil {
+		return slices.Contains(n.mountpoints(), "[SWAP]")
+	}
+	return slices.Contains(b.facts.Swaps, device)
+}
