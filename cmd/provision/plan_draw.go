@@ -124,15 +124,11 @@ func (c *canvas) disk(d disko.Disk) {
 	y := len(c.rows)
 	c.put(1, y, clip(about, c.width-len(badge)-2), bold)
 	c.put(c.width-len(badge), y, badge, style)
-	var old, fresh bar
-	if len(before) > 0 {
-		old = bar{label: label, segments: before, lost: d.Erased}
+	after := newBar(d.After)
+	if after.label == "kept" {
+		before = nil // the same
 	}
-	fresh = bar{label: "new", segments: d.After}
-	if !slices.ContainsFunc(d.After, func(s disko.Segment) bool { return !s.Kept && s.What != "free" }) {
-		fresh.label = "after"
-	}
-	c.bars(old, fresh)
+	c.bars(bar{label: label, segments: before, lost: d.Erased}, after)
 }
 
 // made draws what is made of several devices, or of volumes.
@@ -149,10 +145,10 @@ func (c *canvas) made(s disko.Segment) {
 	c.put(1, y, about, bold)
 	c.put(1+len([]rune(about))+2, y, clip("on "+strings.Join(of, " + "), c.width-len([]rune(about))-4), "")
 	inside := s.Children
-	if s.Mountpoint != "" || len(inside) == 0 || strings.HasPrefix(s.What, "pool") {
+	if s.What != "volume group" && !strings.HasPrefix(s.What, "RAID") || len(inside) == 0 {
 		inside = []disko.Segment{{What: "-", Mountpoint: s.Mountpoint, Children: s.Children, Kept: s.Kept}}
 	}
-	c.bars(bar{}, bar{label: "new", segments: inside})
+	c.bars(newBar(inside))
 }
 
 // bar is a row of boxes, to scale as far as their words allow.
@@ -163,6 +159,14 @@ type bar struct {
 
 	edges []int // columns of the lines between the boxes
 	texts [][]line
+}
+
+// newBar shows what there is after the plan.
+func newBar(segments []disko.Segment) bar {
+	if slices.ContainsFunc(segments, func(s disko.Segment) bool { return !s.Kept && s.What != "free" }) {
+		return bar{label: "new", segments: segments}
+	}
+	return bar{label: "kept", segments: segments}
 }
 
 // line is a line of text in a box, and where something is mounted.
@@ -242,13 +246,12 @@ func (c *canvas) boxes(b *bar) {
 // arrange decides where the boxes are: each as wide as its size says, but wide enough to
 // be read. What has no known size takes the rest.
 func (b *bar) arrange(left, right int) {
-	narrow, wide := 3, 12 // characters of text in a box that is too small for its scale
+	wide := 12 // characters of text in a box that is too small for its scale
 	if len(b.segments) > 3 {
 		wide = 9 // "931.5 GiB"
 	}
-	if room := (right - left) / (narrow + 3); len(b.segments) > room {
-		more := fmt.Sprintf("and %d more", len(b.segments)-room+1)
-		b.segments = append(slices.Clone(b.segments[:room-1]), disko.Segment{Name: more, What: "-"})
+	if len(b.segments)*(wide+3) > right-left {
+		b.list()
 	}
 	n := len(b.segments)
 	room := right - left - 3*n // a line and a blank at both sides of each text
@@ -259,7 +262,7 @@ func (b *bar) arrange(left, right int) {
 		if s.Size == 0 {
 			unknown++
 		}
-		for _, l := range describe(s, b.lost, wide) {
+		for _, l := range b.describe(s, wide) {
 			least[i] = min(wide, max(least[i], len([]rune(l.text+l.where))))
 		}
 	}
@@ -268,22 +271,23 @@ func (b *bar) arrange(left, right int) {
 			sizes[i] = max(1, 3*sum/float64(unknown))
 		}
 	}
-	for total(least) > room { // the widest give way
-		least[slices.Index(least, slices.Max(least))]--
-	}
 	widths := share(room, sizes, least)
 	b.edges, b.texts = []int{left}, nil
 	for i, s := range b.segments {
 		b.edges = append(b.edges, b.edges[i]+widths[i]+3)
-		b.texts = append(b.texts, describe(s, b.lost, widths[i]))
+		b.texts = append(b.texts, b.describe(s, widths[i]))
 	}
 }
 
-func total(list []int) (sum int) {
-	for _, n := range list {
-		sum += n
+// list puts what is too much for a row of boxes into one, a line each.
+func (b *bar) list() {
+	all := disko.Segment{What: "-", Children: slices.Clone(b.segments)}
+	for i := range all.Children {
+		s := &all.Children[i]
+		s.What = strings.TrimSpace(s.What + " " + s.Amount())
+		s.Name = cmp.Or(s.Name, strings.TrimPrefix(s.Device, "/dev/"))
 	}
-	return sum
+	b.segments = []disko.Segment{all}
 }
 
 // share divides room by sizes, so that none gets less than its least.
@@ -316,15 +320,17 @@ func share(room int, sizes []float64, least []int) []int {
 }
 
 // describe says what is in a segment, in lines of at most so many characters.
-func describe(s disko.Segment, lost bool, width int) (lines []line) {
+func (b *bar) describe(s disko.Segment, width int) (lines []line) {
 	add := func(text, where, style string) {
-		if lost {
+		if b.lost {
 			text, where, style = text+where, "", red
 		}
-		if text = clip(text, width); where != "" {
-			where = clip(where, width-len([]rune(text)))
+		text = clip(text, width)
+		if room := width - len([]rune(text)); room > 1 {
+			lines = append(lines, line{text, clip(where, room), style})
+		} else {
+			lines = append(lines, line{text, "", style})
 		}
-		lines = append(lines, line{text, where, style})
 	}
 	if s.What == "free" {
 		return []line{{clip("free", width), "", faint}, {clip(s.Amount(), width), "", faint}}
@@ -347,7 +353,7 @@ func describe(s disko.Segment, lost bool, width int) (lines []line) {
 	if s.Mountpoint != "" {
 		add("", "→ "+s.Mountpoint, "")
 	}
-	if s.Kept && !lost {
+	if s.Kept && b.label == "new" {
 		add("kept", "", green)
 	}
 	inside := tree(s.Children, "")

@@ -3,8 +3,11 @@ package main
 import (
 	"bytes"
 	"os"
+	"path/filepath"
 	"testing"
 	"unicode/utf8"
+
+	"provision/disko"
 )
 
 // TestPictures draws layouts on machines, without colour and with it. DISKO_GOLDEN=write
@@ -14,22 +17,22 @@ func TestPictures(t *testing.T) {
 	for _, c := range []struct {
 		name, layout, facts string
 		width               int
+		way                 disko.Way
 	}{
-		{"ext4", "ext4", "blank", 80},
-		{"ext4-unknown", "ext4", "", 80},
-		{"windows", "ext4", "windows", 80},
-		{"windows-wide", "ext4", "windows", 120},
-		{"luks-btrfs", "luks-btrfs", "luks", 80},
-		{"luks-lvm", "luks-lvm", "lvm", 80},
-		{"mdadm", "mdadm", "raid", 80},
-		{"zfs", "zfs", "two", 80},
-		{"zfs-narrow", "zfs", "two", 40},
+		{"ext4", "ext4", "blank", 80, disko.Fresh},
+		{"ext4-unknown", "ext4", "", 80, disko.Fresh},
+		{"windows", "ext4", "windows", 80, disko.Fresh},
+		{"windows-wide", "ext4", "windows", 120, disko.Fresh},
+		{"luks-btrfs", "luks-btrfs", "luks", 80, disko.Fresh},
+		{"luks-lvm", "luks-lvm", "lvm", 80, disko.Fresh},
+		{"mdadm", "mdadm", "raid", 80, disko.Fresh},
+		{"zfs", "zfs", "two", 80, disko.Fresh},
+		{"zfs-narrow", "zfs", "two", 40, disko.Fresh},
+		{"windows-narrow", "ext4", "windows", 50, disko.Fresh},
+		{"beside-windows", "ext4", "dual", 80, disko.Format},
+		{"all-kept", "ext4", "made", 80, disko.Mount},
 	} {
-		facts := ""
-		if c.facts != "" {
-			facts = dir + c.facts + ".facts.json"
-		}
-		p, err := planFiles(dir+c.layout+".json", facts, nil)
+		p, err := planPicture(dir+c.layout+".json", dir+c.facts+".facts.json", c.way)
 		if err != nil {
 			t.Errorf("%s: %v", c.name, err)
 			continue
@@ -53,4 +56,24 @@ func TestPictures(t *testing.T) {
 			}
 		}
 	}
+}
+
+// planPicture plans a layout; a machine without facts is called ".facts.json".
+func planPicture(layoutFile, factsFile string, way disko.Way) (*disko.Plan, error) {
+	data, err := os.ReadFile(layoutFile)
+	if err != nil {
+		return nil, err
+	}
+	layout, err := disko.Parse(data)
+	if err != nil || filepath.Base(factsFile) == ".facts.json" {
+		return disko.NewPlan(layout, nil, disko.Options{Way: way})
+	}
+	if data, err = os.ReadFile(factsFile); err != nil {
+		return nil, err
+	}
+	facts, err := disko.ParseFacts(data)
+	if err != nil {
+		return nil, err
+	}
+	return disko.NewPlan(layout, facts, disko.Options{Way: way})
 }
