@@ -30,7 +30,7 @@ func parseBcachefsMember(a *attrs) content {
 func (m *bcachefsMember) fill(b *builder, on place) {
 	m.member.fill(b, on)
 	if list := b.members[m.key]; !list[len(list)-1].keep {
-		b.formatArgs[m.key] = slices.Concat(b.formatArgs[m.key], b.resolve(m.args), []string{on.device})
+		b.formatArgs[m.key] = slices.Concat(b.formatArgs[m.key], b.overwrite(m.args), []string{on.device})
 	}
 }
 

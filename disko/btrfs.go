@@ -95,7 +95,7 @@ func (f *btrfs) minimum() int64 { return formats["btrfs"] }
 // fill makes the subvolumes in one mount; disko has one for each.
 func (f *btrfs) fill(b *builder, on place) {
 	if b.make(f, on, "btrfs") {
-		b.step("format "+on.name+" with btrfs", on.device, append([]string{"mkfs.btrfs", on.device}, b.resolve(f.args)...)...)
+		b.step("format "+on.name+" with btrfs", on.device, append([]string{"mkfs.btrfs", on.device}, b.overwrite(f.args)...)...)
 		f.makeInside(b, on, f.root.swapfiles, f.subs)
 	} else if on.found != nil && on.found.holds() == "btrfs" {
 		f.keepInside(b, on)

@@ -148,16 +148,24 @@ func (b *builder) resolve(args []string) []string {
 	for i, arg := range args {
 		resolved[i] = devicePattern.ReplaceAllStringFunc(arg, func(device string) string {
 			p := b.places[device]
-			switch {
-			case p.device == "":
+			if p.device == "" {
 				b.errorf("disk", "%s is needed before it is made; change the priorities or names", device)
-			case p.keep && p.found != nil && p.found.holds() != "":
-				b.errorf(p.at, "%s holds %s, which would be overwritten", p.device, p.found.content())
 			}
 			return p.device
 		})
 	}
 	return resolved
+}
+
+// overwrite is resolve for commands that write to the devices. The wiping of new ones is done;
+// what is kept must be empty.
+func (b *builder) overwrite(args []string) []string {
+	for _, device := range devicePattern.FindAllString(strings.Join(args, " "), -1) {
+		if p := b.places[device]; p.keep && p.found != nil && p.found.holds() != "" {
+			b.errorf(p.at, "%s holds %s, which would be overwritten", p.device, printable(p.found.content()))
+		}
+	}
+	return b.resolve(args)
 }
 
 // mount mounts a file system, nothing if there is no mount point.

@@ -197,9 +197,14 @@ func erase(b *builder, d Disk, nodes []*node) {
 		loses = "everything on " + d.String() + ": " + d.Content
 	}
 	b.destroy("wipe "+d.Device, d.Device, loses, "wipefs", "--all", "--force", d.Device)
-	// wipefs leaves the entries and the boot code; sgdisk zeroes both tables and the first sector.
-	b.destroy("zero the partition tables of "+d.Device, d.Device, "the partition table and boot code of "+d.Device, "sgdisk", "--zap-all", d.Device)
+	b.destroy("zero the start of "+d.Device, d.Device, "the partition table and boot code of "+d.Device, zero(d.Device)...)
 	b.settle(d.Device)
+}
+
+// zero overwrites the first MiB of a device: wipefs leaves the boot code and the entries of
+// a table, and sgdisk --zap-all sleeps for a second.
+func zero(device string) []string {
+	return []string{"dd", "if=/dev/zero", "of=" + device, "bs=1M", "count=1", "conv=fsync", "status=none"}
 }
 
 // groupOf returns the group of a volume from its device-mapper name: group, a

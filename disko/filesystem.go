@@ -35,7 +35,7 @@ func (f *filesystem) minimum() int64 { return formats[f.format] }
 
 func (f *filesystem) fill(b *builder, on place) {
 	if b.make(f, on, cmp.Or(kinds[f.format], f.format)) {
-		argv := append([]string{"mkfs." + f.format}, b.resolve(f.args)...)
+		argv := append([]string{"mkfs." + f.format}, b.overwrite(f.args)...)
 		b.step("format "+on.name+" with "+f.format, on.device, append(argv, on.device)...)
 	}
 	b.mount(f.mountpoint, f.format, on.device, f.options)

@@ -192,9 +192,12 @@ func (g *gptTable) fill(b *builder, on place) {
 // makeTable makes the table with all its partitions.
 func (g *gptTable) makeTable(b *builder, on place) []place {
 	dev := on.device
-	b.step("make a partition table on "+dev, dev, "sgdisk", "--clear", dev)
-	for n, part := range g.parts {
-		b.step(fmt.Sprintf("make partition %d, %s", n+1, part.name), dev, part.sgdisk(n+1, dev)...)
+	for i, argv := range sgdisk(g.parts, dev) {
+		name := "make the partition table of " + dev
+		if i > 0 {
+			name = fmt.Sprintf("make partition %d, %s", i, g.parts[i-1].name)
+		}
+		b.step(name, dev, argv...)
 	}
 	g.makeHybrid(b, dev)
 	b.tables[dev] = g.parts
@@ -231,9 +234,28 @@ func numbered(disk string, n int) string {
 	return disk + strconv.Itoa(n)
 }
 
-func (p partition) sgdisk(number int, dev string) []string {
+// sgdisk returns the calls that make a table. It sleeps for a second when it has written,
+// so one call makes all, unless a partition is aligned in its own way: the alignment holds
+// for the rest of a call.
+func sgdisk(parts []partition, dev string) (calls [][]string) {
+	if slices.ContainsFunc(parts, func(p partition) bool { return p.alignment != 0 }) {
+		calls = [][]string{{"sgdisk", "--clear", dev}}
+		for n, p := range parts {
+			calls = append(calls, slices.Concat([]string{"sgdisk"}, p.options(n+1), []string{dev}))
+		}
+		return calls
+	}
+	argv := []string{"sgdisk", "--clear"}
+	for n, p := range parts {
+		argv = append(argv, p.options(n+1)...)
+	}
+	return [][]string{append(argv, dev)}
+}
+
+// options are sgdisk's.
+func (p partition) options(number int) []string {
 	n := strconv.Itoa(number)
-	argv := []string{"sgdisk", "--align-end"}
+	argv := []string{"--align-end"}
 	if p.alignment != 0 {
 		argv = append(argv, "--set-alignment="+strconv.FormatUint(p.alignment, 10))
 	}
@@ -250,7 +272,7 @@ func (p partition) sgdisk(number int, dev string) []string {
 	for _, bit := range p.attributes {
 		argv = append(argv, "--attributes="+n+":set:"+strconv.Itoa(bit))
 	}
-	return append(argv, dev)
+	return argv
 }
 
 // makeHybrid puts partitions into the MBR beside the protective entry. That one is first

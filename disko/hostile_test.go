@@ -256,12 +256,12 @@ func fuzzed(t *testing.T, data []byte) {
 // checkDisks: what writes to a disk or partition writes to one of the plan's.
 func checkDisks(t *testing.T, p *Plan) {
 	t.Helper()
-	writers := []string{"wipefs", "sgdisk", "sfdisk", "parted", "pvcreate", "cryptsetup", "mkswap"}
+	writers := []string{"wipefs", "dd", "sgdisk", "sfdisk", "parted", "pvcreate", "cryptsetup", "mkswap"}
 	for _, s := range p.Steps {
 		if !slices.Contains(writers, s.Argv[0]) && !strings.HasPrefix(s.Argv[0], "mkfs.") || strings.Count(s.Device, "/") != 2 {
 			continue
 		}
-		if !slices.Contains(s.Argv, s.Device) || !slices.ContainsFunc(p.Disks, func(d Disk) bool { return strings.HasPrefix(s.Device, d.Device) }) {
+		if !slices.Contains(s.Argv, s.Device) && !slices.Contains(s.Argv, "of="+s.Device) || !slices.ContainsFunc(p.Disks, func(d Disk) bool { return strings.HasPrefix(s.Device, d.Device) }) {
 			t.Fatalf("%q writes to %s, which is not in the plan: %v", s.Argv, s.Device, p.Disks)
 		}
 	}

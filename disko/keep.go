@@ -182,7 +182,7 @@ func (g *gptTable) keepTable(b *builder, on place) []place {
 		e := all[len(all)-1]
 		places[n].device, places[n].kernel = numbered(on.device, number), true
 		places[n].start, places[n].size = int64(e.first)*on.sector, int64(e.last-e.first+1)*on.sector
-		b.step(fmt.Sprintf("make partition %d, %s", number, p.name), on.device, p.sgdisk(number, on.device)...)
+		b.step(fmt.Sprintf("make partition %d, %s", number, p.name), on.device, slices.Concat([]string{"sgdisk"}, p.options(number), []string{on.device})...)
 		if p.hybrid != nil {
 			b.errorf(p.path, "is to be in a hybrid MBR, and a table that is kept gets none")
 		}
@@ -210,16 +210,18 @@ func (p partition) find(b *builder, disk *node) (found *BlockDevice) {
 func (p partition) compare(b *builder, c *BlockDevice, sectorSize int64) {
 	differ := func(what, got, want string) {
 		if !strings.EqualFold(got, want) {
-			b.errorf(p.path, "%s of %s is %s instead of %s", what, c.device(), got, want)
+			b.errorf(p.path, "the %s of %s is %s instead of %s", what, c.device(), got, want)
 		}
 	}
-	differ("the label", strconv.Quote(c.PartLabel), strconv.Quote(p.label))
-	differ("the type", c.PartType, p.typeGUID)
+	differ("label", strconv.Quote(c.PartLabel), strconv.Quote(p.label))
+	differ("type", c.PartType, p.typeGUID)
 	if p.uuid != "" {
-		differ("the uuid", c.PartUUID, p.uuid)
+		differ("uuid", c.PartUUID, p.uuid)
 	}
 	got, _ := strconv.ParseUint(strings.TrimPrefix(c.PartFlags, "0x"), 16, 64)
-	differ("attributes", fmt.Sprintf("%#x", got), fmt.Sprintf("%#x", p.attributeMask()))
+	if want := p.attributeMask(); got != want {
+		b.errorf(p.path, "the attributes of %s are %#x instead of %#x", c.device(), got, want)
+	}
 	e, ss := c.extent(sectorSize), uint64(sectorSize)
 	if p.start.sign == ' ' && p.start.number > 0 {
 		if want := p.start.resolve(0, math.MaxInt64, 0, 1, ss); far(e.first, want, ss) {
@@ -245,7 +247,7 @@ func (t *partedTable) keepTable(b *builder, on place) []place {
 		j := slices.IndexFunc(on.found.Children, func(c BlockDevice) bool { return c.Type == "part" && c.number() == number })
 		if j < 0 {
 			if b.lacks(p.path, "%s has no partition %d", on.device, number) {
-				t.mkpart(b, on, i)
+				b.step("make partition "+strconv.Itoa(number)+", "+at.name, on.device, append(t.command(on), t.mkpart(i)...)...)
 			}
 			places[i] = at
 			continue

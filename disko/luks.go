@@ -139,7 +139,7 @@ func (l *luks) fill(b *builder, on place) {
 	if on.size > 0 {
 		inside.size, inside.sector = on.size-16*mib, on.sector
 	}
-	if b.make(l, on, "crypto_LUKS") {
+	if l.missing(b, on) {
 		l.format(b, on)
 	} else {
 		inside.keep, inside.found = true, l.keepOpen(b, on)
@@ -150,10 +150,38 @@ func (l *luks) fill(b *builder, on place) {
 	b.fill(l.content, inside)
 }
 
+// missing tells whether the container has to be made. Where its header is on a device of
+// its own, its data look like nothing, and are never taken for that.
+func (l *luks) missing(b *builder, on place) bool {
+	header := l.header()
+	if header == "" || !on.keep {
+		return b.make(l, on, "crypto_LUKS")
+	}
+	head := b.places[header]
+	if on.found != nil && (!head.keep || head.found != nil && head.found.holds() != "crypto_LUKS") {
+		b.errorf(on.at, "the LUKS header of %s is missing on %s; whether %s holds data cannot be told", on.device, head.device, on.device)
+	}
+	return false
+}
+
+// header is the layout's name of the device that has the header, empty if it is where the
+// data are.
+func (l *luks) header() string {
+	for i, arg := range l.formatArgs {
+		if arg == "--header" && i+1 < len(l.formatArgs) {
+			return l.formatArgs[i+1]
+		}
+		if file, ok := strings.CutPrefix(arg, "--header="); ok {
+			return file
+		}
+	}
+	return ""
+}
+
 // format makes the container, with all its keys, and opens it.
 func (l *luks) format(b *builder, on place) {
 	keys := l.keyArgs()
-	argv := append([]string{"cryptsetup", "-q", "luksFormat", on.device}, b.resolve(l.formatArgs)...)
+	argv := append([]string{"cryptsetup", "-q", "luksFormat", on.device}, b.overwrite(l.formatArgs)...)
 	b.secret("format "+on.name+" as LUKS", on.device, l.passwordFile, append(argv, keys...))
 	b.secret("open "+on.name+" as "+l.name, on.device, l.passwordFile, append(l.open(b, on), "--persistent"))
 	for _, file := range l.moreKeys {
@@ -179,8 +207,8 @@ func (l *luks) open(b *builder, on place) []string {
 // first. That its key fits shows then; other keys of it stay as they are.
 func (l *luks) keepOpen(b *builder, on place) *node {
 	if on.found != nil {
-		if on.found.holds() != "crypto_LUKS" {
-			return nil // make said so
+		if l.header() == "" && on.found.holds() != "crypto_LUKS" {
+			return nil // missing said so
 		}
 		if c := b.child(on.found, "crypt"); c != nil {
 			if c.Name != l.name {

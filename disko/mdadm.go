@@ -120,7 +120,7 @@ func (r *raid) make(b *builder, on place, members []place) {
 	// --run: do not ask whether to go on where old content shines through.
 	argv := []string{"mdadm", "--create", on.device, "--run", "--level=" + strconv.Itoa(r.level),
 		"--raid-devices=" + strconv.Itoa(len(members)), "--metadata=" + r.metadata, "--force", "--homehost=any"}
-	argv = append(argv, b.resolve(r.args)...)
+	argv = append(argv, b.overwrite(r.args)...)
 	for _, m := range members {
 		argv = append(argv, m.device)
 	}
@@ -128,7 +128,7 @@ func (r *raid) make(b *builder, on place, members []place) {
 	b.reread(on.device)
 	// What was on the members at the place where the RAID's data now begin shows again.
 	b.wipe(on)
-	b.step("zero the partition tables of "+on.device, on.device, "sgdisk", "--zap-all", on.device)
+	b.step("zero the start of "+on.device, on.device, zero(on.device)...)
 }
 
 // size is the most that the RAID can hold, 0 if it is not known.

@@ -1,7 +1,6 @@
 package disko
 
 import (
-	"fmt"
 	"regexp"
 	"strconv"
 	"strings"
@@ -155,11 +154,12 @@ func (t *partedTable) fill(b *builder, on place) {
 			t.checkOverlap(b.reader, on.size)
 		}
 		on.keep = false
-		t.parted(b, on, "make a partition table on "+on.device, "mklabel", t.format)
+		argv := append(t.command(on), "mklabel", t.format)
 		for i := range t.parts {
-			t.mkpart(b, on, i)
+			argv = append(argv, t.mkpart(i)...)
 			places = append(places, t.place(i, on))
 		}
+		b.step("make the partition table of "+on.device, on.device, argv...)
 	case on.found != nil && on.found.holds() == kind:
 		places = t.keepTable(b, on)
 	default:
@@ -181,12 +181,11 @@ func (t *partedTable) fill(b *builder, on place) {
 	}
 }
 
-func (t *partedTable) parted(b *builder, on place, name string, args ...string) {
-	b.step(name, on.device, append([]string{"parted", "-s", on.device, "--"}, args...)...)
-}
+// command is parted; one call does all, as it sleeps like sgdisk.
+func (t *partedTable) command(on place) []string { return []string{"parted", "-s", on.device, "--"} }
 
-// mkpart makes a partition, which gets the first number that is free.
-func (t *partedTable) mkpart(b *builder, on place, i int) {
+// mkpart are parted's words to make a partition, which gets the first number that is free.
+func (t *partedTable) mkpart(i int) []string {
 	p, n := t.parts[i], strconv.Itoa(i+1)
 	kind := p.kind
 	if t.format == "gpt" {
@@ -196,10 +195,11 @@ func (t *partedTable) mkpart(b *builder, on place, i int) {
 	if p.fsType != "" {
 		args = append(args, p.fsType)
 	}
-	t.parted(b, on, fmt.Sprintf("make partition %s, %s", n, p.name), append(args, p.start, p.end)...)
+	args = append(args, p.start, p.end)
 	for _, flag := range p.flags {
-		t.parted(b, on, "set the flag "+flag+" of partition "+n, "set", n, flag, "on")
+		args = append(args, "set", n, flag, "on")
 	}
+	return args
 }
 
 // place is where a partition is, or will be.

@@ -64,7 +64,7 @@ func (p *Plan) picture(l *Layout, b *builder) {
 			disk.Before = n.stretches(!disk.Erased)
 		}
 		whole := b.within(d.on.device, d.on.name, d.body.(*wholeDisk).content)
-		if disk.After = whole.Children; whole.What != "partition table" {
+		if disk.After = whole.Children; whole.What != "partition table" || len(whole.Children) == 0 {
 			disk.After = []Segment{whole}
 		}
 		disk.After = withGaps(append(disk.After, others(disk.Before, disk.After)...), disk.Size)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"time"
 )
 
 // target is where the mount stage puts the new system.
@@ -34,6 +35,8 @@ type Step struct {
 	// Stdin is a path on the target. The runner feeds the file's content without its
 	// trailing newlines to the command, as disko's $(cat file) does.
 	Stdin string `json:"stdin,omitempty"`
+	// Usual is how long the step usually takes; 0 if that is under a second, or not known.
+	Usual time.Duration `json:"-"` // "usual_seconds", a number
 	// Hook is the path of the layout's attribute that the command is from. It is the
 	// layout's own shell, which may do anything.
 	Hook string `json:"hook,omitempty"`
@@ -134,6 +137,8 @@ func NewPlan(l *Layout, f *Facts, o Options) (*Plan, error) {
 	}
 	p.undo = b.undoSteps()
 	p.picture(l, b)
+	setUsual(b.opens, b.places)
+	setUsual(b.steps, b.places)
 	switch {
 	case f != nil && (len(b.opens) > 0 || b.blind):
 		p.Steps, p.Look = b.opens, b.look

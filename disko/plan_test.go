@@ -58,7 +58,7 @@ func wipes(devices ...string) []string {
 		list = append(list, "wipefs --all --force "+d)
 	}
 	last := devices[len(devices)-1]
-	return append(list, "sgdisk --zap-all "+last, "udevadm settle --timeout 120")
+	return append(list, strings.Join(zero(last), " "), "udevadm settle --timeout 120")
 }
 
 func TestDestroy(t *testing.T) {
@@ -107,7 +107,7 @@ func TestDestroy(t *testing.T) {
 			equalLines(t, "destroy", argvs(p.Steps, StageDestroy), c.want)
 			for _, s := range p.Steps {
 				tool := s.Argv[0]
-				if wiping := s.Stage == StageDestroy && (tool == "wipefs" || tool == "sgdisk"); s.Destructive() != wiping {
+				if wiping := s.Stage == StageDestroy && (tool == "wipefs" || tool == "dd"); s.Destructive() != wiping {
 					t.Errorf("%q destroys %q", s.Argv, s.Destroys)
 				}
 			}

@@ -126,8 +126,18 @@ func TestManyDisks(t *testing.T) {
 		_, err := NewPlan(l, f, Options{})
 		wantProblems(t, err, `disk.kept.device: what is on /dev/sdb (200 GiB) is kept, and lsblk alone does not tell`)
 		f.Mounts = []MountedAt{}
+		p, err := NewPlan(l, f, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range p.Steps {
+			if s.Device == "/dev/sdb" && s.Stage != StageMount {
+				t.Errorf("%s: %q", s.Stage, s.Argv)
+			}
+		}
+		f.BlockDevices[0].FSType, f.BlockDevices[1].FSType = "xfs", "xfs"
 		_, err = NewPlan(l, f, Options{})
-		wantProblems(t, err, `disk.kept.device: /dev/sdb holds ext4 "photos" 200 GiB, and the layout has xfs there`)
+		wantProblems(t, err, `disk.kept.device: /dev/sdb holds xfs "photos" 200 GiB, and the layout has ext4 there`)
 	})
 	t.Run("half of a pool, and names elsewhere", func(t *testing.T) {
 		l := mustParse(t, readFile(t, "layouts/zfs.json"))

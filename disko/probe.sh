@@ -1,6 +1,8 @@
 # Prints what a machine's disks are, for ReadProbe: a name and an output in turn, each
 # followed by NUL. Tools that are not there print nothing.
 say() { printf '%s\0' "$1"; shift; "$@" 2>/dev/null; printf '\0'; }
+# lsblk asks udev, which may still look at what changed last.
+! command -v udevadm >/dev/null || udevadm settle --timeout 120
 printf 'lsblk\0'
 lsblk --json --bytes --output-all || exit
 printf '\0'

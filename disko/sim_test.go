@@ -146,7 +146,11 @@ func (m *sim) run(steps []Step) {
 			d.FSType, d.UUID, d.Label = "", "", ""
 			delete(m.pvs, d.Path)
 		case tool == "sgdisk" || tool == "parted":
-			m.table(argv)
+			for _, call := range single(argv) {
+				m.table(call)
+			}
+		case tool == "dd":
+			m.table([]string{"sgdisk", "--zap-all", strings.TrimPrefix(argv[2], "of=")})
 		case tool == "cryptsetup":
 			m.cryptsetup(argv)
 		case tool == "mdadm":
@@ -300,7 +304,13 @@ func (m *sim) cryptsetup(argv []string) {
 		m.at(argv[2])
 	case argv[2] == "luksFormat":
 		d := m.at(argv[3])
-		d.FSType, d.UUID = "crypto_LUKS", m.uuid()
+		head := d
+		for _, arg := range argv {
+			if file, ok := strings.CutPrefix(arg, "--header="); ok {
+				head = m.at(file)
+			}
+		}
+		head.FSType, head.UUID = "crypto_LUKS", m.uuid()
 		for _, name := range m.names {
 			if slices.Contains(m.devices[name].on, d.Path) {
 				m.remove(name)
@@ -310,7 +320,7 @@ func (m *sim) cryptsetup(argv []string) {
 		d := m.at(argv[2])
 		name := "/dev/mapper/" + argv[3]
 		switch inner := m.devices[name]; {
-		case d.FSType != "crypto_LUKS" || inner != nil && !inner.closed:
+		case d.FSType != "crypto_LUKS" && !strings.Contains(strings.Join(argv, " "), "--header=") || inner != nil && !inner.closed:
 			m.t.Fatalf("%q: not LUKS, or open", argv)
 		case inner != nil && slices.Equal(inner.on, []string{d.Path}):
 			inner.closed = false

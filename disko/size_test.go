@@ -115,8 +115,8 @@ func compareWithSgdisk(t *testing.T, dev string, parts []partition, size, sector
 	}
 	var history bytes.Buffer
 	for i, p := range parts {
-		argv := p.sgdisk(i+1, dev)
-		out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput()
+		argv := append(p.options(i+1), dev)
+		out, err := exec.Command("sgdisk", argv...).CombinedOutput()
 		fmt.Fprintf(&history, "%s\n", strings.Join(argv, " "))
 		want, wantErr := arrange(parts[:i+1], size, sectorSize)
 		if (err != nil) != (wantErr != nil) {
@@ -125,20 +125,33 @@ func compareWithSgdisk(t *testing.T, dev string, parts []partition, size, sector
 		if err != nil || wantErr != nil {
 			return
 		}
-		out, err = exec.Command("sgdisk", "--print", dev).Output()
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		var got []extent
-		for _, m := range printed.FindAllStringSubmatch(string(out), -1) {
-			first, _ := strconv.ParseUint(m[1], 10, 64)
-			last, _ := strconv.ParseUint(m[2], 10, 64)
-			got = append(got, extent{first, last})
-		}
-		if fmt.Sprint(got) != fmt.Sprint(want) {
+		if got := printedBy(t, dev); fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("%d bytes:\n%ssgdisk: %v\narrange: %v", size, &history, got, want)
 			return
 		}
 	}
+	// All in one call come to the same.
+	want, _ := arrange(parts, size, sectorSize)
+	for _, argv := range sgdisk(parts, dev) {
+		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+			t.Errorf("%q: %v\n%s", argv, err, out)
+		}
+	}
+	if got := printedBy(t, dev); fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("%d bytes, %q: %v instead of %v", size, sgdisk(parts, dev), got, want)
+	}
+}
+
+// printedBy are the partitions that sgdisk finds.
+func printedBy(t *testing.T, dev string) (found []extent) {
+	out, err := exec.Command("sgdisk", "--print", dev).Output()
+	if err != nil {
+		t.Error(err)
+	}
+	for _, m := range printed.FindAllStringSubmatch(string(out), -1) {
+		first, _ := strconv.ParseUint(m[1], 10, 64)
+		last, _ := strconv.ParseUint(m[2], 10, 64)
+		found = append(found, extent{first, last})
+	}
+	return found
 }

@@ -40,7 +40,7 @@ func (s *swap) fill(b *builder, on place) {
 		return
 	}
 	if b.make(s, on, "swap") {
-		argv := append([]string{"mkswap"}, b.resolve(s.args)...)
+		argv := append([]string{"mkswap"}, b.overwrite(s.args)...)
 		b.step("format "+on.name+" as swap", on.device, append(argv, on.device)...)
 	}
 	var flags []string

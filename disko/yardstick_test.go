@@ -96,6 +96,7 @@ var differences = []difference{
 	{"zfs zfs-with-vdevs", "zpool create mounts the pool; disko asks whether it did, and the traces' zfs says no", regexp.MustCompile(`^\+ zfs unmount zroot$`)},
 	{"zfs", "a hook is one step with the layout's own shell", regexp.MustCompile(`(?s)^- zfs (list -H|snapshot)|^\+ bash -efu -c .*zfs snapshot zroot@blank`)},
 	{"bcachefs", "what is unlocked stays so until it is mounted", regexp.MustCompile(`^- bcachefs unlock`)},
+	{"mdadm mdadm-raid0 lvm-raid", "sgdisk sleeps for a second", regexp.MustCompile(`^- sgdisk --zap-all /dev/md/|^\+ dd if=/dev/zero of=/dev/md/`)},
 	{"multi-device-no-deps", "the example has no root and is refused; the test adds one", regexp.MustCompile(`^\+ mount tmpfs /mnt -t tmpfs -o $`)},
 }
 
@@ -170,11 +171,38 @@ func ourCommands(p *Plan, stage Stage) []string {
 		if i := slices.Index(argv, "--key-file"); i >= 0 && argv[i+1] == "-" && s.Stdin != "" {
 			argv[i+1] = "<(PASSWORD)"
 		}
-		if cmd := normal(argv); s.Stage == stage && cmd != "" {
-			list = append(list, cmd)
+		for _, call := range single(argv) {
+			if cmd := normal(call); s.Stage == stage && cmd != "" {
+				list = append(list, cmd)
+			}
 		}
 	}
 	return list
+}
+
+// single are the calls of sgdisk and parted that disko makes where we make one.
+func single(argv []string) (calls [][]string) {
+	var starts []int
+	head, tail := argv[:1], []string(nil)
+	switch {
+	case argv[0] == "sgdisk" && argv[1] == "--clear":
+		head, tail = argv[:1], argv[len(argv)-1:]
+	case argv[0] == "parted":
+		head = argv[:4]
+	default:
+		return [][]string{argv}
+	}
+	body := argv[len(head) : len(argv)-len(tail)]
+	for i, arg := range body {
+		if slices.Contains([]string{"--clear", "--align-end", "mklabel", "mkpart", "set"}, arg) {
+			starts = append(starts, i)
+		}
+	}
+	for i, start := range starts {
+		end := append(starts, len(body))[i+1]
+		calls = append(calls, slices.Concat(head, body[start:end], tail))
+	}
+	return calls
 }
 
 // normal writes a command so that what means the same is the same: no waiting for udev,

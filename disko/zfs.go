@@ -305,6 +305,9 @@ func (d *dataset) keep(b *builder, on place) bool {
 		return false
 	}
 	if b.facts == nil {
+		if d.option("keylocation") != "" {
+			b.open(place{}, "unlock "+d.name, d.name, d.key(b), "zfs", "load-key", d.name)
+		}
 		return true
 	}
 	pool, _, _ := strings.Cut(d.name, "/")

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -87,18 +88,42 @@ func planFiles(layoutFile, factsFile string, disks []string) (*disko.Plan, error
 func showPlan(w io.Writer, p *disko.Plan) error {
 	width, color := terminal(w)
 	drawPlan(w, p, width, color)
-	stage := disko.Stage("")
+	stage, sum := disko.Stage(""), time.Duration(0)
 	for _, s := range p.Steps {
 		if s.Stage != stage {
+			if stage != "" {
+				fmt.Fprintln(w)
+			}
 			stage = s.Stage
-			fmt.Fprintf(w, "%s\n", stage)
+			fmt.Fprintln(w, stage)
 		}
-		fmt.Fprintf(w, "  %s\n      %s\n", s.Name, strings.Join(s.Argv, " "))
+		name := s.Name
+		if sum += s.Usual; s.Usual > 0 {
+			name += ", ~" + seconds(s.Usual)
+		}
+		fmt.Fprintf(w, "  %s\n      %s\n", name, strings.Join(s.Argv, " "))
 		if s.Destroys != "" {
-			fmt.Fprintf(w, "      destroys %s\n", s.Destroys)
+			fmt.Fprintln(w, paint(red, "      destroys "+s.Destroys, color))
 		}
 	}
+	if sum > 0 {
+		fmt.Fprintf(w, "\nThe steps with a time usually take ~%s together; the others less than a second\neach, or as long as the disk or the layout's own hooks need.\n", seconds(sum))
+	}
 	return nil
+}
+
+func paint(style, text string, color bool) string {
+	if !color {
+		return text
+	}
+	return "\x1b[" + style + "m" + text + "\x1b[0m"
+}
+
+func seconds(d time.Duration) string {
+	if d >= 2*time.Minute {
+		return fmt.Sprintf("%.0f min", d.Minutes())
+	}
+	return fmt.Sprintf("%.0f s", d.Seconds())
 }
 
 // terminal returns the columns that there are to draw in, and whether in colour.

@@ -175,6 +175,9 @@ type line struct{ text, where, style string }
 // bars draws one or two bars, the second below the first.
 func (c *canvas) bars(list ...bar) {
 	list = slices.DeleteFunc(list, func(b bar) bool { return len(b.segments) == 0 })
+	if len(list) == 0 {
+		return
+	}
 	var above []int
 	lost := false
 	for i := range list {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"unicode/utf8"
 
@@ -76,4 +77,21 @@ func planPicture(layoutFile, factsFile string, way disko.Way) (*disko.Plan, erro
 		return nil, err
 	}
 	return disko.NewPlan(layout, facts, disko.Options{Way: way})
+}
+
+// TestPlanTimes: steps that take long say so, and how long they take together.
+func TestPlanTimes(t *testing.T) {
+	p, err := planPicture("testdata/pictures/luks-lvm.json", "testdata/pictures/lvm.facts.json", disko.Fresh)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	if err := showPlan(&out, p); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"format luks as LUKS, ~6 s\n", "open luks as crypted, ~2 s\n", "format home with ext4\n", "usually take ~15 s together"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is not in\n%s", want, out.String())
+		}
+	}
 }
