@@ -90,7 +90,8 @@ func others(before, after []Segment) (kept []Segment) {
 // withGaps puts segments in the order of their places, and shows the space between them.
 func withGaps(list []Segment, size int64) []Segment {
 	slices.SortStableFunc(list, func(a, b Segment) int { return cmp.Compare(a.Start, b.Start) })
-	if len(list) == 0 || slices.ContainsFunc(list, func(s Segment) bool { return s.Size == 0 }) {
+	unknown := len(list) == 0 || slices.ContainsFunc(list, func(s Segment) bool { return s.Size == 0 })
+	if unknown || len(list) > 1 && list[1].Start == 0 { // lsblk before 2.38
 		return list
 	}
 	var all []Segment
@@ -100,8 +101,12 @@ func withGaps(list []Segment, size int64) []Segment {
 			all = append(all, Segment{What: "free", Start: at, Size: to - at})
 		}
 	}
-	for _, s := range list {
+	for i, s := range list {
 		gap(s.Start)
+		// Where parted rounds is not known to the last MiB.
+		if s.Size = min(s.Size, size-s.Start); i+1 < len(list) {
+			s.Size = min(s.Size, list[i+1].Start-s.Start)
+		}
 		all = append(all, s)
 		at = max(at, s.Start+s.Size)
 	}
@@ -112,7 +117,8 @@ func withGaps(list []Segment, size int64) []Segment {
 // stretches are what is on a disk now: its partitions, or itself.
 func (n *node) stretches(kept bool) (list []Segment) {
 	for i := range n.Children {
-		if c := &n.Children[i]; c.Type == "part" {
+		extended := []string{"0x5", "0xf", "0x85"} // partitions that hold others, which are listed too
+		if c := &n.Children[i]; c.Type == "part" && !slices.Contains(extended, c.PartType) {
 			list = append(list, c.segment(kept))
 		}
 	}

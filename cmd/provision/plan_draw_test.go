@@ -95,3 +95,28 @@ func TestPlanTimes(t *testing.T) {
 		}
 	}
 }
+
+// TestPicturesFit: whatever the layout and the width, lines fit and boxes are closed.
+func TestPicturesFit(t *testing.T) {
+	files, err := filepath.Glob("../../disko/testdata/layouts/*.json")
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	for _, file := range files {
+		p, err := planPicture(file, ".facts.json", disko.Fresh)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for width := 40; width <= 120; width += 8 {
+			var out strings.Builder
+			drawPlan(&out, p, width, false)
+			for line := range strings.Lines(out.String()) {
+				line = strings.TrimSuffix(line, "\n")
+				boxed := strings.ContainsAny(line, "│┐┤┘")
+				if n := utf8.RuneCountInString(line); n > width || boxed && (n != width || !strings.ContainsRune("│┐┤┘", []rune(line)[n-1])) {
+					t.Errorf("%s in %d columns: %s", file, width, line)
+				}
+			}
+		}
+	}
+}
