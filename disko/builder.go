@@ -34,7 +34,7 @@ type builder struct {
 	places     map[string]place   // by the layout's name of the device
 	members    map[string][]place // by "GROUP NAME", in the order in which they are made
 	formatArgs map[string][]string
-	tables     map[string][]partition
+	tables     map[string]content
 	names      []name
 	labels     map[string]string
 	keys       []string
@@ -53,7 +53,7 @@ type mount struct {
 func (l *Layout) fill(b *builder, places map[*device]place) {
 	b.stage = StageCreate
 	b.places, b.members, b.formatArgs = map[string]place{}, map[string][]place{}, map[string][]string{}
-	b.tables, b.labels = map[string][]partition{}, map[string]string{}
+	b.tables, b.labels = map[string]content{}, map[string]string{}
 	for _, d := range l.devices {
 		on, ok := places[d]
 		if !ok {

@@ -200,7 +200,7 @@ func (g *gptTable) makeTable(b *builder, on place) []place {
 		b.step(name, dev, argv...)
 	}
 	g.makeHybrid(b, dev)
-	b.tables[dev] = g.parts
+	b.tables[dev] = g
 	on.keep = false
 	places := g.unseen(on)
 	if on.size > 0 {

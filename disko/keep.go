@@ -253,15 +253,7 @@ func (t *partedTable) keepTable(b *builder, on place) []place {
 			continue
 		}
 		c := &on.found.Children[j]
-		for what, bound := range map[string]struct {
-			text string
-			got  float64
-		}{"starts": {p.start, float64(c.Start) * 512}, "ends": {p.end, float64(c.Start)*512 + float64(c.Size)}} {
-			// parted aligns to whole MiB, and leaves room for itself at both ends.
-			if want, ok := position(bound.text, on.size); ok && math.Abs(want-bound.got) > 2*mib && p.kind != "extended" {
-				b.errorf(p.path, "%s %s at %s instead of %s", c.device(), what, human(int64(bound.got)), bound.text)
-			}
-		}
+		t.compareBounds(b.reader, p, on.size, int64(c.Start)*512, int64(c.Start)*512+int64(c.Size))
 		if t.format == "gpt" && c.PartLabel != udevName(p.name) && c.PartLabel != p.name {
 			b.errorf(p.path, "the name of %s is %q instead of %q", c.device(), c.PartLabel, p.name)
 		}
@@ -269,6 +261,18 @@ func (t *partedTable) keepTable(b *builder, on place) []place {
 		places[i] = at
 	}
 	return places
+}
+
+// compareBounds reports a partition that is elsewhere. parted aligns to whole MiB, and
+// leaves room for itself at both ends of the disk.
+func (t *partedTable) compareBounds(r *reader, p tablePart, disk, start, end int64) {
+	differ := func(what, text string, got int64) {
+		if want, ok := position(text, disk); ok && math.Abs(want-float64(got)) > 2*mib && p.kind != "extended" {
+			r.errorf(p.path, "%s at %s instead of %s", what, human(got), text)
+		}
+	}
+	differ("starts", p.start, start)
+	differ("ends", p.end, end)
 }
 
 // mounted tells whether a mount is in place already, and reports another one there.

@@ -160,6 +160,7 @@ func (t *partedTable) fill(b *builder, on place) {
 			places = append(places, t.place(i, on))
 		}
 		b.step("make the partition table of "+on.device, on.device, argv...)
+		b.tables[on.device] = t
 	case on.found != nil && on.found.holds() == kind:
 		places = t.keepTable(b, on)
 	default:

@@ -78,8 +78,8 @@ type Plan struct {
 	// probe again, looking there, and plan again.
 	Look Look `json:"-"`
 
-	takes  []*device              // the layout's, same order as Disks
-	tables map[string][]partition // by disk, for Verify
+	takes  []*device          // the layout's, same order as Disks
+	tables map[string]content // by disk, for Verify
 	names  []name
 	labels map[string]string // GPT labels, and their paths
 	undo   []Step
@@ -199,8 +199,8 @@ func (p *Plan) KeyFiles() []string {
 	return slices.Compact(files)
 }
 
-// Tables returns the disks of the plan that get a GPT which [Plan.Verify] can compare
-// with what was read back.
+// Tables returns the disks of the plan that get a partition table, which [Plan.Verify] can
+// compare with what was read back.
 func (p *Plan) Tables() []Disk {
 	return slices.DeleteFunc(slices.Clone(p.Disks), func(d Disk) bool { _, ok := p.tables[d.Device]; return !ok })
 }

@@ -33,7 +33,7 @@ func TestRandom(t *testing.T) {
 		checkPlan(t, p)
 		checkDisks(t, p)
 		for _, d := range p.Tables() {
-			used, err := arrange(p.tables[d.Device], d.Size, d.SectorSize)
+			used, err := arrange(p.tables[d.Device].(*gptTable).parts, d.Size, d.SectorSize)
 			for i, a := range used {
 				for _, b := range used[:i] {
 					if err != nil || a.first <= b.last && b.first <= a.last {

@@ -142,6 +142,21 @@ func verify(t *testing.T, p *Plan) {
 	}
 }
 
+// differs changes the table that was made, and expects what is said of it.
+func differs(t *testing.T, p *Plan, changes map[string]func(*Table)) {
+	t.Helper()
+	for want, change := range changes {
+		table, err := readEnds(t, p.Disks[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		change(table)
+		if err := p.Verify(p.Disks[0].Device, table); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("verify: %v\nwant %s", err, want)
+		}
+	}
+}
+
 // reinstall makes the simplest layout three times: on a blank disk, over itself, and over
 // the same with other sizes; old file systems and tables are in the way each time.
 func reinstall(t *testing.T, sectorSize int64) {
@@ -254,6 +269,11 @@ func hybridMBR(t *testing.T) {
 	}), dev)
 	run(t, stages(p, StageDestroy, StageCreate))
 	verify(t, p)
+	differs(t, p, map[string]func(*Table){
+		"the MBR has 1 partitions instead of 2": func(t *Table) { t.MBR = t.MBR[:1] },
+		"which are not the partition's":         func(t *Table) { t.MBR[0].First++ },
+		"is bootable: true instead of false":    func(t *Table) { t.MBR[1].Bootable = true },
+	})
 	f, err := os.Open(dev)
 	if err != nil {
 		t.Fatal(err)
@@ -287,8 +307,17 @@ func parted(t *testing.T) {
 				t.Errorf("%s: partition %d holds %s, want %s", format, n+1, got, want)
 			}
 		}
-		if len(p.Tables()) != 0 {
-			t.Errorf("%s: tables to verify: %v", format, p.Tables())
-		}
+		verify(t, p)
+		differs(t, p, map[string]func(*Table){
+			"starts at 257 MiB instead of": func(t *Table) {
+				if format == "gpt" {
+					t.Partitions[0].First += 256 << 11
+				} else {
+					t.MBR[0].First += 256 << 11
+				}
+			},
+			"instead of 2":                   func(t *Table) { t.Partitions, t.MBR = t.Partitions[:len(t.Partitions)/2], t.MBR[:len(t.MBR)/2] },
+			"the table is not of the format": func(t *Table) { t.DiskGUID = map[string]string{"gpt": "", "msdos": "x"}[format] },
+		})
 	}
 }

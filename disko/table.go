@@ -8,20 +8,33 @@ import (
 	"io"
 	"io/fs"
 	"math"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/diskfs/go-diskfs/partition/gpt"
+	"github.com/diskfs/go-diskfs/partition/mbr"
 )
 
-// ErrNoTable says that neither end of a disk has a GPT header.
-var ErrNoTable = errors.New("no gpt partition table")
+// ErrNoTable says that a disk has neither a GPT header at one of its ends nor an MBR.
+var ErrNoTable = errors.New("no partition table")
 
-// Table is a disk's GPT as read back from its first and last sectors.
+// Table is a disk's GPT or MBR as read back from its first and last sectors.
 type Table struct {
-	DiskGUID   string      `json:"disk_guid"`   // upper case
+	DiskGUID   string      `json:"disk_guid"`   // upper case; empty if it has an MBR only
 	Size       int64       `json:"size"`        // of the disk, bytes
 	SectorSize int64       `json:"sector_size"` // logical, bytes
-	Partitions []Partition `json:"partitions"`  // by number
+	Partitions []Partition `json:"partitions"`  // of the GPT, by number
+	MBR        []MBREntry  `json:"mbr,omitempty"`
+}
+
+// MBREntry is a used entry of a disk's first sector, but for the one that protects a GPT.
+type MBREntry struct {
+	Number   int   `json:"number"` // 1 to 4
+	Type     byte  `json:"type"`
+	Bootable bool  `json:"bootable"`
+	First    int64 `json:"first"`   // sector
+	Sectors  int64 `json:"sectors"` // how many
 }
 
 // Partition is one used entry of a GPT (UEFI 2.10, section 5.3.3).
@@ -61,7 +74,11 @@ func ReadTable(head, tail []byte, size, sectorSize int64) (*Table, error) {
 	backup := tail[int64(len(tail))-sectorSize:]
 	signature := []byte("EFI PART")
 	if !bytes.HasPrefix(primary, signature) && !bytes.HasPrefix(backup, signature) {
-		return nil, ErrNoTable
+		entries := readMBR(head, size)
+		if entries == nil {
+			return nil, ErrNoTable
+		}
+		return &Table{Size: size, SectorSize: sectorSize, MBR: entries}, nil
 	}
 	if err := checkHeader(primary, 1, last, 2); err != nil {
 		return nil, fmt.Errorf("primary partition table: %w", err)
@@ -88,7 +105,23 @@ func ReadTable(head, tail []byte, size, sectorSize int64) (*Table, error) {
 	if !t.Equal(second) {
 		return nil, errors.New("primary and backup partition table differ")
 	}
-	return newTable(t, size, sectorSize), nil
+	table := newTable(t, size, sectorSize)
+	table.MBR = readMBR(head, size)
+	return table, nil
+}
+
+// readMBR returns nil if there is none, or none that is used.
+func readMBR(head []byte, size int64) (entries []MBREntry) {
+	t, err := mbr.Read(&diskEnds{head: head, size: size}, 512, 512)
+	if err != nil {
+		return nil
+	}
+	for i, p := range t.Partitions {
+		if p.Type != mbr.Empty && p.Type != mbr.GPTProtective {
+			entries = append(entries, MBREntry{i + 1, byte(p.Type), p.Bootable, int64(p.Start), int64(p.Size)})
+		}
+	}
+	return entries
 }
 
 // checkHeader refuses what go-diskfs would follow into the void: entry sizes, counts and
@@ -145,15 +178,23 @@ func (d *diskEnds) Stat() (fs.FileInfo, error) { return nil, errors.ErrUnsupport
 func (d *diskEnds) Close() error               { return nil }
 
 // Verify says how the table of a device differs from what the plan makes there: number
-// and order of the partitions, labels, types, attributes, explicit UUIDs and sizes. Sizes
-// must be exact where the layout gives one; where it says "the rest", the end may differ
-// by 1 MiB.
+// and order of the partitions, labels, types, attributes, explicit UUIDs and sizes, and
+// the entries of a hybrid MBR. Sizes must be exact where the layout gives one; where it
+// says "the rest", the end may differ by 1 MiB. What parted makes may differ by 2 MiB.
 func (p *Plan) Verify(device string, t *Table) error {
-	parts, ok := p.tables[device]
-	if !ok {
-		return fmt.Errorf("verify %s: the plan makes no gpt table there", device)
-	}
 	r := &reader{}
+	switch table := p.tables[device].(type) {
+	case *partedTable:
+		table.verify(r, device, t)
+		return r.err()
+	case *gptTable:
+		return table.verify(r, device, t)
+	}
+	return fmt.Errorf("verify %s: the plan makes no table there", device)
+}
+
+func (g *gptTable) verify(r *reader, device string, t *Table) error {
+	parts := g.parts
 	want, err := arrange(parts, t.Size, t.SectorSize)
 	if err != nil {
 		return fmt.Errorf("verify %s: %w", device, err)
@@ -171,7 +212,65 @@ func (p *Plan) Verify(device string, t *Table) error {
 			}
 		}
 	}
+	if len(t.MBR) != len(g.hybrids) {
+		r.errorf(device, "the MBR has %d partitions instead of %d", len(t.MBR), len(g.hybrids))
+	}
+	for i := range min(len(t.MBR), len(g.hybrids)) {
+		if n := g.hybrids[i]; n <= len(t.Partitions) {
+			parts[n-1].hybrid.verify(r, parts[n-1].path, t.MBR[i], t.Partitions[n-1])
+		}
+	}
 	return r.err()
+}
+
+// verify compares an entry of a hybrid MBR.
+func (h *hybrid) verify(r *reader, path string, got MBREntry, part Partition) {
+	if uint64(got.First) != part.First || uint64(got.Sectors) != part.Last-part.First+1 {
+		r.errorf(path, "entry %d of the MBR has %d sectors from %d on, which are not the partition's", got.Number, got.Sectors, got.First)
+	}
+	if want, err := strconv.ParseUint(strings.TrimPrefix(strings.ToLower(h.typeCode), "0x"), 16, 8); err == nil && byte(want) != got.Type {
+		r.errorf(path, "entry %d of the MBR has type %#02x instead of %s", got.Number, got.Type, h.typeCode)
+	}
+	if h.bootable != got.Bootable {
+		r.errorf(path, "entry %d of the MBR is bootable: %v instead of %v", got.Number, got.Bootable, h.bootable)
+	}
+}
+
+// verify compares what parted made, to 2 MiB, since it aligns in its own way.
+func (t *partedTable) verify(r *reader, device string, got *Table) {
+	type entry struct {
+		number     int
+		start, end int64 // bytes
+	}
+	var have []entry
+	for _, p := range got.Partitions {
+		have = append(have, entry{p.Number, int64(p.First) * got.SectorSize, int64(p.Last+1) * got.SectorSize})
+	}
+	if t.format == "msdos" {
+		have = nil
+		for _, e := range got.MBR {
+			have = append(have, entry{e.Number, e.First * got.SectorSize, (e.First + e.Sectors) * got.SectorSize})
+		}
+	}
+	if (t.format == "gpt") != (got.DiskGUID != "") {
+		r.errorf(device, "the table is not of the format %s", t.format)
+	}
+	if len(have) != len(t.parts) {
+		r.errorf(device, "has %d partitions instead of %d", len(have), len(t.parts))
+	}
+	for i := range min(len(have), len(t.parts)) {
+		p, e := t.parts[i], have[i]
+		if e.number != i+1 {
+			r.errorf(p.path, "partition number is %d instead of %d", e.number, i+1)
+		}
+		t.compareBounds(r, p, got.Size, e.start, e.end)
+		if t.format == "gpt" && got.Partitions[i].Label != udevName(p.name) {
+			r.errorf(p.path, "label is %s instead of %s", got.Partitions[i].Label, udevName(p.name))
+		}
+		if t.format == "msdos" && got.MBR[i].Bootable != slices.Contains(p.flags, "boot") {
+			r.errorf(p.path, "is bootable: %v", got.MBR[i].Bootable)
+		}
+	}
 }
 
 func (p partition) attributeMask() (mask uint64) {

@@ -178,7 +178,7 @@ func TestVerify(t *testing.T) {
 			wantProblems(t, plan.Verify("/dev/sda", table), c.want...)
 		})
 	}
-	if err := plan.Verify("/dev/sdb", &Table{}); err == nil || !strings.Contains(err.Error(), "makes no gpt table there") {
+	if err := plan.Verify("/dev/sdb", &Table{}); err == nil || !strings.Contains(err.Error(), "makes no table there") {
 		t.Errorf("another disk: %v", err)
 	}
 	if err := plan.Verify("/dev/sda", &Table{}); err == nil {
