@@ -103,12 +103,21 @@ func (f *btrfs) fill(b *builder, on place) {
 	f.mount(b, on)
 }
 
+// scan shows the kernel the devices of a file system that has several: mount names one.
+func (f *btrfs) scan(on place, stage Stage) []Step {
+	if !devicePattern.MatchString(strings.Join(f.args, " ")) {
+		return nil
+	}
+	return []Step{{Stage: stage, Name: "show the devices of " + on.name + " to the kernel", Argv: []string{"btrfs", "device", "scan"}, Device: on.device}}
+}
+
 // makeInside makes files of the top level, and subvolumes with theirs.
 func (f *btrfs) makeInside(b *builder, on place, files []swapfile, subs []subvolume) {
 	if len(subs) == 0 && len(files) == 0 {
 		return
 	}
 	b.step("make a folder to mount "+on.name, on.device, "mkdir", "-p", scratch)
+	b.steps = append(b.steps, f.scan(on, b.stage)...)
 	b.step("mount "+on.name+" to make its subvolumes", on.device,
 		"mount", on.device, scratch, "-t", "btrfs", "-o", "subvol=/")
 	subvolume{swapfiles: files}.makeSwapfiles(b, on, scratch)
@@ -205,7 +214,7 @@ func (f *btrfs) mount(b *builder, on place) {
 		if s.name != "" {
 			options = append(options, "subvol="+s.name)
 		}
-		b.mount(s.mountpoint, "btrfs", on.device, options)
+		b.mountAfter("", s.mountpoint, "btrfs", on.device, options, f.scan(on, StageMount)...)
 		for _, file := range s.swapfiles {
 			b.swapOn(path.Join(target, s.mountpoint, file.file), file.priority, file.options)
 		}

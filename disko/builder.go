@@ -133,7 +133,14 @@ func (b *builder) reread(dev string) {
 	// partprobe fails while udev still looks at the partitions of the calls before.
 	b.settle(dev)
 	b.step("show the partitions of "+dev+" to the kernel", dev, "partprobe", dev)
-	b.step("show the partitions of "+dev+" to udev", dev, "udevadm", "trigger", "--subsystem-match=block")
+	argv := []string{"udevadm", "trigger", "--subsystem-match=block"}
+	// Each device that it looks at takes its time.
+	if name, ok := strings.CutPrefix(dev, "/dev/"); ok && !strings.Contains(name, "/") {
+		argv = append(argv, "--sysname-match="+name+"*")
+	} else if strings.HasPrefix(name, "md/") {
+		argv = append(argv, "--sysname-match=md*")
+	}
+	b.step("show the partitions of "+dev+" to udev", dev, argv...)
 	b.settle(dev)
 }
 

@@ -134,7 +134,7 @@ func TestBeside(t *testing.T) {
 	got := argvs(p.Steps, StageCreate)
 	want := []string{
 		"sgdisk --align-end --new=3:0:+500M --partition-guid=3:R --change-name=3:disk-main-ESP --typecode=3:EF00 --attributes=3:=:0 /dev/nvme0n1",
-		"udevadm settle --timeout 120", "partprobe /dev/nvme0n1", "udevadm trigger --subsystem-match=block", "udevadm settle --timeout 120",
+		"udevadm settle --timeout 120", "partprobe /dev/nvme0n1", "udevadm trigger --subsystem-match=block --sysname-match=nvme0n1*", "udevadm settle --timeout 120",
 		"wipefs --all --force /dev/nvme0n1p3", "mkfs.vfat /dev/nvme0n1p3",
 	}
 	if !slices.Equal(got, want) || len(p.Steps) != len(want)+2 {

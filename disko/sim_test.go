@@ -170,7 +170,7 @@ func (m *sim) run(steps []Step) {
 					}
 				}
 			}
-		case tool == "btrfs":
+		case tool == "btrfs" && argv[1] != "device":
 			m.btrfs(argv)
 		case tool == "mount":
 			m.mount(argv)
@@ -187,7 +187,7 @@ func (m *sim) run(steps []Step) {
 			m.swaps = append(m.swaps, last)
 		case tool == "swapoff":
 			m.swaps = nil
-		case slices.Contains([]string{"sfdisk", "partprobe", "udevadm", "modprobe", "mkdir", "zvol_wait", "bash", "sh", "bcachefs"}, tool):
+		case slices.Contains([]string{"sfdisk", "partprobe", "udevadm", "modprobe", "mkdir", "zvol_wait", "bash", "sh", "bcachefs", "btrfs"}, tool):
 		default:
 			m.t.Fatalf("what does %q do?", argv)
 		}

@@ -209,6 +209,10 @@ func single(argv []string) (calls [][]string) {
 // no folders, no wiping of what was just made, mount options in order, slashes.
 func normal(argv []string) string {
 	switch argv[0] {
+	case "btrfs":
+		if argv[1] == "device" {
+			return ""
+		}
 	case "wipefs", "mkdir", "partprobe", "udevadm":
 		return ""
 	case "mount":
