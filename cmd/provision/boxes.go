@@ -206,7 +206,6 @@ func (b *bar) list() {
 	all := disko.Segment{Children: slices.Clone(b.segments)}
 	for i := range all.Children {
 		s := &all.Children[i]
-		s.What = strings.TrimSpace(s.What + " " + s.Amount())
 		s.Name = cmp.Or(s.Name, strings.TrimPrefix(s.Device, "/dev/"))
 	}
 	b.segments = []disko.Segment{all}

@@ -147,6 +147,9 @@ func tree(list []disko.Segment, indent string) (lines [][2]string) {
 			branch, below = "└ ", "  "
 		}
 		what, where := sentence(s)
+		if len(list) > 1 && s.Size > 0 { // else it is as large as what it lies in
+			what += " " + s.Amount()
+		}
 		lines = append(lines, [2]string{indent + branch + what, where})
 		lines = append(lines, tree(s.Children, indent+below)...)
 	}
