@@ -197,18 +197,18 @@ func erase(b *builder, d Disk, nodes []*node) {
 	b.settle(d.Device)
 }
 
-// zero overwrites the first MiB of a device: wipefs leaves the boot code and the entries of
-// a table, and sgdisk --zap-all sleeps for a second.
-func zero(device string) []string {
-	return []string{"dd", "if=/dev/zero", "of=" + device, "bs=1M", "count=1", "conv=fsync", "status=none"}
-}
-
 // loses says what is gone once the disk is erased.
 func (d Disk) loses() string {
 	if d.Size == 0 {
 		return "everything on " + d.Device
 	}
 	return "everything on " + d.String() + ": " + d.Content
+}
+
+// zero overwrites the first MiB of a device: wipefs leaves the boot code and the entries of
+// a table, and sgdisk --zap-all sleeps for a second.
+func zero(device string) []string {
+	return []string{"dd", "if=/dev/zero", "of=" + device, "bs=1M", "count=1", "conv=fsync", "status=none"}
 }
 
 // groupOf returns the group of a volume from its device-mapper name: group, a

@@ -133,6 +133,13 @@ type Disk struct {
 	ReadOnly   bool   `json:"read_only,omitempty"`
 	// Content is one line for people about what is on it now, "blank" if nothing is known to be.
 	Content string `json:"content"`
+
+	// Of a plan's disk: its name in the layout, whether all that is on it goes, and what lies on it before and after,
+	// in the order of the places.
+	Name   string    `json:"name,omitempty"`
+	Erased bool      `json:"erased,omitempty"`
+	Before []Segment `json:"before,omitempty"`
+	After  []Segment `json:"after,omitempty"`
 }
 
 // String names the disk for people: device, model, serial and size.

@@ -206,6 +206,7 @@ func (g *gptTable) makeTable(b *builder, on place) []place {
 	if on.size > 0 {
 		if extents, err := arrange(g.parts, on.size, on.sector); err == nil { // else make said so
 			for n, e := range extents {
+				places[n].start = int64(e.first) * on.sector
 				places[n].size, places[n].sector = int64(e.last-e.first+1)*on.sector, on.sector
 			}
 		}

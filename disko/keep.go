@@ -181,7 +181,7 @@ func (g *gptTable) keepTable(b *builder, on place) []place {
 		used = all
 		e := all[len(all)-1]
 		places[n].device, places[n].kernel = numbered(on.device, number), true
-		places[n].size = int64(e.last-e.first+1) * on.sector
+		places[n].start, places[n].size = int64(e.first)*on.sector, int64(e.last-e.first+1)*on.sector
 		b.step(fmt.Sprintf("make partition %d, %s", number, p.name), on.device, slices.Concat([]string{"sgdisk"}, p.options(number), []string{on.device})...)
 		if p.hybrid != nil {
 			b.errorf(p.path, "is to be in a hybrid MBR, and a table that is kept gets none")

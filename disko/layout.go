@@ -47,12 +47,13 @@ type place struct {
 	device string // as commands name it
 	name   string // for people
 	at     string // where problems of its size are reported
+	start  int64  // of a partition, bytes from the start of the disk
 	size   int64  // bytes; 0: not known
 	sector int64  // bytes; 0: not known
 	kernel bool   // device is the kernel's own name
-	keep   bool   // what is there stays, if it is as the layout says
 	found  *node  // what the facts show there, where it is kept; nil: not seen, as in a closed container
 	title  string // of a disk, for people, with its size
+	keep   bool   // what is there stays, if it is as the layout says
 }
 
 // Parse reads an evaluated config.disko.devices as JSON, without disko's internal and

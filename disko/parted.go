@@ -215,6 +215,7 @@ func (t *partedTable) place(i int, on place) place {
 	}
 	if start, ok := position(p.start, on.size); ok {
 		if end, ok := position(p.end, on.size); ok {
+			at.start = int64(start)
 			at.size = int64(end-start) + mib // parted moves both to whole MiB
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"time"
 )
 
 // target is where the mount stage puts the new system.
@@ -34,6 +35,8 @@ type Step struct {
 	// Stdin is a path on the target. The runner feeds the file's content without its
 	// trailing newlines to the command, as disko's $(cat file) does.
 	Stdin string `json:"stdin,omitempty"`
+	// Usual is how long the step usually takes; 0 if that is under a second, or not known.
+	Usual time.Duration `json:"-"` // "usual_seconds", a number
 	// Hook is the path of the layout's attribute that the command is from. It is the
 	// layout's own shell, which may do anything.
 	Hook string `json:"hook,omitempty"`
@@ -69,6 +72,9 @@ type Plan struct {
 	Way   Way    `json:"way"`
 	Steps []Step `json:"steps"`
 	Disks []Disk `json:"disks"` // the disks it takes, in byte order of their names in the layout
+	// Made are RAIDs, volume groups, pools and file systems without a disk, in the order in
+	// which they are made.
+	Made []Segment `json:"made,omitempty"`
 
 	// Look is what the facts have to tell before the plan can be whole. Where it is not
 	// empty, or there are steps of [StageOpen], only those steps are in the plan: run them,
@@ -100,16 +106,20 @@ func NewPlan(l *Layout, f *Facts, o Options) (*Plan, error) {
 	p := &Plan{Way: cmp.Or(o.Way, Fresh)}
 	b := &builder{reader: &reader{seen: map[string]string{}}, way: p.Way, facts: f, found: map[string]*node{}, look: Look{}}
 	switch {
+	case o.Script != "" && len(o.Disks) > 0:
+		return nil, errors.New("disko's own script names its disks itself; choose them in the layout, or let provision make them (no --disko script)")
 	case f == nil && p.Way == Format:
 		return nil, errors.New("what is to be kept shows on the machine only; the way format needs its facts")
 	case f != nil:
 		b.index(f)
 	}
 	places := map[*device]place{}
+	o.check(b.reader, l)
 	for _, d := range l.disks() {
-		disk := Disk{Device: d.on.device}
+		places[d] = o.on(d)
+		disk := Disk{Device: places[d].device}
 		if f != nil {
-			if disk = f.find(b.reader, d.on); disk.Device == "" {
+			if disk = f.find(b.reader, places[d]); disk.Device == "" {
 				continue
 			}
 			keep := p.Way != Fresh || !d.body.(*wholeDisk).destroy
@@ -134,6 +144,9 @@ func NewPlan(l *Layout, f *Facts, o Options) (*Plan, error) {
 	if err := b.err(); err != nil {
 		return nil, err
 	}
+	p.picture(l, b)
+	setUsual(b.opens, b.places)
+	setUsual(b.steps, b.places)
 	switch {
 	case o.Script != "" && p.Way == Fresh:
 		p.Steps = p.script(o.Script)
@@ -166,9 +179,9 @@ func (b *builder) index(f *Facts) {
 
 // find returns the machine's disk for one of the layout, the zero value if there is none.
 func (f *Facts) find(r *reader, on place) Disk {
-	want := on.device
-	if to, ok := f.Links[want]; ok {
-		want = to
+	want, ok := f.choose(r, on)
+	if !ok {
+		return Disk{}
 	}
 	i := slices.IndexFunc(f.BlockDevices, func(b BlockDevice) bool { return b.isDisk() && b.device() == want })
 	if i < 0 {

@@ -43,6 +43,7 @@ func TestRandom(t *testing.T) {
 			}
 		}
 		checkOrder(t, p)
+		checkPicture(t, p)
 		m := newSim(t, facts)
 		keeps(t, m, l)
 		lost(t, m, l)

@@ -3,7 +3,6 @@ package hosts
 import (
 	"fmt"
 	"slices"
-	"strings"
 )
 
 // Disko is how a host's disks are made.
@@ -17,16 +16,14 @@ const (
 	Script Disko = "script" // erased, and all made, by config.system.build.diskoScript
 )
 
-// Diskos are all of them, the first being what is done if nothing is said.
-var diskos = []string{string(Fresh), string(Format), string(Mount), string(Script)}
-
 // ParseDisko reads a way; empty is [Fresh].
 func ParseDisko(s string) (Disko, error) {
 	if s == "" {
 		return Fresh, nil
 	}
-	if !slices.Contains(diskos, s) {
-		return "", fmt.Errorf("--disko %s: not a way to make disks; choose one of %s", s, strings.Join(diskos, ", "))
+	all := []Disko{Fresh, Format, Mount, Script}
+	if !slices.Contains(all, Disko(s)) {
+		return "", fmt.Errorf("--disko %s: not a way to make disks; choose one of %v", s, all)
 	}
 	return Disko(s), nil
 }

@@ -86,7 +86,11 @@ func (b *batch) run(ctx context.Context, s *session) error {
 	cause := context.Cause(ctx)
 	if over {
 		// A daemon that a step started may keep stderr open.
-		defer time.AfterFunc(stopLimit, func() { sess.Close() }).Stop()
+		wait := stopLimit
+		if len(failed) == 0 {
+			wait = time.Second
+		}
+		defer time.AfterFunc(wait, func() { sess.Close() }).Stop()
 	}
 	<-heard
 	cancel(nil)

@@ -24,6 +24,7 @@ import (
 const (
 	stallLimit = 3 * time.Minute
 	copyTries  = 3
+	syncEvery  = 10 * time.Second // about what a power cut costs
 )
 
 // transfer is a closure on its way to the machine.
@@ -37,6 +38,11 @@ type transfer struct {
 func (f *follower) copySystem(ctx context.Context, h hosts.Host, s *session, b *build) error {
 	f.begin(hosts.PhaseCopy)
 	start := f.Now()
+	syncing, done := context.WithCancel(ctx)
+	var syncer sync.WaitGroup
+	syncer.Go(func() { f.sync(syncing, s) })
+	defer syncer.Wait()
+	defer done()
 	// remote-store: straight into the target's store, past the installer's own.
 	sent, err := f.send(ctx, h, s, transfer{b.system, hosts.PhaseCopy, "&remote-store=local%3Froot=%2Fmnt"})
 	if err != nil {
@@ -48,6 +54,22 @@ func (f *follower) copySystem(ctx context.Context, h hosts.Host, s *session, b *
 	}
 	f.finished(hosts.PhaseCopy, "%s, in %s%s", b.system, since(f.Now(), start), there)
 	return nil
+}
+
+// sync has what was copied written to the disks, again and again until ctx ends: file
+// systems take their time, and memory may hold all of it.
+func (f *follower) sync(ctx context.Context, s *session) {
+	tick := time.NewTicker(syncEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		_, err := s.run(ctx, nil, "sync")
+		f.Log.Debug("what was copied is on the disks", "host", f.name, "err", err)
+	}
 }
 
 // send copies a closure to the machine, and returns how many bytes of it the

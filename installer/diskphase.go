@@ -12,9 +12,9 @@ import (
 
 // layout is what makes and closes the host's disks.
 func (f *follower) layout(h hosts.Host, s *session, b *build) *Disks {
-	o := disko.Options{Way: disko.Way(h.Options.Disko)}
+	o := disko.Options{Way: disko.Way(h.Options.Disko), Disks: h.Options.Disks}
 	if h.Options.Disko == hosts.Script {
-		o = disko.Options{Script: b.script.path}
+		o = disko.Options{Script: b.script.path, Disks: h.Options.Disks}
 	}
 	return &Disks{
 		Client: s.client, Layout: b.layout, Options: o, Log: f.Log,
@@ -78,8 +78,15 @@ func (f *follower) disks(ctx context.Context, h hosts.Host, s *session, d *Disks
 		return err
 	}
 	f.apply(hosts.Event{Kind: hosts.Finished, Phase: hosts.PhaseDisks, Layout: b.digest,
-		Message: fmt.Sprintf("%d steps in %s; the disks were read back and are as planned", steps, since(f.Now(), start))})
+		Message: fmt.Sprintf("%s in %s; the disks were read back and are as planned", stepCount(steps), since(f.Now(), start))})
 	return nil
+}
+
+func stepCount(n int) string {
+	if n == 1 {
+		return "1 step"
+	}
+	return fmt.Sprintf("%d steps", n)
 }
 
 // takeUp mounts disks that were made.
@@ -103,8 +110,10 @@ func (f *follower) closeAfter(ctx context.Context, d *Disks, err error) {
 		return
 	}
 	if err := d.Close(context.WithoutCancel(ctx)); err != nil {
-		f.Log.Error("close the disks", "host", f.name, "err", err)
+		f.note("the disks were not closed: %v", err)
+		return
 	}
+	f.Log.Info("the disks are closed", "host", f.name)
 }
 
 func permitDisks(p *disko.Plan) (disks []hosts.Disk) {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"provision/disko"
 	"provision/hosts"
 	"provision/internal/web"
 )
@@ -24,11 +25,20 @@ the layout, the install fails and says what. With script, the flake's own
 config.system.build.diskoScript makes the disks.
 
   provision enroll 52:54:00:12:34:56 bravo
-  provision enroll 52:54:00:12:34:56 bravo --disk-encryption-key /tmp/disk.key=disk.key`
+  provision enroll 52:54:00:12:34:56 bravo --disk-encryption-key /tmp/disk.key=disk.key
+
+--disk NAME=DISK takes another disk than the one that the layout names. NAME is the
+disk's below disko.devices.disk; DISK is serial:SERIAL, wwn:WWN, a path, or largest or
+smallest, alone or of a class: -nvme, -sata, -ssd (all that does not rotate), -hdd.
+Removable and USB disks are only taken by serial, WWN or path. What the installed
+system's own configuration makes of the device (boot.loader.grub.devices, for one)
+stays as the flake has it.
+
+  provision enroll 52:54:00:12:34:56 bravo --disk main=smallest-nvme --disk data=serial:WD-5G`
 
 func enrollCommand(api *client) *cobra.Command {
 	var r web.EnrollRequest
-	var diskKeys []string
+	var diskKeys, disks []string
 	c := &cobra.Command{Use: "enroll MAC[,MAC...] HOST", Short: "say which machine shall become which host", Long: enrollHelp,
 		Args: cobra.ExactArgs(2), ValidArgsFunction: api.completeMACs,
 		RunE: func(c *cobra.Command, args []string) (err error) {
@@ -40,6 +50,9 @@ func enrollCommand(api *client) *cobra.Command {
 			}
 			if _, err := hosts.ParseDisko(r.Disko); err != nil {
 				return errUsage{err}
+			}
+			if r.Disks, err = disko.ParseDisks(disks); err != nil {
+				return errUsage{fmt.Errorf("--disk: %w", err)}
 			}
 			if r.DiskKeys, err = readDiskKeys(diskKeys, c.InOrStdin()); err != nil {
 				return err
@@ -66,6 +79,7 @@ func enrollCommand(api *client) *cobra.Command {
 	fl.StringVar(&r.Disko, "disko", "", "how its disks are made: fresh, format, mount or script (default fresh)")
 	fl.StringVar(&r.Address, "address", "", "fixed IPv4 address (with serve --dhcp server)")
 	fl.StringArrayVar(&diskKeys, "disk-encryption-key", nil, "REMOTE=LOCAL: the key file that the layout reads from REMOTE; LOCAL - reads standard input")
+	diskFlag(c, &disks)
 	fl.StringVar(&r.ExtraFiles, "extra-files", "", "folder whose contents are copied over the new root, owned by root")
 	fl.DurationVar(&r.Permit, "permit", 24*time.Hour, "how long the machine has to start its install")
 	// It errs only for a flag that does not exist.
@@ -87,6 +101,11 @@ func permission(way hosts.Disko) string {
 		return "Its file systems may be mounted and the system installed, nothing erased, once,"
 	}
 	return "Its disks may be erased once,"
+}
+
+// diskFlag adds --disk, for disko.ParseDisks.
+func diskFlag(c *cobra.Command, disks *[]string) {
+	c.Flags().StringArrayVar(disks, "disk", nil, "NAME=DISK: the disk to take for the layout's NAME: serial:SERIAL, wwn:WWN, largest, smallest-nvme and so on, or a path")
 }
 
 func readDiskKeys(specs []string, stdin io.Reader) (map[string][]byte, error) {

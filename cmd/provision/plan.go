@@ -7,8 +7,10 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"provision/disko"
 	"provision/hosts"
@@ -29,6 +31,7 @@ output of lsblk --json --bytes --output-all does.`
 
 func planCommand(api *client) *cobra.Command {
 	var layout, facts, way string
+	var disks []string
 	var asJSON bool
 	c := &cobra.Command{Use: "plan HOST", Short: "show what an install would do to the disks", Long: planHelp,
 		Args: cobra.MaximumNArgs(1), ValidArgsFunction: api.completeHosts,
@@ -43,9 +46,16 @@ func planCommand(api *client) *cobra.Command {
 			if way != "" && layout == "" {
 				return errUsage{errors.New("--disko goes with --layout; an enrolled host is planned in its own way")}
 			}
+			if len(args) == 1 && disks != nil {
+				return errUsage{errors.New("--disk is for --layout; a host's disks are chosen when it is enrolled")}
+			}
 			p := new(disko.Plan)
 			if layout != "" {
-				p, err = planFiles(layout, facts, web.PlanOptions(parsed))
+				var o disko.Options
+				if o, err = planOptions(parsed, disks); err != nil {
+					return err
+				}
+				p, err = planFiles(layout, facts, o)
 			} else {
 				err = api.call(c.Context(), http.MethodGet, hostPath(args[0], "/plan"), nil, p)
 			}
@@ -61,8 +71,17 @@ func planCommand(api *client) *cobra.Command {
 	c.Flags().StringVar(&facts, "facts", "", "what the machine has: the output of provision facts")
 	c.Flags().StringVar(&way, "disko", "", "how the disks are made: fresh, format, mount or script (default fresh)")
 	_ = c.RegisterFlagCompletionFunc("disko", completeWays("fresh", "format", "mount", "script"))
+	diskFlag(c, &disks)
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON (stable)")
 	return c
+}
+
+func planOptions(way hosts.Disko, disks []string) (disko.Options, error) {
+	chosen, err := disko.ParseDisks(disks)
+	if err != nil {
+		return disko.Options{}, errUsage{fmt.Errorf("--disk: %w", err)}
+	}
+	return web.PlanOptions(way, chosen), nil
 }
 
 func planFiles(layoutFile, factsFile string, o disko.Options) (*disko.Plan, error) {
@@ -87,30 +106,24 @@ func planFiles(layoutFile, factsFile string, o disko.Options) (*disko.Plan, erro
 }
 
 func showPlan(w io.Writer, p *disko.Plan) error {
-	for _, d := range p.Disks {
-		fmt.Fprintf(w, "disk %s", d.Device)
-		if d.Size > 0 {
-			fmt.Fprintf(w, ", %.1f GB", float64(d.Size)/1e9)
-		}
-		for _, s := range []string{d.Model, d.Serial} {
-			if s != "" {
-				fmt.Fprintf(w, ", %s", s)
-			}
-		}
-		if d.Content != "" {
-			fmt.Fprintf(w, "\n  now on it: %s", d.Content)
-		}
-		fmt.Fprintln(w)
-	}
-	stage := disko.Stage("")
+	width, color := terminal(w)
+	drawPlan(w, p, width, color)
+	stage, sum := disko.Stage(""), time.Duration(0)
 	for _, s := range p.Steps {
 		if s.Stage != stage {
+			if stage != "" {
+				fmt.Fprintln(w)
+			}
 			stage = s.Stage
-			fmt.Fprintf(w, "\n%s\n", stage)
+			fmt.Fprintln(w, stage)
 		}
-		fmt.Fprintf(w, "  %s\n      %s\n", s.Name, strings.Join(s.Argv, " "))
+		name := s.Name
+		if sum += s.Usual; s.Usual > 0 {
+			name += ", ~" + seconds(s.Usual)
+		}
+		fmt.Fprintf(w, "  %s\n      %s\n", name, strings.Join(s.Argv, " "))
 		if s.Destroys != "" {
-			fmt.Fprintf(w, "      destroys %s\n", s.Destroys)
+			fmt.Fprintln(w, paint(red, "      destroys "+s.Destroys, color))
 		}
 	}
 	switch {
@@ -119,5 +132,35 @@ func showPlan(w io.Writer, p *disko.Plan) error {
 	case len(p.Steps) == 0:
 		fmt.Fprintln(w, "\nNothing is to be done: the disks are as the layout says, and mounted.")
 	}
+	if sum > 0 {
+		fmt.Fprintf(w, "\nThe steps with a time usually take ~%s together; the others less than a second\neach, or as long as the disk or the layout's own hooks need.\n", seconds(sum))
+	}
 	return nil
+}
+
+func paint(style, text string, color bool) string {
+	if !color {
+		return text
+	}
+	return "\x1b[" + style + "m" + text + "\x1b[0m"
+}
+
+func seconds(d time.Duration) string {
+	if d >= 2*time.Minute {
+		return fmt.Sprintf("%.0f min", d.Minutes())
+	}
+	return fmt.Sprintf("%.0f s", d.Seconds())
+}
+
+// terminal returns the columns that there are to draw in, and whether in colour.
+func terminal(w io.Writer) (width int, color bool) {
+	f, ok := w.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return 80, false
+	}
+	width, _, err := term.GetSize(int(f.Fd()))
+	if err != nil {
+		width = 80
+	}
+	return max(40, min(width, 120)), os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
 }

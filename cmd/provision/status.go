@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -104,6 +105,9 @@ func showOne(c *cobra.Command, s web.Status) error {
 	line("disks", diskoWords(s.Disko))
 	line("boot method", methodWords(s))
 	line("permit", permitWords(s.Permit))
+	for _, name := range slices.Sorted(maps.Keys(s.Disks)) {
+		line("takes", name+"="+s.Disks[name])
+	}
 	for _, d := range s.Permit.Disks {
 		line("disk", strings.TrimSpace(fmt.Sprintf("%s %s %s", d.Device, d.Model, d.Serial)))
 	}

@@ -196,8 +196,5 @@ func stateColor(st hosts.State) string {
 }
 
 func (s *screen) paint(color, text string) string {
-	if !s.color || color == "" {
-		return text
-	}
-	return "\x1b[" + color + "m" + text + "\x1b[0m"
+	return paint(color, text, s.color && color != "")
 }

@@ -32,12 +32,15 @@ type Status struct {
 	Flake    string         `json:"flake"`
 	Permit   hosts.Permit   `json:"permit"`
 	Event    uint64         `json:"event"` // number of the newest event
+
+	// Disks are those that the operator chose, by their names in the layout.
+	Disks map[string]string `json:"disks,omitempty"`
 }
 
 func status(h hosts.Host) Status {
 	return Status{Name: h.Name, MACs: h.MACs, State: h.State, Phase: h.Phase, Percent: h.Progress.Percent(),
 		Progress: h.Progress, Address: h.Address, System: h.System, Error: h.Error, Since: h.Since, Proof: h.Proven,
-		HostKey: h.HostKey, Arch: h.Arch, Method: h.Method, Pinned: h.Options.Method, Disko: cmp.Or(h.Options.Disko, hosts.Fresh), Image: h.Image, Flake: h.Flake, Permit: h.Permit, Event: h.LastEvent}
+		HostKey: h.HostKey, Arch: h.Arch, Method: h.Method, Pinned: h.Options.Method, Disko: cmp.Or(h.Options.Disko, hosts.Fresh), Image: h.Image, Disks: h.Options.Disks, Flake: h.Flake, Permit: h.Permit, Event: h.LastEvent}
 }
 
 // Serving is what the server answers, and where.
@@ -67,6 +70,7 @@ type EnrollRequest struct {
 	Disko      string            `json:"disko,omitempty"`       // hosts.ParseDisko; empty: fresh
 	ExtraFiles string            `json:"extra_files,omitempty"` // absolute path on the server
 	DiskKeys   map[string][]byte `json:"disk_keys,omitempty"`   // installer path to content
+	Disks      map[string]string `json:"disks,omitempty"`       // layout's name of a disk to disko.CheckSelector
 	Permit     time.Duration     `json:"permit"`                // nanoseconds
 }
 

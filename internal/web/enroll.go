@@ -50,7 +50,7 @@ func bind(c echo.Context, to any) error {
 }
 
 func (s *Server) check(ctx context.Context, r EnrollRequest) (hosts.Host, map[string][]byte, error) {
-	h := hosts.Host{Name: r.Name, Flake: s.Flake, Board: r.Board, Options: hosts.Options{Address: r.Address, ExtraFiles: r.ExtraFiles}}
+	h := hosts.Host{Name: r.Name, Flake: s.Flake, Board: r.Board, Options: hosts.Options{Address: r.Address, ExtraFiles: r.ExtraFiles, Disks: r.Disks}}
 	if err := hosts.CheckName(r.Name); err != nil {
 		return h, nil, err
 	}
@@ -162,7 +162,7 @@ func (s *Server) image(name string, arch images.Arch) (string, error) {
 // and the host key that the extra files bring, if they bring one.
 func secretsFor(r EnrollRequest, way hosts.Disko, layout *disko.Layout) (map[string][]byte, error) {
 	// Before the machine was seen there is nothing to keep; the keys are the same in all ways.
-	o := PlanOptions(way)
+	o := PlanOptions(way, r.Disks)
 	o.Way = disko.Fresh
 	plan, err := disko.NewPlan(layout, nil, o)
 	if err != nil {
@@ -223,11 +223,11 @@ func extraHostKey(dir string) ([]byte, error) {
 }
 
 // PlanOptions are those of a plan that is shown.
-func PlanOptions(way hosts.Disko) disko.Options {
+func PlanOptions(way hosts.Disko, disks map[string]string) disko.Options {
 	if way == hosts.Script {
-		return disko.Options{Script: "diskoScript"} // which is not built for that
+		return disko.Options{Script: "diskoScript", Disks: disks} // which is not built for that
 	}
-	return disko.Options{Way: disko.Way(way)}
+	return disko.Options{Way: disko.Way(way), Disks: disks}
 }
 
 // plan says what an install would do: to the machine as it was last seen, or
@@ -249,7 +249,7 @@ func (s *Server) plan(c echo.Context) error {
 	if err != nil && !errors.Is(err, hosts.ErrNotFound) {
 		return err
 	}
-	p, err := disko.NewPlan(layout, facts, PlanOptions(h.Options.Disko))
+	p, err := disko.NewPlan(layout, facts, PlanOptions(h.Options.Disko, h.Options.Disks))
 	if err != nil {
 		return err
 	}

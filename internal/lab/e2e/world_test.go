@@ -319,6 +319,18 @@ func (w *world) awaitCopied(host string, percent int) {
 	}
 }
 
+// awaitLog waits until the server has logged text so often.
+func (w *world) awaitLog(text string, times int) {
+	w.t.Helper()
+	for tick := time.NewTicker(100 * time.Millisecond); strings.Count(w.log.String(), text) < times; { // it is no event
+		select {
+		case <-tick.C:
+		case <-w.ctx.Done():
+			w.t.Fatalf("waited in vain for the server to log %q", text)
+		}
+	}
+}
+
 // unlock types the passphrase whenever the machine asks, until its host is up.
 func (w *world) unlock(m *lab.Machine, host string) {
 	w.t.Helper()
@@ -374,6 +386,19 @@ func (w *world) check(host string) {
 			w.t.Errorf("%s: %s: %q, %v; want %q", host, command, got, err, want)
 		}
 	}
+}
+
+// run runs a command on an installed host, as its owner.
+func (w *world) run(host, command string) string {
+	w.t.Helper()
+	s := w.status(host)
+	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(s.HostKey))
+	w.must(err)
+	sh := w.dial(s.Address, key)
+	defer sh.Close()
+	said, err := sh.Run(w.ctx, command)
+	w.must(err)
+	return said
 }
 
 const passphraseWord = "battery"

@@ -1,0 +1,241 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"provision/disko"
+)
+
+// How a cell looks: parameters of SGR (ECMA-48).
+const (
+	bold   = "1"
+	faint  = "2"
+	red    = "31"
+	green  = "32"
+	cyan   = "36"
+	alarm  = "1;97;41" // white on red
+	gutter = 6         // columns left of the boxes, for a word
+)
+
+// cell is one character of a picture.
+type cell struct {
+	char  rune
+	style string
+}
+
+// canvas is what a picture is drawn on; it grows downwards.
+type canvas struct {
+	width int
+	rows  [][]cell
+}
+
+func (c *canvas) put(x, y int, text, style string) {
+	for len(c.rows) <= y {
+		c.rows = append(c.rows, slices.Repeat([]cell{{char: ' '}}, c.width))
+	}
+	for _, char := range text {
+		if x < c.width {
+			c.rows[y][x] = cell{char, style}
+		}
+		x++
+	}
+}
+
+// print writes the rows without blanks at their ends.
+func (c *canvas) print(w io.Writer, color bool) {
+	for _, row := range c.rows {
+		for len(row) > 0 && row[len(row)-1].char == ' ' && (!color || row[len(row)-1].style == "") {
+			row = row[:len(row)-1]
+		}
+		var b strings.Builder
+		style := ""
+		for _, cell := range row {
+			if color && cell.style != style {
+				if style != "" {
+					b.WriteString("\x1b[0m")
+				}
+				if style = cell.style; style != "" {
+					b.WriteString("\x1b[" + style + "m")
+				}
+			}
+			b.WriteRune(cell.char)
+		}
+		if style != "" {
+			b.WriteString("\x1b[0m")
+		}
+		fmt.Fprintln(w, b.String())
+	}
+}
+
+// bar is a row of boxes, to scale as far as their words allow.
+type bar struct {
+	label    string
+	segments []disko.Segment
+	lost     bool
+
+	edges []int // columns of the lines between the boxes
+	texts [][]line
+}
+
+// newBar shows what there is after the plan.
+func newBar(segments []disko.Segment) bar {
+	if slices.ContainsFunc(segments, func(s disko.Segment) bool { return !s.Kept && s.What != "free" }) {
+		return bar{label: "new", segments: segments}
+	}
+	return bar{label: "kept", segments: segments}
+}
+
+// line is a line of text in a box, and where something is mounted.
+type line struct{ text, where, style string }
+
+// bars draws one or two bars, the second below the first.
+func (c *canvas) bars(list ...bar) {
+	list = slices.DeleteFunc(list, func(b bar) bool { return len(b.segments) == 0 })
+	if len(list) == 0 {
+		return
+	}
+	var above []int
+	for i := range list {
+		b := &list[i]
+		b.arrange(gutter, c.width-1)
+		c.border(above, b.edges, i == 0 && b.lost)
+		c.boxes(b)
+		above = b.edges
+	}
+	c.border(above, nil, false)
+	c.put(0, len(c.rows), "", "")
+}
+
+// border draws a line that closes the boxes above and opens those below.
+func (c *canvas) border(above, below []int, lost bool) {
+	edges := append(slices.Clone(above), below...)
+	first, last := slices.Min(edges), slices.Max(edges)
+	y := len(c.rows)
+	for x := first; x <= last; x++ {
+		i := 0
+		for bit, yes := range []bool{slices.Contains(above, x), slices.Contains(below, x), x > first, x < last} {
+			if yes {
+				i |= 1 << bit
+			}
+		}
+		// By what meets there: 1 above, 2 below, 4 left, 8 right.
+		c.put(x, y, string([]rune(" │││ ┘┐┤ └┌├─┴┬┼")[i]), lineStyle(lost))
+	}
+}
+
+func lineStyle(lost bool) string {
+	if lost {
+		return red
+	}
+	return faint
+}
+
+// boxes draws a bar's boxes, and its label beside them.
+func (c *canvas) boxes(b *bar) {
+	y, height := len(c.rows), 0
+	for _, text := range b.texts {
+		height = max(height, len(text))
+	}
+	style := bold
+	if b.lost {
+		style = "1;" + red
+	}
+	c.put(gutter-1-len(b.label), y, b.label, style)
+	for row := range height {
+		for i, text := range b.texts {
+			x, end := b.edges[i], b.edges[i+1]
+			c.put(x, y+row, "│", lineStyle(b.lost))
+			c.put(end, y+row, "│", lineStyle(b.lost))
+			at := x + 2
+			if row < len(text) {
+				l := text[row]
+				c.put(at, y+row, l.text, l.style)
+				at += len([]rune(l.text))
+				c.put(at, y+row, l.where, cyan)
+				at += len([]rune(l.where)) + 1
+			}
+			if b.lost && at < end-1 && b.segments[i].What != "free" {
+				c.put(at, y+row, strings.Repeat("░", end-1-at), red)
+			}
+		}
+	}
+}
+
+// arrange decides where the boxes are: each as wide as its size says, but wide enough to
+// be read. What has no known size takes the rest.
+func (b *bar) arrange(left, right int) {
+	wide := 12 // characters of text in a box that is too small for its scale
+	if len(b.segments) > 3 {
+		wide = 9 // "931.5 GiB"
+	}
+	if len(b.segments)*(wide+3) > right-left {
+		b.list()
+	}
+	n := len(b.segments)
+	room := right - left - 3*n // a line and a blank at both sides of each text
+	sizes, least, sum, unknown := make([]float64, n), make([]int, n), 0.0, 0
+	for i, s := range b.segments {
+		sizes[i] = float64(s.Size)
+		sum += sizes[i]
+		if s.Size == 0 {
+			unknown++
+		}
+		for _, l := range b.describe(s, wide) {
+			least[i] = min(wide, max(least[i], len([]rune(l.text+l.where))))
+		}
+	}
+	for i := range sizes {
+		if sizes[i] == 0 {
+			sizes[i] = max(1, 3*sum/float64(unknown))
+		}
+	}
+	widths := share(room, sizes, least)
+	b.edges, b.texts = []int{left}, nil
+	for i, s := range b.segments {
+		b.edges = append(b.edges, b.edges[i]+widths[i]+3)
+		b.texts = append(b.texts, b.describe(s, widths[i]))
+	}
+}
+
+// list puts what is too much for a row of boxes into one, a line each.
+func (b *bar) list() {
+	all := disko.Segment{Children: slices.Clone(b.segments)}
+	for i := range all.Children {
+		s := &all.Children[i]
+		s.Name = cmp.Or(s.Name, strings.TrimPrefix(s.Device, "/dev/"))
+	}
+	b.segments = []disko.Segment{all}
+}
+
+// share divides room by sizes, so that none gets less than its least.
+func share(room int, sizes []float64, least []int) []int {
+	widths, fixed := make([]int, len(sizes)), make([]bool, len(sizes))
+	for again := true; again; {
+		again = false
+		left, sum := float64(room), 0.0
+		for i := range sizes {
+			if fixed[i] {
+				left -= float64(least[i])
+			} else {
+				sum += sizes[i]
+			}
+		}
+		done := 0.0 // rounding is carried on, so that the widths add up
+		for i := range sizes {
+			widths[i] = least[i]
+			if fixed[i] {
+				continue
+			}
+			from := int(left*done/sum + 0.5)
+			done += sizes[i]
+			if widths[i] = int(left*done/sum+0.5) - from; widths[i] < least[i] {
+				fixed[i], again = true, true
+			}
+		}
+	}
+	return widths
+}

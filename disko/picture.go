@@ -1,0 +1,293 @@
+package disko
+
+import (
+	"cmp"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+)
+
+// Segment is a stretch of a disk in a picture of a plan, or something that lies in one.
+type Segment struct {
+	// Name is a partition's, container's, volume's or subvolume's; of what is there now its
+	// label, if it has one. All of these words are for people.
+	Name string `json:"name,omitempty"`
+	What string `json:"what"` // ext4, LUKS, in RAID boot, free, …
+	// Device is the kernel's name, or the layout's where the machine is not known.
+	Device string   `json:"device,omitempty"`
+	Of     []string `json:"of,omitempty"`    // devices of which it is made
+	Start  int64    `json:"start,omitempty"` // bytes from the start of the disk
+	Size   int64    `json:"size,omitempty"`  // bytes; missing: not known
+	// Mountpoint is where it is mounted now, or will be in the installed system.
+	Mountpoint string    `json:"mountpoint,omitempty"`
+	Kept       bool      `json:"kept,omitempty"` // there now, and after the plan
+	Children   []Segment `json:"children,omitempty"`
+}
+
+// Amount writes the size for people; empty if it is not known.
+func (s Segment) Amount() string {
+	if s.Size == 0 {
+		return ""
+	}
+	return human(s.Size)
+}
+
+// leastGap is the smallest free space, in bytes, that is worth showing.
+const leastGap = leastRest
+
+// words are what people call lsblk's FSTYPE, where that is not the same.
+var words = map[string]string{
+	"crypto_LUKS": "LUKS", "LVM2_member": "LVM member", "linux_raid_member": "RAID member", "zfs_member": "ZFS member",
+}
+
+// bareTypes are partitions that need no file system, by the codes of sgdisk.
+var bareTypes = map[string]string{"0C01": "reserved", "4100": "PReP boot", "EF02": "BIOS boot"}
+
+// unformatted says what a partition without content is for.
+func unformatted(guid string) string {
+	for code, what := range bareTypes {
+		if strings.EqualFold(typeCodes[code], guid) {
+			return what
+		}
+	}
+	return "unformatted"
+}
+
+// picture shows what the disks hold before and after the plan, and what is made of many.
+func (p *Plan) picture(l *Layout, b *builder) {
+	for i, d := range p.takes {
+		disk := &p.Disks[i]
+		disk.Name = d.on.name
+		disk.Erased = p.Way == Fresh && d.body.(*wholeDisk).destroy
+		if n := b.found[disk.Device]; n != nil {
+			disk.Before = n.stretches(!disk.Erased)
+		}
+		whole := b.within(d.on.device, d.on.name, d.body.(*wholeDisk).content)
+		if disk.After = whole.Children; whole.What != "partition table" || len(whole.Children) == 0 {
+			disk.After = []Segment{whole}
+		}
+		disk.After = withGaps(append(disk.After, others(disk.Before, disk.After)...), disk.Size)
+		disk.Before = withGaps(disk.Before, disk.Size)
+	}
+	for _, d := range l.devices {
+		if _, ok := d.body.(*wholeDisk); !ok {
+			p.Made = append(p.Made, b.made(d))
+		}
+	}
+}
+
+// others are the partitions of a disk that stay and are not the layout's.
+func others(before, after []Segment) (kept []Segment) {
+	for _, s := range before {
+		if s.Kept && strings.HasPrefix(s.Device, "/dev/") && !slices.ContainsFunc(after, func(a Segment) bool { return a.Device == s.Device }) {
+			kept = append(kept, s)
+		}
+	}
+	return kept
+}
+
+// withGaps puts segments in the order of their places, and shows the space between them.
+func withGaps(list []Segment, size int64) []Segment {
+	slices.SortStableFunc(list, func(a, b Segment) int { return cmp.Compare(a.Start, b.Start) })
+	unknown := len(list) == 0 || slices.ContainsFunc(list, func(s Segment) bool { return s.Size == 0 })
+	if unknown || len(list) > 1 && list[1].Start == 0 { // lsblk before 2.38
+		return list
+	}
+	var all []Segment
+	at := int64(0)
+	gap := func(to int64) {
+		if to-at >= leastGap {
+			all = append(all, Segment{What: "free", Start: at, Size: to - at})
+		}
+	}
+	for i, s := range list {
+		gap(s.Start)
+		// Where parted rounds is not known to the last MiB.
+		if s.Size = min(s.Size, size-s.Start); i+1 < len(list) {
+			s.Size = min(s.Size, list[i+1].Start-s.Start)
+		}
+		all = append(all, s)
+		at = max(at, s.Start+s.Size)
+	}
+	gap(size)
+	return all
+}
+
+// stretches are what is on a disk now: its partitions, or itself.
+func (n *node) stretches(kept bool) (list []Segment) {
+	for i := range n.Children {
+		extended := []string{"0x5", "0xf", "0x85"} // partitions that hold others, which are listed too
+		if c := &n.Children[i]; c.Type == "part" && !slices.Contains(extended, c.PartType) {
+			list = append(list, c.segment(kept))
+		}
+	}
+	if list == nil && (n.FSType != "" || len(n.Children) > 0 || len(n.mountpoints()) > 0) {
+		list = []Segment{n.segment(kept)}
+	}
+	return list
+}
+
+func (d *BlockDevice) segment(kept bool) Segment {
+	s := Segment{Device: d.device(), Start: int64(d.Start) * 512, Size: int64(d.Size), Kept: kept,
+		Name: printable(cmp.Or(d.Label, d.PartLabel)), What: printable(cmp.Or(words[d.FSType], d.FSType, unformatted(d.PartType)))}
+	if points := d.mountpoints(); len(points) > 0 {
+		s.Mountpoint = printable(points[0])
+	}
+	if d.Type != "part" && d.Type != "disk" && s.Name == "" {
+		s.Name = printable(d.Name)
+	}
+	for i := range d.Children {
+		s.Children = append(s.Children, d.Children[i].segment(kept))
+	}
+	return s
+}
+
+// sketch says what a device will hold.
+func (b *builder) sketch(s Segment, c content, on place) Segment {
+	// A partition that is kept may be empty and get its content now.
+	s.Kept = on.keep && (c == nil || on.found == nil || on.found.holds() != "")
+	switch c := bare(c).(type) {
+	case nil:
+		s.What = cmp.Or(s.What, "unformatted")
+	case *filesystem:
+		s.What, s.Mountpoint = c.format, c.mountpoint
+	case *btrfs:
+		s.What, s.Mountpoint = "btrfs", c.root.mountpoint
+		s.Children = subvolumes(append([]subvolume{c.root}, c.subs...), s.Kept)
+	case *swap:
+		if s.What = "swap"; c.random {
+			s.What = "swap, encrypted anew at each boot"
+		}
+	case *luks:
+		s.What = "LUKS"
+		s.Children = []Segment{b.within("/dev/mapper/"+c.name, c.name, c.content)}
+	case *member:
+		group, name, _ := strings.Cut(c.key, " ")
+		s.What = "in " + map[string]string{"lvm_vg": "volume group", "mdadm": "RAID", "zpool": "pool"}[group] + " " + name
+	case *bcachefsMember:
+		_, name, _ := strings.Cut(c.key, " ")
+		s.What = "in bcachefs " + name
+	case *gptTable:
+		s.What = "partition table"
+		for _, p := range c.parts {
+			part := b.within(p.device, p.name, p.content)
+			if part.Size == 0 {
+				part.Size = p.end.bytes(on.sector)
+			}
+			if p.content == nil {
+				part.What = unformatted(p.typeGUID)
+			}
+			s.Children = append(s.Children, part)
+		}
+	case *partedTable:
+		s.What = "partition table"
+		for _, p := range c.parts {
+			s.Children = append(s.Children, b.within(p.device, p.name, p.content))
+		}
+	}
+	return s
+}
+
+// within is what is in a device of the layout, by the layout's name of it.
+func (b *builder) within(device, name string, c content) Segment {
+	on := b.places[device]
+	if on.found != nil && on.found.Type == "part" {
+		on.start = int64(on.found.Start) * 512
+	}
+	return b.sketch(Segment{Name: cmp.Or(name, on.name), Device: on.device, Start: on.start, Size: on.size}, c, on)
+}
+
+// bytes is the size of a partition as the layout gives it, 0 where it takes what is left.
+func (b bound) bytes(sectorSize int64) int64 {
+	switch {
+	case b.rest() || b.sign != '+':
+		return 0
+	case b.unit == 0:
+		return int64(b.number) * cmp.Or(sectorSize, 512)
+	}
+	return int64(b.number) << (10 * b.unit)
+}
+
+// subvolumes lists those of a file system, of which the first is the top level, and swap files.
+func subvolumes(subs []subvolume, kept bool) (list []Segment) {
+	for _, s := range subs {
+		if s.name != "" {
+			list = append(list, Segment{Name: s.name, What: "subvolume", Mountpoint: s.mountpoint, Kept: kept})
+		}
+		for _, f := range s.swapfiles {
+			list = append(list, Segment{Name: path.Join("/", s.name, f.file), What: "swap file of " + f.size, Kept: kept})
+		}
+	}
+	return list
+}
+
+// made is what is made of many devices, or of none.
+func (b *builder) made(d *device) Segment {
+	on := b.places[d.on.device]
+	s := Segment{Name: d.on.name, Device: on.device, Kept: on.keep}
+	of := func(key string) {
+		for _, m := range b.members[key] {
+			s.Of = append(s.Of, m.device)
+			s.Kept = m.keep
+		}
+	}
+	switch body := d.body.(type) {
+	case *raid:
+		of("mdadm " + body.name)
+		s.Size = body.size(b.members["mdadm "+body.name])
+		inside := b.sketch(s, body.content, on)
+		if _, ok := bare(body.content).(*gptTable); ok {
+			s.Children = inside.Children
+		} else {
+			inside.Name, inside.Of, inside.Device = "", nil, ""
+			s.Children = []Segment{inside}
+		}
+		s.What = fmt.Sprintf("RAID %d", body.level)
+	case *volumeGroup:
+		of("lvm_vg " + body.name)
+		s.What, s.Device = "volume group", ""
+		for _, m := range b.members["lvm_vg "+body.name] {
+			s.Size += m.size
+		}
+		s.Children = b.volumes(body)
+	case *zpool:
+		of("zpool " + body.name)
+		s.What, s.Mountpoint = strings.TrimSpace("pool "+body.mode), body.root.mountpoint
+		for _, ds := range body.datasets {
+			child := Segment{Name: ds.name, What: "dataset", Mountpoint: ds.mountpoint}
+			if ds.size != "" {
+				child = b.within("/dev/zvol/"+ds.name, ds.name, ds.content)
+			}
+			s.Children = append(s.Children, child)
+		}
+	case *bcachefs:
+		of("bcachefs_filesystems " + body.name)
+		s.What, s.Mountpoint = "bcachefs", body.root.mountpoint
+		s.Children = subvolumes(body.subs, s.Kept)
+	case *nodev:
+		s.What, s.Mountpoint, s.Name = body.kind, body.mountpoint, ""
+		if s.Device = ""; body.bind() {
+			s.What, s.Of = "bind mount", []string{d.on.device}
+		}
+	}
+	return s
+}
+
+// volumes are those of a volume group, thin ones in their pools.
+func (b *builder) volumes(g *volumeGroup) (list []Segment) {
+	for _, v := range g.volumes {
+		s := b.within("/dev/"+g.name+"/"+v.name, v.name, v.content)
+		if v.kind == "thin-pool" {
+			s.What = "thin pool"
+		} else if v.kind != "" && v.kind != "thinlv" {
+			s.What += ", " + v.kind
+		}
+		if i := slices.IndexFunc(list, func(p Segment) bool { return v.kind == "thinlv" && p.Name == v.pool }); i >= 0 {
+			list[i].Children = append(list[i].Children, s)
+			continue
+		}
+		list = append(list, s)
+	}
+	return list
+}

@@ -1,0 +1,176 @@
+package disko
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// classes are the kinds of disks that a selector may ask for the largest or smallest of.
+// lsblk tells them apart: an SSD is what does not rotate, whatever it is attached by.
+var classes = map[string]func(*BlockDevice) bool{
+	"":      func(*BlockDevice) bool { return true },
+	"-hdd":  func(b *BlockDevice) bool { return bool(b.Rotational) },
+	"-nvme": func(b *BlockDevice) bool { return b.Transport == "nvme" },
+	"-sata": func(b *BlockDevice) bool { return b.Transport == "sata" },
+	"-ssd":  func(b *BlockDevice) bool { return !bool(b.Rotational) },
+}
+
+// CheckSelector tells whether a value of [Options.Disks] can be meant: "serial:SERIAL" and
+// "wwn:WWN" as lsblk prints them, "largest" and "smallest", also of a class
+// ("largest-nvme"), or a path below /dev.
+func CheckSelector(s string) error {
+	switch kind, value, _ := strings.Cut(s, ":"); {
+	case strings.HasPrefix(s, "/dev/"), (kind == "serial" || kind == "wwn") && value != "":
+		if printable(s) == s {
+			return nil
+		}
+	case superlative(s) != nil:
+		return nil
+	}
+	var each []string
+	for _, class := range slices.Sorted(maps.Keys(classes)) {
+		each = append(each, "largest"+class, "smallest"+class)
+	}
+	return fmt.Errorf("%q selects no disk; possible are serial:SERIAL, wwn:WWN, %s, and a path such as /dev/disk/by-id/NAME", s, strings.Join(each, ", "))
+}
+
+// superlative returns the class of a selector that asks for a size, nil if it does not.
+func superlative(s string) func(*BlockDevice) bool {
+	for _, size := range []string{"largest", "smallest"} {
+		if class, ok := strings.CutPrefix(s, size); ok {
+			return classes[class]
+		}
+	}
+	return nil
+}
+
+// check reports what is wrong with the overrides, whatever the machine has.
+func (o Options) check(r *reader, l *Layout) {
+	var have []string
+	for _, d := range l.disks() {
+		have = append(have, d.on.name)
+	}
+	for name, selector := range o.Disks {
+		if !slices.Contains(have, name) {
+			r.errorf(join("disk", name), "is not in the layout, so %q cannot be its device; the layout has %s", selector, strings.Join(have, ", "))
+		}
+		if err := CheckSelector(selector); err != nil {
+			r.errorf(join(join("disk", name), "device"), "%v", err)
+		}
+	}
+}
+
+// on is where a disk of the layout is looked for.
+func (o Options) on(d *device) place {
+	on := d.on
+	if selector, ok := o.Disks[on.name]; ok {
+		on.device = selector
+		on.kernel = strings.Count(selector, "/") == 2
+	}
+	return on
+}
+
+// choose returns the kernel's name of what a layout or an operator calls a disk; false if
+// there is none, or more than one.
+func (f *Facts) choose(r *reader, on place) (device string, ok bool) {
+	if to, ok := f.Links[on.device]; ok {
+		return to, true
+	}
+	if strings.HasPrefix(on.device, "/") && printable(on.device) == on.device {
+		return on.device, true
+	}
+	found, err := f.match(on.device)
+	if err != nil {
+		r.errorf(on.at, "%v", err)
+		return "", false
+	}
+	return found.device(), true
+}
+
+// match finds the one disk that a selector is about.
+func (f *Facts) match(selector string) (*BlockDevice, error) {
+	if err := CheckSelector(selector); err != nil {
+		return nil, err
+	}
+	var all, found []*BlockDevice
+	for i := range f.BlockDevices {
+		if b := &f.BlockDevices[i]; b.isDisk() && b.Size > 0 {
+			all = append(all, b)
+		}
+	}
+	kind, value, _ := strings.Cut(selector, ":")
+	class := superlative(selector)
+	for _, b := range all {
+		switch {
+		case class == nil && kind == "serial":
+			if printable(b.Serial) != value {
+				continue
+			}
+		case class == nil:
+			if !strings.EqualFold(printable(b.WWN), value) {
+				continue
+			}
+		// Nobody means the stick that was left in the machine, whatever its size.
+		case bool(b.Removable), bool(b.ReadOnly), b.Transport == "usb", !class(b):
+			continue
+		case len(found) > 0 && b.Size != found[0].Size:
+			if (b.Size > found[0].Size) != strings.HasPrefix(selector, "largest") {
+				continue
+			}
+			found = nil
+		}
+		found = append(found, b)
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return nil, fmt.Errorf("no disk of this machine is %s; it has %s", selector, describeAll(all))
+	}
+	return nil, fmt.Errorf("%d disks of this machine are %s: %s; choose one with serial:SERIAL", len(found), selector, describeAll(found))
+}
+
+// describeAll lists disks with all that tells them apart.
+func describeAll(list []*BlockDevice) string {
+	if len(list) == 0 {
+		return "no disks"
+	}
+	var words []string
+	for _, b := range list {
+		s := b.disk().String()
+		if b.WWN != "" {
+			s += " wwn:" + printable(b.WWN)
+		}
+		if b.Transport != "" {
+			s += " " + printable(b.Transport)
+		}
+		if b.Removable {
+			s += " removable"
+		}
+		words = append(words, s)
+	}
+	return strings.Join(words, ", ")
+}
+
+// ParseDisks reads overrides as people write them, NAME=SELECTOR.
+func ParseDisks(words []string) (map[string]string, error) {
+	disks := map[string]string{}
+	var errs []error
+	for _, w := range words {
+		name, selector, ok := strings.Cut(w, "=")
+		_, twice := disks[name]
+		switch err := CheckSelector(selector); {
+		case !ok || name == "":
+			errs = append(errs, fmt.Errorf("%q is not NAME=DISK, such as main=largest; NAME is the disk's below disko.devices.disk", w))
+		case twice:
+			errs = append(errs, fmt.Errorf("%q: %s is chosen already", w, name))
+		case err != nil:
+			errs = append(errs, err)
+		}
+		disks[name] = selector
+	}
+	return disks, errors.Join(errs...)
+}
