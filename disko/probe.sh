@@ -2,22 +2,26 @@
 # followed by NUL. Tools that are not there print nothing.
 say() { printf '%s\0' "$1"; shift; "$@" 2>/dev/null; printf '\0'; }
 empty() {
-	lsblk --noheadings --raw --paths --output NAME,FSTYPE | while read -r name type; do
+	lsblk --noheadings --raw --output KNAME,FSTYPE | while read -r name type; do
 		[ -n "$type" ] || echo "$name"
 	done
 }
 # blkid exits 8 where there are signatures of several things, of which it then names none.
 unclear() {
 	empty | while read -r name; do
-		blkid --probe "$name" >/dev/null
-		[ $? != 8 ] || echo "$name"
+		blkid --probe "/dev/$name" >/dev/null
+		[ $? != 8 ] || echo "/dev/$name"
 	done
 }
 # lsblk asks udev, which may still look at what changed last. And udev misses what is made
-# while it looks at the same device, so it looks again at all that seems empty.
+# while it looks at the same device, so it looks again at all that seems empty: not by
+# udevadm trigger, which does the same to a disk's partitions and has RAIDs assembled.
 if command -v udevadm >/dev/null; then
 	udevadm settle --timeout 120
-	empty | xargs -r udevadm trigger --settle
+	empty | while read -r name; do
+		echo change >"/sys/class/block/$name/uevent"
+	done 2>/dev/null
+	udevadm settle --timeout 120
 fi
 printf 'lsblk\0'
 lsblk --json --bytes --output-all || exit
