@@ -6,7 +6,7 @@
   outputs = { self }:
     let
       settings = builtins.fromJSON (builtins.readFile ./settings.json);
-      layouts = import ./layouts.nix { inherit (settings) disk espSize luksFormatArgs; };
+      layouts = import ./layouts.nix { inherit (settings) disk secondDisk espSize luksFormatArgs; };
       toplevels = builtins.mapAttrs
         (system: platform: import ./system.nix {
           inherit settings system platform;
