@@ -5,6 +5,7 @@ package e2e
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -355,12 +356,26 @@ func (w *world) check(host string) {
 		"test -e /tmp/disk.key && echo left || echo gone":                          "gone",
 		"grep -c " + passphraseWord + " /proc/cmdline || true":                     "0",
 		"find /boot /etc -name '*.json' -path '*provision*' 2>/dev/null | head -1": "",
+		"lsblk -rno TYPE,MOUNTPOINTS | sort -u | tr '\\n' ';'":                     lies[host],
+		"stat -f -c %T /": cmp.Or(map[string]string{"charlie": "btrfs", "hotel": "tmpfs"}[host], "ext2/ext3"),
 	} {
 		got, err := sh.Run(w.ctx, command)
 		if err != nil || got != want {
 			w.t.Errorf("%s: %s: %q, %v; want %q", host, command, got, err, want)
 		}
 	}
+}
+
+// lies is what each host lies on.
+var lies = map[string]string{
+	"alpha":   "disk;part /;part /boot;",
+	"bravo":   "crypt /;disk;part;part /boot;",
+	"charlie": "crypt /home /nix /;disk;part;part /boot;part [SWAP];",
+	"delta":   "disk;part /;part /boot;",
+	"echo":    "crypt;disk;lvm /;lvm /home;lvm [SWAP];part;part /boot;",
+	"foxtrot": "disk;part;raid1 /;raid1 /boot;",
+	"golf":    "disk;part;part /;",
+	"hotel":   "disk;part /boot;part /nix;",
 }
 
 const passphraseWord = "battery"
