@@ -356,7 +356,7 @@ func (w *world) check(host string) {
 		"test -e /tmp/disk.key && echo left || echo gone":                          "gone",
 		"grep -c " + passphraseWord + " /proc/cmdline || true":                     "0",
 		"find /boot /etc -name '*.json' -path '*provision*' 2>/dev/null | head -1": "",
-		"lsblk -rno TYPE,MOUNTPOINTS | sort -u | tr '\\n' ';'":                     lies[host],
+		"echo $(lsblk -rno TYPE,MOUNTPOINTS | sort -u)":                            lies[host],
 		"stat -f -c %T /": cmp.Or(map[string]string{"charlie": "btrfs", "hotel": "tmpfs"}[host], "ext2/ext3"),
 	} {
 		got, err := sh.Run(w.ctx, command)
@@ -366,16 +366,16 @@ func (w *world) check(host string) {
 	}
 }
 
-// lies is what each host lies on.
+// lies is what each host lies on, with how many disks ever.
 var lies = map[string]string{
-	"alpha":   "disk;part /;part /boot;",
-	"bravo":   "crypt /;disk;part;part /boot;",
-	"charlie": "crypt /home /nix /;disk;part;part /boot;part [SWAP];",
-	"delta":   "disk;part /;part /boot;",
-	"echo":    "crypt;disk;lvm /;lvm /home;lvm [SWAP];part;part /boot;",
-	"foxtrot": "disk;part;raid1 /;raid1 /boot;",
-	"golf":    "disk;part;part /;",
-	"hotel":   "disk;part /boot;part /nix;",
+	"alpha":   "disk part / part /boot",
+	"bravo":   "crypt / disk part part /boot",
+	"charlie": `crypt /home\x0a/nix\x0a/ disk part part /boot part [SWAP]`,
+	"delta":   "disk part / part /boot",
+	"echo":    "crypt disk lvm / lvm /home lvm [SWAP] part part /boot",
+	"foxtrot": "disk part raid1 / raid1 /boot",
+	"golf":    "disk part part /",
+	"hotel":   "disk part /boot part /nix",
 }
 
 const passphraseWord = "battery"

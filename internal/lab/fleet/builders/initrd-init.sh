@@ -85,7 +85,7 @@ while read -r kind name rest <&3; do
 	case $kind in
 	raid) assemble "$name" $rest ;;
 	luks) unlock "$name" $rest ;;
-	lvm) lvm vgchange --activate y --sysinit --config "$no_udev" "$name" || fail "cannot activate $name" ;;
+	lvm) lvm vgchange --activate y --sysinit --config "$no_udev" "$name" 3<&- || fail "cannot activate $name" ;;
 	esac
 done 3</containers
 
