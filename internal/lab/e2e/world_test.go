@@ -357,7 +357,8 @@ func (w *world) check(host string) {
 		"grep -c " + passphraseWord + " /proc/cmdline || true":                     "0",
 		"find /boot /etc -name '*.json' -path '*provision*' 2>/dev/null | head -1": "",
 		"echo $(lsblk -rno TYPE,MOUNTPOINTS | sort -u)":                            lies[host],
-		"stat -f -c %T /": cmp.Or(map[string]string{"charlie": "btrfs", "hotel": "tmpfs"}[host], "ext2/ext3"),
+		"grep -c ' / ' /proc/mounts":                                               "1",
+		"stat -f -c %T /":                                                          cmp.Or(map[string]string{"charlie": "btrfs", "hotel": "tmpfs"}[host], "ext2/ext3"),
 	} {
 		got, err := sh.Run(w.ctx, command)
 		if err != nil || got != want {

@@ -99,7 +99,8 @@ let
     inherit authorizedKeys busybox sw;
     hostName = name;
     fstab = lines (
-      map (m: "${m.device} ${m.mountpoint} ${m.fsType} ${options m} 0 0\n") mounts
+      # Where / is a tmpfs, the mount points are not there; systemd would make them.
+      map (m: "${m.device} ${m.mountpoint} ${m.fsType} ${options m},X-mount.mkdir 0 0\n") mounts
       ++ map (s: "${s.device} none swap defaults 0 0\n") (ofKind "swap" parts)
     );
     udhcpc = script "udhcpc.sh";
