@@ -1,5 +1,5 @@
-# boot: makes this system the one that the machine boots, as NixOS's switch-to-configuration does. The boot loader's
-# own part follows.
+# boot: makes this system the one that the machine boots, as NixOS's switch-to-configuration does. What the boot loader
+# needs for that follows.
 export PATH=@sw@/bin
 set -e
 case $1 in
@@ -10,3 +10,4 @@ esac
 generation=$(readlink /nix/var/nix/profiles/system) # system-1-link
 generation=${generation#system-}
 generation=${generation%-link}
+

@@ -1,6 +1,7 @@
 # systemd-boot, with kernels and initrds on the ESP.
 mountpoint -q /boot || { echo "/boot is not a mounted partition. Is the path configured correctly?" >&2; exit 1; }
 [ "$(stat -f -c %T /boot)" = msdos ] || { echo "File system \"/boot\" is not a FAT EFI System Partition" >&2; exit 1; }
+
 mkdir -p /boot/EFI/nixos /boot/loader/entries
 if [ "$NIXOS_INSTALL_BOOTLOADER" = 1 ]; then
 	mkdir -p /boot/EFI/systemd /boot/EFI/BOOT
@@ -8,11 +9,10 @@ if [ "$NIXOS_INSTALL_BOOTLOADER" = 1 ]; then
 		cp @sw@/usr/lib/systemd/boot/efi/systemd-boot@efi@.efi /boot/$target
 	done
 	echo "Copied systemd-boot to /boot/EFI/systemd and /boot/EFI/BOOT."
-	# NixOS's bootctl also puts an entry in front of the firmware's boot order.
+	# NixOS's bootctl also puts an entry in front of the firmware's boot order. Here a mirror has one for each disk.
 	if [ -n "@efiEntry@" ] && [ -d /sys/firmware/efi/efivars ]; then
 		node=$(basename "$(readlink -f "$(findmnt -n -o SOURCE /boot)")")
-		members=$(ls "/sys/class/block/$node/slaves" 2>/dev/null)
-		for node in ${members:-$node}; do
+		for node in $(ls "/sys/class/block/$node/slaves" 2>/dev/null || echo "$node"); do
 			efibootmgr --quiet --create --disk "/dev/$(basename "$(dirname "$(readlink -f /sys/class/block/$node)")")" \
 				--part "$(cat /sys/class/block/$node/partition)" --label "Linux Boot Manager" \
 				--loader '\EFI\systemd\systemd-boot@efi@.efi'
