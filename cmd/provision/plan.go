@@ -15,7 +15,8 @@ import (
 	"provision/disko"
 )
 
-const planHelp = `Show the steps of an install, what each destroys, and on which disk.
+const planHelp = `Draw the disks of an install to scale, what is on them above what will be, and
+list the steps, what each destroys and how long it usually takes.
 
 For an enrolled HOST the server plans from the flake and from what the machine
 was seen to have. Without a server, from evaluated disko.devices as JSON:
@@ -23,7 +24,10 @@ was seen to have. Without a server, from evaluated disko.devices as JSON:
   provision plan bravo
   provision plan --layout layout.json --facts facts.json
 
-Facts are the output of lsblk --json --bytes --output-all on the machine.`
+  provision plan --layout layout.json --facts facts.json --disk main=smallest-nvme
+
+Facts are the output of lsblk --json --bytes --output-all on the machine. For --disk
+see provision enroll --help; a host's disks are chosen when it is enrolled.`
 
 func planCommand(api *client) *cobra.Command {
 	var layout, facts string
