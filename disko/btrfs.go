@@ -100,6 +100,7 @@ func (f *btrfs) fill(b *builder, on place) {
 	} else if on.found != nil && on.found.holds() == "btrfs" {
 		f.keepInside(b, on)
 	}
+	b.opening = append(b.opening, f.scan(on, StageMount)...)
 	f.mount(b, on)
 }
 
@@ -214,7 +215,7 @@ func (f *btrfs) mount(b *builder, on place) {
 		if s.name != "" {
 			options = append(options, "subvol="+s.name)
 		}
-		b.mountAfter("", s.mountpoint, "btrfs", on.device, options, f.scan(on, StageMount)...)
+		b.mount(s.mountpoint, "btrfs", on.device, options)
 		for _, file := range s.swapfiles {
 			b.swapOn(path.Join(target, s.mountpoint, file.file), file.priority, file.options)
 		}

@@ -15,7 +15,7 @@ type builder struct {
 	stage Stage
 	steps []Step
 
-	opening  []Step // hooks that run before anything is mounted
+	opening  []Step // before anything is mounted: hooks of what is opened, and scans
 	mounts   []*mount
 	swaps    []Step
 	frames   []frame // hooks of what is being walked, outermost first

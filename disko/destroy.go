@@ -192,13 +192,17 @@ func erase(b *builder, d Disk, nodes []*node) {
 			b.destroy("wipe "+n.device(), n.device(), n.describe(), "wipefs", "--all", "--force", n.device())
 		}
 	}
-	loses := "everything on " + d.Device
-	if d.Size > 0 {
-		loses = "everything on " + d.String() + ": " + d.Content
-	}
-	b.destroy("wipe "+d.Device, d.Device, loses, "wipefs", "--all", "--force", d.Device)
+	b.destroy("wipe "+d.Device, d.Device, d.loses(), "wipefs", "--all", "--force", d.Device)
 	b.destroy("zero the start of "+d.Device, d.Device, "the partition table and boot code of "+d.Device, zero(d.Device)...)
 	b.settle(d.Device)
+}
+
+// loses says what is gone once the disk is erased.
+func (d Disk) loses() string {
+	if d.Size == 0 {
+		return "everything on " + d.Device
+	}
+	return "everything on " + d.String() + ": " + d.Content
 }
 
 // zero overwrites the first MiB of a device: wipefs leaves the boot code and the entries of

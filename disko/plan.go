@@ -61,6 +61,9 @@ type Options struct {
 	// Disks overrides the layout's devices, by the attribute name of the disk: a path, or
 	// which of the machine's disks.
 	Disks map[string]string
+	// Script, if not empty, is disko's own script on the machine. It runs in the place of the
+	// fresh way's steps, and the store paths that hooks name came with it.
+	Script string
 }
 
 // Plan is a layout for certain disks. Its methods work on the value that [NewPlan]
@@ -76,7 +79,7 @@ type Plan struct {
 	// Look is what the facts have to tell before the plan can be whole. Where it is not
 	// empty, or there are steps of [StageOpen], only those steps are in the plan: run them,
 	// probe again, looking there, and plan again.
-	Look Look `json:"-"`
+	Look Look `json:"look,omitempty"`
 
 	takes  []*device          // the layout's, same order as Disks
 	tables map[string]content // by disk, for Verify
@@ -132,24 +135,36 @@ func NewPlan(l *Layout, f *Facts, o Options) (*Plan, error) {
 	p.hiddenRoot = slices.ContainsFunc(b.mounts, func(m *mount) bool { return m.point == "/" && !strings.HasPrefix(m.device, "/dev/") })
 	p.checkNodes(b.reader, b.devices)
 	mounts := b.mountSteps()
+	p.undo = b.undoSteps()
+	if o.Script == "" {
+		b.checkHooks(slices.Concat(b.steps, b.opening, mounts, p.undo))
+	}
 	if err := b.err(); err != nil {
 		return nil, err
 	}
-	p.undo = b.undoSteps()
 	p.picture(l, b)
 	setUsual(b.opens, b.places)
 	setUsual(b.steps, b.places)
 	switch {
+	case o.Script != "" && p.Way == Fresh:
+		p.Steps = p.script(o.Script)
+		return p, nil
 	case f != nil && (len(b.opens) > 0 || b.blind):
 		p.Steps, p.Look = b.opens, b.look
 		return p, nil
 	case p.Way != Fresh && len(mounts)+len(b.swaps) == 0:
-		b.opening = nil // hooks around opening, with nothing to mount
+		b.opening = nil // nothing is mounted after it
 	case p.Way == Fresh:
 		p.Steps = p.destroy(b.devices)
 	}
 	p.Steps = slices.Concat(p.Steps, b.opens, b.steps, b.opening, mounts, b.swaps)
 	return p, nil
+}
+
+// Unfinished tells whether the plan is only the way to the next one, see Look.
+func (p *Plan) Unfinished() bool {
+	// A whole plan that opens something mounts it, too.
+	return len(p.Look) > 0 || len(p.Steps) > 0 && p.Steps[len(p.Steps)-1].Stage == StageOpen
 }
 
 // index makes the machine's devices known by all of their names.

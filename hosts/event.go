@@ -68,7 +68,7 @@ var table = map[Kind]rule{
 	Contacted: {[]State{Ready, Booting, Live, Installing, Failed}, Live},
 	Lost:      {[]State{Live, Installing}, ""},
 	Built:     {nil, ""},
-	Burned:    {[]State{Live}, Installing},
+	Burned:    {[]State{Live, Installing}, Installing},
 	Started:   {working, ""},
 	Advanced:  {working, ""},
 	Finished:  {working, ""},
@@ -196,7 +196,7 @@ func netboot(h *Host, ev Event) error {
 		return fmt.Errorf("%s: %w: another machine (UUID %s) uses its MAC", h.Name, ErrRefused, ev.Machine)
 	}
 	h.Machine, h.Losses = ev.Machine, 0
-	h.Boot, h.Error, h.Contact, h.Lost, h.Layout = *ev.Boot, "", false, time.Time{}, ""
+	h.Boot, h.Error, h.Contact, h.Lost = *ev.Boot, "", false, time.Time{}
 	h.Permit.Boots++
 	h.Tokens = append(h.Tokens, ev.Boot.Token)
 	h.enter(PhaseNetboot)

@@ -59,7 +59,7 @@ func TestTable(t *testing.T) {
 		Contacted: "live live live live - - live",
 		Lost:      "- - live installing - - -",
 		Built:     "ready booting live installing rebooting installed failed",
-		Burned:    "- - installing - - - -",
+		Burned:    "- - installing installing - - -",
 		Started:   "ready booting live installing - - -",
 		Advanced:  "ready booting live installing - - -",
 		Finished:  "ready booting live installing - - -",

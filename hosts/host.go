@@ -69,7 +69,7 @@ type Host struct {
 	Proven   string    `json:"proven,omitempty"`  // how the installed host proved itself
 	Machine  string    `json:"machine,omitempty"` // SMBIOS UUID of the machine that boots under this permit
 	Method   Method    `json:"method,omitzero"`   // what led this machine to its installer last
-	Layout   string    `json:"layout,omitempty"`  // digest of the plan whose disks are made and mounted in this boot
+	Layout   string    `json:"layout,omitempty"`  // digest of the layout whose disks were made under this permit
 	Permit   Permit    `json:"permit"`
 	Boot     Boot      `json:"boot"`
 
@@ -86,6 +86,7 @@ type Options struct {
 	ExtraFiles string   `json:"extra_files,omitempty"` // absolute path of a folder copied over /mnt
 	DiskKeys   []string `json:"disk_keys,omitempty"`   // installer paths; contents are secrets named "disk:PATH"
 	Method     Method   `json:"method,omitzero"`       // the only one to try, or the half that is given
+	Disko      Disko    `json:"disko,omitempty"`       // empty: Fresh
 	// Disks says which of the machine's disks are meant, by their names in the layout.
 	Disks map[string]string `json:"disks,omitempty"`
 }
@@ -93,8 +94,9 @@ type Options struct {
 // Progress is how far the current phase is.
 type Progress struct {
 	Done  int64  `json:"done"`
-	Total int64  `json:"total"` // 0: unknown
-	Unit  string `json:"unit"`  // "bytes", "paths", "steps"
+	Total int64  `json:"total"`         // 0: unknown
+	Unit  string `json:"unit"`          // "bytes", "paths", "steps"
+	Now   string `json:"now,omitempty"` // what runs, for people: "format root with ext4"
 }
 
 // Percent is 0 to 100; 0 when the total is not known.

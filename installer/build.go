@@ -24,11 +24,21 @@ type build struct {
 
 	// Valid once done is closed.
 	err    error
-	system string // store path of the toplevel
+	system closure // the toplevel
+	script closure // disko's own script, if that is to make the disks
 	layout *disko.Layout
-	digest string           // of the layout
-	paths  map[string]int64 // of the closure, with their sizes in bytes
-	size   int64            // of the closure, bytes
+	digest string // of the layout
+}
+
+// closure is a store path with all that it needs.
+type closure struct {
+	path  string
+	paths map[string]int64 // with their sizes in bytes
+	size  int64            // of them all, bytes
+}
+
+func (c closure) String() string {
+	return fmt.Sprintf("%d paths, %s", len(c.paths), megabytes(c.size))
 }
 
 // startBuild starts the build for this enrolment and boot, unless it runs.
@@ -55,8 +65,8 @@ func (f *follower) startBuild(ctx context.Context, h hosts.Host) {
 			f.reportEarly(ctx, b.err)
 			return
 		}
-		f.apply(hosts.Event{Kind: hosts.Built, System: b.system,
-			Message: fmt.Sprintf("built %s: %d paths, %s, in %s", b.system, len(b.paths), megabytes(b.size), since(f.Now(), start))})
+		f.apply(hosts.Event{Kind: hosts.Built, System: b.system.path,
+			Message: fmt.Sprintf("built %s: %s, in %s", b.system.path, b.system, since(f.Now(), start))})
 	})
 }
 
@@ -88,18 +98,27 @@ func (f *follower) make(ctx context.Context, h hosts.Host, b *build) error {
 	b.layout = layout
 	sum := sha256.Sum256(config.Devices)
 	b.digest = hex.EncodeToString(sum[:8])
-	if b.system, err = f.Nix.Build(ctx, h.Flake, h.Name, func(line string) {
+	if b.system, err = f.closure(ctx, h, "toplevel"); err != nil || h.Options.Disko != hosts.Script {
+		return err
+	}
+	b.script, err = f.closure(ctx, h, "diskoScript")
+	return err
+}
+
+// closure builds an attribute of the host's config.system.build.
+func (f *follower) closure(ctx context.Context, h hosts.Host, attr string) (c closure, err error) {
+	if c.path, err = f.Nix.Build(ctx, h.Flake, h.Name, attr, func(line string) {
 		f.Log.Debug("nix build", "host", h.Name, "line", line)
 	}); err != nil {
-		return err
+		return c, err
 	}
-	if b.paths, err = f.Nix.Closure(ctx, b.system); err != nil {
-		return err
+	if c.paths, err = f.Nix.Closure(ctx, c.path); err != nil {
+		return c, err
 	}
-	for _, size := range b.paths {
-		b.size += size
+	for _, size := range c.paths {
+		c.size += size
 	}
-	return nil
+	return c, nil
 }
 
 // built waits for the host's build.

@@ -24,47 +24,91 @@ import (
 const (
 	stallLimit = 3 * time.Minute
 	copyTries  = 3
+	syncEvery  = 10 * time.Second // about what a power cut costs
 )
 
-// copyClosure puts the host's system and all it needs into /mnt.
-func (f *follower) copyClosure(ctx context.Context, h hosts.Host, s *session, b *build) (err error) {
+// transfer is a closure on its way to the machine.
+type transfer struct {
+	closure
+	phase hosts.Phase
+	store string // more of nix's URL; empty: the installer's own store
+}
+
+// copySystem puts the host's system and all it needs into /mnt.
+func (f *follower) copySystem(ctx context.Context, h hosts.Host, s *session, b *build) error {
 	f.begin(hosts.PhaseCopy)
 	start := f.Now()
+	syncing, done := context.WithCancel(ctx)
+	var syncer sync.WaitGroup
+	syncer.Go(func() { f.sync(syncing, s) })
+	defer syncer.Wait()
+	defer done()
+	// remote-store: straight into the target's store, past the installer's own.
+	sent, err := f.send(ctx, h, s, transfer{b.system, hosts.PhaseCopy, "&remote-store=local%3Froot=%2Fmnt"})
+	if err != nil {
+		return err
+	}
+	there := ""
+	if sent < b.system.size {
+		there = fmt.Sprintf("; %s were there already", megabytes(b.system.size-sent))
+	}
+	f.finished(hosts.PhaseCopy, "%s, in %s%s", b.system, since(f.Now(), start), there)
+	return nil
+}
+
+// sync has what was copied written to the disks, again and again until ctx ends: file
+// systems take their time, and memory may hold all of it.
+func (f *follower) sync(ctx context.Context, s *session) {
+	tick := time.NewTicker(syncEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		_, err := s.run(ctx, nil, "sync")
+		f.Log.Debug("what was copied is on the disks", "host", f.name, "err", err)
+	}
+}
+
+// send copies a closure to the machine, and returns how many bytes of it the
+// machine did not have.
+func (f *follower) send(ctx context.Context, h hosts.Host, s *session, t transfer) (sent int64, err error) {
 	for try := range copyTries {
 		if try > 0 {
 			f.note("copy, try %d of %d: %v", try+1, copyTries, err)
 			select {
 			case <-ctx.Done():
-				return err
+				return sent, err
 			case <-time.After(time.Duration(try) * 5 * time.Second): // for what is overloaded to recover
 			}
 		}
-		if err = f.nixCopy(ctx, h, s.addr, b); err == nil || ctx.Err() != nil {
+		var n int64
+		n, err = f.nixCopy(ctx, h, s.addr, t)
+		sent += n
+		if err == nil || ctx.Err() != nil {
 			break
 		}
 	}
-	if err == nil {
-		f.finished(hosts.PhaseCopy, "%d paths, %s, in %s", len(b.paths), megabytes(b.size), since(f.Now(), start))
-	}
-	return err
+	return sent, err
 }
 
 // nixCopy is `nix copy` over ssh:// without compression, which is three times
 // faster than with. It uses OpenSSH with the boot's host key pinned, and our
 // key by an agent, so that the key is in no file.
-func (f *follower) nixCopy(ctx context.Context, h hosts.Host, addr string, b *build) error {
+func (f *follower) nixCopy(ctx context.Context, h hosts.Host, addr string, t transfer) (sent int64, err error) {
 	known := filepath.Join(f.run, h.Name+".known_hosts")
 	if err := os.WriteFile(known, []byte(addr+" "+h.Boot.HostKey+"\n"), 0o600); err != nil {
-		return fmt.Errorf("pin the installer's key: %w", err)
+		return 0, fmt.Errorf("pin the installer's key: %w", err)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stall := time.AfterFunc(stallLimit, func() { cancel(fmt.Errorf("nothing was copied for %s", stallLimit)) })
 	defer stall.Stop()
 
-	// remote-store: straight into the target's store, past the installer's own.
-	to := "ssh://root@" + addr + "?compress=false&remote-store=local%3Froot=%2Fmnt"
-	cmd := exec.CommandContext(ctx, "nix", slices.Concat(flags, []string{"copy", "--log-format", "internal-json", "-v", "--to", to, b.system})...)
+	to := "ssh://root@" + addr + "?compress=false" + t.store
+	cmd := exec.CommandContext(ctx, "nix", slices.Concat(flags, []string{"copy", "--log-format", "internal-json", "-v", "--to", to, t.path})...)
 	cmd.Env = append(os.Environ(), "SSH_AUTH_SOCK="+f.agentSocket(), "NIX_SSHOPTS="+strings.Join([]string{
 		"-F", "/dev/null",
 		"-o", "UserKnownHostsFile=" + known, "-o", "GlobalKnownHostsFile=/dev/null",
@@ -74,28 +118,48 @@ func (f *follower) nixCopy(ctx context.Context, h hosts.Host, addr string, b *bu
 		"-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3",
 	}, " "))
 	cmd.WaitDelay = 5 * time.Second
-	p := copyProgress{sizes: b.paths}
+	p := copyProgress{sizes: t.paths}
 	var said tail
-	err := runLogged(cmd, func(line string) {
+	err = runLogged(cmd, func(line string) {
 		if p.read(line, &said) {
 			// Old versions of nix say nothing during a path: a slow link, 1 MB/s,
 			// needs a second for each of its MB.
 			stall.Reset(stallLimit + time.Duration(p.largest()>>20)*time.Second)
 			if now := f.Now(); now.Sub(p.told) >= time.Second {
 				p.told = now
-				f.advance(hosts.PhaseCopy, p.bytes(), b.size, "bytes")
+				f.advance(t.phase, p.bytes(), t.size, "bytes")
 			}
 		}
 	})
 	if err == nil {
-		return nil
+		return p.done, nil
 	}
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	} else if len(said) > 0 {
 		err = errors.New("nix copy failed" + said.String())
 	}
-	return fmt.Errorf("copy %s to %s: %w", b.system, addr, err)
+	return p.done, fmt.Errorf("copy %s to %s: %w", t.path, addr, err)
+}
+
+// checkStore forgets what a power cut spoiled in the store below root: nix notes
+// a path as there before its files are on the disk. What is whole is not sent
+// again.
+func checkStore(ctx context.Context, s *session, root string) error {
+	// The paths that refer to a spoiled one go with it. Failing that, all are sent again.
+	const script = `test -e "$0/nix/var/nix/db" || exit 0
+check() { nix-store --store "$0" --verify --check-contents 2>&1; }
+said=$(check) && exit
+spoiled=$(printf '%s\n' "$said" | sed -nE "s/.*path '(\/nix\/store\/[^']*)' (was modified|disappeared, but).*/\1/p")
+if [ -n "$spoiled" ]; then
+	spoiled=$(nix-store --store "$0" --query --referrers-closure $spoiled)
+	nix-store --store "$0" --delete --ignore-liveness $spoiled
+fi
+check || rm -rf -- "$0/nix/var/nix/db"`
+	if _, err := s.run(ctx, nil, locked("sh", "-c", script, root)...); err != nil {
+		return fmt.Errorf("check what was copied before the interruption: %w", err)
+	}
+	return nil
 }
 
 // copyProgress reads nix's --log-format internal-json (numbers from nix's

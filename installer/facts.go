@@ -36,7 +36,7 @@ func (f *follower) facts(ctx context.Context, h hosts.Host, s *session) error {
 // readDisks asks for the disks as they are now, and keeps the answer for plans
 // that are made while the machine is off.
 func (f *follower) readDisks(ctx context.Context, s *session) (*disko.Facts, error) {
-	raw, err := readFacts(ctx, s)
+	raw, err := readFacts(ctx, s, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -47,9 +47,9 @@ func (f *follower) readDisks(ctx context.Context, s *session) (*disko.Facts, err
 	return facts, f.Hosts.SetFacts(f.name, raw)
 }
 
-// readFacts is disko.Facts as JSON.
-func readFacts(ctx context.Context, s *session) ([]byte, error) {
-	out, err := s.run(ctx, nil, disko.Probe(nil)...)
+// readFacts is disko.Facts as JSON. It waits for whatever changes the machine.
+func readFacts(ctx context.Context, s *session, look disko.Look) ([]byte, error) {
+	out, err := s.run(ctx, nil, locked(disko.Probe(look)...)...)
 	if err != nil {
 		return nil, fmt.Errorf("list the machine's disks: %w", err)
 	}

@@ -12,37 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 
-	"provision/disko"
 	"provision/hosts"
 )
-
-// sendDiskKeys puts the disk encryption keys where the layout reads them.
-func (f *follower) sendDiskKeys(ctx context.Context, h hosts.Host, s *session, plan *disko.Plan) error {
-	for _, path := range plan.KeyFiles() {
-		key, err := f.Hosts.Secret(h.Name, hosts.SecretDisk(path))
-		if errors.Is(err, hosts.ErrNotFound) {
-			return fmt.Errorf("the layout reads a disk encryption key from %s: enroll the host with --disk-encryption-key %s=FILE", path, path)
-		}
-		if err == nil {
-			err = s.write(ctx, path, "0400", bytes.NewReader(key))
-		}
-		if err != nil {
-			return fmt.Errorf("deliver the disk encryption key: %w", err)
-		}
-	}
-	return nil
-}
-
-func removeDiskKeys(ctx context.Context, s *session, plan *disko.Plan) error {
-	keys := plan.KeyFiles()
-	if len(keys) == 0 {
-		return nil
-	}
-	if _, err := s.run(ctx, nil, append([]string{"rm", "-f", "--"}, keys...)...); err != nil {
-		return fmt.Errorf("remove the disk encryption keys from the installer: %w", err)
-	}
-	return nil
-}
 
 // files copies the extra files over /mnt and gives the host its SSH key. Both
 // come before nixos-install, since activation may need them to decrypt

@@ -33,12 +33,17 @@ func TestDiskKeysComeAndGo(t *testing.T) {
 	path := filepath.Join(dir, "keys/disk.key")
 	plan := luksPlan(t, path)
 	f, s := &follower{Installer: &Installer{Hosts: inv}}, connect(t)
+	disks := func(h hosts.Host) *Disks {
+		d := f.layout(h, s, &build{})
+		d.plan = plan
+		return d
+	}
 
 	bare, err := inv.Enroll(hosts.Host{Name: "bare", MACs: []string{"52:54:00:00:00:01"}}, time.Hour, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := f.sendDiskKeys(t.Context(), bare, s, plan); err == nil || !strings.Contains(err.Error(), "--disk-encryption-key "+path+"=FILE") {
+	if err := disks(bare).sendKeys(t.Context()); err == nil || !strings.Contains(err.Error(), "--disk-encryption-key "+path+"=FILE") {
 		t.Errorf("without a key: %v", err)
 	}
 	h, err := inv.Enroll(hosts.Host{Name: "bravo", MACs: []string{"52:54:00:00:00:02"}}, time.Hour,
@@ -46,7 +51,7 @@ func TestDiskKeysComeAndGo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := f.sendDiskKeys(t.Context(), h, s, plan); err != nil {
+	if err := disks(h).sendKeys(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	got, err := os.ReadFile(path)
@@ -54,7 +59,7 @@ func TestDiskKeysComeAndGo(t *testing.T) {
 	if err != nil || statErr != nil || string(got) != "s3cret\n" || info.Mode().Perm() != 0o400 {
 		t.Errorf("%q, %v, %v, %v", got, info, err, statErr)
 	}
-	if err := removeDiskKeys(t.Context(), s, plan); err != nil {
+	if err := disks(h).removeKeys(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {

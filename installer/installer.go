@@ -229,12 +229,13 @@ func fetched(h hosts.Host, now time.Time) bool {
 func (f *follower) work(ctx context.Context, h hosts.Host, s *session) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	var watching sync.WaitGroup
-	watching.Go(func() { cancel(s.watch(ctx)) })
+	up, down := context.WithCancel(context.WithoutCancel(ctx)) // disks are closed after a cancel
+	watching.Go(func() { cancel(s.watch(up)) })
 	watching.Go(func() { f.untilUnwanted(ctx, h, cancel) })
 	phase, err := f.install(ctx, h, s)
 	cause := context.Cause(ctx)
 	cancel(nil)
-	s.client.Close()
+	down()
 	watching.Wait()
 	switch {
 	case err == nil, errors.Is(cause, errUnwanted):

@@ -69,16 +69,20 @@ func (n Nix) Evaluate(ctx context.Context, flake, host string) (Config, *disko.L
 	return c, layout, nil
 }
 
-// Build builds the host's system and keeps it from the garbage collector. It
-// returns the store path of its toplevel.
-func (n Nix) Build(ctx context.Context, flake, host string, line func(string)) (string, error) {
+// Build builds an attribute of the host's config.system.build, such as
+// toplevel, and keeps it from the garbage collector. It returns its store path.
+func (n Nix) Build(ctx context.Context, flake, host, what string, line func(string)) (string, error) {
 	if err := os.MkdirAll(n.Roots, 0o755); err != nil {
 		return "", fmt.Errorf("build %s: %w", host, err)
 	}
-	attr := fmt.Sprintf("%s#nixosConfigurations.%q.config.system.build.toplevel", flake, host)
-	out, err := n.run(ctx, line, "build", "--json", "--out-link", filepath.Join(n.Roots, host), attr)
+	attr := fmt.Sprintf("%s#nixosConfigurations.%q.config.system.build.%s", flake, host, what)
+	root := filepath.Join(n.Roots, host)
+	if what != "toplevel" {
+		root += "@" + what // no host's name has that
+	}
+	out, err := n.run(ctx, line, "build", "--json", "--out-link", root, attr)
 	if err != nil {
-		return "", fmt.Errorf("build %s: %w", host, err)
+		return "", fmt.Errorf("build %s of %s: %w", what, host, err)
 	}
 	var built []struct{ Outputs struct{ Out string } }
 	if err := json.Unmarshal(out, &built); err != nil || len(built) != 1 || built[0].Outputs.Out == "" {
@@ -177,7 +181,7 @@ type tail []string
 
 func (t *tail) add(line string) {
 	const most = 20
-	*t = append(*t, escapes.ReplaceAllString(line, ""))
+	*t = append(*t, line)
 	if len(*t) > most {
 		*t = (*t)[len(*t)-most:]
 	}
@@ -188,5 +192,5 @@ func (t tail) String() string {
 	if len(t) == 0 {
 		return ""
 	}
-	return ":\n  " + strings.Join(t, "\n  ")
+	return escapes.ReplaceAllString(":\n  "+strings.Join(t, "\n  "), "")
 }

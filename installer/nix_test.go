@@ -1,6 +1,7 @@
 package installer
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -63,7 +64,7 @@ func TestEvaluate(t *testing.T) {
 
 func TestBuild(t *testing.T) {
 	nix, dir := flake(t, fleet)
-	path, err := nix.Build(t.Context(), dir, "odd.name-1", nil)
+	path, err := nix.Build(t.Context(), dir, "odd.name-1", "toplevel", nil)
 	if err != nil || !strings.HasPrefix(path, "/nix/store/") {
 		t.Fatal(path, err)
 	}
@@ -74,7 +75,7 @@ func TestBuild(t *testing.T) {
 	if err != nil || len(paths) != 1 || paths[path] < 6 {
 		t.Errorf("%v, %v", paths, err)
 	}
-	if _, err := nix.Build(t.Context(), dir, "fails", nil); err == nil || !strings.Contains(err.Error(), "no such luck") {
+	if _, err := nix.Build(t.Context(), dir, "fails", "toplevel", nil); err == nil || !strings.Contains(err.Error(), "no such luck") {
 		t.Errorf("nix's own words are missing: %v", err)
 	}
 }
@@ -90,7 +91,7 @@ func TestNoNix(t *testing.T) {
 // TestCopyProgress reads what a real nix says while it copies.
 func TestCopyProgress(t *testing.T) {
 	nix, dir := flake(t, fleet)
-	path, err := nix.Build(t.Context(), dir, "odd.name-1", nil)
+	path, err := nix.Build(t.Context(), dir, "odd.name-1", "toplevel", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,6 +118,81 @@ func TestCopyProgress(t *testing.T) {
 	}
 	if p.bytes() != size {
 		t.Error("nonsense was counted")
+	}
+}
+
+// TestCheckStore: what a power cut spoiled is forgotten, with what refers to it; the rest stays.
+func TestCheckStore(t *testing.T) {
+	nix, dir := flake(t, `{
+  outputs = { self }:
+    let
+      make = name: needs: derivation { inherit name needs; system = "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" "echo $name $needs > $out" ]; };
+      spoiled = make "spoiled" [ ];
+      user = make "user" [ spoiled ];
+      whole = make "whole" [ ];
+    in {
+      nixosConfigurations.a.config.system.build = { inherit spoiled user whole; all = make "all" [ user whole ]; };
+    };
+}`)
+	s, root := connect(t), filepath.Join(dir, "root")
+	paths := make(map[string]string)
+	for _, name := range []string{"spoiled", "user", "whole", "all"} {
+		path, err := nix.Build(t.Context(), dir, "a", name, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		paths[name] = path
+	}
+	send := func() {
+		t.Helper()
+		if out, err := exec.CommandContext(t.Context(), "nix", append(flags, "copy", "--no-check-sigs", "--to", root, paths["all"])...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	valid := func() (names string) {
+		for _, name := range []string{"spoiled", "user", "whole", "all"} {
+			if exec.CommandContext(t.Context(), "nix-store", "--store", root, "--check-validity", paths[name]).Run() == nil {
+				names += " " + name
+			}
+		}
+		return names
+	}
+	spoil := func(file string, data []byte) {
+		t.Helper()
+		if err := errors.Join(os.Chmod(file, 0o644), os.WriteFile(file, data, 0o444)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	send()
+	for _, tt := range []struct {
+		name, want string
+		spoil      func()
+	}{
+		{"nothing", " spoiled user whole all", func() {}},
+		{"a path", " whole", func() { spoil(root+paths["spoiled"], nil) }}, // as ext4 leaves it
+		{"a path that is gone", " whole", func() {
+			if err := os.Remove(root + paths["spoiled"]); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"the database", "", func() { spoil(root+"/nix/var/nix/db/db.sqlite", []byte("no database")) }},
+		{"all", "", func() {
+			if err := os.RemoveAll(root + "/nix"); err != nil {
+				t.Fatal(err)
+			}
+		}},
+	} {
+		tt.spoil()
+		if err := checkStore(t.Context(), s, root); err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+		if got := valid(); got != tt.want {
+			t.Errorf("%s: left are%s; want%s", tt.name, got, tt.want)
+		}
+		send()
+		if got := valid(); got != " spoiled user whole all" {
+			t.Errorf("%s: sent again, there are only%s", tt.name, got)
+		}
 	}
 }
 

@@ -131,7 +131,7 @@ func (s *session) run(ctx context.Context, stdin io.Reader, argv ...string) ([]b
 		return out.Bytes(), nil
 	}
 	if ctx.Err() != nil {
-		return nil, fmt.Errorf("%s: %w", strings.Join(argv, " "), context.Cause(ctx))
+		return nil, fmt.Errorf("%s: %w", brief(argv), context.Cause(ctx))
 	}
 	var exit *ssh.ExitError
 	if !errors.As(err, &exit) {
@@ -141,7 +141,25 @@ func (s *session) run(ctx context.Context, stdin io.Reader, argv ...string) ([]b
 	for line := range strings.Lines(out.String() + errOut.String()) {
 		last.add(strings.TrimRight(line, "\n"))
 	}
-	return out.Bytes(), fmt.Errorf("%s: exit status %d%s", strings.Join(argv, " "), exit.ExitStatus(), last)
+	return out.Bytes(), fmt.Errorf("%s: exit status %d%s", brief(argv), exit.ExitStatus(), last)
+}
+
+// brief is a command for people: of a script, its first line.
+func brief(argv []string) string {
+	const most = 500
+	words := make([]string, len(argv))
+	for i, a := range argv {
+		line, _, more := strings.Cut(a, "\n")
+		words[i] = line
+		if more {
+			words[i] += " …"
+		}
+	}
+	text := strings.Join(words, " ")
+	if len(text) > most {
+		text = strings.ToValidUTF8(text[:most], "") + " …"
+	}
+	return text
 }
 
 // quote makes one shell word of each argument: the SSH protocol carries a

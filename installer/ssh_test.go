@@ -85,7 +85,7 @@ func target(t *testing.T, host ssh.Signer, admit bool) (addr string, conns func(
 }
 
 func serveConn(c net.Conn, config *ssh.ServerConfig) {
-	_, chans, reqs, err := ssh.NewServerConn(c, config)
+	conn, chans, reqs, err := ssh.NewServerConn(c, config)
 	if err != nil {
 		c.Close()
 		return
@@ -105,8 +105,7 @@ func serveConn(c net.Conn, config *ssh.ServerConfig) {
 				}
 				r.Reply(true, nil)
 				cmd := exec.Command("sh", "-c", exe.Command)
-				cmd.Stdin, cmd.Stdout, cmd.Stderr = ch, ch, ch.Stderr()
-				err := cmd.Run()
+				err := runFor(conn, ch, cmd)
 				var exit *exec.ExitError
 				code := uint32(0)
 				if errors.As(err, &exit) {
@@ -117,6 +116,29 @@ func serveConn(c net.Conn, config *ssh.ServerConfig) {
 			}
 		}()
 	}
+}
+
+// runFor runs a command for a channel. As sshd does, it lets the command run on when the
+// connection breaks, and hears no more of it.
+func runFor(conn ssh.Conn, ch ssh.Channel, cmd *exec.Cmd) error {
+	stdin, inErr := cmd.StdinPipe()
+	stdout, outErr := cmd.StdoutPipe()
+	stderr, errErr := cmd.StderrPipe()
+	if err := errors.Join(inErr, outErr, errErr, cmd.Start()); err != nil {
+		return err
+	}
+	go func() {
+		conn.Wait()
+		stdin.Close()
+		stdout.Close()
+		stderr.Close()
+	}()
+	go func() { io.Copy(stdin, ch); stdin.Close() }()
+	var out sync.WaitGroup
+	out.Go(func() { io.Copy(ch, stdout) })
+	out.Go(func() { io.Copy(ch.Stderr(), stderr) })
+	out.Wait()
+	return cmd.Wait()
 }
 
 func connect(t *testing.T) *session {

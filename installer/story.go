@@ -5,16 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 	"time"
 
-	"provision/disko"
 	"provision/hosts"
 )
 
 // install is the story: from a live installer to a machine that restarts from
 // its own disk. It returns the phase that it came to.
-func (f *follower) install(ctx context.Context, h hosts.Host, s *session) (hosts.Phase, error) {
+func (f *follower) install(ctx context.Context, h hosts.Host, s *session) (at hosts.Phase, err error) {
 	// Commands of a server that was killed may still run: they hold the lock.
 	if _, err := s.run(ctx, nil, "flock", lockFile, "true"); err != nil {
 		return hosts.PhaseFacts, err
@@ -27,11 +25,12 @@ func (f *follower) install(ctx context.Context, h hosts.Host, s *session) (hosts
 	if err != nil {
 		return hosts.PhaseBuild, err
 	}
-	plan, err := f.disks(ctx, h, s, b)
-	if err != nil {
+	d := f.layout(h, s, b)
+	defer func() { f.closeAfter(ctx, d, err) }()
+	if err := f.disks(ctx, h, s, d, b); err != nil {
 		return hosts.PhaseDisks, err
 	}
-	if err := f.copyClosure(ctx, h, s, b); err != nil {
+	if err := f.copySystem(ctx, h, s, b); err != nil {
 		return hosts.PhaseCopy, err
 	}
 	if err := f.files(ctx, h, s); err != nil {
@@ -40,7 +39,7 @@ func (f *follower) install(ctx context.Context, h hosts.Host, s *session) (hosts
 	if err := f.bootloader(ctx, s, b); err != nil {
 		return hosts.PhaseBootloader, err
 	}
-	return hosts.PhaseReboot, f.reboot(ctx, s, plan)
+	return hosts.PhaseReboot, f.reboot(ctx, s, d)
 }
 
 func (f *follower) begin(p hosts.Phase) { f.apply(hosts.Event{Kind: hosts.Started, Phase: p}) }
@@ -53,104 +52,17 @@ func (f *follower) advance(p hosts.Phase, done, total int64, unit string) {
 	f.apply(hosts.Event{Kind: hosts.Advanced, Phase: p, Progress: &hosts.Progress{Done: done, Total: total, Unit: unit}})
 }
 
-// disks burns the permit and makes the layout, or finds it made already in
-// this very boot by a server that was killed since.
-func (f *follower) disks(ctx context.Context, h hosts.Host, s *session, b *build) (*disko.Plan, error) {
-	// Read now, not before the build: device names move when disks are plugged.
-	facts, err := f.readDisks(ctx, s)
-	if err != nil {
-		return nil, err
-	}
-	plan, err := disko.NewPlan(b.layout, facts, disko.Options{Disks: h.Options.Disks})
-	if err != nil {
-		return nil, err
-	}
-	resumed := h.Layout == b.digest && s.mounted(ctx)
-	ev := hosts.Event{Kind: hosts.Burned, Disks: permitDisks(plan), Message: "burned the permit for " + diskWords(plan)}
-	if !h.Permit.Burned.IsZero() {
-		ev.Message = "goes on under the burned permit, for " + diskWords(plan)
-	}
-	if _, err := f.Hosts.Apply(h.Name, ev); err != nil {
-		return nil, err
-	}
-	f.begin(hosts.PhaseDisks)
-	if resumed {
-		f.finished(hosts.PhaseDisks, "the disks were made and mounted before the interruption")
-		return plan, nil
-	}
-	if err := f.sendDiskKeys(ctx, h, s, plan); err != nil {
-		return nil, err
-	}
-	start := f.Now()
-	for i, step := range plan.Steps {
-		f.advance(hosts.PhaseDisks, int64(i), int64(len(plan.Steps)), "steps")
-		if err := runStep(ctx, s, step); err != nil {
-			return nil, fmt.Errorf("%s: %w", step.Name, err)
-		}
-	}
-	for _, d := range plan.Tables() {
-		table, err := readTable(ctx, s, d)
-		if err == nil {
-			err = plan.Verify(d.Device, table)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("read back the partition table of %s: %w", d.Device, err)
-		}
-	}
-	f.apply(hosts.Event{Kind: hosts.Finished, Phase: hosts.PhaseDisks, Layout: b.digest,
-		Message: fmt.Sprintf("%d steps in %s; the partition table was read back and is as planned", len(plan.Steps), since(f.Now(), start))})
-	return plan, nil
-}
-
 // lockFile is held on the machine by whatever changes it: sshd does not end
 // the commands of a server that was killed.
 const lockFile = "/run/provision.lock"
 
 func locked(argv ...string) []string { return append([]string{"flock", "-o", lockFile}, argv...) }
 
-// mounted reports whether the new root is in its place. What was recorded
-// before an interruption is only believed if the machine says the same.
-func (s *session) mounted(ctx context.Context) bool {
-	_, err := s.run(ctx, nil, "mountpoint", "-q", "/mnt")
-	return err == nil
-}
-
-func runStep(ctx context.Context, s *session, step disko.Step) error {
-	argv := locked(step.Argv...)
-	if step.Stdin != "" {
-		// A passphrase is the file without the newlines at its end, as disko
-		// reads it. The script is constant; the data are its arguments.
-		const feed = `set -e; secret=$(cat -- "$0"); printf %s "$secret" | "$@"`
-		argv = append([]string{"sh", "-c", feed, step.Stdin}, argv...)
-	}
-	_, err := s.run(ctx, nil, argv...)
-	return err
-}
-
-func permitDisks(p *disko.Plan) (disks []hosts.Disk) {
-	for _, d := range p.Disks {
-		disks = append(disks, hosts.Disk{Device: d.Device, Model: d.Model, Serial: d.Serial, Size: d.Size})
-	}
-	return disks
-}
-
-func diskWords(p *disko.Plan) string {
-	var words []string
-	for _, d := range p.Disks {
-		w := fmt.Sprintf("%s (%.1f GB", d.Device, float64(d.Size)/1e9)
-		if id := strings.TrimSpace(d.Model + " " + d.Serial); id != "" {
-			w += ", " + id
-		}
-		words = append(words, w+")")
-	}
-	return strings.Join(words, ", ")
-}
-
 // bootloader makes the copied system the one that starts.
 func (f *follower) bootloader(ctx context.Context, s *session, b *build) error {
 	f.begin(hosts.PhaseBootloader)
 	start := f.Now()
-	_, err := s.run(ctx, nil, locked("nixos-install", "--root", "/mnt", "--system", b.system, "--no-root-passwd", "--no-channel-copy")...)
+	_, err := s.run(ctx, nil, locked("nixos-install", "--root", "/mnt", "--system", b.system.path, "--no-root-passwd", "--no-channel-copy")...)
 	if err == nil {
 		f.finished(hosts.PhaseBootloader, "nixos-install took %s", since(f.Now(), start))
 	}
@@ -159,14 +71,9 @@ func (f *follower) bootloader(ctx context.Context, s *session, b *build) error {
 
 // reboot leaves the installer. The event comes first: the machine may ask to
 // netboot within seconds, and must then be sent to its disk.
-func (f *follower) reboot(ctx context.Context, s *session, plan *disko.Plan) error {
-	if err := removeDiskKeys(ctx, s, plan); err != nil {
+func (f *follower) reboot(ctx context.Context, s *session, d *Disks) error {
+	if err := d.Unmount(ctx); err != nil {
 		return err
-	}
-	for _, step := range plan.Unmount() {
-		if err := runStep(ctx, s, step); err != nil {
-			return fmt.Errorf("%s: %w", step.Name, err)
-		}
 	}
 	if _, err := f.Hosts.Apply(f.name, hosts.Event{Kind: hosts.Rebooted, Message: "everything is on the disk; restarting from it"}); err != nil {
 		return err

@@ -19,6 +19,11 @@ import (
 const enrollHelp = `Say which machine shall become which host of the flake, and permit, once, that
 its disks are erased for it. Switch the machine on within the permit's time.
 
+With --disko format nothing is erased: what the layout has and the disks have
+not is made; with mount, not even that. If something on the disks differs from
+the layout, the install fails and says what. With script, the flake's own
+config.system.build.diskoScript makes the disks.
+
   provision enroll 52:54:00:12:34:56 bravo
   provision enroll 52:54:00:12:34:56 bravo --disk-encryption-key /tmp/disk.key=disk.key
 
@@ -46,6 +51,9 @@ func enrollCommand(api *client) *cobra.Command {
 			if r.Disks, err = disko.ParseDisks(disks); err != nil {
 				return errUsage{fmt.Errorf("--disk: %w", err)}
 			}
+			if _, err := hosts.ParseDisko(r.Disko); err != nil {
+				return errUsage{err}
+			}
 			if r.DiskKeys, err = readDiskKeys(diskKeys, c.InOrStdin()); err != nil {
 				return err
 			}
@@ -60,14 +68,15 @@ func enrollCommand(api *client) *cobra.Command {
 			}
 			fmt.Fprintf(c.OutOrStdout(), "%s shall become %s, with image %s.\n", strings.Join(s.MACs, ", "), s.Name, s.Image)
 			fmt.Fprintf(c.OutOrStdout(), "Its SSH host key: %s\n", s.HostKey)
-			fmt.Fprintf(c.OutOrStdout(), "Its disks may be erased once, until %s. Switch it on; follow it with: provision watch %s\n",
-				s.Permit.Expires.Local().Format("2006-01-02 15:04"), s.Name)
+			fmt.Fprintf(c.OutOrStdout(), "%s until %s. Switch it on; follow it with: provision watch %s\n",
+				permission(s.Disko), s.Permit.Expires.Local().Format("2006-01-02 15:04"), s.Name)
 			return nil
 		}}
 	fl := c.Flags()
 	fl.StringVar(&r.Image, "image", "", "installer image (default: the only one for the host's architecture)")
 	fl.StringVar(&r.Board, "board", "", "board, for machines that need its firmware")
 	fl.StringVar(&r.BootMethod, "boot-method", "", "the only way to answer its firmware: binl, first or plain; snponly or native; or both, first+snponly (default: what worked, else each in turn)")
+	fl.StringVar(&r.Disko, "disko", "", "how its disks are made: fresh, format, mount or script (default fresh)")
 	fl.StringVar(&r.Address, "address", "", "fixed IPv4 address (with serve --dhcp server)")
 	fl.StringArrayVar(&diskKeys, "disk-encryption-key", nil, "REMOTE=LOCAL: the key file that the layout reads from REMOTE; LOCAL - reads standard input")
 	diskFlag(c, &disks)
@@ -75,12 +84,28 @@ func enrollCommand(api *client) *cobra.Command {
 	fl.DurationVar(&r.Permit, "permit", 24*time.Hour, "how long the machine has to start its install")
 	// It errs only for a flag that does not exist.
 	_ = c.RegisterFlagCompletionFunc("boot-method", cobra.FixedCompletions([]string{"binl", "first", "plain", "snponly", "native"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = c.RegisterFlagCompletionFunc("disko", completeWays("fresh", "format", "mount", "script"))
 	return c
 }
 
 // diskFlag adds --disk, for disko.ParseDisks.
 func diskFlag(c *cobra.Command, disks *[]string) {
 	c.Flags().StringArrayVar(disks, "disk", nil, "NAME=DISK: the disk to take for the layout's NAME: serial:SERIAL, wwn:WWN, largest, smallest-nvme and so on, or a path")
+}
+
+func completeWays(ways ...cobra.Completion) cobra.CompletionFunc {
+	return cobra.FixedCompletions(ways, cobra.ShellCompDirectiveNoFileComp)
+}
+
+// permission is what the permit allows.
+func permission(way hosts.Disko) string {
+	switch way {
+	case hosts.Format:
+		return "What its disks lack may be made and the system installed, nothing erased, once,"
+	case hosts.Mount:
+		return "Its file systems may be mounted and the system installed, nothing erased, once,"
+	}
+	return "Its disks may be erased once,"
 }
 
 func readDiskKeys(specs []string, stdin io.Reader) (map[string][]byte, error) {

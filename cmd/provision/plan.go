@@ -13,24 +13,28 @@ import (
 	"golang.org/x/term"
 
 	"provision/disko"
+	"provision/hosts"
+	"provision/internal/web"
 )
 
 const planHelp = `Draw the disks of an install to scale, what is on them above what will be, and
 list the steps, what each destroys and how long it usually takes.
 
 For an enrolled HOST the server plans from the flake and from what the machine
-was seen to have. Without a server, from evaluated disko.devices as JSON:
+was seen to have, in the way of enroll --disko. Without a server, from evaluated
+disko.devices as JSON:
 
   provision plan bravo
-  provision plan --layout layout.json --facts facts.json
+  provision plan --layout layout.json --facts facts.json --disko format
 
   provision plan --layout layout.json --facts facts.json --disk main=smallest-nvme
 
-Facts are the output of lsblk --json --bytes --output-all on the machine. For --disk
-see provision enroll --help; a host's disks are chosen when it is enrolled.`
+Facts are what provision facts prints on the machine. For the way fresh, the
+output of lsblk --json --bytes --output-all does. For --disk see provision enroll
+--help; a host's disks are chosen when it is enrolled.`
 
 func planCommand(api *client) *cobra.Command {
-	var layout, facts string
+	var layout, facts, way string
 	var disks []string
 	var asJSON bool
 	c := &cobra.Command{Use: "plan HOST", Short: "show what an install would do to the disks", Long: planHelp,
@@ -39,13 +43,20 @@ func planCommand(api *client) *cobra.Command {
 			if (len(args) == 1) == (layout != "") {
 				return errUsage{errors.New("plan needs a HOST, or --layout FILE without one")}
 			}
-			if len(args) == 1 && disks != nil {
-				return errUsage{errors.New("--disk is for --layout; a host's disks are chosen when it is enrolled")}
+			parsed, err := hosts.ParseDisko(way)
+			if err != nil {
+				return errUsage{err}
+			}
+			chosen, err := disko.ParseDisks(disks)
+			if err != nil {
+				return errUsage{fmt.Errorf("--disk: %w", err)}
+			}
+			if (way != "" || disks != nil) && layout == "" {
+				return errUsage{errors.New("--disko and --disk go with --layout; an enrolled host is planned as it was enrolled")}
 			}
 			p := new(disko.Plan)
-			var err error
 			if layout != "" {
-				p, err = planFiles(layout, facts, disks)
+				p, err = planFiles(layout, facts, web.PlanOptions(hosts.Options{Disko: parsed, Disks: chosen}))
 			} else {
 				err = api.call(c.Context(), http.MethodGet, hostPath(args[0], "/plan"), nil, p)
 			}
@@ -58,17 +69,15 @@ func planCommand(api *client) *cobra.Command {
 			return showPlan(c.OutOrStdout(), p)
 		}}
 	c.Flags().StringVar(&layout, "layout", "", "evaluated disko.devices, as JSON")
-	c.Flags().StringVar(&facts, "facts", "", "what the machine has: lsblk --json --bytes --output-all")
+	c.Flags().StringVar(&facts, "facts", "", "what the machine has: the output of provision facts")
+	c.Flags().StringVar(&way, "disko", "", "how the disks are made: fresh, format, mount or script (default fresh)")
+	_ = c.RegisterFlagCompletionFunc("disko", completeWays("fresh", "format", "mount", "script"))
 	diskFlag(c, &disks)
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON (stable)")
 	return c
 }
 
-func planFiles(layoutFile, factsFile string, disks []string) (*disko.Plan, error) {
-	chosen, err := disko.ParseDisks(disks)
-	if err != nil {
-		return nil, errUsage{fmt.Errorf("--disk: %w", err)}
-	}
+func planFiles(layoutFile, factsFile string, o disko.Options) (*disko.Plan, error) {
 	data, err := os.ReadFile(layoutFile)
 	if err != nil {
 		return nil, err
@@ -86,7 +95,7 @@ func planFiles(layoutFile, factsFile string, disks []string) (*disko.Plan, error
 			return nil, fmt.Errorf("%s: %w", factsFile, err)
 		}
 	}
-	return disko.NewPlan(layout, facts, disko.Options{Disks: chosen})
+	return disko.NewPlan(layout, facts, o)
 }
 
 func showPlan(w io.Writer, p *disko.Plan) error {
@@ -110,7 +119,12 @@ func showPlan(w io.Writer, p *disko.Plan) error {
 			fmt.Fprintln(w, paint(red, "      destroys "+s.Destroys, color))
 		}
 	}
-	if sum > 0 {
+	switch {
+	case p.Unfinished():
+		fmt.Fprintln(w, "\nWhat follows depends on what is found inside; the install plans again then.")
+	case len(p.Steps) == 0:
+		fmt.Fprintln(w, "\nNothing is to be done: the disks are as the layout says, and mounted.")
+	case sum > 0:
 		fmt.Fprintf(w, "\nThe steps with a time usually take ~%s together; the others less than a second\neach, or as long as the disk or the layout's own hooks need.\n", seconds(sum))
 	}
 	return nil

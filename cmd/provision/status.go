@@ -78,6 +78,9 @@ func progressWords(s web.Status) string {
 	case p.Unit == "bytes":
 		return fmt.Sprintf("%s %d %% (%.1f of %.1f MB)", s.Phase, s.Percent, float64(p.Done)/1e6, float64(p.Total)/1e6)
 	}
+	if p.Now != "" {
+		return fmt.Sprintf("%s %d %% (%d of %d %s: %s)", s.Phase, s.Percent, p.Done, p.Total, p.Unit, p.Now)
+	}
 	return fmt.Sprintf("%s %d %% (%d of %d %s)", s.Phase, s.Percent, p.Done, p.Total, p.Unit)
 }
 
@@ -99,6 +102,7 @@ func showOne(c *cobra.Command, s web.Status) error {
 	line("host key", s.HostKey)
 	line("flake", s.Flake)
 	line("image", s.Image)
+	line("disks", diskoWords(s.Disko))
 	line("boot method", methodWords(s))
 	line("permit", permitWords(s.Permit))
 	for _, name := range slices.Sorted(maps.Keys(s.Disks)) {
@@ -108,6 +112,15 @@ func showOne(c *cobra.Command, s web.Status) error {
 		line("disk", strings.TrimSpace(fmt.Sprintf("%s %s %s", d.Device, d.Model, d.Serial)))
 	}
 	return t.Flush()
+}
+
+func diskoWords(way hosts.Disko) string {
+	return string(way) + map[hosts.Disko]string{
+		hosts.Fresh:  ": erased, and all made",
+		hosts.Format: ": what is missing is made, nothing is erased",
+		hosts.Mount:  ": mounted as they are",
+		hosts.Script: ": erased, and all made, by the flake's own script",
+	}[way]
 }
 
 func methodWords(s web.Status) string {

@@ -156,6 +156,9 @@ func (s *screen) line(st web.Status, width int) string {
 
 // speed is rate and remaining time, once there is something to judge by.
 func (s *screen) speed(st web.Status) string {
+	if st.Progress.Now != "" {
+		return fmt.Sprintf("%d of %d %s: %s", st.Progress.Done, st.Progress.Total, st.Progress.Unit, st.Progress.Now)
+	}
 	r := s.rates[st.Name]
 	if r == nil || r.phase != st.Phase || st.Progress.Done < r.done {
 		s.rates[st.Name] = &rate{st.Phase, time.Now(), st.Progress.Done}

@@ -23,6 +23,7 @@ var fleetFiles embed.FS
 //	alpha    GPT: ESP, ext4
 //	bravo    GPT: ESP, LUKS (passwordFile /tmp/disk.key) on ext4
 //	charlie  GPT: ESP, swap, LUKS (settings.keyFile /tmp/disk.key, allowDiscards) on btrfs with subvolumes
+//	india    alpha's, with a hook that names a store path, and a diskoScript
 //	delta    GPT: ESP, ext4; for aarch64, and there only if the fleet has AArch64
 //
 // It needs neither nixpkgs nor any other input nor the network, and builds with nix 2.8 in seconds.

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"net/netip"
 	"time"
 
@@ -26,6 +27,7 @@ type Status struct {
 	Arch     string         `json:"arch"`
 	Method   hosts.Method   `json:"method"` // what led the machine to its installer last
 	Pinned   hosts.Method   `json:"pinned"` // the only way it may be led there; empty: any
+	Disko    hosts.Disko    `json:"disko"`  // how its disks are made
 	Image    string         `json:"image"`
 	Flake    string         `json:"flake"`
 	Permit   hosts.Permit   `json:"permit"`
@@ -38,7 +40,8 @@ type Status struct {
 func status(h hosts.Host) Status {
 	return Status{Name: h.Name, MACs: h.MACs, State: h.State, Phase: h.Phase, Percent: h.Progress.Percent(),
 		Progress: h.Progress, Address: h.Address, System: h.System, Error: h.Error, Since: h.Since, Proof: h.Proven,
-		HostKey: h.HostKey, Arch: h.Arch, Method: h.Method, Pinned: h.Options.Method, Image: h.Image, Disks: h.Options.Disks, Flake: h.Flake, Permit: h.Permit, Event: h.LastEvent}
+		HostKey: h.HostKey, Arch: h.Arch, Method: h.Method, Pinned: h.Options.Method, Disko: cmp.Or(h.Options.Disko, hosts.Fresh), Disks: h.Options.Disks,
+		Image: h.Image, Flake: h.Flake, Permit: h.Permit, Event: h.LastEvent}
 }
 
 // Serving is what the server answers, and where.
@@ -65,6 +68,7 @@ type EnrollRequest struct {
 	Board      string            `json:"board,omitempty"`
 	Address    string            `json:"address,omitempty"`
 	BootMethod string            `json:"boot_method,omitempty"` // hosts.ParseMethod; empty: whatever works
+	Disko      string            `json:"disko,omitempty"`       // hosts.ParseDisko; empty: fresh
 	ExtraFiles string            `json:"extra_files,omitempty"` // absolute path on the server
 	DiskKeys   map[string][]byte `json:"disk_keys,omitempty"`   // installer path to content
 	Disks      map[string]string `json:"disks,omitempty"`       // layout's name of a disk to disko.CheckSelector

@@ -60,11 +60,14 @@ func (s *Server) check(ctx context.Context, r EnrollRequest) (hosts.Host, map[st
 	if r.Permit <= 0 {
 		return h, nil, errors.New("a permit needs a time to live: --permit 24h")
 	}
+	var err error
 	if r.BootMethod != "" {
-		var err error
 		if h.Options.Method, err = hosts.ParseMethod(r.BootMethod); err != nil {
 			return h, nil, err
 		}
+	}
+	if h.Options.Disko, err = hosts.ParseDisko(r.Disko); err != nil {
+		return h, nil, err
 	}
 	for _, m := range r.MACs {
 		mac, err := hosts.ParseMAC(m)
@@ -91,7 +94,7 @@ func (s *Server) check(ctx context.Context, r EnrollRequest) (hosts.Host, map[st
 	if h.Image, err = s.image(r.Image, arch); err != nil {
 		return h, nil, err
 	}
-	secrets, err := secretsFor(r, layout)
+	secrets, err := secretsFor(r, h.Options, layout)
 	if err != nil {
 		return h, nil, err
 	}
@@ -157,8 +160,11 @@ func (s *Server) image(name string, arch images.Arch) (string, error) {
 
 // secretsFor collects the disk keys, which must be all that the layout reads,
 // and the host key that the extra files bring, if they bring one.
-func secretsFor(r EnrollRequest, layout *disko.Layout) (map[string][]byte, error) {
-	plan, err := disko.NewPlan(layout, nil, disko.Options{Disks: r.Disks})
+func secretsFor(r EnrollRequest, chosen hosts.Options, layout *disko.Layout) (map[string][]byte, error) {
+	// Before the machine was seen there is nothing to keep; the keys are the same in all ways.
+	o := PlanOptions(chosen)
+	o.Way = disko.Fresh
+	plan, err := disko.NewPlan(layout, nil, o)
 	if err != nil {
 		return nil, err
 	}
@@ -216,6 +222,14 @@ func extraHostKey(dir string) ([]byte, error) {
 	return key, nil
 }
 
+// PlanOptions are those of a plan that is shown.
+func PlanOptions(o hosts.Options) disko.Options {
+	if o.Disko == hosts.Script {
+		return disko.Options{Disks: o.Disks, Script: "diskoScript"} // which is not built for that
+	}
+	return disko.Options{Disks: o.Disks, Way: disko.Way(o.Disko)}
+}
+
 // plan says what an install would do: to the machine as it was last seen, or
 // in general if it was never seen.
 func (s *Server) plan(c echo.Context) error {
@@ -235,7 +249,7 @@ func (s *Server) plan(c echo.Context) error {
 	if err != nil && !errors.Is(err, hosts.ErrNotFound) {
 		return err
 	}
-	p, err := disko.NewPlan(layout, facts, disko.Options{Disks: h.Options.Disks})
+	p, err := disko.NewPlan(layout, facts, PlanOptions(h.Options))
 	if err != nil {
 		return err
 	}

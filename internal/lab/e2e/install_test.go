@@ -15,6 +15,7 @@ import (
 func TestInstall(t *testing.T) {
 	for _, tt := range []struct {
 		name, mode, host string
+		flags            []string // of enroll
 		disturb          func(*world, *lab.Machine)
 		check            func(*world)
 	}{
@@ -24,12 +25,15 @@ func TestInstall(t *testing.T) {
 		{name: "LUKS-ext4 proxy power-cut", mode: "proxy", host: "bravo", disturb: cutPower, check: startedOver},
 		{name: "LUKS-btrfs-swap server", mode: "server", host: "charlie"},
 		{name: "LUKS-btrfs-swap proxy", mode: "proxy", host: "charlie"},
+		{name: "LUKS-btrfs-swap server power-cut-in-copy", mode: "server", host: "charlie", disturb: cutPowerInCopy, check: tookUp},
+		{name: "LUKS-ext4 server cancel", mode: "server", host: "bravo", disturb: cancelAndEnroll, check: madeTwice},
+		{name: "ext4 server script", mode: "server", host: "india", flags: []string{"--disko", "script"}, check: hookRan},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, tt.mode)
 			m := w.machine(tt.host)
-			w.enroll(m, tt.host)
+			w.enroll(m, tt.host, tt.flags...)
 			w.on(m)
 			if tt.disturb != nil {
 				tt.disturb(w, m)
@@ -41,6 +45,30 @@ func TestInstall(t *testing.T) {
 			w.noSecrets(tt.host)
 			w.powerCycles(m, tt.host)
 		})
+	}
+}
+
+// TestFormat: a host is installed once more onto its own disks, locked as they are, and what
+// its users had there is kept.
+func TestFormat(t *testing.T) {
+	w := newWorld(t, "server")
+	m := w.machine("bravo")
+	w.enroll(m, "bravo")
+	w.on(m)
+	w.installed(m, "bravo")
+	before, err := m.Disks[0].PartitionTable()
+	w.must(err)
+	w.run("bravo", "mkdir -p /home && echo precious >/home/mine && sync")
+	w.provision("forget", "bravo")
+	w.enroll(m, "bravo", "--disko", "format")
+	w.must(m.PowerOff())
+	w.on(m)
+	w.installed(m, "bravo")
+	if got := w.run("bravo", "cat /home/mine"); got != "precious" {
+		t.Errorf("what was on the disk is now %q", got)
+	}
+	if after, err := m.Disks[0].PartitionTable(); err != nil || after != before {
+		t.Errorf("the partition table changed, or %v", err)
 	}
 }
 
@@ -76,6 +104,63 @@ func cutPower(w *world, m *lab.Machine) {
 	w.awaitPhase("bravo", hosts.PhaseDisks)
 	w.must(m.PowerOff())
 	w.on(m)
+}
+
+// cutPowerInCopy switches the machine off in the middle of the copy, when some of it is on the
+// disk, and on again.
+func cutPowerInCopy(w *world, m *lab.Machine) {
+	w.awaitCopied("charlie", 30)
+	const synced = "what was copied is on the disks"
+	w.awaitLog(synced, strings.Count(w.log.String(), synced)+1)
+	w.must(m.PowerOff())
+	w.on(m)
+}
+
+// cancelAndEnroll cancels the install in the copy, and has it begin again in the same boot.
+func cancelAndEnroll(w *world, m *lab.Machine) {
+	w.awaitCopied("bravo", 10)
+	w.provision("cancel", "bravo")
+	w.awaitLog("the disks are closed", 1)
+	w.enroll(m, "bravo")
+}
+
+// madeTwice: what was made for a permit that was withdrawn is not taken up.
+func madeTwice(w *world) {
+	made := 0
+	for _, ev := range w.events("bravo") {
+		if ev.Kind == hosts.Finished && ev.Layout != "" {
+			made++
+		}
+	}
+	if s := w.status("bravo"); made != 2 || s.Permit.Boots != 0 {
+		w.t.Errorf("the disks were made %d times, with %d boots under the second permit", made, s.Permit.Boots)
+	}
+}
+
+// tookUp: the second boot found the disks made, and some of what was copied.
+func tookUp(w *world) {
+	made, taken, there := 0, false, ""
+	for _, ev := range w.events("charlie") {
+		switch {
+		case ev.Kind != hosts.Finished:
+		case ev.Phase == hosts.PhaseDisks && ev.Layout != "":
+			made++
+		case ev.Phase == hosts.PhaseDisks:
+			taken = strings.Contains(ev.Message, "before the interruption")
+		case ev.Phase == hosts.PhaseCopy:
+			there = ev.Message
+		}
+	}
+	if s := w.status("charlie"); made != 1 || !taken || !strings.Contains(there, "were there already") || s.Permit.Boots != 2 {
+		w.t.Errorf("the disks were made %d times, taken up: %v, with %d boots; copy: %s", made, taken, s.Permit.Boots, there)
+	}
+}
+
+// hookRan: the layout's hook found its program, and left its mark on the new root.
+func hookRan(w *world) {
+	if said := w.run("india", "cat /marked"); said != "the hook ran" {
+		w.t.Errorf("%q", said)
+	}
 }
 
 // startedOver: with a second boot, on the same disk.

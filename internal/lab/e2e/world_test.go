@@ -217,7 +217,7 @@ func (w *world) try(args ...string) (string, error) {
 func (w *world) enroll(m *lab.Machine, host string, flags ...string) {
 	w.t.Helper()
 	args := append([]string{"enroll", m.MAC, host}, flags...)
-	if host != "alpha" && host != "delta" {
+	if host != "alpha" && host != "delta" && host != "india" {
 		key := filepath.Join(w.dir, "disk.key")
 		w.must(os.WriteFile(key, []byte(passphrase), 0o600))
 		args = append(args, "--disk-encryption-key", "/tmp/disk.key="+key)
@@ -298,6 +298,39 @@ func (w *world) awaitPhase(host string, p hosts.Phase) {
 	w.await(host, string(p), func(ev hosts.Event) bool { return ev.Kind == hosts.Started && ev.Phase == p })
 }
 
+// awaitCopied waits until a part of the system, in percent, is copied.
+func (w *world) awaitCopied(host string, percent int) {
+	w.t.Helper()
+	ctx, cancel := context.WithCancel(w.ctx)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "curl", "--silent", "--no-buffer", "--unix-socket", filepath.Join(w.dir, "sock"), "http://provision/v1/watch?host="+host)
+	out, err := cmd.StdoutPipe()
+	w.must(err)
+	w.must(cmd.Start())
+	defer func() { cancel(); cmd.Wait() }()
+	for news := json.NewDecoder(out); ; {
+		var n web.News
+		if err := news.Decode(&n); err != nil {
+			w.t.Fatalf("%s: waited in vain for the copy: %v; its log:\n%s", host, err, w.provision("logs", host))
+		}
+		if n.Status.Phase == hosts.PhaseCopy && n.Status.Percent >= percent {
+			return
+		}
+	}
+}
+
+// awaitLog waits until the server has logged text so often.
+func (w *world) awaitLog(text string, times int) {
+	w.t.Helper()
+	for tick := time.NewTicker(100 * time.Millisecond); strings.Count(w.log.String(), text) < times; { // it is no event
+		select {
+		case <-tick.C:
+		case <-w.ctx.Done():
+			w.t.Fatalf("waited in vain for the server to log %q", text)
+		}
+	}
+}
+
 // unlock types the passphrase whenever the machine asks, until its host is up.
 func (w *world) unlock(m *lab.Machine, host string) {
 	w.t.Helper()
@@ -353,6 +386,19 @@ func (w *world) check(host string) {
 			w.t.Errorf("%s: %s: %q, %v; want %q", host, command, got, err, want)
 		}
 	}
+}
+
+// run runs a command on an installed host, as its owner.
+func (w *world) run(host, command string) string {
+	w.t.Helper()
+	s := w.status(host)
+	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(s.HostKey))
+	w.must(err)
+	sh := w.dial(s.Address, key)
+	defer sh.Close()
+	said, err := sh.Run(w.ctx, command)
+	w.must(err)
+	return said
 }
 
 const passphraseWord = "battery"

@@ -7,6 +7,7 @@
     let
       settings = builtins.fromJSON (builtins.readFile ./settings.json);
       layouts = import ./layouts.nix { inherit (settings) disk espSize luksFormatArgs; };
+      india = import ./script.nix { layout = layouts.alpha; inherit (settings) disk espSize; };
       toplevels = builtins.mapAttrs
         (system: platform: import ./system.nix {
           inherit settings system platform;
@@ -18,13 +19,16 @@
         config = {
           networking.hostName = name;
           disko.devices = layout;
-          system.build.toplevel = toplevels.${systemOf name} { inherit name layout; };
+          system.build = {
+            toplevel = toplevels.${systemOf name} { inherit name layout; };
+          } // (if name == "india" then { diskoScript = india.script; } else { });
         };
         pkgs.stdenv.hostPlatform.system = systemOf name;
       };
     in
     {
       nixosConfigurations = builtins.mapAttrs host
-        (if settings.platforms ? aarch64-linux then layouts else builtins.removeAttrs layouts [ "delta" ]);
+        (builtins.removeAttrs (layouts // { india = india.layout; })
+          (if settings.platforms ? aarch64-linux then [ ] else [ "delta" ]));
     };
 }

@@ -1,0 +1,37 @@
+package disko
+
+import (
+	"fmt"
+	"slices"
+)
+
+// Held says what on the plan's disks is mounted or open, by what the facts say; nothing
+// after [Plan.Close].
+func (p *Plan) Held(f *Facts) []string {
+	var held []string
+	for _, m := range f.Mounts {
+		if m.Target == target { // also what has no disk, such as a tmpfs
+			held = append(held, fmt.Sprintf("%s is mounted at %s", m.Source, m.Target))
+		}
+	}
+	for _, n := range f.nodes() {
+		if !slices.ContainsFunc(n.roots, p.taken) {
+			continue
+		}
+		for _, point := range n.mountpoints() {
+			if point == "[SWAP]" {
+				held = append(held, n.device()+" is on as swap")
+			} else {
+				held = append(held, fmt.Sprintf("%s is mounted at %s", n.device(), point))
+			}
+		}
+		if n.depth > 0 && n.Type != "part" {
+			held = append(held, fmt.Sprintf("%s (%s) is open", n.device(), n.Type))
+		}
+		if n.FSType == "zfs_member" && slices.Contains(f.Pools, n.Label) {
+			held = append(held, fmt.Sprintf("the pool %s is imported", n.Label))
+		}
+	}
+	slices.Sort(held)
+	return slices.Compact(held)
+}

@@ -1,0 +1,32 @@
+package hosts
+
+import (
+	"fmt"
+	"slices"
+)
+
+// Disko is how a host's disks are made.
+type Disko string
+
+// The ways of disko.Way, and the flake's own script.
+const (
+	Fresh  Disko = "fresh"  // erased, and all made
+	Format Disko = "format" // what is missing is made, nothing is erased
+	Mount  Disko = "mount"  // nothing is made
+	Script Disko = "script" // erased, and all made, by config.system.build.diskoScript
+)
+
+// ParseDisko reads a way; empty is [Fresh].
+func ParseDisko(s string) (Disko, error) {
+	if s == "" {
+		return Fresh, nil
+	}
+	all := []Disko{Fresh, Format, Mount, Script}
+	if !slices.Contains(all, Disko(s)) {
+		return "", fmt.Errorf("--disko %s: not a way to make disks; choose one of %v", s, all)
+	}
+	return Disko(s), nil
+}
+
+// Erases tells whether what is on the disks is lost.
+func (d Disko) Erases() bool { return d != Format && d != Mount }

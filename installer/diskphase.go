@@ -1,0 +1,136 @@
+package installer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"provision/disko"
+	"provision/hosts"
+)
+
+// layout is what makes and closes the host's disks.
+func (f *follower) layout(h hosts.Host, s *session, b *build) *Disks {
+	o := disko.Options{Way: disko.Way(h.Options.Disko), Disks: h.Options.Disks}
+	if h.Options.Disko == hosts.Script {
+		o.Way, o.Script = disko.Fresh, b.script.path
+	}
+	return &Disks{
+		Client: s.client, Layout: b.layout, Options: o, Log: f.Log,
+		Key: func(path string) ([]byte, error) {
+			key, err := f.Hosts.Secret(h.Name, hosts.SecretDisk(path))
+			if errors.Is(err, hosts.ErrNotFound) {
+				err = fmt.Errorf("the layout reads it from %s: enroll the host with --disk-encryption-key %s=FILE", path, path)
+			}
+			return key, err
+		},
+		Permit: func(ctx context.Context, p *disko.Plan) error {
+			if err := f.burn(h, p); err != nil || o.Script == "" {
+				return err
+			}
+			_, err := f.send(ctx, h, s, transfer{b.script, hosts.PhaseDisks, ""})
+			return err
+		},
+		Tell: func(done, total int, step disko.Step) {
+			f.apply(hosts.Event{Kind: hosts.Advanced, Phase: hosts.PhaseDisks,
+				Progress: &hosts.Progress{Done: int64(done), Total: int64(total), Unit: "steps", Now: stepWords(step)}})
+		},
+	}
+}
+
+// stepWords says what a step does, for the progress.
+func stepWords(s disko.Step) string { return s.Name }
+
+// burn burns the permit for the plan's disks, or takes it up again for the same.
+func (f *follower) burn(h hosts.Host, p *disko.Plan) error {
+	ev := hosts.Event{Kind: hosts.Burned, Disks: permitDisks(p), Message: "burned the permit for " + diskWords(p)}
+	if !h.Permit.Burned.IsZero() {
+		ev.Message = "goes on under the burned permit, for " + diskWords(p)
+	}
+	if !h.Options.Disko.Erases() {
+		ev.Message += "; nothing that is there is erased (--disko " + string(h.Options.Disko) + ")"
+	}
+	if _, err := f.Hosts.Apply(h.Name, ev); err != nil {
+		return err
+	}
+	f.begin(hosts.PhaseDisks)
+	return nil
+}
+
+// disks burns the permit and makes the layout. What was made before an interruption, by a
+// server that was killed or in an earlier boot, is taken up again.
+func (f *follower) disks(ctx context.Context, h hosts.Host, s *session, d *Disks, b *build) error {
+	if h.Layout == b.digest {
+		err := f.takeUp(ctx, s, d)
+		if err == nil {
+			f.finished(hosts.PhaseDisks, "the disks were made before the interruption, and are mounted")
+			return nil
+		}
+		if ctx.Err() != nil || errors.Is(err, errLost) || !h.Options.Disko.Erases() {
+			return err
+		}
+		f.note("what was made before the interruption is not taken up, the disks are made again: %v", err)
+	}
+	start := f.Now()
+	steps, err := d.Make(ctx)
+	if err != nil {
+		return err
+	}
+	f.apply(hosts.Event{Kind: hosts.Finished, Phase: hosts.PhaseDisks, Layout: b.digest,
+		Message: fmt.Sprintf("%s in %s; the disks were read back and are as planned", stepCount(steps), since(f.Now(), start))})
+	return nil
+}
+
+func stepCount(n int) string {
+	if n == 1 {
+		return "1 step"
+	}
+	return fmt.Sprintf("%d steps", n)
+}
+
+// takeUp mounts disks that were made.
+func (f *follower) takeUp(ctx context.Context, s *session, d *Disks) error {
+	made := *d
+	made.Options.Way = disko.Mount
+	steps, err := made.Make(ctx)
+	d.plan = made.plan
+	if err == nil && steps > 0 { // they were not mounted: the machine was off
+		err = checkStore(ctx, s, "/mnt")
+	}
+	return err
+}
+
+// closeAfter closes the disks after a failure or a cancel. Where the connection broke or the
+// server stops, the install goes on later with what is open.
+func (f *follower) closeAfter(ctx context.Context, d *Disks, err error) {
+	cause := context.Cause(ctx)
+	switch {
+	case err == nil, errors.Is(err, errLost), cause != nil && !errors.Is(cause, errUnwanted):
+		return
+	}
+	if err := d.Close(context.WithoutCancel(ctx)); err != nil {
+		f.note("the disks were not closed: %v", err)
+		return
+	}
+	f.Log.Info("the disks are closed", "host", f.name)
+}
+
+func permitDisks(p *disko.Plan) (disks []hosts.Disk) {
+	for _, d := range p.Disks {
+		disks = append(disks, hosts.Disk{Device: d.Device, Model: d.Model, Serial: d.Serial, Size: d.Size})
+	}
+	return disks
+}
+
+func diskWords(p *disko.Plan) string {
+	var words []string
+	for _, d := range p.Disks {
+		w := fmt.Sprintf("%s (%.1f GB", d.Device, float64(d.Size)/1e9)
+		if id := strings.TrimSpace(d.Model + " " + d.Serial); id != "" {
+			w += ", " + id
+		}
+		words = append(words, w+")")
+	}
+	return strings.Join(words, ", ")
+}
