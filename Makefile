@@ -43,7 +43,12 @@ lab: setup ## test the test bed alone: netboots and installs by hand, without pr
 bench: setup build ## benchmarks, as ratios against nginx and dnsmasq in the same run
 	.ci/bench
 
+# To get them: git clone https://github.com/nix-community/disko (the results are of commit 878ec37) and
+# https://github.com/nix-community/nixpkgs.lib, whose folder lib is PROVISION_NIXPKGS_LIB.
+beside: setup ## our disks beside disko's own, by PROVISION_DISKO=FOLDER PROVISION_NIXPKGS_LIB=FOLDER
+	CGO_ENABLED=1 go test -count=1 -v -timeout 90m -run DiskoByHand ./internal/lab/beside
+
 setup: ## install the tools that tests and demo use
 	./setup
 
-.PHONY: help build release demo test lint unit fuzz soak e2e lab bench setup
+.PHONY: help build release demo test lint unit fuzz soak e2e lab bench beside setup

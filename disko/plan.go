@@ -106,6 +106,8 @@ func NewPlan(l *Layout, f *Facts, o Options) (*Plan, error) {
 	p := &Plan{Way: cmp.Or(o.Way, Fresh)}
 	b := &builder{reader: &reader{seen: map[string]string{}}, way: p.Way, facts: f, found: map[string]*node{}, look: Look{}}
 	switch {
+	case o.Script != "" && len(o.Disks) > 0:
+		return nil, errors.New("disko's own script names its disks itself; choose them in the layout, or let provision make them (no --disko script)")
 	case f == nil && p.Way == Format:
 		return nil, errors.New("what is to be kept shows on the machine only; the way format needs its facts")
 	case f != nil:

@@ -1,8 +1,14 @@
 # Prints what a machine's disks are, for ReadProbe: a name and an output in turn, each
 # followed by NUL. Tools that are not there print nothing.
 say() { printf '%s\0' "$1"; shift; "$@" 2>/dev/null; printf '\0'; }
-# lsblk asks udev, which may still look at what changed last.
-! command -v udevadm >/dev/null || udevadm settle --timeout 120
+# lsblk asks udev, which may still look at what changed last. And udev misses what is made
+# while it looks at the same device, so it looks again at all that seems empty.
+if command -v udevadm >/dev/null; then
+	udevadm settle --timeout 120
+	lsblk --noheadings --raw --paths --output NAME,FSTYPE | while read -r name type; do
+		[ -n "$type" ] || echo "$name"
+	done | xargs -r udevadm trigger --settle
+fi
 printf 'lsblk\0'
 lsblk --json --bytes --output-all || exit
 printf '\0'

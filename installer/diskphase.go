@@ -14,7 +14,7 @@ import (
 func (f *follower) layout(h hosts.Host, s *session, b *build) *Disks {
 	o := disko.Options{Way: disko.Way(h.Options.Disko), Disks: h.Options.Disks}
 	if h.Options.Disko == hosts.Script {
-		o.Way, o.Script = disko.Fresh, b.script.path
+		o = disko.Options{Script: b.script.path, Disks: h.Options.Disks}
 	}
 	return &Disks{
 		Client: s.client, Layout: b.layout, Options: o, Log: f.Log,

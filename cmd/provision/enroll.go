@@ -48,11 +48,11 @@ func enrollCommand(api *client) *cobra.Command {
 					return errUsage{err}
 				}
 			}
-			if r.Disks, err = disko.ParseDisks(disks); err != nil {
-				return errUsage{fmt.Errorf("--disk: %w", err)}
-			}
 			if _, err := hosts.ParseDisko(r.Disko); err != nil {
 				return errUsage{err}
+			}
+			if r.Disks, err = disko.ParseDisks(disks); err != nil {
+				return errUsage{fmt.Errorf("--disk: %w", err)}
 			}
 			if r.DiskKeys, err = readDiskKeys(diskKeys, c.InOrStdin()); err != nil {
 				return err
@@ -88,11 +88,6 @@ func enrollCommand(api *client) *cobra.Command {
 	return c
 }
 
-// diskFlag adds --disk, for disko.ParseDisks.
-func diskFlag(c *cobra.Command, disks *[]string) {
-	c.Flags().StringArrayVar(disks, "disk", nil, "NAME=DISK: the disk to take for the layout's NAME: serial:SERIAL, wwn:WWN, largest, smallest-nvme and so on, or a path")
-}
-
 func completeWays(ways ...cobra.Completion) cobra.CompletionFunc {
 	return cobra.FixedCompletions(ways, cobra.ShellCompDirectiveNoFileComp)
 }
@@ -106,6 +101,11 @@ func permission(way hosts.Disko) string {
 		return "Its file systems may be mounted and the system installed, nothing erased, once,"
 	}
 	return "Its disks may be erased once,"
+}
+
+// diskFlag adds --disk, for disko.ParseDisks.
+func diskFlag(c *cobra.Command, disks *[]string) {
+	c.Flags().StringArrayVar(disks, "disk", nil, "NAME=DISK: the disk to take for the layout's NAME: serial:SERIAL, wwn:WWN, largest, smallest-nvme and so on, or a path")
 }
 
 func readDiskKeys(specs []string, stdin io.Reader) (map[string][]byte, error) {

@@ -26,7 +26,6 @@ disko.devices as JSON:
 
   provision plan bravo
   provision plan --layout layout.json --facts facts.json --disko format
-
   provision plan --layout layout.json --facts facts.json --disk main=smallest-nvme
 
 Facts are what provision facts prints on the machine. For the way fresh, the
@@ -47,16 +46,19 @@ func planCommand(api *client) *cobra.Command {
 			if err != nil {
 				return errUsage{err}
 			}
-			chosen, err := disko.ParseDisks(disks)
-			if err != nil {
-				return errUsage{fmt.Errorf("--disk: %w", err)}
+			if way != "" && layout == "" {
+				return errUsage{errors.New("--disko goes with --layout; an enrolled host is planned in its own way")}
 			}
-			if (way != "" || disks != nil) && layout == "" {
-				return errUsage{errors.New("--disko and --disk go with --layout; an enrolled host is planned as it was enrolled")}
+			if len(args) == 1 && disks != nil {
+				return errUsage{errors.New("--disk is for --layout; a host's disks are chosen when it is enrolled")}
 			}
 			p := new(disko.Plan)
 			if layout != "" {
-				p, err = planFiles(layout, facts, web.PlanOptions(hosts.Options{Disko: parsed, Disks: chosen}))
+				var o disko.Options
+				if o, err = planOptions(parsed, disks); err != nil {
+					return err
+				}
+				p, err = planFiles(layout, facts, o)
 			} else {
 				err = api.call(c.Context(), http.MethodGet, hostPath(args[0], "/plan"), nil, p)
 			}
@@ -75,6 +77,14 @@ func planCommand(api *client) *cobra.Command {
 	diskFlag(c, &disks)
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON (stable)")
 	return c
+}
+
+func planOptions(way hosts.Disko, disks []string) (disko.Options, error) {
+	chosen, err := disko.ParseDisks(disks)
+	if err != nil {
+		return disko.Options{}, errUsage{fmt.Errorf("--disk: %w", err)}
+	}
+	return web.PlanOptions(way, chosen), nil
 }
 
 func planFiles(layoutFile, factsFile string, o disko.Options) (*disko.Plan, error) {
@@ -124,7 +134,8 @@ func showPlan(w io.Writer, p *disko.Plan) error {
 		fmt.Fprintln(w, "\nWhat follows depends on what is found inside; the install plans again then.")
 	case len(p.Steps) == 0:
 		fmt.Fprintln(w, "\nNothing is to be done: the disks are as the layout says, and mounted.")
-	case sum > 0:
+	}
+	if sum > 0 {
 		fmt.Fprintf(w, "\nThe steps with a time usually take ~%s together; the others less than a second\neach, or as long as the disk or the layout's own hooks need.\n", seconds(sum))
 	}
 	return nil

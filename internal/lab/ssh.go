@@ -84,5 +84,8 @@ func (s *Shell) Feed(ctx context.Context, stdin io.Reader, command string) (stri
 	return strings.TrimSpace(stdout.String()), nil
 }
 
+// Client returns the connection, for what speaks SSH itself.
+func (s *Shell) Client() *ssh.Client { return s.client }
+
 // Close hangs up.
 func (s *Shell) Close() error { return s.client.Close() }

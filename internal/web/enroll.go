@@ -94,7 +94,7 @@ func (s *Server) check(ctx context.Context, r EnrollRequest) (hosts.Host, map[st
 	if h.Image, err = s.image(r.Image, arch); err != nil {
 		return h, nil, err
 	}
-	secrets, err := secretsFor(r, h.Options, layout)
+	secrets, err := secretsFor(r, h.Options.Disko, layout)
 	if err != nil {
 		return h, nil, err
 	}
@@ -160,9 +160,9 @@ func (s *Server) image(name string, arch images.Arch) (string, error) {
 
 // secretsFor collects the disk keys, which must be all that the layout reads,
 // and the host key that the extra files bring, if they bring one.
-func secretsFor(r EnrollRequest, chosen hosts.Options, layout *disko.Layout) (map[string][]byte, error) {
+func secretsFor(r EnrollRequest, way hosts.Disko, layout *disko.Layout) (map[string][]byte, error) {
 	// Before the machine was seen there is nothing to keep; the keys are the same in all ways.
-	o := PlanOptions(chosen)
+	o := PlanOptions(way, r.Disks)
 	o.Way = disko.Fresh
 	plan, err := disko.NewPlan(layout, nil, o)
 	if err != nil {
@@ -223,11 +223,11 @@ func extraHostKey(dir string) ([]byte, error) {
 }
 
 // PlanOptions are those of a plan that is shown.
-func PlanOptions(o hosts.Options) disko.Options {
-	if o.Disko == hosts.Script {
-		return disko.Options{Disks: o.Disks, Script: "diskoScript"} // which is not built for that
+func PlanOptions(way hosts.Disko, disks map[string]string) disko.Options {
+	if way == hosts.Script {
+		return disko.Options{Script: "diskoScript", Disks: disks} // which is not built for that
 	}
-	return disko.Options{Disks: o.Disks, Way: disko.Way(o.Disko)}
+	return disko.Options{Way: disko.Way(way), Disks: disks}
 }
 
 // plan says what an install would do: to the machine as it was last seen, or
@@ -249,7 +249,7 @@ func (s *Server) plan(c echo.Context) error {
 	if err != nil && !errors.Is(err, hosts.ErrNotFound) {
 		return err
 	}
-	p, err := disko.NewPlan(layout, facts, PlanOptions(h.Options))
+	p, err := disko.NewPlan(layout, facts, PlanOptions(h.Options.Disko, h.Options.Disks))
 	if err != nil {
 		return err
 	}
