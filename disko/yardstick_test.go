@@ -183,7 +183,7 @@ func ourCommands(p *Plan, stage Stage) []string {
 // single are the calls of sgdisk and parted that disko makes where we make one.
 func single(argv []string) (calls [][]string) {
 	var starts []int
-	head, tail := argv[:1], []string(nil)
+	var head, tail []string
 	switch {
 	case argv[0] == "sgdisk" && argv[1] == "--clear":
 		head, tail = argv[:1], argv[len(argv)-1:]
