@@ -22,9 +22,6 @@ func (b *builder) make(c content, on place, kind string) bool {
 	case on.found.holds() != "" || len(on.found.Children) > 0:
 		b.errorf(on.at, "%s holds %s, and the layout has %s there", on.device, printable(on.found.content()), kind)
 		return false
-	case slices.ContainsFunc(b.facts.Unclear, func(name string) bool { return b.there(name) == on.found }):
-		b.errorf(on.at, "%s holds signatures of several things, and the layout has %s there; look at them with wipefs, and remove the wrong ones by hand", on.device, kind)
-		return false
 	case !b.lacks(on.at, "%s is empty, and the layout has %s there", on.device, kind):
 		return false
 	}
@@ -32,6 +29,16 @@ func (b *builder) make(c content, on place, kind string) bool {
 		b.fits(c, on)
 	}
 	return true
+}
+
+// clear reports what is on a disk that is kept and has signatures of several things: udev
+// then knows neither what it holds nor which partition it is.
+func (b *builder) clear(at, disk string) {
+	for _, name := range b.facts.Unclear {
+		if n := b.there(name); n != nil && slices.Contains(n.roots, disk) {
+			b.errorf(at, "%s holds signatures of several things; look at them with wipefs, and remove the wrong ones by hand", n.device())
+		}
+	}
 }
 
 // lacks says what is missing, and tells whether it may be made.

@@ -127,6 +127,9 @@ func NewPlan(l *Layout, f *Facts, o Options) (*Plan, error) {
 				b.errorf(d.on.at, "what is on %s is kept, and lsblk alone does not tell what to compare; take the facts with `provision facts` on the machine", disk)
 				continue
 			}
+			if keep {
+				b.clear(d.on.at, disk.Device)
+			}
 			places[d] = place{device: disk.Device, name: d.on.name, at: d.on.at, size: disk.Size, sector: disk.SectorSize, kernel: true, title: disk.String(),
 				keep: keep, found: b.found[disk.Device]}
 		}

@@ -63,18 +63,17 @@ func differing(t *testing.T, m *machine) {
 	closed := m.closed(t)
 	part := func(parts set, name string) set { return parts[name].(set) }
 	for want, change := range map[string]func(parts, all set){
-		"holds ext4, and the layout has f2fs": func(p, _ set) { part(p, "root")["content"] = fs("f2fs", "/") },
-		"holds swap, and the layout has ext4": func(p, _ set) { part(p, "swap")["content"] = fs("ext4", "/s") },
-		"has 64 MiB instead of 80 MiB":        func(p, _ set) { part(p, "boot")["size"] = "80M" },
-		"the type of /dev/vda":                func(p, _ set) { part(p, "boot")["type"] = "8300" },
-		"attributes of /dev/vda":              func(p, _ set) { part(p, "boot")["attributes"] = []int{2} },
-		"the uuid of /dev/vda":                func(p, _ set) { part(p, "boot")["uuid"] = "5E2B7B9C-6B5E-4F0F-8A44-0C7D1A2B3C4D" },
-		"holds crypto_LUKS":                   func(p, _ set) { part(p, "crypt")["content"] = fs("ext4", "/c") },
-		"the layout has crypto_LUKS":          func(p, _ set) { part(p, "root")["content"] = luks("d", fs("ext4", "/"), set{"passwordFile": "/tmp/p"}) },
-		"mdadm.r.level":                       func(_, all set) { all["mdadm"].(set)["r"].(set)["level"] = 0 },
-		"mdadm.r.metadata":                    func(_, all set) { all["mdadm"].(set)["r"].(set)["metadata"] = "1.2" },
-		"lvm_vg.vg.lvs.x":                     func(_, all set) { all["lvm_vg"].(set)["vg"].(set)["lvs"].(set)["x"].(set)["size"] = "100M" },
-		"No key available":                    func(p, _ set) { part(p, "crypt")["content"].(set)["settings"] = set{"keyFile": "/tmp/other"} },
+		"and the layout has f2fs there": func(p, _ set) { part(p, "root")["content"] = fs("f2fs", "/") },
+		"and the layout has ext4 there": func(p, _ set) { part(p, "swap")["content"] = fs("ext4", "/s") },
+		"has 64 MiB instead of 80 MiB":  func(p, _ set) { part(p, "boot")["size"] = "80M" },
+		"the type of /dev/vda":          func(p, _ set) { part(p, "boot")["type"] = "8300" },
+		"attributes of /dev/vda":        func(p, _ set) { part(p, "boot")["attributes"] = []int{2} },
+		"the uuid of /dev/vda":          func(p, _ set) { part(p, "boot")["uuid"] = "5E2B7B9C-6B5E-4F0F-8A44-0C7D1A2B3C4D" },
+		"holds crypto_LUKS":             func(p, _ set) { part(p, "crypt")["content"] = fs("ext4", "/c") },
+		"the layout has crypto_LUKS":    func(p, _ set) { part(p, "root")["content"] = luks("d", fs("ext4", "/"), set{"passwordFile": "/tmp/p"}) },
+		"is a raid1 instead of raid0":   func(_, all set) { all["mdadm"].(set)["r"].(set)["level"] = 0 },
+		"lvm_vg.vg.lvs.x":               func(_, all set) { all["lvm_vg"].(set)["vg"].(set)["lvs"].(set)["x"].(set)["size"] = "100M" },
+		"No key available":              func(p, _ set) { part(p, "crypt")["content"].(set)["settings"] = set{"keyFile": "/tmp/other"} },
 	} {
 		d := m.tool(t, base(change), disko.Format)
 		if _, err := d.Make(m.ctx); err == nil || !strings.Contains(err.Error(), want) {
