@@ -220,7 +220,7 @@ root postUnmount /dev/vda2 /" ] || { cat /run/hooks >&2; false; }`,
 var removals = map[string]layout{
 	"layouts/efi":          {removeClosed: "wipefs --all /dev/vda1", gone: `^/dev/vda1 |/mnt/boot/`},
 	"layouts/btrfs-raid":   {removeClosed: "wipefs --all /dev/vda1", gone: `^/dev/vda1 |/mnt/boot/`},
-	"layouts/btrfs":        {remove: "swapoff /mnt/.swap/one; rm /mnt/.swap/one; btrfs subvolume delete /mnt/home/me", gone: `^swap /mnt/.swap/one|path me$`},
+	"layouts/btrfs":        {remove: "swapoff /mnt/.swap/one; rm /mnt/.swap/one; btrfs subvolume delete /mnt/home/me", gone: `^swap /mnt/.swap/one|path (home/)?me$`},
 	"layouts/gpt":          {removeClosed: "sgdisk --delete=7 /dev/vda", gone: `^/dev/vda7 |/mnt/win dows/`},
 	"layouts/hooks":        {remove: "swapoff /dev/vg/swap; wipefs --all /dev/vg/swap", gone: `vg-swap `},
 	"layouts/hybrid":       {removeClosed: "wipefs --all /dev/vda2", gone: `^/dev/vda2 |/mnt/user data`},
