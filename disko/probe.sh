@@ -3,7 +3,7 @@
 say() { printf '%s\0' "$1"; shift; "$@" 2>/dev/null; printf '\0'; }
 # lsblk asks udev, which may still look at what changed last. And udev misses what is made
 # while it looks at the same device, so it looks again at all that seems empty.
-if command -v udevadm >/dev/null; then
+if [ -S /run/udev/control ]; then # trigger --settle waits for ever where no udevd runs
 	udevadm settle --timeout 120
 	lsblk --noheadings --raw --paths --output NAME,FSTYPE | while read -r name type; do
 		[ -n "$type" ] || echo "$name"
