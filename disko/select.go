@@ -53,6 +53,9 @@ func (o Options) check(r *reader, l *Layout) {
 	for _, d := range l.disks() {
 		have = append(have, d.on.name)
 	}
+	if o.Script != "" && len(o.Disks) > 0 {
+		r.errorf("disk", "its devices cannot be chosen here: the flake's own script takes those of the layout")
+	}
 	for name, selector := range o.Disks {
 		if !slices.Contains(have, name) {
 			r.errorf(join("disk", name), "is not in the layout, so %q cannot be its device; the layout has %s", selector, strings.Join(have, ", "))
@@ -61,6 +64,16 @@ func (o Options) check(r *reader, l *Layout) {
 			r.errorf(join(join("disk", name), "device"), "%v", err)
 		}
 	}
+}
+
+// Devices are the disks that the plan takes, as [Options.Disks] names them: for another
+// plan that must not take others.
+func (p *Plan) Devices() map[string]string {
+	devices := map[string]string{}
+	for _, d := range p.Disks {
+		devices[d.Name] = d.Device
+	}
+	return devices
 }
 
 // on is where a disk of the layout is looked for.

@@ -96,6 +96,14 @@ func TestSelectDisks(t *testing.T) {
 			}
 		}
 	}
+	// The next plan takes the same disks.
+	p, err = NewPlan(l, shelf(t), Options{Disks: p.Devices()})
+	if err != nil || p.Disks[0].Device != "/dev/sdg" || p.Disks[1].Device != "/dev/sdf" {
+		t.Errorf("got %v, %v", p, err)
+	}
+	if _, err := NewPlan(l, shelf(t), Options{Disks: both, Script: "x"}); err == nil || !strings.Contains(err.Error(), "the flake's own script takes those of the layout") {
+		t.Errorf("with a script: %v", err)
+	}
 	// Without facts, nobody knows which one it is.
 	p, err = NewPlan(l, nil, Options{Disks: both})
 	if err != nil || p.Disks[0].Device != "serial:HDD-2" {

@@ -54,6 +54,9 @@ func (d *Disks) Make(ctx context.Context) (steps int, err error) {
 			return 0, err
 		}
 	}
+	if d.Options.Disks != nil { // by the next look, another disk may be the largest
+		d.Options.Disks = plan.Devices()
+	}
 	d.plan = plan
 	if err := d.sendKeys(ctx); err != nil {
 		return 0, err

@@ -17,7 +17,8 @@ import (
 	"provision/internal/web"
 )
 
-const planHelp = `Show the steps of an install, what each destroys, and on which disk.
+const planHelp = `Draw the disks of an install to scale, what is on them above what will be, and
+list the steps, what each destroys and how long it usually takes.
 
 For an enrolled HOST the server plans from the flake and from what the machine
 was seen to have, in the way of enroll --disko. Without a server, from evaluated
@@ -25,9 +26,11 @@ disko.devices as JSON:
 
   provision plan bravo
   provision plan --layout layout.json --facts facts.json --disko format
+  provision plan --layout layout.json --facts facts.json --disk main=smallest-nvme
 
 Facts are what provision facts prints on the machine. For the way fresh, the
-output of lsblk --json --bytes --output-all does.`
+output of lsblk --json --bytes --output-all does. For --disk see provision enroll
+--help; a host's disks are chosen when it is enrolled.`
 
 func planCommand(api *client) *cobra.Command {
 	var layout, facts, way string
