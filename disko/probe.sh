@@ -16,7 +16,7 @@ unclear() {
 # lsblk asks udev, which may still look at what changed last. And udev misses what is made
 # while it looks at the same device, so it looks again at all that seems empty: not by
 # udevadm trigger, which does the same to a disk's partitions and has RAIDs assembled.
-if command -v udevadm >/dev/null; then
+if [ -S /run/udev/control ]; then # settle waits for long where no udevd runs
 	udevadm settle --timeout 120
 	empty | while read -r name; do
 		echo change >"/sys/class/block/$name/uevent"

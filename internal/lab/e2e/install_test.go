@@ -27,7 +27,6 @@ func TestInstall(t *testing.T) {
 		{name: "LUKS-btrfs-swap server", mode: "server", host: "charlie"},
 		{name: "LUKS-btrfs-swap proxy", mode: "proxy", host: "charlie"},
 		{name: "LUKS-btrfs-swap server power-cut-in-copy", mode: "server", host: "charlie", disturb: cutPowerInCopy, check: tookUp},
-		{name: "LUKS-ext4 server cancel", mode: "server", host: "bravo", disturb: cancelAndEnroll, check: madeTwice},
 		{name: "ext4 server script", mode: "server", host: "india", flags: []string{"--disko", "script"}, check: hookRan},
 		{name: "LUKS-LVM server", mode: "server", host: "echo"},
 		{name: "mirror proxy", mode: "proxy", host: "foxtrot"},
@@ -78,6 +77,29 @@ func TestFormat(t *testing.T) {
 	}
 }
 
+// TestCancel: an install is cancelled in the copy, which closes the disks. Enrolled again, it
+// begins anew in the same boot: what was made for a permit that was withdrawn is not taken up.
+func TestCancel(t *testing.T) {
+	w := newWorld(t, "server")
+	m := w.machine("bravo")
+	w.enroll(m, "bravo")
+	w.on(m)
+	w.awaitCopied("bravo", 10)
+	w.provision("cancel", "bravo")
+	w.awaitLog("the disks are closed", 1)
+	w.enroll(m, "bravo")
+	w.installed(m, "bravo")
+	made := 0
+	for _, ev := range w.events("bravo") {
+		if ev.Kind == hosts.Finished && ev.Layout != "" {
+			made++
+		}
+	}
+	if s := w.status("bravo"); made != 2 || s.Permit.Boots != 0 {
+		t.Errorf("the disks were made %d times, with %d boots under the second permit", made, s.Permit.Boots)
+	}
+}
+
 // killServer kills the server with -9 during the copy and starts it again.
 // Who waits for the host goes on waiting.
 func killServer(w *world, _ *lab.Machine) {
@@ -120,27 +142,6 @@ func cutPowerInCopy(w *world, m *lab.Machine) {
 	w.awaitLog(synced, strings.Count(w.log.String(), synced)+1)
 	w.must(m.PowerOff())
 	w.on(m)
-}
-
-// cancelAndEnroll cancels the install in the copy, and has it begin again in the same boot.
-func cancelAndEnroll(w *world, m *lab.Machine) {
-	w.awaitCopied("bravo", 10)
-	w.provision("cancel", "bravo")
-	w.awaitLog("the disks are closed", 1)
-	w.enroll(m, "bravo")
-}
-
-// madeTwice: what was made for a permit that was withdrawn is not taken up.
-func madeTwice(w *world) {
-	made := 0
-	for _, ev := range w.events("bravo") {
-		if ev.Kind == hosts.Finished && ev.Layout != "" {
-			made++
-		}
-	}
-	if s := w.status("bravo"); made != 2 || s.Permit.Boots != 0 {
-		w.t.Errorf("the disks were made %d times, with %d boots under the second permit", made, s.Permit.Boots)
-	}
 }
 
 // tookUp: the second boot found the disks made, and some of what was copied.
