@@ -22,7 +22,8 @@ type Facts struct {
 	Swaps           []string         `json:"swaps"`
 	PhysicalVolumes []PhysicalVolume `json:"pvs"`
 	LogicalVolumes  []LogicalVolume  `json:"lvs"`
-	Pools           []string         `json:"pools"` // imported
+	Unclear         []string         `json:"unclear"` // devices with signatures of several things, which lsblk shows as empty
+	Pools           []string         `json:"pools"`   // imported
 	Datasets        []Dataset        `json:"datasets"`
 	// Inside holds what was found at paths on btrfs devices: "subvolume", "file", "other"
 	// or nothing.

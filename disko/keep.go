@@ -22,6 +22,9 @@ func (b *builder) make(c content, on place, kind string) bool {
 	case on.found.holds() != "" || len(on.found.Children) > 0:
 		b.errorf(on.at, "%s holds %s, and the layout has %s there", on.device, printable(on.found.content()), kind)
 		return false
+	case slices.Contains(b.facts.Unclear, on.found.device()):
+		b.errorf(on.at, "%s holds signatures of several things, and the layout has %s there; look at them with wipefs, and remove the wrong ones by hand", on.device, kind)
+		return false
 	case !b.lacks(on.at, "%s is empty, and the layout has %s there", on.device, kind):
 		return false
 	}

@@ -102,12 +102,12 @@ func section(facts map[string]any, name, text string) error {
 		if name == "lvs" {
 			facts[name] = found.Report[0].LV
 		}
-	case "pools":
-		pools := []string{}
+	case "pools", "unclear":
+		names := []string{}
 		for _, row := range rows {
-			pools = append(pools, row[0])
+			names = append(names, row[0])
 		}
-		facts[name] = pools
+		facts[name] = names
 	case "datasets":
 		datasets := []Dataset{}
 		for _, row := range rows {

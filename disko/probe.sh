@@ -1,13 +1,23 @@
 # Prints what a machine's disks are, for ReadProbe: a name and an output in turn, each
 # followed by NUL. Tools that are not there print nothing.
 say() { printf '%s\0' "$1"; shift; "$@" 2>/dev/null; printf '\0'; }
+empty() {
+	lsblk --noheadings --raw --paths --output NAME,FSTYPE | while read -r name type; do
+		[ -n "$type" ] || echo "$name"
+	done
+}
+# blkid exits 8 where there are signatures of several things, of which it then names none.
+unclear() {
+	empty | while read -r name; do
+		blkid --probe "$name" >/dev/null
+		[ $? != 8 ] || echo "$name"
+	done
+}
 # lsblk asks udev, which may still look at what changed last. And udev misses what is made
 # while it looks at the same device, so it looks again at all that seems empty.
 if command -v udevadm >/dev/null; then
 	udevadm settle --timeout 120
-	lsblk --noheadings --raw --paths --output NAME,FSTYPE | while read -r name type; do
-		[ -n "$type" ] || echo "$name"
-	done | xargs -r udevadm trigger --settle
+	empty | xargs -r udevadm trigger --settle
 fi
 printf 'lsblk\0'
 lsblk --json --bytes --output-all || exit
@@ -17,6 +27,7 @@ say mounts findmnt --json --list --nofsroot --output TARGET,SOURCE,FSTYPE,FSROOT
 say swaps cat /proc/swaps
 say pvs pvs --reportformat json --options pv_name,vg_name
 say lvs lvs --reportformat json --units b --nosuffix --options vg_name,lv_name,lv_size,segtype,pool_lv
+say unclear unclear
 say pools zpool list -H -o name
 say datasets zfs list -H -p -t filesystem,volume -o name,type,volsize,keystatus
 

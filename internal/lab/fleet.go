@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 )
 
@@ -25,11 +24,16 @@ var fleetFiles embed.FS
 //	charlie  GPT: ESP, swap, LUKS (settings.keyFile /tmp/disk.key, allowDiscards) on btrfs with subvolumes
 //	india    alpha's, with a hook that names a store path, and a diskoScript
 //	delta    GPT: ESP, ext4; for aarch64, and there only if the fleet has AArch64
+//	echo     GPT: ESP, LUKS (passwordFile /tmp/disk.key) on LVM: ext4 for / and /home, swap
+//	foxtrot  two disks, each GPT: RAID 1 as ESP, RAID 1 on ext4; starts from either disk alone
+//	golf     GPT: EF02, ext4; with GRUB for a BIOS
+//	hotel    GPT: ESP, ext4 for /nix; / is a tmpfs, the SSH host key is kept in /nix/persist
 //
 // It needs neither nixpkgs nor any other input nor the network, and builds with nix 2.8 in seconds.
 type Fleet struct {
 	AuthorizedKeys string   // lines of root's authorized_keys on the hosts; none: nobody can log in
 	Disk           string   // device of the hosts' disk; "/dev/vda" by default
+	SecondDisk     string   // of those that have two; "/dev/vdb" by default
 	ESPSize        string   // "192M" by default
 	LUKSFormatArgs []string // extraFormatArgs of the LUKS layouts; by default a key derivation that is cheap to emulate
 
@@ -88,6 +92,9 @@ func (f Fleet) settings(ctx context.Context, cache string, log io.Writer) ([]byt
 	if f.Disk == "" {
 		f.Disk = "/dev/vda"
 	}
+	if f.SecondDisk == "" {
+		f.SecondDisk = "/dev/vdb"
+	}
 	if f.ESPSize == "" {
 		f.ESPSize = "192M"
 	}
@@ -96,7 +103,7 @@ func (f Fleet) settings(ctx context.Context, cache string, log io.Writer) ([]byt
 	}
 	return json.MarshalIndent(map[string]any{
 		"platforms": platforms, "unwanted": strings.Join(unwanted(), " "),
-		"disk": f.Disk, "espSize": f.ESPSize, "luksFormatArgs": f.LUKSFormatArgs, "efiEntry": f.EFIEntry,
+		"disk": f.Disk, "secondDisk": f.SecondDisk, "espSize": f.ESPSize, "luksFormatArgs": f.LUKSFormatArgs, "efiEntry": f.EFIEntry,
 	}, "", "\t")
 }
 
@@ -112,15 +119,10 @@ func (b base) platform() (any, error) {
 	if err != nil || len(versions) != 1 {
 		return nil, fmt.Errorf("want one kernel in %s, found %d", b.kernel(), len(versions))
 	}
-	wanted, err := b.closure("bash", "busybox-static", "coreutils", "cryptsetup-bin", "e2fsprogs", "efibootmgr",
-		"grep", "kmod", "mount", "openssh-client", "openssh-server", "sed", "systemd-boot-efi", "util-linux")
-	if err != nil {
-		return nil, err
-	}
 	packages := []pkg{}
 	// A store path's name has fewer letters than a Debian version.
 	letters := strings.NewReplacer(":", ".", "~", "-")
-	for _, d := range wanted {
+	for _, d := range b.debs {
 		packages = append(packages, pkg{d.Name, letters.Replace(d.Version), d.File, append([]string{}, d.Depends...)})
 	}
 	names := b.arch.names()
@@ -130,27 +132,6 @@ func (b base) platform() (any, error) {
 		"efi":          names.efi,
 		"kernelParams": "console=tty0 console=" + names.console + ",115200n8 loglevel=4 mitigations=off cryptomgr.notests",
 	}, nil
-}
-
-// closure returns the named packages and all that they depend on, but the kernel.
-func (b base) closure(names ...string) ([]deb, error) {
-	byName := map[string]deb{}
-	for _, d := range b.debs {
-		byName[d.Name] = d
-	}
-	wanted := map[string]bool{}
-	for len(names) > 0 {
-		name := names[0]
-		names = names[1:]
-		if _, ok := byName[name]; !ok {
-			return nil, fmt.Errorf("package %s is not among the lab's packages", name)
-		}
-		if !wanted[name] {
-			wanted[name] = true
-			names = append(names, byName[name].Depends...)
-		}
-	}
-	return slices.DeleteFunc(slices.Clone(b.debs), func(d deb) bool { return !wanted[d.Name] }), nil
 }
 
 // NixEnv returns os.Environ with what lets nix build the fleet on a plain Debian or Ubuntu machine, as root and

@@ -17,10 +17,10 @@ func TestFleet(t *testing.T) {
 	if _, err := output(plain); err == nil || !strings.Contains(err.Error(), "cannot convert a function to JSON") {
 		t.Errorf("plain nix eval of the layout: %v; with disko it fails for its functions", err)
 	}
-	if got := nix(t, "eval", "--json", dir+"#nixosConfigurations", "--apply", "builtins.attrNames"); got != `["alpha","bravo","charlie","india"]` {
+	if got := nix(t, "eval", "--json", dir+"#nixosConfigurations", "--apply", "builtins.attrNames"); got != `["alpha","bravo","charlie","echo","foxtrot","golf","hotel","india"]` {
 		t.Errorf("without AArch64 the hosts are %s", got)
 	}
-	for _, host := range []string{"alpha", "bravo", "charlie", "india"} {
+	for _, host := range []string{"alpha", "bravo", "charlie", "echo", "foxtrot", "golf", "hotel", "india"} {
 		testHost(t, dir, host, "x86_64-linux")
 	}
 }
@@ -61,21 +61,43 @@ func TestFleetLayouts(t *testing.T) {
 	const strip = `let strip = v: if builtins.isAttrs v then builtins.listToAttrs (builtins.concatMap
 		(n: if builtins.isFunction v.${n} then [ ] else [{ name = n; value = strip v.${n}; }]) (builtins.attrNames v))
 		else v; in strip`
-	for host, want := range map[string]string{
-		"bravo": `{"additionalKeyFiles":[],"askPassword":false,"content":{"device":"/dev/mapper/crypted","extraArgs":[],` +
-			`"format":"ext4","mountOptions":["defaults"],"mountpoint":"/",HOOKS"type":"filesystem"},` +
+	const filesystem = `"extraArgs":[],"format":"ext4","mountOptions":["defaults"],"mountpoint":`
+	for path, want := range map[string]string{
+		"bravo disk.main.content.partitions.luks.content": `{"additionalKeyFiles":[],"askPassword":false,` +
+			`"content":{"device":"/dev/mapper/crypted",` + filesystem + `"/",HOOKS"type":"filesystem"},` +
 			`"device":"/dev/disk/by-partlabel/disk-main-luks",` +
 			`"extraFormatArgs":["--pbkdf","pbkdf2","--pbkdf-force-iterations","1000"],"extraOpenArgs":[],` +
 			`"initrdUnlock":true,"keyFile":null,"name":"crypted","passwordFile":"/tmp/disk.key",HOOKS"settings":{},` +
 			`"type":"luks"}`,
-		"charlie": `{"additionalKeyFiles":[],"askPassword":false,"content":{"device":"/dev/mapper/crypted",` +
+		"charlie disk.main.content.partitions.luks.content": `{"additionalKeyFiles":[],"askPassword":false,` +
+			`"content":{"device":"/dev/mapper/crypted",` +
 			`"extraArgs":["-f"],"mountOptions":["defaults"],"mountpoint":null,HOOKS"subvolumes":{` +
 			`"/home":SUBVOLUME(/home,/home),"/nix":SUBVOLUME(/nix,/nix),"/root":SUBVOLUME(/root,/)},"swap":{},` +
 			`"type":"btrfs"},"device":"/dev/disk/by-partlabel/disk-main-luks",` +
 			`"extraFormatArgs":["--pbkdf","pbkdf2","--pbkdf-force-iterations","1000"],"extraOpenArgs":[],` +
 			`"initrdUnlock":true,"keyFile":null,"name":"crypted","passwordFile":null,HOOKS"settings":{` +
 			`"allowDiscards":true,"fallbackToPassword":true,"keyFile":"/tmp/disk.key"},"type":"luks"}`,
+		"echo disk.main.content.partitions.luks.content.content": `{"device":"/dev/mapper/crypted",HOOKS"type":"lvm_pv","vg":"pool"}`,
+		"echo lvm_vg": `{"pool":{"lvs":{` +
+			`"home":{"content":{"device":"/dev/pool/home",` + filesystem + `"/home",HOOKS"type":"filesystem"},` +
+			`"extraArgs":[],"lvm_type":null,"name":"home","pool":null,"priority":1251,"size":"100%FREE"},` +
+			`"root":{"content":{"device":"/dev/pool/root",` + filesystem + `"/",HOOKS"type":"filesystem"},` +
+			`"extraArgs":[],"lvm_type":null,"name":"root","pool":null,"priority":1000,"size":"60%FREE"},` +
+			`"swap":{"content":{"device":"/dev/pool/swap","discardPolicy":null,"extraArgs":[],"mountOptions":["defaults"],` +
+			`HOOKS"priority":null,"randomEncryption":false,"resumeDevice":false,"type":"swap"},` +
+			`"extraArgs":[],"lvm_type":null,"name":"swap","pool":null,"priority":1000,"size":"64M"}},` +
+			`"name":"pool",HOOKS"type":"lvm_vg"}}`,
+		"foxtrot disk.second.content.partitions.root.content": `{"device":"/dev/disk/by-partlabel/disk-second-root",` +
+			`"name":"root",HOOKS"type":"mdraid"}`,
+		"foxtrot mdadm.root": `{"content":{"device":"/dev/md/root",` + filesystem + `"/",HOOKS"type":"filesystem"},` +
+			`"extraArgs":["--assume-clean"],"level":1,"metadata":"default","name":"root",HOOKS"type":"mdadm"}`,
+		"golf disk.main.content.partitions.bios": `{"alignment":0,"attributes":[],"content":null,` +
+			`"device":"/dev/disk/by-partlabel/disk-main-bios","end":"+1M","hybrid":null,"label":"disk-main-bios",` +
+			`"name":"bios","priority":100,"size":"1M","start":"0","type":"EF02","uuid":null}`,
+		"hotel nodev": `{"/":{"device":"tmpfs","fsType":"tmpfs","mountOptions":["size=256M","mode=755"],"mountpoint":"/",` +
+			`HOOKS"type":"nodev"}}`,
 	} {
+		host, attr, _ := strings.Cut(path, " ")
 		want = strings.ReplaceAll(want, "HOOKS", `"postCreateHook":"","postMountHook":"","postUnmountHook":"",`+
 			`"preCreateHook":"","preMountHook":"","preUnmountHook":"",`)
 		for _, name := range []string{"/home,/home", "/nix,/nix", "/root,/"} {
@@ -83,11 +105,15 @@ func TestFleetLayouts(t *testing.T) {
 			want = strings.ReplaceAll(want, "SUBVOLUME("+name+")", `{"extraArgs":[],"mountOptions":["compress=zstd","noatime"],`+
 				`"mountpoint":"`+mountpoint+`","name":"`+subvolume+`","swap":{},"type":"btrfs_subvol"}`)
 		}
-		disk := dir + "#nixosConfigurations." + host + ".config.disko.devices.disk.main"
-		if got := nix(t, "eval", "--json", disk+".content.partitions.luks.content", "--apply", strip); got != want {
-			t.Errorf("%s:\n got %s\nwant %s", host, got, want)
+		devices := dir + "#nixosConfigurations." + host + ".config.disko.devices."
+		if got := nix(t, "eval", "--json", devices+attr, "--apply", strip); got != want {
+			t.Errorf("%s:\n got %s\nwant %s", path, got, want)
 		}
-		if got := nix(t, "eval", "--raw", disk+".device"); got != "/dev/nvme0n1" {
+	}
+	for host, want := range map[string]string{"bravo disk.main": "/dev/nvme0n1", "foxtrot disk.second": "/dev/vdb"} {
+		host, disk, _ := strings.Cut(host, " ")
+		attr := dir + "#nixosConfigurations." + host + ".config.disko.devices." + disk + ".device"
+		if got := nix(t, "eval", "--raw", attr); got != want {
 			t.Errorf("%s: disk is %s", host, got)
 		}
 	}

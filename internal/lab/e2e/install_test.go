@@ -10,12 +10,13 @@ import (
 )
 
 // TestInstall: a blank machine on the wire becomes an installed host, for
-// each layout, with us as the DHCP server and beside a home router's. Half of
+// each layout, with us as the DHCP server or beside a home router's. Some of
 // the installs are disturbed; nobody helps them.
 func TestInstall(t *testing.T) {
 	for _, tt := range []struct {
 		name, mode, host string
 		flags            []string // of enroll
+		firmware         lab.Firmware
 		disturb          func(*world, *lab.Machine)
 		check            func(*world)
 	}{
@@ -28,11 +29,16 @@ func TestInstall(t *testing.T) {
 		{name: "LUKS-btrfs-swap server power-cut-in-copy", mode: "server", host: "charlie", disturb: cutPowerInCopy, check: tookUp},
 		{name: "LUKS-ext4 server cancel", mode: "server", host: "bravo", disturb: cancelAndEnroll, check: madeTwice},
 		{name: "ext4 server script", mode: "server", host: "india", flags: []string{"--disko", "script"}, check: hookRan},
+		{name: "LUKS-LVM server", mode: "server", host: "echo"},
+		{name: "mirror proxy", mode: "proxy", host: "foxtrot"},
+		{name: "BIOS proxy", mode: "proxy", host: "golf", firmware: lab.SeaBIOS},
+		{name: "tmpfs server", mode: "server", host: "hotel"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, tt.mode)
 			m := w.machine(tt.host)
+			m.Firmware = tt.firmware
 			w.enroll(m, tt.host, tt.flags...)
 			w.on(m)
 			if tt.disturb != nil {

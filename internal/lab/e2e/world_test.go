@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -217,7 +218,7 @@ func (w *world) try(args ...string) (string, error) {
 func (w *world) enroll(m *lab.Machine, host string, flags ...string) {
 	w.t.Helper()
 	args := append([]string{"enroll", m.MAC, host}, flags...)
-	if host != "alpha" && host != "delta" && host != "india" {
+	if slices.Contains([]string{"bravo", "charlie", "echo"}, host) {
 		key := filepath.Join(w.dir, "disk.key")
 		w.must(os.WriteFile(key, []byte(passphrase), 0o600))
 		args = append(args, "--disk-encryption-key", "/tmp/disk.key="+key)
@@ -225,15 +226,22 @@ func (w *world) enroll(m *lab.Machine, host string, flags ...string) {
 	w.provision(args...)
 }
 
-// machine is a blank PC with one disk of 4 GiB.
+// machine is a blank PC with a disk of 4 GiB, or two if its host needs them.
 func (w *world) machine(name string) *lab.Machine {
 	w.t.Helper()
 	w.machines++
-	disk, err := lab.NewDisk(filepath.Join(w.dir, fmt.Sprintf("disk%d.img", w.machines)), 4<<30, "LAB-"+name)
-	w.must(err)
 	m := &lab.Machine{Name: fmt.Sprintf("m%d-%d", w.machines, w.number), Dir: w.dir, // its tap has the same name
-		LAN: w.lan, Disks: []lab.Disk{disk},
+		LAN: w.lan,
 		MAC: fmt.Sprintf("52:54:00:77:%02x:%02x", w.number, w.machines)}
+	serials := []string{"LAB-" + name}
+	if name == "foxtrot" {
+		serials = append(serials, "LAB-foxtrot-2")
+	}
+	for _, serial := range serials {
+		disk, err := lab.NewDisk(filepath.Join(w.dir, fmt.Sprintf("m%d-%s.img", w.machines, serial)), 4<<30, serial)
+		w.must(err)
+		m.Disks = append(m.Disks, disk)
+	}
 	w.t.Cleanup(func() {
 		m.PowerOff()
 		if c := m.Console(); w.t.Failed() && c != nil {
@@ -380,6 +388,8 @@ func (w *world) check(host string) {
 		"test -e /tmp/disk.key && echo left || echo gone":                          "gone",
 		"grep -c " + passphraseWord + " /proc/cmdline || true":                     "0",
 		"find /boot /etc -name '*.json' -path '*provision*' 2>/dev/null | head -1": "",
+		"echo $(stat -f -c %T /; lsblk -rno TYPE,MOUNTPOINTS | sort -u)":           lies[host],
+		"grep -c ' / ' /proc/mounts":                                               "1",
 	} {
 		got, err := sh.Run(w.ctx, command)
 		if err != nil || got != want {
@@ -401,6 +411,20 @@ func (w *world) run(host, command string) string {
 	return said
 }
 
+// lies is what each host lies on: the file system of its root, and its block
+// devices, those that are alike once.
+var lies = map[string]string{
+	"alpha":   "ext2/ext3 disk part / part /boot",
+	"bravo":   "ext2/ext3 crypt / disk part part /boot",
+	"charlie": `btrfs crypt /home\x0a/nix\x0a/ disk part part /boot part [SWAP]`,
+	"delta":   "ext2/ext3 disk part / part /boot",
+	"echo":    "ext2/ext3 crypt disk lvm / lvm /home lvm [SWAP] part part /boot",
+	"foxtrot": "ext2/ext3 disk part raid1 / raid1 /boot",
+	"golf":    "ext2/ext3 disk part part /",
+	"india":   "ext2/ext3 disk part / part /boot",
+	"hotel":   "tmpfs disk part /boot part /nix",
+}
+
 const passphraseWord = "battery"
 
 func (w *world) dial(addr string, key ssh.PublicKey) *lab.Shell {
@@ -418,21 +442,30 @@ func (w *world) dial(addr string, key ssh.PublicKey) *lab.Shell {
 
 // powerCycles switches the machine off and on twice: it must start from its
 // disk each time, network first in its boot order as it is, and not one byte
-// of the partition table may change.
+// of the partition table may change. A mirror starts from one of its disks
+// the first time, and from the other the second time.
 func (w *world) powerCycles(m *lab.Machine, host string) {
 	w.t.Helper()
-	before, err := m.Disks[0].PartitionTable()
-	w.must(err)
+	before := map[lab.Disk]string{}
+	for _, disk := range m.Disks {
+		table, err := disk.PartitionTable()
+		w.must(err)
+		before[disk] = table
+	}
 	boots := w.status(host).Permit.Boots
-	for range 2 {
+	disks := m.Disks
+	for i := range 2 {
 		w.must(m.PowerOff())
+		if len(disks) == 2 {
+			m.Disks = disks[i : i+1]
+		}
 		w.on(m)
 		w.unlock(m, host)
 		w.check(host)
-		after, err := m.Disks[0].PartitionTable()
-		w.must(err)
-		if after != before {
-			w.t.Errorf("%s: the partition table changed", host)
+		for _, disk := range disks {
+			if after, err := disk.PartitionTable(); err != nil || after != before[disk] {
+				w.t.Errorf("%s: the partition table of %s changed: %v", host, disk.Serial, err)
+			}
 		}
 	}
 	if s := w.status(host); s.State != hosts.Installed || s.Permit.Boots != boots {

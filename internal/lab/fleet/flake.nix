@@ -6,7 +6,7 @@
   outputs = { self }:
     let
       settings = builtins.fromJSON (builtins.readFile ./settings.json);
-      layouts = import ./layouts.nix { inherit (settings) disk espSize luksFormatArgs; };
+      layouts = import ./layouts.nix { inherit (settings) disk secondDisk espSize luksFormatArgs; };
       india = import ./script.nix { layout = layouts.alpha; inherit (settings) disk espSize; };
       toplevels = builtins.mapAttrs
         (system: platform: import ./system.nix {

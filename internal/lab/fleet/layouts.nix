@@ -1,6 +1,6 @@
 # The disks of the hosts, as `config.disko.devices` is once disko has evaluated it: every option is there with its
 # default, device names are worked out, and some attributes are functions, so that a plain `nix eval --json` fails.
-{ disk, espSize, luksFormatArgs }:
+{ disk, secondDisk, espSize, luksFormatArgs }:
 let
   hooks = {
     preCreateHook = "";
@@ -12,21 +12,8 @@ let
   };
   internal = { _create = x: x; _mount = x: x; _unmount = x: x; _meta = x: x; };
 
-  partition = rank: name: { type ? "8300", size, content }: rec {
-    inherit name type size;
-    alignment = 0;
-    attributes = [ ];
-    content' = content;
-    device = "/dev/disk/by-partlabel/${label}";
-    end = if size == "100%" then "-0" else "+${size}";
-    hybrid = null;
-    label = "disk-main-${name}";
-    priority = if size == "100%" then 9001 else 1000;
-    start = "0";
-    uuid = null;
-  };
-  finish = p: builtins.removeAttrs p [ "content'" ] // { content = p.content' p.device; };
-
+  # Content is a function of the device that it lies on.
+  none = device: null;
   filesystem = { format, mountpoint, mountOptions ? [ "defaults" ], extraArgs ? [ ] }: device: hooks // internal // {
     inherit device format mountpoint mountOptions extraArgs;
     type = "filesystem";
@@ -68,38 +55,89 @@ let
     swap = { };
     type = "btrfs";
   };
+  mdraid = name: device: hooks // internal // { inherit device name; type = "mdraid"; };
+  lvmPV = vg: device: hooks // internal // { inherit device vg; type = "lvm_pv"; };
 
-  esp = {
-    type = "EF00";
-    size = espSize;
-    content = filesystem { format = "vfat"; mountpoint = "/boot"; mountOptions = [ "umask=0077" ]; };
-  };
-  root = filesystem { format = "ext4"; mountpoint = "/"; };
+  esp = content: { type = "EF00"; size = espSize; inherit content; };
+  boot = filesystem { format = "vfat"; mountpoint = "/boot"; mountOptions = [ "umask=0077" ]; };
+  ext4 = mountpoint: filesystem { format = "ext4"; inherit mountpoint; };
+  root = ext4 "/";
 
-  one = partitions: internal // {
-    bcachefs_filesystems = { };
-    disk.main = hooks // internal // {
-      content = hooks // internal // {
-        device = disk;
-        efiGptPartitionFirst = true;
-        partitions = builtins.mapAttrs (name: p: finish (partition 0 name p)) partitions;
-        type = "gpt";
-      };
-      destroy = true;
-      device = disk;
-      imageName = "main";
-      imageSize = "2G";
-      name = "main";
-      type = "disk";
+  # A disk, with a GPT of these partitions.
+  gpt = device: partitions: name: hooks // internal // {
+    inherit device name;
+    content = hooks // internal // {
+      inherit device;
+      efiGptPartitionFirst = true;
+      partitions = builtins.mapAttrs (partition name) partitions;
+      type = "gpt";
     };
+    destroy = true;
+    imageName = name;
+    imageSize = "2G";
+    type = "disk";
+  };
+  partition = disk: name: { type ? "8300", size, content ? none }:
+    let
+      label = "disk-${disk}-${name}";
+      device = "/dev/disk/by-partlabel/${label}";
+    in
+    {
+      inherit device label name size type;
+      alignment = 0;
+      attributes = [ ];
+      content = content device;
+      end = if size == "100%" then "-0" else "+${size}";
+      hybrid = null;
+      priority = if size == "100%" then 9001 else if type == "EF02" then 100 else 1000;
+      start = "0";
+      uuid = null;
+    };
+  # A mirror that misses nothing on disks that are blank.
+  mirror = metadata: content: name: hooks // internal // {
+    inherit name metadata;
+    content = content "/dev/md/${name}";
+    extraArgs = [ "--assume-clean" ];
+    level = 1;
+    type = "mdadm";
+  };
+  volumeGroup = volumes: name: hooks // internal // {
+    inherit name;
+    lvs = builtins.mapAttrs (volume name) volumes;
+    type = "lvm_vg";
+  };
+  volume = group: name: { size, content }: internal // {
+    inherit name size;
+    content = content "/dev/${group}/${name}";
+    extraArgs = [ ];
+    lvm_type = null;
+    pool = null;
+    priority = if builtins.match "100%.*" size == null then 1000 else 1251;
+  };
+  tmpfs = mountOptions: mountpoint: hooks // internal // {
+    inherit mountOptions mountpoint;
+    device = "tmpfs";
+    fsType = "tmpfs";
+    type = "nodev";
+  };
+
+  # All groups are there, and each thing in them knows its name.
+  devices = groups: internal // builtins.mapAttrs (group: builtins.mapAttrs (name: make: make name)) ({
+    bcachefs_filesystems = { };
+    disk = { };
     lvm_vg = { };
     mdadm = { };
     nodev = { };
     zpool = { };
-  };
+  } // groups);
+  one = partitions: devices { disk.main = gpt disk partitions; };
   plain = one {
-    ESP = esp;
+    ESP = esp boot;
     root = { size = "100%"; content = root; };
+  };
+  mirrored = {
+    boot = esp (mdraid "boot");
+    root = { type = "FD00"; size = "100%"; content = mdraid "root"; };
   };
 in
 {
@@ -107,7 +145,7 @@ in
   delta = plain;
 
   bravo = one {
-    ESP = esp;
+    ESP = esp boot;
     luks = {
       size = "100%";
       content = luks { name = "crypted"; passwordFile = "/tmp/disk.key"; content = root; };
@@ -115,7 +153,7 @@ in
   };
 
   charlie = one {
-    ESP = esp;
+    ESP = esp boot;
     swap = { size = "64M"; type = "8200"; content = swap; };
     luks = {
       size = "100%";
@@ -125,5 +163,41 @@ in
         content = btrfs { "/root" = "/"; "/home" = "/home"; "/nix" = "/nix"; };
       };
     };
+  };
+
+  echo = devices {
+    disk.main = gpt disk {
+      ESP = esp boot;
+      luks = {
+        size = "100%";
+        content = luks { name = "crypted"; passwordFile = "/tmp/disk.key"; content = lvmPV "pool"; };
+      };
+    };
+    lvm_vg.pool = volumeGroup {
+      root = { size = "60%FREE"; content = root; };
+      swap = { size = "64M"; content = swap; };
+      home = { size = "100%FREE"; content = ext4 "/home"; };
+    };
+  };
+
+  foxtrot = devices {
+    disk.first = gpt disk mirrored;
+    disk.second = gpt secondDisk mirrored;
+    # With metadata 1.0, which are at the end, the firmware sees a plain FAT on each disk.
+    mdadm.boot = mirror "1.0" boot;
+    mdadm.root = mirror "default" root;
+  };
+
+  golf = one {
+    bios = { type = "EF02"; size = "1M"; };
+    root = { size = "100%"; content = root; };
+  };
+
+  hotel = devices {
+    disk.main = gpt disk {
+      ESP = esp boot;
+      nix = { size = "100%"; content = ext4 "/nix"; };
+    };
+    nodev."/" = tmpfs [ "size=256M" "mode=755" ];
   };
 }

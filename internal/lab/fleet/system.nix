@@ -23,18 +23,26 @@ let
       };
     })
     platform.packages);
-  all = builtins.attrValues packages;
+  # The named packages and all that they need.
+  closure = names: map (p: packages.${p.key}) (builtins.genericClosure {
+    startSet = map (key: { inherit key; }) names;
+    operator = p: map (key: { inherit key; }) depends.${p.key};
+  });
+  depends = builtins.listToAttrs (map (p: { inherit (p) name; value = p.depends; }) platform.packages);
   busybox = packages.busybox-static;
 
   kernel = build "linux-${platform.kernel.version}" "kernel.sh" { tree = platform.kernel.path; inherit (platform.kernel) file; };
-  sw = build "system-path" "sw.sh" { packages = all; };
 
   # What the layout says about a running system.
-  contents = layout: builtins.concatMap
-    (d: builtins.concatMap (p: walk p.content) (builtins.attrValues d.content.partitions))
-    (builtins.attrValues layout.disk);
-  walk = c: {
+  contents = layout: builtins.concatMap (group: builtins.concatMap walk (builtins.attrValues layout.${group}))
+    [ "disk" "mdadm" "lvm_vg" "nodev" "zpool" "bcachefs_filesystems" ];
+  walk = c: if c == null then [ ] else {
+    disk = walk c.content;
+    gpt = builtins.concatMap
+      (p: (if p.type == "EF02" then [{ kind = "grub"; inherit (c) device; }] else [ ]) ++ walk p.content)
+      (builtins.attrValues c.partitions);
     filesystem = [{ kind = "mount"; inherit (c) device mountpoint; fsType = c.format; options = c.mountOptions; }];
+    nodev = [{ kind = "mount"; inherit (c) device mountpoint fsType; options = c.mountOptions; }];
     swap = [{ kind = "swap"; inherit (c) device; }];
     luks = [{ kind = "luks"; inherit (c) device name; discard = c.settings.allowDiscards or false; }] ++ walk c.content;
     btrfs = map
@@ -46,6 +54,10 @@ let
         options = s.mountOptions ++ [ "subvol=${s.name}" ];
       })
       (builtins.attrValues c.subvolumes);
+    mdraid = [{ kind = "member"; inherit (c) device name; }];
+    mdadm = [{ kind = "raid"; inherit (c) name; }] ++ walk c.content;
+    lvm_pv = [ ];
+    lvm_vg = [{ kind = "lvm"; inherit (c) name; }] ++ builtins.concatMap (v: walk v.content) (builtins.attrValues c.lvs);
   }.${c.type};
   ofKind = kind: builtins.filter (c: c.kind == kind);
   lines = builtins.concatStringsSep "";
@@ -56,12 +68,30 @@ let
   parts = contents layout;
   mounts = builtins.sort (a: b: a.mountpoint < b.mountpoint) (ofKind "mount" parts);
   early = builtins.filter (m: m.mountpoint == "/" || m.mountpoint == "/nix") mounts;
+  luks = ofKind "luks" parts;
+  raids = ofKind "raid" parts;
+  groups = ofKind "lvm" parts;
+  grub = ofKind "grub" parts;
+  on = list: names: if list == [ ] then [ ] else names;
+
+  sw = build "system-path" "sw.sh" {
+    packages = closure ([
+      "bash" "busybox-static" "coreutils" "e2fsprogs" "grep" "kmod" "mount" "openssh-client" "openssh-server" "sed"
+      "util-linux"
+    ] ++ on luks [ "cryptsetup-bin" ] ++ on raids [ "mdadm" ] ++ on groups [ "lvm2" ]
+    ++ (if grub == [ ] then [ "efibootmgr" "systemd-boot-efi" ] else [ "grub-pc-bin" "grub2-common" ]));
+  };
 
   initrd = build "initrd-linux-${platform.kernel.version}" "initrd.sh" {
     inherit busybox sw;
     modules = kernel;
     init = script "initrd-init.sh";
-    luks = lines (map (l: "${l.device} ${l.name} ${if l.discard then "--allow-discards" else ""}\n") (ofKind "luks" parts));
+    programs = on luks [ "cryptsetup" ] ++ on raids [ "mdadm" ] ++ on groups [ "lvm" ];
+    containers = lines (
+      map (r: "raid ${r.name}${lines (map (m: " ${m.device}") (builtins.filter (m: m.name == r.name) (ofKind "member" parts)))}\n") raids
+      ++ map (l: "luks ${l.name} ${l.device} ${if l.discard then "--allow-discards" else ""}\n") luks
+      ++ map (g: "lvm ${g.name}\n") groups
+    );
     mounts = lines (map (m: "${m.device} ${m.mountpoint} ${m.fsType} ${options m}\n") early);
   };
 
@@ -69,7 +99,8 @@ let
     inherit authorizedKeys busybox sw;
     hostName = name;
     fstab = lines (
-      map (m: "${m.device} ${m.mountpoint} ${m.fsType} ${options m} 0 0\n") mounts
+      # Where / is a tmpfs, the mount points are not there; systemd would make them.
+      map (m: "${m.device} ${m.mountpoint} ${m.fsType} ${options m},X-mount.mkdir 0 0\n") mounts
       ++ map (s: "${s.device} none swap defaults 0 0\n") (ofKind "swap" parts)
     );
     udhcpc = script "udhcpc.sh";
@@ -83,8 +114,9 @@ build "nixos-system-${name}-25.05.lab" "toplevel.sh" {
   efiEntry = if settings.efiEntry then "1" else "";
   init = script "init.sh";
   activate = script "activate.sh";
-  switch = script "switch-to-configuration.sh";
-  loader = packages.systemd-boot-efi;
+  switch = script "switch-to-configuration.sh" + script (if grub == [ ] then "systemd-boot.sh" else "grub.sh");
+  persist = if (builtins.head mounts).fsType == "tmpfs" then "/nix/persist" else "";
+  grubDevices = map (g: g.device) grub;
   kernelFile = platform.kernel.file;
   inherit (platform) efi kernelParams;
 }

@@ -14,6 +14,13 @@ for file in hostname fstab inittab os-release boot ssh/sshd_config ssh/authorize
 	ln -sfn "/etc/static/$file" "/etc/$file"
 done
 touch /etc/NIXOS
+# Where / begins anew at each boot, the host's key is kept elsewhere. The installation puts it where all hosts have it.
+if [ -n "@persist@" ]; then
+	mkdir -p -m 0755 @persist@/etc/ssh
+	for key in /etc/ssh/ssh_host_ed25519_key /etc/ssh/ssh_host_ed25519_key.pub; do
+		if [ -e $key ]; then cp -p $key @persist@$key; else cp -p @persist@$key $key; fi
+	done
+fi
 ln -sfn /proc/mounts /etc/mtab
 echo "setting up users..."
 printf '%s\n' 'root:x:0:0:System administrator:/root:/run/current-system/sw/bin/bash' \

@@ -1,7 +1,7 @@
 # What runs once at the boot of an installed host, after activation: file systems, network, sshd.
 export PATH=/run/current-system/sw/bin
 name=$(cat /etc/hostname)
-mount -a
+/run/current-system/sw/bin/mount -a # busybox makes no mount points
 swapon -a
 for module in virtio_net e1000e e1000 igb r8169; do
 	/run/current-system/sw/bin/modprobe -q -d /run/current-system/kernel-modules $module

@@ -1,5 +1,5 @@
 #!/bin/busybox sh
-# Stage 1 of an installed host: unlocks and mounts the root, then starts the init= of the command line.
+# Stage 1 of an installed host: opens the containers, mounts the root, then starts the init= of the command line.
 export PATH=/bin LD_LIBRARY_PATH=/lib64
 /bin/busybox mkdir -p /usr/bin
 /bin/busybox --install -s /bin
@@ -21,42 +21,77 @@ done
 [ -n "$stage2" ] || fail "no init= on the command line"
 modules='crc32c_generic crc32c_intel virtio_pci virtio_blk nvme ahci sd_mod ext4 vfat nls_cp437 nls_iso8859-1 nls_ascii nls_utf8 efivarfs virtio_rng'
 grep -q ' btrfs ' /mounts && modules="$modules btrfs"
-[ ! -s /luks ] || modules="$modules dm_mod dm_crypt ecb xts aesni_intel sha256_generic algif_skcipher"
+! grep -q '^raid ' /containers || modules="$modules raid1"
+! grep -q '^lvm ' /containers || modules="$modules dm_mod"
+! grep -q '^luks ' /containers || modules="$modules dm_mod dm_crypt ecb xts aesni_intel sha256_generic algif_skcipher"
 for module in $modules; do modprobe -q $module 2>/dev/null; done # some fit other processors only
 
-# await NAME waits until the device node NAME is there. There is no udev here; the links by partition label are made
-# from what the kernel tells.
-mkdir -p /dev/disk/by-partlabel
+# There is no udev here; the links by partition label are made from what the kernel tells.
+mkdir -p /dev/disk/by-partlabel /run/mdadm
+link() {
+	for uevent in /sys/class/block/*/uevent; do
+		label=$(sed -n 's/^PARTNAME=//p' "$uevent")
+		node=${uevent%/uevent}
+		[ -z "$label" ] || ln -sfn "../../${node##*/}" "/dev/disk/by-partlabel/$label"
+	done
+}
+# await NAME waits until the device node NAME is there.
 await() {
-	while [ ! -e "$1" ]; do
-		for uevent in /sys/class/block/*/uevent; do
-			label=$(sed -n 's/^PARTNAME=//p' "$uevent")
-			node=${uevent%/uevent}
-			[ -z "$label" ] || ln -sfn "../../${node##*/}" "/dev/disk/by-partlabel/$label"
-		done
+	until [ -e "$1" ]; do
+		link
 		[ -e "$1" ] || sleep 0.1
 	done
 }
 
-while read -r path name options <&3; do
+# assemble NAME MEMBER… waits 5 seconds for the members, and then does with those that are there.
+assemble() {
+	array=/dev/md/$1
+	shift
+	tries=0 missing=$*
+	while [ -n "$missing" ] && [ $tries -lt 50 ]; do
+		link
+		present='' missing=''
+		for member; do
+			if [ -e "$member" ]; then present="$present $member"; else missing="$missing $member"; fi
+		done
+		[ -z "$missing" ] || sleep 0.1
+		tries=$((tries + 1))
+	done
+	[ -z "$missing" ] || echo "RAID $array goes without$missing"
+	MDADM_NO_UDEV=1 mdadm --assemble --run "$array" $present || fail "cannot assemble $array"
+}
+
+# unlock NAME DEVICE OPTIONS… asks until the passphrase is right.
+unlock() {
+	name=$1 path=$2
+	shift 2
 	await "$path"
 	tries=0
 	while :; do
 		printf 'Passphrase for %s: ' "$path"
 		read -r -s passphrase
 		echo
-		if printf %s "$passphrase" | cryptsetup open --type luks $options --key-file - "$path" "$name"; then
+		if printf %s "$passphrase" | cryptsetup open --type luks "$@" --key-file - "$path" "$name"; then
 			break
 		fi
 		tries=$((tries + 1))
 		[ $((tries % 3)) -ne 0 ] || echo "3 wrong passphrases; going on asking"
 	done
 	unset passphrase
-done 3</luks
+}
+
+no_udev='devices { obtain_device_list_from_udev = 0 } activation { udev_rules = 0 udev_sync = 0 }'
+while read -r kind name rest <&3; do
+	case $kind in
+	raid) assemble "$name" $rest ;;
+	luks) unlock "$name" $rest ;;
+	lvm) lvm vgchange --activate y --sysinit --config "$no_udev" "$name" 3<&- || fail "cannot activate $name" ;;
+	esac
+done 3</containers
 
 while read -r path mountpoint type options <&3; do
 	mkdir -p "/mnt-root$mountpoint"
-	await "$path"
+	case $path in /dev/*) await "$path" ;; esac
 	mount -t "$type" -o "$options" "$path" "/mnt-root$mountpoint" || fail "cannot mount $path on $mountpoint"
 done 3</mounts
 

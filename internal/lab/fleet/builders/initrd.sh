@@ -1,5 +1,5 @@
-# Builds a host's initrd: busybox, the kernel modules, the script init, and where there is LUKS, cryptsetup with its
-# libraries.
+# Builds a host's initrd: busybox, the kernel modules, the script init, and the programs that open containers, with
+# their libraries.
 root=$NIX_BUILD_TOP/root
 mkdir -p "$root/bin" "$root/lib64" "$root/proc" "$root/sys" "$root/dev" "$root/run" "$root/tmp" "$root/mnt-root" "$out"
 cp "$busybox/usr/bin/busybox" "$root/bin/busybox"
@@ -14,21 +14,21 @@ find kernel -name '*.ko' ! -path '*/drivers/net/*' |
 	while read -r module; do
 		install -D -m 0644 "$module" "$root/lib64/modules/$version/$module"
 	done
-# For cryptsetup the loader lists what it needs: "libfoo.so.1 => PATH (0x…)". It runs on the builder, so this is for x86_64 only.
-if [ -n "$luks" ]; then
-	loader=$sw/usr/lib64/ld-linux-x86-64.so.2
+# The loader lists what a program needs: "libfoo.so.1 => PATH (0x…)". It runs on the builder, so this is for x86_64 only.
+loader=$sw/usr/lib64/ld-linux-x86-64.so.2
+for program in $programs; do
 	cp -L "$loader" "$root/lib64/"
-	cp -L "$sw/bin/cryptsetup" "$root/bin/"
-	"$loader" --library-path "$sw/usr/lib/x86_64-linux-gnu" --list "$sw/bin/cryptsetup" |
+	cp -L "$sw/bin/$program" "$root/bin/"
+	"$loader" --library-path "$sw/usr/lib/x86_64-linux-gnu" --list "$sw/bin/$program" |
 		sed -n 's/^.* => \(\/[^ ]*\) .*$/\1/p' | while read -r library; do
 		cp -L "$library" "$root/lib64/"
 	done
 	# cryptsetup's threads for argon2 end by a library that is loaded when needed.
 	cp -L "$sw/usr/lib/x86_64-linux-gnu/libgcc_s.so.1" "$root/lib64/"
-fi
+done
 printf '%s\n' "$init" >"$root/init"
 chmod 0755 "$root/init"
-printf %s "$luks" >"$root/luks"
+printf %s "$containers" >"$root/containers"
 printf %s "$mounts" >"$root/mounts"
 cd "$root"
 find . -print | cpio -o -H newc -R 0:0 --quiet | gzip -1 -n >"$out/initrd"

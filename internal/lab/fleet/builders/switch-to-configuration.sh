@@ -1,4 +1,5 @@
-# boot: makes this system the one that the machine boots, as NixOS's switch-to-configuration does with systemd-boot.
+# boot: makes this system the one that the machine boots, as NixOS's switch-to-configuration does. What the boot loader
+# needs for that follows.
 export PATH=@sw@/bin
 set -e
 case $1 in
@@ -6,44 +7,7 @@ boot) ;;
 *) echo "switch-to-configuration: this stand-in can only boot, not $1" >&2; exit 1 ;;
 esac
 [ -e /etc/NIXOS ] || { echo "This is not a NixOS installation!" >&2; exit 1; }
-mountpoint -q /boot || { echo "/boot is not a mounted partition. Is the path configured correctly?" >&2; exit 1; }
-[ "$(stat -f -c %T /boot)" = msdos ] || { echo "File system \"/boot\" is not a FAT EFI System Partition" >&2; exit 1; }
 generation=$(readlink /nix/var/nix/profiles/system) # system-1-link
 generation=${generation#system-}
 generation=${generation%-link}
 
-mkdir -p /boot/EFI/nixos /boot/loader/entries
-if [ "$NIXOS_INSTALL_BOOTLOADER" = 1 ]; then
-	mkdir -p /boot/EFI/systemd /boot/EFI/BOOT
-	for target in EFI/systemd/systemd-boot@efi@.efi EFI/BOOT/BOOT@efi@.EFI; do # FAT knows no upper and lower case
-		cp @loader@/usr/lib/systemd/boot/efi/systemd-boot@efi@.efi /boot/$target
-	done
-	echo "Copied systemd-boot to /boot/EFI/systemd and /boot/EFI/BOOT."
-	# NixOS's bootctl also puts an entry in front of the firmware's boot order.
-	if [ -n "@efiEntry@" ] && [ -d /sys/firmware/efi/efivars ]; then
-		node=$(findmnt -n -o SOURCE /boot)
-		node=$(basename "$(readlink -f "$node")")
-		efibootmgr --quiet --create --disk "/dev/$(basename "$(dirname "$(readlink -f /sys/class/block/$node)")")" \
-			--part "$(cat /sys/class/block/$node/partition)" --label "Linux Boot Manager" \
-			--loader '\EFI\systemd\systemd-boot@efi@.efi'
-	fi
-fi
-# store FILE copies a file of the store to the ESP, under the name that NixOS gives it, and prints that.
-store() {
-	file=$(readlink -f "$1")
-	name=EFI/nixos/$(basename "$(dirname "$file")")-$(basename "$file").efi
-	if [ ! -e "/boot/$name" ]; then
-		cp "$file" "/boot/$name.tmp"
-		mv "/boot/$name.tmp" "/boot/$name"
-	fi
-	echo "/$name"
-}
-cat >/boot/loader/entries/nixos-generation-$generation.conf <<EOS
-title NixOS
-version Generation $generation NixOS 25.05.lab
-linux $(store @out@/kernel)
-initrd $(store @out@/initrd)
-options init=@out@/init $(cat @out@/kernel-params)
-EOS
-printf 'timeout 0\ndefault nixos-generation-%s.conf\neditor 0\nconsole-mode keep\n' "$generation" >/boot/loader/loader.conf
-sync

@@ -11,7 +11,8 @@ printf %s "$hostSystem" >"$out/system"
 fill() {
 	printf '#!%s\n' "$busybox/usr/bin/busybox sh"
 	printf '%s\n' "$1" | sed -e "s|@out@|$out|g" -e "s|@sw@|$sw|g" -e "s|@busybox@|$busybox/usr/bin/busybox|g" \
-		-e "s|@loader@|$loader|g" -e "s|@efi@|$efi|g" -e "s|@efiEntry@|$efiEntry|g" -e "s|@name@|$hostName|g"
+		-e "s|@efi@|$efi|g" -e "s|@efiEntry@|$efiEntry|g" -e "s|@grubDevices@|$grubDevices|g" \
+		-e "s|@persist@|$persist|g" -e "s|@name@|$hostName|g"
 }
 fill "$init" >"$out/init"
 fill "$activate" >"$out/activate"
