@@ -14,8 +14,9 @@ unclear() {
 	done
 }
 # lsblk asks udev, which may still look at what changed last. And udev misses what is made
-# while it looks at the same device, so it looks again at all that seems empty.
-if command -v udevadm >/dev/null; then
+# while it looks at the same device, so it looks again at all that seems empty. Where it
+# does not run, udevadm would wait for ever.
+if [ -S /run/udev/control ]; then
 	udevadm settle --timeout 120
 	empty | xargs -r udevadm trigger --settle
 fi
