@@ -53,9 +53,6 @@ func (o Options) check(r *reader, l *Layout) {
 	for _, d := range l.disks() {
 		have = append(have, d.on.name)
 	}
-	if o.Script != "" && len(o.Disks) > 0 {
-		r.errorf("disk", "its devices cannot be chosen here: the flake's own script takes those of the layout")
-	}
 	for name, selector := range o.Disks {
 		if !slices.Contains(have, name) {
 			r.errorf(join("disk", name), "is not in the layout, so %q cannot be its device; the layout has %s", selector, strings.Join(have, ", "))

@@ -101,7 +101,7 @@ func TestSelectDisks(t *testing.T) {
 	if err != nil || p.Disks[0].Device != "/dev/sdg" || p.Disks[1].Device != "/dev/sdf" {
 		t.Errorf("got %v, %v", p, err)
 	}
-	if _, err := NewPlan(l, shelf(t), Options{Disks: both, Script: "x"}); err == nil || !strings.Contains(err.Error(), "the flake's own script takes those of the layout") {
+	if _, err := NewPlan(l, shelf(t), Options{Disks: both, Script: "x"}); err == nil || !strings.Contains(err.Error(), "disko's own script names its disks itself") {
 		t.Errorf("with a script: %v", err)
 	}
 	// Without facts, nobody knows which one it is.
