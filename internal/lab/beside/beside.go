@@ -167,7 +167,8 @@ func explain(name string, lines []string, differences []difference) []string {
 }
 
 var differences = []difference{
-	{"layouts/btrfs layouts/hooks layouts/swap examples/btrfs-subvolumes examples/luks-btrfs-subvolumes examples/swap",
+	{"layouts/btrfs layouts/hooks layouts/lvm layouts/parted layouts/swap examples/btrfs-subvolumes examples/luks-btrfs-subvolumes examples/swap",
 		"disko's mount script loses swap since its commit 0597c92; a large build may need it",
 		regexp.MustCompile(`^swaps .*: only ours$|^lsblk .* mountpoints: disko "", ours "\[SWAP\]"$`)},
+	{"examples/multi-device-no-deps", "the example has no root and is refused; the test adds one", regexp.MustCompile(`^mounts /mnt: only ours$`)},
 }

@@ -19,7 +19,7 @@ var answers = map[string]string{
 		{"name":"vdb", "size":16, "ro":true, "uuid":"aaaa", "fstype":"linux_raid_member", "mountpoints":[null], "children": [
 			{"name":"md127", "size":8, "ro":false, "uuid":"bbbb", "fstype":"ext4", "mountpoints":["/mnt","/mnt/b"]}]}]}`,
 	"blkid":    "DEVNAME=/dev/vda\nUUID=aaaa\nUUID_SUB=cccc\nTYPE=linux_raid_member\n\nDEVNAME=/dev/md127\nLABEL=a\\ b\nUUID=bbbb\n",
-	"findmnt":  `{"filesystems": [{"target":"/mnt","source":"/dev/disk/by-id/raid","fstype":"ext4"},{"target":"/mnt","source":"tmpfs","fstype":"tmpfs","size":1}]}`,
+	"findmnt":  `{"filesystems": [{"target":"/","fstype":"rootfs"},{"target":"/mnt2","fstype":"tmpfs"},{"target":"/mnt","source":"/dev/disk/by-id/raid","fstype":"ext4"},{"target":"/mnt","source":"tmpfs","fstype":"tmpfs","size":1}]}`,
 	"readlink": "/dev/md127",
 	"swapon":   "/mnt/swap file 1024 -2\n",
 }

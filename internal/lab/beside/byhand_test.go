@@ -195,7 +195,7 @@ func (b bench) blank() {
 	b.t.Helper()
 	b.must("", `
 		swapoff -a
-		until ! umount -R /mnt; do :; done
+		findmnt --raw --noheadings --output TARGET | grep -E "^/mnt(/|$)" | tac | while read -r at; do umount "$(printf "%b" "$at")"; done
 		rm -rf --one-file-system /mnt && mkdir /mnt
 		for depth in 1 2 3 4; do
 			vgchange -q --activate n
