@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"io/fs"
 	"maps"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -18,7 +19,7 @@ var answers = map[string]string{
 		{"name":"vdb", "size":16, "ro":true, "uuid":"aaaa", "fstype":"linux_raid_member", "mountpoints":[null], "children": [
 			{"name":"md127", "size":8, "ro":false, "uuid":"bbbb", "fstype":"ext4", "mountpoints":["/mnt","/mnt/b"]}]}]}`,
 	"blkid":    "DEVNAME=/dev/vda\nUUID=aaaa\nUUID_SUB=cccc\nTYPE=linux_raid_member\n\nDEVNAME=/dev/md127\nLABEL=a\\ b\nUUID=bbbb\n",
-	"findmnt":  `{"filesystems": [{"target":"/mnt","source":"/dev/disk/by-id/raid","fstype":"ext4"},{"target":"/mnt","source":"tmpfs","fstype":"tmpfs","size":1}]}`,
+	"findmnt":  `{"filesystems": [{"target":"/","fstype":"rootfs"},{"target":"/mnt2","fstype":"tmpfs"},{"target":"/mnt","source":"/dev/disk/by-id/raid","fstype":"ext4"},{"target":"/mnt","source":"tmpfs","fstype":"tmpfs","size":1}]}`,
 	"readlink": "/dev/md127",
 	"swapon":   "/mnt/swap file 1024 -2\n",
 }
@@ -106,7 +107,7 @@ func TestDifferences(t *testing.T) {
 	}
 }
 
-// TestRecorded finds a record for every layout that a difference is listed for, and every record whole.
+// TestRecorded finds a record for every layout of ours and for every one that a difference is listed for, each whole.
 func TestRecorded(t *testing.T) {
 	files, err := fs.Glob(results, "results/*/*.json")
 	if err != nil || len(files) == 0 {
@@ -120,6 +121,14 @@ func TestRecorded(t *testing.T) {
 		check(t, err)
 		if len(record["lsblk"]) == 0 || len(record["blkid"]) == 0 || len(record["mounts"]) == 0 {
 			t.Errorf("%s is not whole", file)
+		}
+	}
+	files, err = filepath.Glob("../../../disko/testdata/layouts/*.json")
+	check(t, err)
+	for _, file := range files {
+		name := "layouts/" + strings.TrimSuffix(filepath.Base(file), ".json")
+		if names[name] == (LeftOut(name) != "") {
+			t.Errorf("%s: a record: %v; why there is none: %q", name, names[name], LeftOut(name))
 		}
 	}
 	for _, d := range differences {

@@ -25,8 +25,8 @@ func Read(run func(command string) (string, error)) (Tables, error) {
 			"PARTTYPE,PARTLABEL,PARTFLAGS,PARTUUID,FSTYPE,FSVER,LABEL,UUID,MOUNTPOINTS,FSROOTS", parseLsblk},
 		// Without the cache, which may know devices that are no more. It exits 2 when it finds nothing.
 		{"blkid", "blkid -c /dev/null -o export || [ $? = 2 ]", parseBlkid},
-		// It exits 1 when nothing is mounted.
-		{"mounts", "findmnt --json --bytes --list --nofsroot --submounts /mnt --output TARGET,SOURCE,FSROOT,FSTYPE,OPTIONS,SIZE || [ $? = 1 ]", parseMounts},
+		// All, as a layout without a root has mounts below /mnt and none there.
+		{"mounts", "findmnt --json --bytes --list --nofsroot --output TARGET,SOURCE,FSROOT,FSTYPE,OPTIONS,SIZE", parseMounts},
 		{"swaps", "swapon --show=NAME,TYPE,SIZE,PRIO --bytes --noheadings --raw", parseSwaps},
 	} {
 		out, err := run(ask.command)
@@ -121,15 +121,15 @@ func parseBlkid(out string, table map[string]map[string]string) error {
 }
 
 func parseMounts(out string, table map[string]map[string]string) error {
-	if out == "" {
-		return nil
-	}
 	var list struct{ Filesystems []map[string]any }
 	if err := json.Unmarshal([]byte(out), &list); err != nil {
 		return err
 	}
 	for _, mount := range list.Filesystems {
 		target := fmt.Sprint(mount["target"])
+		if !strings.HasPrefix(target+"/", "/mnt/") {
+			continue
+		}
 		for table[target] != nil { // another one over it
 			target += " again"
 		}
