@@ -22,12 +22,21 @@ type Facts struct {
 	Swaps           []string         `json:"swaps"`
 	PhysicalVolumes []PhysicalVolume `json:"pvs"`
 	LogicalVolumes  []LogicalVolume  `json:"lvs"`
-	Unclear         []string         `json:"unclear"` // devices with signatures of several things, which lsblk shows as empty
-	Pools           []string         `json:"pools"`   // imported
+	Pools           []string         `json:"pools"` // imported
 	Datasets        []Dataset        `json:"datasets"`
 	// Inside holds what was found at paths on btrfs devices: "subvolume", "file", "other"
 	// or nothing.
 	Inside map[string]map[string]string `json:"inside"`
+	// Signatures are what blkid found on devices, by their kernel names, that lsblk shows as
+	// empty. [ParseFacts] puts them in their places.
+	Signatures map[string]Signature `json:"signatures"`
+}
+
+// Signature is what a device holds.
+type Signature struct {
+	Type  string `json:"type"` // "unclear": signatures of several things
+	UUID  string `json:"uuid,omitempty"`
+	Label string `json:"label,omitempty"`
 }
 
 // MountedAt is one mount, as findmnt shows it.
@@ -163,7 +172,18 @@ func ParseFacts(data []byte) (*Facts, error) {
 	if f == nil || f.BlockDevices == nil {
 		return nil, fmt.Errorf(`read lsblk's JSON: it has no "blockdevices"`)
 	}
+	f.sign(f.BlockDevices)
 	return f, nil
+}
+
+func (f *Facts) sign(devices []BlockDevice) {
+	for i := range devices {
+		d := &devices[i]
+		if s, ok := f.Signatures["/dev/"+d.KName]; ok && d.FSType == "" {
+			d.FSType, d.UUID, d.Label = s.Type, s.UUID, s.Label
+		}
+		f.sign(d.Children)
+	}
 }
 
 // Disks returns the machine's whole disks, in lsblk's order: no partitions, loop, RAM or

@@ -34,8 +34,8 @@ func (b *builder) make(c content, on place, kind string) bool {
 // clear reports what is on a disk that is kept and has signatures of several things: udev
 // then knows neither what it holds nor which partition it is.
 func (b *builder) clear(at, disk string) {
-	for _, name := range b.facts.Unclear {
-		if n := b.there(name); n != nil && slices.Contains(n.roots, disk) {
+	for _, n := range b.devices {
+		if n.FSType == "unclear" && slices.Contains(n.roots, disk) {
 			b.errorf(at, "%s holds signatures of several things; look at them with wipefs, and remove the wrong ones by hand", n.device())
 		}
 	}

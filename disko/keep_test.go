@@ -181,3 +181,26 @@ func TestMissingVolume(t *testing.T) {
 	m.run(p.Steps)
 	m.empty(l, Format, "after making the subvolume")
 }
+
+// TestSignatures: what blkid finds on a device that udev knows nothing of stands where it belongs.
+func TestSignatures(t *testing.T) {
+	out := `lsblk|{"blockdevices":[{"name":"sda","kname":"sda","type":"disk","size":8589934592,"children":[` +
+		`{"name":"sda1","kname":"sda1","type":"part","size":1048576},{"name":"sda2","kname":"sda2","type":"part","size":1048576,"fstype":"xfs"},` +
+		`{"name":"sda3","kname":"sda3","type":"part","size":1048576},{"name":"sda4","kname":"sda4","type":"part","size":1048576}]}]}|` +
+		"signatures|/dev/sda\nPTTYPE=gpt\n/dev/sda1\nLABEL=my\\ data\nUUID=1-2\nTYPE=btrfs\n/dev/sda3\n/dev/sda4\nTYPE=unclear\n|mounts||swaps|Filename Type\n/mnt/a\\040b file|"
+	data, err := ReadProbe([]byte(strings.ReplaceAll(strings.Replace(out, "mounts||", `mounts|{"filesystems":[]}|`, 1), "|", "\x00")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := mustFacts(t, string(data))
+	var got []string
+	for _, n := range f.nodes() {
+		got = append(got, strings.Join([]string{n.Name, n.FSType, n.Label, n.UUID}, " "))
+	}
+	if want := []string{"sda   ", "sda1 btrfs my data 1-2", "sda2 xfs  ", "sda3   ", "sda4 unclear  "}; !slices.Equal(got, want) {
+		t.Errorf("got %q", got)
+	}
+	if !slices.Equal(f.Swaps, []string{"/mnt/a b"}) {
+		t.Errorf("swaps: %q", f.Swaps)
+	}
+}

@@ -102,12 +102,14 @@ func section(facts map[string]any, name, text string) error {
 		if name == "lvs" {
 			facts[name] = found.Report[0].LV
 		}
-	case "pools", "unclear":
-		names := []string{}
+	case "pools":
+		pools := []string{}
 		for _, row := range rows {
-			names = append(names, row[0])
+			pools = append(pools, row[0])
 		}
-		facts[name] = names
+		facts[name] = pools
+	case "signatures":
+		facts[name] = readSignatures(text)
 	case "datasets":
 		datasets := []Dataset{}
 		for _, row := range rows {
@@ -118,6 +120,32 @@ func section(facts map[string]any, name, text string) error {
 		facts[name] = datasets
 	}
 	return nil
+}
+
+// readSignatures reads what blkid --output export prints below the name of each device.
+func readSignatures(text string) map[string]Signature {
+	found, device := map[string]Signature{}, ""
+	for line := range strings.Lines(text) {
+		key, value, ok := strings.Cut(strings.TrimSuffix(line, "\n"), "=")
+		if !ok {
+			device = key
+			continue
+		}
+		s := found[device]
+		// blkid escapes what a shell would not take as it is.
+		switch value = strings.ReplaceAll(value, `\`, ""); key {
+		case "TYPE":
+			s.Type = value
+		case "UUID":
+			s.UUID = value
+		case "LABEL":
+			s.Label = value
+		}
+		if s != (Signature{}) {
+			found[device] = s
+		}
+	}
+	return found
 }
 
 // absolute resolves the target of a link in a folder.

@@ -1,39 +1,37 @@
 # Prints what a machine's disks are, for ReadProbe: a name and an output in turn, each
 # followed by NUL. Tools that are not there print nothing.
 say() { printf '%s\0' "$1"; shift; "$@" 2>/dev/null; printf '\0'; }
-empty() {
+# lsblk asks udev, which may still look at what changed last, and misses what is made while
+# it looks at the same device. So blkid looks at all that seems empty: it exits 8 where there
+# are signatures of several things, of which it then names none, and 2 where there are none.
+! [ -S /run/udev/control ] || udevadm settle --timeout 120
+signatures() {
 	lsblk --noheadings --raw --output KNAME,FSTYPE | while read -r name type; do
-		[ -n "$type" ] || echo "$name"
-	done
-}
-# blkid exits 8 where there are signatures of several things, of which it then names none.
-unclear() {
-	empty | while read -r name; do
-		blkid --probe "/dev/$name" >/dev/null
-		[ $? != 8 ] || echo "/dev/$name"
-	done
-}
-# lsblk asks udev, which may still look at what changed last. And udev misses what is made
-# while it looks at the same device, so it looks again at all that seems empty: not by
-# udevadm trigger, which does the same to a disk's partitions and has RAIDs assembled.
-if [ -S /run/udev/control ]; then # settle waits for long where no udevd runs
-	udevadm settle --timeout 120
-	empty | while read -r name; do
-		echo change >"/sys/class/block/$name/uevent"
+		[ -z "$type" ] || continue
+		printf '/dev/%s\n' "$name"
+		blkid --probe --output export "/dev/$name"
+		[ $? != 8 ] || echo TYPE=unclear
 	done 2>/dev/null
-	udevadm settle --timeout 120
-fi
+}
+signatures=$(signatures)
 printf 'lsblk\0'
 lsblk --json --bytes --output-all || exit
 printf '\0'
 say links find /dev/disk /dev/md /dev/mapper -type l -printf '%p\t%l\n'
 say mounts findmnt --json --list --nofsroot --output TARGET,SOURCE,FSTYPE,FSROOT
 say swaps cat /proc/swaps
-say pvs pvs --reportformat json --options pv_name,vg_name
-say lvs lvs --reportformat json --units b --nosuffix --options vg_name,lv_name,lv_size,segtype,pool_lv
-say unclear unclear
-say pools zpool list -H -o name
-say datasets zfs list -H -p -t filesystem,volume -o name,type,volsize,keystatus
+say signatures echo "$signatures"
+all=$signatures$(lsblk --noheadings --raw --output FSTYPE)
+case $all in *LVM2_member*)
+	say pvs pvs --reportformat json --options pv_name,vg_name
+	say lvs lvs --reportformat json --units b --nosuffix --options vg_name,lv_name,lv_size,segtype,pool_lv
+	;;
+esac
+case $all in *zfs_member*)
+	say pools zpool list -H -o name
+	say datasets zfs list -H -p -t filesystem,volume -o name,type,volsize,keystatus
+	;;
+esac
 
 # Arguments: a btrfs device, paths on it, and an empty one, and so on. Where one is mounted
 # already, another log than its own cannot be meant.
