@@ -40,6 +40,9 @@ e2e: build ## whole installs in QEMU
 lab: setup ## test the test bed alone: netboots and installs by hand, without provision
 	CGO_ENABLED=1 go test -race -count=1 -v -timeout 30m -run ByHand ./internal/lab
 
+layouts: setup ## each disk layout in QEMU: made, closed, mounted, formatted again
+	CGO_ENABLED=1 LAYOUTS=. go test -race -count=1 -v -timeout 60m ./internal/lab/layouts
+
 bench: setup build ## benchmarks, as ratios against nginx and dnsmasq in the same run
 	.ci/bench
 
@@ -51,4 +54,4 @@ beside: setup ## our disks beside disko's own, by PROVISION_DISKO=FOLDER PROVISI
 setup: ## install the tools that tests and demo use
 	./setup
 
-.PHONY: help build release demo test lint unit fuzz soak e2e lab bench beside setup
+.PHONY: help build release demo test lint unit fuzz soak e2e lab layouts bench beside setup

@@ -19,16 +19,16 @@ func TestInstall(t *testing.T) {
 		firmware         lab.Firmware
 		disturb          func(*world, *lab.Machine)
 		check            func(*world)
+		then             func(*world, *lab.Machine)
 	}{
 		{name: "ext4 server impostor", mode: "server", host: "alpha", disturb: impostor, check: impostorFailed},
 		{name: "ext4 proxy", mode: "proxy", host: "alpha"},
 		{name: "LUKS-ext4 server kill-9", mode: "server", host: "bravo", disturb: killServer, check: wentOn},
 		{name: "LUKS-ext4 proxy power-cut", mode: "proxy", host: "bravo", disturb: cutPower, check: startedOver},
-		{name: "LUKS-btrfs-swap server", mode: "server", host: "charlie"},
 		{name: "LUKS-btrfs-swap proxy", mode: "proxy", host: "charlie"},
 		{name: "LUKS-btrfs-swap server power-cut-in-copy", mode: "server", host: "charlie", disturb: cutPowerInCopy, check: tookUp},
 		{name: "ext4 server script", mode: "server", host: "india", flags: []string{"--disko", "script"}, check: hookRan},
-		{name: "LUKS-LVM server", mode: "server", host: "echo"},
+		{name: "LUKS-LVM server format", mode: "server", host: "echo", then: format},
 		{name: "mirror proxy", mode: "proxy", host: "foxtrot"},
 		{name: "BIOS proxy", mode: "proxy", host: "golf", firmware: lab.SeaBIOS},
 		{name: "tmpfs server", mode: "server", host: "hotel"},
@@ -47,39 +47,40 @@ func TestInstall(t *testing.T) {
 			if tt.check != nil {
 				tt.check(w)
 			}
+			if tt.then != nil {
+				tt.then(w, m)
+			}
 			w.noSecrets(tt.host)
 			w.powerCycles(m, tt.host)
 		})
 	}
 }
 
-// TestFormat: a host is installed once more onto its own disks, locked as they are, and what
-// its users had there is kept.
-func TestFormat(t *testing.T) {
-	w := newWorld(t, "server")
-	m := w.machine("bravo")
-	w.enroll(m, "bravo")
-	w.on(m)
-	w.installed(m, "bravo")
+// format installs a host once more onto its own disks, locked as they are, and what its
+// users had there is kept.
+func format(w *world, m *lab.Machine) {
+	w.t.Helper()
+	const host = "echo"
 	before, err := m.Disks[0].PartitionTable()
 	w.must(err)
-	w.run("bravo", "mkdir -p /home && echo precious >/home/mine && sync")
-	w.provision("forget", "bravo")
-	w.enroll(m, "bravo", "--disko", "format")
+	w.run(host, "echo precious >/home/mine && sync")
+	w.provision("forget", host)
+	w.enroll(m, host, "--disko", "format")
 	w.must(m.PowerOff())
 	w.on(m)
-	w.installed(m, "bravo")
-	if got := w.run("bravo", "cat /home/mine"); got != "precious" {
-		t.Errorf("what was on the disk is now %q", got)
+	w.installed(m, host)
+	if got := w.run(host, "cat /home/mine"); got != "precious" {
+		w.t.Errorf("what was on the disk is now %q", got)
 	}
 	if after, err := m.Disks[0].PartitionTable(); err != nil || after != before {
-		t.Errorf("the partition table changed, or %v", err)
+		w.t.Errorf("the partition table changed, or %v", err)
 	}
 }
 
 // TestCancel: an install is cancelled in the copy, which closes the disks. Enrolled again, it
 // begins anew in the same boot: what was made for a permit that was withdrawn is not taken up.
 func TestCancel(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "server")
 	m := w.machine("bravo")
 	w.enroll(m, "bravo")

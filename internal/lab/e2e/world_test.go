@@ -454,9 +454,13 @@ func (w *world) powerCycles(m *lab.Machine, host string) {
 	}
 	boots := w.status(host).Permit.Boots
 	disks := m.Disks
-	for i := range 2 {
+	cycles := 2
+	if host > "delta" { // what other layouts show shows in one, from each disk
+		cycles = len(disks)
+	}
+	for i := range cycles {
 		w.must(m.PowerOff())
-		if len(disks) == 2 {
+		if len(disks) > 1 {
 			m.Disks = disks[i : i+1]
 		}
 		w.on(m)
@@ -469,7 +473,7 @@ func (w *world) powerCycles(m *lab.Machine, host string) {
 		}
 	}
 	if s := w.status(host); s.State != hosts.Installed || s.Permit.Boots != boots {
-		w.t.Errorf("%s: after two power cycles it is %s, with %d boots instead of %d", host, s.State, s.Permit.Boots, boots)
+		w.t.Errorf("%s: after power cycles it is %s, with %d boots instead of %d", host, s.State, s.Permit.Boots, boots)
 	}
 	if text := m.Console().Text(); !strings.Contains(text, "PXE") {
 		w.t.Errorf("%s did not try the network first; the test shows nothing", host)
