@@ -85,6 +85,7 @@ type BlockDevice struct {
 	Removable   flag          `json:"rm"`
 	ReadOnly    flag          `json:"ro"`
 	FSType      string        `json:"fstype,omitempty"`
+	FSVersion   string        `json:"fsver,omitempty"` // of a RAID's member, that of its metadata
 	Label       string        `json:"label,omitempty"`
 	UUID        string        `json:"uuid,omitempty"`
 	PartLabel   string        `json:"partlabel,omitempty"`

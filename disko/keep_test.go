@@ -80,6 +80,7 @@ func TestDiffer(t *testing.T) {
 				}
 			}
 		}, " is a raid0 instead of raid1"},
+		{"metadata of a RAID", "mdadm.json", part("disk-a-boot", func(d *simDevice) { d.FSVersion = "1.2" }), " is 1.2 instead of 1.0"},
 		{"another RAID", "mdadm.json", part("disk-b-boot", func(d *simDevice) { d.Label = "any:root" }),
 			`mdadm.boot: /dev/nvme1n1p2 is part of the RAID "root" instead of "boot"`},
 		{"half of a RAID", "mdadm.json", part("disk-b-boot", func(d *simDevice) { d.UUID = "x" }),

@@ -1,6 +1,7 @@
 package disko
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"regexp"
@@ -97,6 +98,11 @@ func (r *raid) keep(b *builder, on place, members []place) *node {
 	}
 	if want := "raid" + strconv.Itoa(r.level); array.Type != want {
 		b.errorf(on.at, "%s is a %s instead of %s", array.device(), array.Type, want)
+	}
+	// mdadm(8): 1 is 1.2, and default whatever mdadm is made with.
+	want := cmp.Or(map[string]string{"1": "1.2", "default": members[0].found.FSVersion}[r.metadata], r.metadata)
+	if has := members[0].found.FSVersion; has != "" && has != want {
+		b.errorf(on.at, "the metadata of %s is %s instead of %s", array.device(), has, want)
 	}
 	if n := b.holders(array); n != len(members) {
 		b.errorf(on.at, "%s has %d members instead of %d", array.device(), n, len(members))

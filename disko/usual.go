@@ -53,7 +53,7 @@ func setUsual(steps []Step, places map[string]place) {
 
 // perTiB is how long mkfs takes for each TiB, as measured with the tools of Debian 12 on
 // loop devices over sparse files, with the sync after it, on 2 cores that others used too;
-// hence the least of eight runs. Seconds, and what is zeroed at the largest size:
+// hence the least of several runs. Seconds, and what is zeroed at the largest size:
 //
 //	           1 GiB  16 GiB   1 TiB   4 TiB  15 TiB  zeroed
 //	ext2        -      0.02    0.49     -       -      16 GiB

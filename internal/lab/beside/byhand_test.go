@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"provision/disko"
+	"provision/installer"
 	"provision/images"
 	"provision/internal/lab"
 )
@@ -279,36 +280,25 @@ func (b bench) secrets(files []string) {
 	}
 }
 
-// ours runs our plan, as the installer does, and compares what it makes with theirs.
+// ours makes the disks with the installer's own code, which reads back what it made, and
+// compares them with theirs.
 func (b bench) ours(j job, theirs Tables) (steps int, took time.Duration) {
 	b.t.Helper()
 	b.blank()
-	b.secrets(b.plan(j).KeyFiles())
+	layout, err := disko.Parse(j.Devices)
+	check(b.t, err)
+	disks := installer.Disks{Client: b.shell.Client(), Layout: layout, Key: func(string) ([]byte, error) { return []byte("secret\n"), nil }}
 	start := time.Now()
-	plan := b.plan(j)
-	for _, step := range plan.Steps {
-		b.step(step)
-	}
+	steps, err = disks.Make(b.ctx)
 	took = time.Since(start)
+	check(b.t, err)
 	got, err := Read(func(command string) (string, error) { return b.shell.Run(b.ctx, command) })
 	check(b.t, err)
 	for _, line := range compare(j.name, theirs, got) {
 		b.t.Error(line)
 	}
-	for _, step := range plan.Unmount() {
-		b.step(step)
-	}
-	return len(plan.Steps), took
-}
-
-func (b bench) step(step disko.Step) {
-	b.t.Helper()
-	command := quote(append([]string{"flock", "-o", "/run/provision.lock"}, step.Argv...))
-	if step.Stdin != "" {
-		command = fmt.Sprintf(`set -e; secret=$(cat -- %s); printf %%s "$secret" | %s`, quote([]string{step.Stdin}), command)
-	}
-	_, err := b.shell.Run(b.ctx, command)
-	check(b.t, err)
+	check(b.t, disks.Unmount(b.ctx))
+	return steps, took
 }
 
 // quote makes one shell word of each argument.
