@@ -16,8 +16,8 @@ import (
 	"time"
 
 	"provision/disko"
-	"provision/installer"
 	"provision/images"
+	"provision/installer"
 	"provision/internal/lab"
 )
 
