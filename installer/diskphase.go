@@ -40,7 +40,12 @@ func (f *follower) layout(h hosts.Host, s *session, b *build) *Disks {
 }
 
 // stepWords says what a step does, for the progress.
-func stepWords(s disko.Step) string { return s.Name }
+func stepWords(s disko.Step) string {
+	if s.Usual == 0 {
+		return s.Name
+	}
+	return fmt.Sprintf("%s (usually %s)", s.Name, s.Usual)
+}
 
 // burn burns the permit for the plan's disks, or takes it up again for the same.
 func (f *follower) burn(h hosts.Host, p *disko.Plan) error {
