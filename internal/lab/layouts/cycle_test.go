@@ -26,7 +26,7 @@ func (l layout) cycle(t *testing.T, m *machine) {
 	}
 	lap("fresh")
 	l.compare(t, m)
-	m.sh(t, l.holds+"\n"+writeData)
+	m.sh(t, l.holds+"\n"+lookAgain+writeData)
 	made := m.snapshot(t)
 	lap("data and snapshot")
 
@@ -78,6 +78,14 @@ func (l layout) compare(t *testing.T, m *machine) {
 
 // notTaken are disks that the machine has beside those for the layouts.
 var notTaken = regexp.MustCompile(`^(/dev/)?(vd[e-z]|sd|nvme)`)
+
+// lookAgain lets udev see what it missed, as it does when a device changes while it looks at it: lsblk shows what udev saw.
+const lookAgain = `udevadm settle
+for name in $(lsblk --noheadings --raw --output KNAME,FSTYPE | awk '$2 == "" {print $1}'); do
+	echo change >/sys/class/block/$name/uevent
+done
+udevadm settle
+`
 
 // use lends the machine to a test, after which its disks are closed.
 func (m *machine) use(t *testing.T, f func(*testing.T, *machine)) {
@@ -158,8 +166,7 @@ done`
 // volumes, subvolumes, mounts, and the users' data.
 func (m *machine) snapshot(t *testing.T) []string {
 	t.Helper()
-	out := m.sh(t, `set -e
-udevadm settle
+	out := m.sh(t, lookAgain+`set -e
 {
 lsblk --noheadings --raw --paths --output NAME,TYPE,SIZE,START,RO,PTUUID,PARTTYPE,PARTLABEL,PARTFLAGS,PARTUUID,FSTYPE,LABEL,UUID
 lvs --noheadings --separator ' ' --options vg_name,lv_name,lv_uuid,lv_size,segtype 2>/dev/null || :

@@ -56,7 +56,9 @@ func read(t *testing.T, kind, dir string) (list []layout) {
 var mended = map[string]map[string]string{
 	"layouts/btrfs-raid": {`"-d raid1"`: `"-d single"`}, // no swap on a file of which there are copies
 	"layouts/tmpfs-root": {`"rbind,ro"`: `"rbind"`},     // what is read-only gets no folder to bind
-	"layouts/gpt":        {`"prjquota"`: `"prjquota", "logdev=/dev/disk/by-partlabel/disk-main-log"`},
+	// It has no root.
+	"examples/multi-device-no-deps": {`"nodev": {}`: `"nodev": {"/": {"device": "tmpfs", "fsType": "tmpfs", "mountOptions": [], "mountpoint": "/", "type": "nodev"}}`},
+	"layouts/gpt":                   {`"prjquota"`: `"prjquota", "logdev=/dev/disk/by-partlabel/disk-main-log"`},
 }
 
 // large are layouts for disks larger than the machine's.
