@@ -547,8 +547,12 @@ func TestKeep(t *testing.T) {
 	for _, file := range append(layouts, more...) {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".json"), func(t *testing.T) {
 			l, err := Parse(readAny(t, file))
+			if filepath.Base(file) == "multi-device-no-deps.json" {
+				wantProblems(t, err, `disk: nothing is mounted at "/"`)
+				return
+			}
 			if err != nil {
-				t.Skip("refused, which TestYardstick shows")
+				t.Fatal(err)
 			}
 			m := newSim(t, numberedDisks(t, l))
 			keeps(t, m, l)
