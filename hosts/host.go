@@ -66,10 +66,10 @@ type Host struct {
 	Lost     time.Time `json:"lost,omitzero"`     // when the session broke, if it is broken
 	Losses   int       `json:"losses,omitempty"`  // how often it broke since the boot
 	System   string    `json:"system,omitempty"`  // store path of the toplevel that was built
-	Proven   string    `json:"proven,omitempty"`  // how the installed host proved itself
 	Machine  string    `json:"machine,omitempty"` // SMBIOS UUID of the machine that boots under this permit
 	Method   Method    `json:"method,omitzero"`   // what led this machine to its installer last
 	Layout   string    `json:"layout,omitempty"`  // digest of the layout whose disks were made under this permit
+	Standing Standing  `json:"standing,omitzero"` // what is installed, until a permit is burned
 	Permit   Permit    `json:"permit"`
 	Boot     Boot      `json:"boot"`
 
@@ -115,6 +115,11 @@ type Permit struct {
 	Spent   time.Time `json:"spent,omitzero"`   // installed, cancelled or used up
 	Boots   int       `json:"boots"`            // netboots under this permit
 	Disks   []Disk    `json:"disks,omitempty"`  // what it may erase, from Burned on
+	Retries int       `json:"retries,omitempty"`
+
+	Via  Via       `json:"via,omitempty"`  // how the machine is made to come; empty: by hand
+	Come time.Time `json:"come,omitzero"`  // when that was done
+	Take *Takeover `json:"take,omitempty"` // what runs on the machine until then
 }
 
 // Disk is a disk that a burned permit names.

@@ -173,7 +173,12 @@ func (inv *Inventory) Apply(name string, ev Event) (Host, error) {
 	if (ev.Kind == Noted || ev.Kind == Moved) && !inv.notes.allow(name, ev.Message, inv.now()) {
 		return inv.Get(name)
 	}
-	return inv.apply(name, ev, nil)
+	return inv.apply(name, ev, func(before, after *Host) (_ []Version, writes []Write, err error) {
+		if ev.Kind == Burned || ev.Kind == Cancelled {
+			writes, err = inv.settleIdentity(before, after)
+		}
+		return nil, writes, err
+	})
 }
 
 // harmless drops control characters: messages hold what machines and flakes

@@ -39,7 +39,7 @@ type Status struct {
 
 func status(h hosts.Host) Status {
 	return Status{Name: h.Name, MACs: h.MACs, State: h.State, Phase: h.Phase, Percent: h.Progress.Percent(),
-		Progress: h.Progress, Address: h.Address, System: h.System, Error: h.Error, Since: h.Since, Proof: h.Proven,
+		Progress: h.Progress, Address: h.Address, System: h.System, Error: h.Error, Since: h.Since, Proof: h.Standing.Proof,
 		HostKey: h.HostKey, Arch: h.Arch, Method: h.Method, Pinned: h.Options.Method, Disko: cmp.Or(h.Options.Disko, hosts.Fresh), Image: h.Image, Disks: h.Options.Disks, Flake: h.Flake, Permit: h.Permit, Event: h.LastEvent}
 }
 
