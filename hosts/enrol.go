@@ -1,6 +1,7 @@
 package hosts
 
 import (
+	"cmp"
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/hex"
@@ -197,8 +198,9 @@ func (inv *Inventory) ServerKey() (*ed25519.PrivateKey, error) {
 }
 
 // BeginBoot hands the host's machine a new boot: a fresh token, a fresh host
-// key for its installer. b gives Via, MAC, Server and Expires; machine is the
-// SMBIOS UUID that asked, if it told.
+// key for its installer. b gives Via, MAC, Server and Expires, and HostKey and
+// Port of an installer that is up already; machine is the SMBIOS UUID that asked,
+// if it told.
 func (inv *Inventory) BeginBoot(name string, b Boot, machine string) (Host, error) {
 	token := make([]byte, 16)
 	rand.Read(token) // never fails (crypto/rand)
@@ -207,7 +209,7 @@ func (inv *Inventory) BeginBoot(name string, b Boot, machine string) (Host, erro
 	if err != nil {
 		return Host{}, err
 	}
-	b.HostKey = public
+	b.HostKey = cmp.Or(b.HostKey, public)
 	secret, err := inv.sealAll(name, map[string][]byte{SecretBootKey: private})
 	if err != nil {
 		return Host{}, err

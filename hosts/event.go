@@ -221,6 +221,7 @@ func netboot(h *Host, ev Event) error {
 	h.Machine, h.Losses = ev.Machine, 0
 	h.Boot, h.Error, h.Contact, h.Lost = *ev.Boot, "", false, time.Time{}
 	h.Permit.Boots++
+	h.Permit.Come = ev.Time
 	h.Tokens = append(h.Tokens, ev.Boot.Token)
 	h.enter(PhaseNetboot)
 	return nil

@@ -7,6 +7,8 @@
 package hosts
 
 import (
+	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/netip"
@@ -163,11 +165,29 @@ type Boot struct {
 	Via     string    `json:"via,omitempty"`    // what asked: "UEFI x64 PXE", …
 	MAC     string    `json:"mac,omitempty"`    // of the NIC that asked
 	Server  string    `json:"server,omitempty"` // our address on the machine's link
+	Port    int       `json:"port,omitempty"`   // of the installer's SSH; 0: 22
 }
 
 // Serves reports whether files are still to be served under the boot's token.
 func (b Boot) Serves(now time.Time) bool {
 	return b.Token != "" && b.Used.IsZero() && now.Before(b.Expires)
+}
+
+// MachineID is the machine-id(5) of the host's installer. It stays the same for
+// a host, because DHCP client identifiers are made from it: each boot gets the
+// same address.
+func (h *Host) MachineID() string {
+	sum := sha256.Sum256([]byte("provision installer " + h.MACs[0]))
+	return fmt.Sprintf("%x", sum[:16])
+}
+
+// About is what the installer is told about the boot, as JSON.
+func (h *Host) About() []byte {
+	about, err := json.Marshal(map[string]string{"host": h.Name, "server": h.Boot.Server})
+	if err != nil {
+		panic(err) // strings always can
+	}
+	return about
 }
 
 // MayBoot says whether the host's machine is to be given the installer now;

@@ -53,6 +53,11 @@ type Standing struct {
 // Intact reports whether an installed host is on the machine's disks still.
 func (h *Host) Intact() bool { return h.Standing != (Standing{}) }
 
+// Summons reports whether the machine is still to be made to come.
+func (h *Host) Summons() bool {
+	return h.State == Ready && h.Permit.Via != "" && h.Permit.Come.IsZero()
+}
+
 // Reinstall issues a permit for a host that is there. What runs on its machine
 // is known by the key that it has until now; newIdentity gives it another.
 func (inv *Inventory) Reinstall(h Host, permit time.Duration, secrets map[string][]byte, newIdentity bool) (Host, error) {

@@ -72,6 +72,15 @@ type EnrollRequest struct {
 	DiskKeys   map[string][]byte `json:"disk_keys,omitempty"`   // installer path to content
 	Disks      map[string]string `json:"disks,omitempty"`       // layout's name of a disk to disko.CheckSelector
 	Permit     time.Duration     `json:"permit"`                // nanoseconds
+	Via        string            `json:"via,omitempty"`         // hosts.ParseVia; how the machine is made to come
+
+	// NewIdentity gives a host that is installed again another SSH host key.
+	NewIdentity bool `json:"new_identity,omitempty"`
+}
+
+// RetryRequest is the body of POST /v1/hosts/NAME/retry.
+type RetryRequest struct {
+	Via string `json:"via,omitempty"` // empty: as before
 }
 
 // ImageRequest is the body of POST /v1/images. Paths are absolute, on the
