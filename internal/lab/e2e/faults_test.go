@@ -114,7 +114,7 @@ func exhausted(t *testing.T, table *faultTable) {
 
 	retry("4010M") // of 4096: what is left for the root is too small for the system
 	w.on(m)
-	fails("disk full", hosts.PhaseCopy, "No space left on device")
+	fails("disk full", hosts.PhaseCopy, "is full (")
 	w.noKeyLeft(host)
 
 	big := filepath.Join(extra, "big")
@@ -122,12 +122,12 @@ func exhausted(t *testing.T, table *faultTable) {
 	rand.Read(data)
 	w.must(os.WriteFile(big, data, 0o600))
 	retry("3900M")
-	fails("disk full", hosts.PhaseFiles, "No space left on device")
+	fails("disk full", hosts.PhaseFiles, "is full (")
 	w.noKeyLeft(host)
 
 	w.must(os.Remove(big))
 	retry("16M") // too small for kernel and initrd
-	fails("disk full", hosts.PhaseBootloader, "No space left on device")
+	fails("disk full", hosts.PhaseBootloader, "is full (")
 	w.noKeyLeft(host)
 
 	retry("192M")
