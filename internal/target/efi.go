@@ -145,7 +145,7 @@ func (o LoadOption) String() string {
 func (o LoadOption) netboots(macs []net.HardwareAddr, http bool) int {
 	ours := slices.ContainsFunc(macs, func(m net.HardwareAddr) bool { return slices.Equal(m, o.MAC) })
 	switch {
-	case !ours, !o.Active, o.IPv6, o.URI != "", o.HTTP && !o.IPv4:
+	case o.MAC == nil, !ours, !o.Active, o.IPv6, o.URI != "", o.HTTP && !o.IPv4:
 		return 0
 	case o.HTTP != http:
 		return 1

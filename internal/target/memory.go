@@ -10,7 +10,7 @@ import (
 const (
 	// loadSpare is what loading takes beside the image: this program's buffers, page tables, and enough that the
 	// running system does not come to a halt.
-	loadSpare = 64 << 20
+	loadSpare = 96 << 20
 	// runSpare is what an installer takes beside its image: a kernel with its tables (some 100 MB of 1.5 GB), systemd
 	// with sshd and nix (150 to 250 MB), and mkfs, cryptsetup and the page cache of what is being copied.
 	runSpare = 640 << 20
@@ -22,7 +22,7 @@ const (
 // While it is loaded, all of it is in memory three times: in our memfd, in the buffer that kexec_file_load reads it
 // into, and in the pages that stay until the new kernel starts; the buffer is freed only after the copy (Linux,
 // kernel/kexec_file.c, kimage_file_prepare_segments to kimage_file_post_load_cleanup). kexec's tool has a buffer of
-// its own in the kernel's place.
+// its own in the kernel's place. Measured on Linux 6.1: of the lab's 91 MB, available memory fell by 344 MB.
 //
 // When it starts, the initrd is there twice: as it was loaded, and unpacked. Most of a NixOS image is a squashfs,
 // which does not grow by unpacking, and stays; the rest may grow to four times its size, and the first copy, freed then,
