@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -15,7 +16,9 @@ uploads this program there, and runs it over SSH; nobody needs to do so by hand.
 
 func targetCommand() *cobra.Command {
 	c := &cobra.Command{Use: "target", Short: "run on a machine that is to be installed", Long: targetHelp, Hidden: true, Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
+		RunE: func(*cobra.Command, []string) error {
+			return errUsage{errors.New("target needs facts, kexec-load, kexec-unload, kexec-start or boot-next")}
+		}}
 	var here target.Machine
 	c.AddCommand(
 		&cobra.Command{Use: "facts", Short: "print what this machine is, as JSON", Args: cobra.NoArgs,
@@ -53,10 +56,18 @@ func bootNextCommand(here target.Machine) *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error {
 			var done target.BootNext
 			var err error
+			given := 0
+			for _, flag := range []string{"mac", "clear", "restore"} {
+				if c.Flags().Changed(flag) {
+					given++
+				}
+			}
 			switch {
+			case given != 1:
+				return errUsage{errors.New("boot-next needs one of --mac, --clear and --restore")}
 			case clear:
 				return here.ClearBootNext()
-			case restore != "":
+			case c.Flags().Changed("restore"):
 				done, err = here.RestoreBootNext(restore)
 			default:
 				var cards []net.HardwareAddr
@@ -74,8 +85,6 @@ func bootNextCommand(here target.Machine) *cobra.Command {
 	c.Flags().BoolVar(&http, "http", false, "by HTTP rather than PXE")
 	c.Flags().BoolVar(&clear, "clear", false, "leave the firmware to its usual order")
 	c.Flags().StringVar(&restore, "restore", "", "the entry that was next before, such as Boot0001")
-	c.MarkFlagsOneRequired("mac", "clear", "restore")
-	c.MarkFlagsMutuallyExclusive("mac", "clear", "restore")
 	return c
 }
 

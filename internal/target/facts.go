@@ -68,7 +68,7 @@ func (m Machine) Facts(ctx context.Context) (Facts, error) {
 		Kernel: unix.ByteSliceToString(uname.Release[:]), Arch: unix.ByteSliceToString(uname.Machine[:]),
 		Memory: mem.total, Free: mem.available,
 		UEFI: m.exists("sys/firmware/efi"), SecureBoot: m.secureBoot(), Lockdown: m.lockdown(),
-		Kexec: m.exists(kexecLoaded), KexecFileLoad: hasKexecFileLoad(), KexecTool: kexecTool() != "",
+		Kexec: m.exists(kexecLoaded), KexecFileLoad: m.hasKexecFileLoad(), KexecTool: kexecTool() != "",
 		KexecDisabled: m.read(kexecDisabled) == "1", KexecLoaded: m.read(kexecLoaded) == "1",
 		ID: release["ID"], VariantID: release["VARIANT_ID"],
 		Interfaces: m.interfaces(),

@@ -21,6 +21,7 @@ import (
 const (
 	kexecLoaded   = "sys/kernel/kexec_loaded"
 	kexecDisabled = "proc/sys/kernel/kexec_load_disabled"
+	kexecLimit    = "proc/sys/kernel/kexec_load_limit_reboot" // how many more may be loaded; -1: any number
 
 	// otherWays ends the refusals: how the machine can be made to come without kexec.
 	otherWays = "use --via netboot, --via wol or --via manual"
@@ -101,15 +102,17 @@ func readLoad(r *bufio.Reader) (load Load, sum []byte, err error) {
 func (m Machine) kexecPermitted() error {
 	const doing = "start the installer by kexec: "
 	switch lockdown := m.lockdown(); {
-	case os.Geteuid() != 0:
-		return errors.New(doing + "only root may; log in as root")
 	case !m.exists(kexecLoaded):
 		return errors.New(doing + "this machine's kernel is built without kexec (CONFIG_KEXEC_CORE), or this is a container; " + otherWays)
 	case m.read(kexecDisabled) == "1":
 		return errors.New(doing + "this machine forbids it until its next boot (sysctl kernel.kexec_load_disabled is 1); restart it without that setting, or " + otherWays)
+	case m.read(kexecLimit) == "0":
+		return errors.New(doing + "this machine forbids it until its next boot (sysctl kernel.kexec_load_limit_reboot is 0); restart it without that setting, or " + otherWays)
 	case lockdown != unknown && lockdown != "none":
 		return fmt.Errorf("%sthis machine's kernel is in lockdown (%s), as with Secure Boot, and starts no kernel that was not signed for it; %s", doing, lockdown, otherWays)
-	case !hasKexecFileLoad() && kexecTool() == "":
+	case os.Geteuid() != 0:
+		return errors.New(doing + "only root may; log in as root")
+	case !m.hasKexecFileLoad() && kexecTool() == "":
 		return errors.New(doing + "this machine's kernel has no kexec_file_load (CONFIG_KEXEC_FILE), and there is no program kexec; install kexec-tools on it, or " + otherWays)
 	}
 	return nil
@@ -151,8 +154,12 @@ func receive(r io.Reader, name string, size uint64) (*os.File, error) {
 	return f, nil
 }
 
-// hasKexecFileLoad asks the kernel for what no kernel can do, and looks how it says no.
-func hasKexecFileLoad() bool {
+// hasKexecFileLoad asks the kernel for what no kernel can do, and looks how it says no. Where loads are counted, this
+// would be one; a kernel that counts them (6.3 and later) has the call, or else KexecLoad finds out.
+func (m Machine) hasKexecFileLoad() bool {
+	if limit := m.read(kexecLimit); limit != "" && limit != "-1" {
+		return true
+	}
 	const undefined = 1 << 30 // no flag has this bit
 	return !errors.Is(unix.KexecFileLoad(-1, -1, "", undefined), unix.ENOSYS)
 }

@@ -110,6 +110,7 @@ func TestKexecPermitted(t *testing.T) {
 	}{
 		{"no kexec", nil, "CONFIG_KEXEC_CORE"},
 		{"forbidden", map[string]string{kexecLoaded: "0\n", kexecDisabled: "1\n"}, "kernel.kexec_load_disabled is 1"},
+		{"as many loaded as may be", map[string]string{kexecLoaded: "0\n", kexecDisabled: "0\n", kexecLimit: "0\n"}, "kernel.kexec_load_limit_reboot is 0"},
 		{"lockdown", map[string]string{kexecLoaded: "0\n", kexecDisabled: "0\n", lockdown: "none [integrity] confidentiality\n"}, "in lockdown (integrity)"},
 		{"more lockdown", map[string]string{kexecLoaded: "0\n", lockdown: "none integrity [confidentiality]\n"}, "in lockdown (confidentiality)"},
 	} {
