@@ -295,7 +295,9 @@ func (m *machine) testLoad(t *testing.T, next lab.Key) {
 	_, small := load(t, kernel, initrd[:100], "")
 	m.loads(t, small)
 	m.says(t, "kexec-unload && cat /sys/kernel/kexec_loaded", "0")
-	_, stream := load(t, kernel, initrd, m.image.Cmdline+" lockdown=integrity")
+	// Where the emulator gets no time for a moment, a kernel takes the timer for broken ("IO-APIC + timer doesn't work!")
+	// and panics. Under other hypervisors than TCG it does not look.
+	_, stream := load(t, kernel, initrd, m.image.Cmdline+" lockdown=integrity no_timer_check")
 	m.loads(t, stream)
 }
 
@@ -341,11 +343,6 @@ func (m *machine) testNext(t *testing.T) {
 	}
 	kernel, err := os.ReadFile(m.image.Kernel)
 	check(t, err)
-	if os.Getenv("CAPTURE") != "" {
-		_, r := load(t, kernel, []byte("initrd"), "")
-		out, err := m.shell.Feed(m.ctx, r, "umount /sys/kernel/security; /run/provision target kexec-load; mount -t securityfs securityfs /sys/kernel/security")
-		t.Log(out, err)
-	}
 	kernel[len(kernel)/2] ^= 1 // whoever signed it did not sign this
 	l, unsigned := load(t, kernel, []byte("initrd"), "")
 	m.refuses(t, strings.NewReader(line(t, l)), "kexec-load", "in lockdown (integrity)", "Secure Boot", "--via netboot, --via wol or --via manual")
