@@ -17,7 +17,7 @@ func TestArrows(t *testing.T) {
 		"provision/disko":           {},
 		"provision/images":          {},
 		"provision/pxe":             {"provision/hosts", "provision/images"},
-		"provision/installer":       {"provision/disko", "provision/hosts", "provision/images"},
+		"provision/installer":       {"provision/disko", "provision/hosts", "provision/images", "provision/internal/target"},
 		"provision/internal/target": {},
 		"provision/internal/web":    {"provision/disko", "provision/hosts", "provision/images"},
 		"provision/internal/doctor": {"provision/hosts", "provision/images", "provision/pxe"},
