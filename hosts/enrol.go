@@ -24,7 +24,7 @@ const (
 func SecretDisk(path string) string { return "disk:" + path }
 
 // Enroll makes a host, or changes one that is not being installed, and issues
-// a permit. The host's SSH key is made once and kept. An installed host is
+// a permit, for a dry run if h's says so. The host's SSH key is made once and kept. An installed host is
 // refused: to erase it takes a decision of its own.
 func (inv *Inventory) Enroll(h Host, permit time.Duration, secrets map[string][]byte) (Host, error) {
 	if err := errors.Join(CheckName(h.Name), h.Options.check()); err != nil {
@@ -43,7 +43,7 @@ func (inv *Inventory) Enroll(h Host, permit time.Duration, secrets map[string][]
 	slices.Sort(h.MACs)
 	h.MACs = slices.Compact(h.MACs)
 	now := inv.now()
-	h.Permit = Permit{Issued: now, Expires: now.Add(permit)}
+	h.Permit = Permit{Issued: now, Expires: now.Add(permit), DryRun: h.Permit.DryRun}
 	h.State = ""
 
 	if before, err := inv.Get(h.Name); err == nil && (before.State == Installed || before.State == Rebooting) {
@@ -60,6 +60,9 @@ func (inv *Inventory) Enroll(h Host, permit time.Duration, secrets map[string][]
 	h.HostKey = key
 	ev := Event{Kind: Enrolled, Enrol: &h, Message: fmt.Sprintf("%s shall become %s with image %s; permit until %s",
 		strings.Join(h.MACs, ", "), h.Name, h.Image, h.Permit.Expires.Format(time.RFC3339))}
+	if h.Permit.DryRun {
+		ev.Message += ", for a dry run"
+	}
 	done, err := inv.apply(h.Name, ev, func(before, after *Host) ([]Version, []Write, error) {
 		expect, writes, err := inv.claimMACs(before, after)
 		return expect, append(append(writes, sealed...), keyWrite...), err
@@ -270,7 +273,11 @@ func (inv *Inventory) forget(name string) error {
 			writes = append(writes, Write{rec.Key, nil})
 		}
 	}
-	return inv.store.Commit([]Version{{hostKey(name), version}}, writes)
+	expect, free, err := inv.freeDisks(h)
+	if err != nil {
+		return err
+	}
+	return inv.store.Commit(append(expect, Version{hostKey(name), version}), append(writes, free...))
 }
 
 // SetFacts keeps what the installer found out about the host's machine

@@ -26,6 +26,7 @@ const (
 	Proved    Kind = "proved"    // the host answered with its own key
 	Broke     Kind = "failed"    // Event.Phase and Event.Message say where and why
 	Cancelled Kind = "cancelled" // by the operator
+	Rehearsal Kind = "rehearsed" // a dry run came to its end; the permit is spent
 	Moved     Kind = "address"   // the machine was seen at another address
 	Noted     Kind = "note"      // worth telling, changes nothing
 )
@@ -62,7 +63,7 @@ var working = []State{Ready, Booting, Live, Installing}
 // The table: which event may follow which state, and where it leads. An empty
 // State is a host that does not exist yet.
 var table = map[Kind]rule{
-	Enrolled:  {[]State{"", Ready, Failed}, Ready},
+	Enrolled:  {[]State{"", Ready, Rehearsed, Failed}, Ready},
 	Netboot:   {[]State{Ready, Booting, Live, Installing, Failed}, Booting},
 	Fetched:   {[]State{Booting}, ""},
 	Contacted: {[]State{Ready, Booting, Live, Installing, Failed}, Live},
@@ -76,6 +77,7 @@ var table = map[Kind]rule{
 	Proved:    {[]State{Rebooting, Failed}, Installed},
 	Broke:     {[]State{Ready, Booting, Live, Installing, Rebooting}, Failed},
 	Cancelled: {[]State{Ready, Booting, Live, Installing, Failed}, Failed},
+	Rehearsal: {[]State{Live}, Rehearsed},
 	Moved:     {nil, ""},
 	Noted:     {nil, ""},
 }
@@ -166,6 +168,12 @@ func change(h *Host, ev Event) error {
 		h.Permit.Spent, h.Error = ev.Time, "cancelled by the operator"
 		h.enter("")
 		h.Boot.Expires, h.Contact = ev.Time, false
+	case Rehearsal:
+		if !h.Permit.DryRun {
+			return refused(*h, ev)
+		}
+		h.Contact, h.Permit.Spent = false, ev.Time
+		h.enter("")
 	case Moved:
 		h.Address = ev.Address
 	}
@@ -177,11 +185,13 @@ func (h *Host) enter(p Phase) { h.Phase, h.Progress = p, Progress{} }
 func enrol(h *Host, ev Event) error {
 	old := *h
 	*h = *ev.Enrol
-	h.FirstEvent, h.LastEvent, h.Tokens = old.FirstEvent, old.LastEvent, old.Tokens
+	h.FirstEvent, h.LastEvent, h.Tokens, h.Owned = old.FirstEvent, old.LastEvent, old.Tokens, old.Owned
 	// A machine that still runs the installer of its last boot needs no other,
 	// if it is still the machine that is meant.
 	if slices.Equal(old.MACs, h.MACs) {
 		h.Boot, h.Address, h.Method = old.Boot, old.Address, old.Method
+	} else { // on another machine, a name such as /dev/vda is another disk
+		h.Owned = slices.DeleteFunc(slices.Clone(old.Owned), func(d Disk) bool { return claimKey(d) == "" })
 	}
 	h.State, h.Since = Ready, ev.Time
 	h.enter(PhaseNetboot)
@@ -208,7 +218,7 @@ func netboot(h *Host, ev Event) error {
 func burn(h *Host, ev Event) error {
 	p := &h.Permit
 	switch {
-	case !p.Live(ev.Time):
+	case !p.Live(ev.Time) || p.DryRun:
 		return refused(*h, ev)
 	case p.Burned.IsZero():
 		p.Burned, p.Disks = ev.Time, ev.Disks
@@ -216,6 +226,11 @@ func burn(h *Host, ev Event) error {
 		return fmt.Errorf("%s: the permit was burned for %s, and the layout now takes %s: %w; "+
 			"if that is meant, run `provision cancel %s` and enroll it again",
 			h.Name, diskNames(p.Disks), diskNames(ev.Disks), ErrRefused, h.Name)
+	}
+	for _, d := range ev.Disks {
+		if !slices.ContainsFunc(h.Owned, d.Same) {
+			h.Owned = append(slices.Clip(h.Owned), d)
+		}
 	}
 	return nil
 }
