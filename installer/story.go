@@ -26,6 +26,9 @@ func (f *follower) install(ctx context.Context, h hosts.Host, s *session) (at ho
 		return hosts.PhaseBuild, err
 	}
 	d := f.layout(h, s, b)
+	if h.Permit.DryRun {
+		return hosts.PhaseDisks, f.rehearse(ctx, h, d)
+	}
 	defer func() { f.closeAfter(ctx, d, err) }()
 	if err := f.disks(ctx, h, s, d, b); err != nil {
 		return hosts.PhaseDisks, err
