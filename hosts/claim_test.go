@@ -166,3 +166,37 @@ func TestDryRun(t *testing.T) {
 		t.Errorf("an install that is none ended as a dry run: %v", err)
 	}
 }
+
+// TestDryRunOfReinstall: what is installed stays the host, with its key.
+func TestDryRunOfReinstall(t *testing.T) {
+	inv, _, _ := open(t, t.TempDir())
+	enroll(t, inv, "alpha", mac1)
+	install(t, inv, "alpha")
+	before, err := inv.Get("alpha")
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := before
+	again.Permit.DryRun = true
+	if _, err := inv.Reinstall(again, time.Hour, nil, true); err != nil {
+		t.Fatal(err)
+	}
+	h, err := inv.BeginBoot("alpha", Boot{Expires: noon.Add(time.Hour)}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	apply(t, inv, "alpha", Event{Kind: Contacted, Boot: &h.Boot})
+	apply(t, inv, "alpha", Event{Kind: Built, System: "/nix/store/new"})
+	h = apply(t, inv, "alpha", Event{Kind: Rehearsal})
+	private, err := inv.Secret("alpha", SecretHostKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h.State != Rehearsed || !h.Intact() || h.System != before.System || h.HostKey != before.HostKey || publicOf(t, private) != before.HostKey {
+		t.Errorf("after the dry run: %+v", h)
+	}
+	h, err = inv.Reinstall(before, time.Hour, nil, false)
+	if err != nil || h.State != Ready || h.Boot.Token != "" {
+		t.Errorf("reinstalled after the dry run: %+v, %v", h, err)
+	}
+}

@@ -173,10 +173,19 @@ func (inv *Inventory) Apply(name string, ev Event) (Host, error) {
 	if (ev.Kind == Noted || ev.Kind == Moved) && !inv.notes.allow(name, ev.Message, inv.now()) {
 		return inv.Get(name)
 	}
-	if ev.Kind == Burned {
-		return inv.apply(name, ev, func(_, after *Host) ([]Version, []Write, error) { return inv.claimDisks(after.Name, ev.Disks) })
-	}
-	return inv.apply(name, ev, nil)
+	return inv.apply(name, ev, func(before, after *Host) (expect []Version, writes []Write, err error) {
+		switch ev.Kind {
+		case Burned:
+			if expect, writes, err = inv.claimDisks(name, ev.Disks); err != nil {
+				return nil, nil, err
+			}
+		case Cancelled, Rehearsal:
+		default:
+			return nil, nil, nil
+		}
+		settled, err := inv.settleIdentity(before, after)
+		return expect, append(writes, settled...), err
+	})
 }
 
 // harmless drops control characters: messages hold what machines and flakes

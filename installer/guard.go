@@ -35,8 +35,9 @@ func (f *follower) guard(h hosts.Host, p *disko.Plan) error {
 	return errors.New(words)
 }
 
-// rehearse ends a dry run: all is done that comes before the first change.
-func (f *follower) rehearse(ctx context.Context, h hosts.Host, d *Disks) error {
+// rehearse ends a dry run: all is done that comes before the first change. A blank machine
+// stays in its installer, from which an install can go on.
+func (f *follower) rehearse(ctx context.Context, h hosts.Host, s *session, d *Disks) error {
 	p, err := d.newPlan(ctx, d.Options, nil)
 	if err != nil {
 		return err
@@ -49,9 +50,11 @@ func (f *follower) rehearse(ctx context.Context, h hosts.Host, d *Disks) error {
 			return err
 		}
 	}
-	// A machine that was installed before is to start its own system again from here.
-	_, err = f.Hosts.Apply(f.name, hosts.Event{Kind: hosts.Rehearsal, Message: rehearsalWords(p)})
-	return err
+	if _, err = f.Hosts.Apply(f.name, hosts.Event{Kind: hosts.Rehearsal, Message: rehearsalWords(p)}); err != nil {
+		return err
+	}
+	f.giveBack(ctx, s) // a host that was installed before starts its own system again
+	return nil
 }
 
 // rehearsalWords sums up what would be done.

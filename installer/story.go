@@ -27,7 +27,7 @@ func (f *follower) install(ctx context.Context, h hosts.Host, s *session) (at ho
 	}
 	d := f.layout(h, s, b)
 	if h.Permit.DryRun {
-		return hosts.PhaseDisks, f.rehearse(ctx, h, d)
+		return hosts.PhaseDisks, f.rehearse(ctx, h, s, d)
 	}
 	defer func() { f.closeAfter(ctx, d, err) }()
 	if err := f.disks(ctx, h, s, d, b); err != nil {

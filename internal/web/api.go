@@ -41,7 +41,7 @@ type Status struct {
 
 func status(h hosts.Host) Status {
 	return Status{Name: h.Name, MACs: h.MACs, State: h.State, Phase: h.Phase, Percent: h.Progress.Percent(),
-		Progress: h.Progress, Address: h.Address, System: h.System, Error: h.Error, Since: h.Since, Proof: h.Proven,
+		Progress: h.Progress, Address: h.Address, System: h.System, Error: h.Error, Since: h.Since, Proof: h.Standing.Proof,
 		HostKey: h.HostKey, Arch: h.Arch, Method: h.Method, Pinned: h.Options.Method, Disko: cmp.Or(h.Options.Disko, hosts.Fresh), Image: h.Image, Disks: h.Options.Disks, Wipe: h.Options.Wipe, Flake: h.Flake, Permit: h.Permit, Event: h.LastEvent}
 }
 
@@ -76,6 +76,15 @@ type EnrollRequest struct {
 	Wipe       []string          `json:"wipe,omitempty"`        // disks that may be taken whatever speaks against it: serial numbers, WWNs, paths
 	DryRun     bool              `json:"dry_run,omitempty"`     // all is done but what changes the machine
 	Permit     time.Duration     `json:"permit"`                // nanoseconds
+	Via        string            `json:"via,omitempty"`         // hosts.ParseVia; how the machine is made to come
+
+	// NewIdentity gives a host that is installed again another SSH host key.
+	NewIdentity bool `json:"new_identity,omitempty"`
+}
+
+// RetryRequest is the body of POST /v1/hosts/NAME/retry.
+type RetryRequest struct {
+	Via string `json:"via,omitempty"` // empty: as before
 }
 
 // ImageRequest is the body of POST /v1/images. Paths are absolute, on the

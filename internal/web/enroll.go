@@ -57,10 +57,16 @@ func (s *Server) check(ctx context.Context, r EnrollRequest) (hosts.Host, map[st
 	if s.Flake == "" {
 		return h, nil, errors.New("the server has no flake to install from: start it with --flake REF")
 	}
+	via, err := hosts.ParseVia(r.Via)
+	if err != nil {
+		return h, nil, err
+	}
+	if r.Via != "" {
+		h.Permit.Via = via
+	}
 	if r.Permit <= 0 {
 		return h, nil, errors.New("a permit needs a time to live: --permit 24h")
 	}
-	var err error
 	if r.BootMethod != "" {
 		if h.Options.Method, err = hosts.ParseMethod(r.BootMethod); err != nil {
 			return h, nil, err
@@ -94,14 +100,10 @@ func (s *Server) check(ctx context.Context, r EnrollRequest) (hosts.Host, map[st
 	if h.Image, err = s.image(r.Image, arch); err != nil {
 		return h, nil, err
 	}
-	secrets, err := secretsFor(r, h.Options.Disko, layout)
+	secrets, err := s.secretsFor(r, h.Options.Disko, layout)
 	if err != nil {
 		return h, nil, err
 	}
-	for path := range r.DiskKeys {
-		h.Options.DiskKeys = append(h.Options.DiskKeys, path)
-	}
-	slices.Sort(h.Options.DiskKeys)
 	return h, secrets, nil
 }
 
@@ -160,7 +162,7 @@ func (s *Server) image(name string, arch images.Arch) (string, error) {
 
 // secretsFor collects the disk keys, which must be all that the layout reads,
 // and the host key that the extra files bring, if they bring one.
-func secretsFor(r EnrollRequest, way hosts.Disko, layout *disko.Layout) (map[string][]byte, error) {
+func (s *Server) secretsFor(r EnrollRequest, way hosts.Disko, layout *disko.Layout) (map[string][]byte, error) {
 	// Before the machine was seen there is nothing to keep; the keys are the same in all ways.
 	o := PlanOptions(way, r.Disks)
 	o.Way = disko.Fresh
@@ -172,6 +174,9 @@ func secretsFor(r EnrollRequest, way hosts.Disko, layout *disko.Layout) (map[str
 	secrets := make(map[string][]byte)
 	for _, path := range want {
 		key, given := r.DiskKeys[path]
+		if _, err := s.Hosts.Secret(r.Name, hosts.SecretDisk(path)); !given && err == nil {
+			continue // from an earlier enrolment
+		}
 		if !given {
 			return nil, fmt.Errorf("the layout of %s reads a disk encryption key from %s: give it with --disk-encryption-key %s=FILE", r.Name, path, path)
 		}
