@@ -81,6 +81,10 @@ type Plan struct {
 	// probe again, looking there, and plan again.
 	Look Look `json:"look,omitempty"`
 
+	// Objections are those of [Plan.Guard], where a plan is shown for a host.
+	Objections []Objection `json:"objections,omitempty"`
+
+	facts  *Facts
 	takes  []*device          // the layout's, same order as Disks
 	tables map[string]content // by disk, for Verify
 	names  []name
@@ -103,7 +107,7 @@ type name struct{ kind, name string }
 // All that is wrong is reported at once, each with its attribute path: disks that the
 // machine does not have, that are too small, read-only or in use by the running system.
 func NewPlan(l *Layout, f *Facts, o Options) (*Plan, error) {
-	p := &Plan{Way: cmp.Or(o.Way, Fresh)}
+	p := &Plan{Way: cmp.Or(o.Way, Fresh), facts: f}
 	b := &builder{reader: &reader{seen: map[string]string{}}, way: p.Way, facts: f, found: map[string]*node{}, look: Look{}}
 	switch {
 	case o.Script != "" && len(o.Disks) > 0:

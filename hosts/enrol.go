@@ -25,7 +25,7 @@ const (
 func SecretDisk(path string) string { return "disk:" + path }
 
 // Enroll makes a host, or changes one that is not being installed, and issues
-// a permit. The host's SSH key is made once and kept. An installed host is
+// a permit, for a dry run if h's says so. The host's SSH key is made once and kept. An installed host is
 // refused: to erase it takes a decision of its own, Reinstall.
 func (inv *Inventory) Enroll(h Host, permit time.Duration, secrets map[string][]byte) (Host, error) {
 	if before, err := inv.Get(h.Name); err == nil && (before.State == Installed || before.State == Rebooting) {
@@ -51,7 +51,7 @@ func (inv *Inventory) permit(h Host, permit time.Duration, secrets map[string][]
 	slices.Sort(h.MACs)
 	h.MACs = slices.Compact(h.MACs)
 	now := inv.now()
-	h.Permit = Permit{Issued: now, Expires: now.Add(permit), Via: h.Permit.Via, Take: h.Permit.Take}
+	h.Permit = Permit{Issued: now, Expires: now.Add(permit), DryRun: h.Permit.DryRun, Via: h.Permit.Via, Take: h.Permit.Take}
 	h.State = ""
 	sealed, err := inv.sealAll(h.Name, secrets)
 	if err != nil {
@@ -67,6 +67,9 @@ func (inv *Inventory) permit(h Host, permit time.Duration, secrets map[string][]
 	h.HostKey = key
 	ev := Event{Kind: Enrolled, Enrol: &h, Message: fmt.Sprintf("%s shall become %s with image %s; permit until %s",
 		strings.Join(h.MACs, ", "), h.Name, h.Image, h.Permit.Expires.Format(time.RFC3339))}
+	if h.Permit.DryRun {
+		ev.Message += ", for a dry run"
+	}
 	done, err := inv.apply(h.Name, ev, func(before, after *Host) ([]Version, []Write, error) {
 		expect, writes, err := inv.claimMACs(before, after)
 		if err != nil {
@@ -287,7 +290,11 @@ func (inv *Inventory) forget(name string) error {
 			writes = append(writes, Write{rec.Key, nil})
 		}
 	}
-	return inv.store.Commit([]Version{{hostKey(name), version}}, writes)
+	expect, free, err := inv.freeDisks(h)
+	if err != nil {
+		return err
+	}
+	return inv.store.Commit(append(expect, Version{hostKey(name), version}), append(writes, free...))
 }
 
 // SetFacts keeps what the installer found out about the host's machine

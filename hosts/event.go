@@ -28,6 +28,7 @@ const (
 	Proved    Kind = "proved"    // the host answered with its own key
 	Broke     Kind = "failed"    // Event.Phase and Event.Message say where and why
 	Cancelled Kind = "cancelled" // by the operator
+	Rehearsal Kind = "rehearsed" // a dry run came to its end; the permit is spent
 	Moved     Kind = "address"   // the machine was seen at another address
 	Noted     Kind = "note"      // worth telling, changes nothing
 )
@@ -65,7 +66,7 @@ var working = []State{Ready, Booting, Live, Installing}
 // The table: which event may follow which state, and where it leads. An empty
 // State is a host that does not exist yet.
 var table = map[Kind]rule{
-	Enrolled:  {[]State{"", Ready, Failed, Rebooting, Installed}, Ready},
+	Enrolled:  {[]State{"", Ready, Rehearsed, Failed, Rebooting, Installed}, Ready},
 	Retried:   {[]State{Failed}, Ready},
 	Summoned:  {[]State{Ready, Booting}, ""},
 	Netboot:   {[]State{Ready, Booting, Live, Installing, Failed}, Booting},
@@ -81,6 +82,7 @@ var table = map[Kind]rule{
 	Proved:    {[]State{Rebooting, Failed}, Installed},
 	Broke:     {[]State{Ready, Booting, Live, Installing, Rebooting}, Failed},
 	Cancelled: {[]State{Ready, Booting, Live, Installing, Failed}, Failed},
+	Rehearsal: {[]State{Live}, Rehearsed},
 	Moved:     {nil, ""},
 	Noted:     {nil, ""},
 }
@@ -180,15 +182,27 @@ func change(h *Host, ev Event) error {
 			return fmt.Errorf("%s has no permit to cancel: it is %s", h.Name, h.State)
 		}
 		h.Permit.Spent, h.Error = ev.Time, "cancelled by the operator"
-		if h.Intact() {
-			h.System, h.HostKey, h.Error = h.Standing.System, h.Standing.HostKey, ""
-		}
+		h.restore()
 		h.enter("")
 		h.Boot.Expires, h.Contact = ev.Time, false
+	case Rehearsal:
+		if !h.Permit.DryRun {
+			return refused(*h, ev)
+		}
+		h.Contact, h.Permit.Spent = false, ev.Time
+		h.restore()
+		h.enter("")
 	case Moved:
 		h.Address = ev.Address
 	}
 	return nil
+}
+
+// restore makes what stands on the machine's disks, if anything does, the host again.
+func (h *Host) restore() {
+	if h.Intact() {
+		h.System, h.HostKey, h.Error = h.Standing.System, h.Standing.HostKey, ""
+	}
 }
 
 func (h *Host) enter(p Phase) { h.Phase, h.Progress = p, Progress{} }
@@ -196,13 +210,15 @@ func (h *Host) enter(p Phase) { h.Phase, h.Progress = p, Progress{} }
 func enrol(h *Host, ev Event) error {
 	old, e := *h, ev.Enrol
 	*h = Host{Name: e.Name, MACs: e.MACs, Flake: e.Flake, Image: e.Image, Board: e.Board, Arch: e.Arch, Options: e.Options,
-		HostKey: e.HostKey, Permit: e.Permit, FirstEvent: old.FirstEvent, LastEvent: old.LastEvent, Tokens: old.Tokens}
+		HostKey: e.HostKey, Permit: e.Permit, FirstEvent: old.FirstEvent, LastEvent: old.LastEvent, Tokens: old.Tokens, Owned: old.Owned}
 	// A machine that still runs the installer of its last boot needs no other,
 	// if it is still the machine that is meant.
 	if slices.Equal(old.MACs, h.MACs) {
 		h.Boot, h.Address, h.Method = old.Boot, old.Address, old.Method
+	} else { // on another machine, a name such as /dev/vda is another disk
+		h.Owned = slices.DeleteFunc(slices.Clone(old.Owned), func(d Disk) bool { return claimKey(d) == "" })
 	}
-	if old.State == Rebooting || old.State == Installed { // its installer is gone
+	if old.State == Rebooting || old.State == Installed || old.State == Rehearsed && old.Intact() { // its installer is gone
 		h.Boot = Boot{}
 	}
 	h.Standing = old.Standing
@@ -256,7 +272,7 @@ func retry(h *Host, ev Event) error {
 func burn(h *Host, ev Event) error {
 	p := &h.Permit
 	switch {
-	case !p.Live(ev.Time):
+	case !p.Live(ev.Time) || p.DryRun:
 		return refused(*h, ev)
 	case p.Burned.IsZero():
 		p.Burned, p.Disks = ev.Time, ev.Disks
@@ -265,6 +281,11 @@ func burn(h *Host, ev Event) error {
 		return fmt.Errorf("%s: the permit was burned for %s, and the layout now takes %s: %w; "+
 			"if that is meant, run `provision cancel %s` and enroll it again",
 			h.Name, diskNames(p.Disks), diskNames(ev.Disks), ErrRefused, h.Name)
+	}
+	for _, d := range ev.Disks {
+		if !slices.ContainsFunc(h.Owned, d.Same) {
+			h.Owned = append(slices.Clip(h.Owned), d)
+		}
 	}
 	return nil
 }

@@ -9,7 +9,7 @@ import (
 
 var noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 
-var states = []State{Ready, Booting, Live, Installing, Rebooting, Installed, Failed}
+var states = []State{Ready, Booting, Live, Installing, Rebooting, Installed, Failed, Rehearsed}
 
 // hostIn is a host in a state, with all that usually goes with it.
 func hostIn(s State) Host {
@@ -25,6 +25,8 @@ func hostIn(s State) Host {
 		h.Boot, h.Permit.Burned, h.Permit.Spent, h.Phase = boot, noon, noon, PhaseReboot
 	case Failed:
 		h.Boot, h.Phase, h.Error = boot, PhaseCopy, "it broke"
+	case Rehearsed:
+		h.Boot, h.Permit.Spent = boot, noon
 	}
 	return h
 }
@@ -52,32 +54,35 @@ func eventOf(k Kind) Event {
 // TestTable spells out where every event leads from every state; "-" is a
 // refusal. It is the table of event.go written the other way round.
 func TestTable(t *testing.T) {
-	want := map[Kind]string{ // ready booting live installing rebooting installed failed
-		Enrolled:  "ready - - - ready ready ready",
-		Retried:   "- - - - - - ready",
-		Summoned:  "ready booting - - - - -",
-		Netboot:   "booting booting booting booting - - booting",
-		Fetched:   "- booting - - - - -",
-		Contacted: "live live live live - - live",
-		Lost:      "- - live installing - - -",
-		Built:     "ready booting live installing rebooting installed failed",
-		Burned:    "- - installing installing - - -",
-		Started:   "ready booting live installing - - -",
-		Advanced:  "ready booting live installing - - -",
-		Finished:  "ready booting live installing - - -",
-		Rebooted:  "- - - rebooting - - -",
-		Proved:    "- - - - installed - -",
-		Broke:     "failed failed failed failed failed - -",
-		Cancelled: "failed failed failed failed - - failed",
-		Moved:     "ready booting live installing rebooting installed failed",
-		Noted:     "ready booting live installing rebooting installed failed",
+	want := map[Kind]string{ // ready booting live installing rebooting installed failed rehearsed
+		Enrolled:  "ready - - - ready ready ready ready",
+		Retried:   "- - - - - - ready -",
+		Summoned:  "ready booting - - - - - -",
+		Netboot:   "booting booting booting booting - - booting -",
+		Fetched:   "- booting - - - - - -",
+		Contacted: "live live live live - - live -",
+		Lost:      "- - live installing - - - -",
+		Built:     "ready booting live installing rebooting installed failed rehearsed",
+		Burned:    "- - installing installing - - - -",
+		Started:   "ready booting live installing - - - -",
+		Advanced:  "ready booting live installing - - - -",
+		Finished:  "ready booting live installing - - - -",
+		Rebooted:  "- - - rebooting - - - -",
+		Proved:    "- - - - installed - - -",
+		Broke:     "failed failed failed failed failed - - -",
+		Cancelled: "failed failed failed failed - - failed -",
+		Rehearsal: "- - rehearsed - - - - -",
+		Moved:     "ready booting live installing rebooting installed failed rehearsed",
+		Noted:     "ready booting live installing rebooting installed failed rehearsed",
 	}
 	if len(want) != len(table) {
 		t.Fatalf("the test knows %d kinds of events, the table %d", len(want), len(table))
 	}
 	for kind, row := range want {
 		for i, to := range strings.Fields(row) {
-			h, err := next(hostIn(states[i]), eventOf(kind))
+			before := hostIn(states[i])
+			before.Permit.DryRun = kind == Rehearsal
+			h, err := next(before, eventOf(kind))
 			switch {
 			case to == "-" && err == nil:
 				t.Errorf("%s in state %s: allowed, leads to %s", kind, states[i], h.State)

@@ -26,6 +26,7 @@ const (
 	Ready      State = "ready"      // enrolled, with a permit; waits for the machine to ask
 	Booting    State = "booting"    // the machine was given a boot
 	Live       State = "live"       // the installer answered with this boot's key
+	Rehearsed  State = "rehearsed"  // a dry run: all was done but what changes the machine
 	Installing State = "installing" // the permit is burned; the disks are being changed
 	Rebooting  State = "rebooting"  // everything is on the disk; the machine starts from it
 	Installed  State = "installed"  // the host answered with its own key
@@ -73,6 +74,7 @@ type Host struct {
 	Layout   string    `json:"layout,omitempty"`  // digest of the layout whose disks were made under this permit
 	Standing Standing  `json:"standing,omitzero"` // what is installed, until a permit is burned
 	Permit   Permit    `json:"permit"`
+	Owned    []Disk    `json:"owned,omitempty"` // all that permits of this host were burned for
 	Boot     Boot      `json:"boot"`
 
 	// Event numbers run per host from 1; FirstEvent..LastEvent are kept.
@@ -91,6 +93,8 @@ type Options struct {
 	Disko      Disko    `json:"disko,omitempty"`       // empty: Fresh
 	// Disks says which of the machine's disks are meant, by their names in the layout.
 	Disks map[string]string `json:"disks,omitempty"`
+	// Wipe are disks that may be erased whatever speaks against it: serial numbers, WWNs, paths.
+	Wipe []string `json:"wipe,omitempty"`
 }
 
 // Progress is how far the current phase is.
@@ -112,11 +116,12 @@ func (p Progress) Percent() int {
 // Permit is the operator's one-time leave to erase and install one host.
 type Permit struct {
 	Issued  time.Time `json:"issued,omitzero"`
-	Expires time.Time `json:"expires,omitzero"` // to be burned by then
-	Burned  time.Time `json:"burned,omitzero"`  // just before the first destructive command
-	Spent   time.Time `json:"spent,omitzero"`   // installed, cancelled or used up
-	Boots   int       `json:"boots"`            // netboots under this permit
-	Disks   []Disk    `json:"disks,omitempty"`  // what it may erase, from Burned on
+	Expires time.Time `json:"expires,omitzero"`  // to be burned by then
+	Burned  time.Time `json:"burned,omitzero"`   // just before the first destructive command
+	Spent   time.Time `json:"spent,omitzero"`    // installed, cancelled or used up
+	Boots   int       `json:"boots"`             // netboots under this permit
+	DryRun  bool      `json:"dry_run,omitempty"` // it may not be burned
+	Disks   []Disk    `json:"disks,omitempty"`   // what it may erase, from Burned on
 	Retries int       `json:"retries,omitempty"`
 
 	Via  Via       `json:"via,omitempty"`  // how the machine is made to come; empty: by hand
@@ -129,7 +134,8 @@ type Disk struct {
 	Device string `json:"device"`
 	Model  string `json:"model,omitempty"`
 	Serial string `json:"serial,omitempty"`
-	Size   int64  `json:"size"` // bytes
+	Size   int64  `json:"size"`           // bytes
+	Wipe   bool   `json:"wipe,omitempty"` // the operator named it with --wipe
 }
 
 // Same reports whether d and o are the same physical disk: by serial number,

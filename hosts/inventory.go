@@ -173,11 +173,18 @@ func (inv *Inventory) Apply(name string, ev Event) (Host, error) {
 	if (ev.Kind == Noted || ev.Kind == Moved) && !inv.notes.allow(name, ev.Message, inv.now()) {
 		return inv.Get(name)
 	}
-	return inv.apply(name, ev, func(before, after *Host) (_ []Version, writes []Write, err error) {
-		if ev.Kind == Burned || ev.Kind == Cancelled {
-			writes, err = inv.settleIdentity(before, after)
+	return inv.apply(name, ev, func(before, after *Host) (expect []Version, writes []Write, err error) {
+		switch ev.Kind {
+		case Burned:
+			if expect, writes, err = inv.claimDisks(name, ev.Disks); err != nil {
+				return nil, nil, err
+			}
+		case Cancelled, Rehearsal:
+		default:
+			return nil, nil, nil
 		}
-		return nil, writes, err
+		settled, err := inv.settleIdentity(before, after)
+		return expect, append(writes, settled...), err
 	})
 }
 

@@ -47,9 +47,14 @@ func stepWords(s disko.Step) string {
 	return fmt.Sprintf("%s (usually %s)", s.Name, s.Usual)
 }
 
-// burn burns the permit for the plan's disks, or takes it up again for the same.
+// burn burns the permit for the plan's disks, or takes it up again for the same, if nothing
+// speaks against that.
 func (f *follower) burn(h hosts.Host, p *disko.Plan) error {
-	ev := hosts.Event{Kind: hosts.Burned, Disks: permitDisks(p), Message: "burned the permit for " + diskWords(p)}
+	if err := f.guard(h, p); err != nil {
+		return err
+	}
+	wiped, _ := p.Wiped(h.Options.Wipe)
+	ev := hosts.Event{Kind: hosts.Burned, Disks: permitDisks(p, wiped), Message: "burned the permit for " + diskWords(p)}
 	if !h.Permit.Burned.IsZero() {
 		ev.Message = "goes on under the burned permit, for " + diskWords(p)
 	}
@@ -119,13 +124,6 @@ func (f *follower) closeAfter(ctx context.Context, d *Disks, err error) {
 		return
 	}
 	f.Log.Info("the disks are closed", "host", f.name)
-}
-
-func permitDisks(p *disko.Plan) (disks []hosts.Disk) {
-	for _, d := range p.Disks {
-		disks = append(disks, hosts.Disk{Device: d.Device, Model: d.Model, Serial: d.Serial, Size: d.Size})
-	}
-	return disks
 }
 
 func diskWords(p *disko.Plan) string {

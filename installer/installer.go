@@ -285,7 +285,7 @@ func (f *follower) untilUnwanted(ctx context.Context, h hosts.Host, cancel conte
 	}
 }
 
-// giveBack restarts a machine whose reinstall was cancelled before its disks were touched.
+// giveBack restarts a machine whose reinstall ended before its disks were touched.
 func (f *follower) giveBack(ctx context.Context, s *session) {
 	h, err := f.Hosts.Get(f.name)
 	if err != nil || !h.Intact() {

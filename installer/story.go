@@ -29,6 +29,9 @@ func (f *follower) install(ctx context.Context, h hosts.Host, s *session) (at ho
 		return hosts.PhaseBuild, err
 	}
 	d := f.layout(h, s, b)
+	if h.Permit.DryRun {
+		return hosts.PhaseDisks, f.rehearse(ctx, h, s, d)
+	}
 	defer func() {
 		if err != nil && at != hosts.PhaseDisks {
 			err = explainFull(ctx, s, err)

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,7 +36,16 @@ Removable and USB disks are only taken by serial, WWN or path. What the installe
 system's own configuration makes of the device (boot.loader.grub.devices, for one)
 stays as the flake has it.
 
-  provision enroll 52:54:00:12:34:56 bravo --disk main=smallest-nvme --disk data=serial:WD-5G`
+  provision enroll 52:54:00:12:34:56 bravo --disk main=smallest-nvme --disk data=serial:WD-5G
+
+An install stops before it changes anything if a disk that it would erase is
+removable, in use, another host's, or holds what may be somebody's: Windows, LUKS or
+ZFS that is not this host's own. It says so, and which --wipe takes the disk anyway.
+With --dry-run nothing is changed in any case: the machine netboots, the system is
+built, and all is checked that can be. Enroll it again to install it.
+
+  provision enroll 52:54:00:12:34:56 bravo --dry-run && provision wait bravo
+  provision enroll 52:54:00:12:34:56 bravo --wipe S3Z9NB0K`
 
 func enrollCommand(api *client) *cobra.Command {
 	var r web.EnrollRequest
@@ -54,6 +65,9 @@ func enrollCommand(api *client) *cobra.Command {
 			if r.Disks, err = disko.ParseDisks(disks); err != nil {
 				return errUsage{fmt.Errorf("--disk: %w", err)}
 			}
+			if slices.Contains(r.Wipe, "") {
+				return errUsage{errors.New("--wipe: name a disk by its serial number")}
+			}
 			if r.DiskKeys, err = readDiskKeys(diskKeys, c.InOrStdin()); err != nil {
 				return err
 			}
@@ -69,7 +83,7 @@ func enrollCommand(api *client) *cobra.Command {
 			fmt.Fprintf(c.OutOrStdout(), "%s shall become %s, with image %s.\n", strings.Join(s.MACs, ", "), s.Name, s.Image)
 			fmt.Fprintf(c.OutOrStdout(), "Its SSH host key: %s\n", s.HostKey)
 			fmt.Fprintf(c.OutOrStdout(), "%s until %s. Switch it on; follow it with: provision watch %s\n",
-				permission(s.Disko), s.Permit.Expires.Local().Format("2006-01-02 15:04"), s.Name)
+				permission(s), s.Permit.Expires.Local().Format("2006-01-02 15:04"), s.Name)
 			return nil
 		}}
 	fl := c.Flags()
@@ -80,6 +94,8 @@ func enrollCommand(api *client) *cobra.Command {
 	fl.StringVar(&r.Address, "address", "", "fixed IPv4 address (with serve --dhcp server)")
 	fl.StringArrayVar(&diskKeys, "disk-encryption-key", nil, "REMOTE=LOCAL: the key file that the layout reads from REMOTE; LOCAL - reads standard input")
 	diskFlag(c, &disks)
+	wipeFlag(c, &r.Wipe)
+	fl.BoolVar(&r.DryRun, "dry-run", false, "do all that comes before the first change, and stop")
 	fl.StringVar(&r.ExtraFiles, "extra-files", "", "folder whose contents are copied over the new root, owned by root")
 	fl.DurationVar(&r.Permit, "permit", 24*time.Hour, "how long the machine has to start its install")
 	// It errs only for a flag that does not exist.
@@ -93,8 +109,11 @@ func completeWays(ways ...cobra.Completion) cobra.CompletionFunc {
 }
 
 // permission is what the permit allows.
-func permission(way hosts.Disko) string {
-	switch way {
+func permission(s web.Status) string {
+	if s.Permit.DryRun {
+		return "Nothing on it may be changed: it is a dry run, possible"
+	}
+	switch s.Disko {
 	case hosts.Format:
 		return "What its disks lack may be made and the system installed, nothing erased, once,"
 	case hosts.Mount:
@@ -106,6 +125,11 @@ func permission(way hosts.Disko) string {
 // diskFlag adds --disk, for disko.ParseDisks.
 func diskFlag(c *cobra.Command, disks *[]string) {
 	c.Flags().StringArrayVar(disks, "disk", nil, "NAME=DISK: the disk to take for the layout's NAME: serial:SERIAL, wwn:WWN, largest, smallest-nvme and so on, or a path")
+}
+
+// wipeFlag adds --wipe, for disko.Plan.Wiped.
+func wipeFlag(c *cobra.Command, disks *[]string) {
+	c.Flags().StringArrayVar(disks, "wipe", nil, "DISK: take this disk even if it is removable, in use, another host's, or holds Windows, LUKS or ZFS: its serial number, WWN, or a path below /dev/disk")
 }
 
 func readDiskKeys(specs []string, stdin io.Reader) (map[string][]byte, error) {

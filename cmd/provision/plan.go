@@ -135,6 +135,12 @@ func showPlan(w io.Writer, p *disko.Plan) error {
 	case len(p.Steps) == 0:
 		fmt.Fprintln(w, "\nNothing is to be done: the disks are as the layout says, and mounted.")
 	}
+	for i, o := range p.Objections {
+		if i == 0 {
+			fmt.Fprintln(w, paint(red, "\nAn install would stop before it changes anything:", color))
+		}
+		fmt.Fprintln(w, "  "+o.String())
+	}
 	if sum > 0 {
 		fmt.Fprintf(w, "\nThe steps with a time usually take ~%s together; the others less than a second\neach, or as long as the disk or the layout's own hooks need.\n", seconds(sum))
 	}

@@ -60,7 +60,7 @@ func reinstallCommand(api *client) *cobra.Command {
 				return err
 			}
 			fmt.Fprintf(out, "%s until %s. Follow it with: provision watch %s\n",
-				permission(s.Disko), s.Permit.Expires.Local().Format("2006-01-02 15:04"), s.Name)
+				permission(s), s.Permit.Expires.Local().Format("2006-01-02 15:04"), s.Name)
 			if r.NewIdentity {
 				fmt.Fprintf(out, "Its new SSH host key: %s\n", s.HostKey)
 			}

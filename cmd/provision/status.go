@@ -64,6 +64,8 @@ func detail(s web.Status) string {
 		return "its permit expired " + ago(s.Permit.Expires) + ": enroll it again"
 	case s.State == hosts.Ready:
 		return "switch it on; permit until " + s.Permit.Expires.Local().Format("2006-01-02 15:04")
+	case s.State == hosts.Rehearsed:
+		return "dry run done, nothing was changed; enroll it again to install it"
 	case s.State == hosts.Installed:
 		return s.System
 	}
@@ -93,7 +95,9 @@ func showOne(c *cobra.Command, s web.Status) error {
 	}
 	line("machine", strings.Join(s.MACs, ", "))
 	line("address", s.Address)
-	if s.State != hosts.Installed && s.State != hosts.Failed {
+	if s.State == hosts.Rehearsed {
+		line("plan", "provision plan "+s.Name+"; "+detail(s))
+	} else if s.State != hosts.Installed && s.State != hosts.Failed {
 		line("phase", progressWords(s))
 	}
 	line("error", strings.ReplaceAll(s.Error, "\n", "\n  \t"))
@@ -107,6 +111,9 @@ func showOne(c *cobra.Command, s web.Status) error {
 	line("permit", permitWords(s.Permit))
 	for _, name := range slices.Sorted(maps.Keys(s.Disks)) {
 		line("takes", name+"="+s.Disks[name])
+	}
+	for _, w := range s.Wipe {
+		line("may wipe", w)
 	}
 	for _, d := range s.Permit.Disks {
 		line("disk", strings.TrimSpace(fmt.Sprintf("%s %s %s", d.Device, d.Model, d.Serial)))
@@ -138,6 +145,10 @@ func permitWords(p hosts.Permit) string {
 	switch {
 	case p.Issued.IsZero():
 		return "none"
+	case p.DryRun && p.Spent.IsZero():
+		return "for a dry run, until " + at(p.Expires)
+	case p.DryRun:
+		return "for a dry run, spent " + at(p.Spent)
 	case !p.Spent.IsZero() && p.Burned.IsZero():
 		return "withdrawn unused " + at(p.Spent)
 	case !p.Spent.IsZero():
@@ -149,10 +160,11 @@ func permitWords(p hosts.Permit) string {
 }
 
 // order is how far a state is on the way.
-var order = []hosts.State{hosts.Ready, hosts.Booting, hosts.Live, hosts.Installing, hosts.Rebooting, hosts.Installed}
+var order = []hosts.State{hosts.Ready, hosts.Booting, hosts.Live, hosts.Rehearsed, hosts.Installing, hosts.Rebooting, hosts.Installed}
 
 const waitHelp = `Wait until a host reaches a state (or one beyond it). Exit status 0 when it is
-reached, 1 when the install failed, 2 when the time is up.
+reached, 1 when the install failed, 2 when the time is up. A dry run has reached
+what is waited for when it is at its end.
 
   provision wait bravo --timeout 30m && ssh root@bravo`
 
@@ -221,7 +233,7 @@ func verdict(n web.News, want int) *errStatus {
 		return &errStatus{exitFailed, s.Name + " was forgotten"}
 	case s.State == hosts.Failed && want >= 0:
 		return &errStatus{exitFailed, fmt.Sprintf("%s failed during %s: %s", s.Name, s.Phase, s.Error)}
-	case s.State == hosts.Failed, want >= 0 && slices.Index(order, s.State) >= want:
+	case s.State == hosts.Failed, s.State == hosts.Rehearsed, want >= 0 && slices.Index(order, s.State) >= want:
 		return &errStatus{code: exitDone}
 	}
 	return nil

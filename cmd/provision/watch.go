@@ -21,7 +21,7 @@ import (
 
 func watchCommand(api *client) *cobra.Command {
 	return &cobra.Command{Use: "watch [HOST]", Short: "follow installs as they happen",
-		Long: "Follow installs as they happen: bars on a terminal, a line per event elsewhere.\nWith a HOST, it ends when that host is installed or has failed.",
+		Long: "Follow installs as they happen: bars on a terminal, a line per event elsewhere.\nWith a HOST, it ends when that host is installed or has failed, or its dry run is done.",
 		Args: cobra.MaximumNArgs(1), ValidArgsFunction: api.completeHosts,
 		RunE: func(c *cobra.Command, args []string) error {
 			host := ""
@@ -44,7 +44,7 @@ func watchCommand(api *client) *cobra.Command {
 				show(n)
 				// Replayed events come with today's state; only the newest ends it.
 				current := n.Event == nil || n.Event.Number == n.Status.Event
-				if host == "" || !current || !slices.Contains([]hosts.State{hosts.Installed, hosts.Failed}, n.Status.State) {
+				if host == "" || !current || !slices.Contains([]hosts.State{hosts.Installed, hosts.Rehearsed, hosts.Failed}, n.Status.State) {
 					if n.Gone && host != "" {
 						result = errStatus{exitFailed, host + " was forgotten"}
 						return false
@@ -144,7 +144,7 @@ func (s *screen) show(n web.News) {
 
 func (s *screen) line(st web.Status, width int) string {
 	text := fmt.Sprintf("%-12s %-11s", st.Name, st.State)
-	if st.Progress.Total == 0 || st.State == hosts.Failed || st.State == hosts.Installed {
+	if st.Progress.Total == 0 || st.State == hosts.Failed || st.State == hosts.Installed || st.State == hosts.Rehearsed {
 		return s.paint(stateColor(st.State), clip(text+" "+detail(st), width))
 	}
 	const cells = 30
@@ -185,7 +185,7 @@ func clip(s string, width int) string {
 
 func stateColor(st hosts.State) string {
 	switch st {
-	case hosts.Installed:
+	case hosts.Installed, hosts.Rehearsed:
 		return "32" // green
 	case hosts.Failed:
 		return "31" // red

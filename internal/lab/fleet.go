@@ -28,6 +28,8 @@ var fleetFiles embed.FS
 //	foxtrot  two disks, each GPT: RAID 1 as ESP, RAID 1 on ext4; starts from either disk alone
 //	golf     GPT: EF02, ext4; with GRUB for a BIOS
 //	hotel    GPT: ESP, ext4 for /nix; / is a tmpfs, the SSH host key is kept in /nix/persist
+//	juliett  keeps its disk's GPT and the ESP that is labelled SYSTEM; LUKS on ext4 for / (passwordFile /tmp/disk.key)
+//	         and for /data (the same, and additionalKeyFiles /tmp/data.key)
 //
 // It needs neither nixpkgs nor any other input nor the network, and builds with nix 2.8 in seconds.
 type Fleet struct {

@@ -17,10 +17,10 @@ func TestFleet(t *testing.T) {
 	if _, err := output(plain); err == nil || !strings.Contains(err.Error(), "cannot convert a function to JSON") {
 		t.Errorf("plain nix eval of the layout: %v; with disko it fails for its functions", err)
 	}
-	if got := nix(t, "eval", "--json", dir+"#nixosConfigurations", "--apply", "builtins.attrNames"); got != `["alpha","bravo","charlie","echo","foxtrot","golf","hotel","india"]` {
+	if got := nix(t, "eval", "--json", dir+"#nixosConfigurations", "--apply", "builtins.attrNames"); got != `["alpha","bravo","charlie","echo","foxtrot","golf","hotel","india","juliett"]` {
 		t.Errorf("without AArch64 the hosts are %s", got)
 	}
-	for _, host := range []string{"alpha", "bravo", "charlie", "echo", "foxtrot", "golf", "hotel", "india"} {
+	for _, host := range []string{"alpha", "bravo", "charlie", "echo", "foxtrot", "golf", "hotel", "india", "juliett"} {
 		testHost(t, dir, host, "x86_64-linux")
 	}
 }
@@ -94,6 +94,11 @@ func TestFleetLayouts(t *testing.T) {
 		"golf disk.main.content.partitions.bios": `{"alignment":0,"attributes":[],"content":null,` +
 			`"device":"/dev/disk/by-partlabel/disk-main-bios","end":"+1M","hybrid":null,"label":"disk-main-bios",` +
 			`"name":"bios","priority":100,"size":"1M","start":"0","type":"EF02","uuid":null}`,
+		"juliett disk.main.destroy": `false`,
+		"juliett disk.main.content.partitions.ESP": `{"alignment":0,"attributes":[],"content":{` +
+			`"device":"/dev/disk/by-partlabel/SYSTEM","extraArgs":[],"format":"vfat","mountOptions":["umask=0077"],` +
+			`"mountpoint":"/boot",HOOKS"type":"filesystem"},"device":"/dev/disk/by-partlabel/SYSTEM","end":"+192M",` +
+			`"hybrid":null,"label":"SYSTEM","name":"ESP","priority":1000,"size":"192M","start":"0","type":"EF00","uuid":null}`,
 		"hotel nodev": `{"/":{"device":"tmpfs","fsType":"tmpfs","mountOptions":["size=256M","mode=755"],"mountpoint":"/",` +
 			`HOOKS"type":"nodev"}}`,
 	} {

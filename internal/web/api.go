@@ -35,12 +35,14 @@ type Status struct {
 
 	// Disks are those that the operator chose, by their names in the layout.
 	Disks map[string]string `json:"disks,omitempty"`
+	// Wipe are the disks that may be taken whatever speaks against it.
+	Wipe []string `json:"wipe,omitempty"`
 }
 
 func status(h hosts.Host) Status {
 	return Status{Name: h.Name, MACs: h.MACs, State: h.State, Phase: h.Phase, Percent: h.Progress.Percent(),
 		Progress: h.Progress, Address: h.Address, System: h.System, Error: h.Error, Since: h.Since, Proof: h.Standing.Proof,
-		HostKey: h.HostKey, Arch: h.Arch, Method: h.Method, Pinned: h.Options.Method, Disko: cmp.Or(h.Options.Disko, hosts.Fresh), Image: h.Image, Disks: h.Options.Disks, Flake: h.Flake, Permit: h.Permit, Event: h.LastEvent}
+		HostKey: h.HostKey, Arch: h.Arch, Method: h.Method, Pinned: h.Options.Method, Disko: cmp.Or(h.Options.Disko, hosts.Fresh), Image: h.Image, Disks: h.Options.Disks, Wipe: h.Options.Wipe, Flake: h.Flake, Permit: h.Permit, Event: h.LastEvent}
 }
 
 // Serving is what the server answers, and where.
@@ -71,6 +73,8 @@ type EnrollRequest struct {
 	ExtraFiles string            `json:"extra_files,omitempty"` // absolute path on the server
 	DiskKeys   map[string][]byte `json:"disk_keys,omitempty"`   // installer path to content
 	Disks      map[string]string `json:"disks,omitempty"`       // layout's name of a disk to disko.CheckSelector
+	Wipe       []string          `json:"wipe,omitempty"`        // disks that may be taken whatever speaks against it: serial numbers, WWNs, paths
+	DryRun     bool              `json:"dry_run,omitempty"`     // all is done but what changes the machine
 	Permit     time.Duration     `json:"permit"`                // nanoseconds
 	Via        string            `json:"via,omitempty"`         // hosts.ParseVia; how the machine is made to come
 

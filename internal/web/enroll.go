@@ -50,7 +50,7 @@ func bind(c echo.Context, to any) error {
 }
 
 func (s *Server) check(ctx context.Context, r EnrollRequest) (hosts.Host, map[string][]byte, error) {
-	h := hosts.Host{Name: r.Name, Flake: s.Flake, Board: r.Board, Options: hosts.Options{Address: r.Address, ExtraFiles: r.ExtraFiles, Disks: r.Disks}}
+	h := hosts.Host{Name: r.Name, Flake: s.Flake, Board: r.Board, Options: hosts.Options{Address: r.Address, ExtraFiles: r.ExtraFiles, Disks: r.Disks, Wipe: r.Wipe}, Permit: hosts.Permit{DryRun: r.DryRun}}
 	if err := hosts.CheckName(r.Name); err != nil {
 		return h, nil, err
 	}
@@ -258,5 +258,18 @@ func (s *Server) plan(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+	if p.Objections, err = s.objections(h, p); err != nil {
+		return err
+	}
 	return c.JSON(http.StatusOK, p)
+}
+
+// objections are what would stop an install of the host by this plan.
+func (s *Server) objections(h hosts.Host, p *disko.Plan) ([]disko.Objection, error) {
+	var disks []hosts.Disk
+	for _, d := range p.Disks {
+		disks = append(disks, hosts.Disk{Device: d.Device, Model: d.Model, Serial: d.Serial, Size: d.Size})
+	}
+	owners, err := s.Hosts.Owners(h, disks)
+	return p.Guard(disko.Known{Host: h.Name, Owners: owners, Wipe: h.Options.Wipe}), err
 }

@@ -218,7 +218,7 @@ func (w *world) try(args ...string) (string, error) {
 func (w *world) enroll(m *lab.Machine, host string, flags ...string) {
 	w.t.Helper()
 	args := append([]string{"enroll", m.MAC, host}, flags...)
-	if slices.Contains([]string{"bravo", "charlie", "echo"}, host) {
+	if slices.Contains([]string{"bravo", "charlie", "echo", "juliett"}, host) {
 		key := filepath.Join(w.dir, "disk.key")
 		w.must(os.WriteFile(key, []byte(passphrase), 0o600))
 		args = append(args, "--disk-encryption-key", "/tmp/disk.key="+key)
@@ -422,6 +422,7 @@ var lies = map[string]string{
 	"foxtrot": "ext2/ext3 disk part raid1 / raid1 /boot",
 	"golf":    "ext2/ext3 disk part part /",
 	"india":   "ext2/ext3 disk part / part /boot",
+	"juliett": "ext2/ext3 crypt / crypt /data disk part part /boot",
 	"hotel":   "tmpfs disk part /boot part /nix",
 }
 

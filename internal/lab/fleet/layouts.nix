@@ -28,9 +28,8 @@ let
     resumeDevice = false;
     type = "swap";
   };
-  luks = { name, content, passwordFile ? null, settings ? { } }: device: hooks // internal // {
-    inherit device name passwordFile settings;
-    additionalKeyFiles = [ ];
+  luks = { name, content, passwordFile ? null, additionalKeyFiles ? [ ], settings ? { } }: device: hooks // internal // {
+    inherit device name passwordFile additionalKeyFiles settings;
     askPassword = false;
     content = content "/dev/mapper/${name}";
     extraFormatArgs = luksFormatArgs;
@@ -77,9 +76,8 @@ let
     imageSize = "2G";
     type = "disk";
   };
-  partition = disk: name: { type ? "8300", size, content ? none }:
+  partition = disk: name: { type ? "8300", size, content ? none, label ? "disk-${disk}-${name}" }:
     let
-      label = "disk-${disk}-${name}";
       device = "/dev/disk/by-partlabel/${label}";
     in
     {
@@ -199,5 +197,27 @@ in
       nix = { size = "100%"; content = ext4 "/nix"; };
     };
     nodev."/" = tmpfs [ "size=256M" "mode=755" ];
+  };
+
+  # Beside a Windows, in its EFI partition.
+  juliett = devices {
+    disk.main = name: gpt disk
+      {
+        ESP = esp boot // { label = "SYSTEM"; };
+        data = {
+          size = "128M";
+          content = luks {
+            name = "vault";
+            passwordFile = "/tmp/disk.key";
+            additionalKeyFiles = [ "/tmp/data.key" ];
+            content = ext4 "/data";
+          };
+        };
+        root = {
+          size = "100%";
+          content = luks { name = "crypted"; passwordFile = "/tmp/disk.key"; content = root; };
+        };
+      }
+      name // { destroy = false; };
   };
 }

@@ -1,0 +1,182 @@
+package disko
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Objection is why a disk should not be taken unless the operator names it.
+type Objection struct {
+	Disk string   `json:"disk"` // with model, serial and size, for people
+	Why  []string `json:"why"`  // what speaks against it, for people
+	Flag string   `json:"flag"` // what overrides it: --wipe SERIAL
+}
+
+// String is the whole explanation.
+func (o Objection) String() string {
+	return fmt.Sprintf("%s: %s. If it shall be taken anyway, say %s", o.Disk, strings.Join(o.Why, "; "), o.Flag)
+}
+
+// Known is what is known of a plan's disks beside what is on them.
+type Known struct {
+	Host   string   // that the plan is for
+	Owners []string // of the plan's disks, in their order: hosts; empty: nobody's
+	Wipe   []string // disks that may be taken whatever speaks against it, see [Plan.Wiped]
+}
+
+// Guard says what speaks against taking the plan's disks, as the facts that it was made of
+// show them, unless the operator named them. A disk that is kept is only objected to if it is
+// another host's.
+func (p *Plan) Guard(k Known) (all []Objection) {
+	if p.facts == nil { // nothing is known
+		return nil
+	}
+	wiped, _ := p.Wiped(k.Wipe)
+	for i, d := range p.Disks {
+		owner := ""
+		if i < len(k.Owners) {
+			owner = k.Owners[i]
+		}
+		if slices.Contains(wiped, d.Device) {
+			continue
+		}
+		var why []string
+		if owner != "" && owner != k.Host {
+			why = append(why, "it belongs to the host "+owner)
+		}
+		if p.erased(d.Device) {
+			why = append(why, p.losses(d, owner != "" && owner == k.Host)...)
+		}
+		if len(why) > 0 {
+			all = append(all, Objection{Disk: d.String(), Why: why, Flag: "--wipe " + quoted(cmp.Or(p.facts.lasting(d), d.Device))})
+		}
+	}
+	return all
+}
+
+// losses says what speaks against erasing a disk. What is on the host's own is its own.
+func (p *Plan) losses(d Disk, own bool) (why []string) {
+	nodes := p.facts.nodes()
+	i := slices.IndexFunc(nodes, func(n *node) bool { return n.device() == d.Device })
+	switch {
+	case i < 0:
+		return nil
+	case nodes[i].Transport == "usb":
+		why = append(why, "it is a USB disk")
+	case bool(nodes[i].Removable):
+		why = append(why, "it is removable")
+	}
+	if own {
+		return why
+	}
+	for _, n := range nodes {
+		if !slices.Contains(n.roots, d.Device) {
+			continue
+		}
+		if what := n.foreign(); what != "" {
+			why = append(why, n.device()+" "+what)
+		}
+		for _, point := range n.mountpoints() {
+			if point == "[SWAP]" {
+				why = append(why, n.device()+" is in use as swap")
+			} else {
+				why = append(why, fmt.Sprintf("%s is mounted at %s", n.device(), printable(point)))
+			}
+		}
+	}
+	return why
+}
+
+// foreignTypes are file systems that may be somebody's, by lsblk's word.
+var foreignTypes = map[string]string{
+	"ntfs": "NTFS", "BitLocker": "BitLocker", "crypto_LUKS": "LUKS", "zfs_member": "ZFS",
+}
+
+// windowsTypes are partition types that only Windows makes, by GUID or by the MBR's byte. (learn.microsoft.com,
+// PARTITION_INFORMATION_GPT)
+var windowsTypes = map[string]string{
+	"E3C9E316-0B5C-4DB8-817D-F92DF00215AE": "Windows's reserved partition",
+	"DE94BBA4-06D1-4D40-A16A-BFD50179D6AC": "a recovery partition of Windows",
+	"5808C8AA-7E8F-42E0-85D2-E1E90434CFB3": "the database of Windows's dynamic disks",
+	"AF9B60A0-1431-4F62-BC68-3311714A69AD": "a dynamic disk of Windows",
+	"E75CAF8F-F680-4CEE-AFA3-B001E56EFC2D": "Windows's Storage Spaces",
+	"0x27":                                 "a recovery partition of Windows",
+	"0x42":                                 "a dynamic disk of Windows",
+}
+
+// foreign says what a device holds, empty if that is no reason to ask.
+func (d *BlockDevice) foreign() string {
+	var what []string
+	if s := foreignTypes[d.FSType]; s != "" {
+		if label := printable(cmp.Or(d.Label, d.PartLabel)); label != "" {
+			s += " " + strconv.Quote(label)
+		}
+		what = append(what, "holds "+s)
+	}
+	for guid, s := range windowsTypes {
+		if d.Type == "part" && strings.EqualFold(guid, d.PartType) {
+			what = append(what, "is "+s)
+		}
+	}
+	if what == nil {
+		return ""
+	}
+	return strings.Join(what, " and ") + ", " + human(int64(d.Size))
+}
+
+// Wiped finds the plan's disks that the operator named, by serial number, by WWN or by a path
+// below /dev/disk; by the path of the device only where nothing better tells it from others,
+// for that may be another disk's after the next start. It returns those disks' devices, and
+// the words that name none of them, or more than one disk of the machine.
+func (p *Plan) Wiped(words []string) (devices, unknown []string) {
+	for _, w := range words {
+		if device := p.facts.named(w); p.taken(device) {
+			devices = append(devices, device)
+		} else {
+			unknown = append(unknown, w)
+		}
+	}
+	return devices, unknown
+}
+
+// named returns the one disk that has a word for its serial number, WWN or path, empty if
+// there is none such.
+func (f *Facts) named(word string) string {
+	var found []string
+	if f == nil || word == "" {
+		return ""
+	}
+	for _, d := range f.Disks() {
+		if word == d.Serial || strings.EqualFold(word, d.WWN) || f.Links[word] == d.Device || word == d.Device && f.lasting(d) == "" {
+			found = append(found, d.Device)
+		}
+	}
+	if len(found) != 1 {
+		return ""
+	}
+	return found[0]
+}
+
+// lasting is what tells a disk from the machine's others, always: its serial number, or its
+// WWN. It is empty if neither does.
+func (f *Facts) lasting(d Disk) string {
+	for _, word := range []string{d.Serial, d.WWN} {
+		same := func(o Disk) bool { return o.Device != d.Device && (word == o.Serial || strings.EqualFold(word, o.WWN)) }
+		if word != "" && !slices.ContainsFunc(f.Disks(), same) {
+			return word
+		}
+	}
+	return ""
+}
+
+// quoted is a word as a shell takes it.
+func quoted(word string) string {
+	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/+@%"
+	if strings.Trim(word, plain) == "" {
+		return word
+	}
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+}

@@ -1,0 +1,88 @@
+package installer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"provision/disko"
+	"provision/hosts"
+)
+
+// guard stops an install before anything is changed, if something speaks against taking the
+// plan's disks and the operator did not name them.
+func (f *follower) guard(h hosts.Host, p *disko.Plan) error {
+	owners, err := f.Hosts.Owners(h, permitDisks(p, nil))
+	if err != nil {
+		return err
+	}
+	if _, unknown := p.Wiped(h.Options.Wipe); len(unknown) > 0 {
+		f.note("--wipe %s names no disk that the layout takes, and has no effect", strings.Join(unknown, ", "))
+	}
+	all := p.Guard(disko.Known{Host: h.Name, Owners: owners, Wipe: h.Options.Wipe})
+	switch len(all) {
+	case 0:
+		return nil
+	case 1:
+		return fmt.Errorf("nothing was changed. %s", all[0])
+	}
+	words := fmt.Sprintf("nothing was changed. %d of the disks are not to be taken just so:", len(all))
+	for _, o := range all {
+		words += "\n" + o.String()
+	}
+	return errors.New(words)
+}
+
+// rehearse ends a dry run: all is done that comes before the first change. A blank machine
+// stays in its installer, from which an install can go on.
+func (f *follower) rehearse(ctx context.Context, h hosts.Host, s *session, d *Disks) error {
+	p, err := d.newPlan(ctx, d.Options, nil)
+	if err != nil {
+		return err
+	}
+	if err := f.guard(h, p); err != nil {
+		return err
+	}
+	for _, path := range p.KeyFiles() {
+		if _, err := d.Key(path); err != nil {
+			return err
+		}
+	}
+	if _, err = f.Hosts.Apply(f.name, hosts.Event{Kind: hosts.Rehearsal, Message: rehearsalWords(p)}); err != nil {
+		return err
+	}
+	f.giveBack(ctx, s) // a host that was installed before starts its own system again
+	return nil
+}
+
+// rehearsalWords sums up what would be done.
+func rehearsalWords(p *disko.Plan) string {
+	words := []string{fmt.Sprintf("a dry run; nothing was changed. An install would take %s in %s", diskWords(p), stepCount(len(p.Steps)))}
+	if p.Unfinished() {
+		words[0] += ", and more once it sees what is inside"
+	}
+	if keys := p.KeyFiles(); len(keys) > 0 {
+		words = append(words, "the keys for "+strings.Join(keys, ", ")+" are there")
+	}
+	lost := false
+	for _, d := range p.Disks {
+		if d.Erased && d.Content != "blank" {
+			lost = true
+			words = append(words, fmt.Sprintf("lost would be all that is on %s: %s", d.Device, d.Content))
+		}
+	}
+	if !lost {
+		words = append(words, "nothing would be lost")
+	}
+	return strings.Join(words, "; ")
+}
+
+// permitDisks are the plan's disks as a permit names them.
+func permitDisks(p *disko.Plan, wiped []string) (disks []hosts.Disk) {
+	for _, d := range p.Disks {
+		disks = append(disks, hosts.Disk{Device: d.Device, Model: d.Model, Serial: d.Serial, Size: d.Size, Wipe: slices.Contains(wiped, d.Device)})
+	}
+	return disks
+}
