@@ -49,10 +49,6 @@ func (inv *Inventory) Enroll(h Host, permit time.Duration, secrets map[string][]
 	if before, err := inv.Get(h.Name); err == nil && (before.State == Installed || before.State == Rebooting) {
 		return Host{}, fmt.Errorf("%s is %s: to erase it and install it again, run `provision forget %s` first", h.Name, before.State, h.Name)
 	}
-	sealed, err := inv.sealAll(h.Name, secrets)
-	if err != nil {
-		return Host{}, err
-	}
 	key, keyWrite, err := inv.hostKeyFor(h.Name, secrets[SecretHostKey])
 	if err != nil {
 		return Host{}, err
@@ -62,7 +58,11 @@ func (inv *Inventory) Enroll(h Host, permit time.Duration, secrets map[string][]
 		strings.Join(h.MACs, ", "), h.Name, h.Image, h.Permit.Expires.Format(time.RFC3339))}
 	done, err := inv.apply(h.Name, ev, func(before, after *Host) ([]Version, []Write, error) {
 		expect, writes, err := inv.claimMACs(before, after)
-		return expect, append(append(writes, sealed...), keyWrite...), err
+		if err != nil {
+			return nil, nil, err
+		}
+		kept, err := inv.keepSecrets(before, after, secrets)
+		return expect, slices.Concat(writes, kept, keyWrite), err
 	})
 	if err == nil {
 		inv.seen.forget(h.MACs)
@@ -117,12 +117,7 @@ func (inv *Inventory) hostKeyFor(name string, given []byte) (public string, writ
 	if !errors.Is(err, ErrNotFound) {
 		return "", nil, err
 	}
-	public, private, err = NewKey("root@" + name)
-	if err != nil {
-		return "", nil, err
-	}
-	writes, err = inv.sealAll(name, map[string][]byte{SecretHostKey: private})
-	return public, writes, err
+	return inv.newIdentity(name)
 }
 
 // NewKey makes an ed25519 SSH key: the public half in authorized_keys form,
@@ -236,7 +231,7 @@ func (inv *Inventory) UseBoot(token string, f Fetch) (Host, error) {
 	return inv.Apply(h.Name, Event{Kind: Fetched, Boot: &b, Address: f.Client, Method: f.Method, Message: f.Client + " fetched " + f.File})
 }
 
-// Forget removes the host, its events and its secrets.
+// Forget removes the host, its events and its secrets, and what is in escrow.
 func (inv *Inventory) Forget(name string) error {
 	for {
 		if err := inv.forget(name); !errors.Is(err, ErrConflict) {
@@ -247,6 +242,9 @@ func (inv *Inventory) Forget(name string) error {
 
 func (inv *Inventory) forget(name string) error {
 	h, version, err := inv.get(name)
+	if errors.Is(err, ErrNotFound) {
+		return inv.forgetIdentity(name, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -261,7 +259,7 @@ func (inv *Inventory) forget(name string) error {
 		writes = append(writes, Write{tokenKey(token), nil})
 	}
 	writes = append(writes, Write{factsKey(name), nil})
-	for _, prefix := range []string{"event/" + name + "/", "secret/" + name + "/"} {
+	for _, prefix := range []string{"event/" + name + "/", "secret/" + name + "/", escrowPrefix(name)} {
 		recs, err := inv.store.List(prefix, "")
 		if err != nil {
 			return err

@@ -28,6 +28,7 @@ const (
 	Cancelled Kind = "cancelled" // by the operator
 	Moved     Kind = "address"   // the machine was seen at another address
 	Noted     Kind = "note"      // worth telling, changes nothing
+	Revealed  Kind = "revealed"  // escrowed passphrases were handed out, encrypted; Message says to whom
 )
 
 // Event is everything that can happen to a host. Which of the fields after
@@ -78,6 +79,7 @@ var table = map[Kind]rule{
 	Cancelled: {[]State{Ready, Booting, Live, Installing, Failed}, Failed},
 	Moved:     {nil, ""},
 	Noted:     {nil, ""},
+	Revealed:  {nil, ""},
 }
 
 // next is the host after the event, or why the event cannot follow. It is

@@ -69,6 +69,7 @@ func TestTable(t *testing.T) {
 		Cancelled: "failed failed failed failed - - failed",
 		Moved:     "ready booting live installing rebooting installed failed",
 		Noted:     "ready booting live installing rebooting installed failed",
+		Revealed:  "ready booting live installing rebooting installed failed",
 	}
 	if len(want) != len(table) {
 		t.Fatalf("the test knows %d kinds of events, the table %d", len(want), len(table))

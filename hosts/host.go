@@ -89,6 +89,12 @@ type Options struct {
 	Disko      Disko    `json:"disko,omitempty"`       // empty: Fresh
 	// Disks says which of the machine's disks are meant, by their names in the layout.
 	Disks map[string]string `json:"disks,omitempty"`
+
+	EscrowTo    []string     `json:"escrow_to,omitempty"`    // recipients of the disk keys, for ParseRecipient
+	Generated   []string     `json:"generated,omitempty"`    // of DiskKeys, those whose passphrase the server makes
+	Secrets     []SecretFile `json:"secrets,omitempty"`      // contents are secrets named "file:PATH"
+	KeepSecrets bool         `json:"keep_secrets,omitempty"` // after the host is installed
+	Chown       []Chown      `json:"chown,omitempty"`
 }
 
 // Progress is how far the current phase is.
@@ -209,6 +215,9 @@ func ParseMAC(s string) (string, error) {
 }
 
 func (o Options) check() error {
+	if err := o.checkSecrets(); err != nil {
+		return err
+	}
 	if o.Address == "" {
 		return nil
 	}

@@ -173,6 +173,9 @@ func (inv *Inventory) Apply(name string, ev Event) (Host, error) {
 	if (ev.Kind == Noted || ev.Kind == Moved) && !inv.notes.allow(name, ev.Message, inv.now()) {
 		return inv.Get(name)
 	}
+	if ev.Kind == Proved {
+		return inv.apply(name, ev, inv.dropDelivered)
+	}
 	return inv.apply(name, ev, nil)
 }
 
