@@ -108,6 +108,12 @@ func showOne(c *cobra.Command, s web.Status) error {
 	for _, name := range slices.Sorted(maps.Keys(s.Disks)) {
 		line("takes", name+"="+s.Disks[name])
 	}
+	for _, f := range s.Secrets {
+		line("secret", f.Path+", mode "+f.Mode)
+	}
+	for _, to := range s.EscrowTo {
+		line("escrow to", to)
+	}
 	for _, d := range s.Permit.Disks {
 		line("disk", strings.TrimSpace(fmt.Sprintf("%s %s %s", d.Device, d.Model, d.Serial)))
 	}

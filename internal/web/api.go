@@ -35,12 +35,18 @@ type Status struct {
 
 	// Disks are those that the operator chose, by their names in the layout.
 	Disks map[string]string `json:"disks,omitempty"`
+
+	EscrowTo    []string           `json:"escrow_to,omitempty"`    // public keys that open the escrowed disk keys
+	Secrets     []hosts.SecretFile `json:"secrets,omitempty"`      // delivered with the install
+	KeepSecrets bool               `json:"keep_secrets,omitempty"` // they stay on the server after it
+	Chown       []hosts.Chown      `json:"chown,omitempty"`
 }
 
 func status(h hosts.Host) Status {
 	return Status{Name: h.Name, MACs: h.MACs, State: h.State, Phase: h.Phase, Percent: h.Progress.Percent(),
 		Progress: h.Progress, Address: h.Address, System: h.System, Error: h.Error, Since: h.Since, Proof: h.Proven,
-		HostKey: h.HostKey, Arch: h.Arch, Method: h.Method, Pinned: h.Options.Method, Disko: cmp.Or(h.Options.Disko, hosts.Fresh), Image: h.Image, Disks: h.Options.Disks, Flake: h.Flake, Permit: h.Permit, Event: h.LastEvent}
+		HostKey: h.HostKey, Arch: h.Arch, Method: h.Method, Pinned: h.Options.Method, Disko: cmp.Or(h.Options.Disko, hosts.Fresh), Image: h.Image, Disks: h.Options.Disks, Flake: h.Flake, Permit: h.Permit, Event: h.LastEvent,
+		EscrowTo: h.Options.EscrowTo, Secrets: h.Options.Secrets, KeepSecrets: h.Options.KeepSecrets, Chown: h.Options.Chown}
 }
 
 // Serving is what the server answers, and where.
@@ -72,6 +78,25 @@ type EnrollRequest struct {
 	DiskKeys   map[string][]byte `json:"disk_keys,omitempty"`   // installer path to content
 	Disks      map[string]string `json:"disks,omitempty"`       // layout's name of a disk to disko.CheckSelector
 	Permit     time.Duration     `json:"permit"`                // nanoseconds
+
+	HostKey     []byte        `json:"host_key,omitempty"`  // OpenSSH ed25519 private key
+	EscrowTo    []string      `json:"escrow_to,omitempty"` // hosts.ParseRecipient; disk keys that are not given are generated then
+	Secrets     []Secret      `json:"secrets,omitempty"`
+	KeepSecrets bool          `json:"keep_secrets,omitempty"` // after the host is installed
+	Chown       []hosts.Chown `json:"chown,omitempty"`
+}
+
+// Secret is a file for the new system.
+type Secret struct {
+	hosts.SecretFile
+	Content []byte `json:"content"` // hosts.MaxSecret bytes at most
+}
+
+// HostKey is a host's identity.
+type HostKey struct {
+	Name    string `json:"name"`
+	HostKey string `json:"host_key"` // public, authorized_keys form
+	Age     string `json:"age"`      // the same as an age recipient
 }
 
 // ImageRequest is the body of POST /v1/images. Paths are absolute, on the

@@ -13,8 +13,6 @@ import (
 	"strings"
 
 	"github.com/labstack/echo/v4"
-	"golang.org/x/crypto/ssh"
-
 	"provision/disko"
 	"provision/hosts"
 	"provision/images"
@@ -94,12 +92,16 @@ func (s *Server) check(ctx context.Context, r EnrollRequest) (hosts.Host, map[st
 	if h.Image, err = s.image(r.Image, arch); err != nil {
 		return h, nil, err
 	}
-	secrets, err := secretsFor(r, h.Options.Disko, layout)
+	secrets, generated, err := secretsFor(r, h.Options.Disko, layout)
 	if err != nil {
 		return h, nil, err
 	}
+	h.Options.Generated, h.Options.DiskKeys = generated, slices.Clone(generated)
 	for path := range r.DiskKeys {
 		h.Options.DiskKeys = append(h.Options.DiskKeys, path)
+	}
+	if err := addSecrets(r, &h, secrets); err != nil {
+		return h, nil, err
 	}
 	slices.Sort(h.Options.DiskKeys)
 	return h, secrets, nil
@@ -158,41 +160,50 @@ func (s *Server) image(name string, arch images.Arch) (string, error) {
 	return name, nil
 }
 
-// secretsFor collects the disk keys, which must be all that the layout reads,
-// and the host key that the extra files bring, if they bring one.
-func secretsFor(r EnrollRequest, way hosts.Disko, layout *disko.Layout) (map[string][]byte, error) {
+// secretsFor collects the disk keys, which must be all that the layout reads
+// but those that are to be generated, and the host key that the extra files
+// bring, if they bring one.
+func secretsFor(r EnrollRequest, way hosts.Disko, layout *disko.Layout) (secrets map[string][]byte, generated []string, err error) {
 	// Before the machine was seen there is nothing to keep; the keys are the same in all ways.
 	o := PlanOptions(way, r.Disks)
 	o.Way = disko.Fresh
 	plan, err := disko.NewPlan(layout, nil, o)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	want := plan.KeyFiles()
-	secrets := make(map[string][]byte)
+	secrets = make(map[string][]byte)
 	for _, path := range want {
 		key, given := r.DiskKeys[path]
-		if !given {
-			return nil, fmt.Errorf("the layout of %s reads a disk encryption key from %s: give it with --disk-encryption-key %s=FILE", r.Name, path, path)
-		}
-		if strings.TrimRight(string(key), "\n") == "" {
-			return nil, fmt.Errorf("the disk encryption key for %s is empty", path)
+		switch {
+		case !given && len(r.EscrowTo) > 0 && !way.Erases():
+			return nil, nil, fmt.Errorf("--disko %s keeps the LUKS containers that are there, and a new passphrase would not open them: give theirs with --disk-encryption-key %s=FILE", way, path)
+		case !given && len(r.EscrowTo) > 0:
+			generated = append(generated, path)
+			continue
+		case !given:
+			return nil, nil, fmt.Errorf("the layout of %s reads a disk encryption key from %s: give it with --disk-encryption-key %s=FILE, or have one made with --escrow-to RECIPIENT", r.Name, path, path)
+		case strings.TrimRight(string(key), "\n") == "":
+			return nil, nil, fmt.Errorf("the disk encryption key for %s is empty", path)
 		}
 		secrets[hosts.SecretDisk(path)] = key
 	}
 	for path := range r.DiskKeys {
 		if !slices.Contains(want, path) {
-			return nil, fmt.Errorf("the layout of %s reads no key from %s; it reads: %s", r.Name, path, join(append(want, "nothing else")))
+			return nil, nil, fmt.Errorf("the layout of %s reads no key from %s; it reads: %s", r.Name, path, join(append(want, "nothing else")))
 		}
 	}
+	if len(r.EscrowTo) > 0 && len(want) == 0 {
+		return nil, nil, fmt.Errorf("the layout of %s reads no disk encryption key: there is nothing for --escrow-to", r.Name)
+	}
 	if r.ExtraFiles == "" {
-		return secrets, nil
+		return secrets, generated, nil
 	}
 	key, err := extraHostKey(r.ExtraFiles)
 	if key != nil {
 		secrets[hosts.SecretHostKey] = key
 	}
-	return secrets, err
+	return secrets, generated, err
 }
 
 // extraHostKey returns the host's SSH key if the extra files hold one.
@@ -211,10 +222,7 @@ func extraHostKey(dir string) ([]byte, error) {
 		return nil, nil
 	}
 	if err == nil {
-		var signer ssh.Signer
-		if signer, err = ssh.ParsePrivateKey(key); err == nil && signer.PublicKey().Type() != ssh.KeyAlgoED25519 {
-			err = fmt.Errorf("it is a %s key; make an ed25519 one", signer.PublicKey().Type())
-		}
+		_, key, err = hosts.ParseHostKey(key)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("extra files: %s: %w", name, err)
