@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -39,7 +40,7 @@ func (f *secretFlags) add(c *cobra.Command) {
 
 // read puts what the flags name into the request.
 func (f *secretFlags) read(c *cobra.Command, r *web.EnrollRequest) (err error) {
-	in := &input{Reader: c.InOrStdin(), ask: c.ErrOrStderr()}
+	in := &input{Reader: c.InOrStdin(), ask: c.ErrOrStderr(), ctx: c.Context()}
 	if r.DiskKeys, err = readDiskKeys(f.diskKeys, in); err != nil {
 		return err
 	}
@@ -78,7 +79,8 @@ func (f *secretFlags) read(c *cobra.Command, r *web.EnrollRequest) (err error) {
 // input is standard input, which only one flag can read.
 type input struct {
 	io.Reader
-	ask  io.Writer // for prompts
+	ask  io.Writer       // for prompts
+	ctx  context.Context // ends prompts
 	used bool
 }
 
@@ -100,6 +102,31 @@ func (in *input) terminal() (fd int, ok bool) {
 	return int(f.Fd()), term.IsTerminal(int(f.Fd()))
 }
 
+// hidden asks for a line on the terminal, without showing it.
+func (in *input) hidden(fd int, prompt string) ([]byte, error) {
+	state, err := term.GetState(fd)
+	if err != nil {
+		return nil, err
+	}
+	fmt.Fprint(in.ask, prompt)
+	defer fmt.Fprintln(in.ask)
+	type line struct {
+		text []byte
+		err  error
+	}
+	read := make(chan line, 1)
+	go func() { // after a Ctrl-C it waits for a key until the program ends, which is now
+		text, err := term.ReadPassword(fd)
+		read <- line{text, err}
+	}()
+	select {
+	case l := <-read:
+		return l.text, l.err
+	case <-in.ctx.Done():
+		return nil, errors.Join(in.ctx.Err(), term.Restore(fd, state))
+	}
+}
+
 // passphrase asks for the passphrase twice on a terminal, without showing it;
 // elsewhere it is all of standard input.
 func (in *input) passphrase(path string) ([]byte, error) {
@@ -109,11 +136,8 @@ func (in *input) passphrase(path string) ([]byte, error) {
 	}
 	var typed [2][]byte
 	for i, prompt := range []string{"Passphrase for " + path + ": ", "Again: "} {
-		fmt.Fprint(in.ask, prompt)
 		var err error
-		typed[i], err = term.ReadPassword(fd)
-		fmt.Fprintln(in.ask)
-		if err != nil {
+		if typed[i], err = in.hidden(fd, prompt); err != nil {
 			return nil, fmt.Errorf("read the passphrase: %w", err)
 		}
 	}
@@ -286,7 +310,7 @@ func showEscrow(w io.Writer, all []hosts.Escrow, with []age.Identity) error {
 
 // readIdentities reads the named file, or those at their usual places.
 func readIdentities(c *cobra.Command, name string) ([]age.Identity, error) {
-	in := &input{Reader: c.InOrStdin(), ask: c.ErrOrStderr()}
+	in := &input{Reader: c.InOrStdin(), ask: c.ErrOrStderr(), ctx: c.Context()}
 	if name != "" {
 		return readIdentity(name, in)
 	}
@@ -353,9 +377,6 @@ func lockedIdentity(file string, data []byte, public ssh.PublicKey, in *input) (
 		if !ok {
 			return nil, errors.New("it is encrypted: run this on a terminal, which asks for its passphrase, or give another key with --identity")
 		}
-		fmt.Fprintf(in.ask, "Passphrase of %s: ", file)
-		typed, err := term.ReadPassword(fd)
-		fmt.Fprintln(in.ask)
-		return typed, err
+		return in.hidden(fd, "Passphrase of "+file+": ")
 	})
 }
