@@ -1,6 +1,7 @@
 package hosts
 
 import (
+	"cmp"
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/hex"
@@ -25,8 +26,15 @@ func SecretDisk(path string) string { return "disk:" + path }
 
 // Enroll makes a host, or changes one that is not being installed, and issues
 // a permit. The host's SSH key is made once and kept. An installed host is
-// refused: to erase it takes a decision of its own.
+// refused: to erase it takes a decision of its own, Reinstall.
 func (inv *Inventory) Enroll(h Host, permit time.Duration, secrets map[string][]byte) (Host, error) {
+	if before, err := inv.Get(h.Name); err == nil && (before.State == Installed || before.State == Rebooting) {
+		return Host{}, fmt.Errorf("%s is %s: to erase it and install it again, run `provision reinstall %s`", h.Name, before.State, h.Name)
+	}
+	return inv.permit(h, permit, secrets, false)
+}
+
+func (inv *Inventory) permit(h Host, permit time.Duration, secrets map[string][]byte, newIdentity bool) (Host, error) {
 	if err := errors.Join(CheckName(h.Name), h.Options.check()); err != nil {
 		return Host{}, err
 	}
@@ -43,13 +51,15 @@ func (inv *Inventory) Enroll(h Host, permit time.Duration, secrets map[string][]
 	slices.Sort(h.MACs)
 	h.MACs = slices.Compact(h.MACs)
 	now := inv.now()
-	h.Permit = Permit{Issued: now, Expires: now.Add(permit)}
+	h.Permit = Permit{Issued: now, Expires: now.Add(permit), Via: h.Permit.Via, Take: h.Permit.Take}
 	h.State = ""
-
-	if before, err := inv.Get(h.Name); err == nil && (before.State == Installed || before.State == Rebooting) {
-		return Host{}, fmt.Errorf("%s is %s: to erase it and install it again, run `provision forget %s` first", h.Name, before.State, h.Name)
+	if err := inv.allGiven(h, secrets); err != nil {
+		return Host{}, err
 	}
 	key, keyWrite, err := inv.hostKeyFor(h.Name, secrets[SecretHostKey])
+	if newIdentity && secrets[SecretHostKey] == nil {
+		key, keyWrite, err = inv.newIdentity(h.Name)
+	}
 	if err != nil {
 		return Host{}, err
 	}
@@ -61,8 +71,12 @@ func (inv *Inventory) Enroll(h Host, permit time.Duration, secrets map[string][]
 		if err != nil {
 			return nil, nil, err
 		}
-		kept, err := inv.keepSecrets(before, after, secrets)
-		return expect, slices.Concat(writes, kept, keyWrite), err
+		kept, err := inv.keepIdentity(before, after)
+		if err != nil {
+			return nil, nil, err
+		}
+		sealed, err := inv.keepSecrets(before, after, secrets)
+		return expect, slices.Concat(writes, kept, sealed, keyWrite), err
 	})
 	if err == nil {
 		inv.seen.forget(h.MACs)
@@ -177,8 +191,9 @@ func (inv *Inventory) ServerKey() (*ed25519.PrivateKey, error) {
 }
 
 // BeginBoot hands the host's machine a new boot: a fresh token, a fresh host
-// key for its installer. b gives Via, MAC, Server and Expires; machine is the
-// SMBIOS UUID that asked, if it told.
+// key for its installer. b gives Via, MAC, Server and Expires, and HostKey and
+// Port of an installer that is up already; machine is the SMBIOS UUID that asked,
+// if it told.
 func (inv *Inventory) BeginBoot(name string, b Boot, machine string) (Host, error) {
 	token := make([]byte, 16)
 	rand.Read(token) // never fails (crypto/rand)
@@ -187,7 +202,7 @@ func (inv *Inventory) BeginBoot(name string, b Boot, machine string) (Host, erro
 	if err != nil {
 		return Host{}, err
 	}
-	b.HostKey = public
+	b.HostKey = cmp.Or(b.HostKey, public)
 	secret, err := inv.sealAll(name, map[string][]byte{SecretBootKey: private})
 	if err != nil {
 		return Host{}, err

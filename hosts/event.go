@@ -13,6 +13,8 @@ type Kind string
 // The kinds of events.
 const (
 	Enrolled  Kind = "enrolled"  // by the operator, with a permit
+	Retried   Kind = "retried"   // by the operator: a failed install goes on under its permit
+	Summoned  Kind = "summoned"  // the machine was made to come to its installer
 	Netboot   Kind = "netboot"   // a boot was handed to the machine
 	Fetched   Kind = "fetched"   // the machine fetched a file of its boot
 	Contacted Kind = "contacted" // the installer answered with the boot's key
@@ -49,6 +51,7 @@ type Event struct {
 	Layout   string    `json:"layout,omitempty"`
 	Method   Method    `json:"method,omitzero"`
 	Disks    []Disk    `json:"disks,omitempty"`
+	Via      Via       `json:"via,omitempty"`
 	Boot     *Boot     `json:"-"`
 	Enrol    *Host     `json:"-"`
 }
@@ -63,7 +66,9 @@ var working = []State{Ready, Booting, Live, Installing}
 // The table: which event may follow which state, and where it leads. An empty
 // State is a host that does not exist yet.
 var table = map[Kind]rule{
-	Enrolled:  {[]State{"", Ready, Failed}, Ready},
+	Enrolled:  {[]State{"", Ready, Failed, Rebooting, Installed}, Ready},
+	Retried:   {[]State{Failed}, Ready},
+	Summoned:  {[]State{Ready, Booting}, ""},
 	Netboot:   {[]State{Ready, Booting, Live, Installing, Failed}, Booting},
 	Fetched:   {[]State{Booting}, ""},
 	Contacted: {[]State{Ready, Booting, Live, Installing, Failed}, Live},
@@ -98,8 +103,12 @@ func next(h Host, ev Event) (Host, error) {
 	if err := change(&h, ev); err != nil {
 		return h, err
 	}
-	if r.to != "" && r.to != h.State {
-		h.State, h.Since = r.to, ev.Time
+	to := r.to
+	if ev.Kind == Cancelled && h.Intact() {
+		to = Installed // as it was
+	}
+	if to != "" && to != h.State {
+		h.State, h.Since = to, ev.Time
 	}
 	return h, nil
 }
@@ -108,6 +117,8 @@ func refused(h Host, ev Event) error {
 	switch ev.Kind {
 	case Enrolled:
 		return fmt.Errorf("%s is %s: %w; run `provision cancel %s` first", h.Name, h.State, ErrRefused, h.Name)
+	case Retried:
+		return fmt.Errorf("%s is %s: %w; only a failed install is tried again", h.Name, h.State, ErrRefused)
 	case Cancelled:
 		return fmt.Errorf("%s is %s: %w; there is nothing to cancel", h.Name, h.State, ErrRefused)
 	}
@@ -119,6 +130,10 @@ func change(h *Host, ev Event) error {
 	switch ev.Kind {
 	case Enrolled:
 		return enrol(h, ev)
+	case Retried:
+		return retry(h, ev)
+	case Summoned:
+		h.Permit.Come = ev.Time
 	case Netboot:
 		return netboot(h, ev)
 	case Fetched:
@@ -158,7 +173,8 @@ func change(h *Host, ev Event) error {
 		if h.Phase != PhaseReboot || h.Permit.Spent.IsZero() { // nothing was installed
 			return refused(*h, ev)
 		}
-		h.Error, h.Phase, h.Progress, h.Proven = "", "", Progress{}, ev.Message
+		h.Error, h.Phase, h.Progress = "", "", Progress{}
+		h.Standing = Standing{h.System, h.HostKey, ev.Message}
 	case Broke:
 		h.Phase, h.Error, h.Contact = ev.Phase, ev.Message, false
 	case Cancelled:
@@ -166,6 +182,9 @@ func change(h *Host, ev Event) error {
 			return fmt.Errorf("%s has no permit to cancel: it is %s", h.Name, h.State)
 		}
 		h.Permit.Spent, h.Error = ev.Time, "cancelled by the operator"
+		if h.Intact() {
+			h.System, h.HostKey, h.Error = h.Standing.System, h.Standing.HostKey, ""
+		}
 		h.enter("")
 		h.Boot.Expires, h.Contact = ev.Time, false
 	case Moved:
@@ -177,14 +196,18 @@ func change(h *Host, ev Event) error {
 func (h *Host) enter(p Phase) { h.Phase, h.Progress = p, Progress{} }
 
 func enrol(h *Host, ev Event) error {
-	old := *h
-	*h = *ev.Enrol
-	h.FirstEvent, h.LastEvent, h.Tokens = old.FirstEvent, old.LastEvent, old.Tokens
+	old, e := *h, ev.Enrol
+	*h = Host{Name: e.Name, MACs: e.MACs, Flake: e.Flake, Image: e.Image, Board: e.Board, Arch: e.Arch, Options: e.Options,
+		HostKey: e.HostKey, Permit: e.Permit, FirstEvent: old.FirstEvent, LastEvent: old.LastEvent, Tokens: old.Tokens}
 	// A machine that still runs the installer of its last boot needs no other,
 	// if it is still the machine that is meant.
 	if slices.Equal(old.MACs, h.MACs) {
 		h.Boot, h.Address, h.Method = old.Boot, old.Address, old.Method
 	}
+	if old.State == Rebooting || old.State == Installed { // its installer is gone
+		h.Boot = Boot{}
+	}
+	h.Standing = old.Standing
 	h.State, h.Since = Ready, ev.Time
 	h.enter(PhaseNetboot)
 	return nil
@@ -200,7 +223,32 @@ func netboot(h *Host, ev Event) error {
 	h.Machine, h.Losses = ev.Machine, 0
 	h.Boot, h.Error, h.Contact, h.Lost = *ev.Boot, "", false, time.Time{}
 	h.Permit.Boots++
+	h.Permit.Come = ev.Time
 	h.Tokens = append(h.Tokens, ev.Boot.Token)
+	h.enter(PhaseNetboot)
+	return nil
+}
+
+// retry lets a failed install go on: what the permit was burned for stays as it
+// is, and a permit that is not burned is as good as new.
+func retry(h *Host, ev Event) error {
+	p := &h.Permit
+	switch {
+	case !p.Spent.IsZero() && h.Phase == PhaseReboot:
+		return fmt.Errorf("%s is installed and did not come up: %w; see its screen, or run `provision reinstall %s`", h.Name, ErrRefused, h.Name)
+	case !p.Spent.IsZero():
+		return fmt.Errorf("the permit of %s was withdrawn: %w; enroll it again, or run `provision reinstall %s`", h.Name, ErrRefused, h.Name)
+	}
+	if p.Burned.IsZero() {
+		p.Expires = ev.Time.Add(max(p.Expires.Sub(p.Issued), time.Hour))
+	}
+	p.Boots = 0
+	p.Retries++
+	if ev.Via != "" {
+		p.Via = ev.Via
+	}
+	p.Come = time.Time{}
+	h.Error, h.Contact, h.Lost, h.Losses = "", false, time.Time{}, 0
 	h.enter(PhaseNetboot)
 	return nil
 }
@@ -214,6 +262,7 @@ func burn(h *Host, ev Event) error {
 		return refused(*h, ev)
 	case p.Burned.IsZero():
 		p.Burned, p.Disks = ev.Time, ev.Disks
+		h.Standing = Standing{}
 	case !slices.EqualFunc(p.Disks, ev.Disks, Disk.Same):
 		return fmt.Errorf("%s: the permit was burned for %s, and the layout now takes %s: %w; "+
 			"if that is meant, run `provision cancel %s` and enroll it again",

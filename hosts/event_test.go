@@ -53,7 +53,9 @@ func eventOf(k Kind) Event {
 // refusal. It is the table of event.go written the other way round.
 func TestTable(t *testing.T) {
 	want := map[Kind]string{ // ready booting live installing rebooting installed failed
-		Enrolled:  "ready - - - - - ready",
+		Enrolled:  "ready - - - ready ready ready",
+		Retried:   "- - - - - - ready",
+		Summoned:  "ready booting - - - - -",
 		Netboot:   "booting booting booting booting - - booting",
 		Fetched:   "- booting - - - - -",
 		Contacted: "live live live live - - live",

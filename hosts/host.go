@@ -7,6 +7,8 @@
 package hosts
 
 import (
+	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/netip"
@@ -66,10 +68,10 @@ type Host struct {
 	Lost     time.Time `json:"lost,omitzero"`     // when the session broke, if it is broken
 	Losses   int       `json:"losses,omitempty"`  // how often it broke since the boot
 	System   string    `json:"system,omitempty"`  // store path of the toplevel that was built
-	Proven   string    `json:"proven,omitempty"`  // how the installed host proved itself
 	Machine  string    `json:"machine,omitempty"` // SMBIOS UUID of the machine that boots under this permit
 	Method   Method    `json:"method,omitzero"`   // what led this machine to its installer last
 	Layout   string    `json:"layout,omitempty"`  // digest of the layout whose disks were made under this permit
+	Standing Standing  `json:"standing,omitzero"` // what is installed, until a permit is burned
 	Permit   Permit    `json:"permit"`
 	Boot     Boot      `json:"boot"`
 
@@ -121,6 +123,11 @@ type Permit struct {
 	Spent   time.Time `json:"spent,omitzero"`   // installed, cancelled or used up
 	Boots   int       `json:"boots"`            // netboots under this permit
 	Disks   []Disk    `json:"disks,omitempty"`  // what it may erase, from Burned on
+	Retries int       `json:"retries,omitempty"`
+
+	Via  Via       `json:"via,omitempty"`  // how the machine is made to come; empty: by hand
+	Come time.Time `json:"come,omitzero"`  // when that was done
+	Take *Takeover `json:"take,omitempty"` // what runs on the machine until then
 }
 
 // Disk is a disk that a burned permit names.
@@ -164,11 +171,29 @@ type Boot struct {
 	Via     string    `json:"via,omitempty"`    // what asked: "UEFI x64 PXE", …
 	MAC     string    `json:"mac,omitempty"`    // of the NIC that asked
 	Server  string    `json:"server,omitempty"` // our address on the machine's link
+	Port    int       `json:"port,omitempty"`   // of the installer's SSH; 0: 22
 }
 
 // Serves reports whether files are still to be served under the boot's token.
 func (b Boot) Serves(now time.Time) bool {
 	return b.Token != "" && b.Used.IsZero() && now.Before(b.Expires)
+}
+
+// MachineID is the machine-id(5) of the host's installer. It stays the same for
+// a host, because DHCP client identifiers are made from it: each boot gets the
+// same address.
+func (h *Host) MachineID() string {
+	sum := sha256.Sum256([]byte("provision installer " + h.MACs[0]))
+	return fmt.Sprintf("%x", sum[:16])
+}
+
+// About is what the installer is told about the boot, as JSON.
+func (h *Host) About() []byte {
+	about, err := json.Marshal(map[string]string{"host": h.Name, "server": h.Boot.Server})
+	if err != nil {
+		panic(err) // strings always can
+	}
+	return about
 }
 
 // MayBoot says whether the host's machine is to be given the installer now;

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -173,10 +174,15 @@ func (inv *Inventory) Apply(name string, ev Event) (Host, error) {
 	if (ev.Kind == Noted || ev.Kind == Moved) && !inv.notes.allow(name, ev.Message, inv.now()) {
 		return inv.Get(name)
 	}
-	if ev.Kind == Proved {
-		return inv.apply(name, ev, inv.dropDelivered)
-	}
-	return inv.apply(name, ev, nil)
+	return inv.apply(name, ev, func(before, after *Host) ([]Version, []Write, error) {
+		var identity []Write
+		var err error
+		if ev.Kind == Burned || ev.Kind == Cancelled {
+			identity, err = inv.settleIdentity(before, after)
+		}
+		secrets, settled := inv.settleSecrets(ev.Kind, after)
+		return nil, slices.Concat(identity, secrets), errors.Join(err, settled)
+	})
 }
 
 // harmless drops control characters: messages hold what machines and flakes

@@ -116,7 +116,7 @@ func TestInstalledIsNotEnrolledAgain(t *testing.T) {
 	enroll(t, inv, "alpha", mac1)
 	install(t, inv, "alpha")
 	_, err := inv.Enroll(Host{Name: "alpha", MACs: []string{mac1}}, time.Hour, nil)
-	if err == nil || !strings.Contains(err.Error(), "provision forget alpha") {
+	if err == nil || !strings.Contains(err.Error(), "provision reinstall alpha") {
 		t.Errorf("an installed host was enrolled again: %v", err)
 	}
 	if _, err := inv.BeginBoot("alpha", Boot{Expires: noon.Add(time.Hour)}, ""); !errors.Is(err, ErrRefused) {

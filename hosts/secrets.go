@@ -109,22 +109,27 @@ func (inv *Inventory) keepSecrets(before, after *Host, given map[string][]byte) 
 		return nil, err
 	}
 	for _, rec := range old {
-		if _, again := given[strings.TrimPrefix(rec.Key, "secret/"+after.Name+"/")]; !again {
+		p := strings.TrimPrefix(rec.Key, "secret/"+after.Name+"/"+fileSecret)
+		if !slices.ContainsFunc(after.Options.Secrets, func(f SecretFile) bool { return f.Path == p }) {
 			writes = append(writes, Write{rec.Key, nil})
 		}
 	}
 	keys := make(map[string]diskKey)
-	for secret, plain := range given {
-		if strings.HasPrefix(secret, diskSecret) {
-			keys[secret] = diskKey{plain: plain}
+	for _, p := range after.Options.DiskKeys {
+		secret := SecretDisk(p)
+		key, made := diskKey{plain: given[secret]}, []Write(nil)
+		switch {
+		case key.plain != nil:
+		case slices.Contains(after.Options.Generated, p):
+			made, key, err = inv.generate(before, after.Name, p)
+		default: // of an earlier enrolment
+			key.same = true
+			key.plain, err = inv.Secret(after.Name, secret)
 		}
-	}
-	for _, p := range after.Options.Generated {
-		made, key, err := inv.generate(before, after.Name, p)
 		if err != nil {
 			return nil, err
 		}
-		keys[SecretDisk(p)] = key
+		keys[secret] = key
 		writes = append(writes, made...)
 	}
 	escrow, err := inv.escrow(after, keys)
@@ -152,39 +157,25 @@ func (inv *Inventory) generate(before *Host, name, p string) ([]Write, diskKey, 
 	return writes, diskKey{plain: plain}, err
 }
 
-// newPassphrases makes new passphrases for a host that is to be installed
-// anew, in place of those that were generated. Disk keys that the operator
-// gave stay as they are. What was in escrow is kept beside the new until the
-// host is installed: the disks may still have it.
-func (inv *Inventory) newPassphrases(h *Host) ([]Write, error) {
-	var writes []Write
-	keys := make(map[string]diskKey)
-	for _, p := range h.Options.DiskKeys {
-		secret := SecretDisk(p)
-		if slices.Contains(h.Options.Generated, p) {
-			keys[secret] = diskKey{plain: NewPassphrase()}
-			sealed, err := inv.sealAll(h.Name, map[string][]byte{secret: keys[secret].plain})
-			if err != nil {
-				return nil, err
-			}
-			writes = append(writes, sealed...)
-			continue
-		}
-		plain, err := inv.Secret(h.Name, secret)
-		if err != nil {
-			return nil, err
-		}
-		keys[secret] = diskKey{plain, true}
+// HasDiskKey reports whether the operator gave the host's disk key for a path,
+// and the server has it.
+func (inv *Inventory) HasDiskKey(name, p string) bool {
+	if h, err := inv.Get(name); err != nil || slices.Contains(h.Options.Generated, p) {
+		return false
 	}
-	escrow, err := inv.escrow(h, keys)
-	return append(writes, escrow...), err
+	_, err := inv.store.Get(secretKey(name, SecretDisk(p)))
+	return err == nil
 }
 
-// dropDelivered is for when a host has proved itself: what it was given is then
+// settleSecrets is for when a host has proved itself: what it was given is then
 // its own. Passphrases that were generated are in escrow, and only the
 // operators' keys open that; those that were given stay, as another install
-// needs them.
-func (inv *Inventory) dropDelivered(_, after *Host) (_ []Version, writes []Write, err error) {
+// needs them. It is also for when a permit is withdrawn and the host stands as
+// before: what was made for it is dropped, and what was in escrow is again.
+func (inv *Inventory) settleSecrets(kind Kind, after *Host) (writes []Write, err error) {
+	if kind != Proved && !(kind == Cancelled && after.Intact()) {
+		return nil, nil
+	}
 	for _, p := range after.Options.Generated {
 		writes = append(writes, Write{secretKey(after.Name, SecretDisk(p)), nil})
 	}
@@ -193,18 +184,36 @@ func (inv *Inventory) dropDelivered(_, after *Host) (_ []Version, writes []Write
 			writes = append(writes, Write{secretKey(after.Name, SecretContent(f.Path)), nil})
 		}
 	}
-	old, err := inv.store.List(escrowPrefix(after.Name)+previous, "")
+	prefix := escrowPrefix(after.Name)
+	old, err := inv.store.List(prefix+previous, "")
 	for _, rec := range old {
 		writes = append(writes, Write{rec.Key, nil})
+		if kind == Cancelled {
+			writes = append(writes, Write{prefix + strings.TrimPrefix(rec.Key, prefix+previous), rec.Value})
+		}
 	}
-	return nil, writes, err
+	return writes, err
+}
+
+// allGiven refuses an install for which secrets are missing.
+func (inv *Inventory) allGiven(h Host, given map[string][]byte) error {
+	missing, err := inv.missing(h, given)
+	if err == nil && len(missing) > 0 {
+		err = fmt.Errorf("the server does not have all secrets of %s; it removes them once a host is installed: give them again, with %s", h.Name, strings.Join(missing, " "))
+	}
+	return err
 }
 
 // MissingSecrets says what must be given again before the host can be
 // installed again, since it was removed from the server once it was delivered:
 // as flags of enroll, such as "--secret /var/lib/key=FILE:0400".
-func (inv *Inventory) MissingSecrets(h Host) (missing []string, err error) {
+func (inv *Inventory) MissingSecrets(h Host) ([]string, error) { return inv.missing(h, nil) }
+
+func (inv *Inventory) missing(h Host, given map[string][]byte) (missing []string, err error) {
 	has := func(secret string) bool {
+		if given[secret] != nil {
+			return true
+		}
 		_, e := inv.store.Get(secretKey(h.Name, secret))
 		if e != nil && !errors.Is(e, ErrNotFound) {
 			err = e

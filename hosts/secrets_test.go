@@ -174,17 +174,31 @@ func TestEscrow(t *testing.T) {
 	if after := reveal(); len(after) != 2 || after[made] != first[made] {
 		t.Errorf("after the install: %q", after)
 	}
-	// What reinstall will write.
-	writes, err := inv.newPassphrases(&h)
-	if err == nil {
-		err = store.Commit(nil, writes)
-	}
-	if err != nil {
+	// Installed again, it gets another; what is not given again is as it was.
+	again := host
+	if _, err = inv.Reinstall(again, time.Hour, nil, false); err != nil {
 		t.Fatal(err)
 	}
 	second := reveal()
 	if second[made] == first[made] || second[made+" previous"] != first[made] || second[given] != "the owner's own" {
 		t.Errorf("after a reinstall: %q", second)
+	}
+	if _, err := inv.Apply("bravo", Event{Kind: Cancelled}); err != nil {
+		t.Fatal(err)
+	}
+	if back := reveal(); len(back) != 2 || back[made] != first[made] {
+		t.Errorf("after it was cancelled: %q", back)
+	}
+	if _, err := inv.Secret("bravo", SecretDisk(made)); !errors.Is(err, ErrNotFound) {
+		t.Errorf("what was made for nothing: %v", err)
+	}
+	if h, err = inv.Reinstall(again, time.Hour, nil, false); err != nil {
+		t.Fatal(err)
+	}
+	second = reveal()
+	install(t, inv, "bravo")
+	if now := reveal(); len(now) != 2 || now[made] != second[made] || now[made] == first[made] {
+		t.Errorf("after the second install: %q", now)
 	}
 	if missing, err := inv.MissingSecrets(h); err != nil || len(missing) > 0 {
 		t.Errorf("missing: %q, %v", missing, err)
@@ -235,6 +249,10 @@ func TestSecretFiles(t *testing.T) {
 		}
 		if got := strings.Join(missing, " "); err != nil || got != want {
 			t.Errorf("keep %v: missing %q, %v", keep, got, err)
+		}
+		_, err = inv.Reinstall(h, time.Hour, nil, false)
+		if keep != (err == nil) || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("keep %v: installed again: %v", keep, err)
 		}
 	}
 }

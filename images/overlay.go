@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path"
+	"slices"
 )
 
 // OverlayFile is one regular file of an [Overlay], owned by root.
@@ -65,4 +67,28 @@ func align(b *bytes.Buffer) {
 // lib/decompress_unlz4.c, since 2021) and takes anything else for more of itself.
 func Padding(initrdSize int64) int64 {
 	return 4 + (4-initrdSize%4)%4
+}
+
+// Contract is what an installer image takes out of its initrd's root, as those
+// of nix-community/nixos-images do. Nothing in it outlives the boot.
+type Contract struct {
+	Login         string            // authorized_keys of root
+	HostKey       []byte            // OpenSSH private key of this boot's installer
+	HostKeyPublic string            // its public half
+	MachineID     string            // machine-id(5)
+	Network       map[string][]byte // files that stage 1 copies to /root/network, NAME.json
+}
+
+// Tail is what follows the image's initrd for one boot: padding and overlay.
+func (c Contract) Tail(initrd File) []byte {
+	files := []OverlayFile{
+		{Path: "ssh/authorized_keys", Mode: 0o600, Data: []byte(c.Login + "\n")},
+		{Path: "ssh/ssh_host_ed25519_key", Mode: 0o600, Data: c.HostKey},
+		{Path: "ssh/ssh_host_ed25519_key.pub", Mode: 0o644, Data: []byte(c.HostKeyPublic + "\n")},
+		{Path: "machine-id", Mode: 0o644, Data: []byte(c.MachineID + "\n")},
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Network)) {
+		files = append(files, OverlayFile{Path: name, Mode: 0o644, Data: c.Network[name]})
+	}
+	return append(make([]byte, Padding(initrd.Size)), Overlay(files)...)
 }

@@ -143,7 +143,7 @@ func TestBatchFlood(t *testing.T) {
 func TestBatchLost(t *testing.T) {
 	host := newSigner(t)
 	addr, conns := target(t, host, true)
-	s, _, _, err := dial(t.Context(), addr, authorizedKey(host), newSigner(t))
+	s, _, _, err := dial(t.Context(), addr, 0, authorizedKey(host), newSigner(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +165,7 @@ func TestBatchLost(t *testing.T) {
 	if err := <-result; !errors.Is(err, errLost) || !strings.Contains(err.Error(), "make the disk") {
 		t.Errorf("%v", err)
 	}
-	again, _, _, err := dial(t.Context(), addr, authorizedKey(host), newSigner(t))
+	again, _, _, err := dial(t.Context(), addr, 0, authorizedKey(host), newSigner(t))
 	if err != nil {
 		t.Fatal(err)
 	}

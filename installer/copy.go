@@ -1,6 +1,7 @@
 package installer
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -99,7 +101,7 @@ func (f *follower) send(ctx context.Context, h hosts.Host, s *session, t transfe
 // key by an agent, so that the key is in no file.
 func (f *follower) nixCopy(ctx context.Context, h hosts.Host, addr string, t transfer) (sent int64, err error) {
 	known := filepath.Join(f.run, h.Name+".known_hosts")
-	if err := os.WriteFile(known, []byte(addr+" "+h.Boot.HostKey+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(known, []byte("installer "+h.Boot.HostKey+"\n"), 0o600); err != nil {
 		return 0, fmt.Errorf("pin the installer's key: %w", err)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -112,7 +114,8 @@ func (f *follower) nixCopy(ctx context.Context, h hosts.Host, addr string, t tra
 	cmd.Env = append(os.Environ(), "SSH_AUTH_SOCK="+f.agentSocket(), "NIX_SSHOPTS="+strings.Join([]string{
 		"-F", "/dev/null",
 		"-o", "UserKnownHostsFile=" + known, "-o", "GlobalKnownHostsFile=/dev/null",
-		"-o", "StrictHostKeyChecking=yes", "-o", "HostKeyAlgorithms=ssh-ed25519",
+		"-o", "StrictHostKeyChecking=yes", "-o", "HostKeyAlgorithms=" + strings.Join(algorithms(keyType(h.Boot.HostKey)), ","),
+		"-o", "HostKeyAlias=installer", "-o", "Port=" + strconv.Itoa(cmp.Or(h.Boot.Port, 22)),
 		"-o", "PreferredAuthentications=publickey", "-o", "Compression=no",
 		"-o", "Ciphers=aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com",
 		"-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3",
@@ -140,6 +143,12 @@ func (f *follower) nixCopy(ctx context.Context, h hosts.Host, addr string, t tra
 		err = errors.New("nix copy failed" + said.String())
 	}
 	return p.done, fmt.Errorf("copy %s to %s: %w", t.path, addr, err)
+}
+
+// keyType is that of a key in authorized_keys form.
+func keyType(key string) string {
+	t, _, _ := strings.Cut(key, " ")
+	return t
 }
 
 // checkStore forgets what a power cut spoiled in the store below root: nix notes

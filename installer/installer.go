@@ -17,16 +17,23 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"provision/hosts"
+	"provision/images"
 )
 
 // Installer installs every host of the inventory that is to be installed. Its
 // exported fields are its options.
 type Installer struct {
-	Hosts *hosts.Inventory
-	Nix   Nix
-	Key   *ed25519.PrivateKey // logs in to installers
-	Log   *slog.Logger
-	Now   func() time.Time
+	Hosts  *hosts.Inventory
+	Images *images.Catalog
+	Nix    Nix
+	Key    *ed25519.PrivateKey // logs in to installers
+	Log    *slog.Logger
+	Now    func() time.Time
+
+	// Program returns the path of our own program for machines of that architecture (images.Arch).
+	Program func(arch string) (string, error)
+	// Wake sends magic packets for a MAC.
+	Wake func(mac string) error
 
 	// LiveWithin is how long after its boot an installer may take until it
 	// answers; the same again is how long a lost one may stay away.
@@ -123,12 +130,16 @@ func (f *follower) step(ctx context.Context, h hosts.Host) <-chan time.Time {
 			return nil
 		}
 		f.startBuild(ctx, h)
-		if h.Boot.Token == "" { // pxe wakes us, or the permit's end
+		if h.Boot.Token == "" && !h.Summons() { // pxe wakes us, or the permit's end
 			return time.After(h.Permit.Expires.Sub(f.Now()))
 		}
 		var s *session
 		if fetched(h, f.Now()) {
 			s = f.contact(ctx, h)
+		}
+		if s == nil && h.Summons() {
+			f.summon(ctx, h)
+			return time.After(contactEvery)
 		}
 		if s == nil {
 			return f.overdue(h)
@@ -170,7 +181,7 @@ const (
 // machine may have. The right machine is the one that has the key.
 func (f *follower) contact(ctx context.Context, h hosts.Host) *session {
 	for _, addr := range addresses(h) {
-		s, _, _, err := dial(ctx, addr, h.Boot.HostKey, f.signer)
+		s, _, _, err := dial(ctx, addr, h.Boot.Port, h.Boot.HostKey, f.signer)
 		if errors.Is(err, errWrongKey) {
 			f.note("%s answers SSH with another key than this boot's; not touched", addr)
 			continue
@@ -235,6 +246,9 @@ func (f *follower) work(ctx context.Context, h hosts.Host, s *session) {
 	phase, err := f.install(ctx, h, s)
 	cause := context.Cause(ctx)
 	cancel(nil)
+	if errors.Is(cause, errUnwanted) {
+		f.giveBack(up, s)
+	}
 	down()
 	watching.Wait()
 	switch {
@@ -263,12 +277,25 @@ func (f *follower) untilUnwanted(ctx context.Context, h hosts.Host, cancel conte
 		}
 		now, err := f.Hosts.Get(h.Name)
 		gone := errors.Is(err, hosts.ErrNotFound)
-		cancelled := err == nil && now.State == hosts.Failed
+		cancelled := err == nil && (now.State == hosts.Failed || now.State == hosts.Installed)
 		if gone || cancelled || (err == nil && (now.Boot.Token != h.Boot.Token || !now.Permit.Issued.Equal(h.Permit.Issued))) {
 			cancel(errUnwanted)
 			return
 		}
 	}
+}
+
+// giveBack restarts a machine whose reinstall was cancelled before its disks were touched.
+func (f *follower) giveBack(ctx context.Context, s *session) {
+	h, err := f.Hosts.Get(f.name)
+	if err != nil || !h.Intact() {
+		return
+	}
+	if err := restart(ctx, s); err != nil {
+		f.note("its disks were not touched; restart it by hand: %v", err)
+		return
+	}
+	f.note("its disks were not touched; restarting into what is installed there")
 }
 
 func (f *follower) apply(ev hosts.Event) {

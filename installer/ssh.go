@@ -2,11 +2,13 @@ package installer
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"strconv"
 	"strings"
 	"time"
 
@@ -38,20 +40,39 @@ const commandLimit = 30 * time.Minute
 type session struct {
 	client *ssh.Client
 	addr   string
+	port   int
 }
 
-// dial connects as root to addr, which must have the pinned host key
+// local is our own address, as the machine sees it.
+func (s *session) local() string {
+	host, _, err := net.SplitHostPort(s.client.LocalAddr().String())
+	if err != nil {
+		return ""
+	}
+	return host
+}
+
+// algorithms are those by which a host proves that it has a key of this type.
+func algorithms(keyType string) []string {
+	if keyType == ssh.KeyAlgoRSA { // SHA-1, which is not asked for
+		return []string{ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256}
+	}
+	return []string{keyType}
+}
+
+// dial connects as root to addr (port 22 if port is 0), which must have the pinned host key
 // (authorized_keys form). With a wrong key the error is errWrongKey and
 // `other` the key that was shown. proved is true as soon as the machine has
 // shown that it holds the pinned key, even if it then lets nobody in.
-func dial(ctx context.Context, addr, pinned string, login ssh.Signer) (s *session, proved bool, other string, err error) {
+func dial(ctx context.Context, addr string, port int, pinned string, login ssh.Signer) (s *session, proved bool, other string, err error) {
 	want, _, _, _, err := ssh.ParseAuthorizedKey([]byte(pinned))
 	if err != nil {
 		return nil, false, "", fmt.Errorf("read the pinned key of %s: %w", addr, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialLimit)
 	defer cancel()
-	conn, err := (&net.Dialer{Timeout: connectLimit}).DialContext(ctx, "tcp", net.JoinHostPort(addr, "22"))
+	port = cmp.Or(port, 22)
+	conn, err := (&net.Dialer{Timeout: connectLimit}).DialContext(ctx, "tcp", net.JoinHostPort(addr, strconv.Itoa(port)))
 	if err != nil {
 		return nil, false, "", err
 	}
@@ -59,7 +80,7 @@ func dial(ctx context.Context, addr, pinned string, login ssh.Signer) (s *sessio
 	config := &ssh.ClientConfig{
 		User:              "root",
 		Auth:              []ssh.AuthMethod{ssh.PublicKeys(login)},
-		HostKeyAlgorithms: []string{want.Type()},
+		HostKeyAlgorithms: algorithms(want.Type()),
 		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
 			if !bytes.Equal(key.Marshal(), want.Marshal()) {
 				other = strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key)))
@@ -82,7 +103,7 @@ func dial(ctx context.Context, addr, pinned string, login ssh.Signer) (s *sessio
 		conn.Close()
 		return nil, proved, other, ctx.Err()
 	}
-	return &session{client: ssh.NewClient(c, chans, reqs), addr: addr}, true, "", nil
+	return &session{client: ssh.NewClient(c, chans, reqs), addr: addr, port: port}, true, "", nil
 }
 
 // watch ends the session when the machine stops answering, and returns when

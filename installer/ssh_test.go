@@ -145,7 +145,7 @@ func connect(t *testing.T) *session {
 	t.Helper()
 	host := newSigner(t)
 	addr, _ := target(t, host, true)
-	s, _, _, err := dial(t.Context(), addr, authorizedKey(host), newSigner(t))
+	s, _, _, err := dial(t.Context(), addr, 0, authorizedKey(host), newSigner(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,7 +156,7 @@ func connect(t *testing.T) *session {
 func TestDialPinsTheKey(t *testing.T) {
 	host, stranger := newSigner(t), newSigner(t)
 	addr, _ := target(t, stranger, true)
-	s, proved, other, err := dial(t.Context(), addr, authorizedKey(host), newSigner(t))
+	s, proved, other, err := dial(t.Context(), addr, 0, authorizedKey(host), newSigner(t))
 	if s != nil || proved || !errors.Is(err, errWrongKey) || other != strings.TrimSpace(authorizedKey(stranger)) {
 		t.Errorf("%v, proved %v, other %q, %v", s, proved, other, err)
 	}
@@ -165,7 +165,7 @@ func TestDialPinsTheKey(t *testing.T) {
 func TestDialProvesWithoutLogin(t *testing.T) {
 	host := newSigner(t)
 	addr, _ := target(t, host, false)
-	s, proved, other, err := dial(t.Context(), addr, authorizedKey(host), newSigner(t))
+	s, proved, other, err := dial(t.Context(), addr, 0, authorizedKey(host), newSigner(t))
 	if s != nil || !proved || other != "" || err == nil || errors.Is(err, errWrongKey) {
 		t.Errorf("%v, proved %v, other %q, %v", s, proved, other, err)
 	}

@@ -19,7 +19,7 @@ const RebootWithin = time.Hour
 // system that we built. True: there is nothing more to ask.
 func (f *follower) verify(ctx context.Context, h hosts.Host) bool {
 	for _, addr := range addresses(h) {
-		s, proved, other, err := dial(ctx, addr, h.HostKey, f.signer)
+		s, proved, other, err := dial(ctx, addr, 0, h.HostKey, f.signer)
 		switch {
 		case errors.Is(err, errWrongKey) && other == h.Boot.HostKey:
 			f.restartInstaller(ctx, h, addr)
@@ -65,7 +65,7 @@ func (f *follower) verify(ctx context.Context, h hosts.Host) bool {
 // restartInstaller reboots an installer that still runs because the server was
 // killed between the event and the command.
 func (f *follower) restartInstaller(ctx context.Context, h hosts.Host, addr string) {
-	s, _, _, err := dial(ctx, addr, h.Boot.HostKey, f.signer)
+	s, _, _, err := dial(ctx, addr, h.Boot.Port, h.Boot.HostKey, f.signer)
 	if err != nil {
 		return
 	}

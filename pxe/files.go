@@ -219,12 +219,6 @@ func (s *Server) imageFile(h hosts.Host, name, client string) (tftpFile, error) 
 	}}, nil
 }
 
-// initrd is the image's initrd, and what is appended to it for one boot.
-func (s *Server) initrd(h hosts.Host, img images.Image) (images.File, []byte, error) {
-	cpio, err := s.overlay(h)
-	return img.Initrd, append(make([]byte, images.Padding(img.Initrd.Size)), cpio...), err
-}
-
 // started uses the boot up: its installer has all it needs.
 func (s *Server) started(h hosts.Host, client string) {
 	if _, err := s.Hosts.UseBoot(h.Boot.Token, hosts.Fetch{Client: client, File: "initrd whole", Whole: true}); err != nil && !errors.Is(err, hosts.ErrRefused) {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -130,8 +131,9 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) e
 	nix := installer.Nix{Roots: filepath.Join(f.stateDir, "roots")}
 	traces := &hosts.Traces{Now: time.Now}
 	pxeServer.Hosts, pxeServer.Store, pxeServer.Images, pxeServer.Traces, pxeServer.Login, pxeServer.Log = inventory, store, catalog, traces, login, log
-	install := &installer.Installer{Hosts: inventory, Nix: nix, Key: key, LiveWithin: f.liveWithin, Log: log, Now: time.Now}
-	operator := &web.Server{Socket: socket, Group: f.group, Flake: f.flake, Hosts: inventory, Images: catalog, Traces: traces, Log: log,
+	install := &installer.Installer{Hosts: inventory, Images: catalog, Nix: nix, Key: key, LiveWithin: f.liveWithin, Log: log, Now: time.Now,
+		Program: program}
+	operator := &web.Server{Socket: socket, Group: f.group, Flake: f.flake, Hosts: inventory, Images: catalog, Traces: traces, Log: log, Look: install.Look,
 		Serving: web.Serving{Version: version, PID: os.Getpid(), DHCP: f.dhcp, HTTP: pxeServer.HTTPPort, Hold: pxeServer.Hold},
 		Evaluate: func(ctx context.Context, flake, host string) (string, *disko.Layout, error) {
 			config, layout, err := nix.Evaluate(ctx, flake, host)
@@ -224,4 +226,21 @@ func parseIPv4(flag, s string) (netip.Addr, error) {
 		return a, fmt.Errorf("%s %s: write an IPv4 address", flag, s)
 	}
 	return a, nil
+}
+
+// program is the path of this program for machines of an architecture.
+func program(arch string) (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("find this program's file: %w", err)
+	}
+	goarch := map[string]string{"x86_64": "amd64", "aarch64": "arm64"}[arch]
+	if goarch == runtime.GOARCH {
+		return self, nil
+	}
+	other := filepath.Join(filepath.Dir(self), "provision-linux-"+goarch)
+	if _, err := os.Stat(other); err != nil {
+		return "", fmt.Errorf("a machine that is %s needs this program for it: put it at %s (make release)", arch, other)
+	}
+	return other, nil
 }

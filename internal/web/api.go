@@ -44,7 +44,7 @@ type Status struct {
 
 func status(h hosts.Host) Status {
 	return Status{Name: h.Name, MACs: h.MACs, State: h.State, Phase: h.Phase, Percent: h.Progress.Percent(),
-		Progress: h.Progress, Address: h.Address, System: h.System, Error: h.Error, Since: h.Since, Proof: h.Proven,
+		Progress: h.Progress, Address: h.Address, System: h.System, Error: h.Error, Since: h.Since, Proof: h.Standing.Proof,
 		HostKey: h.HostKey, Arch: h.Arch, Method: h.Method, Pinned: h.Options.Method, Disko: cmp.Or(h.Options.Disko, hosts.Fresh), Image: h.Image, Disks: h.Options.Disks, Flake: h.Flake, Permit: h.Permit, Event: h.LastEvent,
 		EscrowTo: h.Options.EscrowTo, Secrets: h.Options.Secrets, KeepSecrets: h.Options.KeepSecrets, Chown: h.Options.Chown}
 }
@@ -78,6 +78,10 @@ type EnrollRequest struct {
 	DiskKeys   map[string][]byte `json:"disk_keys,omitempty"`   // installer path to content
 	Disks      map[string]string `json:"disks,omitempty"`       // layout's name of a disk to disko.CheckSelector
 	Permit     time.Duration     `json:"permit"`                // nanoseconds
+	Via        string            `json:"via,omitempty"`         // hosts.ParseVia; how the machine is made to come
+
+	// NewIdentity gives a host that is installed again another SSH host key.
+	NewIdentity bool `json:"new_identity,omitempty"`
 
 	HostKey     []byte        `json:"host_key,omitempty"`  // OpenSSH ed25519 private key
 	EscrowTo    []string      `json:"escrow_to,omitempty"` // hosts.ParseRecipient; disk keys that are not given are generated then
@@ -97,6 +101,11 @@ type HostKey struct {
 	Name    string `json:"name"`
 	HostKey string `json:"host_key"` // public, authorized_keys form
 	Age     string `json:"age"`      // the same as an age recipient
+}
+
+// RetryRequest is the body of POST /v1/hosts/NAME/retry.
+type RetryRequest struct {
+	Via string `json:"via,omitempty"` // empty: as before
 }
 
 // ImageRequest is the body of POST /v1/images. Paths are absolute, on the

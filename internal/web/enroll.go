@@ -55,10 +55,16 @@ func (s *Server) check(ctx context.Context, r EnrollRequest) (hosts.Host, map[st
 	if s.Flake == "" {
 		return h, nil, errors.New("the server has no flake to install from: start it with --flake REF")
 	}
+	via, err := hosts.ParseVia(r.Via)
+	if err != nil {
+		return h, nil, err
+	}
+	if r.Via != "" {
+		h.Permit.Via = via
+	}
 	if r.Permit <= 0 {
 		return h, nil, errors.New("a permit needs a time to live: --permit 24h")
 	}
-	var err error
 	if r.BootMethod != "" {
 		if h.Options.Method, err = hosts.ParseMethod(r.BootMethod); err != nil {
 			return h, nil, err
@@ -92,18 +98,13 @@ func (s *Server) check(ctx context.Context, r EnrollRequest) (hosts.Host, map[st
 	if h.Image, err = s.image(r.Image, arch); err != nil {
 		return h, nil, err
 	}
-	secrets, generated, err := secretsFor(r, h.Options.Disko, layout)
+	secrets, err := s.secretsFor(r, &h, layout)
 	if err != nil {
 		return h, nil, err
-	}
-	h.Options.Generated, h.Options.DiskKeys = generated, slices.Clone(generated)
-	for path := range r.DiskKeys {
-		h.Options.DiskKeys = append(h.Options.DiskKeys, path)
 	}
 	if err := addSecrets(r, &h, secrets); err != nil {
 		return h, nil, err
 	}
-	slices.Sort(h.Options.DiskKeys)
 	return h, secrets, nil
 }
 
@@ -160,50 +161,53 @@ func (s *Server) image(name string, arch images.Arch) (string, error) {
 	return name, nil
 }
 
-// secretsFor collects the disk keys, which must be all that the layout reads
-// but those that are to be generated, and the host key that the extra files
-// bring, if they bring one.
-func secretsFor(r EnrollRequest, way hosts.Disko, layout *disko.Layout) (secrets map[string][]byte, generated []string, err error) {
+// secretsFor collects the disk keys, which must be all that the layout reads but
+// those that the host has and those that are to be made, and the host key that the
+// extra files bring, if they bring one.
+func (s *Server) secretsFor(r EnrollRequest, h *hosts.Host, layout *disko.Layout) (secrets map[string][]byte, err error) {
 	// Before the machine was seen there is nothing to keep; the keys are the same in all ways.
+	way := h.Options.Disko
 	o := PlanOptions(way, r.Disks)
 	o.Way = disko.Fresh
 	plan, err := disko.NewPlan(layout, nil, o)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	want := plan.KeyFiles()
+	h.Options.DiskKeys = want
 	secrets = make(map[string][]byte)
 	for _, path := range want {
 		key, given := r.DiskKeys[path]
 		switch {
-		case !given && len(r.EscrowTo) > 0 && !way.Erases():
-			return nil, nil, fmt.Errorf("--disko %s keeps the LUKS containers that are there, and a new passphrase would not open them: give theirs with --disk-encryption-key %s=FILE", way, path)
-		case !given && len(r.EscrowTo) > 0:
-			generated = append(generated, path)
-			continue
-		case !given:
-			return nil, nil, fmt.Errorf("the layout of %s reads a disk encryption key from %s: give it with --disk-encryption-key %s=FILE, or have one made with --escrow-to RECIPIENT", r.Name, path, path)
-		case strings.TrimRight(string(key), "\n") == "":
-			return nil, nil, fmt.Errorf("the disk encryption key for %s is empty", path)
+		case given && strings.TrimRight(string(key), "\n") == "":
+			return nil, fmt.Errorf("the disk encryption key for %s is empty", path)
+		case given:
+			secrets[hosts.SecretDisk(path)] = key
+		case s.Hosts.HasDiskKey(r.Name, path): // given at an earlier enrolment
+		case len(r.EscrowTo) == 0:
+			return nil, fmt.Errorf("the layout of %s reads a disk encryption key from %s: give it with --disk-encryption-key %s=FILE, or have one made with --escrow-to RECIPIENT", r.Name, path, path)
+		case !way.Erases():
+			return nil, fmt.Errorf("--disko %s keeps the LUKS containers that are there, and a new passphrase would not open them: give theirs with --disk-encryption-key %s=FILE", way, path)
+		default:
+			h.Options.Generated = append(h.Options.Generated, path)
 		}
-		secrets[hosts.SecretDisk(path)] = key
 	}
 	for path := range r.DiskKeys {
 		if !slices.Contains(want, path) {
-			return nil, nil, fmt.Errorf("the layout of %s reads no key from %s; it reads: %s", r.Name, path, join(append(want, "nothing else")))
+			return nil, fmt.Errorf("the layout of %s reads no key from %s; it reads: %s", r.Name, path, join(append(want, "nothing else")))
 		}
 	}
 	if len(r.EscrowTo) > 0 && len(want) == 0 {
-		return nil, nil, fmt.Errorf("the layout of %s reads no disk encryption key: there is nothing for --escrow-to", r.Name)
+		return nil, fmt.Errorf("the layout of %s reads no disk encryption key: there is nothing for --escrow-to", r.Name)
 	}
 	if r.ExtraFiles == "" {
-		return secrets, generated, nil
+		return secrets, nil
 	}
 	key, err := extraHostKey(r.ExtraFiles)
 	if key != nil {
 		secrets[hosts.SecretHostKey] = key
 	}
-	return secrets, generated, err
+	return secrets, err
 }
 
 // extraHostKey returns the host's SSH key if the extra files hold one.

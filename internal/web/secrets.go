@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os/user"
+	"slices"
 	"strconv"
 
 	"github.com/labstack/echo/v4"
@@ -33,6 +34,9 @@ func addSecrets(r EnrollRequest, h *hosts.Host, secrets map[string][]byte) error
 	}
 	for _, f := range r.Secrets {
 		switch {
+		case f.Content == nil: // the server has it
+			h.Options.Secrets = append(h.Options.Secrets, f.SecretFile)
+			continue
 		case len(f.Content) == 0:
 			return fmt.Errorf("secret %s is empty", f.Path)
 		case len(f.Content) > hosts.MaxSecret:
@@ -78,6 +82,24 @@ func (s *Server) escrow(c echo.Context) error {
 		return err
 	}
 	return c.JSON(http.StatusOK, all)
+}
+
+// withSecrets is a request to install a host again, with what it leaves out of
+// secrets as the host has it.
+func withSecrets(o hosts.Options, r EnrollRequest) EnrollRequest {
+	if r.EscrowTo == nil {
+		r.EscrowTo = o.EscrowTo
+	}
+	if r.Chown == nil {
+		r.Chown = o.Chown
+	}
+	r.KeepSecrets = r.KeepSecrets || o.KeepSecrets
+	for _, f := range o.Secrets {
+		if !slices.ContainsFunc(r.Secrets, func(given Secret) bool { return given.Path == f.Path }) {
+			r.Secrets = append(r.Secrets, Secret{SecretFile: f})
+		}
+	}
+	return r
 }
 
 type peerKey struct{}

@@ -38,7 +38,9 @@ type Server struct {
 	// Evaluate reads a host's platform (such as x86_64-linux) and layout from
 	// the flake.
 	Evaluate func(ctx context.Context, flake, host string) (system string, layout *disko.Layout, err error)
-	Log      *slog.Logger
+	// Look asks what runs on a host's machine for its disks, and has the inventory keep the answer.
+	Look func(ctx context.Context, host string) error
+	Log  *slog.Logger
 
 	listener net.Listener
 }
@@ -126,6 +128,9 @@ func (s *Server) routes() http.Handler {
 	v1.GET("/hosts/:name", s.get)
 	v1.DELETE("/hosts/:name", s.forget)
 	v1.POST("/hosts/:name/cancel", s.cancel)
+	v1.POST("/hosts/:name/reinstall", s.reinstall)
+	v1.POST("/hosts/:name/retry", s.retry)
+	v1.POST("/hosts/:name/look", s.look)
 	v1.GET("/hosts/:name/events", s.events)
 	v1.GET("/hosts/:name/plan", s.plan)
 	v1.GET("/hosts/:name/host-key", s.hostKey)
@@ -220,7 +225,11 @@ func (s *Server) cancel(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	h, err = s.Hosts.Apply(h.Name, hosts.Event{Kind: hosts.Cancelled, Message: "the permit was withdrawn"})
+	message := "the permit was withdrawn"
+	if h.Intact() {
+		message += "; its disks were not touched"
+	}
+	h, err = s.Hosts.Apply(h.Name, hosts.Event{Kind: hosts.Cancelled, Message: message})
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,99 @@
+package hosts
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Via is how a machine is made to come to its installer.
+type Via string
+
+// The ways. A permit without one leaves it to the operator, as ViaManual does.
+const (
+	ViaAuto    Via = "auto"    // the first of the next three that is possible
+	ViaKexec   Via = "kexec"   // the running system starts the installer's kernel
+	ViaNetboot Via = "netboot" // the running system restarts, from the network by the firmware's BootNext
+	ViaWake    Via = "wol"     // a magic packet switches the machine on
+	ViaManual  Via = "manual"  // somebody switches it on
+)
+
+// vias lists the ways, in the order in which ViaAuto tries them.
+var vias = []Via{ViaAuto, ViaKexec, ViaNetboot, ViaWake, ViaManual}
+
+// ParseVia reads a way; empty is ViaManual.
+func ParseVia(s string) (Via, error) {
+	if s == "" {
+		return ViaManual, nil
+	}
+	if !slices.Contains(vias, Via(s)) {
+		return "", fmt.Errorf("--via %s: not a way to make a machine come; choose one of %v", s, vias)
+	}
+	return Via(s), nil
+}
+
+// Takeover is a machine that runs something, and how it is known: its SSH host
+// key. A permit may hold one: that machine, and no other, is then made to come.
+type Takeover struct {
+	Address   string `json:"address"`
+	Port      int    `json:"port,omitempty"` // 0: 22
+	HostKey   string `json:"host_key"`       // of what runs now, authorized_keys form
+	Installer bool   `json:"installer,omitempty"`
+}
+
+// Standing is what is known to be on a machine's disks: it proved itself, and
+// nothing was permitted to touch it since.
+type Standing struct {
+	System  string `json:"system"`   // store path
+	HostKey string `json:"host_key"` // what it proved itself by
+	Proof   string `json:"proof"`    // for people
+}
+
+// Intact reports whether an installed host is on the machine's disks still.
+func (h *Host) Intact() bool { return h.Standing != (Standing{}) }
+
+// Summons reports whether the machine is still to be made to come.
+func (h *Host) Summons() bool {
+	return h.State == Ready && h.Permit.Via != "" && h.Permit.Come.IsZero()
+}
+
+// Reinstall issues a permit for a host that is there. What runs on its machine
+// is known by the key that it has until now; newIdentity gives it another.
+func (inv *Inventory) Reinstall(h Host, permit time.Duration, secrets map[string][]byte, newIdentity bool) (Host, error) {
+	before, err := inv.Get(h.Name)
+	if err != nil {
+		return Host{}, err
+	}
+	if h.Permit.Take == nil && before.Intact() {
+		h.Permit.Take = &Takeover{Address: before.Address, HostKey: before.Standing.HostKey}
+	}
+	return inv.permit(h, permit, secrets, newIdentity)
+}
+
+// secretOldKey is the private key of the host that still stands, while another
+// is prepared for it.
+const secretOldKey = SecretHostKey + ".old"
+
+// keepIdentity keeps the private key of a host that stands when it gets another.
+func (inv *Inventory) keepIdentity(before, after *Host) ([]Write, error) {
+	if !before.Intact() || before.HostKey != before.Standing.HostKey || after.HostKey == before.HostKey {
+		return nil, nil
+	}
+	rec, err := inv.store.Get(secretKey(before.Name, SecretHostKey))
+	return []Write{{secretKey(before.Name, secretOldKey), rec.Value}}, err
+}
+
+// settleIdentity ends it: after a cancel the old key is the host's again, and
+// once what stood is given up the old key is gone.
+func (inv *Inventory) settleIdentity(before, after *Host) ([]Write, error) {
+	rec, err := inv.store.Get(secretKey(before.Name, secretOldKey))
+	if errors.Is(err, ErrNotFound) {
+		return nil, nil
+	}
+	writes := []Write{{secretKey(before.Name, secretOldKey), nil}}
+	if after.Intact() {
+		writes = append(writes, Write{secretKey(before.Name, SecretHostKey), rec.Value})
+	}
+	return writes, err
+}

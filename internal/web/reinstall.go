@@ -1,0 +1,82 @@
+package web
+
+import (
+	"cmp"
+	"net/http"
+
+	"github.com/labstack/echo/v4"
+
+	"provision/hosts"
+)
+
+// reinstall permits that a host is erased and installed again, as it was
+// enrolled but for what the request says.
+func (s *Server) reinstall(c echo.Context) error {
+	h, err := s.host(c)
+	if err != nil {
+		return err
+	}
+	var r EnrollRequest
+	if err := bind(c, &r); err != nil {
+		return err
+	}
+	again, secrets, err := s.check(c.Request().Context(), as(h, r))
+	if err != nil {
+		return err
+	}
+	h, err = s.Hosts.Reinstall(again, r.Permit, secrets, r.NewIdentity)
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusCreated, status(h))
+}
+
+// as is the request with what it leaves out as the host has it.
+func as(h hosts.Host, r EnrollRequest) EnrollRequest {
+	o := h.Options
+	r.Name = h.Name
+	if r.MACs == nil {
+		r.MACs = h.MACs
+	}
+	r.Image, r.Board = cmp.Or(r.Image, h.Image), cmp.Or(r.Board, h.Board)
+	r.Address, r.ExtraFiles = cmp.Or(r.Address, o.Address), cmp.Or(r.ExtraFiles, o.ExtraFiles)
+	r.BootMethod, r.Disko = cmp.Or(r.BootMethod, o.Method.String()), cmp.Or(r.Disko, string(o.Disko))
+	if r.Disks == nil {
+		r.Disks = o.Disks
+	}
+	return withSecrets(o, r)
+}
+
+// retry lets a failed install go on.
+func (s *Server) retry(c echo.Context) error {
+	h, err := s.host(c)
+	if err != nil {
+		return err
+	}
+	var r RetryRequest
+	if err := bind(c, &r); err != nil {
+		return err
+	}
+	ev := hosts.Event{Kind: hosts.Retried, Message: "the install is tried again"}
+	if r.Via != "" {
+		if ev.Via, err = hosts.ParseVia(r.Via); err != nil {
+			return err
+		}
+	}
+	if h, err = s.Hosts.Apply(h.Name, ev); err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, status(h))
+}
+
+// look has the host's machine asked for its disks, if it is up.
+func (s *Server) look(c echo.Context) error {
+	h, err := s.host(c)
+	if err != nil {
+		return err
+	}
+	if err := s.Look(c.Request().Context(), h.Name); err != nil {
+		return err
+	}
+	return c.NoContent(http.StatusNoContent)
+}
