@@ -88,6 +88,8 @@ type EnrollRequest struct {
 	Secrets     []Secret      `json:"secrets,omitempty"`
 	KeepSecrets bool          `json:"keep_secrets,omitempty"` // after the host is installed
 	Chown       []hosts.Chown `json:"chown,omitempty"`
+
+	again bool // EscrowTo is what the host has had
 }
 
 // Secret is a file for the new system.

@@ -197,7 +197,7 @@ func (s *Server) secretsFor(r EnrollRequest, h *hosts.Host, layout *disko.Layout
 			return nil, fmt.Errorf("the layout of %s reads no key from %s; it reads: %s", r.Name, path, join(append(want, "nothing else")))
 		}
 	}
-	if len(r.EscrowTo) > 0 && len(want) == 0 {
+	if len(r.EscrowTo) > 0 && len(want) == 0 && !r.again {
 		return nil, fmt.Errorf("the layout of %s reads no disk encryption key: there is nothing for --escrow-to", r.Name)
 	}
 	if r.ExtraFiles == "" {

@@ -88,7 +88,7 @@ func (s *Server) escrow(c echo.Context) error {
 // secrets as the host has it.
 func withSecrets(o hosts.Options, r EnrollRequest) EnrollRequest {
 	if r.EscrowTo == nil {
-		r.EscrowTo = o.EscrowTo
+		r.EscrowTo, r.again = o.EscrowTo, true
 	}
 	if r.Chown == nil {
 		r.Chown = o.Chown
