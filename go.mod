@@ -23,6 +23,7 @@ require (
 require golang.org/x/tools v0.51.0 // indirect
 
 require (
+	filippo.io/edwards25519 v1.2.0
 	filippo.io/hpke v0.4.0 // indirect
 	github.com/google/uuid v1.6.0 // indirect
 	github.com/gopacket/gopacket v1.4.0

@@ -53,13 +53,12 @@ func (inv *Inventory) permit(h Host, permit time.Duration, secrets map[string][]
 	now := inv.now()
 	h.Permit = Permit{Issued: now, Expires: now.Add(permit), DryRun: h.Permit.DryRun, Via: h.Permit.Via, Take: h.Permit.Take}
 	h.State = ""
-	sealed, err := inv.sealAll(h.Name, secrets)
-	if err != nil {
+	if err := inv.allGiven(h, secrets); err != nil {
 		return Host{}, err
 	}
 	key, keyWrite, err := inv.hostKeyFor(h.Name, secrets[SecretHostKey])
 	if newIdentity && secrets[SecretHostKey] == nil {
-		key, keyWrite, err = inv.newHostKey(h.Name)
+		key, keyWrite, err = inv.newIdentity(h.Name)
 	}
 	if err != nil {
 		return Host{}, err
@@ -76,6 +75,10 @@ func (inv *Inventory) permit(h Host, permit time.Duration, secrets map[string][]
 			return nil, nil, err
 		}
 		kept, err := inv.keepIdentity(before, after)
+		if err != nil {
+			return nil, nil, err
+		}
+		sealed, err := inv.keepSecrets(before, after, secrets)
 		return expect, slices.Concat(writes, kept, sealed, keyWrite), err
 	})
 	if err == nil {
@@ -131,17 +134,7 @@ func (inv *Inventory) hostKeyFor(name string, given []byte) (public string, writ
 	if !errors.Is(err, ErrNotFound) {
 		return "", nil, err
 	}
-	return inv.newHostKey(name)
-}
-
-// newHostKey makes the host a key, whether it has one or not.
-func (inv *Inventory) newHostKey(name string) (public string, writes []Write, err error) {
-	public, private, err := NewKey("root@" + name)
-	if err != nil {
-		return "", nil, err
-	}
-	writes, err = inv.sealAll(name, map[string][]byte{SecretHostKey: private})
-	return public, writes, err
+	return inv.newIdentity(name)
 }
 
 // NewKey makes an ed25519 SSH key: the public half in authorized_keys form,
@@ -256,7 +249,7 @@ func (inv *Inventory) UseBoot(token string, f Fetch) (Host, error) {
 	return inv.Apply(h.Name, Event{Kind: Fetched, Boot: &b, Address: f.Client, Method: f.Method, Message: f.Client + " fetched " + f.File})
 }
 
-// Forget removes the host, its events and its secrets.
+// Forget removes the host, its events and its secrets, and what is in escrow.
 func (inv *Inventory) Forget(name string) error {
 	for {
 		if err := inv.forget(name); !errors.Is(err, ErrConflict) {
@@ -267,6 +260,9 @@ func (inv *Inventory) Forget(name string) error {
 
 func (inv *Inventory) forget(name string) error {
 	h, version, err := inv.get(name)
+	if errors.Is(err, ErrNotFound) {
+		return inv.forgetIdentity(name, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -281,7 +277,7 @@ func (inv *Inventory) forget(name string) error {
 		writes = append(writes, Write{tokenKey(token), nil})
 	}
 	writes = append(writes, Write{factsKey(name), nil})
-	for _, prefix := range []string{"event/" + name + "/", "secret/" + name + "/"} {
+	for _, prefix := range []string{"event/" + name + "/", "secret/" + name + "/", escrowPrefix(name)} {
 		recs, err := inv.store.List(prefix, "")
 		if err != nil {
 			return err

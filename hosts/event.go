@@ -31,6 +31,7 @@ const (
 	Rehearsal Kind = "rehearsed" // a dry run came to its end; the permit is spent
 	Moved     Kind = "address"   // the machine was seen at another address
 	Noted     Kind = "note"      // worth telling, changes nothing
+	Revealed  Kind = "revealed"  // escrowed passphrases were handed out, encrypted; Message says to whom
 )
 
 // Event is everything that can happen to a host. Which of the fields after
@@ -85,6 +86,7 @@ var table = map[Kind]rule{
 	Rehearsal: {[]State{Live}, Rehearsed},
 	Moved:     {nil, ""},
 	Noted:     {nil, ""},
+	Revealed:  {nil, ""},
 }
 
 // next is the host after the event, or why the event cannot follow. It is

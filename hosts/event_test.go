@@ -74,6 +74,7 @@ func TestTable(t *testing.T) {
 		Rehearsal: "- - rehearsed - - - - -",
 		Moved:     "ready booting live installing rebooting installed failed rehearsed",
 		Noted:     "ready booting live installing rebooting installed failed rehearsed",
+		Revealed:  "ready booting live installing rebooting installed failed rehearsed",
 	}
 	if len(want) != len(table) {
 		t.Fatalf("the test knows %d kinds of events, the table %d", len(want), len(table))

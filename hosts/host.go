@@ -95,6 +95,12 @@ type Options struct {
 	Disks map[string]string `json:"disks,omitempty"`
 	// Wipe are disks that may be erased whatever speaks against it: serial numbers, WWNs, paths.
 	Wipe []string `json:"wipe,omitempty"`
+
+	EscrowTo    []string     `json:"escrow_to,omitempty"`    // recipients of the disk keys, for ParseRecipient
+	Generated   []string     `json:"generated,omitempty"`    // of DiskKeys, those whose passphrase the server makes
+	Secrets     []SecretFile `json:"secrets,omitempty"`      // contents are secrets named "file:PATH"
+	KeepSecrets bool         `json:"keep_secrets,omitempty"` // after the host is installed
+	Chown       []Chown      `json:"chown,omitempty"`
 }
 
 // Progress is how far the current phase is.
@@ -240,6 +246,9 @@ func ParseMAC(s string) (string, error) {
 }
 
 func (o Options) check() error {
+	if err := o.checkSecrets(); err != nil {
+		return err
+	}
 	if o.Address == "" {
 		return nil
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -174,17 +175,18 @@ func (inv *Inventory) Apply(name string, ev Event) (Host, error) {
 		return inv.Get(name)
 	}
 	return inv.apply(name, ev, func(before, after *Host) (expect []Version, writes []Write, err error) {
+		var identity []Write
 		switch ev.Kind {
 		case Burned:
 			if expect, writes, err = inv.claimDisks(name, ev.Disks); err != nil {
 				return nil, nil, err
 			}
+			fallthrough
 		case Cancelled, Rehearsal:
-		default:
-			return nil, nil, nil
+			identity, err = inv.settleIdentity(before, after)
 		}
-		settled, err := inv.settleIdentity(before, after)
-		return expect, append(writes, settled...), err
+		secrets, settled := inv.settleSecrets(ev.Kind, after)
+		return expect, slices.Concat(writes, identity, secrets), errors.Join(err, settled)
 	})
 }
 

@@ -28,6 +28,8 @@ type build struct {
 	script closure // disko's own script, if that is to make the disks
 	layout *disko.Layout
 	digest string // of the layout
+	// hostKeys are the files of the new system that hold its SSH key.
+	hostKeys []string
 }
 
 // closure is a store path with all that it needs.
@@ -95,7 +97,7 @@ func (f *follower) make(ctx context.Context, h hosts.Host, b *build) error {
 	if arch, err := images.ParseArch(config.System); err != nil || string(arch) != h.Arch {
 		return fmt.Errorf("the flake builds %s for %s now, and it was enrolled for %s: enroll it again", h.Name, config.System, h.Arch)
 	}
-	b.layout = layout
+	b.layout, b.hostKeys = layout, config.hostKeyFiles()
 	sum := sha256.Sum256(config.Devices)
 	b.digest = hex.EncodeToString(sum[:8])
 	if b.system, err = f.closure(ctx, h, "toplevel"); err != nil || h.Options.Disko != hosts.Script {

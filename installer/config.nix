@@ -16,6 +16,8 @@ if builtins.hasAttr "@HOST@" configurations then
   let host = configurations."@HOST@"; in {
     system = host.pkgs.stdenv.hostPlatform.system;
     devices = strip (host.config.disko.devices or null);
+    hostKeys = map (key: key.path)
+      (builtins.filter (key: key.type or "" == "ed25519") (host.config.services.openssh.hostKeys or [ ]));
   }
 else
   { hosts = builtins.attrNames configurations; }

@@ -12,43 +12,54 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"provision/hosts"
 )
 
-// files copies the extra files over /mnt and gives the host its SSH key. Both
-// come before nixos-install, since activation may need them to decrypt
-// secrets.
-func (f *follower) files(ctx context.Context, h hosts.Host, s *session) error {
+// files copies the extra files over /mnt and gives the host its secrets and its
+// SSH key. All come before nixos-install, since activation may need them to
+// decrypt secrets.
+func (f *follower) files(ctx context.Context, h hosts.Host, s *session, b *build) error {
 	f.begin(hosts.PhaseFiles)
+	what := "the host's SSH key"
 	if dir := h.Options.ExtraFiles; dir != "" {
-		if err := sendTree(ctx, s, dir); err != nil {
+		if err := sendTree(ctx, s, newRoot, dir); err != nil {
 			return fmt.Errorf("copy the extra files in %s: %w", dir, err)
 		}
+		what += " and the extra files"
 	}
+	if err := f.deliverSecrets(ctx, h, s); err != nil {
+		return err
+	}
+	if n := len(h.Options.Secrets); n > 0 {
+		what += fmt.Sprintf("; secret files: %d", n)
+	}
+	for _, c := range h.Options.Chown {
+		if err := chown(ctx, s, newRoot, c); err != nil {
+			return err
+		}
+	}
+	// Last: whatever the extra files hold, the host's identity is this.
 	private, err := f.Hosts.Secret(h.Name, hosts.SecretHostKey)
 	if err != nil {
 		return err
 	}
-	const key = "/mnt/etc/ssh/ssh_host_ed25519_key"
-	if _, err := s.run(ctx, nil, "mkdir", "-p", "-m", "755", "/mnt/etc", "/mnt/etc/ssh"); err != nil {
-		return err
-	}
-	if err := s.write(ctx, key, "0600", bytes.NewReader(private)); err != nil {
-		return err
-	}
-	if err := s.write(ctx, key+".pub", "0644", strings.NewReader(h.HostKey+"\n")); err != nil {
-		return err
-	}
-	what := "the host's SSH key"
-	if h.Options.ExtraFiles != "" {
-		what += " and the extra files"
+	for _, key := range b.hostKeys {
+		if err := deliver(ctx, s, newRoot, key, "0600", bytes.NewReader(private)); err != nil {
+			return err
+		}
+		if err := deliver(ctx, s, newRoot, key+".pub", "0644", strings.NewReader(h.HostKey+"\n")); err != nil {
+			return err
+		}
 	}
 	f.finished(hosts.PhaseFiles, "delivered %s", what)
 	return nil
 }
 
-// sendTree copies a folder's contents over /mnt, modes kept, owned by root.
-func sendTree(ctx context.Context, s *session, dir string) error {
+// sendTree copies a folder's contents over root, with modes and owners. Folders
+// that are there keep theirs.
+func sendTree(ctx context.Context, s *session, root, dir string) error {
 	r, w := io.Pipe()
 	done := make(chan error, 1)
 	go func() {
@@ -56,7 +67,7 @@ func sendTree(ctx context.Context, s *session, dir string) error {
 		w.CloseWithError(err)
 		done <- err
 	}()
-	_, err := s.run(ctx, r, "tar", "-C", "/mnt", "-xpf", "-", "--no-same-owner")
+	_, err := s.run(ctx, r, "tar", "-C", root, "-xpf", "-", "--same-owner", "--numeric-owner", "--no-overwrite-dir")
 	r.Close()
 	if packed := <-done; packed != nil && !errors.Is(packed, io.ErrClosedPipe) {
 		return packed
@@ -65,8 +76,14 @@ func sendTree(ctx context.Context, s *session, dir string) error {
 }
 
 // writeTree packs everything below dir. The folder itself is left out, so
-// that its mode does not become that of the new root.
+// that its mode does not become that of the new root. What belongs to the
+// folder's owner, as an operator's files do, becomes root's; other owners are
+// kept, by their numbers.
 func writeTree(w io.Writer, dir string) error {
+	var top unix.Stat_t
+	if err := unix.Stat(dir, &top); err != nil {
+		return fmt.Errorf("stat %s: %w", dir, err)
+	}
 	out := tar.NewWriter(w)
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || path == dir {
@@ -90,7 +107,13 @@ func writeTree(w io.Writer, dir string) error {
 		if err != nil {
 			return err
 		}
-		head.Name, head.Uid, head.Gid, head.Uname, head.Gname = filepath.ToSlash(rel), 0, 0, "", ""
+		head.Name, head.Uname, head.Gname = filepath.ToSlash(rel), "", ""
+		if head.Uid == int(top.Uid) {
+			head.Uid = 0
+		}
+		if head.Gid == int(top.Gid) {
+			head.Gid = 0
+		}
 		if d.IsDir() {
 			head.Name += "/"
 		}

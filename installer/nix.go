@@ -30,6 +30,20 @@ type Config struct {
 	System  string          `json:"system"`  // such as x86_64-linux
 	Devices json.RawMessage `json:"devices"` // config.disko.devices; null if there is none
 	Hosts   []string        `json:"hosts"`   // set instead of the others if the host is not in the flake
+	// HostKeys are the paths of config.services.openssh.hostKeys of type ed25519.
+	HostKeys []string `json:"hostKeys"`
+}
+
+// hostKeyFiles are where the host's SSH key is to be: in its usual place, and
+// wherever else sshd is to look for it, as where / is not kept.
+func (c Config) hostKeyFiles() []string {
+	files := []string{"/etc/ssh/ssh_host_ed25519_key"}
+	for _, path := range c.HostKeys {
+		if filepath.IsAbs(path) && filepath.Clean(path) == path && !slices.Contains(files, path) {
+			files = append(files, path)
+		}
+	}
+	return files
 }
 
 // readConfig is a nix function of nixosConfigurations. Disko's internal

@@ -21,6 +21,10 @@ const fleet = `{
       config.disko.devices = {
         _module = { }; _create = x: x; disk._x = { name = "_x"; _config = y: y; nested = [ { _index = 1; keep = true; } ]; };
       };
+      config.services.openssh.hostKeys = [
+        { type = "rsa"; bits = 4096; path = "/etc/ssh/ssh_host_rsa_key"; }
+        { type = "ed25519"; path = "/persist/etc/ssh/ssh_host_ed25519_key"; }
+      ];
       config.system.build.toplevel = derivation { name = "toplevel"; system = "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" "echo hello > $out" ]; };
     };
     nixosConfigurations.bare = { pkgs.stdenv.hostPlatform.system = "x86_64-linux"; config = { }; };
@@ -46,6 +50,9 @@ func TestEvaluate(t *testing.T) {
 	// The layout is nonsense; what nix printed is not.
 	if err == nil || config.System != "x86_64-linux" || string(config.Devices) != `{"disk":{"_x":{"name":"_x","nested":[{"keep":true}]}}}` {
 		t.Errorf("%s %s, %v", config.System, config.Devices, err)
+	}
+	if keys := strings.Join(config.hostKeyFiles(), " "); keys != "/etc/ssh/ssh_host_ed25519_key /persist/etc/ssh/ssh_host_ed25519_key" {
+		t.Errorf("the host's key goes to %s", keys)
 	}
 	for host, want := range map[string]string{
 		"nosuch": "it has: bare, fails, odd.name-1",

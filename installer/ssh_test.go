@@ -279,6 +279,10 @@ func TestWriteTree(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// The folder's owner is who wrote its files; the other is meant.
+	if err := errors.Join(os.Chown(dir, 1234, 100), os.Chown(filepath.Join(dir, "etc"), 5, 1234)); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.Symlink("secret", filepath.Join(dir, "etc/link")); err != nil {
 		t.Fatal(err)
 	}
@@ -296,8 +300,10 @@ func TestWriteTree(t *testing.T) {
 			t.Fatal(err)
 		}
 		got[h.Name] = h
-		if h.Uid != 0 || h.Gid != 0 || h.Uname != "" {
-			t.Errorf("%s is owned by %d:%d %s", h.Name, h.Uid, h.Gid, h.Uname)
+	}
+	for name, want := range map[string]string{"etc/": "5:1234", "etc/secret": "0:1234", "etc/ssh/run": "0:1234", "etc/link": "0:0"} {
+		if h := got[name]; fmt.Sprintf("%d:%d", h.Uid, h.Gid) != want || h.Uname != "" {
+			t.Errorf("%s is owned by %d:%d %s, want %s", name, h.Uid, h.Gid, h.Uname, want)
 		}
 	}
 	if len(got) != 5 || got["etc/secret"].Mode != 0o600 || got["etc/ssh/run"].Mode != 0o755 || got["etc/"].Mode != 0o750 || got["etc/link"].Linkname != "secret" {

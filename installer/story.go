@@ -44,7 +44,7 @@ func (f *follower) install(ctx context.Context, h hosts.Host, s *session) (at ho
 	if err := f.copySystem(ctx, h, s, b); err != nil {
 		return hosts.PhaseCopy, err
 	}
-	if err := f.files(ctx, h, s); err != nil {
+	if err := f.files(ctx, h, s, b); err != nil {
 		return hosts.PhaseFiles, err
 	}
 	if err := f.bootloader(ctx, s, b); err != nil {

@@ -3,9 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -45,11 +43,25 @@ With --dry-run nothing is changed in any case: the machine netboots, the system 
 built, and all is checked that can be. Enroll it again to install it.
 
   provision enroll 52:54:00:12:34:56 bravo --dry-run && provision wait bravo
-  provision enroll 52:54:00:12:34:56 bravo --wipe S3Z9NB0K`
+  provision enroll 52:54:00:12:34:56 bravo --wipe S3Z9NB0K
+
+--escrow-to makes a passphrase for each key file that is not given: eight groups of
+four letters (128 bits), of letters that are on the same keys of QWERTY, QWERTZ and
+AZERTY keyboards. The spaces belong to it. ` + "`provision secrets`" + ` prints it, for
+whoever has the private key; once the host is installed, nobody else can.
+
+  provision enroll 52:54:00:12:34:56 bravo --escrow-to ~/.ssh/id_ed25519.pub
+
+--secret puts a file on the new system, owned by root. It is sealed on the server and
+removed from it once the host is installed, unless there is --keep.
+
+  provision enroll 52:54:00:12:34:56 bravo --secret /var/lib/tailscale.key=ts.key:0400 \
+    --extra-files ./extra --chown /home/ada=1000:100`
 
 func enrollCommand(api *client) *cobra.Command {
 	var r web.EnrollRequest
-	var diskKeys, disks []string
+	var disks []string
+	var secret secretFlags
 	c := &cobra.Command{Use: "enroll MAC[,MAC...] HOST", Short: "say which machine shall become which host", Long: enrollHelp,
 		Args: cobra.ExactArgs(2), ValidArgsFunction: api.completeMACs,
 		RunE: func(c *cobra.Command, args []string) (err error) {
@@ -68,7 +80,7 @@ func enrollCommand(api *client) *cobra.Command {
 			if slices.Contains(r.Wipe, "") {
 				return errUsage{errors.New("--wipe: name a disk by its serial number")}
 			}
-			if r.DiskKeys, err = readDiskKeys(diskKeys, c.InOrStdin()); err != nil {
+			if err := secret.read(c, &r); err != nil {
 				return err
 			}
 			if r.ExtraFiles != "" {
@@ -82,6 +94,9 @@ func enrollCommand(api *client) *cobra.Command {
 			}
 			fmt.Fprintf(c.OutOrStdout(), "%s shall become %s, with image %s.\n", strings.Join(s.MACs, ", "), s.Name, s.Image)
 			fmt.Fprintf(c.OutOrStdout(), "Its SSH host key: %s\n", s.HostKey)
+			if len(s.EscrowTo) > 0 {
+				fmt.Fprintf(c.OutOrStdout(), "Its disk passphrases are in escrow: provision secrets %s\n", s.Name)
+			}
 			fmt.Fprintf(c.OutOrStdout(), "%s until %s. Switch it on; follow it with: provision watch %s\n",
 				permission(s), s.Permit.Expires.Local().Format("2006-01-02 15:04"), s.Name)
 			return nil
@@ -92,11 +107,12 @@ func enrollCommand(api *client) *cobra.Command {
 	fl.StringVar(&r.BootMethod, "boot-method", "", "the only way to answer its firmware: binl, first or plain; snponly or native; or both, first+snponly (default: what worked, else each in turn)")
 	fl.StringVar(&r.Disko, "disko", "", "how its disks are made: fresh, format, mount or script (default fresh)")
 	fl.StringVar(&r.Address, "address", "", "fixed IPv4 address (with serve --dhcp server)")
-	fl.StringArrayVar(&diskKeys, "disk-encryption-key", nil, "REMOTE=LOCAL: the key file that the layout reads from REMOTE; LOCAL - reads standard input")
+	secret.add(c)
+	fl.BoolVar(&r.KeepSecrets, "keep", false, "keep the files of --secret on the server after the host is installed, for its next install")
 	diskFlag(c, &disks)
 	wipeFlag(c, &r.Wipe)
 	fl.BoolVar(&r.DryRun, "dry-run", false, "do all that comes before the first change, and stop")
-	fl.StringVar(&r.ExtraFiles, "extra-files", "", "folder whose contents are copied over the new root, owned by root")
+	fl.StringVar(&r.ExtraFiles, "extra-files", "", "folder whose contents are copied over the new root, with modes and owners; whoever owns the folder becomes root")
 	fl.DurationVar(&r.Permit, "permit", 24*time.Hour, "how long the machine has to start its install")
 	// It errs only for a flag that does not exist.
 	_ = c.RegisterFlagCompletionFunc("boot-method", cobra.FixedCompletions([]string{"binl", "first", "plain", "snponly", "native"}, cobra.ShellCompDirectiveNoFileComp))
@@ -130,26 +146,4 @@ func diskFlag(c *cobra.Command, disks *[]string) {
 // wipeFlag adds --wipe, for disko.Plan.Wiped.
 func wipeFlag(c *cobra.Command, disks *[]string) {
 	c.Flags().StringArrayVar(disks, "wipe", nil, "DISK: take this disk even if it is removable, in use, another host's, or holds Windows, LUKS or ZFS: its serial number, WWN, or a path below /dev/disk")
-}
-
-func readDiskKeys(specs []string, stdin io.Reader) (map[string][]byte, error) {
-	keys := make(map[string][]byte)
-	for _, spec := range specs {
-		remote, local, ok := strings.Cut(spec, "=")
-		if !ok || !filepath.IsAbs(remote) || local == "" {
-			return nil, errUsage{fmt.Errorf("--disk-encryption-key %s: write REMOTE=LOCAL, such as /tmp/disk.key=disk.key", spec)}
-		}
-		var data []byte
-		var err error
-		if local == "-" {
-			data, err = io.ReadAll(stdin)
-		} else {
-			data, err = os.ReadFile(local)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("read the disk encryption key: %w", err)
-		}
-		keys[remote] = data
-	}
-	return keys, nil
 }

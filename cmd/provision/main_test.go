@@ -34,6 +34,11 @@ func TestScripts(t *testing.T) {
 			env.Setenv("HOME", env.WorkDir)           // nix wants one
 			env.Setenv("GORACE", "atexit_sleep_ms=0") // each command would end a second late
 			env.Setenv("PROVISION_SOCKET", filepath.Join(env.WorkDir, "sock"))
+			layouts, err := filepath.Abs("../../disko/testdata/layouts")
+			if err != nil {
+				return err
+			}
+			env.Setenv("LAYOUTS", layouts)
 			lan, err := os.ReadFile("testdata/lan.sh")
 			if err != nil {
 				return err

@@ -40,11 +40,15 @@ touched, provision cancel leaves all as it was.
 func reinstallCommand(api *client) *cobra.Command {
 	var r web.EnrollRequest
 	var yes bool
+	var secret secretFlags
 	c := &cobra.Command{Use: "reinstall HOST", Short: "erase a host's machine and install it again", Long: reinstallHelp,
 		Args: cobra.ExactArgs(1), ValidArgsFunction: api.completeHosts,
 		RunE: func(c *cobra.Command, args []string) error {
 			if _, err := hosts.ParseVia(r.Via); err != nil {
 				return errUsage{err}
+			}
+			if err := secret.read(c, &r); err != nil {
+				return err
 			}
 			name, out := args[0], c.OutOrStdout()
 			if err := showLoss(c, api, name); err != nil {
@@ -68,6 +72,7 @@ func reinstallCommand(api *client) *cobra.Command {
 		}}
 	fl := c.Flags()
 	viaFlag(c, &r.Via, string(hosts.ViaAuto))
+	secret.add(c)
 	fl.BoolVar(&yes, "yes", false, "do not ask for the host's name")
 	fl.BoolVar(&r.NewIdentity, "new-identity", false, "give the host another SSH host key")
 	fl.DurationVar(&r.Permit, "permit", 24*time.Hour, "how long the machine has to start its install")

@@ -115,6 +115,12 @@ func showOne(c *cobra.Command, s web.Status) error {
 	for _, w := range s.Wipe {
 		line("may wipe", w)
 	}
+	for _, f := range s.Secrets {
+		line("secret", f.Path+", mode "+f.Mode)
+	}
+	for _, to := range s.EscrowTo {
+		line("escrow to", to)
+	}
 	for _, d := range s.Permit.Disks {
 		line("disk", strings.TrimSpace(fmt.Sprintf("%s %s %s", d.Device, d.Model, d.Serial)))
 	}

@@ -39,6 +39,10 @@ type Fleet struct {
 	ESPSize        string   // "192M" by default
 	LUKSFormatArgs []string // extraFormatArgs of the LUKS layouts; by default a key derivation that is cheap to emulate
 
+	// Sealed, if there is any, is in each host's closure, as /etc/static/secrets.age: what sops-nix and agenix
+	// take from the flake and decrypt with the host's key.
+	Sealed []byte
+
 	// AArch64 adds the host delta, whose packages come from the cache as those of the others do. It is built on x86_64.
 	AArch64 bool
 	// EFIEntry makes the hosts' boot loader put itself in front of the firmware's boot order, as NixOS's does.
@@ -67,7 +71,7 @@ func (f Fleet) Write(ctx context.Context, cache, dir string, log io.Writer) (str
 	if err := os.CopyFS(dir, files); err != nil {
 		return "", fmt.Errorf("write the fleet: %w", err)
 	}
-	for name, data := range map[string][]byte{"settings.json": settings, "authorized_keys": []byte(f.AuthorizedKeys)} {
+	for name, data := range map[string][]byte{"settings.json": settings, "authorized_keys": []byte(f.AuthorizedKeys), "secrets.age": f.Sealed} {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
 			return "", fmt.Errorf("write the fleet: %w", err)
 		}

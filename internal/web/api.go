@@ -37,12 +37,18 @@ type Status struct {
 	Disks map[string]string `json:"disks,omitempty"`
 	// Wipe are the disks that may be taken whatever speaks against it.
 	Wipe []string `json:"wipe,omitempty"`
+
+	EscrowTo    []string           `json:"escrow_to,omitempty"`    // public keys that open the escrowed disk keys
+	Secrets     []hosts.SecretFile `json:"secrets,omitempty"`      // delivered with the install
+	KeepSecrets bool               `json:"keep_secrets,omitempty"` // they stay on the server after it
+	Chown       []hosts.Chown      `json:"chown,omitempty"`
 }
 
 func status(h hosts.Host) Status {
 	return Status{Name: h.Name, MACs: h.MACs, State: h.State, Phase: h.Phase, Percent: h.Progress.Percent(),
 		Progress: h.Progress, Address: h.Address, System: h.System, Error: h.Error, Since: h.Since, Proof: h.Standing.Proof,
-		HostKey: h.HostKey, Arch: h.Arch, Method: h.Method, Pinned: h.Options.Method, Disko: cmp.Or(h.Options.Disko, hosts.Fresh), Image: h.Image, Disks: h.Options.Disks, Wipe: h.Options.Wipe, Flake: h.Flake, Permit: h.Permit, Event: h.LastEvent}
+		HostKey: h.HostKey, Arch: h.Arch, Method: h.Method, Pinned: h.Options.Method, Disko: cmp.Or(h.Options.Disko, hosts.Fresh), Image: h.Image, Disks: h.Options.Disks, Wipe: h.Options.Wipe, Flake: h.Flake, Permit: h.Permit, Event: h.LastEvent,
+		EscrowTo: h.Options.EscrowTo, Secrets: h.Options.Secrets, KeepSecrets: h.Options.KeepSecrets, Chown: h.Options.Chown}
 }
 
 // Serving is what the server answers, and where.
@@ -80,6 +86,27 @@ type EnrollRequest struct {
 
 	// NewIdentity gives a host that is installed again another SSH host key.
 	NewIdentity bool `json:"new_identity,omitempty"`
+
+	HostKey     []byte        `json:"host_key,omitempty"`  // OpenSSH ed25519 private key
+	EscrowTo    []string      `json:"escrow_to,omitempty"` // hosts.ParseRecipient; disk keys that are not given are generated then
+	Secrets     []Secret      `json:"secrets,omitempty"`
+	KeepSecrets bool          `json:"keep_secrets,omitempty"` // after the host is installed
+	Chown       []hosts.Chown `json:"chown,omitempty"`
+
+	again bool // EscrowTo is what the host has had
+}
+
+// Secret is a file for the new system.
+type Secret struct {
+	hosts.SecretFile
+	Content []byte `json:"content"` // hosts.MaxSecret bytes at most
+}
+
+// HostKey is a host's identity.
+type HostKey struct {
+	Name    string `json:"name"`
+	HostKey string `json:"host_key"` // public, authorized_keys form
+	Age     string `json:"age"`      // the same as an age recipient
 }
 
 // RetryRequest is the body of POST /v1/hosts/NAME/retry.

@@ -13,8 +13,6 @@ import (
 	"strings"
 
 	"github.com/labstack/echo/v4"
-	"golang.org/x/crypto/ssh"
-
 	"provision/disko"
 	"provision/hosts"
 	"provision/images"
@@ -100,8 +98,11 @@ func (s *Server) check(ctx context.Context, r EnrollRequest) (hosts.Host, map[st
 	if h.Image, err = s.image(r.Image, arch); err != nil {
 		return h, nil, err
 	}
-	secrets, err := s.secretsFor(r, h.Options.Disko, layout)
+	secrets, err := s.secretsFor(r, &h, layout)
 	if err != nil {
+		return h, nil, err
+	}
+	if err := addSecrets(r, &h, secrets); err != nil {
 		return h, nil, err
 	}
 	return h, secrets, nil
@@ -160,10 +161,12 @@ func (s *Server) image(name string, arch images.Arch) (string, error) {
 	return name, nil
 }
 
-// secretsFor collects the disk keys, which must be all that the layout reads,
-// and the host key that the extra files bring, if they bring one.
-func (s *Server) secretsFor(r EnrollRequest, way hosts.Disko, layout *disko.Layout) (map[string][]byte, error) {
+// secretsFor collects the disk keys, which must be all that the layout reads but
+// those that the host has and those that are to be made, and the host key that the
+// extra files bring, if they bring one.
+func (s *Server) secretsFor(r EnrollRequest, h *hosts.Host, layout *disko.Layout) (secrets map[string][]byte, err error) {
 	// Before the machine was seen there is nothing to keep; the keys are the same in all ways.
+	way := h.Options.Disko
 	o := PlanOptions(way, r.Disks)
 	o.Way = disko.Fresh
 	plan, err := disko.NewPlan(layout, nil, o)
@@ -171,24 +174,31 @@ func (s *Server) secretsFor(r EnrollRequest, way hosts.Disko, layout *disko.Layo
 		return nil, err
 	}
 	want := plan.KeyFiles()
-	secrets := make(map[string][]byte)
+	h.Options.DiskKeys = want
+	secrets = make(map[string][]byte)
 	for _, path := range want {
 		key, given := r.DiskKeys[path]
-		if _, err := s.Hosts.Secret(r.Name, hosts.SecretDisk(path)); !given && err == nil {
-			continue // from an earlier enrolment
-		}
-		if !given {
-			return nil, fmt.Errorf("the layout of %s reads a disk encryption key from %s: give it with --disk-encryption-key %s=FILE", r.Name, path, path)
-		}
-		if strings.TrimRight(string(key), "\n") == "" {
+		switch {
+		case given && strings.TrimRight(string(key), "\n") == "":
 			return nil, fmt.Errorf("the disk encryption key for %s is empty", path)
+		case given:
+			secrets[hosts.SecretDisk(path)] = key
+		case s.Hosts.HasDiskKey(r.Name, path): // given at an earlier enrolment
+		case len(r.EscrowTo) == 0:
+			return nil, fmt.Errorf("the layout of %s reads a disk encryption key from %s: give it with --disk-encryption-key %s=FILE, or have one made with --escrow-to RECIPIENT", r.Name, path, path)
+		case !way.Erases():
+			return nil, fmt.Errorf("--disko %s keeps the LUKS containers that are there, and a new passphrase would not open them: give theirs with --disk-encryption-key %s=FILE", way, path)
+		default:
+			h.Options.Generated = append(h.Options.Generated, path)
 		}
-		secrets[hosts.SecretDisk(path)] = key
 	}
 	for path := range r.DiskKeys {
 		if !slices.Contains(want, path) {
 			return nil, fmt.Errorf("the layout of %s reads no key from %s; it reads: %s", r.Name, path, join(append(want, "nothing else")))
 		}
+	}
+	if len(r.EscrowTo) > 0 && len(want) == 0 && !r.again {
+		return nil, fmt.Errorf("the layout of %s reads no disk encryption key: there is nothing for --escrow-to", r.Name)
 	}
 	if r.ExtraFiles == "" {
 		return secrets, nil
@@ -216,10 +226,7 @@ func extraHostKey(dir string) ([]byte, error) {
 		return nil, nil
 	}
 	if err == nil {
-		var signer ssh.Signer
-		if signer, err = ssh.ParsePrivateKey(key); err == nil && signer.PublicKey().Type() != ssh.KeyAlgoED25519 {
-			err = fmt.Errorf("it is a %s key; make an ed25519 one", signer.PublicKey().Type())
-		}
+		_, key, err = hosts.ParseHostKey(key)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("extra files: %s: %w", name, err)

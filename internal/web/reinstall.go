@@ -44,7 +44,7 @@ func as(h hosts.Host, r EnrollRequest) EnrollRequest {
 	if r.Disks == nil {
 		r.Disks = o.Disks
 	}
-	return r
+	return withSecrets(o, r)
 }
 
 // retry lets a failed install go on.

@@ -54,7 +54,7 @@ func (s *Server) Listen(ctx context.Context) (err error) {
 // Run serves until ctx ends, and then returns nil.
 func (s *Server) Run(ctx context.Context) error {
 	srv := &http.Server{Handler: s.routes(), ReadHeaderTimeout: 10 * time.Second,
-		BaseContext: func(net.Listener) context.Context { return ctx }}
+		BaseContext: func(net.Listener) context.Context { return ctx }, ConnContext: withPeer}
 	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(done)
@@ -133,6 +133,9 @@ func (s *Server) routes() http.Handler {
 	v1.POST("/hosts/:name/look", s.look)
 	v1.GET("/hosts/:name/events", s.events)
 	v1.GET("/hosts/:name/plan", s.plan)
+	v1.GET("/hosts/:name/host-key", s.hostKey)
+	v1.POST("/hosts/:name/host-key", s.makeHostKey)
+	v1.POST("/hosts/:name/escrow", s.escrow)
 	v1.GET("/watch", s.watch)
 	v1.GET("/discovered", s.discovered)
 	v1.GET("/traces", func(c echo.Context) error { return c.JSON(http.StatusOK, s.Traces.List()) })
@@ -207,11 +210,11 @@ func (s *Server) host(c echo.Context) (hosts.Host, error) {
 }
 
 func (s *Server) forget(c echo.Context) error {
-	h, err := s.host(c)
-	if err != nil {
-		return err
+	err := s.Hosts.Forget(c.Param("name"))
+	if errors.Is(err, hosts.ErrNotFound) {
+		_, err = s.host(c) // lists those that there are
 	}
-	if err := s.Hosts.Forget(h.Name); err != nil {
+	if err != nil {
 		return err
 	}
 	return c.NoContent(http.StatusNoContent)

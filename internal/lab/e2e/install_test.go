@@ -17,6 +17,7 @@ func TestInstall(t *testing.T) {
 		name, mode, host string
 		flags            []string // of enroll
 		firmware         lab.Firmware
+		before           func(*world) (flags []string)
 		disturb          func(*world, *lab.Machine)
 		check            func(*world)
 		then             func(*world, *lab.Machine)
@@ -24,7 +25,7 @@ func TestInstall(t *testing.T) {
 		{name: "ext4 server impostor", mode: "server", host: "alpha", disturb: impostor, check: impostorFailed},
 		{name: "ext4 proxy", mode: "proxy", host: "alpha"},
 		{name: "LUKS-ext4 server kill-9", mode: "server", host: "bravo", disturb: killServer, check: wentOn},
-		{name: "LUKS-ext4 proxy power-cut", mode: "proxy", host: "bravo", disturb: cutPower, check: startedOver},
+		{name: "LUKS-ext4 proxy power-cut", mode: "proxy", host: "bravo", before: giveSecrets, disturb: cutPowerAndSearch, check: secretsArrived},
 		{name: "LUKS-btrfs-swap proxy", mode: "proxy", host: "charlie"},
 		{name: "LUKS-btrfs-swap server power-cut-in-copy", mode: "server", host: "charlie", disturb: cutPowerInCopy, check: tookUp},
 		{name: "ext4 server script", mode: "server", host: "india", flags: []string{"--disko", "script"}, check: hookRan},
@@ -38,6 +39,9 @@ func TestInstall(t *testing.T) {
 			w := newWorld(t, tt.mode)
 			m := w.machine(tt.host)
 			m.Firmware = tt.firmware
+			if tt.before != nil {
+				tt.flags = append(tt.flags, tt.before(w)...)
+			}
 			w.enroll(m, tt.host, tt.flags...)
 			w.on(m)
 			if tt.disturb != nil {

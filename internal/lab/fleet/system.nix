@@ -98,6 +98,7 @@ let
   etc = build "etc" "etc.sh" {
     inherit authorizedKeys busybox sw;
     hostName = name;
+    sealed = ./secrets.age;
     fstab = lines (
       # Where / is a tmpfs, the mount points are not there; systemd would make them.
       map (m: "${m.device} ${m.mountpoint} ${m.fsType} ${options m},X-mount.mkdir 0 0\n") mounts

@@ -3,6 +3,7 @@ mkdir -p "$out/etc/ssh/authorized_keys.d" "$out/etc/boot"
 cd "$out/etc"
 printf '%s\n' "$hostName" >hostname
 printf %s "$fstab" >fstab
+[ ! -s "$sealed" ] || cp "$sealed" secrets.age
 printf %s "$authorizedKeys" >ssh/authorized_keys.d/root
 cat >ssh/sshd_config <<EOS
 HostKey /etc/ssh/ssh_host_ed25519_key

@@ -1,0 +1,234 @@
+package hosts
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+	"unicode"
+)
+
+// MaxSecret is how large a secret file may be, in bytes.
+const MaxSecret = 1 << 20
+
+// SecretFile is a file that the installed host gets, from the server's sealed
+// store.
+type SecretFile struct {
+	Path string `json:"path"` // absolute, on the new system
+	Mode string `json:"mode"` // octal, such as 0400
+}
+
+// Chown gives a file or folder of the new system, with all below it, an owner.
+type Chown struct {
+	Path string `json:"path"`
+	UID  uint32 `json:"uid"`
+	GID  uint32 `json:"gid"`
+}
+
+// SecretContent names the secret that is delivered to a path of the new system.
+func SecretContent(path string) string { return fileSecret + path }
+
+const (
+	fileSecret = "file:"
+	diskSecret = "disk:"
+)
+
+var modePattern = regexp.MustCompile(`^0?[0-7]{3}$`)
+
+// checkSecrets refuses what could not be delivered.
+func (o Options) checkSecrets() error {
+	if len(o.Generated) > 0 && len(o.EscrowTo) == 0 {
+		return errors.New("a passphrase that is generated needs somebody who can read it: --escrow-to RECIPIENT")
+	}
+	for _, r := range o.EscrowTo {
+		if _, err := ParseRecipient(r); err != nil {
+			return err
+		}
+	}
+	var paths []string
+	for _, f := range o.Secrets {
+		switch err := checkTarget(f.Path); {
+		case err != nil:
+			return fmt.Errorf("secret %w", err)
+		case !modePattern.MatchString(f.Mode):
+			return fmt.Errorf("secret %s: mode %q: write three octal digits, such as 0400", f.Path, f.Mode)
+		case slices.Contains(paths, f.Path):
+			return fmt.Errorf("secret %s is given twice", f.Path)
+		case strings.HasPrefix(f.Path, "/etc/ssh/ssh_host_ed25519_key"):
+			return fmt.Errorf("secret %s is the host's identity: give it with --host-key", f.Path)
+		}
+		paths = append(paths, f.Path)
+	}
+	for _, c := range o.Chown {
+		switch err := checkTarget(c.Path); {
+		case err != nil:
+			return fmt.Errorf("chown %w", err)
+		case c.UID == unchanged || c.GID == unchanged:
+			return fmt.Errorf("chown %s: %d is nobody's number; it means that nothing changes", c.Path, uint32(unchanged))
+		}
+	}
+	return nil
+}
+
+const unchanged = 1<<32 - 1 // of a uid or gid, chown(2)
+
+// checkTarget refuses paths that do not name a file or folder of the new
+// system's own. The error begins with the path.
+func checkTarget(p string) error {
+	under := func(dirs ...string) bool {
+		return slices.ContainsFunc(dirs, func(d string) bool { return p == d || strings.HasPrefix(p, d+"/") })
+	}
+	switch {
+	case !path.IsAbs(p):
+		return fmt.Errorf("%q: write an absolute path on the new system", p)
+	case path.Clean(p) != p:
+		return fmt.Errorf("%q: write it without \"..\", \".\", doubled or trailing slashes: %s", p, path.Clean(p))
+	case strings.ContainsFunc(p, unicode.IsControl):
+		return fmt.Errorf("%q: it has control characters", p)
+	case p == "/" || p == "/nix":
+		return fmt.Errorf("%s: name what is below it", p)
+	case under("/nix/store", "/nix/var"):
+		return fmt.Errorf("%s: it belongs to nix; everybody may read the store", p)
+	case under("/proc", "/sys", "/dev", "/run"):
+		return fmt.Errorf("%s: what is there is made anew at each start", p)
+	}
+	return nil
+}
+
+// keepSecrets returns the writes that seal the secrets of an enrolment, put its
+// disk keys into escrow, and drop what an earlier enrolment left.
+func (inv *Inventory) keepSecrets(before, after *Host, given map[string][]byte) ([]Write, error) {
+	writes, err := inv.sealAll(after.Name, given)
+	if err != nil {
+		return nil, err
+	}
+	old, err := inv.store.List("secret/"+after.Name+"/"+fileSecret, "")
+	if err != nil {
+		return nil, err
+	}
+	for _, rec := range old {
+		p := strings.TrimPrefix(rec.Key, "secret/"+after.Name+"/"+fileSecret)
+		if !slices.ContainsFunc(after.Options.Secrets, func(f SecretFile) bool { return f.Path == p }) {
+			writes = append(writes, Write{rec.Key, nil})
+		}
+	}
+	keys := make(map[string]diskKey)
+	for _, p := range after.Options.DiskKeys {
+		secret := SecretDisk(p)
+		key, made := diskKey{plain: given[secret]}, []Write(nil)
+		switch {
+		case key.plain != nil:
+		case slices.Contains(after.Options.Generated, p):
+			made, key, err = inv.generate(before, after.Name, p)
+		default: // of an earlier enrolment
+			key.same = true
+			key.plain, err = inv.Secret(after.Name, secret)
+		}
+		if err != nil {
+			return nil, err
+		}
+		keys[secret] = key
+		writes = append(writes, made...)
+	}
+	escrow, err := inv.escrow(after, keys)
+	return append(writes, escrow...), err
+}
+
+// diskKey is a disk key on its way into escrow.
+type diskKey struct {
+	plain []byte
+	same  bool // as the one that is in escrow
+}
+
+// generate returns the passphrase that the host was given at an earlier
+// enrolment and was not installed with yet, or a new one, with the writes that
+// seal it.
+func (inv *Inventory) generate(before *Host, name, p string) ([]Write, diskKey, error) {
+	if slices.Contains(before.Options.Generated, p) {
+		plain, err := inv.Secret(name, SecretDisk(p))
+		if !errors.Is(err, ErrNotFound) {
+			return nil, diskKey{plain, true}, err
+		}
+	}
+	plain := NewPassphrase()
+	writes, err := inv.sealAll(name, map[string][]byte{SecretDisk(p): plain})
+	return writes, diskKey{plain: plain}, err
+}
+
+// HasDiskKey reports whether the operator gave the host's disk key for a path,
+// and the server has it.
+func (inv *Inventory) HasDiskKey(name, p string) bool {
+	if h, err := inv.Get(name); err != nil || slices.Contains(h.Options.Generated, p) {
+		return false
+	}
+	_, err := inv.store.Get(secretKey(name, SecretDisk(p)))
+	return err == nil
+}
+
+// settleSecrets is for when a host has proved itself: what it was given is then
+// its own. Passphrases that were generated are in escrow, and only the
+// operators' keys open that; those that were given stay, as another install
+// needs them. It is also for when a permit is withdrawn and the host stands as
+// before: what was made for it is dropped, and what was in escrow is again.
+func (inv *Inventory) settleSecrets(kind Kind, after *Host) (writes []Write, err error) {
+	if kind != Proved && !(kind == Cancelled && after.Intact()) {
+		return nil, nil
+	}
+	for _, p := range after.Options.Generated {
+		writes = append(writes, Write{secretKey(after.Name, SecretDisk(p)), nil})
+	}
+	if !after.Options.KeepSecrets {
+		for _, f := range after.Options.Secrets {
+			writes = append(writes, Write{secretKey(after.Name, SecretContent(f.Path)), nil})
+		}
+	}
+	prefix := escrowPrefix(after.Name)
+	old, err := inv.store.List(prefix+previous, "")
+	for _, rec := range old {
+		writes = append(writes, Write{rec.Key, nil})
+		if kind == Cancelled {
+			writes = append(writes, Write{prefix + strings.TrimPrefix(rec.Key, prefix+previous), rec.Value})
+		}
+	}
+	return writes, err
+}
+
+// allGiven refuses an install for which secrets are missing.
+func (inv *Inventory) allGiven(h Host, given map[string][]byte) error {
+	missing, err := inv.missing(h, given)
+	if err == nil && len(missing) > 0 {
+		err = fmt.Errorf("the server does not have all secrets of %s; it removes them once a host is installed: give them again, with %s", h.Name, strings.Join(missing, " "))
+	}
+	return err
+}
+
+// MissingSecrets says what must be given again before the host can be
+// installed again, since it was removed from the server once it was delivered:
+// as flags of enroll, such as "--secret /var/lib/key=FILE:0400".
+func (inv *Inventory) MissingSecrets(h Host) ([]string, error) { return inv.missing(h, nil) }
+
+func (inv *Inventory) missing(h Host, given map[string][]byte) (missing []string, err error) {
+	has := func(secret string) bool {
+		if given[secret] != nil {
+			return true
+		}
+		_, e := inv.store.Get(secretKey(h.Name, secret))
+		if e != nil && !errors.Is(e, ErrNotFound) {
+			err = e
+		}
+		return e == nil
+	}
+	for _, f := range h.Options.Secrets {
+		if !has(SecretContent(f.Path)) {
+			missing = append(missing, fmt.Sprintf("--secret %s=FILE:%s", f.Path, f.Mode))
+		}
+	}
+	for _, p := range h.Options.DiskKeys {
+		if !slices.Contains(h.Options.Generated, p) && !has(SecretDisk(p)) {
+			missing = append(missing, fmt.Sprintf("--disk-encryption-key %s=FILE", p))
+		}
+	}
+	return missing, err
+}
