@@ -17,10 +17,11 @@ func TestArrows(t *testing.T) {
 		"provision/disko":           {},
 		"provision/images":          {},
 		"provision/pxe":             {"provision/hosts", "provision/images"},
-		"provision/installer":       {"provision/disko", "provision/hosts", "provision/images"},
+		"provision/installer":       {"provision/disko", "provision/hosts", "provision/images", "provision/internal/target"},
+		"provision/internal/target": {},
 		"provision/internal/web":    {"provision/disko", "provision/hosts", "provision/images"},
 		"provision/internal/doctor": {"provision/hosts", "provision/images", "provision/pxe"},
-		"provision/cmd/provision":   {"provision/disko", "provision/hosts", "provision/images", "provision/installer", "provision/internal/doctor", "provision/internal/web", "provision/pxe"},
+		"provision/cmd/provision":   {"provision/disko", "provision/hosts", "provision/images", "provision/installer", "provision/internal/doctor", "provision/internal/target", "provision/internal/web", "provision/pxe"},
 	}
 	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, "./...").Output()
 	if err != nil {

@@ -142,7 +142,7 @@ func TestBatchFlood(t *testing.T) {
 // TestBatchLost: the connection breaks, and whoever comes next waits for the step that runs.
 func TestBatchLost(t *testing.T) {
 	host := newSigner(t)
-	addr, conns := target(t, host, true)
+	addr, conns := sshServer(t, host, true)
 	s, _, _, err := dial(t.Context(), addr, 0, authorizedKey(host), newSigner(t))
 	if err != nil {
 		t.Fatal(err)

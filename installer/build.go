@@ -43,7 +43,7 @@ func (c closure) String() string {
 
 // startBuild starts the build for this enrolment and boot, unless it runs.
 func (f *follower) startBuild(ctx context.Context, h hosts.Host) {
-	key := h.Permit.Issued.Format(time.RFC3339Nano) + h.Boot.Token
+	key := fmt.Sprint(h.Permit.Issued.Format(time.RFC3339Nano), h.Permit.Retries, h.Boot.Token)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	old := f.builds[h.Name]

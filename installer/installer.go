@@ -33,7 +33,7 @@ type Installer struct {
 	// Program returns the path of our own program for machines of that architecture (images.Arch).
 	Program func(arch string) (string, error)
 	// Wake sends magic packets for a MAC.
-	Wake func(mac string) error
+	Wake func(ctx context.Context, mac string) error
 
 	// LiveWithin is how long after its boot an installer may take until it
 	// answers; the same again is how long a lost one may stay away.

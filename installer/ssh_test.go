@@ -39,9 +39,9 @@ func authorizedKey(s ssh.Signer) string { return string(ssh.MarshalAuthorizedKey
 
 var targets atomic.Int32
 
-// target is an SSH server on an address of loopback of its own, port 22. It
+// sshServer is an SSH server on an address of loopback of its own, port 22. It
 // runs commands with the real sh.
-func target(t *testing.T, host ssh.Signer, admit bool) (addr string, conns func() []net.Conn) {
+func sshServer(t *testing.T, host ssh.Signer, admit bool) (addr string, conns func() []net.Conn) {
 	t.Helper()
 	// An address for each: a child that is just being forked may hold the last
 	// test's listener for a moment.
@@ -144,7 +144,7 @@ func runFor(conn ssh.Conn, ch ssh.Channel, cmd *exec.Cmd) error {
 func connect(t *testing.T) *session {
 	t.Helper()
 	host := newSigner(t)
-	addr, _ := target(t, host, true)
+	addr, _ := sshServer(t, host, true)
 	s, _, _, err := dial(t.Context(), addr, 0, authorizedKey(host), newSigner(t))
 	if err != nil {
 		t.Fatal(err)
@@ -155,7 +155,7 @@ func connect(t *testing.T) *session {
 
 func TestDialPinsTheKey(t *testing.T) {
 	host, stranger := newSigner(t), newSigner(t)
-	addr, _ := target(t, stranger, true)
+	addr, _ := sshServer(t, stranger, true)
 	s, proved, other, err := dial(t.Context(), addr, 0, authorizedKey(host), newSigner(t))
 	if s != nil || proved || !errors.Is(err, errWrongKey) || other != strings.TrimSpace(authorizedKey(stranger)) {
 		t.Errorf("%v, proved %v, other %q, %v", s, proved, other, err)
@@ -164,7 +164,7 @@ func TestDialPinsTheKey(t *testing.T) {
 
 func TestDialProvesWithoutLogin(t *testing.T) {
 	host := newSigner(t)
-	addr, _ := target(t, host, false)
+	addr, _ := sshServer(t, host, false)
 	s, proved, other, err := dial(t.Context(), addr, 0, authorizedKey(host), newSigner(t))
 	if s != nil || !proved || other != "" || err == nil || errors.Is(err, errWrongKey) {
 		t.Errorf("%v, proved %v, other %q, %v", s, proved, other, err)

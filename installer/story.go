@@ -1,10 +1,13 @@
 package installer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
+	"strings"
 	"time"
 
 	"provision/hosts"
@@ -29,7 +32,12 @@ func (f *follower) install(ctx context.Context, h hosts.Host, s *session) (at ho
 	if h.Permit.DryRun {
 		return hosts.PhaseDisks, f.rehearse(ctx, h, s, d)
 	}
-	defer func() { f.closeAfter(ctx, d, err) }()
+	defer func() {
+		if err != nil && at != hosts.PhaseDisks {
+			err = explainFull(ctx, s, err)
+		}
+		f.closeAfter(ctx, d, err)
+	}()
 	if err := f.disks(ctx, h, s, d, b); err != nil {
 		return hosts.PhaseDisks, err
 	}
@@ -68,6 +76,28 @@ func (f *follower) bootloader(ctx context.Context, s *session, b *build) error {
 	_, err := s.run(ctx, nil, locked("nixos-install", "--root", "/mnt", "--system", b.system.path, "--no-root-passwd", "--no-channel-copy")...)
 	if err == nil {
 		f.finished(hosts.PhaseBootloader, "nixos-install took %s", since(f.Now(), start))
+	}
+	return err
+}
+
+// explainFull says which of the new file systems are full, if any: what ran
+// into that often tells it badly.
+func explainFull(ctx context.Context, s *session, err error) error {
+	out, dfErr := s.run(ctx, nil, "df", "-kP")
+	if dfErr != nil { // it may be why the step failed, too
+		return err
+	}
+	for line := range strings.Lines(string(out)) {
+		f := strings.Fields(line) // df -P: device, blocks, used, available, capacity, mount point
+		if len(f) < 6 || !strings.HasPrefix(f[5], "/mnt") {
+			continue
+		}
+		size, sizeErr := strconv.ParseInt(f[1], 10, 64)
+		free, freeErr := strconv.ParseInt(f[3], 10, 64)
+		if sizeErr == nil && freeErr == nil && size > 0 && free < min(size/50, 4<<10) {
+			at := cmp.Or(strings.TrimPrefix(f[5], "/mnt"), "/")
+			err = fmt.Errorf("%w\nthe new file system at %s is full (%s): make it larger in the layout, then run `provision retry`", err, at, megabytes(size<<10))
+		}
 	}
 	return err
 }

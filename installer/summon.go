@@ -17,6 +17,7 @@ import (
 
 	"provision/hosts"
 	"provision/images"
+	"provision/internal/target"
 )
 
 // bootTime is how long a boot that we hand over ourselves may take to begin.
@@ -47,12 +48,12 @@ func (f *follower) come(ctx context.Context, h hosts.Host) (how string, err erro
 	case hosts.ViaManual:
 		return "switch the machine on, or restart it from the network", nil
 	case hosts.ViaWake:
-		return f.sendMagic(h)
+		return f.sendMagic(ctx, h)
 	}
 	s, err := f.reach(ctx, h)
 	switch {
 	case errors.Is(err, errSilent) && h.Permit.Via == hosts.ViaAuto:
-		how, wakeErr := f.sendMagic(h)
+		how, wakeErr := f.sendMagic(ctx, h)
 		return fmt.Sprintf("%v; %s", err, how), wakeErr
 	case err != nil:
 		return "", err
@@ -149,9 +150,9 @@ func (in *Installer) Look(ctx context.Context, name string) error {
 	return err
 }
 
-func (f *follower) sendMagic(h hosts.Host) (string, error) {
+func (f *follower) sendMagic(ctx context.Context, h hosts.Host) (string, error) {
 	for _, mac := range h.MACs {
-		if err := f.Wake(mac); err != nil {
+		if err := f.Wake(ctx, mac); err != nil {
 			return "", fmt.Errorf("wake %s: %w", h.Name, err)
 		}
 	}
@@ -174,14 +175,7 @@ func (f *follower) adopt(h hosts.Host, s *session) (string, error) {
 type running struct {
 	*session
 	program string // path on the machine
-	facts   targetFacts
-}
-
-// targetFacts is what `provision target facts` prints, as far as it is needed
-// here; the rest is for the checks that the machine makes itself.
-type targetFacts struct {
-	Arch    string                     `json:"arch"`
-	Network map[string]json.RawMessage `json:"network"` // addrs.json and so on, of nixos-images
+	facts   target.Facts
 }
 
 // placeScript puts standard input where programs may be executed, and prints the path.
@@ -244,7 +238,7 @@ func (f *follower) bootNext(ctx context.Context, h hosts.Host, t running) (strin
 	if err != nil {
 		return "", err
 	}
-	var next struct{ Entry, Label, Had string }
+	var next target.BootNext
 	if err := json.Unmarshal(out, &next); err != nil {
 		return "", fmt.Errorf("set BootNext: %w", err)
 	}
@@ -294,8 +288,10 @@ func (f *follower) load(ctx context.Context, h hosts.Host, t running, img images
 	}
 	contract := images.Contract{Login: strings.TrimSpace(string(ssh.MarshalAuthorizedKey(f.signer.PublicKey()))), HostKey: key, HostKeyPublic: h.Boot.HostKey, MachineID: h.MachineID(),
 		Network: map[string][]byte{"provision.json": h.About()}}
-	for name, data := range t.facts.Network {
-		contract.Network[name] = data
+	for name, data := range map[string][]byte{"addrs.json": t.facts.Addrs, "routes-v4.json": t.facts.RoutesV4, "routes-v6.json": t.facts.RoutesV6} {
+		if data != nil {
+			contract.Network[name] = data
+		}
 	}
 	tail := contract.Tail(img.Initrd)
 	parts := func() (io.Reader, func(), error) {
@@ -321,8 +317,8 @@ func (f *follower) load(ctx context.Context, h hosts.Host, t running, img images
 		return fmt.Errorf("read image %s: %w", img.Name, err)
 	}
 	total := img.Initrd.Size + int64(len(tail))
-	head, err := json.Marshal(map[string]any{"kernel": img.Kernel.Size, "initrd": total, "sha256": hex.EncodeToString(sum.Sum(nil)),
-		"cmdline": img.Cmdline + " BOOTIF=01-" + strings.ReplaceAll(h.Boot.MAC, ":", "-")})
+	head, err := json.Marshal(target.Load{Kernel: uint64(img.Kernel.Size), Initrd: uint64(total), SHA256: hex.EncodeToString(sum.Sum(nil)),
+		Cmdline: img.Cmdline + " BOOTIF=01-" + strings.ReplaceAll(h.Boot.MAC, ":", "-")})
 	if err != nil {
 		return err
 	}

@@ -102,7 +102,7 @@ func rootCommand() *cobra.Command {
 	root.AddCommand(
 		serveCommand(&api.socket), enrollCommand(api), reinstallCommand(api), retryCommand(api), statusCommand(api), watchCommand(api), waitCommand(api),
 		logsCommand(api), captureCommand(api), planCommand(api), factsCommand(), cancelCommand(api), forgetCommand(api), discoveredCommand(api),
-		imagesCommand(api), doctorCommand(api), versionCommand(),
+		imagesCommand(api), doctorCommand(api), versionCommand(), targetCommand(),
 	)
 	for _, c := range root.Commands() {
 		checkArgs(c)

@@ -132,7 +132,13 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) e
 	traces := &hosts.Traces{Now: time.Now}
 	pxeServer.Hosts, pxeServer.Store, pxeServer.Images, pxeServer.Traces, pxeServer.Login, pxeServer.Log = inventory, store, catalog, traces, login, log
 	install := &installer.Installer{Hosts: inventory, Images: catalog, Nix: nix, Key: key, LiveWithin: f.liveWithin, Log: log, Now: time.Now,
-		Program: program}
+		Program: program,
+		Wake: func(ctx context.Context, mac string) (err error) {
+			for _, iface := range f.ifaces {
+				err = errors.Join(err, installer.Wake(ctx, iface, mac))
+			}
+			return err
+		}}
 	operator := &web.Server{Socket: socket, Group: f.group, Flake: f.flake, Hosts: inventory, Images: catalog, Traces: traces, Log: log, Look: install.Look,
 		Serving: web.Serving{Version: version, PID: os.Getpid(), DHCP: f.dhcp, HTTP: pxeServer.HTTPPort, Hold: pxeServer.Hold},
 		Evaluate: func(ctx context.Context, flake, host string) (string, *disko.Layout, error) {
