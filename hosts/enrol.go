@@ -43,7 +43,7 @@ func (inv *Inventory) Enroll(h Host, permit time.Duration, secrets map[string][]
 	slices.Sort(h.MACs)
 	h.MACs = slices.Compact(h.MACs)
 	now := inv.now()
-	h.Permit = Permit{Issued: now, Expires: now.Add(permit)}
+	h.Permit = Permit{Issued: now, Expires: now.Add(permit), Take: h.Permit.Take}
 	h.State = ""
 
 	if before, err := inv.Get(h.Name); err == nil && (before.State == Installed || before.State == Rebooting) {

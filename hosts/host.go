@@ -115,6 +115,8 @@ type Permit struct {
 	Spent   time.Time `json:"spent,omitzero"`   // installed, cancelled or used up
 	Boots   int       `json:"boots"`            // netboots under this permit
 	Disks   []Disk    `json:"disks,omitempty"`  // what it may erase, from Burned on
+
+	Take *Takeover `json:"take,omitempty"` // what runs on the machine until then
 }
 
 // Disk is a disk that a burned permit names.

@@ -48,9 +48,10 @@ type Serving struct {
 	Version    string      `json:"version"`
 	PID        int         `json:"pid"`
 	Interfaces []Interface `json:"interfaces"`
-	DHCP       string      `json:"dhcp"` // proxy, server or off
-	HTTP       int         `json:"http"` // port
-	Hold       bool        `json:"hold"` // unknown machines are shown how to be enrolled
+	DHCP       string      `json:"dhcp"`    // proxy, server or off
+	HTTP       int         `json:"http"`    // port
+	Hold       bool        `json:"hold"`    // unknown machines are shown how to be enrolled
+	SSHKey     string      `json:"ssh_key"` // public key by which the server logs in, authorized_keys form
 }
 
 // Interface is one that is served.
@@ -72,6 +73,11 @@ type EnrollRequest struct {
 	DiskKeys   map[string][]byte `json:"disk_keys,omitempty"`   // installer path to content
 	Disks      map[string]string `json:"disks,omitempty"`       // layout's name of a disk to disko.CheckSelector
 	Permit     time.Duration     `json:"permit"`                // nanoseconds
+
+	// Take is the running machine that shall become the host, and Arch its
+	// architecture; provision install finds both.
+	Take *hosts.Takeover `json:"take,omitempty"`
+	Arch string          `json:"arch,omitempty"`
 }
 
 // ImageRequest is the body of POST /v1/images. Paths are absolute, on the
