@@ -102,14 +102,17 @@ func (l *sshLogin) connect(ctx context.Context) (*sshMachine, error) {
 		return nil, err
 	}
 	defer auth.close()
+	var first error
 	for _, algorithms := range tries {
-		var m *sshMachine
-		m, err = l.try(ctx, algorithms, auth)
+		m, err := l.try(ctx, algorithms, auth)
 		if err == nil || !errors.Is(err, errOtherKey) {
 			return m, err
 		}
+		if first == nil {
+			first = err
+		}
 	}
-	return nil, err
+	return nil, first
 }
 
 // errOtherKey: the machine has another host key than the given one. It may
