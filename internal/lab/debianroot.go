@@ -20,7 +20,7 @@ const (
 func makeDebian(ctx context.Context, dir string) error {
 	root := filepath.Join(dir, "root")
 	packages := "systemd-sysv,udev,dbus,libpam-systemd,openssh-server,iproute2,kmod,zstd,initramfs-tools,efibootmgr," +
-		"systemd-boot-efi,linux-image-cloud-amd64"
+		"systemd-boot-efi,linux-image-cloud-amd64,libtss2-esys-3.0.2-0,libtss2-mu0,libtss2-rc0,libtss2-tcti-device0"
 	if _, err := outside(ctx, "debootstrap", "--variant=minbase", "--include="+packages, suite, root, mirror); err != nil {
 		return fmt.Errorf("%w: %s", err, logEnd(root+"/debootstrap/debootstrap.log"))
 	}
@@ -58,7 +58,7 @@ func configure(ctx context.Context, root string) error {
 	}
 	for file, text := range map[string]string{
 		"etc/hostname":                       "debian\n",
-		"etc/fstab":                          "PARTLABEL=root / ext4 defaults 0 1\n",
+		"etc/fstab":                          "PARTLABEL=root / ext4 defaults 0 0\n",
 		"etc/machine-id":                     "", // made at the first boot
 		"etc/systemd/network/10-lan.network": "[Match]\nName=en*\n[Network]\nDHCP=ipv4\nIPv6AcceptRA=no\n[DHCPv4]\nClientIdentifier=mac\n",
 		"etc/initramfs-tools/modules":        "virtio_pci\nvirtio_blk\n",
@@ -77,7 +77,10 @@ func configure(ctx context.Context, root string) error {
 		return err
 	}
 	slow := []string{"mask", "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "e2scrub_reap.service",
-		"fstrim.timer", "systemd-networkd-wait-online.service", "systemd-binfmt.service", "systemd-pstore.service"}
+		"fstrim.timer", "systemd-networkd-wait-online.service", "systemd-binfmt.service", "systemd-pstore.service",
+		"modprobe@configfs.service", "modprobe@dm_mod.service", "modprobe@drm.service", "modprobe@fuse.service", "modprobe@loop.service",
+		"dev-hugepages.mount", "dev-mqueue.mount", "sys-kernel-debug.mount", "sys-kernel-tracing.mount", "sys-kernel-config.mount",
+		"sys-fs-fuse-connections.mount", "proc-sys-fs-binfmt_misc.automount"}
 	_, err = run(ctx, "systemctl", append(systemctl, slow...)...)
 	return err
 }
@@ -135,7 +138,7 @@ func bootFiles(root, to string) error {
 		}
 	}
 	// The last two are for TCG, which emulates every guard of the kernel dearly.
-	options := "root=PARTLABEL=root rw console=tty0 console=ttyS0,115200n8 mitigations=off cryptomgr.notests"
+	options := "root=PARTLABEL=root rw console=tty0 console=ttyS0,115200n8 mitigations=off cryptomgr.notests quiet"
 	entry := "title Debian\nlinux /debian/vmlinuz\ninitrd /debian/initrd\noptions " + options + "\n"
 	return errors.Join(writeFile(filepath.Join(to, "loader/loader.conf"), []byte("timeout 0\n")),
 		writeFile(filepath.Join(to, "loader/entries/debian.conf"), []byte(entry)))
