@@ -33,15 +33,6 @@ func ParseVia(s string) (Via, error) {
 	return Via(s), nil
 }
 
-// Takeover is a machine that runs something, and how it is known: its SSH host
-// key. A permit may hold one: that machine, and no other, is then made to come.
-type Takeover struct {
-	Address   string `json:"address"`
-	Port      int    `json:"port,omitempty"` // 0: 22
-	HostKey   string `json:"host_key"`       // of what runs now, authorized_keys form
-	Installer bool   `json:"installer,omitempty"`
-}
-
 // Standing is what is known to be on a machine's disks: it proved itself, and
 // nothing was permitted to touch it since.
 type Standing struct {

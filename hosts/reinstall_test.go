@@ -84,7 +84,7 @@ func TestBurnEndsWhatStood(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if h, err = inv.Reinstall(h, time.Hour, nil, false); err != nil {
+	if _, err = inv.Reinstall(h, time.Hour, nil, false); err != nil {
 		t.Fatal(err)
 	}
 	if h, err = inv.BeginBoot("alpha", Boot{Expires: noon.Add(time.Hour)}, ""); err != nil {

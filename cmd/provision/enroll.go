@@ -59,57 +59,44 @@ removed from it once the host is installed, unless there is --keep.
     --extra-files ./extra --chown /home/ada=1000:100`
 
 func enrollCommand(api *client) *cobra.Command {
-	var r web.EnrollRequest
-	var disks []string
-	var secret secretFlags
+	var e enrolment
 	c := &cobra.Command{Use: "enroll MAC[,MAC...] HOST", Short: "say which machine shall become which host", Long: enrollHelp,
 		Args: cobra.ExactArgs(2), ValidArgsFunction: api.completeMACs,
-		RunE: func(c *cobra.Command, args []string) (err error) {
-			r.MACs, r.Name = strings.Split(args[0], ","), args[1]
-			if r.BootMethod != "" {
-				if _, err := hosts.ParseMethod(r.BootMethod); err != nil {
-					return errUsage{err}
-				}
-			}
-			if _, err := hosts.ParseDisko(r.Disko); err != nil {
-				return errUsage{err}
-			}
-			if r.Disks, err = disko.ParseDisks(disks); err != nil {
-				return errUsage{fmt.Errorf("--disk: %w", err)}
-			}
-			if slices.Contains(r.Wipe, "") {
-				return errUsage{errors.New("--wipe: name a disk by its serial number")}
-			}
-			if err := secret.read(c, &r); err != nil {
+		RunE: func(c *cobra.Command, args []string) error {
+			if err := e.parse(c); err != nil {
 				return err
 			}
-			if r.ExtraFiles != "" {
-				if r.ExtraFiles, err = filepath.Abs(r.ExtraFiles); err != nil {
-					return err
-				}
+			e.request.MACs, e.request.Name = strings.Split(args[0], ","), args[1]
+			s, err := e.post(c, api)
+			if err == nil {
+				fmt.Fprintf(c.OutOrStdout(), "%s. Switch it on; follow it with: provision watch %s\n", permission(s), s.Name)
 			}
-			var s web.Status
-			if err := api.call(c.Context(), http.MethodPost, "/v1/hosts", r, &s); err != nil {
-				return err
-			}
-			fmt.Fprintf(c.OutOrStdout(), "%s shall become %s, with image %s.\n", strings.Join(s.MACs, ", "), s.Name, s.Image)
-			fmt.Fprintf(c.OutOrStdout(), "Its SSH host key: %s\n", s.HostKey)
-			if len(s.EscrowTo) > 0 {
-				fmt.Fprintf(c.OutOrStdout(), "Its disk passphrases are in escrow: provision secrets %s\n", s.Name)
-			}
-			fmt.Fprintf(c.OutOrStdout(), "%s until %s. Switch it on; follow it with: provision watch %s\n",
-				permission(s), s.Permit.Expires.Local().Format("2006-01-02 15:04"), s.Name)
-			return nil
+			return err
 		}}
-	fl := c.Flags()
+	e.flags(c, "")
+	return c
+}
+
+// enrolment is what a host is enrolled with, as it was typed.
+type enrolment struct {
+	request web.EnrollRequest
+	disks   []string
+	secret  secretFlags
+}
+
+// flags adds those of enroll, install and reinstall. via is how the machine is made to come
+// if nothing is said.
+func (e *enrolment) flags(c *cobra.Command, via string) {
+	r, fl := &e.request, c.Flags()
 	fl.StringVar(&r.Image, "image", "", "installer image (default: the only one for the host's architecture)")
 	fl.StringVar(&r.Board, "board", "", "board, for machines that need its firmware")
 	fl.StringVar(&r.BootMethod, "boot-method", "", "the only way to answer its firmware: binl, first or plain; snponly or native; or both, first+snponly (default: what worked, else each in turn)")
 	fl.StringVar(&r.Disko, "disko", "", "how its disks are made: fresh, format, mount or script (default fresh)")
 	fl.StringVar(&r.Address, "address", "", "fixed IPv4 address (with serve --dhcp server)")
-	secret.add(c)
+	fl.StringVar(&r.Via, "via", via, "how the machine is made to come: auto, kexec, netboot, wol or manual")
+	e.secret.add(c)
 	fl.BoolVar(&r.KeepSecrets, "keep", false, "keep the files of --secret on the server after the host is installed, for its next install")
-	diskFlag(c, &disks)
+	diskFlag(c, &e.disks)
 	wipeFlag(c, &r.Wipe)
 	fl.BoolVar(&r.DryRun, "dry-run", false, "do all that comes before the first change, and stop")
 	fl.StringVar(&r.ExtraFiles, "extra-files", "", "folder whose contents are copied over the new root, with modes and owners; whoever owns the folder becomes root")
@@ -117,25 +104,69 @@ func enrollCommand(api *client) *cobra.Command {
 	// It errs only for a flag that does not exist.
 	_ = c.RegisterFlagCompletionFunc("boot-method", cobra.FixedCompletions([]string{"binl", "first", "plain", "snponly", "native"}, cobra.ShellCompDirectiveNoFileComp))
 	_ = c.RegisterFlagCompletionFunc("disko", completeWays("fresh", "format", "mount", "script"))
-	return c
+	_ = c.RegisterFlagCompletionFunc("via", completeWays("auto", "kexec", "netboot", "wol", "manual"))
+}
+
+// parse checks the flags and completes the request, but for MACs and name.
+func (e *enrolment) parse(c *cobra.Command) (err error) {
+	r := &e.request
+	if r.BootMethod != "" {
+		if _, err := hosts.ParseMethod(r.BootMethod); err != nil {
+			return errUsage{err}
+		}
+	}
+	if _, err := hosts.ParseDisko(r.Disko); err != nil {
+		return errUsage{err}
+	}
+	if _, err := hosts.ParseVia(r.Via); err != nil {
+		return errUsage{err}
+	}
+	if r.Disks, err = disko.ParseDisks(e.disks); err != nil {
+		return errUsage{fmt.Errorf("--disk: %w", err)}
+	}
+	if slices.Contains(r.Wipe, "") {
+		return errUsage{errors.New("--wipe: name a disk by its serial number")}
+	}
+	if err := e.secret.read(c, r); err != nil {
+		return err
+	}
+	if r.ExtraFiles != "" {
+		if r.ExtraFiles, err = filepath.Abs(r.ExtraFiles); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// post enrolls the host and says what it shall be.
+func (e *enrolment) post(c *cobra.Command, api *client) (s web.Status, err error) {
+	if err := api.call(c.Context(), http.MethodPost, "/v1/hosts", e.request, &s); err != nil {
+		return s, err
+	}
+	fmt.Fprintf(c.OutOrStdout(), "%s shall become %s, with image %s.\n", strings.Join(s.MACs, ", "), s.Name, s.Image)
+	fmt.Fprintf(c.OutOrStdout(), "Its SSH host key: %s\n", s.HostKey)
+	if len(s.EscrowTo) > 0 {
+		fmt.Fprintf(c.OutOrStdout(), "Its disk passphrases are in escrow: provision secrets %s\n", s.Name)
+	}
+	return s, nil
 }
 
 func completeWays(ways ...cobra.Completion) cobra.CompletionFunc {
 	return cobra.FixedCompletions(ways, cobra.ShellCompDirectiveNoFileComp)
 }
 
-// permission is what the permit allows.
+// permission is what the permit allows, and until when.
 func permission(s web.Status) string {
-	if s.Permit.DryRun {
-		return "Nothing on it may be changed: it is a dry run, possible"
+	may := "Its disks may be erased once"
+	switch {
+	case s.Permit.DryRun:
+		may = "Nothing on it may be changed: it is a dry run, possible"
+	case s.Disko == hosts.Format:
+		may = "What its disks lack may be made and the system installed, nothing erased, once"
+	case s.Disko == hosts.Mount:
+		may = "Its file systems may be mounted and the system installed, nothing erased, once"
 	}
-	switch s.Disko {
-	case hosts.Format:
-		return "What its disks lack may be made and the system installed, nothing erased, once,"
-	case hosts.Mount:
-		return "Its file systems may be mounted and the system installed, nothing erased, once,"
-	}
-	return "Its disks may be erased once,"
+	return may + ", until " + s.Permit.Expires.Local().Format("2006-01-02 15:04")
 }
 
 // diskFlag adds --disk, for disko.ParseDisks.

@@ -39,13 +39,20 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			env.Setenv("LAYOUTS", layouts)
-			lan, err := os.ReadFile("testdata/lan.sh")
+			for _, script := range []string{"lan.sh", "machine.sh"} {
+				data, err := os.ReadFile("testdata/" + script)
+				if err != nil {
+					return err
+				}
+				if err := os.WriteFile(filepath.Join(env.WorkDir, script), data, 0o644); err != nil {
+					return err
+				}
+			}
+			port, err := freePort()
 			if err != nil {
 				return err
 			}
-			if err := os.WriteFile(filepath.Join(env.WorkDir, "lan.sh"), lan, 0o644); err != nil {
-				return err
-			}
+			env.Setenv("SSHPORT", port)
 			env.Setenv("NIX_CONFIG", "sandbox = false\nsubstituters =\nexperimental-features = nix-command flakes\nbuild-users-group =")
 			return nil
 		},
@@ -56,6 +63,9 @@ func TestScripts(t *testing.T) {
 			"answers": answers,
 			"inside":  inside,
 			"pretend": pretend,
+			"listens": listens,
+			"agent":   serveAgent,
+			"sayskey": saysKey,
 		},
 	})
 }
@@ -117,17 +127,24 @@ func flip(ts *testscript.TestScript, _ bool, args []string) {
 
 // answers waits until something listens on the server's socket.
 func answers(ts *testscript.TestScript, _ bool, _ []string) {
+	await(ts, "unix", ts.Getenv("PROVISION_SOCKET"))
+}
+
+// listens ADDRESS waits until something listens there.
+func listens(ts *testscript.TestScript, _ bool, args []string) { await(ts, "tcp", args[0]) }
+
+func await(ts *testscript.TestScript, network, address string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	for {
-		c, err := new(net.Dialer).DialContext(ctx, "unix", ts.Getenv("PROVISION_SOCKET"))
+		c, err := new(net.Dialer).DialContext(ctx, network, address)
 		if err == nil {
 			c.Close()
 			return
 		}
 		select {
 		case <-ctx.Done():
-			ts.Fatalf("the server does not answer: %v", err)
+			ts.Fatalf("nothing answers: %v", err)
 		case <-time.After(20 * time.Millisecond): // the server has no event to offer before its socket
 		}
 	}

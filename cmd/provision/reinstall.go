@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -38,19 +37,15 @@ touched, provision cancel leaves all as it was.
   provision reinstall bravo --via wol --yes`
 
 func reinstallCommand(api *client) *cobra.Command {
-	var r web.EnrollRequest
+	var e enrolment
 	var yes bool
-	var secret secretFlags
 	c := &cobra.Command{Use: "reinstall HOST", Short: "erase a host's machine and install it again", Long: reinstallHelp,
 		Args: cobra.ExactArgs(1), ValidArgsFunction: api.completeHosts,
 		RunE: func(c *cobra.Command, args []string) error {
-			if _, err := hosts.ParseVia(r.Via); err != nil {
-				return errUsage{err}
-			}
-			if err := secret.read(c, &r); err != nil {
+			name, out := args[0], c.OutOrStdout()
+			if err := e.parse(c); err != nil {
 				return err
 			}
-			name, out := args[0], c.OutOrStdout()
 			if err := showLoss(c, api, name); err != nil {
 				return err
 			}
@@ -60,22 +55,21 @@ func reinstallCommand(api *client) *cobra.Command {
 				}
 			}
 			var s web.Status
-			if err := api.call(c.Context(), http.MethodPost, hostPath(name, "/reinstall"), r, &s); err != nil {
+			if err := api.call(c.Context(), http.MethodPost, hostPath(name, "/reinstall"), e.request, &s); err != nil {
 				return err
 			}
-			fmt.Fprintf(out, "%s until %s. Follow it with: provision watch %s\n",
-				permission(s), s.Permit.Expires.Local().Format("2006-01-02 15:04"), s.Name)
-			if r.NewIdentity {
+			fmt.Fprintf(out, "%s. Follow it with: provision watch %s\n", permission(s), s.Name)
+			if e.request.NewIdentity {
 				fmt.Fprintf(out, "Its new SSH host key: %s\n", s.HostKey)
+			}
+			if len(s.EscrowTo) > 0 {
+				fmt.Fprintf(out, "Its disk passphrases are in escrow: provision secrets %s\n", s.Name)
 			}
 			return nil
 		}}
-	fl := c.Flags()
-	viaFlag(c, &r.Via, string(hosts.ViaAuto))
-	secret.add(c)
-	fl.BoolVar(&yes, "yes", false, "do not ask for the host's name")
-	fl.BoolVar(&r.NewIdentity, "new-identity", false, "give the host another SSH host key")
-	fl.DurationVar(&r.Permit, "permit", 24*time.Hour, "how long the machine has to start its install")
+	e.flags(c, string(hosts.ViaAuto))
+	c.Flags().BoolVar(&yes, "yes", false, "do not ask for the host's name")
+	c.Flags().BoolVar(&e.request.NewIdentity, "new-identity", false, "give the host another SSH host key")
 	return c
 }
 

@@ -21,6 +21,7 @@ var fleetFiles embed.FS
 //
 //	alpha    GPT: ESP, ext4
 //	bravo    GPT: ESP, LUKS (passwordFile /tmp/disk.key) on ext4
+//	kilo     bravo's, opened by the TPM once systemd-cryptenroll enrolled it (crypttabExtraOpts tpm2-device=auto)
 //	charlie  GPT: ESP, swap, LUKS (settings.keyFile /tmp/disk.key, allowDiscards) on btrfs with subvolumes
 //	india    alpha's, with a hook that names a store path, and a diskoScript
 //	delta    GPT: ESP, ext4; for aarch64, and there only if the fleet has AArch64

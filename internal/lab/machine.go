@@ -35,6 +35,10 @@ type Machine struct {
 	// Kernel, Initrd and Cmdline, if set, are booted instead of network and disks.
 	Kernel, Initrd, Cmdline string
 
+	// DiskFirst makes UEFI firmware try the disks before the network, as on most machines that people have.
+	DiskFirst bool
+	// TPM is a TPM 2.0 chip, which keeps its state over power cycles.
+	TPM bool
 	// IPv6PXE lets the firmware try netboot over IPv6 after IPv4, which takes minutes where nobody answers.
 	IPv6PXE bool
 	// Args are added to QEMU's command line.
@@ -78,6 +82,13 @@ func (m *Machine) Start(ctx context.Context) error {
 		Setpgid:   true, // a Ctrl-C on our terminal is not for the machine
 		Pdeathsig: unix.SIGKILL,
 	}
+	var tpm *exec.Cmd
+	if m.TPM {
+		if tpm, err = m.tpm(ctx, cmd); err != nil {
+			cancel()
+			return errors.Join(err, log.Close())
+		}
+	}
 	stderr := &strings.Builder{}
 	cmd.Stderr = stderr
 	stdin, err := cmd.StdinPipe()
@@ -98,7 +109,7 @@ func (m *Machine) Start(ctx context.Context) error {
 		defer close(on.done)
 		runtime.LockOSThread() // Pdeathsig watches the thread that started QEMU
 		defer runtime.UnlockOSThread()
-		err := cmd.Start()
+		err := startBoth(tpm, cmd)
 		started <- err
 		if err != nil {
 			on.err = errors.Join(err, log.Close())
@@ -107,6 +118,9 @@ func (m *Machine) Start(ctx context.Context) error {
 		err = console.feed(stdout, log)
 		if wait := cmd.Wait(); wait != nil && ctx.Err() == nil {
 			err = errors.Join(err, fmt.Errorf("qemu: %w: %s", wait, tail(stderr.String(), 1000)))
+		}
+		if tpm != nil {
+			_ = tpm.Wait() // it ends with QEMU, or is killed like it
 		}
 		on.err = errors.Join(err, log.Close())
 	}()
@@ -164,6 +178,9 @@ func (m *Machine) args(ctx context.Context) ([]string, error) {
 	args, err := m.hardware(board)
 	if err != nil {
 		return nil, err
+	}
+	if m.DiskFirst {
+		board.first = "none" // of the ways over the network
 	}
 	if board.vars != "" {
 		vars := filepath.Join(m.Dir, m.Name+".vars.fd")

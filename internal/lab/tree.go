@@ -21,6 +21,8 @@ func unwanted() []string {
 		"./lib/systemd/system/*", "./lib/udev/hwdb.d*", "./usr/lib/udev/hwdb.d*", "./etc/init.d*", "./etc/cron*",
 		"./etc/logrotate.d*", "./usr/lib/*-linux-gnu/perl*", "./usr/share/perl*", "./usr/share/fish*",
 		"./usr/lib/linux-image-*", // device trees
+		// Of systemd, guests have systemd-cryptenroll and what it loads.
+		"./lib/systemd/systemd", "./lib/systemd/systemd-[a-t]*", "./lib/systemd/systemd-v*", "./lib/systemd/catalog", "./usr/lib/systemd/catalog",
 	} {
 		out = append(out, "--exclude="+path)
 	}

@@ -56,9 +56,10 @@ type Serving struct {
 	Version    string      `json:"version"`
 	PID        int         `json:"pid"`
 	Interfaces []Interface `json:"interfaces"`
-	DHCP       string      `json:"dhcp"` // proxy, server or off
-	HTTP       int         `json:"http"` // port
-	Hold       bool        `json:"hold"` // unknown machines are shown how to be enrolled
+	DHCP       string      `json:"dhcp"`    // proxy, server or off
+	HTTP       int         `json:"http"`    // port
+	Hold       bool        `json:"hold"`    // unknown machines are shown how to be enrolled
+	SSHKey     string      `json:"ssh_key"` // public key by which the server logs in, authorized_keys form
 }
 
 // Interface is one that is served.
@@ -86,6 +87,11 @@ type EnrollRequest struct {
 
 	// NewIdentity gives a host that is installed again another SSH host key.
 	NewIdentity bool `json:"new_identity,omitempty"`
+
+	// Take is the running machine that shall become the host, and Arch its
+	// architecture; provision install finds both.
+	Take *hosts.Takeover `json:"take,omitempty"`
+	Arch string          `json:"arch,omitempty"`
 
 	HostKey     []byte        `json:"host_key,omitempty"`  // OpenSSH ed25519 private key
 	EscrowTo    []string      `json:"escrow_to,omitempty"` // hosts.ParseRecipient; disk keys that are not given are generated then

@@ -73,6 +73,11 @@ func (s *Server) check(ctx context.Context, r EnrollRequest) (hosts.Host, map[st
 	if h.Options.Disko, err = hosts.ParseDisko(r.Disko); err != nil {
 		return h, nil, err
 	}
+	if h.Permit.Take = r.Take; r.Take != nil {
+		if err := r.Take.Check(); err != nil {
+			return h, nil, err
+		}
+	}
 	for _, m := range r.MACs {
 		mac, err := hosts.ParseMAC(m)
 		if err != nil {
@@ -93,6 +98,9 @@ func (s *Server) check(ctx context.Context, r EnrollRequest) (hosts.Host, map[st
 	arch, err := images.ParseArch(system)
 	if err != nil {
 		return h, nil, fmt.Errorf("%s is built for %s: %w", r.Name, system, err)
+	}
+	if have, err := images.ParseArch(r.Arch); r.Arch != "" && (err != nil || have != arch) {
+		return h, nil, fmt.Errorf("the machine is %s, and the flake builds %s for %s: choose another host or another machine", r.Arch, r.Name, arch)
 	}
 	h.Arch = string(arch)
 	if h.Image, err = s.image(r.Image, arch); err != nil {

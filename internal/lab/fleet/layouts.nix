@@ -150,6 +150,19 @@ in
     };
   };
 
+  kilo = one {
+    ESP = esp boot;
+    luks = {
+      size = "100%";
+      content = luks {
+        name = "crypted";
+        passwordFile = "/tmp/disk.key";
+        settings.crypttabExtraOpts = [ "tpm2-device=auto" ];
+        content = root;
+      };
+    };
+  };
+
   charlie = one {
     ESP = esp boot;
     swap = { size = "64M"; type = "8200"; content = swap; };

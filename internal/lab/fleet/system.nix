@@ -44,7 +44,7 @@ let
     filesystem = [{ kind = "mount"; inherit (c) device mountpoint; fsType = c.format; options = c.mountOptions; }];
     nodev = [{ kind = "mount"; inherit (c) device mountpoint fsType; options = c.mountOptions; }];
     swap = [{ kind = "swap"; inherit (c) device; }];
-    luks = [{ kind = "luks"; inherit (c) device name; discard = c.settings.allowDiscards or false; }] ++ walk c.content;
+    luks = [{ kind = "luks"; inherit (c) device name; discard = c.settings.allowDiscards or false; tpm = builtins.elem "tpm2-device=auto" (c.settings.crypttabExtraOpts or [ ]); }] ++ walk c.content;
     btrfs = map
       (s: {
         kind = "mount";
@@ -69,6 +69,7 @@ let
   mounts = builtins.sort (a: b: a.mountpoint < b.mountpoint) (ofKind "mount" parts);
   early = builtins.filter (m: m.mountpoint == "/" || m.mountpoint == "/nix") mounts;
   luks = ofKind "luks" parts;
+  byTPM = builtins.filter (l: l.tpm) luks;
   raids = ofKind "raid" parts;
   groups = ofKind "lvm" parts;
   grub = ofKind "grub" parts;
@@ -78,7 +79,8 @@ let
     packages = closure ([
       "bash" "busybox-static" "coreutils" "e2fsprogs" "grep" "kmod" "mount" "openssh-client" "openssh-server" "sed"
       "util-linux"
-    ] ++ on luks [ "cryptsetup-bin" ] ++ on raids [ "mdadm" ] ++ on groups [ "lvm2" ]
+    ] ++ on luks [ "cryptsetup-bin" ]
+    ++ on byTPM [ "systemd" "libtss2-esys-3.0.2-0" "libtss2-mu0" "libtss2-rc0" "libtss2-tcti-device0" ] ++ on raids [ "mdadm" ] ++ on groups [ "lvm2" ]
     ++ (if grub == [ ] then [ "efibootmgr" "systemd-boot-efi" ] else [ "grub-pc-bin" "grub2-common" ]));
   };
 
@@ -86,6 +88,7 @@ let
     inherit busybox sw;
     modules = kernel;
     init = script "initrd-init.sh";
+    tpm = if byTPM == [ ] then "" else "1";
     programs = on luks [ "cryptsetup" ] ++ on raids [ "mdadm" ] ++ on groups [ "lvm" ];
     containers = lines (
       map (r: "raid ${r.name}${lines (map (m: " ${m.device}") (builtins.filter (m: m.name == r.name) (ofKind "member" parts)))}\n") raids

@@ -24,6 +24,8 @@ grep -q ' btrfs ' /mounts && modules="$modules btrfs"
 ! grep -q '^raid ' /containers || modules="$modules raid1"
 ! grep -q '^lvm ' /containers || modules="$modules dm_mod"
 ! grep -q '^luks ' /containers || modules="$modules dm_mod dm_crypt ecb xts aesni_intel sha256_generic algif_skcipher"
+tpm=/lib/x86_64-linux-gnu/cryptsetup/libcryptsetup-token-systemd-tpm2.so
+[ ! -e $tpm ] || modules="$modules tpm_crb tpm_tis"
 for module in $modules; do modprobe -q $module 2>/dev/null; done # some fit other processors only
 
 # There is no udev here; the links by partition label are made from what the kernel tells.
@@ -61,11 +63,18 @@ assemble() {
 	MDADM_NO_UDEV=1 mdadm --assemble --run "$array" $present || fail "cannot assemble $array"
 }
 
-# unlock NAME DEVICE OPTIONS… asks until the passphrase is right.
+# unlock NAME DEVICE OPTIONS… lets the TPM try, and then asks until the passphrase is right.
 unlock() {
 	name=$1 path=$2
 	shift 2
 	await "$path"
+	if [ -e $tpm ]; then
+		if cryptsetup open --type luks2 --token-only --token-type systemd-tpm2 "$@" "$path" "$name"; then
+			echo "The TPM opened $path"
+			return
+		fi
+		echo "The TPM does not open $path"
+	fi
 	tries=0
 	while :; do
 		printf 'Passphrase for %s: ' "$path"

@@ -16,16 +16,31 @@ find kernel -name '*.ko' ! -path '*/drivers/net/*' |
 	done
 # The loader lists what a program needs: "libfoo.so.1 => PATH (0x…)". It runs on the builder, so this is for x86_64 only.
 loader=$sw/usr/lib64/ld-linux-x86-64.so.2
-for program in $programs; do
-	cp -L "$loader" "$root/lib64/"
-	cp -L "$sw/bin/$program" "$root/bin/"
-	"$loader" --library-path "$sw/usr/lib/x86_64-linux-gnu" --list "$sw/bin/$program" |
+lib=$sw/usr/lib/x86_64-linux-gnu
+needs() { # PROGRAM or LIBRARY
+	"$loader" --library-path "$lib:$lib/systemd" --list "$1" |
 		sed -n 's/^.* => \(\/[^ ]*\) .*$/\1/p' | while read -r library; do
 		cp -L "$library" "$root/lib64/"
 	done
+}
+for program in $programs; do
+	cp -L "$loader" "$root/lib64/"
+	cp -L "$sw/bin/$program" "$root/bin/"
+	needs "$sw/bin/$program"
 	# cryptsetup's threads for argon2 end by a library that is loaded when needed.
 	cp -L "$sw/usr/lib/x86_64-linux-gnu/libgcc_s.so.1" "$root/lib64/"
 done
+# cryptsetup loads this plugin by its path, and the plugin loads the TPM's libraries by name.
+if [ -n "$tpm" ]; then
+	plugin=x86_64-linux-gnu/cryptsetup/libcryptsetup-token-systemd-tpm2.so
+	mkdir -p "$root/lib64/${plugin%/*}"
+	cp -L "$sw/usr/lib/$plugin" "$root/lib64/$plugin"
+	needs "$sw/usr/lib/$plugin"
+	for library in esys.so.0 mu.so.0 rc.so.0 tcti-device.so.0; do
+		cp -L "$lib/libtss2-$library" "$root/lib64/"
+		needs "$lib/libtss2-$library"
+	done
+fi
 printf '%s\n' "$init" >"$root/init"
 chmod 0755 "$root/init"
 printf %s "$containers" >"$root/containers"

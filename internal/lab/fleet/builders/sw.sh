@@ -9,6 +9,7 @@ done
 for applet in reboot poweroff halt; do # they tell busybox init
 	ln -s busybox "$out/usr/bin/$applet"
 done
+ln -s bash "$out/usr/bin/sh"
 ln -s usr/bin "$out/bin"
 ln -s usr/bin "$out/sbin"
 ln -s usr/lib "$out/lib"

@@ -1,0 +1,85 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"unicode"
+
+	"golang.org/x/term"
+)
+
+// person is somebody at a terminal who can be asked.
+type person struct {
+	in  *os.File
+	out io.Writer
+}
+
+// askable returns who can be asked, or nil if stdin is no terminal.
+func askable(stdin io.Reader, out io.Writer) *person {
+	f, ok := stdin.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return nil
+	}
+	return &person{f, out}
+}
+
+// line asks for a line.
+func (t *person) line(ctx context.Context, prompt string) (string, error) {
+	return t.read(ctx, prompt, func() (string, error) {
+		line, err := bufio.NewReader(t.in).ReadString('\n')
+		return strings.TrimRight(line, "\r\n"), err
+	})
+}
+
+// secret asks for a line that is not shown.
+func (t *person) secret(ctx context.Context, prompt string) (string, error) {
+	return t.read(ctx, prompt, func() (string, error) {
+		line, err := term.ReadPassword(int(t.in.Fd()))
+		fmt.Fprintln(t.out)
+		return string(line), err
+	})
+}
+
+// read reads until ctx ends. A read from a terminal cannot be broken off; it is
+// left behind, for the program ends then, with the terminal as it was before.
+func (t *person) read(ctx context.Context, prompt string, read func() (string, error)) (string, error) {
+	before, err := term.GetState(int(t.in.Fd()))
+	if err != nil {
+		return "", fmt.Errorf("ask on the terminal: %w", err)
+	}
+	fmt.Fprint(t.out, prompt)
+	type answer struct {
+		text string
+		err  error
+	}
+	done := make(chan answer, 1)
+	go func() {
+		text, err := read()
+		done <- answer{text, err}
+	}()
+	select {
+	case a := <-done:
+		if a.err != nil {
+			return "", fmt.Errorf("read the answer: %w", a.err)
+		}
+		return a.text, nil
+	case <-ctx.Done():
+		fmt.Fprintln(t.out)
+		_ = term.Restore(int(t.in.Fd()), before) // the reason to end is the context's
+		return "", ctx.Err()
+	}
+}
+
+// plain is what a machine says, fit for a terminal.
+func plain(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return -1
+	}, s)
+}

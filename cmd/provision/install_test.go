@@ -1,0 +1,168 @@
+package main
+
+import (
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/agent"
+)
+
+// freePort is a TCP port of loopback that nobody uses.
+func freePort() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	return port, err
+}
+
+// serveAgent FILE is an SSH agent that holds a key; SSH_AUTH_SOCK names it.
+func serveAgent(ts *testscript.TestScript, _ bool, args []string) {
+	key, err := ssh.ParseRawPrivateKey([]byte(ts.ReadFile(args[0])))
+	ts.Check(err)
+	ring := agent.NewKeyring()
+	ts.Check(ring.Add(agent.AddedKey{PrivateKey: key}))
+	// A socket's path has 108 characters at most.
+	dir, err := os.MkdirTemp("", "agent")
+	ts.Check(err)
+	l, err := net.Listen("unix", dir+"/s")
+	ts.Check(err)
+	ts.Setenv("SSH_AUTH_SOCK", dir+"/s")
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_ = agent.ServeAgent(ring, c) // until the client hangs up
+			c.Close()
+		}
+	}()
+	ts.Defer(func() {
+		l.Close()
+		<-done
+		os.RemoveAll(dir)
+	})
+}
+
+// saysKey FILE: what was printed on stderr last holds the fingerprint in FILE.
+func saysKey(ts *testscript.TestScript, neg bool, args []string) {
+	if want := strings.TrimSpace(ts.ReadFile(args[0])); strings.Contains(ts.ReadFile("stderr"), want) == neg {
+		ts.Fatalf("stderr and the fingerprint %s", want)
+	}
+}
+
+func TestParseSSH(t *testing.T) {
+	for in, want := range map[string]string{
+		"10.0.0.5":             "root 10.0.0.5 22",
+		"ada@10.0.0.5:2222":    "ada 10.0.0.5 2222",
+		"fd00::5":              "root fd00::5 22",
+		"[fd00::5]":            "root fd00::5 22",
+		"ada@[fd00::5]:2222":   "ada fd00::5 2222",
+		"fe80::1%eth0":         "root fe80::1%eth0 22",
+		"box.example":          "root box.example 22",
+		"a@b@box.example:2022": "a@b box.example 2022",
+		"":                     "--ssh",
+		"root@":                "--ssh",
+		"@box":                 "--ssh",
+		"box:0":                "ports",
+		"box:65536":            "ports",
+		"box:ssh":              "ports",
+		"-oProxyCommand=x":     "--ssh",
+		"ssh://box":            "--ssh",
+		"a b":                  "--ssh",
+	} {
+		user, host, port, err := parseSSH(in)
+		got := user + " " + host + " " + strconv.Itoa(port)
+		if err != nil {
+			got = err.Error()
+		}
+		if err == nil && got != want || err != nil && !strings.Contains(got, want) {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+}
+
+const surroundingsOf = `kernel Linux
+arch x86_64
+uid 1000
+sudo yes
+id debian
+name Debian GNU/Linux 12 (bookworm)` + "\x1b[2J" + `
+nic lo 00:00:00:00:00:00 virtual
+nic br0 52:54:00:00:00:02 virtual
+nic eth1 52:54:00:00:00:01 wired bond0
+nic eth0 52:54:00:00:00:03 wired
+nic eth2 52:54:00:00:00:02 wired br0
+nic eth3 52:54:00:00:00:01 wired
+nic wlan0 52:54:00:00:00:04 wireless
+nic
+route eth0
+addr br0 10.0.0.5
+addr eth0 10.1.0.5
+addr bond0 fd00::5
+addr x nonsense
+sshd permitrootlogin without-password
+sshd authorizedkeysfile .ssh/authorized_keys .ssh/authorized_keys2
+unknown word
+`
+
+func TestSurroundings(t *testing.T) {
+	s := readSurroundings(surroundingsOf)
+	if got := s.system(); got != "Debian GNU/Linux 12 (bookworm)[2J" {
+		t.Errorf("it runs %q: what the machine says reaches the terminal as it is", got)
+	}
+	if err := s.usable(&sshLogin{user: "ada"}); err != nil {
+		t.Error(err)
+	}
+	if s.installer() || !slices.Equal(s.root(), []string{"sudo", "-n"}) {
+		t.Errorf("installer %t, root by %v", s.installer(), s.root())
+	}
+	const m1, m2, m3 = "52:54:00:00:00:01", "52:54:00:00:00:02", "52:54:00:00:00:03"
+	for reached, want := range map[string][]string{
+		"10.0.0.5": {m2, m3, m1}, // through the bridge, then the default route
+		"10.1.0.5": {m3, m1, m2},
+		"fd00::5":  {m1, m3, m2},
+		"192.0.2.": {m3, m1, m2}, // behind a router that rewrites addresses
+	} {
+		addr, _ := netip.ParseAddr(reached)
+		if got := s.macs(addr); !slices.Equal(got, want) {
+			t.Errorf("reached at %s: %v, want %v", reached, got, want)
+		}
+	}
+	installer := readSurroundings("kernel Linux\nuid 0\nid nixos\nvariant installer\nnic e 52:54:00:00:00:01 wired\n")
+	if err := installer.usable(&sshLogin{user: "root"}); err != nil || !installer.installer() || installer.root() != nil {
+		t.Errorf("an installer: %v, %t, root by %v", err, installer.installer(), installer.root())
+	}
+}
+
+func TestUnusable(t *testing.T) {
+	for name, c := range map[string]struct{ change, want string }{
+		"another kernel": {"kernel FreeBSD", `"FreeBSD", not Linux`},
+		"no sudo":        {"sudo no", "ada is not root there"},
+		"no root":        {"sshd permitrootlogin no", "PermitRootLogin no"},
+		"commands only":  {"sshd permitrootlogin forced-commands-only", "forced-commands-only"},
+		"no keys":        {"sshd pubkeyauthentication no", "PubkeyAuthentication no"},
+		"other file":     {"sshd authorizedkeysfile /etc/keys/%u", "AuthorizedKeysFile /etc/keys/%u"},
+	} {
+		err := readSurroundings(surroundingsOf + c.change + "\n").usable(&sshLogin{user: "ada"})
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	err := readSurroundings("kernel Linux\nuid 0\nnic eth0 52:54:00:00:00:01 virtual\nnic wlan0 52:54:00:00:00:02 wireless\n").usable(&sshLogin{})
+	if err == nil || !strings.Contains(err.Error(), "no wired network card") {
+		t.Errorf("a container: %v", err)
+	}
+}
