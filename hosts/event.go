@@ -53,6 +53,7 @@ type Event struct {
 	Method   Method    `json:"method,omitzero"`
 	Disks    []Disk    `json:"disks,omitempty"`
 	Via      Via       `json:"via,omitempty"`
+	Wipe     []string  `json:"wipe,omitempty"`
 	Boot     *Boot     `json:"-"`
 	Enrol    *Host     `json:"-"`
 }
@@ -263,6 +264,7 @@ func retry(h *Host, ev Event) error {
 	if ev.Via != "" {
 		p.Via = ev.Via
 	}
+	h.Options.Wipe = append(h.Options.Wipe, ev.Wipe...)
 	p.Come = time.Time{}
 	h.Error, h.Contact, h.Lost, h.Losses = "", false, time.Time{}, 0
 	h.enter(PhaseNetboot)

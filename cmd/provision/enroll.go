@@ -104,7 +104,7 @@ func (e *enrolment) flags(c *cobra.Command, via string) {
 	// It errs only for a flag that does not exist.
 	_ = c.RegisterFlagCompletionFunc("boot-method", cobra.FixedCompletions([]string{"binl", "first", "plain", "snponly", "native"}, cobra.ShellCompDirectiveNoFileComp))
 	_ = c.RegisterFlagCompletionFunc("disko", completeWays("fresh", "format", "mount", "script"))
-	_ = c.RegisterFlagCompletionFunc("via", completeWays("auto", "kexec", "netboot", "wol", "manual"))
+	_ = c.RegisterFlagCompletionFunc("via", completeVias)
 }
 
 // parse checks the flags and completes the request, but for MACs and name.

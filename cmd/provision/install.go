@@ -18,8 +18,8 @@ import (
 )
 
 const installHelp = `Take over a machine that runs any Linux with sshd, without netboot: it becomes
-HOST of the flake, and loses what is on its disks, as with provision enroll. The
-machine starts the installer's kernel by itself (kexec), at once; a NixOS installer
+HOST of the flake, and loses what is on its disks, as with provision enroll. So the
+host's name is to be typed, but with --yes. The machine starts the installer's kernel by itself (kexec), at once; a NixOS installer
 goes on as it is.
 
 The login is yours: your SSH agent's keys, -i FILE, or a password on a terminal, as
@@ -38,6 +38,7 @@ func installCommand(api *client) *cobra.Command {
 	var e enrolment
 	var target, hostKey string
 	var identities []string
+	var yes bool
 	c := &cobra.Command{Use: "install HOST --ssh [USER@]ADDRESS[:PORT]", Short: "take over a machine that runs Linux, over SSH", Long: installHelp,
 		Args: cobra.ExactArgs(1), ValidArgsFunction: api.completeHosts,
 		RunE: func(c *cobra.Command, args []string) error {
@@ -55,11 +56,12 @@ func installCommand(api *client) *cobra.Command {
 				return err
 			}
 			e.request.Name = args[0]
-			return takeOver(c, api, login, &e)
+			return takeOver(c, api, login, &e, yes)
 		}}
 	c.Flags().StringVar(&target, "ssh", "", "the machine: [USER@]ADDRESS[:PORT] (default user root, port 22)")
 	c.Flags().StringArrayVarP(&identities, "identity", "i", nil, "private key file to log in with (default: the SSH agent's, ~/.ssh/id_ed25519, id_ecdsa, id_rsa)")
 	c.Flags().StringVar(&hostKey, "ssh-host-key", "", "the machine's host key: a public key, or its fingerprint SHA256:… (default: known_hosts)")
+	c.Flags().BoolVar(&yes, "yes", false, "do not ask for the host's name")
 	e.flags(c, string(hosts.ViaKexec))
 	return c
 }
@@ -81,7 +83,7 @@ func newLogin(c *cobra.Command, target, hostKey string, identities []string) (*s
 
 // takeOver logs in, looks around, lets the server in, and enrolls the host.
 // Nothing is changed on a machine that cannot be taken over.
-func takeOver(c *cobra.Command, api *client, login *sshLogin, e *enrolment) error {
+func takeOver(c *cobra.Command, api *client, login *sshLogin, e *enrolment, yes bool) error {
 	ctx := c.Context()
 	var server web.Serving
 	if err := api.call(ctx, http.MethodGet, "/v1/server", nil, &server); err != nil {
@@ -105,6 +107,12 @@ func takeOver(c *cobra.Command, api *client, login *sshLogin, e *enrolment) erro
 	}
 	fmt.Fprintf(c.OutOrStdout(), "%s runs %s. Its host key is %s, %s.\n", login.address(), what, ssh.FingerprintSHA256(m.hostKey), m.how)
 
+	if !yes {
+		fmt.Fprintf(c.OutOrStdout(), "What is on the disks that the layout of %s takes will be lost.\n", e.request.Name)
+		if err := confirm(c.InOrStdin(), c.OutOrStdout(), e.request.Name); err != nil {
+			return err
+		}
+	}
 	added, err := m.letIn(ctx, found, server.SSHKey)
 	if err != nil {
 		return err

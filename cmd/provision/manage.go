@@ -23,7 +23,10 @@ func cancelCommand(api *client) *cobra.Command {
 				return err
 			}
 			fmt.Fprintf(c.OutOrStdout(), "The permit of %s is withdrawn.\n", s.Name)
-			if !s.Permit.Burned.IsZero() {
+			switch {
+			case s.State == hosts.Installed:
+				fmt.Fprintf(c.OutOrStdout(), "%s is installed as it was; a machine that runs the installer meanwhile is restarted.\n", s.Name)
+			case !s.Permit.Burned.IsZero():
 				fmt.Fprintln(c.OutOrStdout(), "Its disks were being changed already; do not expect the machine to start from them.")
 			}
 			return nil

@@ -73,10 +73,7 @@ func reinstallCommand(api *client) *cobra.Command {
 	return c
 }
 
-func viaFlag(c *cobra.Command, via *string, by string) {
-	c.Flags().StringVar(via, "via", by, "how the machine is made to come: auto, kexec, netboot, wol or manual")
-	_ = c.RegisterFlagCompletionFunc("via", completeWays("auto", "kexec", "netboot", "wol", "manual"))
-}
+var completeVias = completeWays("auto", "kexec", "netboot", "wol", "manual")
 
 // showLoss shows what is on the host's disks, and what will be.
 func showLoss(c *cobra.Command, api *client, name string) error {
@@ -137,6 +134,8 @@ func retryCommand(api *client) *cobra.Command {
 			fmt.Fprintf(c.OutOrStdout(), "The install of %s goes on. Follow it with: provision watch %s\n", s.Name, s.Name)
 			return nil
 		}}
-	viaFlag(c, &r.Via, "")
+	c.Flags().StringVar(&r.Via, "via", "", "how the machine is made to come: auto, kexec, netboot, wol or manual (default: as before)")
+	_ = c.RegisterFlagCompletionFunc("via", completeVias)
+	wipeFlag(c, &r.Wipe)
 	return c
 }

@@ -117,7 +117,8 @@ type HostKey struct {
 
 // RetryRequest is the body of POST /v1/hosts/NAME/retry.
 type RetryRequest struct {
-	Via string `json:"via,omitempty"` // empty: as before
+	Via  string   `json:"via,omitempty"`  // empty: as before
+	Wipe []string `json:"wipe,omitempty"` // beside those of the enrolment
 }
 
 // ImageRequest is the body of POST /v1/images. Paths are absolute, on the

@@ -57,7 +57,7 @@ func (s *Server) retry(c echo.Context) error {
 	if err := bind(c, &r); err != nil {
 		return err
 	}
-	ev := hosts.Event{Kind: hosts.Retried, Message: "the install is tried again"}
+	ev := hosts.Event{Kind: hosts.Retried, Wipe: r.Wipe, Message: "the install is tried again"}
 	if r.Via != "" {
 		if ev.Via, err = hosts.ParseVia(r.Via); err != nil {
 			return err

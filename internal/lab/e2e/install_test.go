@@ -81,8 +81,9 @@ func format(w *world, m *lab.Machine) {
 	}
 }
 
-// TestCancel: an install is cancelled in the copy, which closes the disks. Enrolled again, it
-// begins anew in the same boot: what was made for a permit that was withdrawn is not taken up.
+// TestCancel: an install is cancelled in the copy, which closes the disks. The installer, which
+// stays up, is then taken over as it is: what was made for a permit that was withdrawn is not
+// taken up.
 func TestCancel(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "server")
@@ -92,7 +93,13 @@ func TestCancel(t *testing.T) {
 	w.awaitCopied("bravo", 10)
 	w.provision("cancel", "bravo")
 	w.awaitLog("the disks are closed", 1)
-	w.enroll(m, "bravo")
+	key, addr := w.asServer(), w.status("bravo").Address
+	h, err := w.inventory().Get("bravo")
+	w.must(err)
+	said := w.provision("install", "bravo", "--ssh", "root@"+addr, "-i", key, "--ssh-host-key", h.Boot.HostKey, "--yes")
+	if !strings.Contains(said, "an installer that goes on as it is") {
+		t.Errorf("%s", said)
+	}
 	w.installed(m, "bravo")
 	made := 0
 	for _, ev := range w.events("bravo") {
@@ -100,7 +107,7 @@ func TestCancel(t *testing.T) {
 			made++
 		}
 	}
-	if s := w.status("bravo"); made != 2 || s.Permit.Boots != 0 {
+	if s := w.status("bravo"); made != 2 || s.Permit.Boots != 1 {
 		t.Errorf("the disks were made %d times, with %d boots under the second permit", made, s.Permit.Boots)
 	}
 }

@@ -42,7 +42,8 @@ type world struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	lan    *lab.LAN
-	dir    string // for everything, the server's state in state/
+	router *lab.Router // nil in mode server
+	dir    string      // for everything, the server's state in state/
 	flake  string
 	login  lab.Key // may log in to the installed hosts, beside the server
 	fleet  lab.Fleet
@@ -96,9 +97,9 @@ func newWorld(t *testing.T, mode string, flags ...string) *world {
 			w.must(os.WriteFile(file, []byte(w.provision("doctor", "--interface", w.lan.Interface, "--dhcp-config", "dnsmasq")), 0o644))
 			args = append(args, "--conf-file="+file)
 		}
-		router, err := w.lan.Router(ctx, w.dir, netip.MustParsePrefix(fmt.Sprintf("10.77.%d.2/24", n)), w.addr(100), w.addr(199), args...)
+		w.router, err = w.lan.Router(ctx, w.dir, netip.MustParsePrefix(fmt.Sprintf("10.77.%d.2/24", n)), w.addr(100), w.addr(199), args...)
 		w.must(err)
-		t.Cleanup(func() { router.Close() })
+		t.Cleanup(func() { w.router.Close() })
 	}
 	w.login, err = lab.NewKey("owner")
 	w.must(err)
