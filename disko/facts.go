@@ -177,6 +177,24 @@ func ParseFacts(data []byte) (*Facts, error) {
 	return f, nil
 }
 
+// Restarted is what the facts will be when the machine runs something else: nothing is
+// mounted, nothing swaps.
+func (f *Facts) Restarted() *Facts {
+	after := *f
+	after.BlockDevices = unmounted(f.BlockDevices)
+	after.Mounts, after.Swaps = []MountedAt{}, []string{}
+	return &after
+}
+
+func unmounted(devices []BlockDevice) []BlockDevice {
+	devices = slices.Clone(devices)
+	for i := range devices {
+		d := &devices[i]
+		d.Mountpoint, d.Mountpoints, d.Children = "", nil, unmounted(d.Children)
+	}
+	return devices
+}
+
 func (f *Facts) sign(devices []BlockDevice) {
 	for i := range devices {
 		d := &devices[i]

@@ -1,6 +1,7 @@
 package disko
 
 import (
+	"encoding/json"
 	"bytes"
 	"context"
 	"io"
@@ -319,5 +320,24 @@ func parted(t *testing.T) {
 			"instead of 2":                   func(t *Table) { t.Partitions, t.MBR = t.Partitions[:len(t.Partitions)/2], t.MBR[:len(t.MBR)/2] },
 			"the table is not of the format": func(t *Table) { t.DiskGUID = map[string]string{"gpt": "", "msdos": "x"}[format] },
 		})
+	}
+}
+
+// TestRestarted: the plan for a machine that runs from what it is to lose is the one that its installer will make.
+func TestRestarted(t *testing.T) {
+	m, l := made(t, "luks.json")
+	data, err := json.Marshal(m.facts(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	running := mustFacts(t, strings.NewReplacer(`"/mnt"`, `"/"`, `"/mnt/`, `"/`).Replace(string(data)))
+	if _, err := NewPlan(l, running, Options{}); err == nil || !strings.Contains(err.Error(), "in use by the running system") {
+		t.Fatalf("the system runs from another disk: %v", err)
+	}
+	if data, err = json.Marshal(running.Restarted()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := NewPlan(l, mustFacts(t, string(data)), Options{}); err != nil {
+		t.Error(err)
 	}
 }

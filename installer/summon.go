@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"provision/disko"
 	"provision/hosts"
 	"provision/images"
 	"provision/internal/target"
@@ -146,8 +147,18 @@ func (in *Installer) Look(ctx context.Context, name string) error {
 		return err
 	}
 	defer s.client.Close()
-	_, err = f.readDisks(ctx, s)
-	return err
+	raw, err := readFacts(ctx, s, nil)
+	if err != nil {
+		return err
+	}
+	facts, err := disko.ParseFacts(raw)
+	if err != nil {
+		return fmt.Errorf("read the machine's disks: %w", err)
+	}
+	if raw, err = json.Marshal(facts.Restarted()); err != nil {
+		return err
+	}
+	return in.Hosts.SetFacts(name, raw)
 }
 
 func (f *follower) sendMagic(ctx context.Context, h hosts.Host) (string, error) {
