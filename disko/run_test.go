@@ -1,9 +1,9 @@
 package disko
 
 import (
-	"encoding/json"
 	"bytes"
 	"context"
+	"encoding/json"
 	"io"
 	"os"
 	"os/exec"
@@ -326,6 +326,15 @@ func parted(t *testing.T) {
 // TestRestarted: the plan for a machine that runs from what it is to lose is the one that its installer will make.
 func TestRestarted(t *testing.T) {
 	m, l := made(t, "luks.json")
+	again, err := m.plan(l, Mount)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.run(again.Steps)
+	if again, err = m.plan(l, Mount); err != nil {
+		t.Fatal(err)
+	}
+	m.run(again.Steps)
 	data, err := json.Marshal(m.facts(nil))
 	if err != nil {
 		t.Fatal(err)
