@@ -231,8 +231,11 @@ func (w *world) reach(host string, phase hosts.Phase) {
 	w.t.Helper()
 	w.news(host, string(phase), func(n web.News) bool {
 		s := n.Status
-		if phase == hosts.PhaseBuild { // it begins with the enrolment
+		switch phase {
+		case hosts.PhaseBuild: // it begins with the enrolment
 			return s.State == hosts.Ready
+		case hosts.PhaseNetboot: // firmware that finds no network stops for good; iPXE does not
+			return n.Event != nil && n.Event.Kind == hosts.Fetched
 		}
 		return s.Phase == phase && s.State != hosts.Ready && s.State != hosts.Failed
 	})

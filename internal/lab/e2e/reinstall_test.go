@@ -64,7 +64,7 @@ func TestReinstall(t *testing.T) {
 	w.fleet.EFIEntry = true
 	w.writeFleet()
 	shown := w.provision("reinstall", host, "--yes", "--via", "kexec")
-	for _, part := range []string{"LAB-alpha", "lost", "ext4", "All that is on /dev/vda"} {
+	for _, part := range []string{"lost", "ext4", "All that is on /dev/vda"} {
 		if !strings.Contains(shown, part) {
 			t.Errorf("what is lost is not shown (%s):\n%s", part, shown)
 		}

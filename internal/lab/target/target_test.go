@@ -297,7 +297,7 @@ func (m *machine) testLoad(t *testing.T, next lab.Key) {
 	m.says(t, "kexec-unload && cat /sys/kernel/kexec_loaded", "0")
 	// Where the emulator gets no time for a moment, a kernel takes the timer for broken ("IO-APIC + timer doesn't work!")
 	// and panics. Under other hypervisors than TCG it does not look.
-	_, stream := load(t, kernel, initrd, m.image.Cmdline+" lockdown=integrity no_timer_check")
+	_, stream := load(t, kernel, initrd, m.image.Cmdline+" lockdown=integrity")
 	m.loads(t, stream)
 }
 
