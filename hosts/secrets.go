@@ -170,10 +170,11 @@ func (inv *Inventory) HasDiskKey(name, p string) bool {
 // settleSecrets is for when a host has proved itself: what it was given is then
 // its own. Passphrases that were generated are in escrow, and only the
 // operators' keys open that; those that were given stay, as another install
-// needs them. It is also for when a permit is withdrawn and the host stands as
-// before: what was made for it is dropped, and what was in escrow is again.
+// needs them. It is also for when a permit is withdrawn, or was for a dry run, and
+// the host stands as before: what was made for it is dropped, and what was in escrow is again.
 func (inv *Inventory) settleSecrets(kind Kind, after *Host) (writes []Write, err error) {
-	if kind != Proved && !(kind == Cancelled && after.Intact()) {
+	undone := (kind == Cancelled || kind == Rehearsal) && after.Intact()
+	if kind != Proved && !undone {
 		return nil, nil
 	}
 	for _, p := range after.Options.Generated {
@@ -188,7 +189,7 @@ func (inv *Inventory) settleSecrets(kind Kind, after *Host) (writes []Write, err
 	old, err := inv.store.List(prefix+previous, "")
 	for _, rec := range old {
 		writes = append(writes, Write{rec.Key, nil})
-		if kind == Cancelled {
+		if undone {
 			writes = append(writes, Write{prefix + strings.TrimPrefix(rec.Key, prefix+previous), rec.Value})
 		}
 	}
