@@ -160,7 +160,7 @@ func permission(s web.Status) string {
 	may := "Its disks may be erased once"
 	switch {
 	case s.Permit.DryRun:
-		may = "Nothing on it may be changed: it is a dry run, possible"
+		may = "It may netboot for a dry run, which changes nothing"
 	case s.Disko == hosts.Format:
 		may = "What its disks lack may be made and the system installed, nothing erased, once"
 	case s.Disko == hosts.Mount:
