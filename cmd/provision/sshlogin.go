@@ -52,7 +52,8 @@ func parseSSH(s string) (user, host string, port int, err error) {
 		}
 		host, port = h, int(n)
 	}
-	if user == "" || host == "" || strings.ContainsAny(host, " :/[]") || strings.HasPrefix(host, "-") {
+	_, notIP := netip.ParseAddr(host)
+	if user == "" || host == "" || notIP != nil && strings.ContainsAny(host, " :/[]") || strings.HasPrefix(host, "-") {
 		return "", "", 0, fmt.Errorf("--ssh %s: write [USER@]ADDRESS[:PORT], such as root@192.168.1.20", s)
 	}
 	return user, host, port, nil
