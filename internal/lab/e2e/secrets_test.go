@@ -2,8 +2,6 @@ package e2e
 
 import (
 	"context"
-	"net"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,7 +9,6 @@ import (
 	"strings"
 
 	"golang.org/x/crypto/ssh"
-	"golang.org/x/crypto/ssh/agent"
 
 	"provision/hosts"
 	"provision/internal/lab"
@@ -76,7 +73,7 @@ func cutPowerAndSearch(w *world, m *lab.Machine) {
 	w.leaks.add("an extra file", []byte(extraSecret))
 
 	w.awaitPhase("bravo", hosts.PhaseBootloader)
-	sh := w.dialInstaller("bravo")
+	sh := w.installer("bravo")
 	defer sh.Close()
 	if found := w.leaks.remote(sh, "/tmp /run /root"); found != "/tmp/disk.key" {
 		w.t.Errorf("while its disks are made, the installer has secrets in %q", found)
@@ -89,33 +86,6 @@ printf '%s\n' "$patterns" | grep -rlaF -D skip -f - /tmp /run /root /var 2>/dev/
 	if err != nil || left != "searched" {
 		w.t.Errorf("before the restart, the installer has secrets in %q, %v", left, err)
 	}
-}
-
-// dialInstaller logs in to a host's installer as the server does: with the key
-// that its agent has, and the host key that it pinned for nix.
-func (w *world) dialInstaller(host string) *lab.Shell {
-	w.t.Helper()
-	pins, err := filepath.Glob(filepath.Join(os.TempDir(), "provision-*", host+".known_hosts"))
-	w.must(err)
-	addr := netip.MustParseAddr(w.status(host).Address)
-	for _, file := range pins { // those of the other tests' servers as well
-		line, err := os.ReadFile(file)
-		w.must(err)
-		_, _, key, _, _, err := ssh.ParseKnownHosts(line)
-		w.must(err)
-		conn, err := net.Dial("unix", filepath.Join(filepath.Dir(file), "agent"))
-		if err != nil { // it has ended
-			continue
-		}
-		w.t.Cleanup(func() { conn.Close() })
-		signers, err := agent.NewClient(conn).Signers()
-		w.must(err)
-		if sh, err := lab.Dial(w.ctx, addr, key, signers[0]); err == nil {
-			return sh
-		}
-	}
-	w.t.Fatalf("no server pinned the key of %s's installer at %s: %q", host, addr, pins)
-	return nil
 }
 
 // secretsArrived looks at the installed host: it has what it was given, as it
