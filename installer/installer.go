@@ -146,6 +146,14 @@ func (f *follower) step(ctx context.Context, h hosts.Host) <-chan time.Time {
 		}
 		f.work(ctx, h, s)
 		return time.After(contactEvery)
+	case hosts.Installed:
+		// A reinstall was cancelled while its machine was on the way to the installer.
+		if used := h.Boot.Used; !used.IsZero() && h.Permit.Burned.IsZero() && f.Now().Sub(used) < f.LiveWithin {
+			for _, addr := range addresses(h) {
+				f.restartInstaller(ctx, h, addr)
+			}
+			return time.After(10 * verifyEvery)
+		}
 	case hosts.Rebooting:
 		if f.verify(ctx, h) {
 			return nil
