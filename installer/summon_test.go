@@ -222,3 +222,35 @@ func TestAdopt(t *testing.T) {
 		t.Errorf("%+v, %v", h.Boot, err)
 	}
 }
+
+// TestUnwantedInstallerIsRestarted: a reinstall is cancelled when its installer is about to come up.
+func TestUnwantedInstallerIsRestarted(t *testing.T) {
+	key := newSigner(t)
+	x := takeOver(t, hosts.ViaManual, key, key, true, "")
+	x.LiveWithin = time.Minute
+	apply := func(h hosts.Host, err error) hosts.Host {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return h
+	}
+	boot := func(hostKey string) hosts.Host {
+		h := apply(x.Hosts.BeginBoot("bravo", hosts.Boot{HostKey: hostKey, Expires: time.Now().Add(time.Hour)}, ""))
+		return apply(x.Hosts.UseBoot(h.Boot.Token, hosts.Fetch{Client: x.addr, File: "initrd", Whole: true}))
+	}
+	h := boot("")
+	for _, ev := range []hosts.Event{{Kind: hosts.Contacted, Boot: &h.Boot, Address: x.addr}, {Kind: hosts.Burned, Disks: []hosts.Disk{{Device: "/dev/vda"}}},
+		{Kind: hosts.Rebooted}, {Kind: hosts.Proved}} {
+		h = apply(x.Hosts.Apply("bravo", ev))
+	}
+	if x.step(t.Context(), h); x.file("said") != "" {
+		t.Fatalf("an installed host was restarted: %s", x.file("said"))
+	}
+	apply(x.Hosts.Reinstall(h, time.Hour, nil, false))
+	boot(strings.TrimSpace(authorizedKey(key)))
+	h = apply(x.Hosts.Apply("bravo", hosts.Event{Kind: hosts.Cancelled}))
+	if again := x.step(t.Context(), h); again == nil || x.file("said") != "reboot\n" {
+		t.Errorf("what was done with its installer: %q", x.file("said"))
+	}
+}
