@@ -38,6 +38,7 @@ type builder struct {
 	names      []name
 	labels     map[string]string
 	keys       []string
+	containers []Container
 }
 
 // mount is a mount point with its steps. It comes after those that it, or what it shows,

@@ -14,6 +14,7 @@ type luks struct {
 	keyFile                string // its bytes are the key
 	keySize, keyOffset     int    // bytes; 0: not said
 	discards, noWorkqueues bool
+	triesTPM2              bool // the installed system does, by the settings
 	formatArgs, openArgs   []string
 	moreKeys               []string // files whose bytes are keys too
 	content                content
@@ -75,6 +76,10 @@ func (l *luks) settings(a *attrs) {
 	}
 	l.discards = s.flag("allowDiscards")
 	l.noWorkqueues = s.flag("bypassWorkqueues")
+	var options []string
+	if json.Unmarshal(s.raw["crypttabExtraOpts"], &options) == nil { // what else it may be is for NixOS to say
+		l.triesTPM2 = slices.ContainsFunc(options, func(o string) bool { return strings.Contains(o, "tpm2-device=") })
+	}
 	if header := s.file("header"); header != "" {
 		// NixOS looks for it there; disko makes no argument of it.
 		s.checkHeader("header", header)
@@ -145,6 +150,7 @@ func (l *luks) fill(b *builder, on place) {
 		inside.keep, inside.found = true, l.keepOpen(b, on)
 	}
 	b.keys = append(b.keys, l.passwordFile, l.keyFile)
+	b.containers = append(b.containers, l.container(b, on))
 	b.close("close "+l.name, on.device, "cryptsetup", "close", l.name)
 	b.places["/dev/mapper/"+l.name] = inside
 	b.fill(l.content, inside)

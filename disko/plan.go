@@ -91,6 +91,8 @@ type Plan struct {
 	labels map[string]string // GPT labels, and their paths
 	undo   []Step
 	keys   []string
+	// containers are LUKS, in the order in which they are made.
+	containers []Container
 	// The new root has no block device: what is mounted there does not show in the facts.
 	hiddenRoot bool
 }
@@ -140,7 +142,7 @@ func NewPlan(l *Layout, f *Facts, o Options) (*Plan, error) {
 		p.Disks, p.takes = append(p.Disks, disk), append(p.takes, d)
 	}
 	l.fill(b, places)
-	p.tables, p.names, p.labels, p.keys = b.tables, b.names, b.labels, b.keys
+	p.tables, p.names, p.labels, p.keys, p.containers = b.tables, b.names, b.labels, b.keys, b.containers
 	p.hiddenRoot = slices.ContainsFunc(b.mounts, func(m *mount) bool { return m.point == "/" && !strings.HasPrefix(m.device, "/dev/") })
 	p.checkNodes(b.reader, b.devices)
 	mounts := b.mountSteps()

@@ -95,6 +95,8 @@ type Options struct {
 	Disks map[string]string `json:"disks,omitempty"`
 	// Wipe are disks that may be erased whatever speaks against it: serial numbers, WWNs, paths.
 	Wipe []string `json:"wipe,omitempty"`
+	// TPM2 are the PCRs by which the machine's TPM opens the disks, as ParsePCRs returns them; empty: it does not.
+	TPM2 string `json:"tpm2,omitempty"`
 
 	EscrowTo    []string     `json:"escrow_to,omitempty"`    // recipients of the disk keys, for ParseRecipient
 	Generated   []string     `json:"generated,omitempty"`    // of DiskKeys, those whose passphrase the server makes

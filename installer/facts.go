@@ -26,6 +26,12 @@ func (f *follower) facts(ctx context.Context, h hosts.Host, s *session) error {
 	if err != nil {
 		return err
 	}
+	if h.Options.TPM2 != "" {
+		if _, err := cryptenroll(ctx, s); err != nil {
+			return err
+		}
+		words = append(words, "TPM 2.0")
+	}
 	for _, d := range facts.Disks() {
 		words = append(words, strings.TrimSpace(fmt.Sprintf("%s %.1f GB %s", d.Device, float64(d.Size)/1e9, d.Content)))
 	}

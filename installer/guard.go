@@ -45,6 +45,9 @@ func (f *follower) rehearse(ctx context.Context, h hosts.Host, s *session, d *Di
 	if err := f.guard(h, p); err != nil {
 		return err
 	}
+	if err := f.checkTPM2(ctx, h, s, p); err != nil {
+		return err
+	}
 	for _, path := range p.KeyFiles() {
 		if _, err := d.Key(path); err != nil {
 			return err

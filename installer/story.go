@@ -47,7 +47,7 @@ func (f *follower) install(ctx context.Context, h hosts.Host, s *session) (at ho
 	if err := f.files(ctx, h, s, b); err != nil {
 		return hosts.PhaseFiles, err
 	}
-	if err := f.bootloader(ctx, s, b); err != nil {
+	if err := f.bootloader(ctx, h, s, d, b); err != nil {
 		return hosts.PhaseBootloader, err
 	}
 	return hosts.PhaseReboot, f.reboot(ctx, s, d)
@@ -69,13 +69,18 @@ const lockFile = "/run/provision.lock"
 
 func locked(argv ...string) []string { return append([]string{"flock", "-o", lockFile}, argv...) }
 
-// bootloader makes the copied system the one that starts.
-func (f *follower) bootloader(ctx context.Context, s *session, b *build) error {
+// bootloader makes the copied system the one that starts, and lets the TPM open its disks.
+func (f *follower) bootloader(ctx context.Context, h hosts.Host, s *session, d *Disks, b *build) error {
 	f.begin(hosts.PhaseBootloader)
 	start := f.Now()
 	_, err := s.run(ctx, nil, locked("nixos-install", "--root", "/mnt", "--system", b.system.path, "--no-root-passwd", "--no-channel-copy")...)
+	if err != nil {
+		return err
+	}
+	took := since(f.Now(), start)
+	enrolled, err := f.enrollTPM2(ctx, h, s, d.plan)
 	if err == nil {
-		f.finished(hosts.PhaseBootloader, "nixos-install took %s", since(f.Now(), start))
+		f.finished(hosts.PhaseBootloader, "nixos-install took %s%s", took, enrolled)
 	}
 	return err
 }

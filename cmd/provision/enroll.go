@@ -52,6 +52,14 @@ whoever has the private key; once the host is installed, nobody else can.
 
   provision enroll 52:54:00:12:34:56 bravo --escrow-to ~/.ssh/id_ed25519.pub
 
+--tpm2 lets the machine's TPM open its LUKS containers; the passphrases go on to open
+them, too. The flake must have the TPM tried: boot.initrd.systemd.enable, and in the
+layout's settings crypttabExtraOpts = [ "tpm2-device=auto" ]. PCR 7 (Secure Boot) is the
+same in the installer and in the installed system where Secure Boot is off or one key
+verifies both; PCRs that never are the same are refused.
+
+  provision enroll 52:54:00:12:34:56 bravo --tpm2 --escrow-to ~/.ssh/id_ed25519.pub
+
 --secret puts a file on the new system, owned by root. It is sealed on the server and
 removed from it once the host is installed, unless there is --keep.
 
@@ -95,6 +103,8 @@ func (e *enrolment) flags(c *cobra.Command, via string) {
 	fl.StringVar(&r.Address, "address", "", "fixed IPv4 address (with serve --dhcp server)")
 	fl.StringVar(&r.Via, "via", via, "how the machine is made to come: auto, kexec, netboot, wol or manual")
 	e.secret.add(c)
+	fl.StringVar(&r.TPM2, "tpm2", "", "let the machine's TPM 2.0 open the LUKS containers while these PCRs stay as they are, such as 0+2+7 (7 if none are said), beside the passphrase; off: no more")
+	fl.Lookup("tpm2").NoOptDefVal = "7"
 	fl.BoolVar(&r.KeepSecrets, "keep", false, "keep the files of --secret on the server after the host is installed, for its next install")
 	diskFlag(c, &e.disks)
 	wipeFlag(c, &r.Wipe)
@@ -123,6 +133,11 @@ func (e *enrolment) parse(c *cobra.Command) (err error) {
 	}
 	if r.Disks, err = disko.ParseDisks(e.disks); err != nil {
 		return errUsage{fmt.Errorf("--disk: %w", err)}
+	}
+	if c.Flags().Changed("tpm2") {
+		if _, err := hosts.ParsePCRs(r.TPM2); err != nil {
+			return errUsage{err}
+		}
 	}
 	if slices.Contains(r.Wipe, "") {
 		return errUsage{errors.New("--wipe: name a disk by its serial number")}

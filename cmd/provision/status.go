@@ -118,6 +118,9 @@ func showOne(c *cobra.Command, s web.Status) error {
 	for _, f := range s.Secrets {
 		line("secret", f.Path+", mode "+f.Mode)
 	}
+	if s.TPM2 != "" {
+		line("TPM", "opens the disks, by PCR "+s.TPM2)
+	}
 	for _, to := range s.EscrowTo {
 		line("escrow to", to)
 	}

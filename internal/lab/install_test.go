@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -26,17 +25,14 @@ func byHand() map[string][]string {
 		return "mount /dev/mapper/crypted /mnt" + mountpoint + " -t btrfs -o compress=zstd -o noatime -o subvol=" + name +
 			" -o X-mount.mkdir"
 	}
-	bravo := []string{
-		"sgdisk --clear /dev/vda",
-		"sgdisk --align-end --new=1:0:+192M --change-name=1:disk-main-ESP --typecode=1:EF00 /dev/vda",
-		"sgdisk --align-end --new=2:0:-0 --change-name=2:disk-main-luks --typecode=2:8300 /dev/vda",
-		settle, "mkfs.vfat /dev/disk/by-partlabel/disk-main-ESP", luks, "mkfs.ext4 -q /dev/mapper/crypted",
-		"mount /dev/mapper/crypted /mnt -t ext4 -o defaults -o X-mount.mkdir", esp,
-	}
 	return map[string][]string{
-		"bravo": bravo,
-		"kilo": append(slices.Clone(bravo), "modprobe -a tpm_crb tpm_tis",
-			`PASSWORD=$(cat /tmp/disk.key) systemd-cryptenroll --tpm2-device=auto --tpm2-pcrs=7 /dev/disk/by-partlabel/disk-main-luks`),
+		"bravo": {
+			"sgdisk --clear /dev/vda",
+			"sgdisk --align-end --new=1:0:+192M --change-name=1:disk-main-ESP --typecode=1:EF00 /dev/vda",
+			"sgdisk --align-end --new=2:0:-0 --change-name=2:disk-main-luks --typecode=2:8300 /dev/vda",
+			settle, "mkfs.vfat /dev/disk/by-partlabel/disk-main-ESP", luks, "mkfs.ext4 -q /dev/mapper/crypted",
+			"mount /dev/mapper/crypted /mnt -t ext4 -o defaults -o X-mount.mkdir", esp,
+		},
 		"charlie": {
 			"sgdisk --clear /dev/vda",
 			"sgdisk --align-end --new=1:0:+192M --change-name=1:disk-main-ESP --typecode=1:EF00 /dev/vda",
@@ -111,7 +107,6 @@ func installByHand(t *testing.T, ctx context.Context, b bed, name string, disk D
 	check(t, err)
 	host := newKey(t)
 	m := b.installer(t, arch, &host, &login, disk)
-	m.TPM, m.DiskFirst = name == "kilo", name == "kilo"
 	lap := stopwatch(t)
 	check(t, m.Start(ctx))
 	address := b.up(t, ctx, m, "sshd is up")

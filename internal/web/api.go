@@ -37,6 +37,8 @@ type Status struct {
 	Disks map[string]string `json:"disks,omitempty"`
 	// Wipe are the disks that may be taken whatever speaks against it.
 	Wipe []string `json:"wipe,omitempty"`
+	// TPM2 are the PCRs by which the machine's TPM opens the disks.
+	TPM2 string `json:"tpm2,omitempty"`
 
 	EscrowTo    []string           `json:"escrow_to,omitempty"`    // public keys that open the escrowed disk keys
 	Secrets     []hosts.SecretFile `json:"secrets,omitempty"`      // delivered with the install
@@ -47,7 +49,7 @@ type Status struct {
 func status(h hosts.Host) Status {
 	return Status{Name: h.Name, MACs: h.MACs, State: h.State, Phase: h.Phase, Percent: h.Progress.Percent(),
 		Progress: h.Progress, Address: h.Address, System: h.System, Error: h.Error, Since: h.Since, Proof: h.Standing.Proof,
-		HostKey: h.HostKey, Arch: h.Arch, Method: h.Method, Pinned: h.Options.Method, Disko: cmp.Or(h.Options.Disko, hosts.Fresh), Image: h.Image, Disks: h.Options.Disks, Wipe: h.Options.Wipe, Flake: h.Flake, Permit: h.Permit, Event: h.LastEvent,
+		HostKey: h.HostKey, Arch: h.Arch, Method: h.Method, Pinned: h.Options.Method, Disko: cmp.Or(h.Options.Disko, hosts.Fresh), Image: h.Image, Disks: h.Options.Disks, Wipe: h.Options.Wipe, TPM2: h.Options.TPM2, Flake: h.Flake, Permit: h.Permit, Event: h.LastEvent,
 		EscrowTo: h.Options.EscrowTo, Secrets: h.Options.Secrets, KeepSecrets: h.Options.KeepSecrets, Chown: h.Options.Chown}
 }
 
@@ -81,6 +83,7 @@ type EnrollRequest struct {
 	DiskKeys   map[string][]byte `json:"disk_keys,omitempty"`   // installer path to content
 	Disks      map[string]string `json:"disks,omitempty"`       // layout's name of a disk to disko.CheckSelector
 	Wipe       []string          `json:"wipe,omitempty"`        // disks that may be taken whatever speaks against it: serial numbers, WWNs, paths
+	TPM2       string            `json:"tpm2,omitempty"`        // hosts.ParsePCRs; empty: its TPM opens no disk, or goes on as it did
 	DryRun     bool              `json:"dry_run,omitempty"`     // all is done but what changes the machine
 	Permit     time.Duration     `json:"permit"`                // nanoseconds
 	Via        string            `json:"via,omitempty"`         // hosts.ParseVia; how the machine is made to come

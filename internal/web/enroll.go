@@ -183,6 +183,9 @@ func (s *Server) secretsFor(r EnrollRequest, h *hosts.Host, layout *disko.Layout
 	}
 	want := plan.KeyFiles()
 	h.Options.DiskKeys = want
+	if err := tpm2(r.TPM2, h, plan); err != nil {
+		return nil, err
+	}
 	secrets = make(map[string][]byte)
 	for _, path := range want {
 		key, given := r.DiskKeys[path]
