@@ -91,6 +91,7 @@ type Options struct {
 	DiskKeys   []string `json:"disk_keys,omitempty"`   // installer paths; contents are secrets named "disk:PATH"
 	Method     Method   `json:"method,omitzero"`       // the only one to try, or the half that is given
 	Disko      Disko    `json:"disko,omitempty"`       // empty: Fresh
+	Hardware   Hardware `json:"hardware,omitzero"`
 	// Disks says which of the machine's disks are meant, by their names in the layout.
 	Disks map[string]string `json:"disks,omitempty"`
 	// Wipe are disks that may be erased whatever speaks against it: serial numbers, WWNs, paths.

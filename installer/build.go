@@ -17,10 +17,11 @@ import (
 // enrolled and again for each boot, since the flake may have changed; nix
 // makes the second one quick.
 type build struct {
-	key    string    // what it was started for
-	permit time.Time // under which permit
-	done   chan struct{}
-	cancel context.CancelFunc
+	key      string    // what it was started for
+	permit   time.Time // under which permit
+	hardware string    // digest of the machine's hardware configuration, if that is in it
+	done     chan struct{}
+	cancel   context.CancelFunc
 
 	// Valid once done is closed.
 	err    error
@@ -43,17 +44,18 @@ func (c closure) String() string {
 	return fmt.Sprintf("%d paths, %s", len(c.paths), megabytes(c.size))
 }
 
-// startBuild starts the build for this enrolment and boot, unless it runs.
-func (f *follower) startBuild(ctx context.Context, h hosts.Host) {
-	key := fmt.Sprint(h.Permit.Issued.Format(time.RFC3339Nano), h.Permit.Retries, h.Boot.Token)
+// startBuild starts the build for this enrolment and boot, and for the machine's hardware
+// configuration, unless it runs.
+func (f *follower) startBuild(ctx context.Context, h hosts.Host, hardware string) {
+	key := fmt.Sprint(h.Permit.Issued.Format(time.RFC3339Nano), h.Permit.Retries, h.Boot.Token, hardware)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	old := f.builds[h.Name]
-	if old != nil && (old.key == key || (old.permit.Equal(h.Permit.Issued) && !old.over())) {
+	if old != nil && (old.key == key || (old.permit.Equal(h.Permit.Issued) && old.hardware == hardware && !old.over())) {
 		return // a long build is not started over because the machine boots
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	b := &build{key: key, permit: h.Permit.Issued, done: make(chan struct{}), cancel: cancel}
+	b := &build{key: key, permit: h.Permit.Issued, hardware: hardware, done: make(chan struct{}), cancel: cancel}
 	f.builds[h.Name] = b
 	f.building.Go(func() {
 		if old != nil {

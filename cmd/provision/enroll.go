@@ -96,6 +96,7 @@ func (e *enrolment) flags(c *cobra.Command, via string) {
 	fl.StringVar(&r.Via, "via", via, "how the machine is made to come: auto, kexec, netboot, wol or manual")
 	e.secret.add(c)
 	fl.BoolVar(&r.KeepSecrets, "keep", false, "keep the files of --secret on the server after the host is installed, for its next install")
+	fl.StringVar(&r.GenerateHardware, "generate-hardware-config", "", "TOOL[=PATH]: have nixos-generate-config or nixos-facter look at the machine, and write what it finds into the flake before the build (default PATH hosts/HOST/hardware-configuration.nix or facter.json)")
 	diskFlag(c, &e.disks)
 	wipeFlag(c, &r.Wipe)
 	fl.BoolVar(&r.DryRun, "dry-run", false, "do all that comes before the first change, and stop")
@@ -103,6 +104,7 @@ func (e *enrolment) flags(c *cobra.Command, via string) {
 	fl.DurationVar(&r.Permit, "permit", 24*time.Hour, "how long the machine has to start its install")
 	// It errs only for a flag that does not exist.
 	_ = c.RegisterFlagCompletionFunc("boot-method", cobra.FixedCompletions([]string{"binl", "first", "plain", "snponly", "native"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = c.RegisterFlagCompletionFunc("generate-hardware-config", completeWays(hosts.GenerateConfig, hosts.Facter))
 	_ = c.RegisterFlagCompletionFunc("disko", completeWays("fresh", "format", "mount", "script"))
 	_ = c.RegisterFlagCompletionFunc("via", completeVias)
 }
@@ -119,6 +121,9 @@ func (e *enrolment) parse(c *cobra.Command) (err error) {
 		return errUsage{err}
 	}
 	if _, err := hosts.ParseVia(r.Via); err != nil {
+		return errUsage{err}
+	}
+	if _, err := hosts.ParseHardware(r.GenerateHardware, "HOST"); err != nil {
 		return errUsage{err}
 	}
 	if r.Disks, err = disko.ParseDisks(e.disks); err != nil {

@@ -20,11 +20,9 @@ func (s *Server) reinstall(c echo.Context) error {
 	if err := bind(c, &r); err != nil {
 		return err
 	}
-	again, secrets, err := s.check(c.Request().Context(), as(h, r))
-	if err != nil {
-		return err
-	}
-	h, err = s.Hosts.Reinstall(again, r.Permit, secrets, r.NewIdentity)
+	h, err = s.permit(c.Request().Context(), as(h, r), func(again hosts.Host, secrets map[string][]byte) (hosts.Host, error) {
+		return s.Hosts.Reinstall(again, r.Permit, secrets, r.NewIdentity)
+	})
 	if err != nil {
 		return err
 	}
@@ -41,6 +39,7 @@ func as(h hosts.Host, r EnrollRequest) EnrollRequest {
 	r.Image, r.Board = cmp.Or(r.Image, h.Image), cmp.Or(r.Board, h.Board)
 	r.Address, r.ExtraFiles = cmp.Or(r.Address, o.Address), cmp.Or(r.ExtraFiles, o.ExtraFiles)
 	r.BootMethod, r.Disko = cmp.Or(r.BootMethod, o.Method.String()), cmp.Or(r.Disko, string(o.Disko))
+	r.GenerateHardware = cmp.Or(r.GenerateHardware, o.Hardware.String())
 	if r.Disks == nil {
 		r.Disks = o.Disks
 	}
