@@ -25,8 +25,9 @@ type build struct {
 
 	// Valid once done is closed.
 	err    error
-	system closure // the toplevel
-	script closure // disko's own script, if that is to make the disks
+	system closure    // the toplevel
+	drv    Derivation // if the machine is to build the toplevel; system has only its path then
+	script closure    // disko's own script, if that is to make the disks
 	layout *disko.Layout
 	digest string // of the layout
 	// hostKeys are the files of the new system that hold its SSH key.
@@ -69,9 +70,16 @@ func (f *follower) startBuild(ctx context.Context, h hosts.Host, hardware string
 			f.reportEarly(ctx, b.err)
 			return
 		}
-		f.apply(hosts.Event{Kind: hosts.Built, System: b.system.path,
-			Message: fmt.Sprintf("built %s: %s, in %s", b.system.path, b.system, since(f.Now(), start))})
+		f.apply(hosts.Event{Kind: hosts.Built, System: b.system.path, Message: b.words(since(f.Now(), start))})
 	})
+}
+
+// words say what came of it.
+func (b *build) words(took time.Duration) string {
+	if b.drv.Path != "" {
+		return fmt.Sprintf("evaluated in %s; the machine itself is to build %s, for %s", took, b.system.path, b.drv.System)
+	}
+	return fmt.Sprintf("built %s: %s, in %s", b.system.path, b.system, took)
 }
 
 func (b *build) over() bool {
@@ -102,10 +110,27 @@ func (f *follower) make(ctx context.Context, h hosts.Host, b *build) error {
 	b.layout, b.hostKeys = layout, config.hostKeyFiles()
 	sum := sha256.Sum256(config.Devices)
 	b.digest = hex.EncodeToString(sum[:8])
-	if b.system, err = f.closure(ctx, h, "toplevel"); err != nil || h.Options.Disko != hosts.Script {
+	if err := f.makeSystem(ctx, h, b, config.System); err != nil || h.Options.Disko != hosts.Script {
 		return err
 	}
 	b.script, err = f.closure(ctx, h, "diskoScript")
+	return err
+}
+
+// makeSystem builds the toplevel, or finds it built, or finds out what the machine is to build.
+func (f *follower) makeSystem(ctx context.Context, h hosts.Host, b *build, system string) (err error) {
+	if h.Options.StorePath != "" {
+		b.system, err = f.prebuilt(ctx, h)
+		return err
+	}
+	if b.drv, err = f.place(ctx, h, system); err != nil {
+		return err
+	}
+	if b.drv.Path != "" {
+		b.system.path = b.drv.Out
+		return nil
+	}
+	b.system, err = f.closure(ctx, h, "toplevel")
 	return err
 }
 
@@ -116,13 +141,18 @@ func (f *follower) closure(ctx context.Context, h hosts.Host, attr string) (c cl
 	}); err != nil {
 		return c, err
 	}
+	return c, f.measure(ctx, &c)
+}
+
+// measure finds out what belongs to the closure of its path.
+func (f *follower) measure(ctx context.Context, c *closure) (err error) {
 	if c.paths, err = f.Nix.Closure(ctx, c.path); err != nil {
-		return c, err
+		return err
 	}
 	for _, size := range c.paths {
 		c.size += size
 	}
-	return c, nil
+	return nil
 }
 
 // built waits for the host's build.

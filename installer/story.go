@@ -18,7 +18,11 @@ import (
 // started yet.
 func (f *follower) install(ctx context.Context, h hosts.Host, s *session, build func(hardware string)) (at hosts.Phase, err error) {
 	// Commands of a server that was killed may still run: they hold the lock.
-	if _, err := s.run(ctx, nil, "flock", lockFile, "true"); err != nil {
+	limit := commandLimit
+	if h.Layout != "" && h.Options.BuildOn != hosts.BuildServer { // it may be a build
+		limit = buildLimit
+	}
+	if _, err := s.runWithin(ctx, limit, nil, nil, "flock", lockFile, "true"); err != nil {
 		return hosts.PhaseFacts, err
 	}
 	if err := f.facts(ctx, h, s); err != nil {

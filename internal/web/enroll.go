@@ -104,7 +104,7 @@ func (s *Server) check(ctx context.Context, r EnrollRequest) (hosts.Host, map[st
 			return h, nil, err
 		}
 	}
-	if h.Options.Hardware, err = hosts.ParseHardware(r.GenerateHardware, r.Name); err != nil {
+	if err := addBuild(r, &h); err != nil {
 		return h, nil, err
 	}
 	for _, m := range r.MACs {

@@ -29,7 +29,8 @@ func (s *Server) reinstall(c echo.Context) error {
 	return c.JSON(http.StatusCreated, status(h))
 }
 
-// as is the request with what it leaves out as the host has it.
+// as is the request with what it leaves out as the host has it, but for a system that was built
+// beforehand: a host is installed again from the flake as it is now.
 func as(h hosts.Host, r EnrollRequest) EnrollRequest {
 	o := h.Options
 	r.Name = h.Name
@@ -39,6 +40,7 @@ func as(h hosts.Host, r EnrollRequest) EnrollRequest {
 	r.Image, r.Board = cmp.Or(r.Image, h.Image), cmp.Or(r.Board, h.Board)
 	r.Address, r.ExtraFiles = cmp.Or(r.Address, o.Address), cmp.Or(r.ExtraFiles, o.ExtraFiles)
 	r.BootMethod, r.Disko = cmp.Or(r.BootMethod, o.Method.String()), cmp.Or(r.Disko, string(o.Disko))
+	r.BuildOn, r.TargetSubstitutes = cmp.Or(r.BuildOn, string(o.BuildOn)), r.TargetSubstitutes || o.TargetSubstitutes
 	r.GenerateHardware = cmp.Or(r.GenerateHardware, o.Hardware.String())
 	if r.Disks == nil {
 		r.Disks = o.Disks
