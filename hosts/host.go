@@ -91,6 +91,11 @@ type Options struct {
 	DiskKeys   []string `json:"disk_keys,omitempty"`   // installer paths; contents are secrets named "disk:PATH"
 	Method     Method   `json:"method,omitzero"`       // the only one to try, or the half that is given
 	Disko      Disko    `json:"disko,omitempty"`       // empty: Fresh
+	Hardware   Hardware `json:"hardware,omitzero"`
+	BuildOn    BuildOn  `json:"build_on,omitempty"`   // empty: BuildAuto
+	StorePath  string   `json:"store_path,omitempty"` // a system that is built already
+	// TargetSubstitutes has the target fetch from its own binary caches what these have.
+	TargetSubstitutes bool `json:"target_substitutes,omitempty"`
 	// Disks says which of the machine's disks are meant, by their names in the layout.
 	Disks map[string]string `json:"disks,omitempty"`
 	// Wipe are disks that may be erased whatever speaks against it: serial numbers, WWNs, paths.

@@ -17,15 +17,17 @@ import (
 // enrolled and again for each boot, since the flake may have changed; nix
 // makes the second one quick.
 type build struct {
-	key    string    // what it was started for
-	permit time.Time // under which permit
-	done   chan struct{}
-	cancel context.CancelFunc
+	key      string    // what it was started for
+	permit   time.Time // under which permit
+	hardware string    // digest of the machine's hardware configuration, if that is in it
+	done     chan struct{}
+	cancel   context.CancelFunc
 
 	// Valid once done is closed.
 	err    error
-	system closure // the toplevel
-	script closure // disko's own script, if that is to make the disks
+	system closure    // the toplevel
+	drv    Derivation // if the machine is to build the toplevel; system has only its path then
+	script closure    // disko's own script, if that is to make the disks
 	layout *disko.Layout
 	digest string // of the layout
 	// hostKeys are the files of the new system that hold its SSH key.
@@ -43,17 +45,18 @@ func (c closure) String() string {
 	return fmt.Sprintf("%d paths, %s", len(c.paths), megabytes(c.size))
 }
 
-// startBuild starts the build for this enrolment and boot, unless it runs.
-func (f *follower) startBuild(ctx context.Context, h hosts.Host) {
-	key := fmt.Sprint(h.Permit.Issued.Format(time.RFC3339Nano), h.Permit.Retries, h.Boot.Token)
+// startBuild starts the build for this enrolment and boot, and for the machine's hardware
+// configuration, unless it runs.
+func (f *follower) startBuild(ctx context.Context, h hosts.Host, hardware string) {
+	key := fmt.Sprint(h.Permit.Issued.Format(time.RFC3339Nano), h.Permit.Retries, h.Boot.Token, hardware)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	old := f.builds[h.Name]
-	if old != nil && (old.key == key || (old.permit.Equal(h.Permit.Issued) && !old.over())) {
+	if old != nil && (old.key == key || (old.permit.Equal(h.Permit.Issued) && old.hardware == hardware && !old.over())) {
 		return // a long build is not started over because the machine boots
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	b := &build{key: key, permit: h.Permit.Issued, done: make(chan struct{}), cancel: cancel}
+	b := &build{key: key, permit: h.Permit.Issued, hardware: hardware, done: make(chan struct{}), cancel: cancel}
 	f.builds[h.Name] = b
 	f.building.Go(func() {
 		if old != nil {
@@ -67,9 +70,16 @@ func (f *follower) startBuild(ctx context.Context, h hosts.Host) {
 			f.reportEarly(ctx, b.err)
 			return
 		}
-		f.apply(hosts.Event{Kind: hosts.Built, System: b.system.path,
-			Message: fmt.Sprintf("built %s: %s, in %s", b.system.path, b.system, since(f.Now(), start))})
+		f.apply(hosts.Event{Kind: hosts.Built, System: b.system.path, Message: b.words(since(f.Now(), start))})
 	})
+}
+
+// words say what came of it.
+func (b *build) words(took time.Duration) string {
+	if b.drv.Path != "" {
+		return fmt.Sprintf("evaluated in %s; the machine itself is to build %s, for %s", took, b.system.path, b.drv.System)
+	}
+	return fmt.Sprintf("built %s: %s, in %s", b.system.path, b.system, took)
 }
 
 func (b *build) over() bool {
@@ -100,10 +110,27 @@ func (f *follower) make(ctx context.Context, h hosts.Host, b *build) error {
 	b.layout, b.hostKeys = layout, config.hostKeyFiles()
 	sum := sha256.Sum256(config.Devices)
 	b.digest = hex.EncodeToString(sum[:8])
-	if b.system, err = f.closure(ctx, h, "toplevel"); err != nil || h.Options.Disko != hosts.Script {
+	if err := f.makeSystem(ctx, h, b, config.System); err != nil || h.Options.Disko != hosts.Script {
 		return err
 	}
 	b.script, err = f.closure(ctx, h, "diskoScript")
+	return err
+}
+
+// makeSystem builds the toplevel, or finds it built, or finds out what the machine is to build.
+func (f *follower) makeSystem(ctx context.Context, h hosts.Host, b *build, system string) (err error) {
+	if h.Options.StorePath != "" {
+		b.system, err = f.prebuilt(ctx, h)
+		return err
+	}
+	if b.drv, err = f.place(ctx, h, system); err != nil {
+		return err
+	}
+	if b.drv.Path != "" {
+		b.system.path = b.drv.Out
+		return nil
+	}
+	b.system, err = f.closure(ctx, h, "toplevel")
 	return err
 }
 
@@ -114,13 +141,18 @@ func (f *follower) closure(ctx context.Context, h hosts.Host, attr string) (c cl
 	}); err != nil {
 		return c, err
 	}
+	return c, f.measure(ctx, &c)
+}
+
+// measure finds out what belongs to the closure of its path.
+func (f *follower) measure(ctx context.Context, c *closure) (err error) {
 	if c.paths, err = f.Nix.Closure(ctx, c.path); err != nil {
-		return c, err
+		return err
 	}
 	for _, size := range c.paths {
 		c.size += size
 	}
-	return c, nil
+	return nil
 }
 
 // built waits for the host's build.

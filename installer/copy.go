@@ -33,7 +33,8 @@ const (
 type transfer struct {
 	closure
 	phase hosts.Phase
-	store string // more of nix's URL; empty: the installer's own store
+	store string   // more of nix's URL; empty: the installer's own store
+	what  []string // arguments of nix copy; nil: the closure's path
 }
 
 // copySystem puts the host's system and all it needs into /mnt.
@@ -45,8 +46,10 @@ func (f *follower) copySystem(ctx context.Context, h hosts.Host, s *session, b *
 	syncer.Go(func() { f.sync(syncing, s) })
 	defer syncer.Wait()
 	defer done()
-	// remote-store: straight into the target's store, past the installer's own.
-	sent, err := f.send(ctx, h, s, transfer{b.system, hosts.PhaseCopy, "&remote-store=local%3Froot=%2Fmnt"})
+	if b.drv.Path != "" {
+		return f.buildThere(ctx, h, s, b.drv)
+	}
+	sent, err := f.send(ctx, h, s, transfer{closure: b.system, phase: hosts.PhaseCopy, store: targetStore})
 	if err != nil {
 		return err
 	}
@@ -110,7 +113,14 @@ func (f *follower) nixCopy(ctx context.Context, h hosts.Host, addr string, t tra
 	defer stall.Stop()
 
 	to := "ssh://root@" + addr + "?compress=false" + t.store
-	cmd := exec.CommandContext(ctx, "nix", slices.Concat(flags, []string{"copy", "--log-format", "internal-json", "-v", "--to", to, t.path})...)
+	args := []string{"copy", "--log-format", "internal-json", "-v", "--to", to}
+	if h.Options.TargetSubstitutes {
+		args = append(args, "--substitute-on-destination")
+	}
+	if t.what == nil {
+		t.what = []string{t.path}
+	}
+	cmd := exec.CommandContext(ctx, "nix", slices.Concat(flags, args, t.what)...)
 	cmd.Env = append(os.Environ(), "SSH_AUTH_SOCK="+f.agentSocket(), "NIX_SSHOPTS="+strings.Join([]string{
 		"-F", "/dev/null",
 		"-o", "UserKnownHostsFile=" + known, "-o", "GlobalKnownHostsFile=/dev/null",

@@ -129,7 +129,9 @@ func (f *follower) step(ctx context.Context, h hosts.Host) <-chan time.Time {
 			f.fail(h.Phase, errors.New("the permit expired, or was used for too many boots: enroll the host again"))
 			return nil
 		}
-		f.startBuild(ctx, h)
+		if h.Options.Hardware.Tool == "" { // else the machine is looked at first
+			f.startBuild(ctx, h, "")
+		}
 		if h.Boot.Token == "" && !h.Summons() { // pxe wakes us, or the permit's end
 			return time.After(h.Permit.Expires.Sub(f.Now()))
 		}
@@ -246,12 +248,13 @@ func fetched(h hosts.Host, now time.Time) bool {
 
 // work runs the story over a session, and says how it ended.
 func (f *follower) work(ctx context.Context, h hosts.Host, s *session) {
+	server := ctx // a build goes on when the session breaks
 	ctx, cancel := context.WithCancelCause(ctx)
 	var watching sync.WaitGroup
 	up, down := context.WithCancel(context.WithoutCancel(ctx)) // disks are closed after a cancel
 	watching.Go(func() { cancel(s.watch(up)) })
 	watching.Go(func() { f.untilUnwanted(ctx, h, cancel) })
-	phase, err := f.install(ctx, h, s)
+	phase, err := f.install(ctx, h, s, func(hardware string) { f.startBuild(server, h, hardware) })
 	cause := context.Cause(ctx)
 	cancel(nil)
 	if errors.Is(cause, errUnwanted) {

@@ -105,10 +105,24 @@ func (n Nix) Build(ctx context.Context, flake, host, what string, line func(stri
 	return built[0].Outputs.Out, nil
 }
 
-// Closure is the store paths that path needs, itself included, each with the
+// Keep keeps a path of our store from the garbage collector, for a host.
+func (n Nix) Keep(ctx context.Context, host, path string) error {
+	err := os.MkdirAll(n.Roots, 0o755)
+	if err == nil {
+		cmd := exec.CommandContext(ctx, "nix-store", "--realise", path, "--add-root", filepath.Join(n.Roots, host))
+		err = runLogged(cmd, nil)
+	}
+	if err != nil {
+		return fmt.Errorf("keep %s: %w", path, err)
+	}
+	return nil
+}
+
+// Closure is the store paths that a path, or several, need, themselves included, each with the
 // size of its NAR in bytes.
-func (n Nix) Closure(ctx context.Context, path string) (map[string]int64, error) {
-	out, err := n.run(ctx, nil, "path-info", "--recursive", "--json", path)
+func (n Nix) Closure(ctx context.Context, of ...string) (map[string]int64, error) {
+	path := of[len(of)-1]
+	out, err := n.run(ctx, nil, append([]string{"path-info", "--recursive", "--json"}, of...)...)
 	if err != nil {
 		return nil, fmt.Errorf("closure of %s: %w", path, err)
 	}
@@ -154,7 +168,10 @@ func runLogged(cmd *exec.Cmd, line func(string)) error {
 		return err
 	}
 	// A copy that outlives a killed server would keep /mnt busy.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = new(syscall.SysProcAttr)
+	}
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	if err := cmd.Start(); err != nil {
 		if errors.Is(err, exec.ErrNotFound) {
 			return fmt.Errorf("%s is not installed on this machine, or not in PATH: see https://nixos.org/download", cmd.Args[0])

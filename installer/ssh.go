@@ -136,7 +136,12 @@ func (s *session) watch(ctx context.Context) error {
 // run runs a command, fed with stdin if that is not nil, and returns its
 // output. The last lines of what it said are in the error.
 func (s *session) run(ctx context.Context, stdin io.Reader, argv ...string) ([]byte, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, commandLimit, fmt.Errorf("did not end within %s", commandLimit))
+	return s.runWithin(ctx, commandLimit, stdin, nil, argv...)
+}
+
+// runWithin is run with another limit. Each line of the command's stderr goes to line, if given.
+func (s *session) runWithin(ctx context.Context, limit time.Duration, stdin io.Reader, line func(string), argv ...string) ([]byte, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("did not end within %s", limit))
 	defer cancel()
 	sess, err := s.client.NewSession()
 	if err != nil {
@@ -146,7 +151,11 @@ func (s *session) run(ctx context.Context, stdin io.Reader, argv ...string) ([]b
 	stop := context.AfterFunc(ctx, func() { sess.Close() })
 	defer stop()
 	var out, errOut bytes.Buffer
+	said := lineWriter{line: line}
 	sess.Stdin, sess.Stdout, sess.Stderr = stdin, &out, &errOut
+	if line != nil {
+		sess.Stderr = &said
+	}
 	err = sess.Run(quote(argv))
 	if err == nil {
 		return out.Bytes(), nil
@@ -162,7 +171,30 @@ func (s *session) run(ctx context.Context, stdin io.Reader, argv ...string) ([]b
 	for line := range strings.Lines(out.String() + errOut.String()) {
 		last.add(strings.TrimRight(line, "\n"))
 	}
+	for _, text := range said.last {
+		last.add(text)
+	}
 	return out.Bytes(), fmt.Errorf("%s: exit status %d%s", brief(argv), exit.ExitStatus(), last)
+}
+
+// lineWriter hands on what is written to it line by line, and keeps the last lines.
+type lineWriter struct {
+	line func(string)
+	last tail
+	rest []byte // of a line that has not ended
+}
+
+func (w *lineWriter) Write(p []byte) (int, error) {
+	w.rest = append(w.rest, p...)
+	for {
+		text, rest, whole := bytes.Cut(w.rest, []byte("\n"))
+		if !whole {
+			return len(p), nil
+		}
+		w.rest = rest
+		w.line(string(text))
+		w.last.add(string(text))
+	}
 }
 
 // brief is a command for people: of a script, its first line.

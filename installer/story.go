@@ -14,16 +14,26 @@ import (
 )
 
 // install is the story: from a live installer to a machine that restarts from
-// its own disk. It returns the phase that it came to.
-func (f *follower) install(ctx context.Context, h hosts.Host, s *session) (at hosts.Phase, err error) {
+// its own disk. It returns the phase that it came to. build starts the build, if it was not
+// started yet.
+func (f *follower) install(ctx context.Context, h hosts.Host, s *session, build func(hardware string)) (at hosts.Phase, err error) {
 	// Commands of a server that was killed may still run: they hold the lock.
-	if _, err := s.run(ctx, nil, "flock", lockFile, "true"); err != nil {
+	limit := commandLimit
+	if h.Layout != "" && h.Options.BuildOn != hosts.BuildServer { // it may be a build
+		limit = buildLimit
+	}
+	if _, err := s.runWithin(ctx, limit, nil, nil, "flock", lockFile, "true"); err != nil {
 		return hosts.PhaseFacts, err
 	}
 	if err := f.facts(ctx, h, s); err != nil {
 		return hosts.PhaseFacts, err
 	}
+	hardware, err := f.hardware(ctx, h, s)
+	if err != nil {
+		return hosts.PhaseFacts, err
+	}
 	f.begin(hosts.PhaseBuild)
+	build(hardware)
 	b, err := f.built(ctx)
 	if err != nil {
 		return hosts.PhaseBuild, err

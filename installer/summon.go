@@ -30,7 +30,7 @@ func (f *follower) summon(ctx context.Context, h hosts.Host) {
 	f.mu.Lock()
 	b := f.builds[f.name]
 	f.mu.Unlock()
-	if !b.over() || b.err != nil { // its event wakes us, or has failed the host
+	if h.Options.Hardware.Tool == "" && (!b.over() || b.err != nil) { // its event wakes us, or has failed the host
 		return
 	}
 	how, err := f.come(ctx, h)

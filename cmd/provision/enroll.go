@@ -106,6 +106,10 @@ func (e *enrolment) flags(c *cobra.Command, via string) {
 	fl.StringVar(&r.TPM2, "tpm2", "", "let the machine's TPM 2.0 open the LUKS containers while these PCRs stay as they are, such as 0+2+7 (7 if none are said), beside the passphrase; off: no more")
 	fl.Lookup("tpm2").NoOptDefVal = "7"
 	fl.BoolVar(&r.KeepSecrets, "keep", false, "keep the files of --secret on the server after the host is installed, for its next install")
+	fl.StringVar(&r.GenerateHardware, "generate-hardware-config", "", "TOOL[=PATH]: have nixos-generate-config or nixos-facter look at the machine, and write what it finds into the flake before the build (default PATH hosts/HOST/hardware-configuration.nix or facter.json)")
+	fl.StringVar(&r.BuildOn, "build-on", "", "where the system is built: server, target or auto: the server if it builds for the host's platform, itself or by a remote builder (default auto)")
+	fl.StringVar(&r.StorePath, "store-path", "", "install this system, which is built and in the server's nix store; the flake says the layout")
+	fl.BoolVar(&r.TargetSubstitutes, "substituters-on-target", false, "have the machine fetch what its binary caches have, instead of copying it from the server")
 	diskFlag(c, &e.disks)
 	wipeFlag(c, &r.Wipe)
 	fl.BoolVar(&r.DryRun, "dry-run", false, "do all that comes before the first change, and stop")
@@ -113,6 +117,8 @@ func (e *enrolment) flags(c *cobra.Command, via string) {
 	fl.DurationVar(&r.Permit, "permit", 24*time.Hour, "how long the machine has to start its install")
 	// It errs only for a flag that does not exist.
 	_ = c.RegisterFlagCompletionFunc("boot-method", cobra.FixedCompletions([]string{"binl", "first", "plain", "snponly", "native"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = c.RegisterFlagCompletionFunc("generate-hardware-config", completeWays(hosts.GenerateConfig, hosts.Facter))
+	_ = c.RegisterFlagCompletionFunc("build-on", completeWays("server", "target", "auto"))
 	_ = c.RegisterFlagCompletionFunc("disko", completeWays("fresh", "format", "mount", "script"))
 	_ = c.RegisterFlagCompletionFunc("via", completeVias)
 }
@@ -129,6 +135,9 @@ func (e *enrolment) parse(c *cobra.Command) (err error) {
 		return errUsage{err}
 	}
 	if _, err := hosts.ParseVia(r.Via); err != nil {
+		return errUsage{err}
+	}
+	if err := e.parseBuild(); err != nil {
 		return errUsage{err}
 	}
 	if r.Disks, err = disko.ParseDisks(e.disks); err != nil {
@@ -151,6 +160,24 @@ func (e *enrolment) parse(c *cobra.Command) (err error) {
 		}
 	}
 	return nil
+}
+
+// parseBuild checks what is said about the build.
+func (e *enrolment) parseBuild() (err error) {
+	r := &e.request
+	if r.StorePath != "" {
+		if r.StorePath, err = filepath.Abs(r.StorePath); err != nil {
+			return err
+		}
+	}
+	o := hosts.Options{Disko: hosts.Disko(r.Disko), StorePath: r.StorePath}
+	if o.Hardware, err = hosts.ParseHardware(r.GenerateHardware, "HOST"); err != nil {
+		return err
+	}
+	if o.BuildOn, err = hosts.ParseBuildOn(r.BuildOn); err != nil {
+		return err
+	}
+	return o.CheckBuild()
 }
 
 // post enrolls the host and says what it shall be.

@@ -27,15 +27,41 @@ func (s *Server) enroll(c echo.Context) error {
 	if err := bind(c, &r); err != nil {
 		return err
 	}
-	h, secrets, err := s.check(c.Request().Context(), r)
-	if err != nil {
-		return err
-	}
-	h, err = s.Hosts.Enroll(h, r.Permit, secrets)
+	h, err := s.permit(c.Request().Context(), r, func(h hosts.Host, secrets map[string][]byte) (hosts.Host, error) {
+		return s.Hosts.Enroll(h, r.Permit, secrets)
+	})
 	if err != nil {
 		return err
 	}
 	return c.JSON(http.StatusCreated, status(h))
+}
+
+// permit checks the request and lets do issue the permit. The flake is as it was if that is
+// refused.
+func (s *Server) permit(ctx context.Context, r EnrollRequest, do func(hosts.Host, map[string][]byte) (hosts.Host, error)) (_ hosts.Host, err error) {
+	if err := hosts.CheckName(r.Name); err != nil {
+		return hosts.Host{}, err
+	}
+	hw, err := hosts.ParseHardware(r.GenerateHardware, r.Name)
+	if err != nil {
+		return hosts.Host{}, err
+	}
+	if hw.Tool != "" && s.Flake != "" {
+		undo, unprepared := s.Prepare(ctx, s.Flake, hw)
+		if unprepared != nil {
+			return hosts.Host{}, unprepared
+		}
+		defer func() {
+			if err != nil {
+				err = errors.Join(err, undo())
+			}
+		}()
+	}
+	h, secrets, err := s.check(ctx, r)
+	if err != nil {
+		return h, err
+	}
+	return do(h, secrets)
 }
 
 func bind(c echo.Context, to any) error {
@@ -77,6 +103,9 @@ func (s *Server) check(ctx context.Context, r EnrollRequest) (hosts.Host, map[st
 		if err := r.Take.Check(); err != nil {
 			return h, nil, err
 		}
+	}
+	if err := addBuild(r, &h); err != nil {
+		return h, nil, err
 	}
 	for _, m := range r.MACs {
 		mac, err := hosts.ParseMAC(m)

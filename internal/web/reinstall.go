@@ -20,18 +20,17 @@ func (s *Server) reinstall(c echo.Context) error {
 	if err := bind(c, &r); err != nil {
 		return err
 	}
-	again, secrets, err := s.check(c.Request().Context(), as(h, r))
-	if err != nil {
-		return err
-	}
-	h, err = s.Hosts.Reinstall(again, r.Permit, secrets, r.NewIdentity)
+	h, err = s.permit(c.Request().Context(), as(h, r), func(again hosts.Host, secrets map[string][]byte) (hosts.Host, error) {
+		return s.Hosts.Reinstall(again, r.Permit, secrets, r.NewIdentity)
+	})
 	if err != nil {
 		return err
 	}
 	return c.JSON(http.StatusCreated, status(h))
 }
 
-// as is the request with what it leaves out as the host has it.
+// as is the request with what it leaves out as the host has it, but for a system that was built
+// beforehand: a host is installed again from the flake as it is now.
 func as(h hosts.Host, r EnrollRequest) EnrollRequest {
 	o := h.Options
 	r.Name = h.Name
@@ -42,6 +41,8 @@ func as(h hosts.Host, r EnrollRequest) EnrollRequest {
 	r.Address, r.ExtraFiles = cmp.Or(r.Address, o.Address), cmp.Or(r.ExtraFiles, o.ExtraFiles)
 	r.BootMethod, r.Disko = cmp.Or(r.BootMethod, o.Method.String()), cmp.Or(r.Disko, string(o.Disko))
 	r.TPM2 = cmp.Or(r.TPM2, o.TPM2)
+	r.BuildOn, r.TargetSubstitutes = cmp.Or(r.BuildOn, string(o.BuildOn)), r.TargetSubstitutes || o.TargetSubstitutes
+	r.GenerateHardware = cmp.Or(r.GenerateHardware, o.Hardware.String())
 	if r.Disks == nil {
 		r.Disks = o.Disks
 	}

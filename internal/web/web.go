@@ -38,6 +38,9 @@ type Server struct {
 	// Evaluate reads a host's platform (such as x86_64-linux) and layout from
 	// the flake.
 	Evaluate func(ctx context.Context, flake, host string) (system string, layout *disko.Layout, err error)
+	// Prepare makes sure that a hardware configuration's file is in the flake; undo takes back
+	// what it made.
+	Prepare func(ctx context.Context, flake string, hw hosts.Hardware) (undo func() error, err error)
 	// Look asks what runs on a host's machine for its disks, and has the inventory keep the answer.
 	Look func(ctx context.Context, host string) error
 	Log  *slog.Logger

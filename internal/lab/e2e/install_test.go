@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -32,7 +34,7 @@ func TestInstall(t *testing.T) {
 		{name: "LUKS-LVM server format", mode: "server", host: "echo", then: format},
 		{name: "mirror proxy", mode: "proxy", host: "foxtrot"},
 		{name: "BIOS proxy", mode: "proxy", host: "golf", firmware: lab.SeaBIOS},
-		{name: "tmpfs server", mode: "server", host: "hotel"},
+		{name: "tmpfs server", mode: "server", host: "hotel", flags: []string{"--generate-hardware-config", hosts.GenerateConfig}, check: hardwareKnown},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -179,6 +181,26 @@ func tookUp(w *world) {
 func hookRan(w *world) {
 	if said := w.run("india", "cat /marked"); said != "the hook ran" {
 		w.t.Errorf("%q", said)
+	}
+}
+
+// hardwareKnown: what the machine is was in the flake before the system was built.
+func hardwareKnown(w *world) {
+	const file = "hosts/hotel/hardware-configuration.nix"
+	if got, err := os.ReadFile(filepath.Join(w.flake, file)); err != nil || !strings.Contains(string(got), `nixpkgs.hostPlatform = lib.mkDefault "x86_64-linux"`) {
+		w.t.Errorf("the flake has %q, %v", got, err)
+	}
+	told, built := -1, -1
+	for i, ev := range w.events("hotel") {
+		switch {
+		case ev.Kind == hosts.Noted && strings.Contains(ev.Message, file):
+			told = i
+		case ev.Kind == hosts.Built && built < 0:
+			built = i
+		}
+	}
+	if told < 0 || built < told {
+		w.t.Errorf("told by event %d, built by event %d", told, built)
 	}
 }
 

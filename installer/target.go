@@ -1,0 +1,106 @@
+package installer
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"provision/hosts"
+)
+
+// buildLimit bounds a build on the machine.
+const buildLimit = 12 * time.Hour
+
+// targetStore is nix's store on the new file systems, as a setting of the SSH store's URL: past
+// the installer's own.
+const targetStore = "&remote-store=local%3Froot=%2Fmnt"
+
+// place decides where the host's system is built. drv is set if that is the target.
+func (f *follower) place(ctx context.Context, h hosts.Host, system string) (drv Derivation, err error) {
+	if h.Options.BuildOn == hosts.BuildServer {
+		return drv, nil
+	}
+	if h.Options.BuildOn != hosts.BuildTarget {
+		if can, err := f.Nix.Builds(ctx, system); err != nil || can {
+			return drv, err
+		}
+	}
+	if drv, err = f.Nix.Instantiate(ctx, h.Flake, h.Name); err != nil || h.Options.BuildOn == hosts.BuildTarget {
+		return drv, err
+	}
+	if can, err := f.Nix.Builds(ctx, drv.System); err != nil || can { // cross-built
+		return Derivation{}, err
+	}
+	if h.Options.Disko == hosts.Script {
+		return drv, fmt.Errorf("--disko script needs the flake's script built before there is a disk to build on, and nix here does not build for %s: give it a remote builder, or use another --disko", drv.System)
+	}
+	return drv, nil
+}
+
+// buildThere copies what the system is built from into /mnt, with what we have of it, and has the
+// machine build it there.
+func (f *follower) buildThere(ctx context.Context, h hosts.Host, s *session, drv Derivation) error {
+	start := f.Now()
+	sent, err := f.sendInputs(ctx, h, s, drv)
+	if err != nil {
+		return err
+	}
+	f.note("%s of what %s is built from was copied, in %s; the machine builds it", megabytes(sent), drv.Out, since(f.Now(), start))
+	start = f.Now()
+	if err := realise(ctx, s, "/mnt", drv, func(line string) {
+		f.Log.Debug("nix build on the machine", "host", h.Name, "line", line)
+	}); err != nil {
+		return err
+	}
+	f.finished(hosts.PhaseCopy, "the machine built %s in %s", drv.Out, since(f.Now(), start))
+	return nil
+}
+
+// sendInputs copies a derivation with all that it refers to, and the outputs that we have of its
+// inputs.
+func (f *follower) sendInputs(ctx context.Context, h hosts.Host, s *session, drv Derivation) (sent int64, err error) {
+	inputs, err := f.Nix.Inputs(ctx, drv.Path)
+	if err != nil {
+		return 0, err
+	}
+	loads := [][]string{{"--derivation", drv.Path}}
+	loads = slices.AppendSeq(loads, slices.Chunk(inputs, 1000)) // a command line has its limits
+	for _, what := range loads {
+		c := closure{path: what[len(what)-1]}
+		if c.paths, err = f.Nix.Closure(ctx, what...); err != nil {
+			return sent, err
+		}
+		for _, size := range c.paths {
+			c.size += size
+		}
+		n, err := f.send(ctx, h, s, transfer{closure: c, phase: hosts.PhaseCopy, store: targetStore, what: what})
+		sent += n
+		if err != nil {
+			return sent, err
+		}
+	}
+	return sent, nil
+}
+
+// realise builds a derivation on the machine, in the store below root.
+func realise(ctx context.Context, s *session, root string, drv Derivation, line func(string)) error {
+	out, err := s.runWithin(ctx, buildLimit, nil, line, locked("nix-store", "--store", root, "--realise", drv.Path)...)
+	if err != nil {
+		return fmt.Errorf("build on the machine: %w", err)
+	}
+	if made := strings.TrimSpace(string(out)); made != drv.Out {
+		return fmt.Errorf("build on the machine: it made %s, and %s was expected", made, drv.Out)
+	}
+	return nil
+}
+
+// prebuilt is the system that was built beforehand, kept from the garbage collector.
+func (f *follower) prebuilt(ctx context.Context, h hosts.Host) (c closure, err error) {
+	c.path = h.Options.StorePath
+	if err := f.Nix.Keep(ctx, h.Name, c.path); err != nil {
+		return c, err
+	}
+	return c, f.measure(ctx, &c)
+}

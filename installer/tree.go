@@ -1,0 +1,205 @@
+package installer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// tree is the folder of a local flake, to write files into. It is locked for others of our kind:
+// git knows no waiting for its index.
+type tree struct {
+	dir      string
+	root     *os.Root
+	lock     *os.File
+	git      bool // nix sees only what git knows
+	uid, gid int  // who owns the folder, and gets what is written
+}
+
+// openTree opens the folder of a flake reference, and refuses a flake that is not one.
+func openTree(flake string) (*tree, error) {
+	t, err := localFlake(flake)
+	if err != nil {
+		return nil, err
+	}
+	if t.root, err = os.OpenRoot(t.dir); err != nil {
+		return nil, fmt.Errorf("open the flake's folder: %w", err)
+	}
+	info, err := t.root.Stat("flake.nix")
+	if err == nil {
+		info, err = t.root.Stat(".")
+	}
+	if err == nil {
+		t.lock, err = t.root.Open(".")
+	}
+	if err == nil {
+		err = syscall.Flock(int(t.lock.Fd()), syscall.LOCK_EX)
+	}
+	if err != nil {
+		t.close()
+		return nil, fmt.Errorf("open the flake's folder %s: %w", t.dir, err)
+	}
+	owner := info.Sys().(*syscall.Stat_t) // it has no other on Linux
+	t.uid, t.gid = int(owner.Uid), int(owner.Gid)
+	return t, nil
+}
+
+func (t *tree) close() {
+	if t.lock != nil {
+		t.lock.Close()
+	}
+	t.root.Close()
+}
+
+// localFlake reads a flake reference: a path, path: or git+file:.
+func localFlake(flake string) (*tree, error) {
+	ref, query, _ := strings.Cut(flake, "?")
+	values, err := url.ParseQuery(query)
+	scheme, dir, is := strings.Cut(ref, ":")
+	if !is {
+		scheme, dir = "", ref
+	}
+	if err != nil || is && scheme != "path" && scheme != "git+file" || !is && !filepath.IsAbs(dir) && !strings.HasPrefix(dir, ".") {
+		return nil, fmt.Errorf("the hardware configuration is written into the flake's folder, and %s is not a local folder: "+
+			"start the server with --flake FOLDER, or put the file into the flake yourself and leave out --generate-hardware-config", flake)
+	}
+	if values.Has("rev") || values.Has("ref") {
+		return nil, fmt.Errorf("the hardware configuration is written into the flake's folder, and %s is pinned to what was committed: "+
+			"start the server with --flake FOLDER", flake)
+	}
+	if dir, err = filepath.Abs(strings.TrimPrefix(dir, "//")); err != nil {
+		return nil, err
+	}
+	t := &tree{dir: filepath.Join(dir, values.Get("dir"))}
+	for at := t.dir; scheme != "path"; at = filepath.Dir(at) {
+		if _, err := os.Stat(filepath.Join(at, ".git")); err == nil {
+			t.git = true
+		}
+		if t.git || at == "/" {
+			break
+		}
+	}
+	return t, nil
+}
+
+// has reports whether there is such a file. Another thing of that name is an error, and so is
+// what a link leads to outside the folder.
+func (t *tree) has(name string) (bool, error) {
+	info, err := t.root.Lstat(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil
+	case err == nil && !info.Mode().IsRegular():
+		err = errors.New("it is not a regular file: name another one")
+	}
+	if err != nil {
+		err = fmt.Errorf("%s in the flake's folder: %w", name, err)
+	}
+	return err == nil, err
+}
+
+// write writes a file, whole or not at all, and has git know it.
+func (t *tree) write(ctx context.Context, name string, data []byte) error {
+	there, err := t.has(name)
+	if err != nil {
+		return err
+	}
+	if there {
+		if old, err := t.root.ReadFile(name); err == nil && bytes.Equal(old, data) {
+			return t.stage(ctx, name)
+		}
+	}
+	if err := t.folders(path.Dir(name)); err != nil {
+		return err
+	}
+	part := name + ".part"
+	err = t.root.WriteFile(part, data, 0o644)
+	if err == nil {
+		err = t.own(part)
+	}
+	if err == nil {
+		err = t.root.Rename(part, name)
+	}
+	if err != nil {
+		return fmt.Errorf("write %s in %s: %w", name, t.dir, errors.Join(err, ignoreMissing(t.root.Remove(part))))
+	}
+	return t.stage(ctx, name)
+}
+
+// folders makes a folder and those above it.
+func (t *tree) folders(name string) error {
+	if name == "." {
+		return nil
+	}
+	if err := t.folders(path.Dir(name)); err != nil {
+		return err
+	}
+	err := t.root.Mkdir(name, 0o755)
+	if err == nil {
+		err = t.own(name)
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("make %s in %s: %w", name, t.dir, err)
+	}
+	return nil
+}
+
+// own gives what root made to the flake's owner.
+func (t *tree) own(name string) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	return t.root.Lchown(name, t.uid, t.gid)
+}
+
+// stage has git know the file, without its content: nix does not see it else.
+func (t *tree) stage(ctx context.Context, name string) error {
+	return t.runGit(ctx, "add", "--intent-to-add", "--force", "--", name)
+}
+
+// remove takes a file away again, and the folders that are empty then.
+func (t *tree) remove(ctx context.Context, name string) error {
+	err := ignoreMissing(t.root.Remove(name))
+	for dir := path.Dir(name); dir != "." && t.root.Remove(dir) == nil; {
+		dir = path.Dir(dir)
+	}
+	return errors.Join(err, t.runGit(ctx, "rm", "--cached", "--force", "--quiet", "--ignore-unmatch", "--", name))
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// runGit runs git as the flake's owner: a tree's own settings name programs that git runs.
+func (t *tree) runGit(ctx context.Context, args ...string) error {
+	if !t.git {
+		return nil
+	}
+	if _, err := exec.LookPath("git"); err != nil {
+		return fmt.Errorf("the flake in %s is a git tree, and git is not installed on this machine, or not in PATH: install it", t.dir)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, hardwareLimit, fmt.Errorf("no end within %s", hardwareLimit))
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "git", append([]string{"-C", t.dir}, args...)...)
+	cmd.Env = append(os.Environ(), "GIT_LITERAL_PATHSPECS=1")
+	if os.Geteuid() == 0 && t.uid != 0 {
+		cmd.Env = append(cmd.Env, "HOME=/", "GIT_CONFIG_GLOBAL=/dev/null") // root's would be in its way
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(t.uid), Gid: uint32(t.gid)}}
+	}
+	if err := runLogged(cmd, nil); err != nil {
+		return fmt.Errorf("have git know a file of the flake in %s: %w", t.dir, err)
+	}
+	return nil
+}

@@ -1,0 +1,46 @@
+package web
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"provision/hosts"
+)
+
+// addBuild puts into the host what the request says about its build.
+func addBuild(r EnrollRequest, h *hosts.Host) (err error) {
+	o := &h.Options
+	if o.Hardware, err = hosts.ParseHardware(r.GenerateHardware, r.Name); err != nil {
+		return err
+	}
+	if o.BuildOn, err = hosts.ParseBuildOn(r.BuildOn); err != nil {
+		return err
+	}
+	o.StorePath, o.TargetSubstitutes = r.StorePath, r.TargetSubstitutes
+	if err := o.CheckBuild(); err != nil || o.StorePath == "" {
+		return err
+	}
+	o.StorePath, err = builtSystem(o.StorePath)
+	return err
+}
+
+// builtSystem is the store path that a path, or a link such as ./result, leads to: a system.
+func builtSystem(path string) (string, error) {
+	at, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return "", fmt.Errorf("--store-path: %w", err)
+	}
+	if filepath.Dir(at) != "/nix/store" {
+		return "", fmt.Errorf("--store-path %s: it is no path in /nix/store: give what `nix build` printed of config.system.build.toplevel", path)
+	}
+	for _, file := range []string{"init", "bin/switch-to-configuration"} {
+		if _, err := os.Stat(filepath.Join(at, file)); errors.Is(err, os.ErrNotExist) {
+			return "", fmt.Errorf("--store-path %s: it has no %s, so it is no NixOS system: give a build of config.system.build.toplevel", path, file)
+		} else if err != nil {
+			return "", fmt.Errorf("--store-path: %w", err)
+		}
+	}
+	return at, nil
+}
