@@ -221,8 +221,9 @@ func enrol(h *Host, ev Event) error {
 	} else { // on another machine, a name such as /dev/vda is another disk
 		h.Owned = slices.DeleteFunc(slices.Clone(old.Owned), func(d Disk) bool { return claimKey(d) == "" })
 	}
-	if old.State == Rebooting || old.State == Installed || old.State == Rehearsed && old.Intact() { // its installer is gone
-		h.Boot = Boot{}
+	take := h.Permit.Take
+	if old.State == Rebooting || old.State == Installed || old.State == Rehearsed && old.Intact() || take != nil && take.Installer {
+		h.Boot = Boot{} // its installer is gone, or is another
 	}
 	h.Standing = old.Standing
 	h.State, h.Since = Ready, ev.Time
