@@ -43,7 +43,7 @@ func (f *follower) checkTPM2(ctx context.Context, h hosts.Host, s *session, p *d
 	}
 	containers, err := p.TPM2()
 	if err != nil {
-		return fmt.Errorf("--tpm2: nothing was changed: %w; %s", err, withoutTPM2)
+		return fmt.Errorf("--tpm2: %w; %s", err, withoutTPM2)
 	}
 	binary, err := cryptenroll(ctx, s)
 	if err != nil {
@@ -70,7 +70,7 @@ func (f *follower) checkKey(h hosts.Host, c disko.Container, binary bool) error 
 		return nil // Disks.Key says so
 	}
 	if err == nil && bytes.IndexByte(c.Key(content), 0) >= 0 {
-		err = fmt.Errorf("--tpm2: nothing was changed: the key of %s in %s has a zero byte, which systemd-cryptenroll takes only since systemd 252, and the installer image has an older one: "+
+		err = fmt.Errorf("--tpm2: the key of %s in %s has a zero byte, which systemd-cryptenroll takes only since systemd 252, and the installer image has an older one: "+
 			"choose another --image, or another key, %s", c.Name, c.KeyFile, withoutTPM2)
 	}
 	return err

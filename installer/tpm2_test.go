@@ -149,7 +149,7 @@ func TestTPM2Checks(t *testing.T) {
 		"zero byte":         {`"settings": {`, binary, "x\x00y", chip, "has a zero byte, which systemd-cryptenroll takes only since systemd 252", "/tmp/raw.key", ""},
 		"zero byte outside": {`"settings": {`, binary, "xyz\x00", chip, "", "/tmp/raw.key", ""},
 		"zero byte, new":    {`"settings": {`, binary, "x\x00y", chip + "; echo --unlock-key-file=PATH", "", "/tmp/raw.key", ""},
-		"LUKS1":             {`"extraFormatArgs": []`, `"extraFormatArgs": ["--type luks1"]`, "key", chip, "nothing was changed: disk.main.content.partitions.luks: crypted is LUKS1", "/tmp/secret.key", ""},
+		"LUKS1":             {`"extraFormatArgs": []`, `"extraFormatArgs": ["--type luks1"]`, "key", chip, "--tpm2: disk.main.content.partitions.luks: crypted is LUKS1", "/tmp/secret.key", ""},
 		"not tried":         {"", "", "key", chip, "", "/tmp/secret.key", `settings of crypted have no crypttabExtraOpts = [ "tpm2-device=auto" ]`},
 	} {
 		t.Run(name, func(t *testing.T) {
