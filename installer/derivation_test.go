@@ -1,0 +1,98 @@
+package installer
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// layered is a host whose system needs something that is built here, and something that is not.
+const layered = `{
+  outputs = { self }: let
+    make = name: text: derivation { inherit name; system = "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" text ]; };
+    here = make "here" "echo from here > $out";
+    there = make "there" "read x < ${here}; echo $x > $out";
+  in {
+    nixosConfigurations.a.config.system.build = {
+      inherit here;
+      toplevel = make "top" "read x < ${there}; echo top of $x > $out";
+    };
+  };
+}`
+
+// TestBuildThere: a system is built in another store, from its derivation and what our own store has of its inputs.
+func TestBuildThere(t *testing.T) {
+	n, dir := flake(t, layered)
+	// On NixOS the sandbox has a shell; Debian's nix gives it none.
+	t.Setenv("NIX_CONFIG", os.Getenv("NIX_CONFIG")+"\nexperimental-features = nix-command flakes\nsandbox-paths = /bin/sh=/bin/dash /lib /lib64 /usr/lib")
+	here, err := n.Build(t.Context(), dir, "a", "here", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	drv, err := n.Instantiate(t.Context(), dir, "a")
+	if err != nil || drv.System != "x86_64-linux" || !strings.HasSuffix(drv.Path, "-top.drv") {
+		t.Fatalf("%+v, %v", drv, err)
+	}
+	if _, err := os.Stat(drv.Out); err == nil {
+		t.Fatalf("%s is here already; the test shows nothing", drv.Out)
+	}
+	inputs, err := n.Inputs(t.Context(), drv.Path)
+	if err != nil || !slices.Equal(inputs, []string{here}) {
+		t.Fatalf("our store has %s of the inputs, want %s, %v", inputs, here, err)
+	}
+	root := filepath.Join(t.TempDir(), "mnt")
+	if err := os.Mkdir(root, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, what := range [][]string{{"--derivation", drv.Path}, inputs} {
+		args := append([]string{"copy", "--no-check-sigs", "--to", "local?root=" + root}, what...)
+		if out, err := exec.CommandContext(t.Context(), "nix", args...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	var said []string
+	if err := realise(t.Context(), connect(t), root, drv, func(line string) { said = append(said, line) }); err != nil {
+		t.Fatal(err)
+	}
+	made, err := os.ReadFile(root + drv.Out)
+	if err != nil || string(made) != "top of from here\n" {
+		t.Errorf("it made %q, %v", made, err)
+	}
+	if all := strings.Join(said, "\n"); strings.Contains(all, "-here.drv'") || !strings.Contains(all, "building") {
+		t.Errorf("it built what it was given, or said nothing:\n%s", all)
+	}
+	t.Cleanup(func() { exec.Command("chmod", "-R", "u+w", root).Run() })
+}
+
+// TestBuilds: nix's own system is built for here; that of a remote builder, too; no other.
+func TestBuilds(t *testing.T) {
+	list := filepath.Join(t.TempDir(), "machines")
+	if err := os.WriteFile(list, []byte("# ours\nssh://arm aarch64-linux,armv7l-linux - 4\nssh://same\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	base := "experimental-features = nix-command flakes\nsystem = x86_64-linux\nextra-platforms = i686-linux\n"
+	for builders, want := range map[string]string{
+		"": "x86_64-linux i686-linux",
+		"builders = ssh://one riscv64-linux; ssh://two - - 1": "x86_64-linux i686-linux riscv64-linux",
+		"builders = @" + list:               "x86_64-linux i686-linux aarch64-linux",
+		"builders = @/nowhere/that/we/know": "x86_64-linux i686-linux",
+	} {
+		t.Setenv("NIX_CONFIG", base+builders)
+		var got []string
+		for _, system := range []string{"x86_64-linux", "i686-linux", "aarch64-linux", "riscv64-linux"} {
+			can, err := Nix{}.Builds(t.Context(), system)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if can {
+				got = append(got, system)
+			}
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%s: it builds for %s, want %s", builders, got, want)
+		}
+	}
+}
