@@ -53,7 +53,7 @@ func (f *follower) come(ctx context.Context, h hosts.Host) (how string, err erro
 	}
 	s, err := f.reach(ctx, h)
 	switch {
-	case errors.Is(err, errSilent) && h.Permit.Via == hosts.ViaAuto:
+	case (errors.Is(err, errSilent) || h.Permit.Take == nil) && h.Permit.Via == hosts.ViaAuto:
 		how, wakeErr := f.sendMagic(ctx, h)
 		return fmt.Sprintf("%v; %s", err, how), wakeErr
 	case err != nil:
@@ -92,8 +92,8 @@ var errSilent = errors.New("the machine does not answer SSH")
 func (f *follower) reach(ctx context.Context, h hosts.Host) (*session, error) {
 	take := h.Permit.Take
 	if take == nil {
-		return nil, fmt.Errorf("%s was not installed by this server, so what runs on its machine is not known: "+
-			"switch the machine on by hand (--via manual), wake it (--via wol), or use `provision install %s --ssh root@ADDRESS`", h.Name, h.Name)
+		return nil, fmt.Errorf("what runs on the machine of %s is not known: switch it on by hand (--via manual), "+
+			"wake it (--via wol), or use `provision install %s --ssh root@ADDRESS`", h.Name, h.Name)
 	}
 	var silent []string
 	h.Address = take.Address

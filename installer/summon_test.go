@@ -207,6 +207,10 @@ func TestReach(t *testing.T) {
 	if _, err := x.come(t.Context(), x.host); err == nil || !strings.Contains(err.Error(), "provision install bravo --ssh") {
 		t.Errorf("nothing is known of the machine: %v", err)
 	}
+	x.host.Permit.Via = hosts.ViaAuto
+	if how, err := x.come(t.Context(), x.host); err != nil || !strings.Contains(how, "magic packets") || len(x.woke) != 2 {
+		t.Errorf("nothing is known of the machine: %q, %v", how, err)
+	}
 }
 
 // TestAdopt: an installer that is up is this boot's, without a byte.
