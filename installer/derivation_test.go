@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"provision/hosts"
 )
 
 // layered is a host whose system needs something that is built here, and something that is not.
@@ -94,5 +96,23 @@ func TestBuilds(t *testing.T) {
 		if strings.Join(got, " ") != want {
 			t.Errorf("%s: it builds for %s, want %s", builders, got, want)
 		}
+	}
+}
+
+// TestPrebuilt: a system that is built already is taken as it is, and kept from the garbage collector.
+func TestPrebuilt(t *testing.T) {
+	n, dir := flake(t, layered)
+	built, err := n.Build(t.Context(), dir, "a", "here", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.Roots = filepath.Join(t.TempDir(), "roots")
+	f := &follower{name: "a", Installer: &Installer{Nix: n}}
+	c, err := f.prebuilt(t.Context(), hosts.Host{Name: "a", Options: hosts.Options{StorePath: built}})
+	if err != nil || c.path != built || c.size == 0 || len(c.paths) != 1 {
+		t.Errorf("%+v, %v", c, err)
+	}
+	if kept, err := os.Readlink(filepath.Join(n.Roots, "a")); err != nil || kept != built {
+		t.Errorf("the root leads to %s, %v", kept, err)
 	}
 }
