@@ -1,12 +1,15 @@
 package installer
 
 import (
+	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"provision/hosts"
 )
@@ -25,18 +28,42 @@ const layered = `{
   };
 }`
 
+// elsewhere is the derivation of the flake's toplevel, and the root of another store that has it.
+func elsewhere(t *testing.T, n Nix, dir string) (drv Derivation, root string) {
+	t.Helper()
+	// On NixOS the sandbox has a shell; Debian's nix gives it none.
+	t.Setenv("NIX_CONFIG", os.Getenv("NIX_CONFIG")+"\nexperimental-features = nix-command flakes\nsandbox-paths = /bin/sh=/bin/dash /lib /lib64 /usr/lib")
+	drv, err := n.Instantiate(t.Context(), dir, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	root = filepath.Join(t.TempDir(), "mnt")
+	if err := os.Mkdir(root, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { exec.Command("chmod", "-R", "u+w", root).Run() })
+	copyTo(t, root, "--derivation", drv.Path)
+	return drv, root
+}
+
+func copyTo(t *testing.T, root string, what ...string) {
+	t.Helper()
+	args := append([]string{"copy", "--no-check-sigs", "--to", "local?root=" + root}, what...)
+	if out, err := exec.CommandContext(t.Context(), "nix", args...).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+}
+
 // TestBuildThere: a system is built in another store, from its derivation and what our own store has of its inputs.
 func TestBuildThere(t *testing.T) {
 	n, dir := flake(t, layered)
-	// On NixOS the sandbox has a shell; Debian's nix gives it none.
-	t.Setenv("NIX_CONFIG", os.Getenv("NIX_CONFIG")+"\nexperimental-features = nix-command flakes\nsandbox-paths = /bin/sh=/bin/dash /lib /lib64 /usr/lib")
 	here, err := n.Build(t.Context(), dir, "a", "here", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	drv, err := n.Instantiate(t.Context(), dir, "a")
-	if err != nil || drv.System != "x86_64-linux" || !strings.HasSuffix(drv.Path, "-top.drv") {
-		t.Fatalf("%+v, %v", drv, err)
+	drv, root := elsewhere(t, n, dir)
+	if drv.System != "x86_64-linux" || !strings.HasSuffix(drv.Path, "-top.drv") {
+		t.Fatalf("%+v", drv)
 	}
 	if _, err := os.Stat(drv.Out); err == nil {
 		t.Fatalf("%s is here already; the test shows nothing", drv.Out)
@@ -45,16 +72,12 @@ func TestBuildThere(t *testing.T) {
 	if err != nil || !slices.Equal(inputs, []string{here}) {
 		t.Fatalf("our store has %s of the inputs, want %s, %v", inputs, here, err)
 	}
-	root := filepath.Join(t.TempDir(), "mnt")
-	if err := os.Mkdir(root, 0o755); err != nil {
+	copyTo(t, root, inputs...)
+	real, err := exec.LookPath("nix-store")
+	if err != nil {
 		t.Fatal(err)
 	}
-	for _, what := range [][]string{{"--derivation", drv.Path}, inputs} {
-		args := append([]string{"copy", "--no-check-sigs", "--to", "local?root=" + root}, what...)
-		if out, err := exec.CommandContext(t.Context(), "nix", args...).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
-	}
+	fakeTool(t, "nix-store", `echo "works in $TMPDIR" >&2; test -d "$TMPDIR" && exec `+real+` "$@"`)
 	var said []string
 	if err := realise(t.Context(), connect(t), root, drv, func(line string) { said = append(said, line) }); err != nil {
 		t.Fatal(err)
@@ -63,10 +86,38 @@ func TestBuildThere(t *testing.T) {
 	if err != nil || string(made) != "top of from here\n" {
 		t.Errorf("it made %q, %v", made, err)
 	}
+	const work = "/nix/var/nix/builds"
+	if _, err := os.Stat(root + work); said[0] != "works in "+root+work || !os.IsNotExist(err) {
+		t.Errorf("it worked elsewhere than on the disk, or left something: %s, %v", said[0], err)
+	}
 	if all := strings.Join(said, "\n"); strings.Contains(all, "-here.drv'") || !strings.Contains(all, "building") {
 		t.Errorf("it built what it was given, or said nothing:\n%s", all)
 	}
-	t.Cleanup(func() { exec.Command("chmod", "-R", "u+w", root).Run() })
+}
+
+// TestBuildThereEnds: a build on the machine that is not wanted any more ends, and gives up the lock.
+func TestBuildThereEnds(t *testing.T) {
+	n, dir := flake(t, `{
+  outputs = { self }: {
+    nixosConfigurations.a.config.system.build.toplevel = derivation {
+      name = "endless"; system = "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" "echo it runs >&2; while :; do :; done" ];
+    };
+  };
+}`)
+	drv, root := elsewhere(t, n, dir)
+	s := connect(t)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	err := realise(ctx, s, root, drv, func(line string) {
+		if strings.Contains(line, "it runs") {
+			cancel(errUnwanted)
+		}
+	})
+	if !errors.Is(err, errUnwanted) {
+		t.Error(err)
+	}
+	if _, err := s.runWithin(t.Context(), time.Minute, nil, nil, "flock", lockFile, "true"); err != nil {
+		t.Errorf("it goes on: %v", err)
+	}
 }
 
 // TestBuilds: nix's own system is built for here; that of a remote builder, too; no other.

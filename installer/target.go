@@ -2,8 +2,10 @@ package installer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -12,6 +14,9 @@ import (
 
 // buildLimit bounds a build on the machine.
 const buildLimit = 12 * time.Hour
+
+// buildFile holds the process id of a build on the machine.
+const buildFile = "/run/provision.build"
 
 // targetStore is nix's store on the new file systems, as a setting of the SSH store's URL: past
 // the installer's own.
@@ -84,9 +89,23 @@ func (f *follower) sendInputs(ctx context.Context, h hosts.Host, s *session, drv
 	return sent, nil
 }
 
-// realise builds a derivation on the machine, in the store below root.
+// realise builds a derivation on the machine, in the store below root. It works there, too, and not
+// in the installer's memory: where new versions of nix would, of themselves.
 func realise(ctx context.Context, s *session, root string, drv Derivation, line func(string)) error {
-	out, err := s.runWithin(ctx, buildLimit, nil, line, locked("nix-store", "--store", root, "--realise", drv.Path)...)
+	const script = `set -e
+work=$0/nix/var/nix/builds
+rm -rf -- "$work" "$2"
+mkdir -p -m 755 -- "$work"
+TMPDIR=$work timeout "$3" nix-store --store "$0" --realise "$1" &
+echo $! >"$2"
+wait $!
+rm -rf -- "$work" "$2"`
+	limit := strconv.Itoa(int(buildLimit.Seconds())) // sshd lets it go on when we are away
+	out, err := s.runWithin(ctx, buildLimit, nil, line, locked("sh", "-c", script, root, drv.Path, buildFile, limit)...)
+	if errors.Is(context.Cause(ctx), errUnwanted) { // closing the disks waits for its lock
+		_, killErr := s.run(context.WithoutCancel(ctx), nil, "sh", "-c", `kill "$(cat "$0")"`, buildFile)
+		err = errors.Join(err, killErr)
+	}
 	if err != nil {
 		return fmt.Errorf("build on the machine: %w", err)
 	}

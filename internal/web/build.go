@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"provision/hosts"
+	"provision/images"
 )
 
 // addBuild puts into the host what the request says about its build.
@@ -35,7 +37,7 @@ func builtSystem(path string) (string, error) {
 	if filepath.Dir(at) != "/nix/store" {
 		return "", fmt.Errorf("--store-path %s: it is no path in /nix/store: give what `nix build` printed of config.system.build.toplevel", path)
 	}
-	for _, file := range []string{"init", "bin/switch-to-configuration"} {
+	for _, file := range []string{"init", "bin/switch-to-configuration", "system"} {
 		if _, err := os.Stat(filepath.Join(at, file)); errors.Is(err, os.ErrNotExist) {
 			return "", fmt.Errorf("--store-path %s: it has no %s, so it is no NixOS system: give a build of config.system.build.toplevel", path, file)
 		} else if err != nil {
@@ -43,4 +45,20 @@ func builtSystem(path string) (string, error) {
 		}
 	}
 	return at, nil
+}
+
+// builtFor refuses a prebuilt system, if there is one, that is for other machines than the flake's host.
+func builtFor(path string, arch images.Arch) error {
+	if path == "" {
+		return nil
+	}
+	system, err := os.ReadFile(filepath.Join(path, "system")) // such as x86_64-linux
+	if err != nil {
+		return fmt.Errorf("--store-path: %w", err)
+	}
+	name := strings.TrimSpace(string(system))
+	if have, err := images.ParseArch(name); err != nil || have != arch {
+		return fmt.Errorf("--store-path %s: it is built for %q, and the flake builds this host for %s: give a build for that", path, name, arch)
+	}
+	return nil
 }

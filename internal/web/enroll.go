@@ -132,6 +132,9 @@ func (s *Server) check(ctx context.Context, r EnrollRequest) (hosts.Host, map[st
 		return h, nil, fmt.Errorf("the machine is %s, and the flake builds %s for %s: choose another host or another machine", r.Arch, r.Name, arch)
 	}
 	h.Arch = string(arch)
+	if err := builtFor(h.Options.StorePath, arch); err != nil {
+		return h, nil, err
+	}
 	if h.Image, err = s.image(r.Image, arch); err != nil {
 		return h, nil, err
 	}

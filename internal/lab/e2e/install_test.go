@@ -33,7 +33,7 @@ func TestInstall(t *testing.T) {
 		{name: "ext4 server script", mode: "server", host: "india", flags: []string{"--disko", "script"}, check: hookRan},
 		{name: "LUKS-LVM server format", mode: "server", host: "echo", then: format},
 		{name: "mirror proxy", mode: "proxy", host: "foxtrot"},
-		{name: "BIOS proxy", mode: "proxy", host: "golf", firmware: lab.SeaBIOS},
+		{name: "BIOS proxy", mode: "proxy", host: "golf", firmware: lab.SeaBIOS, before: inputsHere, check: builtThere},
 		{name: "tmpfs server", mode: "server", host: "hotel", flags: []string{"--generate-hardware-config", hosts.GenerateConfig}, check: hardwareKnown},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -184,11 +184,43 @@ func hookRan(w *world) {
 	}
 }
 
+// inputsHere has the server's store hold all that golf is built of, and the machine build what is left.
+func inputsHere(w *world) (flags []string) {
+	cmd := exec.CommandContext(w.ctx, "nix", "build", "--no-link", w.flake+"#nixosConfigurations.golf.config.system.build.toplevel")
+	cmd.Env = w.env()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		w.t.Fatalf("%v: %s", err, out)
+	}
+	return []string{"--build-on", "target"}
+}
+
+// builtThere: the machine built its system, into its new disk, of what the server had of it.
+func builtThere(w *world) {
+	made := ""
+	for _, ev := range w.events("golf") {
+		if ev.Kind == hosts.Finished && ev.Phase == hosts.PhaseCopy {
+			made = ev.Message
+		}
+	}
+	if !strings.Contains(made, "the machine built "+w.status("golf").System) {
+		w.t.Errorf("the copy ended with %q", made)
+	}
+	if n := strings.Count(w.log.String(), "line=\"building '"); n != 1 {
+		w.t.Errorf("the machine built %d derivations, want the last one", n)
+	}
+	if left := w.run("golf", "ls /nix/var/nix/builds 2>/dev/null || true"); left != "" {
+		w.t.Errorf("the build left %s", left)
+	}
+}
+
 // hardwareKnown: what the machine is was in the flake before the system was built.
 func hardwareKnown(w *world) {
 	const file = "hosts/hotel/hardware-configuration.nix"
 	if got, err := os.ReadFile(filepath.Join(w.flake, file)); err != nil || !strings.Contains(string(got), `nixpkgs.hostPlatform = lib.mkDefault "x86_64-linux"`) {
 		w.t.Errorf("the flake has %q, %v", got, err)
+	}
+	if loaded := w.run("hotel", "cat /etc/static/modules-load.d/nixos.conf"); !strings.Contains(loaded, "virtio_pci") {
+		w.t.Errorf("the system was built with the modules %q", loaded)
 	}
 	told, built := -1, -1
 	for i, ev := range w.events("hotel") {

@@ -15,12 +15,21 @@
         })
         settings.platforms;
       systemOf = name: if name == "delta" then "aarch64-linux" else "x86_64-linux";
+      # The modules that `nixos-generate-config --show-hardware-config` found, if it was asked.
+      found = name:
+        let
+          file = ./. + "/hosts/${name}/hardware-configuration.nix";
+          it = import file;
+          args = { config = { }; pkgs = { }; modulesPath = ""; lib.mkDefault = x: x; };
+          module = if builtins.isFunction it then it args else it;
+        in
+        if builtins.pathExists file then module.boot.initrd.availableKernelModules or [ ] else [ ];
       host = name: layout: {
         config = {
           networking.hostName = name;
           disko.devices = layout;
           system.build = {
-            toplevel = toplevels.${systemOf name} { inherit name layout; };
+            toplevel = toplevels.${systemOf name} { inherit name layout; modules = found name; };
           } // (if name == "india" then { diskoScript = india.script; } else { });
         };
         pkgs.stdenv.hostPlatform.system = systemOf name;

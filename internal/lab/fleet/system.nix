@@ -63,7 +63,7 @@ let
   lines = builtins.concatStringsSep "";
   options = m: builtins.concatStringsSep "," m.options;
 in
-{ name, layout }:
+{ name, layout, modules }:
 let
   parts = contents layout;
   mounts = builtins.sort (a: b: a.mountpoint < b.mountpoint) (ofKind "mount" parts);
@@ -101,6 +101,7 @@ let
   etc = build "etc" "etc.sh" {
     inherit authorizedKeys busybox sw;
     hostName = name;
+    loaded = lines (map (m: "${m}\n") modules);
     sealed = ./secrets.age;
     fstab = lines (
       # Where / is a tmpfs, the mount points are not there; systemd would make them.

@@ -33,4 +33,8 @@ cat >inittab <<EOS
 EOS
 printf '#!%s\n%s\n' "$busybox/usr/bin/busybox sh" "$udhcpc" >boot/udhcpc
 printf '#!%s\n%s\n' "$busybox/usr/bin/busybox sh" "$boot" >boot/rc
+if [ -n "$loaded" ]; then
+	mkdir modules-load.d
+	printf %s "$loaded" >modules-load.d/nixos.conf
+fi
 chmod 0755 boot/udhcpc boot/rc
