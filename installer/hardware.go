@@ -51,11 +51,15 @@ exec "$0" "$@"`
 	if tool == hosts.GenerateConfig { // the layout says the file systems
 		argv = append(argv, "--show-hardware-config", "--no-filesystems")
 	}
-	data, err := s.run(ctx, nil, argv...)
+	var said tail
+	data, err := s.runWithin(ctx, hardwareLimit, nil, said.add, argv...)
 	if err != nil {
 		return nil, err
 	}
-	return data, checkHardware(ctx, tool, data)
+	if err := checkHardware(ctx, tool, data); err != nil {
+		return nil, fmt.Errorf("%w%s", err, said)
+	}
+	return data, nil
 }
 
 // checkHardware refuses what would break the flake.

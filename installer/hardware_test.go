@@ -159,7 +159,7 @@ func TestHardwareRefused(t *testing.T) {
 	nix, dir := flake(t, importing)
 	s := connect(t)
 	for _, tt := range []struct{ name, tool, script, want string }{
-		{"empty", hosts.GenerateConfig, "echo", "nixos-generate-config printed nothing"},
+		{"empty", hosts.GenerateConfig, "echo no such bus >&2", "nixos-generate-config printed nothing:\n  no such bus"},
 		{"not nix", hosts.GenerateConfig, "echo '{ cores = ; }'", "nixos-generate-config printed something that is not nix"},
 		{"not JSON", hosts.Facter, "echo '{\"version\":'", "nixos-facter printed something that is not a JSON object"},
 		{"no object", hosts.Facter, "echo 7", "nixos-facter printed something that is not a JSON object"},
