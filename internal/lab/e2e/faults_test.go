@@ -38,6 +38,7 @@ var whole = []hosts.Phase{hosts.PhaseNetboot, hosts.PhaseFacts, hosts.PhaseDisks
 // TestFaults: whatever happens in whatever phase, the install ends well when it is over, without anybody's help; on the
 // same disk, beside another that is not touched, and once.
 func TestFaults(t *testing.T) {
+	t.Parallel()
 	var table faultTable
 	t.Cleanup(func() { fmt.Print(table.String()) })
 	for _, f := range []fault{

@@ -14,6 +14,7 @@ import (
 // TestFirmware: whatever a machine starts with leads it to the installer's
 // SSH, with us as the DHCP server and beside a home router's.
 func TestFirmware(t *testing.T) {
+	t.Parallel()
 	type client struct {
 		host     string
 		firmware lab.Firmware
@@ -41,6 +42,7 @@ func TestFirmware(t *testing.T) {
 
 // TestArm64 does the same with arm64 machines, and installs one completely.
 func TestArm64(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []string{"server", "proxy"} {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()

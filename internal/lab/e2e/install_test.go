@@ -15,6 +15,7 @@ import (
 // each layout, with us as the DHCP server or beside a home router's. Some of
 // the installs are disturbed; nobody helps them.
 func TestInstall(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name, mode, host string
 		flags            []string // of enroll

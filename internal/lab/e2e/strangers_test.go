@@ -129,6 +129,7 @@ const uuid1, uuid2 = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222
 // TestStrangers: an unknown MAC gets no answer at all on 67, 69, 4011 and
 // HTTP, where an enrolled one does, and is listed as discovered.
 func TestStrangers(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []string{"server", "proxy"} {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
