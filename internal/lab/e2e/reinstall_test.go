@@ -64,6 +64,7 @@ func TestReinstall(t *testing.T) {
 	w.fleet.EFIEntry = true
 	w.writeFleet()
 	shown := w.provision("reinstall", host, "--yes", "--via", "kexec")
+	t.Logf("%s", shown)
 	for _, part := range []string{"lost", "ext4", "All that is on /dev/vda"} {
 		if !strings.Contains(shown, part) {
 			t.Errorf("what is lost is not shown (%s):\n%s", part, shown)
