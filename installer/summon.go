@@ -11,6 +11,8 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -337,26 +339,39 @@ func (f *follower) load(ctx context.Context, h hosts.Host, t running, img images
 		return err
 	}
 	defer done()
-	sent := &meter{Reader: all, tell: func(n int64) { f.advance(hosts.PhaseNetboot, n, img.Kernel.Size+total, "bytes") }, now: f.Now}
+	sent := &counter{Reader: all}
+	reporting, over := context.WithCancel(ctx)
+	var reporter sync.WaitGroup
+	reporter.Go(func() { f.report(reporting, sent, img.Kernel.Size+total) })
+	defer reporter.Wait()
+	defer over()
 	_, err = t.do(ctx, io.MultiReader(bytes.NewReader(append(head, '\n')), sent), "kexec-load")
 	return err
 }
 
-// meter tells how much was read, about once a second.
-type meter struct {
+// counter counts what is read through it, bytes.
+type counter struct {
 	io.Reader
-	tell func(n int64)
-	now  func() time.Time
-	n    int64
-	told time.Time
+	n atomic.Int64
 }
 
-func (m *meter) Read(p []byte) (int, error) {
-	n, err := m.Reader.Read(p)
-	m.n += int64(n)
-	if now := m.now(); now.Sub(m.told) >= time.Second {
-		m.told = now
-		m.tell(m.n)
-	}
+func (c *counter) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	c.n.Add(int64(n))
 	return n, err
+}
+
+// report tells once a second how much of it was read, until ctx ends. It must not hold the
+// reader up: each telling is a commit that waits for the server's disk.
+func (f *follower) report(ctx context.Context, c *counter, total int64) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		f.advance(hosts.PhaseNetboot, c.n.Load(), total, "bytes")
+	}
 }
