@@ -161,9 +161,9 @@ func TestHold(t *testing.T) {
 	}
 }
 
-// TestOff: with --dhcp off the owner's DHCP server sends machines here, by the
+// TestOffBesideDnsmasq: with --dhcp off the owner's DHCP server sends machines here, by the
 // lines that doctor prints for it.
-func TestOff(t *testing.T) {
+func TestOffBesideDnsmasq(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "off")
 	w.reachesInstaller("alpha", lab.OVMFPXE, "", "x86-64 UEFI PXE", "rom")
