@@ -205,11 +205,9 @@ func (inv *Inventory) allGiven(h Host, given map[string][]byte) error {
 	return err
 }
 
-// MissingSecrets says what must be given again before the host can be
-// installed again, since it was removed from the server once it was delivered:
-// as flags of enroll, such as "--secret /var/lib/key=FILE:0400".
-func (inv *Inventory) MissingSecrets(h Host) ([]string, error) { return inv.missing(h, nil) }
-
+// missing says what must be given again before the host can be installed again,
+// since it was removed from the server once it was delivered: as flags of
+// enroll, such as "--secret /var/lib/key=FILE:0400".
 func (inv *Inventory) missing(h Host, given map[string][]byte) (missing []string, err error) {
 	has := func(secret string) bool {
 		if given[secret] != nil {

@@ -200,7 +200,7 @@ func TestEscrow(t *testing.T) {
 	if now := reveal(); len(now) != 2 || now[made] != second[made] || now[made] == first[made] {
 		t.Errorf("after the second install: %q", now)
 	}
-	if missing, err := inv.MissingSecrets(h); err != nil || len(missing) > 0 {
+	if missing, err := inv.missing(h, nil); err != nil || len(missing) > 0 {
 		t.Errorf("missing: %q, %v", missing, err)
 	}
 	data, err := os.ReadFile(filepath.Join(dir, "state.db"))
@@ -242,7 +242,7 @@ func TestSecretFiles(t *testing.T) {
 			t.Errorf("%q, %v", got, err)
 		}
 		install(t, inv, h.Name)
-		missing, err := inv.MissingSecrets(h)
+		missing, err := inv.missing(h, nil)
 		want := "--secret /var/lib/a=FILE:0400"
 		if keep {
 			want = ""

@@ -17,7 +17,6 @@ import (
 	"filippo.io/age/agessh"
 	"github.com/spf13/cobra"
 	"golang.org/x/crypto/ssh"
-	"golang.org/x/term"
 
 	"provision/hosts"
 	"provision/internal/web"
@@ -93,58 +92,24 @@ func (in *input) all(flag string, max int64) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(in.Reader, max+1))
 }
 
-// terminal is the terminal that standard input is, if it is one.
-func (in *input) terminal() (fd int, ok bool) {
-	f, ok := in.Reader.(*os.File)
-	if !ok {
-		return 0, false
-	}
-	return int(f.Fd()), term.IsTerminal(int(f.Fd()))
-}
-
-// hidden asks for a line on the terminal, without showing it.
-func (in *input) hidden(fd int, prompt string) ([]byte, error) {
-	state, err := term.GetState(fd)
-	if err != nil {
-		return nil, err
-	}
-	fmt.Fprint(in.ask, prompt)
-	defer fmt.Fprintln(in.ask)
-	type line struct {
-		text []byte
-		err  error
-	}
-	read := make(chan line, 1)
-	go func() { // after a Ctrl-C it waits for a key until the program ends, which is now
-		text, err := term.ReadPassword(fd)
-		read <- line{text, err}
-	}()
-	select {
-	case l := <-read:
-		return l.text, l.err
-	case <-in.ctx.Done():
-		return nil, errors.Join(in.ctx.Err(), term.Restore(fd, state))
-	}
-}
-
 // passphrase asks for the passphrase twice on a terminal, without showing it;
 // elsewhere it is all of standard input.
 func (in *input) passphrase(path string) ([]byte, error) {
-	fd, ok := in.terminal()
-	if !ok {
+	who := askable(in.Reader, in.ask)
+	if who == nil {
 		return in.all("--disk-encryption-key "+path+"=-", hosts.MaxSecret)
 	}
-	var typed [2][]byte
+	var typed [2]string
 	for i, prompt := range []string{"Passphrase for " + path + ": ", "Again: "} {
 		var err error
-		if typed[i], err = in.hidden(fd, prompt); err != nil {
+		if typed[i], err = who.secret(in.ctx, prompt); err != nil {
 			return nil, fmt.Errorf("read the passphrase: %w", err)
 		}
 	}
-	if !bytes.Equal(typed[0], typed[1]) {
+	if typed[0] != typed[1] {
 		return nil, fmt.Errorf("the two passphrases for %s differ: type the same twice", path)
 	}
-	return typed[0], nil
+	return []byte(typed[0]), nil
 }
 
 func readDiskKeys(specs []string, in *input) (map[string][]byte, error) {
@@ -373,10 +338,11 @@ func lockedIdentity(file string, data []byte, public ssh.PublicKey, in *input) (
 		}
 	}
 	return agessh.NewEncryptedSSHIdentity(public, data, func() ([]byte, error) {
-		fd, ok := in.terminal()
-		if !ok {
+		who := askable(in.Reader, in.ask)
+		if who == nil {
 			return nil, errors.New("it is encrypted: run this on a terminal, which asks for its passphrase, or give another key with --identity")
 		}
-		return in.hidden(fd, "Passphrase of "+file+": ")
+		typed, err := who.secret(in.ctx, "Passphrase of "+file+": ")
+		return []byte(typed), err
 	})
 }
