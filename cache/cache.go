@@ -1,0 +1,191 @@
+// Package cache is a nix binary cache of what is being installed: to each machine exactly the store paths of its own
+// install, under a token, signed with a key made for that install.
+//
+// Nothing is packed beforehand: a NAR is streamed out of the store as it is asked for. What arrives is authentic without
+// trust in the network, for the machine is told the public key over its pinned SSH connection. It is not secret: nothing
+// in a nix store should be.
+//
+// The protocol is nix's own (nix.dev/manual/nix, "HTTP Binary Cache Store"): nix-cache-info, HASH.narinfo, nar/HASH.nar.
+package cache
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"path"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/nix-community/go-nix/pkg/narinfo"
+	"github.com/nix-community/go-nix/pkg/narinfo/signature"
+	"github.com/nix-community/go-nix/pkg/nixhash"
+)
+
+// Prefix is where a [Cache] is to be served.
+const Prefix = "/cache/"
+
+// Cache is an [http.Handler] for the shares that are open.
+type Cache struct {
+	mu     sync.RWMutex
+	shares map[string]*Share // by token
+}
+
+// Path is a store path, as `nix path-info --json` tells of it.
+type Path struct {
+	Path       string   `json:"path"`
+	NarHash    string   `json:"narHash"` // SHA-256, in any of nix's forms
+	NarSize    int64    `json:"narSize"` // bytes
+	References []string `json:"references"`
+	Signatures []string `json:"signatures"`
+	CA         string   `json:"ca"`
+}
+
+// Share is what one machine may have, until it is closed.
+type Share struct {
+	Token     string // the last part of the URL
+	PublicKey string // for nix's trusted-public-keys
+
+	cache  *Cache
+	client netip.Addr
+	key    signature.SecretKey
+	paths  map[string]*Path // by the hash in their name
+	sent   atomic.Int64     // bytes of NARs
+}
+
+// Open shares paths with the machine at the address client.
+func (c *Cache) Open(client netip.Addr, paths []Path) (*Share, error) {
+	s := &Share{Token: rand.Text(), cache: c, client: client.Unmap(), paths: make(map[string]*Path, len(paths))}
+	for i := range paths {
+		hash, _, ok := strings.Cut(path.Base(paths[i].Path), "-")
+		if !ok {
+			return nil, fmt.Errorf("share %s: not a store path", paths[i].Path)
+		}
+		s.paths[hash] = &paths[i]
+	}
+	// The name tells people where a signature in their store is from.
+	secret, public, err := signature.GenerateKeypair("provision-"+s.Token[:8], rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("make the key of a share: %w", err)
+	}
+	s.key, s.PublicKey = secret, public.String()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.shares == nil {
+		c.shares = make(map[string]*Share)
+	}
+	c.shares[s.Token] = s
+	return s, nil
+}
+
+// Close ends the share. What is being sent is sent to its end.
+func (s *Share) Close() {
+	s.cache.mu.Lock()
+	defer s.cache.mu.Unlock()
+	delete(s.cache.shares, s.Token)
+}
+
+// Sent is how many bytes of NARs went out.
+func (s *Share) Sent() int64 { return s.sent.Load() }
+
+// ServeHTTP serves the open shares. Who has no share's token, or another machine's, gets no answer at all.
+func (c *Cache) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	token, name, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, Prefix), "/")
+	c.mu.RLock()
+	s := c.shares[token]
+	c.mu.RUnlock()
+	from, err := netip.ParseAddrPort(r.RemoteAddr)
+	if s == nil || err != nil || from.Addr().Unmap() != s.client {
+		panic(http.ErrAbortHandler)
+	}
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		http.Error(w, "only GET and HEAD", http.StatusMethodNotAllowed)
+		return
+	}
+	hash, isInfo := strings.CutSuffix(name, ".narinfo")
+	nar, isNAR := strings.CutPrefix(strings.TrimSuffix(name, ".nar"), "nar/")
+	switch {
+	case name == "nix-cache-info":
+		// The priority puts it before the caches of the flake, which are further away.
+		answer(w, "text/x-nix-cache-info", "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 10\n")
+	case isInfo && s.paths[hash] != nil:
+		info, err := s.info(hash)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		answer(w, "text/x-nix-narinfo", info)
+	case isNAR && s.paths[nar] != nil:
+		s.serveNAR(w, r, s.paths[nar])
+	default:
+		http.NotFound(w, r)
+	}
+}
+
+func answer(w http.ResponseWriter, kind, text string) {
+	w.Header().Set("Content-Type", kind)
+	w.Header().Set("Content-Length", strconv.Itoa(len(text)))
+	w.Write([]byte(text))
+}
+
+// info is the signed description of a path.
+func (s *Share) info(hash string) (string, error) {
+	p := s.paths[hash]
+	sha256 := nixhash.SHA256
+	digest, err := nixhash.ParseAny(p.NarHash, &sha256)
+	if err != nil {
+		return "", fmt.Errorf("hash of %s: %w", p.Path, err)
+	}
+	n := narinfo.NarInfo{StorePath: p.Path, URL: "nar/" + hash + ".nar", Compression: "none", CA: p.CA,
+		NarHash: nixhash.MustNewHashWithEncoding(nixhash.SHA256, digest.Digest(), nixhash.NixBase32, true), NarSize: uint64(p.NarSize)}
+	for _, ref := range p.References {
+		n.References = append(n.References, path.Base(ref))
+	}
+	// Those that it has already stay with the path.
+	for _, text := range p.Signatures {
+		if sig, err := signature.ParseSignature(text); err == nil {
+			n.Signatures = append(n.Signatures, sig)
+		}
+	}
+	ours, err := s.key.Sign(rand.Reader, n.Fingerprint())
+	if err != nil {
+		return "", fmt.Errorf("sign %s: %w", p.Path, err)
+	}
+	n.Signatures = append(n.Signatures, ours)
+	return n.String(), nil
+}
+
+// serveNAR streams a path. A machine whose connection broke asks for the rest
+// (RFC 9110 section 14.1.2; nix asks for "bytes=N-").
+func (s *Share) serveNAR(w http.ResponseWriter, r *http.Request, p *Path) {
+	archive, err := pack(p.Path)
+	if err == nil && archive.size != p.NarSize {
+		err = fmt.Errorf("%s has %d bytes as a NAR, and nix knows of %d: it was changed; repair it by nix-store --verify --check-contents --repair", p.Path, archive.size, p.NarSize)
+	}
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	from, status := int64(0), http.StatusOK
+	if rest, ok := strings.CutPrefix(r.Header.Get("Range"), "bytes="); ok && strings.HasSuffix(rest, "-") {
+		if n, err := strconv.ParseInt(strings.TrimSuffix(rest, "-"), 10, 64); err == nil && n >= 0 && n < archive.size {
+			from, status = n, http.StatusPartialContent
+			w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", n, archive.size-1, archive.size))
+		}
+	}
+	w.Header().Set("Accept-Ranges", "bytes")
+	w.Header().Set("Content-Type", "application/x-nix-nar")
+	w.Header().Set("Content-Length", strconv.FormatInt(archive.size-from, 10))
+	w.WriteHeader(status)
+	if r.Method == http.MethodHead {
+		return
+	}
+	n, err := archive.writeTo(w, from)
+	s.sent.Add(n)
+	if err != nil && !errors.Is(err, http.ErrHandlerTimeout) {
+		panic(http.ErrAbortHandler) // the machine sees that it is cut short
+	}
+}

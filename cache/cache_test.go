@@ -1,0 +1,309 @@
+package cache
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+var loopback = netip.MustParseAddr("127.0.0.1")
+
+// run runs nix, or a program beside it, and returns what it prints.
+func run(t testing.TB, name string, args ...string) string {
+	t.Helper()
+	out, err := try(t, name, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func try(t testing.TB, name string, args ...string) (string, error) {
+	t.Helper()
+	if name == "nix" {
+		args = append([]string{"--extra-experimental-features", "nix-command", "--option", "substituters", "", "--option", "build-users-group", ""}, args...)
+	}
+	cmd := exec.CommandContext(t.Context(), name, args...)
+	cmd.Env = append(os.Environ(), "XDG_CACHE_HOME="+t.TempDir()) // what nix remembers of caches
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		err = fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, stderr.String())
+	}
+	return strings.TrimSpace(string(out)), err
+}
+
+// tree is a folder with all that a store path may hold.
+func tree(t testing.TB, salt string) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "tree")
+	random := rand.New(rand.NewPCG(1, uint64(len(salt))))
+	for name, size := range map[string]int{"empty": 0, "one": 1, "seven": 7, "eight": 8, "sub/nine": 9, "sub.file": 100, "sub/.hidden": 20,
+		"large": sendfile, "larger": sendfile + 1, "z/huge": 5<<20 + 3} {
+		file := filepath.Join(dir, name)
+		must(t, os.MkdirAll(filepath.Dir(file), 0o755))
+		data := make([]byte, size)
+		for i := range data {
+			data[i] = byte(random.Uint32())
+		}
+		must(t, os.WriteFile(file, data, 0o644))
+	}
+	must(t, os.WriteFile(filepath.Join(dir, "salt"), []byte(salt), 0o755))
+	must(t, os.Mkdir(filepath.Join(dir, "folder"), 0o755))
+	must(t, os.Symlink("../nowhere", filepath.Join(dir, "link")))
+	return dir
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// add builds the tree into the store. What is only added names itself by its content, and needs no signature.
+func add(t testing.TB, salt string) string {
+	t.Helper()
+	expression := fmt.Sprintf(`derivation { name = "tree"; system = builtins.currentSystem; builder = "/bin/sh"; PATH = builtins.getEnv "PATH";
+		args = [ "-c" "cp -r ${%s} $out; chmod -R u+w $out; echo $out >$out/self" ]; }`, tree(t, salt))
+	return run(t, "nix-build", "--no-out-link", "--option", "sandbox", "false", "--option", "substituters", "", "--option", "build-users-group", "", "-E", expression)
+}
+
+func infos(t testing.TB, paths ...string) (all []Path) {
+	t.Helper()
+	must(t, json.Unmarshal([]byte(run(t, "nix", append([]string{"path-info", "--json", "--recursive"}, paths...)...)), &all))
+	return all
+}
+
+func TestNAR(t *testing.T) {
+	dir := tree(t, "")
+	want, err := exec.Command("nix-store", "--dump", dir).Output()
+	must(t, err)
+	n, err := pack(dir)
+	must(t, err)
+	if n.size != int64(len(want)) {
+		t.Errorf("%d bytes, want %d", n.size, len(want))
+	}
+	offsets := []int64{0, 1, n.size - 1, n.size}
+	for range 30 {
+		offsets = append(offsets, rand.Int64N(n.size))
+	}
+	for _, from := range offsets {
+		var b bytes.Buffer
+		sent, err := n.writeTo(&b, from)
+		if err != nil || sent != n.size-from || !bytes.Equal(b.Bytes(), want[from:]) {
+			t.Fatalf("from %d: %d bytes, %v; not what nix writes", from, sent, err)
+		}
+	}
+	for _, file := range []string{"link", "empty", "salt", "folder"} {
+		want, err := exec.Command("nix-store", "--dump", filepath.Join(dir, file)).Output()
+		must(t, err)
+		n, err := pack(filepath.Join(dir, file))
+		must(t, err)
+		var b bytes.Buffer
+		if _, err := n.writeTo(&b, 0); err != nil || !bytes.Equal(b.Bytes(), want) {
+			t.Errorf("%s: %v; not what nix writes", file, err)
+		}
+	}
+}
+
+// serve serves a cache, by way of change if that is not nil.
+func serve(t testing.TB, c *Cache, change func(http.Handler) http.Handler) (url string) {
+	t.Helper()
+	h := http.Handler(c)
+	if change != nil {
+		h = change(h)
+	}
+	srv := httptest.NewServer(h)
+	t.Cleanup(srv.Close)
+	return srv.URL + Prefix
+}
+
+func pull(t testing.TB, url string, s *Share, to, path string, more ...string) error {
+	t.Helper()
+	_, err := try(t, "nix", append([]string{"copy", "--from", url + s.Token, "--to", to, "--option", "trusted-public-keys", s.PublicKey, path}, more...)...)
+	return err
+}
+
+func TestPull(t *testing.T) {
+	path, other := add(t, "pull"), add(t, "other")
+	c := new(Cache)
+	url := serve(t, c, nil)
+	s, err := c.Open(loopback, infos(t, path))
+	must(t, err)
+	to := t.TempDir()
+	must(t, pull(t, url, s, to, path))
+	run(t, "nix-store", "--store", to, "--verify", "--check-contents")
+	if want := infos(t, path)[0].NarSize; s.Sent() != want {
+		t.Errorf("%d bytes sent, want %d", s.Sent(), want)
+	}
+	if err := pull(t, url, s, t.TempDir(), other); err == nil || !strings.Contains(err.Error(), "no substituter that can build it") {
+		t.Errorf("a path that is not shared: %v", err)
+	}
+	s.Close()
+	if err := pull(t, url, s, t.TempDir(), path); err == nil {
+		t.Error("the share is open after its end")
+	}
+}
+
+func TestStrangers(t *testing.T) {
+	path := add(t, "strangers")
+	c := new(Cache)
+	url := serve(t, c, nil)
+	elsewhere, err := c.Open(netip.MustParseAddr("192.0.2.1"), infos(t, path))
+	must(t, err)
+	for _, token := range []string{elsewhere.Token, "", "x", "../" + elsewhere.Token} {
+		for _, file := range []string{"/nix-cache-info", "/nar/x.nar", ""} {
+			if res, err := http.Get(url + token + file); err == nil {
+				res.Body.Close()
+				t.Errorf("%s%s: %s", token, file, res.Status)
+			}
+		}
+	}
+}
+
+// altered serves the cache, with what it answers to certain names changed.
+func altered(change func(name string, body []byte) []byte) func(http.Handler) http.Handler {
+	return func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			rec := httptest.NewRecorder()
+			h.ServeHTTP(rec, r)
+			w.WriteHeader(rec.Code)
+			w.Write(change(r.URL.Path, rec.Body.Bytes()))
+		})
+	}
+}
+
+// TestAltered: who sits in the network can change nothing.
+func TestAltered(t *testing.T) {
+	path := add(t, "altered")
+	line := func(key, value string) func(string, []byte) []byte {
+		return func(name string, body []byte) []byte {
+			if !strings.HasSuffix(name, ".narinfo") {
+				return body
+			}
+			lines := strings.SplitAfter(string(body), "\n")
+			for i, l := range lines {
+				if strings.HasPrefix(l, key+": ") {
+					lines[i] = key + ": " + value + "\n"
+				}
+			}
+			return []byte(strings.Join(lines, ""))
+		}
+	}
+	other := strings.Repeat("0", 52)
+	for name, change := range map[string]func(string, []byte) []byte{
+		"nothing": func(_ string, body []byte) []byte { return body },
+		"a byte of the NAR": func(name string, body []byte) []byte {
+			if strings.HasSuffix(name, ".nar") {
+				body[len(body)/2] ^= 1
+			}
+			return body
+		},
+		"the NAR cut short": func(name string, body []byte) []byte {
+			if strings.HasSuffix(name, ".nar") {
+				return body[:len(body)-8]
+			}
+			return body
+		},
+		"StorePath":  line("StorePath", path[:len(path)-4]+"free"),
+		"NarHash":    line("NarHash", "sha256:"+other),
+		"NarSize":    line("NarSize", "8"),
+		"References": line("References", ""),
+		"Sig":        line("Sig", "provision-x:"+strings.Repeat("A", 86)+"=="),
+		"no Sig":     line("Sig", ""),
+	} {
+		c := new(Cache)
+		url := serve(t, c, altered(change))
+		s, err := c.Open(loopback, infos(t, path))
+		must(t, err)
+		to := t.TempDir()
+		if err := pull(t, url, s, to, path); (err == nil) != (name == "nothing") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if name == "nothing" {
+			continue
+		}
+		if _, err := try(t, "nix-store", "--store", to, "--check-validity", path); err == nil {
+			t.Errorf("%s: the path is valid", name)
+		}
+	}
+	// Another install's key is no good for this one.
+	c := new(Cache)
+	url := serve(t, c, nil)
+	one, err := c.Open(loopback, infos(t, path))
+	must(t, err)
+	two, err := c.Open(loopback, infos(t, path))
+	must(t, err)
+	one.PublicKey = two.PublicKey
+	if err := pull(t, url, one, t.TempDir(), path); err == nil || !strings.Contains(err.Error(), "signature") {
+		t.Errorf("signed by another key: %v", err)
+	}
+}
+
+// TestResume: a connection that breaks in a NAR goes on from there; a pull that is cut does not fetch again what it has.
+func TestResume(t *testing.T) {
+	var paths []string
+	for i := range 4 {
+		paths = append(paths, add(t, fmt.Sprint("resume", i)))
+	}
+	c := new(Cache)
+	var fetched []string
+	ranges, cut := 0, 0
+	url := serve(t, c, func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if !strings.HasSuffix(r.URL.Path, ".nar") {
+				h.ServeHTTP(w, r)
+				return
+			}
+			fetched = append(fetched, r.URL.Path)
+			if r.Header.Get("Range") != "" {
+				ranges++
+			} else if len(fetched) > 2 && cut == 0 {
+				cut++
+				w = &short{ResponseWriter: w, left: 1 << 20}
+			}
+			h.ServeHTTP(w, r)
+		})
+	})
+	s, err := c.Open(loopback, infos(t, paths...))
+	must(t, err)
+	to := t.TempDir()
+	if err := pull(t, url, s, to, paths[0], paths[1:]...); err != nil {
+		t.Logf("the first pull: %v", err)
+		had := len(fetched) - 1
+		must(t, pull(t, url, s, to, paths[0], paths[1:]...))
+		if len(fetched) != had+1+4-had {
+			t.Errorf("%d were there after the first pull; all fetched: %q", had, fetched)
+		}
+	} else if ranges != 1 {
+		t.Errorf("the broken one was not resumed: %q", fetched)
+	}
+	if cut != 1 {
+		t.Error("no connection was cut")
+	}
+	run(t, "nix-store", "--store", to, "--verify", "--check-contents")
+}
+
+// short breaks the connection after some bytes.
+type short struct {
+	http.ResponseWriter
+	left int
+}
+
+func (s *short) Write(p []byte) (int, error) {
+	if s.left -= len(p); s.left < 0 {
+		panic(http.ErrAbortHandler)
+	}
+	return s.ResponseWriter.Write(p)
+}
