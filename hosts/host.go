@@ -94,6 +94,8 @@ type Options struct {
 	Hardware   Hardware `json:"hardware,omitzero"`
 	BuildOn    BuildOn  `json:"build_on,omitempty"`   // empty: BuildAuto
 	StorePath  string   `json:"store_path,omitempty"` // a system that is built already
+	// CopyOver is how the closure goes to the target; empty: CopyAuto.
+	CopyOver CopyOver `json:"copy_over,omitempty"`
 	// TargetSubstitutes has the target fetch from its own binary caches what these have.
 	TargetSubstitutes bool `json:"target_substitutes,omitempty"`
 	// Disks says which of the machine's disks are meant, by their names in the layout.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"provision/cache"
 	"provision/disko"
 	"provision/hosts"
 	"provision/images"
@@ -39,6 +40,7 @@ type closure struct {
 	path  string
 	paths map[string]int64 // with their sizes in bytes
 	size  int64            // of them all, bytes
+	infos []cache.Path     // more of them
 }
 
 func (c closure) String() string {
@@ -141,16 +143,18 @@ func (f *follower) closure(ctx context.Context, h hosts.Host, attr string) (c cl
 	}); err != nil {
 		return c, err
 	}
-	return c, f.measure(ctx, &c)
+	return c, f.measure(ctx, &c, c.path)
 }
 
-// measure finds out what belongs to the closure of its path.
-func (f *follower) measure(ctx context.Context, c *closure) (err error) {
-	if c.paths, err = f.Nix.Closure(ctx, c.path); err != nil {
+// measure finds out what belongs to the closure of a path, or of several.
+func (f *follower) measure(ctx context.Context, c *closure, of ...string) (err error) {
+	if c.infos, err = f.Nix.Closure(ctx, of...); err != nil {
 		return err
 	}
-	for _, size := range c.paths {
-		c.size += size
+	c.paths = make(map[string]int64, len(c.infos))
+	for _, p := range c.infos {
+		c.paths[p.Path] = p.NarSize
+		c.size += p.NarSize
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -33,7 +34,7 @@ const (
 type transfer struct {
 	closure
 	phase hosts.Phase
-	store string   // more of nix's URL; empty: the installer's own store
+	root  string   // where the store is, of the new file systems; empty: the installer's own
 	what  []string // arguments of nix copy; nil: the closure's path
 }
 
@@ -49,7 +50,7 @@ func (f *follower) copySystem(ctx context.Context, h hosts.Host, s *session, b *
 	if b.drv.Path != "" {
 		return f.buildThere(ctx, h, s, b.drv)
 	}
-	sent, err := f.send(ctx, h, s, transfer{closure: b.system, phase: hosts.PhaseCopy, store: targetStore})
+	sent, err := f.copies(ctx, h, s, transfer{closure: b.system, phase: hosts.PhaseCopy, root: "/mnt"})
 	if err != nil {
 		return err
 	}
@@ -77,22 +78,21 @@ func (f *follower) sync(ctx context.Context, s *session) {
 	}
 }
 
-// send copies a closure to the machine, and returns how many bytes of it the
-// machine did not have.
-func (f *follower) send(ctx context.Context, h hosts.Host, s *session, t transfer) (sent int64, err error) {
-	for try := range copyTries {
-		if try > 0 {
-			f.note("copy, try %d of %d: %v", try+1, copyTries, err)
+// again tries a copy several times, and adds up how many bytes of it the machine did not have.
+func (f *follower) again(ctx context.Context, try func() (int64, error)) (sent int64, err error) {
+	for n := range copyTries {
+		if n > 0 {
+			f.note("copy, try %d of %d: %v", n+1, copyTries, err)
 			select {
 			case <-ctx.Done():
 				return sent, err
-			case <-time.After(time.Duration(try) * 5 * time.Second): // for what is overloaded to recover
+			case <-time.After(time.Duration(n) * 5 * time.Second): // for what is overloaded to recover
 			}
 		}
-		var n int64
-		n, err = f.nixCopy(ctx, h, s.addr, t)
-		sent += n
-		if err == nil || ctx.Err() != nil {
+		var more int64
+		more, err = try()
+		sent += more
+		if err == nil || ctx.Err() != nil || errors.Is(err, errLost) {
 			break
 		}
 	}
@@ -107,12 +107,10 @@ func (f *follower) nixCopy(ctx context.Context, h hosts.Host, addr string, t tra
 	if err := os.WriteFile(known, []byte("installer "+h.Boot.HostKey+"\n"), 0o600); err != nil {
 		return 0, fmt.Errorf("pin the installer's key: %w", err)
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	stall := time.AfterFunc(stallLimit, func() { cancel(fmt.Errorf("nothing was copied for %s", stallLimit)) })
-	defer stall.Stop()
-
-	to := "ssh://root@" + addr + "?compress=false" + t.store
+	to := "ssh://root@" + addr + "?compress=false"
+	if t.root != "" { // past the installer's own store
+		to += "&remote-store=local%3Froot=" + url.QueryEscape(t.root)
+	}
 	args := []string{"copy", "--log-format", "internal-json", "-v", "--to", to}
 	if h.Options.TargetSubstitutes {
 		args = append(args, "--substitute-on-destination")
@@ -120,8 +118,7 @@ func (f *follower) nixCopy(ctx context.Context, h hosts.Host, addr string, t tra
 	if t.what == nil {
 		t.what = []string{t.path}
 	}
-	cmd := exec.CommandContext(ctx, "nix", slices.Concat(flags, args, t.what)...)
-	cmd.Env = append(os.Environ(), "SSH_AUTH_SOCK="+f.agentSocket(), "NIX_SSHOPTS="+strings.Join([]string{
+	env := append(os.Environ(), "SSH_AUTH_SOCK="+f.agentSocket(), "NIX_SSHOPTS="+strings.Join([]string{
 		"-F", "/dev/null",
 		"-o", "UserKnownHostsFile=" + known, "-o", "GlobalKnownHostsFile=/dev/null",
 		"-o", "StrictHostKeyChecking=yes", "-o", "HostKeyAlgorithms=" + strings.Join(algorithms(keyType(h.Boot.HostKey)), ","),
@@ -130,29 +127,16 @@ func (f *follower) nixCopy(ctx context.Context, h hosts.Host, addr string, t tra
 		"-o", "Ciphers=aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com",
 		"-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3",
 	}, " "))
-	cmd.WaitDelay = 5 * time.Second
-	p := copyProgress{sizes: t.paths}
-	var said tail
-	err = runLogged(cmd, func(line string) {
-		if p.read(line, &said) {
-			// Old versions of nix say nothing during a path: a slow link, 1 MB/s,
-			// needs a second for each of its MB.
-			stall.Reset(stallLimit + time.Duration(p.largest()>>20)*time.Second)
-			if now := f.Now(); now.Sub(p.told) >= time.Second {
-				p.told = now
-				f.advance(t.phase, p.bytes(), t.size, "bytes")
-			}
-		}
+	sent, err = f.watchCopy(ctx, t, func(ctx context.Context, line func(string)) error {
+		cmd := exec.CommandContext(ctx, "nix", slices.Concat(flags, args, t.what)...)
+		cmd.Env = env
+		cmd.WaitDelay = 5 * time.Second
+		return runLogged(cmd, line)
 	})
-	if err == nil {
-		return p.done, nil
+	if err != nil {
+		err = fmt.Errorf("copy %s to %s: %w", t.path, addr, err)
 	}
-	if ctx.Err() != nil {
-		err = context.Cause(ctx)
-	} else if len(said) > 0 {
-		err = errors.New("nix copy failed" + said.String())
-	}
-	return p.done, fmt.Errorf("copy %s to %s: %w", t.path, addr, err)
+	return sent, err
 }
 
 // keyType is that of a key in authorized_keys form.

@@ -32,7 +32,7 @@ func (f *follower) layout(h hosts.Host, s *session, b *build) *Disks {
 			if err := f.burn(h, p); err != nil || o.Script == "" {
 				return err
 			}
-			_, err := f.send(ctx, h, s, transfer{closure: b.script, phase: hosts.PhaseDisks})
+			_, err := f.copies(ctx, h, s, transfer{closure: b.script, phase: hosts.PhaseDisks})
 			return err
 		},
 		Tell: func(done, total int, step disko.Step) {

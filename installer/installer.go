@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"provision/cache"
 	"provision/hosts"
 	"provision/images"
 )
@@ -29,6 +30,11 @@ type Installer struct {
 	Key    *ed25519.PrivateKey // logs in to installers
 	Log    *slog.Logger
 	Now    func() time.Time
+
+	// Cache, if there is one, is served over HTTP on CachePort of each address that machines reach us by; they fetch
+	// their systems from it.
+	Cache     *cache.Cache
+	CachePort int
 
 	// Program returns the path of our own program for machines of that architecture (images.Arch).
 	Program func(arch string) (string, error)

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"syscall"
 
+	"provision/cache"
 	"provision/disko"
 	"provision/hosts"
 )
@@ -134,34 +135,26 @@ func (n Nix) release(chosen func(host string) bool) error {
 	return errors.Join(errs...)
 }
 
-// Closure is the store paths that a path, or several, need, themselves included, each with the
-// size of its NAR in bytes.
-func (n Nix) Closure(ctx context.Context, of ...string) (map[string]int64, error) {
+// Closure is the store paths that a path, or several, need, themselves included.
+func (n Nix) Closure(ctx context.Context, of ...string) ([]cache.Path, error) {
 	path := of[len(of)-1]
 	out, err := n.run(ctx, nil, append([]string{"path-info", "--recursive", "--json"}, of...)...)
 	if err != nil {
 		return nil, fmt.Errorf("closure of %s: %w", path, err)
 	}
-	type info struct {
-		Path    string `json:"path"`
-		NarSize int64  `json:"narSize"`
-	}
-	sizes := make(map[string]int64)
-	var list []info // nix before 2.19; later ones print an object
+	var list []cache.Path // nix before 2.19; later ones print an object
 	if json.Unmarshal(out, &list) == nil {
-		for _, i := range list {
-			sizes[i.Path] = i.NarSize
-		}
-		return sizes, nil
+		return list, nil
 	}
-	var byPath map[string]info
+	var byPath map[string]cache.Path
 	if err := json.Unmarshal(out, &byPath); err != nil {
 		return nil, fmt.Errorf("closure of %s: %w", path, err)
 	}
-	for p, i := range byPath {
-		sizes[p] = i.NarSize
+	for p, info := range byPath {
+		info.Path = p
+		list = append(list, info)
 	}
-	return sizes, nil
+	return list, nil
 }
 
 // run runs nix and returns its output. Its messages go to line, if given; the

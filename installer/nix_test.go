@@ -91,7 +91,7 @@ func TestBuild(t *testing.T) {
 		t.Errorf("it is kept for ever: %v, %v", left, err)
 	}
 	paths, err := nix.Closure(t.Context(), path)
-	if err != nil || len(paths) != 1 || paths[path] < 6 {
+	if err != nil || len(paths) != 1 || paths[0].Path != path || paths[0].NarSize < 6 {
 		t.Errorf("%v, %v", paths, err)
 	}
 	if _, err := nix.Build(t.Context(), dir, "fails", "toplevel", nil); err == nil || !strings.Contains(err.Error(), "no such luck") {
@@ -115,11 +115,12 @@ func TestCopyProgress(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(t.Context(), "nix", append(flags, "copy", "--log-format", "internal-json", "-v", "--no-check-sigs", "--to", filepath.Join(dir, "store"), path)...)
-	sizes, err := nix.Closure(t.Context(), path)
+	infos, err := nix.Closure(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, size := copyProgress{sizes: sizes}, sizes[path]
+	size := infos[0].NarSize
+	p := copyProgress{sizes: map[string]int64{path: size}}
 	var said tail
 	moved := 0
 	if err := runLogged(cmd, func(line string) {

@@ -18,10 +18,6 @@ const buildLimit = 12 * time.Hour
 // buildFile holds the process id of a build on the machine.
 const buildFile = "/run/provision.build"
 
-// targetStore is nix's store on the new file systems, as a setting of the SSH store's URL: past
-// the installer's own.
-const targetStore = "&remote-store=local%3Froot=%2Fmnt"
-
 // place decides where the host's system is built. drv is set if that is the target.
 func (f *follower) place(ctx context.Context, h hosts.Host, system string) (drv Derivation, err error) {
 	if h.Options.BuildOn == hosts.BuildServer {
@@ -74,13 +70,10 @@ func (f *follower) sendInputs(ctx context.Context, h hosts.Host, s *session, drv
 	loads = slices.AppendSeq(loads, slices.Chunk(inputs, 1000)) // a command line has its limits
 	for _, what := range loads {
 		c := closure{path: what[len(what)-1]}
-		if c.paths, err = f.Nix.Closure(ctx, what...); err != nil {
+		if err = f.measure(ctx, &c, what...); err != nil {
 			return sent, err
 		}
-		for _, size := range c.paths {
-			c.size += size
-		}
-		n, err := f.send(ctx, h, s, transfer{closure: c, phase: hosts.PhaseCopy, store: targetStore, what: what})
+		n, err := f.copies(ctx, h, s, transfer{closure: c, phase: hosts.PhaseCopy, root: "/mnt", what: what})
 		sent += n
 		if err != nil {
 			return sent, err
@@ -121,5 +114,5 @@ func (f *follower) prebuilt(ctx context.Context, h hosts.Host) (c closure, err e
 	if err := f.Nix.Keep(ctx, h.Name, c.path); err != nil {
 		return c, err
 	}
-	return c, f.measure(ctx, &c)
+	return c, f.measure(ctx, &c, c.path)
 }

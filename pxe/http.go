@@ -23,7 +23,7 @@ import (
 
 // serveHTTP serves scripts, kernels and initrds.
 func (s *Server) serveHTTP(ctx context.Context, l *link) error {
-	srv := &http.Server{Handler: s.routes(l), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute,
+	srv := &http.Server{Handler: s.withCache(s.routes(l)), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute,
 		BaseContext: func(net.Listener) context.Context { return ctx }}
 	g := new(errgroup.Group)
 	stop := context.AfterFunc(ctx, func() { g.Go(srv.Close) })
@@ -33,6 +33,17 @@ func (s *Server) serveHTTP(ctx context.Context, l *link) error {
 		return g.Wait()
 	}
 	return fmt.Errorf("serve HTTP: %w", err)
+}
+
+// withCache leaves to the binary cache what is its own.
+func (s *Server) withCache(boots http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.Cache != nil && strings.HasPrefix(r.URL.Path, "/cache/") {
+			s.Cache.ServeHTTP(w, r)
+			return
+		}
+		boots.ServeHTTP(w, r)
+	})
 }
 
 func (s *Server) routes(l *link) http.Handler {

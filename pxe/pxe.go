@@ -40,7 +40,8 @@ type Server struct {
 	Store  hosts.Store // for leases
 	Images *images.Catalog
 	Traces *hosts.Traces
-	Login  string // public key that may log in to installers, authorized_keys form
+	Cache  http.Handler // answers what begins with /cache/; nil: nobody does
+	Login  string       // public key that may log in to installers, authorized_keys form
 	Log    *slog.Logger
 	Now    func() time.Time
 

@@ -109,6 +109,7 @@ func (e *enrolment) flags(c *cobra.Command, via string) {
 	fl.StringVar(&r.GenerateHardware, "generate-hardware-config", "", "TOOL[=PATH]: have nixos-generate-config or nixos-facter look at the machine, and write what it finds into the flake before the build (default PATH hosts/HOST/hardware-configuration.nix or facter.json)")
 	fl.StringVar(&r.BuildOn, "build-on", "", "where the system is built: server, target or auto: the server if it builds for the host's platform, itself or by a remote builder (default auto)")
 	fl.StringVar(&r.StorePath, "store-path", "", "install this system, which is built and in the server's nix store; the flake says the layout")
+	fl.StringVar(&r.CopyOver, "copy-over", "", "how the system gets to the machine: http: signed, out of this server's binary cache, which is fastest; ssh: encrypted, too; auto: http if the machine reaches it (default auto)")
 	fl.BoolVar(&r.TargetSubstitutes, "substituters-on-target", false, "have the machine fetch what its binary caches have, instead of copying it from the server")
 	diskFlag(c, &e.disks)
 	wipeFlag(c, &r.Wipe)
@@ -175,6 +176,9 @@ func (e *enrolment) parseBuild() (err error) {
 		return err
 	}
 	if o.BuildOn, err = hosts.ParseBuildOn(r.BuildOn); err != nil {
+		return err
+	}
+	if _, err := hosts.ParseCopyOver(r.CopyOver); err != nil {
 		return err
 	}
 	return o.CheckBuild()

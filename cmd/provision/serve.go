@@ -19,6 +19,7 @@ import (
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sync/errgroup"
 
+	"provision/cache"
 	"provision/disko"
 	"provision/hosts"
 	"provision/images"
@@ -131,7 +132,9 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) e
 	nix := installer.Nix{Roots: filepath.Join(f.stateDir, "roots")}
 	traces := &hosts.Traces{Now: time.Now}
 	pxeServer.Hosts, pxeServer.Store, pxeServer.Images, pxeServer.Traces, pxeServer.Login, pxeServer.Log = inventory, store, catalog, traces, login, log
-	install := &installer.Installer{Hosts: inventory, Images: catalog, Nix: nix, Key: key, LiveWithin: f.liveWithin, Log: log, Now: time.Now,
+	closures := new(cache.Cache)
+	pxeServer.Cache = closures
+	install := &installer.Installer{Hosts: inventory, Images: catalog, Nix: nix, Cache: closures, CachePort: pxeServer.HTTPPort, Key: key, LiveWithin: f.liveWithin, Log: log, Now: time.Now,
 		Program: program,
 		Wake: func(ctx context.Context, mac string) (err error) {
 			for _, iface := range f.ifaces {

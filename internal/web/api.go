@@ -37,6 +37,7 @@ type Status struct {
 	Disks             map[string]string `json:"disks,omitempty"`
 	Hardware          hosts.Hardware    `json:"hardware,omitzero"`    // what is found out for the flake
 	BuildOn           hosts.BuildOn     `json:"build_on"`             // where its system is built
+	CopyOver          hosts.CopyOver    `json:"copy_over"`            // how it gets to the machine
 	StorePath         string            `json:"store_path,omitempty"` // the system that was built beforehand
 	TargetSubstitutes bool              `json:"substituters_on_target,omitempty"`
 	// Wipe are the disks that may be taken whatever speaks against it.
@@ -54,7 +55,7 @@ func status(h hosts.Host) Status {
 	return Status{Name: h.Name, MACs: h.MACs, State: h.State, Phase: h.Phase, Percent: h.Progress.Percent(),
 		Progress: h.Progress, Address: h.Address, System: h.System, Error: h.Error, Since: h.Since, Proof: h.Standing.Proof,
 		HostKey: h.HostKey, Arch: h.Arch, Method: h.Method, Pinned: h.Options.Method, Disko: cmp.Or(h.Options.Disko, hosts.Fresh), Image: h.Image, Disks: h.Options.Disks, Wipe: h.Options.Wipe, TPM2: h.Options.TPM2, Flake: h.Flake, Permit: h.Permit, Event: h.LastEvent,
-		Hardware: h.Options.Hardware, BuildOn: cmp.Or(h.Options.BuildOn, hosts.BuildAuto), StorePath: h.Options.StorePath, TargetSubstitutes: h.Options.TargetSubstitutes,
+		Hardware: h.Options.Hardware, BuildOn: cmp.Or(h.Options.BuildOn, hosts.BuildAuto), CopyOver: cmp.Or(h.Options.CopyOver, hosts.CopyAuto), StorePath: h.Options.StorePath, TargetSubstitutes: h.Options.TargetSubstitutes,
 		EscrowTo: h.Options.EscrowTo, Secrets: h.Options.Secrets, KeepSecrets: h.Options.KeepSecrets, Chown: h.Options.Chown}
 }
 
@@ -95,6 +96,7 @@ type EnrollRequest struct {
 	// GenerateHardware is hosts.ParseHardware's TOOL[=PATH]; empty: none.
 	GenerateHardware  string `json:"generate_hardware_config,omitempty"`
 	BuildOn           string `json:"build_on,omitempty"`   // hosts.ParseBuildOn; empty: auto
+	CopyOver          string `json:"copy_over,omitempty"`  // hosts.ParseCopyOver; empty: auto
 	StorePath         string `json:"store_path,omitempty"` // a system that is in the server's store
 	TargetSubstitutes bool   `json:"substituters_on_target,omitempty"`
 

@@ -42,6 +42,7 @@ func as(h hosts.Host, r EnrollRequest) EnrollRequest {
 	r.BootMethod, r.Disko = cmp.Or(r.BootMethod, o.Method.String()), cmp.Or(r.Disko, string(o.Disko))
 	r.TPM2 = cmp.Or(r.TPM2, o.TPM2)
 	r.BuildOn, r.TargetSubstitutes = cmp.Or(r.BuildOn, string(o.BuildOn)), r.TargetSubstitutes || o.TargetSubstitutes
+	r.CopyOver = cmp.Or(r.CopyOver, string(o.CopyOver))
 	r.GenerateHardware = cmp.Or(r.GenerateHardware, o.Hardware.String())
 	if r.Disks == nil {
 		r.Disks = o.Disks
