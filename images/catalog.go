@@ -184,6 +184,9 @@ func (c *Catalog) sweep(temps bool) error {
 	for _, img := range all {
 		used[img.Kernel.SHA256], used[img.Initrd.SHA256] = true, true
 	}
+	if err := c.keepFirmware(used); err != nil {
+		return err
+	}
 	entries, err := os.ReadDir(c.dir)
 	if err != nil {
 		return fmt.Errorf("clean the image folder: %w", err)
