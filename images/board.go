@@ -134,7 +134,7 @@ func (b Board) Files(f Firmware, m Medium) map[string]File {
 func (b Board) Missing(f Firmware, m Medium) (lacks []string) {
 	for _, w := range b.wants {
 		if w.needed&m != 0 && !slices.ContainsFunc(slices.Collect(maps.Keys(f.Files)), w.match) {
-			lacks = append(lacks, strings.Join(w.patterns, " or "))
+			lacks = append(lacks, strings.Join(w.patterns[:min(2, len(w.patterns))], " or "))
 		}
 	}
 	if m&FAT != 0 && b.Firmware != "" && b.UBoot(f) == "" {

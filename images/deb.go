@@ -24,11 +24,12 @@ func (g *gathering) deb(file string) error {
 	}
 	defer in.Close()
 	done := int64(0)
-	data, err := debData(&meter{g.ctx, in, func(n int) {
+	r := &meter{g.ctx, in, func(n int) {
 		if done += int64(n); g.progress != nil {
 			g.progress(done, in.before.Size())
 		}
-	}})
+	}}
+	data, err := debData(r)
 	if err != nil {
 		return err
 	}
@@ -39,7 +40,9 @@ func (g *gathering) deb(file string) error {
 	}
 	if err == nil {
 		// An ar member that is cut short looks like its end.
-		_, err = io.Copy(io.Discard, data)
+		if _, err = io.Copy(io.Discard, data); err == nil {
+			_, err = io.Copy(io.Discard, r)
+		}
 	}
 	if err == nil && data.N > 0 {
 		err = io.ErrUnexpectedEOF

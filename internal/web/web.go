@@ -147,6 +147,11 @@ func (s *Server) routes() http.Handler {
 	v1.POST("/images", s.addImage)
 	v1.POST("/images/:name/verify", s.verifyImage)
 	v1.DELETE("/images/:name", s.removeImage)
+	v1.GET("/firmware", s.listFirmware)
+	v1.POST("/firmware", s.addFirmware)
+	v1.GET("/firmware/:name/licences", s.firmwareLicences)
+	v1.POST("/firmware/:name/verify", s.verifyFirmware)
+	v1.DELETE("/firmware/:name", s.removeFirmware)
 	return e
 }
 
