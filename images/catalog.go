@@ -184,7 +184,7 @@ func (c *Catalog) sweep(temps bool) error {
 	for _, img := range all {
 		used[img.Kernel.SHA256], used[img.Initrd.SHA256] = true, true
 	}
-	if err := c.keepFirmware(used); err != nil {
+	if err := errors.Join(c.keepFirmware(used), c.keepKernels(used)); err != nil {
 		return err
 	}
 	entries, err := os.ReadDir(c.dir)
