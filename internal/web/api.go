@@ -25,9 +25,10 @@ type Status struct {
 	Proof    string         `json:"proof"` // how the installed host proved itself
 	HostKey  string         `json:"host_key"`
 	Arch     string         `json:"arch"`
-	Method   hosts.Method   `json:"method"` // what led the machine to its installer last
-	Pinned   hosts.Method   `json:"pinned"` // the only way it may be led there; empty: any
-	Disko    hosts.Disko    `json:"disko"`  // how its disks are made
+	Method   hosts.Method   `json:"method"`          // what led the machine to its installer last
+	Pinned   hosts.Method   `json:"pinned"`          // the only way it may be led there; empty: any
+	Disko    hosts.Disko    `json:"disko"`           // how its disks are made
+	Board    string         `json:"board,omitempty"` // images.Board; missing: not known yet
 	Image    string         `json:"image"`
 	Flake    string         `json:"flake"`
 	Permit   hosts.Permit   `json:"permit"`
@@ -53,7 +54,7 @@ type Status struct {
 func status(h hosts.Host) Status {
 	return Status{Name: h.Name, MACs: h.MACs, State: h.State, Phase: h.Phase, Percent: h.Progress.Percent(),
 		Progress: h.Progress, Address: h.Address, System: h.System, Error: h.Error, Since: h.Since, Proof: h.Standing.Proof,
-		HostKey: h.HostKey, Arch: h.Arch, Method: h.Method, Pinned: h.Options.Method, Disko: cmp.Or(h.Options.Disko, hosts.Fresh), Image: h.Image, Disks: h.Options.Disks, Wipe: h.Options.Wipe, TPM2: h.Options.TPM2, Flake: h.Flake, Permit: h.Permit, Event: h.LastEvent,
+		HostKey: h.HostKey, Arch: h.Arch, Method: h.Method, Pinned: h.Options.Method, Disko: cmp.Or(h.Options.Disko, hosts.Fresh), Board: h.Board, Image: h.Image, Disks: h.Options.Disks, Wipe: h.Options.Wipe, TPM2: h.Options.TPM2, Flake: h.Flake, Permit: h.Permit, Event: h.LastEvent,
 		Hardware: h.Options.Hardware, BuildOn: cmp.Or(h.Options.BuildOn, hosts.BuildAuto), StorePath: h.Options.StorePath, TargetSubstitutes: h.Options.TargetSubstitutes,
 		EscrowTo: h.Options.EscrowTo, Secrets: h.Options.Secrets, KeepSecrets: h.Options.KeepSecrets, Chown: h.Options.Chown}
 }
@@ -80,7 +81,7 @@ type EnrollRequest struct {
 	Name       string            `json:"name"`
 	MACs       []string          `json:"macs"`
 	Image      string            `json:"image,omitempty"` // may be left out if there is one for the architecture
-	Board      string            `json:"board,omitempty"`
+	Board      string            `json:"board,omitempty"` // images.ParseBoard; empty or auto: what the machine is recognised as
 	Address    string            `json:"address,omitempty"`
 	BootMethod string            `json:"boot_method,omitempty"` // hosts.ParseMethod; empty: whatever works
 	Disko      string            `json:"disko,omitempty"`       // hosts.ParseDisko; empty: fresh
