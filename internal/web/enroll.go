@@ -74,7 +74,7 @@ func bind(c echo.Context, to any) error {
 }
 
 func (s *Server) check(ctx context.Context, r EnrollRequest) (hosts.Host, map[string][]byte, error) {
-	h := hosts.Host{Name: r.Name, Flake: s.Flake, Options: hosts.Options{Address: r.Address, ExtraFiles: r.ExtraFiles, Disks: r.Disks, Wipe: r.Wipe}, Permit: hosts.Permit{DryRun: r.DryRun}}
+	h := hosts.Host{Name: r.Name, Flake: s.Flake, Options: hosts.Options{Address: r.Address, ExtraFiles: r.ExtraFiles, Disks: r.Disks, Wipe: r.Wipe, PiConfig: r.PiConfig, AllowEEPROM: r.AllowEEPROM}, Permit: hosts.Permit{DryRun: r.DryRun}}
 	if err := hosts.CheckName(r.Name); err != nil {
 		return h, nil, err
 	}

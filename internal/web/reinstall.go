@@ -46,6 +46,9 @@ func as(h hosts.Host, r EnrollRequest) EnrollRequest {
 	if r.Disks == nil {
 		r.Disks = o.Disks
 	}
+	if r.PiConfig == nil {
+		r.PiConfig = o.PiConfig
+	}
 	return withSecrets(o, r)
 }
 
