@@ -25,6 +25,9 @@ func (f *follower) checkBoard(h hosts.Host, l *disko.Layout, p *disko.Plan) erro
 	if err != nil { // it was not recognised
 		return nil
 	}
+	if asked := h.Boot.Board; asked != "" && asked != b.Name {
+		f.note("it is enrolled as %s, and asked to boot as %s does", b.Name, asked)
+	}
 	var stops []string
 	for _, problem := range BoardProblems(l, b) {
 		if problem.Stops {
