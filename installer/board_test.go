@@ -2,11 +2,17 @@ package installer
 
 import (
 	"encoding/json"
+	"fmt"
+	"log/slog"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"provision/disko"
+	"provision/hosts"
+	"provision/images"
 )
 
 // part is a partition of a layout: "NAME TYPE SIZE FORMAT MOUNTPOINT OPTION...". Of a GPT, TYPE is
@@ -138,5 +144,76 @@ func TestBoardProblems(t *testing.T) {
 				t.Errorf("%d problems, want %q", len(got), test.want)
 			}
 		})
+	}
+}
+
+// TestCheckBoard: what the board would not start from ends the install before anything is
+// changed; what is only doubtful is noted.
+func TestCheckBoard(t *testing.T) {
+	dir := t.TempDir()
+	store, err := hosts.OpenBolt(filepath.Join(dir, "state.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	vault, err := hosts.OpenVault(filepath.Join(dir, "key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	inv, err := hosts.New(store, vault, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	full := firmwareCatalog(t)
+	none, err := images.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	const card, root = "/dev/mmcblk0", "root - 100% ext4 / boot"
+	for i, test := range []struct {
+		board, asked, table string
+		parts               []string
+		catalog             *images.Catalog
+		err, note           string
+	}{
+		{"rpi4", "rpi4", "msdos", []string{"fw fat32 200M vfat /boot/firmware", root}, full, "", ""},
+		{"", "", "msdos", []string{"fw ext4 1M vfat /boot/firmware", root}, full, "", ""},
+		{"pc", "pc", "msdos", []string{"root - 100% ext4 / boot"}, none, "", ""},
+		{"rpi4", "rpi5", "msdos", []string{"fw fat32 200M vfat /boot/firmware", root}, full, "", "it is enrolled as rpi4, and asked to boot as rpi5 does"},
+		{"rpi4", "", "msdos", []string{"fw fat32 1M vfat /boot/firmware", root}, full, "nothing was changed. disk.main.content.partitions[0]: the partition for the firmware has ", ""},
+		{"rpi4", "", "gpt", []string{"fw 0700 1M vfat /boot/firmware", "root 8300 100% ext4 / legacy"}, full,
+			"nothing was changed. disk.main.content.partitions.fw: the partition for the firmware has 1 MB, and that of rpi4 (Raspberry Pi 4, 400 or CM4) needs 1.1 MB: make it larger", "EEPROM of September 2020"},
+		{"rpi4", "", "msdos", []string{"fw fat32 1M vfat /boot/firmware", root}, none, "", "no firmware is here to be put on the disk: the host has to bring its own"},
+		{"rpi5", "", "msdos", []string{"fw fat32 1M vfat /boot/firmware", root}, full, "", "it lacks bcm2712*-rpi-*.dtb"},
+		{"rpi3", "", "gpt", []string{"fw 0700 200M vfat /boot/firmware", "root 8300 100% ext4 / legacy"}, full,
+			"nothing was changed. The layout does not suit the board, rpi3 (Raspberry Pi 3B, 3B+ or CM3) (enroll it with --board if it is another):\n  disk.main.content.partitions.fw: rpi3: its boot ROM reads no GPT", ""},
+	} {
+		layout := layoutOf(t, test.table, card, test.parts...)
+		plan, err := disko.NewPlan(layout, nil, disko.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := fmt.Sprint("host", i)
+		h, err := inv.Enroll(hosts.Host{Name: name, MACs: []string{fmt.Sprintf("52:54:00:00:00:%02x", i)}, Board: test.board}, time.Hour, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.Boot.Board = test.asked
+		f := &follower{name: name, Installer: &Installer{Hosts: inv, Images: test.catalog, Now: time.Now, Log: slog.New(slog.DiscardHandler)}}
+		err = f.checkBoard(h, layout, plan)
+		if (err == nil) != (test.err == "") || err != nil && !strings.Contains(err.Error(), test.err) {
+			t.Errorf("%d: %v", i, err)
+		}
+		events, err := inv.Events(name, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		notes := ""
+		for _, ev := range events {
+			notes += ev.Message + "\n"
+		}
+		if (notes == "") != (test.note == "") || !strings.Contains(notes, test.note) {
+			t.Errorf("%d: noted %q", i, notes)
+		}
 	}
 }

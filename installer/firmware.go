@@ -2,6 +2,7 @@ package installer
 
 import (
 	"archive/tar"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -61,7 +62,7 @@ func (f *follower) checkFirmware(l *disko.Layout, p *disko.Plan, b images.Board)
 		return nil
 	}
 	need := firmwareRoom(b.Files(tree, images.FAT))
-	if has := p.SizeOf(part.Mountpoints[0]); has > 0 && has < need {
+	if has := cmp.Or(part.Size, p.SizeOf(part.Mountpoints[0])); has > 0 && has < need {
 		return fmt.Errorf("nothing was changed. %s: the partition for the firmware has %s, and that of %s needs %s: make it larger",
 			part.Path, megabytes(has), b, megabytes(need))
 	}
