@@ -45,8 +45,8 @@ func Presets() []Preset {
 	list := []Preset{
 		{Name: "ext4", For: uefi, About: "one ext4"},
 		{Name: "luks-ext4", For: uefi, About: "one ext4, encrypted"},
-		{Name: "btrfs", For: uefi, About: "btrfs with subvolumes for /, /home and /nix, compressed"},
-		{Name: "luks-btrfs", For: uefi, About: "the same, encrypted"},
+		{Name: "btrfs", For: uefi, About: "btrfs with subvolumes for /, /home and /nix"},
+		{Name: "luks-btrfs", For: uefi, About: "btrfs with subvolumes for /, /home and /nix, encrypted"},
 		{Name: "luks-lvm", For: uefi, About: "ext4 and 8 GiB of swap to hibernate to, both encrypted"},
 		{Name: "mirror-ext4", For: uefi, About: "ext4 and ESP on two disks, each enough to go on"},
 		{Name: "mirror-btrfs", For: uefi, About: "btrfs and ESP on two disks, each with all data"},
