@@ -22,6 +22,7 @@ type Preset struct {
 	Name  string `json:"name"`
 	About string `json:"about"` // what it makes
 	For   string `json:"for"`   // what starts from it
+	Arch  string `json:"arch"`  // x86_64 or aarch64, if that is of one architecture; empty: any
 
 	Disks []PresetDisk `json:"disks"`     // in byte order of their names
 	Keys  []string     `json:"key_files"` // where the install reads disk encryption keys on the machine
@@ -51,10 +52,10 @@ func Presets() []Preset {
 		{Name: "mirror-ext4", For: uefi, About: "ext4 and ESP on two disks, each enough to go on"},
 		{Name: "mirror-btrfs", For: uefi, About: "btrfs and ESP on two disks, each with all data"},
 		{Name: "tmpfs-root", For: uefi, About: "/ in memory, new at each boot; /nix and /persist stay"},
-		{Name: "bios-ext4", For: "BIOS, by GRUB", About: "one ext4"},
-		{Name: "rpi3", For: "Raspberry Pi 3 and later", About: "MBR: firmware, ext4"},
-		{Name: "rpi4", For: "Raspberry Pi 4, 400, CM4", About: "GPT: firmware, ext4"},
-		{Name: "rpi5", For: "Raspberry Pi 5, CM5", About: "GPT: firmware and kernels, ext4"},
+		{Name: "bios-ext4", Arch: "x86_64", For: "BIOS, by GRUB", About: "one ext4"},
+		{Name: "rpi3", Arch: "aarch64", For: "Raspberry Pi 3 and later", About: "MBR: firmware, ext4"},
+		{Name: "rpi4", Arch: "aarch64", For: "Raspberry Pi 4, 400, CM4", About: "GPT: firmware, ext4"},
+		{Name: "rpi5", Arch: "aarch64", For: "Raspberry Pi 5, CM5", About: "GPT: firmware and kernels, ext4"},
 	}
 	for i := range list {
 		if err := list[i].read(); err != nil {

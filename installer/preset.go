@@ -19,6 +19,9 @@ func (c *Config) usePreset(host string, o hosts.Options) (*disko.Layout, error) 
 	if err != nil {
 		return nil, err
 	}
+	if arch, _, _ := strings.Cut(c.System, "-"); preset.Arch != "" && arch != preset.Arch {
+		return nil, fmt.Errorf("layout %s is for %s, which is %s, and nixosConfigurations.%s is built for %s: choose another of `provision layout list`", preset.Name, preset.For, preset.Arch, host, c.System)
+	}
 	if left := preset.Unchosen(o.Disks); len(left) > 0 {
 		return nil, fmt.Errorf("layout %s leaves the disk to you: choose it with --disk %s=DISK, such as --disk %s=largest", preset.Name, left[0], left[0])
 	}
