@@ -36,8 +36,8 @@ type Server struct {
 	Images *images.Catalog
 	Traces *hosts.Traces
 	// Evaluate reads a host's platform (such as x86_64-linux) and layout from
-	// the flake.
-	Evaluate func(ctx context.Context, flake, host string) (system string, layout *disko.Layout, err error)
+	// the flake; the layout from elsewhere if the options say so.
+	Evaluate func(ctx context.Context, flake, host string, o hosts.Options) (system string, layout *disko.Layout, err error)
 	// Problems are what a board makes of a layout.
 	Problems func(*disko.Layout, images.Board) []disko.Problem
 	// Prepare makes sure that a hardware configuration's file is in the flake; undo takes back
