@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"syscall"
@@ -75,7 +76,7 @@ func TestAddAndServe(t *testing.T) {
 
 	again := open(t, c.dir) // as after a restart
 	got, err := again.Get("nixos-25.11")
-	if err != nil || got != img {
+	if err != nil || !reflect.DeepEqual(got, img) {
 		t.Errorf("got %+v, %v, want %+v", got, err, img)
 	}
 	f, err := again.OpenFile(got.Initrd)
@@ -99,7 +100,7 @@ func TestSharedContent(t *testing.T) {
 	a.Added = a.Added.Add(-time.Hour) // so that a new Added would show
 	must(t, c.place(a, nil))
 	before := content(t, c)
-	if again := add(t, c, "a", one); again != a || content(t, c) != before {
+	if again := add(t, c, "a", one); !reflect.DeepEqual(again, a) || content(t, c) != before {
 		t.Errorf("the same content again: %+v, was %+v", again, a)
 	}
 
@@ -315,7 +316,7 @@ func addForever(dir string) {
 	for i := 0; err == nil; i++ {
 		src := Source{Kernel: os.Getenv("KERNEL"), Initrd: os.Getenv("INITRD"), Cmdline: "init=/nix/store/i-nixos-system-nixos/init console=tty0"}
 		if i%2 == 0 {
-			_, err = c.From(context.Background(), fmt.Sprint("image", i), X86_64, os.Getenv("TARBALL"), nil)
+			_, err = c.From(context.Background(), Request{Name: fmt.Sprint("image", i), From: os.Getenv("TARBALL")}, nil)
 		} else {
 			_, err = c.Add(context.Background(), fmt.Sprint("image", i), X86_64, src, nil)
 		}

@@ -52,6 +52,14 @@ type Image struct {
 	Kernel  File      `json:"kernel"`
 	Initrd  File      `json:"initrd"` // as added; see Overlay for what is appended per boot
 	Added   time.Time `json:"added"`
+
+	From string `json:"from,omitempty"` // what it was added from; empty: single files
+	// SHA256 are the digests that were given for it, by file names.
+	SHA256 map[string]string `json:"sha256,omitempty"`
+	// Checked says how what was added was known to be right: "digest given",
+	// "digest published beside it" (which tells damage; the publisher is known by
+	// https), "https", or "" for what was here already.
+	Checked string `json:"checked,omitempty"`
 }
 
 // File is content in the catalog; see [Catalog.OpenFile].
