@@ -57,7 +57,7 @@ func (c *Catalog) add(ctx context.Context, img Image, src Source, progress func(
 		return Image{}, fmt.Errorf("initrd %s: %w", src.Initrd, err)
 	}
 
-	done, total := int64(0), kernel.before.Size()+initrd.before.Size()
+	done, total := int64(0), kernel.before.Size()+2*initrd.before.Size() // stored, and looked into
 	count := func(n int) {
 		if done += int64(n); progress != nil {
 			progress(done, total)
@@ -73,8 +73,25 @@ func (c *Catalog) add(ctx context.Context, img Image, src Source, progress func(
 		return Image{}, err
 	}
 	defer os.Remove(initrdBlob.tmp)
+	if img.Look, err = lookAt(ctx, img.Arch, kernelBlob, initrdBlob, count); err != nil {
+		return Image{}, fmt.Errorf("initrd %s: %w (was it downloaded in full?)", src.Initrd, err)
+	}
 	img.Kernel, img.Initrd, img.Added = kernelBlob.File, initrdBlob.File, time.Now().UTC().Truncate(time.Second)
 	return c.commit(img, kernelBlob, initrdBlob)
+}
+
+func lookAt(ctx context.Context, arch Arch, kernel, initrd blob, count func(int)) (*Look, error) {
+	k, err := os.Open(kernel.tmp)
+	if err != nil {
+		return nil, err
+	}
+	defer k.Close()
+	i, err := os.Open(initrd.tmp)
+	if err != nil {
+		return nil, err
+	}
+	defer i.Close()
+	return look(arch, k, &meter{ctx, i, count})
 }
 
 // An input is a file being added.

@@ -380,6 +380,11 @@ func TestResume(t *testing.T) {
 			}
 			return false
 		}, 2, ""},
+		{"less than it says it has", func(w http.ResponseWriter, r *http.Request, n int) bool {
+			w.Header().Set("Content-Length", fmt.Sprint(third))
+			io.WriteString(w, data[:third])
+			return true
+		}, 0, "was it downloaded in full?"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			m := &mirror{files: good, before: func(w http.ResponseWriter, r *http.Request, n int) bool {

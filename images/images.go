@@ -60,23 +60,13 @@ type Image struct {
 	// "digest published beside it" (which tells damage; the publisher is known by
 	// https), "https", or "" for what was here already.
 	Checked string `json:"checked,omitempty"`
+	Look    *Look  `json:"look,omitempty"` // nil: added by an older version
 }
 
 // File is content in the catalog; see [Catalog.OpenFile].
 type File struct {
 	SHA256 string `json:"sha256"` // 64 lower-case hex digits
 	Size   int64  `json:"size"`   // bytes
-}
-
-// Warnings tells what is accepted and yet likely wrong with the image.
-func (img Image) Warnings() []string {
-	for _, w := range words(img.Cmdline) {
-		if strings.HasPrefix(w, "init=") {
-			return nil
-		}
-	}
-	return []string{fmt.Sprintf("image %s has no init= in its command line: a NixOS image then ends in an emergency shell; "+
-		"add it with --from, or give its own init=/nix/store/…/init with --cmdline", img.Name)}
 }
 
 func checkName(name string) error {
