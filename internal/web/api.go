@@ -150,17 +150,20 @@ type RetryRequest struct {
 // ImageRequest is the body of POST /v1/images. Paths are absolute, on the
 // server.
 type ImageRequest struct {
-	Name    string `json:"name"`
-	Arch    string `json:"arch"`
-	From    string `json:"from,omitempty"` // or the next three
-	Kernel  string `json:"kernel,omitempty"`
-	Initrd  string `json:"initrd,omitempty"`
-	Cmdline string `json:"cmdline,omitempty"`
+	Name string `json:"name"`
+	Arch string `json:"arch,omitempty"` // empty: that of the kernel
+	From string `json:"from,omitempty"` // as images.Request has it; or the last three
+	// SHA256 are digests that the files of From must have, by file name; "" is the only one.
+	SHA256  map[string]string `json:"sha256,omitempty"`
+	Kernel  string            `json:"kernel,omitempty"`
+	Initrd  string            `json:"initrd,omitempty"`
+	Cmdline string            `json:"cmdline,omitempty"`
 }
 
 // ImageProgress is a line of the answer to POST /v1/images: progress, and
 // last the image or the error.
 type ImageProgress struct {
+	Doing    string        `json:"doing,omitempty"`
 	Done     int64         `json:"done"`
 	Total    int64         `json:"total"` // bytes
 	Image    *images.Image `json:"image,omitempty"`
