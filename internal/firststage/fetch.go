@@ -36,7 +36,7 @@ type fetcher struct {
 }
 
 const (
-	slowest   = 15 * time.Second // between two attempts
+	slowest   = 10 * time.Second // between two attempts
 	overAfter = 5 * time.Minute  // from the first "it is over" until we believe it
 )
 
