@@ -11,14 +11,15 @@ import (
 // the time: go-diskfs takes the dates of all entries from the clock, with no
 // other way in than an environment variable of the whole process. It sets the
 // volume's serial number, too, and what Microsoft's FAT specification (1.03) asks
-// for and go-diskfs does otherwise: ".." of a folder in the root names cluster 0.
+// for and go-diskfs leaves: where the volume is on its disk, how much is free, and
+// that ".." of a folder in the root names cluster 0.
 func stampFAT(f *os.File, start int64, serial uint32) error {
 	v, err := openFAT(f, start)
 	if err != nil {
 		return fmt.Errorf("read the FAT file system back: %w", err)
 	}
-	if err := v.setSerial(serial); err != nil {
-		return err
+	if err := v.describe(serial); err != nil {
+		return fmt.Errorf("finish the FAT file system: %w", err)
 	}
 	if err := v.folder(v.root, v.root == 0, 0); err != nil {
 		return fmt.Errorf("set the dates on FAT: %w", err)
@@ -67,18 +68,36 @@ func openFAT(f *os.File, start int64) (*fatVolume, error) {
 	return v, err
 }
 
-// setSerial sets the volume's serial number in the boot sector and its copy.
-func (v *fatVolume) setSerial(serial uint32) error {
-	at, copies := 39, []int64{0}
-	if v.root != 0 {
-		at, copies = 67, []int64{0, int64(binary.LittleEndian.Uint16(v.boot[50:])) * sector}
+// describe sets the volume's serial number and, on FAT32, its place on the disk
+// and its free clusters; both boot sectors and both FSInfo sectors have them.
+func (v *fatVolume) describe(serial uint32) error {
+	le := binary.LittleEndian
+	write := func(at int64, values ...uint32) error {
+		var b []byte
+		for _, n := range values {
+			b = le.AppendUint32(b, n)
+		}
+		_, err := v.f.WriteAt(b, v.start+at)
+		return err
 	}
-	for _, c := range copies {
-		if _, err := v.f.WriteAt(binary.LittleEndian.AppendUint32(nil, serial), v.start+c+int64(at)); err != nil {
-			return fmt.Errorf("set the serial number on FAT: %w", err)
+	if v.root == 0 {
+		return write(39, serial)
+	}
+	data := (int64(le.Uint32(v.boot[32:]))*sector - v.data) / v.cluster
+	free, next := uint32(0), uint32(0)
+	for c := uint32(2); int64(c) < data+2 && int(c) < v.clusters; c++ {
+		if le.Uint32(v.fat[4*c:])&0x0fffffff == 0 {
+			if free++; next == 0 {
+				next = c
+			}
 		}
 	}
-	return nil
+	info, backup := int64(le.Uint16(v.boot[48:]))*sector, int64(le.Uint16(v.boot[50:]))*sector
+	var errs []error
+	for _, boot := range []int64{0, backup} {
+		errs = append(errs, write(boot+28, uint32(v.start/sector)), write(boot+67, serial), write(boot+info+488, free, next))
+	}
+	return errors.Join(errs...)
 }
 
 // next is the cluster after c; 0 at the end.

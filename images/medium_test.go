@@ -61,3 +61,24 @@ func TestDisk(t *testing.T) {
 		os.WriteFile(dir+"/medium.img", data, 0o644)
 	}
 }
+
+func TestISO(t *testing.T) {
+	program, err := MediumProgram("", X86_64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := IPXEMedium(X86_64, program, bravosScript())
+	name := made(t, m.ISO)
+	t.Log(run(t, "xorriso", "-indev", name, "-report_el_torito", "plain", "-report_system_area", "plain", "-find", "/"))
+	t.Log(run(t, "sgdisk", "-v", name), run(t, "sgdisk", "-p", name))
+	data, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, _ := os.ReadFile(made(t, m.ISO)); !bytes.Equal(again, data) {
+		t.Error("two builds differ")
+	}
+	if dir := os.Getenv("KEEP"); dir != "" {
+		os.WriteFile(dir+"/medium.iso", data, 0o644)
+	}
+}
