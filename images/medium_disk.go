@@ -125,7 +125,8 @@ func writeGPT(f backend.WritableFile, id []byte, start, size, whole int64) error
 	t := &gpt.Table{LogicalSectorSize: sector, PhysicalSectorSize: sector, ProtectiveMBR: true, GUID: uuidOf(id[:16]),
 		Partitions: []*gpt.Partition{{Index: 1, Start: uint64(start / sector), End: uint64((start+size)/sector - 1), Size: uint64(size),
 			Type: gpt.EFISystemPartition, Name: "provision", GUID: uuidOf(id[16:])}}}
-	if err := t.Write(f, whole); err != nil {
+	// The wrapping hides Sync, which it would call five times.
+	if err := t.Write(struct{ backend.WritableFile }{f}, whole); err != nil {
 		return fmt.Errorf("write the GPT: %w", err)
 	}
 	return nil
