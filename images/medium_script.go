@@ -1,6 +1,7 @@
 package images
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 )
@@ -53,14 +54,14 @@ func MediumScript(m MediumFor) []byte {
 		say("chain --autofree %s/ipxe?platform=${platform}&arch=${buildarch}&mac=${net${idx}/mac}&uuid=${uuid}&from=medium && goto local ||", server)
 	}
 	say("echo provision: ${net${idx}/mac}: no answer from %s", strings.Join(m.Servers, " or "))
-	say("echo   Does provision serve run there, and is it reached from this network?")
-	say("echo   Is the machine enrolled?  provision enroll ${net${idx}/mac} %s", hostOr(m.Host, "HOST"))
+	say("echo Does provision serve run there, and is it reached from this network?")
 	say("goto close")
 	say(":noaddress")
 	say("echo provision: ${net${idx}/mac}: no address")
-	say("echo   Is the cable in, and is there a DHCP server on this network?")
-	say(":close") // the installer is told the card that was opened last
-	say("ifclose net${idx} ||")
+	say("echo Is the cable in, and is there a DHCP server on this network?")
+	say(":close")
+	say("echo Is the machine enrolled? On the server: provision enroll ${net${idx}/mac} %s", cmp.Or(m.Host, "HOST"))
+	say("ifclose net${idx} ||") // the installer is told the card that was opened last
 	say(":next")
 	say("inc idx")
 	say("goto card")
@@ -78,11 +79,4 @@ func MediumScript(m MediumFor) []byte {
 	say("echo provision: going on to the next boot option")
 	say("exit 1") // of EFI programs, only a failure lets firmware try the next
 	return []byte(b.String())
-}
-
-func hostOr(host, other string) string {
-	if host == "" {
-		return other
-	}
-	return host
 }

@@ -26,9 +26,24 @@ func TestMedia(t *testing.T) {
 		m := w.withMedium("alpha", lab.OVMFPXE, "usb", usbFirst)
 		w.enroll(m, "alpha")
 		w.makeMedium(m, "--host", "alpha")
+		w.notFor(m, "alpha")
 		w.on(m)
 		w.installed(m, "alpha")
 		w.fromItsDisk(m, "alpha")
+	})
+	t.Run("x64 CD", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t, "server")
+		m := w.withMedium("bravo", lab.OVMFPXE, "cd", cdFirst)
+		w.enroll(m, "bravo")
+		w.makeMedium(m, "--any", "--arch", "x86_64")
+		w.kill()
+		w.on(m)
+		if _, err := m.Console().Expect(w.ctx, m.MAC+": no address"); err != nil { // the server is the DHCP server
+			t.Fatal(err)
+		}
+		w.start()
+		w.mediumLive("bravo", "iPXE x86-64 UEFI")
 	})
 	t.Run("arm64", func(t *testing.T) {
 		t.Parallel()
@@ -55,6 +70,22 @@ func (w *world) withMedium(host string, f lab.Firmware, bus, first string) *lab.
 func (w *world) makeMedium(m *lab.Machine, args ...string) {
 	w.t.Helper()
 	w.provision(append([]string{"images", "media", m.Disks[len(m.Disks)-1].Path}, args...)...)
+}
+
+// notFor starts a machine that is not the medium's host: the medium says so, and
+// asks nobody.
+func (w *world) notFor(of *lab.Machine, host string) {
+	w.t.Helper()
+	m := w.machine("other")
+	m.First, m.Disks = usbFirst, of.Disks[len(of.Disks)-1:]
+	w.on(m)
+	if _, err := m.Console().Expect(w.ctx, "this medium is for "+host+", which has the network card "+of.MAC+"; this machine has "+m.MAC); err != nil {
+		w.t.Fatal(err)
+	}
+	w.must(m.PowerOff())
+	if text := m.Console().Text(); strings.Contains(text, "asking http") {
+		w.t.Errorf("it asked the server:\n%s", tailOf(text, 10))
+	}
 }
 
 // mediumLive waits for the installer's SSH, which the machine came to by its
