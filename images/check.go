@@ -191,16 +191,23 @@ func decompress(r io.Reader) (io.ReadCloser, error) {
 }
 
 // checkXZ refuses what the decoder would allocate without bound: it takes the
-// dictionary's size from the first block's header (xz file format 3.1, 5.3.1).
+// dictionary's size from a block's header (xz file format 3.1, 5.3.1).
 func checkXZ(head []byte) error {
-	const flags = 13 // after the stream's header of 12 bytes and the block header's size
 	if len(head) < 44 {
 		return io.ErrUnexpectedEOF
 	}
-	filter := head[flags+1:]
-	for sizes := head[flags] >> 6; sizes > 0; sizes &= sizes - 1 { // optional sizes
+	return checkXZFilter(head[13:]) // after the stream's header of 12 bytes and the block header's size
+}
+
+// checkXZFilter checks a block's header without its first byte.
+func checkXZFilter(h []byte) error {
+	filter := h[1:]
+	for sizes := h[0] >> 6; sizes > 0; sizes &= sizes - 1 { // optional sizes
 		_, n := binary.Uvarint(filter)
 		filter = filter[max(n, 0):]
+	}
+	if len(filter) < 3 {
+		return errors.New("xz: a broken block header")
 	}
 	if id, dictionary := filter[0], filter[2]; id == 0x21 && dictionary > 30 { // 2 or 3 << (11 + half of it)
 		return fmt.Errorf("it wants more than %d MiB of memory to unpack", maxWindow>>20)

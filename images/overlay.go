@@ -9,10 +9,10 @@ import (
 	"slices"
 )
 
-// OverlayFile is one regular file of an [Overlay], owned by root.
+// OverlayFile is one regular file, or a symlink, of an [Overlay], owned by root.
 type OverlayFile struct {
 	Path string      // in the initrd's root, "ssh/authorized_keys"
-	Mode fs.FileMode // permission bits
+	Mode fs.FileMode // permission bits; fs.ModeSymlink: Data is where it leads
 	Data []byte
 }
 
@@ -27,7 +27,6 @@ type OverlayFile struct {
 // names of our own (ssh/…) and files in the root.
 // See Linux, init/initramfs.c and Documentation/driver-api/early-userspace/buffer-format.rst.
 func Overlay(files []OverlayFile) []byte {
-	const typeFolder, typeFile = 0o040000, 0o100000
 	var b bytes.Buffer
 	inode := 0
 	entry := func(name string, mode, links int, data []byte) {
@@ -48,7 +47,11 @@ func Overlay(files []OverlayFile) []byte {
 				entry(name[:i], typeFolder|0o755, 2, nil)
 			}
 		}
-		entry(name, typeFile|int(f.Mode.Perm()), 1, f.Data)
+		if f.Mode&fs.ModeSymlink != 0 {
+			entry(name, typeSymlink|0o777, 1, f.Data)
+			continue
+		}
+		entry(name, typeRegular|int(f.Mode.Perm()), 1, f.Data)
 	}
 	entry("TRAILER!!!", 0, 1, nil)
 	return b.Bytes()

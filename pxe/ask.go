@@ -36,7 +36,7 @@ func (s *Server) serveIPXE(l *link, c echo.Context) error {
 	case errors.Is(err, hosts.ErrNotFound):
 		d := hosts.Discovered{MAC: cl.MAC, Arch: "iPXE"}
 		if told {
-			d.Arch = cl.String()
+			d.Arch, d.Board = cl.String(), cl.board()
 		}
 		s.Hosts.See(d)
 		if medium && s.Hold {

@@ -40,6 +40,8 @@ type Server struct {
 	// Evaluate reads a host's platform (such as x86_64-linux) and layout from
 	// the flake.
 	Evaluate func(ctx context.Context, flake, host string) (system string, layout *disko.Layout, err error)
+	// Problems are what a board makes of a layout.
+	Problems func(*disko.Layout, images.Board) []disko.Problem
 	// Prepare makes sure that a hardware configuration's file is in the flake; undo takes back
 	// what it made.
 	Prepare func(ctx context.Context, flake string, hw hosts.Hardware) (undo func() error, err error)
@@ -150,6 +152,11 @@ func (s *Server) routes() http.Handler {
 	v1.POST("/images/:name/verify", s.verifyImage)
 	v1.DELETE("/images/:name", s.removeImage)
 	v1.POST("/media", s.media)
+	v1.GET("/firmware", s.listFirmware)
+	v1.POST("/firmware", s.addFirmware)
+	v1.GET("/firmware/:name/licences", s.firmwareLicences)
+	v1.POST("/firmware/:name/verify", s.verifyFirmware)
+	v1.DELETE("/firmware/:name", s.removeFirmware)
 	return e
 }
 
