@@ -146,7 +146,7 @@ func change(h *Host, ev Event) error {
 			return refused(*h, ev)
 		}
 		h.Boot, h.Address = *ev.Boot, ev.Address
-		h.Serial = cmp.Or(h.Boot.Serial, h.Serial)
+		h.Serial, h.Board = cmp.Or(h.Boot.Serial, h.Serial), cmp.Or(h.Board, h.Boot.Board)
 		if ev.Method != (Method{}) {
 			h.Method = ev.Method
 		}
@@ -241,7 +241,8 @@ func netboot(h *Host, ev Event) error {
 		return fmt.Errorf("%s: %w: another machine (UUID %s) uses its MAC", h.Name, ErrRefused, ev.Machine)
 	}
 	h.Machine, h.Losses = ev.Machine, 0
-	h.Serial = cmp.Or(ev.Boot.Serial, h.Serial)
+	// What the operator said stays; auto is decided by what asked first.
+	h.Serial, h.Board = cmp.Or(ev.Boot.Serial, h.Serial), cmp.Or(h.Board, ev.Boot.Board)
 	h.Boot, h.Error, h.Contact, h.Lost = *ev.Boot, "", false, time.Time{}
 	h.Permit.Boots++
 	h.Permit.Come = ev.Time

@@ -52,11 +52,11 @@ const (
 // Host is a name in the flake and the machine that shall become it.
 type Host struct {
 	Name    string   `json:"name"`
-	MACs    []string `json:"macs"`  // lower case, colons; any of them boots the host
-	Flake   string   `json:"flake"` // flake reference, without the attribute
-	Image   string   `json:"image"` // name in the image catalog
-	Board   string   `json:"board,omitempty"`
-	Arch    string   `json:"arch"` // as images.Arch: x86_64, aarch64
+	MACs    []string `json:"macs"`            // lower case, colons; any of them boots the host
+	Flake   string   `json:"flake"`           // flake reference, without the attribute
+	Image   string   `json:"image"`           // name in the image catalog
+	Board   string   `json:"board,omitempty"` // as images.Board; empty: not known yet, the first that asks tells
+	Arch    string   `json:"arch"`            // as images.Arch: x86_64, aarch64
 	Options Options  `json:"options"`
 	HostKey string   `json:"host_key"` // public key of the installed host, authorized_keys form
 
@@ -93,6 +93,7 @@ type Options struct {
 	DiskKeys   []string `json:"disk_keys,omitempty"`   // installer paths; contents are secrets named "disk:PATH"
 	Method     Method   `json:"method,omitzero"`       // the only one to try, or the half that is given
 	Disko      Disko    `json:"disko,omitempty"`       // empty: Fresh
+	Layout     string   `json:"layout,omitempty"`      // preset, by its name in disko.Presets; empty: the flake's
 	Hardware   Hardware `json:"hardware,omitzero"`
 	BuildOn    BuildOn  `json:"build_on,omitempty"`   // empty: BuildAuto
 	StorePath  string   `json:"store_path,omitempty"` // a system that is built already

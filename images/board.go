@@ -143,6 +143,32 @@ func (b Board) Missing(f Firmware, m Medium) (lacks []string) {
 	return lacks
 }
 
+// Started tells whether any of the files, by their names in the firmware's partition, is one that
+// the board cannot start without: then what it starts with is there, whoever put it there.
+func (b Board) Started(names []string) bool {
+	return slices.ContainsFunc(names, func(name string) bool {
+		return slices.ContainsFunc(b.wants, func(w want) bool { return w.needed&FAT != 0 && w.match(name) })
+	})
+}
+
+// ConfigTxt is the file that tells a Raspberry Pi's firmware what to start.
+const ConfigTxt = "config.txt"
+
+// Config is what the firmware partition's [ConfigTxt] says, where U-Boot starts the system.
+func (b Board) Config(f Firmware) string {
+	lines := []string{"# Written by provision: U-Boot starts the system.", "arm_64bit=1", "enable_uart=1", "kernel=" + b.UBoot(f)}
+	has := func(pattern string) bool {
+		return slices.ContainsFunc(slices.Collect(maps.Keys(f.Files)), want{patterns: []string{pattern}}.match)
+	}
+	if b.Name == "rpi3" && !has("bcm2710-*.dtb") {
+		lines = append(lines, "upstream_kernel=1") // it looks for bcm2837-*.dtb then
+	}
+	if b.Name == "rpi4" && has("armstub8-gic.bin") {
+		lines = append(lines, "enable_gic=1", "armstub=armstub8-gic.bin")
+	}
+	return strings.Join(lines, "\n") + "\n"
+}
+
 // UBoot is the name in the tree of the U-Boot for the board; empty if there is none.
 func (b Board) UBoot(f Firmware) string {
 	has := ""

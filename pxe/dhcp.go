@@ -130,7 +130,7 @@ func (s *Server) who(l *link, m *dhcpv4.DHCPv4) (client, *hosts.Host, error) {
 	}
 	h, err := s.Hosts.ByMAC(c.MAC)
 	if errors.Is(err, hosts.ErrNotFound) {
-		d := hosts.Discovered{MAC: c.MAC, Vendor: c.Vendor, Board: c.Pi.Board}
+		d := hosts.Discovered{MAC: c.MAC, Vendor: c.Vendor, Board: c.board()}
 		if c.Kind != system {
 			d.Arch = c.String()
 		}
@@ -375,7 +375,7 @@ func (s *Server) boot(l *link, c client, h hosts.Host) (hosts.Boot, error) {
 		machine = h.Machine // it tells none
 	}
 	next, err := s.Hosts.BeginBoot(h.Name, hosts.Boot{Via: c.String(), MAC: c.MAC, Server: l.self.String(), Expires: s.Now().Add(s.BootTime),
-		Board: c.Pi.Board, Serial: c.Pi.Serial}, machine)
+		Board: c.board(), Serial: c.Pi.Serial}, machine)
 	if s.clash(err) {
 		return hosts.Boot{}, nil
 	}

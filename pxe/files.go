@@ -146,7 +146,7 @@ func (s *Server) openByNeighbour(l *link, name string, from netip.AddrPort) (tft
 	h, err := s.Hosts.ByMAC(mac)
 	if errors.Is(err, hosts.ErrNotFound) {
 		if s.Mode == Off {
-			s.Hosts.See(hosts.Discovered{MAC: mac, Arch: c.String()})
+			s.Hosts.See(hosts.Discovered{MAC: mac, Arch: c.String(), Board: c.board()})
 		}
 		if s.Hold && s.Mode == Off && c.Kind == firmware {
 			return s.program("", name)

@@ -252,9 +252,11 @@ func sendFrame(ifname string, to net.HardwareAddr, data []byte) error {
 // piBoardOf is what is known of the Raspberry Pi of a host: what it told when
 // its boot began, else what the operator said.
 func piBoardOf(h hosts.Host) piBoard {
-	p := piBoard{Board: h.Boot.Board, Serial: h.Serial}
-	if p.Board == "" && strings.HasPrefix(h.Board, "rpi") {
-		p.Board = h.Board
+	p := piBoard{Serial: h.Serial}
+	for _, board := range []string{h.Board, h.Boot.Board} {
+		if strings.HasPrefix(board, "rpi") {
+			p.Board = board
+		}
 	}
 	return p
 }
