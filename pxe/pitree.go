@@ -346,10 +346,12 @@ func (s *Server) piFile(h hosts.Host, p piBoard, file string) (f tftpFile, err e
 		return f, err
 	}
 	what, ok := t.files[file]
-	body, made2 := t.texts[file]
+	body, isText := t.texts[file]
 	switch {
-	case made2:
-		s.reached(h.Boot.MAC, hosts.StageScript)
+	case isText:
+		if file == piConfig { // the other comes before or after the kernel
+			s.reached(h.Boot.MAC, hosts.StageScript)
+		}
 		return text(body), nil
 	case !ok:
 		return f, errNoFile
