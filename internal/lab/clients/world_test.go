@@ -105,7 +105,6 @@ func newWorld(t *testing.T, lans int, s speed) *world {
 	copy(x86[0x236:], "\x03\x00")
 	arm := make([]byte, 70000)
 	copy(arm[0x38:], "ARM\x64")
-	copy(arm[0x100:], "Linux version 6.1.0-lab (lab@lab) ")
 	w.image(images.X86_64, x86)
 	w.image(images.AArch64, arm)
 	return w
@@ -120,12 +119,11 @@ func (w *world) now() time.Time {
 func (w *world) restart() { w.off.Add(int64(time.Minute)) }
 
 // image puts a kernel that looks like one into the catalog, under the name of its architecture.
-func (w *world) image(arch images.Arch, kernel []byte) {
+func (w *world) image(arch images.Arch, kernel []byte, more ...images.OverlayFile) {
 	w.Helper()
 	dir := w.TempDir()
 	src := images.Source{Kernel: filepath.Join(dir, "kernel"), Initrd: filepath.Join(dir, "initrd"), Cmdline: "init=/nix/store/x/init quiet"}
-	initrd := images.Overlay([]images.OverlayFile{{Path: "init", Mode: 0o755, Data: bytes.Repeat([]byte("provision"), 9999)},
-		{Path: "lib/modules/6.1.0-lab/modules.builtin", Mode: 0o644, Data: []byte("kernel/drivers/net/virtio_net.ko\n")}})
+	initrd := images.Overlay(append(more, images.OverlayFile{Path: "init", Mode: 0o755, Data: bytes.Repeat([]byte("provision"), 9999)}))
 	must(w.T, errors.Join(os.WriteFile(src.Kernel, kernel, 0o600), os.WriteFile(src.Initrd, initrd, 0o600)))
 	_, err := w.images.Add(w.ctx, string(arch), arch, src, nil)
 	must(w.T, err)
