@@ -75,10 +75,14 @@ func firmwareAdd(api *client) *cobra.Command {
 	return c
 }
 
-// absSource makes a path absolute, also that of a flake; other references stay as they are.
+// absSource makes a path absolute, also that of a flake, which nix knows by its dot or slash;
+// other references stay as they are.
 func absSource(source string) (string, error) {
 	path, attr, flake := strings.Cut(source, "#")
-	if _, err := os.Stat(path); err != nil && (flake || strings.Contains(source, ":")) {
+	if flake && !strings.HasPrefix(path, ".") && !strings.HasPrefix(path, "/") {
+		return source, nil
+	}
+	if _, err := os.Stat(path); err != nil && strings.Contains(source, ":") {
 		return source, nil
 	}
 	abs, err := filepath.Abs(path)
