@@ -193,6 +193,18 @@ func (p *piAsks) again(m *dhcpv4.DHCPv4, c client, now time.Time) bool {
 	return false
 }
 
+// fetched notes that the machine fetched a file: what it asks next is another
+// question, though a Pi 3 asks it in the same words. What it told of itself is returned.
+func (p *piAsks) fetched(mac string) (told piBoard) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if last, ok := p.byMAC[mac]; ok {
+		told, last.at = last.Pi, time.Time{}
+		p.byMAC[mac] = last
+	}
+	return told
+}
+
 // wakeAfter is when the ROM of a 3B is sent a frame after an offer, which it
 // handles only then. The second is in case the first was too early.
 var wakeAfter = [2]time.Duration{600 * time.Millisecond, 1200 * time.Millisecond}
