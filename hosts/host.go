@@ -93,6 +93,7 @@ type Options struct {
 	DiskKeys   []string `json:"disk_keys,omitempty"`   // installer paths; contents are secrets named "disk:PATH"
 	Method     Method   `json:"method,omitzero"`       // the only one to try, or the half that is given
 	Disko      Disko    `json:"disko,omitempty"`       // empty: Fresh
+	Layout     string   `json:"layout,omitempty"`      // preset, by its name in disko.Presets; empty: the flake's
 	Hardware   Hardware `json:"hardware,omitzero"`
 	BuildOn    BuildOn  `json:"build_on,omitempty"`   // empty: BuildAuto
 	StorePath  string   `json:"store_path,omitempty"` // a system that is built already

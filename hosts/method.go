@@ -15,13 +15,14 @@ type Method struct {
 
 // The offers.
 const (
-	OfferBINL  = "binl"   // PXE: the machine asks port 4011 for its file
-	OfferFirst = "first"  // PXE: the file is in the first offer, and 43.6=8 says so
-	OfferPlain = "plain"  // the file in a plain lease, as DHCP servers without PXE do; full DHCP mode only
-	OfferHTTP  = "http"   // UEFI HTTP boot
-	OfferROM   = "rom"    // an iPXE in ROM takes its script at once
-	OfferUBoot = "u-boot" // a PXELINUX configuration over TFTP; a Raspberry Pi is given the U-Boot that asks for it
-	OfferPi    = "pi"     // a Raspberry Pi's own firmware: kernel and first stage over TFTP
+	OfferBINL   = "binl"   // PXE: the machine asks port 4011 for its file
+	OfferFirst  = "first"  // PXE: the file is in the first offer, and 43.6=8 says so
+	OfferPlain  = "plain"  // the file in a plain lease, as DHCP servers without PXE do; full DHCP mode only
+	OfferHTTP   = "http"   // UEFI HTTP boot
+	OfferROM    = "rom"    // an iPXE in ROM takes its script at once
+	OfferMedium = "medium" // the iPXE of a boot medium asks by HTTP
+	OfferUBoot  = "u-boot" // a PXELINUX configuration over TFTP; a Raspberry Pi is given the U-Boot that asks for it
+	OfferPi     = "pi"     // a Raspberry Pi's own firmware: kernel and first stage over TFTP
 )
 
 // The programs: iPXE, with the network driver of the firmware or with its own.

@@ -24,8 +24,9 @@ const (
 // Catalog is the images of one state folder. Its methods may be called at the
 // same time; one process at a time may have the folder open.
 type Catalog struct {
-	dir string
-	mu  sync.Mutex // held while records and content change, not while content is copied
+	dir  string
+	http downloader
+	mu   sync.Mutex // held while records and content change, not while content is copied
 
 	first sync.Mutex // held while a first stage is made
 }
@@ -36,7 +37,7 @@ func Open(dir string) (*Catalog, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make the image folder: %w", err)
 	}
-	c := &Catalog{dir: dir}
+	c := &Catalog{dir: dir, http: newDownloader()}
 	if err := c.sweep(true); err != nil {
 		return nil, fmt.Errorf("open the image folder: %w", err)
 	}

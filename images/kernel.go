@@ -22,7 +22,7 @@ import (
 // the digest of the kernel that was packed.
 const kernelExt = ".packed"
 
-// maxKernel bounds what a packed kernel may unpack to, in bytes: ten times what
+// maxKernel bounds a kernel that is downloaded or unpacked, in bytes: ten times what
 // there is.
 const maxKernel = 1 << 30
 

@@ -37,6 +37,11 @@ stays as the flake has it.
 
   provision enroll 52:54:00:12:34:56 bravo --disk main=smallest-nvme --disk data=serial:WD-5G
 
+A host whose flake has no disko takes a layout of ` + "`provision layout list`" + `. Its own
+configuration must mount what that makes: see ` + "`provision layout --help`" + `.
+
+  provision enroll 52:54:00:12:34:56 bravo --layout ext4 --disk main=largest
+
 An install stops before it changes anything if a disk that it would erase is
 removable, in use, another host's, or holds what may be somebody's: Windows, LUKS or
 ZFS that is not this host's own. It says so, and which --wipe takes the disk anyway.
@@ -103,6 +108,7 @@ func (e *enrolment) flags(c *cobra.Command, via string) {
 	fl.StringArrayVar(&r.PiConfig, "config-txt", nil, "LINE to add to the config.txt that a Raspberry Pi netboots with, such as dtparam=pciex1")
 	fl.BoolVar(&r.AllowEEPROM, "allow-eeprom-update", false, "let a Raspberry Pi fetch the firmware's recovery and EEPROM files, with which it writes its EEPROM anew")
 	fl.StringVar(&r.Disko, "disko", "", "how its disks are made: fresh, format, mount or script (default fresh)")
+	fl.StringVar(&r.Layout, "layout", "", "a layout of provision layout list, for a host whose flake has no disko; none: no more")
 	fl.StringVar(&r.Address, "address", "", "fixed IPv4 address (with serve --dhcp server)")
 	fl.StringVar(&r.Via, "via", via, "how the machine is made to come: auto, kexec, netboot, wol or manual")
 	e.secret.add(c)
@@ -125,6 +131,9 @@ func (e *enrolment) flags(c *cobra.Command, via string) {
 	_ = c.RegisterFlagCompletionFunc("build-on", completeWays("server", "target", "auto"))
 	_ = c.RegisterFlagCompletionFunc("disko", completeWays("fresh", "format", "mount", "script"))
 	_ = c.RegisterFlagCompletionFunc("via", completeVias)
+	_ = c.RegisterFlagCompletionFunc("layout", func(c *cobra.Command, _ []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		return completePresets(c, nil, typed)
+	})
 }
 
 // parse checks the flags and completes the request, but for MACs and name.
@@ -143,6 +152,11 @@ func (e *enrolment) parse(c *cobra.Command) (err error) {
 	}
 	if _, err := hosts.ParseVia(r.Via); err != nil {
 		return errUsage{err}
+	}
+	if r.Layout != "" && r.Layout != hosts.NoLayout {
+		if _, err := disko.FindPreset(r.Layout); err != nil {
+			return errUsage{err}
+		}
 	}
 	if err := e.parseBuild(); err != nil {
 		return errUsage{err}

@@ -24,12 +24,13 @@ list the steps, what each destroys and how long it usually takes.
 
 For an enrolled HOST the server plans from the flake and from what the machine
 was seen to have, in the way of enroll --disko. Without a server, from evaluated
-disko.devices as JSON:
+disko.devices as JSON, or from a layout that comes with provision:
 
   provision plan bravo
   provision plan --layout layout.json --facts facts.json --disko format
   provision plan --layout layout.json --facts facts.json --disk main=smallest-nvme
   provision plan --layout layout.json --board rpi4
+  provision plan --layout luks-btrfs --facts facts.json --disk main=largest
 
 Facts are what provision facts prints on the machine. For the way fresh, the
 output of lsblk --json --bytes --output-all does. For --disk see provision enroll
@@ -43,7 +44,7 @@ func planCommand(api *client) *cobra.Command {
 		Args: cobra.MaximumNArgs(1), ValidArgsFunction: api.completeHosts,
 		RunE: func(c *cobra.Command, args []string) error {
 			if (len(args) == 1) == (layout != "") {
-				return errUsage{errors.New("plan needs a HOST, or --layout FILE without one")}
+				return errUsage{errors.New("plan needs a HOST, or --layout FILE|NAME without one")}
 			}
 			parsed, err := hosts.ParseDisko(way)
 			if err != nil {
@@ -76,7 +77,7 @@ func planCommand(api *client) *cobra.Command {
 			}
 			return showPlan(c.OutOrStdout(), p)
 		}}
-	c.Flags().StringVar(&layout, "layout", "", "evaluated disko.devices, as JSON")
+	c.Flags().StringVar(&layout, "layout", "", "FILE|NAME: evaluated disko.devices, as JSON, or a layout of provision layout list")
 	c.Flags().StringVar(&facts, "facts", "", "what the machine has: the output of provision facts")
 	c.Flags().StringVar(&way, "disko", "", "how the disks are made: fresh, format, mount or script (default fresh)")
 	c.Flags().StringVar(&board, "board", "", "what the machine is, which tells whether its firmware starts from such disks: "+strings.Join(images.BoardNames(), ", "))
@@ -96,17 +97,14 @@ func planOptions(way hosts.Disko, disks []string) (disko.Options, error) {
 }
 
 func planFiles(layoutFile, factsFile, board string, o disko.Options) (*disko.Plan, error) {
-	data, err := os.ReadFile(layoutFile)
+	layout, err := readLayout(layoutFile, o.Disks, factsFile != "")
 	if err != nil {
 		return nil, err
 	}
-	layout, err := disko.Parse(data)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", layoutFile, err)
-	}
 	var facts *disko.Facts
 	if factsFile != "" {
-		if data, err = os.ReadFile(factsFile); err != nil {
+		data, err := os.ReadFile(factsFile)
+		if err != nil {
 			return nil, err
 		}
 		if facts, err = disko.ParseFacts(data); err != nil {
@@ -123,6 +121,25 @@ func planFiles(layoutFile, factsFile, board string, o disko.Options) (*disko.Pla
 	}
 	p.Problems = installer.BoardProblems(layout, b)
 	return p, nil
+}
+
+// readLayout reads a file, or takes the preset of that name; a file of the same name is ./NAME.
+func readLayout(name string, disks map[string]string, forMachine bool) (*disko.Layout, error) {
+	if p, err := disko.FindPreset(name); err == nil {
+		if left := p.Unchosen(disks); forMachine && len(left) > 0 {
+			return nil, fmt.Errorf("layout %s leaves the disk to you: choose it with --disk %s=DISK, such as --disk %s=largest", name, left[0], left[0])
+		}
+		return p.Layout()
+	}
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return nil, fmt.Errorf("%w; it is no layout of `provision layout list` either", err)
+	}
+	layout, err := disko.Parse(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return layout, nil
 }
 
 func showPlan(w io.Writer, p *disko.Plan) error {

@@ -108,6 +108,7 @@ func showOne(c *cobra.Command, s web.Status) error {
 	line("board", s.Board)
 	line("image", s.Image)
 	line("disks", diskoWords(s.Disko))
+	line("layout", s.Layout)
 	line("boot method", methodWords(s))
 	line("permit", permitWords(s.Permit))
 	for _, name := range slices.Sorted(maps.Keys(s.Disks)) {

@@ -44,7 +44,8 @@ func decompress(in *bufio.Reader) (io.Reader, error) {
 		}
 		return z.IOReadCloser(), nil
 	case starts("\xfd7zXZ\x00"):
-		return xz.ReaderConfig{SingleStream: true}.NewReader(in)
+		z, err := xz.ReaderConfig{SingleStream: true}.NewReader(in)
+		return &xzStream{in, z}, err
 	case starts("\x5d\x00\x00"):
 		return lzma.ReaderConfig{DictCap: maxWindow}.NewReader(in)
 	case starts(lz4Magic):
@@ -60,6 +61,24 @@ func noEOF(err error) error {
 		return io.ErrUnexpectedEOF
 	}
 	return err
+}
+
+// An xzStream reads one xz stream of in. The decoder looks whether a byte
+// follows, and takes that for an error.
+type xzStream struct {
+	in *bufio.Reader
+	z  io.Reader
+}
+
+func (x *xzStream) Read(p []byte) (int, error) {
+	n, err := x.z.Read(p)
+	if err != nil && err.Error() == "xz: unexpected data after stream" {
+		err = x.in.UnreadByte()
+		if err == nil {
+			err = io.EOF
+		}
+	}
+	return n, err
 }
 
 const zstdMagic = "\x28\xb5\x2f\xfd"

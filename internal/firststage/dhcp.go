@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
+	"github.com/insomniacslk/dhcp/iana"
 	"golang.org/x/sys/unix"
 )
 
@@ -91,19 +93,22 @@ var (
 
 // exchange is one DISCOVER, OFFER, REQUEST, ACK; each answer may take as long as wait.
 func exchange(conn net.PacketConn, mac net.HardwareAddr, had netip.Addr, wait, secs time.Duration) (lease, error) {
-	var xid dhcpv4.TransactionID
-	for i := range xid {
-		xid[i] = byte(rand.Uint32())
+	xid := rand.Uint32()
+	// Not by dhcpv4.New, which waits for the kernel to have random numbers: soon after power-on it may have none.
+	packet := func(kind dhcpv4.MessageType, options ...dhcpv4.Option) *dhcpv4.DHCPv4 {
+		p := &dhcpv4.DHCPv4{OpCode: dhcpv4.OpcodeBootRequest, HWType: iana.HWTypeEthernet, ClientHWAddr: mac,
+			ClientIPAddr: net.IPv4zero, YourIPAddr: net.IPv4zero, ServerIPAddr: net.IPv4zero, GatewayIPAddr: net.IPv4zero,
+			NumSeconds: uint16(min(secs/time.Second, 0xffff)), Options: dhcpv4.Options{}}
+		binary.NativeEndian.PutUint32(p.TransactionID[:], xid)
+		p.SetBroadcast()
+		p.UpdateOption(dhcpv4.OptMessageType(kind))
+		p.UpdateOption(dhcpv4.OptParameterRequestList(dhcpv4.OptionSubnetMask, dhcpv4.OptionRouter))
+		for _, o := range options {
+			p.UpdateOption(o)
+		}
+		return p
 	}
-	common := []dhcpv4.Modifier{
-		dhcpv4.WithTransactionID(xid), dhcpv4.WithHwAddr(mac), dhcpv4.WithBroadcast(true),
-		dhcpv4.WithRequestedOptions(dhcpv4.OptionSubnetMask, dhcpv4.OptionRouter),
-		func(p *dhcpv4.DHCPv4) { p.NumSeconds = uint16(min(secs/time.Second, 0xffff)) },
-	}
-	discover, err := dhcpv4.New(append(common, dhcpv4.WithMessageType(dhcpv4.MessageTypeDiscover))...)
-	if err != nil {
-		return lease{}, err
-	}
+	discover := packet(dhcpv4.MessageTypeDiscover)
 	if had.IsValid() {
 		discover.UpdateOption(dhcpv4.OptRequestedIPAddress(had.AsSlice()))
 	}
@@ -111,11 +116,9 @@ func exchange(conn net.PacketConn, mac net.HardwareAddr, had netip.Addr, wait, s
 	if err != nil {
 		return lease{}, err
 	}
-	request, err := dhcpv4.New(append(common, dhcpv4.WithMessageType(dhcpv4.MessageTypeRequest),
-		dhcpv4.WithOption(dhcpv4.OptRequestedIPAddress(offer.YourIPAddr)),
-		dhcpv4.WithOption(dhcpv4.OptServerIdentifier(offer.ServerIdentifier())))...)
-	if err != nil {
-		return lease{}, err
+	request := packet(dhcpv4.MessageTypeRequest, dhcpv4.OptRequestedIPAddress(offer.YourIPAddr))
+	if id := offer.ServerIdentifier(); id != nil {
+		request.UpdateOption(dhcpv4.OptServerIdentifier(id))
 	}
 	ack, err := ask(conn, request, wait, dhcpv4.MessageTypeAck)
 	if err != nil {

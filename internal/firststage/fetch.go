@@ -30,10 +30,13 @@ type fetcher struct {
 	overSince time.Time // when the server said first that the boot is over, and nothing else since
 	begin     time.Time
 	shown     time.Time
+
+	complaint  string
+	complained time.Time
 }
 
 const (
-	slowest   = 15 * time.Second // between two attempts
+	slowest   = 10 * time.Second // between two attempts
 	overAfter = 5 * time.Minute  // from the first "it is over" until we believe it
 )
 
@@ -78,11 +81,19 @@ func (f *fetcher) run(ctx context.Context, w io.Writer) error {
 		if errors.Is(err, errOver) {
 			pause = slowest
 		}
-		f.con.say("%v. Trying again.", err)
+		f.complain(err)
 		f.wait(ctx, pause)
 		pause = min(2*pause, slowest)
 	}
 	return f.verdict()
+}
+
+// complain says what went wrong; the same again only now and then.
+func (f *fetcher) complain(err error) {
+	if text := err.Error(); text != f.complaint || time.Since(f.complained) > time.Minute {
+		f.complaint, f.complained = text, time.Now()
+		f.con.say("%s. Trying again.", text)
+	}
 }
 
 // over notes whether err says that the boot is over; true if that has been said

@@ -85,7 +85,10 @@ func (m *modules) loadOne(name string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, each := range append(append([]string{}, m.needs[name]...), name) {
-		if m.loaded[each] || m.failed[each] != nil {
+		if m.failed[each] != nil {
+			return nil
+		}
+		if m.loaded[each] {
 			continue
 		}
 		err := m.load(filepath.Join(m.dir, each+".ko"), m.options(each))

@@ -133,7 +133,7 @@ func dialFrom(ctx context.Context, card string, server netip.AddrPort) (net.Conn
 	d := net.Dialer{Timeout: 10 * time.Second, Control: onCard(card, nil)}
 	conn, err := d.DialContext(ctx, "tcp", server.String())
 	if err != nil {
-		return nil, reason(err)
+		return nil, err
 	}
 	return &patient{conn}, nil
 }

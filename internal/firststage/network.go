@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,7 @@ type network struct {
 	mu      sync.Mutex
 	cards   map[string]*card // by name
 	changed chan struct{}    // closed and renewed when a card got or lost its address
+	seen    chan struct{}    // changed, as it was when the server was last tried
 	best    string           // the card through which the server answered last
 }
 
@@ -223,8 +225,12 @@ func (n *network) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	for range ready {
 		a := <-answers
 		switch {
+		case errors.Is(a.err, context.Canceled):
 		case a.err != nil:
-			errs = append(errs, fmt.Sprintf("through %s: %v", a.card, a.err))
+			errs = append(errs, fmt.Sprintf("through %s: %v", a.card, reason(a.err)))
+			if errors.Is(a.err, unix.ECONNREFUSED) {
+				cancel() // that is the server's own word
+			}
 		case won.conn != nil:
 			a.conn.Close()
 		default:
@@ -250,6 +256,7 @@ func (n *network) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 func (n *network) ready() (names []string, best string, none error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.seen = n.changed
 	var states []string
 	for _, c := range n.cards {
 		states = append(states, c.name+": "+c.state)
@@ -267,10 +274,10 @@ func (n *network) ready() (names []string, best string, none error) {
 	return names, best, errors.New("no network yet: " + strings.Join(states, "; "))
 }
 
-// wait waits until a card has an address, or until one changed, or for d.
+// wait waits for d, or until a card got or lost its address since the server was last tried.
 func (n *network) wait(ctx context.Context, d time.Duration) {
 	n.mu.Lock()
-	changed := n.changed
+	changed := cmp.Or(n.seen, n.changed)
 	n.mu.Unlock()
 	t := time.NewTimer(d)
 	defer t.Stop()

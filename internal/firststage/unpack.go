@@ -291,9 +291,9 @@ func (u *unpacker) content(fd int, in *stream, h header) (sum uint32, err error)
 				return 0, err
 			}
 			data = data[w:]
+			u.unpacked.Add(int64(w))
 		}
 		left -= int64(n)
-		u.unpacked.Add(int64(n))
 		if err != nil && left > 0 {
 			return 0, noEOF(err)
 		}

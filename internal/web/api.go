@@ -25,10 +25,11 @@ type Status struct {
 	Proof    string         `json:"proof"` // how the installed host proved itself
 	HostKey  string         `json:"host_key"`
 	Arch     string         `json:"arch"`
-	Method   hosts.Method   `json:"method"`          // what led the machine to its installer last
-	Pinned   hosts.Method   `json:"pinned"`          // the only way it may be led there; empty: any
-	Disko    hosts.Disko    `json:"disko"`           // how its disks are made
-	Board    string         `json:"board,omitempty"` // images.Board; missing: not known yet
+	Method   hosts.Method   `json:"method"`           // what led the machine to its installer last
+	Pinned   hosts.Method   `json:"pinned"`           // the only way it may be led there; empty: any
+	Disko    hosts.Disko    `json:"disko"`            // how its disks are made
+	Layout   string         `json:"layout,omitempty"` // preset that its disks are made by; missing: the flake's
+	Board    string         `json:"board,omitempty"`  // images.Board; missing: not known yet
 	Image    string         `json:"image"`
 	Flake    string         `json:"flake"`
 	Permit   hosts.Permit   `json:"permit"`
@@ -60,7 +61,7 @@ type Status struct {
 func status(h hosts.Host) Status {
 	return Status{Name: h.Name, MACs: h.MACs, State: h.State, Phase: h.Phase, Percent: h.Progress.Percent(),
 		Progress: h.Progress, Address: h.Address, System: h.System, Error: h.Error, Since: h.Since, Proof: h.Standing.Proof,
-		HostKey: h.HostKey, Arch: h.Arch, Method: h.Method, Pinned: h.Options.Method, Disko: cmp.Or(h.Options.Disko, hosts.Fresh), Board: h.Board, Image: h.Image, Disks: h.Options.Disks, Wipe: h.Options.Wipe, Serial: h.Serial, PiConfig: h.Options.PiConfig, AllowEEPROM: h.Options.AllowEEPROM, TPM2: h.Options.TPM2, Flake: h.Flake, Permit: h.Permit, Event: h.LastEvent,
+		HostKey: h.HostKey, Arch: h.Arch, Method: h.Method, Pinned: h.Options.Method, Disko: cmp.Or(h.Options.Disko, hosts.Fresh), Layout: h.Options.Layout, Board: h.Board, Image: h.Image, Disks: h.Options.Disks, Wipe: h.Options.Wipe, Serial: h.Serial, PiConfig: h.Options.PiConfig, AllowEEPROM: h.Options.AllowEEPROM, TPM2: h.Options.TPM2, Flake: h.Flake, Permit: h.Permit, Event: h.LastEvent,
 		Hardware: h.Options.Hardware, BuildOn: cmp.Or(h.Options.BuildOn, hosts.BuildAuto), StorePath: h.Options.StorePath, TargetSubstitutes: h.Options.TargetSubstitutes,
 		EscrowTo: h.Options.EscrowTo, Secrets: h.Options.Secrets, KeepSecrets: h.Options.KeepSecrets, Chown: h.Options.Chown}
 }
@@ -91,6 +92,7 @@ type EnrollRequest struct {
 	Address    string            `json:"address,omitempty"`
 	BootMethod string            `json:"boot_method,omitempty"` // hosts.ParseMethod; empty: whatever works
 	Disko      string            `json:"disko,omitempty"`       // hosts.ParseDisko; empty: fresh
+	Layout     string            `json:"layout,omitempty"`      // disko.FindPreset; empty: as before, or the flake's; hosts.NoLayout: the flake's
 	ExtraFiles string            `json:"extra_files,omitempty"` // absolute path on the server
 	DiskKeys   map[string][]byte `json:"disk_keys,omitempty"`   // installer path to content
 	Disks      map[string]string `json:"disks,omitempty"`       // layout's name of a disk to disko.CheckSelector
@@ -148,17 +150,20 @@ type RetryRequest struct {
 // ImageRequest is the body of POST /v1/images. Paths are absolute, on the
 // server.
 type ImageRequest struct {
-	Name    string `json:"name"`
-	Arch    string `json:"arch"`
-	From    string `json:"from,omitempty"` // or the next three
-	Kernel  string `json:"kernel,omitempty"`
-	Initrd  string `json:"initrd,omitempty"`
-	Cmdline string `json:"cmdline,omitempty"`
+	Name string `json:"name"`
+	Arch string `json:"arch,omitempty"` // empty: that of the kernel
+	From string `json:"from,omitempty"` // as images.Request has it; or the last three
+	// SHA256 are digests that the files of From must have, by file name; "" is the only one.
+	SHA256  map[string]string `json:"sha256,omitempty"`
+	Kernel  string            `json:"kernel,omitempty"`
+	Initrd  string            `json:"initrd,omitempty"`
+	Cmdline string            `json:"cmdline,omitempty"`
 }
 
 // ImageProgress is a line of the answer to POST /v1/images: progress, and
 // last the image or the error.
 type ImageProgress struct {
+	Doing    string        `json:"doing,omitempty"`
 	Done     int64         `json:"done"`
 	Total    int64         `json:"total"` // bytes
 	Image    *images.Image `json:"image,omitempty"`

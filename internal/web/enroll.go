@@ -120,7 +120,10 @@ func (s *Server) check(ctx context.Context, r EnrollRequest) (hosts.Host, map[st
 	if err := s.addressFree(r.Name, r.Address); err != nil {
 		return h, nil, err
 	}
-	system, layout, err := s.Evaluate(ctx, s.Flake, r.Name)
+	if r.Layout != hosts.NoLayout {
+		h.Options.Layout = r.Layout
+	}
+	system, layout, err := s.Evaluate(ctx, s.Flake, r.Name, h.Options)
 	if err != nil {
 		return h, nil, err
 	}
@@ -295,7 +298,7 @@ func (s *Server) plan(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	_, layout, err := s.Evaluate(c.Request().Context(), h.Flake, h.Name)
+	_, layout, err := s.Evaluate(c.Request().Context(), h.Flake, h.Name, h.Options)
 	if err != nil {
 		return err
 	}
