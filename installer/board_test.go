@@ -217,3 +217,31 @@ func TestCheckBoard(t *testing.T) {
 		}
 	}
 }
+
+// TestPresetsSuitBoards: each layout that comes with provision suits the boards that it is for,
+// and the one for a Raspberry Pi with a GPT not the Pi 3.
+func TestPresetsSuitBoards(t *testing.T) {
+	for _, p := range disko.Presets() {
+		l, err := p.Layout()
+		if err != nil {
+			t.Fatal(err)
+		}
+		boards := []string{"pc", "uefi-aarch64"}
+		switch {
+		case strings.HasPrefix(p.Name, "rpi"):
+			boards = []string{p.Name}
+		case p.Arch == "x86_64":
+			boards = boards[:1]
+		}
+		for _, name := range boards {
+			for _, problem := range BoardProblems(l, board(t, name)) {
+				if problem.Stops || name != "rpi4" {
+					t.Errorf("%s for %s: %s", p.Name, name, problem)
+				}
+			}
+		}
+		if problems := BoardProblems(l, board(t, "rpi3")); (p.Name == "rpi4" || p.Name == "rpi5") && (len(problems) == 0 || !problems[0].Stops) {
+			t.Errorf("%s for rpi3: %v", p.Name, problems)
+		}
+	}
+}
