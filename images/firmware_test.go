@@ -286,3 +286,25 @@ func TestFirmwareFromURL(t *testing.T) {
 		t.Errorf("left behind:\n%s", content(t, c))
 	}
 }
+
+// TestDamagedDeb: a package that is cut short anywhere is refused, and one with a flipped byte is
+// taken whole or refused; nothing is left behind.
+func TestDamagedDeb(t *testing.T) {
+	good, err := os.ReadFile(debFile(t, "xz", tar.Header{Name: "usr/lib/raspi-firmware/start4.elf"}, tar.Header{Name: "fixup4.dat"}, tar.Header{Name: "bcm2711-rpi-4-b.dtb"}))
+	must(t, err)
+	file := filepath.Join(t.TempDir(), "package.deb")
+	for n := 0; n < len(good); n += 3 {
+		for what, data := range map[string][]byte{"cut": good[:n], "flipped": append(append(bytes.Clone(good[:n]), good[n]^0x55), good[n+1:]...)} {
+			c := open(t, t.TempDir())
+			must(t, os.WriteFile(file, data, 0o600))
+			f, _, err := c.AddFirmware(t.Context(), RaspberryPi, []string{file}, nil)
+			// What follows the compressed data is padding, if anything.
+			if what == "cut" && n < len(good)-1 && err == nil {
+				t.Errorf("%d of %d bytes are taken", n, len(good))
+			}
+			if left := content(t, c); err != nil && left != "" || err == nil && (len(f.Files) != 3 || strings.Count(left, "\n") != 4) {
+				t.Errorf("%s at %d: %v; left:\n%s", what, n, err, left)
+			}
+		}
+	}
+}

@@ -100,6 +100,8 @@ func TestBoardProblems(t *testing.T) {
 		{"pc", "msdos", card, []string{"root - 100% ext4 / boot"}, nil},
 		{"pc", "gpt", card, []string{"root 8300 100% ext4 /"}, []string{"!pc: nothing in the layout starts it: add an EFI system partition"}},
 		{"pc", "gpt", card, []string{"ESP EF00 500M vfat -", "root 8300 100% ext4 /"}, []string{"holds no vfat that is mounted"}},
+		{"pc", "gpt", card, []string{"ESP 8300 500M vfat /boot", "root 8300 100% ext4 /"}, []string{"UEFI looks for a partition of type EF00"}},
+		{"uefi-aarch64", "gpt", card, []string{"ESP 8300 500M vfat /boot", "root 8300 100% ext4 /"}, []string{"the partition with the FAT should be of type EF00"}},
 		{"uefi-aarch64", "gpt", card, []string{"ESP EF00 500M vfat /boot", "root 8300 100% ext4 /"}, nil},
 		{"uefi-aarch64", "gpt", card, []string{"bios EF02 1M - -", "root 8300 100% ext4 /"}, []string{"!uefi-aarch64: UEFI starts from an EFI system partition, and the layout has none"}},
 
