@@ -183,7 +183,7 @@ func (p *piAsks) again(m *dhcpv4.DHCPv4, c client, now time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	last, ok := p.byMAC[c.MAC]
-	if ok && last.xid == m.TransactionID && last.kind == m.MessageType() && now.Sub(last.at) < again {
+	if ok && last.xid == m.TransactionID && last.kind == m.MessageType() && last.Pi == c.Pi && now.Sub(last.at) < again {
 		return true
 	}
 	if p.byMAC == nil {

@@ -218,8 +218,14 @@ func (s *Server) bootPi(l *link, c client, h hosts.Host) (hosts.Boot, error) {
 	if err != nil {
 		return s.boot(l, c, h) // it says what is wrong
 	}
-	if p.Memory > 0 && p.Memory < needsMemory(img) {
-		s.refuse(c, h, fmt.Errorf("it has %d MiB of memory, and image %s needs at least %d MiB: take one with a smaller initrd", p.Memory>>20, img.Name, needsMemory(img)>>20))
+	next := h
+	next.Boot = hosts.Boot{Server: l.self.String(), MAC: c.MAC}
+	_, err = s.piTree(next, p, img, &pack{}) // making the rest takes seconds
+	if err == nil && p.Memory > 0 && p.Memory < needsMemory(img) {
+		err = fmt.Errorf("it has %d MiB of memory, and image %s needs at least %d MiB: take one with a smaller initrd", p.Memory>>20, img.Name, needsMemory(img)>>20)
+	}
+	if err != nil {
+		s.refuse(c, h, err)
 		return hosts.Boot{}, nil
 	}
 	made := s.packed(img)
@@ -227,10 +233,7 @@ func (s *Server) bootPi(l *link, c client, h hosts.Host) (hosts.Boot, error) {
 		s.Log.Debug("the board's kernel and first stage are being made", "host", h.Name, "image", img.Name)
 		return hosts.Boot{}, nil
 	}
-	next := h
-	next.Boot = hosts.Boot{Server: l.self.String(), MAC: c.MAC}
-	err = made.err
-	if err == nil {
+	if err = made.err; err == nil {
 		_, err = s.piTree(next, p, img, made)
 	}
 	if err != nil {

@@ -57,11 +57,12 @@ func TestArm64(t *testing.T) {
 			w := newWorld(t, mode)
 			w.arm64()
 			w.reachesInstaller("delta", lab.AAVMFHTTP, "", "arm64 UEFI HTTP", "http+snponly")
-			w.reachesInstaller("delta", lab.UBoot, "", "arm64 U-Boot", "u-boot")
 			if mode == "proxy" {
+				w.reachesInstaller("delta", lab.UBoot, "", "arm64 U-Boot", "u-boot")
 				w.reachesInstaller("delta", lab.AAVMFPXE, "", "arm64 UEFI PXE", "binl+snponly")
 				return
 			}
+			t.Run("u-boot", func(t *testing.T) { w.at(t).installsByUBoot() })
 			m := w.machine("delta")
 			m.Firmware = lab.AAVMFPXE
 			// UEFI starts it from the very partition on which a Raspberry Pi looks for its firmware.
@@ -75,6 +76,21 @@ func TestArm64(t *testing.T) {
 			w.powerCycles(m, "delta")
 		})
 	}
+}
+
+// installsByUBoot installs a board that U-Boot starts, from the network and then from its disk.
+func (w *world) installsByUBoot() {
+	w.t.Helper()
+	m := w.machine("delta")
+	m.Firmware = lab.UBoot
+	w.enroll(m, "delta")
+	w.on(m)
+	w.uboot(m)
+	w.live("delta")
+	w.t.Logf("%s", w.provision("capture", "delta"))
+	w.installed(m, "delta")
+	w.must(m.PowerOff())
+	w.provision("forget", "delta")
 }
 
 // firmwareIsThere compares what is on the host's disk with what was added.
