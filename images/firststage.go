@@ -40,7 +40,7 @@ const firstExt = ".first"
 // when our program is another. The error says so when the image has no driver
 // for any network card, or when this provision was built without its program.
 func (c *Catalog) FirstStage(ctx context.Context, img Image) (File, error) {
-	program, err := firstStageProgram(img.Arch)
+	program, err := c.program(img.Arch)
 	if err == nil {
 		var f File
 		if f, err = c.firstStage(ctx, img, program); err == nil {
@@ -107,7 +107,7 @@ func (c *Catalog) readFirst(record string) (File, error) {
 func (c *Catalog) firstStages(all []Image) map[string]bool {
 	used := map[string]bool{}
 	for _, img := range all {
-		program, err := firstStageProgram(img.Arch)
+		program, err := c.program(img.Arch)
 		if err != nil {
 			continue
 		}

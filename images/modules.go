@@ -50,15 +50,16 @@ func (c *Catalog) networkModules(ctx context.Context, img Image) ([]OverlayFile,
 		return nil, err
 	}
 	needed, useful := index.wanted()
-	if !slices.ContainsFunc(append(needed, useful...), cardModules.MatchString) && !index.builtinCard {
-		return nil, fmt.Errorf("its initrd holds no driver for a network card, of kernel %s, and none is known to be built in: "+
-			"take an image whose initrd has them (NixOS: boot.initrd.availableKernelModules)", release)
-	}
 	modules, err := c.readModules(ctx, img, release, index.closures(append(needed, useful...)))
 	if err != nil {
 		return nil, err
 	}
-	return index.pack(modules, index.bounded(modules, needed, useful, maxModules)), nil
+	chosen := index.bounded(modules, needed, useful, maxModules)
+	if !slices.ContainsFunc(slices.Collect(maps.Keys(chosen)), cardModules.MatchString) && !index.builtinCard {
+		return nil, fmt.Errorf("its initrd holds no driver for a network card, of kernel %s, and none is known to be built in: "+
+			"take an image whose initrd has them (NixOS: boot.initrd.availableKernelModules)", release)
+	}
+	return index.pack(modules, chosen), nil
 }
 
 // A moduleIndex is what depmod wrote about the modules of a kernel.

@@ -16,6 +16,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -121,7 +122,7 @@ func (w *world) router(t *testing.T, lan *lab.LAN, network string, args ...strin
 func (w *world) sees(t *testing.T, text string) {
 	t.Helper()
 	began := time.Now()
-	ctx, cancel := context.WithTimeout(w.ctx, 40*time.Second)
+	ctx, cancel := context.WithTimeout(w.ctx, 90*time.Second)
 	defer cancel()
 	_, err := w.vm.Console().Expect(ctx, text, "Kernel panic")
 	check(t, err)
@@ -174,6 +175,13 @@ func newFaulty(t *testing.T, w *world, faults ...fault) *faulty {
 		t.Fatal("the image has changed")
 	}
 	return s
+}
+
+// ranges are those of the requests so far.
+func (s *faulty) ranges() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.requests)
 }
 
 // start opens the port and serves; a second time too, after it was killed.
