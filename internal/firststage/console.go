@@ -26,6 +26,9 @@ type console struct {
 
 const serialEvery = 5 * time.Second
 
+// screen is the name of a console that is a screen.
+var screen = regexp.MustCompile(`^tty[0-9]+$`)
+
 // openConsole opens the consoles; those that cannot be opened are left out.
 func openConsole() *console {
 	c := &console{}
@@ -36,7 +39,7 @@ func openConsole() *console {
 		if err != nil {
 			continue
 		}
-		if screen, _ := regexp.MatchString(`^tty[0-9]+$`, name); screen {
+		if screen.MatchString(name) {
 			c.screens = append(c.screens, f)
 		} else {
 			c.ports = append(c.ports, f)

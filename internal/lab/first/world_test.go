@@ -30,7 +30,7 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(lab.InNamespace(m.Run)) }
 
-func check(t *testing.T, err error) {
+func check(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -52,7 +52,7 @@ type world struct {
 const server = "10.77.0.1:80"
 
 // newWorld makes it, for a machine that is still off. More replaces files of the image.
-func newWorld(t *testing.T, ctx context.Context, arch lab.Arch, more ...images.OverlayFile) *world {
+func newWorld(t testing.TB, ctx context.Context, arch lab.Arch, more ...images.OverlayFile) *world {
 	t.Helper()
 	w := &world{ctx: ctx}
 	var err error
@@ -85,7 +85,7 @@ func newWorld(t *testing.T, ctx context.Context, arch lab.Arch, more ...images.O
 }
 
 // pack makes the first stage and the tail of one boot, as the server does.
-func (w *world) pack(t *testing.T, arch lab.Arch, more []images.OverlayFile) {
+func (w *world) pack(t testing.TB, arch lab.Arch, more []images.OverlayFile) {
 	t.Helper()
 	catalog, err := images.Open(t.TempDir())
 	check(t, err)
@@ -109,7 +109,7 @@ func (w *world) pack(t *testing.T, arch lab.Arch, more []images.OverlayFile) {
 }
 
 // router leases addresses on a LAN.
-func (w *world) router(t *testing.T, lan *lab.LAN, network string, args ...string) *lab.Router {
+func (w *world) router(t testing.TB, lan *lab.LAN, network string, args ...string) *lab.Router {
 	t.Helper()
 	at := func(last string) netip.Addr { return netip.MustParseAddr(network + last) }
 	r, err := lan.Router(w.ctx, t.TempDir(), netip.PrefixFrom(at("2"), 24), at("100"), at("199"), args...)
@@ -119,7 +119,7 @@ func (w *world) router(t *testing.T, lan *lab.LAN, network string, args ...strin
 }
 
 // sees waits until the console shows a text.
-func (w *world) sees(t *testing.T, text string) {
+func (w *world) sees(t testing.TB, text string) {
 	t.Helper()
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(w.ctx, 90*time.Second)
@@ -133,7 +133,7 @@ func (w *world) sees(t *testing.T, text string) {
 }
 
 // up waits until the image's sshd answers with this boot's key, and returns a shell.
-func (w *world) up(t *testing.T, r *lab.Router) *lab.Shell {
+func (w *world) up(t testing.TB, r *lab.Router) *lab.Shell {
 	t.Helper()
 	w.sees(t, "sshd is up")
 	address, err := r.Lease(w.ctx, w.vm.MAC)
@@ -166,7 +166,7 @@ type faulty struct {
 	done     chan struct{}
 }
 
-func newFaulty(t *testing.T, w *world, faults ...fault) *faulty {
+func newFaulty(t testing.TB, w *world, faults ...fault) *faulty {
 	t.Helper()
 	initrd, err := os.ReadFile(w.image.Initrd)
 	check(t, err)
@@ -185,7 +185,7 @@ func (s *faulty) ranges() []string {
 }
 
 // start opens the port and serves; a second time too, after it was killed.
-func (s *faulty) start(t *testing.T) {
+func (s *faulty) start(t testing.TB) {
 	t.Helper()
 	l, err := net.Listen("tcp", server)
 	check(t, err)
@@ -249,14 +249,14 @@ func (c *cutter) Write(b []byte) (int, error) {
 // A cable is plugged in and pulled through QEMU's QMP.
 type cable struct{ path string }
 
-func (w *world) cables(t *testing.T) *cable {
+func (w *world) cables(t testing.TB) *cable {
 	c := &cable{filepath.Join(t.TempDir(), "qmp")}
 	w.vm.Args = append(w.vm.Args, "-qmp", "unix:"+c.path+",server=on,wait=off")
 	return c
 }
 
 // set plugs the cable of a netdev in, or pulls it.
-func (c *cable) set(t *testing.T, netdev string, in bool) {
+func (c *cable) set(t testing.TB, netdev string, in bool) {
 	t.Helper()
 	conn, err := net.Dial("unix", c.path)
 	check(t, err)
