@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -130,6 +131,46 @@ func TestFirstStage(t *testing.T) {
 	if same, err := other.firstStage(t.Context(), addTree(t, other, "x", bannerKernel("6.6.1"), moduleTree(t)), firstProgram); err != nil || same != f {
 		t.Errorf("in another catalog: %v, %v, want %v", same, err, f)
 	}
+}
+
+// TestFirstStageSquashfs: a NixOS installer's initrd has few drivers itself, and all of them in its squashfs.
+func TestFirstStageSquashfs(t *testing.T) {
+	for _, compress := range []string{"zstd", "xz", "gzip"} {
+		store, tree := t.TempDir(), map[string]string{"init": "x"}
+		for name, data := range moduleTree(t) {
+			write(t, filepath.Join(store, strings.Replace(strings.TrimPrefix(name, "nix/store/"), "-shrunk", "", 1)), data)
+			if strings.HasSuffix(name, "modules.dep") { // of stage 1
+				tree[name] = "kernel/fs/ext4/ext4.ko:\n"
+			}
+		}
+		for i := range 300 {
+			write(t, filepath.Join(store, fmt.Sprintf("%03d-other/lib/file", i)), "x")
+		}
+		must(t, os.Symlink("/nix/store/x-linux-modules/lib/modules/6.6.1/kernel", filepath.Join(store, "x-linux-modules/lib/modules/kernel")))
+		out := filepath.Join(t.TempDir(), "squashfs")
+		if text, err := exec.Command("mksquashfs", store, out, "-comp", compress, "-b", "1M", "-all-root", "-quiet", "-no-progress").CombinedOutput(); err != nil {
+			t.Fatalf("mksquashfs: %v: %s", err, text)
+		}
+		data, err := os.ReadFile(out)
+		must(t, err)
+		tree["nix-store.squashfs"] = string(data)
+		dir := t.TempDir()
+		c, err := Open(dir)
+		must(t, err)
+		f, err := c.firstStage(t.Context(), addTree(t, c, "pi", bannerKernel("6.6.1"), tree), firstProgram)
+		must(t, err)
+		got := unpackFirst(t, c, f)
+		if got["modules/genet.ko"] != "100644 genet" || got["modules/large.ko"] != "100644 large "+noise(20000) || got["modules/ext4.ko"] != "" {
+			t.Errorf("%s: %.1000v", compress, got)
+		}
+		if left, err := filepath.Glob(filepath.Join(dir, tmpPrefix+"*")); err != nil || len(left) > 0 {
+			t.Errorf("left: %v, %v", left, err)
+		}
+	}
+	c, err := Open(t.TempDir())
+	must(t, err)
+	_, err = c.firstStage(t.Context(), addTree(t, c, "pi", bannerKernel("6.6.1"), map[string]string{"nix-store.squashfs": "hsqs"}), firstProgram)
+	checkErr(t, err, "the squashfs in its initrd:")
 }
 
 // TestFirstStageBounded: the largest drivers are left out, never the needed ones.
