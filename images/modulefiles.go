@@ -113,18 +113,39 @@ func (m *moduleFiles) eachSquashed(ctx context.Context, f func(version, name str
 			if !ok {
 				return nil
 			}
-			in, err := fs.Open(name)
-			if err != nil {
-				return err
-			}
-			defer in.Close()
-			return f(version, rest, in)
+			in := &lateFile{fs: fs, name: name}
+			return errors.Join(f(version, rest, in), in.close())
 		})
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// A lateFile is opened when it is read first: most are not.
+type lateFile struct {
+	fs   iofs.FS
+	name string
+	file iofs.File
+}
+
+func (l *lateFile) Read(p []byte) (int, error) {
+	if l.file == nil {
+		f, err := l.fs.Open(l.name)
+		if err != nil {
+			return 0, err
+		}
+		l.file = f
+	}
+	return l.file.Read(p)
+}
+
+func (l *lateFile) close() error {
+	if l.file == nil {
+		return nil
+	}
+	return l.file.Close()
 }
 
 func cutModulePath(file string) (version, name string, ok bool) {
