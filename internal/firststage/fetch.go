@@ -76,9 +76,6 @@ func (f *fetcher) run(ctx context.Context, w io.Writer) error {
 		if f.at > before {
 			pause = time.Second
 		}
-		if errors.Is(err, errOver) {
-			pause = slowest
-		}
 		f.complain(err)
 		f.wait(ctx, pause)
 		pause = min(2*pause, slowest)

@@ -32,10 +32,10 @@ func BenchmarkFirst(b *testing.B) {
 func bootOverTFTP(b *testing.B, withFirst bool) (time.Duration, int64) {
 	ctx, cancel := context.WithTimeout(b.Context(), 6*time.Minute)
 	defer cancel()
-	w := newWorld(b, ctx, lab.X86_64)
+	w := newWorld(b, ctx, 0, lab.X86_64)
 	s := newFaulty(b, w)
 	s.start(b)
-	files := map[string][]byte{"initrd": s.file}
+	files := map[string][]byte{"initrd": []byte(s.file)}
 	kernel, err := os.ReadFile(w.image.Kernel)
 	check(b, err)
 	files["kernel"] = kernel
@@ -47,7 +47,7 @@ func bootOverTFTP(b *testing.B, withFirst bool) (time.Duration, int64) {
 	}
 	files["boot.ipxe"] = []byte("#!ipxe\nkernel tftp://10.77.0.1/kernel initrd=initrd " + cmdline + "\ninitrd tftp://10.77.0.1/initrd\nboot\n")
 	serveTFTP(b, files)
-	w.router(b, w.lan, "10.77.0.", "--dhcp-boot=boot.ipxe,,10.77.0.1")
+	w.router(b, w.lan, w.net, "--dhcp-boot=boot.ipxe,,10.77.0.1")
 	w.vm.Kernel = "" // it boots from the network
 	begin := time.Now()
 	check(b, w.vm.Start(ctx))

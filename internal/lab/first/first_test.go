@@ -15,16 +15,17 @@ import (
 // TestFaults boots one machine through everything that can go wrong on the way to its image, and sees each said on the
 // console; at the end the image is up.
 func TestFaults(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
 	defer cancel()
-	w := newWorld(t, ctx, lab.X86_64)
+	w := newWorld(t, ctx, 1, lab.X86_64)
 	cable := w.cables(t)
 	// A second card gets an address, from where the server is not to be reached.
-	other, err := lab.NewLAN(ctx, "br1", netip.MustParsePrefix("10.78.0.1/24"))
+	other, err := lab.NewLAN(ctx, "other", netip.MustParsePrefix("10.78.0.1/24"))
 	check(t, err)
 	t.Cleanup(func() { check(t, other.Close()) })
 	// Linux answers for all of its addresses on each of its cards, if it is not told otherwise.
-	check(t, os.WriteFile("/proc/sys/net/ipv4/conf/br1/arp_ignore", []byte("1"), 0))
+	check(t, os.WriteFile("/proc/sys/net/ipv4/conf/other/arp_ignore", []byte("1"), 0))
 	check(t, other.Tap(ctx, "tap-other"))
 	w.router(t, other, "10.78.0.", "--dhcp-option=3")
 	w.vm.Args = append(w.vm.Args, "-netdev", "tap,id=other,script=no,downscript=no,ifname=tap-other",
@@ -35,11 +36,11 @@ func TestFaults(t *testing.T) {
 
 	w.sees(t, "eth0: no link: is its cable in?")
 	w.sees(t, "address 10.78.0.")
-	w.sees(t, "cannot connect to 10.77.0.1:80 through eth1: no answer in time")
+	w.sees(t, "cannot connect to "+w.server+" through eth1: no answer in time")
 	cable.set(t, "lan", true)
 	w.sees(t, "no DHCP answer")
-	router := w.router(t, w.lan, "10.77.0.")
-	w.sees(t, "address 10.77.0.")
+	router := w.router(t, w.lan, w.net)
+	w.sees(t, "address "+w.net)
 	w.sees(t, "connection refused: is provision running?")
 
 	const megabyte = 1 << 20
@@ -71,11 +72,12 @@ func TestFaults(t *testing.T) {
 
 // TestMemory: a machine that is too small says what it has and what it needs, and goes on trying.
 func TestMemory(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
-	w := newWorld(t, ctx, lab.X86_64)
+	w := newWorld(t, ctx, 2, lab.X86_64)
 	w.vm.MemMB = 320
-	w.router(t, w.lan, "10.77.0.")
+	w.router(t, w.lan, w.net)
 	newFaulty(t, w).start(t)
 	check(t, w.vm.Start(ctx))
 	w.sees(t, "not enough memory: the image needs about")
@@ -113,10 +115,11 @@ exec switch_root /one /init an argument
 
 // TestSwitchRoot: from where the first stage leaves it, an image's stage 1 can go on to its next root.
 func TestSwitchRoot(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
-	w := newWorld(t, ctx, lab.X86_64, images.OverlayFile{Path: "init", Mode: 0o755, Data: []byte(switchScript)})
-	w.router(t, w.lan, "10.77.0.")
+	w := newWorld(t, ctx, 3, lab.X86_64, images.OverlayFile{Path: "init", Mode: 0o755, Data: []byte(switchScript)})
+	w.router(t, w.lan, w.net)
 	newFaulty(t, w).start(t)
 	check(t, w.vm.Start(ctx))
 	w.sees(t, "switched by util-linux: an argument, process 1")
@@ -125,10 +128,11 @@ func TestSwitchRoot(t *testing.T) {
 
 // TestArm64 boots an arm64 machine by its first stage.
 func TestArm64(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	w := newWorld(t, ctx, lab.AArch64)
-	router := w.router(t, w.lan, "10.77.0.")
+	w := newWorld(t, ctx, 4, lab.AArch64)
+	router := w.router(t, w.lan, w.net)
 	newFaulty(t, w).start(t)
 	check(t, w.vm.Start(ctx))
 	w.sees(t, "the image is here and is the right one")

@@ -3,7 +3,6 @@
 package first
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -40,6 +39,7 @@ func check(t testing.TB, err error) {
 // world is a LAN with a machine that boots an image by its first stage.
 type world struct {
 	ctx         context.Context
+	net, server string // 10.77.1., 10.77.1.1:80
 	lan         *lab.LAN
 	image       lab.Installer
 	added       images.Image
@@ -49,14 +49,13 @@ type world struct {
 	vm          *lab.Machine
 }
 
-const server = "10.77.0.1:80"
-
-// newWorld makes it, for a machine that is still off. More replaces files of the image.
-func newWorld(t testing.TB, ctx context.Context, arch lab.Arch, more ...images.OverlayFile) *world {
+// newWorld makes the LAN number n, 10.77.n.0/24, for a machine that is still off. More replaces files of the image.
+func newWorld(t testing.TB, ctx context.Context, n int, arch lab.Arch, more ...images.OverlayFile) *world {
 	t.Helper()
-	w := &world{ctx: ctx}
+	w := &world{ctx: ctx, net: fmt.Sprintf("10.77.%d.", n)}
+	w.server = w.net + "1:80"
 	var err error
-	w.lan, err = lab.NewLAN(ctx, "br0", netip.MustParsePrefix("10.77.0.1/24"))
+	w.lan, err = lab.NewLAN(ctx, fmt.Sprintf("br%d", n), netip.MustParsePrefix(w.net+"1/24"))
 	check(t, err)
 	t.Cleanup(func() { check(t, w.lan.Close()) })
 	w.image, err = lab.Image(ctx, lab.CacheDir(), arch, os.Stderr)
@@ -71,9 +70,9 @@ func newWorld(t testing.TB, ctx context.Context, arch lab.Arch, more ...images.O
 	if arch == lab.AArch64 {
 		firmware = lab.AAVMFPXE
 	}
-	w.vm = &lab.Machine{Name: "vm", Dir: t.TempDir(), LAN: w.lan, MAC: "52:54:00:12:34:56", Firmware: firmware,
+	w.vm = &lab.Machine{Name: fmt.Sprintf("vm%d", n), Dir: t.TempDir(), LAN: w.lan, MAC: "52:54:00:12:34:56", Firmware: firmware,
 		Kernel: w.image.Kernel, Initrd: w.first,
-		Cmdline: w.image.Cmdline + " " + images.FirstStageCmdline("http://"+server+"/boot/token/initrd", w.added, w.tail)}
+		Cmdline: w.image.Cmdline + " " + images.FirstStageCmdline("http://"+w.server+"/boot/token/initrd", w.added, w.tail)}
 	t.Cleanup(func() { check(t, w.vm.PowerOff()) })
 	t.Cleanup(func() {
 		if console := w.vm.Console(); t.Failed() && console != nil {
@@ -156,7 +155,7 @@ type fault struct {
 
 // A faulty is a server of the image's initrd that commits a fault for each request, and then none any more.
 type faulty struct {
-	file []byte
+	file, addr string
 
 	mu       sync.Mutex
 	faults   []fault
@@ -170,7 +169,7 @@ func newFaulty(t testing.TB, w *world, faults ...fault) *faulty {
 	t.Helper()
 	initrd, err := os.ReadFile(w.image.Initrd)
 	check(t, err)
-	s := &faulty{file: append(initrd, w.tail...), faults: faults, killed: make(chan struct{})}
+	s := &faulty{file: string(append(initrd, w.tail...)), addr: w.server, faults: faults, killed: make(chan struct{})}
 	if sum := sha256.Sum256(initrd); hex.EncodeToString(sum[:]) != w.added.Initrd.SHA256 {
 		t.Fatal("the image has changed")
 	}
@@ -187,7 +186,7 @@ func (s *faulty) ranges() []string {
 // start opens the port and serves; a second time too, after it was killed.
 func (s *faulty) start(t testing.TB) {
 	t.Helper()
-	l, err := net.Listen("tcp", server)
+	l, err := net.Listen("tcp", s.addr)
 	check(t, err)
 	srv, done := &http.Server{Handler: s}, make(chan struct{})
 	s.mu.Lock()
@@ -215,13 +214,12 @@ func (s *faulty) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	}
 	file := s.file
 	if f.flip {
-		file = bytes.Clone(file)
-		file[len(file)-5] ^= 1
+		file = file[:len(file)-5] + "?" + file[len(file)-4:]
 	}
 	if f.cut > 0 {
 		rw = &cutter{rw, f.cut}
 	}
-	http.ServeContent(rw, r, "", time.Time{}, bytes.NewReader(file))
+	http.ServeContent(rw, r, "", time.Time{}, strings.NewReader(file))
 	if f.cut == 0 {
 		return
 	}
