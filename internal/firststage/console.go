@@ -94,11 +94,13 @@ func (c *console) progress(format string, args ...any) {
 	}
 }
 
-// close closes it, for another program is to have the consoles.
+// close closes it, for another program is to have the consoles. What is said
+// after it goes to the last of them only.
 func (c *console) close() {
 	for _, f := range append(append(c.screens, c.ports...), c.log) {
 		if f != os.Stdout {
 			_ = f.Close() // also of nil
 		}
 	}
+	c.screens, c.ports, c.log = nil, []*os.File{os.Stdout}, nil
 }
