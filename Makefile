@@ -58,7 +58,10 @@ bench: setup build ## benchmarks, as ratios against nginx and dnsmasq in the sam
 beside: setup ## our disks beside disko's own, by PROVISION_DISKO=FOLDER PROVISION_NIXPKGS_LIB=FOLDER
 	CGO_ENABLED=1 go test -count=1 -v -timeout 90m -run DiskoByHand ./internal/lab/beside
 
+presets: ## the layout presets, evaluated by disko, are what is committed; needs what beside needs, but no machine
+	CGO_ENABLED=1 go test -count=1 -v -run PresetsByHand ./internal/lab/beside
+
 setup: ## install the tools that tests and demo use
 	./setup
 
-.PHONY: help build firststage release demo test lint unit fuzz soak e2e lab layouts bench beside setup
+.PHONY: help build firststage release demo test lint unit fuzz soak e2e lab layouts bench beside presets setup

@@ -24,8 +24,9 @@ const (
 // Catalog is the images of one state folder. Its methods may be called at the
 // same time; one process at a time may have the folder open.
 type Catalog struct {
-	dir string
-	mu  sync.Mutex // held while records and content change, not while content is copied
+	dir  string
+	http downloader
+	mu   sync.Mutex // held while records and content change, not while content is copied
 
 	first   sync.Mutex                 // held while a first stage is made
 	program func(Arch) ([]byte, error) // of a first stage
@@ -37,7 +38,7 @@ func Open(dir string) (*Catalog, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make the image folder: %w", err)
 	}
-	c := &Catalog{dir: dir, program: firstStageProgram}
+	c := &Catalog{dir: dir, http: newDownloader(), program: firstStageProgram}
 	if err := c.sweep(true); err != nil {
 		return nil, fmt.Errorf("open the image folder: %w", err)
 	}
@@ -186,6 +187,9 @@ func (c *Catalog) sweep(temps bool) error {
 	used := c.firstStages(all)
 	for _, img := range all {
 		used[img.Kernel.SHA256], used[img.Initrd.SHA256] = true, true
+	}
+	if err := errors.Join(c.keepFirmware(used), c.keepKernels(used)); err != nil {
+		return err
 	}
 	entries, err := os.ReadDir(c.dir)
 	if err != nil {

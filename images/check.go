@@ -91,15 +91,8 @@ func checkInitrd(r io.Reader) error {
 		return err
 	}
 	kind := compression(head)
-	switch {
-	case kind == "":
-		return checkCpio(head)
-	case kind == "lz4 frame":
-		return errors.New("it is compressed with lz4's new format, which the kernel cannot unpack: use lz4 -l")
-	case kind == "xz" && len(head) > 7 && head[7] > 1:
-		return errors.New("it is compressed with a check that the kernel cannot unpack: use xz --check=crc32")
-	case kind == "lzo", kind == "xz" && len(head) > 13 && head[13]&3 != 0:
-		return nil // no decoder here for lzo and for xz with further filters
+	if err := checkMember(kind, head); err != nil || kind == "" || noDecoder(kind, head) {
+		return err
 	}
 	out, err := decompress(in)
 	if err == nil {
@@ -113,6 +106,25 @@ func checkInitrd(r io.Reader) error {
 		return fmt.Errorf("unpack its %s: %w (was it downloaded in full?)", kind, err)
 	}
 	return checkCpio(head)
+}
+
+// checkMember returns an error unless the kernel would know what starts with head.
+func checkMember(kind string, head []byte) error {
+	switch {
+	case kind == "":
+		return checkCpio(head)
+	case kind == "lz4 frame":
+		return errors.New("it is compressed with lz4's new format, which the kernel cannot unpack: use lz4 -l")
+	case kind == "xz" && len(head) > 7 && head[7] > 1:
+		return errors.New("it is compressed with a check that the kernel cannot unpack: use xz --check=crc32")
+	}
+	return nil
+}
+
+// noDecoder says whether the kernel can unpack it, and we cannot: lzo, and xz
+// with further filters.
+func noDecoder(kind string, head []byte) bool {
+	return kind == "lzo" || kind == "xz" && len(head) > 13 && head[13]&3 != 0
 }
 
 func checkCpio(head []byte) error {

@@ -81,16 +81,14 @@ func (w *walk) next(aligned bool) error {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
-	compressed := compression(head) != ""
-	if !compressed {
-		if err := checkCpio(head); err != nil {
-			return err
-		}
+	kind := compression(head)
+	if err := checkMember(kind, head); err != nil {
+		return err
 	}
-	if !aligned && (w.plain || !compressed) {
+	if !aligned && (w.plain || kind == "") {
 		return errors.New("it does not start at a multiple of four bytes: the kernel does not see it")
 	}
-	if w.plain = !compressed; w.plain {
+	if w.plain = kind == ""; w.plain {
 		return archive(w.in, w.f)
 	}
 	return w.compressed()

@@ -46,7 +46,7 @@ func member(in *bufio.Reader) (io.ReadCloser, error) {
 		}
 		return io.NopCloser(z), nil
 	default:
-		return nil, fmt.Errorf("no decoder for %s here", kind)
+		return nil, fmt.Errorf("%w for %s here", errNoDecoder, kind)
 	}
 }
 
@@ -167,7 +167,7 @@ func xzBlock(f *framed) (frameState, error) {
 		return nil, err
 	}
 	if h[0]&3 != 0 {
-		return nil, errors.New("xz: no decoder here for further filters")
+		return nil, fmt.Errorf("%w for xz with further filters here", errNoDecoder)
 	}
 	return xzChunk, checkXZFilter(h)
 }

@@ -11,7 +11,7 @@ import (
 	"strings"
 
 	"github.com/diskfs/go-diskfs/backend/file"
-	"github.com/diskfs/go-diskfs/filesystem/squashfs"
+	sqfs "github.com/diskfs/go-diskfs/filesystem/squashfs"
 )
 
 // moduleFiles are the files below lib/modules in an image's initrd: in its
@@ -81,7 +81,7 @@ func (m *moduleFiles) eachSquashed(ctx context.Context, f func(version, name str
 	if err != nil {
 		return err
 	}
-	fs, err := squashfs.Read(file.New(m.squashed, true), info.Size(), 0, 0)
+	fs, err := sqfs.Read(file.New(m.squashed, true), info.Size(), 0, 0)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"time"
@@ -18,33 +19,43 @@ func (s *Server) listImages(c echo.Context) error {
 	return c.JSON(http.StatusOK, array(all))
 }
 
-// addImage streams ImageProgress; the last line holds the image or the error.
 func (s *Server) addImage(c echo.Context) error {
 	var r ImageRequest
 	if err := bind(c, &r); err != nil {
 		return err
 	}
-	arch, err := images.ParseArch(r.Arch)
-	if err != nil {
-		return err
+	var arch images.Arch // that of the kernel, if none is asked for
+	if r.Arch != "" {
+		var err error
+		if arch, err = images.ParseArch(r.Arch); err != nil {
+			return err
+		}
 	}
+	return s.streamImage(c, func(ctx context.Context, progress func(images.Progress)) (images.Image, error) {
+		if r.From != "" {
+			return s.Images.From(ctx, images.Request{Name: r.Name, Arch: arch, From: r.From, SHA256: r.SHA256}, progress)
+		}
+		src := images.Source{Kernel: r.Kernel, Initrd: r.Initrd, Cmdline: r.Cmdline}
+		return s.Images.Add(ctx, r.Name, arch, src, func(done, total int64) {
+			progress(images.Progress{Doing: "storing", Done: done, Total: total})
+		})
+	})
+}
+
+// streamImage streams ImageProgress while add is at work; the last line holds the image or the error.
+func (s *Server) streamImage(c echo.Context, add func(context.Context, func(images.Progress)) (images.Image, error)) error {
 	enc := json.NewEncoder(c.Response())
 	var told time.Time
-	progress := func(done, total int64) {
-		if now := time.Now(); now.Sub(told) > 200*time.Millisecond {
-			told = now
-			enc.Encode(ImageProgress{Done: done, Total: total}) // a reader that left is noticed at the end
+	var doing string
+	progress := func(p images.Progress) {
+		if now := time.Now(); now.Sub(told) > 200*time.Millisecond || p.Doing != doing {
+			told, doing = now, p.Doing
+			enc.Encode(ImageProgress{Doing: p.Doing, Done: p.Done, Total: p.Total}) // a reader that left is noticed at the end
 			c.Response().Flush()
 		}
 	}
 	c.Response().Header().Set(echo.HeaderContentType, "application/x-ndjson")
-	var img images.Image
-	ctx := c.Request().Context()
-	if r.From != "" {
-		img, err = s.Images.From(ctx, r.Name, arch, r.From, progress)
-	} else {
-		img, err = s.Images.Add(ctx, r.Name, arch, images.Source{Kernel: r.Kernel, Initrd: r.Initrd, Cmdline: r.Cmdline}, progress)
-	}
+	img, err := add(c.Request().Context(), progress)
 	if err != nil {
 		return enc.Encode(ImageProgress{Error: err.Error()})
 	}
