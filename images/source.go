@@ -143,7 +143,11 @@ func (a adding) fromURL(ctx context.Context) (img Image, err error) {
 
 // fromFile adds what a tarball or ISO holds.
 func (a adding) fromFile(ctx context.Context, file string, origin Image) (Image, error) {
-	src, err := FromTarball(ctx, file, a.tmp, a.doing("unpacking"))
+	unpack := FromTarball
+	if isISO(file) {
+		unpack = FromISO
+	}
+	src, err := unpack(ctx, file, a.tmp, a.doing("unpacking"))
 	if err != nil {
 		return Image{}, err
 	}
