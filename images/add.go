@@ -188,6 +188,12 @@ func (c *Catalog) commit(img Image, blobs ...blob) (Image, error) {
 }
 
 func (c *Catalog) place(img Image, blobs []blob) error {
+	return c.placeAs(img.Name+recordExt, img, blobs)
+}
+
+// placeAs puts the blobs in their place, and then the record of what they belong to into the
+// file name.
+func (c *Catalog) placeAs(name string, of any, blobs []blob) error {
 	for _, b := range blobs {
 		// Over what is there, which may be damaged: this content was just hashed.
 		if err := os.Rename(b.tmp, filepath.Join(c.dir, b.SHA256)); err != nil {
@@ -197,7 +203,7 @@ func (c *Catalog) place(img Image, blobs []blob) error {
 	if err := syncDir(c.dir); err != nil {
 		return err
 	}
-	record, err := json.MarshalIndent(img, "", "  ")
+	record, err := json.MarshalIndent(of, "", "  ")
 	if err != nil {
 		return err
 	}
@@ -208,7 +214,7 @@ func (c *Catalog) place(img Image, blobs []blob) error {
 	if err != nil {
 		return err
 	}
-	if err := os.Rename(tmp, filepath.Join(c.dir, img.Name+recordExt)); err != nil {
+	if err := os.Rename(tmp, filepath.Join(c.dir, name)); err != nil {
 		os.Remove(tmp)
 		return err
 	}

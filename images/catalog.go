@@ -27,6 +27,8 @@ type Catalog struct {
 	dir  string
 	http downloader
 	mu   sync.Mutex // held while records and content change, not while content is copied
+
+	first sync.Mutex // held while a first stage is made
 }
 
 // Open opens the catalog in dir, makes the folder if there is none, and removes
@@ -181,9 +183,12 @@ func (c *Catalog) sweep(temps bool) error {
 	if err != nil {
 		return err
 	}
-	used := map[string]bool{}
+	used := c.firstStages(all)
 	for _, img := range all {
 		used[img.Kernel.SHA256], used[img.Initrd.SHA256] = true, true
+	}
+	if err := errors.Join(c.keepFirmware(used), c.keepKernels(used)); err != nil {
+		return err
 	}
 	entries, err := os.ReadDir(c.dir)
 	if err != nil {
@@ -192,7 +197,8 @@ func (c *Catalog) sweep(temps bool) error {
 	var errs []error
 	for _, e := range entries {
 		half := temps && strings.HasPrefix(e.Name(), tmpPrefix)
-		if half || isDigest(e.Name()) && !used[e.Name()] {
+		ours := isDigest(strings.TrimSuffix(e.Name(), firstExt))
+		if half || ours && !used[e.Name()] {
 			errs = append(errs, os.RemoveAll(filepath.Join(c.dir, e.Name())))
 		}
 	}

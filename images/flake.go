@@ -1,9 +1,7 @@
 package images
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -43,17 +41,19 @@ func (a adding) fromFlake(ctx context.Context) (Image, error) {
 		return Image{}, fmt.Errorf("from %q: it is no flake reference", a.r.From)
 	}
 	a.progress(Progress{Doing: "building " + a.r.From})
-	outs, err := nixBuild(ctx, filepath.Join(a.tmp, "result"), a.r.fresh, flakeAttrs(a.r.From)...)
+	attrs := flakeAttrs(a.r.From)
+	outs, err := nixBuildAll(ctx, filepath.Join(a.tmp, "result"), a.r.fresh, attrs...)
 	if err != nil {
 		return Image{}, fmt.Errorf("build %s: %w", a.r.From, err)
 	}
 	origin := Image{From: a.r.From}
-	if len(outs) == 1 {
-		files, err := archivesIn(outs[0])
-		if err != nil || len(files) == 0 {
-			return a.fromFolder(ctx, outs[0], origin)
+	if len(attrs) == 1 {
+		for _, out := range outs { // a tarball or ISO may be all of it
+			if file := archiveIn(out); file != "" {
+				return a.fromFile(ctx, file, origin)
+			}
 		}
-		return a.fromFile(ctx, files[0], origin)
+		return a.fromFolder(ctx, outs[0], origin)
 	}
 	dir := filepath.Join(a.tmp, "flake")
 	if err := gather(outs, dir); err != nil {
@@ -62,17 +62,14 @@ func (a adding) fromFlake(ctx context.Context) (Image, error) {
 	return a.fromFolder(ctx, dir, origin)
 }
 
-// archivesIn finds the tarball or ISO that is all of an output.
-func archivesIn(out string) ([]string, error) {
-	var all []string
+// archiveIn is the tarball or ISO that an output holds, where NixOS' builds put it; or "".
+func archiveIn(out string) string {
 	for _, pattern := range []string{"*.tar.*", "tarball/*.tar.*", "iso/*.iso"} {
-		found, err := filepath.Glob(filepath.Join(out, pattern))
-		if err != nil {
-			return nil, err
+		if found, err := filepath.Glob(filepath.Join(out, pattern)); err == nil && len(found) > 0 {
+			return found[0]
 		}
-		all = append(all, found...)
 	}
-	return all, nil
+	return ""
 }
 
 // gather puts links to the files of an image, which are in several outputs, into dir.
@@ -100,43 +97,23 @@ func gather(outs []string, dir string) error {
 	return nil
 }
 
-// nixBuild builds installables, and returns their output paths. The link keeps
+// nixBuildAll builds installables, and returns their output paths. The link keeps
 // them from the garbage collector.
-func nixBuild(ctx context.Context, link string, fresh bool, installables ...string) ([]string, error) {
+func nixBuildAll(ctx context.Context, link string, fresh bool, installables ...string) ([]string, error) {
 	args := []string{"--extra-experimental-features", "nix-command flakes", "build", "--json", "--out-link", link}
 	if fresh {
 		args = append(args, "--refresh")
 	}
 	cmd := exec.CommandContext(ctx, "nix", append(args, installables...)...)
-	var out, said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &said
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	err := cmd.Run()
+	out, err := cmd.Output()
 	switch {
 	case errors.Is(err, exec.ErrNotFound):
 		return nil, errors.New("nix is not installed on this machine, or not in PATH: see https://nixos.org/download")
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case err != nil:
-		return nil, fmt.Errorf("nix build: %w: %s", err, lastLines(said.String(), 12))
+		return nil, fmt.Errorf("nix build: %w%s", err, lastWords(err))
 	}
-	var built []struct{ Outputs map[string]string }
-	if err := json.Unmarshal(out.Bytes(), &built); err != nil {
-		return nil, fmt.Errorf("nix did not say what it built: %w", err)
-	}
-	var paths []string
-	for _, b := range built {
-		if p := b.Outputs["out"]; p != "" && !slices.Contains(paths, p) {
-			paths = append(paths, p)
-		}
-	}
-	if len(paths) == 0 {
-		return nil, errors.New("nix did not say what it built")
-	}
-	return paths, nil
-}
-
-func lastLines(s string, n int) string {
-	lines := strings.Split(strings.TrimSpace(s), "\n")
-	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+	return outputs(out)
 }

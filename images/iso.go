@@ -49,7 +49,7 @@ func FromISO(ctx context.Context, name, tmpdir string, progress func(done, total
 		return Source{}, err
 	}
 	defer b.Close()
-	fsys, err := iso9660.Read(strict{b}, 0, 0, 0)
+	fsys, err := iso9660.Read(allThere{b}, 0, 0, 0)
 	if err != nil {
 		return Source{}, fmt.Errorf("%s: %w (was it downloaded in full?)", name, err)
 	}
@@ -74,11 +74,11 @@ func FromISO(ctx context.Context, name, tmpdir string, progress func(done, total
 	return src, nil
 }
 
-// strict is an image of which nothing is missing: go-diskfs takes what it could
+// allThere is an image of which nothing is missing: go-diskfs takes what it could
 // not read for zeros. It also keeps that from reading directories of gigabytes.
-type strict struct{ backend.Storage }
+type allThere struct{ backend.Storage }
 
-func (s strict) ReadAt(p []byte, offset int64) (int, error) {
+func (s allThere) ReadAt(p []byte, offset int64) (int, error) {
 	if len(p) > 64<<20 {
 		return 0, errors.New("a directory of absurd size")
 	}

@@ -9,10 +9,10 @@ import (
 	"slices"
 )
 
-// OverlayFile is one regular file of an [Overlay], owned by root.
+// OverlayFile is one regular file, or a symlink, of an [Overlay], owned by root.
 type OverlayFile struct {
 	Path string      // in the initrd's root, "ssh/authorized_keys"
-	Mode fs.FileMode // permission bits
+	Mode fs.FileMode // permission bits; fs.ModeSymlink: Data is where it leads
 	Data []byte
 }
 

@@ -16,7 +16,6 @@ import (
 
 // Limits of what is downloaded, in bytes.
 const (
-	maxKernel = 1 << 30
 	maxInitrd = 16 << 30
 	maxText   = 1 << 20
 )

@@ -22,10 +22,11 @@ import (
 //	boot/TOKEN/pxelinux.cfg/01-MAC     for U-Boot
 //	boot/TOKEN/kernel, …/initrd        for U-Boot
 //	boot/hold/PROGRAM                  for strangers, with --unknown=hold
+//	[SERIAL/|MAC/]NAME                 for a Raspberry Pi: its firmware and what config.txt names (pitree.go)
 //	pxelinux.cfg/01-MAC                for a U-Boot that was told our address by hand
 //	PROGRAM                            in mode Off, where no DHCP of ours hands out tokens
 //
-// The last two are for machines on the link whose MAC the kernel resolved, if
+// The last three are for machines on the link whose MAC the kernel resolved, if
 // they may boot. Names are compared, never joined to a path.
 
 const bootPath = "boot/"
@@ -118,7 +119,13 @@ func (s *Server) program(mac, name string) (tftpFile, error) {
 func (s *Server) openByNeighbour(l *link, name string, from netip.AddrPort) (tftpFile, error) {
 	mac := l.neighbour(from.Addr().Unmap())
 	if mac == "" {
-		return tftpFile{}, errNotServed
+		return s.openBySerial(l, name, from)
+	}
+	if h, err := s.Hosts.ByMAC(mac); err == nil {
+		f, is, err := s.openPi(l, h, mac, name)
+		if is {
+			return l.reachable(f, h, from, mac), err
+		}
 	}
 	c := client{MAC: mac, Kind: uboot, Arch: iana.UBOOT_ARM64}
 	if name != pxelinux(mac) {
@@ -130,7 +137,7 @@ func (s *Server) openByNeighbour(l *link, name string, from netip.AddrPort) (tft
 	h, err := s.Hosts.ByMAC(mac)
 	if errors.Is(err, hosts.ErrNotFound) {
 		if s.Mode == Off {
-			s.Hosts.See(hosts.Discovered{MAC: mac, Arch: c.String()})
+			s.Hosts.See(hosts.Discovered{MAC: mac, Arch: c.String(), Board: c.board()})
 		}
 		if s.Hold && s.Mode == Off && c.Kind == firmware {
 			return s.program("", name)

@@ -19,9 +19,9 @@ const imagesHelp = `Manage the installer images that machines boot.
 func imagesCommand(api *client) *cobra.Command {
 	c := &cobra.Command{Use: "images", Short: "manage the installer images", Long: imagesHelp, Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return errUsage{errors.New("images needs add, list, verify or remove")}
+			return errUsage{errors.New("images needs add, list, media, verify, remove or firmware")}
 		}}
-	c.AddCommand(imagesAdd(api), imagesList(api),
+	c.AddCommand(imagesAdd(api), imagesList(api), imagesMedia(api), firmwareCommand(api),
 		&cobra.Command{Use: "verify NAME", Short: "read an image back and compare its digests", Args: cobra.ExactArgs(1),
 			RunE: func(c *cobra.Command, args []string) error {
 				if err := api.call(c.Context(), http.MethodPost, imagePath(args[0])+"/verify", nil, nil); err != nil {

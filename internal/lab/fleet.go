@@ -31,6 +31,7 @@ var fleetFiles embed.FS
 //	hotel    GPT: ESP, ext4 for /nix; / is a tmpfs, the SSH host key is kept in /nix/persist
 //	juliett  keeps its disk's GPT and the ESP that is labelled SYSTEM; LUKS on ext4 for / (passwordFile /tmp/disk.key)
 //	         and for /data (the same, and additionalKeyFiles /tmp/data.key)
+//	lima     has no disko; mounts what the layout preset ext4 makes, or what hosts/lima/filesystems.nix says
 //
 // It needs neither nixpkgs nor any other input nor the network, and builds with nix 2.8 in seconds.
 type Fleet struct {

@@ -60,12 +60,7 @@ func TestDiskoByHand(t *testing.T) {
 
 // jobs evaluates all layouts with disko.
 func jobs(t *testing.T) []job {
-	source, lib := os.Getenv("PROVISION_DISKO"), os.Getenv("PROVISION_NIXPKGS_LIB")
-	for name, file := range map[string]string{"PROVISION_DISKO": source + "/lib/types/gpt.nix", "PROVISION_NIXPKGS_LIB": lib + "/modules.nix"} {
-		if _, err := os.Stat(file); err != nil {
-			t.Fatalf("$%s is not the right folder (see make beside): %v", name, err)
-		}
-	}
+	source, lib := sources(t)
 	only := regexp.MustCompile(os.Getenv("BESIDE_ONLY"))
 	examples, err := filepath.Glob(source + "/example/*.nix")
 	check(t, err)

@@ -36,6 +36,7 @@ func TestInstall(t *testing.T) {
 		{name: "mirror proxy", mode: "proxy", host: "foxtrot"},
 		{name: "BIOS proxy", mode: "proxy", host: "golf", firmware: lab.SeaBIOS, before: inputsHere, check: builtThere},
 		{name: "tmpfs server", mode: "server", host: "hotel", flags: []string{"--generate-hardware-config", hosts.GenerateConfig}, check: hardwareKnown},
+		{name: "preset-LUKS-btrfs server", mode: "server", host: "lima", flags: []string{"--layout", "luks-btrfs", "--disk", "main=largest"}, before: mountPreset},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -183,6 +184,14 @@ func hookRan(w *world) {
 	if said := w.run("india", "cat /marked"); said != "the hook ran" {
 		w.t.Errorf("%q", said)
 	}
+}
+
+// mountPreset gives lima, which has no disko, the file systems of the preset, as its owner would.
+func mountPreset(w *world) (flags []string) {
+	file := filepath.Join(w.flake, "hosts/lima/filesystems.nix")
+	w.must(os.MkdirAll(filepath.Dir(file), 0o755))
+	w.must(os.WriteFile(file, []byte(w.provision("layout", "show", "luks-btrfs", "--filesystems")), 0o644))
+	return nil
 }
 
 // inputsHere has the server's store hold all that golf is built of, and the machine build what is left.

@@ -223,7 +223,7 @@ func (w *world) try(args ...string) (string, error) {
 func (w *world) enroll(m *lab.Machine, host string, flags ...string) {
 	w.t.Helper()
 	args := append([]string{"enroll", m.MAC, host}, flags...)
-	if slices.Contains([]string{"bravo", "charlie", "echo", "juliett", "kilo"}, host) && !slices.Contains(flags, "--escrow-to") {
+	if slices.Contains([]string{"bravo", "charlie", "echo", "juliett", "kilo", "lima"}, host) && !slices.Contains(flags, "--escrow-to") {
 		key := filepath.Join(w.dir, "disk.key")
 		w.must(os.WriteFile(key, []byte(passphrase), 0o600))
 		args = append(args, "--disk-encryption-key", "/tmp/disk.key="+key)
@@ -429,6 +429,7 @@ var lies = map[string]string{
 	"india":   "ext2/ext3 disk part / part /boot",
 	"juliett": "ext2/ext3 crypt / crypt /data disk part part /boot",
 	"kilo":    "ext2/ext3 crypt / disk part part /boot",
+	"lima":    `btrfs crypt /home\x0a/nix\x0a/ disk part part /boot`,
 	"hotel":   "tmpfs disk part /boot part /nix",
 }
 

@@ -34,9 +34,36 @@
         };
         pkgs.stdenv.hostPlatform.system = systemOf name;
       };
+      # A host without disko, whose configuration says the file systems: of the layout preset ext4, unless there is a
+      # file with others.
+      lima =
+        let
+          file = ./hosts/lima/filesystems.nix;
+          ext4 = {
+            fileSystems."/" = { device = "/dev/disk/by-partlabel/disk-main-root"; fsType = "ext4"; options = [ "defaults" ]; };
+            fileSystems."/boot" = { device = "/dev/disk/by-partlabel/disk-main-ESP"; fsType = "vfat"; options = [ "umask=0077" ]; };
+          };
+          own = if builtins.pathExists file then import file else ext4;
+          each = f: set: builtins.attrValues (builtins.mapAttrs f set);
+        in
+        {
+          config = own // {
+            networking.hostName = "lima";
+            system.build.toplevel = toplevels.x86_64-linux {
+              name = "lima";
+              modules = [ ];
+              parts = each (mountpoint: f: f // { kind = "mount"; inherit mountpoint; }) own.fileSystems
+                ++ each (name: l: { kind = "luks"; inherit name; inherit (l) device; discard = l.allowDiscards; tpm = false; })
+                (own.boot.initrd.luks.devices or { });
+            };
+          };
+          pkgs.stdenv.hostPlatform.system = "x86_64-linux";
+        };
     in
     {
-      nixosConfigurations = builtins.mapAttrs host
+      nixosConfigurations = {
+        inherit lima;
+      } // builtins.mapAttrs host
         (builtins.removeAttrs (layouts // { india = india.layout; })
           (if settings.platforms ? aarch64-linux then [ ] else [ "delta" ]));
     };

@@ -63,9 +63,8 @@ let
   lines = builtins.concatStringsSep "";
   options = m: builtins.concatStringsSep "," m.options;
 in
-{ name, layout, modules }:
+{ name, layout ? null, parts ? contents layout, modules }:
 let
-  parts = contents layout;
   mounts = builtins.sort (a: b: a.mountpoint < b.mountpoint) (ofKind "mount" parts);
   early = builtins.filter (m: m.mountpoint == "/" || m.mountpoint == "/nix") mounts;
   luks = ofKind "luks" parts;

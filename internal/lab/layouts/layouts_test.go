@@ -129,7 +129,7 @@ func TestLayouts(t *testing.T) {
 		run  func(*testing.T, *machine)
 	}
 	all := []test{{"foreign", foreign}, {"differing", differing}}
-	for _, l := range slices.Concat(own(t), read(t, "layouts", "../../../disko/testdata/layouts"), read(t, "examples", theirs(t))) {
+	for _, l := range slices.Concat(own(t), presets(t), read(t, "layouts", "../../../disko/testdata/layouts"), read(t, "examples", theirs(t))) {
 		all = append(all, test{l.name, l.cycle})
 	}
 	want := regexp.MustCompile(cmp.Or(os.Getenv("LAYOUTS"), some))
