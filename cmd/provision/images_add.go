@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -64,7 +65,8 @@ func imagesAdd(api *client) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return changeImage(c, api, "/v1/images", r)
+			_, err = changeImage(c, api, "/v1/images", r)
+			return err
 		}}
 	c.Flags().StringVar(&r.Arch, "arch", "", "x86_64 or aarch64, where the source has both")
 	c.Flags().StringVar(&r.From, "from", "", "where the image is: a path, a URL or a flake reference")
@@ -120,25 +122,25 @@ func absoluteSource(from string) (string, error) {
 }
 
 // changeImage asks the server to add or update an image, and shows how that goes.
-func changeImage(c *cobra.Command, api *client, path string, r any) error {
+func changeImage(c *cobra.Command, api *client, path string, r any) (last web.ImageProgress, err error) {
 	body, err := api.do(c.Context(), http.MethodPost, path, r)
 	if err != nil {
-		return err
+		return last, err
 	}
-	last, err := showProgress(c.Context(), c.ErrOrStderr(), body)
+	last, err = showProgress(c.Context(), c.ErrOrStderr(), body)
 	switch {
 	case err != nil:
-		return err
+		return last, err
 	case last.Error != "":
-		return errors.New(last.Error)
+		return last, errors.New(last.Error)
 	case last.Image == nil:
-		return errors.New("the server stopped meanwhile; give the command again")
+		return last, errors.New("the server stopped meanwhile; give the command again")
 	}
 	for _, w := range last.Warnings {
 		fmt.Fprintln(c.ErrOrStderr(), "warning:", w)
 	}
 	printImage(c.OutOrStdout(), *last.Image)
-	return nil
+	return last, nil
 }
 
 // showProgress draws a line on a terminal, and elsewhere prints one for each
@@ -190,4 +192,8 @@ func printImage(w io.Writer, img images.Image) {
 		fmt.Fprintf(w, ", checked by %s", img.Checked)
 	}
 	fmt.Fprintf(w, "\n  %s\n", img.Cmdline)
+	if l := img.Look; l != nil && l.Error == "" {
+		fmt.Fprintf(w, "  kernel %s, stage 1: %s, network drivers: %s\n", cmp.Or(l.Kernel, "of unknown version"),
+			l.Stage1, cmp.Or(strings.Join(l.NICs, " "), "none of the common ones in the initrd"))
+	}
 }
