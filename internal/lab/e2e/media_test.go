@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -43,7 +44,7 @@ func TestMedia(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.start()
-		w.mediumLive("bravo", "iPXE x86-64 UEFI")
+		w.mediumLive("bravo", "iPXE x86-64 UEFI", hosts.OfferMedium)
 	})
 	t.Run("arm64", func(t *testing.T) {
 		t.Parallel()
@@ -53,7 +54,22 @@ func TestMedia(t *testing.T) {
 		w.enroll(m, "delta")
 		w.makeMedium(m, "--any", "--arch", "aarch64", "--server", "http://"+w.addr(1).String())
 		w.on(m)
-		w.mediumLive("delta", "iPXE arm64 UEFI")
+		w.mediumLive("delta", "iPXE arm64 UEFI", hosts.OfferMedium)
+	})
+	// A Raspberry Pi's medium, but for what its firmware does: its U-Boot is QEMU's.
+	t.Run("U-Boot", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t, "proxy")
+		w.arm64()
+		packages, err := lab.PiFirmware(w.ctx, lab.CacheDir(), os.Stderr)
+		w.must(err)
+		w.provision("images", "firmware", "add", "raspberrypi", "--from", strings.Join(packages, ","))
+		m := w.withMedium("delta", lab.UBoot, "usb", "")
+		w.enroll(m, "delta")
+		w.makeMedium(m, "--host", "delta", "--board", "rpi4")
+		m.Disks[1].Bus = "virtio"
+		w.on(m)
+		w.mediumLive("delta", "arm64 U-Boot", hosts.OfferUBoot)
 	})
 }
 
@@ -90,20 +106,20 @@ func (w *world) notFor(of *lab.Machine, host string) {
 
 // mediumLive waits for the installer's SSH, which the machine came to by its
 // medium alone.
-func (w *world) mediumLive(host, client string) {
+func (w *world) mediumLive(host, client, offer string) {
 	w.t.Helper()
 	if out, err := w.try("wait", host, "--for", "live"); err != nil {
 		w.t.Fatalf("%s\n%s\n%s", out, w.provision("logs", host), w.provision("capture", host))
 	}
-	w.byMedium(host, client)
+	w.byMedium(host, client, offer)
 	w.provision("cancel", host)
 }
 
-// byMedium: what asked first was the medium's iPXE.
-func (w *world) byMedium(host, client string) {
+// byMedium: what asked first was what is on the medium.
+func (w *world) byMedium(host, client, offer string) {
 	w.t.Helper()
 	asked := w.await(host, "a boot", func(ev hosts.Event) bool { return ev.Kind == hosts.Netboot })
-	if s := w.status(host); !strings.HasPrefix(asked.Message, client+" asked") || s.Method.String() != hosts.OfferMedium {
+	if s := w.status(host); !strings.HasPrefix(asked.Message, client+" asked") || s.Method.String() != offer {
 		w.t.Errorf("%s: %s; its boot method is %s", host, asked.Message, s.Method)
 	}
 }
@@ -112,7 +128,7 @@ func (w *world) byMedium(host, client string) {
 // medium first, which leads it on to its own disk.
 func (w *world) fromItsDisk(m *lab.Machine, host string) {
 	w.t.Helper()
-	w.byMedium(host, "iPXE x86-64 UEFI")
+	w.byMedium(host, "iPXE x86-64 UEFI", hosts.OfferMedium)
 	boots := w.status(host).Permit.Boots
 	w.must(m.PowerOff())
 	w.on(m)
