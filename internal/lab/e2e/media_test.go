@@ -3,6 +3,7 @@ package e2e
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -67,7 +68,8 @@ func TestMedia(t *testing.T) {
 		m := w.withMedium("delta", lab.UBoot, "usb", "")
 		w.enroll(m, "delta")
 		w.makeMedium(m, "--host", "delta", "--board", "rpi4")
-		m.Disks[1].Bus = "virtio"
+		m.Disks[1].Bus = "virtio" // of which this U-Boot tries the first
+		slices.Reverse(m.Disks)
 		w.on(m)
 		w.mediumLive("delta", "arm64 U-Boot", hosts.OfferUBoot)
 	})
