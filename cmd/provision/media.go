@@ -76,6 +76,9 @@ func media(c *cobra.Command, api *client, f mediaFlags, args []string) error {
 			return err
 		}
 		defer to.Close()
+		if err := f.confirm(c, to); err != nil {
+			return err
+		}
 	}
 	name := ""
 	if len(args) > 0 {
@@ -97,11 +100,30 @@ func media(c *cobra.Command, api *client, f mediaFlags, args []string) error {
 	if to == nil {
 		return nil
 	}
-	return burn(c, f, to, img)
+	return burn(c, to, img)
 }
 
-// burn asks, and writes the image to the stick.
-func burn(c *cobra.Command, f mediaFlags, to *stick, img *os.File) error {
+// confirm asks whether the stick may be written.
+func (f mediaFlags) confirm(c *cobra.Command, to *stick) error {
+	if f.yes {
+		return nil
+	}
+	who := askable(c.InOrStdin(), c.ErrOrStderr())
+	if who == nil {
+		return errUsage{fmt.Errorf("all that is on %s will be lost: say --yes, for there is no terminal to ask on", to)}
+	}
+	answer, err := who.line(c.Context(), fmt.Sprintf("All that is on %s will be lost. Type yes: ", to))
+	if err != nil {
+		return err
+	}
+	if answer != "yes" {
+		return errors.New("nothing was written")
+	}
+	return nil
+}
+
+// burn writes the image to the stick.
+func burn(c *cobra.Command, to *stick, img *os.File) error {
 	info, err := img.Stat()
 	if err != nil {
 		return err
@@ -109,25 +131,12 @@ func burn(c *cobra.Command, f mediaFlags, to *stick, img *os.File) error {
 	if err := to.holds(info.Size()); err != nil {
 		return err
 	}
-	if !f.yes {
-		who := askable(c.InOrStdin(), c.ErrOrStderr())
-		if who == nil {
-			return errUsage{fmt.Errorf("all that is on %s will be lost: say --yes, for there is no terminal to ask on", to)}
-		}
-		answer, err := who.line(c.Context(), fmt.Sprintf("All that is on %s will be lost. Type yes: ", to))
-		if err != nil {
-			return err
-		}
-		if answer != "yes" {
-			return errors.New("nothing was written")
-		}
-	}
 	tell := writing(c.ErrOrStderr())
-	if err := to.write(c.Context(), img, info.Size(), tell); err != nil {
-		tell("", 0, 0)
+	err = to.write(c.Context(), img, info.Size(), tell)
+	tell("", 0, 0)
+	if err != nil {
 		return err
 	}
-	tell("", 0, 0)
 	fmt.Fprintf(c.OutOrStdout(), "%s: %.1f MB written, read back and compared\n", to, float64(info.Size())/1e6)
 	return nil
 }

@@ -33,18 +33,18 @@ func TestMedia(t *testing.T) {
 		w.installed(m, "alpha")
 		w.fromItsDisk(m, "alpha")
 	})
+	// The server is started late, and the machine is enrolled later.
 	t.Run("x64 CD", func(t *testing.T) {
 		t.Parallel()
-		w := newWorld(t, "server")
+		w := newWorld(t, "server", "--unknown", "hold")
 		m := w.withMedium("bravo", lab.OVMFPXE, "cd", cdFirst)
-		w.enroll(m, "bravo")
 		w.makeMedium(m, "--any", "--arch", "x86_64")
 		w.kill()
 		w.on(m)
-		if _, err := m.Console().Expect(w.ctx, m.MAC+": no address"); err != nil { // the server is the DHCP server
-			t.Fatal(err)
-		}
+		w.says(m, m.MAC+": no address") // the server is the DHCP server
 		w.start()
+		w.says(m, "This machine is not enrolled. On the provision server "+w.addr(1).String()+", run:")
+		w.enroll(m, "bravo")
 		w.mediumLive("bravo", "iPXE x86-64 UEFI", hosts.OfferMedium)
 	})
 	t.Run("arm64", func(t *testing.T) {
@@ -97,12 +97,18 @@ func (w *world) notFor(of *lab.Machine, host string) {
 	m := w.machine("other")
 	m.First, m.Disks = usbFirst, of.Disks[len(of.Disks)-1:]
 	w.on(m)
-	if _, err := m.Console().Expect(w.ctx, "this medium is for "+host+", which has the network card "+of.MAC+"; this machine has "+m.MAC); err != nil {
-		w.t.Fatal(err)
-	}
+	w.says(m, "this medium is for "+host+", which has the network card "+of.MAC+"; this machine has "+m.MAC)
 	w.must(m.PowerOff())
 	if text := m.Console().Text(); strings.Contains(text, "asking http") {
 		w.t.Errorf("it asked the server:\n%s", tailOf(text, 10))
+	}
+}
+
+// says waits until the machine's screen shows the text.
+func (w *world) says(m *lab.Machine, text string) {
+	w.t.Helper()
+	if _, err := m.Console().Expect(w.ctx, text); err != nil {
+		w.t.Fatalf("waited in vain for %q: %v", text, err)
 	}
 }
 
@@ -135,9 +141,7 @@ func (w *world) fromItsDisk(m *lab.Machine, host string) {
 	w.must(m.PowerOff())
 	w.on(m)
 	for _, said := range []string{"boot medium for " + host, "nothing to install here", host + " login:"} {
-		if _, err := m.Console().Expect(w.ctx, said); err != nil {
-			w.t.Fatalf("waited in vain for %q: %v", said, err)
-		}
+		w.says(m, said)
 	}
 	w.check(host)
 	if s := w.status(host); s.State != hosts.Installed || s.Permit.Boots != boots {
