@@ -46,6 +46,12 @@ func TestMedia(t *testing.T) {
 		w.says(m, "This machine is not enrolled. On the provision server "+w.addr(1).String()+", run:")
 		w.enroll(m, "bravo")
 		w.mediumLive("bravo", "iPXE x86-64 UEFI", hosts.OfferMedium)
+		w.must(m.PowerOff())
+		stick := w.machine("stick") // the CD's image on a stick
+		stick.First, stick.Disks = usbFirst, []lab.Disk{{Path: m.Disks[1].Path, Bus: "usb"}}
+		w.on(stick)
+		w.says(stick, "boot medium for any machine that is enrolled")
+		w.must(stick.PowerOff())
 	})
 	t.Run("arm64", func(t *testing.T) {
 		t.Parallel()
@@ -72,6 +78,11 @@ func TestMedia(t *testing.T) {
 		slices.Reverse(m.Disks)
 		w.on(m)
 		w.mediumLive("delta", "arm64 U-Boot", hosts.OfferUBoot)
+		w.must(m.PowerOff())
+		w.on(m) // without a permit
+		w.says(m, "nothing to install from "+w.addr(1).String())
+		w.says(m, "going on to the next way to boot")
+		w.must(m.PowerOff())
 	})
 }
 
