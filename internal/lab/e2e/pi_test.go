@@ -143,6 +143,7 @@ func (w *world) piInstalls(name string, kind netboot.Kind) {
 		m.Firmware, m.Args, m.Kernel, m.Initrd, m.Cmdline = lab.UBoot, nil, "", "", ""
 		w.on(m)
 		w.installed(m, "delta")
+		w.firmwareIsThere("delta") // in the partition from which U-Boot started it
 		w.must(m.PowerOff())
 		if r := w.asks(m, kind); !r.Local || w.status("delta").Permit.Boots != 1 {
 			t.Errorf("once it is installed:\n%s", r)
