@@ -38,7 +38,7 @@ systemctl --no-block switch-root /sysroot /stage2
 // the first stage leaves it for an initrd, and switches root.
 func TestSystemd(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
 	defer cancel()
 	files := append(systemd(t),
 		images.OverlayFile{Path: "init", Mode: fs.ModeSymlink, Data: []byte("/usr/lib/systemd/systemd")},
