@@ -73,7 +73,7 @@ func TestFaults(t *testing.T) {
 // TestMemory: a machine that is too small says what it has and what it needs, and goes on trying.
 func TestMemory(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
 	defer cancel()
 	w := newWorld(t, ctx, 2, lab.X86_64)
 	w.vm.MemMB = 320
@@ -116,7 +116,7 @@ exec switch_root /one /init an argument
 // TestSwitchRoot: from where the first stage leaves it, an image's stage 1 can go on to its next root.
 func TestSwitchRoot(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
 	defer cancel()
 	w := newWorld(t, ctx, 3, lab.X86_64, images.OverlayFile{Path: "init", Mode: 0o755, Data: []byte(switchScript)})
 	w.router(t, w.lan, w.net)
@@ -129,7 +129,7 @@ func TestSwitchRoot(t *testing.T) {
 // TestArm64 boots an arm64 machine by its first stage.
 func TestArm64(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
 	defer cancel()
 	w := newWorld(t, ctx, 4, lab.AArch64)
 	router := w.router(t, w.lan, w.net)
