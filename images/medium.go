@@ -59,6 +59,10 @@ func IPXEMedium(arch Arch, program, script []byte) BootMedium {
 // takes any that the firmware drives. Nor will an iPXE that is older than 2021,
 // which does not look for a script beside it.
 func MediumProgram(dir string, arch Arch) ([]byte, error) {
+	// The script that is embedded in ipxedust's programs boots by what DHCP says; in
+	// the place that it keeps for such lines, it is told to run ours, which iPXE has
+	// read by then. A failure lets UEFI go on to the next boot option.
+	runOurs := []byte("imgexec " + autoexec + " ||\nexit 1")
 	name, builtIn := ProgramNative, binary.IpxeEFI
 	if arch == AArch64 {
 		name, builtIn = ProgramNativeArm64, binary.SNP
@@ -68,18 +72,11 @@ func MediumProgram(dir string, arch Arch) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		given := all[name]
-		if arch == X86_64 && bytes.Equal(given, binary.IpxeEFI) {
-			given = nil
-		}
-		if bytes.Contains(given, []byte(autoexec)) {
-			return given, nil
+		if given := all[name]; bytes.Contains(given, []byte(autoexec)) {
+			return binary.Patch(given, runOurs) // unchanged, if it is not ipxedust's
 		}
 	}
-	// Its embedded script boots by what DHCP says; in the place that is kept for
-	// that, it is told to run ours, which iPXE has read by then. A failure lets
-	// UEFI go on to the next boot option.
-	program, err := binary.Patch(builtIn, []byte("imgexec "+autoexec+" ||\nexit 1"))
+	program, err := binary.Patch(builtIn, runOurs)
 	if err == nil && bytes.Equal(program, builtIn) {
 		err = errors.New("it has no place for a script")
 	}

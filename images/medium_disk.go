@@ -106,7 +106,7 @@ func (m BootMedium) copyTo(fs filesystem.FileSystem, name string) (sum []byte, e
 	}
 	h := sha256.New()
 	// Each write writes the FATs as well.
-	n, err := io.CopyBuffer(struct{ io.Writer }{out}, io.TeeReader(io.LimitReader(in, m.Files[name].Size+1), h), make([]byte, 8*mebi))
+	n, err := io.CopyBuffer(struct{ io.Writer }{out}, io.TeeReader(io.LimitReader(in, m.Files[name].Size+1), h), make([]byte, min(m.Files[name].Size+1, 8*mebi)))
 	if err == nil && n != m.Files[name].Size {
 		err = fmt.Errorf("it has not %d bytes", m.Files[name].Size)
 	}

@@ -78,13 +78,15 @@ func TestMediumProgram(t *testing.T) {
 	}
 	builtIn, _ := MediumProgram("", X86_64)
 	old := bytes.ReplaceAll(binary.IpxeEFI, []byte("autoexec"), []byte("--------"))
-	own := append(bytes.Clone(binary.IpxeEFI), "our own"...)
+	newer := append(bytes.Clone(binary.IpxeEFI), "newer"...)
+	own := bytes.ReplaceAll(newer, []byte("a8b7e61f1075"), []byte("------------"))
 	for _, tt := range []struct {
 		name string
 		have map[string][]byte
 		want []byte
 	}{
 		{"one that looks for a script", map[string][]byte{"ipxe.efi": own}, own},
+		{"one of ipxedust's", map[string][]byte{"ipxe.efi": newer}, append(bytes.Clone(builtIn), "newer"...)},
 		{"one that does not", map[string][]byte{"ipxe.efi": old}, builtIn},
 		{"only one for netboot", map[string][]byte{"snponly.efi": own}, builtIn},
 		{"the one that is built in", map[string][]byte{"ipxe.efi": binary.IpxeEFI}, builtIn},
