@@ -87,8 +87,13 @@ func (in *Installer) Run(ctx context.Context) (err error) {
 		default:
 		}
 	}
+	kept := make(map[string]bool)
 	for _, h := range all {
+		kept[h.Name] = true
 		start(h.Name)
+	}
+	if err := in.Nix.release(func(host string) bool { return !kept[host] }); err != nil {
+		in.Log.Error("release what was built for forgotten hosts", "err", err)
 	}
 	for name := range changes {
 		start(name)
@@ -101,7 +106,10 @@ func (in *Installer) follow(ctx context.Context, name string, wake <-chan struct
 	f := &follower{Installer: in, name: name, wake: wake}
 	for ctx.Err() == nil {
 		h, err := in.Hosts.Get(name)
-		if err != nil && !errors.Is(err, hosts.ErrNotFound) {
+		switch {
+		case errors.Is(err, hosts.ErrNotFound):
+			f.release()
+		case err != nil:
 			in.Log.Error("read a host", "host", name, "err", err)
 		}
 		wait := f.step(ctx, h)
@@ -110,6 +118,21 @@ func (in *Installer) follow(ctx context.Context, name string, wake <-chan struct
 		case <-wake:
 		case <-wait:
 		}
+	}
+}
+
+// release ends the build of a host that was forgotten and lets the garbage collector have it.
+func (f *follower) release() {
+	f.mu.Lock()
+	b := f.builds[f.name]
+	delete(f.builds, f.name)
+	f.mu.Unlock()
+	if b != nil {
+		b.cancel()
+		<-b.done
+	}
+	if err := f.Nix.release(func(host string) bool { return host == f.name }); err != nil {
+		f.Log.Error("release what was built for a forgotten host", "host", f.name, "err", err)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -123,6 +124,21 @@ func (n Nix) Keep(ctx context.Context, host, path string) error {
 		return fmt.Errorf("keep %s: %w", path, err)
 	}
 	return nil
+}
+
+// release removes the garbage collector roots of the hosts that are chosen.
+func (n Nix) release(chosen func(host string) bool) error {
+	roots, err := os.ReadDir(n.Roots)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	var errs []error
+	for _, root := range roots {
+		if host, _, _ := strings.Cut(root.Name(), "@"); chosen(host) {
+			errs = append(errs, os.Remove(filepath.Join(n.Roots, root.Name())))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Closure is the store paths that a path, or several, need, themselves included, each with the

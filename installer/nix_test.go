@@ -78,6 +78,18 @@ func TestBuild(t *testing.T) {
 	if root, err := os.Readlink(filepath.Join(nix.Roots, "odd.name-1")); err != nil || root != path {
 		t.Errorf("the build is not kept from the garbage collector: %s, %v", root, err)
 	}
+	if err := nix.release(func(host string) bool { return host != "odd.name-1" }); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(filepath.Join(nix.Roots, "odd.name-1")); err != nil {
+		t.Errorf("another host's is released: %v", err)
+	}
+	if err := nix.release(func(host string) bool { return host == "odd.name-1" }); err != nil {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(nix.Roots); err != nil || len(left) > 0 {
+		t.Errorf("it is kept for ever: %v, %v", left, err)
+	}
 	paths, err := nix.Closure(t.Context(), path)
 	if err != nil || len(paths) != 1 || paths[path] < 6 {
 		t.Errorf("%v, %v", paths, err)

@@ -13,6 +13,7 @@ import (
 
 	"provision/disko"
 	"provision/hosts"
+	"provision/images"
 	"provision/internal/web"
 )
 
@@ -102,8 +103,10 @@ type enrolment struct {
 func (e *enrolment) flags(c *cobra.Command, via string) {
 	r, fl := &e.request, c.Flags()
 	fl.StringVar(&r.Image, "image", "", "installer image (default: the only one for the host's architecture)")
-	fl.StringVar(&r.Board, "board", "", "board, for machines that need its firmware")
-	fl.StringVar(&r.BootMethod, "boot-method", "", "the only way to answer its firmware: binl, first or plain; snponly or native; or both, first+snponly (default: what worked, else each in turn)")
+	fl.StringVar(&r.Board, "board", "auto", "what the machine is: "+strings.Join(images.BoardNames(), ", ")+"; auto: what it is recognised as when it asks")
+	fl.StringVar(&r.BootMethod, "boot-method", "", "the only way to answer its firmware: binl, first or plain; snponly or native; or both, first+snponly; for a Raspberry Pi, pi or u-boot (default: what worked, else each in turn)")
+	fl.StringArrayVar(&r.PiConfig, "config-txt", nil, "LINE to add to the config.txt that a Raspberry Pi netboots with, such as dtparam=pciex1")
+	fl.BoolVar(&r.AllowEEPROM, "allow-eeprom-update", false, "let a Raspberry Pi fetch the firmware's recovery and EEPROM files, with which it writes its EEPROM anew")
 	fl.StringVar(&r.Disko, "disko", "", "how its disks are made: fresh, format, mount or script (default fresh)")
 	fl.StringVar(&r.Layout, "layout", "", "a layout of provision layout list, for a host whose flake has no disko; none: no more")
 	fl.StringVar(&r.Address, "address", "", "fixed IPv4 address (with serve --dhcp server)")
@@ -122,7 +125,8 @@ func (e *enrolment) flags(c *cobra.Command, via string) {
 	fl.StringVar(&r.ExtraFiles, "extra-files", "", "folder whose contents are copied over the new root, with modes and owners; whoever owns the folder becomes root")
 	fl.DurationVar(&r.Permit, "permit", 24*time.Hour, "how long the machine has to start its install")
 	// It errs only for a flag that does not exist.
-	_ = c.RegisterFlagCompletionFunc("boot-method", cobra.FixedCompletions([]string{"binl", "first", "plain", "snponly", "native"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = c.RegisterFlagCompletionFunc("board", completeWays(append(images.BoardNames(), web.AutoBoard)...))
+	_ = c.RegisterFlagCompletionFunc("boot-method", cobra.FixedCompletions([]string{"binl", "first", "plain", "snponly", "native", "pi", "u-boot"}, cobra.ShellCompDirectiveNoFileComp))
 	_ = c.RegisterFlagCompletionFunc("generate-hardware-config", completeWays(hosts.GenerateConfig, hosts.Facter))
 	_ = c.RegisterFlagCompletionFunc("build-on", completeWays("server", "target", "auto"))
 	_ = c.RegisterFlagCompletionFunc("disko", completeWays("fresh", "format", "mount", "script"))
@@ -139,6 +143,9 @@ func (e *enrolment) parse(c *cobra.Command) (err error) {
 		if _, err := hosts.ParseMethod(r.BootMethod); err != nil {
 			return errUsage{err}
 		}
+	}
+	if _, err := images.ParseBoard(r.Board); err != nil && r.Board != web.AutoBoard {
+		return errUsage{fmt.Errorf("--board: %w", err)}
 	}
 	if _, err := hosts.ParseDisko(r.Disko); err != nil {
 		return errUsage{err}

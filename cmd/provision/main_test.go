@@ -59,6 +59,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"status":  status,
 			"mkimage": mkimage,
+			"mkboot":  mkboot,
 			"flip":    flip,
 			"answers": answers,
 			"inside":  inside,

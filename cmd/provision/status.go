@@ -105,6 +105,7 @@ func showOne(c *cobra.Command, s web.Status) error {
 	line("system", s.System)
 	line("host key", s.HostKey)
 	line("flake", s.Flake)
+	line("board", s.Board)
 	line("image", s.Image)
 	line("disks", diskoWords(s.Disko))
 	line("layout", s.Layout)

@@ -72,16 +72,21 @@ func cutPowerAndSearch(w *world, m *lab.Machine) {
 	w.leaks.add("the secret file", []byte(fileSecret))
 	w.leaks.add("an extra file", []byte(extraSecret))
 
-	w.awaitPhase("bravo", hosts.PhaseBootloader)
+	w.awaitPhase("bravo", hosts.PhaseCopy)
 	sh := w.installer("bravo")
 	defer sh.Close()
+	// The restart, which ends this connection, waits for the last search (not for ever, if that fails).
+	const hold = `sed -i '1a i=0; while [ ! -e /run/searched ] && [ $i -lt 600 ]; do sleep 0.1; i=$((i+1)); done' /etc/rc.shutdown`
+	if out, err := sh.Run(w.ctx, hold); err != nil {
+		w.t.Fatalf("hold the restart: %v: %s", err, out)
+	}
+	w.awaitPhase("bravo", hosts.PhaseBootloader)
 	if found := w.leaks.remote(sh, "/tmp /run /root"); found != "/tmp/disk.key" {
 		w.t.Errorf("while its disks are made, the installer has secrets in %q", found)
 	}
-	// What is there at the very end is found by a command that waits for it, as the connection ends with the machine.
 	const atEnd = `patterns=$(cat)
 while grep -q " /mnt" /proc/mounts || [ -e /tmp/disk.key ]; do sleep 0.05; done
-printf '%s\n' "$patterns" | grep -rlaF -D skip -f - /tmp /run /root /var 2>/dev/null; echo searched`
+printf '%s\n' "$patterns" | grep -rlaF -D skip -f - /tmp /run /root /var 2>/dev/null; echo searched; : >/run/searched`
 	left, err := sh.Feed(w.ctx, w.leaks.patterns(), atEnd)
 	if err != nil || left != "searched" {
 		w.t.Errorf("before the restart, the installer has secrets in %q, %v", left, err)
@@ -125,7 +130,7 @@ func secretsArrived(w *world) {
 		w.t.Errorf("the host has secrets in %q", found)
 	}
 	w.leaks.server("bravo")
-	w.leaks.processes("provision serve -v --flake "+w.flake, "nix --extra-experimental-features nix-command flakes copy", "provision enroll")
+	w.leaks.processes("provision serve -v --flake "+w.flake, "nix --extra-experimental-features nix-command flakes copy")
 	asked := w.await("bravo", "that the passphrase was asked for", func(ev hosts.Event) bool { return ev.Kind == hosts.Revealed })
 	if !regexp.MustCompile(`^root \(uid 0, gid 0, pid \d+\) was given the escrowed disk keys, encrypted: /tmp/disk.key$`).MatchString(asked.Message) {
 		w.t.Errorf("%+v", asked)

@@ -52,7 +52,7 @@ type world struct {
 	flags  []string // of serve, beside the usual ones
 
 	serve  *exec.Cmd
-	log    lockedBuffer
+	log    *lockedBuffer
 	number int32
 	// machines are how many there were
 	machines int
@@ -86,7 +86,7 @@ func newWorld(t *testing.T, mode string, flags ...string) *world {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	n := lans.Add(1)
-	w := &world{t: t, ctx: ctx, cancel: cancel, dir: t.TempDir(), mode: mode, flags: flags, number: n, passphrase: passphrase}
+	w := &world{log: &lockedBuffer{}, t: t, ctx: ctx, cancel: cancel, dir: t.TempDir(), mode: mode, flags: flags, number: n, passphrase: passphrase}
 	t.Cleanup(cancel)
 	var err error
 	w.lan, err = lab.NewLAN(ctx, fmt.Sprintf("br%d", n), netip.MustParsePrefix(fmt.Sprintf("10.77.%d.1/24", n)))
@@ -173,7 +173,7 @@ func (w *world) start() {
 	}
 	w.serve = exec.Command(binary(w.t), append(args, w.flags...)...)
 	w.serve.Env = w.env()
-	w.serve.Stdout, w.serve.Stderr = &w.log, &w.log
+	w.serve.Stdout, w.serve.Stderr = w.log, w.log
 	w.must(w.serve.Start())
 	for tick := time.NewTicker(20 * time.Millisecond); ; <-tick.C { // there is no event before the socket is there
 		if _, err := w.try("status"); err == nil {
