@@ -21,9 +21,12 @@ func presets(t *testing.T) (list []layout) {
 var removedFrom = map[string]layout{
 	"btrfs":        {remove: "umount /mnt/home; mount /dev/vda2 /run/lock -o subvol=/; btrfs subvolume delete /run/lock/home; umount /run/lock", gone: ` path home$|/mnt/home/`},
 	"mirror-ext4":  {remove: "umount /mnt/boot; wipefs --all /dev/md/boot", gone: `^/dev/md/boot |/mnt/boot/`},
-	"mirror-btrfs": {holds: `btrfs filesystem show /mnt | grep -q 'devices 2' || btrfs filesystem show /mnt | grep -q 'Total devices 2'`},
+	"mirror-btrfs": {holds: `btrfs filesystem show /mnt | grep -q 'devices 2'`},
 	"luks-lvm":     {remove: "swapoff /dev/pool/swap; wipefs --all /dev/pool/swap", gone: `pool-swap `},
-	"rpi3": {holds: `[ "$(sfdisk --part-type /dev/vda 1)" = c ] && [ "$(lsblk --noheadings --output FSVER /dev/vda1)" = FAT32 ] &&
-		sfdisk --dump /dev/vda | grep -q 'vda2 .*type=83, bootable'`, removeClosed: "wipefs --all /dev/vda1", gone: `^/dev/vda1 |/mnt/boot/firmware/`},
-	"rpi4": {holds: `[ "$(lsblk --noheadings --output FSVER /dev/vda1)" = FAT32 ] && sfdisk --dump /dev/vda | grep -q 'vda2 .*attrs="LegacyBIOSBootable"'`},
+	"rpi3": {holds: fat32 + `sfdisk --dump /dev/vda >&2
+sfdisk --dump /dev/vda | grep -q 'vda1 .*type= *c$'
+sfdisk --dump /dev/vda | grep -q 'vda2 .*type= *83, bootable'`, removeClosed: "wipefs --all /dev/vda1", gone: `^/dev/vda1 |/mnt/boot/firmware/`},
+	"rpi4": {holds: fat32 + `sfdisk --dump /dev/vda | grep -q 'vda2 .*attrs="LegacyBIOSBootable"'`},
 }
+
+const fat32 = "[ \"$(blkid --probe --output value --match-tag VERSION /dev/vda1)\" = FAT32 ]\n"
