@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"net/url"
 	"os"
-	"os/exec"
 	"path"
 	"path/filepath"
 	"reflect"
@@ -116,7 +115,17 @@ func (g *gathering) from(source string) error {
 	case !strings.ContainsAny(source, "#:"):
 		return err
 	}
-	outs, err := nixBuild(g.ctx, source)
+	return g.flake(source)
+}
+
+// flake takes what nix builds of a flake reference.
+func (g *gathering) flake(ref string) error {
+	tmp, err := os.MkdirTemp(g.c.dir, tmpPrefix)
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tmp)
+	outs, err := nixBuildAll(g.ctx, filepath.Join(tmp, "result"), false, "--", ref)
 	for i := 0; err == nil && i < len(outs); i++ {
 		err = g.folder(outs[i])
 	}
@@ -323,14 +332,4 @@ func (c *Catalog) commitFirmware(f Firmware, blobs []blob) (Firmware, error) {
 	}
 	err := c.placeAs(f.Name+firmwareExt, f, blobs)
 	return f, errors.Join(err, c.sweep(false))
-}
-
-// nixBuild builds a flake reference and returns its outputs' paths.
-func nixBuild(ctx context.Context, ref string) ([]string, error) {
-	cmd := exec.CommandContext(ctx, "nix", "--extra-experimental-features", "nix-command flakes", "build", "--json", "--no-link", "--", ref)
-	out, err := cmd.Output()
-	if err != nil {
-		return nil, fmt.Errorf("nix build: %w%s", err, lastWords(err))
-	}
-	return outputs(out)
 }
