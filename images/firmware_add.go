@@ -8,8 +8,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/url"
 	"os"
-	"os/exec"
 	"path"
 	"path/filepath"
 	"reflect"
@@ -35,8 +35,12 @@ const (
 // What is good for no board is refused. Notes tell what was left out, and why. Progress, which
 // may be nil, is called with bytes of one package after the other.
 func (c *Catalog) AddFirmware(ctx context.Context, name string, from []string, progress func(done, total int64)) (f Firmware, notes []string, err error) {
+	var words []string
+	for _, source := range from {
+		words = append(words, sourceWords(source))
+	}
 	g := &gathering{c: c, ctx: ctx, progress: progress, Firmware: Firmware{
-		Name: name, From: strings.Join(from, ", "), Added: time.Now().UTC().Truncate(time.Second),
+		Name: name, From: strings.Join(words, ", "), Added: time.Now().UTC().Truncate(time.Second),
 		Files: map[string]File{}, Licences: map[string]File{},
 	}}
 	defer g.discard()
@@ -67,10 +71,10 @@ func (g *gathering) add(from []string) (Firmware, error) {
 	for _, source := range from {
 		g.has = map[string]string{}
 		if err := g.from(source); err != nil {
-			return Firmware{}, fmt.Errorf("from %s: %w", source, err)
+			return Firmware{}, fmt.Errorf("from %s: %w", sourceWords(source), err)
 		}
 		if len(g.has) == 0 {
-			return Firmware{}, fmt.Errorf("from %s: nothing of a Raspberry Pi's firmware is in it: looked for start4.elf, bootcode.bin, bcm2711-*.dtb, overlays/*.dtbo, u-boot.bin and so on", source)
+			return Firmware{}, fmt.Errorf("from %s: nothing of a Raspberry Pi's firmware is in it: looked for start4.elf, bootcode.bin, bcm2711-*.dtb, overlays/*.dtbo, u-boot.bin and so on", sourceWords(source))
 		}
 	}
 	if err := g.goodForSome(); err != nil {
@@ -82,10 +86,26 @@ func (g *gathering) add(from []string) (Firmware, error) {
 	return g.c.commitFirmware(g.Firmware, g.blobs)
 }
 
+// sourceWords is a source without what may be secret in a URL.
+func sourceWords(source string) string {
+	u, err := url.Parse(source)
+	switch {
+	case err != nil || u.Host == "":
+		return source
+	case u.Scheme == "http", u.Scheme == "https":
+		return plain(u)
+	}
+	u.User = nil
+	return u.String()
+}
+
 // from gathers what one source has.
 func (g *gathering) from(source string) error {
 	info, err := os.Stat(source)
+	u, urlErr := url.Parse(source)
 	switch {
+	case urlErr == nil && u.User != nil && !strings.HasSuffix(u.Scheme, "ssh"): // git@ is no secret
+		return errors.New("a name or password in a URL ends up in logs and in the list of processes: download it yourself, and add the files")
 	case err == nil && info.IsDir():
 		return g.folder(source)
 	case err == nil:
@@ -95,7 +115,17 @@ func (g *gathering) from(source string) error {
 	case !strings.ContainsAny(source, "#:"):
 		return err
 	}
-	outs, err := nixBuild(g.ctx, source)
+	return g.flake(source)
+}
+
+// flake takes what nix builds of a flake reference.
+func (g *gathering) flake(ref string) error {
+	tmp, err := os.MkdirTemp(g.c.dir, tmpPrefix)
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tmp)
+	outs, err := nixBuildAll(g.ctx, filepath.Join(tmp, "result"), false, "--", ref)
 	for i := 0; err == nil && i < len(outs); i++ {
 		err = g.folder(outs[i])
 	}
@@ -201,10 +231,10 @@ func (g *gathering) takeLicence(where string, r io.Reader, size int64) error {
 	if err != nil {
 		return err
 	}
-	name := strings.TrimPrefix(filepath.ToSlash(where), "usr/share/doc/")
-	for old, n := g.Licences[name], 2; old != (File{}) && old != stored; n++ { // another source's
-		name = fmt.Sprintf("%s-%d", strings.TrimSuffix(name, fmt.Sprintf("-%d", n-1)), n)
-		old = g.Licences[name]
+	base := strings.TrimPrefix(filepath.ToSlash(where), "usr/share/doc/")
+	name := base
+	for n := 2; g.Licences[name] != (File{}) && g.Licences[name] != stored; n++ { // another source's
+		name = fmt.Sprintf("%s-%d", base, n)
 	}
 	g.Licences[name] = stored
 	return nil
@@ -302,14 +332,4 @@ func (c *Catalog) commitFirmware(f Firmware, blobs []blob) (Firmware, error) {
 	}
 	err := c.placeAs(f.Name+firmwareExt, f, blobs)
 	return f, errors.Join(err, c.sweep(false))
-}
-
-// nixBuild builds a flake reference and returns its outputs' paths.
-func nixBuild(ctx context.Context, ref string) ([]string, error) {
-	cmd := exec.CommandContext(ctx, "nix", "--extra-experimental-features", "nix-command flakes", "build", "--json", "--no-link", "--", ref)
-	out, err := cmd.Output()
-	if err != nil {
-		return nil, fmt.Errorf("nix build: %w%s", err, lastWords(err))
-	}
-	return outputs(out)
 }

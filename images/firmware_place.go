@@ -113,9 +113,6 @@ func outputs(out []byte) (paths []string, err error) {
 // lastWords are what a command that failed said last.
 func lastWords(err error) string {
 	var exit *exec.ExitError
-	if errors.Is(err, exec.ErrNotFound) {
-		return ": see https://nixos.org/download"
-	}
 	if !errors.As(err, &exit) || len(exit.Stderr) == 0 {
 		return ""
 	}

@@ -122,6 +122,13 @@ func TestAddFirmware(t *testing.T) {
 		t.Errorf("images: %v, %v", all, err)
 	}
 
+	two := bootDir(t, pi3and4)
+	write(t, filepath.Join(two, "LICENCE.broadcom"), "another")
+	other := open(t, t.TempDir())
+	if f, _, err := other.AddFirmware(t.Context(), RaspberryPi, []string{dir, two, dir}, nil); err != nil || names(f.Licences) != "LICENCE.broadcom LICENCE.broadcom-2" {
+		t.Errorf("%s, %v", names(f.Licences), err)
+	}
+
 	// The same again changes nothing; less takes the place of what was there.
 	before := content(t, c)
 	f.Added = f.Added.Add(-time.Hour)
@@ -206,12 +213,17 @@ func TestFirmwareRefuses(t *testing.T) {
 		{"https://example.org/firmware.zip", "a URL must be one of a Debian package"},
 		{"http://example.org/x.deb", "anyone on the way can change what comes over plain http"},
 		{"https://me:secret@example.org/x.deb", "a name or password in a URL"},
+		{"git+https://me:secret@example.org/x#y", "a name or password in a URL"},
+		{"http://example.org/x.deb?signature=secret", "anyone on the way"},
 		{dir + "/none", "no such file"},
 	} {
 		c := open(t, t.TempDir())
 		_, _, err := c.AddFirmware(t.Context(), RaspberryPi, []string{test.from}, nil)
 		checkErr(t, err, test.err)
 		checkErr(t, err, "add firmware raspberrypi: ")
+		if strings.Contains(err.Error(), "secret") {
+			t.Errorf("it tells the password: %v", err)
+		}
 		if left := content(t, c); left != "" {
 			t.Errorf("%s left behind:\n%s", test.err, left)
 		}
