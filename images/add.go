@@ -10,7 +10,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"reflect"
 	"syscall"
 	"time"
 )
@@ -176,12 +175,8 @@ func (c *Catalog) writeTemp(write func(io.Writer) (int64, error)) (path string, 
 func (c *Catalog) commit(img Image, blobs ...blob) (Image, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if old, err := c.read(img.Name); err == nil {
-		same := old
-		same.Added = img.Added
-		if reflect.DeepEqual(same, img) {
-			img = old
-		}
+	if old, err := c.read(img.Name); err == nil && old.same(img) {
+		img.Added = old.Added
 	}
 	err := c.place(img, blobs)
 	return img, errors.Join(err, c.sweep(false))

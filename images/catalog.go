@@ -180,30 +180,36 @@ func (c *Catalog) Remove(name string, inUse []string) error {
 // sweep removes content that no image has, and with temps also what is half
 // done: right only while no add runs.
 func (c *Catalog) sweep(temps bool) error {
+	_, err := c.clean(temps)
+	return err
+}
+
+func (c *Catalog) clean(temps bool) (Freed, error) {
+	var freed Freed
 	all, err := c.List()
 	if err != nil {
-		return err
+		return freed, err
 	}
 	used := c.firstStages(all)
 	for _, img := range all {
 		used[img.Kernel.SHA256], used[img.Initrd.SHA256] = true, true
 	}
 	if err := errors.Join(c.keepFirmware(used), c.keepKernels(used)); err != nil {
-		return err
+		return freed, err
 	}
 	entries, err := os.ReadDir(c.dir)
 	if err != nil {
-		return fmt.Errorf("clean the image folder: %w", err)
+		return freed, fmt.Errorf("clean the image folder: %w", err)
 	}
 	var errs []error
 	for _, e := range entries {
 		half := temps && strings.HasPrefix(e.Name(), tmpPrefix)
 		ours := isDigest(strings.TrimSuffix(e.Name(), firstExt))
 		if half || ours && !used[e.Name()] {
-			errs = append(errs, os.RemoveAll(filepath.Join(c.dir, e.Name())))
+			errs = append(errs, freed.remove(filepath.Join(c.dir, e.Name())))
 		}
 	}
-	return errors.Join(errs...)
+	return freed, errors.Join(errs...)
 }
 
 func isDigest(s string) bool {

@@ -200,6 +200,7 @@ func TestDigests(t *testing.T) {
 		{"published for one", with(func(f map[string]string) { f[initrd+".sha256"] = sum(good[initrd]) }), false, nil, "https", ""},
 		{"published beside, damaged", with(func(f map[string]string) { damage(f); f[initrd+".sha256"] = sum(good[initrd]) }), false, nil, "", "and the digest published beside it is"},
 		{"SHA256SUMS", with(func(f map[string]string) { f["/SHA256SUMS"] = sums.String() }), false, nil, "digest published beside it", ""},
+		{"sha256sums", with(func(f map[string]string) { f["/sha256sums"] = sums.String() }), false, nil, "digest published beside it", ""},
 		{"SHA256SUMS, damaged", with(func(f map[string]string) { f["/SHA256SUMS"] = sums.String(); damage(f) }), false, nil, "", "published beside it is"},
 		{"SHA256SUMS of others", with(func(f map[string]string) { f["/SHA256SUMS"] = sum("x") + "  x\n" }), false, nil, "https", ""},
 		{"a page for everything", with(func(f map[string]string) { f["/SHA256SUMS"] = "<!DOCTYPE html>" }), false, nil, "https", ""},

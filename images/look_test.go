@@ -114,6 +114,7 @@ func TestWarnings(t *testing.T) {
 		{"by an older version", func(i *Image, l *Look) { i.Look = nil }, ""},
 		{"no init=", func(i *Image, l *Look) { i.Cmdline = "noinit=x" }, "no init= in its command line"},
 		{"script", func(i *Image, l *Look) { l.Stage1, l.Contract = "script", No }, "does not take the keys"},
+		{"systemd", func(i *Image, l *Look) { l.Contract = No }, "provision adds a unit"},
 		{"program", func(i *Image, l *Look) { l.Stage1, l.Contract = "program", Unknown }, ""},
 		{"no sshd", func(i *Image, l *Look) { l.SSHD = No }, "has no sshd"},
 		{"other kernel", func(i *Image, l *Look) { l.Kernel = "6.6.1" }, "has a kernel of version 6.6.1, and modules for 6.12.30"},

@@ -26,7 +26,11 @@ type OverlayFile struct {
 // NixOS has in /etc and others, the folder takes the symlink's place. So keep to
 // names of our own (ssh/…) and files in the root.
 // See Linux, init/initramfs.c and Documentation/driver-api/early-userspace/buffer-format.rst.
-func Overlay(files []OverlayFile) []byte {
+func Overlay(files []OverlayFile) []byte { return overlay(true, files) }
+
+// overlay makes the folders on the way to a file only where it is told to. Files
+// may be folders and symlinks, too, whose Data is where they lead.
+func overlay(folders bool, files []OverlayFile) []byte {
 	var b bytes.Buffer
 	inode := 0
 	entry := func(name string, mode, links int, data []byte) {
@@ -42,16 +46,19 @@ func Overlay(files []OverlayFile) []byte {
 	for _, f := range files {
 		name := path.Clean("/" + f.Path)[1:]
 		for i, r := range name {
-			if r == '/' && !made[name[:i]] {
+			if folders && r == '/' && !made[name[:i]] {
 				made[name[:i]] = true
 				entry(name[:i], typeFolder|0o755, 2, nil)
 			}
 		}
-		if f.Mode&fs.ModeSymlink != 0 {
-			entry(name, typeSymlink|0o777, 1, f.Data)
-			continue
+		switch {
+		case f.Mode.IsDir():
+			entry(name, typeFolder|int(f.Mode.Perm()), 2, nil)
+		case f.Mode&fs.ModeSymlink != 0:
+			entry(name, typeSymlink|int(f.Mode.Perm()), 1, f.Data)
+		default:
+			entry(name, typeRegular|int(f.Mode.Perm()), 1, f.Data)
 		}
-		entry(name, typeRegular|int(f.Mode.Perm()), 1, f.Data)
 	}
 	entry("TRAILER!!!", 0, 1, nil)
 	return b.Bytes()
@@ -82,8 +89,9 @@ type Contract struct {
 	Network       map[string][]byte // files that stage 1 copies to /root/network, NAME.json
 }
 
-// Tail is what follows the image's initrd for one boot: padding and overlay.
-func (c Contract) Tail(initrd File) []byte {
+// Tail is what follows the image's initrd for one boot: padding and overlay. For
+// an image whose stage 1 would not take it, a unit that does is in it, too.
+func (c Contract) Tail(img Image) []byte {
 	files := []OverlayFile{
 		{Path: "ssh/authorized_keys", Mode: 0o600, Data: []byte(c.Login + "\n")},
 		{Path: "ssh/ssh_host_ed25519_key", Mode: 0o600, Data: c.HostKey},
@@ -93,5 +101,9 @@ func (c Contract) Tail(initrd File) []byte {
 	for _, name := range slices.Sorted(maps.Keys(c.Network)) {
 		files = append(files, OverlayFile{Path: name, Mode: 0o644, Data: c.Network[name]})
 	}
-	return append(make([]byte, Padding(initrd.Size)), Overlay(files)...)
+	tail := append(make([]byte, Padding(img.Initrd.Size)), Overlay(files)...)
+	if img.needsRestore() {
+		tail = append(tail, restoreArchive()...)
+	}
+	return tail
 }

@@ -44,11 +44,11 @@ func openPart(dir, url string) (*part, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &part{f: f}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	if err := lockPart(f); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("%s is being downloaded already: wait for that", url)
 	}
+	p := &part{f: f}
 	if data, err := os.ReadFile(f.Name() + partState); err == nil {
 		if json.Unmarshal(data, &p.partMark) != nil {
 			p.partMark = partMark{}
@@ -67,6 +67,22 @@ func openPart(dir, url string) (*part, error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+// lockPart takes an open part for oneself. It fails if another has it, or has just removed it.
+func lockPart(f *os.File) error {
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return err
+	}
+	ours, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	there, err := os.Stat(f.Name())
+	if err == nil && !os.SameFile(ours, there) {
+		err = fs.ErrNotExist
+	}
+	return err
 }
 
 // write appends r to the part, and marks it now and then.

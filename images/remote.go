@@ -171,15 +171,14 @@ func check(ctx context.Context, p *part, name, want, whose string) error {
 	return err
 }
 
-// published looks for the digest of the file at u beside it. It is asked for
+// published looks for the digest of the file at u beside it, "" if there is none. It is asked for
 // over a connection that is as good as the file's: it tells damage, and whether
 // storage and publisher agree.
 func (f *fetch) published(ctx context.Context, u *url.URL, name string) (string, error) {
 	beside := *u
 	beside.Path += ".sha256"
 	beside.RawPath = ""
-	folder := u.JoinPath("..", "SHA256SUMS")
-	for _, at := range []*url.URL{&beside, folder} {
+	for _, at := range []*url.URL{&beside, u.JoinPath("..", "SHA256SUMS"), u.JoinPath("..", "sha256sums")} {
 		text, have := f.texts[at.String()]
 		if !have {
 			var err error

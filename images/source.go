@@ -27,11 +27,15 @@ type Request struct {
 	Arch Arch // empty: that of the kernel
 	// From is the path of a folder ([FromDir]), of a kexec tarball ([FromTarball])
 	// or an ISO; a URL (http, https) of a tarball or ISO, or of a folder with the
-	// files of a nixos-images release.
+	// files of a nixos-images release; or a flake reference, FLAKE#ATTR, which nix
+	// builds: one output with such files, or a nixosConfiguration with nixpkgs'
+	// netboot module.
 	From string
 	// SHA256 are digests, 64 lower-case hex digits, that the files must have, by
 	// their names. Where there is one file, "" is its name, too.
 	SHA256 map[string]string
+
+	fresh bool // nix is to look for newer inputs
 }
 
 // Progress says how far one of the things came that make an image.
@@ -89,17 +93,18 @@ type adding struct {
 
 func (a adding) run(ctx context.Context) (Image, error) {
 	switch {
+	case strings.Contains(a.r.From, "#") && strings.Contains(a.r.From, "://"):
+		return a.fromFlake(ctx)
 	case strings.HasPrefix(a.r.From, "http://"), strings.HasPrefix(a.r.From, "https://"):
 		return a.fromURL(ctx)
-	case strings.Contains(a.r.From, "://"):
+	case strings.Contains(a.r.From, "://") && !isFlake(a.r.From):
 		return Image{}, fmt.Errorf("from %s: give a URL with https, or the path of a file or folder", a.r.From)
 	}
 	info, err := os.Stat(a.r.From)
-	switch {
-	case err == nil:
-	case strings.ContainsAny(a.r.From, "#:"):
-		return Image{}, fmt.Errorf("from %s: flakes are not supported yet: nix build it first, and give ./result", a.r.From)
-	default:
+	if err != nil && isFlake(a.r.From) {
+		return a.fromFlake(ctx)
+	}
+	if err != nil {
 		return Image{}, fmt.Errorf("from: %w", err)
 	}
 	if info.IsDir() {
@@ -138,7 +143,11 @@ func (a adding) fromURL(ctx context.Context) (img Image, err error) {
 
 // fromFile adds what a tarball or ISO holds.
 func (a adding) fromFile(ctx context.Context, file string, origin Image) (Image, error) {
-	src, err := FromTarball(ctx, file, a.tmp, a.doing("unpacking"))
+	unpack := FromTarball
+	if isISO(file) {
+		unpack = FromISO
+	}
+	src, err := unpack(ctx, file, a.tmp, a.doing("unpacking"))
 	if err != nil {
 		return Image{}, err
 	}

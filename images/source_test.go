@@ -145,7 +145,6 @@ func TestFromRefuses(t *testing.T) {
 	c := open(t, t.TempDir())
 	for from, want := range map[string]string{
 		"ftp://example.org/nixos.tar.gz": "give a URL with https",
-		"github:nix-community/x#netboot": "flakes are not supported yet: nix build it",
 		dir + "/none":                    "no such file",
 		dir:                              "no image in",
 	} {

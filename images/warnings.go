@@ -27,6 +27,10 @@ func (img Image) Warnings() []string {
 		warn("has a stage 1 (a script) that does not take the keys out of the initrd, so provision could not log in: " +
 			"use a kexec tarball of nixos-images, or images/nix/netboot-installer.nix of provision")
 	}
+	if img.needsRestore() {
+		warn("has a stage 1 that does not take the keys out of the initrd: provision adds a unit to each boot that does; " +
+			"this was tested with a stand-in only, a kexec tarball of nixos-images needs it not")
+	}
 	if l.SSHD == No {
 		warn("has no sshd, so provision could not log in: build it with services.openssh.enable")
 	}

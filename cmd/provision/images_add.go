@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,8 @@ const imagesAddHelp = `Add an installer image. SOURCE is one of
   a folder, or the URL of one, with the files of a nixos-images release
       (bzImage-ARCH-linux or Image-ARCH-linux, initrd-…, netboot-….ipxe),
       or with the output of a netboot build
+  a flake reference, which nix builds: FLAKE#ATTR, such as .#netboot or
+      .#nixosConfigurations.installer with nixpkgs' netboot module
 
 What comes from a URL must come over https, or with its digest (--sha256). A
 download that breaks off goes on where it was when the command is given again.
@@ -31,6 +34,7 @@ download that breaks off goes on where it was when the command is given again.
   provision images add nixos --from https://github.com/nix-community/nixos-images/releases/download/nixos-25.05 --arch x86_64
   provision images add nixos --from nixos-kexec-installer-noninteractive-x86_64-linux.tar.gz
   provision images add nixos --from http://mirror/kexec.tar.gz --sha256 9f86d081884c7d65…
+  provision images add nixos --from ~/fleet#nixosConfigurations.installer
   provision images add own --kernel bzImage --initrd initrd --cmdline "init=/nix/store/...-nixos/init"`
 
 func imagesAdd(api *client) *cobra.Command {
@@ -61,10 +65,11 @@ func imagesAdd(api *client) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return changeImage(c, api, "/v1/images", r)
+			_, err = changeImage(c, api, "/v1/images", r)
+			return err
 		}}
 	c.Flags().StringVar(&r.Arch, "arch", "", "x86_64 or aarch64, where the source has both")
-	c.Flags().StringVar(&r.From, "from", "", "where the image is: a path or a URL")
+	c.Flags().StringVar(&r.From, "from", "", "where the image is: a path, a URL or a flake reference")
 	c.Flags().StringArrayVar(&digests, "sha256", nil, "digest that a file of the source must have: FILE=HEX, or HEX for the only one")
 	c.Flags().StringVar(&r.Kernel, "kernel", "", "kernel (bzImage or Image)")
 	c.Flags().StringVar(&r.Initrd, "initrd", "", "initrd (cpio, compressed or not)")
@@ -90,34 +95,52 @@ func parseDigests(flags []string) (map[string]string, error) {
 	return all, nil
 }
 
-// absoluteSource makes a path absolute: the server is in another folder.
+// absoluteSource makes a path, or the path in a flake reference, absolute: the
+// server is in another folder.
 func absoluteSource(from string) (string, error) {
 	if strings.Contains(from, "://") {
 		return from, nil
 	}
-	return filepath.Abs(from)
+	if _, err := os.Stat(from); err == nil {
+		return filepath.Abs(from)
+	}
+	scheme := ""
+	if rest, is := strings.CutPrefix(from, "path:"); is {
+		scheme, from = "path:", rest
+	}
+	flake, attr, found := strings.Cut(from, "#")
+	_, err := os.Stat(flake)
+	switch {
+	case err != nil && flake != "" && (found || strings.Contains(flake, ":")): // of another scheme, or in nix's registry
+		return scheme + from, nil
+	case found:
+		flake, err = filepath.Abs(flake)
+		return scheme + flake + "#" + attr, err
+	}
+	flake, err = filepath.Abs(flake)
+	return scheme + flake, err
 }
 
 // changeImage asks the server to add or update an image, and shows how that goes.
-func changeImage(c *cobra.Command, api *client, path string, r any) error {
+func changeImage(c *cobra.Command, api *client, path string, r any) (last web.ImageProgress, err error) {
 	body, err := api.do(c.Context(), http.MethodPost, path, r)
 	if err != nil {
-		return err
+		return last, err
 	}
-	last, err := showProgress(c.Context(), c.ErrOrStderr(), body)
+	last, err = showProgress(c.Context(), c.ErrOrStderr(), body)
 	switch {
 	case err != nil:
-		return err
+		return last, err
 	case last.Error != "":
-		return errors.New(last.Error)
+		return last, errors.New(last.Error)
 	case last.Image == nil:
-		return errors.New("the server stopped meanwhile; give the command again")
+		return last, errors.New("the server stopped meanwhile; give the command again")
 	}
 	for _, w := range last.Warnings {
 		fmt.Fprintln(c.ErrOrStderr(), "warning:", w)
 	}
 	printImage(c.OutOrStdout(), *last.Image)
-	return nil
+	return last, nil
 }
 
 // showProgress draws a line on a terminal, and elsewhere prints one for each
@@ -169,4 +192,8 @@ func printImage(w io.Writer, img images.Image) {
 		fmt.Fprintf(w, ", checked by %s", img.Checked)
 	}
 	fmt.Fprintf(w, "\n  %s\n", img.Cmdline)
+	if l := img.Look; l != nil && l.Error == "" {
+		fmt.Fprintf(w, "  kernel %s, stage 1: %s, network drivers: %s\n", cmp.Or(l.Kernel, "of unknown version"),
+			l.Stage1, cmp.Or(strings.Join(l.NICs, " "), "none of the common ones in the initrd"))
+	}
 }

@@ -160,6 +160,17 @@ type ImageRequest struct {
 	Cmdline string            `json:"cmdline,omitempty"`
 }
 
+// ImageUpdate is the body of POST /v1/images/NAME/update.
+type ImageUpdate struct {
+	SHA256 map[string]string `json:"sha256,omitempty"` // as in ImageRequest
+}
+
+// ImageInfo is an image, and the hosts that are enrolled with it.
+type ImageInfo struct {
+	images.Image
+	Hosts []string `json:"hosts"`
+}
+
 // ImageProgress is a line of the answer to POST /v1/images: progress, and
 // last the image or the error.
 type ImageProgress struct {
@@ -167,6 +178,7 @@ type ImageProgress struct {
 	Done     int64         `json:"done"`
 	Total    int64         `json:"total"` // bytes
 	Image    *images.Image `json:"image,omitempty"`
+	Changed  bool          `json:"changed,omitempty"` // it is not what it was before
 	Warnings []string      `json:"warnings,omitempty"`
 	Error    string        `json:"error,omitempty"`
 }

@@ -16,7 +16,30 @@ func (s *Server) listImages(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.JSON(http.StatusOK, array(all))
+	list := make([]ImageInfo, 0, len(all))
+	for _, img := range all {
+		users, err := s.imageUsers(img.Name)
+		if err != nil {
+			return err
+		}
+		list = append(list, ImageInfo{img, array(users)})
+	}
+	return c.JSON(http.StatusOK, list)
+}
+
+// imageUsers are the hosts that are enrolled with an image.
+func (s *Server) imageUsers(image string) ([]string, error) {
+	all, err := s.Hosts.List()
+	if err != nil {
+		return nil, err
+	}
+	var users []string
+	for _, h := range all {
+		if h.Image == image {
+			users = append(users, h.Name)
+		}
+	}
+	return users, nil
 }
 
 func (s *Server) addImage(c echo.Context) error {
@@ -31,19 +54,21 @@ func (s *Server) addImage(c echo.Context) error {
 			return err
 		}
 	}
-	return s.streamImage(c, func(ctx context.Context, progress func(images.Progress)) (images.Image, error) {
+	return s.streamImage(c, func(ctx context.Context, progress func(images.Progress)) (img images.Image, changed bool, err error) {
 		if r.From != "" {
-			return s.Images.From(ctx, images.Request{Name: r.Name, Arch: arch, From: r.From, SHA256: r.SHA256}, progress)
+			img, err = s.Images.From(ctx, images.Request{Name: r.Name, Arch: arch, From: r.From, SHA256: r.SHA256}, progress)
+			return img, true, err
 		}
 		src := images.Source{Kernel: r.Kernel, Initrd: r.Initrd, Cmdline: r.Cmdline}
-		return s.Images.Add(ctx, r.Name, arch, src, func(done, total int64) {
+		img, err = s.Images.Add(ctx, r.Name, arch, src, func(done, total int64) {
 			progress(images.Progress{Doing: "storing", Done: done, Total: total})
 		})
+		return img, true, err
 	})
 }
 
 // streamImage streams ImageProgress while add is at work; the last line holds the image or the error.
-func (s *Server) streamImage(c echo.Context, add func(context.Context, func(images.Progress)) (images.Image, error)) error {
+func (s *Server) streamImage(c echo.Context, add func(context.Context, func(images.Progress)) (img images.Image, changed bool, err error)) error {
 	enc := json.NewEncoder(c.Response())
 	var told time.Time
 	var doing string
@@ -55,12 +80,12 @@ func (s *Server) streamImage(c echo.Context, add func(context.Context, func(imag
 		}
 	}
 	c.Response().Header().Set(echo.HeaderContentType, "application/x-ndjson")
-	img, err := add(c.Request().Context(), progress)
+	img, changed, err := add(c.Request().Context(), progress)
 	if err != nil {
 		return enc.Encode(ImageProgress{Error: err.Error()})
 	}
-	s.Log.Info("image added", "name", img.Name, "arch", img.Arch, "bytes", img.Kernel.Size+img.Initrd.Size)
-	return enc.Encode(ImageProgress{Image: &img, Warnings: img.Warnings()})
+	s.Log.Info("image added", "changed", changed, "name", img.Name, "arch", img.Arch, "bytes", img.Kernel.Size+img.Initrd.Size)
+	return enc.Encode(ImageProgress{Image: &img, Changed: changed, Warnings: img.Warnings()})
 }
 
 func (s *Server) verifyImage(c echo.Context) error {
@@ -70,16 +95,32 @@ func (s *Server) verifyImage(c echo.Context) error {
 	return c.NoContent(http.StatusNoContent)
 }
 
-func (s *Server) removeImage(c echo.Context) error {
-	all, err := s.Hosts.List()
+func (s *Server) updateImage(c echo.Context) error {
+	var r ImageUpdate
+	if err := bind(c, &r); err != nil {
+		return err
+	}
+	name := c.Param("name")
+	if _, err := s.Images.Get(name); err != nil {
+		return err
+	}
+	return s.streamImage(c, func(ctx context.Context, progress func(images.Progress)) (images.Image, bool, error) {
+		return s.Images.Update(ctx, name, r.SHA256, progress)
+	})
+}
+
+func (s *Server) collectImages(c echo.Context) error {
+	freed, err := s.Images.GC()
 	if err != nil {
 		return err
 	}
-	var users []string
-	for _, h := range all {
-		if h.Image == c.Param("name") {
-			users = append(users, h.Name)
-		}
+	return c.JSON(http.StatusOK, freed)
+}
+
+func (s *Server) removeImage(c echo.Context) error {
+	users, err := s.imageUsers(c.Param("name"))
+	if err != nil {
+		return err
 	}
 	if err := s.Images.Remove(c.Param("name"), users); err != nil {
 		return err

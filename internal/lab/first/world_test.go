@@ -104,7 +104,7 @@ func (w *world) pack(t testing.TB, arch lab.Arch, more []images.OverlayFile) {
 	}
 	w.tail = images.Contract{Login: strings.TrimSpace(string(w.login.Public)), HostKey: w.host.Private,
 		HostKeyPublic: strings.TrimSpace(string(w.host.Public)), MachineID: strings.Repeat("ab", 16),
-		Network: map[string][]byte{"addrs.json": []byte("[]")}}.Tail(w.added.Initrd)
+		Network: map[string][]byte{"addrs.json": []byte("[]")}}.Tail(w.added)
 }
 
 // router leases addresses on a LAN.
