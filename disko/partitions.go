@@ -39,15 +39,8 @@ func (p Part) FAT() bool { return slices.Contains([]string{"vfat", "fat", "msdos
 // Partitions are those of the layout's disks and RAIDs, each device's by number.
 func (l *Layout) Partitions() (all []Part) {
 	for _, d := range l.devices {
-		var c content
-		switch body := d.body.(type) {
-		case *wholeDisk:
-			c = body.content
-		case *raid:
-			c = body.content
-		}
 		var parts []Part
-		switch t := bare(c).(type) {
+		switch t := bare(d.content()).(type) {
 		case *gptTable:
 			parts = t.list()
 		case *partedTable:
@@ -59,6 +52,28 @@ func (l *Layout) Partitions() (all []Part) {
 		all = append(all, parts...)
 	}
 	return all
+}
+
+// Bare are the layout's disks and RAIDs that hold a file system without partitions.
+func (l *Layout) Bare() (all []Part) {
+	for _, d := range l.devices {
+		if p := holding(d.content()); p.Format != "" {
+			p.Disk, p.Device, p.Path = d.on.name, d.on.device, d.path
+			all = append(all, p)
+		}
+	}
+	return all
+}
+
+// content is what is on a disk or RAID; nil on what is neither.
+func (d *device) content() content {
+	switch body := d.body.(type) {
+	case *wholeDisk:
+		return body.content
+	case *raid:
+		return body.content
+	}
+	return nil
 }
 
 func (g *gptTable) list() (all []Part) {

@@ -28,7 +28,8 @@ type Catalog struct {
 	http downloader
 	mu   sync.Mutex // held while records and content change, not while content is copied
 
-	first sync.Mutex // held while a first stage is made
+	first   sync.Mutex                 // held while a first stage is made
+	program func(Arch) ([]byte, error) // of a first stage
 }
 
 // Open opens the catalog in dir, makes the folder if there is none, and removes
@@ -37,7 +38,7 @@ func Open(dir string) (*Catalog, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make the image folder: %w", err)
 	}
-	c := &Catalog{dir: dir, http: newDownloader()}
+	c := &Catalog{dir: dir, http: newDownloader(), program: firstStageProgram}
 	if err := c.sweep(true); err != nil {
 		return nil, fmt.Errorf("open the image folder: %w", err)
 	}

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -23,11 +24,12 @@ const (
 	maxFirmwareFile  = 64 << 20 // bytes
 	maxFirmwareFiles = 5000
 	maxFirmwareWalk  = 200_000 // files that are looked at in a folder
+	maxDeb           = 1 << 30 // bytes that are downloaded; a kernel's has some 100 MB
 )
 
 // AddFirmware stores the tree of a family of boards ([RaspberryPi]) from what from names: each
-// a folder, a Debian package (raspi-firmware, linux-image-*-arm64, u-boot-rpi), or a flake
-// reference that nix builds (nixpkgs#raspberrypifw). Of a file that several have, the last is
+// a folder, a Debian package (raspi-firmware, linux-image-*-arm64, u-boot-rpi) or its URL, or a
+// flake reference that nix builds (nixpkgs#raspberrypifw). Of a file that several have, the last is
 // taken. Either all of it happens or nothing, and it takes the place of the tree before.
 //
 // What is good for no board is refused. Notes tell what was left out, and why. Progress, which
@@ -88,8 +90,8 @@ func (g *gathering) from(source string) error {
 		return g.folder(source)
 	case err == nil:
 		return g.deb(source)
-	case strings.HasPrefix(source, "http://"), strings.HasPrefix(source, "https://"):
-		return errors.New("URLs are not supported: download it first")
+	case !strings.Contains(source, "#") && (strings.HasPrefix(source, "http://") || strings.HasPrefix(source, "https://")):
+		return g.url(source)
 	case !strings.ContainsAny(source, "#:"):
 		return err
 	}
@@ -98,6 +100,40 @@ func (g *gathering) from(source string) error {
 		err = g.folder(outs[i])
 	}
 	return err
+}
+
+// url downloads a package. What came of it is kept for a next try while it is not complete.
+func (g *gathering) url(source string) error {
+	u, err := parseURL(source)
+	if err != nil {
+		return err
+	}
+	name := path.Base(u.Path)
+	if !strings.HasSuffix(name, ".deb") {
+		return errors.New("a URL must be one of a Debian package, NAME.deb: download the files into a folder")
+	}
+	tmp, err := os.MkdirTemp(g.c.dir, tmpPrefix)
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tmp)
+	f := &fetch{c: g.c, given: &digests{}, dir: tmp, texts: map[string]string{}, checked: len(checks) - 1,
+		progress: func(p Progress) {
+			if g.progress != nil {
+				g.progress(p.Done, p.Total)
+			}
+		}}
+	err = f.file(g.ctx, u, name, maxDeb)
+	var open errOpen
+	if errors.As(err, &open) {
+		err = errors.New("anyone on the way can change what comes over plain http, and boards trust their firmware: use https, or download it yourself and check it")
+	}
+	var broken errBroken
+	keep := g.ctx.Err() != nil || errors.As(err, &broken)
+	if err == nil {
+		err = g.deb(filepath.Join(tmp, name))
+	}
+	return errors.Join(err, f.close(keep))
 }
 
 // folder takes what is anywhere in a folder.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -202,7 +203,9 @@ func TestFirmwareRefuses(t *testing.T) {
 		{with(pi3and4, "bcm2711-rpi-400.dtb", "\xd0\x0d\xfe\xed\x00\x01\x00\x00cut"), "it has 11 of its 65536 bytes: was it downloaded in full?"},
 		{with(pi3and4, "rpi_4/u-boot.bin", "\x7fELF"), "the firmware starts u-boot.bin"},
 		{with(pi3and4, "old/start.elf", "\x7fELF older"), "it holds start.elf twice, and not the same"},
-		{"https://example.org/x.deb", "download it first"},
+		{"https://example.org/firmware.zip", "a URL must be one of a Debian package"},
+		{"http://example.org/x.deb", "anyone on the way can change what comes over plain http"},
+		{"https://me:secret@example.org/x.deb", "a name or password in a URL"},
 		{dir + "/none", "no such file"},
 	} {
 		c := open(t, t.TempDir())
@@ -258,4 +261,50 @@ func TestBoardFiles(t *testing.T) {
 	}
 	_, err = ParseBoard("rpi6")
 	checkErr(t, err, `unknown board "rpi6": it is one of pc, uefi-aarch64, rpi3, rpi4, rpi5`)
+}
+
+// TestFirmwareFromURL: packages are downloaded, checked by the digest that is published beside
+// them, and gone afterwards.
+func TestFirmwareFromURL(t *testing.T) {
+	deb, err := os.ReadFile(debFile(t, "xz", tar.Header{Name: "usr/lib/raspi-firmware/start4.elf"}, tar.Header{Name: "fixup4.dat"}, tar.Header{Name: "bcm2711-rpi-4-b.dtb"}))
+	must(t, err)
+	m := &mirror{files: map[string]string{"/raspi.deb": string(deb)}}
+	srv := httptest.NewServer(m)
+	defer srv.Close()
+	c := open(t, t.TempDir())
+	f, _, err := c.AddFirmware(t.Context(), RaspberryPi, []string{srv.URL + "/raspi.deb"}, nil)
+	must(t, err)
+	if names(f.Files) != "bcm2711-rpi-4-b.dtb fixup4.dat start4.elf" || strings.Count(content(t, c), "\n") != 4 {
+		t.Errorf("%s\n%s", names(f.Files), content(t, c))
+	}
+	m.files["/raspi.deb.sha256"] = strings.Repeat("0", 64)
+	_, _, err = c.AddFirmware(t.Context(), RaspberryPi, []string{srv.URL + "/raspi.deb"}, nil)
+	checkErr(t, err, "it is not the file that was meant")
+	_, _, err = c.AddFirmware(t.Context(), RaspberryPi, []string{srv.URL + "/none.deb"}, nil)
+	checkErr(t, err, "404")
+	if strings.Count(content(t, c), "\n") != 4 {
+		t.Errorf("left behind:\n%s", content(t, c))
+	}
+}
+
+// TestDamagedDeb: a package that is cut short anywhere is refused, and one with a flipped byte is
+// taken whole or refused; nothing is left behind.
+func TestDamagedDeb(t *testing.T) {
+	good, err := os.ReadFile(debFile(t, "xz", tar.Header{Name: "usr/lib/raspi-firmware/start4.elf"}, tar.Header{Name: "fixup4.dat"}, tar.Header{Name: "bcm2711-rpi-4-b.dtb"}))
+	must(t, err)
+	file := filepath.Join(t.TempDir(), "package.deb")
+	for n := 0; n < len(good); n += 3 {
+		for what, data := range map[string][]byte{"cut": good[:n], "flipped": append(append(bytes.Clone(good[:n]), good[n]^0x55), good[n+1:]...)} {
+			c := open(t, t.TempDir())
+			must(t, os.WriteFile(file, data, 0o600))
+			f, _, err := c.AddFirmware(t.Context(), RaspberryPi, []string{file}, nil)
+			// What follows the compressed data is padding, if anything.
+			if what == "cut" && n < len(good)-1 && err == nil {
+				t.Errorf("%d of %d bytes are taken", n, len(good))
+			}
+			if left := content(t, c); err != nil && left != "" || err == nil && (len(f.Files) != 3 || strings.Count(left, "\n") != 4) {
+				t.Errorf("%s at %d: %v; left:\n%s", what, n, err, left)
+			}
+		}
+	}
 }

@@ -36,11 +36,12 @@ const firstExt = ".first"
 // [FirstStageCmdline].
 //
 // It is made once for an image and kept while there is an image with that
-// initrd; that reads the whole initrd, which takes seconds. It is made anew
-// when our program is another. The error says so when the image has no driver
+// initrd; that reads the whole initrd, which takes seconds, and half a minute for
+// one that holds all drivers: do it before a machine waits. It is made anew when
+// our program is another. The error says so when the image has no driver
 // for any network card, or when this provision was built without its program.
 func (c *Catalog) FirstStage(ctx context.Context, img Image) (File, error) {
-	program, err := firstStageProgram(img.Arch)
+	program, err := c.program(img.Arch)
 	if err == nil {
 		var f File
 		if f, err = c.firstStage(ctx, img, program); err == nil {
@@ -107,7 +108,7 @@ func (c *Catalog) readFirst(record string) (File, error) {
 func (c *Catalog) firstStages(all []Image) map[string]bool {
 	used := map[string]bool{}
 	for _, img := range all {
-		program, err := firstStageProgram(img.Arch)
+		program, err := c.program(img.Arch)
 		if err != nil {
 			continue
 		}

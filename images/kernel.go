@@ -89,7 +89,7 @@ func isZboot(head []byte) bool {
 // have its size, four bytes, behind it, which some linkers count as its part.
 func zbootPayload(in io.ReaderAt, head []byte, size int64) (tries []io.Reader, err error) {
 	offset, length := int64(binary.LittleEndian.Uint32(head[8:])), int64(binary.LittleEndian.Uint32(head[12:]))
-	if offset+length > size || length < 64 {
+	if offset+length > size || length < 16 {
 		return nil, fmt.Errorf("its EFI zboot header says %d bytes at %d, and it has %d: was it downloaded in full?", length, offset, size)
 	}
 	for _, n := range []int64{length, length - 4} {
@@ -100,6 +100,18 @@ func zbootPayload(in io.ReaderAt, head []byte, size int64) (tries []io.Reader, e
 		tries = append(tries, unpacked)
 	}
 	return tries, nil
+}
+
+// OnlyUEFI reports whether the image's kernel is an EFI program that nothing else
+// can start, so that U-Boot's booti needs its [Catalog.PackedKernel].
+func (c *Catalog) OnlyUEFI(img Image) bool {
+	in, err := c.OpenFile(img.Kernel)
+	if err != nil {
+		return false
+	}
+	defer in.Close()
+	head, err := readHead(in)
+	return err == nil && isZboot(head)
 }
 
 // packKernel packs an Image into a temporary file.

@@ -45,20 +45,23 @@ func (c *Catalog) networkModules(ctx context.Context, img Image) ([]OverlayFile,
 	if err != nil {
 		return nil, err
 	}
-	index, err := c.moduleIndex(ctx, img, release)
+	files := &moduleFiles{c: c, img: img}
+	defer files.close()
+	index, err := files.index(ctx, release)
 	if err != nil {
 		return nil, err
 	}
 	needed, useful := index.wanted()
-	if !slices.ContainsFunc(append(needed, useful...), cardModules.MatchString) && !index.builtinCard {
-		return nil, fmt.Errorf("its initrd holds no driver for a network card, of kernel %s, and none is known to be built in: "+
-			"take an image whose initrd has them (NixOS: boot.initrd.availableKernelModules)", release)
-	}
-	modules, err := c.readModules(ctx, img, release, index.closures(append(needed, useful...)))
+	modules, err := files.modules(ctx, release, index.closures(append(needed, useful...)))
 	if err != nil {
 		return nil, err
 	}
-	return index.pack(modules, index.bounded(modules, needed, useful, maxModules)), nil
+	chosen := index.bounded(modules, needed, useful, maxModules)
+	if !slices.ContainsFunc(slices.Collect(maps.Keys(chosen)), cardModules.MatchString) && !index.builtinCard {
+		return nil, fmt.Errorf("its initrd holds no driver for a network card, of kernel %s, and none is known to be built in: "+
+			"take an image whose initrd has them (NixOS: boot.initrd.availableKernelModules)", release)
+	}
+	return index.pack(modules, chosen), nil
 }
 
 // A moduleIndex is what depmod wrote about the modules of a kernel.
@@ -70,11 +73,11 @@ type moduleIndex struct {
 	builtinCard bool
 }
 
-// moduleIndex reads the indexes in the image's initrd.
-func (c *Catalog) moduleIndex(ctx context.Context, img Image, release string) (moduleIndex, error) {
+// index reads the indexes of a kernel's modules.
+func (m *moduleFiles) index(ctx context.Context, release string) (moduleIndex, error) {
 	files := map[string]string{}
 	others := map[string]bool{}
-	err := c.eachModuleFile(ctx, img, func(version, name string, content io.Reader) error {
+	err := m.each(ctx, func(version, name string, content io.Reader) error {
 		if version != release {
 			others[version] = true
 			return nil
@@ -199,17 +202,17 @@ type module struct {
 	size int    // compressed
 }
 
-// readModules reads the modules of those paths; what is not there is left out.
-func (c *Catalog) readModules(ctx context.Context, img Image, release string, paths map[string]bool) (map[string]module, error) {
+// modules reads the modules of those paths; what is not there is left out.
+func (m *moduleFiles) modules(ctx context.Context, release string, paths map[string]bool) (map[string]module, error) {
 	modules := map[string]module{}
-	err := c.eachModuleFile(ctx, img, func(version, name string, content io.Reader) error {
+	err := m.each(ctx, func(version, name string, content io.Reader) error {
 		file, ext, ok := cutModule(name)
 		if version != release || !ok || !paths[file] || modules[file].data != nil {
 			return nil
 		}
-		m, err := readModule(ext, content)
-		if err == nil && len(m.data) > 0 {
-			modules[file] = m
+		read, err := readModule(ext, content)
+		if err == nil && len(read.data) > 0 {
+			modules[file] = read
 		}
 		return err
 	})
@@ -299,33 +302,6 @@ func (x moduleIndex) pack(modules map[string]module, chosen map[string]bool) []O
 	}
 	return append(files, OverlayFile{Path: "modules/dep", Mode: 0o644, Data: []byte(dep.String())},
 		OverlayFile{Path: "modules/alias", Mode: 0o644, Data: []byte(alias.String())})
-}
-
-// eachModuleFile calls f with each file below lib/modules/VERSION, wherever that
-// is: NixOS has it in the nix store.
-func (c *Catalog) eachModuleFile(ctx context.Context, img Image, f func(version, name string, content io.Reader) error) error {
-	initrd, err := c.OpenFile(img.Initrd)
-	if err != nil {
-		return err
-	}
-	defer initrd.Close()
-	return eachFile(&meter{ctx: ctx, r: initrd}, func(e cpioEntry, content io.Reader) error {
-		if e.Mode&fileType != typeRegular {
-			return nil
-		}
-		if version, name, ok := cutModulePath(e.Name); ok {
-			return f(version, name, content)
-		}
-		return nil
-	})
-}
-
-func cutModulePath(file string) (version, name string, ok bool) {
-	_, rest, ok := strings.Cut("/"+file, "/lib/modules/")
-	if !ok {
-		return "", "", false
-	}
-	return strings.Cut(rest, "/")
 }
 
 // cutModule cuts the extension off a module's file name.

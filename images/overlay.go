@@ -55,7 +55,7 @@ func overlay(folders bool, files []OverlayFile) []byte {
 		case f.Mode.IsDir():
 			entry(name, typeFolder|int(f.Mode.Perm()), 2, nil)
 		case f.Mode&fs.ModeSymlink != 0:
-			entry(name, typeSymlink|int(f.Mode.Perm()), 1, f.Data)
+			entry(name, typeSymlink|0o777, 1, f.Data)
 		default:
 			entry(name, typeRegular|int(f.Mode.Perm()), 1, f.Data)
 		}

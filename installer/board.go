@@ -11,15 +11,12 @@ import (
 
 // BoardProblems says what keeps a board from starting from the layout's disks.
 func BoardProblems(l *disko.Layout, b images.Board) []disko.Problem {
-	c := &boardCheck{Board: b, parts: l.Partitions()}
+	c := &boardCheck{Board: b, parts: l.Partitions(), bare: l.Bare()}
 	switch b.Table {
 	case images.TablePC:
 		c.pc()
 	case images.TableUEFI:
-		if !slices.ContainsFunc(c.parts, disko.Part.ESP) {
-			c.stop("", "UEFI starts from an EFI system partition, and the layout has none: add one of type EF00 with vfat, mounted at %s", b.Mountpoints[0])
-		}
-		c.espMounted()
+		c.uefi()
 	case images.TableMBR, images.TableAny:
 		c.pi()
 	}
@@ -29,6 +26,7 @@ func BoardProblems(l *disko.Layout, b images.Board) []disko.Problem {
 type boardCheck struct {
 	images.Board
 	parts    []disko.Part
+	bare     []disko.Part // disks and RAIDs without partitions
 	problems []disko.Problem
 }
 
@@ -45,8 +43,28 @@ func (c *boardCheck) pc() {
 	switch {
 	case slices.ContainsFunc(c.parts, disko.Part.ESP):
 		c.espMounted()
-	case !mbr && !slices.ContainsFunc(c.parts, disko.Part.BIOSBoot):
+	case mbr, slices.ContainsFunc(c.parts, disko.Part.BIOSBoot):
+	case c.fatSomewhere() || len(c.parts) == 0: // GRUB fits into some file systems
+		c.warn("", "its firmware may not find what to start: UEFI looks for a partition of type EF00, and a BIOS needs one of type EF02 and 1M for GRUB")
+	default:
 		c.stop("", "nothing in the layout starts it: add an EFI system partition (type EF00, vfat, mounted at /boot), or for a BIOS a partition of type EF02 and 1M for GRUB")
+	}
+}
+
+// fatSomewhere tells whether a FAT is mounted, as boot loaders for UEFI need.
+func (c *boardCheck) fatSomewhere() bool {
+	return slices.ContainsFunc(slices.Concat(c.parts, c.bare), func(p disko.Part) bool { return p.FAT() && len(p.Mountpoints) > 0 })
+}
+
+func (c *boardCheck) uefi() {
+	const what = "UEFI starts from an EFI system partition, and the layout has none: %s type EF00%s"
+	switch {
+	case slices.ContainsFunc(c.parts, disko.Part.ESP):
+		c.espMounted()
+	case c.fatSomewhere():
+		c.warn("", what, "the partition with the FAT should be of", "")
+	default:
+		c.stop("", what, "add one of", " with vfat, mounted at "+c.Mountpoints[0])
 	}
 }
 

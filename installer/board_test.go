@@ -100,6 +100,8 @@ func TestBoardProblems(t *testing.T) {
 		{"pc", "msdos", card, []string{"root - 100% ext4 / boot"}, nil},
 		{"pc", "gpt", card, []string{"root 8300 100% ext4 /"}, []string{"!pc: nothing in the layout starts it: add an EFI system partition"}},
 		{"pc", "gpt", card, []string{"ESP EF00 500M vfat -", "root 8300 100% ext4 /"}, []string{"holds no vfat that is mounted"}},
+		{"pc", "gpt", card, []string{"ESP 8300 500M vfat /boot", "root 8300 100% ext4 /"}, []string{"UEFI looks for a partition of type EF00"}},
+		{"uefi-aarch64", "gpt", card, []string{"ESP 8300 500M vfat /boot", "root 8300 100% ext4 /"}, []string{"the partition with the FAT should be of type EF00"}},
 		{"uefi-aarch64", "gpt", card, []string{"ESP EF00 500M vfat /boot", "root 8300 100% ext4 /"}, nil},
 		{"uefi-aarch64", "gpt", card, []string{"bios EF02 1M - -", "root 8300 100% ext4 /"}, []string{"!uefi-aarch64: UEFI starts from an EFI system partition, and the layout has none"}},
 
@@ -214,6 +216,34 @@ func TestCheckBoard(t *testing.T) {
 		}
 		if (notes == "") != (test.note == "") || !strings.Contains(notes, test.note) {
 			t.Errorf("%d: noted %q", i, notes)
+		}
+	}
+}
+
+// TestPresetsSuitBoards: each layout that comes with provision suits the boards that it is for,
+// and the one for a Raspberry Pi with a GPT not the Pi 3.
+func TestPresetsSuitBoards(t *testing.T) {
+	for _, p := range disko.Presets() {
+		l, err := p.Layout()
+		if err != nil {
+			t.Fatal(err)
+		}
+		boards := []string{"pc", "uefi-aarch64"}
+		switch {
+		case strings.HasPrefix(p.Name, "rpi"):
+			boards = []string{p.Name}
+		case p.Arch == "x86_64":
+			boards = boards[:1]
+		}
+		for _, name := range boards {
+			for _, problem := range BoardProblems(l, board(t, name)) {
+				if problem.Stops || name != "rpi4" {
+					t.Errorf("%s for %s: %s", p.Name, name, problem)
+				}
+			}
+		}
+		if problems := BoardProblems(l, board(t, "rpi3")); (p.Name == "rpi4" || p.Name == "rpi5") && (len(problems) == 0 || !problems[0].Stops) {
+			t.Errorf("%s for rpi3: %v", p.Name, problems)
 		}
 	}
 }

@@ -107,7 +107,7 @@ func TestUUIDText(t *testing.T) {
 	for text, want := range map[string]string{
 		"01020304-0506-0708-090a-0b0c0d0e0f10": machineID(raw),
 		"04030201-0605-0807-090a-0b0c0d0e0f10": machineID(raw), // fields in the other order
-		"": "", "x": "", "01020304": "", "00000000-0000-0000-0000-000000000000": "",
+		"":                                     "", "x": "", "01020304": "", "00000000-0000-0000-0000-000000000000": "",
 	} {
 		if got := uuidText(text); got != want {
 			t.Errorf("%q: %q, want %q", text, got, want)

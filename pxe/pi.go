@@ -183,7 +183,7 @@ func (p *piAsks) again(m *dhcpv4.DHCPv4, c client, now time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	last, ok := p.byMAC[c.MAC]
-	if ok && last.xid == m.TransactionID && last.kind == m.MessageType() && now.Sub(last.at) < again {
+	if ok && last.xid == m.TransactionID && last.kind == m.MessageType() && last.Pi == c.Pi && now.Sub(last.at) < again {
 		return true
 	}
 	if p.byMAC == nil {
@@ -191,6 +191,18 @@ func (p *piAsks) again(m *dhcpv4.DHCPv4, c client, now time.Time) bool {
 	}
 	p.byMAC[c.MAC] = piAsk{c, m.TransactionID, m.MessageType(), now}
 	return false
+}
+
+// fetched notes that the machine fetched a file: what it asks next is another
+// question, though a Pi 3 asks it in the same words. What it told of itself is returned.
+func (p *piAsks) fetched(mac string) (told piBoard) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if last, ok := p.byMAC[mac]; ok {
+		told, last.at = last.Pi, time.Time{}
+		p.byMAC[mac] = last
+	}
+	return told
 }
 
 // wakeAfter is when the ROM of a 3B is sent a frame after an offer, which it

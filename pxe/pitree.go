@@ -1,6 +1,7 @@
 package pxe
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -217,26 +218,35 @@ func (s *Server) bootPi(l *link, c client, h hosts.Host) (hosts.Boot, error) {
 	if err != nil {
 		return s.boot(l, c, h) // it says what is wrong
 	}
+	next := h
+	next.Boot = hosts.Boot{Server: l.self.String(), MAC: c.MAC}
+	_, err = s.piTree(next, p, img, &pack{}) // making the rest takes seconds
+	if err == nil && p.Memory > 0 && p.Memory < needsMemory(img) {
+		err = fmt.Errorf("it has %d MiB of memory, and image %s needs at least %d MiB: take one with a smaller initrd", p.Memory>>20, img.Name, needsMemory(img)>>20)
+	}
+	if err != nil {
+		s.refuse(c, h, err)
+		return hosts.Boot{}, nil
+	}
 	made := s.packed(img)
 	if made == nil {
 		s.Log.Debug("the board's kernel and first stage are being made", "host", h.Name, "image", img.Name)
 		return hosts.Boot{}, nil
 	}
-	next := h
-	next.Boot = hosts.Boot{Server: l.self.String(), MAC: c.MAC}
-	err = made.err
-	if err == nil {
+	if err = made.err; err == nil {
 		_, err = s.piTree(next, p, img, made)
 	}
-	if err == nil && p.Memory > 0 && p.Memory < needsMemory(img) {
-		err = fmt.Errorf("it has %d MiB of memory, and image %s needs at least %d MiB: take one with a smaller initrd", p.Memory>>20, img.Name, needsMemory(img)>>20)
-	}
 	if err != nil {
-		s.tell(h, "%s asked to boot and was refused: %s", c, err)
-		s.traceRefusal(c, err.Error())
+		s.refuse(c, h, err)
 		return hosts.Boot{}, nil
 	}
 	return s.boot(l, c, h)
+}
+
+// refuse tells why a machine is given nothing to boot.
+func (s *Server) refuse(c client, h hosts.Host, why error) {
+	s.tell(h, "%s asked to boot and was refused: %s", c, why)
+	s.traceRefusal(c, why.Error())
 }
 
 // toldMore keeps what a machine tells of itself in a later stage of its boot.
@@ -300,7 +310,8 @@ func (s *Server) openPi(l *link, h hosts.Host, mac, name string) (f tftpFile, is
 	if serial != "" && p.Serial != "" && serial != p.Serial || folder != "" && folder != mac {
 		return f, true, errNoFile
 	}
-	c := client{MAC: mac, Kind: piROM, Pi: piBoard{Board: p.Board, Serial: serial}}
+	c := client{MAC: mac, Kind: piROM, Pi: s.pis.fetched(mac)}
+	c.Pi.Board, c.Pi.Serial = cmp.Or(c.Pi.Board, p.Board), cmp.Or(c.Pi.Serial, serial)
 	if !s.fresh(h) || h.Boot.MAC != mac {
 		if !slices.Contains(piBegins, path.Base(file)) || s.decide(c, &h).Load != tree {
 			return f, true, errNoFile
@@ -335,10 +346,12 @@ func (s *Server) piFile(h hosts.Host, p piBoard, file string) (f tftpFile, err e
 		return f, err
 	}
 	what, ok := t.files[file]
-	body, made2 := t.texts[file]
+	body, isText := t.texts[file]
 	switch {
-	case made2:
-		s.reached(h.Boot.MAC, hosts.StageScript)
+	case isText:
+		if file == piConfig { // the other comes before or after the kernel
+			s.reached(h.Boot.MAC, hosts.StageScript)
+		}
 		return text(body), nil
 	case !ok:
 		return f, errNoFile

@@ -84,7 +84,7 @@ func ubootConfig(h hosts.Host, cmdline, folder string) string {
 		"label installer",
 		"  kernel " + folder + "kernel",
 		"  initrd " + folder + "initrd",
-		"  append " + cmdline + " BOOTIF=01-" + strings.ReplaceAll(h.Boot.MAC, ":", "-"),
+		"  append " + cmdline,
 		"",
 	}, "\n")
 }

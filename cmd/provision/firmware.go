@@ -21,7 +21,7 @@ import (
 
 const firmwareHelp = `Manage the firmware that boards load before anything else: what a Raspberry Pi
 fetches over the network, and what is put on its disk. It is not part of
-provision, and is taken from folders, Debian's packages, or nixpkgs:
+provision, and is taken from folders, Debian's packages (or their URLs), or nixpkgs:
 
   provision images firmware add raspberrypi --from /boot/firmware
   provision images firmware add raspberrypi --from nixpkgs#raspberrypifw --from nixpkgs#ubootRaspberryPi4_64bit
@@ -55,7 +55,7 @@ func firmwarePath(name string) string { return "/v1/firmware/" + url.PathEscape(
 
 func firmwareAdd(api *client) *cobra.Command {
 	var from []string
-	c := &cobra.Command{Use: "add raspberrypi --from DIR|DEB|FLAKEREF...", Short: "add firmware, in the place of what was there",
+	c := &cobra.Command{Use: "add raspberrypi --from DIR|DEB|URL|FLAKEREF...", Short: "add firmware, in the place of what was there",
 		Args: cobra.ExactArgs(1), ValidArgs: []string{images.RaspberryPi},
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(from) == 0 {
@@ -71,14 +71,18 @@ func firmwareAdd(api *client) *cobra.Command {
 			}
 			return addFirmware(c, api, r)
 		}}
-	c.Flags().StringSliceVar(&from, "from", nil, "folder, Debian package (raspi-firmware, linux-image-*-arm64, u-boot-rpi) or flake reference (nixpkgs#raspberrypifw); may be given several times")
+	c.Flags().StringSliceVar(&from, "from", nil, "folder, Debian package (raspi-firmware, linux-image-*-arm64, u-boot-rpi), its https URL, or flake reference (nixpkgs#raspberrypifw); may be given several times")
 	return c
 }
 
-// absSource makes a path absolute, also that of a flake; other references stay as they are.
+// absSource makes a path absolute, also that of a flake, which nix knows by its dot or slash;
+// other references stay as they are.
 func absSource(source string) (string, error) {
 	path, attr, flake := strings.Cut(source, "#")
-	if _, err := os.Stat(path); err != nil && (flake || strings.Contains(source, ":")) {
+	if flake && !strings.HasPrefix(path, ".") && !strings.HasPrefix(path, "/") {
+		return source, nil
+	}
+	if _, err := os.Stat(path); err != nil && strings.Contains(source, ":") {
 		return source, nil
 	}
 	abs, err := filepath.Abs(path)

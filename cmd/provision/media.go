@@ -25,9 +25,12 @@ UEFI starts iPXE from it, which gets an address by DHCP and asks this server
 for the installer. What the server answers is decided as for a machine that
 netboots: without a permit there is nothing to install, and the machine goes on
 to the next boot option. So the medium may stay plugged in. It holds no secret.
+For a Raspberry Pi it holds the board's firmware ("provision images firmware")
+and U-Boot, which asks in the same way.
 
   provision images media --host bravo bravo.img
   provision images media --any --arch x86_64 provision.iso
+  provision images media --any --arch aarch64 --board rpi4 pi.img
   provision images media --host bravo --write /dev/sdX`
 
 // mediaFlags are those of images media.
@@ -45,7 +48,7 @@ func imagesMedia(api *client) *cobra.Command {
 			switch {
 			case (f.Host == "") == !f.any:
 				return errUsage{errors.New("images media needs --host HOST, the one that it shall start, or --any")}
-			case f.any && f.Arch == "":
+			case f.any && f.Arch == "" && f.Board == "":
 				return errUsage{errors.New("images media --any needs --arch x86_64 or --arch aarch64")}
 			case len(args) == 0 && f.write == "":
 				return errUsage{errors.New("images media needs a file to write, or --write DISK")}
@@ -55,6 +58,7 @@ func imagesMedia(api *client) *cobra.Command {
 	c.Flags().StringVar(&f.Host, "host", "", "the host that it shall start, and no other")
 	c.Flags().BoolVar(&f.any, "any", false, "start any machine that is enrolled")
 	c.Flags().StringVar(&f.Arch, "arch", "", "x86_64 or aarch64 (with --host: the host's)")
+	c.Flags().StringVar(&f.Board, "board", "", "rpi3 or rpi4: with the board's firmware (with --host: the host's board)")
 	c.Flags().StringSliceVar(&f.Servers, "server", nil, "this server's URL as the machine reaches it (default: each address that is served)")
 	c.Flags().StringVar(&f.write, "write", "", "write it to this disk, such as /dev/sdX; all that is on it is lost")
 	c.Flags().BoolVar(&f.yes, "yes", false, "do not ask before the disk is written")
@@ -72,6 +76,9 @@ func media(c *cobra.Command, api *client, f mediaFlags, args []string) error {
 			return err
 		}
 		defer to.Close()
+		if err := f.confirm(c, to); err != nil {
+			return err
+		}
 	}
 	name := ""
 	if len(args) > 0 {
@@ -93,11 +100,30 @@ func media(c *cobra.Command, api *client, f mediaFlags, args []string) error {
 	if to == nil {
 		return nil
 	}
-	return burn(c, f, to, img)
+	return burn(c, to, img)
 }
 
-// burn asks, and writes the image to the stick.
-func burn(c *cobra.Command, f mediaFlags, to *stick, img *os.File) error {
+// confirm asks whether the stick may be written.
+func (f mediaFlags) confirm(c *cobra.Command, to *stick) error {
+	if f.yes {
+		return nil
+	}
+	who := askable(c.InOrStdin(), c.ErrOrStderr())
+	if who == nil {
+		return errUsage{fmt.Errorf("all that is on %s will be lost: say --yes, for there is no terminal to ask on", to)}
+	}
+	answer, err := who.line(c.Context(), fmt.Sprintf("All that is on %s will be lost. Type yes: ", to))
+	if err != nil {
+		return err
+	}
+	if answer != "yes" {
+		return errors.New("nothing was written")
+	}
+	return nil
+}
+
+// burn writes the image to the stick.
+func burn(c *cobra.Command, to *stick, img *os.File) error {
 	info, err := img.Stat()
 	if err != nil {
 		return err
@@ -105,25 +131,12 @@ func burn(c *cobra.Command, f mediaFlags, to *stick, img *os.File) error {
 	if err := to.holds(info.Size()); err != nil {
 		return err
 	}
-	if !f.yes {
-		who := askable(c.InOrStdin(), c.ErrOrStderr())
-		if who == nil {
-			return errUsage{fmt.Errorf("all that is on %s will be lost: say --yes, for there is no terminal to ask on", to)}
-		}
-		answer, err := who.line(c.Context(), fmt.Sprintf("All that is on %s will be lost. Type yes: ", to))
-		if err != nil {
-			return err
-		}
-		if answer != "yes" {
-			return errors.New("nothing was written")
-		}
-	}
 	tell := writing(c.ErrOrStderr())
-	if err := to.write(c.Context(), img, info.Size(), tell); err != nil {
-		tell("", 0, 0)
+	err = to.write(c.Context(), img, info.Size(), tell)
+	tell("", 0, 0)
+	if err != nil {
 		return err
 	}
-	tell("", 0, 0)
 	fmt.Fprintf(c.OutOrStdout(), "%s: %.1f MB written, read back and compared\n", to, float64(info.Size())/1e6)
 	return nil
 }

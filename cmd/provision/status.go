@@ -123,6 +123,13 @@ func showOne(c *cobra.Command, s web.Status) error {
 	if s.TPM2 != "" {
 		line("TPM", "opens the disks, by PCR "+s.TPM2)
 	}
+	line("serial", s.Serial)
+	for _, l := range s.PiConfig {
+		line("config.txt", l)
+	}
+	if s.AllowEEPROM {
+		line("EEPROM", "may be written anew when it netboots")
+	}
 	for _, to := range s.EscrowTo {
 		line("escrow to", to)
 	}

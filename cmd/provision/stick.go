@@ -34,6 +34,9 @@ type stick struct {
 
 func (s *stick) String() string {
 	what := []string{fmt.Sprintf("%.1f GB", float64(s.size)/1e9)}
+	if s.size < 1e9 {
+		what = []string{fmt.Sprintf("%.0f MB", float64(s.size)/1e6)}
+	}
 	if s.model != "" {
 		what = append([]string{s.model}, what...)
 	}

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 )
 
@@ -121,7 +122,7 @@ func TestStickRefusedHere(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]string{
-		dev:            dev + " (0.0 GB) is not written: it is not removable",
+		dev:            dev + " (34 MB) is not written: it is not removable",
 		file:           "it is not a disk; to make a file, leave --write out",
 		"/dev/null":    "it is not a disk",
 		"/nothing/sdx": "no such file or directory",
@@ -188,6 +189,49 @@ func TestStickWrite(t *testing.T) {
 		t.Error(err)
 	}
 	if err := s.holds(33 << 20); err == nil || !strings.Contains(err.Error(), "it holds 33554432 bytes, and 34603008 are needed") {
+		t.Error(err)
+	}
+}
+
+// TestBurn is what the command does with its stick and its image.
+func TestBurn(t *testing.T) {
+	dev := loop(t, 16<<20)
+	s, err := openStick(pretence{at: "devices/usb1/block/sdx"}.set(t, dev), dev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	img, err := os.Create(filepath.Join(t.TempDir(), "img"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer img.Close()
+	if _, err := img.WriteAt([]byte("the image"), 5<<20); err != nil {
+		t.Fatal(err)
+	}
+	c := &cobra.Command{}
+	c.SetContext(t.Context())
+	c.SetIn(strings.NewReader("yes\n"))
+	var out, words bytes.Buffer
+	c.SetOut(&out)
+	c.SetErr(&words)
+	if err := (mediaFlags{}).confirm(c, s); err == nil || !strings.Contains(err.Error(), "all that is on "+dev+" (Ultra Fit, 34 MB) will be lost: say --yes") {
+		t.Error(err)
+	}
+	if err := errors.Join(mediaFlags{yes: true}.confirm(c, s), burn(c, s, img)); err != nil {
+		t.Fatal(err)
+	}
+	if got := dev + " (Ultra Fit, 34 MB): 5.2 MB written, read back and compared\n"; out.String() != got || words.Len() > 0 {
+		t.Errorf("%q, %q", out.String(), words.String())
+	}
+	got := make([]byte, 9)
+	if _, err := s.ReadAt(got, 5<<20); err != nil || string(got) != "the image" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if err := img.Truncate(64 << 20); err != nil {
+		t.Fatal(err)
+	}
+	if err := burn(c, s, img); err == nil || !strings.Contains(err.Error(), "67108864 are needed") {
 		t.Error(err)
 	}
 }

@@ -4,7 +4,7 @@
     device = "/dev/mmcblk0"; # the SD card
     content = {
       # The boot ROM of the Pi 3 reads an MBR only, and firmware from a FAT partition of type 0x0c, which parted makes
-      # of fat32 with the flag lba.
+      # of fat32. (The flag lba would make 0x83 of it: disko sets it by a command of its own.)
       type = "table";
       format = "msdos";
       partitions = [
@@ -13,7 +13,6 @@
           start = "1MiB";
           end = "513MiB";
           fs-type = "fat32";
-          flags = [ "lba" ];
           content = {
             type = "filesystem";
             format = "vfat";

@@ -26,6 +26,9 @@ type console struct {
 
 const serialEvery = 5 * time.Second
 
+// screen is the name of a console that is a screen.
+var screen = regexp.MustCompile(`^tty[0-9]+$`)
+
 // openConsole opens the consoles; those that cannot be opened are left out.
 func openConsole() *console {
 	c := &console{}
@@ -36,7 +39,7 @@ func openConsole() *console {
 		if err != nil {
 			continue
 		}
-		if screen, _ := regexp.MatchString(`^tty[0-9]+$`, name); screen {
+		if screen.MatchString(name) {
 			c.screens = append(c.screens, f)
 		} else {
 			c.ports = append(c.ports, f)
@@ -91,11 +94,13 @@ func (c *console) progress(format string, args ...any) {
 	}
 }
 
-// close closes it, for another program is to have the consoles.
+// close closes it, for another program is to have the consoles. What is said
+// after it goes to the last of them only.
 func (c *console) close() {
 	for _, f := range append(append(c.screens, c.ports...), c.log) {
 		if f != os.Stdout {
 			_ = f.Close() // also of nil
 		}
 	}
+	c.screens, c.ports, c.log = nil, []*os.File{os.Stdout}, nil
 }

@@ -28,7 +28,6 @@ type fetcher struct {
 	image     hash.Hash
 	boot      hash.Hash
 	overSince time.Time // when the server said first that the boot is over, and nothing else since
-	begin     time.Time
 	shown     time.Time
 
 	complaint  string
@@ -59,7 +58,6 @@ func (f *fetcher) total() int64 { return f.order.image.size + f.order.boot.size 
 
 // run writes all of it to w, and then says whether it is what it should be.
 func (f *fetcher) run(ctx context.Context, w io.Writer) error {
-	f.begin = time.Now()
 	pause := time.Second
 	for f.at < f.total() {
 		before := f.at
@@ -77,9 +75,6 @@ func (f *fetcher) run(ctx context.Context, w io.Writer) error {
 		}
 		if f.at > before {
 			pause = time.Second
-		}
-		if errors.Is(err, errOver) {
-			pause = slowest
 		}
 		f.complain(err)
 		f.wait(ctx, pause)
@@ -198,6 +193,7 @@ type writeError struct{ error }
 // copy hands an answer's body on.
 func (f *fetcher) copy(answer *http.Response, w io.Writer) error {
 	buf := make([]byte, 256<<10)
+	from, begin := f.at, time.Now()
 	for f.at < f.total() {
 		n, err := answer.Body.Read(buf)
 		if n = int(min(int64(n), f.total()-f.at)); n > 0 {
@@ -207,7 +203,7 @@ func (f *fetcher) copy(answer *http.Response, w io.Writer) error {
 			}
 			f.at += int64(n)
 			f.overSince = time.Time{}
-			f.show()
+			f.show(float64(f.at-from) / 1e6 / max(time.Since(begin).Seconds(), 0.001))
 		}
 		if err != nil && f.at < f.total() {
 			return fmt.Errorf("the download broke off at %s: %w", megabytes(f.at), reason(err))
@@ -222,13 +218,13 @@ func (f *fetcher) hash(b []byte) {
 	f.boot.Write(b[image:])
 }
 
-func (f *fetcher) show() {
+// show shows how far it is; rate is in MB/s.
+func (f *fetcher) show(rate float64) {
 	now := time.Now()
 	if now.Sub(f.shown) < 500*time.Millisecond && f.at < f.total() {
 		return
 	}
 	f.shown = now
-	rate := float64(f.at) / 1e6 / max(now.Sub(f.begin).Seconds(), 0.001)
 	f.con.progress("downloading the image: %s of %s, %.1f MB/s", megabytes(f.at), megabytes(f.total()), rate)
 }
 

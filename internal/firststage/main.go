@@ -49,11 +49,10 @@ func first() error {
 		switch status, why := runWorker(); status {
 		case statusReady:
 			if err := handOver(con); err != nil {
-				con.say("%v", err)
-				restart(con)
+				restart(con, err.Error())
 			}
 		case statusRestart:
-			restart(con)
+			restart(con, "this boot is over")
 		default:
 			con.say("the first stage %s. Starting it again.", why)
 		}
@@ -127,7 +126,7 @@ func handOver(con *console) error {
 	for _, mounted := range []string{"/dev", "/sys", "/proc"} {
 		_ = unix.Unmount(mounted, unix.MNT_DETACH)
 	}
-	for _, ours := range []string{modulesDir, "/sbin", os.Args[0]} {
+	for _, ours := range []string{modulesDir, "/sbin", "/init", os.Args[0]} {
 		_ = os.RemoveAll(ours)
 	}
 	for _, step := range []struct {
@@ -148,8 +147,8 @@ func handOver(con *console) error {
 }
 
 // restart restarts the machine, after a while in which one can read why.
-func restart(con *console) {
-	con.say("This boot is over. The machine restarts in one minute.")
+func restart(con *console, why string) {
+	con.say("%s. The machine restarts in one minute.", why)
 	time.Sleep(time.Minute)
 	unix.Sync()
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)

@@ -149,7 +149,7 @@ func mountRoot(size int64) (room int64, err error) {
 	if err := os.MkdirAll(newRoot, 0o755); err != nil {
 		return 0, err
 	}
-	err = unix.Mount("rootfs", newRoot, "tmpfs", 0, fmt.Sprintf("mode=755,size=%d", room))
+	err = unix.Mount("tmpfs", newRoot, "tmpfs", 0, fmt.Sprintf("mode=755,size=%d", room))
 	if err != nil {
 		return 0, fmt.Errorf("make a file system in memory: %w", err)
 	}

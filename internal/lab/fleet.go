@@ -27,11 +27,11 @@ var fleetFiles embed.FS
 //	delta    GPT: ESP, ext4; for aarch64, and there only if the fleet has AArch64
 //	echo     GPT: ESP, LUKS (passwordFile /tmp/disk.key) on LVM: ext4 for / and /home, swap
 //	foxtrot  two disks, each GPT: RAID 1 as ESP, RAID 1 on ext4; starts from either disk alone
-//	golf     GPT: EF02, ext4; with GRUB for a BIOS
 //	hotel    GPT: ESP, ext4 for /nix; / is a tmpfs, the SSH host key is kept in /nix/persist
 //	juliett  keeps its disk's GPT and the ESP that is labelled SYSTEM; LUKS on ext4 for / (passwordFile /tmp/disk.key)
 //	         and for /data (the same, and additionalKeyFiles /tmp/data.key)
-//	lima     has no disko; mounts what the layout preset ext4 makes, or what hosts/lima/filesystems.nix says
+//	lima     has no disko; mounts what the layout preset ext4 makes, or what hosts/lima/filesystems.nix
+//	         says; with GRUB for a BIOS if that says so
 //
 // It needs neither nixpkgs nor any other input nor the network, and builds with nix 2.8 in seconds.
 type Fleet struct {

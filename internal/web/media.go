@@ -19,10 +19,11 @@ import (
 
 // MediaRequest is the body of POST /v1/media.
 type MediaRequest struct {
-	Host    string   `json:"host,omitempty"` // empty: any machine
-	Arch    string   `json:"arch,omitempty"` // may be left out with a host
-	Servers []string `json:"servers"`        // base URLs that the medium asks; empty: all addresses that are served
-	ISO     bool     `json:"iso,omitempty"`  // else a disk image
+	Host    string   `json:"host,omitempty"`  // empty: any machine
+	Arch    string   `json:"arch,omitempty"`  // may be left out with a host
+	Servers []string `json:"servers"`         // base URLs that the medium asks; empty: all addresses that are served
+	ISO     bool     `json:"iso,omitempty"`   // else a disk image
+	Board   string   `json:"board,omitempty"` // empty: the host's, or what starts by UEFI
 }
 
 // media makes a boot medium and sends it.
@@ -73,12 +74,22 @@ func (s *Server) medium(r MediaRequest) (m images.BootMedium, err error) {
 			return m, err
 		}
 		to.MACs = h.MACs
+		if r.Board == "" {
+			r.Board = h.Board
+		}
 		switch {
 		case r.Arch == "":
 			r.Arch = h.Arch
 		case !sameArch(r.Arch, h.Arch):
 			return m, fmt.Errorf("%s is built for %s, and the medium is to be for %s: leave --arch out", h.Name, h.Arch, r.Arch)
 		}
+	}
+	if r.Arch == "" && r.Board != "" {
+		board, err := images.ParseBoard(r.Board)
+		if err != nil {
+			return m, err
+		}
+		r.Arch = string(board.Arch)
 	}
 	if r.Arch == "" {
 		return m, errors.New("the medium's architecture is missing: x86_64 or aarch64")
@@ -87,11 +98,34 @@ func (s *Server) medium(r MediaRequest) (m images.BootMedium, err error) {
 	if err != nil {
 		return m, err
 	}
+	if r.Board != "" {
+		if m, ok, err := s.boardMedium(r, arch, to); ok || err != nil {
+			return m, err
+		}
+	}
 	program, err := images.MediumProgram(s.Programs, arch)
 	if err != nil {
 		return m, err
 	}
 	return images.IPXEMedium(arch, program, images.MediumScript(to)), nil
+}
+
+// boardMedium is that of a board that does not start by UEFI; ok is false for one
+// that does.
+func (s *Server) boardMedium(r MediaRequest, arch images.Arch, to images.MediumFor) (m images.BootMedium, ok bool, err error) {
+	board, err := images.ParseBoard(r.Board)
+	switch {
+	case err != nil:
+		return m, false, err
+	case board.Arch != arch:
+		return m, false, fmt.Errorf("board %s is %s, and the medium is to be for %s", board.Name, board.Arch, arch)
+	case board.Firmware == "":
+		return m, false, nil
+	case r.ISO:
+		return m, false, fmt.Errorf("board %s does not start from a CD: make a disk image, .img", board.Name)
+	}
+	m, err = s.Images.BoardMedium(board, to)
+	return m, true, err
 }
 
 func sameArch(a, b string) bool {

@@ -66,13 +66,17 @@ func jobs(t *testing.T) []job {
 	check(t, err)
 	own, err := filepath.Glob("../../../disko/testdata/layouts/*.json")
 	check(t, err)
+	presets, err := filepath.Glob("../../../disko/presets/*.nix")
+	check(t, err)
 	var jobs []job
 	seen := map[string]bool{}
-	for _, file := range slices.Concat(own, examples, []string{source + "/example/stand-alone/configuration.nix"}) {
+	for _, file := range slices.Concat(own, presets, examples, []string{source + "/example/stand-alone/configuration.nix"}) {
 		name := "examples/" + strings.TrimSuffix(filepath.Base(file), ".nix")
 		switch {
 		case strings.HasSuffix(file, "/stand-alone/configuration.nix"):
 			name = "examples/stand-alone"
+		case slices.Contains(presets, file):
+			name = "presets/" + strings.TrimSuffix(filepath.Base(file), ".nix")
 		case strings.HasSuffix(file, ".json"):
 			name = "layouts/" + strings.TrimSuffix(filepath.Base(file), ".json")
 		}

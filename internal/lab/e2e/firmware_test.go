@@ -2,19 +2,13 @@ package e2e
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/json"
-	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"provision/hosts"
-	"provision/images"
 	"provision/internal/lab"
-	"provision/internal/web"
 )
 
 // TestFirmware: whatever a machine starts with leads it to the installer's
@@ -55,59 +49,38 @@ func TestArm64(t *testing.T) {
 			w := newWorld(t, mode)
 			w.arm64()
 			w.reachesInstaller("delta", lab.AAVMFHTTP, "", "arm64 UEFI HTTP", "http+snponly")
-			w.reachesInstaller("delta", lab.UBoot, "", "arm64 U-Boot", "u-boot")
 			if mode == "proxy" {
+				w.reachesInstaller("delta", lab.UBoot, "", "arm64 U-Boot", "u-boot")
 				w.reachesInstaller("delta", lab.AAVMFPXE, "", "arm64 UEFI PXE", "binl+snponly")
 				return
 			}
+			t.Run("u-boot", func(t *testing.T) { w.at(t).installsByUBoot() })
 			m := w.machine("delta")
 			m.Firmware = lab.AAVMFPXE
-			// UEFI starts it from the very partition on which a Raspberry Pi looks for its firmware.
-			packages, err := lab.PiFirmware(w.ctx, lab.CacheDir(), os.Stderr)
-			w.must(err)
-			w.provision("images", "firmware", "add", "raspberrypi", "--from", strings.Join(packages, ","))
-			w.enroll(m, "delta", "--board", "rpi4")
+			w.enroll(m, "delta")
 			w.on(m)
 			w.installed(m, "delta")
-			w.firmwareIsThere("delta")
+			if s := w.status("delta"); s.Board != "uefi-aarch64" {
+				t.Errorf("it is taken for %q", s.Board)
+			}
 			w.powerCycles(m, "delta")
 		})
 	}
 }
 
-// firmwareIsThere compares what is on the host's disk with what was added.
-func (w *world) firmwareIsThere(host string) {
+// installsByUBoot installs a board that U-Boot starts, from the network and then from its disk.
+func (w *world) installsByUBoot() {
 	w.t.Helper()
-	var trees []web.Firmware
-	w.must(json.Unmarshal([]byte(w.provision("images", "firmware", "list", "--json")), &trees))
-	want := map[string]string{}
-	board, err := images.ParseBoard("rpi4")
-	w.must(err)
-	for name, file := range board.Files(trees[0].Firmware, images.FAT) {
-		want[name] = file.SHA256
-	}
-	for _, name := range []string{"start4.elf", "fixup4.dat", "bcm2711-rpi-4-b.dtb", "u-boot-rpi4.bin"} {
-		if want[name] == "" {
-			w.t.Errorf("Debian's packages have no %s", name)
-		}
-	}
-	const config = "# Written by provision: U-Boot starts the system.\narm_64bit=1\nenable_uart=1\nkernel=u-boot-rpi4.bin\n"
-	want["config.txt"] = fmt.Sprintf("%x", sha256.Sum256([]byte(config)))
-	// The host's boot loader has its own there, too.
-	for line := range strings.Lines(w.run(host, "cd /boot && find . -type f -exec sha256sum {} +")) {
-		sum, name, _ := strings.Cut(strings.TrimSpace(line), "  ./")
-		if sum == want[name] {
-			delete(want, name)
-		} else if want[name] != "" {
-			w.t.Errorf("%s differs on the disk", name)
-		}
-	}
-	if len(want) > 0 {
-		w.t.Errorf("not on the disk: %v", want)
-	}
-	if logs := w.provision("logs", host); !strings.Contains(logs, "put the firmware of rpi4 (Raspberry Pi 4, 400 or CM4) into /boot: ") {
-		w.t.Errorf("the log does not tell of it:\n%s", logs)
-	}
+	m := w.machine("delta")
+	m.Firmware = lab.UBoot
+	w.enroll(m, "delta")
+	w.on(m)
+	w.uboot(m)
+	w.live("delta")
+	w.t.Logf("%s", w.provision("capture", "delta"))
+	w.installed(m, "delta")
+	w.must(m.PowerOff())
+	w.provision("forget", "delta")
 }
 
 // uboot types what a board's own boot script does. It takes no proxy's word

@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -31,19 +33,25 @@ func TestMedia(t *testing.T) {
 		w.installed(m, "alpha")
 		w.fromItsDisk(m, "alpha")
 	})
+	// The server is started late, and the machine is enrolled later.
 	t.Run("x64 CD", func(t *testing.T) {
 		t.Parallel()
-		w := newWorld(t, "server")
+		w := newWorld(t, "server", "--unknown", "hold")
 		m := w.withMedium("bravo", lab.OVMFPXE, "cd", cdFirst)
-		w.enroll(m, "bravo")
 		w.makeMedium(m, "--any", "--arch", "x86_64")
 		w.kill()
 		w.on(m)
-		if _, err := m.Console().Expect(w.ctx, m.MAC+": no address"); err != nil { // the server is the DHCP server
-			t.Fatal(err)
-		}
+		w.says(m, m.MAC+": no address") // the server is the DHCP server
 		w.start()
-		w.mediumLive("bravo", "iPXE x86-64 UEFI")
+		w.says(m, "This machine is not enrolled. On the provision server "+w.addr(1).String()+", run:")
+		w.enroll(m, "bravo")
+		w.mediumLive("bravo", "iPXE x86-64 UEFI", hosts.OfferMedium)
+		w.must(m.PowerOff())
+		stick := w.machine("stick") // the CD's image on a stick
+		stick.First, stick.Disks = usbFirst, []lab.Disk{{Path: m.Disks[1].Path, Bus: "usb"}}
+		w.on(stick)
+		w.says(stick, "boot medium for any machine that is enrolled")
+		w.must(stick.PowerOff())
 	})
 	t.Run("arm64", func(t *testing.T) {
 		t.Parallel()
@@ -53,7 +61,28 @@ func TestMedia(t *testing.T) {
 		w.enroll(m, "delta")
 		w.makeMedium(m, "--any", "--arch", "aarch64", "--server", "http://"+w.addr(1).String())
 		w.on(m)
-		w.mediumLive("delta", "iPXE arm64 UEFI")
+		w.mediumLive("delta", "iPXE arm64 UEFI", hosts.OfferMedium)
+	})
+	// A Raspberry Pi's medium, but for what its firmware does: its U-Boot is QEMU's.
+	t.Run("U-Boot", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t, "proxy")
+		w.arm64()
+		packages, err := lab.PiFirmware(w.ctx, lab.CacheDir(), os.Stderr)
+		w.must(err)
+		w.provision("images", "firmware", "add", "raspberrypi", "--from", strings.Join(packages, ","))
+		m := w.withMedium("delta", lab.UBoot, "usb", "")
+		w.enroll(m, "delta")
+		w.makeMedium(m, "--host", "delta", "--board", "rpi4")
+		m.Disks[1].Bus = "virtio" // of which this U-Boot tries the first
+		slices.Reverse(m.Disks)
+		w.on(m)
+		w.mediumLive("delta", "arm64 U-Boot", hosts.OfferUBoot)
+		w.must(m.PowerOff())
+		w.on(m) // without a permit
+		w.says(m, "nothing to install from "+w.addr(1).String())
+		w.says(m, "going on to the next way to boot")
+		w.must(m.PowerOff())
 	})
 }
 
@@ -79,31 +108,37 @@ func (w *world) notFor(of *lab.Machine, host string) {
 	m := w.machine("other")
 	m.First, m.Disks = usbFirst, of.Disks[len(of.Disks)-1:]
 	w.on(m)
-	if _, err := m.Console().Expect(w.ctx, "this medium is for "+host+", which has the network card "+of.MAC+"; this machine has "+m.MAC); err != nil {
-		w.t.Fatal(err)
-	}
+	w.says(m, "this medium is for "+host+", which has the network card "+of.MAC+"; this machine has "+m.MAC)
 	w.must(m.PowerOff())
 	if text := m.Console().Text(); strings.Contains(text, "asking http") {
 		w.t.Errorf("it asked the server:\n%s", tailOf(text, 10))
 	}
 }
 
+// says waits until the machine's screen shows the text.
+func (w *world) says(m *lab.Machine, text string) {
+	w.t.Helper()
+	if _, err := m.Console().Expect(w.ctx, text); err != nil {
+		w.t.Fatalf("waited in vain for %q: %v", text, err)
+	}
+}
+
 // mediumLive waits for the installer's SSH, which the machine came to by its
 // medium alone.
-func (w *world) mediumLive(host, client string) {
+func (w *world) mediumLive(host, client, offer string) {
 	w.t.Helper()
 	if out, err := w.try("wait", host, "--for", "live"); err != nil {
 		w.t.Fatalf("%s\n%s\n%s", out, w.provision("logs", host), w.provision("capture", host))
 	}
-	w.byMedium(host, client)
+	w.byMedium(host, client, offer)
 	w.provision("cancel", host)
 }
 
-// byMedium: what asked first was the medium's iPXE.
-func (w *world) byMedium(host, client string) {
+// byMedium: what asked first was what is on the medium.
+func (w *world) byMedium(host, client, offer string) {
 	w.t.Helper()
 	asked := w.await(host, "a boot", func(ev hosts.Event) bool { return ev.Kind == hosts.Netboot })
-	if s := w.status(host); !strings.HasPrefix(asked.Message, client+" asked") || s.Method.String() != hosts.OfferMedium {
+	if s := w.status(host); !strings.HasPrefix(asked.Message, client+" asked") || s.Method.String() != offer {
 		w.t.Errorf("%s: %s; its boot method is %s", host, asked.Message, s.Method)
 	}
 }
@@ -112,14 +147,12 @@ func (w *world) byMedium(host, client string) {
 // medium first, which leads it on to its own disk.
 func (w *world) fromItsDisk(m *lab.Machine, host string) {
 	w.t.Helper()
-	w.byMedium(host, "iPXE x86-64 UEFI")
+	w.byMedium(host, "iPXE x86-64 UEFI", hosts.OfferMedium)
 	boots := w.status(host).Permit.Boots
 	w.must(m.PowerOff())
 	w.on(m)
 	for _, said := range []string{"boot medium for " + host, "nothing to install here", host + " login:"} {
-		if _, err := m.Console().Expect(w.ctx, said); err != nil {
-			w.t.Fatalf("waited in vain for %q: %v", said, err)
-		}
+		w.says(m, said)
 	}
 	w.check(host)
 	if s := w.status(host); s.State != hosts.Installed || s.Permit.Boots != boots {

@@ -3,7 +3,6 @@
 package first
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -16,6 +15,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -29,7 +29,7 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(lab.InNamespace(m.Run)) }
 
-func check(t *testing.T, err error) {
+func check(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -39,6 +39,7 @@ func check(t *testing.T, err error) {
 // world is a LAN with a machine that boots an image by its first stage.
 type world struct {
 	ctx         context.Context
+	net, server string // 10.77.1., 10.77.1.1:80
 	lan         *lab.LAN
 	image       lab.Installer
 	added       images.Image
@@ -48,14 +49,13 @@ type world struct {
 	vm          *lab.Machine
 }
 
-const server = "10.77.0.1:80"
-
-// newWorld makes it, for a machine that is still off. More replaces files of the image.
-func newWorld(t *testing.T, ctx context.Context, arch lab.Arch, more ...images.OverlayFile) *world {
+// newWorld makes the LAN number n, 10.77.n.0/24, for a machine that is still off. More replaces files of the image.
+func newWorld(t testing.TB, ctx context.Context, n int, arch lab.Arch, more ...images.OverlayFile) *world {
 	t.Helper()
-	w := &world{ctx: ctx}
+	w := &world{ctx: ctx, net: fmt.Sprintf("10.77.%d.", n)}
+	w.server = w.net + "1:80"
 	var err error
-	w.lan, err = lab.NewLAN(ctx, "br0", netip.MustParsePrefix("10.77.0.1/24"))
+	w.lan, err = lab.NewLAN(ctx, fmt.Sprintf("br%d", n), netip.MustParsePrefix(w.net+"1/24"))
 	check(t, err)
 	t.Cleanup(func() { check(t, w.lan.Close()) })
 	w.image, err = lab.Image(ctx, lab.CacheDir(), arch, os.Stderr)
@@ -70,9 +70,9 @@ func newWorld(t *testing.T, ctx context.Context, arch lab.Arch, more ...images.O
 	if arch == lab.AArch64 {
 		firmware = lab.AAVMFPXE
 	}
-	w.vm = &lab.Machine{Name: "vm", Dir: t.TempDir(), LAN: w.lan, MAC: "52:54:00:12:34:56", Firmware: firmware,
+	w.vm = &lab.Machine{Name: fmt.Sprintf("vm%d", n), Dir: t.TempDir(), LAN: w.lan, MAC: "52:54:00:12:34:56", Firmware: firmware,
 		Kernel: w.image.Kernel, Initrd: w.first,
-		Cmdline: w.image.Cmdline + " " + images.FirstStageCmdline("http://"+server+"/boot/token/initrd", w.added, w.tail)}
+		Cmdline: w.image.Cmdline + " " + images.FirstStageCmdline("http://"+w.server+"/boot/token/initrd", w.added, w.tail)}
 	t.Cleanup(func() { check(t, w.vm.PowerOff()) })
 	t.Cleanup(func() {
 		if console := w.vm.Console(); t.Failed() && console != nil {
@@ -84,7 +84,7 @@ func newWorld(t *testing.T, ctx context.Context, arch lab.Arch, more ...images.O
 }
 
 // pack makes the first stage and the tail of one boot, as the server does.
-func (w *world) pack(t *testing.T, arch lab.Arch, more []images.OverlayFile) {
+func (w *world) pack(t testing.TB, arch lab.Arch, more []images.OverlayFile) {
 	t.Helper()
 	catalog, err := images.Open(t.TempDir())
 	check(t, err)
@@ -108,7 +108,7 @@ func (w *world) pack(t *testing.T, arch lab.Arch, more []images.OverlayFile) {
 }
 
 // router leases addresses on a LAN.
-func (w *world) router(t *testing.T, lan *lab.LAN, network string, args ...string) *lab.Router {
+func (w *world) router(t testing.TB, lan *lab.LAN, network string, args ...string) *lab.Router {
 	t.Helper()
 	at := func(last string) netip.Addr { return netip.MustParseAddr(network + last) }
 	r, err := lan.Router(w.ctx, t.TempDir(), netip.PrefixFrom(at("2"), 24), at("100"), at("199"), args...)
@@ -118,10 +118,10 @@ func (w *world) router(t *testing.T, lan *lab.LAN, network string, args ...strin
 }
 
 // sees waits until the console shows a text.
-func (w *world) sees(t *testing.T, text string) {
+func (w *world) sees(t testing.TB, text string) {
 	t.Helper()
 	began := time.Now()
-	ctx, cancel := context.WithTimeout(w.ctx, 40*time.Second)
+	ctx, cancel := context.WithTimeout(w.ctx, 90*time.Second)
 	defer cancel()
 	_, err := w.vm.Console().Expect(ctx, text, "Kernel panic")
 	check(t, err)
@@ -132,7 +132,7 @@ func (w *world) sees(t *testing.T, text string) {
 }
 
 // up waits until the image's sshd answers with this boot's key, and returns a shell.
-func (w *world) up(t *testing.T, r *lab.Router) *lab.Shell {
+func (w *world) up(t testing.TB, r *lab.Router) *lab.Shell {
 	t.Helper()
 	w.sees(t, "sshd is up")
 	address, err := r.Lease(w.ctx, w.vm.MAC)
@@ -155,7 +155,7 @@ type fault struct {
 
 // A faulty is a server of the image's initrd that commits a fault for each request, and then none any more.
 type faulty struct {
-	file []byte
+	file, addr string
 
 	mu       sync.Mutex
 	faults   []fault
@@ -165,21 +165,28 @@ type faulty struct {
 	done     chan struct{}
 }
 
-func newFaulty(t *testing.T, w *world, faults ...fault) *faulty {
+func newFaulty(t testing.TB, w *world, faults ...fault) *faulty {
 	t.Helper()
 	initrd, err := os.ReadFile(w.image.Initrd)
 	check(t, err)
-	s := &faulty{file: append(initrd, w.tail...), faults: faults, killed: make(chan struct{})}
+	s := &faulty{file: string(append(initrd, w.tail...)), addr: w.server, faults: faults, killed: make(chan struct{})}
 	if sum := sha256.Sum256(initrd); hex.EncodeToString(sum[:]) != w.added.Initrd.SHA256 {
 		t.Fatal("the image has changed")
 	}
 	return s
 }
 
+// ranges are those of the requests so far.
+func (s *faulty) ranges() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.requests)
+}
+
 // start opens the port and serves; a second time too, after it was killed.
-func (s *faulty) start(t *testing.T) {
+func (s *faulty) start(t testing.TB) {
 	t.Helper()
-	l, err := net.Listen("tcp", server)
+	l, err := net.Listen("tcp", s.addr)
 	check(t, err)
 	srv, done := &http.Server{Handler: s}, make(chan struct{})
 	s.mu.Lock()
@@ -207,13 +214,12 @@ func (s *faulty) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	}
 	file := s.file
 	if f.flip {
-		file = bytes.Clone(file)
-		file[len(file)-5] ^= 1
+		file = file[:len(file)-5] + "?" + file[len(file)-4:]
 	}
 	if f.cut > 0 {
 		rw = &cutter{rw, f.cut}
 	}
-	http.ServeContent(rw, r, "", time.Time{}, bytes.NewReader(file))
+	http.ServeContent(rw, r, "", time.Time{}, strings.NewReader(file))
 	if f.cut == 0 {
 		return
 	}
@@ -241,14 +247,14 @@ func (c *cutter) Write(b []byte) (int, error) {
 // A cable is plugged in and pulled through QEMU's QMP.
 type cable struct{ path string }
 
-func (w *world) cables(t *testing.T) *cable {
+func (w *world) cables(t testing.TB) *cable {
 	c := &cable{filepath.Join(t.TempDir(), "qmp")}
 	w.vm.Args = append(w.vm.Args, "-qmp", "unix:"+c.path+",server=on,wait=off")
 	return c
 }
 
 // set plugs the cable of a netdev in, or pulls it.
-func (c *cable) set(t *testing.T, netdev string, in bool) {
+func (c *cable) set(t testing.TB, netdev string, in bool) {
 	t.Helper()
 	conn, err := net.Dial("unix", c.path)
 	check(t, err)

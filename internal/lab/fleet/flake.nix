@@ -53,6 +53,7 @@
               name = "lima";
               modules = [ ];
               parts = each (mountpoint: f: f // { kind = "mount"; inherit mountpoint; }) own.fileSystems
+                ++ map (device: { kind = "grub"; inherit device; }) (own.boot.loader.grub.devices or [ ])
                 ++ each (name: l: { kind = "luks"; inherit name; inherit (l) device; discard = l.allowDiscards; tpm = false; })
                 (own.boot.initrd.luks.devices or { });
             };

@@ -38,9 +38,7 @@ let
     [ "disk" "mdadm" "lvm_vg" "nodev" "zpool" "bcachefs_filesystems" ];
   walk = c: if c == null then [ ] else {
     disk = walk c.content;
-    gpt = builtins.concatMap
-      (p: (if p.type == "EF02" then [{ kind = "grub"; inherit (c) device; }] else [ ]) ++ walk p.content)
-      (builtins.attrValues c.partitions);
+    gpt = builtins.concatMap (p: walk p.content) (builtins.attrValues c.partitions);
     filesystem = [{ kind = "mount"; inherit (c) device mountpoint; fsType = c.format; options = c.mountOptions; }];
     nodev = [{ kind = "mount"; inherit (c) device mountpoint fsType; options = c.mountOptions; }];
     swap = [{ kind = "swap"; inherit (c) device; }];
