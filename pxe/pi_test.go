@@ -245,6 +245,25 @@ func TestReadPi(t *testing.T) {
 	}
 }
 
+// TestPiRevisions: codes of real boards, from the documentation's list; an old one tells nothing.
+func TestPiRevisions(t *testing.T) {
+	for code, want := range map[uint32]piBoard{
+		0xa02082: {Board: "rpi3", Model: "Raspberry Pi 3B", Memory: 1 << 30, Tree: "bcm2710-rpi-3-b.dtb"},
+		0xa020d3: {Board: "rpi3", Model: "Raspberry Pi 3B+", Memory: 1 << 30, Tree: "bcm2710-rpi-3-b-plus.dtb"},
+		0xb03115: {Board: "rpi4", Model: "Raspberry Pi 4B", Memory: 2 << 30, Tree: "bcm2711-rpi-4-b.dtb"},
+		0xc03130: {Board: "rpi4", Model: "Raspberry Pi 400", Memory: 4 << 30, Tree: "bcm2711-rpi-400.dtb"},
+		0xa03140: {Board: "rpi4", Model: "Raspberry Pi CM4", Memory: 1 << 30, Tree: "bcm2711-rpi-cm4.dtb"},
+		0xe04171: {Board: "rpi5", Model: "Raspberry Pi 5", Memory: 16 << 30, Tree: "bcm2712-rpi-5-b.dtb"},
+		0xd04180: {Board: "rpi5", Model: "Raspberry Pi CM5", Memory: 8 << 30},
+		0x000010: {},
+	} {
+		var got piBoard
+		if got.revision(code); got != want {
+			t.Errorf("%06x: %+v, want %+v", code, got, want)
+		}
+	}
+}
+
 // TestGoldenPi compares whole replies to Raspberry Pis, byte by byte.
 func TestGoldenPi(t *testing.T) {
 	for _, mode := range []Mode{Proxy, Full} {
