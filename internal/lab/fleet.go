@@ -30,6 +30,8 @@ var fleetFiles embed.FS
 //	hotel    GPT: ESP, ext4 for /nix; / is a tmpfs, the SSH host key is kept in /nix/persist
 //	juliett  keeps its disk's GPT and the ESP that is labelled SYSTEM; LUKS on ext4 for / (passwordFile /tmp/disk.key)
 //	         and for /data (the same, and additionalKeyFiles /tmp/data.key)
+//	mike     has no disko, starts by extlinux.conf; mounts what the layout preset rpi4 makes, or what hosts/mike/filesystems.nix
+//	         says; for aarch64, and there only if the fleet has AArch64
 //	lima     has no disko; mounts what the layout preset ext4 makes, or what hosts/lima/filesystems.nix
 //	         says; with GRUB for a BIOS if that says so
 //
@@ -45,7 +47,7 @@ type Fleet struct {
 	// take from the flake and decrypt with the host's key.
 	Sealed []byte
 
-	// AArch64 adds the host delta, whose packages come from the cache as those of the others do. It is built on x86_64.
+	// AArch64 adds the hosts delta and mike, whose packages come from the cache as those of the others do. It is built on x86_64.
 	AArch64 bool
 	// EFIEntry makes the hosts' boot loader put itself in front of the firmware's boot order, as NixOS's does.
 	// Without it, the order is left alone and the firmware finds the disk's fallback loader.

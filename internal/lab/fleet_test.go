@@ -30,6 +30,7 @@ func TestArm64FleetByHand(t *testing.T) {
 	dir, err := Fleet{AArch64: true}.Write(t.Context(), CacheDir(), t.TempDir()+"/fleet", os.Stderr)
 	check(t, err)
 	testHost(t, dir, "delta", "aarch64-linux")
+	testHost(t, dir, "mike", "aarch64-linux")
 }
 
 // testHost builds a host of the flake in dir.

@@ -186,21 +186,21 @@ func hookRan(w *world) {
 	}
 }
 
-// mountPreset gives lima, which has no disko, the file systems of a preset, as its owner would.
-func mountPreset(w *world, preset string) {
-	file := filepath.Join(w.flake, "hosts/lima/filesystems.nix")
+// mountPreset gives lima or mike, which have no disko, the file systems of a preset, as their owner would.
+func mountPreset(w *world, host, preset string) {
+	file := filepath.Join(w.flake, "hosts", host, "filesystems.nix")
 	w.must(os.MkdirAll(filepath.Dir(file), 0o755))
 	w.must(os.WriteFile(file, []byte(w.provision("layout", "show", preset, "--filesystems", "--disk", "/dev/vda")), 0o644))
 }
 
 func biosPreset(w *world) (flags []string) {
-	mountPreset(w, "bios-ext4")
+	mountPreset(w, "lima", "bios-ext4")
 	w.lies = "ext2/ext3 disk part part /"
 	return inputsHere(w)
 }
 
 func btrfsPreset(w *world) (flags []string) {
-	mountPreset(w, "btrfs")
+	mountPreset(w, "lima", "btrfs")
 	w.lies = "btrfs disk part /boot part /home" // of a btrfs that is mounted by a link, lsblk finds a mount by the node alone
 	return nil
 }

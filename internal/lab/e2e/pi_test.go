@@ -19,22 +19,22 @@ import (
 // TestPi: Raspberry Pis netboot from their own firmware. The firmware is a simulated one, which asks
 // and fetches as that of each model; what it was given is then started by QEMU, on its
 // own device tree, and all from there on is real: the first stage, the image, the install. The disk
-// that was installed is started by U-Boot, as on a Pi 3 or 4.
+// that was installed is started by U-Boot, as on a Pi 3 or 4: by extlinux.conf on its root, or (the 4) by EFI.
 func TestPi(t *testing.T) {
 	t.Parallel()
 	t.Run("server", func(t *testing.T) {
 		t.Parallel()
 		w := newWorld(t, "server")
 		w.boards()
-		w.piInstalls("pi4", netboot.Pi4)
-		w.piReaches("pi5", netboot.Pi5)
+		w.piInstalls("pi4", netboot.Pi4, "delta", "")
+		w.piInstalls("pi5", netboot.Pi5, "mike", "rpi5")
 	})
 	t.Run("proxy", func(t *testing.T) {
 		t.Parallel()
 		w := newWorld(t, "proxy")
 		w.boards()
-		w.piReaches("pi3b", netboot.Pi3B)
-		w.piReaches("pi3b+", netboot.Pi3BPlus)
+		w.piInstalls("pi3b", netboot.Pi3B, "mike", "rpi3")
+		w.piInstalls("pi3b+", netboot.Pi3BPlus, "mike", "rpi3")
 	})
 }
 
@@ -52,9 +52,9 @@ func (w *world) boards() {
 }
 
 // pi is a blank Raspberry Pi, as far as QEMU can be one.
-func (w *world) pi(kind netboot.Kind) *lab.Machine {
+func (w *world) pi(kind netboot.Kind, host string) *lab.Machine {
 	w.t.Helper()
-	m := w.machine("delta")
+	m := w.machine(host)
 	oui := "dc:a6:32"
 	if kind == netboot.Pi3B || kind == netboot.Pi3BPlus {
 		oui = "b8:27:eb"
@@ -84,13 +84,13 @@ func (w *world) asks(m *lab.Machine, kind netboot.Kind) netboot.Result {
 }
 
 // piBoots has a new Raspberry Pi boot what its firmware is given.
-func (w *world) piBoots(kind netboot.Kind) *lab.Machine {
+func (w *world) piBoots(kind netboot.Kind, host string, flags ...string) *lab.Machine {
 	w.t.Helper()
-	m := w.pi(kind)
-	w.enroll(m, "delta", "--image", "arm")
+	m := w.pi(kind, host)
+	w.enroll(m, host, append(flags, "--image", "arm")...)
 	r := w.asks(m, kind)
 	if r.Stopped != "" || r.Local || !strings.Contains(r.Args, "provision.initrd=http://") {
-		w.t.Fatalf("%s:\n%s\n%s", kind, r, w.provision("logs", "delta"))
+		w.t.Fatalf("%s:\n%s\n%s", kind, r, w.provision("logs", host))
 	}
 	for _, stage := range []string{"kernel", "initrd"} {
 		for _, f := range r.Fetched {
@@ -103,22 +103,6 @@ func (w *world) piBoots(kind netboot.Kind) *lab.Machine {
 	return m
 }
 
-// piReaches: it comes as far as the installer's SSH.
-func (w *world) piReaches(name string, kind netboot.Kind) {
-	w.t.Run(name, func(t *testing.T) {
-		w := w.at(t)
-		m := w.piBoots(kind)
-		w.live("delta")
-		if s := w.status("delta"); s.Method.String() != hosts.OfferPi || s.Serial == "" {
-			t.Errorf("its boot method is %s, its serial number %q", s.Method, s.Serial)
-		}
-		t.Logf("%s", w.provision("capture", "delta"))
-		w.provision("cancel", "delta")
-		w.must(m.PowerOff())
-		w.provision("forget", "delta")
-	})
-}
-
 func (w *world) live(host string) {
 	w.t.Helper()
 	if out, err := w.try("wait", host, "--for", "live"); err != nil {
@@ -127,13 +111,22 @@ func (w *world) live(host string) {
 }
 
 // piInstalls: it is installed, asks the network again, as it is to for ever, is told that
-// nothing is there, and starts from its disk.
-func (w *world) piInstalls(name string, kind netboot.Kind) {
+// nothing is there, and starts from its disk. A host without disko is installed by a preset.
+func (w *world) piInstalls(name string, kind netboot.Kind, host, preset string) {
 	w.t.Run(name, func(t *testing.T) {
 		w := w.at(t)
-		m := w.piBoots(kind)
-		if out, err := w.try("wait", "delta", "--for", "rebooting"); err != nil {
-			t.Fatalf("%s\n%s", out, w.provision("logs", "delta"))
+		flags, board, boot := []string(nil), "rpi4", "/boot"
+		if preset != "" {
+			mountPreset(w, host, preset)
+			flags, board, boot = []string{"--layout", preset, "--disk", "main=largest"}, preset, "/boot/firmware"
+			w.lies = "ext2/ext3 disk part / part /boot/firmware"
+		}
+		m := w.piBoots(kind, host, flags...)
+		if out, err := w.try("wait", host, "--for", "rebooting"); err != nil {
+			t.Fatalf("%s\n%s", out, w.provision("logs", host))
+		}
+		if s := w.status(host); s.Method.String() != hosts.OfferPi || s.Serial == "" {
+			t.Errorf("its boot method is %s, its serial number %q", s.Method, s.Serial)
 		}
 		w.must(m.Wait(w.ctx))
 		begun := time.Now()
@@ -142,13 +135,13 @@ func (w *world) piInstalls(name string, kind netboot.Kind) {
 		}
 		m.Firmware, m.Args, m.Kernel, m.Initrd, m.Cmdline = lab.UBoot, nil, "", "", ""
 		w.on(m)
-		w.installed(m, "delta")
-		w.firmwareIsThere("delta") // in the partition from which U-Boot started it
+		w.installed(m, host)
+		w.firmwareIsThere(host, board, boot)
 		w.must(m.PowerOff())
-		if r := w.asks(m, kind); !r.Local || w.status("delta").Permit.Boots != 1 {
+		if r := w.asks(m, kind); !r.Local || w.status(host).Permit.Boots != 1 {
 			t.Errorf("once it is installed:\n%s", r)
 		}
-		w.provision("forget", "delta")
+		w.provision("forget", host)
 	})
 }
 

@@ -34,37 +34,42 @@
         };
         pkgs.stdenv.hostPlatform.system = systemOf name;
       };
-      # A host without disko, whose configuration says the file systems: of the layout preset ext4, unless there is a
-      # file with others.
-      lima =
+      # A host without disko, whose configuration says the file systems: those in its file, or these.
+      bare = name: system: loader: fileSystems:
         let
-          file = ./hosts/lima/filesystems.nix;
-          ext4 = {
-            fileSystems."/" = { device = "/dev/disk/by-partlabel/disk-main-root"; fsType = "ext4"; options = [ "defaults" ]; };
-            fileSystems."/boot" = { device = "/dev/disk/by-partlabel/disk-main-ESP"; fsType = "vfat"; options = [ "umask=0077" ]; };
-          };
-          own = if builtins.pathExists file then import file else ext4;
+          file = ./. + "/hosts/${name}/filesystems.nix";
+          own = if builtins.pathExists file then import file else { inherit fileSystems; };
           each = f: set: builtins.attrValues (builtins.mapAttrs f set);
         in
         {
           config = own // {
-            networking.hostName = "lima";
-            system.build.toplevel = toplevels.x86_64-linux {
-              name = "lima";
+            networking.hostName = name;
+            system.build.toplevel = toplevels.${system} {
+              inherit name;
               modules = [ ];
               parts = each (mountpoint: f: f // { kind = "mount"; inherit mountpoint; }) own.fileSystems
+                ++ loader
                 ++ map (device: { kind = "grub"; inherit device; }) (own.boot.loader.grub.devices or [ ])
                 ++ each (name: l: { kind = "luks"; inherit name; inherit (l) device; discard = l.allowDiscards; tpm = false; })
                 (own.boot.initrd.luks.devices or { });
             };
           };
-          pkgs.stdenv.hostPlatform.system = "x86_64-linux";
+          pkgs.stdenv.hostPlatform.system = system;
         };
+      # Of the layout presets ext4 and rpi4.
+      lima = bare "lima" "x86_64-linux" [ ] {
+        "/" = { device = "/dev/disk/by-partlabel/disk-main-root"; fsType = "ext4"; options = [ "defaults" ]; };
+        "/boot" = { device = "/dev/disk/by-partlabel/disk-main-ESP"; fsType = "vfat"; options = [ "umask=0077" ]; };
+      };
+      mike = bare "mike" "aarch64-linux" [{ kind = "extlinux"; }] {
+        "/" = { device = "/dev/disk/by-partlabel/disk-main-root"; fsType = "ext4"; options = [ "defaults" ]; };
+        "/boot/firmware" = { device = "/dev/disk/by-partlabel/disk-main-firmware"; fsType = "vfat"; options = [ "defaults" ]; };
+      };
     in
     {
       nixosConfigurations = {
         inherit lima;
-      } // builtins.mapAttrs host
+      } // (if settings.platforms ? aarch64-linux then { inherit mike; } else { }) // builtins.mapAttrs host
         (builtins.removeAttrs (layouts // { india = india.layout; })
           (if settings.platforms ? aarch64-linux then [ ] else [ "delta" ]));
     };

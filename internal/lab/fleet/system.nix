@@ -70,6 +70,7 @@ let
   raids = ofKind "raid" parts;
   groups = ofKind "lvm" parts;
   grub = ofKind "grub" parts;
+  loader = if grub != [ ] then "grub" else if ofKind "extlinux" parts != [ ] then "extlinux" else "systemd-boot";
   on = list: names: if list == [ ] then [ ] else names;
 
   sw = build "system-path" "sw.sh" {
@@ -78,7 +79,7 @@ let
       "util-linux"
     ] ++ on luks [ "cryptsetup-bin" ]
     ++ on byTPM [ "systemd" "libtss2-esys-3.0.2-0" "libtss2-mu0" "libtss2-rc0" "libtss2-tcti-device0" ] ++ on raids [ "mdadm" ] ++ on groups [ "lvm2" ]
-    ++ (if grub == [ ] then [ "efibootmgr" "systemd-boot-efi" ] else [ "grub-pc-bin" "grub2-common" ]));
+    ++ { grub = [ "grub-pc-bin" "grub2-common" ]; extlinux = [ ]; systemd-boot = [ "efibootmgr" "systemd-boot-efi" ]; }.${loader});
   };
 
   initrd = build "initrd-linux-${platform.kernel.version}" "initrd.sh" {
@@ -116,7 +117,7 @@ build "nixos-system-${name}-25.05.lab" "toplevel.sh" {
   efiEntry = if settings.efiEntry then "1" else "";
   init = script "init.sh";
   activate = script "activate.sh";
-  switch = script "switch-to-configuration.sh" + script (if grub == [ ] then "systemd-boot.sh" else "grub.sh");
+  switch = script "switch-to-configuration.sh" + script "${loader}.sh";
   persist = if (builtins.head mounts).fsType == "tmpfs" then "/nix/persist" else "";
   grubDevices = map (g: g.device) grub;
   kernelFile = platform.kernel.file;
