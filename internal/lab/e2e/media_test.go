@@ -31,7 +31,7 @@ func TestMedia(t *testing.T) {
 		w.notFor(m, "alpha")
 		w.on(m)
 		w.installed(m, "alpha")
-		w.fromItsDisk(m, "alpha")
+		w.fromItsDisk(m, "alpha", "iPXE x86-64 UEFI", "alpha")
 	})
 	// The server is started late, and the machine is enrolled later.
 	t.Run("x64 CD", func(t *testing.T) {
@@ -61,7 +61,8 @@ func TestMedia(t *testing.T) {
 		w.enroll(m, "delta")
 		w.makeMedium(m, "--any", "--arch", "aarch64", "--server", "http://"+w.addr(1).String())
 		w.on(m)
-		w.mediumLive("delta", "iPXE arm64 UEFI", hosts.OfferMedium)
+		w.installed(m, "delta")
+		w.fromItsDisk(m, "delta", "iPXE arm64 UEFI", "any machine that is enrolled")
 	})
 	// A Raspberry Pi's medium, but for what its firmware does: its U-Boot is QEMU's.
 	t.Run("U-Boot", func(t *testing.T) {
@@ -145,13 +146,13 @@ func (w *world) byMedium(host, client, offer string) {
 
 // fromItsDisk switches the installed machine off and on: its firmware starts the
 // medium first, which leads it on to its own disk.
-func (w *world) fromItsDisk(m *lab.Machine, host string) {
+func (w *world) fromItsDisk(m *lab.Machine, host, client, mediumFor string) {
 	w.t.Helper()
-	w.byMedium(host, "iPXE x86-64 UEFI", hosts.OfferMedium)
+	w.byMedium(host, client, hosts.OfferMedium)
 	boots := w.status(host).Permit.Boots
 	w.must(m.PowerOff())
 	w.on(m)
-	for _, said := range []string{"boot medium for " + host, "nothing to install here", host + " login:"} {
+	for _, said := range []string{"boot medium for " + mediumFor, "nothing to install here", host + " login:"} {
 		w.says(m, said)
 	}
 	w.check(host)
