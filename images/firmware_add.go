@@ -125,7 +125,7 @@ func (g *gathering) flake(ref string) error {
 		return err
 	}
 	defer os.RemoveAll(tmp)
-	outs, err := nixBuildAll(g.ctx, filepath.Join(tmp, "result"), false, "--", ref)
+	outs, err := nixBuild(g.ctx, filepath.Join(tmp, "result"), false, "--", ref)
 	for i := 0; err == nil && i < len(outs); i++ {
 		err = g.folder(outs[i])
 	}

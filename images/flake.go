@@ -42,7 +42,7 @@ func (a adding) fromFlake(ctx context.Context) (Image, error) {
 	}
 	a.progress(Progress{Doing: "building " + a.r.From})
 	attrs := flakeAttrs(a.r.From)
-	outs, err := nixBuildAll(ctx, filepath.Join(a.tmp, "result"), a.r.fresh, attrs...)
+	outs, err := nixBuild(ctx, filepath.Join(a.tmp, "result"), a.r.fresh, attrs...)
 	if err != nil {
 		return Image{}, fmt.Errorf("build %s: %w", a.r.From, err)
 	}
@@ -97,9 +97,9 @@ func gather(outs []string, dir string) error {
 	return nil
 }
 
-// nixBuildAll builds installables, and returns their output paths. The link keeps
+// nixBuild builds installables, and returns their output paths. The link keeps
 // them from the garbage collector.
-func nixBuildAll(ctx context.Context, link string, fresh bool, installables ...string) ([]string, error) {
+func nixBuild(ctx context.Context, link string, fresh bool, installables ...string) ([]string, error) {
 	args := []string{"--extra-experimental-features", "nix-command flakes", "build", "--json", "--out-link", link}
 	if fresh {
 		args = append(args, "--refresh")

@@ -128,9 +128,7 @@ func (w *world) says(m *lab.Machine, text string) {
 // medium alone.
 func (w *world) mediumLive(host, client, offer string) {
 	w.t.Helper()
-	if out, err := w.try("wait", host, "--for", "live"); err != nil {
-		w.t.Fatalf("%s\n%s\n%s", out, w.provision("logs", host), w.provision("capture", host))
-	}
+	w.live(host)
 	w.byMedium(host, client, offer)
 	w.provision("cancel", host)
 }
