@@ -9,10 +9,17 @@ export CGO_ENABLED := 0
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
-build: ## bin/provision, static
+build: firststage ## bin/provision, static
 	go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/provision ./cmd/provision
 
-release: ## static binaries for amd64 and arm64
+firststage: ## the first stage's program for both architectures, which is built into provision
+	@mkdir -p .cache
+	@for a in amd64:x86_64 arm64:aarch64; do out=images/firststage/$${a#*:}.gz; \
+		GOARCH=$${a%:*} go build -trimpath -buildvcs=false -ldflags "-s -w -buildid=" -o .cache/firststage ./internal/firststage && \
+		gzip -9nc .cache/firststage >$$out.new || exit 1; \
+		if cmp -s $$out.new $$out; then rm $$out.new; else mv $$out.new $$out; fi; done
+
+release: firststage ## static binaries for amd64 and arm64
 	for arch in amd64 arm64; do GOARCH=$$arch go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/provision-linux-$$arch ./cmd/provision || exit 1; done
 
 demo: setup build ## watch a virtual machine become an installed host
@@ -25,7 +32,7 @@ lint: ## gofmt, go vet, staticcheck
 	go vet ./...
 	go run $(STATICCHECK) ./...
 
-unit: ## all tests but the long ones, with the race detector
+unit: firststage ## all tests but the long ones, with the race detector
 	CGO_ENABLED=1 go test -race -count=1 -timeout 5m $$(go list ./... | grep -v /internal/lab)
 
 fuzz: ## each fuzz target for $(FUZZTIME)
@@ -51,7 +58,10 @@ bench: setup build ## benchmarks, as ratios against nginx and dnsmasq in the sam
 beside: setup ## our disks beside disko's own, by PROVISION_DISKO=FOLDER PROVISION_NIXPKGS_LIB=FOLDER
 	CGO_ENABLED=1 go test -count=1 -v -timeout 90m -run DiskoByHand ./internal/lab/beside
 
+presets: ## the layout presets, evaluated by disko, are what is committed; needs what beside needs, but no machine
+	CGO_ENABLED=1 go test -count=1 -v -run PresetsByHand ./internal/lab/beside
+
 setup: ## install the tools that tests and demo use
 	./setup
 
-.PHONY: help build release demo test lint unit fuzz soak e2e lab layouts bench beside setup
+.PHONY: help build firststage release demo test lint unit fuzz soak e2e lab layouts bench beside presets setup

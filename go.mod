@@ -20,7 +20,13 @@ require (
 	golang.org/x/term v0.47.0
 )
 
-require golang.org/x/tools v0.51.0 // indirect
+require (
+	github.com/anchore/go-lzo v0.1.0 // indirect
+	github.com/djherbis/times v1.6.0 // indirect
+	github.com/elliotwutingfeng/asciiset v0.0.0-20260129054604-cfde2086bc57 // indirect
+	github.com/pkg/xattr v0.4.12 // indirect
+	golang.org/x/tools v0.51.0 // indirect
+)
 
 require (
 	filippo.io/edwards25519 v1.2.0

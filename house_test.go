@@ -13,16 +13,17 @@ import (
 // each other; hosts, disko and images import nothing of ours.
 func TestArrows(t *testing.T) {
 	may := map[string][]string{
-		"provision/cache":           {},
-		"provision/hosts":           {},
-		"provision/disko":           {},
-		"provision/images":          {},
-		"provision/pxe":             {"provision/hosts", "provision/images"},
-		"provision/installer":       {"provision/cache", "provision/disko", "provision/hosts", "provision/images", "provision/internal/target"},
-		"provision/internal/target": {},
-		"provision/internal/web":    {"provision/disko", "provision/hosts", "provision/images"},
-		"provision/internal/doctor": {"provision/hosts", "provision/images", "provision/pxe"},
-		"provision/cmd/provision":   {"provision/cache", "provision/disko", "provision/hosts", "provision/images", "provision/installer", "provision/internal/doctor", "provision/internal/target", "provision/internal/web", "provision/pxe"},
+		"provision/cache":               {},
+		"provision/hosts":               {},
+		"provision/disko":               {},
+		"provision/images":              {},
+		"provision/pxe":                 {"provision/hosts", "provision/images"},
+		"provision/installer":           {"provision/cache", "provision/disko", "provision/hosts", "provision/images", "provision/internal/target"},
+		"provision/internal/target":     {},
+		"provision/internal/firststage": {},
+		"provision/internal/web":        {"provision/disko", "provision/hosts", "provision/images"},
+		"provision/internal/doctor":     {"provision/hosts", "provision/images", "provision/pxe"},
+		"provision/cmd/provision":       {"provision/cache", "provision/disko", "provision/hosts", "provision/images", "provision/installer", "provision/internal/doctor", "provision/internal/target", "provision/internal/web", "provision/pxe"},
 	}
 	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, "./...").Output()
 	if err != nil {

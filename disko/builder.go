@@ -39,6 +39,7 @@ type builder struct {
 	labels     map[string]string
 	keys       []string
 	containers []Container
+	system     System
 }
 
 // mount is a mount point with its steps. It comes after those that it, or what it shows,
@@ -189,6 +190,7 @@ func (b *builder) mountAfter(source, point, format, device string, options []str
 	argv := []string{"mount", device, path.Join(target, point), "-t", format}
 	argv = append(append(argv, flags("-o", options)...), "-o", "X-mount.mkdir")
 	m := &mount{point: point, source: source, device: device}
+	b.system.FileSystems = append(b.system.FileSystems, FileSystem{MountPoint: path.Clean(point), Device: strings.TrimPrefix(device, target), Type: format, Options: options})
 	if !b.mounted(point, device, options) {
 		m.steps = b.framed(append(before, Step{Stage: StageMount, Name: "mount " + point, Argv: argv, Device: device})...)
 	}

@@ -175,6 +175,9 @@ func (g *gptTable) fill(b *builder, on place) {
 	}
 	for n, part := range g.parts {
 		b.places[part.device] = places[n]
+		if part.typeGUID == typeGUID("EF02") && !slices.Contains(b.system.GRUB, on.device) {
+			b.system.GRUB = append(b.system.GRUB, on.device)
+		}
 		if strings.Contains(part.device, "/by-partlabel/") {
 			b.labels[part.label] = join(part.path, "label")
 		}

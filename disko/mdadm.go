@@ -46,6 +46,7 @@ func parseRAID(d *device, a *attrs, _ string) {
 func (r *raid) fill(b *builder, on place) {
 	members := b.members["mdadm "+r.name]
 	on.size, on.sector = r.size(members), 512
+	b.system.RAID = true
 	switch b.together(on.at, "the RAID "+r.name, members) {
 	case allNew:
 		r.make(b, on, members)

@@ -83,6 +83,8 @@ type Plan struct {
 
 	// Objections are those of [Plan.Guard], where a plan is shown for a host.
 	Objections []Objection `json:"objections,omitempty"`
+	// Problems are what the host's board makes of the layout, where a plan is shown for one.
+	Problems []Problem `json:"problems,omitempty"`
 
 	facts  *Facts
 	takes  []*device          // the layout's, same order as Disks

@@ -9,14 +9,14 @@ type swap struct {
 	discard       string
 	priority      *int
 	random        bool // NixOS makes it anew, with a new key, at each boot
+	resume        bool // NixOS resumes from it
 	args, options []string
 }
 
 func parseSwap(a *attrs) content {
 	s := &swap{discard: a.oneOf("discardPolicy", "once", "pages", "both"), random: a.flag("randomEncryption"),
 		args: a.borrow("extraArgs", a.words("extraArgs")), options: a.list("mountOptions"), priority: a.priority()}
-	if a.flag("resumeDevice") && s.random {
-		// NixOS resumes from it; making it is the same.
+	if s.resume = a.flag("resumeDevice"); s.resume && s.random {
 		a.bad("resumeDevice", "cannot be with randomEncryption: its key is lost at each boot")
 	}
 	return s
@@ -52,6 +52,10 @@ func (s *swap) fill(b *builder, on place) {
 		flags = []string{"--discard=" + s.discard}
 	}
 	b.swapOn(on.device, s.priority, s.options, flags...)
+	b.labelled(on.device, s.args)
+	if s.resume {
+		b.system.Resume = on.device
+	}
 }
 
 // swapOn turns on a swap device or a swap file when all is mounted.
@@ -66,5 +70,6 @@ func (b *builder) swapOn(device string, priority *int, options []string, flags .
 	if !b.swapping(device) {
 		b.swaps = append(b.swaps, b.framed(Step{Stage: StageMount, Name: "turn on swap on " + device, Argv: append(argv, device), Device: device})...)
 	}
+	b.system.Swaps = append(b.system.Swaps, strings.TrimPrefix(device, target))
 	b.swapOffs = append(b.swapOffs, Step{Stage: StageUnmount, Name: "turn off swap on " + device, Argv: []string{"swapoff", device}, Device: device})
 }

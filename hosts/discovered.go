@@ -17,6 +17,7 @@ type Discovered struct {
 	MAC    string    `json:"mac"`
 	Vendor string    `json:"vendor,omitempty"` // DHCP vendor class, option 60
 	Arch   string    `json:"arch,omitempty"`   // what asked, in words: "x86-64 UEFI PXE", …
+	Board  string    `json:"board,omitempty"`  // what was recognised, as images.Board.Name
 	First  time.Time `json:"first"`
 	Last   time.Time `json:"last"`
 }
@@ -36,7 +37,7 @@ func (s *sightings) see(d Discovered) {
 	defer s.mu.Unlock()
 	if old, ok := s.byMAC[d.MAC]; ok {
 		d.First = old.First
-		d.Vendor, d.Arch = cmp.Or(d.Vendor, old.Vendor), cmp.Or(d.Arch, old.Arch)
+		d.Vendor, d.Arch, d.Board = cmp.Or(d.Vendor, old.Vendor), cmp.Or(d.Arch, old.Arch), cmp.Or(d.Board, old.Board)
 	} else if len(s.byMAC) >= MaxDiscovered {
 		delete(s.byMAC, s.oldest())
 	}

@@ -16,6 +16,9 @@ const (
 	Script Disko = "script" // erased, and all made, by config.system.build.diskoScript
 )
 
+// NoLayout is said in the place of a preset's name for the layout that the flake has.
+const NoLayout = "none"
+
 // ParseDisko reads a way; empty is [Fresh].
 func ParseDisko(s string) (Disko, error) {
 	if s == "" {

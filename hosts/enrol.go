@@ -79,7 +79,11 @@ func (inv *Inventory) permit(h Host, permit time.Duration, secrets map[string][]
 			return nil, nil, err
 		}
 		sealed, err := inv.keepSecrets(before, after, secrets)
-		return expect, slices.Concat(writes, kept, sealed, keyWrite), err
+		if err != nil {
+			return nil, nil, err
+		}
+		e, serial, err := inv.claimSerial(before, after)
+		return append(expect, e...), slices.Concat(writes, kept, sealed, keyWrite, serial), err
 	})
 	if err == nil {
 		inv.seen.forget(h.MACs)
@@ -211,8 +215,9 @@ func (inv *Inventory) BeginBoot(name string, b Boot, machine string) (Host, erro
 		return Host{}, err
 	}
 	ev := Event{Kind: Netboot, Boot: &b, Machine: machine, Message: b.Via + " asked; a boot was offered"}
-	return inv.apply(name, ev, func(_, after *Host) ([]Version, []Write, error) {
-		return nil, append(secret, Write{tokenKey(b.Token), []byte(name)}), nil
+	return inv.apply(name, ev, func(before, after *Host) ([]Version, []Write, error) {
+		expect, serial, err := inv.claimSerial(before, after)
+		return expect, slices.Concat(secret, []Write{{tokenKey(b.Token), []byte(name)}}, serial), err
 	})
 }
 
@@ -277,6 +282,9 @@ func (inv *Inventory) forget(name string) error {
 		writes = append(writes, Write{tokenKey(token), nil})
 	}
 	writes = append(writes, Write{factsKey(name), nil})
+	if h.Serial != "" {
+		writes = append(writes, Write{serialKey(h.Serial), nil})
+	}
 	for _, prefix := range []string{"event/" + name + "/", "secret/" + name + "/", escrowPrefix(name)} {
 		recs, err := inv.store.List(prefix, "")
 		if err != nil {

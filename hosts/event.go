@@ -1,6 +1,7 @@
 package hosts
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -145,6 +146,7 @@ func change(h *Host, ev Event) error {
 			return refused(*h, ev)
 		}
 		h.Boot, h.Address = *ev.Boot, ev.Address
+		h.Serial, h.Board = cmp.Or(h.Boot.Serial, h.Serial), cmp.Or(h.Board, h.Boot.Board)
 		if ev.Method != (Method{}) {
 			h.Method = ev.Method
 		}
@@ -217,7 +219,7 @@ func enrol(h *Host, ev Event) error {
 	// A machine that still runs the installer of its last boot needs no other,
 	// if it is still the machine that is meant.
 	if slices.Equal(old.MACs, h.MACs) {
-		h.Boot, h.Address, h.Method = old.Boot, old.Address, old.Method
+		h.Boot, h.Address, h.Method, h.Serial = old.Boot, old.Address, old.Method, old.Serial
 	} else { // on another machine, a name such as /dev/vda is another disk
 		h.Owned = slices.DeleteFunc(slices.Clone(old.Owned), func(d Disk) bool { return claimKey(d) == "" })
 	}
@@ -239,6 +241,8 @@ func netboot(h *Host, ev Event) error {
 		return fmt.Errorf("%s: %w: another machine (UUID %s) uses its MAC", h.Name, ErrRefused, ev.Machine)
 	}
 	h.Machine, h.Losses = ev.Machine, 0
+	// What the operator said stays; auto is decided by what asked first.
+	h.Serial, h.Board = cmp.Or(ev.Boot.Serial, h.Serial), cmp.Or(h.Board, ev.Boot.Board)
 	h.Boot, h.Error, h.Contact, h.Lost = *ev.Boot, "", false, time.Time{}
 	h.Permit.Boots++
 	h.Permit.Come = ev.Time

@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -51,11 +52,11 @@ const (
 // Host is a name in the flake and the machine that shall become it.
 type Host struct {
 	Name    string   `json:"name"`
-	MACs    []string `json:"macs"`  // lower case, colons; any of them boots the host
-	Flake   string   `json:"flake"` // flake reference, without the attribute
-	Image   string   `json:"image"` // name in the image catalog
-	Board   string   `json:"board,omitempty"`
-	Arch    string   `json:"arch"` // as images.Arch: x86_64, aarch64
+	MACs    []string `json:"macs"`            // lower case, colons; any of them boots the host
+	Flake   string   `json:"flake"`           // flake reference, without the attribute
+	Image   string   `json:"image"`           // name in the image catalog
+	Board   string   `json:"board,omitempty"` // as images.Board; empty: not known yet, the first that asks tells
+	Arch    string   `json:"arch"`            // as images.Arch: x86_64, aarch64
 	Options Options  `json:"options"`
 	HostKey string   `json:"host_key"` // public key of the installed host, authorized_keys form
 
@@ -70,6 +71,7 @@ type Host struct {
 	Losses   int       `json:"losses,omitempty"`  // how often it broke since the boot
 	System   string    `json:"system,omitempty"`  // store path of the toplevel that was built
 	Machine  string    `json:"machine,omitempty"` // SMBIOS UUID of the machine that boots under this permit
+	Serial   string    `json:"serial,omitempty"`  // of the Raspberry Pi, as it told; see Inventory.BySerial
 	Method   Method    `json:"method,omitzero"`   // what led this machine to its installer last
 	Layout   string    `json:"layout,omitempty"`  // digest of the layout whose disks were made under this permit
 	Standing Standing  `json:"standing,omitzero"` // what is installed, until a permit is burned
@@ -91,6 +93,7 @@ type Options struct {
 	DiskKeys   []string `json:"disk_keys,omitempty"`   // installer paths; contents are secrets named "disk:PATH"
 	Method     Method   `json:"method,omitzero"`       // the only one to try, or the half that is given
 	Disko      Disko    `json:"disko,omitempty"`       // empty: Fresh
+	Layout     string   `json:"layout,omitempty"`      // preset, by its name in disko.Presets; empty: the flake's
 	Hardware   Hardware `json:"hardware,omitzero"`
 	BuildOn    BuildOn  `json:"build_on,omitempty"`   // empty: BuildAuto
 	StorePath  string   `json:"store_path,omitempty"` // a system that is built already
@@ -102,6 +105,10 @@ type Options struct {
 	Disks map[string]string `json:"disks,omitempty"`
 	// Wipe are disks that may be erased whatever speaks against it: serial numbers, WWNs, paths.
 	Wipe []string `json:"wipe,omitempty"`
+	// PiConfig are lines to add to the config.txt that a Raspberry Pi netboots with.
+	PiConfig []string `json:"pi_config,omitempty"`
+	// AllowEEPROM lets a Raspberry Pi fetch the files that make it write its EEPROM anew.
+	AllowEEPROM bool `json:"allow_eeprom,omitempty"`
 	// TPM2 are the PCRs by which the machine's TPM opens the disks, as ParsePCRs returns them; empty: it does not.
 	TPM2 string `json:"tpm2,omitempty"`
 
@@ -185,6 +192,8 @@ type Boot struct {
 	Used    time.Time `json:"used,omitzero"`    // the initrd went out whole
 	Via     string    `json:"via,omitempty"`    // what asked: "UEFI x64 PXE", …
 	MAC     string    `json:"mac,omitempty"`    // of the NIC that asked
+	Board   string    `json:"board,omitempty"`  // what asked, as images.Board, if it is a board that has a name
+	Serial  string    `json:"serial,omitempty"` // of the Raspberry Pi that asked: 8 hex digits; "": it told none
 	Server  string    `json:"server,omitempty"` // our address on the machine's link
 	Port    int       `json:"port,omitempty"`   // of the installer's SSH; 0: 22
 }
@@ -257,6 +266,11 @@ func ParseMAC(s string) (string, error) {
 func (o Options) check() error {
 	if err := o.checkSecrets(); err != nil {
 		return err
+	}
+	for _, line := range o.PiConfig {
+		if line == "" || strings.ContainsFunc(line, func(r rune) bool { return r < ' ' || r > '~' }) {
+			return fmt.Errorf("--config-txt %q: write one line of plain text, such as dtparam=pciex1", line)
+		}
 	}
 	if o.Address == "" {
 		return nil

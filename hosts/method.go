@@ -15,12 +15,14 @@ type Method struct {
 
 // The offers.
 const (
-	OfferBINL  = "binl"   // PXE: the machine asks port 4011 for its file
-	OfferFirst = "first"  // PXE: the file is in the first offer, and 43.6=8 says so
-	OfferPlain = "plain"  // the file in a plain lease, as DHCP servers without PXE do; full DHCP mode only
-	OfferHTTP  = "http"   // UEFI HTTP boot
-	OfferROM   = "rom"    // an iPXE in ROM takes its script at once
-	OfferUBoot = "u-boot" // a PXELINUX configuration over TFTP
+	OfferBINL   = "binl"   // PXE: the machine asks port 4011 for its file
+	OfferFirst  = "first"  // PXE: the file is in the first offer, and 43.6=8 says so
+	OfferPlain  = "plain"  // the file in a plain lease, as DHCP servers without PXE do; full DHCP mode only
+	OfferHTTP   = "http"   // UEFI HTTP boot
+	OfferROM    = "rom"    // an iPXE in ROM takes its script at once
+	OfferMedium = "medium" // the iPXE of a boot medium asks by HTTP
+	OfferUBoot  = "u-boot" // a PXELINUX configuration over TFTP; a Raspberry Pi is given the U-Boot that asks for it
+	OfferPi     = "pi"     // a Raspberry Pi's own firmware: kernel and first stage over TFTP
 )
 
 // The programs: iPXE, with the network driver of the firmware or with its own.
@@ -33,8 +35,12 @@ const (
 func (m Method) String() string { return strings.Trim(m.Offer+"+"+m.Program, "+") }
 
 // ParseMethod reads what String writes and can be chosen: binl, first or
-// plain; snponly or native; or both, joined by "+".
+// plain; snponly or native; or both, joined by "+"; for a Raspberry Pi, pi or
+// u-boot.
 func ParseMethod(s string) (m Method, err error) {
+	if s == OfferPi || s == OfferUBoot {
+		return Method{Offer: s}, nil
+	}
 	for part := range strings.SplitSeq(s, "+") {
 		into := &m.Program
 		switch part {
@@ -42,7 +48,7 @@ func ParseMethod(s string) (m Method, err error) {
 			into = &m.Offer
 		case ProgramFirmware, ProgramNative:
 		default:
-			return m, fmt.Errorf("boot method %q: choose binl, first or plain; snponly or native; or both, such as first+snponly", s)
+			return m, fmt.Errorf("boot method %q: choose binl, first or plain; snponly or native; or both, such as first+snponly; for a Raspberry Pi, pi or u-boot", s)
 		}
 		if *into != "" {
 			return m, fmt.Errorf("boot method %q names two of a kind: write one offer and one program, such as first+snponly", s)

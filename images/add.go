@@ -23,19 +23,20 @@ import (
 // image. Progress, which may be nil, is called with bytes, often and from this
 // goroutine.
 func (c *Catalog) Add(ctx context.Context, name string, arch Arch, src Source, progress func(done, total int64)) (Image, error) {
-	img, err := c.add(ctx, name, arch, src, progress)
+	img, err := c.add(ctx, Image{Name: name, Arch: arch}, src, progress)
 	if err != nil {
 		return Image{}, fmt.Errorf("add image %s: %w", name, err)
 	}
 	return img, nil
 }
 
-func (c *Catalog) add(ctx context.Context, name string, arch Arch, src Source, progress func(done, total int64)) (Image, error) {
-	if err := checkName(name); err != nil {
+// add adds src as img, which has its name and what is known of its origin.
+func (c *Catalog) add(ctx context.Context, img Image, src Source, progress func(done, total int64)) (Image, error) {
+	err := checkName(img.Name)
+	if err != nil {
 		return Image{}, err
 	}
-	cmdline, err := cleanCmdline(src.Cmdline)
-	if err != nil {
+	if img.Cmdline, err = cleanCmdline(src.Cmdline); err != nil {
 		return Image{}, err
 	}
 	kernel, err := openInput("kernel", src.Kernel)
@@ -48,14 +49,14 @@ func (c *Catalog) add(ctx context.Context, name string, arch Arch, src Source, p
 		return Image{}, err
 	}
 	defer initrd.Close()
-	if arch, err = checkArch(arch, kernel.File); err != nil {
+	if img.Arch, err = checkArch(img.Arch, kernel.File); err != nil {
 		return Image{}, fmt.Errorf("kernel %s: %w", src.Kernel, err)
 	}
 	if err := checkInitrd(initrd.File); err != nil {
 		return Image{}, fmt.Errorf("initrd %s: %w", src.Initrd, err)
 	}
 
-	done, total := int64(0), kernel.before.Size()+initrd.before.Size()
+	done, total := int64(0), kernel.before.Size()+2*initrd.before.Size() // stored, and looked into
 	count := func(n int) {
 		if done += int64(n); progress != nil {
 			progress(done, total)
@@ -71,11 +72,25 @@ func (c *Catalog) add(ctx context.Context, name string, arch Arch, src Source, p
 		return Image{}, err
 	}
 	defer os.Remove(initrdBlob.tmp)
-	return c.commit(Image{
-		Name: name, Arch: arch, Cmdline: cmdline,
-		Kernel: kernelBlob.File, Initrd: initrdBlob.File,
-		Added: time.Now().UTC().Truncate(time.Second),
-	}, kernelBlob, initrdBlob)
+	if img.Look, err = lookAt(ctx, img.Arch, kernelBlob, initrdBlob, count); err != nil {
+		return Image{}, fmt.Errorf("initrd %s: %w (was it downloaded in full?)", src.Initrd, err)
+	}
+	img.Kernel, img.Initrd, img.Added = kernelBlob.File, initrdBlob.File, time.Now().UTC().Truncate(time.Second)
+	return c.commit(img, kernelBlob, initrdBlob)
+}
+
+func lookAt(ctx context.Context, arch Arch, kernel, initrd blob, count func(int)) (*Look, error) {
+	k, err := os.Open(kernel.tmp)
+	if err != nil {
+		return nil, err
+	}
+	defer k.Close()
+	i, err := os.Open(initrd.tmp)
+	if err != nil {
+		return nil, err
+	}
+	defer i.Close()
+	return look(arch, k, &meter{ctx, i, count})
 }
 
 // An input is a file being added.
@@ -160,18 +175,20 @@ func (c *Catalog) writeTemp(write func(io.Writer) (int64, error)) (path string, 
 func (c *Catalog) commit(img Image, blobs ...blob) (Image, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if old, err := c.read(img.Name); err == nil {
-		same := old
-		same.Added = img.Added
-		if same == img {
-			img = old
-		}
+	if old, err := c.read(img.Name); err == nil && old.same(img) {
+		img.Added = old.Added
 	}
 	err := c.place(img, blobs)
 	return img, errors.Join(err, c.sweep(false))
 }
 
 func (c *Catalog) place(img Image, blobs []blob) error {
+	return c.placeAs(img.Name+recordExt, img, blobs)
+}
+
+// placeAs puts the blobs in their place, and then the record of what they belong to into the
+// file name.
+func (c *Catalog) placeAs(name string, of any, blobs []blob) error {
 	for _, b := range blobs {
 		// Over what is there, which may be damaged: this content was just hashed.
 		if err := os.Rename(b.tmp, filepath.Join(c.dir, b.SHA256)); err != nil {
@@ -181,7 +198,7 @@ func (c *Catalog) place(img Image, blobs []blob) error {
 	if err := syncDir(c.dir); err != nil {
 		return err
 	}
-	record, err := json.MarshalIndent(img, "", "  ")
+	record, err := json.MarshalIndent(of, "", "  ")
 	if err != nil {
 		return err
 	}
@@ -192,7 +209,7 @@ func (c *Catalog) place(img Image, blobs []blob) error {
 	if err != nil {
 		return err
 	}
-	if err := os.Rename(tmp, filepath.Join(c.dir, img.Name+recordExt)); err != nil {
+	if err := os.Rename(tmp, filepath.Join(c.dir, name)); err != nil {
 		os.Remove(tmp)
 		return err
 	}

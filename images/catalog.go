@@ -24,8 +24,12 @@ const (
 // Catalog is the images of one state folder. Its methods may be called at the
 // same time; one process at a time may have the folder open.
 type Catalog struct {
-	dir string
-	mu  sync.Mutex // held while records and content change, not while content is copied
+	dir  string
+	http downloader
+	mu   sync.Mutex // held while records and content change, not while content is copied
+
+	first   sync.Mutex                 // held while a first stage is made
+	program func(Arch) ([]byte, error) // of a first stage
 }
 
 // Open opens the catalog in dir, makes the folder if there is none, and removes
@@ -34,7 +38,7 @@ func Open(dir string) (*Catalog, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make the image folder: %w", err)
 	}
-	c := &Catalog{dir: dir}
+	c := &Catalog{dir: dir, http: newDownloader(), program: firstStageProgram}
 	if err := c.sweep(true); err != nil {
 		return nil, fmt.Errorf("open the image folder: %w", err)
 	}
@@ -176,26 +180,36 @@ func (c *Catalog) Remove(name string, inUse []string) error {
 // sweep removes content that no image has, and with temps also what is half
 // done: right only while no add runs.
 func (c *Catalog) sweep(temps bool) error {
+	_, err := c.clean(temps)
+	return err
+}
+
+func (c *Catalog) clean(temps bool) (Freed, error) {
+	var freed Freed
 	all, err := c.List()
 	if err != nil {
-		return err
+		return freed, err
 	}
-	used := map[string]bool{}
+	used := c.firstStages(all)
 	for _, img := range all {
 		used[img.Kernel.SHA256], used[img.Initrd.SHA256] = true, true
 	}
+	if err := errors.Join(c.keepFirmware(used), c.keepKernels(used)); err != nil {
+		return freed, err
+	}
 	entries, err := os.ReadDir(c.dir)
 	if err != nil {
-		return fmt.Errorf("clean the image folder: %w", err)
+		return freed, fmt.Errorf("clean the image folder: %w", err)
 	}
 	var errs []error
 	for _, e := range entries {
 		half := temps && strings.HasPrefix(e.Name(), tmpPrefix)
-		if half || isDigest(e.Name()) && !used[e.Name()] {
-			errs = append(errs, os.RemoveAll(filepath.Join(c.dir, e.Name())))
+		ours := isDigest(strings.TrimSuffix(e.Name(), firstExt))
+		if half || ours && !used[e.Name()] {
+			errs = append(errs, freed.remove(filepath.Join(c.dir, e.Name())))
 		}
 	}
-	return errors.Join(errs...)
+	return freed, errors.Join(errs...)
 }
 
 func isDigest(s string) bool {

@@ -91,15 +91,8 @@ func checkInitrd(r io.Reader) error {
 		return err
 	}
 	kind := compression(head)
-	switch {
-	case kind == "":
-		return checkCpio(head)
-	case kind == "lz4 frame":
-		return errors.New("it is compressed with lz4's new format, which the kernel cannot unpack: use lz4 -l")
-	case kind == "xz" && len(head) > 7 && head[7] > 1:
-		return errors.New("it is compressed with a check that the kernel cannot unpack: use xz --check=crc32")
-	case kind == "lzo", kind == "xz" && len(head) > 13 && head[13]&3 != 0:
-		return nil // no decoder here for lzo and for xz with further filters
+	if err := checkMember(kind, head); err != nil || kind == "" || noDecoder(kind, head) {
+		return err
 	}
 	out, err := decompress(in)
 	if err == nil {
@@ -113,6 +106,25 @@ func checkInitrd(r io.Reader) error {
 		return fmt.Errorf("unpack its %s: %w (was it downloaded in full?)", kind, err)
 	}
 	return checkCpio(head)
+}
+
+// checkMember returns an error unless the kernel would know what starts with head.
+func checkMember(kind string, head []byte) error {
+	switch {
+	case kind == "":
+		return checkCpio(head)
+	case kind == "lz4 frame":
+		return errors.New("it is compressed with lz4's new format, which the kernel cannot unpack: use lz4 -l")
+	case kind == "xz" && len(head) > 7 && head[7] > 1:
+		return errors.New("it is compressed with a check that the kernel cannot unpack: use xz --check=crc32")
+	}
+	return nil
+}
+
+// noDecoder says whether the kernel can unpack it, and we cannot: lzo, and xz
+// with further filters.
+func noDecoder(kind string, head []byte) bool {
+	return kind == "lzo" || kind == "xz" && len(head) > 13 && head[13]&3 != 0
 }
 
 func checkCpio(head []byte) error {
@@ -191,16 +203,23 @@ func decompress(r io.Reader) (io.ReadCloser, error) {
 }
 
 // checkXZ refuses what the decoder would allocate without bound: it takes the
-// dictionary's size from the first block's header (xz file format 3.1, 5.3.1).
+// dictionary's size from a block's header (xz file format 3.1, 5.3.1).
 func checkXZ(head []byte) error {
-	const flags = 13 // after the stream's header of 12 bytes and the block header's size
 	if len(head) < 44 {
 		return io.ErrUnexpectedEOF
 	}
-	filter := head[flags+1:]
-	for sizes := head[flags] >> 6; sizes > 0; sizes &= sizes - 1 { // optional sizes
+	return checkXZFilter(head[13:]) // after the stream's header of 12 bytes and the block header's size
+}
+
+// checkXZFilter checks a block's header without its first byte.
+func checkXZFilter(h []byte) error {
+	filter := h[1:]
+	for sizes := h[0] >> 6; sizes > 0; sizes &= sizes - 1 { // optional sizes
 		_, n := binary.Uvarint(filter)
 		filter = filter[max(n, 0):]
+	}
+	if len(filter) < 3 {
+		return errors.New("xz: a broken block header")
 	}
 	if id, dictionary := filter[0], filter[2]; id == 0x21 && dictionary > 30 { // 2 or 3 << (11 + half of it)
 		return fmt.Errorf("it wants more than %d MiB of memory to unpack", maxWindow>>20)

@@ -20,6 +20,8 @@ func x86Kernel() []byte {
 	copy(k[0x82:], "PE\x00\x00\x64\x86")
 	copy(k[0x202:], "HdrS\x0f\x02")
 	copy(k[0x236:], "\x7f\x00")
+	copy(k[0x20e:], "\x00\x30")
+	copy(k[0x3200:], "6.12.30 (nixbld@localhost) #1-NixOS SMP\x00")
 	return k
 }
 
@@ -28,6 +30,7 @@ func arm64Kernel() []byte {
 	rand.NewChaCha8([32]byte{}).Read(k) // compresses as badly as code
 	copy(k, "MZ")
 	copy(k[0x38:], "ARM\x64")
+	copy(k[1<<19:], "Linux version %s (%s)\x00Linux version 6.12.30 (nixbld@localhost) (gcc) #1-NixOS\n\x00")
 	return k
 }
 

@@ -52,23 +52,21 @@ type Image struct {
 	Kernel  File      `json:"kernel"`
 	Initrd  File      `json:"initrd"` // as added; see Overlay for what is appended per boot
 	Added   time.Time `json:"added"`
+
+	From string `json:"from,omitempty"` // what it was added from; empty: single files
+	// SHA256 are the digests that were given for it, by file names.
+	SHA256 map[string]string `json:"sha256,omitempty"`
+	// Checked says how what was added was known to be right: "digest given",
+	// "digest published beside it" (which tells damage; the publisher is known by
+	// https), "https", or "" for what was here already.
+	Checked string `json:"checked,omitempty"`
+	Look    *Look  `json:"look,omitempty"` // nil: added by an older version
 }
 
 // File is content in the catalog; see [Catalog.OpenFile].
 type File struct {
 	SHA256 string `json:"sha256"` // 64 lower-case hex digits
 	Size   int64  `json:"size"`   // bytes
-}
-
-// Warnings tells what is accepted and yet likely wrong with the image.
-func (img Image) Warnings() []string {
-	for _, w := range words(img.Cmdline) {
-		if strings.HasPrefix(w, "init=") {
-			return nil
-		}
-	}
-	return []string{fmt.Sprintf("image %s has no init= in its command line: a NixOS image then ends in an emergency shell; "+
-		"add it with --from, or give its own init=/nix/store/…/init with --cmdline", img.Name)}
 }
 
 func checkName(name string) error {

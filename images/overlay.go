@@ -9,10 +9,10 @@ import (
 	"slices"
 )
 
-// OverlayFile is one regular file of an [Overlay], owned by root.
+// OverlayFile is one regular file, or a symlink, of an [Overlay], owned by root.
 type OverlayFile struct {
 	Path string      // in the initrd's root, "ssh/authorized_keys"
-	Mode fs.FileMode // permission bits
+	Mode fs.FileMode // permission bits; fs.ModeSymlink: Data is where it leads
 	Data []byte
 }
 
@@ -26,8 +26,11 @@ type OverlayFile struct {
 // NixOS has in /etc and others, the folder takes the symlink's place. So keep to
 // names of our own (ssh/…) and files in the root.
 // See Linux, init/initramfs.c and Documentation/driver-api/early-userspace/buffer-format.rst.
-func Overlay(files []OverlayFile) []byte {
-	const typeFolder, typeFile = 0o040000, 0o100000
+func Overlay(files []OverlayFile) []byte { return overlay(true, files) }
+
+// overlay makes the folders on the way to a file only where it is told to. Files
+// may be folders and symlinks, too, whose Data is where they lead.
+func overlay(folders bool, files []OverlayFile) []byte {
 	var b bytes.Buffer
 	inode := 0
 	entry := func(name string, mode, links int, data []byte) {
@@ -43,12 +46,19 @@ func Overlay(files []OverlayFile) []byte {
 	for _, f := range files {
 		name := path.Clean("/" + f.Path)[1:]
 		for i, r := range name {
-			if r == '/' && !made[name[:i]] {
+			if folders && r == '/' && !made[name[:i]] {
 				made[name[:i]] = true
 				entry(name[:i], typeFolder|0o755, 2, nil)
 			}
 		}
-		entry(name, typeFile|int(f.Mode.Perm()), 1, f.Data)
+		switch {
+		case f.Mode.IsDir():
+			entry(name, typeFolder|int(f.Mode.Perm()), 2, nil)
+		case f.Mode&fs.ModeSymlink != 0:
+			entry(name, typeSymlink|0o777, 1, f.Data)
+		default:
+			entry(name, typeRegular|int(f.Mode.Perm()), 1, f.Data)
+		}
 	}
 	entry("TRAILER!!!", 0, 1, nil)
 	return b.Bytes()
@@ -79,8 +89,9 @@ type Contract struct {
 	Network       map[string][]byte // files that stage 1 copies to /root/network, NAME.json
 }
 
-// Tail is what follows the image's initrd for one boot: padding and overlay.
-func (c Contract) Tail(initrd File) []byte {
+// Tail is what follows the image's initrd for one boot: padding and overlay. For
+// an image whose stage 1 would not take it, a unit that does is in it, too.
+func (c Contract) Tail(img Image) []byte {
 	files := []OverlayFile{
 		{Path: "ssh/authorized_keys", Mode: 0o600, Data: []byte(c.Login + "\n")},
 		{Path: "ssh/ssh_host_ed25519_key", Mode: 0o600, Data: c.HostKey},
@@ -90,5 +101,9 @@ func (c Contract) Tail(initrd File) []byte {
 	for _, name := range slices.Sorted(maps.Keys(c.Network)) {
 		files = append(files, OverlayFile{Path: name, Mode: 0o644, Data: c.Network[name]})
 	}
-	return append(make([]byte, Padding(initrd.Size)), Overlay(files)...)
+	tail := append(make([]byte, Padding(img.Initrd.Size)), Overlay(files)...)
+	if img.needsRestore() {
+		tail = append(tail, restoreArchive()...)
+	}
+	return tail
 }

@@ -18,50 +18,181 @@ import (
 type Source struct {
 	Kernel, Initrd string // paths
 	Cmdline        string
+	cmdlineFile    string // path of the file that Cmdline was read from, if there is one
 }
 
-// From adds an image from what from names: a folder ([FromDir]) or a kexec
-// tarball ([FromTarball]); the rest is as with [Catalog.Add]. Of a tarball,
-// progress tells first how much is unpacked and then, from zero again, how much
-// is stored.
-func (c *Catalog) From(ctx context.Context, name string, arch Arch, from string, progress func(done, total int64)) (Image, error) {
-	img, err := c.from(ctx, name, arch, from, progress)
+// A Request says which image to add, and from where.
+type Request struct {
+	Name string
+	Arch Arch // empty: that of the kernel
+	// From is the path of a folder ([FromDir]), of a kexec tarball ([FromTarball])
+	// or an ISO; a URL (http, https) of a tarball or ISO, or of a folder with the
+	// files of a nixos-images release; or a flake reference, FLAKE#ATTR, which nix
+	// builds: one output with such files, or a nixosConfiguration with nixpkgs'
+	// netboot module.
+	From string
+	// SHA256 are digests, 64 lower-case hex digits, that the files must have, by
+	// their names. Where there is one file, "" is its name, too.
+	SHA256 map[string]string
+
+	fresh bool // nix is to look for newer inputs
+}
+
+// Progress says how far one of the things came that make an image.
+type Progress struct {
+	Doing       string // "downloading initrd-x86_64-linux"
+	Done, Total int64  // bytes; a Total of 0 is not known
+}
+
+// From adds an image; see [Catalog.Add] for what holds of it. Progress, which
+// may be nil, is called often, from this goroutine.
+//
+// A download that breaks off goes on where it was, also in a later call. It must
+// come over https, or with its digest in r; a digest that is published beside it
+// (FILE.sha256, SHA256SUMS) is compared, too.
+func (c *Catalog) From(ctx context.Context, r Request, progress func(Progress)) (Image, error) {
+	if progress == nil {
+		progress = func(Progress) {}
+	}
+	img, err := c.from(ctx, r, progress)
 	if err != nil {
-		return Image{}, fmt.Errorf("add image %s: %w", name, err)
+		return Image{}, fmt.Errorf("add image %s: %w", r.Name, err)
 	}
 	return img, nil
 }
 
-func (c *Catalog) from(ctx context.Context, name string, arch Arch, from string, progress func(done, total int64)) (Image, error) {
-	if err := checkName(name); err != nil { // before unpacking much
+func (c *Catalog) from(ctx context.Context, r Request, progress func(Progress)) (Image, error) {
+	if err := checkName(r.Name); err != nil { // before unpacking much
 		return Image{}, err
 	}
-	info, err := os.Stat(from)
+	given, err := newDigests(r.SHA256)
+	if err != nil {
+		return Image{}, err
+	}
+	tmp, err := os.MkdirTemp(c.dir, tmpPrefix)
+	if err != nil {
+		return Image{}, err
+	}
+	defer os.RemoveAll(tmp)
+	a := adding{c, r, given, tmp, progress}
+	img, err := a.run(ctx)
+	if err != nil { // what is ours to know is where a file lay here
+		err = renamed{err, tmp + "/", ""}
+	}
+	return img, err
+}
+
+// An adding is on its way from its source into the catalog.
+type adding struct {
+	c        *Catalog
+	r        Request
+	given    *digests
+	tmp      string // folder for what is fetched and unpacked
+	progress func(Progress)
+}
+
+func (a adding) run(ctx context.Context) (Image, error) {
 	switch {
-	case err == nil:
-	case strings.Contains(from, "://"):
-		return Image{}, fmt.Errorf("from %s: URLs are not supported yet: download it first", from)
-	case strings.ContainsAny(from, "#:"):
-		return Image{}, fmt.Errorf("from %s: flakes are not supported yet: nix build it first, and give ./result", from)
-	default:
+	case strings.Contains(a.r.From, "#") && strings.Contains(a.r.From, "://"):
+		return a.fromFlake(ctx)
+	case strings.HasPrefix(a.r.From, "http://"), strings.HasPrefix(a.r.From, "https://"):
+		return a.fromURL(ctx)
+	case strings.Contains(a.r.From, "://") && !isFlake(a.r.From):
+		return Image{}, fmt.Errorf("from %s: give a URL with https, or the path of a file or folder", a.r.From)
+	}
+	info, err := os.Stat(a.r.From)
+	if err != nil && isFlake(a.r.From) {
+		return a.fromFlake(ctx)
+	}
+	if err != nil {
 		return Image{}, fmt.Errorf("from: %w", err)
 	}
-	var src Source
 	if info.IsDir() {
-		src, err = FromDir(from, arch)
-	} else {
-		var tmp string
-		if tmp, err = os.MkdirTemp(c.dir, tmpPrefix); err != nil {
-			return Image{}, err
+		return a.fromFolder(ctx, a.r.From, Image{From: a.r.From})
+	}
+	if err := a.given.check(ctx, a.r.From); err != nil {
+		return Image{}, err
+	}
+	return a.fromFile(ctx, a.r.From, Image{From: a.r.From})
+}
+
+// fromURL downloads what the URL names. What was downloaded is kept for a next
+// try only while it is not complete.
+func (a adding) fromURL(ctx context.Context) (img Image, err error) {
+	u, err := parseURL(a.r.From)
+	if err != nil {
+		return Image{}, err
+	}
+	f := &fetch{c: a.c, given: a.given, dir: a.tmp, progress: a.progress, texts: map[string]string{}, checked: len(checks) - 1}
+	if isFile(u) {
+		err = f.file(ctx, u, path.Base(u.Path), maxInitrd)
+	} else if err = a.given.named(); err == nil {
+		err = f.folder(ctx, u, a.r.Arch)
+	}
+	var broken errBroken
+	if err != nil {
+		return Image{}, errors.Join(err, f.close(ctx.Err() != nil || errors.As(err, &broken)))
+	}
+	defer func() { err = errors.Join(err, f.close(ctx.Err() != nil)) }()
+	origin := Image{From: a.r.From, Checked: checks[f.checked]}
+	if isFile(u) {
+		return a.fromFile(ctx, filepath.Join(a.tmp, path.Base(u.Path)), origin)
+	}
+	return a.fromFolder(ctx, a.tmp, origin)
+}
+
+// fromFile adds what a tarball or ISO holds.
+func (a adding) fromFile(ctx context.Context, file string, origin Image) (Image, error) {
+	unpack := FromTarball
+	if isISO(file) {
+		unpack = FromISO
+	}
+	src, err := unpack(ctx, file, a.tmp, a.doing("unpacking"))
+	if err != nil {
+		return Image{}, err
+	}
+	return a.add(ctx, src, origin)
+}
+
+func (a adding) fromFolder(ctx context.Context, dir string, origin Image) (Image, error) {
+	src, err := FromDir(dir, a.r.Arch)
+	if err == nil {
+		err = a.given.named()
+	}
+	for _, file := range []string{src.Kernel, src.Initrd, src.cmdlineFile} {
+		if err == nil && origin.Checked == "" && file != "" {
+			err = a.given.check(ctx, file)
 		}
-		defer os.RemoveAll(tmp)
-		src, err = FromTarball(ctx, from, tmp, progress)
 	}
 	if err != nil {
 		return Image{}, err
 	}
-	return c.add(ctx, name, arch, src, progress)
+	return a.add(ctx, src, origin)
 }
+
+func (a adding) add(ctx context.Context, src Source, origin Image) (Image, error) {
+	if err := a.given.unused(); err != nil {
+		return Image{}, err
+	}
+	if len(a.r.SHA256) > 0 {
+		origin.Checked, origin.SHA256 = checks[len(checks)-1], a.r.SHA256
+	}
+	origin.Name, origin.Arch = a.r.Name, a.r.Arch
+	return a.c.add(ctx, origin, src, a.doing("storing"))
+}
+
+func (a adding) doing(what string) func(done, total int64) {
+	return func(done, total int64) { a.progress(Progress{what, done, total}) }
+}
+
+// renamed is an error in whose text a path is replaced.
+type renamed struct {
+	error
+	old, new string
+}
+
+func (r renamed) Error() string { return strings.ReplaceAll(r.error.Error(), r.old, r.new) }
+func (r renamed) Unwrap() error { return r.error }
 
 // FromDir finds an image in a folder: the netboot files of a nixos-images
 // release (bzImage-x86_64-linux or Image-aarch64-linux, initrd-…,
@@ -113,17 +244,15 @@ func findImage(dir string, suffixes ...string) ([]Source, error) {
 					src.Kernel, src.Initrd)
 			}
 			var err error
-			src.Cmdline, err = findCmdline(dir, suffix)
+			src.Cmdline, src.cmdlineFile, err = findCmdline(dir, suffix)
 			return []Source{src}, err
 		}
 	}
 	return nil, nil
 }
 
-func findCmdline(dir, suffix string) (string, error) {
+func findCmdline(dir, suffix string) (cmdline, file string, err error) {
 	ipxe, run, params := filepath.Join(dir, "netboot"+suffix+".ipxe"), filepath.Join(dir, "run"), filepath.Join(dir, "kernel-params")
-	var file, cmdline string
-	var err error
 	switch {
 	case exists(ipxe):
 		file = ipxe
@@ -135,12 +264,12 @@ func findCmdline(dir, suffix string) (string, error) {
 		file = params
 		cmdline, err = paramsCmdline(params)
 	default:
-		return "", fmt.Errorf("%s is missing, which holds the kernel's command line: put it beside, or name the files with --kernel, --initrd and --cmdline", ipxe)
+		return "", "", fmt.Errorf("%s is missing, which holds the kernel's command line: put it beside, or name the files with --kernel, --initrd and --cmdline", ipxe)
 	}
 	if err != nil {
-		return "", fmt.Errorf("command line from %s: %w", file, err)
+		return "", "", fmt.Errorf("command line from %s: %w", file, err)
 	}
-	return cmdline, nil
+	return cmdline, file, nil
 }
 
 func fileCmdline(file string, parse func(string) (string, error)) (string, error) {

@@ -89,7 +89,7 @@ func TestFromTarball(t *testing.T) {
 		t.Run(compress, func(t *testing.T) {
 			c := open(t, t.TempDir())
 			var last, total int64
-			img, err := c.From(t.Context(), "kexec", "", kexecTarball(t, compress, src), func(d, n int64) { last, total = d, n })
+			img, err := c.From(t.Context(), Request{Name: "kexec", From: kexecTarball(t, compress, src)}, func(p Progress) { last, total = p.Done, p.Total })
 			must(t, err)
 			if want := add(t, c, "files", src); img.Kernel != want.Kernel || img.Initrd != want.Initrd || img.Arch != X86_64 ||
 				img.Cmdline != "init=/nix/store/i-nixos-system-nixos/init console=tty0 console=ttyS0,115200 nohibernate loglevel=4" {
@@ -132,7 +132,7 @@ func TestFromRefuses(t *testing.T) {
 	} {
 		state := t.TempDir()
 		c := open(t, filepath.Join(state, "a", "images"))
-		_, err := c.From(t.Context(), "a", "", write(t, filepath.Join(dir, "tarball"), test.content), nil)
+		_, err := c.From(t.Context(), Request{Name: "a", From: write(t, filepath.Join(dir, "tarball"), test.content)}, nil)
 		checkErr(t, err, test.err)
 		checkErr(t, err, "add image a: ")
 		if left := content(t, c); left != "" {
@@ -144,14 +144,13 @@ func TestFromRefuses(t *testing.T) {
 	}
 	c := open(t, t.TempDir())
 	for from, want := range map[string]string{
-		"https://example.org/nixos.tar.gz": "not supported yet: download it first",
-		"github:nix-community/x#netboot":   "flakes are not supported yet: nix build it",
-		dir + "/none":                      "no such file",
-		dir:                                "no image in",
+		"ftp://example.org/nixos.tar.gz": "give a URL with https",
+		dir + "/none":                    "no such file",
+		dir:                              "no image in",
 	} {
-		_, err := c.From(t.Context(), "a", "", from, nil)
+		_, err := c.From(t.Context(), Request{Name: "a", From: from}, nil)
 		checkErr(t, err, want)
 	}
-	_, err = c.From(t.Context(), "A", "", dir, nil)
+	_, err = c.From(t.Context(), Request{Name: "A", From: dir}, nil)
 	checkErr(t, err, "image name")
 }

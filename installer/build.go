@@ -102,7 +102,7 @@ func (f *follower) reportEarly(ctx context.Context, err error) {
 }
 
 func (f *follower) make(ctx context.Context, h hosts.Host, b *build) error {
-	config, layout, err := f.Nix.Evaluate(ctx, h.Flake, h.Name)
+	config, layout, err := f.Nix.Evaluate(ctx, h.Flake, h.Name, h.Options)
 	if err != nil {
 		return err
 	}

@@ -11,11 +11,28 @@ let
         (builtins.filter (keep v) (builtins.attrNames v)))
     else if builtins.isList v then map strip v
     else v;
+  # Disko's module alone makes no layout: all of its groups are empty.
+  layoutOf = config:
+    let devices = strip (config.disko.devices or null);
+    in if devices == null || builtins.all (group: devices.${group} == { }) (builtins.attrNames devices) then null else devices;
+  mountsOf = config: {
+    fileSystems = map (point: { mountPoint = point; device = null; fsType = "auto"; options = [ ]; } // attrsOf [ "mountPoint" "device" "fsType" "options" ] config.fileSystems.${point})
+      (builtins.attrNames (config.fileSystems or { }));
+    luks = map (name: { inherit name; inherit (config.boot.initrd.luks.devices.${name}) device; })
+      (builtins.attrNames (config.boot.initrd.luks.devices or { }));
+    swaps = map (swap: swap.device) (config.swapDevices or [ ]);
+  };
+  attrsOf = names: set: builtins.intersectAttrs (builtins.listToAttrs (map (name: { inherit name; value = null; }) names)) set;
 in
 if builtins.hasAttr "@HOST@" configurations then
-  let host = configurations."@HOST@"; in {
+  let
+    host = configurations."@HOST@";
+    devices = layoutOf host.config;
+  in
+  {
+    inherit devices;
     system = host.pkgs.stdenv.hostPlatform.system;
-    devices = strip (host.config.disko.devices or null);
+    mounts = if devices == null then mountsOf host.config else null;
     hostKeys = map (key: key.path)
       (builtins.filter (key: key.type or "" == "ed25519") (host.config.services.openssh.hostKeys or [ ]));
   }

@@ -26,6 +26,9 @@ func (f *follower) layout(h hosts.Host, s *session, b *build) *Disks {
 			return key, err
 		},
 		Permit: func(ctx context.Context, p *disko.Plan) error {
+			if err := f.checkBoard(h, b.layout, p); err != nil {
+				return err
+			}
 			if err := f.checkTPM2(ctx, h, s, p); err != nil {
 				return err
 			}

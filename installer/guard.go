@@ -45,6 +45,9 @@ func (f *follower) rehearse(ctx context.Context, h hosts.Host, s *session, d *Di
 	if err := f.guard(h, p); err != nil {
 		return err
 	}
+	if err := f.checkBoard(h, d.Layout, p); err != nil {
+		return err
+	}
 	if err := f.checkTPM2(ctx, h, s, p); err != nil {
 		return err
 	}

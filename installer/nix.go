@@ -30,10 +30,12 @@ type Nix struct {
 // Config is what a flake says about a host.
 type Config struct {
 	System  string          `json:"system"`  // such as x86_64-linux
-	Devices json.RawMessage `json:"devices"` // config.disko.devices; null if there is none
+	Devices json.RawMessage `json:"devices"` // config.disko.devices, or the preset's; null if there is none
 	Hosts   []string        `json:"hosts"`   // set instead of the others if the host is not in the flake
 	// HostKeys are the paths of config.services.openssh.hostKeys of type ed25519.
 	HostKeys []string `json:"hostKeys"`
+	// Mounts is what the installed system mounts, where no layout says it.
+	Mounts disko.System `json:"mounts"`
 }
 
 // hostKeyFiles are where the host's SSH key is to be: in its usual place, and
@@ -57,9 +59,10 @@ var readConfig string
 
 var flags = []string{"--extra-experimental-features", "nix-command flakes"}
 
-// Evaluate reads a host's configuration and layout from the flake. Errors are
-// nix's own words, or name what the flake lacks.
-func (n Nix) Evaluate(ctx context.Context, flake, host string) (Config, *disko.Layout, error) {
+// Evaluate reads a host's configuration and layout from the flake; the layout is
+// the preset of the options if these have one. Errors are nix's own words, or
+// name what the flake lacks.
+func (n Nix) Evaluate(ctx context.Context, flake, host string, o hosts.Options) (Config, *disko.Layout, error) {
 	var c Config
 	if err := hosts.CheckName(host); err != nil { // it goes into an expression
 		return c, nil, err
@@ -75,8 +78,12 @@ func (n Nix) Evaluate(ctx context.Context, flake, host string) (Config, *disko.L
 	if c.Hosts != nil {
 		return c, nil, fmt.Errorf("flake %s has no nixosConfigurations.%s; it has: %s", flake, host, strings.Join(c.Hosts, ", "))
 	}
+	if o.Layout != "" {
+		layout, err := c.usePreset(host, o)
+		return c, layout, err
+	}
 	if bytes.Equal(c.Devices, []byte("null")) {
-		return c, nil, fmt.Errorf("nixosConfigurations.%s has no disko.devices: add disko's module and a layout to it", host)
+		return c, nil, fmt.Errorf("nixosConfigurations.%s has no disko.devices: take a layout of `provision layout list`, with --layout NAME or, better, into the flake (`provision layout show NAME`)", host)
 	}
 	layout, err := disko.Parse(c.Devices)
 	if err != nil {

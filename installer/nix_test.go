@@ -46,7 +46,7 @@ func flake(t *testing.T, text string) (Nix, string) {
 
 func TestEvaluate(t *testing.T) {
 	nix, dir := flake(t, fleet)
-	config, _, err := nix.Evaluate(t.Context(), dir, "odd.name-1")
+	config, _, err := nix.Evaluate(t.Context(), dir, "odd.name-1", hosts.Options{})
 	// The layout is nonsense; what nix printed is not.
 	if err == nil || config.System != "x86_64-linux" || string(config.Devices) != `{"disk":{"_x":{"name":"_x","nested":[{"keep":true}]}}}` {
 		t.Errorf("%s %s, %v", config.System, config.Devices, err)
@@ -59,12 +59,12 @@ func TestEvaluate(t *testing.T) {
 		"bare":   "has no disko.devices",
 		"a\"b":   "host name",
 	} {
-		if _, _, err := nix.Evaluate(t.Context(), dir, host); err == nil || !strings.Contains(err.Error(), want) {
+		if _, _, err := nix.Evaluate(t.Context(), dir, host, hosts.Options{}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", host, err)
 		}
 	}
 	nix, dir = flake(t, `{ outputs = { self }: { nixosConfigurations = throw "broken on purpose"; }; }`)
-	if _, _, err := nix.Evaluate(t.Context(), dir, "a"); err == nil || !strings.Contains(err.Error(), "broken on purpose") || strings.Contains(err.Error(), "\x1b") {
+	if _, _, err := nix.Evaluate(t.Context(), dir, "a", hosts.Options{}); err == nil || !strings.Contains(err.Error(), "broken on purpose") || strings.Contains(err.Error(), "\x1b") {
 		t.Errorf("%v", err)
 	}
 }
@@ -101,7 +101,7 @@ func TestBuild(t *testing.T) {
 
 func TestNoNix(t *testing.T) {
 	t.Setenv("PATH", "/nowhere")
-	_, _, err := Nix{}.Evaluate(t.Context(), "/x", "a")
+	_, _, err := Nix{}.Evaluate(t.Context(), "/x", "a", hosts.Options{})
 	if err == nil || !strings.Contains(err.Error(), "nix is not installed") {
 		t.Error(err)
 	}

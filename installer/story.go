@@ -88,9 +88,13 @@ func (f *follower) bootloader(ctx context.Context, h hosts.Host, s *session, d *
 		return err
 	}
 	took := since(f.Now(), start)
+	firmware, err := f.putFirmware(ctx, h, s, b.layout)
+	if err != nil {
+		return err
+	}
 	enrolled, err := f.enrollTPM2(ctx, h, s, d.plan)
 	if err == nil {
-		f.finished(hosts.PhaseBootloader, "nixos-install took %s%s", took, enrolled)
+		f.finished(hosts.PhaseBootloader, "nixos-install took %s%s%s", took, firmware, enrolled)
 	}
 	return err
 }

@@ -306,7 +306,7 @@ func (f *follower) load(ctx context.Context, h hosts.Host, t running, img images
 			contract.Network[name] = data
 		}
 	}
-	tail := contract.Tail(img.Initrd)
+	tail := contract.Tail(img)
 	parts := func() (io.Reader, func(), error) {
 		kernel, err := f.Images.OpenFile(img.Kernel)
 		if err != nil {

@@ -14,5 +14,5 @@ func (s *Server) initrd(h hosts.Host, img images.Image) (images.File, []byte, er
 	contract := images.Contract{Login: s.Login, HostKey: key, HostKeyPublic: h.Boot.HostKey, MachineID: h.MachineID(),
 		// Stage 1 copies every *.json and fails if there is none.
 		Network: map[string][]byte{"provision.json": h.About()}}
-	return img.Initrd, contract.Tail(img.Initrd), nil
+	return img.Initrd, contract.Tail(img), nil
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -12,6 +11,7 @@ import (
 	"github.com/insomniacslk/dhcp/iana"
 
 	"provision/hosts"
+	"provision/images"
 )
 
 // client is what a DHCP packet says about who sent it.
@@ -22,6 +22,7 @@ type client struct {
 	Vendor  string    // option 60
 	Machine string    // SMBIOS UUID from option 97, canonical; "" if not told
 	Ours    bool      // an iPXE that we handed out
+	Pi      piBoard   // of a piROM
 }
 
 // kind is which program on the machine asks.
@@ -49,14 +50,14 @@ func identify(m *dhcpv4.DHCPv4) (client, error) {
 	}
 	c := client{MAC: mac, Vendor: printable(m.ClassIdentifier())}
 	c.Arch = archOf(m.ClientArch(), c.Vendor)
-	guid := m.Options.Get(dhcpv4.OptionClientMachineIdentifier)
-	c.Machine = machineID(guid)
+	c.Machine = machineID(m.Options.Get(dhcpv4.OptionClientMachineIdentifier))
 	user := m.Options.Get(dhcpv4.OptionUserClassInformation)
+	pi, isPi := readPi(m, c)
 	switch c.Ours = isOurs(user); {
 	case c.Ours, isIPXE(user, m.Options.Get(etherboot)):
 		c.Kind = ipxe
-	case isPi(mac, guid, c):
-		c.Kind = piROM
+	case isPi:
+		c.Kind, c.Pi, c.Machine = piROM, pi, "" // it has no UUID, and the 3B tells another one in each stage
 	case strings.HasPrefix(c.Vendor, "PXEClient"):
 		c.Kind = firmware
 	case strings.HasPrefix(c.Vendor, "HTTPClient"):
@@ -109,20 +110,11 @@ var archNames = map[iana.Arch]struct{ words, processor string }{
 }
 
 // processor is the client's, as images.Arch; "" if it is not served.
-func (c client) processor() string { return archNames[c.Arch].processor }
-
-// Prefixes of MAC addresses that Raspberry Pi boards have.
-var piOUIs = []string{"b8:27:eb", "dc:a6:32", "e4:5f:01", "28:cd:c1", "d8:3a:dd", "2c:cf:67", "88:a2:9e", "3a:35:41"}
-
-// isPi recognises the boot ROM and EEPROM of a Raspberry Pi. From the Pi 4 on
-// option 97 starts with "RPi4", "RPi5"; older ones look like a PC with a BIOS
-// but for their MAC. What is booted from there on (U-Boot, EDK2, Linux) says
-// what it is. The REQUEST of a Pi 4 of 2020 lacks option 60 (rpi-eeprom#82).
-func isPi(mac string, guid []byte, c client) bool {
-	if len(guid) > 4 && string(guid[1:4]) == "RPi" {
-		return true
+func (c client) processor() string {
+	if c.Kind == piROM {
+		return string(images.AArch64)
 	}
-	return c.Arch == iana.INTEL_X86PC && strings.HasPrefix(c.Vendor, "PXEClient") && slices.Contains(piOUIs, mac[:8])
+	return archNames[c.Arch].processor
 }
 
 // etherboot is iPXE's own option space (https://ipxe.org/howto/dhcpd).
@@ -199,7 +191,7 @@ func (c client) String() string {
 	case httpBoot, uboot:
 		return c.words()
 	case piROM:
-		return "Raspberry Pi boot ROM"
+		return c.Pi.String()
 	}
 	return "an operating system"
 }

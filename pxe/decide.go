@@ -28,7 +28,8 @@ const (
 	program        // iPXE, over TFTP or HTTP
 	script         // the boot's iPXE script, over HTTP
 	config         // the boot's PXELINUX configuration, over TFTP
-	local          // nothing to fetch: a PXE menu whose one entry is the local disk
+	tree           // a Raspberry Pi's firmware and kernel, over TFTP by its own names
+	local          // nothing to fetch: a PXE menu whose one entry is the local disk, and for a Raspberry Pi files that are not there
 )
 
 // answer is what is decided about one DHCP request.
@@ -48,7 +49,7 @@ func decide(h *hosts.Host, c client, mode Mode, holdUnknown bool, now time.Time)
 			return answer{Why: "not enrolled"}
 		}
 		a.Load, a.Why = stage(c)
-		if a.Load == config { // it shows no screen
+		if a.Load == config || a.Load == tree { // it shows no screen
 			a.Load, a.Why = nothing, "not enrolled"
 		}
 		return a
@@ -58,15 +59,13 @@ func decide(h *hosts.Host, c client, mode Mode, holdUnknown bool, now time.Time)
 	}
 	if ok, why := h.MayBoot(now); !ok {
 		a.Why, a.Tell = why, h.State != hosts.Installed && h.State != hosts.Rebooting
-		if !h.Permit.Spent.IsZero() && isUEFI(c) {
+		if !h.Permit.Spent.IsZero() && isUEFI(c) || c.Kind == piROM && !h.Contact {
 			a.Load = local
 		}
 		return a
 	}
-	// Firmware and iPXE of one machine tell the same UUID. One that told it
-	// and then does not is as suspicious as another one.
-	if h.Machine != "" && h.Machine != c.Machine {
-		return answer{Why: fmt.Sprintf("another machine (UUID %s) uses this host's MAC %s", cmp.Or(c.Machine, "not told"), c.MAC), Tell: true}
+	if why := stranger(h, c); why != "" {
+		return answer{Why: why, Tell: true}
 	}
 	a.Load, a.Why = stage(c)
 	if a.Load != nothing && c.processor() != h.Arch {
@@ -76,13 +75,28 @@ func decide(h *hosts.Host, c client, mode Mode, holdUnknown bool, now time.Time)
 	return a
 }
 
+// stranger says why this is not the machine that boots under the host's permit;
+// "" if it may be. Firmware and iPXE of one machine tell the same UUID. One that
+// told it and then does not is as suspicious as another one. A Raspberry Pi has
+// a serial number, which not all of its programs tell.
+func stranger(h *hosts.Host, c client) string {
+	switch {
+	case c.Kind == piROM && h.Serial != "" && c.Pi.Serial != "" && h.Serial != c.Pi.Serial:
+		return fmt.Sprintf("another Raspberry Pi (serial number %s, not %s) uses this host's MAC %s; if it is to be this host, run `provision forget %s` and enroll it anew",
+			c.Pi.Serial, h.Serial, c.MAC, h.Name)
+	case c.Kind != piROM && h.Machine != "" && h.Machine != c.Machine:
+		return fmt.Sprintf("another machine (UUID %s) uses this host's MAC %s", cmp.Or(c.Machine, "not told"), c.MAC)
+	}
+	return ""
+}
+
 // stage is what leads this client on, or why nothing does.
 func stage(c client) (loader, string) {
 	switch {
 	case c.Kind == system:
 		return nothing, ""
 	case c.Kind == piROM:
-		return nothing, "it asks as the boot ROM of a Raspberry Pi, which is not served yet: start it from an SD card with U-Boot or UEFI firmware, which can netboot"
+		return tree, ""
 	case c.processor() == "":
 		return nothing, fmt.Sprintf("it asks as %s, for which there is no installer: choose 64-bit UEFI or BIOS in its firmware, if it has that", c.words())
 	case c.Kind == ipxe:

@@ -55,7 +55,9 @@ func (s *Server) serveDHCP(ctx context.Context, l *link, conn *net.UDPConn, resp
 		defer close(lane[i])
 		answering.Go(func() {
 			for m := range lane[i] {
-				s.answer(l, conn, m, respond)
+				if s.answer(l, conn, m, respond) {
+					answering.Go(func() { s.wake(ctx, l, m.ClientHWAddr) })
+				}
 			}
 		})
 	}
@@ -77,16 +79,18 @@ func (s *Server) serveDHCP(ctx context.Context, l *link, conn *net.UDPConn, resp
 	}
 }
 
-// answer has one request answered, and sends the answer.
-func (s *Server) answer(l *link, conn *net.UDPConn, m dhcpRequest, respond responder) {
+// answer has one request answered, and sends the answer, which the client may be
+// deaf to.
+func (s *Server) answer(l *link, conn *net.UDPConn, m dhcpRequest, respond responder) (isDeaf bool) {
 	port := conn.LocalAddr().(*net.UDPAddr).Port
 	r, to := s.handle(l, m.from, uint16(port), m.raw, m.DHCPv4, respond)
 	if r == nil {
-		return
+		return false
 	}
 	_, err := conn.WriteToUDPAddrPort(r.ToBytes(), to)
 	s.Log.Debug("answered DHCP", "mac", m.ClientHWAddr.String(), "request", m.MessageType(), "answer", r.MessageType(), "to", to,
 		"address", r.YourIPAddr, "file", r.BootFileName != "", "err", err)
+	return deaf(m.DHCPv4, r)
 }
 
 // handle has one request answered, and keeps both in the machine's trace.
@@ -126,18 +130,21 @@ func (s *Server) who(l *link, m *dhcpv4.DHCPv4) (client, *hosts.Host, error) {
 	}
 	h, err := s.Hosts.ByMAC(c.MAC)
 	if errors.Is(err, hosts.ErrNotFound) {
-		d := hosts.Discovered{MAC: c.MAC, Vendor: c.Vendor}
+		d := hosts.Discovered{MAC: c.MAC, Vendor: c.Vendor, Board: c.board()}
 		if c.Kind != system {
 			d.Arch = c.String()
 		}
 		s.Hosts.See(d)
 		return c, nil, nil
 	}
-	return c, &h, err
+	return s.pis.resume(m, c), &h, err
 }
 
 // answerDHCP answers what came to port 67.
 func (s *Server) answerDHCP(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host) (*dhcpv4.DHCPv4, error) {
+	if h != nil && c.Kind == piROM && s.pis.again(m, c, s.Now()) {
+		return nil, nil
+	}
 	if s.Mode == Proxy {
 		return s.answerProxy(l, m, c, h)
 	}
@@ -180,7 +187,7 @@ func (s *Server) answerProxy(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host)
 // answerBINL answers on port 4011, where a PXE client asks for its file name
 // after it has an address.
 func (s *Server) answerBINL(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host) (*dhcpv4.DHCPv4, error) {
-	if t := m.MessageType(); t != dhcpv4.MessageTypeRequest && t != dhcpv4.MessageTypeInform {
+	if t := m.MessageType(); t != dhcpv4.MessageTypeRequest && t != dhcpv4.MessageTypeInform || c.Kind == piROM {
 		return nil, nil
 	}
 	b, err := s.load(l, m, c, h, s.decide(c, h))
@@ -302,6 +309,11 @@ func (s *Server) load(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host, a answ
 	if a.Load == nothing || a.Load == local {
 		return b, nil
 	}
+	if a.Load == tree {
+		boot, err := s.bootPi(l, c, *h)
+		b.Tree = boot.Token != ""
+		return b, err
+	}
 	var pinned, worked hosts.Method
 	if h != nil {
 		pinned, worked = h.Options.Method, h.Method
@@ -313,7 +325,7 @@ func (s *Server) load(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host, a answ
 	file := map[loader]string{script: "script", config: "u-boot"}[a.Load]
 	if a.Load == program {
 		how := s.ladders.ask(c, stepsFor(c, s.Mode, s.programs), m.MessageType() == dhcpv4.MessageTypeDiscover, pinned, worked, s.Now())
-		if file = programFile(c, how.Program); file == "" {
+		if file = programFile(c, how.Program); file == "" || how.Program == "" {
 			if h != nil {
 				s.tell(*h, "%s asked, and its boot method %s cannot be used with it in %s mode: enroll it with another --boot-method", c, pinned, s.Mode)
 			}
@@ -347,7 +359,7 @@ func (s *Server) boot(l *link, c client, h hosts.Host) (hosts.Boot, error) {
 		return hosts.Boot{}, err
 	}
 	if (s.fresh(h) || s.late(h)) && h.Boot.MAC == c.MAC {
-		return h.Boot, nil
+		return s.toldMore(c, h)
 	}
 	img, err := s.Images.Get(h.Image)
 	switch {
@@ -358,7 +370,15 @@ func (s *Server) boot(l *link, c client, h hosts.Host) (hosts.Boot, error) {
 		s.tell(h, "%s asked to boot and was refused: image %s is for %s, and %s is built for %s: enroll it with another --image", c, h.Image, img.Arch, h.Name, h.Arch)
 		return hosts.Boot{}, nil
 	}
-	next, err := s.Hosts.BeginBoot(h.Name, hosts.Boot{Via: c.String(), MAC: c.MAC, Server: l.self.String(), Expires: s.Now().Add(s.BootTime)}, c.Machine)
+	machine := c.Machine
+	if c.Kind == piROM {
+		machine = h.Machine // it tells none
+	}
+	next, err := s.Hosts.BeginBoot(h.Name, hosts.Boot{Via: c.String(), MAC: c.MAC, Server: l.self.String(), Expires: s.Now().Add(s.BootTime),
+		Board: c.board(), Serial: c.Pi.Serial}, machine)
+	if s.clash(err) {
+		return hosts.Boot{}, nil
+	}
 	if errors.Is(err, hosts.ErrRefused) { // it changed since it was decided
 		return hosts.Boot{}, nil
 	}

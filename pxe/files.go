@@ -22,10 +22,11 @@ import (
 //	boot/TOKEN/pxelinux.cfg/01-MAC     for U-Boot
 //	boot/TOKEN/kernel, …/initrd        for U-Boot
 //	boot/hold/PROGRAM                  for strangers, with --unknown=hold
+//	[SERIAL/|MAC/]NAME                 for a Raspberry Pi: its firmware and what config.txt names (pitree.go)
 //	pxelinux.cfg/01-MAC                for a U-Boot that was told our address by hand
 //	PROGRAM                            in mode Off, where no DHCP of ours hands out tokens
 //
-// The last two are for machines on the link whose MAC the kernel resolved, if
+// The last three are for machines on the link whose MAC the kernel resolved, if
 // they may boot. Names are compared, never joined to a path.
 
 const bootPath = "boot/"
@@ -82,8 +83,17 @@ func (s *Server) openOfBoot(h hosts.Host, name, folder string, from netip.AddrPo
 		if err != nil {
 			return tftpFile{}, err
 		}
+		cmdline := img.Cmdline + " BOOTIF=01-" + strings.ReplaceAll(h.Boot.MAC, ":", "-")
+		switch made, wait := s.ubootPack(h, img); {
+		case wait:
+			return tftpFile{}, errNotServed // it asks again
+		case made != nil:
+			if cmdline, err = s.firstCmdline(h, img); err != nil {
+				return tftpFile{}, err
+			}
+		}
 		s.reached(h.Boot.MAC, hosts.StageScript)
-		return text(ubootConfig(h, img.Cmdline, folder)), nil
+		return text(ubootConfig(h, cmdline, folder)), nil
 	case "kernel", "initrd":
 		h, err := s.claim(h.Boot.Token, client, name, hosts.Method{})
 		if err != nil {
@@ -118,7 +128,13 @@ func (s *Server) program(mac, name string) (tftpFile, error) {
 func (s *Server) openByNeighbour(l *link, name string, from netip.AddrPort) (tftpFile, error) {
 	mac := l.neighbour(from.Addr().Unmap())
 	if mac == "" {
-		return tftpFile{}, errNotServed
+		return s.openBySerial(l, name, from)
+	}
+	if h, err := s.Hosts.ByMAC(mac); err == nil {
+		f, is, err := s.openPi(l, h, mac, name)
+		if is {
+			return l.reachable(f, h, from, mac), err
+		}
 	}
 	c := client{MAC: mac, Kind: uboot, Arch: iana.UBOOT_ARM64}
 	if name != pxelinux(mac) {
@@ -130,7 +146,7 @@ func (s *Server) openByNeighbour(l *link, name string, from netip.AddrPort) (tft
 	h, err := s.Hosts.ByMAC(mac)
 	if errors.Is(err, hosts.ErrNotFound) {
 		if s.Mode == Off {
-			s.Hosts.See(hosts.Discovered{MAC: mac, Arch: c.String()})
+			s.Hosts.See(hosts.Discovered{MAC: mac, Arch: c.String(), Board: c.board()})
 		}
 		if s.Hold && s.Mode == Off && c.Kind == firmware {
 			return s.program("", name)
@@ -190,8 +206,31 @@ func (s *Server) claim(token, client, name string, how hosts.Method) (hosts.Host
 	return s.Hosts.UseBoot(token, hosts.Fetch{Client: client, File: name, Method: how})
 }
 
+// maxUBootArgs is the least that U-Boot's "append" may have, in bytes
+// (CONFIG_SYS_CBSIZE, with its NUL): a longer one starts nothing.
+const maxUBootArgs = 1023
+
+// ubootPack is the first stage for a U-Boot on arm64: TFTP is slow, block by
+// block, and an initrd of hundreds of megabytes is more than U-Boot has room
+// for. nil is the image's own initrd, where there can be no first stage. With wait
+// it is being made.
+func (s *Server) ubootPack(h hosts.Host, img images.Image) (made *pack, wait bool) {
+	if img.Arch != images.AArch64 {
+		return nil, false
+	}
+	if made = s.packed(img); made == nil {
+		return nil, true
+	}
+	line, err := s.firstCmdline(h, img)
+	if made.err != nil || err != nil || len(line) > maxUBootArgs {
+		s.Log.Debug("no first stage for U-Boot", "host", h.Name, "image", img.Name, "err", errors.Join(made.err, err), "bytes", len(line))
+		return nil, false
+	}
+	return made, false
+}
+
 // imageFile opens the kernel or the initrd of a host's image, the initrd with
-// the boot's overlay. When both are out whole, in whichever order, the token is
+// the boot's overlay, or its first stage. When both are out whole, in whichever order, the token is
 // used up.
 func (s *Server) imageFile(h hosts.Host, name, client string) (tftpFile, error) {
 	img, err := s.Images.Get(h.Image)
@@ -199,6 +238,16 @@ func (s *Server) imageFile(h hosts.Host, name, client string) (tftpFile, error) 
 		return tftpFile{}, err
 	}
 	what, tail := img.Kernel, []byte(nil)
+	switch made, wait := s.ubootPack(h, img); {
+	case wait:
+		return tftpFile{}, errNotServed
+	case made != nil:
+		if name == "initrd" || s.Images.OnlyUEFI(img) {
+			what = map[string]images.File{"kernel": made.kernel, "initrd": made.first}[name]
+		}
+		f, err := s.Images.OpenFile(what)
+		return tftpFile{content: f, size: what.Size}, err
+	}
 	if name == "initrd" {
 		if what, tail, err = s.initrd(h, img); err != nil {
 			return tftpFile{}, err

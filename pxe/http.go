@@ -13,7 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/insomniacslk/dhcp/iana"
 	"github.com/labstack/echo/v4"
 	"golang.org/x/sync/errgroup"
 
@@ -69,8 +68,8 @@ func (s *Server) routes(l *link) http.Handler {
 	for _, method := range []string{http.MethodGet, http.MethodHead} {
 		e.Add(method, "/"+bootPath+":token/:file", with(s.serveBoot))
 		e.Add(method, "/hold/:mac", with(s.serveHold))
+		e.Add(method, "/ipxe", with(s.serveIPXE))
 		if s.Mode == Off {
-			e.Add(method, "/ipxe", with(s.serveIPXE))
 			e.Add(method, "/:program", with(s.serveProgram))
 		}
 	}
@@ -189,60 +188,6 @@ func (s *Server) serveContent(c echo.Context, f tftpFile, err error) error {
 func (s *Server) serveProgram(l *link, c echo.Context) error {
 	f, err := s.open(l, c.Param("program"), remote(c))
 	return s.serveContent(c, f, err)
-}
-
-// serveIPXE gives an iPXE its script in mode Off. It is asked what it is; on
-// the link, the kernel knows better which MAC it has.
-func (s *Server) serveIPXE(l *link, c echo.Context) error {
-	from := remote(c)
-	cl := client{MAC: l.neighbour(from.Addr()), Kind: ipxe, Arch: buildArch(c.QueryParam("platform"), c.QueryParam("arch"))}
-	if cl.MAC == "" && !l.net.Contains(from.Addr()) {
-		cl.MAC, _ = hosts.ParseMAC(c.QueryParam("mac"))
-	}
-	told := c.QueryParam("arch") != ""
-	h, err := s.Hosts.ByMAC(cl.MAC)
-	switch {
-	case cl.MAC == "" || err == nil && !told:
-		c.Set("known", true)
-		return c.Blob(http.StatusOK, "text/plain", []byte(whoScript(s.url(l.self.String(), "ipxe"))))
-	case errors.Is(err, hosts.ErrNotFound):
-		d := hosts.Discovered{MAC: cl.MAC, Arch: "iPXE"}
-		if told {
-			d.Arch = cl.String()
-		}
-		s.Hosts.See(d)
-		return s.serveHold(l, c)
-	case err != nil:
-		return err
-	}
-	c.Set("known", true)
-	s.traceHTTP(l, from, cl.MAC, c.Request().Method, "ipxe")
-	s.traceClient(cl, h)
-	if a := s.decide(cl, &h); a.Load != script {
-		return c.Blob(http.StatusOK, "text/plain", []byte(localScript))
-	}
-	boot, err := s.boot(l, cl, h)
-	if err != nil || boot.Token == "" {
-		return errors.Join(echo.ErrNotFound, err)
-	}
-	if h, err = s.claim(boot.Token, from.Addr().String(), "script", hosts.Method{Offer: hosts.OfferROM}); err != nil {
-		return echo.ErrNotFound
-	}
-	return s.serveImage(l, c, h, "script")
-}
-
-// buildArch is an architecture in iPXE's words (https://ipxe.org/cfg/platform,
-// https://ipxe.org/cfg/buildarch): a BIOS's is i386 on all PCs.
-func buildArch(platform, arch string) iana.Arch {
-	switch {
-	case arch == "arm64":
-		return iana.EFI_ARM64
-	case platform == "pcbios":
-		return iana.INTEL_X86PC
-	case arch == "x86_64":
-		return iana.EFI_X86_64
-	}
-	return iana.EFI_IA32
 }
 
 // send writes a file of the catalog and then tail, or the range of it that is

@@ -106,9 +106,7 @@ func (l *ladders) ask(c client, st steps, discover bool, pinned, worked hosts.Me
 	switch {
 	case cl == nil:
 		cl = &climb{offer: max(slices.Index(st.offers, worked.Offer), 0), program: max(slices.Index(st.programs, worked.Program), 0), round: now}
-		if l.byMAC == nil || len(l.byMAC) > 10*hosts.MaxDiscovered { // strangers; the known ones remember
-			l.byMAC = make(map[string]*climb)
-		}
+		l.init()
 		l.byMAC[c.MAC] = cl
 	case discover && now.Sub(cl.round) >= again:
 		cl.round = now
@@ -157,6 +155,22 @@ func (l *ladders) worked(mac string) hosts.Method {
 		}
 	})
 	return m
+}
+
+// direct notes that the machine loads no program of ours, but its installer at
+// once, by this method.
+func (l *ladders) direct(mac string, how hosts.Method) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.init()
+	l.byMAC[mac] = &climb{method: how, loaded: true}
+}
+
+// init makes room: strangers are forgotten, the known ones remember.
+func (l *ladders) init() {
+	if l.byMAC == nil || len(l.byMAC) > 10*hosts.MaxDiscovered {
+		l.byMAC = make(map[string]*climb)
+	}
 }
 
 // done notes that the machine has its script. Whatever asks next has loaded

@@ -104,6 +104,26 @@ func (l *link) neighbour(addr netip.Addr) string {
 	return mac
 }
 
+// keepNeighbour renews an entry of the kernel's table (arp(7), SIOCSARP), as one
+// that is to be asked for when it is next used; it outlasts nothing. Without
+// CAP_NET_ADMIN it does nothing.
+func (l *link) keepNeighbour(addr netip.Addr, mac string) {
+	hardware, err := net.ParseMAC(mac)
+	if err != nil || !addr.Is4() || l.neighbour(addr) != mac {
+		return
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	req := arpRequest{protocol: unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: addr.As4()}, flags: 2} // ATF_COM
+	req.hardware.Family = unix.ARPHRD_ETHER
+	copy(req.hardware.Data[:], hardware)
+	copy(req.device[:unix.IFNAMSIZ-1], l.name)
+	_, _, _ = unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCSARP, uintptr(unsafe.Pointer(&req)))
+}
+
 // arpRequest is struct arpreq of arp(7).
 type arpRequest struct {
 	protocol unix.RawSockaddrInet4

@@ -62,9 +62,9 @@ func TestClients(t *testing.T) {
 		{"a plain PXEClient", "x86_64", mac, 0, "PXEClient", []dhcpv4.Modifier{without(dhcpv4.OptionClientSystemArchitectureType)}, "x86 BIOS PXE", "boot/T/undionly.kpxe", "PXEClient"},
 		{"IA32", "x86_64", mac, 6, "PXEClient:Arch:00006:UNDI:003016", nil, "IA32 UEFI PXE", "", ""},
 		{"arm64 for x86-64", "x86_64", mac, 11, "PXEClient:Arch:00011:UNDI:003000", nil, "arm64 UEFI PXE", "", ""},
-		{"a Pi 4", "aarch64", pi, 0, "PXEClient:Arch:00000:UNDI:002001", []dhcpv4.Modifier{guid("\x00RPi4\x31\xc0\x12\x00\x9d\x6e\xef\xe5\x01\x02\x03\x04")}, "Raspberry Pi boot ROM", "", ""},
-		{"a Pi 4 without option 60", "aarch64", mac, 0, "", []dhcpv4.Modifier{guid("\x00RPi4\x31\xc0\x12\x00\x9d\x6e\xef\xe5\x01\x02\x03\x04")}, "Raspberry Pi boot ROM", "", ""},
-		{"a Pi 3B", "x86_64", "b8:27:eb:01:02:03", 0, "PXEClient:Arch:00000:UNDI:002001", []dhcpv4.Modifier{guid("\x00DDDDDDDDDDDDDDDD")}, "Raspberry Pi boot ROM", "", ""},
+		{"a Pi 4", "aarch64", pi, 0, "PXEClient:Arch:00000:UNDI:002001", []dhcpv4.Modifier{guid("\x00RPi4\x31\xc0\x12\x00\x9d\x6e\xef\xe5\x01\x02\x03\x04")}, "Raspberry Pi 4, 400 or CM4 04030201", "", ""},
+		{"a Pi 4 without option 60", "aarch64", mac, 0, "", []dhcpv4.Modifier{guid("\x00RPi4\x31\xc0\x12\x00\x9d\x6e\xef\xe5\x01\x02\x03\x04")}, "Raspberry Pi 4, 400 or CM4 04030201", "", ""},
+		{"a Pi 3B", "x86_64", "b8:27:eb:01:02:03", 0, "PXEClient:Arch:00000:UNDI:002001", []dhcpv4.Modifier{guid("\x00DDDDDDDDDDDDDDDD")}, "Raspberry Pi 3B, 3B+ or CM3", "", ""},
 		{"Linux on a Pi", "aarch64", pi, 0, "", []dhcpv4.Modifier{without(dhcpv4.OptionClientSystemArchitectureType)}, "an operating system", "", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

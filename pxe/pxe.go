@@ -49,6 +49,8 @@ type Server struct {
 	subnets  []subnet
 	programs map[string][]byte // what firmware loads, by name
 	ladders  ladders
+	pis      piAsks
+	packs    packs
 	booting  [lanes]sync.Mutex // by host; held while its boot is looked for and begun
 }
 
@@ -82,6 +84,8 @@ func (s *Server) Listen(ctx context.Context) (err error) {
 // Run serves until ctx ends, and then returns nil.
 func (s *Server) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
+	s.packs.run(ctx)
+	defer s.packs.work.Wait()
 	for _, l := range s.links {
 		s.Log.Info("answering booting machines", "interface", l.name, "address", l.self, "dhcp", s.Mode, "http", s.HTTPPort)
 		if l.sock.dhcp != nil {

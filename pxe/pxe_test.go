@@ -243,8 +243,12 @@ func TestDecide(t *testing.T) {
 		{name: "unknown U-Boot, hold", c: client{MAC: mac, Kind: uboot, Arch: iana.UBOOT_ARM64}, hold: true, why: "not enrolled"},
 		{name: "arm32 U-Boot", h: host(hosts.Ready, arm), c: client{MAC: mac, Kind: uboot, Arch: iana.UBOOT_ARM32}, why: "arm32 U-Boot, for which there is no installer", tell: true},
 		{name: "IA32", h: host(hosts.Ready), c: client{MAC: mac, Kind: firmware, Arch: iana.EFI_IA32}, why: "IA32 UEFI, for which there is no installer: choose 64-bit", tell: true},
-		{name: "a Raspberry Pi", h: host(hosts.Ready, arm), c: client{MAC: mac, Kind: piROM}, why: "boot ROM of a Raspberry Pi", tell: true},
-		{name: "installed Raspberry Pi", h: host(hosts.Installed, arm), c: client{MAC: mac, Kind: piROM}, why: "installed"},
+		{name: "a Raspberry Pi", h: host(hosts.Ready, arm), c: client{MAC: mac, Kind: piROM}, load: tree},
+		{name: "an unknown Raspberry Pi, hold", c: client{MAC: mac, Kind: piROM}, hold: true, why: "not enrolled"},
+		{name: "a Raspberry Pi, permit expired", h: host(hosts.Ready, arm, func(h *hosts.Host) { h.Permit.Expires = noon }), c: client{MAC: mac, Kind: piROM}, load: local, why: "permit expired", tell: true},
+		{name: "a Raspberry Pi, in contact", h: host(hosts.Live, arm, func(h *hosts.Host) { h.Contact = true }), c: client{MAC: mac, Kind: piROM}, why: "answers at 10.77.0.9", tell: true},
+		{name: "a Raspberry Pi for x86-64", h: host(hosts.Ready), c: client{MAC: mac, Kind: piROM}, why: "built for x86_64", tell: true},
+		{name: "installed Raspberry Pi", h: host(hosts.Installed, arm), c: client{MAC: mac, Kind: piROM}, load: local, why: "installed"},
 	} {
 		for _, mode := range []Mode{Proxy, Full} {
 			a := decide(tt.h, tt.c, mode, tt.hold, noon)

@@ -19,9 +19,10 @@ type bootInfo struct {
 	Arch   iana.Arch
 	Offer  string // hosts.OfferBINL, …: how firmware is told
 	Local  bool   // tell firmware to start from its disk
+	Tree   bool   // tell a Raspberry Pi where its files are
 }
 
-func (b bootInfo) empty() bool { return b.File == "" && !b.Local }
+func (b bootInfo) empty() bool { return b.File == "" && !b.Local && !b.Tree }
 
 // Vendor options of PXE (PXE 2.1 section 2.2): 6 is discovery control, 9 the
 // boot menu, 10 its prompt.
@@ -125,6 +126,10 @@ func replyTo(m *dhcpv4.DHCPv4, server netip.Addr) (*dhcpv4.DHCPv4, error) {
 // addBoot names the file, both in the header, which old firmware reads, and in
 // option 67.
 func addBoot(r *dhcpv4.DHCPv4, b bootInfo) {
+	if b.Kind == piROM {
+		addPi(r, b)
+		return
+	}
 	if b.Local {
 		r.UpdateOption(dhcpv4.OptClassIdentifier("PXEClient"))
 		r.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionVendorSpecificInformation, localDisk))

@@ -45,6 +45,20 @@ goto again
 `
 }
 
+// holdMediumScript shows it to who asks from a boot medium. Its failure leads
+// back into the medium's script, which asks again, here for ever.
+func holdMediumScript(self, mac string) string {
+	return `#!ipxe
+echo
+echo This machine is not enrolled. On the provision server ` + self + `, run:
+echo
+echo   provision enroll ` + mac + ` HOST
+echo
+set round:int32 0
+exit 1
+`
+}
+
 // holdFile is where a stranger in --unknown=hold finds what it loads: a
 // program, or the script that shows how it is enrolled.
 func (s *Server) holdFile(l loader, mac, program string) string {
@@ -56,7 +70,7 @@ func (s *Server) holdFile(l loader, mac, program string) string {
 
 // whoScript has iPXE tell what it runs on.
 func whoScript(url string) string {
-	return "#!ipxe\nchain --replace " + url + "?platform=${platform}&arch=${buildarch}&mac=${netX/mac}\n"
+	return "#!ipxe\nchain --replace " + url + "?platform=${platform}&arch=${buildarch}&mac=${netX/mac}&uuid=${uuid}\n"
 }
 
 // ubootConfig is what U-Boot's "pxe boot" reads (extlinux format). It takes
@@ -70,7 +84,7 @@ func ubootConfig(h hosts.Host, cmdline, folder string) string {
 		"label installer",
 		"  kernel " + folder + "kernel",
 		"  initrd " + folder + "initrd",
-		"  append " + cmdline + " BOOTIF=01-" + strings.ReplaceAll(h.Boot.MAC, ":", "-"),
+		"  append " + cmdline,
 		"",
 	}, "\n")
 }

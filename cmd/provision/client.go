@@ -24,17 +24,23 @@ type client struct{ socket string }
 
 // do sends a request and returns the answer's body, which the caller closes.
 func (a *client) do(ctx context.Context, method, path string, body any) (io.ReadCloser, error) {
+	r, _, err := a.sized(ctx, method, path, body)
+	return r, err
+}
+
+// sized is do, with the body's length in bytes, -1 if it is not known.
+func (a *client) sized(ctx context.Context, method, path string, body any) (io.ReadCloser, int64, error) {
 	var send io.Reader
 	if body != nil {
 		data, err := json.Marshal(body)
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		send = bytes.NewReader(data)
 	}
 	req, err := http.NewRequestWithContext(ctx, method, "http://provision"+path, send)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	h := &http.Client{Transport: &http.Transport{DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -43,21 +49,21 @@ func (a *client) do(ctx context.Context, method, path string, body any) (io.Read
 	resp, err := h.Do(req)
 	switch {
 	case errors.Is(err, os.ErrPermission):
-		return nil, fmt.Errorf("no permission to open %s: run as root, or as a member of the group that `provision serve --socket-group` names", a.socket)
+		return nil, 0, fmt.Errorf("no permission to open %s: run as root, or as a member of the group that `provision serve --socket-group` names", a.socket)
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return nil, fmt.Errorf("no server answers on %s: start one with `provision serve`, or name its socket with --socket or PROVISION_SOCKET", a.socket)
+		return nil, 0, fmt.Errorf("no server answers on %s: start one with `provision serve`, or name its socket with --socket or PROVISION_SOCKET", a.socket)
 	case err != nil:
-		return nil, err
+		return nil, 0, err
 	}
 	if resp.StatusCode < 300 {
-		return resp.Body, nil
+		return resp.Body, resp.ContentLength, nil
 	}
 	defer resp.Body.Close()
 	var f web.Failure
 	if err := json.NewDecoder(resp.Body).Decode(&f); err != nil || f.Error == "" {
-		return nil, fmt.Errorf("the server answered %s", resp.Status)
+		return nil, 0, fmt.Errorf("the server answered %s", resp.Status)
 	}
-	return nil, errors.New(f.Error)
+	return nil, 0, errors.New(f.Error)
 }
 
 // call sends a request and decodes the answer into out, if that is not nil.

@@ -13,6 +13,7 @@ import (
 
 	"provision/disko"
 	"provision/hosts"
+	"provision/images"
 	"provision/internal/web"
 )
 
@@ -35,6 +36,11 @@ system's own configuration makes of the device (boot.loader.grub.devices, for on
 stays as the flake has it.
 
   provision enroll 52:54:00:12:34:56 bravo --disk main=smallest-nvme --disk data=serial:WD-5G
+
+A host whose flake has no disko takes a layout of ` + "`provision layout list`" + `. Its own
+configuration must mount what that makes: see ` + "`provision layout --help`" + `.
+
+  provision enroll 52:54:00:12:34:56 bravo --layout ext4 --disk main=largest
 
 An install stops before it changes anything if a disk that it would erase is
 removable, in use, another host's, or holds what may be somebody's: Windows, LUKS or
@@ -97,9 +103,12 @@ type enrolment struct {
 func (e *enrolment) flags(c *cobra.Command, via string) {
 	r, fl := &e.request, c.Flags()
 	fl.StringVar(&r.Image, "image", "", "installer image (default: the only one for the host's architecture)")
-	fl.StringVar(&r.Board, "board", "", "board, for machines that need its firmware")
-	fl.StringVar(&r.BootMethod, "boot-method", "", "the only way to answer its firmware: binl, first or plain; snponly or native; or both, first+snponly (default: what worked, else each in turn)")
+	fl.StringVar(&r.Board, "board", "auto", "what the machine is: "+strings.Join(images.BoardNames(), ", ")+"; auto: what it is recognised as when it asks")
+	fl.StringVar(&r.BootMethod, "boot-method", "", "the only way to answer its firmware: binl, first or plain; snponly or native; or both, first+snponly; for a Raspberry Pi, pi or u-boot (default: what worked, else each in turn)")
+	fl.StringArrayVar(&r.PiConfig, "config-txt", nil, "LINE to add to the config.txt that a Raspberry Pi netboots with, such as dtparam=pciex1")
+	fl.BoolVar(&r.AllowEEPROM, "allow-eeprom-update", false, "let a Raspberry Pi fetch the firmware's recovery and EEPROM files, with which it writes its EEPROM anew")
 	fl.StringVar(&r.Disko, "disko", "", "how its disks are made: fresh, format, mount or script (default fresh)")
+	fl.StringVar(&r.Layout, "layout", "", "a layout of provision layout list, for a host whose flake has no disko; none: no more")
 	fl.StringVar(&r.Address, "address", "", "fixed IPv4 address (with serve --dhcp server)")
 	fl.StringVar(&r.Via, "via", via, "how the machine is made to come: auto, kexec, netboot, wol or manual")
 	e.secret.add(c)
@@ -117,11 +126,15 @@ func (e *enrolment) flags(c *cobra.Command, via string) {
 	fl.StringVar(&r.ExtraFiles, "extra-files", "", "folder whose contents are copied over the new root, with modes and owners; whoever owns the folder becomes root")
 	fl.DurationVar(&r.Permit, "permit", 24*time.Hour, "how long the machine has to start its install")
 	// It errs only for a flag that does not exist.
-	_ = c.RegisterFlagCompletionFunc("boot-method", cobra.FixedCompletions([]string{"binl", "first", "plain", "snponly", "native"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = c.RegisterFlagCompletionFunc("board", completeWays(append(images.BoardNames(), web.AutoBoard)...))
+	_ = c.RegisterFlagCompletionFunc("boot-method", cobra.FixedCompletions([]string{"binl", "first", "plain", "snponly", "native", "pi", "u-boot"}, cobra.ShellCompDirectiveNoFileComp))
 	_ = c.RegisterFlagCompletionFunc("generate-hardware-config", completeWays(hosts.GenerateConfig, hosts.Facter))
 	_ = c.RegisterFlagCompletionFunc("build-on", completeWays("server", "target", "auto"))
 	_ = c.RegisterFlagCompletionFunc("disko", completeWays("fresh", "format", "mount", "script"))
 	_ = c.RegisterFlagCompletionFunc("via", completeVias)
+	_ = c.RegisterFlagCompletionFunc("layout", func(c *cobra.Command, _ []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		return completePresets(c, nil, typed)
+	})
 }
 
 // parse checks the flags and completes the request, but for MACs and name.
@@ -132,11 +145,19 @@ func (e *enrolment) parse(c *cobra.Command) (err error) {
 			return errUsage{err}
 		}
 	}
+	if _, err := images.ParseBoard(r.Board); err != nil && r.Board != web.AutoBoard {
+		return errUsage{fmt.Errorf("--board: %w", err)}
+	}
 	if _, err := hosts.ParseDisko(r.Disko); err != nil {
 		return errUsage{err}
 	}
 	if _, err := hosts.ParseVia(r.Via); err != nil {
 		return errUsage{err}
+	}
+	if r.Layout != "" && r.Layout != hosts.NoLayout {
+		if _, err := disko.FindPreset(r.Layout); err != nil {
+			return errUsage{err}
+		}
 	}
 	if err := e.parseBuild(); err != nil {
 		return errUsage{err}

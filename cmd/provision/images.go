@@ -1,15 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
-	"os"
-	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"provision/images"
 	"provision/internal/web"
@@ -17,16 +16,15 @@ import (
 
 const imagesHelp = `Manage the installer images that machines boot.
 
-  provision images add nixos --arch x86_64 --from ~/netboot
-  provision images add nixos --arch x86_64 --from nixos-kexec-installer.tar.gz
-  provision images add own --arch x86_64 --kernel bzImage --initrd initrd --cmdline "init=/nix/store/...-nixos/init"`
+  provision images add nixos --from nixos-kexec-installer.tar.gz
+  provision images list`
 
 func imagesCommand(api *client) *cobra.Command {
 	c := &cobra.Command{Use: "images", Short: "manage the installer images", Long: imagesHelp, Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return errUsage{errors.New("images needs add, list, verify or remove")}
+			return errUsage{errors.New("images needs add, update, list, verify, remove, gc, media or firmware")}
 		}}
-	c.AddCommand(imagesAdd(api), imagesList(api),
+	c.AddCommand(imagesAdd(api), imagesUpdate(api), imagesList(api), imagesGC(api), imagesMedia(api), firmwareCommand(api),
 		&cobra.Command{Use: "verify NAME", Short: "read an image back and compare its digests", Args: cobra.ExactArgs(1),
 			RunE: func(c *cobra.Command, args []string) error {
 				if err := api.call(c.Context(), http.MethodPost, imagePath(args[0])+"/verify", nil, nil); err != nil {
@@ -44,81 +42,11 @@ func imagesCommand(api *client) *cobra.Command {
 
 func imagePath(name string) string { return "/v1/images/" + url.PathEscape(name) }
 
-func imagesAdd(api *client) *cobra.Command {
-	var r web.ImageRequest
-	c := &cobra.Command{Use: "add NAME --arch ARCH (--from DIR|TARBALL | --kernel FILE --initrd FILE [--cmdline TEXT])", Short: "add an image",
-		Args: cobra.ExactArgs(1),
-		RunE: func(c *cobra.Command, args []string) error {
-			r.Name = args[0]
-			if r.Arch == "" {
-				return errUsage{errors.New("images add needs --arch x86_64 or --arch aarch64")}
-			}
-			if (r.From == "") == (r.Kernel == "" && r.Initrd == "") || (r.From == "") && (r.Kernel == "" || r.Initrd == "") {
-				return errUsage{errors.New("images add needs --from, or --kernel and --initrd")}
-			}
-			for _, p := range []*string{&r.From, &r.Kernel, &r.Initrd} {
-				if *p == "" {
-					continue
-				}
-				abs, err := filepath.Abs(*p)
-				if err != nil {
-					return err
-				}
-				*p = abs
-			}
-			return addImage(c, api, r)
-		}}
-	c.Flags().StringVar(&r.Arch, "arch", "", "x86_64 or aarch64")
-	c.Flags().StringVar(&r.From, "from", "", "folder with netboot release files, or a kexec tarball of nixos-images")
-	c.Flags().StringVar(&r.Kernel, "kernel", "", "kernel (bzImage or Image)")
-	c.Flags().StringVar(&r.Initrd, "initrd", "", "initrd (cpio, compressed or not)")
-	c.Flags().StringVar(&r.Cmdline, "cmdline", "", "kernel command line, with the init= of this image")
-	return c
-}
-
-func addImage(c *cobra.Command, api *client, r web.ImageRequest) error {
-	body, err := api.do(c.Context(), http.MethodPost, "/v1/images", r)
-	if err != nil {
-		return err
-	}
-	f, isFile := c.ErrOrStderr().(*os.File)
-	bar := isFile && term.IsTerminal(int(f.Fd()))
-	var last web.ImageProgress
-	err = lines(c.Context(), body, func(p web.ImageProgress) bool {
-		last = p
-		if bar && p.Total > 0 {
-			fmt.Fprintf(f, "\r\x1b[K%d of %d MB", p.Done/1e6, p.Total/1e6)
-		}
-		return true
-	})
-	if bar {
-		fmt.Fprint(f, "\r\x1b[K")
-	}
-	switch {
-	case err != nil:
-		return err
-	case last.Error != "":
-		return errors.New(last.Error)
-	case last.Image == nil:
-		return errors.New("the server stopped while adding the image; add it again")
-	}
-	for _, w := range last.Warnings {
-		fmt.Fprintln(c.ErrOrStderr(), "warning:", w)
-	}
-	printImage(c, *last.Image)
-	return nil
-}
-
-func printImage(c *cobra.Command, img images.Image) {
-	fmt.Fprintf(c.OutOrStdout(), "%s: %s, kernel %.1f MB, initrd %.1f MB\n  %s\n", img.Name, img.Arch,
-		float64(img.Kernel.Size)/1e6, float64(img.Initrd.Size)/1e6, img.Cmdline)
-}
-
 func imagesList(api *client) *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{Use: "list", Short: "list the images", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			var all []images.Image
+			var all []web.ImageInfo
 			if err := api.call(c.Context(), http.MethodGet, "/v1/images", nil, &all); err != nil {
 				return err
 			}
@@ -126,15 +54,46 @@ func imagesList(api *client) *cobra.Command {
 				return printJSON(c.OutOrStdout(), all)
 			}
 			if len(all) == 0 {
-				fmt.Fprintln(c.OutOrStdout(), "No image yet: provision images add NAME --arch x86_64 --from DIR")
+				fmt.Fprintln(c.OutOrStdout(), "No image yet: provision images add NAME --from SOURCE")
 				return nil
 			}
-			t := table(c.OutOrStdout(), "NAME", "ARCH", "SIZE", "ADDED", "KERNEL SHA256")
+			t := table(c.OutOrStdout(), "NAME", "ARCH", "SIZE", "ADDED", "HOSTS", "FROM")
 			for _, img := range all {
-				t.row(img.Name, img.Arch, fmt.Sprintf("%.1f MB", float64(img.Kernel.Size+img.Initrd.Size)/1e6), ago(img.Added), img.Kernel.SHA256[:16])
+				t.row(img.Name, img.Arch, fmt.Sprintf("%.1f MB", float64(img.Kernel.Size+img.Initrd.Size)/1e6), ago(img.Added),
+					cmp.Or(strings.Join(img.Hosts, ","), "-"), cmp.Or(img.From, "single files"))
 			}
 			return t.Flush()
 		}}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return c
+}
+
+func imagesUpdate(api *client) *cobra.Command {
+	var digests []string
+	c := &cobra.Command{Use: "update NAME", Short: "fetch an image again from where it came", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			given, err := parseDigests(digests)
+			if err != nil {
+				return errUsage{err}
+			}
+			last, err := changeImage(c, api, imagePath(args[0])+"/update", web.ImageUpdate{SHA256: given})
+			if err == nil && !last.Changed {
+				fmt.Fprintf(c.OutOrStdout(), "%s is the newest already.\n", args[0])
+			}
+			return err
+		}}
+	c.Flags().StringArrayVar(&digests, "sha256", nil, "digest of a file of the new image: FILE=HEX, or HEX for the only one")
+	return c
+}
+
+func imagesGC(api *client) *cobra.Command {
+	return &cobra.Command{Use: "gc", Short: "remove what no image needs, and parts of downloads", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			var freed images.Freed
+			if err := api.call(c.Context(), http.MethodPost, "/v1/images/gc", nil, &freed); err != nil {
+				return err
+			}
+			fmt.Fprintf(c.OutOrStdout(), "freed %.1f MB in %d files\n", float64(freed.Bytes)/1e6, freed.Files)
+			return nil
+		}}
 }

@@ -59,6 +59,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"status":  status,
 			"mkimage": mkimage,
+			"mkboot":  mkboot,
 			"flip":    flip,
 			"answers": answers,
 			"inside":  inside,
@@ -85,8 +86,8 @@ func status(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// mkimage FOLDER ARCH makes netboot release files with just enough in them to
-// pass for a kernel and an initrd.
+// mkimage FOLDER ARCH [bare] makes netboot release files with just enough in
+// them to pass for a kernel and an initrd; with bare, these lack what an installer needs.
 func mkimage(ts *testscript.TestScript, _ bool, args []string) {
 	dir, arch := ts.MkAbs(args[0]), args[1]
 	kernel := make([]byte, 4096)
@@ -99,7 +100,15 @@ func mkimage(ts *testscript.TestScript, _ bool, args []string) {
 		copy(kernel[0x202:], "HdrS\x0f\x02") // boot protocol 2.15
 		copy(kernel[0x236:], "\x03\x00")     // XLF_KERNEL_64
 	}
-	initrd := images.Overlay([]images.OverlayFile{{Path: "init", Mode: 0o755, Data: []byte("#!/bin/sh\n")}})
+	inside := []images.OverlayFile{{Path: "init", Mode: 0o755, Data: []byte("#!/bin/sh\n")}}
+	if len(args) == 2 {
+		inside = []images.OverlayFile{
+			{Path: "init", Mode: 0o755, Data: []byte("#!/bin/sh\ncp /ssh/authorized_keys /root/.ssh/\n")},
+			{Path: "bin/sshd", Mode: 0o755},
+			{Path: "lib/modules/6.12.30/kernel/drivers/net/virtio_net.ko", Mode: 0o644},
+		}
+	}
+	initrd := images.Overlay(inside)
 	script := "#!ipxe\nkernel " + name + " init=/nix/store/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-nixos/init initrd=initrd loglevel=4 ${cmdline}\n"
 	ts.Check(os.MkdirAll(dir, 0o755))
 	for file, data := range map[string][]byte{name: kernel, "initrd-" + arch + "-linux": initrd, "netboot-" + arch + "-linux.ipxe": []byte(script)} {

@@ -65,9 +65,9 @@ func discoveredCommand(api *client) *cobra.Command {
 				fmt.Fprintln(c.OutOrStdout(), "No unknown machine has asked yet.")
 				return nil
 			}
-			t := table(c.OutOrStdout(), "MAC", "LAST SEEN", "FIRST SEEN", "ASKS AS", "VENDOR CLASS")
+			t := table(c.OutOrStdout(), "MAC", "LAST SEEN", "FIRST SEEN", "ASKS AS", "BOARD", "VENDOR CLASS")
 			for _, d := range all {
-				t.row(d.MAC, ago(d.Last), ago(d.First), d.Arch, d.Vendor)
+				t.row(d.MAC, ago(d.Last), ago(d.First), d.Arch, d.Board, d.Vendor)
 			}
 			return t.Flush()
 		}}

@@ -14,6 +14,8 @@ import (
 
 	"provision/disko"
 	"provision/hosts"
+	"provision/images"
+	"provision/installer"
 	"provision/internal/web"
 )
 
@@ -22,25 +24,27 @@ list the steps, what each destroys and how long it usually takes.
 
 For an enrolled HOST the server plans from the flake and from what the machine
 was seen to have, in the way of enroll --disko. Without a server, from evaluated
-disko.devices as JSON:
+disko.devices as JSON, or from a layout that comes with provision:
 
   provision plan bravo
   provision plan --layout layout.json --facts facts.json --disko format
   provision plan --layout layout.json --facts facts.json --disk main=smallest-nvme
+  provision plan --layout layout.json --board rpi4
+  provision plan --layout luks-btrfs --facts facts.json --disk main=largest
 
 Facts are what provision facts prints on the machine. For the way fresh, the
 output of lsblk --json --bytes --output-all does. For --disk see provision enroll
 --help; a host's disks are chosen when it is enrolled.`
 
 func planCommand(api *client) *cobra.Command {
-	var layout, facts, way string
+	var layout, facts, way, board string
 	var disks []string
 	var asJSON bool
 	c := &cobra.Command{Use: "plan HOST", Short: "show what an install would do to the disks", Long: planHelp,
 		Args: cobra.MaximumNArgs(1), ValidArgsFunction: api.completeHosts,
 		RunE: func(c *cobra.Command, args []string) error {
 			if (len(args) == 1) == (layout != "") {
-				return errUsage{errors.New("plan needs a HOST, or --layout FILE without one")}
+				return errUsage{errors.New("plan needs a HOST, or --layout FILE|NAME without one")}
 			}
 			parsed, err := hosts.ParseDisko(way)
 			if err != nil {
@@ -52,13 +56,16 @@ func planCommand(api *client) *cobra.Command {
 			if len(args) == 1 && disks != nil {
 				return errUsage{errors.New("--disk is for --layout; a host's disks are chosen when it is enrolled")}
 			}
+			if board != "" && layout == "" {
+				return errUsage{errors.New("--board goes with --layout; a host's board is said when it is enrolled, or recognised")}
+			}
 			p := new(disko.Plan)
 			if layout != "" {
 				var o disko.Options
 				if o, err = planOptions(parsed, disks); err != nil {
 					return err
 				}
-				p, err = planFiles(layout, facts, o)
+				p, err = planFiles(layout, facts, board, o)
 			} else {
 				err = api.call(c.Context(), http.MethodGet, hostPath(args[0], "/plan"), nil, p)
 			}
@@ -70,9 +77,11 @@ func planCommand(api *client) *cobra.Command {
 			}
 			return showPlan(c.OutOrStdout(), p)
 		}}
-	c.Flags().StringVar(&layout, "layout", "", "evaluated disko.devices, as JSON")
+	c.Flags().StringVar(&layout, "layout", "", "FILE|NAME: evaluated disko.devices, as JSON, or a layout of provision layout list")
 	c.Flags().StringVar(&facts, "facts", "", "what the machine has: the output of provision facts")
 	c.Flags().StringVar(&way, "disko", "", "how the disks are made: fresh, format, mount or script (default fresh)")
+	c.Flags().StringVar(&board, "board", "", "what the machine is, which tells whether its firmware starts from such disks: "+strings.Join(images.BoardNames(), ", "))
+	_ = c.RegisterFlagCompletionFunc("board", completeWays(images.BoardNames()...))
 	_ = c.RegisterFlagCompletionFunc("disko", completeWays("fresh", "format", "mount", "script"))
 	diskFlag(c, &disks)
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON (stable)")
@@ -87,25 +96,50 @@ func planOptions(way hosts.Disko, disks []string) (disko.Options, error) {
 	return web.PlanOptions(way, chosen), nil
 }
 
-func planFiles(layoutFile, factsFile string, o disko.Options) (*disko.Plan, error) {
-	data, err := os.ReadFile(layoutFile)
+func planFiles(layoutFile, factsFile, board string, o disko.Options) (*disko.Plan, error) {
+	layout, err := readLayout(layoutFile, o.Disks, factsFile != "")
 	if err != nil {
 		return nil, err
 	}
-	layout, err := disko.Parse(data)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", layoutFile, err)
-	}
 	var facts *disko.Facts
 	if factsFile != "" {
-		if data, err = os.ReadFile(factsFile); err != nil {
+		data, err := os.ReadFile(factsFile)
+		if err != nil {
 			return nil, err
 		}
 		if facts, err = disko.ParseFacts(data); err != nil {
 			return nil, fmt.Errorf("%s: %w", factsFile, err)
 		}
 	}
-	return disko.NewPlan(layout, facts, o)
+	p, err := disko.NewPlan(layout, facts, o)
+	if err != nil || board == "" {
+		return p, err
+	}
+	b, err := images.ParseBoard(board)
+	if err != nil {
+		return nil, errUsage{fmt.Errorf("--board: %w", err)}
+	}
+	p.Problems = installer.BoardProblems(layout, b)
+	return p, nil
+}
+
+// readLayout reads a file, or takes the preset of that name; a file of the same name is ./NAME.
+func readLayout(name string, disks map[string]string, forMachine bool) (*disko.Layout, error) {
+	if p, err := disko.FindPreset(name); err == nil {
+		if left := p.Unchosen(disks); forMachine && len(left) > 0 {
+			return nil, fmt.Errorf("layout %s leaves the disk to you: choose it with --disk %s=DISK, such as --disk %s=largest", name, left[0], left[0])
+		}
+		return p.Layout()
+	}
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return nil, fmt.Errorf("%w; it is no layout of `provision layout list` either", err)
+	}
+	layout, err := disko.Parse(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return layout, nil
 }
 
 func showPlan(w io.Writer, p *disko.Plan) error {
@@ -135,16 +169,34 @@ func showPlan(w io.Writer, p *disko.Plan) error {
 	case len(p.Steps) == 0:
 		fmt.Fprintln(w, "\nNothing is to be done: the disks are as the layout says, and mounted.")
 	}
-	for i, o := range p.Objections {
+	for i, why := range stops(p) {
 		if i == 0 {
 			fmt.Fprintln(w, paint(red, "\nAn install would stop before it changes anything:", color))
 		}
-		fmt.Fprintln(w, "  "+o.String())
+		fmt.Fprintln(w, "  "+why)
+	}
+	for _, problem := range p.Problems {
+		if !problem.Stops {
+			fmt.Fprintf(w, "\nwarning: %s\n", problem)
+		}
 	}
 	if sum > 0 {
 		fmt.Fprintf(w, "\nThe steps with a time usually take ~%s together; the others less than a second\neach, or as long as the disk or the layout's own hooks need.\n", seconds(sum))
 	}
 	return nil
+}
+
+// stops are the reasons for which an install by the plan would not begin.
+func stops(p *disko.Plan) (why []string) {
+	for _, o := range p.Objections {
+		why = append(why, o.String())
+	}
+	for _, problem := range p.Problems {
+		if problem.Stops {
+			why = append(why, problem.String())
+		}
+	}
+	return why
 }
 
 func paint(style, text string, color bool) string {

@@ -142,10 +142,10 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) e
 			}
 			return err
 		}}
-	operator := &web.Server{Socket: socket, Group: f.group, Flake: f.flake, Hosts: inventory, Images: catalog, Traces: traces, Log: log, Look: install.Look, Prepare: nix.Prepare,
+	operator := &web.Server{Socket: socket, Group: f.group, Flake: f.flake, Programs: f.programs, Hosts: inventory, Images: catalog, Traces: traces, Log: log, Look: install.Look, Prepare: nix.Prepare, Problems: installer.BoardProblems,
 		Serving: web.Serving{Version: version, PID: os.Getpid(), DHCP: f.dhcp, HTTP: pxeServer.HTTPPort, Hold: pxeServer.Hold, SSHKey: login},
-		Evaluate: func(ctx context.Context, flake, host string) (string, *disko.Layout, error) {
-			config, layout, err := nix.Evaluate(ctx, flake, host)
+		Evaluate: func(ctx context.Context, flake, host string, o hosts.Options) (string, *disko.Layout, error) {
+			config, layout, err := nix.Evaluate(ctx, flake, host, o)
 			return config.System, layout, err
 		}}
 

@@ -105,8 +105,10 @@ func showOne(c *cobra.Command, s web.Status) error {
 	line("system", s.System)
 	line("host key", s.HostKey)
 	line("flake", s.Flake)
+	line("board", s.Board)
 	line("image", s.Image)
 	line("disks", diskoWords(s.Disko))
+	line("layout", s.Layout)
 	line("boot method", methodWords(s))
 	line("permit", permitWords(s.Permit))
 	for _, name := range slices.Sorted(maps.Keys(s.Disks)) {
@@ -120,6 +122,13 @@ func showOne(c *cobra.Command, s web.Status) error {
 	}
 	if s.TPM2 != "" {
 		line("TPM", "opens the disks, by PCR "+s.TPM2)
+	}
+	line("serial", s.Serial)
+	for _, l := range s.PiConfig {
+		line("config.txt", l)
+	}
+	if s.AllowEEPROM {
+		line("EEPROM", "may be written anew when it netboots")
 	}
 	for _, to := range s.EscrowTo {
 		line("escrow to", to)

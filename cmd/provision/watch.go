@@ -114,6 +114,16 @@ type rate struct {
 	done  int64
 }
 
+// pace is zero until there is something to judge by.
+func (r rate) pace(done, total int64) (perSecond float64, left time.Duration) {
+	sec, moved := time.Since(r.at).Seconds(), float64(done-r.done)
+	if sec < 1 || moved <= 0 {
+		return 0, 0
+	}
+	perSecond = moved / sec
+	return perSecond, time.Duration(float64(total-done) / perSecond * float64(time.Second)).Round(time.Second)
+}
+
 func newScreen(out *os.File) *screen {
 	return &screen{out: out, color: os.Getenv("NO_COLOR") == "", hosts: make(map[string]web.Status), rates: make(map[string]*rate)}
 }
@@ -164,14 +174,12 @@ func (s *screen) speed(st web.Status) string {
 		s.rates[st.Name] = &rate{st.Phase, time.Now(), st.Progress.Done}
 		return ""
 	}
-	sec := time.Since(r.at).Seconds()
-	moved := float64(st.Progress.Done - r.done)
-	if sec < 1 || moved <= 0 {
+	perSecond, left := r.pace(st.Progress.Done, st.Progress.Total)
+	if perSecond == 0 {
 		return ""
 	}
-	left := time.Duration(float64(st.Progress.Total-st.Progress.Done) / (moved / sec) * float64(time.Second)).Round(time.Second)
 	if st.Progress.Unit == "bytes" {
-		return fmt.Sprintf("%.1f MB/s, %s left", moved/sec/1e6, left)
+		return fmt.Sprintf("%.1f MB/s, %s left", perSecond/1e6, left)
 	}
 	return fmt.Sprintf("%d of %d %s", st.Progress.Done, st.Progress.Total, st.Progress.Unit)
 }

@@ -230,6 +230,8 @@ func TestStalled(t *testing.T) {
 		{hosts.StageScript, "iPXE x86-64 UEFI", "fetched its script and no kernel", "screen"},
 		{hosts.StageKernel, "iPXE x86-64 UEFI", "asked for its kernel and never for its initrd", "MTU"},
 		{hosts.StageInitrd, "iPXE x86 BIOS", "asked for its initrd and did not get it whole", "memory"},
+		{hosts.StageScript, "Raspberry Pi 4B e5ef6e9d", "read its config.txt and loaded no kernel", "LED"},
+		{hosts.StageInitrd, "Raspberry Pi 4B e5ef6e9d", "loaded its kernel and first stage, which did not get its image whole", "device trees"},
 		{hosts.StageStarted, "iPXE x86-64 UEFI", "started its installer, which never answered", "init="},
 	} {
 		h := waiting(hosts.Booting)

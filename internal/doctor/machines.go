@@ -103,6 +103,22 @@ var stalls = map[hosts.Stage]stall{
 		"see its screen: an emergency shell means a wrong init= (provision images list), no network a driver that the image lacks; else its memory is too small"},
 }
 
+// piStalls are those of a Raspberry Pi's own firmware, where they are others. In
+// which order it asks for kernel and first stage depends on the model.
+var piStalls = map[hosts.Stage]stall{
+	hosts.StageAsked: {"asked and took no answer",
+		"see that a DHCP server gives it an address, and enable portfast on its switch port"},
+	hosts.StageProgram: {"loaded its firmware and no kernel",
+		"see its screen, or count how often its green LED blinks (raspberrypi.com/documentation, LED warning flash codes)"},
+	hosts.StageScript: {"read its config.txt and loaded no kernel",
+		"see its screen, or count how often its green LED blinks (raspberrypi.com/documentation, LED warning flash codes)"},
+	hosts.StageKernel: piFirst,
+	hosts.StageInitrd: piFirst,
+}
+
+var piFirst = stall{"loaded its kernel and first stage, which did not get its image whole",
+	"see its screen, where the first stage says what it waits for; if there is nothing, the device trees of its firmware do not suit the image's kernel"}
+
 // stalled says why a machine that asked did not come up; ok is false if it did,
 // or may still. h is nil if no host has its MAC.
 func stalled(t hosts.Trace, h *hosts.Host, now time.Time) (f Finding, ok bool) {
@@ -119,6 +135,9 @@ func stalled(t hosts.Trace, h *hosts.Host, now time.Time) (f Finding, ok bool) {
 		return f, false
 	}
 	s := stalls[t.Stage]
+	if pi, ok := piStalls[t.Stage]; ok && strings.HasPrefix(t.Client, "Raspberry Pi") {
+		s = pi
+	}
 	if t.Stage == hosts.StageRefused {
 		s = refused(t, h, now)
 	} else if pinned := h.Options.Method; pinned != (hosts.Method{}) {

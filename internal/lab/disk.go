@@ -12,7 +12,7 @@ import (
 type Disk struct {
 	Path   string
 	Serial string // what the machine sees as the disk's serial number, at most 20 characters
-	Bus    string // "virtio" (the default: /dev/vda …), "nvme" (/dev/nvme0n1 …), "sata" (/dev/sda …)
+	Bus    string // "virtio" (the default: /dev/vda …), "nvme" (/dev/nvme0n1 …), "sata" (/dev/sda …), "usb" (a stick), "cd" (a DVD drive)
 }
 
 // NewDisk makes an empty disk of size bytes at path; what was there is lost.

@@ -33,6 +33,9 @@ const (
 	// UBoot is an arm64 board's firmware. It tries the disks and then the network; a key typed when it prints "Hit any
 	// key to stop autoboot" brings its prompt, "=> ". It keeps no variables: saveenv fails on QEMU's flash.
 	UBoot Firmware = "u-boot"
+
+	// BareARM64 is an arm64 machine without any: QEMU starts Machine.Kernel on it, with a device tree of its own.
+	BareARM64 Firmware = "bare-arm64"
 )
 
 // A board is a kind of machine, as QEMU knows it.
@@ -80,6 +83,8 @@ func (f Firmware) board() (board, error) {
 		return uefi(arm, aavmf, "PXEv4")
 	case AAVMFHTTP:
 		return uefi(arm, aavmf, "HTTPv4")
+	case BareARM64:
+		return arm, nil
 	case UBoot:
 		arm.qemu = append(arm.qemu, "-bios", "/usr/lib/u-boot/qemu_arm64/u-boot.bin")
 		arm.nic = "e1000" // U-Boot 2023.01 takes a virtio card's MAC for dc:dc:dc:dc:dc:dc

@@ -27,10 +27,13 @@ var fleetFiles embed.FS
 //	delta    GPT: ESP, ext4; for aarch64, and there only if the fleet has AArch64
 //	echo     GPT: ESP, LUKS (passwordFile /tmp/disk.key) on LVM: ext4 for / and /home, swap
 //	foxtrot  two disks, each GPT: RAID 1 as ESP, RAID 1 on ext4; starts from either disk alone
-//	golf     GPT: EF02, ext4; with GRUB for a BIOS
 //	hotel    GPT: ESP, ext4 for /nix; / is a tmpfs, the SSH host key is kept in /nix/persist
 //	juliett  keeps its disk's GPT and the ESP that is labelled SYSTEM; LUKS on ext4 for / (passwordFile /tmp/disk.key)
 //	         and for /data (the same, and additionalKeyFiles /tmp/data.key)
+//	mike     has no disko, starts by extlinux.conf; mounts what the layout preset rpi4 makes, or what hosts/mike/filesystems.nix
+//	         says; for aarch64, and there only if the fleet has AArch64
+//	lima     has no disko; mounts what the layout preset ext4 makes, or what hosts/lima/filesystems.nix
+//	         says; with GRUB for a BIOS if that says so
 //
 // It needs neither nixpkgs nor any other input nor the network, and builds with nix 2.8 in seconds.
 type Fleet struct {
@@ -44,7 +47,7 @@ type Fleet struct {
 	// take from the flake and decrypt with the host's key.
 	Sealed []byte
 
-	// AArch64 adds the host delta, whose packages come from the cache as those of the others do. It is built on x86_64.
+	// AArch64 adds the hosts delta and mike, whose packages come from the cache as those of the others do. It is built on x86_64.
 	AArch64 bool
 	// EFIEntry makes the hosts' boot loader put itself in front of the firmware's boot order, as NixOS's does.
 	// Without it, the order is left alone and the firmware finds the disk's fallback loader.

@@ -17,10 +17,10 @@ func TestFleet(t *testing.T) {
 	if _, err := output(plain); err == nil || !strings.Contains(err.Error(), "cannot convert a function to JSON") {
 		t.Errorf("plain nix eval of the layout: %v; with disko it fails for its functions", err)
 	}
-	if got := nix(t, "eval", "--json", dir+"#nixosConfigurations", "--apply", "builtins.attrNames"); got != `["alpha","bravo","charlie","echo","foxtrot","golf","hotel","india","juliett","kilo"]` {
+	if got := nix(t, "eval", "--json", dir+"#nixosConfigurations", "--apply", "builtins.attrNames"); got != `["alpha","bravo","charlie","echo","foxtrot","hotel","india","juliett","kilo","lima"]` {
 		t.Errorf("without AArch64 the hosts are %s", got)
 	}
-	for _, host := range []string{"alpha", "bravo", "charlie", "echo", "foxtrot", "golf", "hotel", "india", "juliett", "kilo"} {
+	for _, host := range []string{"alpha", "bravo", "charlie", "echo", "foxtrot", "hotel", "india", "juliett", "kilo", "lima"} {
 		testHost(t, dir, host, "x86_64-linux")
 	}
 }
@@ -30,6 +30,7 @@ func TestArm64FleetByHand(t *testing.T) {
 	dir, err := Fleet{AArch64: true}.Write(t.Context(), CacheDir(), t.TempDir()+"/fleet", os.Stderr)
 	check(t, err)
 	testHost(t, dir, "delta", "aarch64-linux")
+	testHost(t, dir, "mike", "aarch64-linux")
 }
 
 // testHost builds a host of the flake in dir.
@@ -91,9 +92,6 @@ func TestFleetLayouts(t *testing.T) {
 			`"name":"root",HOOKS"type":"mdraid"}`,
 		"foxtrot mdadm.root": `{"content":{"device":"/dev/md/root",` + filesystem + `"/",HOOKS"type":"filesystem"},` +
 			`"extraArgs":["--assume-clean"],"level":1,"metadata":"default","name":"root",HOOKS"type":"mdadm"}`,
-		"golf disk.main.content.partitions.bios": `{"alignment":0,"attributes":[],"content":null,` +
-			`"device":"/dev/disk/by-partlabel/disk-main-bios","end":"+1M","hybrid":null,"label":"disk-main-bios",` +
-			`"name":"bios","priority":100,"size":"1M","start":"0","type":"EF02","uuid":null}`,
 		"juliett disk.main.destroy": `false`,
 		"juliett disk.main.content.partitions.ESP": `{"alignment":0,"attributes":[],"content":{` +
 			`"device":"/dev/disk/by-partlabel/SYSTEM","extraArgs":[],"format":"vfat","mountOptions":["umask=0077"],` +

@@ -37,6 +37,9 @@ type Machine struct {
 
 	// DiskFirst makes UEFI firmware try the disks before the network, as on most machines that people have.
 	DiskFirst bool
+	// First, if set, makes UEFI firmware try the boot options first whose text begins with it: "UEFI QEMU QEMU USB" of
+	// a stick, "UEFI QEMU DVD-ROM" of a CD; then the disks, and the network last.
+	First string
 	// TPM is a TPM 2.0 chip, which keeps its state over power cycles.
 	TPM bool
 	// IPv6PXE lets the firmware try netboot over IPv6 after IPv4, which takes minutes where nobody answers.
@@ -182,6 +185,9 @@ func (m *Machine) args(ctx context.Context) ([]string, error) {
 	if m.DiskFirst {
 		board.first = "none" // of the ways over the network
 	}
+	if m.First != "" {
+		board.first = m.First
+	}
 	if board.vars != "" {
 		vars := filepath.Join(m.Dir, m.Name+".vars.fd")
 		if _, err := os.Stat(vars); errors.Is(err, os.ErrNotExist) {
@@ -228,14 +234,20 @@ func (m *Machine) hardware(b board) ([]string, error) {
 		args = append(args, "-uuid", cmp.Or(m.UUID, uuid),
 			"-device", cmp.Or(m.NIC, b.nic)+",netdev=lan,mac="+m.MAC+b.nicOptions)
 	}
+	if slices.ContainsFunc(m.Disks, func(d Disk) bool { return d.Bus == "usb" }) {
+		args = append(args, "-device", "qemu-xhci")
+	}
 	for i, disk := range m.Disks {
 		device, ok := map[string]string{
-			"": "virtio-blk-pci", "virtio": "virtio-blk-pci", "nvme": "nvme", "sata": "ide-hd",
+			"": "virtio-blk-pci", "virtio": "virtio-blk-pci", "nvme": "nvme", "sata": "ide-hd", "usb": "usb-storage", "cd": "ide-cd",
 		}[disk.Bus]
 		if !ok {
-			return nil, fmt.Errorf("disk %s: no bus is called %q (virtio, nvme, sata)", disk.Path, disk.Bus)
+			return nil, fmt.Errorf("disk %s: no bus is called %q (virtio, nvme, sata, usb, cd)", disk.Path, disk.Bus)
 		}
 		serial := cmp.Or(disk.Serial, fmt.Sprintf("LAB%d", i))
+		if disk.Bus == "usb" {
+			device += ",removable=on"
+		}
 		args = append(args, "-device", fmt.Sprintf("%s,drive=disk%d,serial=%s", device, i, serial))
 	}
 	return args, nil

@@ -25,9 +25,11 @@ type Status struct {
 	Proof    string         `json:"proof"` // how the installed host proved itself
 	HostKey  string         `json:"host_key"`
 	Arch     string         `json:"arch"`
-	Method   hosts.Method   `json:"method"` // what led the machine to its installer last
-	Pinned   hosts.Method   `json:"pinned"` // the only way it may be led there; empty: any
-	Disko    hosts.Disko    `json:"disko"`  // how its disks are made
+	Method   hosts.Method   `json:"method"`           // what led the machine to its installer last
+	Pinned   hosts.Method   `json:"pinned"`           // the only way it may be led there; empty: any
+	Disko    hosts.Disko    `json:"disko"`            // how its disks are made
+	Layout   string         `json:"layout,omitempty"` // preset that its disks are made by; missing: the flake's
+	Board    string         `json:"board,omitempty"`  // images.Board; missing: not known yet
 	Image    string         `json:"image"`
 	Flake    string         `json:"flake"`
 	Permit   hosts.Permit   `json:"permit"`
@@ -42,6 +44,12 @@ type Status struct {
 	TargetSubstitutes bool              `json:"substituters_on_target,omitempty"`
 	// Wipe are the disks that may be taken whatever speaks against it.
 	Wipe []string `json:"wipe,omitempty"`
+	// Serial is the number of the Raspberry Pi that netbooted last, 8 hex digits.
+	Serial string `json:"serial,omitempty"`
+	// PiConfig are lines added to the config.txt that it netboots with.
+	PiConfig []string `json:"pi_config,omitempty"`
+	// AllowEEPROM is that it may fetch what makes it write its EEPROM anew.
+	AllowEEPROM bool `json:"allow_eeprom,omitempty"`
 	// TPM2 are the PCRs by which the machine's TPM opens the disks.
 	TPM2 string `json:"tpm2,omitempty"`
 
@@ -54,7 +62,7 @@ type Status struct {
 func status(h hosts.Host) Status {
 	return Status{Name: h.Name, MACs: h.MACs, State: h.State, Phase: h.Phase, Percent: h.Progress.Percent(),
 		Progress: h.Progress, Address: h.Address, System: h.System, Error: h.Error, Since: h.Since, Proof: h.Standing.Proof,
-		HostKey: h.HostKey, Arch: h.Arch, Method: h.Method, Pinned: h.Options.Method, Disko: cmp.Or(h.Options.Disko, hosts.Fresh), Image: h.Image, Disks: h.Options.Disks, Wipe: h.Options.Wipe, TPM2: h.Options.TPM2, Flake: h.Flake, Permit: h.Permit, Event: h.LastEvent,
+		HostKey: h.HostKey, Arch: h.Arch, Method: h.Method, Pinned: h.Options.Method, Disko: cmp.Or(h.Options.Disko, hosts.Fresh), Layout: h.Options.Layout, Board: h.Board, Image: h.Image, Disks: h.Options.Disks, Wipe: h.Options.Wipe, Serial: h.Serial, PiConfig: h.Options.PiConfig, AllowEEPROM: h.Options.AllowEEPROM, TPM2: h.Options.TPM2, Flake: h.Flake, Permit: h.Permit, Event: h.LastEvent,
 		Hardware: h.Options.Hardware, BuildOn: cmp.Or(h.Options.BuildOn, hosts.BuildAuto), CopyOver: cmp.Or(h.Options.CopyOver, hosts.CopyAuto), StorePath: h.Options.StorePath, TargetSubstitutes: h.Options.TargetSubstitutes,
 		EscrowTo: h.Options.EscrowTo, Secrets: h.Options.Secrets, KeepSecrets: h.Options.KeepSecrets, Chown: h.Options.Chown}
 }
@@ -81,18 +89,23 @@ type EnrollRequest struct {
 	Name       string            `json:"name"`
 	MACs       []string          `json:"macs"`
 	Image      string            `json:"image,omitempty"` // may be left out if there is one for the architecture
-	Board      string            `json:"board,omitempty"`
+	Board      string            `json:"board,omitempty"` // images.ParseBoard; empty or auto: what the machine is recognised as
 	Address    string            `json:"address,omitempty"`
 	BootMethod string            `json:"boot_method,omitempty"` // hosts.ParseMethod; empty: whatever works
 	Disko      string            `json:"disko,omitempty"`       // hosts.ParseDisko; empty: fresh
+	Layout     string            `json:"layout,omitempty"`      // disko.FindPreset; empty: as before, or the flake's; hosts.NoLayout: the flake's
 	ExtraFiles string            `json:"extra_files,omitempty"` // absolute path on the server
 	DiskKeys   map[string][]byte `json:"disk_keys,omitempty"`   // installer path to content
 	Disks      map[string]string `json:"disks,omitempty"`       // layout's name of a disk to disko.CheckSelector
 	Wipe       []string          `json:"wipe,omitempty"`        // disks that may be taken whatever speaks against it: serial numbers, WWNs, paths
-	TPM2       string            `json:"tpm2,omitempty"`        // hosts.ParsePCRs; empty: its TPM opens no disk, or goes on as it did
-	DryRun     bool              `json:"dry_run,omitempty"`     // all is done but what changes the machine
-	Permit     time.Duration     `json:"permit"`                // nanoseconds
-	Via        string            `json:"via,omitempty"`         // hosts.ParseVia; how the machine is made to come
+	// PiConfig are lines to add to the config.txt that a Raspberry Pi netboots with.
+	PiConfig []string `json:"pi_config,omitempty"`
+	// AllowEEPROM lets a Raspberry Pi fetch what makes it write its EEPROM anew.
+	AllowEEPROM bool          `json:"allow_eeprom,omitempty"`
+	TPM2        string        `json:"tpm2,omitempty"`    // hosts.ParsePCRs; empty: its TPM opens no disk, or goes on as it did
+	DryRun      bool          `json:"dry_run,omitempty"` // all is done but what changes the machine
+	Permit      time.Duration `json:"permit"`            // nanoseconds
+	Via         string        `json:"via,omitempty"`     // hosts.ParseVia; how the machine is made to come
 	// GenerateHardware is hosts.ParseHardware's TOOL[=PATH]; empty: none.
 	GenerateHardware  string `json:"generate_hardware_config,omitempty"`
 	BuildOn           string `json:"build_on,omitempty"`   // hosts.ParseBuildOn; empty: auto
@@ -139,20 +152,35 @@ type RetryRequest struct {
 // ImageRequest is the body of POST /v1/images. Paths are absolute, on the
 // server.
 type ImageRequest struct {
-	Name    string `json:"name"`
-	Arch    string `json:"arch"`
-	From    string `json:"from,omitempty"` // or the next three
-	Kernel  string `json:"kernel,omitempty"`
-	Initrd  string `json:"initrd,omitempty"`
-	Cmdline string `json:"cmdline,omitempty"`
+	Name string `json:"name"`
+	Arch string `json:"arch,omitempty"` // empty: that of the kernel
+	From string `json:"from,omitempty"` // as images.Request has it; or the last three
+	// SHA256 are digests that the files of From must have, by file name; "" is the only one.
+	SHA256  map[string]string `json:"sha256,omitempty"`
+	Kernel  string            `json:"kernel,omitempty"`
+	Initrd  string            `json:"initrd,omitempty"`
+	Cmdline string            `json:"cmdline,omitempty"`
+}
+
+// ImageUpdate is the body of POST /v1/images/NAME/update.
+type ImageUpdate struct {
+	SHA256 map[string]string `json:"sha256,omitempty"` // as in ImageRequest
+}
+
+// ImageInfo is an image, and the hosts that are enrolled with it.
+type ImageInfo struct {
+	images.Image
+	Hosts []string `json:"hosts"`
 }
 
 // ImageProgress is a line of the answer to POST /v1/images: progress, and
 // last the image or the error.
 type ImageProgress struct {
+	Doing    string        `json:"doing,omitempty"`
 	Done     int64         `json:"done"`
 	Total    int64         `json:"total"` // bytes
 	Image    *images.Image `json:"image,omitempty"`
+	Changed  bool          `json:"changed,omitempty"` // it is not what it was before
 	Warnings []string      `json:"warnings,omitempty"`
 	Error    string        `json:"error,omitempty"`
 }

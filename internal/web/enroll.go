@@ -74,7 +74,7 @@ func bind(c echo.Context, to any) error {
 }
 
 func (s *Server) check(ctx context.Context, r EnrollRequest) (hosts.Host, map[string][]byte, error) {
-	h := hosts.Host{Name: r.Name, Flake: s.Flake, Board: r.Board, Options: hosts.Options{Address: r.Address, ExtraFiles: r.ExtraFiles, Disks: r.Disks, Wipe: r.Wipe}, Permit: hosts.Permit{DryRun: r.DryRun}}
+	h := hosts.Host{Name: r.Name, Flake: s.Flake, Options: hosts.Options{Address: r.Address, ExtraFiles: r.ExtraFiles, Disks: r.Disks, Wipe: r.Wipe, PiConfig: r.PiConfig, AllowEEPROM: r.AllowEEPROM}, Permit: hosts.Permit{DryRun: r.DryRun}}
 	if err := hosts.CheckName(r.Name); err != nil {
 		return h, nil, err
 	}
@@ -120,7 +120,10 @@ func (s *Server) check(ctx context.Context, r EnrollRequest) (hosts.Host, map[st
 	if err := s.addressFree(r.Name, r.Address); err != nil {
 		return h, nil, err
 	}
-	system, layout, err := s.Evaluate(ctx, s.Flake, r.Name)
+	if r.Layout != hosts.NoLayout {
+		h.Options.Layout = r.Layout
+	}
+	system, layout, err := s.Evaluate(ctx, s.Flake, r.Name, h.Options)
 	if err != nil {
 		return h, nil, err
 	}
@@ -132,6 +135,9 @@ func (s *Server) check(ctx context.Context, r EnrollRequest) (hosts.Host, map[st
 		return h, nil, fmt.Errorf("the machine is %s, and the flake builds %s for %s: choose another host or another machine", r.Arch, r.Name, arch)
 	}
 	h.Arch = string(arch)
+	if err := s.board(r.Board, &h, layout); err != nil {
+		return h, nil, err
+	}
 	if err := builtFor(h.Options.StorePath, arch); err != nil {
 		return h, nil, err
 	}
@@ -292,7 +298,7 @@ func (s *Server) plan(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	_, layout, err := s.Evaluate(c.Request().Context(), h.Flake, h.Name)
+	_, layout, err := s.Evaluate(c.Request().Context(), h.Flake, h.Name, h.Options)
 	if err != nil {
 		return err
 	}
@@ -311,6 +317,7 @@ func (s *Server) plan(c echo.Context) error {
 	if p.Objections, err = s.objections(h, p); err != nil {
 		return err
 	}
+	p.Problems = s.problems(h, layout)
 	return c.JSON(http.StatusOK, p)
 }
 

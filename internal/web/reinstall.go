@@ -37,15 +37,18 @@ func as(h hosts.Host, r EnrollRequest) EnrollRequest {
 	if r.MACs == nil {
 		r.MACs = h.MACs
 	}
-	r.Image, r.Board = cmp.Or(r.Image, h.Image), cmp.Or(r.Board, h.Board)
+	r.Image = cmp.Or(r.Image, h.Image) // its board is looked up
 	r.Address, r.ExtraFiles = cmp.Or(r.Address, o.Address), cmp.Or(r.ExtraFiles, o.ExtraFiles)
 	r.BootMethod, r.Disko = cmp.Or(r.BootMethod, o.Method.String()), cmp.Or(r.Disko, string(o.Disko))
-	r.TPM2 = cmp.Or(r.TPM2, o.TPM2)
+	r.TPM2, r.Layout = cmp.Or(r.TPM2, o.TPM2), cmp.Or(r.Layout, o.Layout)
 	r.BuildOn, r.TargetSubstitutes = cmp.Or(r.BuildOn, string(o.BuildOn)), r.TargetSubstitutes || o.TargetSubstitutes
 	r.CopyOver = cmp.Or(r.CopyOver, string(o.CopyOver))
 	r.GenerateHardware = cmp.Or(r.GenerateHardware, o.Hardware.String())
 	if r.Disks == nil {
 		r.Disks = o.Disks
+	}
+	if r.PiConfig == nil {
+		r.PiConfig = o.PiConfig
 	}
 	return withSecrets(o, r)
 }

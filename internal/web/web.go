@@ -31,13 +31,17 @@ type Server struct {
 	Group   string // if set, members of this group may use it too
 	Flake   string // flake reference of the fleet
 	Serving Serving
+	// Programs is the folder with boot programs beside those built in; empty: none.
+	Programs string
 
 	Hosts  *hosts.Inventory
 	Images *images.Catalog
 	Traces *hosts.Traces
 	// Evaluate reads a host's platform (such as x86_64-linux) and layout from
-	// the flake.
-	Evaluate func(ctx context.Context, flake, host string) (system string, layout *disko.Layout, err error)
+	// the flake; the layout from elsewhere if the options say so.
+	Evaluate func(ctx context.Context, flake, host string, o hosts.Options) (system string, layout *disko.Layout, err error)
+	// Problems are what a board makes of a layout.
+	Problems func(*disko.Layout, images.Board) []disko.Problem
 	// Prepare makes sure that a hardware configuration's file is in the flake; undo takes back
 	// what it made.
 	Prepare func(ctx context.Context, flake string, hw hosts.Hardware) (undo func() error, err error)
@@ -145,8 +149,16 @@ func (s *Server) routes() http.Handler {
 	v1.GET("/traces/:machine", s.trace)
 	v1.GET("/images", s.listImages)
 	v1.POST("/images", s.addImage)
+	v1.POST("/images/gc", s.collectImages)
 	v1.POST("/images/:name/verify", s.verifyImage)
+	v1.POST("/images/:name/update", s.updateImage)
 	v1.DELETE("/images/:name", s.removeImage)
+	v1.POST("/media", s.media)
+	v1.GET("/firmware", s.listFirmware)
+	v1.POST("/firmware", s.addFirmware)
+	v1.GET("/firmware/:name/licences", s.firmwareLicences)
+	v1.POST("/firmware/:name/verify", s.verifyFirmware)
+	v1.DELETE("/firmware/:name", s.removeFirmware)
 	return e
 }
 
@@ -193,8 +205,10 @@ func (s *Server) get(c echo.Context) error {
 
 // host is the one that the path names; if there is none, the error lists
 // those that are.
-func (s *Server) host(c echo.Context) (hosts.Host, error) {
-	h, err := s.Hosts.Get(c.Param("name"))
+func (s *Server) host(c echo.Context) (hosts.Host, error) { return s.named(c.Param("name")) }
+
+func (s *Server) named(name string) (hosts.Host, error) {
+	h, err := s.Hosts.Get(name)
 	if !errors.Is(err, hosts.ErrNotFound) {
 		return h, err
 	}

@@ -125,8 +125,10 @@ func TestRecorded(t *testing.T) {
 	}
 	files, err = filepath.Glob("../../../disko/testdata/layouts/*.json")
 	check(t, err)
-	for _, file := range files {
-		name := "layouts/" + strings.TrimSuffix(filepath.Base(file), ".json")
+	presets, err := filepath.Glob("../../../disko/presets/*.json")
+	check(t, err)
+	for _, file := range slices.Concat(files, presets) {
+		name := map[bool]string{true: "presets/", false: "layouts/"}[slices.Contains(presets, file)] + strings.TrimSuffix(filepath.Base(file), ".json")
 		if names[name] == (LeftOut(name) != "") {
 			t.Errorf("%s: a record: %v; why there is none: %q", name, names[name], LeftOut(name))
 		}

@@ -60,24 +60,23 @@ func TestDiskoByHand(t *testing.T) {
 
 // jobs evaluates all layouts with disko.
 func jobs(t *testing.T) []job {
-	source, lib := os.Getenv("PROVISION_DISKO"), os.Getenv("PROVISION_NIXPKGS_LIB")
-	for name, file := range map[string]string{"PROVISION_DISKO": source + "/lib/types/gpt.nix", "PROVISION_NIXPKGS_LIB": lib + "/modules.nix"} {
-		if _, err := os.Stat(file); err != nil {
-			t.Fatalf("$%s is not the right folder (see make beside): %v", name, err)
-		}
-	}
+	source, lib := sources(t)
 	only := regexp.MustCompile(os.Getenv("BESIDE_ONLY"))
 	examples, err := filepath.Glob(source + "/example/*.nix")
 	check(t, err)
 	own, err := filepath.Glob("../../../disko/testdata/layouts/*.json")
 	check(t, err)
+	presets, err := filepath.Glob("../../../disko/presets/*.nix")
+	check(t, err)
 	var jobs []job
 	seen := map[string]bool{}
-	for _, file := range slices.Concat(own, examples, []string{source + "/example/stand-alone/configuration.nix"}) {
+	for _, file := range slices.Concat(own, presets, examples, []string{source + "/example/stand-alone/configuration.nix"}) {
 		name := "examples/" + strings.TrimSuffix(filepath.Base(file), ".nix")
 		switch {
 		case strings.HasSuffix(file, "/stand-alone/configuration.nix"):
 			name = "examples/stand-alone"
+		case slices.Contains(presets, file):
+			name = "presets/" + strings.TrimSuffix(filepath.Base(file), ".nix")
 		case strings.HasSuffix(file, ".json"):
 			name = "layouts/" + strings.TrimSuffix(filepath.Base(file), ".json")
 		}

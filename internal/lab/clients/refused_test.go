@@ -43,7 +43,7 @@ func got(r netboot.Result) bool {
 	return slices.ContainsFunc(r.Fetched, func(f netboot.Fetch) bool { return f.Failed == "" && f.Size+f.Bytes > 0 })
 }
 
-const pi = "Raspberry Pi boot ROM asked to boot and was refused: it asks as the boot ROM of a Raspberry Pi, which is not served yet: start it from an SD card with U-Boot or UEFI firmware, which can netboot"
+const noFirmware = " asked to boot and was refused: no such image: there is no firmware \"raspberrypi\" yet; add it with: provision images firmware add raspberrypi --from DIR"
 
 // refusals are machines that cannot be booted, what they say themselves, and what the host's log says.
 var refusals = []struct {
@@ -52,10 +52,11 @@ var refusals = []struct {
 	mac          net.HardwareAddr
 	stopped, log string
 }{
-	{netboot.Pi3B, images.AArch64, net.HardwareAddr{0xb8, 0x27, 0xeb, 0, 0, 1}, "no reply for a Raspberry Pi", pi}, // nothing but the MAC tells these from PCs
-	{netboot.Pi3BPlus, images.AArch64, net.HardwareAddr{0xb8, 0x27, 0xeb, 0, 0, 2}, "no reply for a Raspberry Pi", pi},
-	{netboot.Pi4, images.AArch64, nil, "no reply for a Raspberry Pi", pi},
-	{netboot.Pi5, images.X86_64, nil, "no reply for a Raspberry Pi", pi},
+	{netboot.Pi3B, images.AArch64, net.HardwareAddr{0xb8, 0x27, 0xeb, 0, 0, 1}, "no reply for a Raspberry Pi", "Raspberry Pi 3B, 3B+ or CM3" + noFirmware}, // nothing but the MAC tells these from PCs
+	{netboot.Pi3BPlus, images.AArch64, net.HardwareAddr{0xb8, 0x27, 0xeb, 0, 0, 2}, "no reply for a Raspberry Pi", "Raspberry Pi 3B, 3B+ or CM3 b2000002" + noFirmware},
+	{netboot.Pi4, images.AArch64, net.HardwareAddr{0xdc, 0xa6, 0x32, 0, 0, 3}, "no reply for a Raspberry Pi", "Raspberry Pi 4B e5000003" + noFirmware},
+	{netboot.Pi5, images.X86_64, net.HardwareAddr{0x2c, 0xcf, 0x67, 0, 0, 4}, "no reply for a Raspberry Pi",
+		"Raspberry Pi 5 e5000004 asked to boot and was refused: the machine is aarch64 (Raspberry Pi 5 e5000004) and HOST is built for x86_64"},
 	{netboot.EDK2IA32, images.X86_64, nil, "PXE-E16: no valid offer received",
 		"IA32 UEFI PXE asked to boot and was refused: it asks as IA32 UEFI, for which there is no installer: choose 64-bit UEFI or BIOS in its firmware, if it has that"},
 	{netboot.EDK2X64, images.AArch64, nil, "PXE-E16: no valid offer received",
@@ -177,11 +178,12 @@ func (m *machine) install() {
 }
 
 // TestNoBoot: a machine that is not enrolled hears nothing, whatever its firmware, and is listed; and that of an installed
-// host gets no boot. UEFI that listens is then told to go on to its disk at once.
+// host gets no boot. UEFI that listens is then told to go on to its disk at once, and a
+// Raspberry Pi by files that are not there.
 func TestNoBoot(t *testing.T) {
 	local := map[pxe.Mode][]netboot.Kind{
-		pxe.Proxy: {netboot.EDK2X64, netboot.EDK2X64As9, netboot.EDK2ARM64},
-		pxe.Full:  {netboot.EDK2X64, netboot.EDK2X64As9, netboot.EDK2ARM64, netboot.OldEDK2},
+		pxe.Proxy: append(on(netboot.EDK2X64, netboot.EDK2X64As9, netboot.EDK2ARM64), pis...),
+		pxe.Full:  append(on(netboot.EDK2X64, netboot.EDK2X64As9, netboot.EDK2ARM64, netboot.OldEDK2), pis...),
 	}
 	for _, mode := range modes {
 		t.Run(string(mode), func(t *testing.T) {

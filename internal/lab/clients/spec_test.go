@@ -32,7 +32,7 @@ var (
 
 var spec = []difference{
 	// Who is answered.
-	{keys: on("silence"), mode: pxe.Proxy, kinds: pis, why: "dnsmasq takes a Pi for a PC with a BIOS, whose menu and program it cannot use; boards are an issue of their own"},
+	{keys: on("silence"), mode: pxe.Proxy, kinds: pis, why: "dnsmasq takes a Pi for a PC with a BIOS, whose menu and program it cannot use; here there is no firmware for it, so we are silent, and the host's log says why"},
 	{keys: on("silence"), mode: pxe.Proxy, kinds: on(netboot.EDK2IA32), why: "dnsmasq announces a boot server to machines that it has no program for, which then wait for port 4011 in vain; we are silent, and the host's log says why"},
 	{keys: on("silence"), mode: pxe.Proxy, kinds: https, why: "dnsmasq has no ProxyDHCP for HTTP boot; EDK2 takes a proxy's URL"},
 	{keys: on("silence"), mode: pxe.Proxy, kinds: uboot, why: "dnsmasq's proxy answers PXEClient alone; a U-Boot with CONFIG_SERVERIP_FROM_PROXYDHCP takes the server from ours"},

@@ -63,6 +63,7 @@ type world struct {
 	store  hosts.Store
 	hosts  *hosts.Inventory
 	images *images.Catalog
+	folder string // of images
 	traces *hosts.Traces
 	macs   byte
 	quiet  bool // the server is to send nothing
@@ -94,7 +95,8 @@ func newWorld(t *testing.T, lans int, s speed) *world {
 	w.store = store
 	w.hosts, err = hosts.New(store, vault, w.now)
 	must(t, err)
-	w.images, err = images.Open(filepath.Join(dir, "images"))
+	w.folder = filepath.Join(dir, "images")
+	w.images, err = images.Open(w.folder)
 	must(t, err)
 	w.traces = &hosts.Traces{Now: w.now}
 	x86 := make([]byte, 70000)
@@ -117,11 +119,11 @@ func (w *world) now() time.Time {
 func (w *world) restart() { w.off.Add(int64(time.Minute)) }
 
 // image puts a kernel that looks like one into the catalog, under the name of its architecture.
-func (w *world) image(arch images.Arch, kernel []byte) {
+func (w *world) image(arch images.Arch, kernel []byte, more ...images.OverlayFile) {
 	w.Helper()
 	dir := w.TempDir()
 	src := images.Source{Kernel: filepath.Join(dir, "kernel"), Initrd: filepath.Join(dir, "initrd"), Cmdline: "init=/nix/store/x/init quiet"}
-	initrd := images.Overlay([]images.OverlayFile{{Path: "init", Mode: 0o755, Data: bytes.Repeat([]byte("provision"), 9999)}})
+	initrd := images.Overlay(append(more, images.OverlayFile{Path: "init", Mode: 0o755, Data: bytes.Repeat([]byte("provision"), 9999)}))
 	must(w.T, errors.Join(os.WriteFile(src.Kernel, kernel, 0o600), os.WriteFile(src.Initrd, initrd, 0o600)))
 	_, err := w.images.Add(w.ctx, string(arch), arch, src, nil)
 	must(w.T, err)
@@ -187,8 +189,14 @@ func (w *world) plug(lan int, c netboot.Client) *machine {
 	w.macs++
 	if c.MAC == nil {
 		c.MAC = net.HardwareAddr{0x52, 0x54, 0, 0xaa, 0, w.macs}
+		if slices.Contains(pis, c.Kind) {
+			copy(c.MAC, []byte{0xb8, 0x27, 0xeb}) // older ones are known by it alone
+		}
 	}
 	c.Scale = w.pace
+	if c.Kind == netboot.Pi3B {
+		c.Scale = max(c.Scale, 0.3) // our frame that wakes it comes in real time
+	}
 	port, err := w.lans[lan].Client(w.ctx, fmt.Sprintf("port%d", w.macs), c.MAC.String(), netip.Prefix{})
 	must(w.T, err)
 	wire, err := netboot.Open(port, port.Interface)

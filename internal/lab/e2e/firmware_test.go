@@ -49,19 +49,38 @@ func TestArm64(t *testing.T) {
 			w := newWorld(t, mode)
 			w.arm64()
 			w.reachesInstaller("delta", lab.AAVMFHTTP, "", "arm64 UEFI HTTP", "http+snponly")
-			w.reachesInstaller("delta", lab.UBoot, "", "arm64 U-Boot", "u-boot")
 			if mode == "proxy" {
+				w.reachesInstaller("delta", lab.UBoot, "", "arm64 U-Boot", "u-boot")
 				w.reachesInstaller("delta", lab.AAVMFPXE, "", "arm64 UEFI PXE", "binl+snponly")
 				return
 			}
+			t.Run("u-boot", func(t *testing.T) { w.at(t).installsByUBoot() })
 			m := w.machine("delta")
 			m.Firmware = lab.AAVMFPXE
 			w.enroll(m, "delta")
 			w.on(m)
 			w.installed(m, "delta")
+			if s := w.status("delta"); s.Board != "uefi-aarch64" {
+				t.Errorf("it is taken for %q", s.Board)
+			}
 			w.powerCycles(m, "delta")
 		})
 	}
+}
+
+// installsByUBoot installs a board that U-Boot starts, from the network and then from its disk.
+func (w *world) installsByUBoot() {
+	w.t.Helper()
+	m := w.machine("delta")
+	m.Firmware = lab.UBoot
+	w.enroll(m, "delta")
+	w.on(m)
+	w.uboot(m)
+	w.live("delta")
+	w.t.Logf("%s", w.provision("capture", "delta"))
+	w.installed(m, "delta")
+	w.must(m.PowerOff())
+	w.provision("forget", "delta")
 }
 
 // uboot types what a board's own boot script does. It takes no proxy's word

@@ -34,8 +34,9 @@ func TestInstall(t *testing.T) {
 		{name: "ext4 server script", mode: "server", host: "india", flags: []string{"--disko", "script"}, check: hookRan},
 		{name: "LUKS-LVM server format", mode: "server", host: "echo", then: format},
 		{name: "mirror proxy", mode: "proxy", host: "foxtrot"},
-		{name: "BIOS proxy", mode: "proxy", host: "golf", firmware: lab.SeaBIOS, before: inputsHere, check: builtThere},
+		{name: "BIOS preset proxy", mode: "proxy", host: "lima", flags: []string{"--layout", "bios-ext4", "--disk", "main=largest"}, firmware: lab.SeaBIOS, before: biosPreset, check: builtThere},
 		{name: "tmpfs server", mode: "server", host: "hotel", flags: []string{"--generate-hardware-config", hosts.GenerateConfig}, check: hardwareKnown},
+		{name: "btrfs preset server", mode: "server", host: "lima", flags: []string{"--layout", "btrfs", "--disk", "main=largest"}, before: btrfsPreset, check: subvolumesMounted},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -185,9 +186,36 @@ func hookRan(w *world) {
 	}
 }
 
-// inputsHere has the server's store hold all that golf is built of, and the machine build what is left.
+// mountPreset gives lima or mike, which have no disko, the file systems of a preset, as their owner would.
+func mountPreset(w *world, host, preset string) {
+	file := filepath.Join(w.flake, "hosts", host, "filesystems.nix")
+	w.must(os.MkdirAll(filepath.Dir(file), 0o755))
+	w.must(os.WriteFile(file, []byte(w.provision("layout", "show", preset, "--filesystems", "--disk", "/dev/vda")), 0o644))
+}
+
+func biosPreset(w *world) (flags []string) {
+	mountPreset(w, "lima", "bios-ext4")
+	w.lies = "ext2/ext3 disk part part /"
+	return inputsHere(w)
+}
+
+func btrfsPreset(w *world) (flags []string) {
+	mountPreset(w, "lima", "btrfs")
+	w.lies = "btrfs disk part /boot part /home" // of a btrfs that is mounted by a link, lsblk finds a mount by the node alone
+	return nil
+}
+
+// subvolumesMounted: each where the preset has it.
+func subvolumesMounted(w *world) {
+	const mounted = `sed -n 's|^[^ ]* \([^ ]*\) btrfs .*compress=zstd.*,\(subvol=[^ ]*\) .*|\1 \2|p' /proc/mounts | sort`
+	if got := w.run("lima", mounted); got != "/ subvol=/root\n/home subvol=/home\n/nix subvol=/nix" {
+		w.t.Errorf("mounted are %q", got)
+	}
+}
+
+// inputsHere has the server's store hold all that lima is built of, and the machine build what is left.
 func inputsHere(w *world) (flags []string) {
-	cmd := exec.CommandContext(w.ctx, "nix", "build", "--no-link", w.flake+"#nixosConfigurations.golf.config.system.build.toplevel")
+	cmd := exec.CommandContext(w.ctx, "nix", "build", "--no-link", w.flake+"#nixosConfigurations.lima.config.system.build.toplevel")
 	cmd.Env = w.env()
 	if out, err := cmd.CombinedOutput(); err != nil {
 		w.t.Fatalf("%v: %s", err, out)
@@ -198,18 +226,18 @@ func inputsHere(w *world) (flags []string) {
 // builtThere: the machine built its system, into its new disk, of what the server had of it.
 func builtThere(w *world) {
 	made := ""
-	for _, ev := range w.events("golf") {
+	for _, ev := range w.events("lima") {
 		if ev.Kind == hosts.Finished && ev.Phase == hosts.PhaseCopy {
 			made = ev.Message
 		}
 	}
-	if !strings.Contains(made, "the machine built "+w.status("golf").System) {
+	if !strings.Contains(made, "the machine built "+w.status("lima").System) {
 		w.t.Errorf("the copy ended with %q", made)
 	}
 	if n := strings.Count(w.log.String(), "line=\"building '"); n != 1 {
 		w.t.Errorf("the machine built %d derivations, want the last one", n)
 	}
-	if left := w.run("golf", "ls /nix/var/nix/builds 2>/dev/null || true"); left != "" {
+	if left := w.run("lima", "ls /nix/var/nix/builds 2>/dev/null || true"); left != "" {
 		w.t.Errorf("the build left %s", left)
 	}
 }

@@ -34,9 +34,42 @@
         };
         pkgs.stdenv.hostPlatform.system = systemOf name;
       };
+      # A host without disko, whose configuration says the file systems: those in its file, or these.
+      bare = name: system: loader: fileSystems:
+        let
+          file = ./. + "/hosts/${name}/filesystems.nix";
+          own = if builtins.pathExists file then import file else { inherit fileSystems; };
+          each = f: set: builtins.attrValues (builtins.mapAttrs f set);
+        in
+        {
+          config = own // {
+            networking.hostName = name;
+            system.build.toplevel = toplevels.${system} {
+              inherit name;
+              modules = [ ];
+              parts = each (mountpoint: f: f // { kind = "mount"; inherit mountpoint; }) own.fileSystems
+                ++ loader
+                ++ map (device: { kind = "grub"; inherit device; }) (own.boot.loader.grub.devices or [ ])
+                ++ each (name: l: { kind = "luks"; inherit name; inherit (l) device; discard = l.allowDiscards; tpm = false; })
+                (own.boot.initrd.luks.devices or { });
+            };
+          };
+          pkgs.stdenv.hostPlatform.system = system;
+        };
+      # Of the layout presets ext4 and rpi4.
+      lima = bare "lima" "x86_64-linux" [ ] {
+        "/" = { device = "/dev/disk/by-partlabel/disk-main-root"; fsType = "ext4"; options = [ "defaults" ]; };
+        "/boot" = { device = "/dev/disk/by-partlabel/disk-main-ESP"; fsType = "vfat"; options = [ "umask=0077" ]; };
+      };
+      mike = bare "mike" "aarch64-linux" [{ kind = "extlinux"; }] {
+        "/" = { device = "/dev/disk/by-partlabel/disk-main-root"; fsType = "ext4"; options = [ "defaults" ]; };
+        "/boot/firmware" = { device = "/dev/disk/by-partlabel/disk-main-firmware"; fsType = "vfat"; options = [ "defaults" ]; };
+      };
     in
     {
-      nixosConfigurations = builtins.mapAttrs host
+      nixosConfigurations = {
+        inherit lima;
+      } // (if settings.platforms ? aarch64-linux then { inherit mike; } else { }) // builtins.mapAttrs host
         (builtins.removeAttrs (layouts // { india = india.layout; })
           (if settings.platforms ? aarch64-linux then [ ] else [ "delta" ]));
     };

@@ -87,7 +87,7 @@ let
       content = content device;
       end = if size == "100%" then "-0" else "+${size}";
       hybrid = null;
-      priority = if size == "100%" then 9001 else if type == "EF02" then 100 else 1000;
+      priority = if size == "100%" then 9001 else 1000;
       start = "0";
       uuid = null;
     };
@@ -197,11 +197,6 @@ in
     # With metadata 1.0, which are at the end, the firmware sees a plain FAT on each disk.
     mdadm.boot = mirror "1.0" boot;
     mdadm.root = mirror "default" root;
-  };
-
-  golf = one {
-    bios = { type = "EF02"; size = "1M"; };
-    root = { size = "100%"; content = root; };
   };
 
   hotel = devices {

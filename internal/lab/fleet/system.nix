@@ -38,9 +38,7 @@ let
     [ "disk" "mdadm" "lvm_vg" "nodev" "zpool" "bcachefs_filesystems" ];
   walk = c: if c == null then [ ] else {
     disk = walk c.content;
-    gpt = builtins.concatMap
-      (p: (if p.type == "EF02" then [{ kind = "grub"; inherit (c) device; }] else [ ]) ++ walk p.content)
-      (builtins.attrValues c.partitions);
+    gpt = builtins.concatMap (p: walk p.content) (builtins.attrValues c.partitions);
     filesystem = [{ kind = "mount"; inherit (c) device mountpoint; fsType = c.format; options = c.mountOptions; }];
     nodev = [{ kind = "mount"; inherit (c) device mountpoint fsType; options = c.mountOptions; }];
     swap = [{ kind = "swap"; inherit (c) device; }];
@@ -63,9 +61,8 @@ let
   lines = builtins.concatStringsSep "";
   options = m: builtins.concatStringsSep "," m.options;
 in
-{ name, layout, modules }:
+{ name, layout ? null, parts ? contents layout, modules }:
 let
-  parts = contents layout;
   mounts = builtins.sort (a: b: a.mountpoint < b.mountpoint) (ofKind "mount" parts);
   early = builtins.filter (m: m.mountpoint == "/" || m.mountpoint == "/nix") mounts;
   luks = ofKind "luks" parts;
@@ -73,6 +70,7 @@ let
   raids = ofKind "raid" parts;
   groups = ofKind "lvm" parts;
   grub = ofKind "grub" parts;
+  loader = if grub != [ ] then "grub" else if ofKind "extlinux" parts != [ ] then "extlinux" else "systemd-boot";
   on = list: names: if list == [ ] then [ ] else names;
 
   sw = build "system-path" "sw.sh" {
@@ -81,7 +79,7 @@ let
       "util-linux"
     ] ++ on luks [ "cryptsetup-bin" ]
     ++ on byTPM [ "systemd" "libtss2-esys-3.0.2-0" "libtss2-mu0" "libtss2-rc0" "libtss2-tcti-device0" ] ++ on raids [ "mdadm" ] ++ on groups [ "lvm2" ]
-    ++ (if grub == [ ] then [ "efibootmgr" "systemd-boot-efi" ] else [ "grub-pc-bin" "grub2-common" ]));
+    ++ { grub = [ "grub-pc-bin" "grub2-common" ]; extlinux = [ ]; systemd-boot = [ "efibootmgr" "systemd-boot-efi" ]; }.${loader});
   };
 
   initrd = build "initrd-linux-${platform.kernel.version}" "initrd.sh" {
@@ -119,7 +117,7 @@ build "nixos-system-${name}-25.05.lab" "toplevel.sh" {
   efiEntry = if settings.efiEntry then "1" else "";
   init = script "init.sh";
   activate = script "activate.sh";
-  switch = script "switch-to-configuration.sh" + script (if grub == [ ] then "systemd-boot.sh" else "grub.sh");
+  switch = script "switch-to-configuration.sh" + script "${loader}.sh";
   persist = if (builtins.head mounts).fsType == "tmpfs" then "/nix/persist" else "";
   grubDevices = map (g: g.device) grub;
   kernelFile = platform.kernel.file;

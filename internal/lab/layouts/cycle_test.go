@@ -26,7 +26,10 @@ func (l layout) cycle(t *testing.T, m *machine) {
 	}
 	lap("fresh")
 	l.compare(t, m)
-	m.sh(t, l.holds+"\n"+lookAgain+writeData)
+	if l.holds != "" {
+		m.sh(t, "set -e\n"+l.holds)
+	}
+	m.sh(t, lookAgain+writeData)
 	made := m.snapshot(t)
 	lap("data and snapshot")
 

@@ -120,7 +120,7 @@ var (
 )
 
 // some are made if LAYOUTS does not say which: they have all that the others have, in less time. `make layouts` makes all.
-const some = "^[^/]+$|layouts/(parted|swap|tmpfs-root)$"
+const some = "^[^/]+$|layouts/(parted|swap|tmpfs-root)$|presets/(rpi3|luks-btrfs)$"
 
 // TestLayouts makes layouts, on two machines: those whose names match the regular expression in LAYOUTS.
 func TestLayouts(t *testing.T) {
@@ -129,7 +129,7 @@ func TestLayouts(t *testing.T) {
 		run  func(*testing.T, *machine)
 	}
 	all := []test{{"foreign", foreign}, {"differing", differing}}
-	for _, l := range slices.Concat(own(t), read(t, "layouts", "../../../disko/testdata/layouts"), read(t, "examples", theirs(t))) {
+	for _, l := range slices.Concat(own(t), presets(t), read(t, "layouts", "../../../disko/testdata/layouts"), read(t, "examples", theirs(t))) {
 		all = append(all, test{l.name, l.cycle})
 	}
 	want := regexp.MustCompile(cmp.Or(os.Getenv("LAYOUTS"), some))

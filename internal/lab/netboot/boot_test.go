@@ -317,14 +317,14 @@ func TestPi(t *testing.T) {
 	w.dnsmasq("--dhcp-range=10.77.0.0,proxy", "--pxe-service=0,Raspberry Pi Boot   ")
 	chose := "a lease and a TFTP server for a Raspberry Pi"
 	r := w.boot(t, Client{Kind: Pi3B})
-	if r.Chose != chose || r.Stopped != "" || !strings.HasPrefix(fetched(r), "program, bootcode.bin probe!") {
+	if r.Chose != chose || r.Stopped != "" || !strings.HasPrefix(fetched(r), "program, bootcode.bin file!, bootcode.bin probe!") {
 		t.Error(r)
 	}
-	r = w.boot(t, Client{Kind: Pi4})
+	r = w.boot(t, Client{Kind: Pi4, Serial: "e5ef6e9d"})
 	if r.Chose != chose || r.Stopped != "" || !strings.HasPrefix(fetched(r), "probe, file") || r.Fetched[0].URL != "tftp://10.77.0.1/e5ef6e9d/start4.elf" {
 		t.Error(r)
 	}
-	r = w.boot(t, Client{Kind: Pi5})
+	r = w.boot(t, Client{Kind: Pi5, Serial: "e5ef6e9d"})
 	if r.Chose != chose || !strings.Contains(r.Stopped, "e5ef6e9d/bcm2712-rpi-5-b.dtb") {
 		t.Error(r)
 	}

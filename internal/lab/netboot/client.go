@@ -12,6 +12,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"strings"
@@ -46,6 +47,10 @@ type Client struct {
 	// Board is what U-Boot was built for, "SOC-BOARD" such as bcm283x-rpi, as it stands in the names of extlinux files;
 	// "": not told, as on QEMU's virt.
 	Board string
+	// Revision is the board's revision code that a Pi 4 or 5 tells; 0: a Pi 4B with 4 GB, a Pi 5 with 8 GB.
+	Revision uint32
+	// Save is a folder to keep a Pi's kernel and initrd in, under these names; "": none.
+	Save string
 	// Serial is a Raspberry Pi's, lower case, as in TFTP paths; "": that which its DISCOVER tells.
 	Serial string
 }
@@ -194,6 +199,8 @@ type run struct {
 	own   netip.Addr
 	late  func() error // sends the last question once more, if Twice
 	asked time.Time    // when it was sent
+	held  *datagram    // what a deaf Pi 3B has heard and not understood yet
+	save  io.Writer    // gets what is read over TFTP; may be nil
 	res   Result
 }
 

@@ -124,6 +124,9 @@ func (r *run) receive(ctx context.Context, xid uint32, deadline <-chan time.Time
 		case <-deadline:
 			return reply{}, false, nil
 		case d := <-r.in:
+			if d = r.heard(d); d.data == nil && d.fault == "" {
+				continue
+			}
 			if d.fault != "" {
 				r.note(false, d.from, nil, "%s", d.fault)
 				r.remark("%s", d.fault)
@@ -134,6 +137,23 @@ func (r *run) receive(ctx context.Context, xid uint32, deadline <-chan time.Time
 			}
 		}
 	}
+}
+
+// heard is the frame that the machine handles when this one arrives: this one, but for the ROM of a Pi 3B, which handles
+// the one before it (raspberrypi/firmware#764; netboot-rpi3b).
+func (r *run) heard(d datagram) datagram {
+	if d.wakes {
+		r.note(false, d.from, nil, "a magic packet")
+	}
+	if r.Kind != Pi3B {
+		return d
+	}
+	before := r.held
+	r.held = &d
+	if before == nil {
+		return datagram{}
+	}
+	return *before
 }
 
 func (r *run) parse(d datagram, xid uint32) (reply, bool) {

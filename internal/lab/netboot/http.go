@@ -127,7 +127,7 @@ func (r *run) exchangeHTTP(ctx context.Context, f *Fetch, method string, limit i
 		f.Failed = resp.Status
 		return nil, nil
 	}
-	s := newSink(f)
+	s := newSink(f, nil)
 	from := io.Reader(resp.Body)
 	if limit > 0 {
 		from = io.LimitReader(from, limit)

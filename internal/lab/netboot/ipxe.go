@@ -2,6 +2,7 @@ package netboot
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -243,7 +244,12 @@ func (r *run) expand(line string) string {
 	for _, net := range []string{"", "net0/", "netX/"} {
 		pairs = append(pairs, "${"+net+"mac}", mac, "${"+net+"mac:hexhyp}", hyphen, "${"+net+"mac:hexraw}", bare)
 	}
-	return strings.NewReplacer(append(pairs, "${platform}", platform, "${buildarch}", arch, "${filename}", r.res.File)...).Replace(line)
+	uuid := ""
+	if id := r.ask.get(optUUID); len(id) == 17 { // as SMBIOS from 2.6 on has it: the first three fields in the other order
+		swapped := append([]byte{id[4], id[3], id[2], id[1], id[6], id[5], id[8], id[7]}, id[9:]...)
+		uuid = fmt.Sprintf("%x-%x-%x-%x-%x", swapped[:4], swapped[4:6], swapped[6:8], swapped[8:10], swapped[10:])
+	}
+	return strings.NewReplacer(append(pairs, "${platform}", platform, "${buildarch}", arch, "${filename}", r.res.File, "${uuid}", uuid)...).Replace(line)
 }
 
 func resolve(base, link string) string {

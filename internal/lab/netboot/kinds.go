@@ -2,6 +2,7 @@ package netboot
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -137,11 +138,12 @@ func (c Client) discover() (packet, error) {
 		return packet{}, fmt.Errorf("recorded packet %s: %w", prof.capture, err)
 	}
 	p = stamp(p, c.MAC, c.UUID)
-	if id := p.get(optUUID); c.UUID == nil && (c.Kind == Pi4 || c.Kind == Pi5) && len(id) == 17 {
-		copy(id[9:13], p.hardware()[2:]) // the MAC's end stands in it
+	if id := p.get(optUUID); prof.family == pi && c.UUID == nil && len(id) == 17 {
 		if c.Kind == Pi5 {
 			copy(id[1:], "RPi5")
+			binary.LittleEndian.PutUint32(id[5:], 0x00d04170) // a Pi 5 with 8 GB
 		}
+		c.piID(id, p.hardware())
 	}
 	switch {
 	case c.Arch != nil:

@@ -63,7 +63,7 @@ func TestKinds(t *testing.T) {
 		}
 	}
 	p, _ := Client{Kind: Pi5, MAC: mac}.discover()
-	if want := "\x00RPi5\x12\x31\xc0\x00\x00\x01\x02\x03\x9d\x6e\xef\xe5"; string(p.get(optUUID)) != want {
+	if want := "\x00RPi5\x70\x41\xd0\x00\x00\x01\x02\x03\x03\x02\x01\xe5"; string(p.get(optUUID)) != want {
 		t.Errorf("option 97 of a Pi 5 is %x", p.get(optUUID))
 	}
 	if p, _ := (Client{Kind: EDK2X64As9}).discover(); p.text(optClass) != "PXEClient:Arch:00009:UNDI:003000" || be16(p.get(optArch)) != 9 {

@@ -3,9 +3,15 @@ package netboot
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -81,6 +87,10 @@ func pi45Server(p reply) netip.Addr {
 // pi3 is the boot ROM of a 3B or 3B+, which sends no DHCPREQUEST, and then bootcode.bin, which asks again.
 func (r *run) pi3(ctx context.Context) error {
 	waits := seconds(5, 5, 5, 5, 5)
+	dtb := "bcm2710-rpi-3-b.dtb"
+	if r.Kind == Pi3BPlus {
+		dtb = "bcm2710-rpi-3-b-plus.dtb"
+	}
 	lease, server, err := r.piOffers(ctx, waits, pi3Server)
 	if err != nil {
 		return err
@@ -88,8 +98,8 @@ func (r *run) pi3(ctx context.Context) error {
 	if err := r.take(lease.yiaddr()); err != nil {
 		return err
 	}
-	if err := r.piFiles(ctx, server, "program", piFile{"bootcode.bin", true}); err != nil {
-		return err
+	if _, err := r.piFile(ctx, server, piFile{"bootcode.bin", "program", true}); err != nil {
+		return r.elsewhere(err)
 	}
 	if err := r.reached(UntilProgram); err != nil {
 		return err
@@ -104,14 +114,22 @@ func (r *run) pi3(ctx context.Context) error {
 	if _, server, err = r.piOffers(ctx, waits, pi3Server); err != nil {
 		return err
 	}
+	if _, err := r.piFile(ctx, server, piFile{"bootsig.bin", "file", false}); err != nil {
+		return err
+	}
 	prefix, err := r.piPrefix(ctx, server, "start.elf")
 	if err != nil {
 		return err
 	}
-	dtb := "bcm2710-rpi-3-b.dtb"
-	return r.piSequence(ctx, server, prefix, []piFile{{"autoboot.txt", false}, {"config.txt", false}, {"recovery.elf", false},
-		{"start.elf", true}, {"fixup.dat", true}, {"dt-blob.bin", false}, {"bootcfg.txt", false}, {"kernel8.img", true},
-		{"initrd", false}, {dtb, true}, {"overlays/overlay_map.dtb", false}, {"cmdline.txt", false}, {"armstub8.bin", false}})
+	c := piConfig{kernel: "kernel8.img"}
+	for _, file := range []piFile{optional("autoboot.txt"), optional("config.txt"), optional("recovery.elf"), needed("start.elf"), needed("fixup.dat"),
+		optional("config.txt"), optional("dt-blob.bin"), optional("bootcfg.txt")} {
+		if err := r.piConfigured(ctx, server, prefix, file, &c); err != nil {
+			return err
+		}
+	}
+	files := []piFile{optional("recovery8.img"), needed(dtb), optional("overlays/overlay_map.dtb"), optional(c.cmdline()), optional("armstub8.bin"), c.image()}
+	return r.piSequence(ctx, server, prefix, slices.Insert(files, 1, c.ramdisks()...))
 }
 
 // pi45 is the EEPROM of a Pi 4 or 5.
@@ -127,45 +145,169 @@ func (r *run) pi45(ctx context.Context) error {
 		return err
 	}
 	if r.Kind == Pi5 {
-		prefix, err := r.piPrefix(ctx, server, "config.txt")
-		if err != nil {
-			return err
-		}
-		return r.piSequence(ctx, server, prefix, []piFile{{"config.txt", true}, {"pieeprom.sig", false}, {"bcm2712-rpi-5-b.dtb", true},
-			{"kernel_2712.img", true}, {"initrd", false}, {"overlays/overlay_map.dtb", false}, {"overlays/bcm2712d0.dtbo", false},
-			{"cmdline.txt", false}, {"armstub8-2712.bin", false}})
+		return r.pi5Files(ctx, server)
 	}
 	prefix, err := r.piPrefix(ctx, server, "start4.elf", "start.elf")
 	if err != nil {
 		return err
 	}
-	return r.piSequence(ctx, server, prefix, []piFile{{"config.txt", true}, {"vl805.sig", false}, {"pieeprom.sig", false},
-		{"recover4.elf", false}, {"recovery.elf", false}, {"start4.elf", true}, {"fixup4.dat", true}, {"config.txt", true},
-		{"dt-blob.bin", false}, {"bootcfg.txt", false}, {"initrd", false}, {"bcm2711-rpi-4-b.dtb", true},
-		{"overlays/overlay_map.dtb", false}, {"cmdline.txt", false}, {"armstub8-gic.bin", false}, {"kernel8.img", true}})
+	c := piConfig{kernel: "kernel8.img"}
+	for _, file := range []piFile{needed("config.txt"), optional("vl805.sig"), optional("pieeprom.sig"), optional("recover4.elf"), optional("recovery.elf"),
+		needed("start4.elf"), needed("fixup4.dat"), needed("config.txt"), optional("dt-blob.bin"), optional("bootcfg.txt")} {
+		if err := r.piConfigured(ctx, server, prefix, file, &c); err != nil {
+			return r.elsewhere(err)
+		}
+	}
+	files := []piFile{needed("bcm2711-rpi-4-b.dtb"), optional("overlays/overlay_map.dtb"), optional(c.cmdline()), optional("armstub8-gic.bin"), c.image()}
+	return r.piSequence(ctx, server, prefix, append(c.ramdisks(), files...))
+}
+
+// pi5Files is the rest of a Pi 5, whose start program is in its EEPROM.
+func (r *run) pi5Files(ctx context.Context, server netip.Addr) error {
+	prefix, err := r.piPrefix(ctx, server, "config.txt")
+	if err != nil {
+		return err
+	}
+	c := piConfig{kernel: "kernel_2712.img"}
+	for _, file := range []piFile{needed("config.txt"), optional("pieeprom.sig")} {
+		if err := r.piConfigured(ctx, server, prefix, file, &c); err != nil {
+			return r.elsewhere(err)
+		}
+	}
+	files := []piFile{needed("bcm2712-rpi-5-b.dtb"), c.image()}
+	files = append(append(files, c.ramdisks()...), optional("overlays/overlay_map.dtb"), optional("overlays/bcm2712d0.dtbo"),
+		optional("/"+c.cmdline()), optional("armstub8-2712.bin"))
+	return r.piSequence(ctx, server, prefix, files)
 }
 
 // piFile is one that a Pi asks for; without a needed one it stops.
 type piFile struct {
-	name string
-	need bool
+	name  string
+	stage string
+	need  bool
 }
 
-func (r *run) piFiles(ctx context.Context, server netip.Addr, stage string, files ...piFile) error {
-	for _, file := range files {
-		f, _, err := r.tftp(ctx, stage, server, file.name, 0)
-		if err != nil && (file.need || f.Failed == "") {
-			return err
+func optional(name string) piFile { return piFile{name, "file", false} }
+func needed(name string) piFile   { return piFile{name, "file", true} }
+
+// piConfig is what a config.txt says about what is loaded.
+type piConfig struct {
+	kernel    string
+	initramfs string
+	cmdlines  string
+}
+
+func (c piConfig) cmdline() string {
+	if c.cmdlines != "" {
+		return c.cmdlines
+	}
+	return "cmdline.txt"
+}
+
+func (c piConfig) image() piFile { return piFile{c.kernel, "kernel", true} }
+
+func (c piConfig) ramdisks() []piFile {
+	if c.initramfs == "" {
+		return nil
+	}
+	return []piFile{{c.initramfs, "initrd", true}}
+}
+
+// read takes what the firmware reads: 4096 bytes, and lines of 98 characters. Sections that are not for all are left out.
+func (c *piConfig) read(text string) (faults []string) {
+	if len(text) > 4096 {
+		faults = append(faults, fmt.Sprintf("config.txt has %d bytes, of which 4096 are read", len(text)))
+		text = text[:4096]
+	}
+	section := "[all]"
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		if len(line) > 98 {
+			faults = append(faults, fmt.Sprintf("config.txt has a line of %d characters: %s", len(line), line))
+			continue
+		}
+		if strings.HasPrefix(line, "[") {
+			section = line
+		}
+		key, value, ok := strings.Cut(line, "=")
+		switch words := strings.Fields(line); {
+		case section != "[all]":
+		case ok && key == "kernel":
+			c.kernel = value
+		case ok && key == "cmdline":
+			c.cmdlines = value
+		case len(words) >= 2 && words[0] == "initramfs":
+			c.initramfs = words[1]
 		}
 	}
-	return nil
+	return faults
+}
+
+// piConfigured fetches a file, and reads it if it is config.txt.
+func (r *run) piConfigured(ctx context.Context, server netip.Addr, prefix string, file piFile, c *piConfig) error {
+	name := file.name
+	file.name = prefix + name
+	body, err := r.piFile(ctx, server, file)
+	if err == nil && name == "config.txt" {
+		for _, fault := range c.read(string(body)) {
+			r.remark("%s", fault)
+		}
+	}
+	return err
+}
+
+// errMissing is that the server has not what a Pi cannot do without: it goes on to the next in its boot order.
+type errMissing struct{ error }
+
+func (e errMissing) Unwrap() error { return e.error }
+
+// elsewhere is where a Pi is that was told that nothing is there for it: at its next boot mode, its own disk.
+func (r *run) elsewhere(err error) error {
+	var missing errMissing
+	if errors.As(err, &missing) {
+		r.res.Local = true
+		return errReached
+	}
+	return err
+}
+
+// piFile fetches a file; that one is missing is an error only if it is needed.
+func (r *run) piFile(ctx context.Context, server netip.Addr, file piFile) ([]byte, error) {
+	body, err := r.piSaved(ctx, server, file)
+	switch f := r.res.Fetched[len(r.res.Fetched)-1]; {
+	case err != nil && f.Failed != "" && file.need:
+		return nil, errMissing{err}
+	case err != nil && f.Failed != "":
+		return nil, nil
+	}
+	return body, err
+}
+
+// piSaved fetches a file, and keeps kernel and initrd if it is to.
+func (r *run) piSaved(ctx context.Context, server netip.Addr, file piFile) (body []byte, err error) {
+	if r.Save == "" || file.stage != "kernel" && file.stage != "initrd" {
+		_, body, err = r.tftp(ctx, file.stage, server, file.name, 0)
+		return body, err
+	}
+	f, err := os.Create(filepath.Join(r.Save, file.stage))
+	if err != nil {
+		return nil, err
+	}
+	r.save = f
+	_, body, err = r.tftp(ctx, file.stage, server, file.name, 0)
+	r.save = nil
+	if closed := f.Close(); err == nil {
+		err = closed
+	}
+	return body, err
 }
 
 // piPrefix finds out whether the board's files are in a folder of its own: its serial number's, if one of these is there.
+// It asks for their size, and then says that this is all.
 func (r *run) piPrefix(ctx context.Context, server netip.Addr, probes ...string) (string, error) {
 	dir := r.serial() + "/"
 	for _, name := range probes {
-		f, _, err := r.tftp(ctx, "probe", server, dir+name, 0)
+		f, _, err := r.tftp(ctx, "probe", server, dir+name, -1)
 		if err == nil {
 			return dir, nil
 		}
@@ -182,16 +324,46 @@ func (r *run) serial() string {
 	if r.Serial != "" || len(id) != 17 {
 		return r.Serial
 	}
-	number := slices.Clone(id[13:])
-	slices.Reverse(number)
-	return fmt.Sprintf("%x", number)
+	return fmt.Sprintf("%08x", binary.LittleEndian.Uint32(id[13:]))
 }
 
-func (r *run) piSequence(ctx context.Context, server netip.Addr, prefix string, files []piFile) error {
-	for i := range files {
-		files[i].name = prefix + files[i].name
+// piID is option 97 of a Pi with this MAC: the recorded one with the machine's own serial number, which ends like its MAC,
+// as a Pi 3's does.
+func (c Client) piID(id []byte, mac []byte) {
+	if len(id) != 17 || c.MAC == nil && c.Serial == "" || c.Kind == Pi3B {
+		return
 	}
-	return r.piFiles(ctx, server, "file", files...)
+	serial := uint32(id[16])<<24 | uint32(mac[3])<<16 | uint32(mac[4])<<8 | uint32(mac[5])
+	if n, err := strconv.ParseUint(c.Serial, 16, 32); err == nil {
+		serial = uint32(n)
+	}
+	if c.Kind == Pi3BPlus {
+		for i := 1; i < 17; i += 4 {
+			binary.LittleEndian.PutUint32(id[i:], serial)
+		}
+		return
+	}
+	if c.Revision != 0 {
+		binary.LittleEndian.PutUint32(id[5:], c.Revision)
+	}
+	copy(id[9:13], mac[2:])
+	binary.LittleEndian.PutUint32(id[13:], serial)
+}
+
+// piSequence fetches the rest, of which it makes the kernel's command line.
+func (r *run) piSequence(ctx context.Context, server netip.Addr, prefix string, files []piFile) error {
+	for _, file := range files {
+		name := file.name
+		file.name = prefix + name
+		body, err := r.piFile(ctx, server, file)
+		if err != nil {
+			return err
+		}
+		if strings.HasSuffix(name, ".txt") {
+			r.res.Args, _, _ = strings.Cut(string(body), "\n")
+		}
+	}
+	return nil
 }
 
 // piTFTP is the options of a Pi's read request: none from the 3B's ROM.

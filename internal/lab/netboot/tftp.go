@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"io"
 	"net/netip"
 	"os"
 	"strconv"
@@ -111,17 +112,21 @@ type sink struct {
 	f    *Fetch
 	sum  hash.Hash
 	body bytes.Buffer
+	save io.Writer // may be nil
 }
 
-func newSink(f *Fetch) *sink {
+func newSink(f *Fetch, save io.Writer) *sink {
 	f.Bytes = 0
-	return &sink{f: f, sum: sha256.New()}
+	return &sink{f: f, sum: sha256.New(), save: save}
 }
 
 func (s *sink) Write(b []byte) (int, error) {
 	s.f.Bytes += int64(len(b))
 	s.sum.Write(b)
 	s.body.Write(b[:min(len(b), keep-s.body.Len())])
+	if s.save != nil {
+		return s.save.Write(b)
+	}
 	return len(b), nil
 }
 
@@ -152,7 +157,7 @@ func (r *run) transfer(ctx context.Context, f *Fetch, server netip.Addr, name st
 		rrq = append(append(rrq, o...), 0)
 	}
 	t := &transfer{run: r, f: f, conn: conn, peer: netip.AddrPortFrom(server, 69), last: rrq, asked: options,
-		sink: newSink(f), limit: limit, block: 512, window: 1}
+		sink: newSink(f, r.save), limit: limit, block: 512, window: 1}
 	r.note(true, t.peer, nil, "TFTP read %s %s", name, strings.Join(options, " "))
 	buf := make([]byte, 4+max(1468, r.Block)+1)
 	for try := 0; ; {
@@ -254,7 +259,12 @@ func (t *transfer) data(number uint16, data []byte, from netip.AddrPort) (done, 
 	if len(data) > t.block {
 		return false, false, stopf("%s: block %d has %d bytes, and %d were agreed on", t.f.URL, t.next, len(data), t.block)
 	}
-	t.sink.Write(data)
+	if t.family() == pi && t.next > 65535 {
+		return false, false, stopf("%s: after %d bytes the number of the next block does not fit (rpi-eeprom#720)", t.f.URL, t.f.Bytes)
+	}
+	if _, err := t.sink.Write(data); err != nil {
+		return false, false, err
+	}
 	ended := len(data) < t.block
 	t.last = []byte{0, opAck, byte(number >> 8), byte(number)}
 	due := ended || t.next%t.window == 0
@@ -272,8 +282,12 @@ func (t *transfer) data(number uint16, data []byte, from netip.AddrPort) (done, 
 
 // abort tells the server that no more is wanted.
 func (t *transfer) abort(why string) error {
-	t.note(true, t.peer, nil, "TFTP error 8, %s", why)
-	_, err := t.conn.WriteToUDPAddrPort(append(append([]byte{0, opError, 0, 8}, why...), 0), t.peer)
+	code := byte(8)
+	if t.family() == pi {
+		code, why = 0, "Early terminate"
+	}
+	t.note(true, t.peer, nil, "TFTP error %d, %s", code, why)
+	_, err := t.conn.WriteToUDPAddrPort(append(append([]byte{0, opError, 0, code}, why...), 0), t.peer)
 	return err
 }
 

@@ -47,6 +47,7 @@ type datagram struct {
 	data  []byte
 	at    time.Time
 	fault string // why a relay agent dropped it; then there is no data
+	wakes bool   // it is a magic packet, without data
 }
 
 // Open uses an interface, which must be up. It makes the default route lead out of it, so that every server is
@@ -98,12 +99,13 @@ func (w *Wire) open(name string) error {
 	if err != nil {
 		return fmt.Errorf("open a packet socket: %w", err)
 	}
-	ip := binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, unix.ETH_P_IP))
+	all := binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, unix.ETH_P_ALL))
 	err = errors.Join(
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20),
 		unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(toPort68)), Filter: &toPort68[0]}),
 		unix.SetsockoptPacketMreq(fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &unix.PacketMreq{Ifindex: int32(ifi.Index), Type: unix.PACKET_MR_PROMISC}),
-		unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: ip, Ifindex: ifi.Index}))
+		unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1),
+		unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: ifi.Index}))
 	if err != nil {
 		return errors.Join(fmt.Errorf("set up the packet socket: %w", err), unix.Close(fd))
 	}
@@ -127,9 +129,13 @@ func running(name string) error {
 	}
 }
 
-// toPort68 is what `tcpdump -d 'udp dst port 68'` prints, for IPv4.
+// magic is the Ethernet type of magic packets.
+const magic = 0x0842
+
+// toPort68 is what `tcpdump -d 'udp dst port 68'` prints, for IPv4, and magic packets.
 var toPort68 = [...]unix.SockFilter{
 	{Code: 0x28, K: 12},                               // load the Ethernet type
+	{Code: 0x15, Jt: 8, K: magic},                     // keep
 	{Code: 0x15, Jf: 8, K: unix.ETH_P_IP},             // IPv4, or drop
 	{Code: 0x30, K: 23},                               // load the protocol
 	{Code: 0x15, Jf: 6, K: unix.IPPROTO_UDP},          // UDP, or drop
@@ -156,6 +162,15 @@ func (w *Wire) read() {
 				w.mu.Unlock()
 			}
 			return
+		}
+		if n > 20 && binary.BigEndian.Uint16(buf[12:]) == magic {
+			w.mu.Lock()
+			select {
+			case w.inbox[string(buf[:6])] <- datagram{at: time.Now(), wakes: true}:
+			default:
+			}
+			w.mu.Unlock()
+			continue
 		}
 		if from, data, ok := parseUDP(buf[:n]); ok {
 			w.deliver(datagram{from: from, data: append([]byte(nil), data...), at: time.Now()}, data)

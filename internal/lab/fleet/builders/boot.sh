@@ -1,6 +1,10 @@
 # What runs once at the boot of an installed host, after activation: file systems, network, sshd.
 export PATH=/run/current-system/sw/bin
 name=$(cat /etc/hostname)
+mkdir -p /dev/disk/by-label
+for label in $(sed -n 's|^/dev/disk/by-label/\([^ ]*\) .*|\1|p' /etc/fstab); do
+	ln -sfn "$(busybox findfs "LABEL=$label")" "/dev/disk/by-label/$label"
+done
 /run/current-system/sw/bin/mount -a # busybox makes no mount points
 swapon -a
 for module in virtio_net e1000e e1000 igb r8169; do

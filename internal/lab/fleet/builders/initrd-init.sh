@@ -28,13 +28,17 @@ tpm=/lib/x86_64-linux-gnu/cryptsetup/libcryptsetup-token-systemd-tpm2.so
 [ ! -e $tpm ] || modules="$modules tpm_crb tpm_tis"
 for module in $modules; do modprobe -q $module 2>/dev/null; done # some fit other processors only
 
-# There is no udev here; the links by partition label are made from what the kernel tells.
-mkdir -p /dev/disk/by-partlabel /run/mdadm
+# There is no udev here; the links by partition label are made from what the kernel tells, those by label from what is
+# on the disks.
+mkdir -p /dev/disk/by-partlabel /dev/disk/by-label /run/mdadm
 link() {
 	for uevent in /sys/class/block/*/uevent; do
 		label=$(sed -n 's/^PARTNAME=//p' "$uevent")
 		node=${uevent%/uevent}
 		[ -z "$label" ] || ln -sfn "../../${node##*/}" "/dev/disk/by-partlabel/$label"
+	done
+	for label in $(sed -n 's|^/dev/disk/by-label/\([^ ]*\) .*|\1|p' /mounts); do
+		node=$(findfs "LABEL=$label" 2>/dev/null) && ln -sfn "../../${node##*/}" "/dev/disk/by-label/$label"
 	done
 }
 # await NAME waits until the device node NAME is there.

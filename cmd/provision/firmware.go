@@ -1,0 +1,176 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"provision/images"
+	"provision/internal/web"
+)
+
+const firmwareHelp = `Manage the firmware that boards load before anything else: what a Raspberry Pi
+fetches over the network, and what is put on its disk. It is not part of
+provision, and is taken from folders, Debian's packages (or their URLs), or nixpkgs:
+
+  provision images firmware add raspberrypi --from /boot/firmware
+  provision images firmware add raspberrypi --from nixpkgs#raspberrypifw --from nixpkgs#ubootRaspberryPi4_64bit
+  provision images firmware add raspberrypi --from raspi-firmware.deb,u-boot-rpi.deb,linux-image-arm64.deb
+
+Of a file that several sources have, the last is taken. Adding replaces what was
+there. The licences are kept beside the files: list --licences prints them.`
+
+func firmwareCommand(api *client) *cobra.Command {
+	c := &cobra.Command{Use: "firmware", Short: "manage the firmware of boards", Long: firmwareHelp, Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return errUsage{errors.New("images firmware needs add, list, verify or remove")}
+		}}
+	c.AddCommand(firmwareAdd(api), firmwareList(api),
+		&cobra.Command{Use: "verify NAME", Short: "read the files back and compare their digests", Args: cobra.ExactArgs(1),
+			RunE: func(c *cobra.Command, args []string) error {
+				if err := api.call(c.Context(), http.MethodPost, firmwarePath(args[0])+"/verify", nil, nil); err != nil {
+					return err
+				}
+				fmt.Fprintf(c.OutOrStdout(), "%s is as it was added.\n", args[0])
+				return nil
+			}},
+		&cobra.Command{Use: "remove NAME", Short: "remove firmware that no host needs", Args: cobra.ExactArgs(1),
+			RunE: func(c *cobra.Command, args []string) error {
+				return api.call(c.Context(), http.MethodDelete, firmwarePath(args[0]), nil, nil)
+			}})
+	return c
+}
+
+func firmwarePath(name string) string { return "/v1/firmware/" + url.PathEscape(name) }
+
+func firmwareAdd(api *client) *cobra.Command {
+	var from []string
+	c := &cobra.Command{Use: "add raspberrypi --from DIR|DEB|URL|FLAKEREF...", Short: "add firmware, in the place of what was there",
+		Args: cobra.ExactArgs(1), ValidArgs: []string{images.RaspberryPi},
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(from) == 0 {
+				return errUsage{errors.New("images firmware add needs --from DIR, a Debian package, or a flake reference")}
+			}
+			r := web.FirmwareRequest{Name: args[0]}
+			for _, source := range from {
+				abs, err := absSource(source)
+				if err != nil {
+					return err
+				}
+				r.From = append(r.From, abs)
+			}
+			return addFirmware(c, api, r)
+		}}
+	c.Flags().StringSliceVar(&from, "from", nil, "folder, Debian package (raspi-firmware, linux-image-*-arm64, u-boot-rpi), its https URL, or flake reference (nixpkgs#raspberrypifw); may be given several times")
+	return c
+}
+
+// absSource makes a path absolute, also that of a flake, which nix knows by its dot or slash;
+// other references stay as they are.
+func absSource(source string) (string, error) {
+	path, attr, flake := strings.Cut(source, "#")
+	if flake && !strings.HasPrefix(path, ".") && !strings.HasPrefix(path, "/") {
+		return source, nil
+	}
+	if _, err := os.Stat(path); err != nil && strings.Contains(source, ":") {
+		return source, nil
+	}
+	abs, err := filepath.Abs(path)
+	if flake {
+		abs += "#" + attr
+	}
+	return abs, err
+}
+
+func addFirmware(c *cobra.Command, api *client, r web.FirmwareRequest) error {
+	body, err := api.do(c.Context(), http.MethodPost, "/v1/firmware", r)
+	if err != nil {
+		return err
+	}
+	f, isFile := c.ErrOrStderr().(*os.File)
+	bar := isFile && term.IsTerminal(int(f.Fd()))
+	var last web.FirmwareProgress
+	err = lines(c.Context(), body, func(p web.FirmwareProgress) bool {
+		last = p
+		if bar && p.Total > 0 {
+			fmt.Fprintf(f, "\r\x1b[K%d of %d MB", p.Done/1e6, p.Total/1e6)
+		}
+		return true
+	})
+	if bar {
+		fmt.Fprint(f, "\r\x1b[K")
+	}
+	switch {
+	case err != nil:
+		return err
+	case last.Error != "":
+		return errors.New(last.Error)
+	case last.Firmware == nil:
+		return errors.New("the server stopped while adding the firmware; add it again")
+	}
+	for _, w := range last.Warnings {
+		fmt.Fprintln(c.ErrOrStderr(), "warning:", w)
+	}
+	printFirmware(c.OutOrStdout(), *last.Firmware)
+	return nil
+}
+
+func printFirmware(w io.Writer, f web.Firmware) {
+	fmt.Fprintf(w, "%s: %d files, %.1f MB, added %s from %s\n", f.Name, len(f.Files), float64(f.Size())/1e6, ago(f.Added), f.From)
+	fmt.Fprintf(w, "  to netboot: %s\n  on a disk: %s\n", images.FitWords(f.Netboot), images.FitWords(f.Disk))
+	if eeprom := slices.Sorted(maps.Keys(f.EEPROM())); len(eeprom) > 0 {
+		fmt.Fprintf(w, "  for the EEPROM, which they would overwrite; not served as it is: %s\n", strings.Join(eeprom, ", "))
+	}
+	for _, name := range slices.Sorted(maps.Keys(f.Licences)) {
+		fmt.Fprintf(w, "  licence: %s\n", name)
+	}
+}
+
+func firmwareList(api *client) *cobra.Command {
+	var asJSON, licences bool
+	c := &cobra.Command{Use: "list", Short: "list the firmware, what it is good for, and its licences", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			var all []web.Firmware
+			if err := api.call(c.Context(), http.MethodGet, "/v1/firmware", nil, &all); err != nil {
+				return err
+			}
+			w := c.OutOrStdout()
+			switch {
+			case asJSON:
+				return printJSON(w, all)
+			case len(all) == 0:
+				fmt.Fprintln(w, "No firmware yet: provision images firmware add raspberrypi --from DIR")
+			}
+			for _, f := range all {
+				if !licences {
+					printFirmware(w, f)
+				} else if err := printLicences(c, api, f.Name); err != nil {
+					return err
+				}
+			}
+			return nil
+		}}
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	c.Flags().BoolVar(&licences, "licences", false, "print the texts of the licences")
+	return c
+}
+
+func printLicences(c *cobra.Command, api *client, name string) error {
+	body, err := api.do(c.Context(), http.MethodGet, firmwarePath(name)+"/licences", nil)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	_, err = io.Copy(c.OutOrStdout(), body)
+	return err
+}

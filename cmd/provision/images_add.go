@@ -1,0 +1,199 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"provision/images"
+	"provision/internal/web"
+)
+
+const imagesAddHelp = `Add an installer image. SOURCE is one of
+
+  a kexec tarball of nixos-images, or the URL of one
+  a folder, or the URL of one, with the files of a nixos-images release
+      (bzImage-ARCH-linux or Image-ARCH-linux, initrd-…, netboot-….ipxe),
+      or with the output of a netboot build
+  a flake reference, which nix builds: FLAKE#ATTR, such as .#netboot or
+      .#nixosConfigurations.installer with nixpkgs' netboot module
+
+What comes from a URL must come over https, or with its digest (--sha256). A
+download that breaks off goes on where it was when the command is given again.
+
+  provision images add nixos --from https://github.com/nix-community/nixos-images/releases/download/nixos-25.05 --arch x86_64
+  provision images add nixos --from nixos-kexec-installer-noninteractive-x86_64-linux.tar.gz
+  provision images add nixos --from http://mirror/kexec.tar.gz --sha256 9f86d081884c7d65…
+  provision images add nixos --from ~/fleet#nixosConfigurations.installer
+  provision images add own --kernel bzImage --initrd initrd --cmdline "init=/nix/store/...-nixos/init"`
+
+func imagesAdd(api *client) *cobra.Command {
+	var r web.ImageRequest
+	var digests []string
+	c := &cobra.Command{Use: "add NAME (--from SOURCE | --kernel FILE --initrd FILE [--cmdline TEXT])", Short: "add an image", Long: imagesAddHelp,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) (err error) {
+			r.Name = args[0]
+			single := r.Kernel != "" || r.Initrd != "" || r.Cmdline != ""
+			switch {
+			case (r.From == "") == !single, r.From == "" && (r.Kernel == "" || r.Initrd == ""):
+				return errUsage{errors.New("images add needs --from, or --kernel and --initrd")}
+			case single && len(digests) > 0:
+				return errUsage{errors.New("--sha256 goes with --from; sha256sum --check does it for single files")}
+			}
+			if r.SHA256, err = parseDigests(digests); err != nil {
+				return errUsage{err}
+			}
+			for _, p := range []*string{&r.Kernel, &r.Initrd} {
+				if err == nil && *p != "" {
+					*p, err = filepath.Abs(*p)
+				}
+			}
+			if err == nil && r.From != "" {
+				r.From, err = absoluteSource(r.From)
+			}
+			if err != nil {
+				return err
+			}
+			_, err = changeImage(c, api, "/v1/images", r)
+			return err
+		}}
+	c.Flags().StringVar(&r.Arch, "arch", "", "x86_64 or aarch64, where the source has both")
+	c.Flags().StringVar(&r.From, "from", "", "where the image is: a path, a URL or a flake reference")
+	c.Flags().StringArrayVar(&digests, "sha256", nil, "digest that a file of the source must have: FILE=HEX, or HEX for the only one")
+	c.Flags().StringVar(&r.Kernel, "kernel", "", "kernel (bzImage or Image)")
+	c.Flags().StringVar(&r.Initrd, "initrd", "", "initrd (cpio, compressed or not)")
+	c.Flags().StringVar(&r.Cmdline, "cmdline", "", "kernel command line, with the init= of this image")
+	return c
+}
+
+func parseDigests(flags []string) (map[string]string, error) {
+	if len(flags) == 0 {
+		return nil, nil
+	}
+	all := map[string]string{}
+	for _, f := range flags {
+		name, digest, err := images.ParseDigest(f)
+		if err != nil {
+			return nil, err
+		}
+		if _, twice := all[name]; twice {
+			return nil, fmt.Errorf("--sha256: two digests for the same file %q", name)
+		}
+		all[name] = digest
+	}
+	return all, nil
+}
+
+// absoluteSource makes a path, or the path in a flake reference, absolute: the
+// server is in another folder.
+func absoluteSource(from string) (string, error) {
+	if strings.Contains(from, "://") {
+		return from, nil
+	}
+	if _, err := os.Stat(from); err == nil {
+		return filepath.Abs(from)
+	}
+	scheme := ""
+	if rest, is := strings.CutPrefix(from, "path:"); is {
+		scheme, from = "path:", rest
+	}
+	flake, attr, found := strings.Cut(from, "#")
+	_, err := os.Stat(flake)
+	switch {
+	case err != nil && flake != "" && (found || strings.Contains(flake, ":")): // of another scheme, or in nix's registry
+		return scheme + from, nil
+	case found:
+		flake, err = filepath.Abs(flake)
+		return scheme + flake + "#" + attr, err
+	}
+	flake, err = filepath.Abs(flake)
+	return scheme + flake, err
+}
+
+// changeImage asks the server to add or update an image, and shows how that goes.
+func changeImage(c *cobra.Command, api *client, path string, r any) (last web.ImageProgress, err error) {
+	body, err := api.do(c.Context(), http.MethodPost, path, r)
+	if err != nil {
+		return last, err
+	}
+	last, err = showProgress(c.Context(), c.ErrOrStderr(), body)
+	switch {
+	case err != nil:
+		return last, err
+	case last.Error != "":
+		return last, errors.New(last.Error)
+	case last.Image == nil:
+		return last, errors.New("the server stopped meanwhile; give the command again")
+	}
+	for _, w := range last.Warnings {
+		fmt.Fprintln(c.ErrOrStderr(), "warning:", w)
+	}
+	printImage(c.OutOrStdout(), *last.Image)
+	return last, nil
+}
+
+// showProgress draws a line on a terminal, and elsewhere prints one for each
+// thing that is begun. It returns what the server said last.
+func showProgress(ctx context.Context, w io.Writer, body io.ReadCloser) (last web.ImageProgress, err error) {
+	f, isFile := w.(*os.File)
+	terminal := isFile && term.IsTerminal(int(f.Fd()))
+	var doing string
+	var begun rate
+	err = lines(ctx, body, func(p web.ImageProgress) bool {
+		last = p
+		if p.Doing != doing && p.Doing != "" {
+			doing, begun = p.Doing, rate{at: time.Now(), done: p.Done}
+			if !terminal {
+				fmt.Fprintln(w, doing)
+			}
+		}
+		if terminal && p.Doing != "" {
+			fmt.Fprintf(w, "\r\x1b[K%s  %s", p.Doing, amount(begun, p.Done, p.Total))
+		}
+		return true
+	})
+	if terminal {
+		fmt.Fprint(w, "\r\x1b[K")
+	}
+	return last, err
+}
+
+// amount tells how far something is, how fast it goes, and when it ends.
+func amount(r rate, done, total int64) string {
+	s := fmt.Sprintf("%.1f MB", float64(done)/1e6)
+	if total > 0 {
+		s = fmt.Sprintf("%.1f of %.1f MB", float64(done)/1e6, float64(total)/1e6)
+	}
+	perSecond, left := r.pace(done, total)
+	if perSecond > 0 {
+		s += fmt.Sprintf("  %.1f MB/s", perSecond/1e6)
+	}
+	if left > 0 {
+		s += fmt.Sprintf("  %v left", left)
+	}
+	return s
+}
+
+func printImage(w io.Writer, img images.Image) {
+	fmt.Fprintf(w, "%s: %s, kernel %.1f MB, initrd %.1f MB", img.Name, img.Arch,
+		float64(img.Kernel.Size)/1e6, float64(img.Initrd.Size)/1e6)
+	if img.Checked != "" {
+		fmt.Fprintf(w, ", checked by %s", img.Checked)
+	}
+	fmt.Fprintf(w, "\n  %s\n", img.Cmdline)
+	if l := img.Look; l != nil && l.Error == "" {
+		fmt.Fprintf(w, "  kernel %s, stage 1: %s, network drivers: %s\n", cmp.Or(l.Kernel, "of unknown version"),
+			l.Stage1, cmp.Or(strings.Join(l.NICs, " "), "none of the common ones in the initrd"))
+	}
+}

@@ -1,0 +1,262 @@
+package images
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/diskfs/go-diskfs/backend"
+	"github.com/diskfs/go-diskfs/backend/file"
+	"github.com/diskfs/go-diskfs/filesystem/iso9660"
+)
+
+// isISO says whether a file is an ISO 9660 image (ECMA-119, 8.4.2: its first
+// volume descriptor is in sector 16).
+func isISO(name string) bool {
+	f, err := os.Open(name)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	id := make([]byte, 5)
+	_, err = f.ReadAt(id, 16*2048+1)
+	return err == nil && string(id) == "CD001"
+}
+
+// FromISO copies kernel and initrd of an ISO image that can run from memory
+// into tmpdir, which the caller removes; the boot loader's configuration
+// (isolinux, GRUB) tells which they are, and the command line. An ISO whose
+// system stays on the medium is refused: a netbooted machine has no medium.
+// Progress, which may be nil, is called with bytes.
+func FromISO(ctx context.Context, name, tmpdir string, progress func(done, total int64)) (src Source, err error) {
+	defer func() {
+		// go-diskfs follows whatever a damaged image tells it.
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%s: a damaged ISO image: %v", name, r)
+		}
+	}()
+	b, err := file.OpenFromPath(name, true)
+	if err != nil {
+		return Source{}, err
+	}
+	defer b.Close()
+	fsys, err := iso9660.Read(allThere{b}, 0, 0, 0)
+	if err != nil {
+		return Source{}, fmt.Errorf("%s: %w (was it downloaded in full?)", name, err)
+	}
+	m := medium{fsys}
+	e, err := m.bootEntry()
+	if err != nil {
+		return Source{}, fmt.Errorf("%s: %w", name, err)
+	}
+	src = Source{Kernel: filepath.Join(tmpdir, "kernel"), Initrd: filepath.Join(tmpdir, "initrd"), Cmdline: e.cmdline}
+	for from, to := range map[string]string{e.kernel: src.Kernel, e.initrd: src.Initrd} {
+		limit := int64(maxInitrd)
+		if to == src.Kernel {
+			limit = maxKernel
+		}
+		if err := m.copy(ctx, from, to, limit, progress); err != nil {
+			return Source{}, fmt.Errorf("%s: copy %s: %w (was it downloaded in full?)", name, from, err)
+		}
+	}
+	if err := m.fromMemory(e, src.Initrd); err != nil {
+		return Source{}, fmt.Errorf("%s: %w", name, err)
+	}
+	return src, nil
+}
+
+// allThere is an image of which nothing is missing: go-diskfs takes what it could
+// not read for zeros. It also keeps that from reading directories of gigabytes.
+type allThere struct{ backend.Storage }
+
+func (s allThere) ReadAt(p []byte, offset int64) (int, error) {
+	if len(p) > 64<<20 {
+		return 0, errors.New("a directory of absurd size")
+	}
+	n, err := s.Storage.ReadAt(p, offset)
+	if n < len(p) {
+		err = cmp.Or(cutShort(err), io.ErrUnexpectedEOF)
+	} else {
+		err = nil
+	}
+	return n, err
+}
+
+// A medium is the file system of an ISO image.
+type medium struct{ *iso9660.FileSystem }
+
+// find returns the path of a file whatever the case that it is written in:
+// without Rock Ridge, names are upper case and may end in ";1".
+func (m medium) find(name string) (string, error) {
+	at := "."
+	for part := range strings.SplitSeq(strings.Trim(path.Clean("/"+name), "/"), "/") {
+		entries, err := m.ReadDir(at)
+		if err != nil {
+			return "", err
+		}
+		i := slices.IndexFunc(entries, func(e fs.DirEntry) bool {
+			plain, _, _ := strings.Cut(e.Name(), ";")
+			return strings.EqualFold(strings.TrimSuffix(plain, "."), part)
+		})
+		if i < 0 {
+			return "", fmt.Errorf("%s: %w", name, fs.ErrNotExist)
+		}
+		at = path.Join(at, entries[i].Name())
+	}
+	return at, nil
+}
+
+func (m medium) open(name string) (fs.File, int64, error) {
+	at, err := m.find(name)
+	if err != nil {
+		return nil, 0, err
+	}
+	f, err := m.Open(at)
+	if err != nil {
+		return nil, 0, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = errors.New("it is not a regular file")
+	}
+	if err != nil {
+		f.Close()
+		return nil, 0, err
+	}
+	return f, info.Size(), nil
+}
+
+func (m medium) copy(ctx context.Context, from, to string, limit int64, progress func(done, total int64)) error {
+	in, size, err := m.open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	if size > limit {
+		return fmt.Errorf("it has %d bytes; at most %d are taken", size, limit)
+	}
+	done := int64(0)
+	return writeFile(to, &meter{ctx, in, func(n int) {
+		if done += int64(n); progress != nil {
+			progress(done, size)
+		}
+	}})
+}
+
+// A bootEntry is a choice of a boot loader's menu.
+type bootEntry struct{ kernel, initrd, cmdline string }
+
+// bootEntry finds the entry that the medium boots: the first that is complete,
+// of a NixOS system if there is one.
+func (m medium) bootEntry() (bootEntry, error) {
+	var found []bootEntry
+	for _, name := range []string{"isolinux/isolinux.cfg", "boot/isolinux/isolinux.cfg", "syslinux/syslinux.cfg", "boot/syslinux/syslinux.cfg",
+		"EFI/BOOT/grub.cfg", "boot/grub/grub.cfg", "boot/grub2/grub.cfg"} {
+		f, _, err := m.open(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return bootEntry{}, fmt.Errorf("%s: %w", name, err)
+		}
+		text, err := io.ReadAll(io.LimitReader(f, maxText))
+		f.Close()
+		if err != nil {
+			return bootEntry{}, fmt.Errorf("%s: %w", name, err)
+		}
+		found = append(found, bootEntries(string(text))...)
+	}
+	if len(found) == 0 {
+		return bootEntry{}, errors.New("no isolinux.cfg or grub.cfg in it names a kernel and an initrd: take them out, and add them with --kernel, --initrd and --cmdline")
+	}
+	i := slices.IndexFunc(found, func(e bootEntry) bool { return strings.Contains(" "+e.cmdline, " init=") })
+	return found[max(i, 0)], nil
+}
+
+// bootEntries reads the menu of isolinux or GRUB. A word with a variable is left out.
+func bootEntries(text string) []bootEntry {
+	var all []bootEntry
+	var e bootEntry
+	end := func() {
+		if e.kernel != "" && e.initrd != "" {
+			all = append(all, e)
+		}
+		e = bootEntry{}
+	}
+	for line := range strings.Lines(text) {
+		w := words(line)
+		if len(w) == 0 {
+			continue
+		}
+		args := slices.DeleteFunc(w[1:], func(s string) bool { return strings.Contains(s, "$") })
+		switch strings.ToLower(w[0]) {
+		case "label", "menuentry", "submenu":
+			end()
+		case "kernel", "linux", "linuxefi", "linux16":
+			if len(args) > 0 {
+				e.kernel = args[0]
+				e.cmdline = cmp.Or(strings.Join(args[1:], " "), e.cmdline)
+			}
+		case "initrd", "initrdefi", "initrd16":
+			e.initrd = strings.Join(args, ",")
+		case "append":
+			e.cmdline = strings.Join(args, " ")
+			for _, a := range args {
+				if file, is := strings.CutPrefix(a, "initrd="); is {
+					e.initrd = cmp.Or(e.initrd, file)
+				}
+			}
+		}
+	}
+	end()
+	return all
+}
+
+var ofMedium = regexp.MustCompile(`(?:^| )(root=(?:LABEL|UUID|PARTUUID|PARTLABEL|/dev/|live:)[^ ]*|findiso=[^ ]*|boot=live|boot=casper|archisolabel=[^ ]*)`)
+
+// fromMemory is an error if stage 1 looks for the medium.
+func (m medium) fromMemory(e bootEntry, initrd string) error {
+	if strings.Contains(e.initrd, ",") {
+		return fmt.Errorf("it boots with several initrds (%s): put them into one, and add that with --initrd", e.initrd)
+	}
+	word := ofMedium.FindStringSubmatch(e.cmdline)
+	squashfs := ""
+	for _, name := range []string{"nix-store.squashfs", "nix-store.erofs"} {
+		if _, err := m.find(name); err == nil {
+			squashfs = name
+		}
+	}
+	if word == nil && squashfs == "" {
+		return nil
+	}
+	f, err := os.Open(initrd)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	inside := false
+	err = eachFile(f, func(e cpioEntry, _ io.Reader) error {
+		if inside = strings.HasSuffix(e.Name, ".squashfs") || strings.HasSuffix(e.Name, ".erofs"); inside {
+			return fs.SkipAll
+		}
+		return nil
+	})
+	if err != nil || inside {
+		return err
+	}
+	why := "its system is in " + squashfs + " on the medium"
+	if word != nil {
+		why = "its stage 1 looks for the medium (" + word[1] + ")"
+	}
+	return fmt.Errorf("this ISO cannot run from memory: %s, which a netbooted machine does not have; use the netboot files of the same release, "+
+		"bzImage-ARCH-linux (or Image-…), initrd-ARCH-linux and netboot-ARCH-linux.ipxe, or a kexec tarball: https://github.com/nix-community/nixos-images/releases", why)
+}

@@ -1,0 +1,200 @@
+package images
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/klauspost/compress/gzip"
+)
+
+// kernelExt ends the names of the records of packed kernels, which begin with
+// the digest of the kernel that was packed.
+const kernelExt = ".packed"
+
+// maxKernel bounds a kernel that is downloaded or unpacked, in bytes: ten times what
+// there is.
+const maxKernel = 1 << 30
+
+// PackedKernel returns img's kernel, which must be for aarch64, as the firmware
+// of boards takes it, in as few bytes as will do: an Image packed by gzip. An
+// Image is packed; what is packed so already is left as it is; and an EFI zboot
+// kernel, a PE program that unpacks itself and that only UEFI can start, is
+// unpacked and packed anew. It is done once, which takes seconds, and kept
+// while an image has the kernel.
+//
+// See Linux, Documentation/arch/arm64/booting.rst, and
+// drivers/firmware/efi/libstub/zboot-header.S.
+func (c *Catalog) PackedKernel(ctx context.Context, img Image) (File, error) {
+	f, err := c.packedKernel(ctx, img.Kernel)
+	if err != nil {
+		return File{}, fmt.Errorf("pack the kernel of image %s: %w", img.Name, err)
+	}
+	return f, nil
+}
+
+func (c *Catalog) packedKernel(ctx context.Context, kernel File) (File, error) {
+	in, err := c.OpenFile(kernel)
+	if err != nil {
+		return File{}, err
+	}
+	defer in.Close()
+	head, err := readHead(in)
+	if err != nil {
+		return File{}, err
+	}
+	if compression(head) == "gzip" {
+		return kernel, nil
+	}
+	if f, err := c.readPacked(kernel.SHA256); err == nil {
+		return f, nil
+	}
+	var sources []io.Reader // to be tried in turn
+	switch {
+	case isImage(head):
+		sources = []io.Reader{io.NewSectionReader(in, 0, kernel.Size)}
+	case isZboot(head):
+		if sources, err = zbootPayload(in, head, kernel.Size); err != nil {
+			return File{}, err
+		}
+	default:
+		return File{}, errors.New("it is no arm64 Image, gzip or EFI zboot kernel")
+	}
+	var made blob
+	for _, source := range sources {
+		if made, err = c.packKernel(ctx, source); err == nil {
+			return made.File, c.keepPacked(kernel.SHA256, made)
+		}
+	}
+	return File{}, err
+}
+
+func isImage(head []byte) bool { return len(head) > 0x40 && string(head[0x38:0x3c]) == "ARM\x64" }
+
+func isZboot(head []byte) bool {
+	return len(head) > 0x40 && string(head[:2]) == "MZ" && string(head[4:8]) == "zimg"
+}
+
+// zbootPayload finds the packed Image in a zboot kernel. All methods but gzip
+// have its size, four bytes, behind it, which some linkers count as its part.
+func zbootPayload(in io.ReaderAt, head []byte, size int64) (tries []io.Reader, err error) {
+	offset, length := int64(binary.LittleEndian.Uint32(head[8:])), int64(binary.LittleEndian.Uint32(head[12:]))
+	if offset+length > size || length < 16 {
+		return nil, fmt.Errorf("its EFI zboot header says %d bytes at %d, and it has %d: was it downloaded in full?", length, offset, size)
+	}
+	for _, n := range []int64{length, length - 4} {
+		unpacked, err := decompress(io.NewSectionReader(in, offset, n))
+		if err != nil {
+			return nil, fmt.Errorf("unpack its EFI zboot payload: %w", err)
+		}
+		tries = append(tries, unpacked)
+	}
+	return tries, nil
+}
+
+// OnlyUEFI reports whether the image's kernel is an EFI program that nothing else
+// can start, so that U-Boot's booti needs its [Catalog.PackedKernel].
+func (c *Catalog) OnlyUEFI(img Image) bool {
+	in, err := c.OpenFile(img.Kernel)
+	if err != nil {
+		return false
+	}
+	defer in.Close()
+	head, err := readHead(in)
+	return err == nil && isZboot(head)
+}
+
+// packKernel packs an Image into a temporary file.
+func (c *Catalog) packKernel(ctx context.Context, image io.Reader) (blob, error) {
+	head, err := readHead(image)
+	if err != nil {
+		return blob{}, fmt.Errorf("unpack: %w", err)
+	}
+	if !isImage(head) {
+		return blob{}, errors.New("what it unpacks to is no arm64 Image")
+	}
+	h, size := sha256.New(), int64(0)
+	tmp, _, err := c.writeTemp(func(w io.Writer) (int64, error) {
+		count := &counter{w: io.MultiWriter(w, h)}
+		z := gzip.NewWriter(count)
+		n, err := io.Copy(z, io.LimitReader(&meter{ctx: ctx, r: io.MultiReader(bytes.NewReader(head), image)}, maxKernel))
+		if err == nil && n == maxKernel {
+			err = errors.New("it unpacks to more than any kernel has")
+		}
+		err = errors.Join(err, z.Close())
+		size = count.n
+		return size, err
+	})
+	if err != nil {
+		return blob{}, err
+	}
+	return blob{File{hex.EncodeToString(h.Sum(nil)), size}, tmp}, nil
+}
+
+// counter counts what is written.
+type counter struct {
+	w io.Writer
+	n int64
+}
+
+func (c *counter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.n += int64(n)
+	return n, err
+}
+
+func (c *Catalog) readPacked(kernel string) (f File, err error) {
+	data, err := os.ReadFile(filepath.Join(c.dir, kernel+kernelExt))
+	if err == nil {
+		err = json.Unmarshal(data, &f)
+	}
+	if err != nil {
+		return f, err
+	}
+	in, err := c.OpenFile(f)
+	if err != nil {
+		return f, err
+	}
+	return f, in.Close()
+}
+
+func (c *Catalog) keepPacked(kernel string, b blob) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.placeAs(kernel+kernelExt, b.File, []blob{b})
+}
+
+// keepKernels marks the packed kernels as used whose kernel is, and removes the
+// records of the others.
+func (c *Catalog) keepKernels(used map[string]bool) error {
+	entries, err := os.ReadDir(c.dir)
+	if err != nil {
+		return fmt.Errorf("list packed kernels: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		kernel, ok := strings.CutSuffix(e.Name(), kernelExt)
+		if !ok || !isDigest(kernel) {
+			continue
+		}
+		f, err := c.readPacked(kernel)
+		if used[kernel] && err == nil {
+			used[f.SHA256] = true
+			continue
+		}
+		if err := os.Remove(filepath.Join(c.dir, e.Name())); !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,164 @@
+package images
+
+import (
+	"bytes"
+	"encoding/binary"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+// entry is a file of a test's initrd that Overlay cannot make: a symlink.
+func link(name, to string) []byte {
+	b := Overlay([]OverlayFile{{name, 0o777, []byte(to)}})
+	return bytes.Replace(b, []byte("000081ff"), []byte("0000a1ff"), 1)
+}
+
+// nixInit is how a NixOS stage 1 with systemd looks from outside.
+func nixInit(more ...OverlayFile) []byte {
+	files := append([]OverlayFile{
+		{"nix/store/aaa-systemd-257/lib/systemd/systemd", 0o755, []byte("\x7fELF")},
+		{"nix/store/bbb-initrd-units/initrd.target", 0o644, []byte("[Unit]\n")},
+		{"nix/store/ccc-linux-6.12.30-modules-shrunk/lib/modules/6.12.30/kernel/drivers/net/ethernet/broadcom/genet/genet.ko.xz", 0o644, nil},
+		{"nix/store/ccc-linux-6.12.30-modules-shrunk/lib/modules/6.12.30/kernel/drivers/net/usb/lan78xx.ko.xz", 0o644, nil},
+		{"nix/store/ccc-linux-6.12.30-modules-shrunk/lib/modules/6.12.30/modules.builtin", 0o644,
+			[]byte("kernel/drivers/net/ethernet/cadence/macb.ko\nkernel/drivers/net/virtio_net.ko\nkernel/fs/ext4/ext4.ko\n")},
+		{"etc/initrd-release", 0o644, []byte("ID=nixos\n")},
+		{"root/.ssh/config", 0o600, []byte("AuthorizedKeysFile /root/.ssh/authorized_keys /etc/ssh/authorized_keys.d/%u\n")},
+	}, more...)
+	return bytes.Join([][]byte{Overlay(files), link("init", "/nix/store/aaa-systemd-257/lib/systemd/systemd"), link("etc/systemd/system", "/nix/store/bbb-initrd-units")}, nil)
+}
+
+var squashfs = OverlayFile{"nix-store.squashfs", 0o644, []byte("hsqs")}
+
+// restore is nix-community's unit.
+var restore = OverlayFile{"nix/store/ddd-unit-script-restore-state-from-initrd-start/bin/restore-state-from-initrd-start", 0o755, []byte(`#!/nix/store/eee-bash/bin/bash
+set -e
+mkdir -m 700 -p /sysroot/root/.ssh
+mkdir -m 755 -p /sysroot/etc/ssh
+mkdir -m 755 -p /sysroot/root/network
+if [[ -f ssh/authorized_keys ]]; then
+  install -m 400 ssh/authorized_keys /sysroot/root/.ssh
+fi
+install -m 400 ssh/ssh_host_* /sysroot/etc/ssh
+cp *.json /sysroot/root/network/
+`)}
+
+func TestLook(t *testing.T) {
+	zboot := func() []byte {
+		b := make([]byte, 0x1000)
+		copy(b, "MZ\x00\x00zimg")
+		copy(b[0x18:], "gzip")
+		binary.LittleEndian.PutUint32(b[8:], 0x1000)
+		z := gzipped(arm64Kernel())
+		binary.LittleEndian.PutUint32(b[12:], uint32(len(z)))
+		return append(append(b, z...), make([]byte, 512)...)
+	}
+	nix := Look{Stage1: "systemd", Contract: No, SSHD: Unknown, Squashfs: true, Kernel: "6.12.30", Modules: []string{"6.12.30"}, NICs: []string{"genet", "macb", "lan78xx", "virtio_net"}}
+	with := func(edit func(*Look)) Look {
+		l := nix
+		edit(&l)
+		return l
+	}
+	for _, test := range []struct {
+		name   string
+		arch   Arch
+		kernel []byte
+		initrd []byte
+		want   Look
+	}{
+		{"nixpkgs netboot", AArch64, arm64Kernel(), nixInit(squashfs), nix},
+		{"its second archive compressed", AArch64, arm64Kernel(), append(gzipped(nixInit()), gzipped(Overlay([]OverlayFile{squashfs}))...), nix},
+		{"nixos-images", AArch64, gzipped(arm64Kernel()), nixInit(squashfs, restore), with(func(l *Look) { l.Contract = Yes })},
+		{"zboot", AArch64, zboot(), nixInit(squashfs), nix},
+		{"x86_64", X86_64, x86Kernel(), nixInit(squashfs), with(func(l *Look) { l.NICs = []string{"virtio_net"} })},
+		{"kernel without a version", X86_64, bytes.Repeat([]byte{0}, 5000), nixInit(squashfs), with(func(l *Look) { l.Kernel, l.NICs = "", []string{"virtio_net"} })},
+		{"all in the initrd", AArch64, arm64Kernel(), nixInit(OverlayFile{"usr/sbin/sshd", 0o755, nil}), with(func(l *Look) { l.Squashfs, l.SSHD = false, Yes })},
+		{"no sshd", AArch64, arm64Kernel(), nixInit(OverlayFile{"etc/pam.d/sshd", 0o755, nil}), with(func(l *Look) { l.Squashfs, l.SSHD = false, No })},
+		{"script by link", X86_64, x86Kernel(), append(Overlay([]OverlayFile{{"nix/store/a-stage-1-init.sh", 0o755, []byte("#!/nix/store/x/bin/ash\nmount $targetRoot/root/.ssh\n")}}), link("init", "/nix/store/a-stage-1-init.sh")...),
+			Look{Stage1: "script", Contract: No, SSHD: No, Kernel: "6.12.30"}},
+		{"script", X86_64, x86Kernel(), Overlay(fit("")), Look{Stage1: "script", Contract: Yes, SSHD: Yes, Kernel: "6.12.30", Modules: []string{"6.12.30"}, NICs: []string{"e1000e"}}},
+		{"program", X86_64, x86Kernel(), Overlay([]OverlayFile{{"init", 0o755, []byte("\x7fELF")}}), Look{Stage1: "program", Contract: Unknown, SSHD: No, Kernel: "6.12.30"}},
+		{"not to be unpacked here", X86_64, x86Kernel(), packed(t, nixInit(), "xz", "--check=crc32", "--x86", "--lzma2"),
+			Look{Contract: Unknown, SSHD: Unknown, Kernel: "6.12.30", Error: "no decoder for xz with further filters here"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got, err := look(test.arch, bytes.NewReader(test.kernel), bytes.NewReader(test.initrd))
+			must(t, err)
+			if !reflect.DeepEqual(*got, test.want) {
+				t.Errorf("got %+v\nwant %+v", *got, test.want)
+			}
+		})
+	}
+}
+
+// The banner of a kernel may lie across the border of what is read at once.
+func TestFindVersion(t *testing.T) {
+	for at := 1<<20 - 40; at < 1<<20+2; at++ {
+		data := make([]byte, 1<<20+1000)
+		copy(data[at:], "Linux version 6.12.30 (x)")
+		if v, err := findVersion(bytes.NewReader(data)); v != "6.12.30" || err != nil {
+			t.Fatalf("at %d: %q, %v", at, v, err)
+		}
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	fit := Look{Stage1: "systemd", Contract: Yes, SSHD: Unknown, Squashfs: true, Kernel: "6.12.30", Modules: []string{"6.12.30"}, NICs: []string{"genet"}}
+	for _, test := range []struct {
+		name string
+		edit func(*Image, *Look)
+		want string
+	}{
+		{"fit", func(*Image, *Look) {}, ""},
+		{"by an older version", func(i *Image, l *Look) { i.Look = nil }, ""},
+		{"no init=", func(i *Image, l *Look) { i.Cmdline = "noinit=x" }, "no init= in its command line"},
+		{"script", func(i *Image, l *Look) { l.Stage1, l.Contract = "script", No }, "does not take the keys"},
+		{"systemd", func(i *Image, l *Look) { l.Contract = No }, "provision adds a unit"},
+		{"program", func(i *Image, l *Look) { l.Stage1, l.Contract = "program", Unknown }, ""},
+		{"no sshd", func(i *Image, l *Look) { l.SSHD = No }, "has no sshd"},
+		{"other kernel", func(i *Image, l *Look) { l.Kernel = "6.6.1" }, "has a kernel of version 6.6.1, and modules for 6.12.30"},
+		{"kernel not known", func(i *Image, l *Look) { l.Kernel = "" }, ""},
+		{"no modules", func(i *Image, l *Look) { l.Modules = nil }, ""},
+		{"no network, arm", func(i *Image, l *Look) { l.NICs = nil }, "Raspberry Pis cannot netboot it"},
+		{"no network, x86_64", func(i *Image, l *Look) { i.Arch, l.NICs = X86_64, nil }, ""},
+		{"no network at all", func(i *Image, l *Look) { i.Arch, l.NICs, l.Squashfs = X86_64, nil, false }, "(e1000e, igb, igc, r8169, ixgbe, virtio_net, tg3, bnxt_en): machines would not find"},
+		{"not looked into", func(i *Image, l *Look) { *l = Look{Contract: Unknown, SSHD: Unknown, Error: "no decoder for lzo here"} }, "could not be looked into"},
+	} {
+		l := fit
+		img := Image{Name: "a", Arch: AArch64, Cmdline: "init=/x", Look: &l}
+		test.edit(&img, &l)
+		got := img.Warnings()
+		if (test.want == "") != (len(got) == 0) || test.want != "" && (len(got) != 1 || !strings.Contains(got[0], test.want)) {
+			t.Errorf("%s: got %q, want %q", test.name, got, test.want)
+		}
+	}
+}
+
+// What the kernel would stumble over is refused, at whatever place it is.
+func TestAddRefusesDamage(t *testing.T) {
+	whole := bytes.Repeat(gzipped(Overlay(fit("x"))), 3)
+	for _, compress := range [][]string{{"cat"}, {"gzip"}, {"zstd"}, {"xz", "--check=crc32"}, {"lz4", "-l"}, {"bzip2"}} {
+		whole := packed(t, Overlay(append(fit("x"), OverlayFile{"noise", 0o644, whole})), compress...)
+		for _, initrd := range [][]byte{whole[:len(whole)-len(whole)/3], append(bytes.Clone(whole), "junk"...)} {
+			c, src := open(t, t.TempDir()), files(t, "one")
+			write(t, src.Initrd, string(initrd))
+			_, err := c.Add(t.Context(), "a", X86_64, src, nil)
+			checkErr(t, err, "was it downloaded in full?")
+			checkErr(t, err, "initrd "+src.Initrd+": ")
+			if left := content(t, c); left != "" {
+				t.Errorf("left behind:\n%s", left)
+			}
+		}
+	}
+	for name, initrd := range map[string]string{
+		"lz4's new format behind":   string(append(gzipped(Overlay(fit(""))), packed(t, Overlay(fit("")), "lz4")...)),
+		"a check behind, not known": string(append(gzipped(Overlay(fit(""))), packed(t, Overlay(fit("")), "xz")...)),
+	} {
+		c, src := open(t, t.TempDir()), files(t, "one")
+		write(t, src.Initrd, initrd)
+		if _, err := c.Add(t.Context(), "a", X86_64, src, nil); err == nil || !strings.Contains(err.Error(), "kernel cannot unpack") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -1,0 +1,147 @@
+package images
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+
+	"github.com/diskfs/go-diskfs/backend"
+	"github.com/diskfs/go-diskfs/backend/file"
+	"github.com/diskfs/go-diskfs/filesystem"
+	"github.com/diskfs/go-diskfs/filesystem/fat12"
+	"github.com/diskfs/go-diskfs/filesystem/fat32"
+	"github.com/diskfs/go-diskfs/partition/gpt"
+	"github.com/diskfs/go-diskfs/partition/mbr"
+)
+
+const (
+	sector = 512
+	mebi   = 1 << 20
+
+	// fat32Min is the least size of a FAT32 file system: with fewer than 65525
+	// clusters it would be taken for FAT16 (Microsoft's FAT specification, 1.03).
+	fat32Min = 33 * mebi
+)
+
+// Disk writes the medium as a disk image to f, which is empty: a partition table
+// and one FAT32 partition, an EFI system partition but for MBR.
+func (m BootMedium) Disk(f *os.File) error {
+	if err := m.check(); err != nil {
+		return fmt.Errorf("make a boot medium: %w", err)
+	}
+	size := max(m.fatSize(), fat32Min)
+	if err := f.Truncate(size + 2*mebi); err != nil { // one for the table, one for its copy at the end
+		return fmt.Errorf("make a boot medium: %w", err)
+	}
+	id, err := m.fat(f, mebi, size, true)
+	if err != nil {
+		return fmt.Errorf("make a boot medium: %w", err)
+	}
+	if m.MBR {
+		err = writeMBR(f, id, mebi, size)
+	} else {
+		err = writeGPT(f, id, mebi, size, size+2*mebi)
+	}
+	if err != nil {
+		return fmt.Errorf("make a boot medium: %w", err)
+	}
+	return nil
+}
+
+// fatSize is enough for all files, in whole MiB.
+func (m BootMedium) fatSize() int64 {
+	size := int64(mebi) // directories and FATs
+	for name, c := range m.Files {
+		size += c.Size + c.Size/64 + 4096 // its share of the FATs; what it leaves of its last cluster
+		for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
+			size += 4096
+		}
+	}
+	return (size + mebi - 1) / mebi * mebi
+}
+
+// fat makes the file system in f, of size bytes from start. It returns the
+// medium's identity.
+func (m BootMedium) fat(f *os.File, start, size int64, big bool) ([]byte, error) {
+	store := file.New(f, false)
+	var fs filesystem.FileSystem
+	var err error
+	if big {
+		fs, err = fat32.Create(store, size, start, sector, m.Label, true)
+	} else {
+		fs, err = fat12.Create(store, size, start, sector, m.Label, true)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("make a FAT file system: %w", err)
+	}
+	sums := map[string][]byte{}
+	for _, name := range m.names() {
+		if dir := path.Dir(name); dir != "." {
+			if err := fs.Mkdir(dir); err != nil {
+				return nil, fmt.Errorf("make folder %s: %w", dir, err)
+			}
+		}
+		if sums[name], err = m.copyTo(fs, name); err != nil {
+			return nil, fmt.Errorf("write %s: %w", name, err)
+		}
+	}
+	id := m.identity(sums)
+	return id, stampFAT(f, start, binary.LittleEndian.Uint32(id))
+}
+
+// copyTo writes one file into fs, and returns its SHA-256.
+func (m BootMedium) copyTo(fs filesystem.FileSystem, name string) (sum []byte, err error) {
+	in, err := m.Files[name].Open()
+	if err != nil {
+		return nil, err
+	}
+	defer in.Close()
+	out, err := fs.OpenFile("/"+name, os.O_CREATE|os.O_RDWR)
+	if err != nil {
+		return nil, err
+	}
+	h := sha256.New()
+	// Each write writes the FATs as well.
+	n, err := io.CopyBuffer(struct{ io.Writer }{out}, io.TeeReader(io.LimitReader(in, m.Files[name].Size+1), h), make([]byte, min(m.Files[name].Size+1, 8*mebi)))
+	if err == nil && n != m.Files[name].Size {
+		err = fmt.Errorf("it has not %d bytes", m.Files[name].Size)
+	}
+	return h.Sum(nil), errors.Join(err, out.Close())
+}
+
+// uuidOf makes a UUID of 16 bytes (RFC 9562, version 8: by one's own rules).
+func uuidOf(b []byte) string {
+	u := [16]byte(b)
+	u[6], u[8] = u[6]&0x0f|0x80, u[8]&0x3f|0x80
+	return fmt.Sprintf("%X-%X-%X-%X-%X", u[:4], u[4:6], u[6:8], u[8:10], u[10:])
+}
+
+// writeGPT writes a GPT with one EFI system partition. whole is the disk's size.
+func writeGPT(f backend.WritableFile, id []byte, start, size, whole int64) error {
+	t := &gpt.Table{LogicalSectorSize: sector, PhysicalSectorSize: sector, ProtectiveMBR: true, GUID: uuidOf(id[:16]),
+		Partitions: []*gpt.Partition{{Index: 1, Start: uint64(start / sector), End: uint64((start+size)/sector - 1), Size: uint64(size),
+			Type: gpt.EFISystemPartition, Name: "provision", GUID: uuidOf(id[16:])}}}
+	// The wrapping hides Sync, which it would call five times.
+	if err := t.Write(struct{ backend.WritableFile }{f}, whole); err != nil {
+		return fmt.Errorf("write the GPT: %w", err)
+	}
+	return nil
+}
+
+// writeMBR writes an MBR with one FAT32 partition (LBA). Its signature, by
+// which Linux makes PARTUUIDs, is the identity's.
+func writeMBR(f backend.WritableFile, id []byte, start, size int64) error {
+	t := &mbr.Table{LogicalSectorSize: sector, PhysicalSectorSize: sector,
+		Partitions: []*mbr.Partition{{Bootable: true, Type: mbr.Fat32LBA, Start: uint32(start / sector), Size: uint32(size / sector)}}}
+	if err := t.Write(f, start+size); err != nil {
+		return fmt.Errorf("write the MBR: %w", err)
+	}
+	if _, err := f.WriteAt(id[4:8], 440); err != nil {
+		return fmt.Errorf("write the MBR: %w", err)
+	}
+	return nil
+}

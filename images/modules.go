@@ -1,0 +1,315 @@
+package images
+
+import (
+	"bytes"
+	"cmp"
+	"compress/gzip"
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"math"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// maxModules bounds what the drivers of a first stage take, in compressed bytes.
+// Above it, the largest drivers are left out: those of server cards.
+const maxModules = 7 << 20
+
+// Which modules a machine may need to reach its network. A first stage has all
+// of the first kind, and of the second as many as there is room for.
+var (
+	// Raspberry Pis (boards.md: bcmgenet; behind USB; behind RP1 on PCIe), virtual
+	// machines, and USB hosts.
+	neededModules = regexp.MustCompile(`^kernel/drivers/(` +
+		`net/(ethernet/(broadcom/genet|cadence)/|usb/(lan78xx|smsc95xx|smsc75xx|usbnet)$|phy/|mdio/|pcs/|virtio_net$)` +
+		`|virtio/` +
+		`|usb/(dwc2|host)/` +
+		`|(bus|char|clk|dma|firmware|gpio|i2c|irqchip|mailbox|mfd|misc|nvmem|pci|phy|pinctrl|pwm|regulator|reset|soc)/.*(rp1|brcm|bcm2|bcm7|raspberry)` +
+		`)`)
+	usefulModules = regexp.MustCompile(`^kernel/drivers/(net/(ethernet/|usb/|hyperv/|vmxnet3/|xen-netfront$)|usb/dwc3/|phy/|pci/controller/)`)
+	// What makes one of these modules a network card's driver.
+	cardModules = regexp.MustCompile(`^kernel/drivers/net/(ethernet/|usb/|hyperv/|vmxnet3/|virtio_net$|xen-netfront$)`)
+)
+
+func moduleName(file string) string { return strings.ReplaceAll(path.Base(file), "-", "_") }
+
+// networkModules returns the files of /modules in a first stage: the network
+// drivers for img's kernel, which its initrd holds, and two indexes, dep and
+// alias (see internal/firststage). None if the kernel has its drivers built in.
+func (c *Catalog) networkModules(ctx context.Context, img Image) ([]OverlayFile, error) {
+	release, err := c.kernelRelease(img)
+	if err != nil {
+		return nil, err
+	}
+	files := &moduleFiles{c: c, img: img}
+	defer files.close()
+	index, err := files.index(ctx, release)
+	if err != nil {
+		return nil, err
+	}
+	needed, useful := index.wanted()
+	modules, err := files.modules(ctx, release, index.closures(append(needed, useful...)))
+	if err != nil {
+		return nil, err
+	}
+	chosen := index.bounded(modules, needed, useful, maxModules)
+	if !slices.ContainsFunc(slices.Collect(maps.Keys(chosen)), cardModules.MatchString) && !index.builtinCard {
+		return nil, fmt.Errorf("its initrd holds no driver for a network card, of kernel %s, and none is known to be built in: "+
+			"take an image whose initrd has them (NixOS: boot.initrd.availableKernelModules)", release)
+	}
+	return index.pack(modules, chosen), nil
+}
+
+// A moduleIndex is what depmod wrote about the modules of a kernel.
+type moduleIndex struct {
+	needs       map[string][]string // by path
+	byName      map[string]string
+	soft        map[string][]string // by name: names to be loaded before
+	aliases     string
+	builtinCard bool
+}
+
+// index reads the indexes of a kernel's modules.
+func (m *moduleFiles) index(ctx context.Context, release string) (moduleIndex, error) {
+	files := map[string]string{}
+	others := map[string]bool{}
+	err := m.each(ctx, func(version, name string, content io.Reader) error {
+		if version != release {
+			others[version] = true
+			return nil
+		}
+		switch name {
+		case "modules.dep", "modules.alias", "modules.softdep", "modules.builtin":
+			data, err := io.ReadAll(io.LimitReader(content, 16<<20))
+			files[name] = string(data)
+			return err
+		}
+		return nil
+	})
+	if err != nil {
+		return moduleIndex{}, err
+	}
+	if files["modules.dep"] == "" && files["modules.builtin"] == "" {
+		var found []string
+		for v := range others {
+			found = append(found, v)
+		}
+		if slices.Sort(found); len(found) > 0 {
+			return moduleIndex{}, fmt.Errorf("its kernel is %s, and its initrd holds modules for %s: give the kernel and the initrd of one build",
+				release, strings.Join(found, ", "))
+		}
+		return moduleIndex{}, fmt.Errorf("its initrd holds no modules (lib/modules/%s/modules.dep), so no driver for a network card", release)
+	}
+	return parseModuleIndex(files), nil
+}
+
+// parseModuleIndex reads modules.dep(5), modules.softdep and modules.builtin.
+func parseModuleIndex(files map[string]string) moduleIndex {
+	x := moduleIndex{needs: map[string][]string{}, byName: map[string]string{}, soft: map[string][]string{}, aliases: files["modules.alias"]}
+	for line := range strings.Lines(files["modules.dep"]) {
+		file, needs, ok := strings.Cut(strings.TrimSpace(line), ":")
+		name, _, isModule := cutModule(file)
+		if !ok || !isModule {
+			continue
+		}
+		var all []string
+		for _, n := range strings.Fields(needs) {
+			n, _, _ = cutModule(n)
+			all = append(all, n)
+		}
+		slices.Reverse(all) // depmod lists last what is to be first
+		x.needs[name], x.byName[moduleName(name)] = all, name
+	}
+	for line := range strings.Lines(files["modules.softdep"]) {
+		f := strings.Fields(line) // softdep NAME pre: A B post: C
+		if len(f) < 3 || f[0] != "softdep" {
+			continue
+		}
+		pre := false
+		for _, w := range f[2:] {
+			switch {
+			case strings.HasSuffix(w, ":"):
+				pre = w == "pre:"
+			case pre:
+				name := moduleName(f[1])
+				x.soft[name] = append(x.soft[name], moduleName(w))
+			}
+		}
+	}
+	for line := range strings.Lines(files["modules.builtin"]) {
+		name, _, _ := cutModule(strings.TrimSpace(line))
+		x.builtinCard = x.builtinCard || cardModules.MatchString(name)
+	}
+	return x
+}
+
+// wanted lists the modules to be packed, and those to be packed if there is room.
+func (x moduleIndex) wanted() (needed, useful []string) {
+	for name := range x.needs {
+		switch {
+		case neededModules.MatchString(name):
+			needed = append(needed, name)
+		case usefulModules.MatchString(name):
+			useful = append(useful, name)
+		}
+	}
+	slices.Sort(needed)
+	slices.Sort(useful)
+	return needed, useful
+}
+
+// closures is the set of the modules and of all that they need.
+func (x moduleIndex) closures(names []string) map[string]bool {
+	all := map[string]bool{}
+	for _, name := range names {
+		for _, each := range append(x.closure(name, nil), name) {
+			all[each] = true
+		}
+	}
+	return all
+}
+
+// closure is all that a module needs, in order. within are those whose needs
+// are being looked up: modules wish for each other in circles.
+func (x moduleIndex) closure(name string, within []string) []string {
+	var all []string
+	add := func(n string) {
+		if n != name && !slices.Contains(all, n) && !slices.Contains(within, n) {
+			all = append(all, n)
+		}
+	}
+	for _, each := range append(slices.Clone(x.needs[name]), name) {
+		for _, wish := range x.soft[moduleName(each)] {
+			if file, ok := x.byName[wish]; ok && file != name && !slices.Contains(within, file) {
+				for _, n := range x.closure(file, append(within, name)) {
+					add(n)
+				}
+				add(file)
+			}
+		}
+		add(each)
+	}
+	return all
+}
+
+// A module is what is in a kernel module.
+type module struct {
+	data []byte // not compressed
+	size int    // compressed
+}
+
+// modules reads the modules of those paths; what is not there is left out.
+func (m *moduleFiles) modules(ctx context.Context, release string, paths map[string]bool) (map[string]module, error) {
+	modules := map[string]module{}
+	err := m.each(ctx, func(version, name string, content io.Reader) error {
+		file, ext, ok := cutModule(name)
+		if version != release || !ok || !paths[file] || modules[file].data != nil {
+			return nil
+		}
+		read, err := readModule(ext, content)
+		if err == nil && len(read.data) > 0 {
+			modules[file] = read
+		}
+		return err
+	})
+	return modules, err
+}
+
+func readModule(ext string, content io.Reader) (module, error) {
+	if ext != ".ko" {
+		z, err := decompress(content)
+		if err != nil {
+			return module{}, fmt.Errorf("unpack it: %w", err)
+		}
+		defer z.Close()
+		content = z
+	}
+	data, err := io.ReadAll(io.LimitReader(content, 64<<20))
+	if err != nil {
+		return module{}, err
+	}
+	var packed bytes.Buffer
+	w := gzip.NewWriter(&packed)
+	if _, err := w.Write(data); err != nil {
+		return module{}, err
+	}
+	err = w.Close()
+	return module{data, packed.Len()}, err
+}
+
+// bounded chooses the modules to pack: all that are needed, then the useful ones
+// by the room that they take with what they need, the smallest first.
+func (x moduleIndex) bounded(modules map[string]module, needed, useful []string, room int) map[string]bool {
+	chosen := map[string]bool{}
+	cost := func(name string) (size int, whole bool) {
+		for _, each := range append(x.closure(name, nil), name) {
+			m, ok := modules[each]
+			if !ok {
+				return 0, false
+			}
+			if !chosen[each] {
+				size += m.size
+			}
+		}
+		return size, true
+	}
+	take := func(name string, limit int) {
+		size, whole := cost(name)
+		if !whole || size > limit {
+			return
+		}
+		room -= size
+		for _, each := range append(x.closure(name, nil), name) {
+			chosen[each] = true
+		}
+	}
+	for _, name := range needed {
+		take(name, math.MaxInt)
+	}
+	sizes := map[string]int{}
+	for _, name := range useful {
+		sizes[name], _ = cost(name)
+	}
+	slices.SortStableFunc(useful, func(a, b string) int { return cmp.Compare(sizes[a], sizes[b]) })
+	for _, name := range useful {
+		take(name, room)
+	}
+	return chosen
+}
+
+// pack makes the files of the chosen modules.
+func (x moduleIndex) pack(modules map[string]module, chosen map[string]bool) []OverlayFile {
+	var dep, alias strings.Builder
+	var files []OverlayFile
+	names := map[string]bool{}
+	for _, file := range slices.Sorted(maps.Keys(chosen)) {
+		names[moduleName(file)] = true
+		fmt.Fprintf(&dep, "%s:", moduleName(file))
+		for _, n := range x.closure(file, nil) {
+			fmt.Fprintf(&dep, " %s", moduleName(n))
+		}
+		dep.WriteByte('\n')
+		files = append(files, OverlayFile{Path: "modules/" + moduleName(file) + ".ko", Mode: 0o644, Data: modules[file].data})
+	}
+	for line := range strings.Lines(x.aliases) {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == "alias" && names[moduleName(f[2])] {
+			fmt.Fprintf(&alias, "alias %s %s\n", f[1], moduleName(f[2]))
+		}
+	}
+	return append(files, OverlayFile{Path: "modules/dep", Mode: 0o644, Data: []byte(dep.String())},
+		OverlayFile{Path: "modules/alias", Mode: 0o644, Data: []byte(alias.String())})
+}
+
+// cutModule cuts the extension off a module's file name.
+func cutModule(file string) (name, ext string, ok bool) {
+	for _, ext := range []string{".ko", ".ko.xz", ".ko.zst", ".ko.gz"} {
+		if name, ok := strings.CutSuffix(file, ext); ok {
+			return name, ext, true
+		}
+	}
+	return file, "", false
+}

@@ -1,0 +1,101 @@
+package images
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Update adds an image again from where it came, and tells whether it is
+// another one now: where the digests are the same, nothing changes. For an image
+// whose digests were given, sha256 must give those of the new one (see
+// [Request]); else it may be nil. The rest is as with [Catalog.From].
+func (c *Catalog) Update(ctx context.Context, name string, sha256 map[string]string, progress func(Progress)) (img Image, changed bool, err error) {
+	old, err := c.Get(name)
+	switch {
+	case err != nil:
+		return Image{}, false, err
+	case old.From == "":
+		return Image{}, false, fmt.Errorf("update image %s: it was added from single files: add it again with --kernel, --initrd and --cmdline", name)
+	case len(old.SHA256) > 0 && len(sha256) == 0:
+		return Image{}, false, fmt.Errorf("update image %s: it is pinned by the digests that were given for it, so nothing else may come: "+
+			"give the new ones with --sha256", name)
+	}
+	if img, err = c.From(ctx, Request{Name: name, Arch: old.Arch, From: old.From, SHA256: sha256, fresh: true}, progress); err != nil {
+		return Image{}, false, err
+	}
+	return img, !img.same(old), nil
+}
+
+// same says whether two images boot the same.
+func (img Image) same(other Image) bool {
+	return img.Arch == other.Arch && img.Kernel == other.Kernel && img.Initrd == other.Initrd && img.Cmdline == other.Cmdline
+}
+
+// Freed is what was removed.
+type Freed struct {
+	Files int   `json:"files"`
+	Bytes int64 `json:"bytes"`
+}
+
+// GC removes what no image, firmware or board needs: content, and parts of
+// downloads that broke off. Downloads that go on are left alone.
+func (c *Catalog) GC() (Freed, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	freed, err := c.clean(false)
+	if err != nil {
+		return freed, fmt.Errorf("clean the image folder: %w", err)
+	}
+	parts, err := filepath.Glob(filepath.Join(c.dir, partPrefix+"*"))
+	if err != nil {
+		return freed, err
+	}
+	for _, name := range parts {
+		if rest, isState := strings.CutSuffix(name, partState); !isState {
+			err = errors.Join(err, freed.part(name))
+		} else if _, gone := os.Stat(rest); errors.Is(gone, fs.ErrNotExist) {
+			err = errors.Join(err, freed.remove(name))
+		}
+	}
+	return freed, err
+}
+
+// part removes a part that nobody is at.
+func (f *Freed) part(name string) error {
+	file, err := os.OpenFile(name, os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	if lockPart(file) != nil {
+		return nil
+	}
+	return errors.Join(f.remove(name+partState), f.remove(name))
+}
+
+// remove removes a file or folder, if it is there, and counts what was in it.
+func (f *Freed) remove(name string) error {
+	info, err := os.Lstat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := os.RemoveAll(name); err != nil {
+		return err
+	}
+	if info.Mode().IsRegular() {
+		f.Files++
+		f.Bytes += info.Size()
+	}
+	return nil
+}

@@ -1,0 +1,249 @@
+package installer
+
+import (
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"provision/disko"
+	"provision/hosts"
+	"provision/images"
+)
+
+// part is a partition of a layout: "NAME TYPE SIZE FORMAT MOUNTPOINT OPTION...". Of a GPT, TYPE is
+// sgdisk's code and an option is hybrid=TYPE or legacy; of an MBR, TYPE is parted's fs-type and an
+// option is a flag.
+func layoutOf(t *testing.T, table, device string, parts ...string) *disko.Layout {
+	t.Helper()
+	type set map[string]any
+	content := func(dev, format, point string) any {
+		switch {
+		case format == "-":
+			return nil
+		case point == "-":
+			point = ""
+		}
+		fs := set{"type": "filesystem", "device": dev, "format": format, "extraArgs": []string{}, "mountOptions": []string{"defaults"}, "mountpoint": nil}
+		if point != "" {
+			fs["mountpoint"] = point
+		}
+		return fs
+	}
+	gpt := set{}
+	var list []any
+	at := 1
+	for i, p := range parts {
+		f := strings.Fields(p)
+		name, kind, size, options := f[0], f[1], f[2], f[5:]
+		if table == "msdos" {
+			dev := device + "p" + strconv.Itoa(i+1)
+			start := strconv.Itoa(at) + "MiB"
+			end := "100%"
+			if mib, err := strconv.Atoi(strings.TrimSuffix(size, "M")); err == nil {
+				at += mib
+				end = strconv.Itoa(at) + "MiB"
+			}
+			var fsType any
+			if kind != "-" {
+				fsType = kind
+			}
+			list = append(list, set{"name": name, "part-type": "primary", "fs-type": fsType, "start": start, "end": end,
+				"bootable": false, "flags": append([]string{}, options...), "content": content(dev, f[3], f[4])})
+			continue
+		}
+		dev, end := "/dev/disk/by-partlabel/disk-main-"+name, "+"+size
+		if size == "100%" {
+			end = "-0"
+		}
+		part := set{"name": name, "label": "disk-main-" + name, "device": dev, "type": kind, "size": size, "start": "0", "end": end, "alignment": 0,
+			"attributes": []int{}, "priority": 100 + i, "uuid": nil, "hybrid": nil, "content": content(dev, f[3], f[4])}
+		for _, o := range options {
+			if o == "legacy" {
+				part["attributes"] = []int{2}
+			} else {
+				part["hybrid"] = set{"mbrPartitionType": strings.TrimPrefix(o, "hybrid="), "mbrBootableFlag": false}
+			}
+		}
+		gpt[name] = part
+	}
+	made := set{"type": "gpt", "device": device, "efiGptPartitionFirst": false, "partitions": gpt}
+	if table == "msdos" {
+		made = set{"type": "table", "device": device, "format": "msdos", "partitions": list}
+	}
+	data, err := json.Marshal(set{"bcachefs_filesystems": set{}, "lvm_vg": set{}, "mdadm": set{}, "nodev": set{}, "zpool": set{}, "disk": set{"main": set{
+		"type": "disk", "name": "main", "device": device, "imageName": "main", "imageSize": "2G", "destroy": true, "content": made}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := disko.Parse(data)
+	if err != nil {
+		t.Fatalf("%s: %v", data, err)
+	}
+	return l
+}
+
+// TestBoardProblems: what each board would not start from is said, with what mends it.
+func TestBoardProblems(t *testing.T) {
+	const card, nvme = "/dev/mmcblk0", "/dev/nvme0n1"
+	for _, test := range []struct {
+		board, table, device string
+		parts                []string
+		want                 []string // in turn; "!" first: stops
+	}{
+		{"pc", "gpt", card, []string{"ESP EF00 500M vfat /boot", "root 8300 100% ext4 /"}, nil},
+		{"pc", "gpt", card, []string{"bios EF02 1M - -", "root 8300 100% ext4 /"}, nil},
+		{"pc", "msdos", card, []string{"root - 100% ext4 / boot"}, nil},
+		{"pc", "gpt", card, []string{"root 8300 100% ext4 /"}, []string{"!pc: nothing in the layout starts it: add an EFI system partition"}},
+		{"pc", "gpt", card, []string{"ESP EF00 500M vfat -", "root 8300 100% ext4 /"}, []string{"holds no vfat that is mounted"}},
+		{"pc", "gpt", card, []string{"ESP 8300 500M vfat /boot", "root 8300 100% ext4 /"}, []string{"UEFI looks for a partition of type EF00"}},
+		{"uefi-aarch64", "gpt", card, []string{"ESP 8300 500M vfat /boot", "root 8300 100% ext4 /"}, []string{"the partition with the FAT should be of type EF00"}},
+		{"uefi-aarch64", "gpt", card, []string{"ESP EF00 500M vfat /boot", "root 8300 100% ext4 /"}, nil},
+		{"uefi-aarch64", "gpt", card, []string{"bios EF02 1M - -", "root 8300 100% ext4 /"}, []string{"!uefi-aarch64: UEFI starts from an EFI system partition, and the layout has none"}},
+
+		{"rpi3", "msdos", card, []string{"fw fat32 200M vfat /boot/firmware", "root - 100% ext4 / boot"}, nil},
+		{"rpi3", "gpt", card, []string{"fw 0700 200M vfat /boot/firmware hybrid=0x0c", "root 8300 100% ext4 / legacy"}, nil},
+		{"rpi3", "gpt", card, []string{"fw 0700 200M vfat /boot/firmware", "root 8300 100% ext4 / legacy"},
+			[]string{`!disk.main.content.partitions.fw: rpi3: its boot ROM reads no GPT: use a table of type "table" and format "msdos", or put this partition into a hybrid MBR too: hybrid.mbrPartitionType = "0x0c"`}},
+		{"rpi3", "gpt", card, []string{"fw EF00 200M vfat /boot/firmware hybrid=0xef", "root 8300 100% ext4 / legacy"},
+			[]string{`!this one is of type 0xef: set hybrid.mbrPartitionType = "0x0c"`}},
+		{"rpi3", "msdos", card, []string{"fw fat32 200M vfat /boot/firmware esp", "root - 100% ext4 / boot"}, []string{`!set fs-type = "fat32", without the flag esp`}},
+		{"rpi3", "msdos", card, []string{"fw - 200M vfat /boot/firmware", "root - 100% ext4 / boot"}, []string{"!this one is of type 0x83"}},
+
+		{"rpi4", "msdos", card, []string{"fw fat32 200M vfat /boot/firmware", "root - 100% ext4 / boot"}, nil},
+		{"rpi4", "msdos", card, []string{"fw fat32 500M vfat /boot", "root - 100% ext4 /"}, nil},
+		{"rpi4", "msdos", card, []string{"fw ext4 200M vfat /boot/firmware", "root - 100% ext4 / boot"}, []string{"!of a FAT type, and this one is of type 0x83"}},
+		{"rpi4", "gpt", card, []string{"fw 0700 200M vfat /boot/firmware", "root 8300 100% ext4 / legacy"}, []string{"EEPROM of September 2020"}},
+		{"rpi4", "gpt", card, []string{"fw 8300 200M vfat /boot/firmware", "root 8300 100% ext4 / legacy"}, []string{`!set type = "0700"`}},
+		{"rpi4", "gpt", card, []string{"root 8300 100% ext4 /"}, []string{"rpi4: the layout has no FAT partition for its firmware (vfat, mounted at /boot/firmware)"}},
+		{"rpi4", "msdos", card, []string{"fw fat32 200M vfat /boot/firmware", "root - 100% ext4 /"}, []string{"U-Boot looks only at partitions that are marked bootable, or at the first if none is: set bootable = true"}},
+
+		{"rpi5", "gpt", card, []string{"fw EF00 200M vfat /boot/firmware", "root 8300 100% ext4 /"}, []string{"set attributes = [ 2 ]"}},
+		{"rpi5", "gpt", card, []string{"data 0700 100M vfat /data", "fw 0700 200M vfat /boot/firmware", "root 8300 100% ext4 / legacy"}, []string{"takes the first FAT partition of the disk, which is disk.main.content.partitions.data"}},
+		{"rpi5", "gpt", nvme, []string{"fw EF00 500M vfat /boot/firmware", "root 8300 100% ext4 / legacy"}, []string{"does not read NVMe"}},
+	} {
+		t.Run(test.board+" "+strings.Join(test.parts, ", "), func(t *testing.T) {
+			got := BoardProblems(layoutOf(t, test.table, test.device, test.parts...), board(t, test.board))
+			for i, p := range got {
+				words := p.String()
+				if p.Stops {
+					words = "!" + words
+				}
+				want := "nothing"
+				if i < len(test.want) {
+					want = test.want[i]
+				}
+				text, stops := strings.CutPrefix(want, "!")
+				if p.Stops != stops || !strings.Contains(words, text) {
+					t.Errorf("got %s, want %s", words, want)
+				}
+			}
+			if len(got) < len(test.want) {
+				t.Errorf("%d problems, want %q", len(got), test.want)
+			}
+		})
+	}
+}
+
+// TestCheckBoard: what the board would not start from ends the install before anything is
+// changed; what is only doubtful is noted.
+func TestCheckBoard(t *testing.T) {
+	dir := t.TempDir()
+	store, err := hosts.OpenBolt(filepath.Join(dir, "state.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	vault, err := hosts.OpenVault(filepath.Join(dir, "key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	inv, err := hosts.New(store, vault, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	full := firmwareCatalog(t)
+	none, err := images.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	const card, root = "/dev/mmcblk0", "root - 100% ext4 / boot"
+	for i, test := range []struct {
+		board, asked, table string
+		parts               []string
+		catalog             *images.Catalog
+		err, note           string
+	}{
+		{"rpi4", "rpi4", "msdos", []string{"fw fat32 200M vfat /boot/firmware", root}, full, "", ""},
+		{"", "", "msdos", []string{"fw ext4 1M vfat /boot/firmware", root}, full, "", ""},
+		{"pc", "pc", "msdos", []string{"root - 100% ext4 / boot"}, none, "", ""},
+		{"rpi4", "rpi5", "msdos", []string{"fw fat32 200M vfat /boot/firmware", root}, full, "", "it is enrolled as rpi4, and asked to boot as rpi5 does"},
+		{"rpi4", "", "msdos", []string{"fw fat32 1M vfat /boot/firmware", root}, full, "nothing was changed. disk.main.content.partitions[0]: the partition for the firmware has ", ""},
+		{"rpi4", "", "gpt", []string{"fw 0700 1M vfat /boot/firmware", "root 8300 100% ext4 / legacy"}, full,
+			"nothing was changed. disk.main.content.partitions.fw: the partition for the firmware has 1 MB, and that of rpi4 (Raspberry Pi 4, 400 or CM4) needs 1.1 MB: make it larger", "EEPROM of September 2020"},
+		{"rpi4", "", "msdos", []string{"fw fat32 1M vfat /boot/firmware", root}, none, "", "no firmware is here to be put on the disk: the host has to bring its own"},
+		{"rpi5", "", "msdos", []string{"fw fat32 1M vfat /boot/firmware", root}, full, "", "it lacks bcm2712*-rpi-*.dtb"},
+		{"rpi3", "", "gpt", []string{"fw 0700 200M vfat /boot/firmware", "root 8300 100% ext4 / legacy"}, full,
+			"nothing was changed. The layout does not suit the board, rpi3 (Raspberry Pi 3B, 3B+ or CM3) (enroll it with --board if it is another):\n  disk.main.content.partitions.fw: rpi3: its boot ROM reads no GPT", ""},
+	} {
+		layout := layoutOf(t, test.table, card, test.parts...)
+		plan, err := disko.NewPlan(layout, nil, disko.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := fmt.Sprint("host", i)
+		h, err := inv.Enroll(hosts.Host{Name: name, MACs: []string{fmt.Sprintf("52:54:00:00:00:%02x", i)}, Board: test.board}, time.Hour, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.Boot.Board = test.asked
+		f := &follower{name: name, Installer: &Installer{Hosts: inv, Images: test.catalog, Now: time.Now, Log: slog.New(slog.DiscardHandler)}}
+		err = f.checkBoard(h, layout, plan)
+		if (err == nil) != (test.err == "") || err != nil && !strings.Contains(err.Error(), test.err) {
+			t.Errorf("%d: %v", i, err)
+		}
+		events, err := inv.Events(name, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		notes := ""
+		for _, ev := range events {
+			notes += ev.Message + "\n"
+		}
+		if (notes == "") != (test.note == "") || !strings.Contains(notes, test.note) {
+			t.Errorf("%d: noted %q", i, notes)
+		}
+	}
+}
+
+// TestPresetsSuitBoards: each layout that comes with provision suits the boards that it is for,
+// and the one for a Raspberry Pi with a GPT not the Pi 3.
+func TestPresetsSuitBoards(t *testing.T) {
+	for _, p := range disko.Presets() {
+		l, err := p.Layout()
+		if err != nil {
+			t.Fatal(err)
+		}
+		boards := []string{"pc", "uefi-aarch64"}
+		switch {
+		case strings.HasPrefix(p.Name, "rpi"):
+			boards = []string{p.Name}
+		case p.Arch == "x86_64":
+			boards = boards[:1]
+		}
+		for _, name := range boards {
+			for _, problem := range BoardProblems(l, board(t, name)) {
+				if problem.Stops || name != "rpi4" {
+					t.Errorf("%s for %s: %s", p.Name, name, problem)
+				}
+			}
+		}
+		if problems := BoardProblems(l, board(t, "rpi3")); (p.Name == "rpi4" || p.Name == "rpi5") && (len(problems) == 0 || !problems[0].Stops) {
+			t.Errorf("%s for rpi3: %v", p.Name, problems)
+		}
+	}
+}

@@ -1,0 +1,155 @@
+// The first stage is the /init of a small initrd. It gets the image's initrd over
+// HTTP, which the machine's firmware could not load, checks it, unpacks it, and
+// becomes its /init.
+//
+// Process 1 must not end, or the kernel panics. So it does next to nothing: a
+// second process does the work, which may fail or run out of memory, and is then
+// started again; process 1 hands over when all is ready.
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const workerMark = "PROVISION_FIRST_STAGE"
+
+func main() {
+	switch {
+	case filepath.Base(os.Args[0]) == "modprobe":
+		os.Exit(modprobe(os.Args[1:]))
+	case os.Getenv(workerMark) != "":
+		os.Exit(work(openConsole()))
+	case os.Getpid() == 1:
+		for {
+			if err := guarded(first); err != nil {
+				fmt.Fprintln(os.Stderr, "provision:", err)
+			}
+			time.Sleep(10 * time.Second)
+		}
+	default:
+		fmt.Fprintln(os.Stderr, "this is the /init of provision's first stage, which the kernel starts")
+		os.Exit(2)
+	}
+}
+
+// first is what process 1 does. It returns only if that went wrong.
+func first() error {
+	if err := mountAll(); err != nil {
+		return err
+	}
+	con := openConsole()
+	con.say("first stage: getting the installer's image")
+	for {
+		switch status, why := runWorker(); status {
+		case statusReady:
+			if err := handOver(con); err != nil {
+				restart(con, err.Error())
+			}
+		case statusRestart:
+			restart(con, "this boot is over")
+		default:
+			con.say("the first stage %s. Starting it again.", why)
+		}
+		_ = unix.Unmount(newRoot, unix.MNT_DETACH)
+		time.Sleep(10 * time.Second)
+	}
+}
+
+// mountAll mounts what the kernel shows of itself.
+func mountAll() error {
+	for _, m := range []struct{ kind, on string }{{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}} {
+		if err := os.MkdirAll(m.on, 0o755); err != nil {
+			return err
+		}
+		if err := unix.Mount(m.kind, m.on, m.kind, 0, ""); err != nil && err != unix.EBUSY {
+			return fmt.Errorf("mount %s: %w", m.on, err)
+		}
+	}
+	return nil
+}
+
+// runWorker runs the worker to its end, and takes leave of all that ends
+// meanwhile.
+func runWorker() (status int, why string) {
+	p, err := os.StartProcess("/proc/self/exe", os.Args[:1], &os.ProcAttr{
+		Env:   append(os.Environ(), workerMark+"=1"),
+		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr},
+	})
+	if err != nil {
+		return statusFailed, "could not be started: " + err.Error()
+	}
+	for {
+		var ws syscall.WaitStatus
+		pid, err := syscall.Wait4(-1, &ws, 0, nil)
+		switch {
+		case err == syscall.EINTR:
+			continue
+		case err != nil:
+			return statusFailed, "was lost: " + err.Error()
+		case pid != p.Pid:
+			continue
+		case ws.Signaled() && ws.Signal() == syscall.SIGKILL:
+			return statusFailed, "was killed by the kernel: the machine has not enough memory for the image"
+		case ws.Signaled():
+			return statusFailed, "ended by " + ws.Signal().String()
+		}
+		return ws.ExitStatus(), "could not go on"
+	}
+}
+
+// handOver becomes the image's init: with its initrd as the root, nothing of
+// ours left, and what the kernel gave us as arguments and environment. Before it
+// is started, nothing is mounted, as after the kernel's own unpacking. It returns
+// only if that failed.
+//
+// The image's root is a file system of its own, not the kernel's first one, from
+// which nobody can pivot away; for the image's switch_root both are the same, since
+// it looks for a tmpfs or ramfs, and moves the next root over it.
+func handOver(con *console) error {
+	cmdline, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return err
+	}
+	o, err := parseOrder(string(cmdline))
+	if err != nil {
+		return err
+	}
+	con.say("starting the image")
+	con.close()
+	_ = unix.Mount("", newRoot, "", unix.MS_REMOUNT, "mode=755,size=100%")
+	for _, mounted := range []string{"/dev", "/sys", "/proc"} {
+		_ = unix.Unmount(mounted, unix.MNT_DETACH)
+	}
+	for _, ours := range []string{modulesDir, "/sbin", "/init", os.Args[0]} {
+		_ = os.RemoveAll(ours)
+	}
+	for _, step := range []struct {
+		what string
+		do   func() error
+	}{
+		{"go to the image's root", func() error { return unix.Chdir(newRoot) }},
+		{"move the image's root", func() error { return unix.Mount(".", "/", "", unix.MS_MOVE, "") }},
+		{"change to the image's root", func() error { return unix.Chroot(".") }},
+		{"go to the root", func() error { return unix.Chdir("/") }},
+		{"start " + o.init, func() error { return unix.Exec(o.init, append([]string{o.init}, os.Args[1:]...), os.Environ()) }},
+	} {
+		if err := step.do(); err != nil {
+			return fmt.Errorf("hand over to the image: %s: %w", step.what, err)
+		}
+	}
+	return nil
+}
+
+// restart restarts the machine, after a while in which one can read why.
+func restart(con *console, why string) {
+	con.say("%s. The machine restarts in one minute.", why)
+	time.Sleep(time.Minute)
+	unix.Sync()
+	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
+}

@@ -1,0 +1,45 @@
+package main
+
+import (
+	"fmt"
+	"runtime"
+	"runtime/debug"
+
+	"golang.org/x/sys/unix"
+)
+
+// inRoot runs f on a thread of its own, whose root and working folder are dir,
+// and which has no umask; the rest of the program stays where it is.
+func inRoot(dir string, f func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
+		err := enterRoot(dir)
+		if err == nil {
+			err = guarded(f)
+		}
+		done <- err
+	}()
+	return <-done
+}
+
+func enterRoot(dir string) error {
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return fmt.Errorf("part from the other threads: %w", err)
+	}
+	unix.Umask(0)
+	if err := unix.Chroot(dir); err != nil {
+		return fmt.Errorf("make %s the root folder: %w", dir, err)
+	}
+	return unix.Chdir("/")
+}
+
+// guarded turns a panic of f into an error.
+func guarded(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("a mistake in this program: %v\n%s", p, debug.Stack())
+		}
+	}()
+	return f()
+}

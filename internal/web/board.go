@@ -1,0 +1,77 @@
+package web
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"provision/disko"
+	"provision/hosts"
+	"provision/images"
+)
+
+// AutoBoard stands for whatever board the machine is recognised as.
+const AutoBoard = "auto"
+
+// board says which board the host has, and refuses one that does not fit. What is not known
+// yet, the machine's first request tells.
+func (s *Server) board(name string, h *hosts.Host, layout *disko.Layout) error {
+	seen := name == "" || name == AutoBoard
+	if seen {
+		name = s.seenBoard(*h)
+	}
+	if name == "" {
+		return nil
+	}
+	b, err := images.ParseBoard(name)
+	switch {
+	case err != nil:
+		return err
+	case string(b.Arch) != h.Arch && seen:
+		return fmt.Errorf("the machine was seen to be %s, which is %s, and the flake builds %s for %s: choose another host or another machine, or name its board with --board",
+			b, b.Arch, h.Name, h.Arch)
+	case string(b.Arch) != h.Arch:
+		return fmt.Errorf("the board %s is %s, and the flake builds %s for %s: choose another --board or another host", b, b.Arch, h.Name, h.Arch)
+	}
+	h.Board = b.Name
+	var stops []string
+	for _, p := range s.problems(*h, layout) {
+		if p.Stops {
+			stops = append(stops, p.String())
+		}
+	}
+	if len(stops) > 0 {
+		return fmt.Errorf("the layout of %s does not suit its board, %s (--board says if it is another):\n  %s", h.Name, b, strings.Join(stops, "\n  "))
+	}
+	return nil
+}
+
+// seenBoard is what the machine was recognised as, or had before; empty: it was not seen.
+func (s *Server) seenBoard(h hosts.Host) string {
+	for _, d := range s.Hosts.Discovered() {
+		if d.Board != "" && slices.Contains(h.MACs, d.MAC) {
+			return d.Board
+		}
+	}
+	old, err := s.Hosts.Get(h.Name)
+	if err == nil && sameMACs(old.MACs, h.MACs) {
+		return old.Board
+	}
+	return ""
+}
+
+func sameMACs(a, b []string) bool {
+	a, b = slices.Clone(a), slices.Clone(b)
+	slices.Sort(a)
+	slices.Sort(b)
+	return slices.Equal(a, b)
+}
+
+// problems are what the host's board makes of a layout.
+func (s *Server) problems(h hosts.Host, layout *disko.Layout) []disko.Problem {
+	b, err := images.ParseBoard(h.Board)
+	if err != nil { // not known yet
+		return nil
+	}
+	return s.Problems(layout, b)
+}

@@ -1,0 +1,73 @@
+package web
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"provision/disko"
+	"provision/hosts"
+	"provision/images"
+)
+
+// TestBoardAuto: a host's board is what its machine was seen to be, or what it was before, and
+// what does not fit the flake is refused.
+func TestBoardAuto(t *testing.T) {
+	store, err := hosts.OpenBolt(filepath.Join(t.TempDir(), "state.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	vault, err := hosts.OpenVault(filepath.Join(t.TempDir(), "key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	inv, err := hosts.New(store, vault, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var asked []string
+	s := &Server{Hosts: inv, Problems: func(_ *disko.Layout, b images.Board) []disko.Problem {
+		asked = append(asked, b.Name)
+		if b.Name == "rpi3" {
+			return []disko.Problem{{Text: "a warning"}, {Stops: true, Text: "no MBR"}}
+		}
+		return nil
+	}}
+	const pi4, pi3, pc, strange = "dc:a6:32:00:00:04", "b8:27:eb:00:00:03", "52:54:00:00:00:01", "52:54:00:00:00:09"
+	for mac, board := range map[string]string{pi4: "rpi4", pi3: "rpi3", pc: "pc"} {
+		inv.See(hosts.Discovered{MAC: mac, Board: board})
+	}
+	for _, test := range []struct{ mac, arch, name, want, err string }{
+		{pi4, "aarch64", "auto", "rpi4", ""},
+		{pi4, "aarch64", "", "rpi4", ""},
+		{pi4, "aarch64", "rpi5", "rpi5", ""}, // the operator knows better
+		{pi4, "x86_64", "auto", "", "the machine was seen to be rpi4 (Raspberry Pi 4, 400 or CM4), which is aarch64, and the flake builds bravo for x86_64"},
+		{pi3, "aarch64", "auto", "", "does not suit its board, rpi3 (Raspberry Pi 3B, 3B+ or CM3) (--board says if it is another):\n  no MBR"},
+		{pc, "x86_64", "auto", "pc", ""},
+		{strange, "x86_64", "auto", "", ""},
+		{strange, "x86_64", "rpi9", "", "unknown board"},
+		{strange, "x86_64", "rpi4", "", "the board rpi4 (Raspberry Pi 4, 400 or CM4) is aarch64"},
+	} {
+		h := hosts.Host{Name: "bravo", MACs: []string{test.mac}, Arch: test.arch}
+		err := s.board(test.name, &h, nil)
+		if (err == nil) != (test.err == "") || err != nil && !strings.Contains(err.Error(), test.err) || err == nil && h.Board != test.want {
+			t.Errorf("%+v: %q, %v", test, h.Board, err)
+		}
+	}
+	if strings.Join(asked, " ") != "rpi4 rpi4 rpi5 rpi3 pc" {
+		t.Errorf("layouts were compared for %v", asked)
+	}
+
+	// Enrolled, the machine is not among the discovered any more.
+	if _, err := inv.Enroll(hosts.Host{Name: "bravo", MACs: []string{pi4, pc}, Arch: "aarch64", Board: "rpi4"}, time.Hour, nil); err != nil {
+		t.Fatal(err)
+	}
+	for want, macs := range map[string][]string{"rpi4": {pc, pi4}, "": {strange}} {
+		h := hosts.Host{Name: "bravo", MACs: macs, Arch: "aarch64"}
+		if err := s.board(AutoBoard, &h, nil); err != nil || h.Board != want {
+			t.Errorf("%v: %q, %v", macs, h.Board, err)
+		}
+	}
+}

@@ -1,0 +1,167 @@
+package web
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/labstack/echo/v4"
+
+	"provision/images"
+)
+
+// MediaRequest is the body of POST /v1/media.
+type MediaRequest struct {
+	Host    string   `json:"host,omitempty"`  // empty: any machine
+	Arch    string   `json:"arch,omitempty"`  // may be left out with a host
+	Servers []string `json:"servers"`         // base URLs that the medium asks; empty: all addresses that are served
+	ISO     bool     `json:"iso,omitempty"`   // else a disk image
+	Board   string   `json:"board,omitempty"` // empty: the host's, or what starts by UEFI
+}
+
+// media makes a boot medium and sends it.
+func (s *Server) media(c echo.Context) error {
+	var r MediaRequest
+	if err := bind(c, &r); err != nil {
+		return err
+	}
+	m, err := s.medium(r)
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp("", "provision-medium-")
+	if err != nil {
+		return fmt.Errorf("make a boot medium: %w", err)
+	}
+	defer f.Close()
+	if err := os.Remove(f.Name()); err != nil { // it lasts as long as it is open
+		return fmt.Errorf("make a boot medium: %w", err)
+	}
+	write := m.Disk
+	if r.ISO {
+		write = m.ISO
+	}
+	if err := write(f); err != nil {
+		return err
+	}
+	size, err := f.Seek(0, io.SeekEnd)
+	if err == nil {
+		_, err = f.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		return fmt.Errorf("make a boot medium: %w", err)
+	}
+	c.Response().Header().Set(echo.HeaderContentLength, strconv.FormatInt(size, 10))
+	return c.Stream(http.StatusOK, echo.MIMEOctetStream, f)
+}
+
+// medium is what is asked for.
+func (s *Server) medium(r MediaRequest) (m images.BootMedium, err error) {
+	to := images.MediumFor{Host: r.Host}
+	if to.Servers, err = s.askedAt(r.Servers); err != nil {
+		return m, err
+	}
+	if r.Host != "" {
+		h, err := s.named(r.Host)
+		if err != nil {
+			return m, err
+		}
+		to.MACs = h.MACs
+		if r.Board == "" {
+			r.Board = h.Board
+		}
+		switch {
+		case r.Arch == "":
+			r.Arch = h.Arch
+		case !sameArch(r.Arch, h.Arch):
+			return m, fmt.Errorf("%s is built for %s, and the medium is to be for %s: leave --arch out", h.Name, h.Arch, r.Arch)
+		}
+	}
+	if r.Arch == "" && r.Board != "" {
+		board, err := images.ParseBoard(r.Board)
+		if err != nil {
+			return m, err
+		}
+		r.Arch = string(board.Arch)
+	}
+	if r.Arch == "" {
+		return m, errors.New("the medium's architecture is missing: x86_64 or aarch64")
+	}
+	arch, err := images.ParseArch(r.Arch)
+	if err != nil {
+		return m, err
+	}
+	if r.Board != "" {
+		if m, ok, err := s.boardMedium(r, arch, to); ok || err != nil {
+			return m, err
+		}
+	}
+	program, err := images.MediumProgram(s.Programs, arch)
+	if err != nil {
+		return m, err
+	}
+	return images.IPXEMedium(arch, program, images.MediumScript(to)), nil
+}
+
+// boardMedium is that of a board that does not start by UEFI; ok is false for one
+// that does.
+func (s *Server) boardMedium(r MediaRequest, arch images.Arch, to images.MediumFor) (m images.BootMedium, ok bool, err error) {
+	board, err := images.ParseBoard(r.Board)
+	switch {
+	case err != nil:
+		return m, false, err
+	case board.Arch != arch:
+		return m, false, fmt.Errorf("board %s is %s, and the medium is to be for %s", board.Name, board.Arch, arch)
+	case board.Firmware == "":
+		return m, false, nil
+	case r.ISO:
+		return m, false, fmt.Errorf("board %s does not start from a CD: make a disk image, .img", board.Name)
+	}
+	m, err = s.Images.BoardMedium(board, to)
+	return m, true, err
+}
+
+func sameArch(a, b string) bool {
+	x, err := images.ParseArch(a)
+	y, err2 := images.ParseArch(b)
+	return err == nil && err2 == nil && x == y
+}
+
+// askedAt are the URLs that a medium asks at: those given, or all that are served.
+func (s *Server) askedAt(given []string) (urls []string, err error) {
+	if len(given) == 0 {
+		for _, i := range s.Serving.Interfaces {
+			host := i.Address.String()
+			if s.Serving.HTTP != 80 {
+				host = netip.AddrPortFrom(i.Address, uint16(s.Serving.HTTP)).String()
+			}
+			urls = append(urls, "http://"+host)
+		}
+		return urls, nil
+	}
+	for _, text := range given {
+		u, err := url.Parse(text)
+		if err == nil && u.Host == "" { // 10.0.0.1 or 10.0.0.1:8080
+			u, err = url.Parse("http://" + text)
+		}
+		// What follows goes into a script.
+		odd := func(r rune) bool {
+			return (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && !strings.ContainsRune(".:-[]", r)
+		}
+		if err != nil || u.Scheme != "http" || u.Hostname() == "" || strings.ContainsFunc(u.Host, odd) || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+			return nil, fmt.Errorf("--server %s: write this server's URL as machines reach it, such as http://10.0.0.1:8080", text)
+		}
+		if ip := net.ParseIP(u.Hostname()); ip != nil && ip.To4() == nil {
+			return nil, fmt.Errorf("--server %s: machines boot over IPv4", text)
+		}
+		urls = append(urls, "http://"+u.Host)
+	}
+	return urls, nil
+}

@@ -1,0 +1,262 @@
+package pxe
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+	"github.com/insomniacslk/dhcp/iana"
+
+	"provision/hosts"
+	"provision/images"
+)
+
+// The boot ROMs and EEPROMs of Raspberry Pis. They call themselves PXEClient on
+// a PC with a BIOS, and are none: from the offer they take the TFTP server
+// alone, and then ask there for files by names of their own (pitree.go). The
+// sources are raspberrypi.com/documentation (network boot), the source of
+// rpi-eeprom's tools and logs of real boards; no board was tested.
+
+// piBoard is what a Raspberry Pi tells of itself. Models before the 4 tell
+// less, and the ROM of a 3B nothing at all.
+type piBoard struct {
+	Board  string // as images.Board: rpi3, rpi4, rpi5; "": not told
+	Model  string // in words; "": not told
+	Serial string // its low half, 8 hex digits, as its TFTP folder is called; "": not told
+	Memory int64  // bytes; 0: not told
+	Tree   string // the device tree that its firmware asks for; "": not known
+	// Deaf is the ROM of a 3B. It sleeps through the offer until another frame
+	// comes for it.
+	Deaf bool
+}
+
+// Prefixes of MAC addresses that Raspberry Pi boards have.
+var piOUIs = []string{"b8:27:eb", "dc:a6:32", "e4:5f:01", "28:cd:c1", "d8:3a:dd", "2c:cf:67", "88:a2:9e", "3a:35:41"}
+
+// pi3xid is the transaction ID of all requests of a 3B, and of the bootcode.bin
+// that it loads.
+const pi3xid = 0x26f30339
+
+// readPi recognises the boot ROM and EEPROM of a Raspberry Pi. Option 97 of the
+// Pi 4 and later is a word, "RPi4" or "RPi5" unless it was set otherwise, the
+// board's revision, the end of its MAC and its serial number, little-endian;
+// that of others is the serial number four times, or, of a 3B's ROM, 0x44. What
+// looks so is a Pi; else one is a PC with a BIOS with the MAC of a Pi. What is booted from there
+// on (U-Boot, EDK2, Linux) says what it is.
+func readPi(m *dhcpv4.DHCPv4, c client) (p piBoard, yes bool) {
+	id := m.Options.Get(dhcpv4.OptionClientMachineIdentifier)
+	byMAC := c.Arch == iana.INTEL_X86PC && strings.HasPrefix(c.Vendor, "PXEClient") && slices.Contains(piOUIs, c.MAC[:8])
+	named := len(id) == 17 && string(id[1:4]) == "RPi"
+	if !named && !byMAC {
+		return p, false
+	}
+	if binary.BigEndian.Uint32(m.TransactionID[:]) == pi3xid {
+		p.Board = "rpi3"
+	}
+	if len(id) == 17 {
+		p.readID(id, m.ClientHWAddr)
+	}
+	if p.Board == "rpi3" {
+		p.Memory = 1 << 30 // all of them
+	}
+	return p, true
+}
+
+// readID reads option 97.
+func (p *piBoard) readID(id []byte, mac net.HardwareAddr) {
+	words := [4]uint32{}
+	for i := range words {
+		words[i] = binary.LittleEndian.Uint32(id[1+4*i:])
+	}
+	switch {
+	case string(id[1:4]) == "RPi" || bytes.Equal(id[9:13], mac[2:]):
+		p.revision(words[1])
+		p.Serial = fmt.Sprintf("%08x", words[3])
+		if p.Board == "" {
+			p.Board = map[byte]string{'4': "rpi4", '5': "rpi5"}[id[4]]
+		}
+	case words[0] == 0x44444444 && words[0] == words[1]:
+		p.Deaf, p.Board = true, "rpi3"
+	case words[0] == words[1] && words[1] == words[2] && words[2] == words[3]:
+		p.Serial = fmt.Sprintf("%08x", words[0])
+	}
+}
+
+// revision reads a revision code of the new style (raspberrypi.com/documentation,
+// Raspberry Pi revision codes): bit 23 is set, bits 20 to 22 are the memory, 256
+// MiB doubled so often, bits 4 to 11 the model.
+func (p *piBoard) revision(code uint32) {
+	if code&(1<<23) == 0 {
+		return
+	}
+	p.Memory = 256 << 20 << (code >> 20 & 7)
+	model := piModels[byte(code>>4)]
+	p.Board, p.Model, p.Tree = model.board, model.words, model.tree
+}
+
+// piModels are the models that can netboot a 64-bit kernel. Where the tree is
+// not said, it depends on what the module is plugged into.
+var piModels = map[byte]struct{ board, words, tree string }{
+	0x08: {"rpi3", "Raspberry Pi 3B", "bcm2710-rpi-3-b.dtb"},
+	0x0a: {"rpi3", "Raspberry Pi CM3", "bcm2710-rpi-cm3.dtb"},
+	0x0d: {"rpi3", "Raspberry Pi 3B+", "bcm2710-rpi-3-b-plus.dtb"},
+	0x10: {"rpi3", "Raspberry Pi CM3+", "bcm2710-rpi-cm3.dtb"},
+	0x11: {"rpi4", "Raspberry Pi 4B", "bcm2711-rpi-4-b.dtb"},
+	0x13: {"rpi4", "Raspberry Pi 400", "bcm2711-rpi-400.dtb"},
+	0x14: {"rpi4", "Raspberry Pi CM4", "bcm2711-rpi-cm4.dtb"},
+	0x15: {"rpi4", "Raspberry Pi CM4S", "bcm2711-rpi-cm4s.dtb"},
+	0x17: {"rpi5", "Raspberry Pi 5", "bcm2712-rpi-5-b.dtb"},
+	0x18: {"rpi5", "Raspberry Pi CM5", ""},
+	0x19: {"rpi5", "Raspberry Pi 500", ""},
+	0x1a: {"rpi5", "Raspberry Pi CM5 Lite", ""},
+}
+
+// String is the board in words.
+func (p piBoard) String() string {
+	words := p.Model
+	if b, err := images.ParseBoard(p.Board); words == "" && err == nil {
+		words = b.Words
+	}
+	if words == "" {
+		words = "Raspberry Pi"
+	}
+	if p.Serial != "" {
+		words += " " + p.Serial
+	}
+	return words
+}
+
+// piVendor is option 43 of an offer to a Raspberry Pi: discovery control, a boot
+// menu whose prompt is "PXE", and the words by which it knows its server. Those before the Pi 4 compare
+// the three spaces, too. No other machine is to have it: PXE takes it for a menu
+// to ask port 4011 by.
+var piVendor = append(append([]byte{6, 1, 3, 10, 4, 0, 'P', 'X', 'E', 9, 23, 0, 0, 20}, "Raspberry Pi Boot   "...), 0xff)
+
+// addPi tells a Raspberry Pi that we are its TFTP server: in option 66, which
+// all read and which comes last, by option 43 to those that know no other, and
+// by siaddr. It is not told its option 97, nor a file: it reads neither.
+func addPi(r *dhcpv4.DHCPv4, b bootInfo) {
+	r.ServerIPAddr = b.Server.AsSlice()
+	delete(r.Options, dhcpv4.OptionClientMachineIdentifier.Code())
+	r.UpdateOption(dhcpv4.OptClassIdentifier("PXEClient"))
+	r.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionVendorSpecificInformation, piVendor))
+	r.UpdateOption(dhcpv4.OptTFTPServerName(b.Server.String()))
+}
+
+// piAsks remembers what the Raspberry Pi of each host asked last.
+type piAsks struct {
+	mu    sync.Mutex
+	byMAC map[string]piAsk
+}
+
+type piAsk struct {
+	client
+	xid  dhcpv4.TransactionID
+	kind dhcpv4.MessageType
+	at   time.Time
+}
+
+// resume returns the client that a known host's packet is from. The REQUEST of a
+// Pi 4 with an EEPROM of 2020 looks like an operating system's (rpi-eeprom#82):
+// only its transaction tells.
+func (p *piAsks) resume(m *dhcpv4.DHCPv4, c client) client {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if last, ok := p.byMAC[c.MAC]; ok && c.Kind == system && last.xid == m.TransactionID {
+		return last.client
+	}
+	return c
+}
+
+// again reports whether this very question was answered just now: a network may
+// let it arrive twice, and a Pi is to be told once.
+func (p *piAsks) again(m *dhcpv4.DHCPv4, c client, now time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	last, ok := p.byMAC[c.MAC]
+	if ok && last.xid == m.TransactionID && last.kind == m.MessageType() && last.Pi == c.Pi && now.Sub(last.at) < again {
+		return true
+	}
+	if p.byMAC == nil {
+		p.byMAC = make(map[string]piAsk)
+	}
+	p.byMAC[c.MAC] = piAsk{c, m.TransactionID, m.MessageType(), now}
+	return false
+}
+
+// fetched notes that the machine fetched a file: what it asks next is another
+// question, though a Pi 3 asks it in the same words. What it told of itself is returned.
+func (p *piAsks) fetched(mac string) (told piBoard) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if last, ok := p.byMAC[mac]; ok {
+		told, last.at = last.Pi, time.Time{}
+		p.byMAC[mac] = last
+	}
+	return told
+}
+
+// wakeAfter is when the ROM of a 3B is sent a frame after an offer, which it
+// handles only then. The second is in case the first was too early.
+var wakeAfter = [2]time.Duration{600 * time.Millisecond, 1200 * time.Millisecond}
+
+// wake sends those frames to the one machine alone: magic packets, which nothing
+// on it takes for anything, as netboot-rpi3b does.
+func (s *Server) wake(ctx context.Context, l *link, mac net.HardwareAddr) {
+	begun := time.Now()
+	for _, after := range wakeAfter {
+		select {
+		case <-time.After(after - time.Since(begun)):
+		case <-ctx.Done():
+			return
+		}
+		if err := sendFrame(l.name, mac, append(bytes.Repeat([]byte{0xff}, 6), bytes.Repeat(mac, 16)...)); err != nil {
+			s.Log.Warn("wake a Raspberry Pi 3B, which may not hear our offer without", "mac", mac.String(), "err", err)
+			return
+		}
+	}
+}
+
+// deaf reports whether this is an offer to the ROM of a 3B.
+func deaf(m, r *dhcpv4.DHCPv4) bool {
+	c, err := identify(m)
+	return err == nil && c.Kind == piROM && c.Pi.Deaf && r.MessageType() == dhcpv4.MessageTypeOffer
+}
+
+// sendFrame sends an Ethernet frame of the magic packets' type.
+func sendFrame(ifname string, to net.HardwareAddr, data []byte) error {
+	ifi, err := net.InterfaceByName(ifname)
+	if err != nil {
+		return err
+	}
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open a packet socket (run as root or with CAP_NET_RAW): %w", err)
+	}
+	defer unix.Close(fd)
+	const magic = 0x0842
+	addr := &unix.SockaddrLinklayer{Protocol: magic>>8 | magic&0xff<<8, Ifindex: ifi.Index, Halen: 6}
+	copy(addr.Addr[:], to)
+	return unix.Sendto(fd, data, 0, addr)
+}
+
+// piBoardOf is what is known of the Raspberry Pi of a host: what it told when
+// its boot began, else what the operator said.
+func piBoardOf(h hosts.Host) piBoard {
+	p := piBoard{Serial: h.Serial}
+	for _, board := range []string{h.Board, h.Boot.Board} {
+		if strings.HasPrefix(board, "rpi") {
+			p.Board = board
+		}
+	}
+	return p
+}

@@ -1,0 +1,409 @@
+package pxe
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/netip"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"provision/hosts"
+	"provision/images"
+)
+
+// What a Raspberry Pi finds on its TFTP server is a folder like that of its SD
+// card: the board's firmware, from the tree that the operator added
+// (images.Firmware), and made for the boot config.txt, cmdline.txt, the image's
+// kernel and its first stage. A NixOS initrd is larger than the firmware can
+// load: the first stage fetches it over HTTP by the boot's token.
+//
+// The image has no device trees, so those of the tree are served. The vendor's
+// go with the vendor's kernel, and mostly with a mainline one; a mainline
+// kernel's own can be added to the tree in their place.
+
+// The names that config.txt gives to what is not in the tree. The name of the
+// kernel tells the firmware nothing: it reads its first bytes, and arm_64bit.
+const (
+	piKernel  = "kernel"
+	piInitrd  = "initrd"
+	piConfig  = "config.txt"
+	piCmdline = "cmdline.txt"
+)
+
+// Limits of the firmware, in bytes.
+const (
+	maxPiConfig     = 4096
+	maxPiConfigLine = 98
+	// maxPiCmdline is Linux' COMMAND_LINE_SIZE less what start.elf writes in front of it.
+	maxPiCmdline = 2047 - 400
+)
+
+// maxBlocks is how many blocks a transfer can have until their number begins
+// anew, which firmware before 2025-09-23 takes for the end (rpi-eeprom#720).
+const maxBlocks = 65535
+
+// piBlock is the block size that a board's firmware asks for: an EEPROM of
+// before 2022-10 asks for 1024 bytes, and a Pi 3 for no size at all.
+func piBlock(board string) int64 {
+	switch board {
+	case "rpi3":
+		return 512
+	case "rpi5":
+		return 1468
+	}
+	return 1024
+}
+
+// piTree is what one Raspberry Pi may fetch for one boot, by name.
+type piTree struct {
+	files map[string]images.File
+	texts map[string]string
+}
+
+// piTree makes the folder for a host's boot. The error says what is missing, or
+// does not fit, in words for the operator.
+func (s *Server) piTree(h hosts.Host, p piBoard, img images.Image, made *pack) (t piTree, err error) {
+	firmware, err := s.Images.Firmware(images.RaspberryPi)
+	if err != nil {
+		return t, err
+	}
+	boards := []string{p.Board}
+	if p.Board == "" { // it asks for what it needs
+		boards = []string{"rpi3", "rpi4", "rpi5"}
+	}
+	t.files = map[string]images.File{}
+	var lacks []string
+	uboot := ""
+	for _, name := range boards {
+		b, err := images.ParseBoard(name)
+		if err != nil {
+			return t, err
+		}
+		maps.Copy(t.files, b.Files(firmware, images.TFTP))
+		uboot = b.UBoot(firmware)
+		lacks = append(lacks, b.Missing(firmware, images.TFTP)...)
+	}
+	upstreamNames(t.files)
+	if len(boards) > 1 {
+		lacks = nil
+	} else if _, ok := t.files[p.Tree]; !ok && p.Tree != "" && lacks == nil {
+		lacks = []string{p.Tree}
+	}
+	if lacks != nil {
+		return t, fmt.Errorf("the firmware %s lacks %s, which it needs: add it from a source that has them, with `provision images firmware add %s --from …`",
+			firmware.Name, strings.Join(lacks, ", "), firmware.Name)
+	}
+	if h.Options.AllowEEPROM {
+		maps.Copy(t.files, firmware.EEPROM())
+	}
+	t.files[piKernel], t.files[piInitrd] = made.kernel, made.first
+	kernel := piKernel
+	if h.Options.Method.Offer == hosts.OfferUBoot {
+		if p.Board == "rpi5" {
+			return t, fmt.Errorf("U-Boot has no driver for its network: enroll it without --boot-method %s", hosts.OfferUBoot)
+		}
+		if kernel = uboot; kernel == "" {
+			return t, fmt.Errorf("the firmware %s has no U-Boot for it: add one, such as Debian's package u-boot-rpi, or enroll it without --boot-method %s", firmware.Name, hosts.OfferUBoot)
+		}
+		t.files[kernel] = firmware.Files[kernel]
+	}
+	config, err := configText(h, kernel)
+	if err != nil {
+		return t, err
+	}
+	cmdline, err := s.piCmdline(h, img)
+	if err != nil {
+		return t, err
+	}
+	t.texts = map[string]string{piConfig: config, piCmdline: cmdline}
+	return t, t.fits(piBlock(p.Board))
+}
+
+// upstreamNames gives the device trees of mainline Linux the names that the
+// firmware asks for, too, where they differ.
+func upstreamNames(files map[string]images.File) {
+	for _, name := range slices.Collect(maps.Keys(files)) {
+		asked := strings.Replace(name, "bcm2837-", "bcm2710-", 1)
+		asked = strings.NewReplacer("-cm4-io.", "-cm4.", "-cm3-io3.", "-cm3.").Replace(asked)
+		if _, ok := files[asked]; !ok {
+			files[asked] = files[name]
+		}
+	}
+}
+
+// fits checks that each file can be numbered in blocks of that size.
+func (t piTree) fits(block int64) error {
+	for _, name := range slices.Sorted(maps.Keys(t.files)) {
+		if size := t.files[name].Size; size > maxBlocks*block {
+			return fmt.Errorf("its %s has %d bytes, and its firmware loads at most %d over TFTP, %d blocks of %d: take an image with a smaller one",
+				name, size, maxBlocks*block, maxBlocks, block)
+		}
+	}
+	return nil
+}
+
+// configText is the config.txt of a host's boot, which starts that kernel.
+func configText(h hosts.Host, kernel string) (string, error) {
+	lines := []string{
+		"# provision: the installer of " + h.Name,
+		"[all]",
+		"arm_64bit=1",
+		"enable_uart=1",
+		"kernel=" + kernel,
+	}
+	if kernel == piKernel {
+		lines = append(lines, "initramfs "+piInitrd+" followkernel")
+	}
+	for _, line := range append(lines, h.Options.PiConfig...) {
+		if len(line) > maxPiConfigLine {
+			return "", fmt.Errorf("its config.txt would have a line of %d characters, of which the firmware reads %d: shorten %q", len(line), maxPiConfigLine, line)
+		}
+	}
+	text := strings.Join(append(lines, h.Options.PiConfig...), "\n") + "\n"
+	if len(text) > maxPiConfig {
+		return "", fmt.Errorf("its config.txt would have %d bytes, of which the firmware reads %d: give fewer lines with --config-txt", len(text), maxPiConfig)
+	}
+	return text, nil
+}
+
+// piCmdline is the cmdline.txt of a host's boot: the image's command line, and
+// what the first stage needs.
+func (s *Server) piCmdline(h hosts.Host, img images.Image) (string, error) {
+	line, err := s.firstCmdline(h, img)
+	if err == nil && len(line) > maxPiCmdline {
+		err = fmt.Errorf("the kernel's command line would have %d bytes, of which %d fit: shorten that of image %s", len(line), maxPiCmdline, img.Name)
+	}
+	return line + "\n", err
+}
+
+// firstCmdline is the command line of a kernel that is started with the first
+// stage.
+func (s *Server) firstCmdline(h hosts.Host, img images.Image) (string, error) {
+	token := h.Boot.Token
+	var tail []byte
+	if token == "" { // it is looked at whether it will fit
+		token, tail = strings.Repeat("0", 32), make([]byte, 2000)
+	} else {
+		var err error
+		if _, tail, err = s.initrd(h, img); err != nil {
+			return "", err
+		}
+	}
+	url := s.url(h.Boot.Server, bootPath+token+"/initrd")
+	return img.Cmdline + " " + images.FirstStageCmdline(url, img, tail) + " BOOTIF=01-" + strings.ReplaceAll(h.Boot.MAC, ":", "-"), nil
+}
+
+// needsMemory is the least memory that an image can run in, in bytes: its
+// initrd, which stays in memory, the kernel, and what an installation takes. It
+// is a lower bound: what is packed in the initrd is larger once unpacked.
+func needsMemory(img images.Image) int64 { return img.Initrd.Size + 320<<20 }
+
+// bootPi is the boot of a Raspberry Pi, empty if it is to have none (yet). All
+// that may be in the way is looked at before the board is told anything, for
+// firmware says little where it stops half-way.
+func (s *Server) bootPi(l *link, c client, h hosts.Host) (hosts.Boot, error) {
+	if s.fresh(h) && h.Boot.MAC == c.MAC {
+		return s.boot(l, c, h)
+	}
+	p := c.Pi
+	if p.Board == "" && strings.HasPrefix(h.Board, "rpi") {
+		p.Board = h.Board
+	}
+	img, err := s.Images.Get(h.Image)
+	if err != nil {
+		return s.boot(l, c, h) // it says what is wrong
+	}
+	next := h
+	next.Boot = hosts.Boot{Server: l.self.String(), MAC: c.MAC}
+	_, err = s.piTree(next, p, img, &pack{}) // making the rest takes seconds
+	if err == nil && p.Memory > 0 && p.Memory < needsMemory(img) {
+		err = fmt.Errorf("it has %d MiB of memory, and image %s needs at least %d MiB: take one with a smaller initrd", p.Memory>>20, img.Name, needsMemory(img)>>20)
+	}
+	if err != nil {
+		s.refuse(c, h, err)
+		return hosts.Boot{}, nil
+	}
+	made := s.packed(img)
+	if made == nil {
+		s.Log.Debug("the board's kernel and first stage are being made", "host", h.Name, "image", img.Name)
+		return hosts.Boot{}, nil
+	}
+	if err = made.err; err == nil {
+		_, err = s.piTree(next, p, img, made)
+	}
+	if err != nil {
+		s.refuse(c, h, err)
+		return hosts.Boot{}, nil
+	}
+	return s.boot(l, c, h)
+}
+
+// refuse tells why a machine is given nothing to boot.
+func (s *Server) refuse(c client, h hosts.Host, why error) {
+	s.tell(h, "%s asked to boot and was refused: %s", c, why)
+	s.traceRefusal(c, why.Error())
+}
+
+// toldMore keeps what a machine tells of itself in a later stage of its boot.
+func (s *Server) toldMore(c client, h hosts.Host) (hosts.Boot, error) {
+	if c.Pi.Serial == "" || h.Boot.Serial == c.Pi.Serial {
+		return h.Boot, nil
+	}
+	b := h.Boot
+	b.Serial = c.Pi.Serial
+	h, err := s.Hosts.NameBoard(h.Name, b)
+	if s.clash(err) {
+		return hosts.Boot{}, nil
+	}
+	return h.Boot, err
+}
+
+// clash tells both hosts if it is about a serial number that they both have.
+func (s *Server) clash(err error) bool {
+	var clash hosts.SerialClash
+	if !errors.As(err, &clash) {
+		return false
+	}
+	for _, name := range []string{clash.Too, clash.Has} {
+		if h, err := s.Hosts.Get(name); err == nil {
+			s.tell(h, "a Raspberry Pi asked to boot and was refused: %s", clash)
+		}
+	}
+	return true
+}
+
+// piName splits a name that a Raspberry Pi asks for into the folder of its own,
+// which is called after its serial number or its MAC, or is none, and the rest.
+func piName(name string) (serial, mac, file string) {
+	dir, rest, ok := strings.Cut(name, "/")
+	switch {
+	case ok && len(dir) == 8 && strings.Trim(dir, "0123456789abcdef") == "":
+		return dir, "", rest
+	case ok && len(dir) == 17 && strings.Count(dir, "-") == 5:
+		if mac, err := hosts.ParseMAC(strings.ReplaceAll(dir, "-", ":")); err == nil {
+			return "", mac, rest
+		}
+	}
+	return "", "", name
+}
+
+// piBegins are the files that a Raspberry Pi asks for first. One that has its
+// address and server from its EEPROM, or in mode Off, begins its boot so.
+var piBegins = []string{"bootcode.bin", "start.elf", "start4.elf", "config.txt"}
+
+// openPi opens a file for the Raspberry Pi of a host, and reports whether it is
+// one that asks.
+func (s *Server) openPi(l *link, h hosts.Host, mac, name string) (f tftpFile, is bool, err error) {
+	serial, folder, file := piName(name)
+	p := piBoardOf(h)
+	if !slices.Contains(piOUIs, mac[:8]) && p.Board == "" {
+		return f, false, nil
+	}
+	if strings.HasPrefix(file, "pxelinux.cfg/") || s.programs[file] != nil { // it runs U-Boot or EDK2 by now
+		return f, false, nil
+	}
+	if serial != "" && p.Serial != "" && serial != p.Serial || folder != "" && folder != mac {
+		return f, true, errNoFile
+	}
+	c := client{MAC: mac, Kind: piROM, Pi: s.pis.fetched(mac)}
+	c.Pi.Board, c.Pi.Serial = cmp.Or(c.Pi.Board, p.Board), cmp.Or(c.Pi.Serial, serial)
+	if !s.fresh(h) || h.Boot.MAC != mac {
+		if !slices.Contains(piBegins, path.Base(file)) || s.decide(c, &h).Load != tree {
+			return f, true, errNoFile
+		}
+		if b, err := s.bootPi(l, c, h); err != nil || b.Token == "" {
+			return f, true, errors.Join(errNoFile, err)
+		}
+		if h, err = s.Hosts.Get(h.Name); err != nil {
+			return f, true, err
+		}
+	}
+	f, err = s.piFile(h, p, file)
+	return f, true, err
+}
+
+// piFile opens a file of the boot that the host has now. It binds the boot to
+// nobody: that does the first stage, whose address may be another.
+func (s *Server) piFile(h hosts.Host, p piBoard, file string) (f tftpFile, err error) {
+	img, err := s.Images.Get(h.Image)
+	if err != nil {
+		return f, err
+	}
+	made := s.packed(img)
+	if made == nil {
+		return f, errNotServed // it asks again
+	}
+	if made.err != nil {
+		return f, made.err
+	}
+	t, err := s.piTree(h, p, img, made)
+	if err != nil {
+		return f, err
+	}
+	what, ok := t.files[file]
+	body, isText := t.texts[file]
+	switch {
+	case isText:
+		if file == piConfig { // the other comes before or after the kernel
+			s.reached(h.Boot.MAC, hosts.StageScript)
+		}
+		return text(body), nil
+	case !ok:
+		return f, errNoFile
+	case file == piKernel, file == piInitrd:
+		s.ladders.direct(h.Boot.MAC, hosts.Method{Offer: hosts.OfferPi})
+		s.reached(h.Boot.MAC, hosts.Stage(file))
+	default:
+		s.reached(h.Boot.MAC, hosts.StageProgram)
+	}
+	content, err := s.Images.OpenFile(what)
+	return tftpFile{content: content, size: what.Size}, err
+}
+
+// openBySerial serves a Raspberry Pi behind a router, where the kernel resolves
+// no MAC: the one that told the serial number that its folder is called after,
+// at the address that it was seen to take.
+func (s *Server) openBySerial(l *link, name string, from netip.AddrPort) (tftpFile, error) {
+	serial, _, _ := piName(name)
+	if serial == "" || l.net.Contains(from.Addr()) {
+		return tftpFile{}, errNotServed
+	}
+	h, err := s.Hosts.BySerial(serial)
+	if err != nil || h.Address != from.Addr().Unmap().String() || h.Boot.MAC == "" {
+		return tftpFile{}, errNotServed
+	}
+	f, _, err := s.openPi(l, h, h.Boot.MAC, name)
+	return f, err
+}
+
+// reachable sees that the machine is found while the file goes out: a 3B answers
+// no ARP while it loads, so its entry among our neighbours, which came from its
+// own question for us, is renewed.
+func (l *link) reachable(f tftpFile, h hosts.Host, from netip.AddrPort, mac string) tftpFile {
+	if h.Boot.Board != "rpi3" || f.content == nil {
+		return f
+	}
+	f.content = &renewing{ReadCloser: f.content, renew: func() { l.keepNeighbour(from.Addr().Unmap(), mac) }}
+	return f
+}
+
+// renewing calls renew at the first read and then every two seconds: an entry
+// that is used and not confirmed lasts five and a few.
+type renewing struct {
+	io.ReadCloser
+	renew func()
+	last  time.Time
+}
+
+func (r *renewing) Read(p []byte) (int, error) {
+	if now := time.Now(); now.Sub(r.last) > 2*time.Second {
+		r.last = now
+		r.renew()
+	}
+	return r.ReadCloser.Read(p)
+}
