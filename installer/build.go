@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"provision/cache"
@@ -23,6 +24,7 @@ type build struct {
 	hardware string    // digest of the machine's hardware configuration, if that is in it
 	done     chan struct{}
 	cancel   context.CancelFunc
+	turn     atomic.Value // string: what it waits its turn for, empty if it does not
 
 	// Valid once done is closed.
 	err    error
@@ -102,7 +104,8 @@ func (f *follower) reportEarly(ctx context.Context, err error) {
 }
 
 func (f *follower) make(ctx context.Context, h hosts.Host, b *build) error {
-	config, layout, err := f.Nix.Evaluate(ctx, h.Flake, h.Name, h.Options)
+	nix := f.queued(b)
+	config, layout, err := nix.Evaluate(ctx, h.Flake, h.Name, h.Options)
 	if err != nil {
 		return err
 	}
@@ -112,33 +115,33 @@ func (f *follower) make(ctx context.Context, h hosts.Host, b *build) error {
 	b.layout, b.hostKeys = layout, config.hostKeyFiles()
 	sum := sha256.Sum256(config.Devices)
 	b.digest = hex.EncodeToString(sum[:8])
-	if err := f.makeSystem(ctx, h, b, config.System); err != nil || h.Options.Disko != hosts.Script {
+	if err := f.makeSystem(ctx, nix, h, b, config.System); err != nil || h.Options.Disko != hosts.Script {
 		return err
 	}
-	b.script, err = f.closure(ctx, h, "diskoScript")
+	b.script, err = f.closure(ctx, nix, h, "diskoScript")
 	return err
 }
 
 // makeSystem builds the toplevel, or finds it built, or finds out what the machine is to build.
-func (f *follower) makeSystem(ctx context.Context, h hosts.Host, b *build, system string) (err error) {
+func (f *follower) makeSystem(ctx context.Context, nix Nix, h hosts.Host, b *build, system string) (err error) {
 	if h.Options.StorePath != "" {
 		b.system, err = f.prebuilt(ctx, h)
 		return err
 	}
-	if b.drv, err = f.place(ctx, h, system); err != nil {
+	if b.drv, err = f.place(ctx, nix, h, system); err != nil {
 		return err
 	}
 	if b.drv.Path != "" {
 		b.system.path = b.drv.Out
 		return nil
 	}
-	b.system, err = f.closure(ctx, h, "toplevel")
+	b.system, err = f.closure(ctx, nix, h, "toplevel")
 	return err
 }
 
 // closure builds an attribute of the host's config.system.build.
-func (f *follower) closure(ctx context.Context, h hosts.Host, attr string) (c closure, err error) {
-	if c.path, err = f.Nix.Build(ctx, h.Flake, h.Name, attr, func(line string) {
+func (f *follower) closure(ctx context.Context, nix Nix, h hosts.Host, attr string) (c closure, err error) {
+	if c.path, err = nix.Build(ctx, h.Flake, h.Name, attr, func(line string) {
 		f.Log.Debug("nix build", "host", h.Name, "line", line)
 	}); err != nil {
 		return c, err
@@ -164,11 +167,51 @@ func (f *follower) built(ctx context.Context) (*build, error) {
 	f.mu.Lock()
 	b := f.builds[f.name]
 	f.mu.Unlock()
+	if words, _ := b.turn.Load().(string); words != "" {
+		f.tellTurn(words)
+	}
 	select {
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	case <-b.done:
 		return b, b.err
+	}
+}
+
+// queued is nix for a build, which waits its turn and says so. A machine that is at the door is
+// waited for by somebody, and goes first.
+func (f *follower) queued(b *build) Nix {
+	nix := f.Nix
+	wait := func(what string) waiter {
+		return waiter{
+			hurry: func() bool {
+				h, err := f.Hosts.Get(f.name)
+				return err == nil && h.State != hosts.Ready
+			},
+			waits: func(ahead int) {
+				words := "waits for its turn to be " + what
+				if ahead > 0 {
+					words += fmt.Sprintf(", behind %d others", ahead)
+				}
+				f.note("%s", words)
+				b.turn.Store(words)
+				f.tellTurn(words)
+			},
+			goes: func() {
+				b.turn.Store("")
+				f.tellTurn("")
+			},
+		}
+	}
+	nix.evaluates, nix.builds = wait("evaluated"), wait("built")
+	return nix
+}
+
+// tellTurn shows that the build waits its turn, or does not any more, where nothing else goes on.
+func (f *follower) tellTurn(words string) {
+	h, err := f.Hosts.Get(f.name)
+	if err == nil && (h.State == hosts.Ready && h.Phase == hosts.PhaseNetboot || h.Phase == hosts.PhaseBuild && h.State != hosts.Failed) {
+		f.apply(hosts.Event{Kind: hosts.Advanced, Phase: h.Phase, Progress: &hosts.Progress{Now: words}})
 	}
 }
 

@@ -21,6 +21,11 @@ type Derivation struct {
 
 // Instantiate evaluates the host's toplevel and builds nothing.
 func (n Nix) Instantiate(ctx context.Context, flake, host string) (d Derivation, err error) {
+	leave, err := n.Evaluations.enter(ctx, n.evaluates)
+	if err != nil {
+		return d, fmt.Errorf("wait to evaluate toplevel of %s: %w", host, err)
+	}
+	defer leave()
 	attr := fmt.Sprintf("%s#nixosConfigurations.%q.config.system.build.toplevel", flake, host)
 	out, err := n.run(ctx, nil, "eval", "--json", attr, "--apply", "d: { path = d.drvPath; out = d.outPath; system = d.system; }")
 	if err == nil {
@@ -32,9 +37,9 @@ func (n Nix) Instantiate(ctx context.Context, flake, host string) (d Derivation,
 	return d, nil
 }
 
-// Builds reports whether nix here can build for a system: by itself, by what it emulates, or by a
+// CanBuild reports whether nix here can build for a system: by itself, by what it emulates, or by a
 // remote builder.
-func (n Nix) Builds(ctx context.Context, system string) (bool, error) {
+func (n Nix) CanBuild(ctx context.Context, system string) (bool, error) {
 	out, err := n.run(ctx, nil, "show-config", "--json")
 	if err != nil { // nix 2.20 and later have another name for it
 		if newer, newErr := n.run(ctx, nil, "config", "show", "--json"); newErr == nil {

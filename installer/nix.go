@@ -25,6 +25,10 @@ import (
 // Nix drives the nix command. Version 2.8 must do.
 type Nix struct {
 	Roots string // folder for garbage collector roots, one per host
+	// How many evaluate and build at a time; nil: as many as like to.
+	Evaluations, Builds *Queue
+
+	evaluates, builds waiter // who waits in them
 }
 
 // Config is what a flake says about a host.
@@ -67,8 +71,13 @@ func (n Nix) Evaluate(ctx context.Context, flake, host string, o hosts.Options) 
 	if err := hosts.CheckName(host); err != nil { // it goes into an expression
 		return c, nil, err
 	}
+	leave, err := n.Evaluations.enter(ctx, n.evaluates)
+	if err != nil {
+		return c, nil, fmt.Errorf("wait to evaluate %s: %w", flake, err)
+	}
 	apply := strings.ReplaceAll(readConfig, "@HOST@", host)
 	out, err := n.run(ctx, nil, "eval", "--json", flake+"#nixosConfigurations", "--apply", apply)
+	leave()
 	if err != nil {
 		return c, nil, fmt.Errorf("evaluate %s: %w", flake, err)
 	}
@@ -103,7 +112,12 @@ func (n Nix) Build(ctx context.Context, flake, host, what string, line func(stri
 	if what != "toplevel" {
 		root += "@" + what // no host's name has that
 	}
+	leave, err := n.Builds.enter(ctx, n.builds)
+	if err != nil {
+		return "", fmt.Errorf("wait to build %s: %w", host, err)
+	}
 	out, err := n.run(ctx, line, "build", "--json", "--out-link", root, attr)
+	leave()
 	if err != nil {
 		return "", fmt.Errorf("build %s of %s: %w", what, host, err)
 	}

@@ -19,19 +19,19 @@ const buildLimit = 12 * time.Hour
 const buildFile = "/run/provision.build"
 
 // place decides where the host's system is built. drv is set if that is the target.
-func (f *follower) place(ctx context.Context, h hosts.Host, system string) (drv Derivation, err error) {
+func (f *follower) place(ctx context.Context, nix Nix, h hosts.Host, system string) (drv Derivation, err error) {
 	if h.Options.BuildOn == hosts.BuildServer {
 		return drv, nil
 	}
 	if h.Options.BuildOn != hosts.BuildTarget {
-		if can, err := f.Nix.Builds(ctx, system); err != nil || can {
+		if can, err := nix.CanBuild(ctx, system); err != nil || can {
 			return drv, err
 		}
 	}
-	if drv, err = f.Nix.Instantiate(ctx, h.Flake, h.Name); err != nil || h.Options.BuildOn == hosts.BuildTarget {
+	if drv, err = nix.Instantiate(ctx, h.Flake, h.Name); err != nil || h.Options.BuildOn == hosts.BuildTarget {
 		return drv, err
 	}
-	if can, err := f.Nix.Builds(ctx, drv.System); err != nil || can { // cross-built
+	if can, err := nix.CanBuild(ctx, drv.System); err != nil || can { // cross-built
 		return Derivation{}, err
 	}
 	if h.Options.Disko == hosts.Script {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,6 +35,7 @@ type serveFlags struct {
 	router, domain, group, programs      string
 	ifaces, dhcpRanges, dns              []string
 	lease, liveWithin                    time.Duration
+	evaluations, builds                  int
 	verbose                              bool
 }
 
@@ -76,6 +78,8 @@ func serveCommand(socket *string) *cobra.Command {
 	fl.StringVar(&f.unknown, "unknown", "ignore", "what unknown machines get: ignore, or hold (a screen that tells how to enroll them)")
 	fl.StringVar(&f.group, "socket-group", "", "group whose members may use the server")
 	fl.DurationVar(&f.liveWithin, "live-within", 15*time.Minute, "how long a machine may take from its boot until its installer answers")
+	fl.IntVar(&f.evaluations, "evaluations", 0, "how many hosts nix evaluates at a time (default: one for each core, with a GiB of memory for each)")
+	fl.IntVar(&f.builds, "builds", 0, "how many hosts nix builds at a time (default: the same)")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "log every decision")
 	for flag, values := range map[string][]string{"dhcp": {"proxy", "server", "off"}, "unknown": {"ignore", "hold"}} {
 		// It errs only for a flag that does not exist.
@@ -129,7 +133,8 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) e
 		return err
 	}
 
-	nix := installer.Nix{Roots: filepath.Join(f.stateDir, "roots")}
+	nix := installer.Nix{Roots: filepath.Join(f.stateDir, "roots"),
+		Evaluations: installer.NewQueue(cmp.Or(f.evaluations, installer.QueueSlots())), Builds: installer.NewQueue(cmp.Or(f.builds, installer.QueueSlots()))}
 	traces := &hosts.Traces{Now: time.Now}
 	pxeServer.Hosts, pxeServer.Store, pxeServer.Images, pxeServer.Traces, pxeServer.Login, pxeServer.Log = inventory, store, catalog, traces, login, log
 	closures := new(cache.Cache)

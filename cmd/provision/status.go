@@ -63,7 +63,11 @@ func detail(s web.Status) string {
 	case s.State == hosts.Ready && time.Now().After(s.Permit.Expires):
 		return "its permit expired " + ago(s.Permit.Expires) + ": enroll it again"
 	case s.State == hosts.Ready:
-		return "switch it on; permit until " + s.Permit.Expires.Local().Format("2006-01-02 15:04")
+		words := "switch it on; permit until " + s.Permit.Expires.Local().Format("2006-01-02 15:04")
+		if s.Progress.Now != "" {
+			words += "; " + s.Progress.Now
+		}
+		return words
 	case s.State == hosts.Rehearsed:
 		return "dry run done, nothing was changed; enroll it again to install it"
 	case s.State == hosts.Installed:
@@ -75,6 +79,8 @@ func detail(s web.Status) string {
 func progressWords(s web.Status) string {
 	p := s.Progress
 	switch {
+	case p.Total == 0 && p.Now != "":
+		return string(s.Phase) + ": " + p.Now
 	case p.Total == 0:
 		return string(s.Phase)
 	case p.Unit == "bytes":

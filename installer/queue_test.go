@@ -1,0 +1,160 @@
+package installer
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"provision/hosts"
+)
+
+// TestQueue: no more than the slots go at once, who came first goes first, who is in a hurry before
+// them, and who gives up takes no turn.
+func TestQueue(t *testing.T) {
+	q := NewQueue(1)
+	leave, err := q.enter(t.Context(), waiter{waits: func(int) { t.Error("the first waits") }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	var order, ahead []string
+	var hurry atomic.Bool
+	var all sync.WaitGroup
+	giveUp, cancel := context.WithCancel(t.Context())
+	for i := range 5 {
+		ctx, name := t.Context(), strconv.Itoa(i)
+		if i == 1 {
+			ctx = giveUp
+		}
+		queued := make(chan struct{})
+		w := waiter{waits: func(n int) { ahead = append(ahead, strconv.Itoa(n)); close(queued) }}
+		if i == 3 { // only after it came
+			w.hurry = hurry.Load
+		}
+		all.Go(func() {
+			leave, err := q.enter(ctx, w)
+			if i == 1 {
+				if !errors.Is(err, context.Canceled) {
+					t.Errorf("who gave up got %v", err)
+				}
+				return
+			}
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			mu.Lock()
+			order = append(order, name)
+			mu.Unlock()
+			leave()
+		})
+		<-queued
+	}
+	cancel()
+	hurry.Store(true)
+	leave()
+	all.Wait()
+	order = slices.DeleteFunc(order, func(s string) bool { return s == "1" })
+	if got := strings.Join(order, " "); got != "3 0 2 4" {
+		t.Errorf("they went as %s", got)
+	}
+	if got := strings.Join(ahead, " "); got != "0 1 2 3 4" {
+		t.Errorf("they were told that so many go first: %s", got)
+	}
+	if q.free != 1 || len(q.waiting) != 0 {
+		t.Errorf("%d slots are free, %d wait", q.free, len(q.waiting))
+	}
+}
+
+// TestQueueBound: many at once never go past the slots.
+func TestQueueBound(t *testing.T) {
+	q := NewQueue(3)
+	var now, most atomic.Int64
+	var all sync.WaitGroup
+	for range 200 {
+		all.Go(func() {
+			leave, err := q.enter(t.Context(), waiter{})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			n := now.Add(1)
+			for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+			}
+			now.Add(-1)
+			leave()
+		})
+	}
+	all.Wait()
+	if most.Load() > 3 {
+		t.Errorf("%d went at once", most.Load())
+	}
+}
+
+func TestSlots(t *testing.T) {
+	for _, tt := range []struct {
+		cores  int
+		memory uint64
+		want   int
+	}{{1, 512 << 20, 1}, {2, 24 << 30, 2}, {16, 8 << 30, 4}, {64, 256 << 30, 64}} {
+		if got := slots(tt.cores, tt.memory); got != tt.want {
+			t.Errorf("%d cores and %d bytes take %d, want %d", tt.cores, tt.memory, got, tt.want)
+		}
+	}
+	if QueueSlots() < 1 {
+		t.Error("nothing would go")
+	}
+}
+
+// TestWaitsForTurn: a host that waits for its evaluation says so, and goes on when its turn comes.
+func TestWaitsForTurn(t *testing.T) {
+	nix, dir := flake(t, fleet)
+	nix.Evaluations = NewQueue(1)
+	f, h := following(t, nix, dir, hosts.Options{})
+	leave, err := f.Nix.Evaluations.enter(t.Context(), waiter{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	changes := f.Hosts.Watch(ctx)
+	until := func(what string, is func(hosts.Host) bool) {
+		t.Helper()
+		for {
+			now, err := f.Hosts.Get("a")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if is(now) {
+				return
+			}
+			select {
+			case <-changes:
+			case <-f.builds["a"].done:
+				if now, err = f.Hosts.Get("a"); err != nil || !is(now) {
+					t.Fatalf("the build ended before %s: %v", what, err)
+				}
+				return
+			}
+		}
+	}
+	f.startBuild(t.Context(), h, "")
+	until("it said that it waits", func(h hosts.Host) bool { return strings.Contains(h.Progress.Now, "waits for its turn to be evaluated") })
+	if now, _ := f.Hosts.Get("a"); now.Phase != hosts.PhaseNetboot || now.State != hosts.Ready {
+		t.Errorf("while it waits it is %s, %s", now.State, now.Phase)
+	}
+	leave()
+	until("it had its turn", func(h hosts.Host) bool { return h.Progress.Now == "" })
+	<-f.builds["a"].done // the flake has no host a, which nix says
+	if err := f.builds["a"].err; err == nil || !strings.Contains(err.Error(), "has no nixosConfigurations.a") {
+		t.Errorf("it was not evaluated: %v", err)
+	}
+	if f.Nix.Evaluations.free != 1 {
+		t.Error("its turn was not given back")
+	}
+}
