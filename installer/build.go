@@ -22,9 +22,12 @@ type build struct {
 	key      string    // what it was started for
 	permit   time.Time // under which permit
 	hardware string    // digest of the machine's hardware configuration, if that is in it
-	done     chan struct{}
-	cancel   context.CancelFunc
-	turn     atomic.Value // string: what it waits its turn for, empty if it does not
+	// evaluated is closed when layout and digest are valid, and the host's toplevel evaluates: what is
+	// left may take long, but is only to be built. It stays open where disko's script is to be built.
+	evaluated chan struct{}
+	done      chan struct{}
+	cancel    context.CancelFunc
+	turn      atomic.Value // string: what it waits its turn for, empty if it does not
 
 	// Valid once done is closed.
 	err    error
@@ -60,7 +63,7 @@ func (f *follower) startBuild(ctx context.Context, h hosts.Host, hardware string
 		return // a long build is not started over because the machine boots
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	b := &build{key: key, permit: h.Permit.Issued, hardware: hardware, done: make(chan struct{}), cancel: cancel}
+	b := &build{key: key, permit: h.Permit.Issued, hardware: hardware, evaluated: make(chan struct{}), done: make(chan struct{}), cancel: cancel}
 	f.builds[h.Name] = b
 	f.building.Go(func() {
 		if old != nil {
@@ -105,7 +108,7 @@ func (f *follower) reportEarly(ctx context.Context, err error) {
 
 func (f *follower) make(ctx context.Context, h hosts.Host, b *build) error {
 	nix := f.queued(b)
-	config, layout, err := nix.Evaluate(ctx, h.Flake, h.Name, h.Options)
+	config, layout, err := nix.evaluate(ctx, h.Flake, h.Name, h.Options, h.Options.StorePath == "")
 	if err != nil {
 		return err
 	}
@@ -115,7 +118,10 @@ func (f *follower) make(ctx context.Context, h hosts.Host, b *build) error {
 	b.layout, b.hostKeys = layout, config.hostKeyFiles()
 	sum := sha256.Sum256(config.Devices)
 	b.digest = hex.EncodeToString(sum[:8])
-	if err := f.makeSystem(ctx, nix, h, b, config.System); err != nil || h.Options.Disko != hosts.Script {
+	if h.Options.Disko != hosts.Script {
+		close(b.evaluated)
+	}
+	if err := f.makeSystem(ctx, nix, h, b, config); err != nil || h.Options.Disko != hosts.Script {
 		return err
 	}
 	b.script, err = f.closure(ctx, nix, h, "diskoScript")
@@ -123,12 +129,12 @@ func (f *follower) make(ctx context.Context, h hosts.Host, b *build) error {
 }
 
 // makeSystem builds the toplevel, or finds it built, or finds out what the machine is to build.
-func (f *follower) makeSystem(ctx context.Context, nix Nix, h hosts.Host, b *build, system string) (err error) {
+func (f *follower) makeSystem(ctx context.Context, nix Nix, h hosts.Host, b *build, c Config) (err error) {
 	if h.Options.StorePath != "" {
 		b.system, err = f.prebuilt(ctx, h)
 		return err
 	}
-	if b.drv, err = f.place(ctx, nix, h, system); err != nil {
+	if b.drv, err = f.place(ctx, h, c); err != nil {
 		return err
 	}
 	if b.drv.Path != "" {
@@ -162,8 +168,8 @@ func (f *follower) measure(ctx context.Context, c *closure, of ...string) (err e
 	return nil
 }
 
-// built waits for the host's build.
-func (f *follower) built(ctx context.Context) (*build, error) {
+// evaluated waits until the host's layout is known and all of it evaluates.
+func (f *follower) evaluated(ctx context.Context) (*build, error) {
 	f.mu.Lock()
 	b := f.builds[f.name]
 	f.mu.Unlock()
@@ -171,10 +177,31 @@ func (f *follower) built(ctx context.Context) (*build, error) {
 		f.tellTurn(words)
 	}
 	select {
+	case <-b.evaluated:
+		return b, nil
+	default:
+	}
+	select {
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
+	case <-b.evaluated:
+		return b, nil
 	case <-b.done:
 		return b, b.err
+	}
+}
+
+// built waits for the host's build, and shows that, if it is not over.
+func (f *follower) built(ctx context.Context, b *build) error {
+	if !b.over() {
+		words, _ := b.turn.Load().(string)
+		f.waitsFor(hosts.PhaseBuild, words)
+	}
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-b.done:
+		return b.err
 	}
 }
 

@@ -32,6 +32,12 @@ if builtins.hasAttr "@HOST@" configurations then
   {
     inherit devices;
     system = host.pkgs.stdenv.hostPlatform.system;
+    toplevel =
+      if @TOPLEVEL@ then
+        let top = host.config.system.build.toplevel;
+        in { path = top.drvPath; out = top.outPath; inherit (top) system; }
+      else
+        null;
     mounts = if devices == null then mountsOf host.config else null;
     hostKeys = map (key: key.path)
       (builtins.filter (key: key.type or "" == "ed25519") (host.config.services.openssh.hostKeys or [ ]));

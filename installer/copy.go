@@ -40,13 +40,7 @@ type transfer struct {
 
 // copySystem puts the host's system and all it needs into /mnt.
 func (f *follower) copySystem(ctx context.Context, h hosts.Host, s *session, b *build) error {
-	f.begin(hosts.PhaseCopy)
 	start := f.Now()
-	syncing, done := context.WithCancel(ctx)
-	var syncer sync.WaitGroup
-	syncer.Go(func() { f.sync(syncing, s) })
-	defer syncer.Wait()
-	defer done()
 	if b.drv.Path != "" {
 		return f.buildThere(ctx, h, s, b.drv)
 	}
@@ -60,22 +54,6 @@ func (f *follower) copySystem(ctx context.Context, h hosts.Host, s *session, b *
 	}
 	f.finished(hosts.PhaseCopy, "%s, in %s%s", b.system, since(f.Now(), start), there)
 	return nil
-}
-
-// sync has what was copied written to the disks, again and again until ctx ends: file
-// systems take their time, and memory may hold all of it.
-func (f *follower) sync(ctx context.Context, s *session) {
-	tick := time.NewTicker(syncEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		_, err := s.run(ctx, nil, "sync")
-		f.Log.Debug("what was copied is on the disks", "host", f.name, "err", err)
-	}
 }
 
 // again tries a copy several times, and adds up how many bytes of it the machine did not have.

@@ -19,24 +19,6 @@ type Derivation struct {
 	System string `json:"system"` // that builds it, such as x86_64-linux: not the host's, if that is cross-built
 }
 
-// Instantiate evaluates the host's toplevel and builds nothing.
-func (n Nix) Instantiate(ctx context.Context, flake, host string) (d Derivation, err error) {
-	leave, err := n.Evaluations.enter(ctx, n.evaluates)
-	if err != nil {
-		return d, fmt.Errorf("wait to evaluate toplevel of %s: %w", host, err)
-	}
-	defer leave()
-	attr := fmt.Sprintf("%s#nixosConfigurations.%q.config.system.build.toplevel", flake, host)
-	out, err := n.run(ctx, nil, "eval", "--json", attr, "--apply", "d: { path = d.drvPath; out = d.outPath; system = d.system; }")
-	if err == nil {
-		err = json.Unmarshal(out, &d)
-	}
-	if err != nil {
-		return d, fmt.Errorf("evaluate toplevel of %s: %w", host, err)
-	}
-	return d, nil
-}
-
 // CanBuild reports whether nix here can build for a system: by itself, by what it emulates, or by a
 // remote builder.
 func (n Nix) CanBuild(ctx context.Context, system string) (bool, error) {

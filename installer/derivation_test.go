@@ -2,6 +2,7 @@ package installer
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"os"
 	"os/exec"
@@ -33,7 +34,11 @@ func elsewhere(t *testing.T, n Nix, dir string) (drv Derivation, root string) {
 	t.Helper()
 	// On NixOS the sandbox has a shell; Debian's nix gives it none.
 	t.Setenv("NIX_CONFIG", os.Getenv("NIX_CONFIG")+"\nexperimental-features = nix-command flakes\nsandbox-paths = /bin/sh=/bin/dash /lib /lib64 /usr/lib")
-	drv, err := n.Instantiate(t.Context(), dir, "a")
+	attr := dir + "#nixosConfigurations.a.config.system.build.toplevel"
+	out, err := n.run(t.Context(), nil, "eval", "--json", attr, "--apply", "d: { path = d.drvPath; out = d.outPath; system = d.system; }")
+	if err == nil {
+		err = json.Unmarshal(out, &drv)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -129,8 +129,8 @@ func TestHardware(t *testing.T) {
 		}
 		f.startBuild(t.Context(), h, digest)
 		first := f.builds["a"]
-		b, err := f.built(t.Context())
-		if err != nil {
+		b := f.builds["a"]
+		if err := f.built(t.Context(), b); err != nil {
 			t.Fatal(err)
 		}
 		if got, err := os.ReadFile(b.system.path); err != nil || !strings.Contains(string(got), tt.want) || made[b.system.path] {

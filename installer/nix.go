@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -38,6 +39,8 @@ type Config struct {
 	Hosts   []string        `json:"hosts"`   // set instead of the others if the host is not in the flake
 	// HostKeys are the paths of config.services.openssh.hostKeys of type ed25519.
 	HostKeys []string `json:"hostKeys"`
+	// Toplevel is config.system.build.toplevel, if that was asked for.
+	Toplevel Derivation `json:"toplevel"`
 	// Mounts is what the installed system mounts, where no layout says it.
 	Mounts disko.System `json:"mounts"`
 }
@@ -67,6 +70,12 @@ var flags = []string{"--extra-experimental-features", "nix-command flakes"}
 // the preset of the options if these have one. Errors are nix's own words, or
 // name what the flake lacks.
 func (n Nix) Evaluate(ctx context.Context, flake, host string, o hosts.Options) (Config, *disko.Layout, error) {
+	return n.evaluate(ctx, flake, host, o, false)
+}
+
+// evaluate is Evaluate, of the host's toplevel too if that is asked for: then the host does
+// evaluate, all of it, and what is left is to build it.
+func (n Nix) evaluate(ctx context.Context, flake, host string, o hosts.Options, toplevel bool) (Config, *disko.Layout, error) {
 	var c Config
 	if err := hosts.CheckName(host); err != nil { // it goes into an expression
 		return c, nil, err
@@ -75,7 +84,7 @@ func (n Nix) Evaluate(ctx context.Context, flake, host string, o hosts.Options) 
 	if err != nil {
 		return c, nil, fmt.Errorf("wait to evaluate %s: %w", flake, err)
 	}
-	apply := strings.ReplaceAll(readConfig, "@HOST@", host)
+	apply := strings.NewReplacer("@HOST@", host, "@TOPLEVEL@", strconv.FormatBool(toplevel)).Replace(readConfig)
 	out, err := n.run(ctx, nil, "eval", "--json", flake+"#nixosConfigurations", "--apply", apply)
 	leave()
 	if err != nil {

@@ -45,7 +45,7 @@ func (f *follower) pull(ctx context.Context, h hosts.Host, s *session, t transfe
 	}
 	argv = append(argv, t.path)
 	// What the machine runs outlives a session that ends; its id is kept, to end it.
-	argv = locked(append([]string{"sh", "-c", `"$@" & echo $! >"$0"; wait $!`, pullFile}, argv...)...)
+	argv = beside(append([]string{"sh", "-c", `"$@" & echo $! >"$0"; wait $!`, pullFile}, argv...)...)
 	sent, err = f.watchCopy(ctx, t, func(ctx context.Context, line func(string)) error {
 		_, err := s.runWithin(ctx, buildLimit, nil, line, argv...)
 		return err

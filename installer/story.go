@@ -34,31 +34,36 @@ func (f *follower) install(ctx context.Context, h hosts.Host, s *session, build 
 	}
 	f.begin(hosts.PhaseBuild)
 	build(hardware)
-	b, err := f.built(ctx)
+	b, err := f.evaluated(ctx)
 	if err != nil {
 		return hosts.PhaseBuild, err
 	}
 	d := f.layout(h, s, b)
 	if h.Permit.DryRun {
+		if err := f.built(ctx, b); err != nil {
+			return hosts.PhaseBuild, err
+		}
 		return hosts.PhaseDisks, f.rehearse(ctx, h, s, d)
 	}
 	defer func() {
-		if err != nil && at != hosts.PhaseDisks {
+		if err != nil && at != hosts.PhaseDisks && at != hosts.PhaseBuild {
 			err = explainFull(ctx, s, err)
 		}
 		f.closeAfter(ctx, d, err)
 	}()
+	if !f.mayFormat(ctx, h, b, d) {
+		if err := f.built(ctx, b); err != nil {
+			return hosts.PhaseBuild, err
+		}
+	}
 	if err := f.disks(ctx, h, s, d, b); err != nil {
 		return hosts.PhaseDisks, err
 	}
-	if err := f.copySystem(ctx, h, s, b); err != nil {
-		return hosts.PhaseCopy, err
+	if err := f.built(ctx, b); err != nil {
+		return hosts.PhaseBuild, fmt.Errorf("%w\nthe disks are made and stay so: `provision retry` goes on from there", err)
 	}
-	if err := f.files(ctx, h, s, b); err != nil {
-		return hosts.PhaseFiles, err
-	}
-	if err := f.bootloader(ctx, h, s, d, b); err != nil {
-		return hosts.PhaseBootloader, err
+	if at, err := f.fill(ctx, h, s, d, b); err != nil {
+		return at, err
 	}
 	return hosts.PhaseReboot, f.reboot(ctx, s, d)
 }
@@ -73,11 +78,21 @@ func (f *follower) advance(p hosts.Phase, done, total int64, unit string) {
 	f.apply(hosts.Event{Kind: hosts.Advanced, Phase: p, Progress: &hosts.Progress{Done: done, Total: total, Unit: unit}})
 }
 
+// waitsFor shows what goes on, if that began before what was shown last.
+func (f *follower) waitsFor(p hosts.Phase, now string) {
+	f.apply(hosts.Event{Kind: hosts.Advanced, Phase: p, Progress: &hosts.Progress{Now: now}})
+}
+
 // lockFile is held on the machine by whatever changes it: sshd does not end
 // the commands of a server that was killed.
 const lockFile = "/run/provision.lock"
 
 func locked(argv ...string) []string { return append([]string{"flock", "-o", lockFile}, argv...) }
+
+// beside is locked for what may run beside others of its like, and beside nothing else.
+func beside(argv ...string) []string {
+	return append([]string{"flock", "-s", "-o", lockFile}, argv...)
+}
 
 // bootloader makes the copied system the one that starts, and lets the TPM open its disks.
 func (f *follower) bootloader(ctx context.Context, h hosts.Host, s *session, d *Disks, b *build) error {

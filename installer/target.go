@@ -19,19 +19,18 @@ const buildLimit = 12 * time.Hour
 const buildFile = "/run/provision.build"
 
 // place decides where the host's system is built. drv is set if that is the target.
-func (f *follower) place(ctx context.Context, nix Nix, h hosts.Host, system string) (drv Derivation, err error) {
-	if h.Options.BuildOn == hosts.BuildServer {
+func (f *follower) place(ctx context.Context, h hosts.Host, c Config) (drv Derivation, err error) {
+	switch h.Options.BuildOn {
+	case hosts.BuildServer:
 		return drv, nil
+	case hosts.BuildTarget:
+		return c.Toplevel, nil
 	}
-	if h.Options.BuildOn != hosts.BuildTarget {
-		if can, err := nix.CanBuild(ctx, system); err != nil || can {
-			return drv, err
-		}
-	}
-	if drv, err = nix.Instantiate(ctx, h.Flake, h.Name); err != nil || h.Options.BuildOn == hosts.BuildTarget {
+	if can, err := f.Nix.CanBuild(ctx, c.System); err != nil || can {
 		return drv, err
 	}
-	if can, err := nix.CanBuild(ctx, drv.System); err != nil || can { // cross-built
+	drv = c.Toplevel
+	if can, err := f.Nix.CanBuild(ctx, drv.System); err != nil || can { // cross-built
 		return Derivation{}, err
 	}
 	if h.Options.Disko == hosts.Script {
@@ -94,8 +93,8 @@ echo $! >"$2"
 wait $!
 rm -rf -- "$work" "$2"`
 	limit := strconv.Itoa(int(buildLimit.Seconds())) // sshd lets it go on when we are away
-	out, err := s.runWithin(ctx, buildLimit, nil, line, locked("sh", "-c", script, root, drv.Path, buildFile, limit)...)
-	if errors.Is(context.Cause(ctx), errUnwanted) { // closing the disks waits for its lock
+	out, err := s.runWithin(ctx, buildLimit, nil, line, beside("sh", "-c", script, root, drv.Path, buildFile, limit)...)
+	if cause := context.Cause(ctx); errors.Is(cause, errUnwanted) || errors.Is(cause, errBeside) { // closing the disks waits for its lock
 		_, killErr := s.run(context.WithoutCancel(ctx), nil, "sh", "-c", `kill "$(cat "$0")"`, buildFile)
 		err = errors.Join(err, killErr)
 	}

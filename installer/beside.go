@@ -1,0 +1,122 @@
+package installer
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"provision/hosts"
+)
+
+// mayFormat reports whether the disks may be made although the host's system is not built yet.
+// They may if nobody loses anything by it should the build fail: they are blank, or the permit is burned for
+// them already, so that what was on them is gone. All else, also the host's own earlier install,
+// stays until there is something to put in its place.
+//
+// A build that fails after the disks were made leaves the permit burned and the machine in its
+// installer. `provision retry` then goes on without making them again.
+func (f *follower) mayFormat(ctx context.Context, h hosts.Host, b *build, d *Disks) bool {
+	switch {
+	case b.over():
+		return false // all the better: there is nothing to wait for
+	case !h.Permit.Burned.IsZero():
+		return true
+	}
+	plan, err := d.newPlan(ctx, d.Options, nil)
+	if err != nil {
+		return false // Make says it
+	}
+	for _, disk := range plan.Disks {
+		if disk.Content != "blank" {
+			return false
+		}
+	}
+	return true
+}
+
+// errBeside ends what runs beside something that failed.
+var errBeside = errors.New("something beside it failed")
+
+// fill puts the system and the host's files on the new disks, and makes it start. The files come
+// while the system is copied: nothing needs them before it is activated.
+func (f *follower) fill(ctx context.Context, h hosts.Host, s *session, d *Disks, b *build) (at hosts.Phase, err error) {
+	flush, stop := f.flushing(ctx, s)
+	defer stop()
+	f.begin(hosts.PhaseFiles)
+	f.begin(hosts.PhaseCopy)
+	// The system is what usually takes longer; if it does not, the files are what is waited for.
+	at, err = both(ctx,
+		part{hosts.PhaseFiles, func(ctx context.Context) error { return f.files(ctx, h, s, b) }},
+		part{hosts.PhaseCopy, func(ctx context.Context) error { return f.copySystem(ctx, h, s, b) }},
+		func(slower hosts.Phase) {
+			if slower == hosts.PhaseFiles {
+				f.waitsFor(slower, "")
+			}
+		})
+	if err != nil {
+		return at, err
+	}
+	flush() // while the boot loader is installed; unmounting waits for it
+	return hosts.PhaseBootloader, f.bootloader(ctx, h, s, d, b)
+}
+
+// part is a phase that runs beside another.
+type part struct {
+	phase hosts.Phase
+	run   func(context.Context) error
+}
+
+// both runs two parts at a time. The first that fails ends the other, with errBeside, and its
+// error is returned once both have ended. left is told which one is still running when the other is done.
+func both(ctx context.Context, a, b part, left func(hosts.Phase)) (at hosts.Phase, err error) {
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	type ended struct {
+		part, other hosts.Phase
+		err         error
+	}
+	ends := make(chan ended, 2)
+	go func() { ends <- ended{a.phase, b.phase, a.run(ctx)} }()
+	go func() { ends <- ended{b.phase, a.phase, b.run(ctx)} }()
+	first := <-ends
+	if first.err != nil {
+		end(errBeside)
+	} else {
+		left(first.other)
+	}
+	second := <-ends
+	if first.err != nil {
+		return first.part, first.err
+	}
+	return second.part, second.err
+}
+
+// flushing has what was written go to the disks, again and again, until it is stopped: file systems
+// take their time, and memory may hold all of it. flush does it now. Nobody waits for it.
+func (f *follower) flushing(ctx context.Context, s *session) (flush, stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	now := make(chan struct{}, 1)
+	var syncer sync.WaitGroup
+	syncer.Go(func() {
+		tick := time.NewTicker(syncEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-now:
+			case <-tick.C:
+			}
+			_, err := s.run(ctx, nil, "sync")
+			f.Log.Debug("what was copied is on the disks", "host", f.name, "err", err)
+		}
+	})
+	flush = func() {
+		select {
+		case now <- struct{}{}:
+		default:
+		}
+	}
+	return flush, func() { cancel(); syncer.Wait() }
+}
