@@ -40,6 +40,7 @@ type builder struct {
 	keys       []string
 	containers []Container
 	system     System
+	borrowed   int // how many arguments named devices elsewhere in the layout
 }
 
 // mount is a mount point with its steps. It comes after those that it, or what it shows,
@@ -66,7 +67,11 @@ func (l *Layout) fill(b *builder, places map[*device]place) {
 			on.keep = isDisk
 		}
 		b.places[d.on.device] = on
+		from, borrowed := len(b.steps), b.borrowed
 		b.around(d.hooks, on, d.body)
+		if _, isDisk := d.body.(*wholeDisk); isDisk && b.borrowed == borrowed {
+			alone(b.steps[from:], on.device)
+		}
 	}
 }
 
@@ -157,6 +162,7 @@ func (b *builder) resolve(args []string) []string {
 	for i, arg := range args {
 		resolved[i] = devicePattern.ReplaceAllStringFunc(arg, func(device string) string {
 			p := b.places[device]
+			b.borrowed++
 			if p.device == "" {
 				b.errorf("disk", "%s is needed before it is made; change the priorities or names", device)
 			}

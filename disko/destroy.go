@@ -28,7 +28,9 @@ func (p *Plan) destroy(nodes []*node) []Step {
 	p.release(b, nodes, p.erased)
 	for i, d := range p.Disks {
 		if p.takes[i].body.(*wholeDisk).destroy {
+			from := len(b.steps)
 			erase(b, d, nodes)
+			alone(b.steps[from:], d.Device)
 		}
 	}
 	return b.steps

@@ -40,6 +40,9 @@ type Step struct {
 	// Hook is the path of the layout's attribute that the command is from. It is the
 	// layout's own shell, which may do anything.
 	Hook string `json:"hook,omitempty"`
+	// Disk is set if the step is only about this disk: it may run beside steps of other disks, if
+	// all between them in the plan are of its stage and have a disk too.
+	Disk string `json:"-"`
 }
 
 // Destructive tells whether the step loses data.

@@ -42,6 +42,7 @@ const (
 type batch struct {
 	steps  []disko.Step
 	anyway bool          // go on after a step that failed
+	beside bool          // other batches run at the same time
 	limit  time.Duration // of each step; commandLimit if 0
 	log    *slog.Logger
 	tell   func(step int) // which step runs now, if that has changed since it was last told
@@ -71,7 +72,11 @@ func (b *batch) run(ctx context.Context, s *session) error {
 	sess.Stdin = bytes.NewReader(b.words())
 	stdout, outErr := sess.StdoutPipe()
 	stderr, errErr := sess.StderrPipe()
-	argv := locked("bash", "-c", batchScript, "batch", map[bool]string{true: "anyway"}[b.anyway])
+	lock := locked
+	if b.beside {
+		lock = beside
+	}
+	argv := lock("bash", "-c", batchScript, "batch", map[bool]string{true: "anyway"}[b.anyway])
 	if err := errors.Join(outErr, errErr, sess.Start(quote(argv))); err != nil {
 		cancel(nil)
 		return fmt.Errorf("%w: %s: %w", errLost, b.steps[0].Name, err)

@@ -2,7 +2,6 @@ package installer
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -59,6 +58,9 @@ func (d *Disks) Make(ctx context.Context) (steps int, err error) {
 	}
 	d.plan = plan
 	if err := d.sendKeys(ctx); err != nil {
+		return 0, err
+	}
+	if err := d.slowResync(ctx); err != nil {
 		return 0, err
 	}
 	for range maxRounds {
@@ -132,7 +134,7 @@ func (d *Disks) Close(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, closeLimit, fmt.Errorf("the disks could not be closed within %s", closeLimit))
 	defer cancel()
-	removed := d.removeKeys(ctx)
+	removed := errors.Join(d.removeKeys(ctx), d.restoreResync(ctx))
 	var closed error
 	for range closeTries {
 		facts, err := d.probe(ctx, nil)
@@ -152,14 +154,6 @@ func (d *Disks) Close(ctx context.Context) error {
 }
 
 func (d *Disks) session() *session { return &session{client: d.Client} }
-
-func (d *Disks) run(ctx context.Context, steps []disko.Step, anyway bool) error {
-	b := batch{steps: steps, anyway: anyway, log: cmp.Or(d.Log, slog.New(slog.DiscardHandler))}
-	if d.Tell != nil {
-		b.tell = func(i int) { d.Tell(i, len(steps), steps[i]) }
-	}
-	return b.run(ctx, d.session())
-}
 
 // newPlan plans for the machine as it is now.
 func (d *Disks) newPlan(ctx context.Context, o disko.Options, look disko.Look) (*disko.Plan, error) {

@@ -85,7 +85,7 @@ func sshServer(t *testing.T, host ssh.Signer, admit bool) (addr string, conns fu
 }
 
 func serveConn(c net.Conn, config *ssh.ServerConfig) {
-	conn, chans, reqs, err := ssh.NewServerConn(c, config)
+	_, chans, reqs, err := ssh.NewServerConn(c, config)
 	if err != nil {
 		c.Close()
 		return
@@ -105,7 +105,9 @@ func serveConn(c net.Conn, config *ssh.ServerConfig) {
 				}
 				r.Reply(true, nil)
 				cmd := exec.Command("sh", "-c", exe.Command)
-				err := runFor(conn, ch, cmd)
+				gone := make(chan struct{})
+				go func() { ssh.DiscardRequests(reqs); close(gone) }()
+				err := runFor(gone, ch, cmd)
 				var exit *exec.ExitError
 				code := uint32(0)
 				if errors.As(err, &exit) {
@@ -113,14 +115,15 @@ func serveConn(c net.Conn, config *ssh.ServerConfig) {
 				}
 				ch.SendRequest("exit-status", false, ssh.Marshal(struct{ Code uint32 }{code}))
 				ch.Close()
+				return
 			}
 		}()
 	}
 }
 
 // runFor runs a command for a channel. As sshd does, it lets the command run on when the
-// connection breaks, and hears no more of it.
-func runFor(conn ssh.Conn, ch ssh.Channel, cmd *exec.Cmd) error {
+// channel is gone, as when the connection breaks, and hears no more of it.
+func runFor(gone <-chan struct{}, ch ssh.Channel, cmd *exec.Cmd) error {
 	stdin, inErr := cmd.StdinPipe()
 	stdout, outErr := cmd.StdoutPipe()
 	stderr, errErr := cmd.StderrPipe()
@@ -128,7 +131,7 @@ func runFor(conn ssh.Conn, ch ssh.Channel, cmd *exec.Cmd) error {
 		return err
 	}
 	go func() {
-		conn.Wait()
+		<-gone
 		stdin.Close()
 		stdout.Close()
 		stderr.Close()

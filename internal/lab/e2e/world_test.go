@@ -377,7 +377,22 @@ func (w *world) installed(m *lab.Machine, host string) {
 		w.t.Errorf("%+v", s)
 	}
 	w.check(host)
+	w.overlapped(host)
 	w.t.Logf("%s is installed:\n%s", host, w.provision("logs", host))
+}
+
+// overlapped: the files came while the system was copied, if both were begun once.
+func (w *world) overlapped(host string) {
+	w.t.Helper()
+	var order []string
+	for _, ev := range w.events(host) {
+		if (ev.Kind == hosts.Started || ev.Kind == hosts.Finished) && (ev.Phase == hosts.PhaseCopy || ev.Phase == hosts.PhaseFiles) {
+			order = append(order, fmt.Sprint(ev.Phase, " ", ev.Kind))
+		}
+	}
+	if len(order) == 4 && (order[0] != "files started" || order[1] != "copy started") {
+		w.t.Errorf("one waited for the other: %s", strings.Join(order, ", "))
+	}
 }
 
 // check logs in as the owner would, and looks.

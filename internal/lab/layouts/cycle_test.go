@@ -25,6 +25,9 @@ func (l layout) cycle(t *testing.T, m *machine) {
 		t.Errorf("left to do: %s: %q", s.Name, s.Argv)
 	}
 	lap("fresh")
+	if sync := m.sh(t, "cat /proc/sys/dev/raid/speed_limit_max"); strings.Contains(string(l.data), `"mdadm"`) && sync != "1000" {
+		t.Errorf("RAIDs are synced at %s KiB/s beside the install", sync)
+	}
 	l.compare(t, m)
 	if l.holds != "" {
 		m.sh(t, "set -e\n"+l.holds)
@@ -120,6 +123,9 @@ tail -n +2 /proc/swaps
 ls /run/provision/subvolumes 2>/dev/null
 :`); open != "" {
 		t.Errorf("after unmount and close there is still:\n%s", open)
+	}
+	if sync := m.sh(t, "cat /proc/sys/dev/raid/speed_limit_max"); sync != usualSync {
+		t.Errorf("after unmount and close RAIDs are synced at %s KiB/s", sync)
 	}
 	tables := m.sh(t, "sync; lsblk --nodeps --noheadings --raw --output PATH,PTTYPE | awk 'NF == 2 {print $1}'")
 	hashes := map[string]string{}

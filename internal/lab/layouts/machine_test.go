@@ -41,6 +41,9 @@ type machine struct {
 
 var machines atomic.Int32
 
+// usualSync is how fast RAIDs are synced when no layout is open, in KiB/s: a little more than the kernel's least.
+const usualSync = "1001"
+
 // newMachine boots one.
 func newMachine(t *testing.T) *machine {
 	t.Helper()
@@ -90,7 +93,7 @@ func newMachine(t *testing.T) *machine {
 	m.shell, err = lab.Dial(ctx, at, host.Signer.PublicKey(), login.Signer)
 	check(t, err)
 	// The test does not need RAIDs to be in sync, and the machine is slow.
-	m.sh(t, "modprobe md_mod && echo 1000 > /proc/sys/dev/raid/speed_limit_max")
+	m.sh(t, "modprobe md_mod && echo "+usualSync+" > /proc/sys/dev/raid/speed_limit_max")
 	return m
 }
 
