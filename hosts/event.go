@@ -22,9 +22,9 @@ const (
 	Lost      Kind = "lost"      // the SSH session to the installer broke
 	Built     Kind = "built"     // the host's system is in our store
 	Burned    Kind = "burned"    // the permit is burned, or taken up again, for these disks
-	Started   Kind = "started"   // a phase began
-	Advanced  Kind = "advanced"  // progress within a phase; only the newest is kept
-	Finished  Kind = "finished"  // a phase ended well
+	Started   Kind = "started"   // a phase began; others may be under way
+	Advanced  Kind = "advanced"  // progress within the phase that is waited for; only the newest is kept
+	Finished  Kind = "finished"  // a phase ended well; others may be under way
 	Rebooted  Kind = "rebooted"  // told to start from its disk; the permit is spent
 	Proved    Kind = "proved"    // the host answered with its own key
 	Broke     Kind = "failed"    // Event.Phase and Event.Message say where and why
