@@ -62,7 +62,7 @@ type Host struct {
 
 	State    State     `json:"state"`
 	Since    time.Time `json:"since"` // when State was entered
-	Phase    Phase     `json:"phase,omitempty"` // that is waited for; others may be under way: files beside copy, disks beside build
+	Phase    Phase     `json:"phase,omitempty"` // that is waited for; another may be under way
 	Progress Progress  `json:"progress"`
 	Error    string    `json:"error,omitempty"`
 	Address  string    `json:"address,omitempty"` // where the machine was last seen

@@ -239,6 +239,8 @@ func (w *world) reach(host string, phase hosts.Phase) {
 			return s.State == hosts.Ready
 		case hosts.PhaseNetboot: // firmware that finds no network stops for good; iPXE does not
 			return n.Event != nil && n.Event.Kind == hosts.Fetched
+		case hosts.PhaseFiles: // the copy is what is shown: it begins a moment later, beside it
+			return n.Event != nil && n.Event.Kind == hosts.Started && n.Event.Phase == phase
 		}
 		return s.Phase == phase && s.State != hosts.Ready && s.State != hosts.Failed
 	})
