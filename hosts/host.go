@@ -61,7 +61,7 @@ type Host struct {
 	HostKey string   `json:"host_key"` // public key of the installed host, authorized_keys form
 
 	State    State     `json:"state"`
-	Since    time.Time `json:"since"` // when State was entered
+	Since    time.Time `json:"since"`           // when State was entered
 	Phase    Phase     `json:"phase,omitempty"` // that is waited for; another may be under way
 	Progress Progress  `json:"progress"`
 	Error    string    `json:"error,omitempty"`
