@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -152,7 +153,7 @@ func live(t *testing.T, f *follower, s *session) hosts.Host {
 	t.Helper()
 	h, err := f.Hosts.Get("a")
 	if err == nil && h.Boot.Token == "" {
-		h, err = f.Hosts.Apply("a", hosts.Event{Kind: hosts.Netboot, Machine: "m", Boot: &hosts.Boot{Token: "t", Expires: f.Now().Add(1e12)}})
+		h, err = f.Hosts.Apply("a", hosts.Event{Kind: hosts.Netboot, Machine: "m", Boot: &hosts.Boot{Token: "t", Expires: f.Now().Add(time.Hour)}})
 	}
 	if err == nil {
 		h, err = f.Hosts.Apply("a", hosts.Event{Kind: hosts.Contacted, Boot: &h.Boot, Address: s.addr})

@@ -32,6 +32,14 @@ type Nix struct {
 	evaluates, builds waiter // who waits in them
 }
 
+// AtOnce is nix for somebody who waits for the answer: in the queues he goes before hosts whose
+// machine is not there yet.
+func (n Nix) AtOnce() Nix {
+	n.evaluates.hurry = func() bool { return true }
+	n.builds.hurry = n.evaluates.hurry
+	return n
+}
+
 // Config is what a flake says about a host.
 type Config struct {
 	System  string          `json:"system"`  // such as x86_64-linux

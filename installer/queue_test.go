@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"provision/hosts"
 )
@@ -156,5 +157,23 @@ func TestWaitsForTurn(t *testing.T) {
 	}
 	if f.Nix.Evaluations.free != 1 {
 		t.Error("its turn was not given back")
+	}
+}
+
+// TestAtTheDoor: a host is in a hurry once its machine is there.
+func TestAtTheDoor(t *testing.T) {
+	f, _ := following(t, Nix{}, t.TempDir(), hosts.Options{})
+	nix := f.queued(&build{})
+	if nix.evaluates.hurry() || nix.builds.hurry() {
+		t.Error("it is in a hurry before its machine asked")
+	}
+	if _, err := f.Hosts.Apply("a", hosts.Event{Kind: hosts.Netboot, Machine: "m", Boot: &hosts.Boot{Token: "t", Expires: f.Now().Add(time.Hour)}}); err != nil {
+		t.Fatal(err)
+	}
+	if !nix.evaluates.hurry() || !nix.builds.hurry() {
+		t.Error("it is in no hurry with its machine at the door")
+	}
+	if !(Nix{}).AtOnce().evaluates.hurry() {
+		t.Error("who waits for an answer is in no hurry")
 	}
 }
