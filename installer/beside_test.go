@@ -164,60 +164,84 @@ func live(t *testing.T, f *follower, s *session) hosts.Host {
 	return h
 }
 
-// TestDisksBesideBuild: blank disks are made while the system is built. If that then fails, they are
-// closed, and a retry goes on with them as they are.
-func TestDisksBesideBuild(t *testing.T) {
-	const mac = "52:54:00:00:00:01"
-	gate := fifo(t, t.TempDir(), "gate")
+// slowInstall is a host whose build waits for a line in the gate, and then fails with it, and what its machine
+// did.
+func slowInstall(t *testing.T) (f *follower, gate, log string) {
+	t.Helper()
+	gate = fifo(t, t.TempDir(), "gate")
 	nix, dir := flake(t, strings.Replace(slowFleet, "TOPLEVEL",
 		`derivation { name = "slow"; system = "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" "read x < `+gate+`; echo $x >&2; exit 1" ]; }`, 1))
 	nix.Roots = t.TempDir()
-	machine := slowMachine(t, mac)
-	f, _ := following(t, nix, dir, hosts.Options{})
-	s := connect(t)
+	machine := slowMachine(t, "52:54:00:00:00:01")
+	f, _ = following(t, nix, dir, hosts.Options{})
+	return f, gate, filepath.Join(machine, "log")
+}
 
-	for n, made := range []string{"made\nmounted\nunmounted\n", "made\nmounted\nunmounted\nmounted\nunmounted\n"} {
-		h := live(t, f, s)
-		ctx, cancel := context.WithCancel(t.Context())
-		changes := f.Hosts.Watch(ctx)
-		type end struct {
-			at  hosts.Phase
-			err error
+// ended is how an install came out.
+type ended struct {
+	at  hosts.Phase
+	err error
+}
+
+// untilBuild installs until the disks are mounted and only the build is waited for.
+func untilBuild(t *testing.T, ctx context.Context, f *follower, s *session) <-chan ended {
+	t.Helper()
+	h := live(t, f, s)
+	watching, stop := context.WithCancel(t.Context())
+	defer stop()
+	changes := f.Hosts.Watch(watching)
+	end := make(chan ended, 1)
+	go func() {
+		at, err := f.install(ctx, h, s, func(hw string) { f.startBuild(t.Context(), h, hw) })
+		end <- ended{at, err}
+	}()
+	for {
+		select {
+		case <-changes:
+		case e := <-end:
+			t.Fatalf("it ended before the disks were made: %s, %v", e.at, e.err)
 		}
-		ended := make(chan end, 1)
-		go func() {
-			at, err := f.install(ctx, h, s, func(hw string) { f.startBuild(t.Context(), h, hw) })
-			ended <- end{at, err}
-		}()
-		for waiting := true; waiting; {
-			select {
-			case <-changes:
-			case e := <-ended:
-				t.Fatalf("it ended before the disks were made: %s, %v", e.at, e.err)
-			}
-			now, err := f.Hosts.Get("a")
-			if err != nil {
-				t.Fatal(err)
-			}
-			waiting = now.Layout == "" || now.Phase != hosts.PhaseBuild || now.Permit.Burned.IsZero()
-			if n > 0 { // it is known from the first time
-				waiting = waiting || !told(t, f, "before the interruption")
-			}
+		all, err := f.Hosts.Events("a", h.LastEvent)
+		if err != nil {
+			t.Fatal(err)
 		}
+		now, err := f.Hosts.Get("a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		made := slices.ContainsFunc(all, func(ev hosts.Event) bool { return ev.Kind == hosts.Finished && ev.Phase == hosts.PhaseDisks })
+		if made && now.Phase == hosts.PhaseBuild && !now.Permit.Burned.IsZero() {
+			return end
+		}
+	}
+}
+
+// did compares what the machine did.
+func did(t *testing.T, log, want string) {
+	t.Helper()
+	if got, err := os.ReadFile(log); err != nil || strings.ReplaceAll(string(got), "\n", " ") != want+" " {
+		t.Errorf("the machine did %q, want %q, %v", got, want, err)
+	}
+}
+
+// TestDisksBesideBuild: blank disks are made while the system is built. If that then fails, they are
+// closed, and a retry goes on with them as they are.
+func TestDisksBesideBuild(t *testing.T) {
+	f, gate, log := slowInstall(t)
+	s := connect(t)
+	for _, want := range []string{"made mounted unmounted", "made mounted unmounted mounted unmounted"} {
+		end := untilBuild(t, t.Context(), f, s)
 		if f.builds["a"].over() {
 			t.Error("the build did not wait")
 		}
 		if err := os.WriteFile(gate, []byte("out of ideas\n"), 0); err != nil {
 			t.Fatal(err)
 		}
-		e := <-ended
-		cancel()
+		e := <-end
 		if e.at != hosts.PhaseBuild || e.err == nil || !strings.Contains(e.err.Error(), "out of ideas") || !strings.Contains(e.err.Error(), "`provision retry` goes on from there") {
 			t.Fatalf("%s: %v", e.at, e.err)
 		}
-		if log, err := os.ReadFile(filepath.Join(machine, "log")); err != nil || string(log) != made {
-			t.Errorf("the machine did %q, %v", log, err)
-		}
+		did(t, log, want)
 		f.fail(e.at, e.err)
 		if _, err := f.Hosts.Apply("a", hosts.Event{Kind: hosts.Retried}); err != nil {
 			t.Fatal(err)
@@ -225,14 +249,37 @@ func TestDisksBesideBuild(t *testing.T) {
 	}
 }
 
-// told reports whether the host's log has the words.
-func told(t *testing.T, f *follower, words string) bool {
-	t.Helper()
-	all, err := f.Hosts.Events("a", 0)
+// TestKilledBesideBuild: a server that ends while it waits for the build leaves the disks as they are, and
+// the next one goes on with them.
+func TestKilledBesideBuild(t *testing.T) {
+	f, gate, log := slowInstall(t)
+	s := connect(t)
+	ctx, kill := context.WithCancel(t.Context())
+	end := untilBuild(t, ctx, f, s)
+	kill()
+	if e := <-end; !errors.Is(e.err, context.Canceled) {
+		t.Fatalf("%s: %v", e.at, e.err)
+	}
+	b := f.builds["a"]
+	b.cancel()
+	<-b.done
+	delete(f.builds, "a")
+	did(t, log, "made mounted")
+	end = untilBuild(t, t.Context(), f, s)
+	did(t, log, "made mounted")
+	// The builder of the nix that was killed still waits for its line.
+	w, err := os.OpenFile(gate, os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return slices.ContainsFunc(all, func(ev hosts.Event) bool { return strings.Contains(ev.Message, words) })
+	defer w.Close()
+	if _, err := w.WriteString("out of ideas\nout of ideas\n"); err != nil {
+		t.Fatal(err)
+	}
+	if e := <-end; e.at != hosts.PhaseBuild {
+		t.Errorf("%s: %v", e.at, e.err)
+	}
+	did(t, log, "made mounted unmounted")
 }
 
 // TestMayFormat: what is worth keeping is not formatted before there is something to put in its place.
