@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -31,6 +32,7 @@ type build struct {
 
 	// Valid once done is closed.
 	err    error
+	source string     // what the flake was, see Nix.source
 	system closure    // the toplevel
 	drv    Derivation // if the machine is to build the toplevel; system has only its path then
 	script closure    // disko's own script, if that is to make the disks
@@ -73,12 +75,33 @@ func (f *follower) startBuild(ctx context.Context, h hosts.Host, hardware string
 		defer close(b.done)
 		defer cancel()
 		start := f.Now()
+		if b.source = f.Nix.source(ctx, h.Flake); f.unchanged(ctx, b, old) {
+			f.apply(hosts.Event{Kind: hosts.Built, System: b.system.path, Message: "the flake has not changed since " + b.system.path + " was built"})
+			return
+		}
 		if b.err = f.make(ctx, h, b); b.err != nil {
 			f.reportEarly(ctx, b.err)
 			return
 		}
 		f.apply(hosts.Event{Kind: hosts.Built, System: b.system.path, Message: b.words(since(f.Now(), start))})
 	})
+}
+
+// unchanged takes over what an earlier build for the same permit came to, if it is of the same flake and is still
+// there: a machine that boots is then not waited for by an evaluation, and many at once by none.
+func (f *follower) unchanged(ctx context.Context, b, old *build) bool {
+	if old == nil || old.err != nil || b.source == "" || b.source != old.source || !b.permit.Equal(old.permit) || b.hardware != old.hardware {
+		return false
+	}
+	needs := slices.DeleteFunc([]string{old.system.path, old.script.path}, func(p string) bool { return p == "" })
+	if old.drv.Path != "" {
+		needs = []string{old.drv.Path}
+	}
+	if gone, err := f.Nix.missing(ctx, needs); err != nil || slices.ContainsFunc(needs, func(p string) bool { return gone[p] }) {
+		return false
+	}
+	b.system, b.drv, b.script, b.layout, b.digest, b.hostKeys = old.system, old.drv, old.script, old.layout, old.digest, old.hostKeys
+	return true
 }
 
 // words say what came of it.

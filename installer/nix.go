@@ -118,6 +118,20 @@ func (n Nix) evaluate(ctx context.Context, flake, host string, o hosts.Options, 
 	return c, layout, nil
 }
 
+// source identifies what a flake and its inputs hold, and thus what comes of it: evaluation is pure. It is empty if that
+// cannot be told, as of a tree with changes by some versions of nix.
+func (n Nix) source(ctx context.Context, flake string) string {
+	out, err := n.run(ctx, nil, "flake", "metadata", "--json", flake)
+	var m struct {
+		Locked struct{ NarHash string }
+		Locks  json.RawMessage
+	}
+	if err != nil || json.Unmarshal(out, &m) != nil || m.Locked.NarHash == "" { // evaluation will say what is wrong
+		return ""
+	}
+	return m.Locked.NarHash + string(m.Locks)
+}
+
 // Build builds an attribute of the host's config.system.build, such as
 // toplevel, and keeps it from the garbage collector. It returns its store path.
 func (n Nix) Build(ctx context.Context, flake, host, what string, line func(string)) (string, error) {

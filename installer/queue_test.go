@@ -3,6 +3,9 @@ package installer
 import (
 	"context"
 	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -175,5 +178,56 @@ func TestAtTheDoor(t *testing.T) {
 	}
 	if !(Nix{}).AtOnce().evaluates.hurry() {
 		t.Error("who waits for an answer is in no hurry")
+	}
+}
+
+// TestUnchanged: a machine that boots waits for no evaluation if the flake is as it was, and for one if
+// it is not, or if what was built is gone.
+func TestUnchanged(t *testing.T) {
+	text := strings.Replace(slowFleet, "TOPLEVEL", `derivation { name = "top"; system = "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" "echo WORD > $out" ]; }`, 1)
+	write := func(dir, word string) {
+		if err := os.WriteFile(filepath.Join(dir, "flake.nix"), []byte(strings.Replace(text, "WORD", word, 1)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	word := filepath.Base(t.TempDir()) + strconv.Itoa(os.Getpid()) // nothing that an earlier run built
+	nix, dir := flake(t, "")
+	write(dir, word)
+	nix.Roots, nix.Evaluations = t.TempDir(), NewQueue(1) // the roots are not in the flake
+	f, h := following(t, nix, dir, hosts.Options{})
+	build := func(token string) *build {
+		h.Boot.Token = token
+		f.startBuild(t.Context(), h, "")
+		b := f.builds["a"]
+		<-b.done
+		if b.err != nil {
+			t.Fatal(b.err)
+		}
+		return b
+	}
+	first := build("")
+	leave, err := nix.Evaluations.enter(t.Context(), waiter{}) // from now on an evaluation has to wait
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b := build("1"); b == first || b.system.path != first.system.path || b.digest != first.digest || b.layout == nil {
+		t.Errorf("it is %s now, it was %s", b.system, first.system)
+	}
+	leave()
+	write(dir, word+"2")
+	second := build("2")
+	if second.system.path == first.system.path {
+		t.Error("a flake that changed was not evaluated")
+	}
+	if err := os.RemoveAll(nix.Roots); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("nix-store", "--delete", second.system.path).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if b := build("3"); b.system.path != second.system.path {
+		t.Errorf("%s", b.system.path)
+	} else if _, err := os.Stat(b.system.path); err != nil {
+		t.Errorf("what was gone was not built again: %v", err)
 	}
 }
