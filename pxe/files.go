@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"path"
 	"strings"
+	"time"
 
 	"github.com/insomniacslk/dhcp/iana"
 
@@ -45,6 +46,9 @@ func (s *Server) serveTFTP(ctx context.Context, l *link) error {
 		},
 		Seen: func(client netip.AddrPort, sent bool, packet []byte, text string) {
 			s.traceTFTP(l, client, sent, packet, text)
+		},
+		Took: func(client netip.AddrPort, blocks, blksize int64, took time.Duration) {
+			s.traceBlocks(l.neighbour(client.Addr()), blocks, blksize, took)
 		}}
 	return t.Run(ctx, l.sock.tftp)
 }

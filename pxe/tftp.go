@@ -45,6 +45,10 @@ type tftpServer struct {
 	// may be nil.
 	Seen func(client netip.AddrPort, sent bool, packet []byte, text string)
 
+	// Took is told how long the blocks of each transfer took that was whole. It
+	// may be nil.
+	Took func(client netip.AddrPort, blocks, blksize int64, took time.Duration)
+
 	Log *slog.Logger
 }
 
@@ -165,16 +169,20 @@ func (t *transfer) Read(p []byte) (int, error) {
 	return n, errUnreadable
 }
 
+// block is the size of its blocks in bytes.
+func (t *transfer) block() int64 {
+	if t.blksize == 0 {
+		return 512 // RFC 1350
+	}
+	return int64(t.blksize)
+}
+
 // outcome says how a transfer ended.
 func (t *transfer) outcome(err error) string {
 	name, took := untold(t.name), time.Since(t.begun).Seconds()
 	switch {
 	case err == nil:
-		blksize := t.blksize
-		if blksize == 0 {
-			blksize = 512
-		}
-		return fmt.Sprintf("sent %s whole: %d bytes, blksize %d, %.1f s", name, t.sent, blksize, took)
+		return fmt.Sprintf("sent %s whole: %d bytes, blksize %d, %.1f s", name, t.sent, t.block(), took)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return fmt.Sprintf("%s ended early: no answer from the client after %d bytes, %.1f s", name, t.sent, took)
 	case t.tsize && t.sent == 0 && byClient(err):

@@ -27,6 +27,7 @@ type shelf struct {
 	texts          []string
 	ended          chan bool // whole or not, of each transfer
 	log            bytes.Buffer
+	took           func(client netip.AddrPort, blocks, blksize int64, took time.Duration)
 }
 
 func (s *shelf) Open(name string, client netip.AddrPort) (tftpFile, error) {
@@ -116,7 +117,7 @@ func (s *shelf) serve(t testing.TB, mtu int) (addr netip.AddrPort, stop func()) 
 		t.Fatal(err)
 	}
 	s.ended = make(chan bool, 10*MaxTransfers)
-	srv := &tftpServer{MTU: mtu, Open: s.Open, Seen: s.Seen, Log: slog.New(slog.NewTextHandler(&s.log, &slog.HandlerOptions{Level: slog.LevelInfo}))}
+	srv := &tftpServer{MTU: mtu, Open: s.Open, Seen: s.Seen, Took: s.took, Log: slog.New(slog.NewTextHandler(&s.log, &slog.HandlerOptions{Level: slog.LevelInfo}))}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- srv.Run(ctx, conn) }()

@@ -252,6 +252,9 @@ func (g *gate) end(t *transfer, err error) {
 	text := t.outcome(err)
 	g.Log.Debug("TFTP", "client", t.client, "outcome", text)
 	g.seen(t.client, true, nil, text)
+	if err == nil && g.Took != nil {
+		g.Took(t.client, t.sent/t.block()+1, t.block(), time.Since(t.begun))
+	}
 	<-g.places
 	if err == nil {
 		time.AfterFunc(tftpLinger, func() { g.forget(t) })
