@@ -40,8 +40,8 @@ var programFiles = map[string][]string{
 func Programs(dir string) (map[string][]byte, error) {
 	all := map[string][]byte{
 		ProgramUNDI:     binary.Undionly,
-		ProgramNative:   binary.IpxeEFI,
-		ProgramSNPArm64: binary.SNP,
+		ProgramNative:   quickened(binary.IpxeEFI),
+		ProgramSNPArm64: quickened(binary.SNP),
 	}
 	if dir == "" {
 		return all, nil
