@@ -28,8 +28,8 @@ func (f tftpFile) close(whole bool) {
 	}
 }
 
-// tftpServer hands out files on one link, lock-step: strict boot ROMs agreed
-// to nothing else.
+// tftpServer hands out files on one link, lock-step, as strict boot ROMs agreed
+// to nothing else; in windows to a client that asks for it.
 type tftpServer struct {
 	MTU int // of the link; it bounds blksize
 
@@ -48,6 +48,10 @@ type tftpServer struct {
 	// Took is told how long the blocks of each transfer took that was whole. It
 	// may be nil.
 	Took func(client netip.AddrPort, blocks, blksize int64, took time.Duration)
+
+	// Answer is how long a window waits for one before it goes out again; 0: a
+	// second, as blocks do.
+	Answer time.Duration
 
 	Log *slog.Logger
 }
@@ -104,6 +108,7 @@ func (t *tftpServer) Run(ctx context.Context, conn *net.UDPConn) error {
 	err := library.Serve(g)
 	stop()
 	err = errors.Join(err, <-received)
+	g.windows.Wait()
 	g.sendAway()
 	if ctx.Err() != nil || closed(err) {
 		return nil

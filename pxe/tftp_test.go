@@ -27,7 +27,10 @@ func TestParseTFTP(t *testing.T) {
 	for in, want := range map[string]tftpRequest{
 		"\x00\x01name\x00octet\x00":                                       {octet: true, name: "name"},
 		"\x00\x01name\x00OCTET\x00TSIZE\x000\x00BlkSize\x001468\x00":      {octet: true, name: "name", tsize: true, blksize: 1468},
-		"\x00\x01//a//b\x00octet\x00windowsize\x004\x00timeout\x000\x00":  {octet: true, name: "a/b"},
+		"\x00\x01//a//b\x00octet\x00windowsize\x004\x00timeout\x000\x00":  {octet: true, name: "a/b", window: 4},
+		"\x00\x01a\x00octet\x00windowsize\x0065535\x00":                   {octet: true, name: "a", window: maxWindow},
+		"\x00\x01a\x00octet\x00WindowSize\x001\x00":                       {octet: true, name: "a"}, // lock-step
+		"\x00\x01a\x00octet\x00windowsize\x0065536\x00":                   {octet: true, name: "a"},
 		"\x00\x01../a\x00octet\x00blksize\x00511\x00tsize\x00-1\x00":      {octet: true, name: "../a"},
 		"\x00\x01a\x00octet\x00blksize\x00x\x00tsize\x00\x00tsize\x00":    {octet: true, name: "a"},
 		"\x00\x01a\x00octet\x00blksize\x0065465\x00blksize\x0065464":      {octet: true, name: "a"},
@@ -91,10 +94,13 @@ func TestTFTPOptions(t *testing.T) {
 				f := newROM(t, addr)
 				f.ask(request(fmt.Sprint(size), c.ask...))
 				want := make(map[string]string)
+				if c.name == "EDK2" {
+					f.window, want["windowsize"] = 4, "4"
+				}
 				if c.blksize != 512 {
 					want["blksize"] = fmt.Sprint(c.blksize)
 				}
-				if c.tsize && size > 0 { // the library does not tell of size 0
+				if c.tsize && (size > 0 || f.window > 0) { // the library does not tell of size 0
 					want["tsize"] = fmt.Sprint(size)
 				}
 				if len(want) > 0 {

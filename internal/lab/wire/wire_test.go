@@ -114,6 +114,11 @@ func BenchmarkTFTP(b *testing.B) {
 			for _, n := range []int{1, 16} {
 				b.Run(fmt.Sprintf("clients=%d%s", n, w.delayed), func(b *testing.B) { beside(b, w, n, 1, false, peers) })
 			}
+			// No peer has windows: this is beside ourselves.
+			lockstep := peers[0]
+			lockstep.name = "lock-step"
+			windows := []peer{{ours, func() (int64, error) { return tftpGet(w.ours.addr(69), kernel, 4) }}, lockstep}
+			b.Run("windows=4, clients=1"+w.delayed, func(b *testing.B) { beside(b, w, 1, 1, false, windows) })
 		})
 	}
 }
