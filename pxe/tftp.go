@@ -1,6 +1,7 @@
 package pxe
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -67,6 +68,10 @@ const (
 	// or more. A request that was not repeated for so long waits no longer.
 	tftpPatience = 10 * time.Second
 
+	// So much of a file is read at a time, in bytes: a call of the system for
+	// each block would be a quarter of all.
+	tftpAhead = 16 << 10
+
 	// A request may arrive twice. So long after a file went out whole, another
 	// from the same port is the old one. (Firmware that does mean it asks again
 	// after a second or more.)
@@ -121,6 +126,7 @@ type transfer struct {
 	tftpRequest
 	client netip.AddrPort
 	file   tftpFile
+	ahead  *bufio.Reader // of file; nil until it is read
 	ctx    context.Context
 	sent   int64     // bytes read for sending
 	broken error     // why the file could not be read
@@ -163,7 +169,10 @@ func (t *transfer) Read(p []byte) (int, error) {
 	case t.sent == t.file.size:
 		return 0, io.EOF
 	}
-	n, err := t.file.content.Read(p[:min(int64(len(p)), t.file.size-t.sent)])
+	if t.ahead == nil { // who waits needs none
+		t.ahead = bufio.NewReaderSize(t.file.content, tftpAhead)
+	}
+	n, err := t.ahead.Read(p[:min(int64(len(p)), t.file.size-t.sent)])
 	switch t.sent += int64(n); {
 	case err == nil, err == io.EOF && t.sent == t.file.size:
 		return n, nil

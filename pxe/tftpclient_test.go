@@ -28,7 +28,7 @@ type shelf struct {
 	ended          chan bool // whole or not, of each transfer
 	log            bytes.Buffer
 	took           func(client netip.AddrPort, blocks, blksize int64, took time.Duration)
-	answer time.Duration // tftpServer.Answer
+	answer         time.Duration // tftpServer.Answer
 }
 
 func (s *shelf) Open(name string, client netip.AddrPort) (tftpFile, error) {

@@ -30,7 +30,7 @@ type window struct {
 	free   [][]byte     // packets to fill
 	base   uint16
 	wait   time.Duration // for an answer
-	ended  bool // the last block is among blocks, or was acknowledged
+	ended  bool          // the last block is among blocks, or was acknowledged
 }
 
 // windowed is a whole transfer in windows. What it takes part in ends it.
