@@ -2,6 +2,7 @@ package images
 
 import (
 	"bytes"
+	"path/filepath"
 	"testing"
 
 	"github.com/tinkerbell/ipxedust/binary"
@@ -31,6 +32,26 @@ func TestQuickened(t *testing.T) {
 		if got := quickened(other); !bytes.Equal(got, other) {
 			t.Errorf("%.40q has changed", other)
 		}
+	}
+}
+
+// TestProgramsAreQuick: those that are built in, and no others: media have a use for the
+// place in ipxedust's script.
+func TestProgramsAreQuick(t *testing.T) {
+	all, err := Programs("")
+	must(t, err)
+	for name, want := range map[string]bool{ProgramNative: true, ProgramSNPArm64: true, ProgramUNDI: false} {
+		if got := bytes.Contains(all[name], quickScript); got != want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+	own := append(bytes.Clone(binary.IpxeEFI), "own"...)
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "ipxe.efi"), string(own))
+	all, err = Programs(dir)
+	must(t, err)
+	if !bytes.Equal(all[ProgramNative], own) || !bytes.Contains(all[ProgramSNPArm64], quickScript) {
+		t.Error("a program of one's own was changed, or one that is built in was not")
 	}
 }
 

@@ -154,7 +154,7 @@ func TestTFTPSizeProbe(t *testing.T) {
 }
 
 // A packet is repeated after a second, not sooner, and never for a duplicate
-// ACK. Nothing is read ahead.
+// ACK. No more is read ahead than it may be.
 func TestTFTPRepeats(t *testing.T) {
 	var read atomic.Int64
 	content := readFunc(func(p []byte) (int, error) { read.Add(int64(len(p))); return len(p), nil })
@@ -172,7 +172,7 @@ func TestTFTPRepeats(t *testing.T) {
 			t.Fatalf("after ACK %d: %q", block, p[:4])
 		}
 		if block == 4 {
-			if n := read.Load(); n != 5*1024 {
+			if n := read.Load(); n > tftpAhead {
 				t.Errorf("%d bytes read when block 5 came", n)
 			}
 			began, first := time.Now(), bytes.Clone(p)

@@ -34,7 +34,9 @@ func (s *Server) enroll(c echo.Context) error {
 		return err
 	}
 	st := status(h)
-	st.Slow = s.slow(h, s.Traces.List())
+	if programs, err := images.Programs(s.Programs); err == nil { // else serve would not have started
+		st.Slow = s.slow(h, s.Traces.List(), programs)
+	}
 	return c.JSON(http.StatusCreated, st)
 }
 

@@ -24,13 +24,17 @@ func (s *Server) slowLoads(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+	programs, err := images.Programs(s.Programs)
+	if err != nil {
+		return err
+	}
 	slow := []SlowLoad{}
 	traces := s.Traces.List()
 	for _, h := range all {
 		if h.State == hosts.Installed || h.State == hosts.Rebooting {
 			continue
 		}
-		for _, what := range s.slow(h, traces) {
+		for _, what := range s.slow(h, traces, programs) {
 			slow = append(slow, SlowLoad{h.Name, what})
 		}
 	}
@@ -39,7 +43,7 @@ func (s *Server) slowLoads(c echo.Context) error {
 
 // slow says what takes a host's machine long over TFTP, by what is known of it
 // and of how it asked.
-func (s *Server) slow(h hosts.Host, traces []hosts.Trace) (words []string) {
+func (s *Server) slow(h hosts.Host, traces []hosts.Trace, programs map[string][]byte) (words []string) {
 	img, err := s.Images.Get(h.Image)
 	if err != nil {
 		return nil // doctor and enroll tell of it
@@ -53,7 +57,7 @@ func (s *Server) slow(h hosts.Host, traces []hosts.Trace) (words []string) {
 	case strings.HasPrefix(h.Board, "rpi") || strings.HasPrefix(who, "Raspberry Pi"), strings.Contains(who, "U-Boot"):
 		loads = s.Images.BoardLoads(img)
 	case strings.HasSuffix(who, " PXE"): // firmware without HTTP boot, or in which it is off
-		loads = []images.TFTPLoad{{What: "iPXE", Size: programSize(who)}}
+		loads = []images.TFTPLoad{{What: "iPXE", Size: programSize(who, programs)}}
 	}
 	for _, l := range loads {
 		if w := l.Slow(cmp.Or(tr.Blksize, 1468), tr.Block); w != "" {
@@ -63,12 +67,8 @@ func (s *Server) slow(h hosts.Host, traces []hosts.Trace) (words []string) {
 	return words
 }
 
-// programSize is that of the program which a PXE client loads, of those built in.
-func programSize(who string) int64 {
-	programs, err := images.Programs("")
-	if err != nil {
-		return 0
-	}
+// programSize is that of the program which a PXE client loads.
+func programSize(who string, programs map[string][]byte) int64 {
 	name := images.ProgramNative
 	switch {
 	case strings.Contains(who, "BIOS"):

@@ -31,6 +31,10 @@ func TestSlow(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := &Server{Images: catalog}
+	programs, err := images.Programs("")
+	if err != nil {
+		t.Fatal(err)
+	}
 	const mac = "dc:a6:32:00:00:04"
 	const assumed, measured = "the kernel (24 MB) takes about 5 to 17 s over TFTP", "the kernel (24 MB) takes about 33 s over TFTP at 2.0 ms a block, as measured"
 	for _, tt := range []struct {
@@ -51,7 +55,7 @@ func TestSlow(t *testing.T) {
 		{"", "iPXE arm64 UEFI", "", 50 * time.Millisecond, ""},
 	} {
 		h := hosts.Host{Name: "bravo", MACs: []string{mac}, Image: "arm", Board: tt.board, Boot: hosts.Boot{Via: tt.via}}
-		got := strings.Join(s.slow(h, []hosts.Trace{{MAC: "52:54:00:00:00:01", Client: "arm64 U-Boot"}, {MAC: mac, Client: tt.client, Block: tt.block, Blksize: 1468}}), "; ")
+		got := strings.Join(s.slow(h, []hosts.Trace{{MAC: "52:54:00:00:00:01", Client: "arm64 U-Boot"}, {MAC: mac, Client: tt.client, Block: tt.block, Blksize: 1468}}, programs), "; ")
 		if (got == "") != (tt.want == "") || !strings.HasPrefix(got, tt.want) {
 			t.Errorf("%+v: %q", tt, got)
 		}
