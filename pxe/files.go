@@ -120,7 +120,7 @@ func (s *Server) program(mac, name string) (tftpFile, error) {
 	}
 	s.ladders.note(mac, func(cl *climb) { cl.asked = true })
 	s.reached(mac, hosts.StageProgram)
-	return tftpFile{content: io.NopCloser(bytes.NewReader(data)), size: int64(len(data)), done: func(whole bool) {
+	return tftpFile{content: io.NopCloser(bytes.NewReader(data)), size: int64(len(data)), inMemory: true, done: func(whole bool) {
 		if whole { // to ask for the size alone is customary, too
 			s.ladders.note(mac, func(cl *climb) { cl.loaded = true })
 			s.reached(mac, hosts.StageLoaded)
@@ -281,7 +281,7 @@ func (s *Server) started(h hosts.Host, client string) {
 }
 
 func text(s string) tftpFile {
-	return tftpFile{content: io.NopCloser(strings.NewReader(s)), size: int64(len(s))}
+	return tftpFile{content: io.NopCloser(strings.NewReader(s)), size: int64(len(s)), inMemory: true}
 }
 
 // pxelinux is the name of a machine's configuration, as PXELINUX and U-Boot

@@ -19,7 +19,9 @@ import (
 type tftpFile struct {
 	content io.ReadCloser
 	size    int64
-	done    func(whole bool) // called once, when the transfer ended or did not come about; may be nil
+	// inMemory: reading content is no call of the system.
+	inMemory bool
+	done     func(whole bool) // called once, when the transfer ended or did not come about; may be nil
 }
 
 func (f tftpFile) close(whole bool) {
@@ -126,7 +128,7 @@ type transfer struct {
 	tftpRequest
 	client netip.AddrPort
 	file   tftpFile
-	ahead  *bufio.Reader // of file; nil until it is read
+	ahead  io.Reader // of file; nil until it is read
 	ctx    context.Context
 	sent   int64     // bytes read for sending
 	broken error     // why the file could not be read
@@ -170,7 +172,9 @@ func (t *transfer) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	if t.ahead == nil { // who waits needs none
-		t.ahead = bufio.NewReaderSize(t.file.content, tftpAhead)
+		if t.ahead = t.file.content; !t.file.inMemory {
+			t.ahead = bufio.NewReaderSize(t.file.content, tftpAhead)
+		}
 	}
 	n, err := t.ahead.Read(p[:min(int64(len(p)), t.file.size-t.sent)])
 	switch t.sent += int64(n); {

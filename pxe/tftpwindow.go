@@ -30,7 +30,8 @@ type window struct {
 	free   [][]byte     // packets to fill
 	base   uint16
 	wait   time.Duration // for an answer
-	ended  bool          // the last block is among blocks, or was acknowledged
+	answer [516]byte
+	ended  bool // the last block is among blocks, or was acknowledged
 }
 
 // windowed is a whole transfer in windows. What it takes part in ends it.
@@ -135,7 +136,7 @@ func (w *window) exchange(send func() error, valid func(ack uint16) (int, bool))
 		if err := send(); err != nil {
 			return 0, err
 		}
-		n, err := w.answer(valid, !again && !oack, oack)
+		n, err := w.await(valid, !again && !oack, oack)
 		switch {
 		case w.ctx.Err() != nil:
 			return 0, errStopping
@@ -152,12 +153,12 @@ func (w *window) exchange(send func() error, valid func(ack uint16) (int, bool))
 	return 0, os.ErrDeadlineExceeded
 }
 
-// answer waits for one that is valid; with zero, also for one that says that nothing came.
-func (w *window) answer(valid func(uint16) (int, bool), zero, oack bool) (int, error) {
+// await waits for an answer that is valid; with zero, also for one that says that nothing came.
+func (w *window) await(valid func(uint16) (int, bool), zero, oack bool) (int, error) {
 	if err := w.conn.SetReadDeadline(time.Now().Add(w.wait)); err != nil {
 		return 0, err
 	}
-	for p := make([]byte, 516); ; {
+	for p := w.answer[:]; ; {
 		if w.ctx.Err() != nil { // before or after the deadline was set
 			return 0, errStopping
 		}

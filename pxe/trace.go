@@ -126,6 +126,9 @@ func tftpWords(packet []byte) string {
 		if r.blksize > 0 {
 			words += fmt.Sprintf(", in blocks of %d", r.blksize)
 		}
+		if r.window > 0 {
+			words += fmt.Sprintf(", %d at a time", r.window)
+		}
 		return words
 	}
 	if len(packet) > 4 {
