@@ -60,13 +60,18 @@ func TestParseTFTP(t *testing.T) {
 func TestTFTPOptions(t *testing.T) {
 	s := &shelf{files: make(map[string][]byte)}
 	sizes := []int{0, 1, 511, 512, 513, 8968, 100_000}
+	// Each client has names of its own: where two have the same port within
+	// tftpLinger, the second would be taken for the first.
+	name := func(client, size int) string { return fmt.Sprintf("%d/%d", client, size) }
 	for _, n := range sizes {
-		s.files[fmt.Sprint(n)] = noise(n)
+		for client := range 16 {
+			s.files[name(client, n)] = noise(n)
+		}
 	}
 	ethernet, _ := s.serve(t, 1500)
 	jumbo := &shelf{files: s.files}
 	large, _ := jumbo.serve(t, 9000)
-	for _, c := range []struct {
+	for client, c := range []struct {
 		name    string
 		ask     []string
 		mtu     int
@@ -92,7 +97,7 @@ func TestTFTPOptions(t *testing.T) {
 					addr = large
 				}
 				f := newROM(t, addr)
-				f.ask(request(fmt.Sprint(size), c.ask...))
+				f.ask(request(name(client, size), c.ask...))
 				want := make(map[string]string)
 				if c.name == "EDK2" {
 					f.window, want["windowsize"] = 4, "4"
@@ -111,13 +116,13 @@ func TestTFTPOptions(t *testing.T) {
 				}
 				var got bytes.Buffer
 				f.download(&got, f.next(), c.blksize)
-				if !bytes.Equal(got.Bytes(), s.files[fmt.Sprint(size)]) {
+				if !bytes.Equal(got.Bytes(), s.files[name(client, size)]) {
 					t.Error("not the file")
 				}
 			})
 		}
 	}
-	if s.whole(t); !s.said("sent 100000 whole: 100000 bytes, blksize 1468") {
+	if s.whole(t); !s.said("sent 4/100000 whole: 100000 bytes, blksize 1468") {
 		t.Error("nothing told of it")
 	}
 }
