@@ -81,7 +81,7 @@ func median(rounds []result, of func(int, result) float64) float64 {
 		all = append(all, of(k, r))
 	}
 	slices.Sort(all)
-	return all[len(all)/2]
+	return (all[(len(all)-1)/2] + all[len(all)/2]) / 2
 }
 
 // BenchmarkHTTP is a kernel of 128 MB, from us and from nginx, with 1 and with 32 clients at a time.
