@@ -114,7 +114,7 @@ func BenchmarkTFTP(b *testing.B) {
 			for _, n := range []int{1, 16} {
 				b.Run(fmt.Sprintf("clients=%d%s", n, w.delayed), func(b *testing.B) { beside(b, w, n, 1, false, peers) })
 			}
-			// No peer has windows: this is beside ourselves.
+			// The peers are not asked for windows: this is beside ourselves.
 			lockstep := peers[0]
 			lockstep.name = "lock-step"
 			windows := []peer{{ours, func() (int64, error) { return tftpGet(w.ours.addr(69), kernel, 4) }}, lockstep}
