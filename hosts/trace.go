@@ -40,17 +40,22 @@ type Packet struct {
 
 // Trace is the last netboot of one machine.
 type Trace struct {
-	MAC     string    `json:"mac"`
-	Host    string    `json:"host,omitempty"` // if the MAC is enrolled
-	Client  string    `json:"client"`         // what asked last: "x86-64 UEFI PXE", …
-	Arch    string    `json:"arch,omitempty"` // its processor, as images.Arch; "" if not known or not served
-	Method  string    `json:"method,omitempty"`
-	Stage   Stage     `json:"stage"`
-	Why     string    `json:"why,omitempty"` // why it is refused
-	Rounds  int       `json:"rounds"`        // DHCPDISCOVERs of firmware since it last got further
-	First   time.Time `json:"first"`
-	Last    time.Time `json:"last"`
-	Packets []Packet  `json:"packets,omitempty"`
+	MAC    string    `json:"mac"`
+	Host   string    `json:"host,omitempty"` // if the MAC is enrolled
+	Client string    `json:"client"`         // what asked last: "x86-64 UEFI PXE", …
+	Arch   string    `json:"arch,omitempty"` // its processor, as images.Arch; "" if not known or not served
+	Method string    `json:"method,omitempty"`
+	Stage  Stage     `json:"stage"`
+	Why    string    `json:"why,omitempty"` // why it is refused
+	Rounds int       `json:"rounds"`        // DHCPDISCOVERs of firmware since it last got further
+	First  time.Time `json:"first"`
+	Last   time.Time `json:"last"`
+	// Block is what a block of TFTP took with this machine, from when it was sent
+	// until the next one could be, in the last transfer that was long enough to tell
+	// it, and Blksize its size in bytes; 0: there was none.
+	Block   time.Duration `json:"block,omitempty"` // ns
+	Blksize int           `json:"blksize,omitempty"`
+	Packets []Packet      `json:"packets,omitempty"`
 }
 
 // Bounds of what Traces keeps.

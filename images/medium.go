@@ -68,7 +68,7 @@ func MediumProgram(dir string, arch Arch) ([]byte, error) {
 		name, builtIn = ProgramNativeArm64, binary.SNP
 	}
 	if dir != "" {
-		all, err := Programs(dir)
+		all, err := programs(dir)
 		if err != nil {
 			return nil, err
 		}

@@ -48,7 +48,7 @@ func MediumScript(m MediumFor) []byte {
 	say(":ask")
 	say("set mine yes")
 	say("echo provision: network card ${net${idx}/mac}: waiting for its link, and for an address by DHCP")
-	say("dhcp net${idx} || goto noaddress")
+	say("ifconf --configurator dhcp net${idx} || goto noaddress") // `dhcp` waits for an IPv6 router, too
 	for _, server := range m.Servers {
 		say("echo provision: ${net${idx}/mac} has the address ${net${idx}/ip}; asking %s, try ${round} of %d", server, MediumRounds)
 		say("chain --autofree %s/ipxe?platform=${platform}&arch=${buildarch}&mac=${net${idx}/mac}&uuid=${uuid}&from=medium && goto local ||", server)

@@ -1,6 +1,7 @@
 package images
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -36,8 +37,20 @@ var programFiles = map[string][]string{
 
 // Programs returns the boot programs by name: those that are built in
 // (tinkerbell/ipxedust has no x86-64 SNP and no native arm64 one), and in
-// their place or beside them those in the folder dir, if that is given.
+// their place or beside them those in the folder dir, if that is given. Those that
+// are built in start a script of ours, where it can be put in (embedded.ipxe).
 func Programs(dir string) (map[string][]byte, error) {
+	all, err := programs(dir)
+	for name, builtIn := range map[string][]byte{ProgramNative: binary.IpxeEFI, ProgramSNPArm64: binary.SNP} {
+		if err == nil && bytes.Equal(all[name], builtIn) {
+			all[name] = quickened(builtIn)
+		}
+	}
+	return all, err
+}
+
+// programs are those of Programs as they come.
+func programs(dir string) (map[string][]byte, error) {
 	all := map[string][]byte{
 		ProgramUNDI:     binary.Undionly,
 		ProgramNative:   binary.IpxeEFI,

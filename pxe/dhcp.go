@@ -385,6 +385,7 @@ func (s *Server) boot(l *link, c client, h hosts.Host) (hosts.Boot, error) {
 	if err != nil {
 		return hosts.Boot{}, fmt.Errorf("begin a boot of %s: %w", h.Name, err)
 	}
+	s.warm(img)
 	return next.Boot, nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"path"
 	"strings"
+	"time"
 
 	"github.com/insomniacslk/dhcp/iana"
 
@@ -45,6 +46,9 @@ func (s *Server) serveTFTP(ctx context.Context, l *link) error {
 		},
 		Seen: func(client netip.AddrPort, sent bool, packet []byte, text string) {
 			s.traceTFTP(l, client, sent, packet, text)
+		},
+		Took: func(client netip.AddrPort, blocks, blksize int64, took time.Duration) {
+			s.traceBlocks(l.neighbour(client.Addr()), blocks, blksize, took)
 		}}
 	return t.Run(ctx, l.sock.tftp)
 }
@@ -116,7 +120,7 @@ func (s *Server) program(mac, name string) (tftpFile, error) {
 	}
 	s.ladders.note(mac, func(cl *climb) { cl.asked = true })
 	s.reached(mac, hosts.StageProgram)
-	return tftpFile{content: io.NopCloser(bytes.NewReader(data)), size: int64(len(data)), done: func(whole bool) {
+	return tftpFile{content: io.NopCloser(bytes.NewReader(data)), size: int64(len(data)), inMemory: true, done: func(whole bool) {
 		if whole { // to ask for the size alone is customary, too
 			s.ladders.note(mac, func(cl *climb) { cl.loaded = true })
 			s.reached(mac, hosts.StageLoaded)
@@ -277,7 +281,7 @@ func (s *Server) started(h hosts.Host, client string) {
 }
 
 func text(s string) tftpFile {
-	return tftpFile{content: io.NopCloser(strings.NewReader(s)), size: int64(len(s))}
+	return tftpFile{content: io.NopCloser(strings.NewReader(s)), size: int64(len(s)), inMemory: true}
 }
 
 // pxelinux is the name of a machine's configuration, as PXELINUX and U-Boot

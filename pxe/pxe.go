@@ -51,6 +51,7 @@ type Server struct {
 	ladders  ladders
 	pis      piAsks
 	packs    packs
+	warmth   warmth
 	booting  [lanes]sync.Mutex // by host; held while its boot is looked for and begun
 }
 
@@ -86,6 +87,9 @@ func (s *Server) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	s.packs.run(ctx)
 	defer s.packs.work.Wait()
+	s.warmth.run(ctx)
+	defer s.warmth.work.Wait()
+	g.Go(func() error { return s.warmEach(s.Hosts.Watch(ctx)) })
 	for _, l := range s.links {
 		s.Log.Info("answering booting machines", "interface", l.name, "address", l.self, "dhcp", s.Mode, "http", s.HTTPPort)
 		if l.sock.dhcp != nil {

@@ -40,7 +40,7 @@ echo
 echo   provision enroll ${netX/mac} HOST
 echo
 sleep 10
-dhcp netX && isset ${filename} && chain --replace ${filename} ||
+ifconf --configurator dhcp netX && isset ${filename} && chain --replace ${filename} ||
 goto again
 `
 }

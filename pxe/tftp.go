@@ -1,6 +1,7 @@
 package pxe
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -18,7 +19,9 @@ import (
 type tftpFile struct {
 	content io.ReadCloser
 	size    int64
-	done    func(whole bool) // called once, when the transfer ended or did not come about; may be nil
+	// inMemory: reading content is no call of the system.
+	inMemory bool
+	done     func(whole bool) // called once, when the transfer ended or did not come about; may be nil
 }
 
 func (f tftpFile) close(whole bool) {
@@ -28,8 +31,8 @@ func (f tftpFile) close(whole bool) {
 	}
 }
 
-// tftpServer hands out files on one link, lock-step: strict boot ROMs agreed
-// to nothing else.
+// tftpServer hands out files on one link, lock-step, as strict boot ROMs agreed
+// to nothing else; in windows to a client that asks for it.
 type tftpServer struct {
 	MTU int // of the link; it bounds blksize
 
@@ -45,6 +48,14 @@ type tftpServer struct {
 	// may be nil.
 	Seen func(client netip.AddrPort, sent bool, packet []byte, text string)
 
+	// Took is told how long the blocks of each transfer took that was whole. It
+	// may be nil.
+	Took func(client netip.AddrPort, blocks, blksize int64, took time.Duration)
+
+	// Answer is how long a window waits for one before it goes out again; 0: a
+	// second, as blocks do.
+	Answer time.Duration
+
 	Log *slog.Logger
 }
 
@@ -58,6 +69,10 @@ const (
 	// Firmware repeats a request after 1 to 5 seconds, and gives up after 15
 	// or more. A request that was not repeated for so long waits no longer.
 	tftpPatience = 10 * time.Second
+
+	// So much of a file is read at a time, in bytes: a call of the system for
+	// each block would be a quarter of all.
+	tftpAhead = 16 << 10
 
 	// A request may arrive twice. So long after a file went out whole, another
 	// from the same port is the old one. (Firmware that does mean it asks again
@@ -100,6 +115,7 @@ func (t *tftpServer) Run(ctx context.Context, conn *net.UDPConn) error {
 	err := library.Serve(g)
 	stop()
 	err = errors.Join(err, <-received)
+	g.windows.Wait()
 	g.sendAway()
 	if ctx.Err() != nil || closed(err) {
 		return nil
@@ -112,6 +128,7 @@ type transfer struct {
 	tftpRequest
 	client netip.AddrPort
 	file   tftpFile
+	ahead  io.Reader // of file; nil until it is read
 	ctx    context.Context
 	sent   int64     // bytes read for sending
 	broken error     // why the file could not be read
@@ -154,7 +171,12 @@ func (t *transfer) Read(p []byte) (int, error) {
 	case t.sent == t.file.size:
 		return 0, io.EOF
 	}
-	n, err := t.file.content.Read(p[:min(int64(len(p)), t.file.size-t.sent)])
+	if t.ahead == nil { // who waits needs none
+		if t.ahead = t.file.content; !t.file.inMemory {
+			t.ahead = bufio.NewReaderSize(t.file.content, tftpAhead)
+		}
+	}
+	n, err := t.ahead.Read(p[:min(int64(len(p)), t.file.size-t.sent)])
 	switch t.sent += int64(n); {
 	case err == nil, err == io.EOF && t.sent == t.file.size:
 		return n, nil
@@ -165,16 +187,20 @@ func (t *transfer) Read(p []byte) (int, error) {
 	return n, errUnreadable
 }
 
+// block is the size of its blocks in bytes.
+func (t *transfer) block() int64 {
+	if t.blksize == 0 {
+		return 512 // RFC 1350
+	}
+	return int64(t.blksize)
+}
+
 // outcome says how a transfer ended.
 func (t *transfer) outcome(err error) string {
 	name, took := untold(t.name), time.Since(t.begun).Seconds()
 	switch {
 	case err == nil:
-		blksize := t.blksize
-		if blksize == 0 {
-			blksize = 512
-		}
-		return fmt.Sprintf("sent %s whole: %d bytes, blksize %d, %.1f s", name, t.sent, blksize, took)
+		return fmt.Sprintf("sent %s whole: %d bytes, blksize %d, %.1f s", name, t.sent, t.block(), took)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return fmt.Sprintf("%s ended early: no answer from the client after %d bytes, %.1f s", name, t.sent, took)
 	case t.tsize && t.sent == 0 && byClient(err):

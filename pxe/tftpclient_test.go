@@ -27,6 +27,8 @@ type shelf struct {
 	texts          []string
 	ended          chan bool // whole or not, of each transfer
 	log            bytes.Buffer
+	took           func(client netip.AddrPort, blocks, blksize int64, took time.Duration)
+	answer         time.Duration // tftpServer.Answer
 }
 
 func (s *shelf) Open(name string, client netip.AddrPort) (tftpFile, error) {
@@ -116,7 +118,7 @@ func (s *shelf) serve(t testing.TB, mtu int) (addr netip.AddrPort, stop func()) 
 		t.Fatal(err)
 	}
 	s.ended = make(chan bool, 10*MaxTransfers)
-	srv := &tftpServer{MTU: mtu, Open: s.Open, Seen: s.Seen, Log: slog.New(slog.NewTextHandler(&s.log, &slog.HandlerOptions{Level: slog.LevelInfo}))}
+	srv := &tftpServer{MTU: mtu, Open: s.Open, Seen: s.Seen, Took: s.took, Answer: s.answer, Log: slog.New(slog.NewTextHandler(&s.log, &slog.HandlerOptions{Level: slog.LevelInfo}))}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- srv.Run(ctx, conn) }()
@@ -143,6 +145,7 @@ type bootROM struct {
 	server netip.AddrPort // port 69
 	tid    netip.AddrPort // where the last packet came from
 	buf    []byte
+	window int // blocks that are acknowledged together; 0: one
 }
 
 func newROM(t testing.TB, server netip.AddrPort) *bootROM {
@@ -240,11 +243,14 @@ func (f *bootROM) download(to io.Writer, p []byte, blksize int) {
 		if _, err := to.Write(p[4:]); err != nil {
 			f.Fatal(err)
 		}
-		f.ack(block)
-		if len(p) < 4+blksize {
+		last := len(p) < 4+blksize
+		if last || f.window < 2 || int(block)%f.window == 0 {
+			f.ack(block)
+		}
+		if last {
 			return
 		}
-		for p = f.next(); len(p) >= 4 && p[1] == 3 && binary.BigEndian.Uint16(p[2:]) == block; {
+		for p = f.next(); len(p) >= 4 && p[1] == 3 && block-binary.BigEndian.Uint16(p[2:]) < uint16(max(1, f.window)); {
 			p = f.next()
 		}
 	}

@@ -24,6 +24,7 @@ type gate struct {
 	shutdown func()          // the library's: ends Serve, waits for transfers
 	places   chan struct{}   // holds one for each transfer under way
 	waiting  chan *transfer  // let through, without a place yet
+	windows  sync.WaitGroup  // transfers that are not the library's
 	given    *transfer       // the last that the library was given; used by its Serve only
 
 	mu    sync.Mutex
@@ -158,13 +159,29 @@ func (g *gate) ReadFrom(p []byte) (int, net.Addr, error) {
 	return copy(p, g.given.packet()), net.UDPAddrFromAddrPort(g.given.client), nil
 }
 
-// next waits for a place and for a request to take it; nil is the end.
+// next waits for a place and for a request to take it, of those that the library
+// can serve; nil is the end.
 func (g *gate) next() *transfer {
-	select {
-	case g.places <- struct{}{}:
-	case <-g.ctx.Done():
-		return nil
+	for {
+		select {
+		case g.places <- struct{}{}:
+		case <-g.ctx.Done():
+			return nil
+		}
+		t := g.first()
+		if t == nil {
+			<-g.places
+			return nil
+		}
+		if t.window == 0 {
+			return t
+		}
+		g.windows.Go(func() { g.windowed(t) })
 	}
+}
+
+// first waits for a request whose client still does; nil is the end.
+func (g *gate) first() *transfer {
 	for {
 		select {
 		case t := <-g.waiting:
@@ -174,7 +191,6 @@ func (g *gate) next() *transfer {
 			t.file.close(false)
 			g.seen(t.client, true, nil, "no place for "+untold(t.name)+": the client gave up")
 		case <-g.ctx.Done():
-			<-g.places
 			return nil
 		}
 	}
@@ -252,6 +268,9 @@ func (g *gate) end(t *transfer, err error) {
 	text := t.outcome(err)
 	g.Log.Debug("TFTP", "client", t.client, "outcome", text)
 	g.seen(t.client, true, nil, text)
+	if err == nil && g.Took != nil {
+		g.Took(t.client, t.sent/t.block()+1, t.block(), time.Since(t.begun))
+	}
 	<-g.places
 	if err == nil {
 		time.AfterFunc(tftpLinger, func() { g.forget(t) })

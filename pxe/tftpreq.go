@@ -11,7 +11,10 @@ import (
 const (
 	opRRQ   = 1
 	opWRQ   = 2
+	opDATA  = 3
+	opACK   = 4
 	opError = 5
+	opOACK  = 6
 )
 
 // TFTP error codes (RFC 1350, appendix).
@@ -22,7 +25,7 @@ const (
 )
 
 // tftpRequest is a read or write request, with the options that we keep. Any
-// other option, as windowsize, and any value that makes no sense is left out
+// other option, and any value that makes no sense is left out
 // of the answer, which is how a server declines (RFC 2347).
 type tftpRequest struct {
 	write   bool
@@ -30,6 +33,7 @@ type tftpRequest struct {
 	name    string // without leading or doubled slashes: a Pi 5 asks for SERIAL//cmdline.txt
 	blksize int    // RFC 2348, 512 to 65464; 0: not asked for
 	tsize   bool   // RFC 2349: wants to be told the size
+	window  int    // RFC 7440, blocks before an answer; 0: one, lock-step
 }
 
 // parseTFTP reads a request of at most 512 bytes (RFC 2347).
@@ -57,6 +61,10 @@ func parseTFTP(p []byte) (r tftpRequest, ok bool) {
 			}
 		case "tsize":
 			r.tsize = true
+		case "windowsize":
+			if 2 <= n && n <= 65535 {
+				r.window = min(n, maxWindow)
+			}
 		}
 	}
 	return r, true

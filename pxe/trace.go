@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
@@ -125,10 +126,24 @@ func tftpWords(packet []byte) string {
 		if r.blksize > 0 {
 			words += fmt.Sprintf(", in blocks of %d", r.blksize)
 		}
+		if r.window > 0 {
+			words += fmt.Sprintf(", %d at a time", r.window)
+		}
 		return words
 	}
 	if len(packet) > 4 {
 		return "refused: " + strings.TrimRight(string(packet[4:]), "\x00")
 	}
 	return "nothing"
+}
+
+// enoughBlocks is from how many on a transfer tells how long one takes: what is
+// there once (to open the file, to ask for the size) is little beside them.
+const enoughBlocks = 64
+
+// traceBlocks keeps what a block of TFTP took with a machine.
+func (s *Server) traceBlocks(mac string, blocks, blksize int64, took time.Duration) {
+	if blocks >= enoughBlocks {
+		s.Traces.Note(mac, func(tr *hosts.Trace) { tr.Block, tr.Blksize = took/time.Duration(blocks), int(blksize) })
+	}
 }

@@ -135,7 +135,8 @@ func askServer(ctx context.Context, api *client, d *doctor.Doctor) (hints []doct
 		d.Interfaces = d.Server.Interfaces
 	}
 	var all []web.Status
-	err = errors.Join(api.call(ctx, http.MethodGet, "/v1/hosts", nil, &all), api.call(ctx, http.MethodGet, "/v1/images", nil, &d.Images),
+	var slow []web.SlowLoad
+	err = errors.Join(api.call(ctx, http.MethodGet, "/v1/slow-loads", nil, &slow), api.call(ctx, http.MethodGet, "/v1/hosts", nil, &all), api.call(ctx, http.MethodGet, "/v1/images", nil, &d.Images),
 		api.call(ctx, http.MethodGet, "/v1/traces", nil, &d.Traces))
 	for _, s := range all {
 		d.Hosts = append(d.Hosts, hosts.Host{Name: s.Name, MACs: s.MACs, State: s.State, Phase: s.Phase, Arch: s.Arch, Image: s.Image,
@@ -144,7 +145,11 @@ func askServer(ctx context.Context, api *client, d *doctor.Doctor) (hints []doct
 	d.Verify = func(ctx context.Context, image string) error {
 		return api.call(ctx, http.MethodPost, "/v1/images/"+image+"/verify", nil, nil)
 	}
-	return nil, err
+	for _, l := range slow {
+		hints = append(hints, doctor.Finding{Check: "machine", Severity: doctor.Hint, What: l.Host + ": " + l.What,
+			Remedy: "choose HTTP boot in its firmware, if it has that; a shorter way to the server (no relay, no slow switch) helps, too"})
+	}
+	return hints, err
 }
 
 // noPointer reports whether a finding is that no DHCP server points machines

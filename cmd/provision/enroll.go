@@ -212,6 +212,9 @@ func (e *enrolment) post(c *cobra.Command, api *client) (s web.Status, err error
 	}
 	fmt.Fprintf(c.OutOrStdout(), "%s shall become %s, with image %s.\n", strings.Join(s.MACs, ", "), s.Name, s.Image)
 	fmt.Fprintf(c.OutOrStdout(), "Its SSH host key: %s\n", s.HostKey)
+	for _, what := range s.Slow {
+		fmt.Fprintf(c.OutOrStdout(), "Note: %s.\n", what)
+	}
 	if len(s.EscrowTo) > 0 {
 		fmt.Fprintf(c.OutOrStdout(), "Its disk passphrases are in escrow: provision secrets %s\n", s.Name)
 	}

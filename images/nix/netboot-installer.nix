@@ -125,10 +125,13 @@
     builders-use-substitutes = true;
   };
 
-  # Small: no manual, no nixpkgs, no compiler.
+  # Small: no manual, no nixpkgs (neither as a channel nor as the registry's, which nixosSystem of a flake puts there), no
+  # compiler, no editor. What more can go, and what it costs: docs/small-image.md.
   documentation.enable = lib.mkForce false;
   documentation.nixos.enable = lib.mkForce false;
   system.installer.channel.enable = false;
+  nix.registry = lib.mkForce { };
+  programs.nano.enable = false;
   system.extraDependencies = lib.mkForce [ ];
   system.stateVersion = config.system.nixos.release;
 

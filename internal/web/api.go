@@ -53,6 +53,9 @@ type Status struct {
 	// TPM2 are the PCRs by which the machine's TPM opens the disks.
 	TPM2 string `json:"tpm2,omitempty"`
 
+	// Slow is what takes its machine long over TFTP, in words; told at enrolment only.
+	Slow []string `json:"slow,omitempty"`
+
 	EscrowTo    []string           `json:"escrow_to,omitempty"`    // public keys that open the escrowed disk keys
 	Secrets     []hosts.SecretFile `json:"secrets,omitempty"`      // delivered with the install
 	KeepSecrets bool               `json:"keep_secrets,omitempty"` // they stay on the server after it

@@ -33,7 +33,11 @@ func (s *Server) enroll(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.JSON(http.StatusCreated, status(h))
+	st := status(h)
+	if programs, err := images.Programs(s.Programs); err == nil { // else serve would not have started
+		st.Slow = s.slow(h, s.Traces.List(), programs)
+	}
+	return c.JSON(http.StatusCreated, st)
 }
 
 // permit checks the request and lets do issue the permit. The flake is as it was if that is

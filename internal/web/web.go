@@ -147,6 +147,7 @@ func (s *Server) routes() http.Handler {
 	v1.GET("/discovered", s.discovered)
 	v1.GET("/traces", func(c echo.Context) error { return c.JSON(http.StatusOK, s.Traces.List()) })
 	v1.GET("/traces/:machine", s.trace)
+	v1.GET("/slow-loads", s.slowLoads)
 	v1.GET("/images", s.listImages)
 	v1.POST("/images", s.addImage)
 	v1.POST("/images/gc", s.collectImages)

@@ -1,0 +1,80 @@
+package web
+
+import (
+	"cmp"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/labstack/echo/v4"
+
+	"provision/hosts"
+	"provision/images"
+)
+
+// SlowLoad is what a host's machine will wait for because it loads it over TFTP.
+type SlowLoad struct {
+	Host string `json:"host"`
+	What string `json:"what"` // what, how long, and how long HTTP would take
+}
+
+// slowLoads are those of all hosts whose machines may netboot.
+func (s *Server) slowLoads(c echo.Context) error {
+	all, err := s.Hosts.List()
+	if err != nil {
+		return err
+	}
+	programs, err := images.Programs(s.Programs)
+	if err != nil {
+		return err
+	}
+	slow := []SlowLoad{}
+	traces := s.Traces.List()
+	for _, h := range all {
+		if h.State == hosts.Installed || h.State == hosts.Rebooting {
+			continue
+		}
+		for _, what := range s.slow(h, traces, programs) {
+			slow = append(slow, SlowLoad{h.Name, what})
+		}
+	}
+	return c.JSON(http.StatusOK, slow)
+}
+
+// slow says what takes a host's machine long over TFTP, by what is known of it
+// and of how it asked.
+func (s *Server) slow(h hosts.Host, traces []hosts.Trace, programs map[string][]byte) (words []string) {
+	img, err := s.Images.Get(h.Image)
+	if err != nil {
+		return nil // doctor and enroll tell of it
+	}
+	var tr hosts.Trace
+	if i := slices.IndexFunc(traces, func(tr hosts.Trace) bool { return slices.Contains(h.MACs, tr.MAC) }); i >= 0 {
+		tr = traces[i]
+	}
+	var loads []images.TFTPLoad
+	switch who := cmp.Or(tr.Client, h.Boot.Via); {
+	case strings.HasPrefix(h.Board, "rpi") || strings.HasPrefix(who, "Raspberry Pi"), strings.Contains(who, "U-Boot"):
+		loads = s.Images.BoardLoads(img)
+	case strings.HasSuffix(who, " PXE"): // firmware without HTTP boot, or in which it is off
+		loads = []images.TFTPLoad{{What: "iPXE", Size: programSize(who, programs)}}
+	}
+	for _, l := range loads {
+		if w := l.Slow(cmp.Or(tr.Blksize, 1468), tr.Block); w != "" {
+			words = append(words, w)
+		}
+	}
+	return words
+}
+
+// programSize is that of the program which a PXE client loads.
+func programSize(who string, programs map[string][]byte) int64 {
+	name := images.ProgramNative
+	switch {
+	case strings.Contains(who, "BIOS"):
+		name = images.ProgramUNDI
+	case strings.Contains(who, "arm64"):
+		name = images.ProgramSNPArm64
+	}
+	return int64(len(programs[name]))
+}

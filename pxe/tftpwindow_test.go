@@ -1,0 +1,122 @@
+package pxe
+
+import (
+	"bytes"
+	"testing"
+	"time"
+)
+
+// inWindows is a client that asked for a file in windows of 4 blocks of 512
+// bytes, and has its options.
+func inWindows(t *testing.T, size int, answer time.Duration) (s *shelf, f *bootROM, stop func()) {
+	t.Helper()
+	s = &shelf{files: map[string][]byte{"file": noise(size)}, answer: answer}
+	addr, stop := s.serve(t, 1500)
+	f = newROM(t, addr)
+	f.window = 4
+	f.ask(request("file", "blksize", "512", "windowsize", "4"))
+	if got := f.options(); got["windowsize"] != "4" || got["blksize"] != "512" {
+		t.Fatalf("options %v", got)
+	}
+	return s, f, stop
+}
+
+// blocks takes the next n packets and returns the numbers of the blocks.
+func (f *bootROM) blocks(n int) (numbers []byte) {
+	f.Helper()
+	for range n {
+		p := f.next()
+		if len(p) < 4 || p[1] != opDATA || p[2] != 0 {
+			f.Fatalf("not a block below 256: %.20q", p)
+		}
+		numbers = append(numbers, p[3])
+	}
+	return numbers
+}
+
+// TestTFTPWindow: what is lost comes again, from the block that was lost, and once.
+func TestTFTPWindow(t *testing.T) {
+	s, f, stop := inWindows(t, 9*512+100, time.Hour) // 10 blocks
+	f.ack(0)
+	for _, step := range []struct {
+		want []byte
+		ack  uint16
+	}{
+		{[]byte{1, 2, 3, 4}, 2}, // 3 was lost
+		{[]byte{3, 4, 5, 6}, 2}, // and again
+		{[]byte{3, 4, 5, 6}, 6},
+		{[]byte{7, 8, 9, 10}, 9}, // the last one was
+		{[]byte{10}, 10},
+	} {
+		if got := f.blocks(len(step.want)); !bytes.Equal(got, step.want) {
+			t.Fatalf("blocks %v, want %v", got, step.want)
+		}
+		f.ack(step.ack)
+	}
+	if !s.whole(t) {
+		t.Error("not whole")
+	}
+	stop()
+}
+
+// TestTFTPWindowSorcerer: of acknowledgements that say nothing new only the first makes
+// the window go out again; those of another window make none.
+func TestTFTPWindowSorcerer(t *testing.T) {
+	s, f, stop := inWindows(t, 20*512, time.Hour)
+	f.ack(0)
+	f.blocks(4)
+	f.ack(4)
+	f.blocks(4)
+	for _, ack := range []uint16{4, 4, 4, 1, 9, 0, 65535} {
+		f.ack(ack)
+	}
+	f.blocks(4)
+	f.ack(8)
+	if got := f.blocks(4); !bytes.Equal(got, []byte{9, 10, 11, 12}) {
+		t.Fatalf("blocks %v", got)
+	}
+	f.quit()
+	if s.whole(t) {
+		t.Error("whole, though the client quit")
+	}
+	stop()
+}
+
+// TestTFTPWindowSilence: a window without an answer goes out again.
+func TestTFTPWindowSilence(t *testing.T) {
+	s, f, stop := inWindows(t, 3*512, time.Second/10)
+	f.ack(0)
+	for range 2 {
+		if got := f.blocks(4); !bytes.Equal(got, []byte{1, 2, 3, 4}) {
+			t.Fatalf("blocks %v", got)
+		}
+	}
+	f.ack(4)
+	if !s.whole(t) {
+		t.Error("not whole")
+	}
+	stop()
+}
+
+// TestTFTPWindowStop: a server that stops does not wait for a client's answers.
+func TestTFTPWindowStop(t *testing.T) {
+	s, f, stop := inWindows(t, 100*512, time.Hour)
+	f.ack(0)
+	f.blocks(4)
+	stop()
+	if s.whole(t) {
+		t.Error("whole")
+	}
+}
+
+// TestTFTPWindowWraps: block numbers begin anew after 65535.
+func TestTFTPWindowWraps(t *testing.T) {
+	s, f, stop := inWindows(t, 65540*512+7, time.Second)
+	f.ack(0)
+	var got bytes.Buffer
+	f.download(&got, f.next(), 512)
+	if !s.whole(t) || !bytes.Equal(got.Bytes(), s.files["file"]) {
+		t.Error("not the file")
+	}
+	stop()
+}
