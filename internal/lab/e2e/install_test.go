@@ -188,9 +188,14 @@ func hookRan(w *world) {
 
 // mountPreset gives lima or mike, which have no disko, the file systems of a preset, as their owner would.
 func mountPreset(w *world, host, preset string) {
+	w.mount(host, w.provision("layout", "show", preset, "--filesystems", "--disk", "/dev/vda"))
+}
+
+// mount gives lima or mike file systems, as a NixOS module.
+func (w *world) mount(host, module string) {
 	file := filepath.Join(w.flake, "hosts", host, "filesystems.nix")
 	w.must(os.MkdirAll(filepath.Dir(file), 0o755))
-	w.must(os.WriteFile(file, []byte(w.provision("layout", "show", preset, "--filesystems", "--disk", "/dev/vda")), 0o644))
+	w.must(os.WriteFile(file, []byte(module), 0o644))
 }
 
 func biosPreset(w *world) (flags []string) {

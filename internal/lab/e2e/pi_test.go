@@ -33,6 +33,7 @@ func TestPi(t *testing.T) {
 		t.Parallel()
 		w := newWorld(t, "proxy")
 		w.boards()
+		w.piInstalls("pi400", netboot.Pi4, "mike", "rpi4")
 		w.piInstalls("pi3b", netboot.Pi3B, "mike", "rpi3")
 		w.piInstalls("pi3b+", netboot.Pi3BPlus, "mike", "rpi3")
 	})

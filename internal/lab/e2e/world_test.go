@@ -57,6 +57,7 @@ type world struct {
 	// machines are how many there were
 	machines int
 	lies     string // what lima lies on, see lies
+	together bool   // its disks only start together
 	// passphrase opens the disks; noSecrets looks for it
 	passphrase string
 	leaks      *leaks // set where it is searched for more
@@ -226,11 +227,17 @@ func (w *world) enroll(m *lab.Machine, host string, flags ...string) {
 	w.t.Helper()
 	args := append([]string{"enroll", m.MAC, host}, flags...)
 	if slices.Contains([]string{"bravo", "charlie", "echo", "juliett", "kilo"}, host) && !slices.Contains(flags, "--escrow-to") {
-		key := filepath.Join(w.dir, "disk.key")
-		w.must(os.WriteFile(key, []byte(passphrase), 0o600))
-		args = append(args, "--disk-encryption-key", "/tmp/disk.key="+key)
+		args = append(args, w.diskKey()...)
 	}
 	w.provision(args...)
+}
+
+// diskKey has enroll give the passphrase.
+func (w *world) diskKey() (flags []string) {
+	w.t.Helper()
+	key := filepath.Join(w.dir, "disk.key")
+	w.must(os.WriteFile(key, []byte(passphrase), 0o600))
+	return []string{"--disk-encryption-key", "/tmp/disk.key=" + key}
 }
 
 // machine is a blank PC with a disk of 4 GiB, or two if its host needs them.
@@ -483,7 +490,7 @@ func (w *world) powerCycles(m *lab.Machine, host string) {
 	}
 	for i := range cycles {
 		w.must(m.PowerOff())
-		if len(disks) > 1 {
+		if len(disks) > 1 && !w.together {
 			m.Disks = disks[i : i+1]
 		}
 		w.on(m)

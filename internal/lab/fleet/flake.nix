@@ -34,6 +34,17 @@
         };
         pkgs.stdenv.hostPlatform.system = systemOf name;
       };
+      # What a stage 1 must know beside the file systems: NixOS finds arrays, volume groups and btrfs by udev.
+      containers = fileSystems:
+        let
+          devices = map (f: f.device) (builtins.attrValues fileSystems);
+          names = pattern: builtins.attrNames (builtins.listToAttrs (builtins.concatMap
+            (device: let it = builtins.match pattern device; in if it == null then [ ] else [{ name = builtins.head it; value = null; }])
+            devices));
+        in
+        map (name: { kind = "raid"; inherit name; }) (names "/dev/md/([^/]+)")
+        ++ map (name: { kind = "lvm"; inherit name; }) (builtins.filter (name: name != "md" && name != "mapper") (names "/dev/([^/]+)/[^/]+"))
+        ++ (if builtins.any (f: f.fsType == "btrfs") (builtins.attrValues fileSystems) then [{ kind = "btrfs"; }] else [ ]);
       # A host without disko, whose configuration says the file systems: those in its file, or these.
       bare = name: system: loader: fileSystems:
         let
@@ -50,6 +61,8 @@
               parts = each (mountpoint: f: f // { kind = "mount"; inherit mountpoint; }) own.fileSystems
                 ++ loader
                 ++ map (device: { kind = "grub"; inherit device; }) (own.boot.loader.grub.devices or [ ])
+                ++ containers own.fileSystems
+                ++ map (swap: { kind = "swap"; inherit (swap) device; }) (own.swapDevices or [ ])
                 ++ each (name: l: { kind = "luks"; inherit name; inherit (l) device; discard = l.allowDiscards; tpm = false; })
                 (own.boot.initrd.luks.devices or { });
             };

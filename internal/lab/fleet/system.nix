@@ -69,6 +69,7 @@ let
   byTPM = builtins.filter (l: l.tpm) luks;
   raids = ofKind "raid" parts;
   groups = ofKind "lvm" parts;
+  btrfs = ofKind "btrfs" parts;
   grub = ofKind "grub" parts;
   loader = if grub != [ ] then "grub" else if ofKind "extlinux" parts != [ ] then "extlinux" else "systemd-boot";
   on = list: names: if list == [ ] then [ ] else names;
@@ -78,7 +79,7 @@ let
       "bash" "busybox-static" "coreutils" "e2fsprogs" "grep" "kmod" "mount" "openssh-client" "openssh-server" "sed"
       "util-linux"
     ] ++ on luks [ "cryptsetup-bin" ]
-    ++ on byTPM [ "systemd" "libtss2-esys-3.0.2-0" "libtss2-mu0" "libtss2-rc0" "libtss2-tcti-device0" ] ++ on raids [ "mdadm" ] ++ on groups [ "lvm2" ]
+    ++ on byTPM [ "systemd" "libtss2-esys-3.0.2-0" "libtss2-mu0" "libtss2-rc0" "libtss2-tcti-device0" ] ++ on raids [ "mdadm" ] ++ on groups [ "lvm2" ] ++ on btrfs [ "btrfs-progs" ]
     ++ { grub = [ "grub-pc-bin" "grub2-common" ]; extlinux = [ ]; systemd-boot = [ "efibootmgr" "systemd-boot-efi" ]; }.${loader});
   };
 
@@ -87,11 +88,12 @@ let
     modules = kernel;
     init = script "initrd-init.sh";
     tpm = if byTPM == [ ] then "" else "1";
-    programs = on luks [ "cryptsetup" ] ++ on raids [ "mdadm" ] ++ on groups [ "lvm" ];
+    programs = on luks [ "cryptsetup" ] ++ on raids [ "mdadm" ] ++ on groups [ "lvm" ] ++ on btrfs [ "btrfs" ];
     containers = lines (
       map (r: "raid ${r.name}${lines (map (m: " ${m.device}") (builtins.filter (m: m.name == r.name) (ofKind "member" parts)))}\n") raids
       ++ map (l: "luks ${l.name} ${l.device} ${if l.discard then "--allow-discards" else ""}\n") luks
       ++ map (g: "lvm ${g.name}\n") groups
+      ++ on btrfs [ "btrfs\n" ]
     );
     mounts = lines (map (m: "${m.device} ${m.mountpoint} ${m.fsType} ${options m}\n") early);
   };

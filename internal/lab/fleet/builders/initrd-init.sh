@@ -49,9 +49,14 @@ await() {
 	done
 }
 
-# assemble NAME MEMBER… waits 5 seconds for the members, and then does with those that are there.
+# assemble NAME MEMBER… waits 5 seconds for the members, and then does with those that are there. Without members, those
+# are taken whose superblock has the name.
 assemble() {
 	array=/dev/md/$1
+	if [ $# = 1 ]; then
+		MDADM_NO_UDEV=1 mdadm --assemble --run "$array" --name "$1" || fail "cannot assemble $array"
+		return
+	fi
 	shift
 	tries=0 missing=$*
 	while [ -n "$missing" ] && [ $tries -lt 50 ]; do
@@ -98,6 +103,7 @@ while read -r kind name rest <&3; do
 	case $kind in
 	raid) assemble "$name" $rest ;;
 	luks) unlock "$name" $rest ;;
+	btrfs) btrfs device scan ;;
 	lvm) lvm vgchange --activate y --sysinit --config "$no_udev" "$name" 3<&- || fail "cannot activate $name" ;;
 	esac
 done 3</containers
