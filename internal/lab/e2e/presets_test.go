@@ -21,7 +21,7 @@ func TestPresets(t *testing.T) {
 		"luks-lvm":     "ext2/ext3 crypt disk lvm / lvm [SWAP] part part /boot",
 		"mirror-ext4":  "ext2/ext3 disk part raid1 / raid1 /boot",
 		"mirror-btrfs": `btrfs disk part part /home\x0a/nix\x0a/ raid1 /boot`,
-		"tmpfs-root":   "tmpfs disk part /boot part /persist",
+		"tmpfs-root":   `tmpfs disk part /boot part /persist\x0a/nix`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
