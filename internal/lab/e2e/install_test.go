@@ -206,7 +206,7 @@ func biosPreset(w *world) (flags []string) {
 
 func btrfsPreset(w *world) (flags []string) {
 	mountPreset(w, "lima", "btrfs")
-	w.lies = "btrfs disk part /boot part /home" // of a btrfs that is mounted by a link, lsblk finds a mount by the node alone
+	w.lies = `btrfs disk part /boot part /home\x0a/nix\x0a/`
 	return nil
 }
 
