@@ -10,7 +10,6 @@ package cache
 
 import (
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -185,7 +184,7 @@ func (s *Share) serveNAR(w http.ResponseWriter, r *http.Request, p *Path) {
 	}
 	n, err := archive.writeTo(w, from)
 	s.sent.Add(n)
-	if err != nil && !errors.Is(err, http.ErrHandlerTimeout) {
+	if err != nil {
 		panic(http.ErrAbortHandler) // the machine sees that it is cut short
 	}
 }

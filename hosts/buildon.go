@@ -3,7 +3,6 @@ package hosts
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 )
 
@@ -19,14 +18,7 @@ const (
 
 // ParseBuildOn reads a place; empty is [BuildAuto].
 func ParseBuildOn(s string) (BuildOn, error) {
-	all := []BuildOn{BuildServer, BuildTarget, BuildAuto}
-	if s == "" {
-		return BuildAuto, nil
-	}
-	if !slices.Contains(all, BuildOn(s)) {
-		return "", fmt.Errorf("--build-on %s: not a place to build; choose one of %v", s, all)
-	}
-	return BuildOn(s), nil
+	return choose("--build-on", "a place to build", s, BuildAuto, BuildServer, BuildTarget, BuildAuto)
 }
 
 // CheckBuild refuses what cannot be had together.

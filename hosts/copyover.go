@@ -1,10 +1,5 @@
 package hosts
 
-import (
-	"fmt"
-	"slices"
-)
-
 // CopyOver is how a host's closure goes to its machine.
 type CopyOver string
 
@@ -17,12 +12,5 @@ const (
 
 // ParseCopyOver reads a way; empty is [CopyAuto].
 func ParseCopyOver(s string) (CopyOver, error) {
-	all := []CopyOver{CopyAuto, CopyHTTP, CopySSH}
-	if s == "" {
-		return CopyAuto, nil
-	}
-	if !slices.Contains(all, CopyOver(s)) {
-		return "", fmt.Errorf("--copy-over %s: not a way to copy; choose one of %v", s, all)
-	}
-	return CopyOver(s), nil
+	return choose("--copy-over", "a way to copy", s, CopyAuto, CopyAuto, CopyHTTP, CopySSH)
 }

@@ -21,14 +21,18 @@ const NoLayout = "none"
 
 // ParseDisko reads a way; empty is [Fresh].
 func ParseDisko(s string) (Disko, error) {
+	return choose("--disko", "a way to make disks", s, Fresh, Fresh, Format, Mount, Script)
+}
+
+// choose reads the value of an option that is one of all; empty is otherwise.
+func choose[T ~string](option, what, s string, otherwise T, all ...T) (T, error) {
 	if s == "" {
-		return Fresh, nil
+		return otherwise, nil
 	}
-	all := []Disko{Fresh, Format, Mount, Script}
-	if !slices.Contains(all, Disko(s)) {
-		return "", fmt.Errorf("--disko %s: not a way to make disks; choose one of %v", s, all)
+	if !slices.Contains(all, T(s)) {
+		return "", fmt.Errorf("%s %s: not %s; choose one of %v", option, s, what, all)
 	}
-	return Disko(s), nil
+	return T(s), nil
 }
 
 // Erases tells whether what is on the disks is lost.

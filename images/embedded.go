@@ -30,8 +30,9 @@ func quickened(program []byte) []byte {
 	if from < 0 {
 		return program
 	}
-	length := bytes.Index(program[from:], embeddedTail)
-	if length += len(embeddedTail); length < len(quickScript) {
+	tail := bytes.Index(program[from:], embeddedTail)
+	length := tail + len(embeddedTail)
+	if tail < 0 || length < len(quickScript) {
 		return program
 	}
 	out := bytes.Clone(program)

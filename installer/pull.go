@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"provision/cache"
@@ -51,13 +52,26 @@ func (f *follower) pull(ctx context.Context, h hosts.Host, s *session, t transfe
 		return err
 	})
 	if err != nil && !errors.Is(err, errLost) {
-		_, killErr := s.run(context.WithoutCancel(ctx), nil, "sh", "-c", `kill "$(cat "$0")" 2>/dev/null || :`, pullFile)
+		_, killErr := s.run(context.WithoutCancel(ctx), nil, "sh", "-c", `test ! -e "$0" || kill "$(cat "$0")" 2>/dev/null || :`, pullFile)
 		err = errors.Join(err, killErr)
 	}
 	if err != nil {
-		err = fmt.Errorf("fetch %s from this server: %w", t.path, err)
+		err = pullError{fmt.Errorf("fetch %s from this server: %w", t.path, err), share}
 	}
 	return sent, err
+}
+
+// pullError keeps the share's token, which is in the command and in what nix says, out of what people read.
+type pullError struct {
+	error
+	share *cache.Share
+}
+
+func (e pullError) Error() string { return withoutToken(e.error.Error(), e.share) }
+func (e pullError) Unwrap() error { return e.error }
+
+func withoutToken(text string, s *cache.Share) string {
+	return strings.ReplaceAll(text, s.Token, "TOKEN")
 }
 
 // watchCopy runs a nix copy, tells how far it is, and ends it when nothing moves.

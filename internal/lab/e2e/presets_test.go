@@ -49,6 +49,9 @@ func TestPresets(t *testing.T) {
 			w.enroll(m, "lima", flags...)
 			w.on(m)
 			w.installed(m, "lima")
+			if said := w.provision("logs", "lima"); strings.Contains(said, "copied over SSH now") {
+				t.Errorf("it did not fetch its system over HTTP:\n%s", said)
+			}
 			w.noSecrets("lima")
 			w.powerCycles(m, "lima")
 		})
