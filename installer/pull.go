@@ -37,14 +37,10 @@ func (f *follower) pull(ctx context.Context, h hosts.Host, s *session, t transfe
 	if t.root != "" {
 		to += "?root=" + t.root
 	}
-	argv := slices.Concat([]string{"nix"}, flags, []string{"copy", "--log-format", "internal-json", "-v", "--from", from, "--to", to,
-		"--option", "trusted-public-keys", share.PublicKey,
-		// A server that was killed is not asked for long: who comes after it waits for this to end.
-		"--option", "download-attempts", "3", "--option", "connect-timeout", "5", "--option", "stalled-download-timeout", "30"})
+	argv := PullCommand(from, share.PublicKey, to, t.path)
 	if h.Options.TargetSubstitutes {
 		argv = append(argv, "--substitute-on-destination")
 	}
-	argv = append(argv, t.path)
 	// What the machine runs outlives a session that ends; its id is kept, to end it.
 	argv = beside(append([]string{"sh", "-c", `"$@" & echo $! >"$0"; wait $!`, pullFile}, argv...)...)
 	sent, err = f.watchCopy(ctx, t, func(ctx context.Context, line func(string)) error {
@@ -59,6 +55,15 @@ func (f *follower) pull(ctx context.Context, h hosts.Host, s *session, t transfe
 		err = pullError{fmt.Errorf("fetch %s from this server: %w", t.path, err), share}
 	}
 	return sent, err
+}
+
+// PullCommand is how a machine fetches the closure of path out of a binary cache into a store (as nix names it), trusting
+// this public key.
+func PullCommand(cache, key, store, path string) []string {
+	return slices.Concat([]string{"nix"}, flags, []string{"copy", "--log-format", "internal-json", "-v", "--from", cache, "--to", store,
+		"--option", "trusted-public-keys", key,
+		// A server that was killed is not asked for long: who comes after it waits for this to end.
+		"--option", "download-attempts", "3", "--option", "connect-timeout", "5", "--option", "stalled-download-timeout", "30", path})
 }
 
 // pullError keeps the share's token, which is in the command and in what nix says, out of what people read.

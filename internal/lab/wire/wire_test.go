@@ -5,12 +5,13 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"provision/internal/lab"
 )
 
 // peer is a server with what it serves, as the client gets it.
@@ -125,18 +126,16 @@ func BenchmarkTFTP(b *testing.B) {
 
 func (w *world) nginx() server {
 	w.Helper()
-	state := w.TempDir()
 	addr := w.theirs.addr(80).String()
-	conf := filepath.Join(state, "nginx.conf")
-	text := fmt.Sprintf("user root; daemon off; worker_processes auto; pid %s/pid; error_log stderr;\nevents {}\nhttp { access_log off; sendfile on; tcp_nopush on; server { listen %s; root %s; } }\n", state, addr, w.dir)
-	w.must(os.WriteFile(conf, []byte(text), 0o600))
+	argv, err := lab.Nginx(w.TempDir(), addr, w.dir)
+	w.must(err)
 	return w.start("nginx", w.theirs, nil, func() error {
 		c, err := net.Dial("tcp", addr)
 		if err == nil {
 			c.Close()
 		}
 		return err
-	}, "nginx", "-p", state, "-c", conf, "-e", "stderr")
+	}, argv...)
 }
 
 func (w *world) tftpd() server {
