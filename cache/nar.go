@@ -1,13 +1,15 @@
 package cache
 
 import (
-	"bufio"
 	"encoding/binary"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
+	"slices"
+	"sync"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // nar is a NAR that is not written yet (Dolstra, The Purely Functional Software
@@ -40,34 +42,34 @@ func pack(path string) (*nar, error) {
 
 // node adds a file, a folder with all that is in it, or a link.
 func (n *nar) node(path string) error {
-	info, err := os.Lstat(path)
-	if err != nil {
-		return err
+	var info unix.Stat_t
+	if err := unix.Lstat(path, &info); err != nil {
+		return &os.PathError{Op: "lstat", Path: path, Err: err}
 	}
 	n.text("(", "type")
-	switch mode := info.Mode(); mode.Type() {
-	case 0:
+	switch info.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
 		n.text("regular")
-		if mode&0o100 != 0 {
+		if info.Mode&0o100 != 0 {
 			n.text("executable", "")
 		}
 		n.text("contents")
-		n.content(path, info.Size())
-	case os.ModeSymlink:
+		n.content(path, info.Size)
+	case unix.S_IFLNK:
 		to, err := os.Readlink(path)
 		if err != nil {
 			return err
 		}
 		n.text("symlink", "target", to)
-	case os.ModeDir:
+	case unix.S_IFDIR:
 		n.text("directory")
-		entries, err := os.ReadDir(path) // in the order that a NAR wants
+		entries, err := names(path)
 		if err != nil {
 			return err
 		}
-		for _, e := range entries {
-			n.text("entry", "(", "name", e.Name(), "node")
-			if err := n.node(filepath.Join(path, e.Name())); err != nil {
+		for _, name := range entries {
+			n.text("entry", "(", "name", name, "node")
+			if err := n.node(path + "/" + name); err != nil {
 				return err
 			}
 			n.text(")")
@@ -77,6 +79,28 @@ func (n *nar) node(path string) error {
 	}
 	n.text(")")
 	return nil
+}
+
+// names are the entries of a folder, in the order that a NAR wants. As [counter.small], it is past package os.
+func names(dir string) ([]string, error) {
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: dir, Err: err}
+	}
+	defer unix.Close(fd)
+	var all []string
+	var buffer [8 << 10]byte
+	for {
+		n, err := unix.ReadDirent(fd, buffer[:])
+		if err != nil {
+			return nil, &os.PathError{Op: "readdirent", Path: dir, Err: err}
+		}
+		if n == 0 {
+			slices.Sort(all)
+			return all, nil
+		}
+		_, _, all = unix.ParseDirent(buffer[:n], -1, all)
+	}
 }
 
 // text adds strings: each its length, itself, and zeros to a multiple of eight.
@@ -106,62 +130,105 @@ func (n *nar) content(path string, size int64) {
 	}
 }
 
+// buffers are what small files are collected in.
+var buffers = sync.Pool{New: func() any { return new([2 * sendfile]byte) }}
+
 // writeTo writes the archive from the offset on, and returns how many bytes of
 // it went out. Large files go by sendfile if w can do that.
 func (n *nar) writeTo(w io.Writer, from int64) (sent int64, err error) {
-	out := &counter{w: w}
-	small := bufio.NewWriterSize(out, sendfile)
+	buffer := buffers.Get().(*[2 * sendfile]byte)
+	defer buffers.Put(buffer)
+	out := &counter{w: w, buf: buffer[:0]}
 	for _, p := range n.parts {
 		skip := min(from, int64(len(p.text)))
 		from -= skip
-		small.Write(p.text[skip:]) // an error stays until Flush
+		out.text(p.text[skip:])
 		skip = min(from, p.size)
 		from -= skip
-		if err := copyFile(small, out, p, skip); err != nil {
+		switch left := p.size - skip; {
+		case left == 0:
+		case left < sendfile:
+			err = out.small(p.file, skip, int(left))
+		default:
+			err = out.large(p.file, skip, left)
+		}
+		if err != nil {
 			return out.n, err
 		}
 	}
-	err = small.Flush()
-	return out.n, err
+	out.flush()
+	return out.n, out.err
 }
 
-func copyFile(small *bufio.Writer, out *counter, p part, skip int64) error {
-	if p.file == "" || skip > 0 && skip == p.size {
-		return nil
+// counter counts what is written, and collects what is small.
+type counter struct {
+	w   io.Writer
+	buf []byte
+	n   int64 // bytes that were written
+	err error // of a write; none comes after it
+}
+
+func (c *counter) flush() {
+	if c.err == nil && len(c.buf) > 0 {
+		var n int
+		n, c.err = c.w.Write(c.buf)
+		c.n += int64(n)
 	}
-	f, err := os.OpenFile(p.file, os.O_RDONLY|syscall.O_NOFOLLOW, 0)
+	c.buf = c.buf[:0]
+}
+
+func (c *counter) text(s []byte) {
+	for len(s) > 0 {
+		if len(c.buf) == cap(c.buf) {
+			c.flush()
+		}
+		n := min(len(s), cap(c.buf)-len(c.buf))
+		c.buf = append(c.buf, s[:n]...)
+		s = s[n:]
+	}
+}
+
+// small reads a file past package os, whose files cost three times as many system calls.
+func (c *counter) small(file string, from int64, size int) error {
+	if size > cap(c.buf)-len(c.buf) {
+		c.flush()
+	}
+	fd, err := unix.Open(file, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: file, Err: err}
+	}
+	defer unix.Close(fd)
+	for size > 0 {
+		n, err := unix.Pread(fd, c.buf[len(c.buf):len(c.buf)+size], from)
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return &os.PathError{Op: "read", Path: file, Err: err}
+		case n == 0:
+			return fmt.Errorf("read %s: %w", file, io.ErrUnexpectedEOF)
+		default:
+			c.buf = c.buf[:len(c.buf)+n]
+			size -= n
+			from += int64(n)
+		}
+	}
+	return c.err
+}
+
+func (c *counter) large(file string, from, size int64) error {
+	c.flush()
+	if c.err != nil {
+		return c.err
+	}
+	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if _, err := f.Seek(skip, io.SeekStart); err != nil {
+	if _, err := f.Seek(from, io.SeekStart); err != nil {
 		return err
 	}
-	if p.size-skip < sendfile {
-		_, err = io.CopyN(small, f, p.size-skip)
-		return err
-	}
-	if err := small.Flush(); err != nil {
-		return err
-	}
-	_, err = io.CopyN(out, f, p.size-skip)
-	return err
-}
-
-// counter counts what is written, and leaves sendfile to w.
-type counter struct {
-	w io.Writer
-	n int64
-}
-
-func (c *counter) Write(p []byte) (int, error) {
-	n, err := c.w.Write(p)
-	c.n += int64(n)
-	return n, err
-}
-
-func (c *counter) ReadFrom(r io.Reader) (int64, error) {
-	n, err := io.Copy(c.w, r)
+	n, err := io.CopyN(c.w, f, size)
 	c.n += n
-	return n, err
+	return err
 }
