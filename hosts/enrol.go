@@ -227,6 +227,7 @@ type Fetch struct {
 	File   string
 	Method Method // what led the machine here, if it is the first file
 	Whole  bool   // the last file went out whole: the boot is used up
+	Work   *Work  // what that file came to, if it was sent
 }
 
 // UseBoot binds the boot of this token to the client that fetches with it.
@@ -251,7 +252,7 @@ func (inv *Inventory) UseBoot(token string, f Fetch) (Host, error) {
 	if f.Whole {
 		b.Used = inv.now()
 	}
-	return inv.Apply(h.Name, Event{Kind: Fetched, Boot: &b, Address: f.Client, Method: f.Method, Message: f.Client + " fetched " + f.File})
+	return inv.Apply(h.Name, Event{Kind: Fetched, Boot: &b, Address: f.Client, Method: f.Method, Work: f.Work, Message: f.Client + " fetched " + f.File})
 }
 
 // Forget removes the host, its events and its secrets, and what is in escrow.

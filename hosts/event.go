@@ -20,6 +20,8 @@ const (
 	Fetched   Kind = "fetched"   // the machine fetched a file of its boot
 	Contacted Kind = "contacted" // the installer answered with the boot's key
 	Lost      Kind = "lost"      // the SSH session to the installer broke
+	Queued    Kind = "queued"    // the build waits for its turn
+	Building  Kind = "building"  // the build begins, or goes on after it waited
 	Built     Kind = "built"     // the host's system is in our store
 	Burned    Kind = "burned"    // the permit is burned, or taken up again, for these disks
 	Started   Kind = "started"   // a phase began; others may be under way
@@ -46,6 +48,7 @@ type Event struct {
 	Phase   Phase     `json:"phase,omitempty"`
 	Message string    `json:"message,omitempty"`
 
+	Work     *Work     `json:"work,omitempty"`
 	Progress *Progress `json:"progress,omitempty"`
 	Address  string    `json:"address,omitempty"`
 	System   string    `json:"system,omitempty"`
@@ -57,6 +60,13 @@ type Event struct {
 	Wipe     []string  `json:"wipe,omitempty"`
 	Boot     *Boot     `json:"-"`
 	Enrol    *Host     `json:"-"`
+}
+
+// Work is what a machine was sent.
+type Work struct {
+	Bytes int64         `json:"bytes"`
+	Over  string        `json:"over"`           // http, tftp, ssh
+	Took  time.Duration `json:"took,omitempty"` // ns; left out where it is a phase that took it
 }
 
 type rule struct {
@@ -76,6 +86,8 @@ var table = map[Kind]rule{
 	Fetched:   {[]State{Booting}, ""},
 	Contacted: {[]State{Ready, Booting, Live, Installing, Failed}, Live},
 	Lost:      {[]State{Live, Installing}, ""},
+	Queued:    {nil, ""},
+	Building:  {nil, ""},
 	Built:     {nil, ""},
 	Burned:    {[]State{Live, Installing}, Installing},
 	Started:   {working, ""},

@@ -75,6 +75,7 @@ func (f *follower) startBuild(ctx context.Context, h hosts.Host, hardware string
 		defer close(b.done)
 		defer cancel()
 		start := f.Now()
+		f.apply(hosts.Event{Kind: hosts.Building, Message: "evaluates " + h.Flake})
 		if b.source = f.Nix.source(ctx, h.Flake); f.unchanged(ctx, b, old) {
 			f.apply(hosts.Event{Kind: hosts.Built, System: b.system.path, Message: "the flake has not changed since " + b.system.path + " was built"})
 			return
@@ -243,12 +244,13 @@ func (f *follower) queued(b *build) Nix {
 				if ahead > 0 {
 					words += fmt.Sprintf(", behind %d others", ahead)
 				}
-				f.note("%s", words)
+				f.apply(hosts.Event{Kind: hosts.Queued, Message: words})
 				b.turn.Store(words)
 				f.tellTurn(words)
 			},
 			goes: func() {
 				b.turn.Store("")
+				f.apply(hosts.Event{Kind: hosts.Building, Message: "is being " + what})
 				f.tellTurn("")
 			},
 		}

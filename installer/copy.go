@@ -49,11 +49,16 @@ func (f *follower) copySystem(ctx context.Context, h hosts.Host, s *session, b *
 		return err
 	}
 	there := ""
-	if sent < b.system.size {
-		there = fmt.Sprintf("; %s were there already", megabytes(b.system.size-sent))
+	if sent.Bytes < b.system.size {
+		there = fmt.Sprintf("; %s were there already", megabytes(b.system.size-sent.Bytes))
 	}
-	f.finished(hosts.PhaseCopy, "%s, in %s%s", b.system, since(f.Now(), start), there)
+	f.copied(sent, "%s, in %s%s", b.system, since(f.Now(), start), there)
 	return nil
+}
+
+// copied ends the phase that something was copied in.
+func (f *follower) copied(sent hosts.Work, format string, args ...any) {
+	f.apply(hosts.Event{Kind: hosts.Finished, Phase: hosts.PhaseCopy, Message: fmt.Sprintf(format, args...), Work: &sent})
 }
 
 // again tries a copy several times, and adds up how many bytes of it the machine did not have.

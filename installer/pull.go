@@ -108,16 +108,19 @@ func (f *follower) watchCopy(ctx context.Context, t transfer, run func(ctx conte
 	return p.done, err
 }
 
-// copies is how the closure goes to the machine: as the host's options say.
-func (f *follower) copies(ctx context.Context, h hosts.Host, s *session, t transfer) (sent int64, err error) {
-	over := cmp.Or(h.Options.CopyOver, hosts.CopyAuto)
-	if f.Cache != nil && over != hosts.CopySSH && t.what == nil {
-		sent, err = f.again(ctx, func() (int64, error) { return f.pull(ctx, h, s, t) })
-		if err == nil || ctx.Err() != nil || errors.Is(err, errLost) || over == hosts.CopyHTTP {
-			return sent, err
+// copies is how the closure goes to the machine: as the host's options say. It returns what the machine did not have, and how that
+// went in the end.
+func (f *follower) copies(ctx context.Context, h hosts.Host, s *session, t transfer) (hosts.Work, error) {
+	w := hosts.Work{Over: string(hosts.CopyHTTP)}
+	want := cmp.Or(h.Options.CopyOver, hosts.CopyAuto)
+	if f.Cache != nil && want != hosts.CopySSH && t.what == nil {
+		sent, err := f.again(ctx, func() (int64, error) { return f.pull(ctx, h, s, t) })
+		w.Bytes = sent
+		if err == nil || ctx.Err() != nil || errors.Is(err, errLost) || want == hosts.CopyHTTP {
+			return w, err
 		}
 		f.note("%v; it is copied over SSH now", err)
 	}
 	more, err := f.again(ctx, func() (int64, error) { return f.nixCopy(ctx, h, s.addr, t) })
-	return sent + more, err
+	return hosts.Work{Bytes: w.Bytes + more, Over: string(hosts.CopySSH)}, err
 }

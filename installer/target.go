@@ -47,23 +47,23 @@ func (f *follower) buildThere(ctx context.Context, h hosts.Host, s *session, drv
 	if err != nil {
 		return err
 	}
-	f.note("%s of what %s is built from was copied, in %s; the machine builds it", megabytes(sent), drv.Out, since(f.Now(), start))
+	f.note("%s of what %s is built from was copied, in %s; the machine builds it", megabytes(sent.Bytes), drv.Out, since(f.Now(), start))
 	start = f.Now()
 	if err := realise(ctx, s, "/mnt", drv, func(line string) {
 		f.Log.Debug("nix build on the machine", "host", h.Name, "line", line)
 	}); err != nil {
 		return err
 	}
-	f.finished(hosts.PhaseCopy, "the machine built %s in %s", drv.Out, since(f.Now(), start))
+	f.copied(sent, "the machine built %s in %s", drv.Out, since(f.Now(), start))
 	return nil
 }
 
 // sendInputs copies a derivation with all that it refers to, and the outputs that we have of its
 // inputs.
-func (f *follower) sendInputs(ctx context.Context, h hosts.Host, s *session, drv Derivation) (sent int64, err error) {
+func (f *follower) sendInputs(ctx context.Context, h hosts.Host, s *session, drv Derivation) (sent hosts.Work, err error) {
 	inputs, err := f.Nix.Inputs(ctx, drv.Path)
 	if err != nil {
-		return 0, err
+		return sent, err
 	}
 	loads := [][]string{{"--derivation", drv.Path}}
 	loads = slices.AppendSeq(loads, slices.Chunk(inputs, 1000)) // a command line has its limits
@@ -72,8 +72,9 @@ func (f *follower) sendInputs(ctx context.Context, h hosts.Host, s *session, drv
 		if err = f.measure(ctx, &c, what...); err != nil {
 			return sent, err
 		}
-		n, err := f.copies(ctx, h, s, transfer{closure: c, phase: hosts.PhaseCopy, root: "/mnt", what: what})
-		sent += n
+		w, err := f.copies(ctx, h, s, transfer{closure: c, phase: hosts.PhaseCopy, root: "/mnt", what: what})
+		sent.Bytes += w.Bytes
+		sent.Over = w.Over
 		if err != nil {
 			return sent, err
 		}

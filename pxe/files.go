@@ -265,16 +265,17 @@ func (s *Server) imageFile(h hosts.Host, name, client string) (tftpFile, error) 
 		io.Reader
 		io.Closer
 	}{io.MultiReader(f, bytes.NewReader(tail)), f}
-	return tftpFile{content: both, size: what.Size + int64(len(tail)), done: func(whole bool) {
+	begun, size := s.Now(), what.Size+int64(len(tail))
+	return tftpFile{content: both, size: size, done: func(whole bool) {
 		if whole && s.ladders.other(h.Name, h.Boot.Token, name) {
-			s.started(h, client)
+			s.started(h, client, hosts.Work{Bytes: size, Over: "tftp", Took: s.Now().Sub(begun)})
 		}
 	}}, nil
 }
 
-// started uses the boot up: its installer has all it needs.
-func (s *Server) started(h hosts.Host, client string) {
-	if _, err := s.Hosts.UseBoot(h.Boot.Token, hosts.Fetch{Client: client, File: "initrd whole", Whole: true}); err != nil && !errors.Is(err, hosts.ErrRefused) {
+// started uses the boot up: its installer has all it needs. last is the last file.
+func (s *Server) started(h hosts.Host, client string, last hosts.Work) {
+	if _, err := s.Hosts.UseBoot(h.Boot.Token, hosts.Fetch{Client: client, File: "initrd whole", Whole: true, Work: &last}); err != nil && !errors.Is(err, hosts.ErrRefused) {
 		s.Log.Error("use a boot up", "host", h.Name, "err", err)
 	}
 	s.reached(h.Boot.MAC, hosts.StageStarted)

@@ -152,9 +152,10 @@ func (s *Server) serveImage(l *link, c echo.Context, h hosts.Host, name string) 
 		if err != nil {
 			return err
 		}
+		begun := s.Now()
 		whole, err := s.send(c, h, what, tail)
 		if whole {
-			s.started(h, h.Boot.Client)
+			s.started(h, h.Boot.Client, hosts.Work{Bytes: what.Size + int64(len(tail)), Over: "http", Took: s.Now().Sub(begun)})
 		}
 		return err
 	}

@@ -162,7 +162,7 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) e
 		operator.Serving.Interfaces = append(operator.Serving.Interfaces, web.Interface{Name: name, Address: pxeServer.Address(name)})
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	for _, task := range []func(context.Context) error{inventory.Run, pxeServer.Run, install.Run, operator.Run} {
+	for _, task := range []func(context.Context) error{inventory.Run, pxeServer.Run, install.Run, operator.Run, operator.Measure} {
 		g.Go(func() error { return task(ctx) })
 	}
 	return g.Wait()

@@ -50,10 +50,12 @@ type Server struct {
 	Log  *slog.Logger
 
 	listener net.Listener
+	meter    meter
 }
 
 // Listen opens the socket. Run must follow.
 func (s *Server) Listen(ctx context.Context) (err error) {
+	s.meter = newMeter()
 	s.listener, err = s.listen(ctx)
 	return err
 }
@@ -128,6 +130,7 @@ func (s *Server) routes() http.Handler {
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
 	e.HTTPErrorHandler = s.fail
+	e.GET("/metrics", s.metrics)
 	v1 := e.Group("/v1")
 	v1.GET("/server", func(c echo.Context) error { return c.JSON(http.StatusOK, s.Serving) })
 	v1.GET("/hosts", s.list)

@@ -24,6 +24,7 @@ import (
 
 	"provision/hosts"
 	"provision/internal/lab"
+	"provision/internal/timeline"
 	"provision/internal/web"
 )
 
@@ -385,7 +386,32 @@ func (w *world) installed(m *lab.Machine, host string) {
 	}
 	w.check(host)
 	w.overlapped(host)
-	w.t.Logf("%s is installed:\n%s", host, w.provision("logs", host))
+	w.timeline(host)
+	w.t.Logf("%s is installed:\n%s\n%s", host, w.provision("logs", host), w.provision("timeline", host))
+}
+
+// timeline: it accounts for the whole install, and knows what was sent.
+func (w *world) timeline(host string) {
+	w.t.Helper()
+	text := w.provision("timeline", host, "--json")
+	var t timeline.Timeline
+	w.must(json.Unmarshal([]byte(text), &t))
+	missing := map[string]bool{timeline.Build: true, timeline.Disks: true, timeline.Files: true, timeline.Copy: true, timeline.Bootloader: true, timeline.Unmount: true, timeline.Restart: true}
+	covered, sent := 0.0, false // until when something was under way
+	for _, p := range t.Phases {
+		delete(missing, p.Name)
+		if p.Start > covered+0.5 || p.Open {
+			w.t.Errorf("%s: after %.1f s; something was known of until %.1f s", p.Name, p.Start, covered)
+		}
+		covered = max(covered, p.Start+p.Seconds)
+		sent = sent || p.Name == timeline.Copy && p.Over != ""
+	}
+	if len(missing) > 0 || !sent || t.State != hosts.Installed || covered < t.Seconds-0.5 || t.Host != host {
+		w.t.Errorf("lacks %v, %s, %.1f of %.1f s:\n%s", missing, t.State, covered, t.Seconds, text)
+	}
+	if dir := os.Getenv("PROVISION_TIMELINES"); dir != "" { // to look at
+		w.must(os.WriteFile(filepath.Join(dir, host+".events.json"), []byte(w.provision("logs", host, "--json")), 0o644))
+	}
 }
 
 // overlapped: the files came while the system was copied, if both were begun once.

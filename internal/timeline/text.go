@@ -1,0 +1,108 @@
+package timeline
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"provision/hosts"
+)
+
+const barWidth = 30 // characters
+
+// Text writes a line a phase.
+func (t Timeline) Text(w io.Writer) error {
+	b := new(strings.Builder)
+	fmt.Fprintf(b, "%s, %s: %s\n", t.Host, t.Start.Local().Format(time.DateTime), t.summary())
+	for _, p := range t.Phases {
+		fmt.Fprintf(b, "%9s %9s  %-10s  %s  %s\n", seconds(p.Start), p.took(), p.Name, p.bar(t.Seconds), p.words())
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func (t Timeline) summary() string {
+	took := seconds(t.Seconds)
+	switch t.State {
+	case hosts.Installed, hosts.Rehearsed, hosts.Failed:
+		return fmt.Sprintf("%s after %s%s", t.State, took, t.longest())
+	}
+	return fmt.Sprintf("%s, for %s so far", t.State, took)
+}
+
+// longest is what an impatient person would look at first.
+func (t Timeline) longest() string {
+	var most Phase
+	for _, p := range t.Phases {
+		if p.Side != Person && p.Name != Build && p.Seconds > most.Seconds {
+			most = p
+		}
+	}
+	if most.Name == "" {
+		return ""
+	}
+	return fmt.Sprintf("; longest: %s, %s", most.Name, seconds(most.Seconds))
+}
+
+func (p Phase) took() string {
+	s := seconds(p.Seconds)
+	if p.Open {
+		s += "…"
+	}
+	return s
+}
+
+// bar is where the phase lies in the whole.
+func (p Phase) bar(whole float64) string {
+	from, to := 0, barWidth
+	if whole > 0 {
+		from = min(int(p.Start/whole*barWidth), barWidth-1)
+		to = min(max(int((p.Start+p.Seconds)/whole*barWidth+0.5), from+1), barWidth)
+	}
+	mark := "█"
+	if p.Failed {
+		mark = "▒"
+	}
+	return strings.Repeat("·", from) + strings.Repeat(mark, to-from) + strings.Repeat("·", barWidth-to)
+}
+
+// words say what was moved, and what was waited for.
+func (p Phase) words() string {
+	var b strings.Builder
+	if p.Bytes > 0 {
+		fmt.Fprintf(&b, "%s over %s", size(float64(p.Bytes)), strings.ToUpper(p.Over))
+		if p.Rate > 0 {
+			fmt.Fprintf(&b, " at %s/s", size(p.Rate))
+		}
+		if p.Name == Load {
+			b.WriteString(" (the last file)")
+		}
+		b.WriteString("; ")
+	}
+	if p.Failed {
+		b.WriteString("failed; ")
+	}
+	b.WriteString(p.For)
+	if p.Queued >= 0.05 {
+		fmt.Fprintf(&b, ", %s of it for its turn", seconds(p.Queued))
+	}
+	return b.String()
+}
+
+func seconds(s float64) string {
+	if s < 100 {
+		return fmt.Sprintf("%.1f s", s)
+	}
+	return time.Duration(s * float64(time.Second)).Round(time.Second).String()
+}
+
+func size(n float64) string {
+	for _, unit := range []string{"bytes", "kB", "MB"} {
+		if n < 1000 {
+			return strings.Replace(fmt.Sprintf("%.1f %s", n, unit), ".0 ", " ", 1)
+		}
+		n /= 1000
+	}
+	return fmt.Sprintf("%.2f GB", n)
+}

@@ -1,0 +1,252 @@
+// Package timeline tells where the time of an install went: its phases, out of a host's events.
+package timeline
+
+import (
+	"slices"
+	"time"
+
+	"provision/hosts"
+)
+
+// Side is who a phase waits for.
+type Side string
+
+// The sides.
+const (
+	Person  Side = "person"
+	Machine Side = "machine"
+	Network Side = "network" // with both its ends
+	Server  Side = "server"
+)
+
+// The phases that an install has, in the order of a smooth one. Some run beside others, a machine that is
+// lost goes through some again, and what is not needed is left out.
+const (
+	SwitchOn   = "switch-on"
+	Firmware   = "firmware"
+	Load       = "load"
+	Boot       = "boot"
+	Facts      = "facts"
+	Build      = "build"
+	Wait       = "wait"
+	Disks      = "disks"
+	Files      = "files"
+	Copy       = "copy"
+	Bootloader = "bootloader"
+	Unmount    = "unmount"
+	Lost       = "lost"
+	Restart    = "restart"
+)
+
+var about = map[string]struct {
+	side  Side
+	words string
+}{
+	SwitchOn:   {Person, "the machine to be switched on and to ask the network"},
+	Firmware:   {Machine, "its firmware to ask for the first file"},
+	Load:       {Network, "its firmware to load program, kernel and initrd"},
+	Boot:       {Machine, "the installer's kernel and stage 1, until SSH answers"},
+	Facts:      {Machine, "the machine to say what hardware it has"},
+	Build:      {Server, "nix to evaluate and build the host"},
+	Wait:       {Server, "the evaluation or build to end"},
+	Disks:      {Machine, "partitions, encryption and file systems"},
+	Files:      {Network, "secrets, the host's key and extra files"},
+	Copy:       {Network, "the closure to arrive in the new file system"},
+	Bootloader: {Machine, "nixos-install to make the system start"},
+	Unmount:    {Machine, "the last bytes to reach the disks"},
+	Lost:       {Machine, "the machine to come back"},
+	Restart:    {Machine, "firmware, boot loader and the host, until it proves its key"},
+}
+
+// Timeline is one install. Times are in seconds.
+type Timeline struct {
+	Host    string      `json:"host"`
+	Start   time.Time   `json:"start"`
+	Seconds float64     `json:"seconds"` // until it was over, or until now
+	State   hosts.State `json:"state"`
+	Phases  []Phase     `json:"phases"` // by their starts
+}
+
+// Phase is what went on for a while.
+type Phase struct {
+	Name    string  `json:"phase"`
+	Side    Side    `json:"side"`
+	Start   float64 `json:"start"` // after the timeline's
+	Seconds float64 `json:"seconds"`
+	Open    bool    `json:"open,omitempty"`   // it is not over
+	Failed  bool    `json:"failed,omitempty"` // it ended the install
+	Queued  float64 `json:"queued,omitempty"` // of Seconds: behind other hosts
+	Bytes   int64   `json:"bytes,omitempty"`  // that were sent
+	Rate    float64 `json:"rate,omitempty"`   // bytes a second
+	Over    string  `json:"over,omitempty"`   // http, tftp, ssh
+	For     string  `json:"waits_for"`
+}
+
+// Of is the newest install that the events, oldest first, tell of.
+func Of(events []hosts.Event, now time.Time) Timeline {
+	var r reader
+	for _, ev := range events {
+		r.read(ev)
+	}
+	for name := range r.open {
+		r.end(name, now).Open = true
+	}
+	// What took no time is what nobody waited for.
+	r.t.Phases = slices.DeleteFunc(r.t.Phases, func(p Phase) bool { return p.Name == Wait && !p.Open && p.Seconds < 0.05 })
+	return r.t
+}
+
+type reader struct {
+	t      Timeline
+	open   map[string]int // index of the phases that are under way
+	over   bool           // what happens now is not of the install
+	queued time.Time      // since when the build waits for its turn
+}
+
+func (r *reader) at(t time.Time) float64 { return t.Sub(r.t.Start).Seconds() }
+
+func (r *reader) begin(name string, t time.Time) {
+	if _, ok := r.open[name]; ok {
+		return
+	}
+	r.open[name] = len(r.t.Phases)
+	r.t.Phases = append(r.t.Phases, Phase{Name: name, Side: about[name].side, For: about[name].words, Start: r.at(t)})
+}
+
+// end returns a phase that ended, or one that nobody sees if it was not under way.
+func (r *reader) end(name string, t time.Time) *Phase {
+	i, ok := r.open[name]
+	if !ok {
+		return new(Phase)
+	}
+	delete(r.open, name)
+	p := &r.t.Phases[i]
+	r.t.Seconds = r.at(t)
+	p.Seconds = r.t.Seconds - p.Start
+	return p
+}
+
+// machine ends all that goes on with the machine; the build goes on.
+func (r *reader) machine(t time.Time) {
+	for name := range r.open {
+		if name != Build {
+			r.end(name, t)
+		}
+	}
+}
+
+// idle: is nothing under way but the build?
+func (r *reader) idle() bool {
+	_, builds := r.open[Build]
+	return len(r.open) == 0 || len(r.open) == 1 && builds
+}
+
+func (r *reader) read(ev hosts.Event) {
+	t := ev.Time
+	if ev.Kind == hosts.Enrolled || r.open == nil {
+		*r = reader{t: Timeline{Host: ev.Host, Start: t}, open: make(map[string]int)}
+	}
+	if r.over {
+		return
+	}
+	r.t.State = ev.State
+	switch ev.Kind {
+	case hosts.Enrolled, hosts.Retried:
+		r.begin(SwitchOn, t)
+	case hosts.Netboot:
+		r.machine(t)
+		r.begin(Firmware, t)
+	case hosts.Queued, hosts.Building, hosts.Built:
+		r.build(ev)
+	case hosts.Fetched:
+		r.fetched(ev)
+	case hosts.Contacted:
+		r.machine(t)
+		r.begin(Facts, t)
+	case hosts.Started, hosts.Finished:
+		r.phase(ev)
+	case hosts.Lost:
+		r.machine(t)
+		r.begin(Lost, t)
+	case hosts.Rebooted:
+		r.machine(t)
+		r.begin(Restart, t)
+	case hosts.Proved, hosts.Rehearsal, hosts.Cancelled, hosts.Broke:
+		r.ended(ev)
+	}
+}
+
+func (r *reader) build(ev hosts.Event) {
+	switch ev.Kind {
+	case hosts.Queued:
+		r.begin(Build, ev.Time)
+		r.queued = ev.Time
+		return
+	case hosts.Building:
+		r.begin(Build, ev.Time)
+	}
+	if i, ok := r.open[Build]; ok && !r.queued.IsZero() {
+		r.t.Phases[i].Queued += ev.Time.Sub(r.queued).Seconds()
+	}
+	r.queued = time.Time{}
+	if ev.Kind == hosts.Built {
+		r.end(Build, ev.Time)
+	}
+}
+
+func (r *reader) fetched(ev hosts.Event) {
+	r.end(SwitchOn, ev.Time)
+	r.end(Firmware, ev.Time)
+	if ev.Work == nil {
+		r.begin(Load, ev.Time)
+		return
+	}
+	p := r.end(Load, ev.Time)
+	p.moved(ev.Work, ev.Work.Took.Seconds())
+	r.begin(Boot, ev.Time)
+}
+
+// phase is of those that the installer tells of.
+func (r *reader) phase(ev hosts.Event) {
+	name := string(ev.Phase)
+	if _, known := about[name]; !known {
+		return
+	}
+	if ev.Kind == hosts.Started {
+		r.end(Facts, ev.Time)
+		if ev.Phase == hosts.PhaseBuild {
+			name = Wait // the machine; the build may be over
+		} else {
+			r.end(Wait, ev.Time)
+		}
+		r.begin(name, ev.Time)
+		return
+	}
+	p := r.end(name, ev.Time)
+	if ev.Work != nil {
+		p.moved(ev.Work, p.Seconds)
+	}
+	switch {
+	case name == Bootloader:
+		r.begin(Unmount, ev.Time)
+	case r.idle():
+		r.begin(Wait, ev.Time)
+	}
+}
+
+// ended is of the install. One that failed may go on.
+func (r *reader) ended(ev hosts.Event) {
+	r.over = ev.Kind != hosts.Broke
+	_, known := r.open[string(ev.Phase)]
+	for name := range r.open {
+		p := r.end(name, ev.Time)
+		p.Failed = !r.over && (!known || name == string(ev.Phase))
+	}
+}
+
+func (p *Phase) moved(w *hosts.Work, seconds float64) {
+	p.Bytes, p.Over = w.Bytes, w.Over
+	if seconds > 0 {
+		p.Rate = float64(w.Bytes) / seconds
+	}
+}
