@@ -25,15 +25,12 @@ require (
 	github.com/djherbis/times v1.6.0 // indirect
 	github.com/elliotwutingfeng/asciiset v0.0.0-20260129054604-cfde2086bc57 // indirect
 	github.com/pkg/xattr v0.4.12 // indirect
-	github.com/valyala/fastrand v1.1.0 // indirect
-	github.com/valyala/histogram v1.2.0 // indirect
 	golang.org/x/tools v0.51.0 // indirect
 )
 
 require (
 	filippo.io/edwards25519 v1.2.0
 	filippo.io/hpke v0.4.0 // indirect
-	github.com/VictoriaMetrics/metrics v1.40.2
 	github.com/google/uuid v1.6.0 // indirect
 	github.com/gopacket/gopacket v1.4.0
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect

@@ -62,6 +62,8 @@ func TestTable(t *testing.T) {
 		Fetched:   "- booting - - - - - -",
 		Contacted: "live live live live - - live -",
 		Lost:      "- - live installing - - - -",
+		Queued:    "ready booting live installing rebooting installed failed rehearsed",
+		Building:  "ready booting live installing rebooting installed failed rehearsed",
 		Built:     "ready booting live installing rebooting installed failed rehearsed",
 		Burned:    "- - installing installing - - - -",
 		Started:   "ready booting live installing - - - -",

@@ -4,8 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
 
-	"github.com/VictoriaMetrics/metrics"
 	"github.com/labstack/echo/v4"
 
 	"provision/hosts"
@@ -16,29 +20,90 @@ import (
 var buckets = []float64{0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 600, 1800, 3600}
 
 // meter counts the installs that end while the server runs, for Prometheus.
-type meter struct{ set *metrics.Set }
-
-func newMeter() meter {
-	m := meter{metrics.NewSet()}
-	for _, s := range []hosts.State{hosts.Installed, hosts.Failed} { // that there is none yet can be seen, too
-		m.installs(s)
-	}
-	return m
+type meter struct {
+	mu       sync.Mutex
+	installs map[hosts.State]int
+	whole    histogram
+	phases   map[string]*histogram // by labels
+	sent     map[string]int64      // bytes, by labels
 }
 
-func (m meter) installs(s hosts.State) *metrics.Counter {
-	return m.set.GetOrCreateCounter(fmt.Sprintf("provision_installs_total{state=%q}", s))
+type histogram struct {
+	counts [13]int // of what took as long as the bucket says, and no shorter one; the last: longer than all
+	sum    float64
+}
+
+func (h *histogram) add(seconds float64) {
+	i, _ := slices.BinarySearch(buckets, seconds)
+	h.counts[i]++
+	h.sum += seconds
+}
+
+// write writes it in Prometheus' text format, version 0.0.4. labels end in a comma, if there are any.
+func (h *histogram) write(w io.Writer, name, labels string) {
+	n := 0
+	for i, count := range h.counts {
+		n += count
+		le := "+Inf"
+		if i < len(buckets) {
+			le = fmt.Sprint(buckets[i])
+		}
+		fmt.Fprintf(w, "%s_bucket{%sle=%q} %d\n", name, labels, le, n)
+	}
+	labels = strings.TrimSuffix(labels, ",")
+	if labels != "" {
+		labels = "{" + labels + "}"
+	}
+	fmt.Fprintf(w, "%s_sum%s %g\n%s_count%s %d\n", name, labels, h.sum, name, labels, n)
 }
 
 // observe is told of an install that came to its end.
-func (m meter) observe(t timeline.Timeline) {
+func (m *meter) observe(t timeline.Timeline) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.phases == nil {
+		m.phases, m.sent = make(map[string]*histogram), make(map[string]int64)
+	}
+	m.whole.add(t.Seconds)
 	for _, p := range t.Phases {
-		m.set.GetOrCreatePrometheusHistogramExt(fmt.Sprintf("provision_phase_seconds{phase=%q,side=%q}", p.Name, p.Side), buckets).Update(p.Seconds)
+		labels := fmt.Sprintf("phase=%q,side=%q,", p.Name, p.Side)
+		if m.phases[labels] == nil {
+			m.phases[labels] = new(histogram)
+		}
+		m.phases[labels].add(p.Seconds)
 		if p.Bytes > 0 {
-			m.set.GetOrCreateCounter(fmt.Sprintf("provision_sent_bytes_total{phase=%q,over=%q}", p.Name, p.Over)).AddInt64(p.Bytes)
+			m.sent[fmt.Sprintf("phase=%q,over=%q", p.Name, p.Over)] += p.Bytes
 		}
 	}
-	m.set.GetOrCreatePrometheusHistogramExt("provision_install_seconds", buckets).Update(t.Seconds)
+}
+
+func (m *meter) ended(s hosts.State) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.installs == nil {
+		m.installs = make(map[hosts.State]int)
+	}
+	m.installs[s]++
+}
+
+func (m *meter) write(w io.Writer) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	about := func(name, kind, help string) { fmt.Fprintf(w, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind) }
+	about("provision_installs_total", "counter", "Installs that came to an end since the server started.")
+	for _, s := range []hosts.State{hosts.Installed, hosts.Failed} {
+		fmt.Fprintf(w, "provision_installs_total{state=%q} %d\n", s, m.installs[s])
+	}
+	about("provision_install_seconds", "histogram", "From the enrolment to the proof that the host came up.")
+	m.whole.write(w, "provision_install_seconds", "")
+	about("provision_phase_seconds", "histogram", "The phases of installs, and who each waits for; some overlap.")
+	for _, labels := range slices.Sorted(maps.Keys(m.phases)) {
+		m.phases[labels].write(w, "provision_phase_seconds", labels)
+	}
+	about("provision_sent_bytes_total", "counter", "What was sent to machines that were installed.")
+	for _, labels := range slices.Sorted(maps.Keys(m.sent)) {
+		fmt.Fprintf(w, "provision_sent_bytes_total{%s} %d\n", labels, m.sent[labels])
+	}
 }
 
 // Measure looks out for installs that end, until ctx ends, for the metrics.
@@ -72,9 +137,9 @@ func (s *Server) Measure(ctx context.Context) error {
 func (s *Server) measure(ev hosts.Event) error {
 	switch ev.Kind {
 	case hosts.Broke:
-		s.meter.installs(hosts.Failed).Inc()
+		s.meter.ended(hosts.Failed)
 	case hosts.Proved:
-		s.meter.installs(hosts.Installed).Inc()
+		s.meter.ended(hosts.Installed)
 		events, err := s.Hosts.Events(ev.Host, 0)
 		if err != nil {
 			return err
@@ -87,6 +152,6 @@ func (s *Server) measure(ev hosts.Event) error {
 // metrics is in Prometheus' text format, version 0.0.4.
 func (s *Server) metrics(c echo.Context) error {
 	c.Response().Header().Set(echo.HeaderContentType, "text/plain; version=0.0.4")
-	s.meter.set.WritePrometheus(c.Response())
+	s.meter.write(c.Response())
 	return nil
 }

@@ -55,7 +55,6 @@ type Server struct {
 
 // Listen opens the socket. Run must follow.
 func (s *Server) Listen(ctx context.Context) (err error) {
-	s.meter = newMeter()
 	s.listener, err = s.listen(ctx)
 	return err
 }
