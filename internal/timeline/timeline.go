@@ -29,6 +29,7 @@ const (
 	Facts      = "facts"
 	Build      = "build"
 	Wait       = "wait"
+	Plan       = "plan"
 	Disks      = "disks"
 	Files      = "files"
 	Copy       = "copy"
@@ -49,6 +50,7 @@ var about = map[string]struct {
 	Facts:      {Machine, "the machine to say what hardware it has"},
 	Build:      {Server, "nix to evaluate and build the host"},
 	Wait:       {Server, "the evaluation or build to end"},
+	Plan:       {Machine, "the disks to be looked at and the plan to be made"},
 	Disks:      {Machine, "partitions, encryption and file systems"},
 	Files:      {Network, "secrets, the host's key and extra files"},
 	Copy:       {Network, "the closure to arrive in the new file system"},
@@ -91,8 +93,13 @@ func Of(events []hosts.Event, now time.Time) Timeline {
 	for name := range r.open {
 		r.end(name, now).Open = true
 	}
-	// What took no time is what nobody waited for.
-	r.t.Phases = slices.DeleteFunc(r.t.Phases, func(p Phase) bool { return p.Name == Wait && !p.Open && p.Seconds < 0.05 })
+	// What took no time is what nobody waited for. A build that finds the flake as it was is over at once.
+	first := slices.IndexFunc(r.t.Phases, func(p Phase) bool { return p.Name == Build })
+	n := -1
+	r.t.Phases = slices.DeleteFunc(r.t.Phases, func(p Phase) bool {
+		n++
+		return !p.Open && ((p.Name == Wait || p.Name == Plan) && p.Seconds < 0.05 || p.Name == Build && p.Seconds < 1 && n > first)
+	})
 	return r.t
 }
 
@@ -191,6 +198,10 @@ func (r *reader) build(ev hosts.Event) {
 	r.queued = time.Time{}
 	if ev.Kind == hosts.Built {
 		r.end(Build, ev.Time)
+		if _, ok := r.open[Wait]; ok {
+			r.end(Wait, ev.Time)
+			r.begin(Plan, ev.Time)
+		}
 	}
 }
 
@@ -214,10 +225,13 @@ func (r *reader) phase(ev hosts.Event) {
 	}
 	if ev.Kind == hosts.Started {
 		r.end(Facts, ev.Time)
-		if ev.Phase == hosts.PhaseBuild {
-			name = Wait // the machine; the build may be over
-		} else {
-			r.end(Wait, ev.Time)
+		r.end(Wait, ev.Time)
+		r.end(Plan, ev.Time)
+		if ev.Phase == hosts.PhaseBuild { // the machine is ready for what is built
+			name = Plan
+			if _, builds := r.open[Build]; builds {
+				name = Wait
+			}
 		}
 		r.begin(name, ev.Time)
 		return
