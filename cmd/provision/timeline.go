@@ -33,6 +33,7 @@ func timelineCommand(api *client) *cobra.Command {
 			case asSVG:
 				return t.SVG(c.OutOrStdout())
 			}
+			t.Start = t.Start.Local()
 			return t.Text(c.OutOrStdout())
 		}}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")

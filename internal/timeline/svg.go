@@ -12,7 +12,7 @@ import (
 const (
 	chartX, chartWidth = 110, 560
 	rowHeight, top     = 24, 60
-	svgWidth           = 1180
+	svgWidth           = 1400
 )
 
 // SVG writes a Gantt chart that stands by itself, in the reader's colour scheme.

@@ -14,7 +14,7 @@ const barWidth = 30 // characters
 // Text writes a line a phase.
 func (t Timeline) Text(w io.Writer) error {
 	b := new(strings.Builder)
-	fmt.Fprintf(b, "%s, %s: %s\n", t.Host, t.Start.Local().Format(time.DateTime), t.summary())
+	fmt.Fprintf(b, "%s, %s: %s\n", t.Host, t.Start.Format(time.DateTime), t.summary())
 	for _, p := range t.Phases {
 		fmt.Fprintf(b, "%9s %9s  %-10s  %s  %s\n", seconds(p.Start), p.took(), p.Name, p.bar(t.Seconds), p.words())
 	}

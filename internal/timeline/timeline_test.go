@@ -135,7 +135,7 @@ func TestReal(t *testing.T) {
 			t.Fatal(err)
 		}
 		tl := Of(events, events[len(events)-1].Time)
-		tl.Start = tl.Start.In(time.Local)
+		tl.Start = tl.Start.UTC()
 		var text, svg bytes.Buffer
 		if err := errors.Join(tl.Text(&text), tl.SVG(&svg)); err != nil {
 			t.Fatal(err)
