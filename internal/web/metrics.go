@@ -119,10 +119,15 @@ func (s *Server) Measure(ctx context.Context) error {
 	}
 	for name := range changed {
 		h, err := s.Hosts.Get(name)
-		if h.LastEvent < last[name] || errors.Is(err, hosts.ErrNotFound) { // it was forgotten, and perhaps enrolled again
+		if errors.Is(err, hosts.ErrNotFound) {
+			delete(last, name)
+			continue
+		}
+		if err == nil && h.LastEvent < last[name] { // it was forgotten and enrolled again
 			delete(last, name)
 		}
-		news, err := s.Hosts.Events(name, last[name])
+		news, eventsErr := s.Hosts.Events(name, last[name])
+		err = errors.Join(err, eventsErr)
 		for _, ev := range news {
 			last[name] = ev.Number
 			err = errors.Join(err, s.measure(ev))
