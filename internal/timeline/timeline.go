@@ -37,6 +37,7 @@ const (
 	Unmount    = "unmount"
 	Lost       = "lost"
 	Restart    = "restart"
+	Mend       = "mend"
 )
 
 var about = map[string]struct {
@@ -58,6 +59,7 @@ var about = map[string]struct {
 	Unmount:    {Machine, "the last bytes to reach the disks"},
 	Lost:       {Machine, "the machine to come back"},
 	Restart:    {Machine, "firmware, boot loader and the host, until it proves its key"},
+	Mend:       {Person, "what failed to be mended, and to be tried again"},
 }
 
 // Timeline is one install. Times are in seconds.
@@ -107,6 +109,7 @@ type reader struct {
 	t      Timeline
 	open   map[string]int // index of the phases that are under way
 	over   bool           // what happens now is not of the install
+	failed time.Time      // when it failed, if nobody took it up since
 	queued time.Time      // since when the build waits for its turn
 }
 
@@ -157,6 +160,14 @@ func (r *reader) read(ev hosts.Event) {
 		return
 	}
 	r.t.State = ev.State
+	switch ev.Kind {
+	case hosts.Retried, hosts.Netboot, hosts.Contacted, hosts.Proved:
+		if !r.failed.IsZero() {
+			r.begin(Mend, r.failed)
+			r.end(Mend, t)
+			r.failed = time.Time{}
+		}
+	}
 	switch ev.Kind {
 	case hosts.Enrolled, hosts.Retried:
 		r.begin(SwitchOn, t)
@@ -250,7 +261,9 @@ func (r *reader) phase(ev hosts.Event) {
 
 // ended is of the install. One that failed may go on.
 func (r *reader) ended(ev hosts.Event) {
-	r.over = ev.Kind != hosts.Broke
+	if r.over = ev.Kind != hosts.Broke; !r.over {
+		r.failed = ev.Time
+	}
 	_, known := r.open[string(ev.Phase)]
 	for name := range r.open {
 		p := r.end(name, ev.Time)

@@ -69,7 +69,7 @@ func TestPhases(t *testing.T) {
 		"lost, and failed, and tried again": {
 			append(boot[:9:9], ev(31, hosts.Started, in(hosts.PhaseDisks)), ev(35, hosts.Lost), ev(50, hosts.Contacted), ev(51, hosts.Started, in(hosts.PhaseDisks)),
 				ev(55, hosts.Broke, in(hosts.PhaseDisks), state(hosts.Failed)), ev(60, hosts.Noted), ev(70, hosts.Retried), ev(80, hosts.Contacted, state(hosts.Live))),
-			append(booted[:6:6], want{Disks, 31, 35}, want{Lost, 35, 50}, want{Facts, 50, 51}, want{Disks, 51, 55}, want{SwitchOn, 70, 80}, want{Facts, 80, 100}), hosts.Live, 100,
+			append(booted[:6:6], want{Disks, 31, 35}, want{Lost, 35, 50}, want{Facts, 50, 51}, want{Disks, 51, 55}, want{Mend, 55, 70}, want{SwitchOn, 70, 80}, want{Facts, 80, 100}), hosts.Live, 100,
 		},
 		"failed": {append(boot[:4:4], ev(25, hosts.Broke, in(hosts.PhaseNetboot), state(hosts.Failed)), ev(60, hosts.Noted, state(hosts.Failed))),
 			[]want{{SwitchOn, 0, 10}, {Build, 0, 3}, {Firmware, 10, 25}}, hosts.Failed, 25},
