@@ -26,7 +26,7 @@ type Discovered struct {
 // must not be able to make the server write to its disk for every packet.
 type sightings struct {
 	mu    sync.Mutex
-	byMAC map[string]Discovered
+	byMAC recent[Discovered]
 	dirty bool
 }
 
@@ -35,31 +35,22 @@ const discoveredKey = "discovered"
 func (s *sightings) see(d Discovered) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if old, ok := s.byMAC[d.MAC]; ok {
+	if old, ok := s.byMAC.get(d.MAC); ok {
 		d.First = old.First
 		d.Vendor, d.Arch, d.Board = cmp.Or(d.Vendor, old.Vendor), cmp.Or(d.Arch, old.Arch), cmp.Or(d.Board, old.Board)
-	} else if len(s.byMAC) >= MaxDiscovered {
-		delete(s.byMAC, s.oldest())
+	} else if s.byMAC.len() >= MaxDiscovered {
+		mac, _ := s.byMAC.oldest()
+		s.byMAC.drop(mac)
 	}
-	s.byMAC[d.MAC] = d
+	s.byMAC.use(d.MAC, d)
 	s.dirty = true
-}
-
-func (s *sightings) oldest() (mac string) {
-	var last time.Time
-	for m, d := range s.byMAC {
-		if mac == "" || d.Last.Before(last) {
-			mac, last = m, d.Last
-		}
-	}
-	return mac
 }
 
 func (s *sightings) forget(macs []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, m := range macs {
-		delete(s.byMAC, m)
+		s.byMAC.drop(m)
 	}
 	s.dirty = true
 }
@@ -68,10 +59,7 @@ func (s *sightings) forget(macs []string) {
 func (s *sightings) list() []Discovered {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := make([]Discovered, 0, len(s.byMAC))
-	for _, d := range s.byMAC {
-		out = append(out, d)
-	}
+	out := s.byMAC.all()
 	slices.SortFunc(out, func(a, b Discovered) int {
 		return cmp.Or(b.Last.Compare(a.Last), cmp.Compare(a.MAC, b.MAC))
 	})
@@ -83,8 +71,9 @@ func (s *sightings) load(data []byte) error {
 	if err := json.Unmarshal(data, &all); err != nil {
 		return err
 	}
+	slices.SortFunc(all, func(a, b Discovered) int { return a.Last.Compare(b.Last) })
 	for _, d := range all {
-		s.byMAC[d.MAC] = d
+		s.byMAC.use(d.MAC, d)
 	}
 	return nil
 }

@@ -36,7 +36,6 @@ func secretKey(name, secret string) string  { return "secret/" + name + "/" + se
 // New opens the inventory; now is the clock.
 func New(store Store, vault *Vault, now func() time.Time) (*Inventory, error) {
 	inv := &Inventory{store: store, vault: vault, now: now,
-		seen:  sightings{byMAC: make(map[string]Discovered)},
 		notes: noteLimit{hosts: make(map[string]noted)}}
 	rec, err := store.Get(discoveredKey)
 	if errors.Is(err, ErrNotFound) {

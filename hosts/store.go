@@ -114,7 +114,7 @@ func (b *Bolt) List(prefix, after string) (recs []Record, err error) {
 	err = b.db.View(func(tx *bbolt.Tx) error {
 		c := tx.Bucket(bucket).Cursor()
 		start := max(prefix, after)
-		for k, v := c.Seek([]byte(start)); bytes.HasPrefix(k, []byte(prefix)); k, v = c.Next() {
+		for k, v := c.Seek([]byte(start)); k != nil && bytes.HasPrefix(k, []byte(prefix)); k, v = c.Next() {
 			if string(k) != after {
 				recs = append(recs, record(string(k), v))
 			}

@@ -71,7 +71,7 @@ type Traces struct {
 	Now func() time.Time
 
 	mu    sync.Mutex
-	byMAC map[string]*Trace
+	byMAC recent[*Trace] // by the last packet
 	bytes int
 }
 
@@ -81,18 +81,15 @@ func (t *Traces) Add(mac string, p Packet, note func(*Trace)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p.Time = t.Now()
-	if t.byMAC == nil {
-		t.byMAC = make(map[string]*Trace)
-	}
-	tr := t.byMAC[mac]
+	tr, _ := t.byMAC.get(mac)
 	if tr != nil && !p.Sent && p.Time.Sub(tr.Last) > traceGap {
 		t.drop(tr)
 		tr = nil
 	}
 	if tr == nil {
 		tr = &Trace{MAC: mac, First: p.Time}
-		t.byMAC[mac] = tr
 	}
+	t.byMAC.use(mac, tr)
 	tr.Last = p.Time
 	if note != nil {
 		note(tr)
@@ -103,8 +100,9 @@ func (t *Traces) Add(mac string, p Packet, note func(*Trace)) {
 	}
 	tr.Packets = append(tr.Packets, p)
 	t.bytes += len(p.Data)
-	for len(t.byMAC) > 1 && (t.bytes > MaxTraceBytes || len(t.byMAC) > 4*MaxDiscovered) {
-		t.drop(t.oldest())
+	for n := t.byMAC.len(); n > 1 && (t.bytes > MaxTraceBytes || n > 4*MaxDiscovered); n = t.byMAC.len() {
+		_, old := t.byMAC.oldest()
+		t.drop(old)
 	}
 }
 
@@ -112,7 +110,7 @@ func (t *Traces) Add(mac string, p Packet, note func(*Trace)) {
 func (t *Traces) Note(mac string, note func(*Trace)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if tr := t.byMAC[mac]; tr != nil {
+	if tr, ok := t.byMAC.get(mac); ok {
 		note(tr)
 	}
 }
@@ -122,7 +120,7 @@ func (t *Traces) Note(mac string, note func(*Trace)) {
 func (t *Traces) Restart(mac string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if tr := t.byMAC[mac]; tr != nil && slices.Contains([]Stage{StageScript, StageKernel, StageInitrd, StageStarted}, tr.Stage) {
+	if tr, ok := t.byMAC.get(mac); ok && slices.Contains([]Stage{StageScript, StageKernel, StageInitrd, StageStarted}, tr.Stage) {
 		t.drop(tr)
 	}
 }
@@ -131,24 +129,15 @@ func (t *Traces) drop(tr *Trace) {
 	for _, p := range tr.Packets {
 		t.bytes -= len(p.Data)
 	}
-	delete(t.byMAC, tr.MAC)
-}
-
-func (t *Traces) oldest() (old *Trace) {
-	for _, tr := range t.byMAC {
-		if old == nil || tr.Last.Before(old.Last) {
-			old = tr
-		}
-	}
-	return old
+	t.byMAC.drop(tr.MAC)
 }
 
 // Get returns the trace of a MAC, or ErrNotFound.
 func (t *Traces) Get(mac string) (Trace, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	tr := t.byMAC[mac]
-	if tr == nil {
+	tr, ok := t.byMAC.get(mac)
+	if !ok {
 		return Trace{}, ErrNotFound
 	}
 	out := *tr
@@ -160,8 +149,8 @@ func (t *Traces) Get(mac string) (Trace, error) {
 func (t *Traces) List() []Trace {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	out := make([]Trace, 0, len(t.byMAC))
-	for _, tr := range t.byMAC {
+	out := make([]Trace, 0, t.byMAC.len())
+	for _, tr := range t.byMAC.all() {
 		short := *tr
 		short.Packets = nil
 		out = append(out, short)

@@ -28,8 +28,8 @@ import (
 func BenchmarkDHCP(b *testing.B) {
 	for _, n := range []int{10, 100_000} {
 		s := server(b, Full)
-		fill(b, s.Store, n)
-		inv, err := hosts.New(s.Store, nil, s.Now)
+		fill(b, s.Leases.(hosts.Store), n)
+		inv, err := hosts.New(s.Leases.(hosts.Store), nil, s.Now)
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"log/slog"
 	"net"
 	"net/netip"
 	"sync"
@@ -88,8 +89,10 @@ func (s *Server) answer(l *link, conn *net.UDPConn, m dhcpRequest, respond respo
 		return false
 	}
 	_, err := conn.WriteToUDPAddrPort(r.ToBytes(), to)
-	s.Log.Debug("answered DHCP", "mac", m.ClientHWAddr.String(), "request", m.MessageType(), "answer", r.MessageType(), "to", to,
-		"address", r.YourIPAddr, "file", r.BootFileName != "", "err", err)
+	if s.Log.Enabled(context.Background(), slog.LevelDebug) { // it is said thousands of times a second
+		s.Log.Debug("answered DHCP", "mac", m.ClientHWAddr.String(), "request", m.MessageType(), "answer", r.MessageType(), "to", to,
+			"address", r.YourIPAddr, "file", r.BootFileName != "", "err", err)
+	}
 	return deaf(m.DHCPv4, r)
 }
 

@@ -73,7 +73,7 @@ type lease struct {
 // pool hands out addresses. It lives in memory; what was acknowledged is in
 // the store before the client hears of it.
 type pool struct {
-	store hosts.Store
+	store LeaseStore
 	rng   Range
 	avoid map[netip.Addr]bool // our own, the router's
 	term  time.Duration
@@ -86,23 +86,30 @@ type pool struct {
 	relay netip.Addr // the last one that asked for these addresses
 }
 
-const leasePrefix = "lease/"
+// LeasePrefix begins the keys of leases.
+const LeasePrefix = "lease/"
+
+// LeaseStore keeps leases: a [hosts.Journal], or any [hosts.Store].
+type LeaseStore interface {
+	List(prefix, after string) ([]hosts.Record, error)
+	Commit(expect []hosts.Version, writes []hosts.Write) error
+}
 
 var errNoAddress = errors.New("no address left")
 
-func newPool(store hosts.Store, rng Range, term time.Duration, now func() time.Time, avoid ...netip.Addr) (*pool, error) {
+func newPool(store LeaseStore, rng Range, term time.Duration, now func() time.Time, avoid ...netip.Addr) (*pool, error) {
 	p := &pool{store: store, rng: rng, term: term, now: now, avoid: make(map[netip.Addr]bool),
 		by: make(map[netip.Addr]lease), mine: make(map[string]netip.Addr), saved: make(map[netip.Addr]time.Time)}
 	for _, a := range avoid {
 		p.avoid[a] = true
 	}
-	recs, err := store.List(leasePrefix, "")
+	recs, err := store.List(LeasePrefix, "")
 	if err != nil {
 		return nil, fmt.Errorf("read leases: %w", err)
 	}
 	for _, rec := range recs {
 		var l lease
-		addr, err := netip.ParseAddr(strings.TrimPrefix(rec.Key, leasePrefix))
+		addr, err := netip.ParseAddr(strings.TrimPrefix(rec.Key, LeasePrefix))
 		if err = errors.Join(err, json.Unmarshal(rec.Value, &l)); err != nil {
 			return nil, fmt.Errorf("read lease %s: %w", rec.Key, err)
 		}
@@ -241,7 +248,7 @@ func (p *pool) relayed(via netip.Addr) netip.Addr {
 }
 
 func (p *pool) save(addr netip.Addr, l *lease) error {
-	w := hosts.Write{Key: leasePrefix + addr.String()}
+	w := hosts.Write{Key: LeasePrefix + addr.String()}
 	if l != nil {
 		data, err := json.Marshal(l)
 		if err != nil {

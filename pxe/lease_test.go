@@ -26,7 +26,7 @@ func TestLeases(t *testing.T) {
 	rng := Range{First: addr("10.77.0.100"), Last: addr("10.77.0.103")}
 	open := func() *pool {
 		t.Helper()
-		p, err := newPool(s.Store, rng, time.Hour, func() time.Time { return now }, addr("10.77.0.101"))
+		p, err := newPool(s.Leases, rng, time.Hour, func() time.Time { return now }, addr("10.77.0.101"))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -176,7 +176,7 @@ func (s *Server) openSubnets() error {
 			sub.router = netip.Addr{}
 		}
 		var err error
-		if sub.pool, err = newPool(s.Store, r, s.Lease, s.Now, avoid...); err != nil {
+		if sub.pool, err = newPool(s.Leases, r, s.Lease, s.Now, avoid...); err != nil {
 			return err
 		}
 		s.subnets = append(s.subnets, sub)

@@ -37,7 +37,7 @@ type Server struct {
 	BootTime   time.Duration
 
 	Hosts  *hosts.Inventory
-	Store  hosts.Store // for leases
+	Leases LeaseStore
 	Images *images.Catalog
 	Traces *hosts.Traces
 	Cache  http.Handler // answers what begins with /cache/; nil: nobody does

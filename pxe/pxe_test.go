@@ -63,7 +63,7 @@ func serverOn(t testing.TB, mode Mode, store hosts.Store, now func() time.Time) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Server{Mode: mode, Traces: &hosts.Traces{Now: now}, HTTPPort: 80, BootTime: 10 * time.Minute, Store: store, Log: slog.New(slog.DiscardHandler),
+	s := &Server{Mode: mode, Traces: &hosts.Traces{Now: now}, HTTPPort: 80, BootTime: 10 * time.Minute, Leases: store, Log: slog.New(slog.DiscardHandler),
 		Login: "ssh-ed25519 AAAA provision", Now: now}
 	if s.Hosts, err = hosts.New(store, vault, s.Now); err != nil {
 		t.Fatal(err)

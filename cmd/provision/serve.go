@@ -115,6 +115,14 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) e
 	if err != nil {
 		return err
 	}
+	leases, err := hosts.OpenJournal(filepath.Join(f.stateDir, "leases"))
+	if err != nil {
+		return err
+	}
+	defer leases.Close()
+	if err := leases.Adopt(store, pxe.LeasePrefix); err != nil {
+		return err
+	}
 	catalog, err := images.Open(filepath.Join(f.stateDir, "images"))
 	if err != nil {
 		return err
@@ -136,7 +144,7 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) e
 	nix := installer.Nix{Roots: filepath.Join(f.stateDir, "roots"),
 		Evaluations: installer.NewQueue(cmp.Or(f.evaluations, installer.QueueSlots())), Builds: installer.NewQueue(cmp.Or(f.builds, installer.QueueSlots()))}
 	traces := &hosts.Traces{Now: time.Now}
-	pxeServer.Hosts, pxeServer.Store, pxeServer.Images, pxeServer.Traces, pxeServer.Login, pxeServer.Log = inventory, store, catalog, traces, login, log
+	pxeServer.Hosts, pxeServer.Leases, pxeServer.Images, pxeServer.Traces, pxeServer.Login, pxeServer.Log = inventory, leases, catalog, traces, login, log
 	closures := new(cache.Cache)
 	pxeServer.Cache = closures
 	install := &installer.Installer{Hosts: inventory, Images: catalog, Nix: nix, Cache: closures, CachePort: pxeServer.HTTPPort, Key: key, LiveWithin: f.liveWithin, Log: log, Now: time.Now,

@@ -1,0 +1,254 @@
+package hosts
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// Journal keeps small records in memory and in a file that is only appended to: a commit costs one write and one wait for the
+// disk, half of what a transaction of [Bolt] waits for. It knows no versions.
+//
+// A record in the file is its CRC-32C (of what follows), the lengths of key and value (the value's plus one; 0: the key
+// is gone), all of four bytes, little endian, then both. A power cut can spoil only the end, which nobody was told of.
+type Journal struct {
+	path    string
+	writing sync.Mutex // held by the one who writes to the disk
+	file    *os.File
+	size    int64 // of what is whole in the file, bytes
+	broken  error // why nothing can be written any more
+
+	mu      sync.Mutex
+	records map[string][]byte
+	live    int64   // bytes that the records would take
+	waiting []*note // for the next write
+}
+
+// note is what one call of Commit wants.
+type note struct {
+	writes []Write
+	done   bool
+	err    error
+}
+
+const (
+	journalHead = 12
+	// journalRoom is how large the file grows before what is gone from it is dropped, bytes.
+	journalRoom = 8 << 20
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// OpenJournal opens or makes the file. The caller makes sure that no other process has it open.
+func OpenJournal(path string) (*Journal, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open the journal: %w", err)
+	}
+	j := &Journal{path: path, file: f, records: make(map[string][]byte)}
+	if err := j.load(); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("open the journal %s: %w", path, err)
+	}
+	return j, nil
+}
+
+func (j *Journal) load() error {
+	data, err := os.ReadFile(j.path)
+	if err != nil {
+		return err
+	}
+	for {
+		key, value, n := parseEntry(data[j.size:])
+		if n == 0 {
+			break
+		}
+		j.set(key, value)
+		j.size += n
+	}
+	if j.size < int64(len(data)) { // it was being written when the power went
+		if err := j.file.Truncate(j.size); err != nil {
+			return err
+		}
+	}
+	if err := j.file.Sync(); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(j.path))
+}
+
+// Adopt takes over what another store has under the prefix, and removes it there. What is here already stays.
+func (j *Journal) Adopt(from Store, prefix string) error {
+	recs, err := from.List(prefix, "")
+	if err != nil || len(recs) == 0 {
+		return err
+	}
+	var here, gone []Write
+	j.mu.Lock()
+	for _, rec := range recs {
+		if _, ok := j.records[rec.Key]; !ok {
+			here = append(here, Write{rec.Key, rec.Value})
+		}
+		gone = append(gone, Write{rec.Key, nil})
+	}
+	j.mu.Unlock()
+	if err := j.Commit(nil, here); err != nil {
+		return err
+	}
+	return from.Commit(nil, gone)
+}
+
+// Close releases the file.
+func (j *Journal) Close() error { return j.file.Close() }
+
+// parseEntry reads one record; n is 0 if there is none that is whole.
+func parseEntry(data []byte) (key string, value []byte, n int64) {
+	if len(data) < journalHead {
+		return "", nil, 0
+	}
+	k, v := int64(binary.LittleEndian.Uint32(data[4:])), int64(binary.LittleEndian.Uint32(data[8:]))
+	n = journalHead + k + max(v-1, 0)
+	if n > int64(len(data)) || crc32.Checksum(data[4:n], castagnoli) != binary.LittleEndian.Uint32(data) {
+		return "", nil, 0
+	}
+	if v > 0 {
+		value = bytes.Clone(data[journalHead+k : n])
+	}
+	return string(data[journalHead : journalHead+k]), value, n
+}
+
+func appendEntry(b []byte, key string, value []byte) []byte {
+	start, v := len(b), uint32(0)
+	if value != nil {
+		v = uint32(len(value)) + 1
+	}
+	b = append(b, 0, 0, 0, 0)
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(key)))
+	b = binary.LittleEndian.AppendUint32(b, v)
+	b = append(append(b, key...), value...)
+	binary.LittleEndian.PutUint32(b[start:], crc32.Checksum(b[start+4:], castagnoli))
+	return b
+}
+
+func (j *Journal) set(key string, value []byte) {
+	if old, ok := j.records[key]; ok {
+		j.live -= int64(journalHead + len(key) + len(old))
+		delete(j.records, key)
+	}
+	if value != nil {
+		j.records[key] = value
+		j.live += int64(journalHead + len(key) + len(value))
+	}
+}
+
+// List is that of [Store]; records have no version.
+func (j *Journal) List(prefix, after string) (recs []Record, err error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for key, value := range j.records {
+		if strings.HasPrefix(key, prefix) && key > after {
+			recs = append(recs, Record{Key: key, Value: value})
+		}
+	}
+	slices.SortFunc(recs, func(a, b Record) int { return cmp.Compare(a.Key, b.Key) })
+	return recs, nil
+}
+
+// Commit makes all writes, on the disk before it returns. Commits that come while the disk is waited for go to it together
+// then. Expectations are refused.
+func (j *Journal) Commit(expect []Version, writes []Write) error {
+	if len(expect) > 0 {
+		return errors.New("a journal knows no versions")
+	}
+	n := &note{writes: writes}
+	j.mu.Lock()
+	j.waiting = append(j.waiting, n)
+	j.mu.Unlock()
+
+	j.writing.Lock()
+	defer j.writing.Unlock()
+	if n.done {
+		return n.err
+	}
+	j.mu.Lock()
+	group := j.waiting
+	j.waiting = nil
+	j.mu.Unlock()
+	var b []byte
+	for _, n := range group {
+		for _, w := range n.writes {
+			b = appendEntry(b, w.Key, w.Value)
+		}
+	}
+	err := j.write(b)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, n := range group {
+		n.done, n.err = true, err
+		for _, w := range n.writes {
+			if err == nil {
+				j.set(w.Key, slices.Clone(w.Value))
+			}
+		}
+	}
+	if err == nil && j.size > max(journalRoom, 4*j.live) {
+		j.broken = j.compact()
+	}
+	return n.err
+}
+
+// write appends, and waits for the disk. What failed is taken back, or nothing more is written: what follows it could not
+// be read.
+func (j *Journal) write(b []byte) error {
+	if j.broken != nil {
+		return j.broken
+	}
+	_, err := j.file.Write(b)
+	if err == nil {
+		err = unix.Fdatasync(int(j.file.Fd()))
+	}
+	if err != nil {
+		err = fmt.Errorf("write the journal %s: %w", j.path, err)
+		if undo := errors.Join(j.file.Truncate(j.size), j.file.Sync()); undo != nil {
+			j.broken = fmt.Errorf("%w; and it cannot be taken back: %w; mend the disk and restart the server", err, undo)
+		}
+		return err
+	}
+	j.size += int64(len(b))
+	return nil
+}
+
+// compact writes the file anew with what is not gone. Until the new one is in its place whole, the old one stays.
+func (j *Journal) compact() error {
+	var b []byte
+	for key, value := range j.records {
+		b = appendEntry(b, key, value)
+	}
+	next := j.path + ".new"
+	f, err := os.OpenFile(next, os.O_RDWR|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil // the old one still serves; the next commit tries again
+	}
+	if _, err = f.Write(b); err == nil {
+		err = f.Sync()
+	}
+	if err == nil {
+		err = os.Rename(next, j.path)
+	}
+	if err != nil {
+		return errors.Join(f.Close(), os.Remove(next)) // as above
+	}
+	err = errors.Join(j.file.Close(), syncDir(filepath.Dir(j.path)))
+	j.file, j.size = f, int64(len(b))
+	return err
+}

@@ -1,0 +1,170 @@
+package hosts
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+)
+
+func openJournal(t *testing.T, path string) *Journal {
+	t.Helper()
+	j, err := OpenJournal(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { j.Close() })
+	return j
+}
+
+func put(t *testing.T, j *Journal, key, value string) {
+	t.Helper()
+	w := Write{Key: key}
+	if value != "" {
+		w.Value = []byte(value)
+	}
+	if err := j.Commit(nil, []Write{w}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// has is what a journal holds, in order.
+func has(t *testing.T, j *Journal) string {
+	t.Helper()
+	recs, err := j.List("", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for _, r := range recs {
+		all = append(all, r.Key+"="+string(r.Value))
+	}
+	return strings.Join(all, " ")
+}
+
+// TestJournalTorn cuts the file, and spoils it, at every byte: what is whole before is there, and what is written then, too.
+func TestJournalTorn(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal")
+	j := openJournal(t, path)
+	states, sizes := []string{""}, []int64{0}
+	for _, w := range [][2]string{{"a", "1"}, {"b", "two"}, {"a", "3"}, {"b", ""}, {"c", "a longer one"}} {
+		put(t, j, w[0], w[1])
+		states, sizes = append(states, has(t, j)), append(sizes, j.size)
+	}
+	whole, err := os.ReadFile(path)
+	if err != nil || int64(len(whole)) != j.size {
+		t.Fatal(len(whole), j.size, err)
+	}
+	for n := range len(whole) {
+		for name, data := range map[string][]byte{"cut": whole[:n], "spoiled": spoil(whole, n)} {
+			last := 0
+			for i, size := range sizes {
+				if size <= int64(n) {
+					last = i
+				}
+			}
+			p := filepath.Join(t.TempDir(), "journal")
+			if err := os.WriteFile(p, data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			j := openJournal(t, p)
+			if got := has(t, j); got != states[last] {
+				t.Fatalf("%s at %d: %q, want %q", name, n, got, states[last])
+			}
+			put(t, j, "z", "after")
+			j.Close()
+			if got, want := has(t, openJournal(t, p)), strings.TrimSpace(states[last]+" z=after"); got != want {
+				t.Fatalf("%s at %d, then written: %q, want %q", name, n, got, want)
+			}
+		}
+	}
+}
+
+func spoil(data []byte, at int) []byte {
+	data = bytes.Clone(data)
+	data[at] ^= 0x40
+	return data
+}
+
+// TestJournalMany: commits at the same time are all there afterwards, and the file does not grow for ever.
+func TestJournalMany(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal")
+	j := openJournal(t, path)
+	value := strings.Repeat("x", 10_000)
+	var group sync.WaitGroup
+	for i := range 16 {
+		group.Go(func() {
+			for k := range 100 {
+				if err := j.Commit(nil, []Write{{Key: fmt.Sprintf("%02d", i), Value: fmt.Appendf(nil, "%d%s", k, value)}}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	group.Wait()
+	want := has(t, j)
+	if n := strings.Count(want, "=99x"); n != 16 {
+		t.Errorf("%d of 16 have their last value", n)
+	}
+	if info, err := os.Stat(path); err != nil || info.Size() > journalRoom+16*20_000 || info.Size() != j.size { // 16 MB were written
+		t.Errorf("%d bytes, %d counted: %v", info.Size(), j.size, err)
+	}
+	j.Close()
+	if has(t, openJournal(t, path)) != want {
+		t.Error("after it was opened again, it is another")
+	}
+}
+
+// TestJournalFull: what could not be written was not, and does not keep anything after it from being read.
+func TestJournalFull(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal")
+	j := openJournal(t, path)
+	put(t, j, "a", "1")
+	file := j.file
+	readOnly, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	j.file = readOnly
+	if err := j.Commit(nil, []Write{{Key: "b", Value: []byte("2")}}); err == nil {
+		t.Fatal("written to a file that is only read")
+	}
+	j.file = file
+	if err := j.Commit(nil, []Write{{Key: "b", Value: []byte("2")}}); err == nil || !strings.Contains(err.Error(), "restart the server") {
+		t.Errorf("it could not be taken back: %v", err)
+	}
+	if got := has(t, j); got != "a=1" {
+		t.Errorf("has %s", got)
+	}
+	if err := j.Commit([]Version{{"a", 1}}, nil); err == nil {
+		t.Error("an expectation is taken")
+	}
+}
+
+func TestJournalAdopt(t *testing.T) {
+	dir := t.TempDir()
+	b, err := OpenBolt(filepath.Join(dir, "state.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	j := openJournal(t, filepath.Join(dir, "journal"))
+	put(t, j, "lease/b", "newer")
+	if err := b.Commit(nil, []Write{{"lease/a", []byte("1")}, {"lease/b", []byte("2")}, {"other", []byte("3")}}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // once more is no harm
+		if err := j.Adopt(b, "lease/"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := has(t, j); got != "lease/a=1 lease/b=newer" {
+		t.Error(got)
+	}
+	if recs, err := b.List("", ""); err != nil || len(recs) != 1 || recs[0].Key != "other" {
+		t.Error(recs, err)
+	}
+}
