@@ -20,12 +20,14 @@ import (
 // disk, half of what a transaction of [Bolt] waits for. It knows no versions.
 //
 // A record in the file is its CRC-32C (of what follows), the lengths of key and value (the value's plus one; 0: the key
-// is gone), all of four bytes, little endian, then both. A power cut can spoil only the end, which nobody was told of.
+// is gone), all of four bytes, little endian, then both. A power cut can spoil only the end, which nobody was told of. After
+// them there are zeros: where the file does not grow, the disk is waited for half as long.
 type Journal struct {
 	path    string
 	writing sync.Mutex // held by the one who writes to the disk
 	file    *os.File
 	size    int64 // of what is whole in the file, bytes
+	room    int64 // of the file, bytes
 	broken  error // why nothing can be written any more
 
 	mu      sync.Mutex
@@ -45,13 +47,15 @@ const (
 	journalHead = 12
 	// journalRoom is how large the file grows before what is gone from it is dropped, bytes.
 	journalRoom = 8 << 20
+	// journalStep is by how much the file grows, bytes.
+	journalStep = 1 << 20
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // OpenJournal opens or makes the file. The caller makes sure that no other process has it open.
 func OpenJournal(path string) (*Journal, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open the journal: %w", err)
 	}
@@ -81,6 +85,7 @@ func (j *Journal) load() error {
 			return err
 		}
 	}
+	j.room = j.size
 	if err := j.file.Sync(); err != nil {
 		return err
 	}
@@ -213,12 +218,16 @@ func (j *Journal) write(b []byte) error {
 	if j.broken != nil {
 		return j.broken
 	}
-	_, err := j.file.Write(b)
+	err := j.grow(j.size + int64(len(b)))
+	if err == nil {
+		_, err = j.file.WriteAt(b, j.size)
+	}
 	if err == nil {
 		err = unix.Fdatasync(int(j.file.Fd()))
 	}
 	if err != nil {
 		err = fmt.Errorf("write the journal %s: %w", j.path, err)
+		j.room = j.size
 		if undo := errors.Join(j.file.Truncate(j.size), j.file.Sync()); undo != nil {
 			j.broken = fmt.Errorf("%w; and it cannot be taken back: %w; mend the disk and restart the server", err, undo)
 		}
@@ -228,6 +237,17 @@ func (j *Journal) write(b []byte) error {
 	return nil
 }
 
+// grow makes room up to this size, and more.
+func (j *Journal) grow(size int64) error {
+	if size <= j.room {
+		return nil
+	}
+	zeros := make([]byte, size-j.room+journalStep)
+	n, err := j.file.WriteAt(zeros, j.room)
+	j.room += int64(n)
+	return err
+}
+
 // compact writes the file anew with what is not gone. Until the new one is in its place whole, the old one stays.
 func (j *Journal) compact() error {
 	var b []byte
@@ -235,7 +255,7 @@ func (j *Journal) compact() error {
 		b = appendEntry(b, key, value)
 	}
 	next := j.path + ".new"
-	f, err := os.OpenFile(next, os.O_RDWR|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
+	f, err := os.OpenFile(next, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return nil // the old one still serves; the next commit tries again
 	}
@@ -249,6 +269,6 @@ func (j *Journal) compact() error {
 		return errors.Join(f.Close(), os.Remove(next)) // as above
 	}
 	err = errors.Join(j.file.Close(), syncDir(filepath.Dir(j.path)))
-	j.file, j.size = f, int64(len(b))
+	j.file, j.size, j.room = f, int64(len(b)), int64(len(b))
 	return err
 }

@@ -55,9 +55,10 @@ func TestJournalTorn(t *testing.T) {
 		states, sizes = append(states, has(t, j)), append(sizes, j.size)
 	}
 	whole, err := os.ReadFile(path)
-	if err != nil || int64(len(whole)) != j.size {
+	if err != nil || int64(len(whole)) < j.size {
 		t.Fatal(len(whole), j.size, err)
 	}
+	whole = whole[:j.size]
 	for n := range len(whole) {
 		for name, data := range map[string][]byte{"cut": whole[:n], "spoiled": spoil(whole, n)} {
 			last := 0
@@ -109,7 +110,7 @@ func TestJournalMany(t *testing.T) {
 	if n := strings.Count(want, "=99x"); n != 16 {
 		t.Errorf("%d of 16 have their last value", n)
 	}
-	if info, err := os.Stat(path); err != nil || info.Size() > journalRoom+16*20_000 || info.Size() != j.size { // 16 MB were written
+	if info, err := os.Stat(path); err != nil || info.Size() > journalRoom+16*20_000+journalStep || j.size > journalRoom { // 16 MB were written
 		t.Errorf("%d bytes, %d counted: %v", info.Size(), j.size, err)
 	}
 	j.Close()
