@@ -3,10 +3,18 @@ package installer
 import (
 	"errors"
 	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"provision/cache"
+	"provision/hosts"
 )
 
 // TestPullError: what is told of a fetch that failed tells no token, and is still known for what it is.
@@ -18,5 +26,37 @@ func TestPullError(t *testing.T) {
 	}
 	if !errors.Is(err, errLost) {
 		t.Error("it is not known any more that the session was lost")
+	}
+}
+
+// TestPullEnds: the share is open while the machine fetches, and is no more, however that ended.
+func TestPullEnds(t *testing.T) {
+	c := new(cache.Cache)
+	srv := httptest.NewServer(c)
+	defer srv.Close()
+	port := netip.MustParseAddrPort(srv.Listener.Addr().String()).Port()
+	for _, ends := range []string{"exit 0", "exit 1", "kill -9 $$"} {
+		dir := t.TempDir()
+		pretend(t, map[string]string{"nix": `while [ $# -gt 0 ] && [ "$1" != --from ]; do shift; done
+echo "$2" >` + dir + `/url
+curl -sf "$2/nix-cache-info" >` + dir + `/info
+` + ends})
+		s := connect(t)
+		s.addr = "127.0.0.1"
+		f := &follower{Installer: &Installer{Cache: c, CachePort: int(port), Now: time.Now, Log: slog.New(slog.DiscardHandler)}}
+		path := "/nix/store/00000000000000000000000000000000-x"
+		_, err := f.pull(t.Context(), hosts.Host{}, s, transfer{closure: closure{path: path, infos: []cache.Path{{Path: path}}}})
+		if (err == nil) != (ends == "exit 0") {
+			t.Errorf("%s: %v", ends, err)
+		}
+		url, readErr := os.ReadFile(filepath.Join(dir, "url"))
+		info, infoErr := os.ReadFile(filepath.Join(dir, "info"))
+		if readErr != nil || infoErr != nil || !strings.HasPrefix(string(info), "StoreDir: /nix/store") {
+			t.Fatalf("%s: while it fetched, the cache said %q: %v, %v", ends, info, readErr, infoErr)
+		}
+		if res, err := http.Get(strings.TrimSpace(string(url)) + "/nix-cache-info"); err == nil {
+			res.Body.Close()
+			t.Errorf("%s: afterwards it says %s", ends, res.Status)
+		}
 	}
 }
