@@ -21,7 +21,7 @@ import (
 //
 // A record in the file is its CRC-32C (of what follows), the lengths of key and value (the value's plus one; 0: the key
 // is gone), all of four bytes, little endian, then both. A power cut can spoil only the end, which nobody was told of. After
-// them there are zeros: where the file does not grow, the disk is waited for half as long.
+// them there are zeros: while the file does not grow, the file system has nothing of its own to write.
 type Journal struct {
 	path    string
 	writing sync.Mutex // held by the one who writes to the disk

@@ -117,7 +117,11 @@ func checkArgs(c *cobra.Command) {
 		check = cobra.ArbitraryArgs
 	}
 	c.Args = func(c *cobra.Command, args []string) error {
-		if err := check(c, args); err != nil {
+		err := check(c, args)
+		if err == nil {
+			err = c.ValidateFlagGroups() // cobra's own look at them comes too late to say how the command is used
+		}
+		if err != nil {
 			return errUsage{fmt.Errorf("%w; use: %s", err, c.UseLine())}
 		}
 		return nil
