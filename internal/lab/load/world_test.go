@@ -219,20 +219,12 @@ func (w *world) boot(clients []netboot.Client) *report {
 	return r
 }
 
-// peak is the most memory that a process had so far, in bytes (VmHWM of
-// proc_pid_status(5)).
+// peak is the most memory that a process had so far, in bytes.
 func (w *world) peak(pid int) int64 {
 	w.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	n, err := lab.Peak(pid)
 	w.must(err)
-	var kB int64
-	for line := range strings.Lines(string(text)) {
-		if _, err := fmt.Sscanf(line, "VmHWM: %d kB", &kB); err == nil {
-			return kB << 10
-		}
-	}
-	w.Fatalf("process %d tells no VmHWM:\n%s", pid, text)
-	return 0
+	return n
 }
 
 // cpu is the processor time that a process took so far.
