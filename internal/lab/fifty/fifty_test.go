@@ -63,7 +63,8 @@ func install(t testing.TB, n int) (took []time.Duration, memory int64) {
 	if err := errors.Join(errs...); err != nil {
 		for i, m := range machines {
 			if errs[i] != nil {
-				w.ctx = context.Background(); t.Log(w.try("logs", m.name))
+				w.ctx = context.Background()
+				t.Log(w.try("logs", m.name))
 			}
 		}
 		t.Fatal(err)
