@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os/exec"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // A LAN is an Ethernet segment: a bridge, which is at the same time the interface of the provisioning server. It lives
@@ -93,6 +96,28 @@ func (c *Client) plug(ctx context.Context, l *LAN, name string, address netip.Pr
 // Do runs f on a thread of the client's. Sockets that f opens itself stay the client's; a goroutine that f starts is
 // not on the client, so a dialer must be given addresses, not names.
 func (c *Client) Do(f func() error) error { return c.ns.do(f) }
+
+// Start starts a command on the client, which ends with this process at the latest. ended is closed when it has, after Wait's
+// error was sent to it.
+func (c *Client) Start(cmd *exec.Cmd) (ended <-chan error, err error) {
+	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGTERM}
+	started, end := make(chan error, 1), make(chan error, 1)
+	go func() {
+		err := c.Do(func() error { // for as long as it runs: Pdeathsig is of the thread
+			defer close(end)
+			err := cmd.Start()
+			started <- err
+			if err == nil {
+				end <- cmd.Wait()
+			}
+			return nil
+		})
+		if err != nil {
+			started <- err
+		}
+	}()
+	return end, <-started
+}
 
 // Run runs a command on the client and returns its stdout.
 func (c *Client) Run(ctx context.Context, name string, args ...string) (string, error) {

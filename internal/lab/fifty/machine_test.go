@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
-	"golang.org/x/sys/unix"
 
 	"provision/internal/lab"
 	"provision/internal/lab/netboot"
@@ -127,25 +126,20 @@ mkdir -p "$0"
 /bin/mount -t sysfs sysfs /sys
 echo ready
 exec sleep infinity`
-	started := make(chan error, 1)
-	go m.port.Do(func() error { // for as long as it runs: Pdeathsig is of the thread
-		m.holder = exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", script, m.dir)
-		m.holder.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
-		out, err := m.holder.StdoutPipe()
-		if err == nil {
-			err = m.holder.Start()
-		}
-		if err == nil {
-			_, err = io.ReadFull(out, make([]byte, len("ready\n")))
-		}
-		started <- err
-		if err == nil {
-			m.holder.Wait()
-		}
-		return nil
+	m.holder = exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", script, m.dir)
+	out, err := m.holder.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	ended, err := m.port.Start(m.holder)
+	if err != nil {
+		return err
+	}
+	m.Cleanup(func() {
+		m.holder.Process.Kill()
+		<-ended
 	})
-	err := <-started
-	m.Cleanup(func() { m.holder.Process.Kill() })
+	_, err = io.ReadFull(out, make([]byte, len("ready\n")))
 	return err
 }
 

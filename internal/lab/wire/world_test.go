@@ -142,18 +142,8 @@ func (w *world) start(name string, on side, env []string, ready func() error, ar
 	w.must(err)
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Env, cmd.Stdout, cmd.Stderr = append(os.Environ(), env...), log, log
-	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGTERM}
-	started, ended := make(chan error, 1), make(chan struct{})
-	go on.host.Do(func() error { // for as long as it runs: Pdeathsig is of the thread
-		defer close(ended)
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			cmd.Wait()
-		}
-		return nil
-	})
-	if err := <-started; err != nil {
+	ended, err := on.host.Start(cmd)
+	if err != nil {
 		w.Fatalf("%v; .ci/bench says where it comes from", err)
 	}
 	w.Cleanup(func() {
