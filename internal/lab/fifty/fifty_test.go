@@ -1,9 +1,12 @@
-// Package fifty installs many simulated machines at once.
+// Package fifty installs many simulated machines at once. Real are the server with its nix, what goes over the network, and nix on the machines, with
+// all that it copies. Simulated are the firmware (internal/lab/netboot), the kernel's start, which takes no time, the SSH server, which is Go's, and all
+// that makes disks: this kernel has no device mapper and no FAT, and fifty real disks would measure this computer's.
 package fifty
 
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -36,14 +39,14 @@ func TestFew(t *testing.T) { install(t, 5) }
 func BenchmarkFifty(b *testing.B) {
 	for b.Loop() {
 		took, peak := install(b, 50)
-		b.ReportMetric(took[len(took)/2].Seconds(), "s-median")
+		b.ReportMetric(took[(len(took)-1)/2].Seconds(), "s-median")
 		b.ReportMetric(took[len(took)-1].Seconds(), "s-slowest")
 		b.ReportMetric(float64(peak>>20), "MB")
 		b.ReportMetric(0, "ns/op")
 	}
 }
 
-// install has n machines enrolled, switched on at once, and installed. It returns how long each took, in order, and the most memory
+// install has n machines enrolled and switched on at once, and installed. It returns how long each took, in order, and the most memory
 // that the server had.
 func install(t testing.TB, n int) (took []time.Duration, memory int64) {
 	w := newWorld(t, n)
@@ -52,7 +55,6 @@ func install(t testing.TB, n int) (took []time.Duration, memory int64) {
 	machines := make([]*machine, n)
 	for i := range machines {
 		machines[i] = w.plug(i)
-		w.provision("enroll", machines[i].port.MAC, machines[i].name)
 	}
 	var group sync.WaitGroup
 	errs := make([]error, n)
@@ -75,7 +77,7 @@ func install(t testing.TB, n int) (took []time.Duration, memory int64) {
 	slices.Sort(took)
 	peak, err := lab.Peak(pid)
 	w.must(err)
-	slowest, median := took[n-1], took[n/2]
+	slowest, median := took[n-1], took[(n-1)/2]
 	t.Logf("%d machines: median %.1f s, slowest %.1f s; the server had %d MB at most\n%s", n, median.Seconds(), slowest.Seconds(), peak>>20, w.provision("timeline", machines[0].name))
 	if slowest > 2*median || peak > limit {
 		t.Errorf("slowest %s, median %s, %d MB", slowest, median, peak>>20)
@@ -93,6 +95,7 @@ type world struct {
 	lan    *lab.LAN
 	dir    string
 	binary string
+	login  string // public key by which the server logs in
 }
 
 func newWorld(t testing.TB, n int) *world {
@@ -139,13 +142,13 @@ func (w *world) fleet(n int) {
 	}
 	dir := filepath.Join(w.dir, "flake")
 	w.must(os.Mkdir(dir, 0o755))
-	w.must(os.WriteFile(filepath.Join(dir, "flake.nix"), []byte(strings.ReplaceAll(strings.ReplaceAll(flake, "NAMES", strings.Join(names, " ")), "TOOLS", os.Getenv("PATH"))), 0o644))
+	w.must(os.WriteFile(filepath.Join(dir, "flake.nix"), []byte(strings.NewReplacer("NAMES", strings.Join(names, " "), "TOOLS", os.Getenv("PATH"), "SALT", rand.Text()).Replace(flake)), 0o644))
 }
 
 const flake = `{
   outputs = { self }: let
     make = name: script: derivation { inherit name; system = "x86_64-linux"; builder = "/bin/sh"; PATH = "TOOLS"; args = [ "-c" script ]; };
-    shared = builtins.genList (k: make "shared-${toString k}" "mkdir -p $out/lib && head -c 500000 /dev/urandom >$out/lib/${toString k} && for i in 1 2 3 4 5; do echo $i >$out/$i; done") 58;
+    shared = builtins.genList (k: make "shared-${toString k}" ": SALT; mkdir -p $out/lib && head -c 500000 /dev/urandom >$out/lib/${toString k} && for i in 1 2 3 4 5; do echo $i >$out/$i; done") 58;
     system = host: make "nixos-system-${host}" "mkdir -p $out && cd $out && echo ${toString shared} ${make "own-${host}" "head -c 500000 /dev/urandom >$out"} >refs && echo '#!/bin/sh' >init && chmod +x init && echo x86_64-linux >system && touch kernel initrd";
   in {
     nixosConfigurations = builtins.listToAttrs (map (name: {
@@ -218,6 +221,9 @@ func (w *world) serve() int {
 	})
 	for tick := time.NewTicker(20 * time.Millisecond); ; <-tick.C { // there is no event before the socket is there
 		if out, err := w.try("status"); err == nil {
+			login, err := os.ReadFile(filepath.Join(w.dir, "state/ssh.pub"))
+			w.must(err)
+			w.login = string(login)
 			return cmd.Process.Pid
 		} else if w.ctx.Err() != nil {
 			w.Fatalf("the server does not answer: %s", out)

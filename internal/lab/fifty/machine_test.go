@@ -1,6 +1,7 @@
 package fifty
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -21,7 +22,7 @@ import (
 
 // machine is a simulated one: its firmware is internal/lab/netboot's; what it runs then is an SSH server, whose commands
 // are run by a real shell in namespaces of its own, with a network card, /mnt, /run and /tmp of its own. The programs that make disks
-// are pretended, for this kernel has no device mapper and no FAT, and nixos-install is; nix, with all that it copies, is real.
+// are pretended, and nixos-install is.
 type machine struct {
 	*world
 	name   string
@@ -29,7 +30,7 @@ type machine struct {
 	dir    string // its programs
 	holder *exec.Cmd
 	addr   string
-	took   time.Duration // from power-on until it counted as installed
+	took   time.Duration // from before it was enrolled until it counted as installed
 }
 
 // programs in the place of those that make disks. What is on the disk is in lsblk.json.
@@ -152,7 +153,16 @@ func (m *machine) serve(host ssh.Signer) (rebooted chan struct{}, err error) {
 	}); err != nil {
 		return nil, err
 	}
-	config := &ssh.ServerConfig{PublicKeyCallback: func(ssh.ConnMetadata, ssh.PublicKey) (*ssh.Permissions, error) { return nil, nil }}
+	login, _, _, _, err := ssh.ParseAuthorizedKey([]byte(m.login))
+	if err != nil {
+		return nil, err
+	}
+	config := &ssh.ServerConfig{PublicKeyCallback: func(_ ssh.ConnMetadata, k ssh.PublicKey) (*ssh.Permissions, error) {
+		if !bytes.Equal(k.Marshal(), login.Marshal()) {
+			return nil, errors.New("not the server")
+		}
+		return nil, nil
+	}}
 	config.AddHostKey(host)
 	rebooted = make(chan struct{})
 	var mu sync.Mutex
@@ -237,9 +247,12 @@ func (m *machine) run(ch ssh.Channel, command string) uint32 {
 	return 0
 }
 
-// live switches the machine on, and is what it becomes: installer, then host.
+// live has the machine enrolled and switches it on, and is what it becomes: installer, then host.
 func (m *machine) live(number int) error {
 	begun := time.Now()
+	if out, err := m.try("enroll", m.port.MAC, m.name); err != nil {
+		return fmt.Errorf("%s: %w: %s", m.name, err, out)
+	}
 	installer, err := m.boot(number)
 	if err == nil {
 		err = m.hold()
