@@ -28,6 +28,7 @@ type Journal struct {
 	file    *os.File
 	size    int64 // of what is whole in the file, bytes
 	room    int64 // of the file, bytes
+	tidy    int64 // at what size it is written anew at the earliest, bytes
 	broken  error // why nothing can be written any more
 
 	mu      sync.Mutex
@@ -206,7 +207,8 @@ func (j *Journal) Commit(expect []Version, writes []Write) error {
 			}
 		}
 	}
-	if err == nil && j.size > max(journalRoom, 4*j.live) {
+	if err == nil && j.size > max(journalRoom, 4*j.live, j.tidy) {
+		j.tidy = 2 * j.size // if it cannot be now
 		j.broken = j.compact()
 	}
 	return n.err
@@ -257,7 +259,7 @@ func (j *Journal) compact() error {
 	next := j.path + ".new"
 	f, err := os.OpenFile(next, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
-		return nil // the old one still serves; the next commit tries again
+		return nil // the old one still serves
 	}
 	if _, err = f.Write(b); err == nil {
 		err = f.Sync()
@@ -269,6 +271,6 @@ func (j *Journal) compact() error {
 		return errors.Join(f.Close(), os.Remove(next)) // as above
 	}
 	err = errors.Join(j.file.Close(), syncDir(filepath.Dir(j.path)))
-	j.file, j.size, j.room = f, int64(len(b)), int64(len(b))
+	j.file, j.size, j.room, j.tidy = f, int64(len(b)), int64(len(b)), 0
 	return err
 }

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"provision/hosts"
 )
 
 func TestParseRange(t *testing.T) {
@@ -121,5 +123,49 @@ func TestLeasesAreSteady(t *testing.T) {
 	}
 	if again, _ := server(t, Full).subnets[0].offer(mac, netip.Addr{}, netip.Addr{}); again != first {
 		t.Errorf("%s, and with an empty store %s", first, again)
+	}
+}
+
+// slowStore is a store whose commits wait.
+type slowStore struct {
+	LeaseStore
+	asked, open chan struct{}
+}
+
+func (g slowStore) Commit(expect []hosts.Version, writes []hosts.Write) error {
+	g.asked <- struct{}{}
+	<-g.open
+	return g.LeaseStore.Commit(expect, writes)
+}
+
+// TestLeaseIsOnDiskFirst: nothing is acknowledged before the store has it.
+func TestLeaseIsOnDiskFirst(t *testing.T) {
+	g := slowStore{server(t, Full).Leases, make(chan struct{}, 1), make(chan struct{})}
+	addr := netip.MustParseAddr
+	p, err := newPool(g, Range{First: addr("10.77.0.100"), Last: addr("10.77.0.103")}, time.Hour, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := p.offer("a", netip.Addr{}, netip.Addr{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	acknowledged := make(chan error)
+	go func() {
+		_, err := p.confirm("a", a)
+		acknowledged <- err
+	}()
+	<-g.asked
+	select {
+	case <-acknowledged:
+		t.Error("acknowledged before it was on the disk")
+	case <-time.After(50 * time.Millisecond):
+	}
+	if b, err := p.offer("b", netip.Addr{}, a); err != nil || b == a { // others are not kept waiting
+		t.Errorf("b was offered %s, %v", b, err)
+	}
+	close(g.open)
+	if err := <-acknowledged; err != nil {
+		t.Error(err)
 	}
 }
