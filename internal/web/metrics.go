@@ -126,6 +126,9 @@ func (s *Server) Measure(ctx context.Context) error {
 		if err == nil && h.LastEvent < last[name] { // it was forgotten and enrolled again
 			delete(last, name)
 		}
+		if err == nil && h.State != hosts.Installed && h.State != hosts.Failed { // what came before is read when it is
+			continue
+		}
 		news, eventsErr := s.Hosts.Events(name, last[name])
 		err = errors.Join(err, eventsErr)
 		for _, ev := range news {

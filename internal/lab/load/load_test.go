@@ -38,7 +38,7 @@ func TestProxy(t *testing.T) {
 }
 
 // limit is what the server's memory must stay under, whatever happens.
-const limit = 250 << 20
+const limit = 200 << 20
 
 // check boots the machines as far as the headers of kernel and initrd.
 func (w *world) check(clients []netboot.Client, pid int) {
