@@ -11,9 +11,11 @@ package cache
 import (
 	"crypto/rand"
 	"fmt"
+	"io"
 	"net/http"
 	"net/netip"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -50,27 +52,37 @@ type Share struct {
 
 	cache  *Cache
 	client netip.Addr
-	key    signature.SecretKey
-	paths  map[string]*Path // by the hash in their name
-	sent   atomic.Int64     // bytes of NARs
+	paths  map[string]*shared // by the hash in their name
+	sent   atomic.Int64       // bytes of NARs
+	broken atomic.Pointer[error]
+}
+
+type shared struct {
+	path string
+	size int64  // of the NAR, bytes
+	info string // narinfo
 }
 
 // Open shares paths with the machine at the address client.
 func (c *Cache) Open(client netip.Addr, paths []Path) (*Share, error) {
-	s := &Share{Token: rand.Text(), cache: c, client: client.Unmap(), paths: make(map[string]*Path, len(paths))}
-	for i := range paths {
-		hash, _, ok := strings.Cut(path.Base(paths[i].Path), "-")
-		if !ok {
-			return nil, fmt.Errorf("share %s: not a store path", paths[i].Path)
-		}
-		s.paths[hash] = &paths[i]
-	}
+	s := &Share{Token: rand.Text(), cache: c, client: client.Unmap(), paths: make(map[string]*shared, len(paths))}
 	// The name tells people where a signature in their store is from.
 	secret, public, err := signature.GenerateKeypair("provision-"+s.Token[:8], rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("make the key of a share: %w", err)
 	}
-	s.key, s.PublicKey = secret, public.String()
+	s.PublicKey = public.String()
+	for _, p := range paths {
+		hash, _, ok := strings.Cut(path.Base(p.Path), "-")
+		if !ok {
+			return nil, fmt.Errorf("share %s: not a store path", p.Path)
+		}
+		info, err := p.describe(hash, secret)
+		if err != nil {
+			return nil, err
+		}
+		s.paths[hash] = &shared{p.Path, p.NarSize, info}
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.shares == nil {
@@ -87,52 +99,67 @@ func (s *Share) Close() {
 	delete(s.cache.shares, s.Token)
 }
 
-// Sent is how many bytes of NARs went out.
+// Err is the first error of sending: of the machine's connection, or of the store.
+func (s *Share) Err() error {
+	if err := s.broken.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// Sent is how many bytes of NARs went out until now.
 func (s *Share) Sent() int64 { return s.sent.Load() }
 
 // ServeHTTP serves the open shares. Who has no share's token, or another machine's, gets no answer at all.
 func (c *Cache) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	token, name, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, Prefix), "/")
-	c.mu.RLock()
-	s := c.shares[token]
-	c.mu.RUnlock()
+	s := c.open(r.URL.Path)
 	from, err := netip.ParseAddrPort(r.RemoteAddr)
 	if s == nil || err != nil || from.Addr().Unmap() != s.client {
 		panic(http.ErrAbortHandler)
 	}
+	if !s.take(w, r) {
+		s.answer(w, r)
+	}
+}
+
+// open is the share whose token is in an URL's path.
+func (c *Cache) open(url string) *Share {
+	token, _, _ := strings.Cut(strings.TrimPrefix(url, Prefix), "/")
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.shares[token]
+}
+
+func (s *Share) answer(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		http.Error(w, "only GET and HEAD", http.StatusMethodNotAllowed)
+		text(w, http.StatusMethodNotAllowed, "text/plain", "only GET and HEAD\n")
 		return
 	}
+	_, name, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, Prefix), "/")
 	hash, isInfo := strings.CutSuffix(name, ".narinfo")
 	nar, isNAR := strings.CutPrefix(strings.TrimSuffix(name, ".nar"), "nar/")
 	switch {
 	case name == "nix-cache-info":
 		// The priority puts it before the caches of the flake, which are further away.
-		answer(w, "text/x-nix-cache-info", "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 10\n")
+		text(w, http.StatusOK, "text/x-nix-cache-info", "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 10\n")
 	case isInfo && s.paths[hash] != nil:
-		info, err := s.info(hash)
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
-			return
-		}
-		answer(w, "text/x-nix-narinfo", info)
+		text(w, http.StatusOK, "text/x-nix-narinfo", s.paths[hash].info)
 	case isNAR && s.paths[nar] != nil:
 		s.serveNAR(w, r, s.paths[nar])
 	default:
-		http.NotFound(w, r)
+		text(w, http.StatusNotFound, "text/plain", "not of this install\n")
 	}
 }
 
-func answer(w http.ResponseWriter, kind, text string) {
+func text(w http.ResponseWriter, status int, kind, body string) {
 	w.Header().Set("Content-Type", kind)
-	w.Header().Set("Content-Length", strconv.Itoa(len(text)))
-	w.Write([]byte(text))
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(status)
+	io.WriteString(w, body)
 }
 
-// info is the signed description of a path.
-func (s *Share) info(hash string) (string, error) {
-	p := s.paths[hash]
+// describe is the narinfo of a path, signed.
+func (p Path) describe(hash string, key signature.SecretKey) (string, error) {
 	sha256 := nixhash.SHA256
 	digest, err := nixhash.ParseAny(p.NarHash, &sha256)
 	if err != nil {
@@ -140,7 +167,8 @@ func (s *Share) info(hash string) (string, error) {
 	}
 	n := narinfo.NarInfo{StorePath: p.Path, URL: "nar/" + hash + ".nar", Compression: "none", CA: p.CA,
 		NarHash: nixhash.MustNewHashWithEncoding(nixhash.SHA256, digest.Digest(), nixhash.NixBase32, true), NarSize: uint64(p.NarSize)}
-	for _, ref := range p.References {
+	references := slices.Sorted(slices.Values(p.References))
+	for _, ref := range references {
 		n.References = append(n.References, path.Base(ref))
 	}
 	// Those that it has already stay with the path.
@@ -149,7 +177,8 @@ func (s *Share) info(hash string) (string, error) {
 			n.Signatures = append(n.Signatures, sig)
 		}
 	}
-	ours, err := s.key.Sign(rand.Reader, n.Fingerprint())
+	// As n.Fingerprint, whose time is the square of the references'.
+	ours, err := key.Sign(rand.Reader, fmt.Sprintf("1;%s;%s;%d;%s", p.Path, n.NarHash, p.NarSize, strings.Join(references, ",")))
 	if err != nil {
 		return "", fmt.Errorf("sign %s: %w", p.Path, err)
 	}
@@ -159,32 +188,23 @@ func (s *Share) info(hash string) (string, error) {
 
 // serveNAR streams a path. A machine whose connection broke asks for the rest
 // (RFC 9110 section 14.1.2; nix asks for "bytes=N-").
-func (s *Share) serveNAR(w http.ResponseWriter, r *http.Request, p *Path) {
-	archive, err := pack(p.Path)
-	if err == nil && archive.size != p.NarSize {
-		err = fmt.Errorf("%s has %d bytes as a NAR, and nix knows of %d: it was changed; repair it by nix-store --verify --check-contents --repair", p.Path, archive.size, p.NarSize)
-	}
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
-	}
+func (s *Share) serveNAR(w http.ResponseWriter, r *http.Request, p *shared) {
 	from, status := int64(0), http.StatusOK
 	if rest, ok := strings.CutPrefix(r.Header.Get("Range"), "bytes="); ok && strings.HasSuffix(rest, "-") {
-		if n, err := strconv.ParseInt(strings.TrimSuffix(rest, "-"), 10, 64); err == nil && n >= 0 && n < archive.size {
+		if n, err := strconv.ParseInt(strings.TrimSuffix(rest, "-"), 10, 64); err == nil && n >= 0 && n < p.size {
 			from, status = n, http.StatusPartialContent
-			w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", n, archive.size-1, archive.size))
+			w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", n, p.size-1, p.size))
 		}
 	}
 	w.Header().Set("Accept-Ranges", "bytes")
 	w.Header().Set("Content-Type", "application/x-nix-nar")
-	w.Header().Set("Content-Length", strconv.FormatInt(archive.size-from, 10))
+	w.Header().Set("Content-Length", strconv.FormatInt(p.size-from, 10))
 	w.WriteHeader(status)
 	if r.Method == http.MethodHead {
 		return
 	}
-	n, err := archive.writeTo(w, from)
-	s.sent.Add(n)
-	if err != nil {
+	if err := writeNAR(w, p.path, p.size, from, &s.sent); err != nil {
+		s.broken.CompareAndSwap(nil, &err)
 		panic(http.ErrAbortHandler) // the machine sees that it is cut short
 	}
 }

@@ -1,11 +1,14 @@
 package cache
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -17,6 +20,9 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/nix-community/go-nix/pkg/narinfo"
+	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 )
 
 var loopback = netip.MustParseAddr("127.0.0.1")
@@ -99,40 +105,53 @@ func TestNAR(t *testing.T) {
 	dir := tree(t, "")
 	want, err := exec.Command("nix-store", "--dump", dir).Output()
 	must(t, err)
-	n, err := pack(dir)
-	must(t, err)
-	if n.size != int64(len(want)) {
-		t.Errorf("%d bytes, want %d", n.size, len(want))
-	}
-	offsets := []int64{0, 1, n.size - 1, n.size}
+	size := int64(len(want))
+	offsets := []int64{0, 1, size - 1, size}
 	for range 30 {
-		offsets = append(offsets, rand.Int64N(n.size))
+		offsets = append(offsets, rand.Int64N(size))
 	}
 	for _, from := range offsets {
 		var b bytes.Buffer
-		sent, err := n.writeTo(&b, from)
-		if err != nil || sent != n.size-from || !bytes.Equal(b.Bytes(), want[from:]) {
-			t.Fatalf("from %d: %d bytes, %v; not what nix writes", from, sent, err)
+		var sent atomic.Int64
+		if err := writeNAR(&b, dir, size, from, &sent); err != nil || sent.Load() != size-from || !bytes.Equal(b.Bytes(), want[from:]) {
+			t.Fatalf("from %d: %d bytes, %v; not what nix writes", from, sent.Load(), err)
 		}
 	}
 	for _, file := range []string{"link", "empty", "salt", "folder"} {
 		want, err := exec.Command("nix-store", "--dump", filepath.Join(dir, file)).Output()
 		must(t, err)
-		n, err := pack(filepath.Join(dir, file))
-		must(t, err)
 		var b bytes.Buffer
-		if _, err := n.writeTo(&b, 0); err != nil || !bytes.Equal(b.Bytes(), want) {
+		if err := writeNAR(&b, filepath.Join(dir, file), int64(len(want)), 0, new(atomic.Int64)); err != nil || !bytes.Equal(b.Bytes(), want) {
 			t.Errorf("%s: %v; not what nix writes", file, err)
 		}
 	}
+	if err := writeNAR(io.Discard, dir, size-8, 0, new(atomic.Int64)); err == nil || !strings.Contains(err.Error(), "it was changed; repair it") {
+		t.Errorf("another size than nix knows: %v", err)
+	}
 }
 
-// serve serves a cache, by way of change if that is not nil.
+// TestDescribe: what is signed is what the go-nix library reads in a narinfo, whatever the order of the references.
+func TestDescribe(t *testing.T) {
+	name := func(c string) string { return "/nix/store/" + strings.Repeat(c, 32) + "-x" }
+	s, err := new(Cache).Open(loopback, []Path{{Path: name("1"), NarHash: "sha256:" + strings.Repeat("0", 52), NarSize: 120, References: []string{name("3"), name("2")}}})
+	must(t, err)
+	n, err := narinfo.Parse(strings.NewReader(s.paths[strings.Repeat("1", 32)].info))
+	must(t, err)
+	key, err := signature.ParsePublicKey(s.PublicKey)
+	must(t, err)
+	if len(n.References) != 2 || !signature.VerifyFirst(n.Fingerprint(), n.Signatures, []signature.PublicKey{key}) {
+		t.Errorf("the signature is not of\n%s", n)
+	}
+}
+
+// serve serves a cache, each request by way of change if that is not nil.
 func serve(t testing.TB, c *Cache, change func(http.Handler) http.Handler) (url string) {
 	t.Helper()
 	h := http.Handler(c)
 	if change != nil {
-		h = change(h)
+		h = change(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			c.ServeHTTP(struct{ http.ResponseWriter }{w}, r) // whose connection cannot be taken
+		}))
 	}
 	srv := httptest.NewServer(h)
 	t.Cleanup(srv.Close)
@@ -306,26 +325,118 @@ func TestAltered(t *testing.T) {
 func TestBroken(t *testing.T) {
 	path := add(t, "broken")
 	c := new(Cache)
-	var cut, ranges atomic.Int32
-	url := serve(t, c, func(h http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			switch nar := strings.HasSuffix(r.URL.Path, ".nar"); {
-			case nar && r.Header.Get("Range") != "":
-				ranges.Add(1)
-			case nar && cut.Add(1) == 1:
-				w = &short{ResponseWriter: w, left: 1 << 20}
-			}
-			h.ServeHTTP(w, r)
-		})
-	})
-	s, err := c.Open(loopback, infos(t, path))
+	srv := httptest.NewUnstartedServer(c)
+	l := &breaking{Listener: srv.Listener}
+	srv.Listener = l
+	srv.Start()
+	t.Cleanup(srv.Close)
+	all := infos(t, path)
+	s, err := c.Open(loopback, all)
 	must(t, err)
 	to := t.TempDir()
-	must(t, pull(t, url, s, to, path))
-	if cut.Load() != 1 || ranges.Load() != 1 {
-		t.Errorf("asked %d times from the start, and %d times for a rest", cut.Load(), ranges.Load())
+	must(t, pull(t, srv.URL+Prefix, s, to, path))
+	if whole := all[0].NarSize; !l.broke.Load() || s.Sent() < whole || s.Sent() > whole*5/4 {
+		t.Errorf("%d bytes were sent of %d; a connection broke: %t", s.Sent(), whole, l.broke.Load())
 	}
 	run(t, "nix-store", "--store", to, "--verify", "--check-contents")
+}
+
+// breaking breaks the first connection that had 2 MB.
+type breaking struct {
+	net.Listener
+	broke atomic.Bool
+}
+
+func (b *breaking) Accept() (net.Conn, error) {
+	c, err := b.Listener.Accept()
+	return &short{Conn: c, of: b, left: 2 << 20}, err
+}
+
+type short struct {
+	net.Conn
+	of   *breaking
+	left int
+}
+
+func (s *short) Write(p []byte) (int, error) {
+	if s.left -= len(p); s.left < 0 && s.of.broke.CompareAndSwap(false, true) {
+		s.Conn.Close()
+	}
+	return s.Conn.Write(p)
+}
+
+// TestLine: what is asked on a connection after its first request.
+func TestLine(t *testing.T) {
+	path := add(t, "line")
+	c := new(Cache)
+	srv := httptest.NewServer(c)
+	t.Cleanup(srv.Close)
+	all := infos(t, path)
+	s, err := c.Open(loopback, all)
+	must(t, err)
+	hash, _, _ := strings.Cut(filepath.Base(path), "-")
+	info := "/" + hash + ".narinfo"
+	get := func(method, url, more string) string {
+		return method + " " + Prefix + s.Token + url + " HTTP/1.1\r\nHost: x\r\n" + more + "\r\n"
+	}
+	for name, c := range map[string]struct {
+		second string
+		status int // 0: the connection ends
+		body   int64
+		closed bool
+	}{
+		"again":           {second: get("GET", info, ""), status: 200, body: int64(len(s.paths[hash].info))},
+		"head":            {second: get("HEAD", info, ""), status: 200},
+		"part of a NAR":   {second: get("GET", "/nar/"+hash+".nar", "Range: bytes=100-\r\n"), status: 206, body: all[0].NarSize - 100},
+		"unknown":         {second: get("GET", "/x.narinfo", ""), status: 404, body: 20},
+		"POST":            {second: get("POST", info, ""), status: 405, body: 18},
+		"with a body":     {second: get("GET", info, "Content-Length: 3\r\n") + "abc", status: 200, body: int64(len(s.paths[hash].info)), closed: true},
+		"the last":        {second: get("GET", info, "Connection: close\r\n"), status: 200, body: int64(len(s.paths[hash].info)), closed: true},
+		"another token":   {second: "GET " + Prefix + "x" + info + " HTTP/1.1\r\nHost: x\r\n\r\n"},
+		"not of a cache":  {second: "GET /boot HTTP/1.1\r\nHost: x\r\n\r\n"},
+		"no HTTP":         {second: "hello\r\n\r\n"},
+		"endless headers": {second: get("GET", info, "X: "+strings.Repeat("x", lineRequest)+"\r\n")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			conn, err := net.Dial("tcp", srv.Listener.Addr().String())
+			must(t, err)
+			defer conn.Close()
+			r := bufio.NewReader(conn)
+			read := func(request string) *http.Response {
+				t.Helper()
+				if _, err := io.WriteString(conn, request); err != nil {
+					t.Fatal(err)
+				}
+				verb, _, _ := strings.Cut(request, " ")
+				res, err := http.ReadResponse(r, &http.Request{Method: verb})
+				if err != nil {
+					return nil
+				}
+				return res
+			}
+			drain := func(res *http.Response) int64 {
+				n, err := io.Copy(io.Discard, res.Body)
+				must(t, err)
+				return n
+			}
+			if n := drain(read(get("GET", "/nix-cache-info", ""))); n != 51 {
+				t.Fatalf("nix-cache-info has %d bytes", n)
+			}
+			res := read(c.second)
+			if res == nil {
+				if c.status != 0 {
+					t.Error("the connection ended")
+				}
+				return
+			}
+			if n := drain(res); res.StatusCode != c.status || n != c.body {
+				t.Errorf("%s, %d bytes; want %d, %d bytes", res.Status, n, c.status, c.body)
+			}
+			if again := read(get("GET", info, "")); (again == nil) != c.closed {
+				t.Errorf("then: %v", again)
+			}
+		})
+	}
 }
 
 // TestResume: when nix was killed in the middle, what had arrived is not sent again.
@@ -387,17 +498,4 @@ func TestResume(t *testing.T) {
 		t.Errorf("%d bytes were sent then; %d of %d had arrived", more, bytes, whole)
 	}
 	run(t, "nix-store", "--store", to, "--verify", "--check-contents")
-}
-
-// short breaks the connection after some bytes.
-type short struct {
-	http.ResponseWriter
-	left int
-}
-
-func (s *short) Write(p []byte) (int, error) {
-	if s.left -= len(p); s.left < 0 {
-		panic(http.ErrAbortHandler)
-	}
-	return s.ResponseWriter.Write(p)
 }

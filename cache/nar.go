@@ -7,228 +7,214 @@ import (
 	"os"
 	"slices"
 	"sync"
-	"syscall"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
 
-// nar is a NAR that is not written yet (Dolstra, The Purely Functional Software
-// Deployment Model, section 5.2.1): where its bytes are.
-type nar struct {
-	parts []part
-	size  int64 // bytes
-}
+const (
+	// sendfile is from what size on a file is sent by the kernel rather than
+	// copied: below, the system calls cost more than the bytes.
+	sendfile = 64 << 10
+	// tell is after how many bytes of a large file it is said that they are sent.
+	tell = 4 << 20
+)
 
-// part is bytes of the archive itself, then the content of a file.
-type part struct {
-	text []byte
-	file string // path; none: ""
-	size int64  // of the file, bytes
-}
+// narWriter writes a NAR (Dolstra, The Purely Functional Software Deployment Model, section 5.2.1) as it
+// comes upon the files.
+type narWriter struct {
+	w    io.Writer
+	buf  []byte // what is not written yet
+	skip int64  // bytes that are still to be left out
+	size int64  // bytes of the archive, with those that were left out
+	err  error  // of a write; none comes after it
 
-// sendfile is from what size on a file is sent by the kernel rather than
-// copied: below, the system calls cost more than the bytes.
-const sendfile = 64 << 10
-
-// pack looks at the files of a store path, and reads none.
-func pack(path string) (*nar, error) {
-	n := new(nar)
-	n.text("nix-archive-1")
-	if err := n.node(path); err != nil {
-		return nil, fmt.Errorf("pack %s: %w", path, err)
-	}
-	return n, nil
-}
-
-// node adds a file, a folder with all that is in it, or a link.
-func (n *nar) node(path string) error {
-	var info unix.Stat_t
-	if err := unix.Lstat(path, &info); err != nil {
-		return &os.PathError{Op: "lstat", Path: path, Err: err}
-	}
-	n.text("(", "type")
-	switch info.Mode & unix.S_IFMT {
-	case unix.S_IFREG:
-		n.text("regular")
-		if info.Mode&0o100 != 0 {
-			n.text("executable", "")
-		}
-		n.text("contents")
-		n.content(path, info.Size)
-	case unix.S_IFLNK:
-		to, err := os.Readlink(path)
-		if err != nil {
-			return err
-		}
-		n.text("symlink", "target", to)
-	case unix.S_IFDIR:
-		n.text("directory")
-		entries, err := names(path)
-		if err != nil {
-			return err
-		}
-		for _, name := range entries {
-			n.text("entry", "(", "name", name, "node")
-			if err := n.node(path + "/" + name); err != nil {
-				return err
-			}
-			n.text(")")
-		}
-	default:
-		return fmt.Errorf("%s is no file, folder or link", path)
-	}
-	n.text(")")
-	return nil
-}
-
-// names are the entries of a folder, in the order that a NAR wants. As [counter.small], it is past package os.
-func names(dir string) ([]string, error) {
-	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: dir, Err: err}
-	}
-	defer unix.Close(fd)
-	var all []string
-	var buffer [8 << 10]byte
-	for {
-		n, err := unix.ReadDirent(fd, buffer[:])
-		if err != nil {
-			return nil, &os.PathError{Op: "readdirent", Path: dir, Err: err}
-		}
-		if n == 0 {
-			slices.Sort(all)
-			return all, nil
-		}
-		_, _, all = unix.ParseDirent(buffer[:n], -1, all)
-	}
-}
-
-// text adds strings: each its length, itself, and zeros to a multiple of eight.
-func (n *nar) text(words ...string) {
-	if len(n.parts) == 0 || n.parts[len(n.parts)-1].file != "" {
-		n.parts = append(n.parts, part{})
-	}
-	p := &n.parts[len(n.parts)-1]
-	before := len(p.text)
-	for _, w := range words {
-		p.text = binary.LittleEndian.AppendUint64(p.text, uint64(len(w)))
-		p.text = append(p.text, w...)
-		p.text = append(p.text, make([]byte, -len(w)&7)...)
-	}
-	n.size += int64(len(p.text) - before)
-}
-
-// content adds what is in a file.
-func (n *nar) content(path string, size int64) {
-	p := &n.parts[len(n.parts)-1] // there is one: the words before it
-	p.text = binary.LittleEndian.AppendUint64(p.text, uint64(size))
-	p.file, p.size = path, size
-	n.size += 8 + size
-	if pad := -size & 7; pad > 0 {
-		n.parts = append(n.parts, part{text: make([]byte, pad)})
-		n.size += pad
-	}
+	sent *atomic.Int64 // bytes that were written are added
 }
 
 // buffers are what small files are collected in.
 var buffers = sync.Pool{New: func() any { return new([2 * sendfile]byte) }}
 
-// writeTo writes the archive from the offset on, and returns how many bytes of
-// it went out. Large files go by sendfile if w can do that.
-func (n *nar) writeTo(w io.Writer, from int64) (sent int64, err error) {
+// writeNAR writes a store path, whose archive has size bytes, from an offset on, and adds to sent what has gone out.
+// Large files go by sendfile if w can do that. Past package os, whose files cost three times as many system calls.
+func writeNAR(w io.Writer, path string, size, from int64, sent *atomic.Int64) (err error) {
 	buffer := buffers.Get().(*[2 * sendfile]byte)
 	defer buffers.Put(buffer)
-	out := &counter{w: w, buf: buffer[:0]}
-	for _, p := range n.parts {
-		skip := min(from, int64(len(p.text)))
-		from -= skip
-		out.text(p.text[skip:])
-		skip = min(from, p.size)
-		from -= skip
-		switch left := p.size - skip; {
-		case left == 0:
-		case left < sendfile:
-			err = out.small(p.file, skip, int(left))
-		default:
-			err = out.large(p.file, skip, left)
-		}
-		if err != nil {
-			return out.n, err
-		}
+	n := &narWriter{w: w, buf: buffer[:0], skip: from, sent: sent}
+	n.text("nix-archive-1")
+	if err = n.node(unix.AT_FDCWD, path); err == nil {
+		n.flush()
+		err = n.err
 	}
-	out.flush()
-	return out.n, out.err
-}
-
-// counter counts what is written, and collects what is small.
-type counter struct {
-	w   io.Writer
-	buf []byte
-	n   int64 // bytes that were written
-	err error // of a write; none comes after it
-}
-
-func (c *counter) flush() {
-	if c.err == nil && len(c.buf) > 0 {
-		var n int
-		n, c.err = c.w.Write(c.buf)
-		c.n += int64(n)
+	if err == nil && n.size != size {
+		err = fmt.Errorf("it has %d bytes, and nix knows of %d: it was changed; repair it by nix-store --verify --check-contents --repair", n.size, size)
 	}
-	c.buf = c.buf[:0]
-}
-
-func (c *counter) text(s []byte) {
-	for len(s) > 0 {
-		if len(c.buf) == cap(c.buf) {
-			c.flush()
-		}
-		n := min(len(s), cap(c.buf)-len(c.buf))
-		c.buf = append(c.buf, s[:n]...)
-		s = s[n:]
-	}
-}
-
-// small reads a file past package os, whose files cost three times as many system calls.
-func (c *counter) small(file string, from int64, size int) error {
-	if size > cap(c.buf)-len(c.buf) {
-		c.flush()
-	}
-	fd, err := unix.Open(file, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return &os.PathError{Op: "open", Path: file, Err: err}
+		err = fmt.Errorf("pack %s: %w", path, err)
+	}
+	return err
+}
+
+// node adds a file, a folder with all that is in it, or a link.
+func (n *narWriter) node(dir int, name string) error {
+	n.text("(", "type")
+	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err == unix.ELOOP {
+		var to [unix.PathMax]byte
+		size, err := unix.Readlinkat(dir, name, to[:])
+		if err != nil {
+			return &os.PathError{Op: "readlink", Path: name, Err: err}
+		}
+		n.text("symlink", "target", string(to[:size]), ")")
+		return nil
+	}
+	if err != nil {
+		return &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	var info unix.Stat_t
+	err = unix.Fstat(fd, &info)
+	kind := info.Mode & unix.S_IFMT
+	if err == nil && kind == unix.S_IFREG {
+		return n.file(fd, name, info.Mode&0o100 != 0, info.Size)
 	}
 	defer unix.Close(fd)
+	if err != nil || kind != unix.S_IFDIR {
+		return fmt.Errorf("%s is no file, folder or link: %w", name, err)
+	}
+	n.text("directory")
+	entries, err := names(fd)
+	if err != nil {
+		return &os.PathError{Op: "readdirent", Path: name, Err: err}
+	}
+	for _, entry := range entries {
+		n.text("entry", "(", "name", entry, "node")
+		if err := n.node(fd, entry); err != nil {
+			return err
+		}
+		n.text(")")
+	}
+	n.text(")")
+	return n.err
+}
+
+// file adds one, and closes it.
+func (n *narWriter) file(fd int, name string, executable bool, size int64) (err error) {
+	n.text("regular")
+	if executable {
+		n.text("executable", "")
+	}
+	n.text("contents")
+	n.length(size)
+	n.size += size
+	from := n.leaveOut(size)
+	if size-from < sendfile {
+		err = n.small(fd, from, int(size-from))
+		unix.Close(fd)
+	} else {
+		err = n.large(os.NewFile(uintptr(fd), name), from, size-from)
+	}
+	if err != nil {
+		return fmt.Errorf("read %s: %w", name, err)
+	}
+	n.put(zeros[:-size&7])
+	n.text(")")
+	return n.err
+}
+
+// names are the entries of a folder, in the order that a NAR wants.
+func names(fd int) (all []string, err error) {
+	var buffer [8 << 10]byte
+	for {
+		n, err := unix.ReadDirent(fd, buffer[:])
+		if n <= 0 || err != nil {
+			slices.Sort(all)
+			return all, err
+		}
+		_, _, all = unix.ParseDirent(buffer[:n], -1, all)
+	}
+}
+
+const zeros = "\x00\x00\x00\x00\x00\x00\x00"
+
+// text writes strings: each its length, itself, and zeros to a multiple of eight.
+func (n *narWriter) text(words ...string) {
+	for _, w := range words {
+		n.length(int64(len(w)))
+		n.put(w)
+		n.put(zeros[:-len(w)&7])
+	}
+}
+
+func (n *narWriter) length(size int64) {
+	var b [8]byte
+	binary.LittleEndian.PutUint64(b[:], uint64(size))
+	n.put(string(b[:]))
+}
+
+func (n *narWriter) put(s string) {
+	n.size += int64(len(s))
+	s = s[n.leaveOut(int64(len(s))):]
+	for len(s) > 0 {
+		n.room(1)
+		k := min(len(s), cap(n.buf)-len(n.buf))
+		n.buf = append(n.buf, s[:k]...)
+		s = s[k:]
+	}
+}
+
+// leaveOut is how many of the next size bytes are not to be written.
+func (n *narWriter) leaveOut(size int64) int64 {
+	k := min(n.skip, size)
+	n.skip -= k
+	return k
+}
+
+// room writes what there is if there is no room for size bytes more.
+func (n *narWriter) room(size int) {
+	if size > cap(n.buf)-len(n.buf) {
+		n.flush()
+	}
+}
+
+func (n *narWriter) flush() {
+	if n.err == nil && len(n.buf) > 0 {
+		var k int
+		k, n.err = n.w.Write(n.buf)
+		n.sent.Add(int64(k))
+	}
+	n.buf = n.buf[:0]
+}
+
+func (n *narWriter) small(fd int, from int64, size int) error {
+	n.room(size)
 	for size > 0 {
-		n, err := unix.Pread(fd, c.buf[len(c.buf):len(c.buf)+size], from)
+		k, err := unix.Pread(fd, n.buf[len(n.buf):len(n.buf)+size], from)
 		switch {
 		case err == unix.EINTR:
 		case err != nil:
-			return &os.PathError{Op: "read", Path: file, Err: err}
-		case n == 0:
-			return fmt.Errorf("read %s: %w", file, io.ErrUnexpectedEOF)
+			return err
+		case k == 0:
+			return io.ErrUnexpectedEOF
 		default:
-			c.buf = c.buf[:len(c.buf)+n]
-			size -= n
-			from += int64(n)
+			n.buf = n.buf[:len(n.buf)+k]
+			size -= k
+			from += int64(k)
 		}
 	}
-	return c.err
+	return nil
 }
 
-func (c *counter) large(file string, from, size int64) error {
-	c.flush()
-	if c.err != nil {
-		return c.err
-	}
-	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NOFOLLOW, 0)
-	if err != nil {
-		return err
-	}
+func (n *narWriter) large(f *os.File, from, size int64) (err error) {
 	defer f.Close()
-	if _, err := f.Seek(from, io.SeekStart); err != nil {
-		return err
+	n.flush()
+	if from > 0 {
+		_, err = f.Seek(from, io.SeekStart)
 	}
-	n, err := io.CopyN(c.w, f, size)
-	c.n += n
+	for size > 0 && n.err == nil && err == nil {
+		var k int64
+		k, err = io.CopyN(n.w, f, min(size, tell))
+		n.sent.Add(k)
+		size -= k
+	}
 	return err
 }

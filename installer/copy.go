@@ -110,7 +110,7 @@ func (f *follower) nixCopy(ctx context.Context, h hosts.Host, addr string, t tra
 		"-o", "Ciphers=aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com",
 		"-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3",
 	}, " "))
-	sent, err = f.watchCopy(ctx, t, func(ctx context.Context, line func(string)) error {
+	sent, err = f.watchCopy(ctx, t, &copyProgress{sizes: t.paths}, func(ctx context.Context, line func(string)) error {
 		cmd := exec.CommandContext(ctx, "nix", slices.Concat(flags, args, t.what)...)
 		cmd.Env = env
 		cmd.WaitDelay = 5 * time.Second
@@ -153,7 +153,6 @@ check || rm -rf -- "$0/nix/var/nix/db"`
 // newer ones also how far it is.
 type copyProgress struct {
 	sizes   map[string]int64 // of store paths, bytes
-	told    time.Time
 	done    int64            // bytes of paths that are over
 	running map[int64]copied // by activity
 }
@@ -165,13 +164,11 @@ const (
 	resProgress = 105
 )
 
-// read takes one line and reports whether something moved. Messages for
-// people go to said.
-func (p *copyProgress) read(line string, said *tail) bool {
+func (p *copyProgress) read(line string, said *tail) {
 	body, ok := strings.CutPrefix(line, "@nix ")
 	if !ok {
 		said.add(line)
-		return false
+		return
 	}
 	var m struct {
 		Action string            `json:"action"`
@@ -182,7 +179,7 @@ func (p *copyProgress) read(line string, said *tail) bool {
 		Fields []json.RawMessage `json:"fields"`
 	}
 	if json.Unmarshal([]byte(body), &m) != nil {
-		return false
+		return
 	}
 	switch {
 	case m.Action == "msg" && m.Level <= 1: // errors and warnings
@@ -190,27 +187,22 @@ func (p *copyProgress) read(line string, said *tail) bool {
 	case m.Action == "start" && m.Type == actCopyPath && len(m.Fields) > 0:
 		var path string
 		if json.Unmarshal(m.Fields[0], &path) != nil {
-			return false
+			return
 		}
 		if p.running == nil {
 			p.running = make(map[int64]copied)
 		}
 		p.running[m.ID] = copied{size: p.sizes[path]}
-		return true
 	case m.Action == "stop":
 		p.done += p.running[m.ID].size
 		delete(p.running, m.ID)
-		return true
 	case m.Action == "result" && m.Type == resProgress && len(m.Fields) > 0:
 		if c, ours := p.running[m.ID]; ours && json.Unmarshal(m.Fields[0], &c.done) == nil {
 			p.running[m.ID] = c
-			return true
 		}
 	}
-	return false
 }
 
-// largest is the size in bytes of the largest path under way.
 func (p *copyProgress) largest() (n int64) {
 	for _, c := range p.running {
 		n = max(n, c.size)

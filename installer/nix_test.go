@@ -122,16 +122,11 @@ func TestCopyProgress(t *testing.T) {
 	size := infos[0].NarSize
 	p := copyProgress{sizes: map[string]int64{path: size}}
 	var said tail
-	moved := 0
-	if err := runLogged(cmd, func(line string) {
-		if p.read(line, &said) {
-			moved++
-		}
-	}); err != nil {
+	if err := runLogged(cmd, func(line string) { p.read(line, &said) }); err != nil {
 		t.Fatal(err)
 	}
-	if moved == 0 || size == 0 || p.bytes() != size || len(p.running) != 0 {
-		t.Errorf("counted %d of %d bytes in %d steps", p.bytes(), size, moved)
+	if size == 0 || p.bytes() != size || len(p.running) != 0 {
+		t.Errorf("counted %d of %d bytes", p.bytes(), size)
 	}
 	for _, line := range []string{"@nix {", "@nix {}", `@nix {"action":"result","type":105,"fields":["x"]}`, `@nix {"action":"stop","id":9}`, "plain"} {
 		p.read(line, &said) // must not panic

@@ -43,7 +43,7 @@ func (f *follower) pull(ctx context.Context, h hosts.Host, s *session, t transfe
 	}
 	// What the machine runs outlives a session that ends; its id is kept, to end it.
 	argv = beside(append([]string{"sh", "-c", `"$@" & echo $! >"$0"; wait $!`, pullFile}, argv...)...)
-	sent, err = f.watchCopy(ctx, t, func(ctx context.Context, line func(string)) error {
+	sent, err = f.watchCopy(ctx, t, &pullProgress{share: share, from: from, sizes: t.paths}, func(ctx context.Context, line func(string)) error {
 		_, err := s.runWithin(ctx, buildLimit, nil, line, argv...)
 		return err
 	})
@@ -52,6 +52,9 @@ func (f *follower) pull(ctx context.Context, h hosts.Host, s *session, t transfe
 		err = errors.Join(err, killErr)
 	}
 	if err != nil {
+		if store := share.Err(); store != nil {
+			err = fmt.Errorf("%w; of this server: %w", err, store)
+		}
 		err = pullError{fmt.Errorf("fetch %s from this server: %w", t.path, err), share}
 	}
 	return sent, err
@@ -60,7 +63,7 @@ func (f *follower) pull(ctx context.Context, h hosts.Host, s *session, t transfe
 // PullCommand is how a machine fetches the closure of path out of a binary cache into a store (as nix names it), trusting
 // this public key.
 func PullCommand(cache, key, store, path string) []string {
-	return slices.Concat([]string{"nix"}, flags, []string{"copy", "--log-format", "internal-json", "-v", "--from", cache, "--to", store,
+	return slices.Concat([]string{"nix"}, flags, []string{"copy", "--log-format", "raw", "--from", cache, "--to", store,
 		"--option", "trusted-public-keys", key,
 		// A server that was killed is not asked for long: who comes after it waits for this to end.
 		"--option", "download-attempts", "3", "--option", "connect-timeout", "5", "--option", "stalled-download-timeout", "30", path})
@@ -79,33 +82,79 @@ func withoutToken(text string, s *cache.Share) string {
 	return strings.ReplaceAll(text, s.Token, "TOKEN")
 }
 
-// watchCopy runs a nix copy, tells how far it is, and ends it when nothing moves.
-func (f *follower) watchCopy(ctx context.Context, t transfer, run func(ctx context.Context, line func(string)) error) (sent int64, err error) {
+// pullProgress is what went out of our cache, and what nix says that it copies from elsewhere.
+type pullProgress struct {
+	share     *cache.Share
+	from      string // our cache's URL
+	sizes     map[string]int64
+	elsewhere int64 // bytes
+	last      int64 // bytes of the path that is copied from elsewhere
+}
+
+func (p *pullProgress) read(line string, said *tail) {
+	rest, copying := strings.CutPrefix(line, "copying ")
+	if !copying {
+		said.add(line)
+		return
+	}
+	path, from, _ := strings.Cut(strings.TrimPrefix(rest, "path '"), "' from '")
+	if size, ours := p.sizes[path]; ours && !strings.HasPrefix(from, p.from) {
+		p.last = size
+		p.elsewhere += size
+	}
+}
+
+func (p *pullProgress) bytes() int64   { return p.share.Sent() + p.elsewhere }
+func (p *pullProgress) largest() int64 { return p.last }
+
+// copying is how far a copy is.
+type copying interface {
+	read(line string, said *tail) // of nix's stderr; what is for people goes to said
+	bytes() int64
+	largest() int64 // bytes of the largest path under way of which nothing is known until it is there
+}
+
+// watchCopy runs a nix copy, tells how far it is, and ends it when nothing moves. It returns how many bytes the
+// machine did not have.
+func (f *follower) watchCopy(ctx context.Context, t transfer, p copying, run func(ctx context.Context, line func(string)) error) (int64, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	stall := time.AfterFunc(stallLimit, func() { cancel(fmt.Errorf("nothing was copied for %s", stallLimit)) })
-	defer stall.Stop()
-	p := copyProgress{sizes: t.paths}
-	var said tail
-	err = run(ctx, func(line string) {
-		if p.read(line, &said) {
-			// Old versions of nix say nothing during a path: a slow link, 1 MB/s,
-			// needs a second for each of its MB.
-			stall.Reset(stallLimit + time.Duration(p.largest()>>20)*time.Second)
-			if now := f.Now(); now.Sub(p.told) >= time.Second {
-				p.told = now
-				f.advance(t.phase, p.bytes(), t.size, "bytes")
+	lines, done := make(chan string), make(chan error, 1)
+	go func() {
+		done <- run(ctx, func(line string) {
+			select {
+			case lines <- line:
+			case <-ctx.Done():
 			}
+		})
+	}()
+	var said tail
+	told, moved := int64(-1), time.Now()
+	for tick := time.NewTicker(time.Second); ; {
+		select {
+		case line := <-lines:
+			p.read(line, &said)
+		case <-tick.C:
+			// A slow link, 1 MB/s, needs a second for each MB.
+			limit := stallLimit + time.Duration(p.largest()>>20)*time.Second
+			if n := p.bytes(); n != told {
+				told, moved = n, time.Now()
+				f.advance(t.phase, n, t.size, "bytes")
+			} else if time.Since(moved) > limit {
+				cancel(fmt.Errorf("nothing was copied for %s", limit))
+			}
+		case err := <-done:
+			tick.Stop()
+			switch {
+			case err == nil, errors.Is(err, errLost):
+			case ctx.Err() != nil:
+				err = context.Cause(ctx)
+			case len(said) > 0:
+				err = errors.New("nix copy failed" + said.String())
+			}
+			return p.bytes(), err
 		}
-	})
-	switch {
-	case err == nil, errors.Is(err, errLost):
-	case ctx.Err() != nil:
-		err = context.Cause(ctx)
-	case len(said) > 0:
-		err = errors.New("nix copy failed" + said.String())
 	}
-	return p.done, err
 }
 
 // copies is how the closure goes to the machine: as the host's options say. It returns what the machine did not have, and how that

@@ -45,7 +45,7 @@ curl -sf "$2/nix-cache-info" >` + dir + `/info
 		s.addr = "127.0.0.1"
 		f := &follower{Installer: &Installer{Cache: c, CachePort: int(port), Now: time.Now, Log: slog.New(slog.DiscardHandler)}}
 		path := "/nix/store/00000000000000000000000000000000-x"
-		_, err := f.pull(t.Context(), hosts.Host{}, s, transfer{closure: closure{path: path, infos: []cache.Path{{Path: path}}}})
+		_, err := f.pull(t.Context(), hosts.Host{}, s, transfer{closure: closure{path: path, infos: []cache.Path{{Path: path, NarHash: "sha256:" + strings.Repeat("0", 52)}}}})
 		if (err == nil) != (ends == "exit 0") {
 			t.Errorf("%s: %v", ends, err)
 		}
@@ -58,5 +58,19 @@ curl -sf "$2/nix-cache-info" >` + dir + `/info
 			res.Body.Close()
 			t.Errorf("%s: afterwards it says %s", ends, res.Status)
 		}
+	}
+}
+
+func TestPullProgress(t *testing.T) {
+	p := pullProgress{share: new(cache.Share), from: "http://192.0.2.1/cache/X", sizes: map[string]int64{"/nix/store/a": 10, "/nix/store/b": 5}}
+	var said tail
+	for _, line := range []string{"copying 3 paths...", "copying path '/nix/store/a' from 'https://near.example'...", "copying path '/nix/store/b' from 'http://192.0.2.1/cache/X'...", "error: no", "copying path '"} {
+		p.read(line, &said)
+	}
+	if p.bytes() != 10 || p.largest() != 10 {
+		t.Errorf("%d bytes, the largest %d", p.bytes(), p.largest())
+	}
+	if want := ":\n  error: no"; said.String() != want {
+		t.Errorf("said%q", said)
 	}
 }

@@ -95,6 +95,8 @@ type world struct {
 	size  int64  // bytes of NARs
 	key   string // public half of what the binary cache for nginx is signed with
 	sshd  string // address of the SSH server
+
+	before float64 // processor time that the server took before it served, seconds
 }
 
 func (w *world) must(err error) {
@@ -206,6 +208,7 @@ func writeData(path string) error {
 func (w *world) round(way way) result {
 	w.Helper()
 	to := filepath.Join(w.dir, "to")
+	w.before = 0
 	w.must(os.Mkdir(to, 0o755))
 	server, argv := way.begin(w, to)
 	cmd := exec.Command(argv[0], argv[1:]...)
@@ -224,7 +227,7 @@ func (w *world) round(way way) result {
 	if server != nil {
 		w.must(server.Process.Signal(unix.SIGTERM))
 		server.Wait() // nginx exits with 0, ours by the signal
-		r.server = (server.ProcessState.UserTime() + server.ProcessState.SystemTime()).Seconds() / (float64(w.size) / 1e9)
+		r.server = ((server.ProcessState.UserTime() + server.ProcessState.SystemTime()).Seconds() - w.before) / (float64(w.size) / 1e9)
 	}
 	if got := strings.Count(w.run("nix-store", "--store", to, "--query", "--requisites", w.top), "\n") + 1; got != len(w.infos) {
 		w.Fatalf("%s: %d paths arrived of %d", way.name, got, len(w.infos))

@@ -34,12 +34,14 @@ func serveCache() int {
 	c := new(cache.Cache)
 	err := json.NewDecoder(os.Stdin).Decode(&infos)
 	listener, listenErr := net.Listen("tcp", "127.0.0.1:0")
+	var begun unix.Rusage // to start, and to read about the closure, is not yet to serve
+	usageErr := unix.Getrusage(unix.RUSAGE_SELF, &begun)
 	share, shareErr := c.Open(netip.MustParseAddr("127.0.0.1"), infos)
-	if err := errors.Join(err, listenErr, shareErr); err != nil {
+	if err := errors.Join(err, listenErr, usageErr, shareErr); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	fmt.Printf("http://%s%s%s %s\n", listener.Addr(), cache.Prefix, share.Token, share.PublicKey)
+	fmt.Printf("http://%s%s%s %s %g\n", listener.Addr(), cache.Prefix, share.Token, share.PublicKey, time.Duration(begun.Utime.Nano()+begun.Stime.Nano()).Seconds())
 	http.Handle(cache.Prefix, c)
 	fmt.Fprintln(os.Stderr, http.Serve(listener, nil))
 	return 1
@@ -76,8 +78,8 @@ func (w *world) provision(to string) (*exec.Cmd, []string) {
 	if err != nil && err != io.EOF {
 		w.must(err)
 	}
-	url, key, ok := strings.Cut(strings.TrimSpace(line), " ")
-	if !ok {
+	var url, key string
+	if _, err := fmt.Sscan(line, &url, &key, &w.before); err != nil {
 		w.Fatalf("our server says %q", line)
 	}
 	return cmd, pullFrom(url, key, to, w.top)
