@@ -39,21 +39,22 @@ func (f *follower) mayFormat(ctx context.Context, h hosts.Host, b *build, d *Dis
 var errBeside = errors.New("something beside it failed")
 
 // fill puts the system and the host's files on the new disks, and makes it start. The files come
-// while the system is copied: nothing needs them before it is activated.
-func (f *follower) fill(ctx context.Context, h hosts.Host, s *session, d *Disks, b *build) (at hosts.Phase, err error) {
+// while the system is copied: nothing needs them before it is activated. Meanwhile the disks are read back.
+func (f *follower) fill(ctx context.Context, h hosts.Host, s *session, d *Disks, b *build, share *offer) (at hosts.Phase, err error) {
 	flush, stop := f.flushing(ctx, s)
 	defer stop()
 	f.begin(hosts.PhaseFiles)
 	f.begin(hosts.PhaseCopy)
 	// The system is what usually takes longer; if it does not, the files are what is waited for.
-	at, err = both(ctx,
-		part{hosts.PhaseFiles, func(ctx context.Context) error { return f.files(ctx, h, s, b) }},
-		part{hosts.PhaseCopy, func(ctx context.Context) error { return f.copySystem(ctx, h, s, b) }},
-		func(slower hosts.Phase) {
-			if slower == hosts.PhaseFiles {
-				f.waitsFor(slower, "")
+	at, err = abreast(ctx,
+		func(slowest hosts.Phase) {
+			if slowest == hosts.PhaseFiles {
+				f.waitsFor(slowest, "")
 			}
-		})
+		},
+		part{hosts.PhaseFiles, func(ctx context.Context) error { return f.files(ctx, h, s, b) }},
+		part{hosts.PhaseCopy, func(ctx context.Context) error { return f.copySystem(ctx, h, s, b, share) }},
+		part{hosts.PhaseDisks, func(ctx context.Context) error { return f.readBack(ctx, d) }})
 	if err != nil {
 		return at, err
 	}
@@ -67,29 +68,50 @@ type part struct {
 	run   func(context.Context) error
 }
 
-// both runs two parts at a time. The first that fails ends the other, with errBeside, and its
-// error is returned once both have ended. left is told which one is still running when the other is done.
-func both(ctx context.Context, a, b part, left func(hosts.Phase)) (at hosts.Phase, err error) {
+// abreast runs parts at a time. The first that fails ends the others, with errBeside, and its
+// error is returned once all have ended. left is told which one is still running when the others are done.
+func abreast(ctx context.Context, left func(hosts.Phase), parts ...part) (at hosts.Phase, err error) {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	type ended struct {
-		part, other hosts.Phase
-		err         error
+		part int
+		err  error
 	}
-	ends := make(chan ended, 2)
-	go func() { ends <- ended{a.phase, b.phase, a.run(ctx)} }()
-	go func() { ends <- ended{b.phase, a.phase, b.run(ctx)} }()
-	first := <-ends
-	if first.err != nil {
-		end(errBeside)
-	} else {
-		left(first.other)
+	ends := make(chan ended, len(parts))
+	running := make(map[int]bool)
+	for i, p := range parts {
+		running[i] = true
+		go func() { ends <- ended{i, p.run(ctx)} }()
 	}
-	second := <-ends
-	if first.err != nil {
-		return first.part, first.err
+	for range parts {
+		e := <-ends
+		delete(running, e.part)
+		switch {
+		case err != nil:
+		case e.err != nil:
+			at, err = parts[e.part].phase, e.err
+			end(errBeside)
+		case len(running) == 1:
+			for last := range running {
+				left(parts[last].phase)
+			}
+		}
 	}
-	return second.part, second.err
+	return at, err
+}
+
+// readBack compares the disks with the plan while they are filled, unless that was done.
+func (f *follower) readBack(ctx context.Context, d *Disks) error {
+	if d.verified {
+		return nil
+	}
+	d.filled = true
+	defer func() { d.filled = false }()
+	if err := d.verify(ctx); err != nil {
+		return err
+	}
+	f.note("the disks were read back and are as planned")
+	return nil
 }
 
 // flushing has what was written go to the disks, again and again, until it is stopped: file systems

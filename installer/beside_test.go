@@ -18,18 +18,18 @@ import (
 	"provision/hosts"
 )
 
-// TestBoth: two parts run at a time; the first that fails ends the other, and is what is told when
-// both have ended.
-func TestBoth(t *testing.T) {
+// TestAbreast: parts run at a time; the first that fails ends the others, and is what is told when
+// all have ended.
+func TestAbreast(t *testing.T) {
 	broken := errors.New("broken")
 	part := func(p hosts.Phase, run func(context.Context) error) part { return part{p, run} }
-	aRuns, bRuns := make(chan struct{}), make(chan struct{})
+	aRuns, bRuns, cIsLeft := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	var left hosts.Phase
-	at, err := both(t.Context(),
+	at, err := abreast(t.Context(), func(p hosts.Phase) { left = p; close(cIsLeft) },
 		part("a", func(context.Context) error { close(aRuns); <-bRuns; return nil }),
 		part("b", func(context.Context) error { <-aRuns; close(bRuns); return nil }),
-		func(p hosts.Phase) { left = p })
-	if err != nil || left != "a" && left != "b" {
+		part("c", func(context.Context) error { <-cIsLeft; return nil }))
+	if err != nil || left != "c" {
 		t.Errorf("%s: %v; %q was left", at, err, left)
 	}
 	for _, failing := range []hosts.Phase{"a", "b"} {
@@ -44,16 +44,15 @@ func TestBoth(t *testing.T) {
 				return context.Cause(ctx)
 			}
 		}
-		at, err := both(t.Context(), part("a", run("a")), part("b", run("b")), func(hosts.Phase) { t.Error("a failed part left another") })
+		at, err := abreast(t.Context(), func(hosts.Phase) { t.Error("a failed part left another") }, part("a", run("a")), part("b", run("b")))
 		if at != failing || !errors.Is(err, broken) || !cleared {
 			t.Errorf("%s failed: %v at %s; the other was ended: %v", failing, err, at, cleared)
 		}
 	}
 	waits := make(chan struct{})
-	at, err = both(t.Context(),
+	at, err = abreast(t.Context(), func(hosts.Phase) { close(waits) },
 		part("a", func(context.Context) error { <-waits; return broken }),
-		part("b", func(context.Context) error { return nil }),
-		func(hosts.Phase) { close(waits) })
+		part("b", func(context.Context) error { return nil }))
 	if at != "a" || !errors.Is(err, broken) {
 		t.Errorf("the slower one failed: %v at %s", err, at)
 	}
@@ -64,7 +63,7 @@ func TestBoth(t *testing.T) {
 func TestNothingIsLeft(t *testing.T) {
 	s, dir := connect(t), t.TempDir()
 	begun, log := fifo(t, dir, "begun"), filepath.Join(dir, "log")
-	_, err := both(t.Context(),
+	_, err := abreast(t.Context(), func(hosts.Phase) { t.Error("nothing failed") },
 		part{hosts.PhaseFiles, func(ctx context.Context) error {
 			r, w, err := os.Pipe()
 			if err != nil {
@@ -80,7 +79,7 @@ func TestNothingIsLeft(t *testing.T) {
 			// Both at a time, although each holds the lock.
 			_, err := s.run(ctx, nil, beside("sh", "-c", `read x <"$0"; echo copy broke >>"$1"; exit 1`, begun, log)...)
 			return err
-		}}, func(hosts.Phase) { t.Error("nothing failed") })
+		}})
 	if err == nil || !strings.Contains(err.Error(), "exit status 1") {
 		t.Fatalf("%v", err)
 	}

@@ -34,17 +34,18 @@ const (
 type transfer struct {
 	closure
 	phase hosts.Phase
+	offer *offer   // out of our cache, if it is open already
 	root  string   // where the store is, of the new file systems; empty: the installer's own
 	what  []string // arguments of nix copy; nil: the closure's path
 }
 
 // copySystem puts the host's system and all it needs into /mnt.
-func (f *follower) copySystem(ctx context.Context, h hosts.Host, s *session, b *build) error {
+func (f *follower) copySystem(ctx context.Context, h hosts.Host, s *session, b *build, o *offer) error {
 	start := f.Now()
 	if b.drv.Path != "" {
 		return f.buildThere(ctx, h, s, b.drv)
 	}
-	sent, err := f.copies(ctx, h, s, transfer{closure: b.system, phase: hosts.PhaseCopy, root: "/mnt"})
+	sent, err := f.copies(ctx, h, s, transfer{closure: b.system, phase: hosts.PhaseCopy, offer: o, root: "/mnt"})
 	if err != nil {
 		return err
 	}

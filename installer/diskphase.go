@@ -89,12 +89,12 @@ func (f *follower) disks(ctx context.Context, h hosts.Host, s *session, d *Disks
 		f.note("what was made before the interruption is not taken up, the disks are made again: %v", err)
 	}
 	start := f.Now()
-	steps, err := d.Make(ctx)
+	steps, err := d.make(ctx)
 	if err != nil {
 		return err
 	}
 	f.apply(hosts.Event{Kind: hosts.Finished, Phase: hosts.PhaseDisks, Layout: b.digest,
-		Message: fmt.Sprintf("%s in %s; the disks were read back and are as planned", stepCount(steps), since(f.Now(), start))})
+		Message: fmt.Sprintf("%s in %s", stepCount(steps), since(f.Now(), start))})
 	return nil
 }
 
@@ -110,7 +110,7 @@ func (f *follower) takeUp(ctx context.Context, s *session, d *Disks) error {
 	made := *d
 	made.Options.Way = disko.Mount
 	steps, err := made.Make(ctx)
-	d.plan = made.plan
+	d.plan, d.verified = made.plan, made.verified
 	if err == nil && steps > 0 { // they were not mounted: the machine was off
 		err = checkStore(ctx, s, "/mnt")
 	}

@@ -28,7 +28,10 @@ type Disks struct {
 	Tell func(done, total int, step disko.Step)
 	Log  *slog.Logger // what the steps say, at debug level; may be nil
 
-	plan *disko.Plan // the last that was made; nil: nothing was changed
+	facts    *disko.Facts // just read, for the next plan; nil: they are to be read
+	plan     *disko.Plan  // the last that was made; nil: nothing was changed
+	filled   bool         // what the disks are filled with runs at the same time
+	verified bool         // the disks are as planned
 }
 
 const (
@@ -44,6 +47,13 @@ const (
 // read back, and is as planned, or there is an error. It returns the number of steps that it
 // took.
 func (d *Disks) Make(ctx context.Context) (steps int, err error) {
+	if steps, err = d.make(ctx); err == nil {
+		err = d.verify(ctx)
+	}
+	return steps, err
+}
+
+func (d *Disks) make(ctx context.Context) (steps int, err error) {
 	plan, err := d.newPlan(ctx, d.Options, nil)
 	if err != nil {
 		return 0, err
@@ -69,7 +79,7 @@ func (d *Disks) Make(ctx context.Context) (steps int, err error) {
 		}
 		steps += len(d.plan.Steps)
 		if !d.plan.Unfinished() {
-			return steps, d.readBack(ctx)
+			return steps, nil
 		}
 		next, err := d.newPlan(ctx, d.Options, d.plan.Look)
 		if err != nil {
@@ -80,8 +90,8 @@ func (d *Disks) Make(ctx context.Context) (steps int, err error) {
 	return steps, fmt.Errorf("after %d rounds of opening what the layout keeps there is still more to open; the last was: %s", maxRounds, stepNames(d.plan.Steps))
 }
 
-// readBack compares the disks with the plan.
-func (d *Disks) readBack(ctx context.Context) error {
+// verify reads the disks back, and compares them with the plan.
+func (d *Disks) verify(ctx context.Context) error {
 	for _, disk := range d.plan.Tables() {
 		table, err := readTable(ctx, d.session(), disk)
 		if err == nil {
@@ -102,6 +112,7 @@ func (d *Disks) readBack(ctx context.Context) error {
 		case len(plan.Steps) > 0:
 			return fmt.Errorf("all steps ran, and the disks are not as the layout says; still to do: %s", stepNames(plan.Steps))
 		case len(plan.Look) == 0:
+			d.verified = true
 			return nil
 		}
 		look = plan.Look
@@ -156,16 +167,22 @@ func (d *Disks) Close(ctx context.Context) error {
 func (d *Disks) session() *session { return &session{client: d.Client} }
 
 // newPlan plans for the machine as it is now.
-func (d *Disks) newPlan(ctx context.Context, o disko.Options, look disko.Look) (*disko.Plan, error) {
-	facts, err := d.probe(ctx, look)
-	if err != nil {
-		return nil, err
+func (d *Disks) newPlan(ctx context.Context, o disko.Options, look disko.Look) (_ *disko.Plan, err error) {
+	facts := d.facts
+	if d.facts = nil; facts == nil || look != nil {
+		if facts, err = d.probe(ctx, look); err != nil {
+			return nil, err
+		}
 	}
 	return disko.NewPlan(d.Layout, facts, o)
 }
 
 func (d *Disks) probe(ctx context.Context, look disko.Look) (*disko.Facts, error) {
-	raw, err := readFacts(ctx, d.session(), look)
+	lock := locked
+	if d.filled {
+		lock = beside
+	}
+	raw, err := readFacts(ctx, d.session(), commandLimit, lock(disko.Probe(look)...))
 	if err != nil {
 		return nil, err
 	}

@@ -10,25 +10,26 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"provision/disko"
 	"provision/hosts"
 )
 
 // facts asks the machine what it is: disks, firmware, memory, network cards,
-// one of which must be the host's.
-func (f *follower) facts(ctx context.Context, h hosts.Host, s *session) error {
-	facts, err := f.readDisks(ctx, s)
+// one of which must be the host's. It waits at most limit for what changes the machine.
+func (f *follower) facts(ctx context.Context, h hosts.Host, s *session, limit time.Duration) (*disko.Facts, error) {
+	facts, err := f.readDisks(ctx, s, limit)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	words, err := machineWords(ctx, h, s)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if h.Options.TPM2 != "" {
 		if _, err := cryptenroll(ctx, s); err != nil {
-			return err
+			return nil, err
 		}
 		words = append(words, "TPM 2.0")
 	}
@@ -36,13 +37,13 @@ func (f *follower) facts(ctx context.Context, h hosts.Host, s *session) error {
 		words = append(words, strings.TrimSpace(fmt.Sprintf("%s %.1f GB %s", d.Device, float64(d.Size)/1e9, d.Content)))
 	}
 	f.finished(hosts.PhaseFacts, "%s", strings.Join(words, "; "))
-	return nil
+	return facts, nil
 }
 
 // readDisks asks for the disks as they are now, and keeps the answer for plans
 // that are made while the machine is off.
-func (f *follower) readDisks(ctx context.Context, s *session) (*disko.Facts, error) {
-	raw, err := readFacts(ctx, s, nil)
+func (f *follower) readDisks(ctx context.Context, s *session, limit time.Duration) (*disko.Facts, error) {
+	raw, err := readFacts(ctx, s, limit, locked(disko.Probe(nil)...))
 	if err != nil {
 		return nil, err
 	}
@@ -53,9 +54,9 @@ func (f *follower) readDisks(ctx context.Context, s *session) (*disko.Facts, err
 	return facts, f.Hosts.SetFacts(f.name, raw)
 }
 
-// readFacts is disko.Facts as JSON. It waits for whatever changes the machine.
-func readFacts(ctx context.Context, s *session, look disko.Look) ([]byte, error) {
-	out, err := s.run(ctx, nil, locked(disko.Probe(look)...)...)
+// readFacts is disko.Facts as JSON, by disko.Probe under the machine's lock.
+func readFacts(ctx context.Context, s *session, limit time.Duration, probe []string) ([]byte, error) {
+	out, err := s.runWithin(ctx, limit, nil, nil, probe...)
 	if err != nil {
 		return nil, fmt.Errorf("list the machine's disks: %w", err)
 	}
@@ -64,23 +65,18 @@ func readFacts(ctx context.Context, s *session, look disko.Look) ([]byte, error)
 
 // machineWords is firmware, memory and network cards, for the log.
 func machineWords(ctx context.Context, h hosts.Host, s *session) ([]string, error) {
-	firmware := "BIOS"
-	if _, err := s.run(ctx, nil, "test", "-d", "/sys/firmware/efi"); err == nil {
-		firmware = "UEFI"
-	}
-	mem, err := s.run(ctx, nil, "cat", "/proc/meminfo")
+	out, err := s.run(ctx, nil, "sh", "-c", `if test -d /sys/firmware/efi; then echo UEFI; else echo BIOS; fi
+head -n 1 /proc/meminfo && cat /sys/class/net/*/address`)
 	if err != nil {
-		return nil, fmt.Errorf("read the machine's memory size: %w", err)
+		return nil, fmt.Errorf("read the machine's memory size and network cards: %w", err)
 	}
+	firmware, rest, _ := strings.Cut(string(out), "\n")
+	mem, nics, _ := strings.Cut(rest, "\n") // MemTotal: 1048576 kB
 	kib := 0
-	if fields := strings.Fields(string(mem)); len(fields) > 1 {
+	if fields := strings.Fields(mem); len(fields) > 1 {
 		kib, _ = strconv.Atoi(fields[1])
 	}
-	nics, err := s.run(ctx, nil, "sh", "-c", "cat /sys/class/net/*/address")
-	if err != nil {
-		return nil, fmt.Errorf("read the machine's network cards: %w", err)
-	}
-	macs := slices.DeleteFunc(strings.Fields(string(nics)), func(m string) bool { return m == "00:00:00:00:00:00" })
+	macs := slices.DeleteFunc(strings.Fields(nics), func(m string) bool { return m == "00:00:00:00:00:00" })
 	if !slices.ContainsFunc(h.MACs, func(m string) bool { return slices.Contains(macs, m) }) {
 		return nil, fmt.Errorf("the machine at %s has the network cards %s, and %s is enrolled for %s", s.addr, strings.Join(macs, ", "), h.Name, strings.Join(h.MACs, ", "))
 	}

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"provision/cache"
@@ -18,32 +19,72 @@ import (
 // pullFile holds the process id of nix on the machine while it fetches.
 const pullFile = "/run/provision.pull"
 
+// offer is a closure that a machine may fetch out of our binary cache.
+type offer struct {
+	*cache.Share
+	url string
+}
+
+// offer opens it, for the machine at the other end of the session.
+func (f *follower) offer(s *session, c closure) (*offer, error) {
+	local, ok := s.client.LocalAddr().(*net.TCPAddr)
+	client, err := netip.ParseAddr(s.addr)
+	if !ok || err != nil {
+		return nil, errors.New("the connection has no address")
+	}
+	share, err := f.Cache.Open(client, c.infos)
+	if err != nil {
+		return nil, err
+	}
+	return &offer{share, "http://" + netip.AddrPortFrom(local.AddrPort().Addr().Unmap(), uint16(f.CachePort)).String() + cache.Prefix + share.Token}, nil
+}
+
+// shareEarly offers the host's system, if that is built, while the disks are made, and has the machine ask already for all
+// that nix wants to know before it fetches the first path. done ends this.
+func (f *follower) shareEarly(ctx context.Context, h hosts.Host, s *session, b *build) (_ *offer, done func()) {
+	if f.Cache == nil || h.Options.CopyOver == hosts.CopySSH || !b.over() || b.err != nil || b.drv.Path != "" {
+		return nil, func() {}
+	}
+	o, err := f.offer(s, b.system)
+	if err != nil {
+		return nil, func() {} // copies says it
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var asking sync.WaitGroup
+	asking.Go(func() {
+		// What it says is not wanted: it is all said again by who fetches.
+		s.run(ctx, nil, slices.Concat([]string{"sh", "-c", `exec "$@" >/dev/null 2>&1`, "sh", "nix"}, flags, []string{"path-info", "--recursive", "--store", o.url}, patience, []string{b.system.path})...)
+	})
+	return o, func() {
+		cancel()
+		asking.Wait()
+		o.Close()
+	}
+}
+
 // pull has the machine fetch a closure out of our binary cache, past SSH: over HTTP, for as long as this
 // takes, and believing only what is signed with a key that it is told here. It returns how many bytes the machine did
 // not have.
 func (f *follower) pull(ctx context.Context, h hosts.Host, s *session, t transfer) (sent int64, err error) {
-	local, ok := s.client.LocalAddr().(*net.TCPAddr)
-	client, parseErr := netip.ParseAddr(s.addr)
-	if !ok || parseErr != nil {
-		return 0, errors.New("the connection has no address")
+	o := t.offer
+	if o == nil {
+		if o, err = f.offer(s, t.closure); err != nil {
+			return 0, err
+		}
+		defer o.Close()
 	}
-	share, err := f.Cache.Open(client, t.infos)
-	if err != nil {
-		return 0, err
-	}
-	defer share.Close()
-	from := "http://" + netip.AddrPortFrom(local.AddrPort().Addr().Unmap(), uint16(f.CachePort)).String() + cache.Prefix + share.Token
+	before := o.Sent()
 	to := "local"
 	if t.root != "" {
 		to += "?root=" + t.root
 	}
-	argv := PullCommand(from, share.PublicKey, to, t.path)
+	argv := PullCommand(o.url, o.PublicKey, to, t.path)
 	if h.Options.TargetSubstitutes {
 		argv = append(argv, "--substitute-on-destination")
 	}
 	// What the machine runs outlives a session that ends; its id is kept, to end it.
 	argv = beside(append([]string{"sh", "-c", `"$@" & echo $! >"$0"; wait $!`, pullFile}, argv...)...)
-	sent, err = f.watchCopy(ctx, t, &pullProgress{share: share, from: from, sizes: t.paths}, func(ctx context.Context, line func(string)) error {
+	sent, err = f.watchCopy(ctx, t, &pullProgress{share: o.Share, before: before, from: o.url, sizes: t.paths}, func(ctx context.Context, line func(string)) error {
 		_, err := s.runWithin(ctx, buildLimit, nil, line, argv...)
 		return err
 	})
@@ -52,21 +93,22 @@ func (f *follower) pull(ctx context.Context, h hosts.Host, s *session, t transfe
 		err = errors.Join(err, killErr)
 	}
 	if err != nil {
-		if store := share.Err(); store != nil {
+		if store := o.Err(); store != nil {
 			err = fmt.Errorf("%w; of this server: %w", err, store)
 		}
-		err = pullError{fmt.Errorf("fetch %s from this server: %w", t.path, err), share}
+		err = pullError{fmt.Errorf("fetch %s from this server: %w", t.path, err), o.Share}
 	}
 	return sent, err
 }
+
+// patience is nix's with a server that was killed: it is not asked for long, for who comes after it waits for this to end.
+var patience = []string{"--option", "download-attempts", "3", "--option", "connect-timeout", "5", "--option", "stalled-download-timeout", "30"}
 
 // PullCommand is how a machine fetches the closure of path out of a binary cache into a store (as nix names it), trusting
 // this public key.
 func PullCommand(cache, key, store, path string) []string {
 	return slices.Concat([]string{"nix"}, flags, []string{"copy", "--log-format", "raw", "--from", cache, "--to", store,
-		"--option", "trusted-public-keys", key,
-		// A server that was killed is not asked for long: who comes after it waits for this to end.
-		"--option", "download-attempts", "3", "--option", "connect-timeout", "5", "--option", "stalled-download-timeout", "30", path})
+		"--option", "trusted-public-keys", key}, patience, []string{path})
 }
 
 // pullError keeps the share's token, which is in the command and in what nix says, out of what people read.
@@ -85,6 +127,7 @@ func withoutToken(text string, s *cache.Share) string {
 // pullProgress is what went out of our cache, and what nix says that it copies from elsewhere.
 type pullProgress struct {
 	share     *cache.Share
+	before    int64  // bytes that had gone out when this began
 	from      string // our cache's URL
 	sizes     map[string]int64
 	elsewhere int64 // bytes
@@ -104,7 +147,7 @@ func (p *pullProgress) read(line string, said *tail) {
 	}
 }
 
-func (p *pullProgress) bytes() int64   { return p.share.Sent() + p.elsewhere }
+func (p *pullProgress) bytes() int64   { return p.share.Sent() - p.before + p.elsewhere }
 func (p *pullProgress) largest() int64 { return p.last }
 
 // copying is how far a copy is.

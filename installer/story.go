@@ -13,6 +13,9 @@ import (
 	"provision/hosts"
 )
 
+// factsFresh is for how long a plan can be made of what the machine said of its disks.
+const factsFresh = 5 * time.Second
+
 // install is the story: from a live installer to a machine that restarts from
 // its own disk. It returns the phase that it came to. build starts the build, if it was not
 // started yet.
@@ -22,12 +25,11 @@ func (f *follower) install(ctx context.Context, h hosts.Host, s *session, build 
 	if h.Layout != "" && h.Options.BuildOn != hosts.BuildServer { // it may be a build
 		limit = buildLimit
 	}
-	if _, err := s.runWithin(ctx, limit, nil, nil, "flock", lockFile, "true"); err != nil {
+	facts, err := f.facts(ctx, h, s, limit)
+	if err != nil {
 		return hosts.PhaseFacts, err
 	}
-	if err := f.facts(ctx, h, s); err != nil {
-		return hosts.PhaseFacts, err
-	}
+	read := time.Now()
 	hardware, err := f.hardware(ctx, h, s)
 	if err != nil {
 		return hosts.PhaseFacts, err
@@ -39,6 +41,9 @@ func (f *follower) install(ctx context.Context, h hosts.Host, s *session, build 
 		return hosts.PhaseBuild, err
 	}
 	d := f.layout(h, s, b)
+	if time.Since(read) < factsFresh {
+		d.facts = facts
+	}
 	if h.Permit.DryRun {
 		if err := f.built(ctx, b); err != nil {
 			return hosts.PhaseBuild, err
@@ -56,13 +61,15 @@ func (f *follower) install(ctx context.Context, h hosts.Host, s *session, build 
 			return hosts.PhaseBuild, err
 		}
 	}
+	share, done := f.shareEarly(ctx, h, s, b)
+	defer done()
 	if err := f.disks(ctx, h, s, d, b); err != nil {
 		return hosts.PhaseDisks, err
 	}
 	if err := f.built(ctx, b); err != nil {
 		return hosts.PhaseBuild, fmt.Errorf("%w\nthe disks are made and stay so: `provision retry` goes on from there", err)
 	}
-	if at, err := f.fill(ctx, h, s, d, b); err != nil {
+	if at, err := f.fill(ctx, h, s, d, b, share); err != nil {
 		return at, err
 	}
 	return hosts.PhaseReboot, f.reboot(ctx, s, d)

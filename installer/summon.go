@@ -149,7 +149,7 @@ func (in *Installer) Look(ctx context.Context, name string) error {
 		return err
 	}
 	defer s.client.Close()
-	raw, err := readFacts(ctx, s, nil)
+	raw, err := readFacts(ctx, s, commandLimit, locked(disko.Probe(nil)...))
 	if err != nil {
 		return err
 	}

@@ -62,12 +62,13 @@ func TestAnywhereByHand(t *testing.T) {
 		switch {
 		case ev.Kind == hosts.Contacted:
 			live = ev.Time
-		case ev.Kind == hosts.Started && ev.Phase == hosts.PhaseReboot:
+		case ev.Kind == hosts.Rebooted:
 			rebooting = ev.Time
 		}
 	}
 	ours := rebooting.Sub(live)
 	w.installed(m, host)
+	os.WriteFile("/tmp/any.serve.log", []byte(w.log.String()), 0o644)
 	t.Logf("from the installer to the restart: nixos-anywhere %.1f s, provision %.1f s, ratio %.2f", theirs.Seconds(), ours.Seconds(), ours.Seconds()/theirs.Seconds())
 }
 
