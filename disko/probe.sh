@@ -5,8 +5,9 @@ say() { printf '%s\0' "$1"; shift; "$@" 2>/dev/null; printf '\0'; }
 # it looks at the same device. So blkid looks at all that seems empty: it exits 8 where there
 # are signatures of several things, of which it then names none, and 2 where there are none.
 ! [ -S /run/udev/control ] || udevadm settle --timeout 120
+devices=$(lsblk --noheadings --raw --output KNAME,FSTYPE)
 signatures() {
-	lsblk --noheadings --raw --output KNAME,FSTYPE | while read -r name type; do
+	echo "$devices" | while read -r name type; do
 		[ -z "$type" ] || continue
 		printf '/dev/%s\n' "$name"
 		blkid --probe --output export "/dev/$name"
@@ -21,7 +22,7 @@ say links find /dev/disk /dev/md /dev/mapper -type l -printf '%p\t%l\n'
 say mounts findmnt --json --list --nofsroot --output TARGET,SOURCE,FSTYPE,FSROOT
 say swaps cat /proc/swaps
 say signatures echo "$signatures"
-all=$signatures$(lsblk --noheadings --raw --output FSTYPE)
+all=$signatures$devices
 case $all in *LVM2_member*)
 	say pvs pvs --reportformat json --options pv_name,vg_name
 	say lvs lvs --reportformat json --units b --nosuffix --options vg_name,lv_name,lv_size,segtype,pool_lv

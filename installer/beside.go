@@ -39,7 +39,8 @@ func (f *follower) mayFormat(ctx context.Context, h hosts.Host, b *build, d *Dis
 var errBeside = errors.New("something beside it failed")
 
 // fill puts the system and the host's files on the new disks, and makes it start. The files come
-// while the system is copied: nothing needs them before it is activated. Meanwhile the disks are read back.
+// while the system is copied: nothing needs them before it is activated. The disks are read back, and what was copied
+// goes to them, while the boot loader is installed.
 func (f *follower) fill(ctx context.Context, h hosts.Host, s *session, d *Disks, b *build, share *offer) (at hosts.Phase, err error) {
 	flush, stop := f.flushing(ctx, s)
 	defer stop()
@@ -53,13 +54,14 @@ func (f *follower) fill(ctx context.Context, h hosts.Host, s *session, d *Disks,
 			}
 		},
 		part{hosts.PhaseFiles, func(ctx context.Context) error { return f.files(ctx, h, s, b) }},
-		part{hosts.PhaseCopy, func(ctx context.Context) error { return f.copySystem(ctx, h, s, b, share) }},
-		part{hosts.PhaseDisks, func(ctx context.Context) error { return f.readBack(ctx, d) }})
+		part{hosts.PhaseCopy, func(ctx context.Context) error { return f.copySystem(ctx, h, s, b, share) }})
 	if err != nil {
 		return at, err
 	}
-	flush() // while the boot loader is installed; unmounting waits for it
-	return hosts.PhaseBootloader, f.bootloader(ctx, h, s, d, b)
+	flush() // unmounting waits for it
+	return abreast(ctx, func(hosts.Phase) {},
+		part{hosts.PhaseBootloader, func(ctx context.Context) error { return f.bootloader(ctx, h, s, d, b) }},
+		part{hosts.PhaseDisks, func(ctx context.Context) error { return f.readBack(ctx, d) }})
 }
 
 // part is a phase that runs beside another.
@@ -100,7 +102,7 @@ func abreast(ctx context.Context, left func(hosts.Phase), parts ...part) (at hos
 	return at, err
 }
 
-// readBack compares the disks with the plan while they are filled, unless that was done.
+// readBack compares the disks with the plan, unless that was done.
 func (f *follower) readBack(ctx context.Context, d *Disks) error {
 	if d.verified {
 		return nil

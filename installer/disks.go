@@ -30,7 +30,7 @@ type Disks struct {
 
 	facts    *disko.Facts // just read, for the next plan; nil: they are to be read
 	plan     *disko.Plan  // the last that was made; nil: nothing was changed
-	filled   bool         // what the disks are filled with runs at the same time
+	filled   bool         // the machine is at work on what the disks hold, and they are only read
 	verified bool         // the disks are as planned
 }
 
@@ -128,13 +128,13 @@ func stepNames(steps []disko.Step) string {
 	return strings.Join(names, "; ")
 }
 
-// Unmount closes everything in the layout's order, with its hooks, makes sure that nothing is
-// left open, and removes the key files.
+// Unmount closes everything in the layout's order, with its hooks, and removes the key files. A step that fails is an
+// error: what is the layout's is closed then.
 func (d *Disks) Unmount(ctx context.Context) error {
 	if err := d.run(ctx, d.plan.Unmount(), false); err != nil {
 		return err
 	}
-	return d.Close(ctx)
+	return errors.Join(d.removeKeys(ctx), d.restoreResync(ctx))
 }
 
 // Close closes whatever is mounted or open on the plan's disks and removes the key files, as

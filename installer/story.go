@@ -105,7 +105,7 @@ func beside(argv ...string) []string {
 func (f *follower) bootloader(ctx context.Context, h hosts.Host, s *session, d *Disks, b *build) error {
 	f.begin(hosts.PhaseBootloader)
 	start := f.Now()
-	_, err := s.run(ctx, nil, locked("nixos-install", "--root", "/mnt", "--system", b.system.path, "--no-root-passwd", "--no-channel-copy")...)
+	_, err := s.run(ctx, nil, beside("nixos-install", "--root", "/mnt", "--system", b.system.path, "--no-root-passwd", "--no-channel-copy")...)
 	if err != nil {
 		return err
 	}
