@@ -10,6 +10,7 @@ package cache
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -20,7 +21,9 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
+	"github.com/klauspost/compress/zstd"
 	"github.com/nix-community/go-nix/pkg/narinfo"
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 	"github.com/nix-community/go-nix/pkg/nixhash"
@@ -55,6 +58,7 @@ type Share struct {
 	paths  map[string]*shared // by the hash in their name
 	sent   atomic.Int64       // bytes of NARs
 	broken atomic.Pointer[error]
+	zstd   atomic.Bool // NARs are compressed
 }
 
 type shared struct {
@@ -92,6 +96,13 @@ func (c *Cache) Open(client netip.Addr, paths []Path) (*Share, error) {
 	return s, nil
 }
 
+// Shares is how many shares there are.
+func (c *Cache) Shares() int {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return len(c.shares)
+}
+
 // Close ends the share. What is being sent is sent to its end.
 func (s *Share) Close() {
 	s.cache.mu.Lock()
@@ -107,7 +118,10 @@ func (s *Share) Err() error {
 	return nil
 }
 
-// Sent is how many bytes of NARs went out until now.
+// Compress has NARs compressed, for those who ask for what there is from now on: for a slow network.
+func (s *Share) Compress() { s.zstd.Store(true) }
+
+// Sent is how many bytes of NARs went out until now, before they were compressed.
 func (s *Share) Sent() int64 { return s.sent.Load() }
 
 // ServeHTTP serves the open shares. Who has no share's token, or another machine's, gets no answer at all.
@@ -137,15 +151,25 @@ func (s *Share) answer(w http.ResponseWriter, r *http.Request) {
 	}
 	_, name, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, Prefix), "/")
 	hash, isInfo := strings.CutSuffix(name, ".narinfo")
-	nar, isNAR := strings.CutPrefix(strings.TrimSuffix(name, ".nar"), "nar/")
+	nar, isNAR := strings.CutPrefix(name, "nar/")
+	nar, packed := strings.CutSuffix(nar, ".zst")
+	nar = strings.TrimSuffix(nar, ".nar")
 	switch {
 	case name == "nix-cache-info":
 		// The priority puts it before the caches of the flake, which are further away.
 		text(w, http.StatusOK, "text/x-nix-cache-info", "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 10\n")
 	case isInfo && s.paths[hash] != nil:
-		text(w, http.StatusOK, "text/x-nix-narinfo", s.paths[hash].info)
+		info := s.paths[hash].info
+		if s.zstd.Load() { // which is not signed: what it unpacks to is
+			info = strings.Replace(info, ".nar\nCompression: none\n", ".nar.zst\nCompression: zstd\n", 1)
+		}
+		text(w, http.StatusOK, "text/x-nix-narinfo", info)
+	case isNAR && packed && s.paths[nar] != nil:
+		s.servePacked(w, r, s.paths[nar])
 	case isNAR && s.paths[nar] != nil:
 		s.serveNAR(w, r, s.paths[nar])
+	case name == RateName:
+		serveRate(w)
 	default:
 		text(w, http.StatusNotFound, "text/plain", "not of this install\n")
 	}
@@ -203,8 +227,46 @@ func (s *Share) serveNAR(w http.ResponseWriter, r *http.Request, p *shared) {
 	if r.Method == http.MethodHead {
 		return
 	}
-	if err := writeNAR(w, p.path, p.size, from, &s.sent); err != nil {
+	s.end(writeNAR(w, p.path, p.size, from, &s.sent))
+}
+
+// end ends the answer; if that went wrong, so that the machine sees that it is cut short.
+func (s *Share) end(err error) {
+	if err != nil {
 		s.broken.CompareAndSwap(nil, &err)
-		panic(http.ErrAbortHandler) // the machine sees that it is cut short
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// encoders compress as fast as zstd can, each with one core and few megabytes.
+var encoders = sync.Pool{New: func() any {
+	e, _ := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20)) // the options are valid
+	return e
+}}
+
+// servePacked streams a path through zstd. How much that comes to is known at its end, so there are no parts of it.
+func (s *Share) servePacked(w http.ResponseWriter, r *http.Request, p *shared) {
+	w.Header().Set("Content-Type", "application/zstd")
+	w.WriteHeader(http.StatusOK)
+	if r.Method == http.MethodHead {
+		return
+	}
+	e := encoders.Get().(*zstd.Encoder)
+	defer encoders.Put(e)
+	e.Reset(w)
+	s.end(errors.Join(writeNAR(e, p.path, p.size, 0, &s.sent), e.Close()))
+}
+
+// RateName is what a machine fetches from its share to learn how fast its network is: as many bytes as arrive in
+// a second, 16 MB at most.
+const RateName = "rate"
+
+func serveRate(w http.ResponseWriter) {
+	w.WriteHeader(http.StatusOK)
+	var zeros [64 << 10]byte
+	for begun, left := time.Now(), 16<<20; left > 0 && time.Since(begun) < time.Second; left -= len(zeros) {
+		if _, err := w.Write(zeros[:]); err != nil {
+			return // it has seen enough
+		}
 	}
 }

@@ -16,10 +16,11 @@ import (
 // nix waits for it.
 type line struct {
 	net.Conn
-	header http.Header
-	head   bytes.Buffer // status and headers that are not sent yet
-	begun  bool         // the answer has a status
-	bodied bool         // and may have a body
+	header  http.Header
+	head    bytes.Buffer // status and headers that are not sent yet
+	begun   bool         // the answer has a status
+	bodied  bool         // and may have a body
+	chunked bool         // whose length is not known beforehand (RFC 9112 section 7.1)
 }
 
 const (
@@ -44,9 +45,12 @@ func (s *Share) take(w http.ResponseWriter, r *http.Request) bool {
 	reader := bufio.NewReader(in)
 	l := &line{Conn: conn, header: make(http.Header)}
 	for {
-		l.begun, l.bodied = false, r.Method != http.MethodHead
+		l.begun, l.bodied, l.chunked = false, r.Method != http.MethodHead, false
 		clear(l.header)
 		s.answer(l, r)
+		if l.chunked {
+			l.head.WriteString("0\r\n\r\n")
+		}
 		if l.flush(nil) != nil || r.Close || r.ContentLength != 0 {
 			return true
 		}
@@ -67,6 +71,9 @@ func (l *line) WriteHeader(status int) {
 		return
 	}
 	l.begun = true
+	if l.chunked = l.header.Get("Content-Length") == "" && l.bodied; l.chunked {
+		l.header.Set("Transfer-Encoding", "chunked")
+	}
 	fmt.Fprintf(&l.head, "HTTP/1.1 %d %s\r\n", status, http.StatusText(status))
 	l.header.Write(&l.head)
 	l.head.WriteString("\r\n")
@@ -75,8 +82,14 @@ func (l *line) WriteHeader(status int) {
 // Write sends the headers in one piece with the first bytes of the body.
 func (l *line) Write(p []byte) (int, error) {
 	l.WriteHeader(http.StatusOK)
-	if !l.bodied {
+	switch {
+	case !l.bodied || len(p) == 0:
 		return len(p), nil
+	case l.chunked:
+		fmt.Fprintf(&l.head, "%x\r\n", len(p))
+		err := l.flush(p)
+		l.head.WriteString("\r\n")
+		return len(p), err
 	}
 	return len(p), l.flush(p)
 }
@@ -90,6 +103,9 @@ func (l *line) flush(p []byte) error {
 
 // ReadFrom is by sendfile, if it can be.
 func (l *line) ReadFrom(r io.Reader) (int64, error) {
+	if l.chunked {
+		return io.Copy(struct{ io.Writer }{l}, r)
+	}
 	if err := l.flush(nil); err != nil {
 		return 0, err
 	}

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -153,19 +152,7 @@ func TestBoardProblems(t *testing.T) {
 // changed; what is only doubtful is noted.
 func TestCheckBoard(t *testing.T) {
 	dir := t.TempDir()
-	store, err := hosts.OpenBolt(filepath.Join(dir, "state.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer store.Close()
-	vault, err := hosts.OpenVault(filepath.Join(dir, "key"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	inv, err := hosts.New(store, vault, time.Now)
-	if err != nil {
-		t.Fatal(err)
-	}
+	inv := inventory(t, dir)
 	full := firmwareCatalog(t)
 	none, err := images.Open(t.TempDir())
 	if err != nil {

@@ -13,15 +13,14 @@ import (
 	"provision/hosts"
 )
 
-// TestDiskKeysComeAndGo: a disk key stands where the layout reads it, for root
-// alone, and is gone before the machine restarts.
-func TestDiskKeysComeAndGo(t *testing.T) {
-	dir := t.TempDir()
+// inventory is an empty one, with its files in dir.
+func inventory(t testing.TB, dir string) *hosts.Inventory {
+	t.Helper()
 	store, err := hosts.OpenBolt(filepath.Join(dir, "state.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer store.Close()
+	t.Cleanup(func() { store.Close() })
 	vault, err := hosts.OpenVault(filepath.Join(dir, "key"))
 	if err != nil {
 		t.Fatal(err)
@@ -30,6 +29,14 @@ func TestDiskKeysComeAndGo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return inv
+}
+
+// TestDiskKeysComeAndGo: a disk key stands where the layout reads it, for root
+// alone, and is gone before the machine restarts.
+func TestDiskKeysComeAndGo(t *testing.T) {
+	dir := t.TempDir()
+	inv := inventory(t, dir)
 	path := filepath.Join(dir, "keys/disk.key")
 	plan := luksPlan(t, path)
 	f, s := &follower{Installer: &Installer{Hosts: inv}}, connect(t)

@@ -50,19 +50,7 @@ func git(t *testing.T, dir string, args ...string) string {
 func following(t *testing.T, nix Nix, flake string, o hosts.Options) (*follower, hosts.Host) {
 	t.Helper()
 	dir := t.TempDir()
-	store, err := hosts.OpenBolt(filepath.Join(dir, "state.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { store.Close() })
-	vault, err := hosts.OpenVault(filepath.Join(dir, "key"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	inv, err := hosts.New(store, vault, time.Now)
-	if err != nil {
-		t.Fatal(err)
-	}
+	inv := inventory(t, dir)
 	h, err := inv.Enroll(hosts.Host{Name: "a", Arch: "x86_64", Flake: flake, MACs: []string{"52:54:00:00:00:01"}, Options: o}, time.Hour, nil)
 	if err != nil {
 		t.Fatal(err)

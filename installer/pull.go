@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -39,6 +41,47 @@ func (f *follower) offer(s *session, c closure) (*offer, error) {
 	return &offer{share, "http://" + netip.AddrPortFrom(local.AddrPort().Addr().Unmap(), uint16(f.CachePort)).String() + cache.Prefix + share.Token}, nil
 }
 
+// A network that carries fewer bytes a second than slowLink is better used if they are compressed, should the cores keep up:
+// zstd's fastest makes 0.4 of a system. Gigabit Ethernet carries 117e6.
+const (
+	slowLink  = 30e6
+	packRate  = 200e6 // bytes that a core of the server compresses in a second
+	storeRate = 50e6  // bytes that a core of the machine unpacks, hashes and writes
+)
+
+// faster reports whether NARs arrive faster compressed, over a network that carries link bytes a second, if the server's cores are shared by
+// so many machines.
+func faster(link float64, serverCores, machines, machineCores int) bool {
+	packed := min(link/0.4, packRate*float64(serverCores)/float64(max(1, machines)), storeRate*float64(machineCores))
+	return link < slowLink && packed > 1.3*link
+}
+
+// compress has the network to the machine measured, and what is offered compressed if that helps. If the machine cannot tell, it is not.
+func (f *follower) compress(ctx context.Context, s *session, o *offer) {
+	const script = `exec 3<>"/dev/tcp/$0/$1" && printf 'GET %s HTTP/1.0\r\n\r\n' "$2" >&3 || exit
+read -r _ <&3 || exit
+begun=${EPOCHREALTIME//[.,]/}
+bytes=$(timeout 3 cat <&3 | wc -c)
+echo "$bytes" $((${EPOCHREALTIME//[.,]/} - begun)) "$(nproc)"`
+	url, err := url.Parse(o.url)
+	if err != nil {
+		return
+	}
+	out, err := s.run(ctx, nil, "bash", "-c", script, url.Hostname(), url.Port(), url.Path+"/"+cache.RateName)
+	var bytes, micros float64
+	var cores int
+	if _, scanErr := fmt.Sscan(string(out), &bytes, &micros, &cores); err != nil || scanErr != nil || micros <= 0 {
+		return
+	}
+	link := bytes / micros * 1e6
+	compress := faster(link, runtime.NumCPU(), f.Cache.Shares(), cores)
+	f.Log.Debug("measured the network", "host", f.name, "bytes_a_second", int64(link), "cores", cores, "compress", compress)
+	if compress {
+		o.Compress()
+		f.note("the network carries %.1f MB/s to the machine: its system is compressed on the way", link/1e6)
+	}
+}
+
 // shareEarly offers the host's system, if that is built, while the disks are made, and has the machine ask already for all
 // that nix wants to know before it fetches the first path. done ends this.
 func (f *follower) shareEarly(ctx context.Context, h hosts.Host, s *session, b *build) (_ *offer, done func()) {
@@ -52,6 +95,7 @@ func (f *follower) shareEarly(ctx context.Context, h hosts.Host, s *session, b *
 	ctx, cancel := context.WithCancel(ctx)
 	var asking sync.WaitGroup
 	asking.Go(func() {
+		f.compress(ctx, s, o)
 		// What it says is not wanted: it is all said again by who fetches.
 		s.run(ctx, nil, slices.Concat([]string{"sh", "-c", `exec "$@" >/dev/null 2>&1`, "sh", "nix"}, flags, []string{"path-info", "--recursive", "--store", o.url}, patience, []string{b.system.path})...)
 	})
@@ -72,6 +116,7 @@ func (f *follower) pull(ctx context.Context, h hosts.Host, s *session, t transfe
 			return 0, err
 		}
 		defer o.Close()
+		f.compress(ctx, s, o)
 	}
 	before := o.Sent()
 	to := "local"

@@ -3,7 +3,9 @@ package installer
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -73,4 +75,81 @@ func TestPullProgress(t *testing.T) {
 	if want := ":\n  error: no"; said.String() != want {
 		t.Errorf("said%q", said)
 	}
+}
+
+// TestCompress: over a slow network, what is offered is compressed; over a fast one it is not, and not if the machine cannot tell.
+func TestCompress(t *testing.T) {
+	for _, tt := range []struct {
+		rate     int64 // bytes a second; 0: as fast as it goes
+		machine  map[string]string
+		compress bool
+	}{
+		{rate: 2 << 20, compress: true},
+		{rate: 0},
+		{rate: 2 << 20, machine: map[string]string{"bash": "exit 1"}},
+	} {
+		c := new(cache.Cache)
+		srv := httptest.NewUnstartedServer(c)
+		srv.Listener = slowListener{srv.Listener, tt.rate}
+		srv.Start()
+		defer srv.Close()
+		pretend(t, tt.machine)
+		s := connect(t)
+		s.addr = "127.0.0.1"
+		hash := strings.Repeat("0", 32)
+		f := &follower{Installer: &Installer{Hosts: inventory(t, t.TempDir()), Cache: c, CachePort: int(netip.MustParseAddrPort(srv.Listener.Addr().String()).Port()), Now: time.Now, Log: slog.New(slog.DiscardHandler)}}
+		o, err := f.offer(s, closure{infos: []cache.Path{{Path: "/nix/store/" + hash + "-x", NarHash: "sha256:" + strings.Repeat("0", 52)}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.compress(t.Context(), s, o)
+		res, err := http.Get(o.url + "/" + hash + ".narinfo")
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, err := io.ReadAll(res.Body)
+		res.Body.Close()
+		if err != nil || strings.Contains(string(info), "Compression: zstd") != tt.compress {
+			t.Errorf("at %d bytes a second: %v\n%s", tt.rate, err, info)
+		}
+	}
+	for _, tt := range []struct {
+		link                                float64
+		serverCores, machines, machineCores int
+		want                                bool
+	}{
+		{117e6, 64, 1, 64, false}, // Gigabit Ethernet
+		{11e6, 2, 1, 4, true},     // fast Ethernet
+		{11e6, 2, 50, 4, false},   // for too many at once
+		{25e6, 4, 1, 1, true},
+		{29e6, 4, 1, 0, false},
+	} {
+		if got := faster(tt.link, tt.serverCores, tt.machines, tt.machineCores); got != tt.want {
+			t.Errorf("%+v: %t", tt, got)
+		}
+	}
+}
+
+// slowListener's connections write so many bytes a second.
+type slowListener struct {
+	net.Listener
+	rate int64
+}
+
+func (l slowListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil || l.rate == 0 {
+		return c, err
+	}
+	return slowConn{c, l.rate}, nil
+}
+
+type slowConn struct {
+	net.Conn
+	rate int64
+}
+
+func (c slowConn) Write(p []byte) (int, error) {
+	time.Sleep(time.Duration(len(p)) * time.Second / time.Duration(c.rate))
+	return c.Conn.Write(p)
 }

@@ -42,13 +42,7 @@ func takeOver(t *testing.T, via hosts.Via, pinned, shown ssh.Signer, admit bool,
 			t.Fatal(err)
 		}
 	}
-	store, err := hosts.OpenBolt(filepath.Join(dir, "state.db"))
-	must(err)
-	t.Cleanup(func() { store.Close() })
-	vault, err := hosts.OpenVault(filepath.Join(dir, "key"))
-	must(err)
-	inv, err := hosts.New(store, vault, time.Now)
-	must(err)
+	inv := inventory(t, dir)
 	catalog, err := images.Open(filepath.Join(dir, "images"))
 	must(err)
 	kernel := make([]byte, 4096)

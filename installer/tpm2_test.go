@@ -154,17 +154,7 @@ func TestTPM2Checks(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			pretend(t, map[string]string{"systemd-cryptenroll": c.tool, "modprobe": "exit 1"})
-			dir := t.TempDir()
-			store, err := hosts.OpenBolt(filepath.Join(dir, "state.db"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer store.Close()
-			vault, vaultErr := hosts.OpenVault(filepath.Join(dir, "key"))
-			inv, err := hosts.New(store, vault, time.Now)
-			if err := errors.Join(vaultErr, err); err != nil {
-				t.Fatal(err)
-			}
+			inv := inventory(t, t.TempDir())
 			h, err := inv.Enroll(hosts.Host{Name: "bravo", MACs: []string{"52:54:00:00:00:01"}, Options: hosts.Options{TPM2: "7"}}, time.Hour,
 				map[string][]byte{hosts.SecretDisk(c.path): []byte(c.key)})
 			if err != nil {
