@@ -45,7 +45,7 @@ func (f *follower) offer(s *session, c closure) (*offer, error) {
 // zstd's fastest makes 0.4 of a system. Gigabit Ethernet carries 117e6.
 const (
 	slowLink  = 30e6
-	packRate  = 200e6 // bytes that a core of the server compresses in a second
+	packRate  = 100e6 // bytes that a core of the server compresses in a second
 	storeRate = 50e6  // bytes that a core of the machine unpacks, hashes and writes
 )
 

@@ -36,7 +36,7 @@ type way struct {
 }
 
 var ways = []way{
-	{"provision", (*world).provision},
+	{"provision", func(w *world, to string) (*exec.Cmd, []string) { return w.provision(to, "none 0") }},
 	{"nginx", (*world).nginx},
 	{"ssh-ng", func(w *world, to string) (*exec.Cmd, []string) { return w.ssh(to, "ssh-ng", "false") }},
 	{"ssh", func(w *world, to string) (*exec.Cmd, []string) { return w.ssh(to, "ssh", "false") }},
@@ -75,6 +75,23 @@ func BenchmarkCopy(b *testing.B) {
 		b.ReportMetric(median(all[i], func(_ int, r result) float64 { return r.server }), "cpu-s/GB-"+way.name)
 	}
 	b.ReportMetric(median(all[1], func(k int, r result) float64 { return all[0][k].server / r.server }), "cpu:nginx")
+}
+
+// BenchmarkSlow copies it over a network of 25 MB a second, without compression and with zstd.
+func BenchmarkSlow(b *testing.B) {
+	w := newWorld(b)
+	took := map[string][]result{}
+	for b.Loop() {
+		for _, compression := range []string{"none", "zstd"} {
+			r := w.round(way{compression, func(w *world, to string) (*exec.Cmd, []string) { return w.provision(to, compression+" 25000000") }})
+			took[compression] = append(took[compression], r)
+		}
+	}
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(median(took["none"], func(_ int, r result) float64 { return r.took.Seconds() }), "s-none")
+	b.ReportMetric(median(took["zstd"], func(_ int, r result) float64 { return r.took.Seconds() }), "s-zstd")
+	b.ReportMetric(median(took["zstd"], func(_ int, r result) float64 { return r.server }), "cpu-s/GB-zstd")
+	b.ReportMetric(median(took["zstd"], func(k int, r result) float64 { return r.took.Seconds() / took["none"][k].took.Seconds() }), "time:none")
 }
 
 func median(rounds []result, of func(int, result) float64) float64 {

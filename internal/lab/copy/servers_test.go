@@ -26,8 +26,30 @@ var words = strings.Fields("store path of a closure with libraries, programs and
 
 func newRandom() *rand.Rand { return rand.New(rand.NewPCG(1, 2)) }
 
-// asServer has this program serve a cache, of what its input tells, instead of running tests.
+// asServer has this program serve a cache, of what its input tells, instead of running tests. Its value is a compression (none or
+// zstd), and how many bytes a second go out (0: as fast as it goes).
 const asServer = "PROVISION_COPY_SERVER"
+
+// slowly is a network that carries so many bytes a second.
+type slowly struct {
+	net.Listener
+	rate time.Duration
+}
+
+func (l slowly) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	return slowConn{c, l.rate}, err
+}
+
+type slowConn struct {
+	net.Conn
+	rate time.Duration
+}
+
+func (c slowConn) Write(p []byte) (int, error) {
+	time.Sleep(time.Duration(len(p)) * time.Second / c.rate)
+	return c.Conn.Write(p)
+}
 
 func serveCache() int {
 	var infos []cache.Path
@@ -37,9 +59,18 @@ func serveCache() int {
 	var begun unix.Rusage // to start, and to read about the closure, is not yet to serve
 	usageErr := unix.Getrusage(unix.RUSAGE_SELF, &begun)
 	share, shareErr := c.Open(netip.MustParseAddr("127.0.0.1"), infos)
-	if err := errors.Join(err, listenErr, usageErr, shareErr); err != nil {
+	var compression string
+	var rate time.Duration
+	_, scanErr := fmt.Sscan(os.Getenv(asServer), &compression, &rate)
+	if err := errors.Join(err, listenErr, usageErr, shareErr, scanErr); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
+	}
+	if compression == "zstd" {
+		share.Compress()
+	}
+	if rate > 0 {
+		listener = slowly{listener, rate}
 	}
 	fmt.Printf("http://%s%s%s %s %g\n", listener.Addr(), cache.Prefix, share.Token, share.PublicKey, time.Duration(begun.Utime.Nano()+begun.Stime.Nano()).Seconds())
 	http.Handle(cache.Prefix, c)
@@ -61,12 +92,12 @@ func (w *world) start(cmd *exec.Cmd) *exec.Cmd {
 	return cmd
 }
 
-func (w *world) provision(to string) (*exec.Cmd, []string) {
+func (w *world) provision(to, options string) (*exec.Cmd, []string) {
 	w.Helper()
 	binary, err := os.Executable()
 	w.must(err)
 	cmd := exec.Command(binary)
-	cmd.Env = append(os.Environ(), asServer+"=1")
+	cmd.Env = append(os.Environ(), asServer+"="+options)
 	cmd.Stderr = os.Stderr
 	paths, err := json.Marshal(w.infos)
 	w.must(err)

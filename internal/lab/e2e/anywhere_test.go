@@ -22,12 +22,13 @@ import (
 // TestAnywhereByHand installs a host with nixos-anywhere, with disko's own script, and then with provision, each
 // out of an installer that is up, onto the blank disk of a machine of its own, and compares what that takes: until the new
 // system is complete (nixos-anywhere says that it reboots, provision that it restarts the machine, which it does with the disks
-// closed), and until the machine restarts. `.ci/bench anywhere` says what it needs.
+// closed), and until the machine restarts. .ci/bench says what it needs.
 func TestAnywhereByHand(t *testing.T) {
-	script := os.Getenv("PROVISION_NIXOS_ANYWHERE")
-	if script == "" {
-		t.Skip("needs $PROVISION_NIXOS_ANYWHERE; .ci/bench anywhere says more")
+	folder := os.Getenv("PROVISION_NIXOS_ANYWHERE")
+	if folder == "" {
+		t.Skip("needs $PROVISION_NIXOS_ANYWHERE; .ci/bench says more")
 	}
+	script := filepath.Join(folder, "src/nixos-anywhere.sh")
 	const host = "alpha"
 	w := newWorld(t, "server")
 	config := w.flake + "#nixosConfigurations." + host + ".config."
