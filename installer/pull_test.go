@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -17,6 +16,7 @@ import (
 
 	"provision/cache"
 	"provision/hosts"
+	"provision/internal/lab"
 )
 
 // TestPullError: what is told of a fetch that failed tells no token, and is still known for what it is.
@@ -90,7 +90,9 @@ func TestCompress(t *testing.T) {
 	} {
 		c := new(cache.Cache)
 		srv := httptest.NewUnstartedServer(c)
-		srv.Listener = slowListener{srv.Listener, tt.rate}
+		if tt.rate > 0 {
+			srv.Listener = lab.Slow(srv.Listener, tt.rate)
+		}
 		srv.Start()
 		defer srv.Close()
 		pretend(t, tt.machine)
@@ -128,28 +130,4 @@ func TestCompress(t *testing.T) {
 			t.Errorf("%+v: %t", tt, got)
 		}
 	}
-}
-
-// slowListener's connections write so many bytes a second.
-type slowListener struct {
-	net.Listener
-	rate int64
-}
-
-func (l slowListener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil || l.rate == 0 {
-		return c, err
-	}
-	return slowConn{c, l.rate}, nil
-}
-
-type slowConn struct {
-	net.Conn
-	rate int64
-}
-
-func (c slowConn) Write(p []byte) (int, error) {
-	time.Sleep(time.Duration(len(p)) * time.Second / time.Duration(c.rate))
-	return c.Conn.Write(p)
 }

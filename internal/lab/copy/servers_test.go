@@ -30,27 +30,6 @@ func newRandom() *rand.Rand { return rand.New(rand.NewPCG(1, 2)) }
 // zstd), and how many bytes a second go out (0: as fast as it goes).
 const asServer = "PROVISION_COPY_SERVER"
 
-// slowly is a network that carries so many bytes a second.
-type slowly struct {
-	net.Listener
-	rate time.Duration
-}
-
-func (l slowly) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	return slowConn{c, l.rate}, err
-}
-
-type slowConn struct {
-	net.Conn
-	rate time.Duration
-}
-
-func (c slowConn) Write(p []byte) (int, error) {
-	time.Sleep(time.Duration(len(p)) * time.Second / c.rate)
-	return c.Conn.Write(p)
-}
-
 func serveCache() int {
 	var infos []cache.Path
 	c := new(cache.Cache)
@@ -60,7 +39,7 @@ func serveCache() int {
 	usageErr := unix.Getrusage(unix.RUSAGE_SELF, &begun)
 	share, shareErr := c.Open(netip.MustParseAddr("127.0.0.1"), infos)
 	var compression string
-	var rate time.Duration
+	var rate int64
 	_, scanErr := fmt.Sscan(os.Getenv(asServer), &compression, &rate)
 	if err := errors.Join(err, listenErr, usageErr, shareErr, scanErr); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -70,7 +49,7 @@ func serveCache() int {
 		share.Compress()
 	}
 	if rate > 0 {
-		listener = slowly{listener, rate}
+		listener = lab.Slow(listener, rate)
 	}
 	fmt.Printf("http://%s%s%s %s %g\n", listener.Addr(), cache.Prefix, share.Token, share.PublicKey, time.Duration(begun.Utime.Nano()+begun.Stime.Nano()).Seconds())
 	http.Handle(cache.Prefix, c)
