@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"provision/disko"
 	"provision/hosts"
 )
@@ -19,12 +21,18 @@ import (
 // facts asks the machine what it is: disks, firmware, memory, network cards,
 // one of which must be the host's. It waits at most limit for what changes the machine.
 func (f *follower) facts(ctx context.Context, h hosts.Host, s *session, limit time.Duration) (*disko.Facts, error) {
-	facts, err := f.readDisks(ctx, s, limit)
-	if err != nil {
-		return nil, err
-	}
-	words, err := machineWords(ctx, h, s)
-	if err != nil {
+	var facts *disko.Facts
+	var words []string
+	asked, both := errgroup.WithContext(ctx)
+	asked.Go(func() (err error) {
+		facts, err = f.readDisks(both, s, limit)
+		return err
+	})
+	asked.Go(func() (err error) {
+		words, err = machineWords(both, h, s)
+		return err
+	})
+	if err := asked.Wait(); err != nil {
 		return nil, err
 	}
 	if h.Options.TPM2 != "" {
