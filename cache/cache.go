@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"path"
@@ -55,10 +56,10 @@ type Share struct {
 
 	cache  *Cache
 	client netip.Addr
-	paths  map[string]*shared // by the hash in their name
-	sent   atomic.Int64       // bytes of NARs
-	broken atomic.Pointer[error]
-	zstd   atomic.Bool // NARs are compressed
+	paths  map[string]*shared    // by the hash in their name
+	sent   atomic.Int64          // bytes of NARs
+	broken atomic.Pointer[error] // the first of the store
+	zstd   atomic.Bool           // NARs are compressed
 }
 
 type shared struct {
@@ -110,7 +111,7 @@ func (s *Share) Close() {
 	delete(s.cache.shares, s.Token)
 }
 
-// Err is the first error of sending: of the machine's connection, or of the store.
+// Err is what was wrong with the store, if a NAR could not be sent for that.
 func (s *Share) Err() error {
 	if err := s.broken.Load(); err != nil {
 		return *err
@@ -232,10 +233,13 @@ func (s *Share) serveNAR(w http.ResponseWriter, r *http.Request, p *shared) {
 
 // end ends the answer; if that went wrong, so that the machine sees that it is cut short.
 func (s *Share) end(err error) {
-	if err != nil {
-		s.broken.CompareAndSwap(nil, &err)
-		panic(http.ErrAbortHandler)
+	if err == nil {
+		return
 	}
+	if network := (*net.OpError)(nil); !errors.As(err, &network) {
+		s.broken.CompareAndSwap(nil, &err)
+	}
+	panic(http.ErrAbortHandler)
 }
 
 // encoders compress as fast as zstd can, each with one core and few megabytes.
@@ -252,7 +256,10 @@ func (s *Share) servePacked(w http.ResponseWriter, r *http.Request, p *shared) {
 		return
 	}
 	e := encoders.Get().(*zstd.Encoder)
-	defer encoders.Put(e)
+	defer func() {
+		e.Reset(nil)
+		encoders.Put(e)
+	}()
 	e.Reset(w)
 	s.end(errors.Join(writeNAR(e, p.path, p.size, 0, &s.sent), e.Close()))
 }

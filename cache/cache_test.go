@@ -342,6 +342,9 @@ func TestBroken(t *testing.T) {
 	must(t, err)
 	to := t.TempDir()
 	must(t, pull(t, srv.URL+Prefix, s, to, path))
+	if err := s.Err(); err != nil {
+		t.Errorf("the store is blamed: %v", err)
+	}
 	if whole := all[0].NarSize; !l.broke.Load() || s.Sent() < whole || s.Sent() > whole*5/4 {
 		t.Errorf("%d bytes were sent of %d; a connection broke: %t", s.Sent(), whole, l.broke.Load())
 	}

@@ -51,7 +51,7 @@ func (s *Share) take(w http.ResponseWriter, r *http.Request) bool {
 		if l.chunked {
 			l.head.WriteString("0\r\n\r\n")
 		}
-		if l.flush(nil) != nil || r.Close || r.ContentLength != 0 {
+		if _, err := l.flush(nil); err != nil || r.Close || r.ContentLength != 0 {
 			return true
 		}
 		in.N = lineRequest
@@ -87,18 +87,18 @@ func (l *line) Write(p []byte) (int, error) {
 		return len(p), nil
 	case l.chunked:
 		fmt.Fprintf(&l.head, "%x\r\n", len(p))
-		err := l.flush(p)
-		l.head.WriteString("\r\n")
-		return len(p), err
+		defer l.head.WriteString("\r\n")
 	}
-	return len(p), l.flush(p)
+	return l.flush(p)
 }
 
-func (l *line) flush(p []byte) error {
+// flush sends the headers that are left, and p, and returns how much of p was sent.
+func (l *line) flush(p []byte) (int, error) {
 	all := net.Buffers{l.head.Bytes(), p}
-	_, err := all.WriteTo(l.Conn)
+	n, err := all.WriteTo(l.Conn)
+	n -= int64(l.head.Len())
 	l.head.Reset()
-	return err
+	return int(max(0, n)), err
 }
 
 // ReadFrom is by sendfile, if it can be.
@@ -106,7 +106,7 @@ func (l *line) ReadFrom(r io.Reader) (int64, error) {
 	if l.chunked {
 		return io.Copy(struct{ io.Writer }{l}, r)
 	}
-	if err := l.flush(nil); err != nil {
+	if _, err := l.flush(nil); err != nil {
 		return 0, err
 	}
 	return io.Copy(l.Conn, r)

@@ -78,8 +78,11 @@ func (n *narWriter) node(dir int, name string) error {
 		return n.file(fd, name, info.Mode&0o100 != 0, info.Size)
 	}
 	defer unix.Close(fd)
-	if err != nil || kind != unix.S_IFDIR {
-		return fmt.Errorf("%s is no file, folder or link: %w", name, err)
+	if err != nil {
+		return &os.PathError{Op: "stat", Path: name, Err: err}
+	}
+	if kind != unix.S_IFDIR {
+		return fmt.Errorf("%s is no file, folder or link", name)
 	}
 	n.text("directory")
 	entries, err := names(fd)

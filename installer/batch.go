@@ -58,8 +58,6 @@ func (b *batch) run(ctx context.Context, s *session) error {
 	if len(b.steps) == 0 {
 		return nil
 	}
-	t0 := time.Now()
-	defer func() { println("TRACE batch", t0.Format("05.000"), time.Since(t0).Milliseconds()) }()
 	if b.limit == 0 {
 		b.limit = commandLimit
 	}
@@ -139,7 +137,6 @@ func (b *batch) follow(stdout io.Reader, cancel context.CancelCauseFunc) (failed
 			overdue.Stop()
 			overdue = bound("it")
 			start = time.Now()
-			println("TRACE step", start.Format("05.000"), b.steps[step].Name, brief(b.steps[step].Argv))
 		case scan(line, "ended %d %d", &step, &status) && status != 0:
 			failed[step] = fmt.Sprintf("exit status %d", status)
 			if time.Since(start) >= b.limit { // timeout(1) says so by its status, but so may others

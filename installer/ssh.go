@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -142,11 +141,6 @@ func (s *session) run(ctx context.Context, stdin io.Reader, argv ...string) ([]b
 
 // runWithin is run with another limit. Each line of the command's stderr goes to line, if given.
 func (s *session) runWithin(ctx context.Context, limit time.Duration, stdin io.Reader, line func(string), argv ...string) ([]byte, error) {
-	t0 := time.Now()
-	defer func() {
-		b := brief(argv)
-		os.Stderr.WriteString(fmt.Sprintf("TRACE %s +%.2f %.150s\n", t0.Format("05.000"), time.Since(t0).Seconds(), b))
-	}()
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("did not end within %s", limit))
 	defer cancel()
 	sess, err := s.client.NewSession()
