@@ -5,7 +5,8 @@
 // trust in the network, for the machine is told the public key over its pinned SSH connection. It is not secret: nothing
 // in a nix store should be.
 //
-// The protocol is nix's own (nix.dev/manual/nix, "HTTP Binary Cache Store"): nix-cache-info, HASH.narinfo, nar/HASH.nar.
+// The protocol is nix's own (nix.dev/manual/nix, "HTTP Binary Cache Store"): nix-cache-info, HASH.narinfo, nar/HASH.nar, and
+// nar/HASH.nar.zst over a slow network.
 package cache
 
 import (
@@ -127,7 +128,7 @@ func (s *Share) Sent() int64 { return s.sent.Load() }
 
 // ServeHTTP serves the open shares. Who has no share's token, or another machine's, gets no answer at all.
 func (c *Cache) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	s := c.open(r.URL.Path)
+	s := c.find(r.URL.Path)
 	from, err := netip.ParseAddrPort(r.RemoteAddr)
 	if s == nil || err != nil || from.Addr().Unmap() != s.client {
 		panic(http.ErrAbortHandler)
@@ -137,8 +138,8 @@ func (c *Cache) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// open is the share whose token is in an URL's path.
-func (c *Cache) open(url string) *Share {
+// find is the share whose token is in a URL's path; nil: it is not open.
+func (c *Cache) find(url string) *Share {
 	token, _, _ := strings.Cut(strings.TrimPrefix(url, Prefix), "/")
 	c.mu.RLock()
 	defer c.mu.RUnlock()

@@ -58,7 +58,7 @@ func (s *Share) take(w http.ResponseWriter, r *http.Request) bool {
 		if conn.SetReadDeadline(time.Now().Add(lineIdle)) != nil {
 			return true
 		}
-		if r, err = http.ReadRequest(reader); err != nil || s.cache.open(r.URL.Path) != s {
+		if r, err = http.ReadRequest(reader); err != nil || s.cache.find(r.URL.Path) != s {
 			return true
 		}
 	}

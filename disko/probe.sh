@@ -7,7 +7,7 @@ say() { printf '%s\0' "$1"; shift; "$@" 2>/dev/null; printf '\0'; }
 ! [ -S /run/udev/control ] || udevadm settle --timeout 120
 devices=$(lsblk --noheadings --raw --output KNAME,FSTYPE)
 signatures() {
-	echo "$devices" | while read -r name type; do
+	printf '%s\n' "$devices" | while read -r name type; do
 		[ -z "$type" ] || continue
 		printf '/dev/%s\n' "$name"
 		blkid --probe --output export "/dev/$name"

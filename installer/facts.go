@@ -23,13 +23,13 @@ import (
 func (f *follower) facts(ctx context.Context, h hosts.Host, s *session, limit time.Duration) (*disko.Facts, error) {
 	var facts *disko.Facts
 	var words []string
-	asked, both := errgroup.WithContext(ctx)
+	asked, within := errgroup.WithContext(ctx)
 	asked.Go(func() (err error) {
-		facts, err = f.readDisks(both, s, limit)
+		facts, err = f.readDisks(within, s, limit)
 		return err
 	})
 	asked.Go(func() (err error) {
-		words, err = machineWords(both, h, s)
+		words, err = machineWords(within, h, s)
 		return err
 	})
 	if err := asked.Wait(); err != nil {

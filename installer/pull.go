@@ -58,7 +58,7 @@ func faster(link float64, serverCores, machines, machineCores int) bool {
 
 // compress has the network to the machine measured, and what is offered compressed if that helps. If the machine cannot tell, it is not.
 func (f *follower) compress(ctx context.Context, s *session, o *offer) {
-	const script = `exec 3<>"/dev/tcp/$0/$1" && printf 'GET %s HTTP/1.0\r\n\r\n' "$2" >&3 || exit
+	const script = `read -r path && exec 3<>"/dev/tcp/$0/$1" && printf 'GET %s HTTP/1.0\r\n\r\n' "$path" >&3 || exit
 read -r _ <&3 || exit
 begun=${EPOCHREALTIME//[.,]/}
 bytes=$(timeout 3 cat <&3 | wc -c)
@@ -67,7 +67,7 @@ echo "$bytes" $((${EPOCHREALTIME//[.,]/} - begun)) "$(nproc)"`
 	if err != nil {
 		return
 	}
-	out, err := s.run(ctx, nil, "bash", "-c", script, url.Hostname(), url.Port(), url.Path+"/"+cache.RateName)
+	out, err := s.run(ctx, strings.NewReader(url.Path+"/"+cache.RateName+"\n"), "bash", "-c", script, url.Hostname(), url.Port())
 	var bytes, micros float64
 	var cores int
 	if _, scanErr := fmt.Sscan(string(out), &bytes, &micros, &cores); err != nil || scanErr != nil || micros <= 0 {

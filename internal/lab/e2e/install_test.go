@@ -220,11 +220,7 @@ func subvolumesMounted(w *world) {
 
 // inputsHere has the server's store hold all that lima is built of, and the machine build what is left.
 func inputsHere(w *world) (flags []string) {
-	cmd := exec.CommandContext(w.ctx, "nix", "build", "--no-link", w.flake+"#nixosConfigurations.lima.config.system.build.toplevel")
-	cmd.Env = w.env()
-	if out, err := cmd.CombinedOutput(); err != nil {
-		w.t.Fatalf("%v: %s", err, out)
-	}
+	w.nix("build", "--no-link", w.flake+"#nixosConfigurations.lima.config.system.build.toplevel")
 	return []string{"--build-on", "target"}
 }
 
