@@ -2,8 +2,10 @@ package cache
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"slices"
 	"sync"
@@ -74,12 +76,12 @@ func (n *narWriter) node(dir int, name string) error {
 	var info unix.Stat_t
 	err = unix.Fstat(fd, &info)
 	kind := info.Mode & unix.S_IFMT
-	if err == nil && kind == unix.S_IFREG {
-		return n.file(fd, name, info.Mode&0o100 != 0, info.Size)
-	}
 	defer unix.Close(fd)
 	if err != nil {
 		return &os.PathError{Op: "stat", Path: name, Err: err}
+	}
+	if kind == unix.S_IFREG {
+		return n.file(fd, name, info.Mode&0o100 != 0, info.Size)
 	}
 	if kind != unix.S_IFDIR {
 		return fmt.Errorf("%s is no file, folder or link", name)
@@ -100,7 +102,7 @@ func (n *narWriter) node(dir int, name string) error {
 	return n.err
 }
 
-// file adds one, and closes it.
+// file adds one.
 func (n *narWriter) file(fd int, name string, executable bool, size int64) (err error) {
 	n.text("regular")
 	if executable {
@@ -110,11 +112,11 @@ func (n *narWriter) file(fd int, name string, executable bool, size int64) (err 
 	n.length(size)
 	n.size += size
 	from := n.leaveOut(size)
-	if size-from < sendfile {
-		err = n.small(fd, from, int(size-from))
-		unix.Close(fd)
-	} else {
-		err = n.large(os.NewFile(uintptr(fd), name), from, size-from)
+	if size-from >= sendfile {
+		from, err = n.send(fd, from, size)
+	}
+	if err == nil {
+		err = n.copy(fd, from, size)
 	}
 	if err != nil {
 		return fmt.Errorf("read %s: %w", name, err)
@@ -188,10 +190,42 @@ func (n *narWriter) flush() {
 	n.buf = n.buf[:0]
 }
 
-func (n *narWriter) small(fd int, from int64, size int) error {
-	n.room(size)
-	for size > 0 {
-		k, err := unix.Pread(fd, n.buf[len(n.buf):len(n.buf)+size], from)
+// sender is a writer that the kernel can send a part of a file to.
+type sender interface {
+	// sendFile returns [errors.ErrUnsupported] if it is not one after all, and a [net.OpError] if the network broke.
+	sendFile(fd int, from, size int64) (sent int64, err error)
+}
+
+// send sends a file, from an offset to its size, and returns how far it came: to the beginning, where that is not
+// possible.
+func (n *narWriter) send(fd int, from, size int64) (int64, error) {
+	w, ok := n.w.(sender)
+	if !ok {
+		return from, nil
+	}
+	n.flush()
+	for from < size && n.err == nil {
+		k, err := w.sendFile(fd, from, min(size-from, tell))
+		n.sent.Add(k)
+		from += k
+		switch network := (*net.OpError)(nil); {
+		case errors.Is(err, errors.ErrUnsupported):
+			return from, nil
+		case errors.As(err, &network):
+			n.err = err
+		case err != nil:
+			return from, err
+		}
+	}
+	return from, nil
+}
+
+// copy copies a file, from an offset to its size.
+func (n *narWriter) copy(fd int, from, size int64) error {
+	for from < size && n.err == nil {
+		n.room(int(min(size-from, sendfile)))
+		to := n.buf[len(n.buf):cap(n.buf)]
+		k, err := unix.Pread(fd, to[:min(int64(len(to)), size-from)], from)
 		switch {
 		case err == unix.EINTR:
 		case err != nil:
@@ -200,24 +234,8 @@ func (n *narWriter) small(fd int, from int64, size int) error {
 			return io.ErrUnexpectedEOF
 		default:
 			n.buf = n.buf[:len(n.buf)+k]
-			size -= k
 			from += int64(k)
 		}
 	}
 	return nil
-}
-
-func (n *narWriter) large(f *os.File, from, size int64) (err error) {
-	defer f.Close()
-	n.flush()
-	if from > 0 {
-		_, err = f.Seek(from, io.SeekStart)
-	}
-	for size > 0 && n.err == nil && err == nil {
-		var k int64
-		k, err = io.CopyN(n.w, f, min(size, tell))
-		n.sent.Add(k)
-		size -= k
-	}
-	return err
 }
