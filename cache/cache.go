@@ -14,7 +14,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -66,15 +65,8 @@ type Share struct {
 
 type shared struct {
 	path string
-	size int64   // of the NAR, bytes
-	info string  // narinfo
-	next *shared // in nix's order
-}
-
-// hashOf is what the name of a store path begins with.
-func hashOf(storePath string) string {
-	hash, _, _ := strings.Cut(path.Base(storePath), "-")
-	return hash
+	size int64  // of the NAR, bytes
+	info string // narinfo
 }
 
 // Open shares paths with the machine at the address client.
@@ -87,14 +79,16 @@ func (c *Cache) Open(client netip.Addr, paths []Path) (*Share, error) {
 	}
 	s.PublicKey = public.String()
 	for _, p := range paths {
-		hash := hashOf(p.Path)
+		hash, _, ok := strings.Cut(path.Base(p.Path), "-")
+		if !ok {
+			return nil, fmt.Errorf("share %s: not a store path", p.Path)
+		}
 		info, err := p.describe(hash, secret)
 		if err != nil {
 			return nil, err
 		}
-		s.paths[hash] = &shared{path: p.Path, size: p.NarSize, info: info}
+		s.paths[hash] = &shared{p.Path, p.NarSize, info}
 	}
-	s.order(paths)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.shares == nil {
@@ -102,35 +96,6 @@ func (c *Cache) Open(client netip.Addr, paths []Path) (*Share, error) {
 	}
 	c.shares[s.Token] = s
 	return s, nil
-}
-
-// order links the paths as nix asks for their NARs: a path after those that it refers to, by a walk in depth over names
-// in order (Store::topoSortPaths of nix's libstore).
-func (s *Share) order(paths []Path) {
-	all := make(map[string]Path, len(paths))
-	for _, p := range paths {
-		all[p.Path] = p
-	}
-	var last *shared
-	var visit func(name string)
-	visit = func(name string) {
-		p, here := all[name]
-		if !here {
-			return
-		}
-		delete(all, name)
-		for _, ref := range slices.Sorted(slices.Values(p.References)) {
-			visit(ref)
-		}
-		this := s.paths[hashOf(name)]
-		if last != nil {
-			last.next = this
-		}
-		last = this
-	}
-	for _, name := range slices.Sorted(maps.Keys(all)) {
-		visit(name)
-	}
 }
 
 // Shares is how many shares there are.
@@ -202,9 +167,9 @@ func (s *Share) answer(w http.ResponseWriter, r *http.Request) {
 		}
 		text(w, http.StatusOK, "text/x-nix-narinfo", info)
 	case isNAR && packed && s.paths[nar] != nil:
-		s.end(s.sendPacked(w, r, s.paths[nar]))
+		s.servePacked(w, r, s.paths[nar])
 	case isNAR && s.paths[nar] != nil:
-		s.end(s.sendNAR(w, r, s.paths[nar]))
+		s.serveNAR(w, r, s.paths[nar])
 	case name == RateName:
 		serveRate(w)
 	default:
@@ -247,9 +212,9 @@ func (p Path) describe(hash string, key signature.SecretKey) (string, error) {
 	return n.String(), nil
 }
 
-// sendNAR streams a path. A machine whose connection broke asks for the rest
+// serveNAR streams a path. A machine whose connection broke asks for the rest
 // (RFC 9110 section 14.1.2; nix asks for "bytes=N-").
-func (s *Share) sendNAR(w http.ResponseWriter, r *http.Request, p *shared) error {
+func (s *Share) serveNAR(w http.ResponseWriter, r *http.Request, p *shared) {
 	from, status := int64(0), http.StatusOK
 	if rest, ok := strings.CutPrefix(r.Header.Get("Range"), "bytes="); ok && strings.HasSuffix(rest, "-") {
 		if n, err := strconv.ParseInt(strings.TrimSuffix(rest, "-"), 10, 64); err == nil && n >= 0 && n < p.size {
@@ -262,9 +227,9 @@ func (s *Share) sendNAR(w http.ResponseWriter, r *http.Request, p *shared) error
 	w.Header().Set("Content-Length", strconv.FormatInt(p.size-from, 10))
 	w.WriteHeader(status)
 	if r.Method == http.MethodHead {
-		return nil
+		return
 	}
-	return writeNAR(w, p.path, p.size, from, &s.sent)
+	s.end(writeNAR(w, p.path, p.size, from, &s.sent))
 }
 
 // end ends the answer; if that went wrong, so that the machine sees that it is cut short.
@@ -284,12 +249,12 @@ var encoders = sync.Pool{New: func() any {
 	return e
 }}
 
-// sendPacked streams a path through zstd. How much that comes to is known at its end, so there are no parts of it.
-func (s *Share) sendPacked(w http.ResponseWriter, r *http.Request, p *shared) error {
+// servePacked streams a path through zstd. How much that comes to is known at its end, so there are no parts of it.
+func (s *Share) servePacked(w http.ResponseWriter, r *http.Request, p *shared) {
 	w.Header().Set("Content-Type", "application/zstd")
 	w.WriteHeader(http.StatusOK)
 	if r.Method == http.MethodHead {
-		return nil
+		return
 	}
 	e := encoders.Get().(*zstd.Encoder)
 	defer func() {
@@ -297,7 +262,7 @@ func (s *Share) sendPacked(w http.ResponseWriter, r *http.Request, p *shared) er
 		encoders.Put(e)
 	}()
 	e.Reset(w)
-	return errors.Join(writeNAR(e, p.path, p.size, 0, &s.sent), e.Close())
+	s.end(errors.Join(writeNAR(e, p.path, p.size, 0, &s.sent), e.Close()))
 }
 
 // RateName is what a machine fetches from its share to learn how fast its network is: as many bytes as arrive in

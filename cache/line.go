@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"path"
 	"strconv"
 	"strings"
 	"syscall"
@@ -24,21 +23,12 @@ import (
 // nix waits for it.
 type line struct {
 	net.Conn
-	raw     syscall.RawConn
-	share   *Share
-	limit   *io.LimitedReader // of what a request may have
-	in      *bufio.Reader
-	request *http.Request // the next that is to be answered
-	err     error         // there will be none
-
+	raw     syscall.RawConn // nil: it is no socket
 	header  http.Header
 	head    bytes.Buffer // status and headers that are not sent yet
 	begun   bool         // the answer has a status
 	bodied  bool         // and may have a body
 	chunked bool         // whose length is not known beforehand (RFC 9112 section 7.1)
-
-	next  *shared // what is asked for after the last NAR by those who keep to nix's order
-	guess string  // the URL's path of what is being answered, though nobody has asked for it yet
 }
 
 const (
@@ -60,37 +50,27 @@ func (s *Share) take(w http.ResponseWriter, r *http.Request) bool {
 	defer context.AfterFunc(r.Context(), func() { conn.Close() })() // the server ends
 	early, _ := pending.Reader.Peek(pending.Reader.Buffered())
 	limit := &io.LimitedReader{R: io.MultiReader(bytes.NewReader(early), conn)}
-	l := &line{Conn: conn, share: s, limit: limit, in: bufio.NewReader(limit), request: r, header: make(http.Header)}
+	in := bufio.NewReader(limit)
+	l := &line{Conn: conn, header: make(http.Header)}
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		l.raw, _ = tcp.SyscallConn()
 	}
-	for l.request != nil || l.read() {
-		r := l.request
-		l.request = nil
-		l.begin(r.Method)
+	for err == nil && s.cache.find(r.URL.Path) == s {
+		l.begun, l.bodied, l.chunked = false, r.Method != http.MethodHead, false
+		clear(l.header)
 		s.answer(l, r)
-		if l.end() != nil || r.Close || r.ContentLength != 0 {
+		if l.chunked {
+			l.head.WriteString("0\r\n\r\n")
+		}
+		if _, err = l.flush(nil); err != nil || r.Close || r.ContentLength != 0 {
 			break
 		}
-		for p := l.after(r.URL.Path); p != nil && l.ahead(p); p = p.next {
+		limit.N = lineRequest
+		if err = conn.SetReadDeadline(time.Now().Add(lineIdle)); err == nil {
+			r, err = readRequest(in)
 		}
 	}
 	return true
-}
-
-// read takes in the next request, if there is one for the share.
-func (l *line) read() bool {
-	if l.err != nil {
-		return false
-	}
-	l.limit.N = lineRequest
-	if l.err = l.SetReadDeadline(time.Now().Add(lineIdle)); l.err == nil {
-		l.request, l.err = readRequest(l.in)
-	}
-	if l.err == nil && l.share.cache.find(l.request.URL.Path) != l.share {
-		l.request, l.err = nil, errors.New("not of this share")
-	}
-	return l.err == nil
 }
 
 // readRequest reads a request without a body, and of its headers those that say something here: for two thousand small
@@ -121,67 +101,6 @@ func readRequest(in *bufio.Reader) (*http.Request, error) {
 			return nil, errors.New("a request with a body")
 		}
 	}
-}
-
-// after is what will be asked for next, if that can be told: after a NAR, of a machine that keeps to nix's order.
-func (l *line) after(url string) *shared {
-	hash, isNAR := strings.CutSuffix(path.Base(url), ".nar")
-	p := l.share.paths[hash]
-	if !isNAR || p == nil {
-		return nil
-	}
-	kept := l.next == nil || l.next == p
-	l.next = p.next
-	if !kept {
-		return nil
-	}
-	return p.next
-}
-
-// ahead begins to answer for p while nix unpacks what it got before: its files are found and read until there is something to
-// write. It returns whether p was asked for then.
-func (l *line) ahead(p *shared) bool {
-	l.next, l.guess = p.next, Prefix+l.share.Token+"/nar/"+hashOf(p.path)+".nar"
-	r := &http.Request{Method: http.MethodGet}
-	l.begin(r.Method)
-	err := l.share.sendNAR(l, r, p)
-	if l.guess != "" {
-		l.guess = ""
-		l.head.Reset()
-		return false
-	}
-	l.share.end(err)
-	return l.end() == nil
-}
-
-// asked waits for the next request, if what is being answered is a guess, and returns an error if that was wrong.
-func (l *line) asked() error {
-	if l.guess == "" {
-		return nil
-	}
-	if !l.read() {
-		return l.err
-	}
-	if r := l.request; r.Method != http.MethodGet || r.URL.Path != l.guess || r.Header["Range"] != nil || r.Close || r.ContentLength != 0 {
-		return errors.New("something else was asked for")
-	}
-	l.guess, l.request = "", nil
-	return nil
-}
-
-// begin begins an answer.
-func (l *line) begin(method string) {
-	l.begun, l.bodied, l.chunked = false, method != http.MethodHead, false
-	clear(l.header)
-}
-
-// end sends what is left of an answer.
-func (l *line) end() error {
-	if l.chunked {
-		l.head.WriteString("0\r\n\r\n")
-	}
-	_, err := l.flush(nil)
-	return err
 }
 
 func (l *line) Header() http.Header { return l.header }
@@ -216,9 +135,6 @@ func (l *line) Write(p []byte) (int, error) {
 
 // flush sends the headers that are left, and p, and returns how much of p was sent.
 func (l *line) flush(p []byte) (int, error) {
-	if err := l.asked(); err != nil {
-		return 0, err
-	}
 	all := net.Buffers{l.head.Bytes(), p}
 	n, err := all.WriteTo(l.Conn)
 	n -= int64(l.head.Len())

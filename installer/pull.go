@@ -124,8 +124,9 @@ func (f *follower) pull(ctx context.Context, h hosts.Host, s *session, t transfe
 		to += "?root=" + t.root
 	}
 	argv := PullCommand(o.url, o.PublicKey, to, t.path)
-	if h.Options.TargetSubstitutes {
-		argv = append(argv, "--substitute-on-destination")
+	if h.Options.TargetSubstitutes { // each path from the nearest cache that has it, before ours is asked
+		argv = slices.Concat([]string{"nix"}, flags, []string{"copy", "--log-format", "raw", "--substitute-on-destination", "--from", o.url, "--to", to,
+			"--option", "trusted-public-keys", o.PublicKey}, patience, []string{t.path})
 	}
 	// What the machine runs outlives a session that ends; its id is kept, to end it.
 	argv = beside(append([]string{"sh", "-c", `"$@" & echo $! >"$0"; wait $!`, pullFile}, argv...)...)
@@ -150,10 +151,10 @@ func (f *follower) pull(ctx context.Context, h hosts.Host, s *session, t transfe
 var patience = []string{"--option", "download-attempts", "3", "--option", "connect-timeout", "5", "--option", "stalled-download-timeout", "30"}
 
 // PullCommand is how a machine fetches the closure of path out of a binary cache into a store (as nix names it), trusting
-// this public key.
+// this public key. Like `nix copy`, but old nix fetches one path after the other by that.
 func PullCommand(cache, key, store, path string) []string {
-	return slices.Concat([]string{"nix"}, flags, []string{"copy", "--log-format", "raw", "--from", cache, "--to", store,
-		"--option", "trusted-public-keys", key}, patience, []string{path})
+	return slices.Concat([]string{"nix-store", "--realise", "--quiet", "--max-jobs", "8", "--store", store,
+		"--option", "substituters", cache, "--option", "trusted-public-keys", key}, patience, []string{path})
 }
 
 // pullError keeps the share's token, which is in the command and in what nix says, out of what people read.
@@ -202,7 +203,7 @@ type copying interface {
 	largest() int64 // bytes of the largest path under way of which nothing is known until it is there
 }
 
-// watchCopy runs a nix copy, tells how far it is, and ends it when nothing moves. It returns how many bytes the
+// watchCopy runs nix, tells how far it is, and ends it when nothing moves. It returns how many bytes the
 // machine did not have.
 func (f *follower) watchCopy(ctx context.Context, t transfer, p copying, run func(ctx context.Context, line func(string)) error) (int64, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -238,7 +239,7 @@ func (f *follower) watchCopy(ctx context.Context, t transfer, p copying, run fun
 			case ctx.Err() != nil:
 				err = context.Cause(ctx)
 			case len(said) > 0:
-				err = errors.New("nix copy failed" + said.String())
+				err = errors.New("nix failed" + said.String())
 			}
 			return p.bytes(), err
 		}

@@ -39,7 +39,7 @@ func TestPullEnds(t *testing.T) {
 	port := netip.MustParseAddrPort(srv.Listener.Addr().String()).Port()
 	for _, ends := range []string{"exit 0", "exit 1", "kill -9 $$"} {
 		dir := t.TempDir()
-		pretend(t, map[string]string{"nix": `while [ $# -gt 0 ] && [ "$1" != --from ]; do shift; done
+		pretend(t, map[string]string{"nix-store": `while [ $# -gt 0 ] && [ "$1" != substituters ]; do shift; done
 echo "$2" >` + dir + `/url
 curl -sf "$2/nix-cache-info" >` + dir + `/info
 ` + ends})
