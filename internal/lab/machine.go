@@ -3,8 +3,10 @@ package lab
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -162,6 +165,48 @@ func (m *Machine) Wait(ctx context.Context) error {
 	}
 }
 
+// Processors are the registers of its processors, twice within a second: they tell a machine that hangs from one that is slow.
+func (m *Machine) Processors(ctx context.Context) string {
+	var all strings.Builder
+	for k := range 2 {
+		if k > 0 {
+			time.Sleep(time.Second) // what happens in it is what is to be seen
+		}
+		said, err := m.Monitor(ctx, "info registers -a")
+		fmt.Fprintf(&all, "%s%v\n", said, err)
+	}
+	return all.String()
+}
+
+// Monitor gives QEMU's monitor a command, such as "set_link lan off", and returns what it says (QEMU's "QMP Reference
+// Manual", human-monitor-command).
+func (m *Machine) Monitor(ctx context.Context, command string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", m.socket())
+	if err != nil {
+		return "", fmt.Errorf("ask the monitor of %s: %w", m.Name, err)
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	quoted, err := json.Marshal(command)
+	if err != nil {
+		return "", err
+	}
+	fmt.Fprintf(conn, `{"execute":"qmp_capabilities"} {"execute":"human-monitor-command","arguments":{"command-line":%s}}`, quoted)
+	for answers := json.NewDecoder(conn); ; {
+		var answer struct{ Return any }
+		if err := answers.Decode(&answer); err != nil {
+			return "", fmt.Errorf("ask the monitor of %s: %w", m.Name, err)
+		}
+		if text, ok := answer.Return.(string); ok {
+			return strings.ReplaceAll(text, "\r", ""), nil
+		}
+	}
+}
+
+func (m *Machine) socket() string { return filepath.Join(m.Dir, m.Name+".qmp") }
+
 // Console returns the serial console of the machine as it was switched on last, or nil if it never was.
 func (m *Machine) Console() *Console {
 	m.mu.Lock()
@@ -216,6 +261,7 @@ func (m *Machine) args(ctx context.Context) ([]string, error) {
 		args = append(args, "-drive",
 			fmt.Sprintf("if=none,id=disk%d,file=%s,format=raw,cache=unsafe,discard=unmap", i, disk.Path))
 	}
+	args = append(args, "-qmp", "unix:"+m.socket()+",server=on,wait=off")
 	return append(args, m.Args...), nil
 }
 

@@ -2,28 +2,43 @@ package lab
 
 import (
 	"net"
+	"sync"
 	"time"
 )
 
-// Slow is a network on which a server's answers go out at so many bytes a second.
-func Slow(l net.Listener, rate int64) net.Listener { return slowListener{l, rate} }
+// Slow is a network on which all of a server's answers together go out at so many bytes a second.
+func Slow(l net.Listener, rate int64) net.Listener { return &slowListener{Listener: l, rate: rate} }
 
 type slowListener struct {
 	net.Listener
 	rate int64
+	mu   sync.Mutex
+	free time.Time // when the network has carried what it was given
 }
 
-func (l slowListener) Accept() (net.Conn, error) {
+func (l *slowListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
-	return slowConn{c, l.rate}, err
+	return slowConn{c, l}, err
+}
+
+// carry waits until the network has carried so many bytes.
+func (l *slowListener) carry(bytes int) {
+	l.mu.Lock()
+	if now := time.Now(); l.free.Before(now) {
+		l.free = now
+	}
+	l.free = l.free.Add(time.Duration(bytes) * time.Second / time.Duration(l.rate))
+	until := l.free
+	l.mu.Unlock()
+	time.Sleep(time.Until(until))
 }
 
 type slowConn struct {
 	net.Conn
-	rate int64
+	over *slowListener
 }
 
 func (c slowConn) Write(p []byte) (int, error) {
-	time.Sleep(time.Duration(len(p)) * time.Second / time.Duration(c.rate)) // as long as the network takes
+	c.over.carry(len(p))
 	return c.Conn.Write(p)
 }

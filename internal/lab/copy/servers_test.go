@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -105,6 +106,13 @@ func (w *world) nginx(to string) (*exec.Cmd, []string) {
 	w.start(cmd)
 	w.answers(addr)
 	return cmd, pullFrom("http://"+addr, w.key, to, w.top)
+}
+
+// nginxCopy is as people fetch out of a binary cache: nix 2.8 asks for one path after the other then.
+func (w *world) nginxCopy(to string) (*exec.Cmd, []string) {
+	server, argv := w.nginx(to)
+	url := argv[slices.Index(argv, "substituters")+1]
+	return server, []string{"nix", "copy", "--log-format", "raw", "--from", url, "--to", to, "--option", "trusted-public-keys", w.key, w.top}
 }
 
 // ssh is as nixos-anywhere copies (with compression), in nix's two protocols. sshd runs for all rounds.

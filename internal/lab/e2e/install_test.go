@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -119,10 +120,15 @@ func TestCancel(t *testing.T) {
 // killServer kills the server with -9 during the copy and starts it again.
 // Who waits for the host goes on waiting.
 func killServer(w *world, _ *lab.Machine) {
-	waiting := exec.CommandContext(w.ctx, binary(w.t), "wait", "bravo")
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(w.ctx), limit) // w's ends before the cleanup
+	waiting := exec.CommandContext(ctx, binary(w.t), "wait", "bravo")
 	waiting.Env = w.env()
 	w.must(waiting.Start())
 	w.t.Cleanup(func() {
+		defer cancel()
+		if w.t.Failed() {
+			cancel()
+		}
 		if err := waiting.Wait(); err != nil {
 			w.t.Errorf("provision wait over a restart of the server: %v", err)
 		}

@@ -258,6 +258,9 @@ func (w *world) machine(name string) *lab.Machine {
 		m.Disks = append(m.Disks, disk)
 	}
 	w.t.Cleanup(func() {
+		if w.t.Failed() {
+			w.t.Logf("%s's processors:\n%s", name, m.Processors(context.WithoutCancel(w.ctx)))
+		}
 		m.PowerOff()
 		if c := m.Console(); w.t.Failed() && c != nil {
 			w.t.Logf("%s's console:\n%s", name, tailOf(c.Text(), 40))

@@ -19,7 +19,6 @@ func TestFaults(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
 	defer cancel()
 	w := newWorld(t, ctx, 1, lab.X86_64)
-	cable := w.cables(t)
 	// A second card gets an address, from where the server is not to be reached.
 	other, err := lab.NewLAN(ctx, "other", netip.MustParsePrefix("10.78.0.1/24"))
 	check(t, err)
@@ -32,12 +31,12 @@ func TestFaults(t *testing.T) {
 		"-device", "e1000,netdev=other,mac=52:54:00:12:34:57,romfile=")
 	check(t, w.vm.Start(ctx))
 	w.sees(t, "SeaBIOS") // QEMU is up
-	cable.set(t, "lan", false)
+	w.cable(t, "off")
 
 	w.sees(t, "eth0: no link: is its cable in?")
 	w.sees(t, "address 10.78.0.")
 	w.sees(t, "cannot connect to "+w.server+" through eth1: no answer in time")
-	cable.set(t, "lan", true)
+	w.cable(t, "on")
 	w.sees(t, "no DHCP answer")
 	router := w.router(t, w.lan, w.net)
 	w.sees(t, "address "+w.net)

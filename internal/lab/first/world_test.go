@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,7 +13,6 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -244,31 +242,12 @@ func (c *cutter) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// A cable is plugged in and pulled through QEMU's QMP.
-type cable struct{ path string }
-
-func (w *world) cables(t testing.TB) *cable {
-	c := &cable{filepath.Join(t.TempDir(), "qmp")}
-	w.vm.Args = append(w.vm.Args, "-qmp", "unix:"+c.path+",server=on,wait=off")
-	return c
-}
-
-// set plugs the cable of a netdev in, or pulls it.
-func (c *cable) set(t testing.TB, netdev string, in bool) {
+// cable plugs in the machine's cable, or pulls it.
+func (w *world) cable(t testing.TB, state string) {
 	t.Helper()
-	conn, err := net.Dial("unix", c.path)
+	said, err := w.vm.Monitor(t.Context(), "set_link lan "+state)
 	check(t, err)
-	defer conn.Close()
-	answers := json.NewDecoder(conn)
-	var greeting, answer map[string]any
-	check(t, answers.Decode(&greeting))
-	for _, command := range []string{`{"execute":"qmp_capabilities"}`,
-		fmt.Sprintf(`{"execute":"set_link","arguments":{"name":%q,"up":%t}}`, netdev, in)} {
-		_, err := io.WriteString(conn, command)
-		check(t, err)
-		check(t, answers.Decode(&answer))
-		if answer["error"] != nil {
-			t.Fatalf("%s: %v", command, answer["error"])
-		}
+	if said != "" {
+		t.Fatal(said)
 	}
 }
