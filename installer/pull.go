@@ -123,11 +123,7 @@ func (f *follower) pull(ctx context.Context, h hosts.Host, s *session, t transfe
 	if t.root != "" {
 		to += "?root=" + t.root
 	}
-	argv := PullCommand(o.url, o.PublicKey, to, t.path)
-	if h.Options.TargetSubstitutes { // each path from the nearest cache that has it, before ours is asked
-		argv = slices.Concat([]string{"nix"}, flags, []string{"copy", "--log-format", "raw", "--substitute-on-destination", "--from", o.url, "--to", to,
-			"--option", "trusted-public-keys", o.PublicKey}, patience, []string{t.path})
-	}
+	argv := PullCommand(o.url, o.PublicKey, to, t.path, h.Options.TargetSubstitutes)
 	// What the machine runs outlives a session that ends; its id is kept, to end it.
 	argv = beside(append([]string{"sh", "-c", `"$@" & echo $! >"$0"; wait $!`, pullFile}, argv...)...)
 	sent, err = f.watchCopy(ctx, t, &pullProgress{share: o.Share, before: before, from: o.url, sizes: t.paths}, func(ctx context.Context, line func(string)) error {
@@ -151,10 +147,14 @@ func (f *follower) pull(ctx context.Context, h hosts.Host, s *session, t transfe
 var patience = []string{"--option", "download-attempts", "3", "--option", "connect-timeout", "5", "--option", "stalled-download-timeout", "30"}
 
 // PullCommand is how a machine fetches the closure of path out of a binary cache into a store (as nix names it), trusting
-// this public key. Like `nix copy`, but old nix fetches one path after the other by that.
-func PullCommand(cache, key, store, path string) []string {
-	return slices.Concat([]string{"nix-store", "--realise", "--quiet", "--max-jobs", "8", "--store", store,
-		"--option", "substituters", cache, "--option", "trusted-public-keys", key}, patience, []string{path})
+// this public key. It is eight paths at a time, which the nix copy of 2.8 does not. Nearer has it ask the machine's own
+// caches first, trusting their keys as well.
+func PullCommand(cache, key, store, path string, nearer bool) []string {
+	from := []string{"--quiet", "--option", "substituters", cache, "--option", "trusted-public-keys", key}
+	if nearer { // cache.nixos.org has the priority 40; nix says what it fetches from where
+		from = []string{"--option", "extra-substituters", cache + "?priority=90", "--option", "extra-trusted-public-keys", key}
+	}
+	return slices.Concat([]string{"nix-store", "--realise", "--max-jobs", "8", "--store", store}, from, patience, []string{path})
 }
 
 // pullError keeps the share's token, which is in the command and in what nix says, out of what people read.

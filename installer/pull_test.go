@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -60,6 +61,60 @@ curl -sf "$2/nix-cache-info" >` + dir + `/info
 			res.Body.Close()
 			t.Errorf("%s: afterwards it says %s", ends, res.Status)
 		}
+	}
+}
+
+// TestNearer: only --substituters-on-target fetches from the machine's own caches, and believes their keys.
+func TestNearer(t *testing.T) {
+	nix, dir := flake(t, `{ outputs = { self }: { nixosConfigurations.a.config.system.build.x = derivation { name = "nearer"; system = "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" "echo nearer >$out" ]; }; }; }`)
+	path, err := nix.Build(t.Context(), dir, "a", "x", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	infos, err := nix.Closure(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, argv := range [][]string{
+		{"nix-store", "--generate-binary-cache-key", "near-1", dir + "/secret", dir + "/public"},
+		append(append([]string{"nix"}, flags...), "copy", "--to", "file://"+dir+"/near?secret-key="+dir+"/secret", path),
+	} {
+		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%q: %v: %s", argv, err, out)
+		}
+	}
+	public, err := os.ReadFile(dir + "/public")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The machine's nix.conf.
+	t.Setenv("NIX_CONFIG", os.Getenv("NIX_CONFIG")+"\nsubstituters = file://"+dir+"/near\ntrusted-public-keys = "+string(public))
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	c := new(cache.Cache)
+	srv := httptest.NewServer(c)
+	defer srv.Close()
+	port := netip.MustParseAddrPort(srv.Listener.Addr().String()).Port()
+	for _, nearer := range []bool{false, true} {
+		s := connect(t)
+		s.addr = "127.0.0.1"
+		f := &follower{Installer: &Installer{Hosts: inventory(t, t.TempDir()), Cache: c, CachePort: int(port), Now: time.Now, Log: slog.New(slog.DiscardHandler)}}
+		cl := closure{path: path, paths: map[string]int64{path: infos[0].NarSize}, infos: infos}
+		o, err := f.offer(s, cl)
+		if err != nil {
+			t.Fatal(err)
+		}
+		root := t.TempDir()
+		sent, err := f.pull(t.Context(), hosts.Host{Options: hosts.Options{TargetSubstitutes: nearer}}, s, transfer{closure: cl, root: root, offer: o})
+		if err != nil || sent != infos[0].NarSize {
+			t.Errorf("nearer: %t: %d bytes of %d, %v", nearer, sent, infos[0].NarSize, err)
+		}
+		if ours := o.Sent() > 0; ours == nearer {
+			t.Errorf("nearer: %t; from our cache: %t", nearer, ours)
+		}
+		if _, err := os.Stat(root + path); err != nil {
+			t.Error(err)
+		}
+		o.Close()
 	}
 }
 

@@ -255,5 +255,5 @@ func (w *world) round(way way) result {
 }
 
 func pullFrom(url, key, to, path string) []string {
-	return installer.PullCommand(url, key, "local?root="+to, path)
+	return installer.PullCommand(url, key, "local?root="+to, path, false)
 }
