@@ -44,15 +44,16 @@ func (f *follower) offer(s *session, c closure) (*offer, error) {
 // A network that carries fewer bytes a second than slowLink is better used if they are compressed, should the cores keep up:
 // zstd's fastest makes 0.4 of a system. Gigabit Ethernet carries 117e6.
 const (
-	slowLink  = 30e6
-	packRate  = 100e6 // bytes that a core of the server compresses in a second
-	storeRate = 50e6  // bytes that a core of the machine unpacks, hashes and writes
+	slowLink = 30e6
+	packRate = 100e6 // bytes that a core of the server compresses in a second
+	// storing is what part of the bytes that a core hashes in a second it unpacks, hashes and writes.
+	storing = 1. / 3
 )
 
 // faster reports whether NARs arrive faster compressed, over a network that carries link bytes a second, if the server's cores are shared by
-// so many machines.
-func faster(link float64, serverCores, machines, machineCores int) bool {
-	packed := min(link/0.4, packRate*float64(serverCores)/float64(max(1, machines)), storeRate*float64(machineCores))
+// so many machines, and each of this machine's hashes so many bytes a second. A slow machine makes its network look slow.
+func faster(link float64, serverCores, machines, machineCores int, hashes float64) bool {
+	packed := min(link/0.4, packRate*float64(serverCores)/float64(max(1, machines)), storing*hashes*float64(machineCores))
 	return link < slowLink && packed > 1.3*link
 }
 
@@ -62,20 +63,22 @@ func (f *follower) compress(ctx context.Context, s *session, o *offer) {
 read -r _ <&3 || exit
 begun=${EPOCHREALTIME//[.,]/}
 bytes=$(timeout 3 cat <&3 | wc -c)
-echo "$bytes" $((${EPOCHREALTIME//[.,]/} - begun)) "$(nproc)"`
+fetched=${EPOCHREALTIME//[.,]/}
+head -c 4000000 /dev/zero | sha256sum >/dev/null
+echo "$bytes" $((fetched - begun)) "$(nproc)" $((${EPOCHREALTIME//[.,]/} - fetched))`
 	url, err := url.Parse(o.url)
 	if err != nil {
 		return
 	}
 	out, err := s.run(ctx, strings.NewReader(url.Path+"/"+cache.RateName+"\n"), "bash", "-c", script, url.Hostname(), url.Port())
-	var bytes, micros float64
+	var bytes, micros, hashing float64
 	var cores int
-	if _, scanErr := fmt.Sscan(string(out), &bytes, &micros, &cores); err != nil || scanErr != nil || micros <= 0 {
+	if _, scanErr := fmt.Sscan(string(out), &bytes, &micros, &cores, &hashing); err != nil || scanErr != nil || micros <= 0 || hashing <= 0 {
 		return
 	}
-	link := bytes / micros * 1e6
-	compress := faster(link, runtime.NumCPU(), f.Cache.Shares(), cores)
-	f.Log.Debug("measured the network", "host", f.name, "bytes_a_second", int64(link), "cores", cores, "compress", compress)
+	link, hashes := bytes/micros*1e6, 4e6/hashing*1e6
+	compress := faster(link, runtime.NumCPU(), f.Cache.Shares(), cores, hashes)
+	f.Log.Debug("measured the network", "host", f.name, "bytes_a_second", int64(link), "cores", cores, "hashes_a_second", int64(hashes), "compress", compress)
 	if compress {
 		o.Compress()
 		f.note("the network carries %.1f MB/s to the machine: its system is compressed on the way", link/1e6)

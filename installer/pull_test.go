@@ -173,15 +173,17 @@ func TestCompress(t *testing.T) {
 	for _, tt := range []struct {
 		link                                float64
 		serverCores, machines, machineCores int
+		hashes                              float64
 		want                                bool
 	}{
-		{117e6, 64, 1, 64, false}, // Gigabit Ethernet
-		{11e6, 2, 1, 4, true},     // fast Ethernet
-		{11e6, 2, 50, 4, false},   // for too many at once
-		{25e6, 4, 1, 1, true},
-		{29e6, 4, 1, 0, false},
+		{117e6, 64, 1, 64, 1e9, false}, // Gigabit Ethernet
+		{11e6, 2, 1, 4, 60e6, true},    // fast Ethernet, to a small board
+		{11e6, 2, 50, 4, 1e9, false},   // for too many at once
+		{25e6, 4, 1, 1, 200e6, true},
+		{29e6, 4, 1, 2, 40e6, false}, // an emulated machine, whose network is as slow as itself
+		{29e6, 4, 1, 0, 1e9, false},
 	} {
-		if got := faster(tt.link, tt.serverCores, tt.machines, tt.machineCores); got != tt.want {
+		if got := faster(tt.link, tt.serverCores, tt.machines, tt.machineCores, tt.hashes); got != tt.want {
 			t.Errorf("%+v: %t", tt, got)
 		}
 	}
