@@ -163,13 +163,9 @@ func serve(t testing.TB, c *Cache, change func(http.Handler) http.Handler) (url 
 
 func pull(t testing.TB, url string, s *Share, to, path string, more ...string) error {
 	t.Helper()
-	_, err := try(t, "nix-store", fetchArgs(url, s, to, append(more, path)...)...)
+	argv := Fetch(url+s.Token, s.PublicKey, to, false, append(more, path)...)
+	_, err := try(t, argv[0], argv[1:]...)
 	return err
-}
-
-// fetchArgs are nix-store's, as the installer has it run.
-func fetchArgs(url string, s *Share, to string, paths ...string) []string {
-	return append([]string{"--realise", "--store", to, "--quiet", "--max-jobs", "8", "--option", "substituters", url + s.Token, "--option", "trusted-public-keys", s.PublicKey}, paths...)
 }
 
 func TestPull(t *testing.T) {
@@ -488,7 +484,8 @@ func TestResume(t *testing.T) {
 	defer kill()
 	done := make(chan error, 1)
 	go func() {
-		_, err := until(ctx, t, "nix-store", fetchArgs(url, s, to, paths...)...)
+		argv := Fetch(url+s.Token, s.PublicKey, to, false, paths...)
+		_, err := until(ctx, t, argv[0], argv[1:]...)
 		done <- err
 	}()
 	arrived := func() (n int, bytes int64) {

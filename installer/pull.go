@@ -100,7 +100,7 @@ func (f *follower) shareEarly(ctx context.Context, h hosts.Host, s *session, b *
 	asking.Go(func() {
 		f.compress(ctx, s, o)
 		// What it says is not wanted: it is all said again by who fetches.
-		s.run(ctx, nil, slices.Concat([]string{"sh", "-c", `exec "$@" >/dev/null 2>&1`, "sh", "nix"}, flags, []string{"path-info", "--recursive", "--store", o.url}, patience, []string{b.system.path})...)
+		s.run(ctx, nil, slices.Concat([]string{"sh", "-c", `exec "$@" >/dev/null 2>&1`, "sh", "nix"}, flags, []string{"path-info", "--recursive", "--store", o.url}, cache.Patience, []string{b.system.path})...)
 	})
 	return o, func() {
 		cancel()
@@ -126,7 +126,7 @@ func (f *follower) pull(ctx context.Context, h hosts.Host, s *session, t transfe
 	if t.root != "" {
 		to += "?root=" + t.root
 	}
-	argv := PullCommand(o.url, o.PublicKey, to, t.path, h.Options.TargetSubstitutes)
+	argv := cache.Fetch(o.url, o.PublicKey, to, h.Options.TargetSubstitutes, t.path)
 	// What the machine runs outlives a session that ends; its id is kept, to end it.
 	argv = beside(append([]string{"sh", "-c", `"$@" & echo $! >"$0"; wait $!`, pullFile}, argv...)...)
 	sent, err = f.watchCopy(ctx, t, &pullProgress{share: o.Share, before: before, from: o.url, sizes: t.paths}, func(ctx context.Context, line func(string)) error {
@@ -144,20 +144,6 @@ func (f *follower) pull(ctx context.Context, h hosts.Host, s *session, t transfe
 		err = pullError{fmt.Errorf("fetch %s from this server: %w", t.path, err), o.Share}
 	}
 	return sent, err
-}
-
-// patience is nix's with a server that was killed: it is not asked for long, for who comes after it waits for this to end.
-var patience = []string{"--option", "download-attempts", "3", "--option", "connect-timeout", "5", "--option", "stalled-download-timeout", "30"}
-
-// PullCommand is how a machine fetches the closure of path out of a binary cache into a store (as nix names it), trusting
-// this public key. It is eight paths at a time, which the nix copy of 2.8 does not. Nearer has it ask the machine's own
-// caches first, trusting their keys as well.
-func PullCommand(cache, key, store, path string, nearer bool) []string {
-	from := []string{"--quiet", "--option", "substituters", cache, "--option", "trusted-public-keys", key}
-	if nearer { // cache.nixos.org has the priority 40; nix says what it fetches from where
-		from = []string{"--option", "extra-substituters", cache + "?priority=90", "--option", "extra-trusted-public-keys", key}
-	}
-	return slices.Concat([]string{"nix-store", "--realise", "--max-jobs", "8", "--store", store}, from, patience, []string{path})
 }
 
 // pullError keeps the share's token, which is in the command and in what nix says, out of what people read.

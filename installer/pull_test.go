@@ -37,16 +37,13 @@ func TestPullEnds(t *testing.T) {
 	c := new(cache.Cache)
 	srv := httptest.NewServer(c)
 	defer srv.Close()
-	port := netip.MustParseAddrPort(srv.Listener.Addr().String()).Port()
 	for _, ends := range []string{"exit 0", "exit 1", "kill -9 $$"} {
 		dir := t.TempDir()
 		pretend(t, map[string]string{"nix-store": `while [ $# -gt 0 ] && [ "$1" != substituters ]; do shift; done
 echo "$2" >` + dir + `/url
 curl -sf "$2/nix-cache-info" >` + dir + `/info
 ` + ends})
-		s := connect(t)
-		s.addr = "127.0.0.1"
-		f := &follower{Installer: &Installer{Cache: c, CachePort: int(port), Now: time.Now, Log: slog.New(slog.DiscardHandler)}}
+		f, s := fetches(t, c, srv)
 		path := "/nix/store/00000000000000000000000000000000-x"
 		_, err := f.pull(t.Context(), hosts.Host{}, s, transfer{closure: closure{path: path, infos: []cache.Path{{Path: path, NarHash: "sha256:" + strings.Repeat("0", 52)}}}})
 		if (err == nil) != (ends == "exit 0") {
@@ -62,6 +59,15 @@ curl -sf "$2/nix-cache-info" >` + dir + `/info
 			t.Errorf("%s: afterwards it says %s", ends, res.Status)
 		}
 	}
+}
+
+// fetches is an install whose machine is this computer, and is to fetch from srv.
+func fetches(t *testing.T, c *cache.Cache, srv *httptest.Server) (*follower, *session) {
+	t.Helper()
+	s := connect(t)
+	s.addr = "127.0.0.1"
+	port := netip.MustParseAddrPort(srv.Listener.Addr().String()).Port()
+	return &follower{Installer: &Installer{Hosts: inventory(t, t.TempDir()), Cache: c, CachePort: int(port), Now: time.Now, Log: slog.New(slog.DiscardHandler)}}, s
 }
 
 // TestNearer: only --substituters-on-target fetches from the machine's own caches, and believes their keys.
@@ -93,11 +99,8 @@ func TestNearer(t *testing.T) {
 	c := new(cache.Cache)
 	srv := httptest.NewServer(c)
 	defer srv.Close()
-	port := netip.MustParseAddrPort(srv.Listener.Addr().String()).Port()
 	for _, nearer := range []bool{false, true} {
-		s := connect(t)
-		s.addr = "127.0.0.1"
-		f := &follower{Installer: &Installer{Hosts: inventory(t, t.TempDir()), Cache: c, CachePort: int(port), Now: time.Now, Log: slog.New(slog.DiscardHandler)}}
+		f, s := fetches(t, c, srv)
 		cl := closure{path: path, paths: map[string]int64{path: infos[0].NarSize}, infos: infos}
 		o, err := f.offer(s, cl)
 		if err != nil {
@@ -151,10 +154,8 @@ func TestCompress(t *testing.T) {
 		srv.Start()
 		defer srv.Close()
 		pretend(t, tt.machine)
-		s := connect(t)
-		s.addr = "127.0.0.1"
+		f, s := fetches(t, c, srv)
 		hash := strings.Repeat("0", 32)
-		f := &follower{Installer: &Installer{Hosts: inventory(t, t.TempDir()), Cache: c, CachePort: int(netip.MustParseAddrPort(srv.Listener.Addr().String()).Port()), Now: time.Now, Log: slog.New(slog.DiscardHandler)}}
 		o, err := f.offer(s, closure{infos: []cache.Path{{Path: "/nix/store/" + hash + "-x", NarHash: "sha256:" + strings.Repeat("0", 52)}}})
 		if err != nil {
 			t.Fatal(err)

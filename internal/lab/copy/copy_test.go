@@ -18,7 +18,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"provision/cache"
-	"provision/installer"
 )
 
 func TestMain(m *testing.M) {
@@ -252,8 +251,4 @@ func (w *world) round(way way) result {
 	}
 	w.must(os.RemoveAll(to))
 	return r
-}
-
-func pullFrom(url, key, to, path string) []string {
-	return installer.PullCommand(url, key, "local?root="+to, path, false)
 }

@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -93,10 +92,22 @@ func (w *world) provision(to, options string) (*exec.Cmd, []string) {
 	if _, err := fmt.Sscan(line, &url, &key, &w.before); err != nil {
 		w.Fatalf("our server says %q", line)
 	}
-	return cmd, pullFrom(url, key, to, w.top)
+	return cmd, cache.Fetch(url, key, "local?root="+to, false, w.top)
 }
 
+// nginx is asked by the command of an install.
 func (w *world) nginx(to string) (*exec.Cmd, []string) {
+	server, url := w.startNginx()
+	return server, cache.Fetch(url, w.key, "local?root="+to, false, w.top)
+}
+
+// nginxCopy is as people fetch out of a binary cache: nix 2.8 asks for one path after the other then.
+func (w *world) nginxCopy(to string) (*exec.Cmd, []string) {
+	server, url := w.startNginx()
+	return server, []string{"nix", "copy", "--log-format", "raw", "--from", url, "--to", to, "--option", "trusted-public-keys", w.key, w.top}
+}
+
+func (w *world) startNginx() (_ *exec.Cmd, url string) {
 	w.Helper()
 	addr := w.free()
 	argv, err := lab.Nginx(w.dir, addr, filepath.Join(w.dir, "cache"))
@@ -105,14 +116,7 @@ func (w *world) nginx(to string) (*exec.Cmd, []string) {
 	cmd.Stderr = os.Stderr
 	w.start(cmd)
 	w.answers(addr)
-	return cmd, pullFrom("http://"+addr, w.key, to, w.top)
-}
-
-// nginxCopy is as people fetch out of a binary cache: nix 2.8 asks for one path after the other then.
-func (w *world) nginxCopy(to string) (*exec.Cmd, []string) {
-	server, argv := w.nginx(to)
-	url := argv[slices.Index(argv, "substituters")+1]
-	return server, []string{"nix", "copy", "--log-format", "raw", "--from", url, "--to", to, "--option", "trusted-public-keys", w.key, w.top}
+	return cmd, "http://" + addr
 }
 
 // ssh is as nixos-anywhere copies (with compression), in nix's two protocols. sshd runs for all rounds.
