@@ -86,7 +86,7 @@ type Plan struct {
 
 	// Objections are those of [Plan.Guard], where a plan is shown for a host.
 	Objections []Objection `json:"objections,omitempty"`
-	// Problems are what the host's board makes of the layout, where a plan is shown for one.
+	// Problems are warnings about the layout, and what the host's board makes of it where a plan is shown for one.
 	Problems []Problem `json:"problems,omitempty"`
 
 	facts  *Facts
@@ -158,6 +158,7 @@ func NewPlan(l *Layout, f *Facts, o Options) (*Plan, error) {
 	if err := b.err(); err != nil {
 		return nil, err
 	}
+	p.Problems = l.Problems()
 	p.picture(l, b)
 	setUsual(b.opens, b.places)
 	setUsual(b.steps, b.places)

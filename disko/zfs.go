@@ -196,6 +196,7 @@ func (z *zpool) fill(b *builder, on place) {
 	state := b.together(on.at, "the pool "+z.name, members)
 	switch state {
 	case allNew:
+		z.checkVolumes(b, members)
 		z.make(b)
 	case allKept:
 		z.keep(b, members)
