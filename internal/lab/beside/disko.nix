@@ -49,6 +49,8 @@ let
 in
 {
   script = devices._disko;
+  create = devices._create;
+  mount = devices._mount;
   unmount = if unmounts then devices._unmount else "";
   devices = strip devices;
   count = builtins.length names;
