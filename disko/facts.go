@@ -145,6 +145,11 @@ type Disk struct {
 	// Content is one line for people about what is on it now, "blank" if nothing is known to be.
 	Content string `json:"content"`
 
+	// Of a plan's disk: whether another disk of the machine has its serial number, and how many have its WWN, serial
+	// number, model and size.
+	Vague bool `json:"-"`
+	Twins int  `json:"-"`
+
 	// Of a plan's disk: its name in the layout, whether all that is on it goes, and what lies on it before and after,
 	// in the order of the places.
 	Name   string    `json:"name,omitempty"`
