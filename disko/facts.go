@@ -211,7 +211,7 @@ func (f *Facts) sign(devices []BlockDevice) {
 }
 
 // Disks returns the machine's whole disks, in lsblk's order: no partitions, loop, RAM or
-// optical devices, and no drives without a medium.
+// optical devices, no floppies, and no drives without a medium.
 func (f *Facts) Disks() []Disk {
 	var disks []Disk
 	for i := range f.BlockDevices {
@@ -223,9 +223,12 @@ func (f *Facts) Disks() []Disk {
 }
 
 func (b *BlockDevice) isDisk() bool {
-	// lsblk calls RAM disks and ZFS volumes "disk" too.
-	return b.Type == "disk" && !b.isZvol() && !strings.HasPrefix(b.kernelName(), "zram") && !strings.HasPrefix(b.kernelName(), "ram")
+	return b.Type == "disk" && !noDisk.MatchString(b.kernelName())
 }
+
+// noDisk matches what lsblk calls a disk, too: memory, ZFS volumes, caches, floppies, and the areas of an eMMC that are
+// for firmware and keys.
+var noDisk = regexp.MustCompile(`^(z?ram\d+|zd\d+|bcache\d+|fd\d+|mmcblk\d+(boot\d+|rpmb))$`)
 
 func (b *BlockDevice) isZvol() bool { return zvolName.MatchString(b.kernelName()) }
 
