@@ -37,9 +37,8 @@ type Server struct {
 	Hosts  *hosts.Inventory
 	Images *images.Catalog
 	Traces *hosts.Traces
-	// Evaluate reads a host's platform (such as x86_64-linux) and layout from
-	// the flake; the layout from elsewhere if the options say so.
-	Evaluate func(ctx context.Context, flake, host string, o hosts.Options) (system string, layout *disko.Layout, err error)
+	// Evaluate reads what the flake says about a host; the layout comes from elsewhere if the options say so.
+	Evaluate func(ctx context.Context, flake, host string, o hosts.Options) (Evaluation, error)
 	// Problems are what a board makes of a layout.
 	Problems func(*disko.Layout, images.Board) []disko.Problem
 	// Prepare makes sure that a hardware configuration's file is in the flake; undo takes back
@@ -51,6 +50,14 @@ type Server struct {
 
 	listener net.Listener
 	meter    meter
+}
+
+// Evaluation is what a flake says about a host.
+type Evaluation struct {
+	System string // such as x86_64-linux
+	Layout *disko.Layout
+	// Warnings are what an operator should know before the host is installed with these options. It may be nil.
+	Warnings func(o hosts.Options) []string
 }
 
 // Listen opens the socket. Run must follow.
