@@ -24,7 +24,7 @@ func unwanted() []string {
 		"./usr/lib/linux-image-*", // device trees
 		// Of systemd, guests have systemd-cryptenroll and what it loads.
 		"./lib/systemd/systemd", "./lib/systemd/systemd-[a-t]*", "./lib/systemd/systemd-v*", "./lib/systemd/catalog", "./usr/lib/systemd/catalog",
-		"./usr/lib/systemd/systemd", "./usr/lib/systemd/systemd-[a-t]*", "./usr/lib/systemd/systemd-v*",
+		"./usr/lib/systemd/systemd", "./usr/lib/systemd/systemd-[a-t]*", "./usr/lib/systemd/systemd-v*", "./usr/lib/*/systemd/libsystemd-core-*",
 	} {
 		out = append(out, "--exclude="+path)
 	}
