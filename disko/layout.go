@@ -21,8 +21,13 @@ type Layout struct {
 	warnings []Problem
 }
 
-// Problems are warnings about the layout itself, whatever the machine.
-func (l *Layout) Problems() []Problem { return slices.Clone(l.warnings) }
+// Problems are warnings about the layout itself, whatever the machine. No layout has none.
+func (l *Layout) Problems() []Problem {
+	if l == nil {
+		return nil
+	}
+	return slices.Clone(l.warnings)
+}
 
 // device is one of the layout's top level: a disk, what is made of several devices, or a
 // file system without one.

@@ -185,6 +185,8 @@ var releaseDifferences = []releaseDifference{
 		regexp.MustCompile(`^[+-] zfs (create|set) `)},
 	{regexp.MustCompile(`v1\.[1-6]\.`), "before 1.7 disko uses swap with a random key while it installs, and the host makes it anew",
 		regexp.MustCompile(`^- (mkswap|swapon) `)},
+	{regexp.MustCompile(`v1\.([1-9]|1[0-2])\.`), "since 1.13 a pool whose root is not mounted has no mountpoint that datasets would inherit",
+		regexp.MustCompile(`^[+-] zpool create .*canmount=off`)},
 	{regexp.MustCompile(`v1\.1\.`), "1.1 does not wait for a pool's volumes", regexp.MustCompile(`^\+ zvol_wait$`)},
 	{all, "the disks were wiped, so there is no pool to import", regexp.MustCompile(`^- zpool import `)},
 	{all, "zpool create mounts the pool; disko asks whether it did, and the stubs say no",

@@ -70,6 +70,9 @@ func (s *Server) permit(ctx context.Context, r EnrollRequest, do func(hosts.Host
 	if found.Warnings != nil {
 		warnings = found.Warnings(h.Options)
 	}
+	for _, p := range found.Layout.Problems() {
+		warnings = append(warnings, "the layout: "+p.String())
+	}
 	if h.Options.Proof == hosts.ProofSeen && s.Serving.DHCP == "off" {
 		warnings = append(warnings, "with serve --dhcp off no DHCP request is heard here: --proof seen waits for an SSH server on the machine")
 	}
