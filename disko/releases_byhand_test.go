@@ -191,6 +191,8 @@ var releaseDifferences = []releaseDifference{
 	{all, "the disks were wiped, so there is no pool to import", regexp.MustCompile(`^- zpool import `)},
 	{all, "zpool create mounts the pool; disko asks whether it did, and the stubs say no",
 		regexp.MustCompile(`^[+-] zfs unmount `)},
+	{regexp.MustCompile(`v1\.12\.`), "1.12 has bcachefs mount by UUID, once for each subvolume, and writes quotes into the labels",
+		regexp.MustCompile(`^[+-] (bcachefs (mount|format)|mount .* -t bcachefs|umount) ?`)},
 	{all, "a hook is one step with the layout's own shell", regexp.MustCompile(`(?s)^- zfs (list -H|snapshot)|^\+ bash -efu -c `)},
 	{all, "what is unlocked stays so until it is mounted", regexp.MustCompile(`^- bcachefs unlock`)},
 	{all, "sgdisk sleeps for a second", regexp.MustCompile(`^- sgdisk --zap-all /dev/md/|^\+ dd if=/dev/zero of=/dev/md/`)},
