@@ -59,6 +59,7 @@ type Event struct {
 	Via      Via       `json:"via,omitempty"`
 	Wipe     []string  `json:"wipe,omitempty"`
 	Boot     *Boot     `json:"-"`
+	Expected *Expected `json:"-"`
 	Enrol    *Host     `json:"-"`
 }
 
@@ -173,6 +174,9 @@ func change(h *Host, ev Event) error {
 		h.Losses++
 	case Built:
 		h.System = ev.System
+		if ev.Expected != nil {
+			h.Expected = *ev.Expected
+		}
 	case Burned:
 		return burn(h, ev)
 	case Started:
