@@ -290,6 +290,9 @@ func (f *follower) work(ctx context.Context, h hosts.Host, s *session) {
 	if errors.Is(cause, errUnwanted) {
 		f.giveBack(up, s)
 	}
+	if err != nil && cause == nil && !errors.Is(err, errLost) {
+		f.keepJournal(up, h, s)
+	}
 	down()
 	watching.Wait()
 	switch {

@@ -204,6 +204,11 @@ type News struct {
 	Gone   bool         `json:"gone,omitempty"` // the host was forgotten
 }
 
+// Journal is the end of what an installer said, when its install failed.
+type Journal struct {
+	Journal string `json:"journal"`
+}
+
 // Failure is the body of every answer that is not a success.
 type Failure struct {
 	Error string `json:"error"`
