@@ -161,17 +161,14 @@ type Disk struct {
 	Device string `json:"device"`
 	Model  string `json:"model,omitempty"`
 	Serial string `json:"serial,omitempty"`
+	WWN    string `json:"wwn,omitempty"`
 	Size   int64  `json:"size"`           // bytes
 	Wipe   bool   `json:"wipe,omitempty"` // the operator named it with --wipe
-}
 
-// Same reports whether d and o are the same physical disk: by serial number,
-// or by device name and size where there is none.
-func (d Disk) Same(o Disk) bool {
-	if d.Serial != "" || o.Serial != "" {
-		return d.Serial == o.Serial && d.Model == o.Model && d.Size == o.Size
-	}
-	return d.Device == o.Device && d.Size == o.Size
+	// Vague means that another disk of the machine has the same serial number.
+	Vague bool `json:"vague,omitempty"`
+	// Twins are how many other disks of the machine have the same WWN, serial number, model and size.
+	Twins int `json:"twins,omitempty"`
 }
 
 // MaxBoots bounds how often one permit boots a machine, so that an install

@@ -259,5 +259,5 @@ func diskFlag(c *cobra.Command, disks *[]string) {
 
 // wipeFlag adds --wipe, for disko.Plan.Wiped.
 func wipeFlag(c *cobra.Command, disks *[]string) {
-	c.Flags().StringArrayVar(disks, "wipe", nil, "DISK: take this disk even if it is removable, in use, another host's, or holds Windows, LUKS or ZFS: its serial number, WWN, or a path below /dev/disk")
+	c.Flags().StringArrayVar(disks, "wipe", nil, "DISK: take this disk even if it is removable, in use, another host's, or holds Windows, LUKS, ZFS or the like: its serial number, WWN, or a path below /dev/disk")
 }

@@ -154,7 +154,7 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) e
 			}
 			return err
 		}}
-	operator := &web.Server{Socket: socket, Group: f.group, Flake: f.flake, Programs: f.programs, Hosts: inventory, Images: catalog, Traces: traces, Log: log, Look: install.Look, Prepare: nix.Prepare, Problems: installer.BoardProblems,
+	operator := &web.Server{Socket: socket, Group: f.group, Flake: f.flake, Programs: f.programs, Hosts: inventory, Images: catalog, Traces: traces, Log: log, Look: install.Look, Reach: install.Reach, Prepare: nix.Prepare, Problems: installer.BoardProblems,
 		Serving: web.Serving{Version: version, PID: os.Getpid(), DHCP: f.dhcp, HTTP: pxeServer.HTTPPort, Hold: pxeServer.Hold, SSHKey: login},
 		Evaluate: func(ctx context.Context, flake, host string, o hosts.Options) (web.Evaluation, error) {
 			config, layout, err := nix.AtOnce().Evaluate(ctx, flake, host, o)

@@ -342,8 +342,15 @@ func (s *Server) plan(c echo.Context) error {
 func (s *Server) objections(h hosts.Host, p *disko.Plan) ([]disko.Objection, error) {
 	var disks []hosts.Disk
 	for _, d := range p.Disks {
-		disks = append(disks, hosts.Disk{Device: d.Device, Model: d.Model, Serial: d.Serial, Size: d.Size})
+		disks = append(disks, hosts.Disk{
+			Device: d.Device, Model: d.Model, Serial: d.Serial, WWN: d.WWN, Size: d.Size, Vague: d.Vague, Twins: d.Twins,
+		})
 	}
 	owners, err := s.Hosts.Owners(h, disks)
-	return p.Guard(disko.Known{Host: h.Name, Owners: owners, Wipe: h.Options.Wipe}), err
+	known := disko.Known{Host: h.Name, Wipe: h.Options.Wipe}
+	for _, o := range owners {
+		known.Owners = append(known.Owners, o.Host)
+		known.Doubts = append(known.Doubts, o.Doubt)
+	}
+	return p.Guard(known), err
 }

@@ -89,3 +89,19 @@ func (s *Server) look(c echo.Context) error {
 	}
 	return c.NoContent(http.StatusNoContent)
 }
+
+// reach says whether the server itself gets into a machine, before anything is changed there.
+func (s *Server) reach(c echo.Context) error {
+	var take hosts.Takeover
+	if err := bind(c, &take); err != nil {
+		return err
+	}
+	if err := take.Check(); err != nil {
+		return err
+	}
+	found, err := s.Reach(c.Request().Context(), take)
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, found)
+}

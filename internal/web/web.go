@@ -46,7 +46,9 @@ type Server struct {
 	Prepare func(ctx context.Context, flake string, hw hosts.Hardware) (undo func() error, err error)
 	// Look asks what runs on a host's machine for its disks, and has the inventory keep the answer.
 	Look func(ctx context.Context, host string) error
-	Log  *slog.Logger
+	// Reach tries whether the server gets into a machine that is to be taken over.
+	Reach func(context.Context, hosts.Takeover) (hosts.Reached, error)
+	Log   *slog.Logger
 
 	listener net.Listener
 	meter    meter
@@ -153,6 +155,7 @@ func (s *Server) routes() http.Handler {
 	v1.GET("/hosts/:name/host-key", s.hostKey)
 	v1.POST("/hosts/:name/host-key", s.makeHostKey)
 	v1.POST("/hosts/:name/escrow", s.escrow)
+	v1.POST("/reach", s.reach)
 	v1.GET("/watch", s.watch)
 	v1.GET("/discovered", s.discovered)
 	v1.GET("/traces", func(c echo.Context) error { return c.JSON(http.StatusOK, s.Traces.List()) })
