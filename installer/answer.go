@@ -61,7 +61,9 @@ func (f *follower) ask(ctx context.Context, h hosts.Host, addr string, port int)
 	case stage1 && (errors.Is(err, errWrongKey) || errors.As(err, &noCommon)):
 		a.who = inStage1
 	case errors.Is(err, errWrongKey), errors.As(err, &noCommon):
-		a.who, a.why = stranger, err
+		if slices.Contains(h.SSHPorts(), port) { // elsewhere it may be any program's
+			a.who = stranger
+		}
 	case !proved:
 		f.Log.Debug("not up yet", "host", h.Name, "addr", addr, "port", port, "err", err)
 	case s == nil:
@@ -142,10 +144,5 @@ func (a answer) onMachine(h hosts.Host) bool {
 	if mac == "" {
 		return a.addr == h.Address
 	}
-	for _, own := range h.MACs {
-		if own == mac {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(h.MACs, mac)
 }

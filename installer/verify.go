@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"provision/hosts"
@@ -83,25 +84,15 @@ func (f *follower) verify(ctx context.Context, h hosts.Host) bool {
 	return false
 }
 
-// portsOf are where the host, its stage 1 or its installer may answer.
+// portsOf are where the host, its installer or its stage 1 may answer.
 func portsOf(h hosts.Host) []int {
-	ports := h.SSHPorts()
-	all := append(ports[:len(ports):len(ports)], cmp.Or(h.Boot.Port, 22))
-	if port := h.Expected.Stage1.Port; port != 0 {
-		all = append(all, port)
-	}
-	return unique(all)
-}
-
-func unique(list []int) (once []int) {
-	seen := make(map[int]bool)
-	for _, n := range list {
-		if !seen[n] {
-			once = append(once, n)
+	ports := slices.Clone(h.SSHPorts())
+	for _, port := range []int{cmp.Or(h.Boot.Port, 22), h.Expected.Stage1.Port} {
+		if port != 0 && !slices.Contains(ports, port) {
+			ports = append(ports, port)
 		}
-		seen[n] = true
 	}
-	return once
+	return ports
 }
 
 // accept takes an answer with the host's key for its proof, if what it runs is as it should be.

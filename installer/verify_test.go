@@ -135,7 +135,10 @@ func TestOtherPort(t *testing.T) {
 		}
 		r := newRestarted(t, expected, o)
 		r.system(built)
-		r.is(r.look(0), hosts.Rebooting, "", "")
+		r.serves(22, true, newSigner(t)) // of another program
+		if r.is(r.look(0), hosts.Rebooting, "", ""); len(r.told(hosts.Noted)) > 0 {
+			t.Errorf("%s: %s", name, r.told(hosts.Noted))
+		}
 		r.serves(2222, true, r.own)
 		h := r.look(time.Second)
 		r.is(h, hosts.Installed, "", "answers at "+r.addr+" port 2222 with its own SSH key and runs "+built)
