@@ -8,7 +8,7 @@ export LC_ALL=C
 say() { printf '%s\0' "$1"; shift; "$@" 2>/dev/null; printf '\0'; } >&3
 # lsblk asks udev, which may still look at what changed last, and misses what is made while
 # it looks at the same device. So blkid looks at all that seems empty. Where there are signatures
-# of several things it names none of them: it exits 8, and since util-linux 2.40 exits 2 as where
+# of several things it names none of them: it exits 8, and 2 with util-linux 2.41 as where
 # there is nothing, so that only what it says tells the two apart.
 ! [ -S /run/udev/control ] || udevadm settle --timeout 120
 devices=$(lsblk --noheadings --raw --output KNAME,FSTYPE)
