@@ -255,53 +255,6 @@ func (inv *Inventory) UseBoot(token string, f Fetch) (Host, error) {
 	return inv.Apply(h.Name, Event{Kind: Fetched, Boot: &b, Address: f.Client, Method: f.Method, Work: f.Work, Message: f.Client + " fetched " + f.File})
 }
 
-// Forget removes the host, its events and its secrets, and what is in escrow.
-func (inv *Inventory) Forget(name string) error {
-	for {
-		if err := inv.forget(name); !errors.Is(err, ErrConflict) {
-			return err
-		}
-	}
-}
-
-func (inv *Inventory) forget(name string) error {
-	h, version, err := inv.get(name)
-	if errors.Is(err, ErrNotFound) {
-		return inv.forgetIdentity(name, err)
-	}
-	if err != nil {
-		return err
-	}
-	if h.Contact {
-		return fmt.Errorf("%s is being installed: run `provision cancel %s` first", name, name)
-	}
-	writes := []Write{{hostKey(name), nil}}
-	for _, mac := range h.MACs {
-		writes = append(writes, Write{macKey(mac), nil})
-	}
-	for _, token := range h.Tokens {
-		writes = append(writes, Write{tokenKey(token), nil})
-	}
-	writes = append(writes, Write{factsKey(name), nil})
-	if h.Serial != "" {
-		writes = append(writes, Write{serialKey(h.Serial), nil})
-	}
-	for _, prefix := range []string{"event/" + name + "/", "secret/" + name + "/", escrowPrefix(name)} {
-		recs, err := inv.store.List(prefix, "")
-		if err != nil {
-			return err
-		}
-		for _, rec := range recs {
-			writes = append(writes, Write{rec.Key, nil})
-		}
-	}
-	expect, free, err := inv.freeDisks(h)
-	if err != nil {
-		return err
-	}
-	return inv.store.Commit(append(expect, Version{hostKey(name), version}), append(writes, free...))
-}
-
 // SetFacts keeps what the installer found out about the host's machine
 // (disko.Facts as JSON), for plans that are made while it is off.
 func (inv *Inventory) SetFacts(name string, facts []byte) error {

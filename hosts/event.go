@@ -34,6 +34,7 @@ const (
 	Rehearsal Kind = "rehearsed" // a dry run came to its end; the permit is spent
 	Moved     Kind = "address"   // the machine was seen at another address
 	Noted     Kind = "note"      // worth telling, changes nothing
+	Restored  Kind = "restored"  // the host was forgotten, and the operator took it back
 	Revealed  Kind = "revealed"  // escrowed passphrases were handed out, encrypted; Message says to whom
 )
 
@@ -100,6 +101,7 @@ var table = map[Kind]rule{
 	Rehearsal: {[]State{Live}, Rehearsed},
 	Moved:     {nil, ""},
 	Noted:     {nil, ""},
+	Restored:  {nil, ""},
 	Revealed:  {nil, ""},
 }
 
@@ -211,6 +213,11 @@ func change(h *Host, ev Event) error {
 		h.enter("")
 	case Moved:
 		h.Address = ev.Address
+	case Restored: // its boots are gone; where it was restarting, that is followed from now on
+		h.Boot, h.Tokens, h.Contact = Boot{}, nil, false
+		if h.State == Rebooting {
+			h.Since = ev.Time
+		}
 	}
 	return nil
 }

@@ -76,6 +76,7 @@ func TestTable(t *testing.T) {
 		Rehearsal: "- - rehearsed - - - - -",
 		Moved:     "ready booting live installing rebooting installed failed rehearsed",
 		Noted:     "ready booting live installing rebooting installed failed rehearsed",
+		Restored:  "ready booting live installing rebooting installed failed rehearsed",
 		Revealed:  "ready booting live installing rebooting installed failed rehearsed",
 	}
 	if len(want) != len(table) {

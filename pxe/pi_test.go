@@ -592,7 +592,7 @@ func TestSerialClash(t *testing.T) {
 	if h, err := s.Hosts.BySerial(serial4); err != nil || h.Name != "alpha" {
 		t.Errorf("%s, %v", h.Name, err)
 	}
-	if err := s.Hosts.Forget("alpha"); err != nil {
+	if err := s.Hosts.Forget("alpha", "a test"); err != nil {
 		t.Fatal(err)
 	}
 	s.pis = piAsks{}

@@ -218,6 +218,7 @@ func (e *enrolment) post(c *cobra.Command, api *client) (s web.Status, err error
 	if len(s.EscrowTo) > 0 {
 		fmt.Fprintf(c.OutOrStdout(), "Its disk passphrases are in escrow: provision secrets %s\n", s.Name)
 	}
+	sayNamesake(c, api, s)
 	return s, nil
 }
 
