@@ -39,7 +39,7 @@ func (inv *Inventory) permit(h Host, permit time.Duration, secrets map[string][]
 		return Host{}, err
 	}
 	if len(h.MACs) == 0 {
-		return Host{}, fmt.Errorf("enroll %s: it needs a MAC address", h.Name)
+		return Host{}, fmt.Errorf("enroll %s: it needs a MAC address; `provision set %s --mac MAC` gives one to a host that is enrolled", h.Name, h.Name)
 	}
 	for i, m := range h.MACs {
 		mac, err := ParseMAC(m)
@@ -100,7 +100,7 @@ func (inv *Inventory) claimMACs(before, after *Host) (expect []Version, writes [
 		rec, err := inv.store.Get(macKey(mac))
 		switch {
 		case err == nil && string(rec.Value) != after.Name:
-			return nil, nil, fmt.Errorf("MAC %s is enrolled already, as %s: `provision forget %s` would free it", mac, rec.Value, rec.Value)
+			return nil, nil, MACTaken(mac, string(rec.Value))
 		case err != nil && !errors.Is(err, ErrNotFound):
 			return nil, nil, err
 		}
@@ -108,6 +108,11 @@ func (inv *Inventory) claimMACs(before, after *Host) (expect []Version, writes [
 		writes = append(writes, Write{macKey(mac), []byte(after.Name)})
 	}
 	return expect, writes, nil
+}
+
+// MACTaken refuses a MAC that another host has.
+func MACTaken(mac, owner string) error {
+	return fmt.Errorf("MAC %s is enrolled already, as %s: %s", mac, owner, freeMAC(mac, owner))
 }
 
 func (inv *Inventory) sealAll(name string, secrets map[string][]byte) (writes []Write, err error) {

@@ -585,7 +585,7 @@ func TestSerialClash(t *testing.T) {
 		t.Errorf("%v", r)
 	}
 	for _, name := range []string{"alpha", "bravo"} {
-		if said := s.logOf(t, name); !strings.Contains(said, "the Raspberry Pi of bravo tells the serial number e5ef6e9d, which that of alpha told") || !strings.Contains(said, "provision forget alpha") {
+		if said := s.logOf(t, name); !strings.Contains(said, "the Raspberry Pi of bravo tells the serial number e5ef6e9d, which that of alpha told") || !strings.Contains(said, "provision set alpha --serial=`") {
 			t.Errorf("the log of %s:\n%s", name, said)
 		}
 	}

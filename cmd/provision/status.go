@@ -138,6 +138,7 @@ func showOne(c *cobra.Command, s web.Status) error {
 	for _, l := range s.PiConfig {
 		line("config.txt", l)
 	}
+	line("kernel params", strings.Join(s.KernelParams, " "))
 	if s.AllowEEPROM {
 		line("EEPROM", "may be written anew when it netboots")
 	}

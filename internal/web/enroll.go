@@ -117,7 +117,7 @@ func (s *Server) check(ctx context.Context, r EnrollRequest) (hosts.Host, map[st
 			return h, nil, err
 		}
 		if other, err := s.Hosts.ByMAC(mac); err == nil && other.Name != r.Name {
-			return h, nil, fmt.Errorf("MAC %s is enrolled already, as %s: `provision forget %s` would free it", mac, other.Name, other.Name)
+			return h, nil, hosts.MACTaken(mac, other.Name)
 		}
 		h.MACs = append(h.MACs, mac)
 	}
@@ -146,6 +146,9 @@ func (s *Server) check(ctx context.Context, r EnrollRequest) (hosts.Host, map[st
 		return h, nil, err
 	}
 	if h.Image, err = s.image(r.Image, arch); err != nil {
+		return h, nil, err
+	}
+	if h.Options.KernelParams, err = s.kernelParams(r.KernelParams, h.Image); err != nil {
 		return h, nil, err
 	}
 	secrets, err := s.secretsFor(r, &h, layout)
