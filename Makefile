@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/.cache/go/bin:$(PATH)
 export CGO_ENABLED := 0
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
 build: firststage ## bin/provision, static
 	go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/provision ./cmd/provision
@@ -41,7 +41,7 @@ fuzz: ## each fuzz target for $(FUZZTIME)
 soak: ## ten million damaged packets, no race detector
 	PROVISION_SOAK=10000000 go test -count=1 -timeout 60m -run TestSoak -v ./pxe
 
-e2e: build ## whole installs in QEMU
+e2e: build ## whole installs in QEMU; SUITE=bookworm has guests of Debian 12 instead of 13 (see docs/testbed.md)
 	.ci/e2e
 
 lab: setup ## test the test bed alone: netboots and installs by hand, without provision

@@ -61,6 +61,7 @@ type Event struct {
 	Via      Via       `json:"via,omitempty"`
 	Wipe     []string  `json:"wipe,omitempty"`
 	Boot     *Boot     `json:"-"`
+	Expected *Expected `json:"-"`
 	Enrol    *Host     `json:"-"`
 	Change   *Change   `json:"-"`
 }
@@ -178,6 +179,9 @@ func change(h *Host, ev Event) error {
 		h.Losses++
 	case Built:
 		h.System = ev.System
+		if ev.Expected != nil {
+			h.Expected = *ev.Expected
+		}
 	case Burned:
 		return burn(h, ev)
 	case Started:
@@ -304,22 +308,19 @@ func retry(h *Host, ev Event) error {
 // but only for the very same disks.
 func burn(h *Host, ev Event) error {
 	p := &h.Permit
+	disks := apart(ev.Disks)
 	switch {
 	case !p.Live(ev.Time) || p.DryRun:
 		return refused(*h, ev)
 	case p.Burned.IsZero():
-		p.Burned, p.Disks = ev.Time, ev.Disks
+		p.Burned, p.Disks = ev.Time, disks
 		h.Standing = Standing{}
-	case !slices.EqualFunc(p.Disks, ev.Disks, Disk.Same):
+	case !slices.EqualFunc(p.Disks, disks, Disk.Same):
 		return fmt.Errorf("%s: the permit was burned for %s, and the layout now takes %s: %w; "+
 			"if that is meant, run `provision cancel %s` and enroll it again",
-			h.Name, diskNames(p.Disks), diskNames(ev.Disks), ErrRefused, h.Name)
+			h.Name, diskNames(p.Disks), diskNames(disks), ErrRefused, h.Name)
 	}
-	for _, d := range ev.Disks {
-		if !slices.ContainsFunc(h.Owned, d.Same) {
-			h.Owned = append(slices.Clip(h.Owned), d)
-		}
-	}
+	h.own(disks)
 	return nil
 }
 

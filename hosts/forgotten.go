@@ -308,7 +308,7 @@ func (inv *Inventory) Purge(name string) error {
 		if err != nil {
 			return err
 		}
-		h, expect, writes, err := inv.takeOut(name)
+		_, expect, writes, err := inv.takeOut(name)
 		if errors.Is(err, ErrNotFound) && len(kept) > 0 {
 			expect, err = []Version{{hostKey(name), 0}}, nil
 		}
@@ -322,15 +322,14 @@ func (inv *Inventory) Purge(name string) error {
 		for _, rec := range recs {
 			writes = append(writes, Write{rec.Key, nil})
 		}
-		owned := h.Owned
 		for _, f := range kept {
 			w, err := inv.destroy(f)
 			if err != nil {
 				return err
 			}
-			writes, owned = append(writes, w...), append(slices.Clip(owned), f.Host.Owned...)
+			writes = append(writes, w...)
 		}
-		e, free, err := inv.freeDisks(Host{Name: name, Owned: owned})
+		e, free, err := inv.freeDisks(name, nil)
 		if err != nil {
 			return err
 		}
@@ -360,7 +359,8 @@ func (inv *Inventory) PurgeForgotten(now time.Time) error {
 	return errors.Join(errs...)
 }
 
-// purgeOne destroys a forgotten host. Disks that a living host of its name was burned for stay that one's.
+// purgeOne destroys a forgotten host. Disks that a living host of its name was burned for, or another that is
+// kept, stay claimed.
 func (inv *Inventory) purgeOne(f Forgotten) error {
 	name := f.Host.Name
 	key := forgottenKey(name, f.Time)
@@ -375,12 +375,21 @@ func (inv *Inventory) purgeOne(f Forgotten) error {
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return err
 	}
+	namesakes, err := inv.forgotten("forgotten/" + name + "/")
+	if err != nil {
+		return err
+	}
+	keep := slices.Clone(living.Owned)
+	for _, n := range namesakes {
+		if !n.Time.Equal(f.Time) {
+			keep = append(keep, n.Host.Owned...)
+		}
+	}
 	writes, err := inv.destroy(f)
 	if err != nil {
 		return err
 	}
-	gone := slices.DeleteFunc(slices.Clone(f.Host.Owned), func(d Disk) bool { return slices.ContainsFunc(living.Owned, d.Same) })
-	expect, free, err := inv.freeDisks(Host{Name: name, Owned: gone})
+	expect, free, err := inv.freeDisks(name, keep)
 	if err != nil {
 		return err
 	}

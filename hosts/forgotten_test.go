@@ -52,7 +52,7 @@ func keyed(t *testing.T, inv *Inventory) Host {
 	}
 	h = boot(t, inv, "bravo", "e5ef6e9d")
 	for _, ev := range []Event{
-		{Kind: Contacted, Boot: &h.Boot}, {Kind: Burned, Disks: []Disk{{Device: "/dev/sda", Model: "M", Serial: "S1", Size: 5}}},
+		{Kind: Contacted, Boot: &h.Boot}, {Kind: Burned, Disks: []Disk{{Device: "/dev/sda", Model: "M", Serial: "S3Z9NB0K", Size: 5}}},
 		{Kind: Rebooted}, {Kind: Proved, Message: "it answers"},
 	} {
 		h = apply(t, inv, "bravo", ev)

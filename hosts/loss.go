@@ -71,11 +71,11 @@ func (inv *Inventory) loss(before string, h Host) (Loss, error) {
 		}
 	}
 	for _, d := range h.Owned {
-		owner, _, err := inv.claimant(d)
+		claims, err := inv.claims(d)
 		if err != nil {
 			return l, err
 		}
-		if owner == h.Name {
+		if len(claims) > 0 && claims[0].surely(d) && claims[0].host == h.Name {
 			l.Disks = append(l.Disks, d)
 		}
 	}

@@ -129,7 +129,7 @@ func (h *Host) otherMachine() {
 
 // namedDisks are the disks that are known in any machine.
 func namedDisks(disks []Disk) []Disk {
-	return slices.DeleteFunc(slices.Clone(disks), func(d Disk) bool { return claimKey(d) == "" })
+	return slices.DeleteFunc(slices.Clone(disks), func(d Disk) bool { return !d.claimable() })
 }
 
 // chosenMACs are the host's MACs after a change, in order.

@@ -44,7 +44,7 @@ func TestKernelParams(t *testing.T) {
 
 	srv := httptest.NewServer(s.routes(s.links[0]))
 	defer srv.Close()
-	_, script, err := get(t, srv, http.MethodGet, bootPath+alpha.Boot.Token+"/script", "")
+	_, script, err := get(t, srv, http.MethodGet, "/"+bootPath+alpha.Boot.Token+"/script", "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -116,7 +116,7 @@ func drawLoss(out io.Writer, head string, l hosts.Loss) {
 	line("sealed secrets", l.Secrets...)
 	var disks []string
 	for _, d := range l.Disks {
-		disks = append(disks, fmt.Sprintf("%s (serial %s)", d.Device, plain(d.Serial)))
+		disks = append(disks, fmt.Sprintf("%s (serial %q)", d.Device, d.Serial)) // a machine's word
 	}
 	line("its claim to the disks", disks...)
 	if l.Events > 0 {

@@ -105,9 +105,9 @@ func (s *Server) chosenBoard(ctx context.Context, h hosts.Host, name string) (st
 		}
 		return "", nil
 	}
-	_, layout, err := s.Evaluate(ctx, h.Flake, h.Name, h.Options)
+	found, err := s.Evaluate(ctx, h.Flake, h.Name, h.Options)
 	if err == nil {
-		err = s.board(name, &h, layout)
+		err = s.board(name, &h, found.Layout)
 	}
 	return h.Board, err
 }

@@ -129,7 +129,7 @@ func TestLayouts(t *testing.T) {
 		run  func(*testing.T, *machine)
 	}
 	all := []test{{"foreign", foreign}, {"differing", differing}}
-	for _, l := range slices.Concat(own(t), presets(t), read(t, "layouts", "../../../disko/testdata/layouts"), read(t, "examples", theirs(t))) {
+	for _, l := range slices.Concat(own(t), presets(t), read(t, "layouts", "../../../disko/testdata/layouts"), theirs(t)) {
 		all = append(all, test{l.name, l.cycle})
 	}
 	want := regexp.MustCompile(cmp.Or(os.Getenv("LAYOUTS"), some))
@@ -151,13 +151,14 @@ func TestLayouts(t *testing.T) {
 	}
 }
 
-// theirs is where disko's own examples are, evaluated. They are on some machines only.
-func theirs(t *testing.T) string {
-	for _, dir := range []string{"../../../../shared", "../../../../../shared"} {
+// theirs are disko's own examples, evaluated. They are on some machines only.
+func theirs(t *testing.T) []layout {
+	for _, shared := range []string{"../../../../shared", "../../../../../shared"} {
+		dir := shared + "/disko/layouts"
 		if _, err := os.Stat(dir); err == nil {
-			return dir + "/disko/layouts"
+			return read(t, "examples", dir)
 		}
 	}
 	t.Log("no ../shared/disko beside the repository: only our own layouts are made")
-	return ""
+	return nil
 }
