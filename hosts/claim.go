@@ -230,18 +230,15 @@ func (inv *Inventory) tellOwner(name, message string) ([]Version, []Write, error
 	return []Version{{hostKey(name), version}}, writes, err
 }
 
-// freeDisks gives up the claims of a host to the disks that it was installed on.
-func (inv *Inventory) freeDisks(h Host) (expect []Version, writes []Write, err error) {
+// freeDisks gives up the claims of a host, but for those that may be about one of the disks to keep.
+func (inv *Inventory) freeDisks(name string, keep []Disk) (expect []Version, writes []Write, err error) {
 	recs, err := inv.store.List(claimPrefix, "")
 	if err != nil {
 		return nil, nil, err
 	}
 	for _, rec := range recs {
-		c := readClaim(rec)
-		about := func(d Disk) bool {
-			return c.disk.same(d) || c.old && c.disk.Model == d.Model && c.disk.Serial == d.Serial
-		}
-		if c.host == h.Name && slices.ContainsFunc(h.Owned, about) {
+		kept := slices.ContainsFunc(keep, readClaim(rec).disk.resembles)
+		if string(rec.Value) == name && !kept {
 			expect = append(expect, Version{rec.Key, rec.Version})
 			writes = append(writes, Write{rec.Key, nil})
 		}

@@ -169,6 +169,9 @@ func TestTwins(t *testing.T) {
 		if got := judge(t, inv, "bravo", one); got != (Owner{}) {
 			t.Errorf("to another host %+v is %+v", one, got)
 		}
+		if err := inv.Purge("alpha"); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -237,15 +240,12 @@ func TestOldClaims(t *testing.T) {
 			t.Errorf("after --wipe, to %s it is %+v", name, got)
 		}
 	}
-	for _, name := range []string{"alpha", "bravo"} {
-		h, err := inv.Get(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		expect, free, err := inv.freeDisks(h)
-		if err != nil || inv.store.Commit(expect, free) != nil {
-			t.Fatal(err)
-		}
+	fail(t, inv, "bravo")
+	if err := inv.Purge("bravo"); err != nil {
+		t.Fatal(err)
+	}
+	if err := inv.Purge("alpha"); err != nil {
+		t.Fatal(err)
 	}
 	if recs, err := inv.store.List("disk/", ""); err != nil || len(recs) > 0 {
 		t.Errorf("claims of nobody: %v, %v", recs, err)

@@ -37,6 +37,8 @@ const (
 	Rehearsal Kind = "rehearsed" // a dry run came to its end; the permit is spent
 	Moved     Kind = "address"   // the machine was seen at another address
 	Noted     Kind = "note"      // worth telling, changes nothing
+	Changed   Kind = "changed"   // by the operator, without a decision to erase
+	Restored  Kind = "restored"  // the host was forgotten, and the operator took it back
 	Revealed  Kind = "revealed"  // escrowed passphrases were handed out, encrypted; Message says to whom
 )
 
@@ -66,6 +68,7 @@ type Event struct {
 	Boot     *Boot     `json:"-"`
 	Expected *Expected `json:"-"`
 	Enrol    *Host     `json:"-"`
+	Change   *Change   `json:"-"`
 }
 
 // Work is what a machine was sent.
@@ -109,6 +112,8 @@ var table = map[Kind]rule{
 	Rehearsal: {[]State{Live}, Rehearsed},
 	Moved:     {nil, ""},
 	Noted:     {nil, ""},
+	Restored:  {nil, ""},
+	Changed:   {nil, ""},
 	Revealed:  {nil, ""},
 }
 
@@ -223,6 +228,13 @@ func change(h *Host, ev Event) error {
 		h.enter("")
 	case Moved:
 		h.Address = ev.Address
+	case Changed:
+		return set(h, ev)
+	case Restored: // its boots are gone; where it was restarting, that is followed from now on
+		h.Boot, h.Tokens, h.Contact = Boot{}, nil, false
+		if h.State == Rebooting {
+			h.Since = ev.Time
+		}
 	}
 	return nil
 }
@@ -245,7 +257,7 @@ func enrol(h *Host, ev Event) error {
 	if slices.Equal(old.MACs, h.MACs) {
 		h.Boot, h.Address, h.Method, h.Serial = old.Boot, old.Address, old.Method, old.Serial
 	} else { // on another machine, a name such as /dev/vda is another disk
-		h.Owned = slices.DeleteFunc(slices.Clone(old.Owned), func(d Disk) bool { return !d.claimable() })
+		h.Owned = namedDisks(old.Owned)
 	}
 	take := h.Permit.Take
 	if old.State == Rebooting || old.State == Installed || old.State == Rehearsed && old.Intact() || take != nil && take.Installer {

@@ -45,6 +45,8 @@ func eventOf(k Kind) Event {
 		ev.Boot = &Boot{Token: "t1"}
 	case Burned:
 		ev.Disks = []Disk{{Device: "/dev/vda", Serial: "A", Size: 1}}
+	case Changed:
+		ev.Change = &Change{}
 	case Advanced:
 		ev.Progress = &Progress{Done: 1, Total: 2, Unit: "bytes"}
 	}
@@ -79,6 +81,8 @@ func TestTable(t *testing.T) {
 		Rehearsal: "- - rehearsed - - - - -",
 		Moved:     "ready booting live installing rebooting installed failed rehearsed",
 		Noted:     "ready booting live installing rebooting installed failed rehearsed",
+		Changed:   "ready booting live installing rebooting installed failed rehearsed",
+		Restored:  "ready booting live installing rebooting installed failed rehearsed",
 		Revealed:  "ready booting live installing rebooting installed failed rehearsed",
 	}
 	if len(want) != len(table) {

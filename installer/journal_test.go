@@ -31,7 +31,7 @@ func TestKeepJournal(t *testing.T) {
 	if err != nil || len(kept) > hosts.MaxJournal || !strings.HasSuffix(kept, "\nopened with \"(a secret)\"\n[31mlast box\n") || strings.Contains(kept, "first") {
 		t.Errorf("%d bytes are kept, %v: %q", len(kept), err, kept[max(0, len(kept)-60):])
 	}
-	if err := inv.Forget("bravo"); err != nil {
+	if err := inv.Purge("bravo"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := inv.Journal("bravo"); !errors.Is(err, hosts.ErrNotFound) {

@@ -332,7 +332,7 @@ func (f *follower) load(ctx context.Context, h hosts.Host, t running, img images
 	}
 	total := img.Initrd.Size + int64(len(tail))
 	head, err := json.Marshal(target.Load{Kernel: uint64(img.Kernel.Size), Initrd: uint64(total), SHA256: hex.EncodeToString(sum.Sum(nil)),
-		Cmdline: img.Cmdline + " BOOTIF=01-" + strings.ReplaceAll(h.Boot.MAC, ":", "-")})
+		Cmdline: img.BootCmdline(h.Options.KernelParams) + " BOOTIF=01-" + strings.ReplaceAll(h.Boot.MAC, ":", "-")})
 	if err != nil {
 		return err
 	}

@@ -117,6 +117,7 @@ func (e *enrolment) flags(c *cobra.Command, via string) {
 	fl.StringVar(&r.Board, "board", "auto", "what the machine is: "+strings.Join(images.BoardNames(), ", ")+"; auto: what it is recognised as when it asks")
 	fl.StringVar(&r.BootMethod, "boot-method", "", "the only way to answer its firmware: binl, first or plain; snponly or native; or both, first+snponly; for a Raspberry Pi, pi or u-boot (default: what worked, else each in turn)")
 	fl.StringArrayVar(&r.PiConfig, "config-txt", nil, "LINE to add to the config.txt that a Raspberry Pi netboots with, such as dtparam=pciex1")
+	kernelParamFlag(c, &r.KernelParams)
 	fl.BoolVar(&r.AllowEEPROM, "allow-eeprom-update", false, "let a Raspberry Pi fetch the firmware's recovery and EEPROM files, with which it writes its EEPROM anew")
 	fl.StringVar(&r.Disko, "disko", "", "how its disks are made: fresh, format, mount or script (default fresh)")
 	fl.StringVar(&r.Layout, "layout", "", "a layout of provision layout list, for a host whose flake has no disko; none: no more")
@@ -162,6 +163,9 @@ func (e *enrolment) parse(c *cobra.Command) (err error) {
 		return errUsage{fmt.Errorf("--board: %w", err)}
 	}
 	if _, err := hosts.ParseDisko(r.Disko); err != nil {
+		return errUsage{err}
+	}
+	if _, err := images.ParseKernelParams(r.KernelParams); err != nil {
 		return errUsage{err}
 	}
 	if _, err := hosts.ParseVia(r.Via); err != nil {
@@ -235,6 +239,7 @@ func (e *enrolment) post(c *cobra.Command, api *client) (s web.Status, err error
 	if len(s.EscrowTo) > 0 {
 		fmt.Fprintf(c.OutOrStdout(), "Its disk passphrases are in escrow: provision secrets %s\n", s.Name)
 	}
+	sayNamesake(c, api, s)
 	return s, nil
 }
 

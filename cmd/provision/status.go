@@ -39,13 +39,18 @@ func statusCommand(api *client) *cobra.Command {
 			}
 			if len(all) == 0 {
 				fmt.Fprintln(c.OutOrStdout(), "No host is enrolled yet: provision enroll MAC HOST")
+				sayForgotten(c, api)
 				return nil
 			}
 			t := table(c.OutOrStdout(), "HOST", "STATE", "SINCE", "ADDRESS", "MAC", "DETAIL")
 			for _, s := range all {
 				t.row(s.Name, s.State, ago(s.Since), s.Address, strings.Join(s.MACs, ","), detail(s))
 			}
-			return t.Flush()
+			if err := t.Flush(); err != nil {
+				return err
+			}
+			sayForgotten(c, api)
+			return nil
 		}}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON (stable; one object per host)")
 	return c
@@ -159,6 +164,7 @@ func showOne(c *cobra.Command, s web.Status) error {
 	for _, l := range s.PiConfig {
 		line("config.txt", l)
 	}
+	line("kernel params", strings.Join(s.KernelParams, " "))
 	if s.AllowEEPROM {
 		line("EEPROM", "may be written anew when it netboots")
 	}

@@ -125,7 +125,7 @@ func (s *Server) check(ctx context.Context, r EnrollRequest) (_ hosts.Host, _ ma
 			return h, nil, found, err
 		}
 		if other, err := s.Hosts.ByMAC(mac); err == nil && other.Name != r.Name {
-			return h, nil, found, fmt.Errorf("MAC %s is enrolled already, as %s: `provision forget %s` would free it", mac, other.Name, other.Name)
+			return h, nil, found, hosts.MACTaken(mac, other.Name)
 		}
 		h.MACs = append(h.MACs, mac)
 	}
@@ -157,6 +157,9 @@ func (s *Server) check(ctx context.Context, r EnrollRequest) (_ hosts.Host, _ ma
 		return h, nil, found, err
 	}
 	if h.Image, err = s.image(r.Image, arch); err != nil {
+		return h, nil, found, err
+	}
+	if h.Options.KernelParams, err = s.kernelParams(r.KernelParams, h.Image); err != nil {
 		return h, nil, found, err
 	}
 	secrets, err := s.secretsFor(r, &h, layout)

@@ -145,6 +145,10 @@ func (s *Server) routes() http.Handler {
 	v1.POST("/hosts", s.enroll)
 	v1.GET("/hosts/:name", s.get)
 	v1.DELETE("/hosts/:name", s.forget)
+	v1.PATCH("/hosts/:name", s.set)
+	v1.GET("/hosts/:name/loss", s.loss)
+	v1.POST("/hosts/:name/restore", s.restore)
+	v1.GET("/forgotten", s.forgotten)
 	v1.POST("/hosts/:name/cancel", s.cancel)
 	v1.POST("/hosts/:name/reinstall", s.reinstall)
 	v1.POST("/hosts/:name/retry", s.retry)
@@ -166,6 +170,7 @@ func (s *Server) routes() http.Handler {
 	v1.POST("/images/gc", s.collectImages)
 	v1.POST("/images/:name/verify", s.verifyImage)
 	v1.POST("/images/:name/update", s.updateImage)
+	v1.PATCH("/images/:name", s.setImage)
 	v1.DELETE("/images/:name", s.removeImage)
 	v1.POST("/media", s.media)
 	v1.GET("/firmware", s.listFirmware)
@@ -234,21 +239,11 @@ func (s *Server) named(name string) (hosts.Host, error) {
 	for i, o := range all {
 		names[i] = o.Name
 	}
+	hint := s.restorable(name)
 	if len(names) == 0 {
-		return h, fmt.Errorf("%w; no host is enrolled yet", err)
+		return h, fmt.Errorf("%w; no host is enrolled yet%s", err, hint)
 	}
-	return h, fmt.Errorf("%w; enrolled are: %s", err, join(names))
-}
-
-func (s *Server) forget(c echo.Context) error {
-	err := s.Hosts.Forget(c.Param("name"))
-	if errors.Is(err, hosts.ErrNotFound) {
-		_, err = s.host(c) // lists those that there are
-	}
-	if err != nil {
-		return err
-	}
-	return c.NoContent(http.StatusNoContent)
+	return h, fmt.Errorf("%w; enrolled are: %s%s", err, join(names), hint)
 }
 
 func (s *Server) cancel(c echo.Context) error {
