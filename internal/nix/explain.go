@@ -26,8 +26,9 @@ var (
 	}
 	impure = regexp.MustCompile(`in pure eval(?:uation)? mode|in pure evaluation mode|not allowed in pure evaluation|'(?:builtins\.)?current(?:System|Time)' missing|` +
 		`unlocked flake reference|requires a locked input`)
-	denied  = regexp.MustCompile(`(?:'|")([^'"]+)(?:'|"): Permission denied|Permission denied: (?:'|")([^'"]+)`)
+	denied  = regexp.MustCompile(`['"]?(/[^'":\n]+)['"]?: Permission denied|Permission denied: ['"]?(/[^'"\n]+)`)
 	noGit   = regexp.MustCompile(`executing '?"?git'?"?: No such file`)
+	noHosts = regexp.MustCompile(`does not provide attribute|attribute 'nixosConfigurations' missing`)
 	ownerIs = regexp.MustCompile(`dubious ownership|is not owned by current user|not owned by current user|Not a git repository`)
 )
 
@@ -96,14 +97,42 @@ func (f *Flake) explain(ctx context.Context, err error) error {
 	if words == "" {
 		return err
 	}
-	return fmt.Errorf("%s\n%w", words, err)
+	return &explained{words, err}
+}
+
+// explained is an error with a sentence that helps before it.
+type explained struct {
+	words string
+	err   error
+}
+
+func (e *explained) Error() string { return e.words + "\n" + e.err.Error() }
+
+func (e *explained) Unwrap() error { return e.err }
+
+// Brief is an error in one line: the sentence that explains it, or the line in which nix says what is wrong.
+func Brief(err error) string {
+	var e *explained
+	var failed *commandError
+	switch {
+	case errors.As(err, &e):
+		return e.words
+	case errors.As(err, &failed):
+		for _, line := range slices.Backward(failed.said) {
+			if _, text, is := strings.Cut(line, "error: "); is {
+				return strings.TrimSpace(text)
+			}
+		}
+		return strings.Join(failed.said[max(0, len(failed.said)-1):], "")
+	}
+	return err.Error()
 }
 
 func (f *Flake) sentence(ctx context.Context, said []string) string {
 	text := strings.Join(said, "\n")
 	if m := denied.FindStringSubmatch(text); m != nil && f.Local != nil && f.Local.Owner.Another() {
-		return fmt.Sprintf("flake %s is read as its owner, %s, who may not read %s: `chown -R %s: %s`, and let %s into the folders above it (chmod a+x)",
-			f.Ref, f.Local.Owner, m[1]+m[2], f.Local.Owner, f.Local.Dir, f.Local.Owner)
+		return fmt.Sprintf("flake %s is read as its owner, %s, who may not read %s: `chown -R %s %s`, and let %s into the folders above it (chmod a+x)",
+			f.Ref, f.Local.Owner, m[1]+m[2], f.Local.Owner.chown(), f.Local.Dir, f.Local.Owner)
 	}
 	switch {
 	case noGit.MatchString(text):
@@ -125,7 +154,7 @@ func (f *Flake) sentence(ctx context.Context, said []string) string {
 			}
 		}
 	}
-	if strings.Contains(text, "does not provide attribute") {
+	if noHosts.MatchString(text) {
 		return "the flake has no nixosConfigurations" + f.Elsewhere(ctx, "")
 	}
 	return ""

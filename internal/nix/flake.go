@@ -112,10 +112,7 @@ func (f *Flake) hosts(ctx context.Context, function string) (answer, error) {
 		return a, err
 	}
 	locked := fmt.Sprintf("(%s) (builtins.getFlake %s).%s", function, quote(m.stored()), attr)
-	if again, againErr := f.eval(ctx, "--expr", locked); againErr == nil {
-		return again, nil
-	}
-	return a, err
+	return f.eval(ctx, "--expr", locked)
 }
 
 // Metadata is what a flake is, from `nix flake metadata --json`.
@@ -126,6 +123,7 @@ type Metadata struct {
 	// What identifies the tree. NarHash is empty for a tree with changes, by some versions of nix.
 	NarHash, Rev           string
 	LastModified, RevCount int64
+	Warnings               []string // for the operator
 }
 
 // Metadata fetches the flake and what it names.
@@ -148,7 +146,7 @@ func (f *Flake) Metadata(ctx context.Context) (m Metadata, err error) {
 	}
 	l := said.Locked
 	return Metadata{Path: said.Path, Dir: said.Resolved.Dir, Locks: said.Locks, NarHash: l.NarHash, Rev: l.Rev,
-		LastModified: l.LastModified, RevCount: l.RevCount}, nil
+		LastModified: l.LastModified, RevCount: l.RevCount, Warnings: f.warnings(a.said)}, nil
 }
 
 // stored is a reference to the flake's copy in the store, which is locked: evaluating it is pure.

@@ -153,7 +153,7 @@ func (l *Local) owner() (Account, error) {
 		if owner.Uid != first.Uid {
 			mine, other := account(first.Uid, first.Gid), account(owner.Uid, owner.Gid)
 			return Account{}, fmt.Errorf("the repository %s belongs to %s, and %s in it to %s, and git runs what its owner has put there: "+
-				"give all of it to one of them, such as by `chown -R %s: %s`", l.Top, mine, place, other, mine.Name, l.Top)
+				"give all of it to one of them, such as by `chown -R %s %s`", l.Top, mine, place, other, mine.chown(), l.Top)
 		}
 	}
 	a := account(first.Uid, first.Gid)

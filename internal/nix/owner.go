@@ -26,6 +26,14 @@ type Account struct {
 
 func (a Account) String() string { return a.Name }
 
+// chown is the user as chown(1) takes it, with its group.
+func (a Account) chown() string {
+	if a.Name == strconv.Itoa(int(a.UID)) {
+		return fmt.Sprintf("%d:%d", a.UID, a.GID)
+	}
+	return a.Name + ":"
+}
+
 // Another reports whether we, as root, are to run what belongs to this user as that user.
 func (a Account) Another() bool { return os.Geteuid() == 0 && a.UID != 0 }
 
