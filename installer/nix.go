@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"provision/cache"
@@ -43,28 +42,16 @@ type Config struct {
 	System  string          `json:"system"`  // such as x86_64-linux
 	Devices json.RawMessage `json:"devices"` // config.disko.devices, or the preset's; null if there is none
 	Hosts   []string        `json:"hosts"`   // set instead of the others if the host is not in the flake
-	// HostKeys are the paths of config.services.openssh.hostKeys of type ed25519.
-	HostKeys []string `json:"hostKeys"`
+	// Expected is how the machine is seen on the network, and what it keeps.
+	Expected expected `json:"expected"`
 	// Builds are attributes of config.system.build, those that were asked for.
 	Builds map[string]Derivation `json:"builds"`
 	// LeftDisks are the disks of the layout whose device does not evaluate: they are left to the operator.
 	LeftDisks []string `json:"leftDisks"`
-	// Warnings are what nix said of the flake that an operator should know.
-	Warnings []string `json:"-"`
+	// Flake is what nix said of the flake that an operator should know.
+	Flake []string `json:"-"`
 	// Mounts is what the installed system mounts, where no layout says it.
 	Mounts disko.System `json:"mounts"`
-}
-
-// hostKeyFiles are where the host's SSH key is to be: in its usual place, and
-// wherever else sshd is to look for it, as where / is not kept.
-func (c Config) hostKeyFiles() []string {
-	files := []string{"/etc/ssh/ssh_host_ed25519_key"}
-	for _, path := range c.HostKeys {
-		if filepath.IsAbs(path) && filepath.Clean(path) == path && !slices.Contains(files, path) {
-			files = append(files, path)
-		}
-	}
-	return files
 }
 
 // readConfig is a nix function of nixosConfigurations. Disko's internal
@@ -73,6 +60,11 @@ func (c Config) hostKeyFiles() []string {
 //
 //go:embed config.nix
 var readConfig string
+
+// readExpected is a nix function of a host's config; it is put into readConfig.
+//
+//go:embed expected.nix
+var readExpected string
 
 // Evaluate reads a host's configuration and layout from the flake; the layout is
 // the preset of the options if these have one. Errors are nix's own words, or
@@ -126,7 +118,7 @@ func (n Nix) config(ctx context.Context, flake, host string, builds []string) (c
 	if len(builds) > 0 {
 		list = `[ "` + strings.Join(builds, `" "`) + `" ]`
 	}
-	apply := strings.NewReplacer("@HOST@", host, "@BUILDS@", list).Replace(readConfig)
+	apply := strings.NewReplacer("@HOST@", host, "@BUILDS@", list, "@EXPECTED@", readExpected).Replace(readConfig)
 	out, warnings, err := f.Hosts(ctx, apply)
 	if err != nil {
 		return c, fmt.Errorf("evaluate %s: %w", flake, err)
@@ -134,7 +126,7 @@ func (n Nix) config(ctx context.Context, flake, host string, builds []string) (c
 	if err := json.Unmarshal(out, &c); err != nil {
 		return c, fmt.Errorf("evaluate %s: nix printed no JSON: %w", flake, err)
 	}
-	c.Warnings = warnings
+	c.Flake = warnings
 	if c.Hosts == nil {
 		return c, nil
 	}

@@ -27,13 +27,14 @@ func (s *Server) enroll(c echo.Context) error {
 	if err := bind(c, &r); err != nil {
 		return err
 	}
-	h, err := s.permit(c.Request().Context(), r, func(h hosts.Host, secrets map[string][]byte) (hosts.Host, error) {
+	h, warnings, err := s.permit(c.Request().Context(), r, func(h hosts.Host, secrets map[string][]byte) (hosts.Host, error) {
 		return s.Hosts.Enroll(h, r.Permit, secrets)
 	})
 	if err != nil {
 		return err
 	}
 	st := status(h)
+	st.Warnings = warnings
 	if programs, err := images.Programs(s.Programs); err == nil { // else serve would not have started
 		st.Slow = s.slow(h, s.Traces.List(), programs)
 	}
@@ -41,19 +42,20 @@ func (s *Server) enroll(c echo.Context) error {
 }
 
 // permit checks the request and lets do issue the permit. The flake is as it was if that is
-// refused.
-func (s *Server) permit(ctx context.Context, r EnrollRequest, do func(hosts.Host, map[string][]byte) (hosts.Host, error)) (_ hosts.Host, err error) {
+// refused. It returns what the operator should know, too.
+func (s *Server) permit(ctx context.Context, r EnrollRequest, do func(hosts.Host, map[string][]byte) (hosts.Host, error)) (
+	_ hosts.Host, warnings []string, err error) {
 	if err := hosts.CheckName(r.Name); err != nil {
-		return hosts.Host{}, err
+		return hosts.Host{}, nil, err
 	}
 	hw, err := hosts.ParseHardware(r.GenerateHardware, r.Name)
 	if err != nil {
-		return hosts.Host{}, err
+		return hosts.Host{}, nil, err
 	}
 	if hw.Tool != "" && s.Flake != "" {
 		undo, unprepared := s.Prepare(ctx, s.Flake, hw)
 		if unprepared != nil {
-			return hosts.Host{}, unprepared
+			return hosts.Host{}, nil, unprepared
 		}
 		defer func() {
 			if err != nil {
@@ -61,11 +63,18 @@ func (s *Server) permit(ctx context.Context, r EnrollRequest, do func(hosts.Host
 			}
 		}()
 	}
-	h, secrets, err := s.check(ctx, r)
+	h, secrets, found, err := s.check(ctx, r)
 	if err != nil {
-		return h, err
+		return h, nil, err
 	}
-	return do(h, secrets)
+	if found.Warnings != nil {
+		warnings = found.Warnings(h.Options)
+	}
+	if h.Options.Proof == hosts.ProofSeen && s.Serving.DHCP == "off" {
+		warnings = append(warnings, "with serve --dhcp off no DHCP request is heard here: --proof seen waits for an SSH server on the machine")
+	}
+	h, err = do(h, secrets)
+	return h, warnings, err
 }
 
 func bind(c echo.Context, to any) error {
@@ -77,85 +86,88 @@ func bind(c echo.Context, to any) error {
 	return nil
 }
 
-func (s *Server) check(ctx context.Context, r EnrollRequest) (hosts.Host, map[string][]byte, error) {
+func (s *Server) check(ctx context.Context, r EnrollRequest) (_ hosts.Host, _ map[string][]byte, found Evaluation, err error) {
 	h := hosts.Host{Name: r.Name, Flake: s.Flake, Options: hosts.Options{Address: r.Address, ExtraFiles: r.ExtraFiles, Disks: r.Disks, Wipe: r.Wipe, PiConfig: r.PiConfig, AllowEEPROM: r.AllowEEPROM}, Permit: hosts.Permit{DryRun: r.DryRun}}
 	if err := hosts.CheckName(r.Name); err != nil {
-		return h, nil, err
+		return h, nil, found, err
 	}
 	if s.Flake == "" {
-		return h, nil, errors.New("the server has no flake to install from: start it with --flake REF")
+		return h, nil, found, errors.New("the server has no flake to install from: start it with --flake REF")
 	}
 	via, err := hosts.ParseVia(r.Via)
 	if err != nil {
-		return h, nil, err
+		return h, nil, found, err
 	}
 	if r.Via != "" {
 		h.Permit.Via = via
 	}
 	if r.Permit <= 0 {
-		return h, nil, errors.New("a permit needs a time to live: --permit 24h")
+		return h, nil, found, errors.New("a permit needs a time to live: --permit 24h")
 	}
 	if r.BootMethod != "" {
 		if h.Options.Method, err = hosts.ParseMethod(r.BootMethod); err != nil {
-			return h, nil, err
+			return h, nil, found, err
 		}
 	}
 	if h.Options.Disko, err = hosts.ParseDisko(r.Disko); err != nil {
-		return h, nil, err
+		return h, nil, found, err
 	}
 	if h.Permit.Take = r.Take; r.Take != nil {
 		if err := r.Take.Check(); err != nil {
-			return h, nil, err
+			return h, nil, found, err
 		}
 	}
 	if err := addBuild(r, &h); err != nil {
-		return h, nil, err
+		return h, nil, found, err
 	}
 	for _, m := range r.MACs {
 		mac, err := hosts.ParseMAC(m)
 		if err != nil {
-			return h, nil, err
+			return h, nil, found, err
 		}
 		if other, err := s.Hosts.ByMAC(mac); err == nil && other.Name != r.Name {
-			return h, nil, fmt.Errorf("MAC %s is enrolled already, as %s: `provision forget %s` would free it", mac, other.Name, other.Name)
+			return h, nil, found, fmt.Errorf("MAC %s is enrolled already, as %s: `provision forget %s` would free it", mac, other.Name, other.Name)
 		}
 		h.MACs = append(h.MACs, mac)
 	}
 	if err := s.addressFree(r.Name, r.Address); err != nil {
-		return h, nil, err
+		return h, nil, found, err
 	}
 	if r.Layout != hosts.NoLayout {
 		h.Options.Layout = r.Layout
 	}
-	system, layout, err := s.Evaluate(ctx, s.Flake, r.Name, h.Options)
-	if err != nil {
-		return h, nil, err
+	if h.Options.Proof, err = hosts.ParseProof(r.Proof); err != nil {
+		return h, nil, found, err
 	}
-	arch, err := images.ParseArch(system)
+	if found, err = s.Evaluate(ctx, s.Flake, r.Name, h.Options); err != nil {
+		return h, nil, found, err
+	}
+	layout := found.Layout
+	arch, err := images.ParseArch(found.System)
 	if err != nil {
-		return h, nil, fmt.Errorf("%s is built for %s: %w", r.Name, system, err)
+		return h, nil, found, fmt.Errorf("%s is built for %s: %w", r.Name, found.System, err)
 	}
 	if have, err := images.ParseArch(r.Arch); r.Arch != "" && (err != nil || have != arch) {
-		return h, nil, fmt.Errorf("the machine is %s, and the flake builds %s for %s: choose another host or another machine", r.Arch, r.Name, arch)
+		return h, nil, found, fmt.Errorf("the machine is %s, and the flake builds %s for %s: choose another host or another machine", r.Arch, r.Name, arch)
 	}
 	h.Arch = string(arch)
 	if err := s.board(r.Board, &h, layout); err != nil {
-		return h, nil, err
+		return h, nil, found, err
 	}
 	if err := builtFor(h.Options.StorePath, arch); err != nil {
-		return h, nil, err
+		return h, nil, found, err
 	}
 	if h.Image, err = s.image(r.Image, arch); err != nil {
-		return h, nil, err
+		return h, nil, found, err
 	}
 	secrets, err := s.secretsFor(r, &h, layout)
 	if err != nil {
-		return h, nil, err
+		return h, nil, found, err
 	}
 	if err := addSecrets(r, &h, secrets); err != nil {
-		return h, nil, err
+		return h, nil, found, err
 	}
-	return h, secrets, nil
+	return h, secrets, found, nil
 }
 
 // addressFree refuses a fixed address that another host has.
@@ -302,10 +314,11 @@ func (s *Server) plan(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	_, layout, err := s.Evaluate(c.Request().Context(), h.Flake, h.Name, h.Options)
+	found, err := s.Evaluate(c.Request().Context(), h.Flake, h.Name, h.Options)
 	if err != nil {
 		return err
 	}
+	layout := found.Layout
 	var facts *disko.Facts
 	raw, err := s.Hosts.Facts(h.Name)
 	if err == nil {
@@ -329,8 +342,15 @@ func (s *Server) plan(c echo.Context) error {
 func (s *Server) objections(h hosts.Host, p *disko.Plan) ([]disko.Objection, error) {
 	var disks []hosts.Disk
 	for _, d := range p.Disks {
-		disks = append(disks, hosts.Disk{Device: d.Device, Model: d.Model, Serial: d.Serial, Size: d.Size})
+		disks = append(disks, hosts.Disk{
+			Device: d.Device, Model: d.Model, Serial: d.Serial, WWN: d.WWN, Size: d.Size, Vague: d.Vague, Twins: d.Twins,
+		})
 	}
 	owners, err := s.Hosts.Owners(h, disks)
-	return p.Guard(disko.Known{Host: h.Name, Owners: owners, Wipe: h.Options.Wipe}), err
+	known := disko.Known{Host: h.Name, Wipe: h.Options.Wipe}
+	for _, o := range owners {
+		known.Owners = append(known.Owners, o.Host)
+		known.Doubts = append(known.Doubts, o.Doubt)
+	}
+	return p.Guard(known), err
 }
