@@ -88,6 +88,10 @@ type Serving struct {
 	HTTP       int         `json:"http"`    // port
 	Hold       bool        `json:"hold"`    // unknown machines are shown how to be enrolled
 	SSHKey     string      `json:"ssh_key"` // public key by which the server logs in, authorized_keys form
+	Flake      string      `json:"flake,omitempty"`
+	// How nix reads the flake.
+	Impure            bool `json:"impure,omitempty"`
+	AcceptFlakeConfig bool `json:"accept_flake_config,omitempty"`
 }
 
 // Interface is one that is served.

@@ -68,6 +68,9 @@ func (s *Server) Listen(ctx context.Context) (err error) {
 	return err
 }
 
+// Close closes the socket if Run is not to follow, and removes it.
+func (s *Server) Close() error { return s.listener.Close() }
+
 // Run serves until ctx ends, and then returns nil.
 func (s *Server) Run(ctx context.Context) error {
 	srv := &http.Server{Handler: s.routes(), ReadHeaderTimeout: 10 * time.Second,
