@@ -244,5 +244,5 @@ func (f *btrfs) mount(b *builder, on place) {
 			b.swapOn(path.Join(target, s.mountpoint, file.file), file.priority, file.options)
 		}
 	}
-	b.labelled(on.device, f.args)
+	b.labelled(on, "btrfs", f.args)
 }

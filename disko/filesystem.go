@@ -58,7 +58,7 @@ func (f *filesystem) fill(b *builder, on place) {
 		b.step("format "+on.name+" with "+f.format, on.device, append(argv, on.device)...)
 	}
 	b.mount(f.mountpoint, f.format, on.device, f.options)
-	b.labelled(on.device, f.args)
+	b.labelled(on, f.format, f.args)
 }
 
 // nodev is a file system without a device of its own: tmpfs and its like, or a bind mount.

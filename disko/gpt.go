@@ -196,6 +196,9 @@ func (g *gptTable) fill(b *builder, on place) {
 		// or ask. All are wiped first: content may put a header or a log on another one.
 		if !places[n].keep {
 			b.wipe(places[n])
+			if part.uuid != "" {
+				b.names = append(b.names, name{"partuuid", strings.ToLower(part.uuid)})
+			}
 		}
 	}
 	for n, part := range g.parts {

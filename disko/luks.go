@@ -161,6 +161,7 @@ func (l *luks) fill(b *builder, on place) {
 		inside.keep, inside.found = true, l.keepOpen(b, on)
 	}
 	b.keys = append(b.keys, l.passwordFile, l.keyFile)
+	b.typed = append(b.typed, l.passwordFile)
 	b.system.LUKS = append(b.system.LUKS, Unlocked{Name: l.name, Device: on.device, Discards: l.discards})
 	b.containers = append(b.containers, l.container(b, on))
 	b.close("close "+l.name, on.device, "cryptsetup", "close", l.name)

@@ -157,7 +157,7 @@ func TestPlanProblems(t *testing.T) {
 		"read-only and busy": {nil, machine(dev("sda", "disk", `,"ro":true`, dev("sda1", "part", `,"mountpoints":["/"]`))), []string{at + "/dev/sda (8 GiB) is read-only", at + "/dev/sda is in use by the running system: /dev/sda1 is mounted at /"}},
 		"looks like /mnt":    {nil, machine(dev("sda", "disk", "", dev("sda1", "part", `,"mountpoints":["/mnt2","/nix/.ro-store"]`))), []string{at + "/dev/sda is in use by the running system: /dev/sda1 is mounted at /mnt2", at + "/dev/sda is in use by the running system: /dev/sda1 is mounted at /nix/.ro-store"}},
 		"busy below luks":    {nil, machine(dev("sda", "disk", "", dev("sda1", "part", "", dev("c", "crypt", `,"mountpoints":["/home"]`)))), []string{at + "/dev/sda is in use by the running system: /dev/mapper/c is mounted at /home"}},
-		"multipath":          {nil, machine(dev("sda", "disk", "", dev("mpatha", "mpath", ""))), []string{at + `/dev/sda is in use by /dev/mpatha of type "mpath"`}},
+		"unknown on it":      {nil, machine(dev("sda", "disk", "", dev("new0", "new", ""))), []string{at + `/dev/sda is in use by /dev/new0 of type "new"`}},
 		"half a raid": {nil, machine(dev("sda", "disk", "", dev("md0", "raid1", "")), dev("sdb", "disk", "", dev("md0", "raid1", ""))),
 			[]string{at + "/dev/sda holds a part of /dev/md0, which is also on /dev/sda, /dev/sdb; the layout does not take all of these"}},
 		"label elsewhere": {nil, machine(dev("sda", "disk", ""), dev("sdb", "disk", "", dev("sdb2", "part", `,"partlabel":"disk-main-root"`))),

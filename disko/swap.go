@@ -53,7 +53,7 @@ func (s *swap) fill(b *builder, on place) {
 		flags = []string{"--discard=" + s.discard}
 	}
 	b.swapOn(on.device, s.priority, s.options, flags...)
-	b.labelled(on.device, s.args)
+	b.labelled(on, "swap", s.args)
 	if s.resume {
 		b.system.Resume = on.device
 	}
