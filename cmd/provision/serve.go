@@ -118,18 +118,18 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 	if err := os.MkdirAll(f.stateDir, 0o700); err != nil {
 		return errors.Join(fmt.Errorf("make the state folder: %w", err), begun.undo())
 	}
+	store, err := hosts.OpenBolt(filepath.Join(f.stateDir, "state.db"))
+	if err != nil {
+		return errors.Join(err, begun.undo())
+	}
+	defer store.Close()
+	begun.locked = true
 	serving := false
-	defer func() {
+	defer func() { // before the store is closed, and thus open to another server
 		if !serving {
 			err = errors.Join(err, begun.undo())
 		}
 	}()
-	store, err := hosts.OpenBolt(filepath.Join(f.stateDir, "state.db"))
-	if err != nil {
-		return err
-	}
-	begun.locked = true
-	defer store.Close()
 	vault, err := hosts.OpenVault(filepath.Join(f.stateDir, "secrets.key"))
 	if err != nil {
 		return err

@@ -26,7 +26,7 @@ var (
 	}
 	impure = regexp.MustCompile(`in pure eval(?:uation)? mode|in pure evaluation mode|not allowed in pure evaluation|'(?:builtins\.)?current(?:System|Time)' missing|` +
 		`unlocked flake reference|requires a locked input`)
-	denied  = regexp.MustCompile(`['"]?(/[^'":\n]+)['"]?: Permission denied|Permission denied: ['"]?(/[^'"\n]+)`)
+	denied  = regexp.MustCompile(`['"]?(/[^'":\n]+)['"]?: Permission denied|Permission denied:? ['"\[]?(/[^'"\]\n]+)`)
 	noGit   = regexp.MustCompile(`executing '?"?git'?"?: No such file`)
 	noHosts = regexp.MustCompile(`does not provide attribute|attribute 'nixosConfigurations' missing`)
 	ownerIs = regexp.MustCompile(`dubious ownership|is not owned by current user|not owned by current user|Not a git repository`)

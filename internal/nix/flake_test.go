@@ -210,7 +210,7 @@ func TestNoEntry(t *testing.T) {
 	if err := os.Chmod(filepath.Dir(repo), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := names(t, Settings{}, repo); err == nil || !strings.Contains(Brief(err), "is read as its owner, 12345, who may not read "+dir) {
+	if _, _, err := names(t, Settings{}, repo); err == nil || !strings.Contains(Brief(err), "is read as its owner, "+account(ada, ada).Name+", who may not read "+dir) {
 		t.Error(err)
 	}
 }

@@ -49,7 +49,11 @@ func (s Settings) conf(more []Option) string {
 	if s.AcceptConfig {
 		b.WriteString("accept-flake-config = true\n")
 	}
-	return b.String()
+	if b.Len() == 0 {
+		return ""
+	}
+	// Without them nix takes no setting of flakes from its variable; those among the arguments come too late.
+	return "extra-experimental-features = " + Features[1] + "\n" + b.String()
 }
 
 // Env is the environment of a nix command that runs as ourselves. The settings are in it and not among the arguments,
