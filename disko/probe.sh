@@ -7,19 +7,29 @@ exec 3>&1 >&2
 export LC_ALL=C
 say() { printf '%s\0' "$1"; shift; "$@" 2>/dev/null; printf '\0'; } >&3
 # lsblk asks udev, which may still look at what changed last, and misses what is made while
-# it looks at the same device. So blkid looks at all that seems empty: it exits 8 where there
-# are signatures of several things, of which it then names none, and 2 where there are none.
+# it looks at the same device. So blkid looks at all that seems empty. Where there are signatures
+# of several things it names none of them: it exits 8, and 2 with util-linux 2.41 as where
+# there is nothing, so that only what it says tells the two apart.
 ! [ -S /run/udev/control ] || udevadm settle --timeout 120
 devices=$(lsblk --noheadings --raw --output KNAME,FSTYPE)
 signatures() {
 	printf '%s\n' "$devices" | while read -r name type; do
 		[ -z "$type" ] || continue
 		printf '/dev/%s\n' "$name"
-		blkid --probe --output export "/dev/$name"
-		[ $? != 8 ] || echo TYPE=unclear
+		{ why=$(blkid --probe --output export "/dev/$name" 2>&1 >&4); } 4>&1
+		case $?$why in 8* | *'ambivalent result'*) echo TYPE=unclear ;; esac
 	done 2>/dev/null
 }
 signatures=$(signatures)
+# lsblk leaves out what has no size, such as a RAID that lacks members, and which still holds its disks.
+holders() {
+	for link in /sys/class/block/*/holders/*; do
+		[ -e "$link" ] || continue
+		device=${link%/holders/*}
+		holder=${link##*/}
+		printf '%s\t%s\t%s\n' "${device##*/}" "$holder" "$(cat "/sys/class/block/$holder/dm/name" 2>/dev/null)"
+	done
+}
 printf 'lsblk\0' >&3
 lsblk --json --bytes --output-all >&3 || exit
 printf '\0' >&3
@@ -27,6 +37,7 @@ say links find /dev/disk /dev/md /dev/mapper -type l -printf '%p\t%l\n'
 say mounts findmnt --json --list --nofsroot --output TARGET,SOURCE,FSTYPE,FSROOT
 say swaps cat /proc/swaps
 say signatures echo "$signatures"
+say holders holders
 all=$signatures$devices
 case $all in *LVM2_member*)
 	say pvs pvs --reportformat json --options pv_name,vg_name

@@ -50,12 +50,14 @@ func (inv *Inventory) belong(before, name string) ([]Record, error) {
 		}
 		all = append(all, recs...)
 	}
-	facts, err := inv.store.Get(before + factsKey(name))
-	switch {
-	case err == nil:
-		all = append(all, facts)
-	case !errors.Is(err, ErrNotFound):
-		return nil, err
+	for _, key := range []string{factsKey(name), journalKey(name)} {
+		rec, err := inv.store.Get(before + key)
+		switch {
+		case err == nil:
+			all = append(all, rec)
+		case !errors.Is(err, ErrNotFound):
+			return nil, err
+		}
 	}
 	return all, nil
 }

@@ -172,6 +172,13 @@ func inflate(ctx context.Context, dir string) error {
 
 // finishKernel indexes the chosen modules and removes the rest of the kernel package.
 func finishKernel(ctx context.Context, root, to, version string) error {
+	vmlinuz := root + "/boot/vmlinuz-" + version
+	if _, err := os.Stat(vmlinuz); errors.Is(err, os.ErrNotExist) {
+		vmlinuz = root + "/usr/lib/modules/" + version + "/vmlinuz" // in packages of Linux 7.2
+	}
+	if err := os.Rename(vmlinuz, to+"/vmlinuz"); err != nil {
+		return err
+	}
 	if err := os.RemoveAll(root + "/usr/lib/modules"); err != nil {
 		return err
 	}
@@ -183,9 +190,6 @@ func finishKernel(ctx context.Context, root, to, version string) error {
 		return err
 	}
 	if err := os.Rename(root+"/usr/lib/modules", to+"/lib/modules"); err != nil {
-		return err
-	}
-	if err := os.Rename(root+"/boot/vmlinuz-"+version, to+"/vmlinuz"); err != nil {
 		return err
 	}
 	return os.RemoveAll(root + "/boot")

@@ -283,7 +283,7 @@ func (m *machine) testLoad(t *testing.T, next lab.Key) {
 	m.refuses(t, nil, "kexec-start", "nothing is")
 
 	large, _ := load(t, kernel, initrd, "")
-	large.Initrd = 3 << 30
+	large.Initrd = 3080<<20 - uint64(len(kernel))
 	m.refuses(t, strings.NewReader(line(t, large)), "kexec-load", "3080 MiB", "6800 MiB",
 		fmt.Sprintf("this one has %d MiB", (m.facts(t).Memory+1<<20-1)>>20), "--via netboot")
 	bad, _ := load(t, kernel[:100], initrd[:100], "")

@@ -1,9 +1,10 @@
 # Builds a host's initrd: busybox, the kernel modules, the script init, and the programs that open containers, with
 # their libraries.
 root=$NIX_BUILD_TOP/root
-mkdir -p "$root/bin" "$root/lib64" "$root/proc" "$root/sys" "$root/dev" "$root/run" "$root/tmp" "$root/mnt-root" "$out"
+mkdir -p "$root/bin" "$root/usr" "$root/lib64" "$root/proc" "$root/sys" "$root/dev" "$root/run" "$root/tmp" "$root/mnt-root" "$out"
 cp "$busybox/usr/bin/busybox" "$root/bin/busybox"
 ln -s lib64 "$root/lib"
+ln -s ../lib64 "$root/usr/lib" # where cryptsetup of Debian 13 looks for plugins
 ln -s bin "$root/sbin" # where the kernel looks for modprobe
 mkdir -p "$root/lib64/modules"
 version=$(ls "$modules/lib/modules")
