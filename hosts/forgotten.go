@@ -252,7 +252,8 @@ func (inv *Inventory) kept(name string, forgotten time.Time) (Forgotten, error) 
 		}
 		return f, nil
 	}
-	return Forgotten{}, fmt.Errorf("restore %s: %w: no forgotten host of this name is kept; `provision restore` lists those that are", name, ErrNotFound)
+	return Forgotten{}, fmt.Errorf("restore %s: %w: no forgotten host of this name is kept; `provision restore` lists those that are",
+		name, ErrNotFound)
 }
 
 // unclaimed refuses a host whose name or MAC is another's by now.
@@ -264,17 +265,20 @@ func (inv *Inventory) unclaimed(h Host) (expect []Version, err error) {
 	other, err := inv.Get(h.Name)
 	switch {
 	case err == nil:
-		return nil, fmt.Errorf("restore %s: %w: another host with this name was enrolled meanwhile (MAC %s)", h.Name, ErrRefused, strings.Join(other.MACs, ", "))
+		return nil, fmt.Errorf("restore %s: %w: another host with this name was enrolled meanwhile (MAC %s)",
+			h.Name, ErrRefused, strings.Join(other.MACs, ", "))
 	case !errors.Is(err, ErrNotFound):
 		return nil, err
 	case len(recs) > 0:
-		return nil, fmt.Errorf("restore %s: %w: another SSH key was made for this name meanwhile; `provision forget %s` puts that aside", h.Name, ErrRefused, h.Name)
+		return nil, fmt.Errorf("restore %s: %w: another SSH key was made for this name meanwhile; `provision forget %s` puts that aside",
+			h.Name, ErrRefused, h.Name)
 	}
 	expect = []Version{{hostKey(h.Name), 0}, {secretKey(h.Name, SecretHostKey), 0}}
 	for _, mac := range h.MACs {
 		rec, err := inv.store.Get(macKey(mac))
 		if err == nil {
-			return nil, fmt.Errorf("restore %s: %w: its MAC %s is %s's now; %s", h.Name, ErrRefused, mac, rec.Value, freeMAC(mac, string(rec.Value)))
+			return nil, fmt.Errorf("restore %s: %w: its MAC %s is %s's now; %s",
+				h.Name, ErrRefused, mac, rec.Value, freeMAC(mac, string(rec.Value)))
 		}
 		if !errors.Is(err, ErrNotFound) {
 			return nil, err

@@ -91,13 +91,19 @@ func set(h *Host, ev Event) error {
 			h.otherMachine()
 		}
 	}
-	for to, value := range map[*string]*string{&h.Image: c.Image, &h.Board: c.Board, &h.Serial: c.Serial, &h.Options.Address: c.Address} {
+	for to, value := range map[*string]*string{
+		&h.Image:           c.Image,
+		&h.Board:           c.Board,
+		&h.Serial:          c.Serial,
+		&h.Options.Address: c.Address,
+	} {
 		if value != nil {
 			*to = *value
 		}
 	}
 	if h.Serial != "" && !boardSerial.MatchString(h.Serial) {
-		return fmt.Errorf("serial number %q: write 8 hexadecimal digits in lower case, as the Raspberry Pi tells it, or nothing", h.Serial)
+		return fmt.Errorf("serial number %q: write 8 hexadecimal digits in lower case, as the Raspberry Pi tells it, or nothing",
+			h.Serial)
 	}
 	if c.Method != nil {
 		h.Options.Method = *c.Method
