@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -13,14 +14,16 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/crypto/ssh"
 
+	"provision/disko"
 	"provision/hosts"
 	"provision/internal/web"
 )
 
 const installHelp = `Take over a machine that runs any Linux with sshd, without netboot: it becomes
-HOST of the flake, and loses what is on its disks, as with provision enroll. So the
-host's name is to be typed, but with --yes. The machine starts the installer's kernel by itself (kexec), at once; a NixOS installer
-goes on as it is.
+HOST of the flake, and loses what is on its disks, as with provision enroll. What will
+be lost is shown, and what will be made; nothing happens until the host's name is typed
+(or --yes is given). The machine starts the installer's kernel by itself (kexec), at
+once; a NixOS installer goes on as it is.
 
 The login is yours: your SSH agent's keys, -i FILE, or a password on a terminal, as
 root or as a user with sudo. Then the server's key is added to root's authorized
@@ -107,29 +110,49 @@ func takeOver(c *cobra.Command, api *client, login *sshLogin, e *enrolment, yes 
 	}
 	fmt.Fprintf(c.OutOrStdout(), "%s runs %s. Its host key is %s, %s.\n", login.address(), what, ssh.FingerprintSHA256(m.hostKey), m.how)
 
-	if !yes {
-		fmt.Fprintf(c.OutOrStdout(), "What is on the disks that the layout of %s takes will be lost.\n", e.request.Name)
-		if err := confirm(c.InOrStdin(), c.OutOrStdout(), e.request.Name); err != nil {
-			return err
-		}
+	q := newQuestion(c, api, e.request.Name, yes)
+	if e.request.Facts, q.unseen = m.disks(ctx, found); q.unseen != nil && ctx.Err() != nil {
+		return ctx.Err()
 	}
-	added, err := m.letIn(ctx, found, server.SSHKey)
-	if err != nil {
+	q.seen = q.unseen == nil
+	e.request.MACs, e.request.Arch = found.macs(m.address.Addr()), found.arch
+	e.request.Take = &hosts.Takeover{
+		Address:   m.address.Addr().String(),
+		Port:      int(m.address.Port()),
+		HostKey:   string(bytes.TrimSpace(ssh.MarshalAuthorizedKey(m.hostKey))),
+		Installer: found.installer(),
+	}
+	added := false
+	q.before = func() error {
+		is, err := m.letIn(ctx, found, server.SSHKey)
+		added = added || is
 		return err
 	}
-	e.request.MACs, e.request.Arch = found.macs(m.address.Addr()), found.arch
-	e.request.Take = &hosts.Takeover{Address: m.address.Addr().String(), Port: int(m.address.Port()),
-		HostKey: string(bytes.TrimSpace(ssh.MarshalAuthorizedKey(m.hostKey))), Installer: found.installer()}
-	s, err := e.post(c, api)
-	if err != nil {
+	var s web.Status
+	if err := q.put("/v1/hosts", e.agreed, &s); err != nil {
 		if added {
 			// The context may have ended, and this must be undone all the same.
 			err = errors.Join(err, m.letOut(context.WithoutCancel(ctx), found, server.SSHKey))
 		}
 		return err
 	}
+	tell(c, s)
 	fmt.Fprintf(c.OutOrStdout(), "The server may log in there by root's authorized keys.\n%s. The server goes on now; follow it with: provision watch %s\n", permission(s), s.Name)
 	return nil
+}
+
+// disks asks the machine for its disks, as disko.Facts. It changes nothing there.
+func (m *sshMachine) disks(ctx context.Context, found *surroundings) (json.RawMessage, error) {
+	const path = "PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin:/run/current-system/sw/bin\n"
+	out, err := m.script(ctx, found.root(), path+disko.Probe(nil)[2], "") // sh -c SCRIPT
+	if err != nil {
+		return nil, fmt.Errorf("list the machine's disks: %w", err)
+	}
+	facts, err := disko.ReadProbe([]byte(out))
+	if err == nil {
+		_, err = disko.ParseFacts(facts)
+	}
+	return facts, err
 }
 
 // script runs a constant shell script on the machine, as root if asked to,

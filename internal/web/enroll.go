@@ -27,11 +27,14 @@ func (s *Server) enroll(c echo.Context) error {
 	if err := bind(c, &r); err != nil {
 		return err
 	}
-	h, err := s.permit(c.Request().Context(), r, func(h hosts.Host, secrets map[string][]byte) (hosts.Host, error) {
+	h, plan, err := s.permit(c.Request().Context(), r, s.Hosts.CheckEnroll, func(h hosts.Host, secrets map[string][]byte) (hosts.Host, error) {
 		return s.Hosts.Enroll(h, r.Permit, secrets)
 	})
 	if err != nil {
 		return err
+	}
+	if r.PlanOnly {
+		return c.JSON(http.StatusOK, plan)
 	}
 	st := status(h)
 	if programs, err := images.Programs(s.Programs); err == nil { // else serve would not have started
@@ -40,20 +43,31 @@ func (s *Server) enroll(c echo.Context) error {
 	return c.JSON(http.StatusCreated, st)
 }
 
-// permit checks the request and lets do issue the permit. The flake is as it was if that is
-// refused.
-func (s *Server) permit(ctx context.Context, r EnrollRequest, do func(hosts.Host, map[string][]byte) (hosts.Host, error)) (_ hosts.Host, err error) {
+// permit checks the request, plans it, and lets do issue the permit for that plan, unless only
+// the plan is asked for; may tells if that would be refused. The flake is as it was if it is.
+func (s *Server) permit(ctx context.Context, r EnrollRequest, may func(hosts.Host) error,
+	do func(hosts.Host, map[string][]byte) (hosts.Host, error)) (done hosts.Host, plan *Proposal, err error) {
 	if err := hosts.CheckName(r.Name); err != nil {
-		return hosts.Host{}, err
+		return done, nil, err
 	}
 	hw, err := hosts.ParseHardware(r.GenerateHardware, r.Name)
 	if err != nil {
-		return hosts.Host{}, err
+		return done, nil, err
+	}
+	if r.Facts, err = readFacts(r); err != nil {
+		return done, nil, err
+	}
+	if r.PlanOnly {
+		h, _, plan, err := s.planned(ctx, r, hw)
+		if err == nil {
+			err = may(h)
+		}
+		return h, plan, err
 	}
 	if hw.Tool != "" && s.Flake != "" {
 		undo, unprepared := s.Prepare(ctx, s.Flake, hw)
 		if unprepared != nil {
-			return hosts.Host{}, unprepared
+			return done, nil, unprepared
 		}
 		defer func() {
 			if err != nil {
@@ -61,11 +75,32 @@ func (s *Server) permit(ctx context.Context, r EnrollRequest, do func(hosts.Host
 			}
 		}()
 	}
-	h, secrets, err := s.check(ctx, r)
+	h, secrets, plan, err := s.check(ctx, r)
 	if err != nil {
-		return h, err
+		return done, nil, err
 	}
-	return do(h, secrets)
+	if err := r.agrees(h.Name, plan); err != nil {
+		return done, nil, err
+	}
+	if done, err = do(h, secrets); err == nil && r.Facts != nil {
+		err = s.Hosts.SetFacts(h.Name, r.Facts)
+	}
+	return done, plan, err
+}
+
+// planned is check for a request that only asks. The flake is not touched, unless it does not
+// evaluate without the hardware's file; what is put there for that is taken away again.
+func (s *Server) planned(ctx context.Context, r EnrollRequest, hw hosts.Hardware) (h hosts.Host, secrets map[string][]byte, plan *Proposal, err error) {
+	h, secrets, plan, err = s.check(ctx, r)
+	if err == nil || hw.Tool == "" || s.Flake == "" {
+		return h, secrets, plan, err
+	}
+	undo, unprepared := s.Prepare(ctx, s.Flake, hw)
+	if unprepared != nil {
+		return h, nil, nil, unprepared
+	}
+	h, secrets, plan, err = s.check(ctx, r)
+	return h, secrets, plan, errors.Join(err, undo())
 }
 
 func bind(c echo.Context, to any) error {
@@ -77,85 +112,90 @@ func bind(c echo.Context, to any) error {
 	return nil
 }
 
-func (s *Server) check(ctx context.Context, r EnrollRequest) (hosts.Host, map[string][]byte, error) {
+func (s *Server) check(ctx context.Context, r EnrollRequest) (hosts.Host, map[string][]byte, *Proposal, error) {
 	h := hosts.Host{Name: r.Name, Flake: s.Flake, Options: hosts.Options{Address: r.Address, ExtraFiles: r.ExtraFiles, Disks: r.Disks, Wipe: r.Wipe, PiConfig: r.PiConfig, AllowEEPROM: r.AllowEEPROM}, Permit: hosts.Permit{DryRun: r.DryRun}}
 	if err := hosts.CheckName(r.Name); err != nil {
-		return h, nil, err
+		return h, nil, nil, err
 	}
 	if s.Flake == "" {
-		return h, nil, errors.New("the server has no flake to install from: start it with --flake REF")
+		return h, nil, nil, errors.New("the server has no flake to install from: start it with --flake REF")
 	}
 	via, err := hosts.ParseVia(r.Via)
 	if err != nil {
-		return h, nil, err
+		return h, nil, nil, err
 	}
 	if r.Via != "" {
 		h.Permit.Via = via
 	}
 	if r.Permit <= 0 {
-		return h, nil, errors.New("a permit needs a time to live: --permit 24h")
+		return h, nil, nil, errors.New("a permit needs a time to live: --permit 24h")
 	}
 	if r.BootMethod != "" {
 		if h.Options.Method, err = hosts.ParseMethod(r.BootMethod); err != nil {
-			return h, nil, err
+			return h, nil, nil, err
 		}
 	}
 	if h.Options.Disko, err = hosts.ParseDisko(r.Disko); err != nil {
-		return h, nil, err
+		return h, nil, nil, err
 	}
 	if h.Permit.Take = r.Take; r.Take != nil {
 		if err := r.Take.Check(); err != nil {
-			return h, nil, err
+			return h, nil, nil, err
 		}
 	}
 	if err := addBuild(r, &h); err != nil {
-		return h, nil, err
+		return h, nil, nil, err
 	}
 	for _, m := range r.MACs {
 		mac, err := hosts.ParseMAC(m)
 		if err != nil {
-			return h, nil, err
+			return h, nil, nil, err
 		}
 		if other, err := s.Hosts.ByMAC(mac); err == nil && other.Name != r.Name {
-			return h, nil, fmt.Errorf("MAC %s is enrolled already, as %s: `provision forget %s` would free it", mac, other.Name, other.Name)
+			return h, nil, nil, fmt.Errorf("MAC %s is enrolled already, as %s: `provision forget %s` would free it", mac, other.Name, other.Name)
 		}
 		h.MACs = append(h.MACs, mac)
 	}
 	if err := s.addressFree(r.Name, r.Address); err != nil {
-		return h, nil, err
+		return h, nil, nil, err
 	}
 	if r.Layout != hosts.NoLayout {
 		h.Options.Layout = r.Layout
 	}
 	system, layout, err := s.Evaluate(ctx, s.Flake, r.Name, h.Options)
 	if err != nil {
-		return h, nil, err
+		return h, nil, nil, err
 	}
 	arch, err := images.ParseArch(system)
 	if err != nil {
-		return h, nil, fmt.Errorf("%s is built for %s: %w", r.Name, system, err)
+		return h, nil, nil, fmt.Errorf("%s is built for %s: %w", r.Name, system, err)
 	}
 	if have, err := images.ParseArch(r.Arch); r.Arch != "" && (err != nil || have != arch) {
-		return h, nil, fmt.Errorf("the machine is %s, and the flake builds %s for %s: choose another host or another machine", r.Arch, r.Name, arch)
+		return h, nil, nil, fmt.Errorf("the machine is %s, and the flake builds %s for %s: choose another host or another machine", r.Arch, r.Name, arch)
 	}
 	h.Arch = string(arch)
 	if err := s.board(r.Board, &h, layout); err != nil {
-		return h, nil, err
+		return h, nil, nil, err
 	}
 	if err := builtFor(h.Options.StorePath, arch); err != nil {
-		return h, nil, err
+		return h, nil, nil, err
 	}
 	if h.Image, err = s.image(r.Image, arch); err != nil {
-		return h, nil, err
+		return h, nil, nil, err
 	}
 	secrets, err := s.secretsFor(r, &h, layout)
 	if err != nil {
-		return h, nil, err
+		return h, nil, nil, err
 	}
 	if err := addSecrets(r, &h, secrets); err != nil {
-		return h, nil, err
+		return h, nil, nil, err
 	}
-	return h, secrets, nil
+	plan, err := s.propose(h, layout, r.Facts)
+	if err != nil {
+		return h, nil, nil, err
+	}
+	h.Permit.Confirmed = &plan.confirmed
+	return h, secrets, plan, nil
 }
 
 // addressFree refuses a fixed address that another host has.
@@ -285,52 +325,4 @@ func extraHostKey(dir string) ([]byte, error) {
 		return nil, fmt.Errorf("extra files: %s: %w", name, err)
 	}
 	return key, nil
-}
-
-// PlanOptions are those of a plan that is shown.
-func PlanOptions(way hosts.Disko, disks map[string]string) disko.Options {
-	if way == hosts.Script {
-		return disko.Options{Script: "diskoScript", Disks: disks} // which is not built for that
-	}
-	return disko.Options{Way: disko.Way(way), Disks: disks}
-}
-
-// plan says what an install would do: to the machine as it was last seen, or
-// in general if it was never seen.
-func (s *Server) plan(c echo.Context) error {
-	h, err := s.host(c)
-	if err != nil {
-		return err
-	}
-	_, layout, err := s.Evaluate(c.Request().Context(), h.Flake, h.Name, h.Options)
-	if err != nil {
-		return err
-	}
-	var facts *disko.Facts
-	raw, err := s.Hosts.Facts(h.Name)
-	if err == nil {
-		facts, err = disko.ParseFacts(raw)
-	}
-	if err != nil && !errors.Is(err, hosts.ErrNotFound) {
-		return err
-	}
-	p, err := disko.NewPlan(layout, facts, PlanOptions(h.Options.Disko, h.Options.Disks))
-	if err != nil {
-		return err
-	}
-	if p.Objections, err = s.objections(h, p); err != nil {
-		return err
-	}
-	p.Problems = s.problems(h, layout)
-	return c.JSON(http.StatusOK, p)
-}
-
-// objections are what would stop an install of the host by this plan.
-func (s *Server) objections(h hosts.Host, p *disko.Plan) ([]disko.Objection, error) {
-	var disks []hosts.Disk
-	for _, d := range p.Disks {
-		disks = append(disks, hosts.Disk{Device: d.Device, Model: d.Model, Serial: d.Serial, Size: d.Size})
-	}
-	owners, err := s.Hosts.Owners(h, disks)
-	return p.Guard(disko.Known{Host: h.Name, Owners: owners, Wipe: h.Options.Wipe}), err
 }
