@@ -22,10 +22,11 @@ func TestArrows(t *testing.T) {
 		"provision/internal/confirm":    {"provision/disko", "provision/hosts"},
 		"provision/internal/target":     {},
 		"provision/internal/firststage": {},
+		"provision/internal/sshlogin":   {},
 		"provision/internal/timeline":   {"provision/hosts"},
 		"provision/internal/web":        {"provision/disko", "provision/hosts", "provision/images", "provision/internal/confirm", "provision/internal/timeline"},
 		"provision/internal/doctor":     {"provision/hosts", "provision/images", "provision/pxe"},
-		"provision/cmd/provision":       {"provision/cache", "provision/disko", "provision/hosts", "provision/images", "provision/installer", "provision/internal/doctor", "provision/internal/target", "provision/internal/timeline", "provision/internal/web", "provision/pxe"},
+		"provision/cmd/provision":       {"provision/cache", "provision/disko", "provision/hosts", "provision/images", "provision/installer", "provision/internal/doctor", "provision/internal/sshlogin", "provision/internal/target", "provision/internal/timeline", "provision/internal/web", "provision/pxe"},
 	}
 	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, "./...").Output()
 	if err != nil {

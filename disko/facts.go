@@ -145,6 +145,11 @@ type Disk struct {
 	// Content is one line for people about what is on it now, "blank" if nothing is known to be.
 	Content string `json:"content"`
 
+	// Of a plan's disk: whether another disk of the machine has its serial number, and how many have its WWN, serial
+	// number, model and size.
+	Vague bool `json:"-"`
+	Twins int  `json:"-"`
+
 	// Of a plan's disk: its name in the layout, what the layout or the operator calls it there (a path, serial:SERIAL,
 	// largest), whether all that is on it goes, and what lies on it before and after, in the order of the places.
 	Name   string    `json:"name,omitempty"`
@@ -211,7 +216,7 @@ func (f *Facts) sign(devices []BlockDevice) {
 }
 
 // Disks returns the machine's whole disks, in lsblk's order: no partitions, loop, RAM or
-// optical devices, and no drives without a medium.
+// optical devices, no floppies, and no drives without a medium.
 func (f *Facts) Disks() []Disk {
 	var disks []Disk
 	for i := range f.BlockDevices {
@@ -223,9 +228,12 @@ func (f *Facts) Disks() []Disk {
 }
 
 func (b *BlockDevice) isDisk() bool {
-	// lsblk calls RAM disks and ZFS volumes "disk" too.
-	return b.Type == "disk" && !b.isZvol() && !strings.HasPrefix(b.kernelName(), "zram") && !strings.HasPrefix(b.kernelName(), "ram")
+	return b.Type == "disk" && !noDisk.MatchString(b.kernelName())
 }
+
+// noDisk matches what lsblk calls a disk, too: memory, ZFS volumes, caches, floppies, and the areas of an eMMC that are
+// for firmware and keys.
+var noDisk = regexp.MustCompile(`^(z?ram\d+|zd\d+|bcache\d+|fd\d+|mmcblk\d+(boot\d+|rpmb))$`)
 
 func (b *BlockDevice) isZvol() bool { return zvolName.MatchString(b.kernelName()) }
 

@@ -3,6 +3,7 @@ package disko
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,6 +25,7 @@ func (o Objection) String() string {
 type Known struct {
 	Host   string   // that the plan is for
 	Owners []string // of the plan's disks, in their order: hosts; empty: nobody's
+	Doubts []string // in the same order, why a disk may be somebody's though that is not certain; empty: it is not
 	Wipe   []string // disks that may be taken whatever speaks against it, see [Plan.Wiped]
 }
 
@@ -36,25 +38,33 @@ func (p *Plan) Guard(k Known) (all []Objection) {
 	}
 	wiped, _ := p.Wiped(k.Wipe)
 	for i, d := range p.Disks {
-		owner := ""
-		if i < len(k.Owners) {
-			owner = k.Owners[i]
-		}
 		if slices.Contains(wiped, d.Device) {
 			continue
 		}
+		owner, doubt := of(k.Owners, i), of(k.Doubts, i)
 		var why []string
 		if owner != "" && owner != k.Host {
 			why = append(why, "it belongs to the host "+owner)
 		}
 		if p.erased(d.Device) {
+			if owner == "" && doubt != "" && d.Content != "blank" {
+				why = append(why, fmt.Sprintf("%s, and it holds %s", doubt, d.Content))
+			}
 			why = append(why, p.losses(d, owner != "" && owner == k.Host)...)
 		}
 		if len(why) > 0 {
-			all = append(all, Objection{Disk: d.String(), Why: why, Flag: "--wipe " + quoted(cmp.Or(p.facts.lasting(d), d.Device))})
+			all = append(all, Objection{Disk: d.String(), Why: why, Flag: "--wipe " + quoted(p.facts.called(d))})
 		}
 	}
 	return all
+}
+
+// of is an element of a list that may be too short.
+func of(list []string, i int) string {
+	if i < len(list) {
+		return list[i]
+	}
+	return ""
 }
 
 // losses says what speaks against erasing a disk. What is on the host's own is its own.
@@ -133,8 +143,8 @@ func (d *BlockDevice) foreign() string {
 // the words that name none of them, or more than one disk of the machine.
 func (p *Plan) Wiped(words []string) (devices, unknown []string) {
 	for _, w := range words {
-		if device := p.facts.named(w); p.taken(device) {
-			devices = append(devices, device)
+		if found := p.facts.named(w); len(found) == 1 && p.taken(found[0]) {
+			devices = append(devices, found[0])
 		} else {
 			unknown = append(unknown, w)
 		}
@@ -142,22 +152,48 @@ func (p *Plan) Wiped(words []string) (devices, unknown []string) {
 	return devices, unknown
 }
 
-// named returns the one disk that has a word for its serial number, WWN or path, empty if
-// there is none such.
-func (f *Facts) named(word string) string {
-	var found []string
+// Unnamed says why a word is not the name of one of the plan's disks, see [Plan.Wiped]; empty if it is.
+func (p *Plan) Unnamed(word string) string {
+	found := p.facts.named(word)
+	switch {
+	case len(found) > 1:
+		var each []string
+		for _, d := range p.facts.Disks() {
+			if slices.Contains(found, d.Device) {
+				each = append(each, quoted(p.facts.called(d))+" for "+d.Device)
+			}
+		}
+		return fmt.Sprintf("%d disks of this machine have that name; say %s", len(found), strings.Join(each, ", "))
+	case len(found) == 0 || !p.taken(found[0]):
+		return "it names no disk that the layout takes"
+	}
+	return ""
+}
+
+// named returns the disks that have a word for their serial number, WWN or path.
+func (f *Facts) named(word string) (found []string) {
 	if f == nil || word == "" {
-		return ""
+		return nil
 	}
 	for _, d := range f.Disks() {
 		if word == d.Serial || strings.EqualFold(word, d.WWN) || f.Links[word] == d.Device || word == d.Device && f.lasting(d) == "" {
 			found = append(found, d.Device)
 		}
 	}
-	if len(found) != 1 {
-		return ""
+	return found
+}
+
+// called is the best of the names that the operator can call a disk by.
+func (f *Facts) called(d Disk) string {
+	if word := f.lasting(d); word != "" {
+		return word
 	}
-	return found[0]
+	for _, link := range slices.Sorted(maps.Keys(f.Links)) {
+		if strings.HasPrefix(link, "/dev/disk/by-path/") && f.Links[link] == d.Device {
+			return link
+		}
+	}
+	return d.Device
 }
 
 // lasting is what tells a disk from the machine's others, always: its serial number, or its
@@ -170,6 +206,19 @@ func (f *Facts) lasting(d Disk) string {
 		}
 	}
 	return ""
+}
+
+// confuse notes which of the machine's other disks one could be taken for.
+func (f *Facts) confuse(d *Disk) {
+	for _, o := range f.Disks() {
+		if o.Device == d.Device || o.Serial != d.Serial {
+			continue
+		}
+		d.Vague = d.Vague || d.Serial != ""
+		if o.WWN == d.WWN && o.Model == d.Model && o.Size == d.Size {
+			d.Twins++
+		}
+	}
 }
 
 // quoted is a word as a shell takes it.

@@ -44,6 +44,12 @@ func TestGuard(t *testing.T) {
 		{"another host's", dev("sda", "disk", serial), Known{Host: "bravo", Owners: []string{"alpha"}}, sda + "it belongs to the host alpha" + flag},
 
 		{"its own", dev("sda", "disk", serial, dev("sda1", "part", `,"fstype":"crypto_LUKS"`), dev("sda2", "part", `,"fstype":"swap","mountpoints":["[SWAP]"]`)), Known{Host: "bravo", Owners: []string{"bravo"}}, ""},
+		{"doubted and blank", dev("sda", "disk", serial), Known{Host: "bravo", Doubts: []string{"a doubt"}}, ""},
+		{"doubted and Linux", dev("sda", "disk", serial, dev("sda1", "part", `,"fstype":"ext4"`)), Known{Host: "bravo", Doubts: []string{"a doubt"}}, sda + "a doubt, and it holds partitions: ext4 8 GiB" + flag},
+		{"doubted and swap without a table", dev("sda", "disk", serial+`,"fstype":"swap"`), Known{Host: "bravo", Owners: []string{""}, Doubts: []string{"a doubt"}}, sda + "a doubt, and it holds swap 8 GiB" + flag},
+		{"doubted with an empty table", dev("sda", "disk", serial+`,"pttype":"gpt"`), Known{Host: "bravo", Doubts: []string{"a doubt"}}, sda + "a doubt, and it holds gpt: no partitions" + flag},
+		{"doubted and LUKS", dev("sda", "disk", serial, dev("sda1", "part", `,"fstype":"crypto_LUKS"`)), Known{Doubts: []string{"a doubt"}}, sda + "a doubt, and it holds partitions: crypto_LUKS 8 GiB; /dev/sda1 holds LUKS, 8 GiB" + flag},
+		{"doubted and wiped", dev("sda", "disk", serial, dev("sda1", "part", `,"fstype":"ext4"`)), Known{Doubts: []string{"a doubt"}, Wipe: []string{"S3Z9"}}, ""},
 		{"its own, on a stick", dev("sda", "disk", serial+`,"rm":true`), Known{Host: "bravo", Owners: []string{"bravo"}}, sda + "it is removable" + flag},
 		{"wiped", dev("sda", "disk", serial+`,"rm":true`, dev("sda1", "part", `,"fstype":"ntfs"`)), Known{Host: "bravo", Owners: []string{"alpha"}, Wipe: []string{"S3Z9"}}, ""},
 		{"wiped by link", dev("sda", "disk", serial, dev("sda1", "part", `,"fstype":"ntfs"`)), Known{Wipe: []string{"/dev/disk/by-id/the-disk"}}, ""},
@@ -127,4 +133,47 @@ func TestWiped(t *testing.T) {
 	devices, unknown := p.Wiped([]string{"S3Z9", "OTHER", "NONE"})
 	equalLines(t, "wiped", devices, []string{"/dev/sda"})
 	equalLines(t, "unknown", unknown, []string{"OTHER", "NONE"})
+}
+
+// TestWipedTwins: a word that two disks of the machine share names neither, and what is said tells what names them.
+func TestWipedTwins(t *testing.T) {
+	l := mustParse(t, readFile(t, "layouts/btrfs.json"))
+	ntfs := dev("sda1", "part", `,"fstype":"ntfs"`)
+	facts := mustFacts(t, machine(dev("sda", "disk", `,"serial":"RAID","wwn":"0x1"`, ntfs), dev("sdb", "disk", `,"serial":"RAID","wwn":"0x2"`)))
+	p, err := NewPlan(l, facts, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := p.Disks[0]; !d.Vague || d.Twins != 0 {
+		t.Errorf("two with one serial number: %+v", d)
+	}
+	if got := p.Guard(Known{Wipe: []string{"RAID"}}); len(got) != 1 || got[0].Flag != "--wipe 0x1" {
+		t.Errorf("%v", got)
+	}
+	for word, want := range map[string]string{
+		"RAID": "2 disks of this machine have that name; say 0x1 for /dev/sda, 0x2 for /dev/sdb",
+		"0x2":  "it names no disk that the layout takes",
+		"NONE": "it names no disk that the layout takes",
+		"0x1":  "",
+	} {
+		if got := p.Unnamed(word); got != want {
+			t.Errorf("%s: %q", word, got)
+		}
+	}
+
+	// Without a WWN, the place where it is plugged in is all that tells it from the other.
+	facts = mustFacts(t, strings.Replace(machine(dev("sda", "disk", `,"serial":"RAID"`, ntfs), dev("sdb", "disk", `,"serial":"RAID"`)),
+		`"links":{`, `"links":{"/dev/disk/by-path/pci-0-ata-1":"/dev/sda",`, 1))
+	if p, err = NewPlan(l, facts, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if d := p.Disks[0]; !d.Vague || d.Twins != 1 {
+		t.Errorf("two that say the same: %+v", d)
+	}
+	if got := p.Guard(Known{Wipe: []string{"RAID"}}); len(got) != 1 || got[0].Flag != "--wipe /dev/disk/by-path/pci-0-ata-1" {
+		t.Errorf("%v", got)
+	}
+	if got := p.Guard(Known{Wipe: []string{"/dev/disk/by-path/pci-0-ata-1"}}); got != nil {
+		t.Errorf("%v", got)
+	}
 }

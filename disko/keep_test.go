@@ -188,7 +188,7 @@ func TestSignatures(t *testing.T) {
 	out := `lsblk|{"blockdevices":[{"name":"sda","kname":"sda","type":"disk","size":8589934592,"children":[` +
 		`{"name":"sda1","kname":"sda1","type":"part","size":1048576},{"name":"sda2","kname":"sda2","type":"part","size":1048576,"fstype":"xfs"},` +
 		`{"name":"sda3","kname":"sda3","type":"part","size":1048576},{"name":"sda4","kname":"sda4","type":"part","size":1048576}]}]}|` +
-		"signatures|/dev/sda\nPTTYPE=gpt\n/dev/sda1\nLABEL=my\\ data\nUUID=1-2\nTYPE=btrfs\n/dev/sda3\n/dev/sda4\nTYPE=unclear\n|mounts||swaps|Filename Type\n/mnt/a\\040b file|"
+		"signatures|/dev/sda\nPTTYPE=gpt\n/dev/sda1\nLABEL=my\\ data\nUUID=1-2\nTYPE=btrfs\n/dev/sda3\n/dev/sda4\nTYPE=unclear\n|mounts||swaps|Filename Type Size Used Priority\n/mnt/a\\040b file 1 0 -2\n|end|"
 	data, err := ReadProbe([]byte(strings.ReplaceAll(strings.Replace(out, "mounts||", `mounts|{"filesystems":[]}|`, 1), "|", "\x00")))
 	if err != nil {
 		t.Fatal(err)

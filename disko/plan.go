@@ -211,6 +211,7 @@ func (f *Facts) find(r *reader, on place) Disk {
 		return Disk{}
 	}
 	disk := f.BlockDevices[i].disk()
+	f.confuse(&disk)
 	r.unique("disk", disk.Device, on.at)
 	if disk.Size == 0 {
 		r.errorf(on.at, "%s has no medium", disk)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -29,107 +30,215 @@ func Probe(look Look) []string {
 }
 
 // ReadProbe makes the JSON that [ParseFacts] reads of what [Probe] printed. lsblk's part
-// stays as it is, as people like to look at it.
+// stays as it is, as people like to look at it. An answer of a tool that is not understood
+// is an error that shows it: a guess could cost a disk.
 func ReadProbe(out []byte) ([]byte, error) {
-	facts := map[string]any{}
-	words := strings.Split(string(out), "\x00")
-	if len(words) < 2 || words[0] != "lsblk" || json.Unmarshal([]byte(words[1]), &facts) != nil {
-		return nil, errors.New("list the machine's disks: lsblk printed no JSON")
+	facts, err := readProbe(strings.Split(string(out), "\x00"))
+	if err != nil {
+		return nil, fmt.Errorf("list the machine's disks: %w", err)
 	}
-	inside := map[string]map[string]string{}
-	for words = words[2:]; len(words) >= 2; {
-		name, text := words[0], words[1]
-		words = words[2:]
-		if name != "inside" {
-			if err := section(facts, name, text); err != nil {
-				return nil, fmt.Errorf("list the machine's disks: %w", err)
-			}
-			continue
-		}
-		found := map[string]string{}
-		for ; len(words) >= 2 && words[0] != ""; words = words[2:] {
-			found[words[0]] = words[1]
-		}
-		inside[text], words = found, words[min(1, len(words)):]
-	}
-	facts["inside"] = inside
 	return json.Marshal(facts)
 }
 
-// section adds what one tool printed.
-func section(facts map[string]any, name, text string) error {
-	var rows [][]string
-	for line := range strings.Lines(text) {
-		rows = append(rows, strings.Split(strings.TrimSuffix(line, "\n"), "\t"))
+// readProbe reads what probe.sh printed: names and outputs in turn, "lsblk" first, "end" last.
+func readProbe(words []string) (map[string]any, error) {
+	facts := map[string]any{}
+	inside := map[string]map[string]string{}
+	next := func() string {
+		if len(words) == 0 {
+			return ""
+		}
+		word := words[0]
+		words = words[1:]
+		return word
 	}
-	switch name {
-	case "links":
-		links := map[string]string{}
-		for _, row := range rows {
-			if len(row) == 2 {
-				links[row[0]] = absolute(path.Dir(row[0]), row[1])
+	if name := next(); name != "lsblk" {
+		return nil, notUnderstood("the probe", name)
+	}
+	if err := readObject("lsblk", next(), &facts); err != nil {
+		return nil, err
+	}
+	for len(words) > 0 {
+		switch name, text := next(), next(); name {
+		case "end":
+			facts["inside"] = inside
+			return facts, nil
+		case "inside":
+			found := map[string]string{}
+			for path := next(); path != ""; path = next() {
+				found[path] = next()
+			}
+			inside[text] = found
+		default:
+			if err := section(facts, name, text); err != nil {
+				return nil, err
 			}
 		}
-		facts[name] = links
-	case "mounts":
-		var found struct{ Filesystems []MountedAt }
-		if err := json.Unmarshal([]byte(text), &found); err != nil {
-			return fmt.Errorf("findmnt printed no JSON: %w", err)
-		}
-		facts[name] = found.Filesystems
-	case "swaps":
-		swaps := []string{}
-		for i, row := range rows { // proc(5): a head line; the first field is the name
-			if name, _, _ := strings.Cut(row[0], " "); i > 0 {
-				swaps = append(swaps, unescape(name))
+	}
+	return nil, errors.New("what the machine printed has no end: the probe was cut off")
+}
+
+// Answered returns an error if the facts do not say what is at all the paths that were asked for.
+func (look Look) Answered(f *Facts) error {
+	for device, paths := range look {
+		for _, path := range paths {
+			if _, ok := f.Inside[device][path]; !ok {
+				return fmt.Errorf("the machine was asked what is at %s on %s, and did not say", path, device)
 			}
 		}
-		facts[name] = swaps
-	case "pvs", "lvs":
-		var found struct {
-			Report []struct {
-				PV []PhysicalVolume
-				LV []LogicalVolume
-			}
-		}
-		if text == "" { // LVM is not there
-			return nil
-		}
-		if err := json.Unmarshal([]byte(text), &found); err != nil || len(found.Report) != 1 {
-			return fmt.Errorf("%s printed no report: %w", name, err)
-		}
-		facts[name] = found.Report[0].PV
-		if name == "lvs" {
-			facts[name] = found.Report[0].LV
-		}
-	case "pools":
-		pools := []string{}
-		for _, row := range rows {
-			pools = append(pools, row[0])
-		}
-		facts[name] = pools
-	case "signatures":
-		facts[name] = readSignatures(text)
-	case "datasets":
-		datasets := []Dataset{}
-		for _, row := range rows {
-			if len(row) == 4 {
-				datasets = append(datasets, Dataset{row[0], row[1], row[2], row[3] == "unavailable"})
-			}
-		}
-		facts[name] = datasets
 	}
 	return nil
 }
 
-// readSignatures reads what blkid --output export prints below the name of each device.
-func readSignatures(text string) map[string]Signature {
-	found, device := map[string]Signature{}, ""
+// notUnderstood shows the beginning of an answer that is not what its tool prints.
+func notUnderstood(tool, text string) error {
+	const most = 300
+	shown := strings.TrimSpace(text)
+	if len(shown) > most {
+		shown = strings.ToValidUTF8(shown[:most], "") + " …"
+	}
+	return fmt.Errorf("%s printed what is not understood: %q; run it on the machine and look", tool, shown)
+}
+
+// readObject reads the JSON object that a tool printed. Lines before and after it are somebody
+// else's, such as a library's warning, and do not count.
+func readObject(tool, text string, to any) error {
+	begin := 0
+	if !strings.HasPrefix(text, "{") {
+		begin = strings.Index(text, "\n{") + 1
+	}
+	if err := json.NewDecoder(strings.NewReader(text[begin:])).Decode(to); err != nil {
+		return notUnderstood(tool, text)
+	}
+	return nil
+}
+
+// section adds what one tool printed.
+func section(facts map[string]any, name, text string) (err error) {
+	switch name {
+	case "links":
+		facts[name], err = readLinks(text)
+	case "mounts":
+		var found struct{ Filesystems []MountedAt }
+		err = readObject("findmnt", text, &found)
+		facts[name] = found.Filesystems
+	case "swaps":
+		facts[name], err = readSwaps(text)
+	case "pvs", "lvs":
+		var report volumeReport
+		report, err = readVolumes(name, text)
+		if facts[name] = report.PV; name == "lvs" {
+			facts[name] = report.LV
+		}
+	case "pools":
+		facts[name], err = readPools(text)
+	case "signatures":
+		facts[name], err = readSignatures(text)
+	case "datasets":
+		facts[name], err = readDatasets(text)
+	default:
+		err = notUnderstood("the probe", name)
+	}
+	return err
+}
+
+// rows are the lines of a table, split at tabs.
+func rows(text string) (all [][]string) {
 	for line := range strings.Lines(text) {
-		key, value, ok := strings.Cut(strings.TrimSuffix(line, "\n"), "=")
-		if !ok {
-			device = key
+		all = append(all, strings.Split(strings.TrimSuffix(line, "\n"), "\t"))
+	}
+	return all
+}
+
+func readLinks(text string) (map[string]string, error) {
+	links := map[string]string{}
+	for _, row := range rows(text) {
+		if len(row) != 2 || !path.IsAbs(row[0]) {
+			return nil, notUnderstood("find", strings.Join(row, "\t"))
+		}
+		links[row[0]] = absolute(path.Dir(row[0]), row[1])
+	}
+	return links, nil
+}
+
+// readSwaps reads /proc/swaps (proc(5)): a head line; then a line each, whose first field is the name and the last the
+// priority.
+func readSwaps(text string) ([]string, error) {
+	swaps := []string{}
+	for i, row := range rows(text) {
+		fields := strings.Fields(strings.Join(row, " "))
+		if i == 0 && len(fields) > 0 && fields[0] == "Filename" {
 			continue
+		}
+		if i == 0 || len(fields) != 5 {
+			return nil, notUnderstood("/proc/swaps", strings.Join(row, "\t"))
+		}
+		swaps = append(swaps, unescape(fields[0]))
+	}
+	return swaps, nil
+}
+
+// volumeReport is what pvs and lvs report.
+type volumeReport struct {
+	PV []PhysicalVolume
+	LV []LogicalVolume
+}
+
+func readVolumes(tool, text string) (volumeReport, error) {
+	if text == "" { // LVM is not there
+		return volumeReport{}, nil
+	}
+	var found struct{ Report []volumeReport }
+	if err := readObject(tool, text, &found); err != nil {
+		return volumeReport{}, err
+	}
+	if len(found.Report) != 1 {
+		return volumeReport{}, notUnderstood(tool, text)
+	}
+	return found.Report[0], nil
+}
+
+// poolName is what zpool takes for a name. (zpoolconcepts(7))
+var poolName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.:-]*$`)
+
+func readPools(text string) ([]string, error) {
+	pools := []string{}
+	for _, row := range rows(text) {
+		if len(row) != 1 || !poolName.MatchString(row[0]) {
+			return nil, notUnderstood("zpool list", strings.Join(row, "\t"))
+		}
+		pools = append(pools, row[0])
+	}
+	return pools, nil
+}
+
+func readDatasets(text string) ([]Dataset, error) {
+	datasets := []Dataset{}
+	for _, row := range rows(text) {
+		if len(row) != 4 {
+			return nil, notUnderstood("zfs list", strings.Join(row, "\t"))
+		}
+		datasets = append(datasets, Dataset{row[0], row[1], row[2], row[3] == "unavailable"})
+	}
+	return datasets, nil
+}
+
+// readSignatures reads what blkid --output export prints below the name of each device.
+func readSignatures(text string) (map[string]Signature, error) {
+	found := map[string]Signature{}
+	device := ""
+	for line := range strings.Lines(text) {
+		line = strings.TrimSuffix(line, "\n")
+		if line == "" {
+			continue
+		}
+		if strings.HasPrefix(line, "/dev/") {
+			device = line
+			continue
+		}
+		key, value, ok := strings.Cut(line, "=")
+		if !ok || device == "" || !blkidKey.MatchString(key) {
+			return nil, notUnderstood("blkid", line)
 		}
 		s := found[device]
 		// blkid escapes what a shell would not take as it is.
@@ -145,8 +254,10 @@ func readSignatures(text string) map[string]Signature {
 			found[device] = s
 		}
 	}
-	return found
+	return found, nil
 }
+
+var blkidKey = regexp.MustCompile(`^[A-Z_0-9]+$`)
 
 // absolute resolves the target of a link in a folder.
 func absolute(dir, to string) string {

@@ -1,6 +1,11 @@
 # Prints what a machine's disks are, for ReadProbe: a name and an output in turn, each
 # followed by NUL. Tools that are not there print nothing.
-say() { printf '%s\0' "$1"; shift; "$@" 2>/dev/null; printf '\0'; }
+#
+# Only what is written to file descriptor 3 gets there. Whatever else a tool prints goes to
+# standard error: mount of util-linux 2.41 prints the kernel's warnings to standard output.
+exec 3>&1 >&2
+export LC_ALL=C
+say() { printf '%s\0' "$1"; shift; "$@" 2>/dev/null; printf '\0'; } >&3
 # lsblk asks udev, which may still look at what changed last, and misses what is made while
 # it looks at the same device. So blkid looks at all that seems empty: it exits 8 where there
 # are signatures of several things, of which it then names none, and 2 where there are none.
@@ -15,9 +20,9 @@ signatures() {
 	done 2>/dev/null
 }
 signatures=$(signatures)
-printf 'lsblk\0'
-lsblk --json --bytes --output-all || exit
-printf '\0'
+printf 'lsblk\0' >&3
+lsblk --json --bytes --output-all >&3 || exit
+printf '\0' >&3
 say links find /dev/disk /dev/md /dev/mapper -type l -printf '%p\t%l\n'
 say mounts findmnt --json --list --nofsroot --output TARGET,SOURCE,FSTYPE,FSROOT
 say swaps cat /proc/swaps
@@ -37,12 +42,19 @@ esac
 # Arguments: a btrfs device, paths on it, and an empty one, and so on. Where one is mounted
 # already, another log than its own cannot be meant.
 at=/run/provision/look
+# rescue=nologreplay is there since Linux 5.9, and the bare option warns since 6.8.
+look() {
+	for options in rescue=nologreplay nologreplay defaults; do
+		mount -t btrfs -o "ro,$options,subvol=/" "$1" "$at" && return
+	done
+	return 1
+}
 while [ $# -gt 0 ]; do
 	device=$1
 	shift
 	mkdir -p "$at"
-	mount -t btrfs -o ro,nologreplay,subvol=/ "$device" "$at" || mount -t btrfs -o ro,subvol=/ "$device" "$at" || exit
-	printf 'inside\0%s\0' "$device"
+	look "$device" || exit
+	printf 'inside\0%s\0' "$device" >&3
 	while [ -n "$1" ]; do
 		kind=
 		if [ -f "$at/$1" ]; then
@@ -52,10 +64,11 @@ while [ $# -gt 0 ]; do
 		elif [ -e "$at/$1" ]; then
 			kind=other
 		fi
-		printf '%s\0%s\0' "$1" "$kind"
+		printf '%s\0%s\0' "$1" "$kind" >&3
 		shift
 	done
 	shift
-	printf '\0'
+	printf '\0' >&3
 	umount "$at" || exit
 done
+printf 'end\0' >&3

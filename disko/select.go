@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -124,7 +125,7 @@ func (f *Facts) match(selector string) (*BlockDevice, error) {
 				continue
 			}
 		// Nobody means the stick that was left in the machine, whatever its size.
-		case bool(b.Removable), bool(b.ReadOnly), b.Transport == "usb", !class(b):
+		case bool(b.Removable), bool(b.ReadOnly), b.Transport == "usb", !b.builtIn(), !class(b):
 			continue
 		case len(found) > 0 && b.Size != found[0].Size:
 			if (b.Size > found[0].Size) != strings.HasPrefix(selector, "largest") {
@@ -140,7 +141,37 @@ func (f *Facts) match(selector string) (*BlockDevice, error) {
 	case 0:
 		return nil, fmt.Errorf("no disk of this machine is %s; it has %s", selector, describeAll(all))
 	}
-	return nil, fmt.Errorf("%d disks of this machine are %s: %s; choose one with serial:SERIAL", len(found), selector, describeAll(found))
+	return nil, fmt.Errorf("%d disks of this machine are %s: %s; choose one with %s", len(found), selector, describeAll(found), tellsApart(found))
+}
+
+// builtIn tells whether a disk may be meant by its size. Flash of the board, memory and what lies on other machines has
+// kernel names of other forms: mtdblock0, pmem0, nbd0, rbd0, drbd0 and so on.
+func (b *BlockDevice) builtIn() bool {
+	return diskName.MatchString(b.kernelName()) && !slices.Contains([]string{"iscsi", "fc", "fcoe", "tcp", "rdma"}, b.Transport)
+}
+
+// diskName matches what drivers of disks call them, whole (devices.txt of Linux).
+var diskName = regexp.MustCompile(`^((s|v|xv|h|das|rss)d[a-z]+|nvme\d+n\d+|mmcblk\d+|(cciss|ida)[!/]c\d+d\d+)$`)
+
+// tellsApart is the form of selectors that tells disks apart.
+func tellsApart(list []*BlockDevice) string {
+	unlike := func(of func(*BlockDevice) string) bool {
+		seen := map[string]bool{"": true}
+		for _, b := range list {
+			if seen[of(b)] {
+				return false
+			}
+			seen[of(b)] = true
+		}
+		return true
+	}
+	switch {
+	case unlike(func(b *BlockDevice) string { return printable(b.Serial) }):
+		return "serial:SERIAL"
+	case unlike(func(b *BlockDevice) string { return strings.ToLower(printable(b.WWN)) }):
+		return "wwn:WWN"
+	}
+	return "a path below /dev/disk/by-path"
 }
 
 // describeAll lists disks with all that tells them apart.

@@ -122,3 +122,58 @@ func TestParseDisks(t *testing.T) {
 		}
 	}
 }
+
+// TestSelectBuiltIn: whatever its size, what is not a disk of the machine's own is never meant by a size; who names it
+// means it. Areas of an eMMC, floppies and empty readers are no disks at all.
+func TestSelectBuiltIn(t *testing.T) {
+	l := mustParse(t, readFile(t, "layouts/btrfs.json")) // disk.main
+	emmc := dev("mmcblk0", "disk", `,"serial":"0x1234"`)
+	for name, more := range map[string]string{
+		"mtdblock0": "", "pmem0": "", "pmem0s": "", "nbd0": "", "nbd15": "", "rbd0": "", "drbd0": "", "drbd1001": "", "etherd/e0.0": "", "ublkb0": "", "nullb0": "",
+		"mmcblk0boot0": "", "mmcblk0boot1": `,"ro":false`, "mmcblk0rpmb": "", "mmcblk0gp0": "", "fd0": "", "bcache0": "", "zram1": "", "md0": "", "dm-0": "",
+		"sdz": `,"tran":"iscsi"`, "sdy": `,"tran":"fcoe"`, "nvme9n1": `,"tran":"tcp"`,
+	} {
+		for _, size := range []string{"16777216", "900000000000000"} {
+			f := mustFacts(t, machine(dev(name, "disk", `,"size":`+size+more), emmc))
+			for selector := range map[string]bool{"smallest": true, "largest": true, "smallest-ssd": true, "largest-ssd": true} {
+				p, err := NewPlan(l, f, Options{Disks: map[string]string{"main": selector}})
+				if err != nil || p.Disks[0].Device != "/dev/mmcblk0" {
+					t.Errorf("%s of %s bytes: %s: %v", name, size, selector, err)
+				}
+			}
+		}
+	}
+	for name, isDisk := range map[string]bool{
+		"fd0": false, "fd1": false, "mmcblk0boot0": false, "mmcblk0rpmb": false, "bcache0": false, "ram0": false, "zram0": false, "zd16": false,
+		"sda": true, "nbd0": true, "pmem0": true, "drbd0": true, "rbd0": true, "mtdblock0": true, "mmcblk1": true, "nvme0n1": true, "vda": true, "xvda": true,
+	} {
+		if got := mustFacts(t, machine(dev(name, "disk", ""))).Disks(); len(got) == 1 != isDisk {
+			t.Errorf("%s is listed: %v", name, got)
+		}
+	}
+	if got := mustFacts(t, machine(dev("sdc", "disk", `,"size":0,"rm":true,"model":"Card Reader"`))).Disks(); len(got) != 0 {
+		t.Errorf("an empty reader is listed: %v", got)
+	}
+	for _, name := range []string{"sda", "sdaa", "vdb", "xvdc", "hda", "nvme10n2", "mmcblk1", "dasda", "cciss!c0d0"} {
+		f := mustFacts(t, machine(dev(name, "disk", "")))
+		if p, err := NewPlan(l, f, Options{Disks: map[string]string{"main": "largest"}}); err != nil || p.Disks[0].Device != "/dev/"+name {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestSelectTwins: the error that names several disks says what tells them apart.
+func TestSelectTwins(t *testing.T) {
+	l := mustParse(t, readFile(t, "layouts/btrfs.json")) // disk.main
+	for want, more := range map[string][2]string{
+		"serial:SERIAL":                  {`,"serial":"A"`, `,"serial":"B"`},
+		"wwn:WWN":                        {`,"serial":"A","wwn":"0x1"`, `,"serial":"A","wwn":"0x2"`},
+		"a path below /dev/disk/by-path": {`,"serial":"A"`, `,"serial":"A"`},
+	} {
+		f := mustFacts(t, machine(dev("sda", "disk", more[0]), dev("sdb", "disk", more[1])))
+		_, err := NewPlan(l, f, Options{Disks: map[string]string{"main": "largest"}})
+		if err == nil || !strings.HasSuffix(err.Error(), "choose one with "+want) {
+			t.Errorf("%s: %v", want, err)
+		}
+	}
+}

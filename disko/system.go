@@ -44,6 +44,9 @@ func (l *Layout) system() System {
 	return b.system
 }
 
+// FileSystems are what the layout has an installed system mount.
+func (l *Layout) FileSystems() []FileSystem { return l.system().FileSystems }
+
 // labelled notes the label that mkfs or mkswap is told to give.
 func (b *builder) labelled(device string, args []string) {
 	for i, arg := range args[:max(0, len(args)-1)] {

@@ -1,81 +1,205 @@
 package hosts
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/url"
-	"regexp"
 	"slices"
+	"strconv"
+	"strings"
 )
 
-// A disk with a serial number belongs to the host that a permit was burned for it for last:
-// its claim is that host's name, and goes when the host is forgotten.
+// A disk that can be told from all others belongs to the host that a permit was burned for it for last: its claim is
+// that host's name, and goes when the host is forgotten.
 
-// madeUp are serial numbers that tell no disk from another: those that QEMU gives to disks
-// that were given none, and those of USB adapters.
-var madeUp = regexp.MustCompile(`^(QM\d{5}|0+|0*123456789(ABCDEF|0)?\d*)$`)
+// Owner is whose a disk is, as far as that is known.
+type Owner struct {
+	Host string // empty: nobody's, or not certain
+	// Doubt says, for people, why the disk may be somebody's; empty if nothing speaks for that.
+	Doubt string
+}
+
+// claim is a record that a disk is a host's.
+type claim struct {
+	key     string
+	version uint64
+	host    string
+	disk    Disk
+	old     bool // by model and serial number alone, as versions before this one stored it
+}
+
+const claimPrefix = "disk/"
 
 // claimKey is the key of a disk's claim, empty if it can have none.
 func claimKey(d Disk) string {
-	if d.Serial == "" || madeUp.MatchString(d.Serial) {
+	if !d.claimable() {
 		return ""
 	}
-	return "disk/" + url.PathEscape(d.Model) + "/" + url.PathEscape(d.Serial)
+	words := []string{url.PathEscape(d.Model), url.PathEscape(d.Serial), url.PathEscape(d.WWN), strconv.FormatInt(d.Size, 10)}
+	return claimPrefix + strings.Join(words, "/")
 }
 
-// claimant returns the host that has claimed a disk, empty if none has.
-func (inv *Inventory) claimant(d Disk) (name string, version uint64, err error) {
-	key := claimKey(d)
-	if key == "" {
-		return "", 0, nil
+// readClaim reads a record. What is not understood is a claim to no disk.
+func readClaim(rec Record) claim {
+	c := claim{key: rec.Key, version: rec.Version, host: string(rec.Value)}
+	words := strings.Split(strings.TrimPrefix(rec.Key, claimPrefix), "/")
+	for i, w := range words {
+		words[i], _ = url.PathUnescape(w)
 	}
-	rec, err := inv.store.Get(key)
-	if errors.Is(err, ErrNotFound) {
-		return "", 0, nil
+	switch len(words) {
+	case 2:
+		c.old = true
+		c.disk = Disk{Model: words[0], Serial: words[1]}
+	case 4:
+		c.disk = Disk{Model: words[0], Serial: words[1], WWN: words[2]}
+		c.disk.Size, _ = strconv.ParseInt(words[3], 10, 64)
 	}
-	return string(rec.Value), rec.Version, err
+	return c
 }
 
-// Owners tells for each of the disks whose it is: the name of the host that has claimed it,
-// or h's own if nobody has and an earlier permit of h was burned for it; empty if it is
-// nobody's.
-func (inv *Inventory) Owners(h Host, disks []Disk) ([]string, error) {
-	owners := make([]string, len(disks))
+// claims returns those that may be about the disk, those that surely are first, and of these those that know all of it.
+func (inv *Inventory) claims(d Disk) ([]claim, error) {
+	recs, err := inv.store.List(claimPrefix, "")
+	if err != nil {
+		return nil, fmt.Errorf("look up whose %s is: %w", d.Device, err)
+	}
+	var all []claim
+	for _, rec := range recs {
+		c := readClaim(rec)
+		if c.old && c.disk.Serial == d.Serial && c.disk.Model == d.Model {
+			c.disk, err = inv.complete(c, d)
+			if err != nil {
+				return nil, err
+			}
+		}
+		// Records of older versions may be about disks whose serial numbers are not theirs alone.
+		if c.disk.resembles(d) || c.old && c.disk.same(d) {
+			all = append(all, c)
+		}
+	}
+	rank := func(c claim) int {
+		switch {
+		case !c.surely(d):
+			return 2
+		case c.old:
+			return 1
+		}
+		return 0
+	}
+	slices.SortStableFunc(all, func(a, b claim) int { return cmp.Compare(rank(a), rank(b)) })
+	return all, nil
+}
+
+// surely tells whether the claim is about this disk and no other.
+func (c claim) surely(d Disk) bool { return d.claimable() && c.disk.same(d) && c.disk.resembles(d) }
+
+// complete finds the rest of what an old claim was about among the disks of its host: the disk d, if it may be that one.
+func (inv *Inventory) complete(c claim, d Disk) (Disk, error) {
+	h, _, err := inv.get(c.host)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return c.disk, err
+	}
+	found := Disk{Model: d.Model, Serial: d.Serial, Size: d.Size} // nothing says otherwise
+	for _, o := range h.Owned {
+		if o.Model != d.Model || o.Serial != d.Serial {
+			continue
+		}
+		found = o
+		if o.Size == d.Size {
+			break
+		}
+	}
+	return found, nil
+}
+
+// Owners tells for each of the disks whose it is: the host that has claimed it, or h if nobody has and an earlier permit
+// of h was burned for it.
+func (inv *Inventory) Owners(h Host, disks []Disk) ([]Owner, error) {
+	owners := make([]Owner, len(disks))
 	for i, d := range disks {
-		owner, _, err := inv.claimant(d)
+		claims, err := inv.claims(d)
 		if err != nil {
-			return nil, fmt.Errorf("look up whose %s is: %w", d.Device, err)
+			return nil, err
 		}
-		if owner == "" && slices.ContainsFunc(h.Owned, d.Same) {
-			owner = h.Name
-		}
-		owners[i] = owner
+		owners[i] = h.ownerOf(d, claims)
 	}
 	return owners, nil
 }
 
-// claimDisks claims the disks that a permit is burned for, in the same transaction. A disk of
-// another host is only taken if the operator said so, and the other host's log tells.
-func (inv *Inventory) claimDisks(name string, disks []Disk) (expect []Version, writes []Write, err error) {
+// ownerOf judges by the claims that may be about a disk.
+func (h *Host) ownerOf(d Disk, claims []claim) Owner {
+	mine, maybe := h.owns(d)
+	switch {
+	case len(claims) > 0 && claims[0].surely(d):
+		return Owner{Host: claims[0].host}
+	case mine:
+		return Owner{Host: h.Name}
+	case len(claims) > 0:
+		return Owner{Doubt: claims[0].doubt(h.Name, d)}
+	case d.Twins > 0 && maybe:
+		return Owner{Doubt: "other disks of the machine say the same of themselves, and no permit was burned for all of them"}
+	case maybe:
+		return Owner{Doubt: "a permit of this host was burned for another disk that has its serial number or WWN"}
+	}
+	return Owner{}
+}
+
+// doubt says what a claim has in common with a disk, and what not.
+func (c claim) doubt(host string, d Disk) string {
+	whose, has := "the host "+c.host+" has claimed", "its serial number"
+	if c.host == host {
+		whose = "this host has claimed"
+	}
+	if d.Serial == "" || c.disk.Serial != d.Serial {
+		has = "its WWN"
+	}
+	switch o := c.disk; {
+	case o.Size != d.Size:
+		return fmt.Sprintf("%s a disk with %s and another size (%.1f GB)", whose, has, float64(o.Size)/1e9)
+	case o.name() != "" && d.name() != "" && o.name() != d.name():
+		return fmt.Sprintf("%s a disk with %s and another WWN (%s)", whose, has, o.WWN)
+	case o.Model != d.Model || o.Serial != d.Serial:
+		return fmt.Sprintf("%s a disk with %s that calls itself %s", whose, has, strings.TrimSpace(o.Model+" "+o.Serial))
+	}
+	return fmt.Sprintf("%s a disk with %s, which is not one disk's alone", whose, has)
+}
+
+// claimDisks claims the disks that a permit of the host is burned for, in the same transaction. A disk of another host
+// is only taken if the operator said so, and the other host's log tells.
+func (inv *Inventory) claimDisks(h *Host, disks []Disk) (expect []Version, writes []Write, err error) {
 	lost := map[string][]Disk{} // by the host that loses them
-	for _, d := range disks {
-		owner, version, err := inv.claimant(d)
-		switch {
-		case err != nil:
+	for _, d := range apart(disks) {
+		claims, err := inv.claims(d)
+		if err != nil {
 			return nil, nil, err
-		case claimKey(d) == "" || owner == name:
-			continue
-		case owner != "" && !d.Wipe:
-			return nil, nil, fmt.Errorf("%s belongs to %s: %w; if it is this host's now, enroll it with --wipe %s",
-				diskNames([]Disk{d}), owner, ErrRefused, d.Serial)
-		case owner != "":
-			lost[owner] = append(lost[owner], d)
 		}
-		expect = append(expect, Version{claimKey(d), version})
-		writes = append(writes, Write{claimKey(d), []byte(name)})
+		if owner := h.ownerOf(d, claims).Host; owner != "" && owner != h.Name && !d.Wipe {
+			return nil, nil, fmt.Errorf("%s belongs to %s: %w; if it is this host's now, enroll it with --wipe %s",
+				diskNames([]Disk{d}), owner, ErrRefused, d.word())
+		}
+		key := claimKey(d)
+		if key == "" {
+			continue
+		}
+		if len(claims) > 0 && claims[0].surely(d) && claims[0].host != h.Name {
+			lost[claims[0].host] = append(lost[claims[0].host], d)
+		}
+		before := Version{key, 0}
+		for _, c := range claims {
+			switch {
+			case c.key == key:
+				before.Version = c.version
+			case c.surely(d) && !c.old: // it knew less of the disk
+				expect = append(expect, Version{c.key, c.version})
+				writes = append(writes, Write{c.key, nil})
+			}
+		}
+		expect = append(expect, before)
+		writes = append(writes, Write{key, []byte(h.Name)})
 	}
 	for owner, disks := range lost {
-		e, w, err := inv.tellOwner(owner, "claimed by "+name+" now, as its operator said (--wipe): "+diskNames(disks))
+		e, w, err := inv.tellOwner(owner, "claimed by "+h.Name+" now, as its operator said (--wipe): "+diskNames(disks))
 		if err != nil {
 			return nil, nil, err
 		}
@@ -99,14 +223,14 @@ func (inv *Inventory) tellOwner(name, message string) ([]Version, []Write, error
 
 // freeDisks gives up the claims of a host.
 func (inv *Inventory) freeDisks(h Host) (expect []Version, writes []Write, err error) {
-	for _, d := range h.Owned {
-		owner, version, err := inv.claimant(d)
-		if err != nil {
-			return nil, nil, err
-		}
-		if owner == h.Name {
-			expect = append(expect, Version{claimKey(d), version})
-			writes = append(writes, Write{claimKey(d), nil})
+	recs, err := inv.store.List(claimPrefix, "")
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, rec := range recs {
+		if string(rec.Value) == h.Name {
+			expect = append(expect, Version{rec.Key, rec.Version})
+			writes = append(writes, Write{rec.Key, nil})
 		}
 	}
 	return expect, writes, nil

@@ -43,7 +43,7 @@ func owner(t *testing.T, inv *Inventory, name string, d Disk) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return owners[0]
+	return owners[0].Host
 }
 
 // TestClaims: a disk belongs to the host that a permit was burned for it, until that is

@@ -79,15 +79,15 @@ func (d Taken) covers(t Taken) bool {
 // confirms reports whether o is the disk that was confirmed as d. The two may have been seen by
 // different systems: a running one, and the installer. These do not always tell the same of a
 // disk (an older kernel has no WWN, a system without udev cuts the model short), so what only
-// one of them tells is not compared. Where neither WWN nor serial number is common to both, the
+// one of them tells is not compared. Where nothing that tells disks apart is common to both, the
 // device's name has to be the same.
 func (d Disk) confirms(o Disk) bool {
-	if d.Size != o.Size {
+	if d.Size != o.Size || !sameModel(d.Model, o.Model) {
 		return false
 	}
 	known := false
-	if d.WWN != "" && o.WWN != "" {
-		if !strings.EqualFold(d.WWN, o.WWN) {
+	if d.name() != "" && o.name() != "" {
+		if d.name() != o.name() {
 			return false
 		}
 		known = true
@@ -96,10 +96,14 @@ func (d Disk) confirms(o Disk) bool {
 		if d.Serial != o.Serial {
 			return false
 		}
-		known = known || claimKey(d) != ""
+		known = known || tells(d.Serial) && !d.Vague && !o.Vague
 	}
-	return (known || d.Device == o.Device) && sameModel(d.Model, o.Model)
+	return known && d.Twins == 0 && o.Twins == 0 || d.Device == o.Device
 }
+
+// Known tells whether the disk says enough of itself to be told from others, whatever its
+// device is called.
+func (d Disk) Known() bool { return d.claimable() }
 
 // sameModel compares models as two systems spell them: udev writes blanks as underscores, and
 // SCSI's short answer has 16 characters.

@@ -59,6 +59,7 @@ type Event struct {
 	Via      Via       `json:"via,omitempty"`
 	Wipe     []string  `json:"wipe,omitempty"`
 	Boot     *Boot     `json:"-"`
+	Expected *Expected `json:"-"`
 	Enrol    *Host     `json:"-"`
 	// Takes are Disks as they are compared with what was confirmed; of Burned.
 	Takes []Taken `json:"-"`
@@ -177,6 +178,9 @@ func change(h *Host, ev Event) error {
 		h.Losses++
 	case Built:
 		h.System = ev.System
+		if ev.Expected != nil {
+			h.Expected = *ev.Expected
+		}
 	case Burned:
 		return burn(h, ev)
 	case Started:
@@ -237,7 +241,7 @@ func enrol(h *Host, ev Event) error {
 	if slices.Equal(old.MACs, h.MACs) {
 		h.Boot, h.Address, h.Method, h.Serial = old.Boot, old.Address, old.Method, old.Serial
 	} else { // on another machine, a name such as /dev/vda is another disk
-		h.Owned = slices.DeleteFunc(slices.Clone(old.Owned), func(d Disk) bool { return claimKey(d) == "" })
+		h.Owned = slices.DeleteFunc(slices.Clone(old.Owned), func(d Disk) bool { return !d.claimable() })
 	}
 	take := h.Permit.Take
 	if old.State == Rebooting || old.State == Installed || old.State == Rehearsed && old.Intact() || take != nil && take.Installer {
@@ -299,6 +303,7 @@ func retry(h *Host, ev Event) error {
 // but only for the very same disks.
 func burn(h *Host, ev Event) error {
 	p := &h.Permit
+	disks := apart(ev.Disks)
 	if !p.Live(ev.Time) || p.DryRun {
 		return refused(*h, ev)
 	}
@@ -310,18 +315,14 @@ func burn(h *Host, ev Event) error {
 	}
 	switch {
 	case p.Burned.IsZero():
-		p.Burned, p.Disks = ev.Time, ev.Disks
+		p.Burned, p.Disks = ev.Time, disks
 		h.Standing = Standing{}
-	case !slices.EqualFunc(p.Disks, ev.Disks, Disk.Same):
+	case !slices.EqualFunc(p.Disks, disks, Disk.Same):
 		return fmt.Errorf("%s: the permit was burned for %s, and the layout now takes %s: %w; "+
 			"if that is meant, run `provision cancel %s` and enroll it again",
-			h.Name, diskNames(p.Disks), diskNames(ev.Disks), ErrRefused, h.Name)
+			h.Name, diskNames(p.Disks), diskNames(disks), ErrRefused, h.Name)
 	}
-	for _, d := range ev.Disks {
-		if !slices.ContainsFunc(h.Owned, d.Same) {
-			h.Owned = append(slices.Clip(h.Owned), d)
-		}
-	}
+	h.own(disks)
 	return nil
 }
 

@@ -75,6 +75,7 @@ type Host struct {
 	Method   Method    `json:"method,omitzero"`   // what led this machine to its installer last
 	Layout   string    `json:"layout,omitempty"`  // digest of the layout whose disks were made under this permit
 	Standing Standing  `json:"standing,omitzero"` // what is installed, until a permit is burned
+	Expected Expected  `json:"expected,omitzero"` // what System is to show on the network
 	Permit   Permit    `json:"permit"`
 	Owned    []Disk    `json:"owned,omitempty"` // all that permits of this host were burned for
 	Boot     Boot      `json:"boot"`
@@ -111,6 +112,9 @@ type Options struct {
 	AllowEEPROM bool `json:"allow_eeprom,omitempty"`
 	// TPM2 are the PCRs by which the machine's TPM opens the disks, as ParsePCRs returns them; empty: it does not.
 	TPM2 string `json:"tpm2,omitempty"`
+
+	// Proof is what counts as installed; empty: ProofSSH.
+	Proof Proof `json:"proof,omitempty"`
 
 	EscrowTo    []string     `json:"escrow_to,omitempty"`    // recipients of the disk keys, for ParseRecipient
 	Generated   []string     `json:"generated,omitempty"`    // of DiskKeys, those whose passphrase the server makes
@@ -161,15 +165,11 @@ type Disk struct {
 	WWN    string `json:"wwn,omitempty"`
 	Size   int64  `json:"size"`           // bytes
 	Wipe   bool   `json:"wipe,omitempty"` // the operator named it with --wipe
-}
 
-// Same reports whether d and o are the same physical disk: by serial number,
-// or by device name and size where there is none.
-func (d Disk) Same(o Disk) bool {
-	if d.Serial != "" || o.Serial != "" {
-		return d.Serial == o.Serial && d.Model == o.Model && d.Size == o.Size
-	}
-	return d.Device == o.Device && d.Size == o.Size
+	// Vague means that another disk of the machine has the same serial number.
+	Vague bool `json:"vague,omitempty"`
+	// Twins are how many other disks of the machine have the same WWN, serial number, model and size.
+	Twins int `json:"twins,omitempty"`
 }
 
 // MaxBoots bounds how often one permit boots a machine, so that an install

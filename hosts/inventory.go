@@ -177,7 +177,7 @@ func (inv *Inventory) Apply(name string, ev Event) (Host, error) {
 		var identity []Write
 		switch ev.Kind {
 		case Burned:
-			if expect, writes, err = inv.claimDisks(name, ev.Disks); err != nil {
+			if expect, writes, err = inv.claimDisks(before, ev.Disks); err != nil {
 				return nil, nil, err
 			}
 			fallthrough

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/rand"
 	_ "embed"
 	"errors"
 	"fmt"
@@ -76,7 +77,8 @@ func (b *batch) run(ctx context.Context, s *session) error {
 	if b.beside {
 		lock = beside
 	}
-	argv := lock("bash", "-c", batchScript, "batch", map[bool]string{true: "anyway"}[b.anyway])
+	mark := rand.Text()
+	argv := lock("bash", "-c", batchScript, "batch", mark, map[bool]string{true: "anyway"}[b.anyway])
 	if err := errors.Join(outErr, errErr, sess.Start(quote(argv))); err != nil {
 		cancel(nil)
 		return fmt.Errorf("%w: %s: %w", errLost, b.steps[0].Name, err)
@@ -87,7 +89,7 @@ func (b *batch) run(ctx context.Context, s *session) error {
 	if b.tell != nil {
 		others.Go(func() { b.report(ctx) })
 	}
-	failed, over := b.follow(stdout, cancel)
+	failed, over := b.follow(stdout, mark, cancel)
 	cause := context.Cause(ctx)
 	if over {
 		// A daemon that a step started may keep stderr open.
@@ -118,8 +120,9 @@ func (b *batch) words() []byte {
 	return []byte(strings.Join(words, "\x00") + "\x00")
 }
 
-// follow reads how the steps fare: which failed, and whether it came to an end.
-func (b *batch) follow(stdout io.Reader, cancel context.CancelCauseFunc) (failed map[int]string, over bool) {
+// follow reads how the steps fare, in the lines that begin with the mark: which failed, and whether
+// it came to an end.
+func (b *batch) follow(stdout io.Reader, mark string, cancel context.CancelCauseFunc) (failed map[int]string, over bool) {
 	bound := func(what string) *time.Timer {
 		return time.AfterFunc(b.limit+stopLimit, func() { cancel(fmt.Errorf("%s did not end within %s", what, b.limit)) })
 	}
@@ -128,8 +131,12 @@ func (b *batch) follow(stdout io.Reader, cancel context.CancelCauseFunc) (failed
 	failed = map[int]string{}
 	var start time.Time
 	for lines := bufio.NewScanner(stdout); lines.Scan(); {
+		_, line, marked := strings.Cut(lines.Text(), mark+" ")
+		if !marked {
+			continue
+		}
 		var step, status int
-		switch line := lines.Text(); {
+		switch {
 		case line == "done":
 			return failed, true
 		case scan(line, "started %d", &step):

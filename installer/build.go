@@ -40,6 +40,7 @@ type build struct {
 	digest string // of the layout
 	// hostKeys are the files of the new system that hold its SSH key.
 	hostKeys []string
+	config   Config
 }
 
 // closure is a store path with all that it needs.
@@ -77,14 +78,15 @@ func (f *follower) startBuild(ctx context.Context, h hosts.Host, hardware string
 		start := f.Now()
 		f.apply(hosts.Event{Kind: hosts.Building, Message: "evaluates the flake"})
 		if b.source = f.Nix.source(ctx, h.Flake); f.unchanged(ctx, b, old) {
-			f.apply(hosts.Event{Kind: hosts.Built, System: b.system.path, Message: "the flake has not changed since " + b.system.path + " was built"})
+			f.apply(hosts.Event{Kind: hosts.Built, System: b.system.path, Expected: b.expect(),
+				Message: "the flake has not changed since " + b.system.path + " was built"})
 			return
 		}
 		if b.err = f.make(ctx, h, b); b.err != nil {
 			f.reportEarly(ctx, b.err)
 			return
 		}
-		f.apply(hosts.Event{Kind: hosts.Built, System: b.system.path, Message: b.words(since(f.Now(), start))})
+		f.apply(hosts.Event{Kind: hosts.Built, System: b.system.path, Expected: b.expect(), Message: b.words(since(f.Now(), start))})
 	})
 }
 
@@ -102,7 +104,14 @@ func (f *follower) unchanged(ctx context.Context, b, old *build) bool {
 		return false
 	}
 	b.system, b.drv, b.script, b.layout, b.digest, b.hostKeys = old.system, old.drv, old.script, old.layout, old.digest, old.hostKeys
+	b.config = old.config
 	return true
+}
+
+// expect is what its system is to show on the network.
+func (b *build) expect() *hosts.Expected {
+	e := b.config.expect(b.layout)
+	return &e
 }
 
 // words say what came of it.
@@ -139,7 +148,8 @@ func (f *follower) make(ctx context.Context, h hosts.Host, b *build) error {
 	if arch, err := images.ParseArch(config.System); err != nil || string(arch) != h.Arch {
 		return fmt.Errorf("the flake builds %s for %s now, and it was enrolled for %s: enroll it again", h.Name, config.System, h.Arch)
 	}
-	b.layout, b.hostKeys = layout, config.hostKeyFiles()
+	b.layout, b.config = layout, config
+	b.hostKeys = config.hostKeyFiles(layout)
 	sum := sha256.Sum256(config.Devices)
 	b.digest = hex.EncodeToString(sum[:8])
 	if h.Options.Disko != hosts.Script {

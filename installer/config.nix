@@ -39,8 +39,7 @@ if builtins.hasAttr "@HOST@" configurations then
       else
         null;
     mounts = if devices == null then mountsOf host.config else null;
-    hostKeys = map (key: key.path)
-      (builtins.filter (key: key.type or "" == "ed25519") (host.config.services.openssh.hostKeys or [ ]));
+    expected = (@EXPECTED@) host.config;
   }
 else
   { hosts = builtins.attrNames configurations; }

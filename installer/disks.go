@@ -174,6 +174,9 @@ func (d *Disks) newPlan(ctx context.Context, o disko.Options, look disko.Look) (
 			return nil, err
 		}
 	}
+	if err := look.Answered(facts); err != nil {
+		return nil, err
+	}
 	return disko.NewPlan(d.Layout, facts, o)
 }
 

@@ -28,14 +28,14 @@ func (f *follower) files(ctx context.Context, h hosts.Host, s *session, b *build
 		}
 		what += " and the extra files"
 	}
-	if err := f.deliverSecrets(ctx, h, s); err != nil {
+	if err := f.deliverSecrets(ctx, h, s, b); err != nil {
 		return err
 	}
 	if n := len(h.Options.Secrets); n > 0 {
 		what += fmt.Sprintf("; secret files: %d", n)
 	}
 	for _, c := range h.Options.Chown {
-		if err := chown(ctx, s, newRoot, c); err != nil {
+		if err := b.chown(ctx, s, h, c); err != nil {
 			return err
 		}
 	}

@@ -19,10 +19,17 @@ func (f *follower) guard(h hosts.Host, p *disko.Plan) error {
 	if err != nil {
 		return err
 	}
-	if _, unknown := p.Wiped(h.Options.Wipe); len(unknown) > 0 {
-		f.note("--wipe %s names no disk that the layout takes, and has no effect", strings.Join(unknown, ", "))
+	for _, word := range h.Options.Wipe {
+		if why := p.Unnamed(word); why != "" {
+			f.note("--wipe %s has no effect: %s", word, why)
+		}
 	}
-	all := p.Guard(disko.Known{Host: h.Name, Owners: owners, Wipe: h.Options.Wipe})
+	known := disko.Known{Host: h.Name, Wipe: h.Options.Wipe}
+	for _, o := range owners {
+		known.Owners = append(known.Owners, o.Host)
+		known.Doubts = append(known.Doubts, o.Doubt)
+	}
+	all := p.Guard(known)
 	switch len(all) {
 	case 0:
 		return nil
@@ -92,7 +99,10 @@ func rehearsalWords(p *disko.Plan) string {
 // permitDisks are the plan's disks as a permit names them.
 func permitDisks(p *disko.Plan, wiped []string) (disks []hosts.Disk) {
 	for _, d := range p.Disks {
-		disks = append(disks, hosts.Disk{Device: d.Device, Model: d.Model, Serial: d.Serial, Size: d.Size, Wipe: slices.Contains(wiped, d.Device)})
+		disks = append(disks, hosts.Disk{
+			Device: d.Device, Model: d.Model, Serial: d.Serial, WWN: d.WWN, Size: d.Size,
+			Wipe: slices.Contains(wiped, d.Device), Vague: d.Vague, Twins: d.Twins,
+		})
 	}
 	return disks
 }

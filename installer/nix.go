@@ -45,24 +45,12 @@ type Config struct {
 	System  string          `json:"system"`  // such as x86_64-linux
 	Devices json.RawMessage `json:"devices"` // config.disko.devices, or the preset's; null if there is none
 	Hosts   []string        `json:"hosts"`   // set instead of the others if the host is not in the flake
-	// HostKeys are the paths of config.services.openssh.hostKeys of type ed25519.
-	HostKeys []string `json:"hostKeys"`
+	// Expected is how the machine is seen on the network, and what it keeps.
+	Expected expected `json:"expected"`
 	// Toplevel is config.system.build.toplevel, if that was asked for.
 	Toplevel Derivation `json:"toplevel"`
 	// Mounts is what the installed system mounts, where no layout says it.
 	Mounts disko.System `json:"mounts"`
-}
-
-// hostKeyFiles are where the host's SSH key is to be: in its usual place, and
-// wherever else sshd is to look for it, as where / is not kept.
-func (c Config) hostKeyFiles() []string {
-	files := []string{"/etc/ssh/ssh_host_ed25519_key"}
-	for _, path := range c.HostKeys {
-		if filepath.IsAbs(path) && filepath.Clean(path) == path && !slices.Contains(files, path) {
-			files = append(files, path)
-		}
-	}
-	return files
 }
 
 // readConfig is a nix function of nixosConfigurations. Disko's internal
@@ -71,6 +59,11 @@ func (c Config) hostKeyFiles() []string {
 //
 //go:embed config.nix
 var readConfig string
+
+// readExpected is a nix function of a host's config; it is put into readConfig.
+//
+//go:embed expected.nix
+var readExpected string
 
 var flags = []string{"--extra-experimental-features", "nix-command flakes"}
 
@@ -92,7 +85,7 @@ func (n Nix) evaluate(ctx context.Context, flake, host string, o hosts.Options, 
 	if err != nil {
 		return c, nil, fmt.Errorf("wait to evaluate %s: %w", flake, err)
 	}
-	apply := strings.NewReplacer("@HOST@", host, "@TOPLEVEL@", strconv.FormatBool(toplevel)).Replace(readConfig)
+	apply := strings.NewReplacer("@HOST@", host, "@TOPLEVEL@", strconv.FormatBool(toplevel), "@EXPECTED@", readExpected).Replace(readConfig)
 	out, err := n.run(ctx, nil, "eval", "--json", flake+"#nixosConfigurations", "--apply", apply)
 	leave()
 	if err != nil {

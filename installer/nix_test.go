@@ -51,7 +51,7 @@ func TestEvaluate(t *testing.T) {
 	if err == nil || config.System != "x86_64-linux" || string(config.Devices) != `{"disk":{"_x":{"name":"_x","nested":[{"keep":true}]}}}` {
 		t.Errorf("%s %s, %v", config.System, config.Devices, err)
 	}
-	if keys := strings.Join(config.hostKeyFiles(), " "); keys != "/etc/ssh/ssh_host_ed25519_key /persist/etc/ssh/ssh_host_ed25519_key" {
+	if keys := strings.Join(config.hostKeyFiles(nil), " "); keys != "/etc/ssh/ssh_host_ed25519_key /persist/etc/ssh/ssh_host_ed25519_key" {
 		t.Errorf("the host's key goes to %s", keys)
 	}
 	for host, want := range map[string]string{

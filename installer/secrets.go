@@ -42,18 +42,45 @@ mv -fT -- "$target.part" "$target"`
 	return nil
 }
 
-// deliverSecrets writes the host's secret files.
-func (f *follower) deliverSecrets(ctx context.Context, h hosts.Host, s *session) error {
+// deliverSecrets writes the host's secret files, where the running system will find them.
+func (f *follower) deliverSecrets(ctx context.Context, h hosts.Host, s *session, b *build) error {
 	for _, file := range h.Options.Secrets {
 		content, err := f.Hosts.Secret(h.Name, hosts.SecretContent(file.Path))
 		if err == nil {
-			err = deliver(ctx, s, newRoot, file.Path, file.Mode, bytes.NewReader(content))
+			where, _ := b.config.place(file.Path, b.layout)
+			err = deliver(ctx, s, newRoot, where, file.Mode, bytes.NewReader(content))
 		}
 		if err != nil {
 			return fmt.Errorf("deliver a secret: %w", err)
 		}
 	}
 	return nil
+}
+
+// chown gives what is below a path of the running system an owner, the secrets that are kept elsewhere too.
+func (b *build) chown(ctx context.Context, s *session, h hosts.Host, c hosts.Chown) error {
+	name := c.Path
+	c.Path, _ = b.config.place(name, b.layout)
+	top, moved := c.Path, false
+	for _, secret := range h.Options.Secrets {
+		where, _ := b.config.place(secret.Path, b.layout)
+		if !below(secret.Path, name) || below(where, top) {
+			continue
+		}
+		moved = true
+		c.Path = where
+		if err := chown(ctx, s, newRoot, c); err != nil {
+			return err
+		}
+	}
+	c.Path = top
+	if moved { // it may have been all that there is
+		out, err := s.run(ctx, nil, "sh", "-c", `[ ! -e "$0" ] || echo there`, newRoot+top)
+		if err != nil || len(out) == 0 {
+			return err
+		}
+	}
+	return chown(ctx, s, newRoot, c)
 }
 
 // chown gives what is at a path of the new system, and all below it, an owner.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -133,8 +134,8 @@ func (s *session) watch(ctx context.Context) error {
 	}
 }
 
-// run runs a command, fed with stdin if that is not nil, and returns its
-// output. The last lines of what it said are in the error.
+// run runs a command, fed with stdin if that is not nil, and returns what it printed, and
+// nothing of what the start-up files of root's shell print. The last lines are in the error.
 func (s *session) run(ctx context.Context, stdin io.Reader, argv ...string) ([]byte, error) {
 	return s.runWithin(ctx, commandLimit, stdin, nil, argv...)
 }
@@ -156,25 +157,48 @@ func (s *session) runWithin(ctx context.Context, limit time.Duration, stdin io.R
 	if line != nil {
 		sess.Stderr = &said
 	}
-	err = sess.Run(quote(argv))
-	if err == nil {
-		return out.Bytes(), nil
+	mark := rand.Text()
+	err = sess.Run(quote(framed(mark, argv)))
+	answer, whole := between(out.Bytes(), mark)
+	if err == nil && whole {
+		return answer, nil
 	}
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("%s: %w", brief(argv), context.Cause(ctx))
 	}
 	var exit *ssh.ExitError
-	if !errors.As(err, &exit) {
+	if err != nil && !errors.As(err, &exit) {
 		return nil, fmt.Errorf("%w during %s: %w", errLost, argv[0], err)
 	}
 	var last tail
-	for line := range strings.Lines(out.String() + errOut.String()) {
+	for line := range strings.Lines(string(answer) + errOut.String()) {
 		last.add(strings.TrimRight(line, "\n"))
 	}
 	for _, text := range said.last {
 		last.add(text)
 	}
-	return out.Bytes(), fmt.Errorf("%s: exit status %d%s", brief(argv), exit.ExitStatus(), last)
+	if err == nil {
+		return nil, fmt.Errorf("%s: the end of what it printed is missing%s", brief(argv), last)
+	}
+	return answer, fmt.Errorf("%s: exit status %d%s", brief(argv), exit.ExitStatus(), last)
+}
+
+// framed is a command that prints a mark before and after what it prints itself: the start-up files of root's shell may
+// print anything before it, and what they left running at any time.
+func framed(mark string, argv []string) []string {
+	const script = `export LC_ALL=C; printf %s "$0"; "$@"; status=$?; printf %s "$0"; exit "$status"`
+	return append([]string{"sh", "-c", script, mark}, argv...)
+}
+
+// between returns what is between two marks. If the second is missing, it is all that came after the first; if both
+// are, all of it.
+func between(out []byte, mark string) (answer []byte, whole bool) {
+	_, answer, begun := bytes.Cut(out, []byte(mark))
+	if !begun {
+		return out, false
+	}
+	answer, _, whole = bytes.Cut(answer, []byte(mark))
+	return answer, whole
 }
 
 // lineWriter hands on what is written to it line by line, and keeps the last lines.

@@ -295,7 +295,8 @@ func (f *follower) kexec(ctx context.Context, h hosts.Host, t running) (string, 
 	if err != nil {
 		return "", err
 	}
-	h, err = f.Hosts.BeginBoot(h.Name, hosts.Boot{Via: "kexec over SSH", MAC: h.MACs[0], Server: t.local(), Expires: f.Now().Add(bootTime)}, "")
+	h, err = f.Hosts.BeginBoot(h.Name, hosts.Boot{Via: "kexec over SSH", MAC: h.MACs[0], Port: h.Permit.Take.PostKexecPort,
+		Server: t.local(), Expires: f.Now().Add(bootTime)}, "")
 	if err != nil {
 		return "", err
 	}

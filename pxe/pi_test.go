@@ -67,6 +67,7 @@ func piServer(t testing.TB, mode Mode) *Server {
 var boards struct {
 	sync.Once
 	files map[string][]byte
+	err   error // why there are none
 }
 
 // boardImage gives the server a copy of that, with its own image beside.
@@ -76,7 +77,8 @@ func (s *Server) boardImage(t testing.TB) {
 		dir := t.TempDir()
 		c, err := images.Open(dir)
 		if err != nil {
-			t.Fatal(err)
+			boards.err = err
+			return
 		}
 		img := (&Server{Images: c}).armImage(t, "arm", 9000)
 		_, first := c.FirstStage(t.Context(), img)
@@ -88,10 +90,11 @@ func (s *Server) boardImage(t testing.TB) {
 			boards.files[f.Name()] = data
 			err = errors.Join(err, e)
 		}
-		if err = errors.Join(first, kernel, err); err != nil {
-			t.Fatal(err)
-		}
+		boards.err = errors.Join(first, kernel, err)
 	})
+	if boards.err != nil {
+		t.Fatal(boards.err)
+	}
 	dir := t.TempDir()
 	for name, data := range boards.files {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {

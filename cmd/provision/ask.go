@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"strings"
-	"unicode"
 
 	"golang.org/x/term"
 )
@@ -27,16 +26,16 @@ func askable(stdin io.Reader, out io.Writer) *person {
 	return &person{f, out}
 }
 
-// line asks for a line.
-func (t *person) line(ctx context.Context, prompt string) (string, error) {
+// Line asks for a line.
+func (t *person) Line(ctx context.Context, prompt string) (string, error) {
 	return t.read(ctx, prompt, func() (string, error) {
 		line, err := bufio.NewReader(t.in).ReadString('\n')
 		return strings.TrimRight(line, "\r\n"), err
 	})
 }
 
-// secret asks for a line that is not shown.
-func (t *person) secret(ctx context.Context, prompt string) (string, error) {
+// Secret asks for a line that is not shown.
+func (t *person) Secret(ctx context.Context, prompt string) (string, error) {
 	return t.read(ctx, prompt, func() (string, error) {
 		line, err := term.ReadPassword(int(t.in.Fd()))
 		fmt.Fprintln(t.out)
@@ -72,14 +71,4 @@ func (t *person) read(ctx context.Context, prompt string, read func() (string, e
 		_ = term.Restore(int(t.in.Fd()), before) // the reason to end is the context's
 		return "", ctx.Err()
 	}
-}
-
-// plain is what a machine says, fit for a terminal.
-func plain(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return -1
-	}, s)
 }

@@ -115,9 +115,9 @@ func (q *question) look() {
 }
 
 // confirm has the host's name typed.
-func confirm(in *bufio.Reader, out io.Writer, name string) error {
+func confirm(in io.Reader, out io.Writer, name string) error {
 	fmt.Fprintf(out, "Type %s to go on: ", name)
-	line, err := in.ReadString('\n')
+	line, err := bufio.NewReader(in).ReadString('\n') // of a bufio.Reader it is that itself
 	switch typed := strings.TrimSpace(line); {
 	case typed == name:
 		return nil

@@ -118,6 +118,7 @@ func (e *enrolment) flags(c *cobra.Command, via string) {
 	fl.Lookup("tpm2").NoOptDefVal = "7"
 	fl.BoolVar(&r.KeepSecrets, "keep", false, "keep the files of --secret on the server after the host is installed, for its next install")
 	fl.StringVar(&r.GenerateHardware, "generate-hardware-config", "", "TOOL[=PATH]: have nixos-generate-config or nixos-facter look at the machine, and write what it finds into the flake before the build (default PATH hosts/HOST/hardware-configuration.nix or facter.json)")
+	fl.StringVar(&r.Proof, "proof", "", "what counts as installed: ssh: it answers with its own SSH key, where the flake has sshd listen, or at ssh:PORT; seen: it asks for an address by its name, or some SSH server answers; none: it left the installer (default ssh)")
 	fl.StringVar(&r.BuildOn, "build-on", "", "where the system is built: server, target or auto: the server if it builds for the host's platform, itself or by a remote builder (default auto)")
 	fl.StringVar(&r.StorePath, "store-path", "", "install this system, which is built and in the server's nix store; the flake says the layout")
 	fl.StringVar(&r.CopyOver, "copy-over", "", "how the system gets to the machine: http: signed, out of this server's binary cache, which is fastest; ssh: encrypted, too; auto: http if the machine reaches it (default auto)")
@@ -131,6 +132,7 @@ func (e *enrolment) flags(c *cobra.Command, via string) {
 	_ = c.RegisterFlagCompletionFunc("board", completeWays(append(images.BoardNames(), web.AutoBoard)...))
 	_ = c.RegisterFlagCompletionFunc("boot-method", cobra.FixedCompletions([]string{"binl", "first", "plain", "snponly", "native", "pi", "u-boot"}, cobra.ShellCompDirectiveNoFileComp))
 	_ = c.RegisterFlagCompletionFunc("generate-hardware-config", completeWays(hosts.GenerateConfig, hosts.Facter))
+	_ = c.RegisterFlagCompletionFunc("proof", completeWays("ssh", "seen", "none"))
 	_ = c.RegisterFlagCompletionFunc("build-on", completeWays("server", "target", "auto"))
 	_ = c.RegisterFlagCompletionFunc("disko", completeWays("fresh", "format", "mount", "script"))
 	_ = c.RegisterFlagCompletionFunc("via", completeVias)
@@ -160,6 +162,9 @@ func (e *enrolment) parse(c *cobra.Command) (err error) {
 		if _, err := disko.FindPreset(r.Layout); err != nil {
 			return errUsage{err}
 		}
+	}
+	if _, err := hosts.ParseProof(r.Proof); err != nil {
+		return errUsage{err}
 	}
 	if err := e.parseBuild(); err != nil {
 		return errUsage{err}
@@ -220,8 +225,16 @@ func tell(c *cobra.Command, s web.Status) {
 	for _, what := range s.Slow {
 		fmt.Fprintf(c.OutOrStdout(), "Note: %s.\n", what)
 	}
+	warn(c, s)
 	if len(s.EscrowTo) > 0 {
 		fmt.Fprintf(c.OutOrStdout(), "Its disk passphrases are in escrow: provision secrets %s\n", s.Name)
+	}
+}
+
+// warn prints what to know before the host is installed.
+func warn(c *cobra.Command, s web.Status) {
+	for _, what := range s.Warnings {
+		fmt.Fprintf(c.OutOrStdout(), "Warning: %s.\n", what)
 	}
 }
 
@@ -250,5 +263,5 @@ func diskFlag(c *cobra.Command, disks *[]string) {
 
 // wipeFlag adds --wipe, for disko.Plan.Wiped.
 func wipeFlag(c *cobra.Command, disks *[]string) {
-	c.Flags().StringArrayVar(disks, "wipe", nil, "DISK: take this disk even if it is removable, in use, another host's, or holds Windows, LUKS or ZFS: its serial number, WWN, or a path below /dev/disk")
+	c.Flags().StringArrayVar(disks, "wipe", nil, "DISK: take this disk even if it is removable, in use, another host's, or holds Windows, LUKS, ZFS or the like: its serial number, WWN, or a path below /dev/disk")
 }

@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -63,37 +62,6 @@ func saysKey(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-func TestParseSSH(t *testing.T) {
-	for in, want := range map[string]string{
-		"10.0.0.5":             "root 10.0.0.5 22",
-		"ada@10.0.0.5:2222":    "ada 10.0.0.5 2222",
-		"fd00::5":              "root fd00::5 22",
-		"[fd00::5]":            "root fd00::5 22",
-		"ada@[fd00::5]:2222":   "ada fd00::5 2222",
-		"fe80::1%eth0":         "root fe80::1%eth0 22",
-		"box.example":          "root box.example 22",
-		"a@b@box.example:2022": "a@b box.example 2022",
-		"":                     "--ssh",
-		"root@":                "--ssh",
-		"@box":                 "--ssh",
-		"box:0":                "ports",
-		"box:65536":            "ports",
-		"box:ssh":              "ports",
-		"-oProxyCommand=x":     "--ssh",
-		"ssh://box":            "--ssh",
-		"a b":                  "--ssh",
-	} {
-		user, host, port, err := parseSSH(in)
-		got := user + " " + host + " " + strconv.Itoa(port)
-		if err != nil {
-			got = err.Error()
-		}
-		if err == nil && got != want || err != nil && !strings.Contains(got, want) {
-			t.Errorf("%q: %q, want %q", in, got, want)
-		}
-	}
-}
-
 const surroundingsOf = `kernel Linux
 arch x86_64
 uid 1000
@@ -123,7 +91,7 @@ func TestSurroundings(t *testing.T) {
 	if got := s.system(); got != "Debian GNU/Linux 12 (bookworm)[2J" {
 		t.Errorf("it runs %q: what the machine says reaches the terminal as it is", got)
 	}
-	if err := s.usable(&sshLogin{user: "ada"}); err != nil {
+	if err := s.usable("ada", false); err != nil {
 		t.Error(err)
 	}
 	if s.installer() || !slices.Equal(s.root(), []string{"sudo", "-n"}) {
@@ -142,7 +110,7 @@ func TestSurroundings(t *testing.T) {
 		}
 	}
 	installer := readSurroundings("kernel Linux\nuid 0\nid nixos\nvariant installer\nnic e 52:54:00:00:00:01 wired\n")
-	if err := installer.usable(&sshLogin{user: "root"}); err != nil || !installer.installer() || installer.root() != nil {
+	if err := installer.usable("root", false); err != nil || !installer.installer() || installer.root() != nil {
 		t.Errorf("an installer: %v, %t, root by %v", err, installer.installer(), installer.root())
 	}
 }
@@ -156,12 +124,12 @@ func TestUnusable(t *testing.T) {
 		"no keys":        {"sshd pubkeyauthentication no", "PubkeyAuthentication no"},
 		"other file":     {"sshd authorizedkeysfile /etc/keys/%u", "AuthorizedKeysFile /etc/keys/%u"},
 	} {
-		err := readSurroundings(surroundingsOf + c.change + "\n").usable(&sshLogin{user: "ada"})
+		err := readSurroundings(surroundingsOf + c.change + "\n").usable("ada", false)
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	err := readSurroundings("kernel Linux\nuid 0\nnic eth0 52:54:00:00:00:01 virtual\nnic wlan0 52:54:00:00:00:02 wireless\n").usable(&sshLogin{})
+	err := readSurroundings("kernel Linux\nuid 0\nnic eth0 52:54:00:00:00:01 virtual\nnic wlan0 52:54:00:00:00:02 wireless\n").usable("root", false)
 	if err == nil || !strings.Contains(err.Error(), "no wired network card") {
 		t.Errorf("a container: %v", err)
 	}

@@ -112,7 +112,7 @@ func (f mediaFlags) confirm(c *cobra.Command, to *stick) error {
 	if who == nil {
 		return errUsage{fmt.Errorf("all that is on %s will be lost: say --yes, for there is no terminal to ask on", to)}
 	}
-	answer, err := who.line(c.Context(), fmt.Sprintf("All that is on %s will be lost. Type yes: ", to))
+	answer, err := who.Line(c.Context(), fmt.Sprintf("All that is on %s will be lost. Type yes: ", to))
 	if err != nil {
 		return err
 	}

@@ -50,6 +50,7 @@ func reinstallCommand(api *client) *cobra.Command {
 			if err := q.put(hostPath(name, "/reinstall"), e.agreed, &s); err != nil {
 				return err
 			}
+			warn(c, s)
 			fmt.Fprintf(out, "%s. Follow it with: provision watch %s\n", permission(s), s.Name)
 			if e.request.NewIdentity {
 				fmt.Fprintf(out, "Its new SSH host key: %s\n", s.HostKey)

@@ -102,7 +102,7 @@ func (in *input) passphrase(path string) ([]byte, error) {
 	var typed [2]string
 	for i, prompt := range []string{"Passphrase for " + path + ": ", "Again: "} {
 		var err error
-		if typed[i], err = who.secret(in.ctx, prompt); err != nil {
+		if typed[i], err = who.Secret(in.ctx, prompt); err != nil {
 			return nil, fmt.Errorf("read the passphrase: %w", err)
 		}
 	}
@@ -342,7 +342,7 @@ func lockedIdentity(file string, data []byte, public ssh.PublicKey, in *input) (
 		if who == nil {
 			return nil, errors.New("it is encrypted: run this on a terminal, which asks for its passphrase, or give another key with --identity")
 		}
-		typed, err := who.secret(in.ctx, "Passphrase of "+file+": ")
+		typed, err := who.Secret(in.ctx, "Passphrase of "+file+": ")
 		return []byte(typed), err
 	})
 }

@@ -21,7 +21,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"provision/cache"
-	"provision/disko"
 	"provision/hosts"
 	"provision/images"
 	"provision/installer"
@@ -155,11 +154,12 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) e
 			}
 			return err
 		}}
-	operator := &web.Server{Socket: socket, Group: f.group, Flake: f.flake, Programs: f.programs, Hosts: inventory, Images: catalog, Traces: traces, Log: log, Look: install.Look, Prepare: nix.Prepare, Problems: installer.BoardProblems,
+	operator := &web.Server{Socket: socket, Group: f.group, Flake: f.flake, Programs: f.programs, Hosts: inventory, Images: catalog, Traces: traces, Log: log, Look: install.Look, Reach: install.Reach, Prepare: nix.Prepare, Problems: installer.BoardProblems,
 		Serving: web.Serving{Version: version, PID: os.Getpid(), DHCP: f.dhcp, HTTP: pxeServer.HTTPPort, Hold: pxeServer.Hold, SSHKey: login},
-		Evaluate: func(ctx context.Context, flake, host string, o hosts.Options) (string, *disko.Layout, error) {
+		Evaluate: func(ctx context.Context, flake, host string, o hosts.Options) (web.Evaluation, error) {
 			config, layout, err := nix.AtOnce().Evaluate(ctx, flake, host, o)
-			return config.System, layout, err
+			warnings := func(o hosts.Options) []string { return config.Warnings(host, o, layout) }
+			return web.Evaluation{System: config.System, Layout: layout, Warnings: warnings}, err
 		}}
 
 	// All ports first: nothing may be installed by a server that cannot serve.

@@ -1,54 +1,17 @@
 package main
 
 import (
-	"context"
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
-)
 
-// lookAround prints what can be known of a machine without changing it, in lines
-// of a word and what it says. It takes a POSIX shell and cat, uname, id and
-// readlink; what is missing is not printed.
-const lookAround = `PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin:/run/current-system/sw/bin
-echo kernel $(uname -s)
-echo arch $(uname -m)
-echo uid $(id -u)
-sudo=
-if [ "$(id -u)" != 0 ]; then
-	if sudo -n true < /dev/null 2> /dev/null; then echo sudo yes; sudo="sudo -n"; fi
-fi
-if [ -r /etc/os-release ]; then (
-	. /etc/os-release
-	echo "id $ID"
-	echo "variant $VARIANT_ID"
-	echo "name $PRETTY_NAME"
-) fi
-for d in /sys/class/net/*; do
-	n=${d##*/}
-	[ "$(cat "$d/type" 2> /dev/null)" = 1 ] || continue
-	mac=$(cat "$d/address")
-	[ -r "$d/bonding_slave/perm_hwaddr" ] && mac=$(cat "$d/bonding_slave/perm_hwaddr")
-	kind=virtual
-	[ -e "$d/device" ] && kind=wired
-	[ -e "$d/wireless" ] || [ -e "$d/phy80211" ] && kind=wireless
-	master=$(readlink "$d/master")
-	echo nic $n $mac $kind ${master##*/}
-done
-while read -r dev to rest; do
-	[ "$to" = 00000000 ] && echo route $dev
-done < /proc/net/route
-if command -v ip > /dev/null; then
-	ip -o addr show | while read -r n dev family addr rest; do echo addr $dev ${addr%/*}; done
-fi
-if command -v sshd > /dev/null; then
-	$sudo sshd -T -C user=root,host=provision,addr=${SSH_CONNECTION%% *} 2> /dev/null < /dev/null | while read -r key value; do
-		case $key in permitrootlogin|pubkeyauthentication|authorizedkeysfile) echo sshd $key $value;; esac
-	done
-fi
-true`
+	"provision/hosts"
+	"provision/internal/sshlogin"
+)
 
 // surroundings are what a machine is, as it was found.
 type surroundings struct {
@@ -58,24 +21,17 @@ type surroundings struct {
 	routes                               []string              // interfaces with a default route
 	addrs                                map[netip.Addr]string // to their interface
 	sshd                                 map[string]string     // its settings for root; empty: not known
+	here                                 netip.AddrPort        // where its sshd was reached, as it sees it; may be not valid
 }
 
 // nic is an Ethernet interface.
 type nic struct{ name, mac, kind, master string }
 
-func (m *sshMachine) look(ctx context.Context) (*surroundings, error) {
-	out, err := m.script(ctx, nil, lookAround, "")
-	if err != nil {
-		return nil, fmt.Errorf("look around on %s: %w", m.address, err)
-	}
-	return readSurroundings(out), nil
-}
-
 func readSurroundings(out string) *surroundings {
 	s := &surroundings{addrs: make(map[netip.Addr]string), sshd: make(map[string]string)}
 	for line := range strings.Lines(out) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), " ")
-		value = plain(value)
+		value = sshlogin.Printable(value)
 		words := strings.Fields(value)
 		switch key {
 		case "kernel":
@@ -103,12 +59,26 @@ func readSurroundings(out string) *surroundings {
 					s.addrs[a] = words[0]
 				}
 			}
+		case "conn":
+			if len(words) == 4 {
+				s.here = readAddrPort(words[2], words[3])
+			}
 		case "sshd":
 			setting, value, _ := strings.Cut(value, " ")
 			s.sshd[setting] = value
 		}
 	}
 	return s
+}
+
+// readAddrPort is not valid if the words are not an address and a port.
+func readAddrPort(addr, port string) netip.AddrPort {
+	a, err := netip.ParseAddr(addr)
+	n, portErr := strconv.ParseUint(port, 10, 16)
+	if err != nil || portErr != nil {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(a.Unmap(), uint16(n))
 }
 
 // system is what the machine runs, for people.
@@ -130,17 +100,34 @@ func (s *surroundings) root() []string {
 	return []string{"sudo", "-n"}
 }
 
-// usable says why the machine cannot be taken over.
-func (s *surroundings) usable(l *sshLogin) error {
+// usable says why the machine cannot be taken over by the user. Where the server is let in already, nobody has to
+// let it in.
+func (s *surroundings) usable(user string, admitted bool) error {
 	switch {
 	case s.kernel != "Linux":
 		return fmt.Errorf("it runs %q, not Linux", s.kernel)
-	case s.uid != "0" && !s.sudo:
-		return fmt.Errorf("%s is not root there, and sudo asks for a password or is missing (`sudo -n true` fails): log in as root, or let %s use sudo without a password", l.user, l.user)
 	case len(s.wired()) == 0:
 		return errors.New("it has no wired network card of its own: a container cannot be taken over, and the installer has no Wi-Fi")
+	case admitted:
+		return nil
+	case s.uid != "0" && !s.sudo:
+		return fmt.Errorf("%s is not root there, and sudo asks for a password or is missing (`sudo -n true` fails): log in as root, or let %s use sudo without a password", user, user)
 	}
 	return s.rootLogin()
+}
+
+// forwarded says that the installer would not be reached where the machine's sshd is: something in between passes on
+// that port, and the installer listens on port 22 of the machine. An address that is not the machine's own may be
+// passed on with all ports, which cannot be seen; port 22 is believed to be.
+func (s *surroundings) forwarded(t hosts.Takeover) error {
+	// Each side has its own name for the zone of a link-local address.
+	reached := netip.AddrPortFrom(netip.MustParseAddr(t.Address).Unmap().WithZone(""), uint16(cmp.Or(t.Port, 22)))
+	other := s.here.Port() != reached.Port() || s.here.Addr().WithZone("") != reached.Addr() && reached.Port() != 22
+	if !s.here.IsValid() || !other || t.Installer || t.PostKexecPort != 0 {
+		return nil
+	}
+	return fmt.Errorf("%s is a forwarded port, for the machine's own sshd has it for %s, and the installer will listen on port 22 of the machine: "+
+		"say by which port of %s the server reaches that, with --post-kexec-port PORT", reached, s.here, reached.Addr())
 }
 
 // rootLogin refuses what keeps a key in root's authorized keys from working.

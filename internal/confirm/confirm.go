@@ -37,6 +37,8 @@ func Of(p *disko.Plan, wipe []string) hosts.Confirmed {
 				WWN:    d.WWN,
 				Size:   d.Size,
 				Wipe:   slices.Contains(wiped, d.Device),
+				Vague:  d.Vague,
+				Twins:  d.Twins,
 			},
 			Name:   d.Name,
 			Named:  d.Named,
@@ -61,7 +63,7 @@ func digest(p *disko.Plan, takes []hosts.Taken, unknown []string) string {
 		if t.Size > 0 {
 			t.Named = ""
 		}
-		if t.WWN != "" || t.Serial != "" {
+		if t.Known() {
 			t.Device = ""
 		}
 		sum.Takes = append(sum.Takes, t)

@@ -55,6 +55,10 @@ type Status struct {
 	// TPM2 are the PCRs by which the machine's TPM opens the disks.
 	TPM2 string `json:"tpm2,omitempty"`
 
+	// ProofBy is what counts as installed.
+	ProofBy hosts.Proof `json:"proof_by"`
+	// Warnings are what to know before it is installed, in words; told at enrolment only.
+	Warnings []string `json:"warnings,omitempty"`
 	// Slow is what takes its machine long over TFTP, in words; told at enrolment only.
 	Slow []string `json:"slow,omitempty"`
 
@@ -69,6 +73,7 @@ func status(h hosts.Host) Status {
 		Progress: h.Progress, Address: h.Address, System: h.System, Error: h.Error, Since: h.Since, Proof: h.Standing.Proof,
 		HostKey: h.HostKey, Arch: h.Arch, Method: h.Method, Pinned: h.Options.Method, Disko: cmp.Or(h.Options.Disko, hosts.Fresh), Layout: h.Options.Layout, Board: h.Board, Image: h.Image, Disks: h.Options.Disks, Wipe: h.Options.Wipe, Serial: h.Serial, PiConfig: h.Options.PiConfig, AllowEEPROM: h.Options.AllowEEPROM, TPM2: h.Options.TPM2, Flake: h.Flake, Permit: h.Permit, Event: h.LastEvent,
 		Hardware: h.Options.Hardware, BuildOn: cmp.Or(h.Options.BuildOn, hosts.BuildAuto), CopyOver: cmp.Or(h.Options.CopyOver, hosts.CopyAuto), StorePath: h.Options.StorePath, TargetSubstitutes: h.Options.TargetSubstitutes,
+		ProofBy:  cmp.Or(h.Options.Proof, hosts.ProofSSH),
 		EscrowTo: h.Options.EscrowTo, Secrets: h.Options.Secrets, KeepSecrets: h.Options.KeepSecrets, Chown: h.Options.Chown}
 }
 
@@ -113,6 +118,7 @@ type EnrollRequest struct {
 	Via         string        `json:"via,omitempty"`     // hosts.ParseVia; how the machine is made to come
 	// GenerateHardware is hosts.ParseHardware's TOOL[=PATH]; empty: none.
 	GenerateHardware  string `json:"generate_hardware_config,omitempty"`
+	Proof             string `json:"proof,omitempty"`      // hosts.ParseProof; empty: ssh, or as before
 	BuildOn           string `json:"build_on,omitempty"`   // hosts.ParseBuildOn; empty: auto
 	CopyOver          string `json:"copy_over,omitempty"`  // hosts.ParseCopyOver; empty: auto
 	StorePath         string `json:"store_path,omitempty"` // a system that is in the server's store
@@ -159,6 +165,8 @@ type Proposal struct {
 	Unfit string `json:"unfit,omitempty"`
 	// Wiped are the disks, for people, that --wipe lets be taken whatever speaks against it.
 	Wiped []string `json:"wiped,omitempty"`
+	// Warnings are what to know before it is installed, for people.
+	Warnings []string `json:"warnings,omitempty"`
 	// Beyond says how it goes beyond what was confirmed already, where a failed install goes on.
 	Beyond []string `json:"beyond,omitempty"`
 

@@ -37,6 +37,7 @@ func (s *Server) enroll(c echo.Context) error {
 		return c.JSON(http.StatusOK, plan)
 	}
 	st := status(h)
+	st.Warnings = plan.Warnings
 	if programs, err := images.Programs(s.Programs); err == nil { // else serve would not have started
 		st.Slow = s.slow(h, s.Traces.List(), programs)
 	}
@@ -46,19 +47,19 @@ func (s *Server) enroll(c echo.Context) error {
 // permit checks the request, plans it, and lets do issue the permit for that plan, unless only
 // the plan is asked for; may tells if that would be refused. The flake is as it was if it is.
 func (s *Server) permit(ctx context.Context, r EnrollRequest, may func(hosts.Host) error,
-	do func(hosts.Host, map[string][]byte) (hosts.Host, error)) (done hosts.Host, plan *Proposal, err error) {
+	do func(hosts.Host, map[string][]byte) (hosts.Host, error)) (h hosts.Host, plan *Proposal, err error) {
 	if err := hosts.CheckName(r.Name); err != nil {
-		return done, nil, err
+		return h, nil, err
 	}
 	hw, err := hosts.ParseHardware(r.GenerateHardware, r.Name)
 	if err != nil {
-		return done, nil, err
+		return h, nil, err
 	}
 	if r.Facts, err = readFacts(r); err != nil {
-		return done, nil, err
+		return h, nil, err
 	}
 	if r.PlanOnly {
-		h, _, plan, err := s.planned(ctx, r, hw)
+		h, plan, err := s.planned(ctx, r, hw)
 		if err == nil {
 			err = may(h)
 		}
@@ -67,7 +68,7 @@ func (s *Server) permit(ctx context.Context, r EnrollRequest, may func(hosts.Hos
 	if hw.Tool != "" && s.Flake != "" {
 		undo, unprepared := s.Prepare(ctx, s.Flake, hw)
 		if unprepared != nil {
-			return done, nil, unprepared
+			return h, nil, unprepared
 		}
 		defer func() {
 			if err != nil {
@@ -77,30 +78,30 @@ func (s *Server) permit(ctx context.Context, r EnrollRequest, may func(hosts.Hos
 	}
 	h, secrets, plan, err := s.check(ctx, r)
 	if err != nil {
-		return done, nil, err
+		return h, nil, err
 	}
 	if err := r.agrees(h.Name, plan); err != nil {
-		return done, nil, err
+		return h, nil, err
 	}
-	if done, err = do(h, secrets); err == nil && r.Facts != nil {
+	if h, err = do(h, secrets); err == nil && r.Facts != nil {
 		err = s.Hosts.SetFacts(h.Name, r.Facts)
 	}
-	return done, plan, err
+	return h, plan, err
 }
 
 // planned is check for a request that only asks. The flake is not touched, unless it does not
 // evaluate without the hardware's file; what is put there for that is taken away again.
-func (s *Server) planned(ctx context.Context, r EnrollRequest, hw hosts.Hardware) (h hosts.Host, secrets map[string][]byte, plan *Proposal, err error) {
-	h, secrets, plan, err = s.check(ctx, r)
+func (s *Server) planned(ctx context.Context, r EnrollRequest, hw hosts.Hardware) (h hosts.Host, plan *Proposal, err error) {
+	h, _, plan, err = s.check(ctx, r)
 	if err == nil || hw.Tool == "" || s.Flake == "" {
-		return h, secrets, plan, err
+		return h, plan, err
 	}
 	undo, unprepared := s.Prepare(ctx, s.Flake, hw)
 	if unprepared != nil {
-		return h, nil, nil, unprepared
+		return h, nil, unprepared
 	}
-	h, secrets, plan, err = s.check(ctx, r)
-	return h, secrets, plan, errors.Join(err, undo())
+	h, _, plan, err = s.check(ctx, r)
+	return h, plan, errors.Join(err, undo())
 }
 
 func bind(c echo.Context, to any) error {
@@ -112,7 +113,7 @@ func bind(c echo.Context, to any) error {
 	return nil
 }
 
-func (s *Server) check(ctx context.Context, r EnrollRequest) (hosts.Host, map[string][]byte, *Proposal, error) {
+func (s *Server) check(ctx context.Context, r EnrollRequest) (_ hosts.Host, _ map[string][]byte, plan *Proposal, err error) {
 	h := hosts.Host{Name: r.Name, Flake: s.Flake, Options: hosts.Options{Address: r.Address, ExtraFiles: r.ExtraFiles, Disks: r.Disks, Wipe: r.Wipe, PiConfig: r.PiConfig, AllowEEPROM: r.AllowEEPROM}, Permit: hosts.Permit{DryRun: r.DryRun}}
 	if err := hosts.CheckName(r.Name); err != nil {
 		return h, nil, nil, err
@@ -162,13 +163,17 @@ func (s *Server) check(ctx context.Context, r EnrollRequest) (hosts.Host, map[st
 	if r.Layout != hosts.NoLayout {
 		h.Options.Layout = r.Layout
 	}
-	system, layout, err := s.Evaluate(ctx, s.Flake, r.Name, h.Options)
+	if h.Options.Proof, err = hosts.ParseProof(r.Proof); err != nil {
+		return h, nil, nil, err
+	}
+	found, err := s.Evaluate(ctx, s.Flake, r.Name, h.Options)
 	if err != nil {
 		return h, nil, nil, err
 	}
-	arch, err := images.ParseArch(system)
+	layout := found.Layout
+	arch, err := images.ParseArch(found.System)
 	if err != nil {
-		return h, nil, nil, fmt.Errorf("%s is built for %s: %w", r.Name, system, err)
+		return h, nil, nil, fmt.Errorf("%s is built for %s: %w", r.Name, found.System, err)
 	}
 	if have, err := images.ParseArch(r.Arch); r.Arch != "" && (err != nil || have != arch) {
 		return h, nil, nil, fmt.Errorf("the machine is %s, and the flake builds %s for %s: choose another host or another machine", r.Arch, r.Name, arch)
@@ -190,12 +195,23 @@ func (s *Server) check(ctx context.Context, r EnrollRequest) (hosts.Host, map[st
 	if err := addSecrets(r, &h, secrets); err != nil {
 		return h, nil, nil, err
 	}
-	plan, err := s.propose(h, layout, r.Facts)
-	if err != nil {
+	if plan, err = s.propose(h, layout, r.Facts); err != nil {
 		return h, nil, nil, err
 	}
+	plan.Warnings = s.warnings(h, found)
 	h.Permit.Confirmed = &plan.confirmed
 	return h, secrets, plan, nil
+}
+
+// warnings are what the operator should know of the host before it is installed.
+func (s *Server) warnings(h hosts.Host, found Evaluation) (all []string) {
+	if found.Warnings != nil {
+		all = found.Warnings(h.Options)
+	}
+	if h.Options.Proof == hosts.ProofSeen && s.Serving.DHCP == "off" {
+		all = append(all, "with serve --dhcp off no DHCP request is heard here: --proof seen waits for an SSH server on the machine")
+	}
+	return all
 }
 
 // addressFree refuses a fixed address that another host has.

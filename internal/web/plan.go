@@ -29,11 +29,11 @@ func (s *Server) plan(c echo.Context) error {
 	if !h.Permit.Spent.IsZero() && s.Flake != "" {
 		h.Flake = s.Flake
 	}
-	_, layout, err := s.Evaluate(c.Request().Context(), h.Flake, h.Name, h.Options)
+	found, err := s.Evaluate(c.Request().Context(), h.Flake, h.Name, h.Options)
 	if err != nil {
 		return err
 	}
-	p, err := s.propose(h, layout, nil)
+	p, err := s.propose(h, found.Layout, nil)
 	if err != nil {
 		return err
 	}
@@ -116,11 +116,16 @@ func (s *Server) facts(before, h hosts.Host, seen json.RawMessage) (*disko.Facts
 // objections are what would stop an install of the host by this plan.
 func (s *Server) objections(h hosts.Host, p *disko.Plan) ([]disko.Objection, error) {
 	var disks []hosts.Disk
-	for _, d := range p.Disks {
-		disks = append(disks, hosts.Disk{Device: d.Device, Model: d.Model, Serial: d.Serial, Size: d.Size})
+	for _, d := range confirm.Of(p, nil).Disks {
+		disks = append(disks, d.Disk)
 	}
 	owners, err := s.Hosts.Owners(h, disks)
-	return p.Guard(disko.Known{Host: h.Name, Owners: owners, Wipe: h.Options.Wipe}), err
+	known := disko.Known{Host: h.Name, Wipe: h.Options.Wipe}
+	for _, o := range owners {
+		known.Owners = append(known.Owners, o.Host)
+		known.Doubts = append(known.Doubts, o.Doubt)
+	}
+	return p.Guard(known), err
 }
 
 // maxFacts bounds what a request tells of a machine's disks, bytes.
@@ -182,13 +187,13 @@ func (s *Server) retry(c echo.Context) error {
 	if err := s.Hosts.Check(h.Name, ev); err != nil {
 		return err
 	}
-	_, layout, err := s.Evaluate(c.Request().Context(), h.Flake, h.Name, h.Options)
+	found, err := s.Evaluate(c.Request().Context(), h.Flake, h.Name, h.Options)
 	if err != nil {
 		return err
 	}
 	again := h
 	again.Options.Wipe = slices.Concat(h.Options.Wipe, r.Wipe)
-	plan, err := s.propose(again, layout, nil)
+	plan, err := s.propose(again, found.Layout, nil)
 	if err != nil {
 		return err
 	}

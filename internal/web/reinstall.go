@@ -29,7 +29,9 @@ func (s *Server) reinstall(c echo.Context) error {
 	if r.PlanOnly {
 		return c.JSON(http.StatusOK, plan)
 	}
-	return c.JSON(http.StatusCreated, status(h))
+	st := status(h)
+	st.Warnings = plan.Warnings
+	return c.JSON(http.StatusCreated, st)
 }
 
 // as is the request with what it leaves out as the host has it, but for a system that was built
@@ -45,6 +47,7 @@ func as(h hosts.Host, r EnrollRequest) EnrollRequest {
 	r.BootMethod, r.Disko = cmp.Or(r.BootMethod, o.Method.String()), cmp.Or(r.Disko, string(o.Disko))
 	r.TPM2, r.Layout = cmp.Or(r.TPM2, o.TPM2), cmp.Or(r.Layout, o.Layout)
 	r.BuildOn, r.TargetSubstitutes = cmp.Or(r.BuildOn, string(o.BuildOn)), r.TargetSubstitutes || o.TargetSubstitutes
+	r.Proof = cmp.Or(r.Proof, string(o.Proof))
 	r.CopyOver = cmp.Or(r.CopyOver, string(o.CopyOver))
 	r.GenerateHardware = cmp.Or(r.GenerateHardware, o.Hardware.String())
 	if r.Disks == nil {
@@ -66,4 +69,20 @@ func (s *Server) look(c echo.Context) error {
 		return err
 	}
 	return c.NoContent(http.StatusNoContent)
+}
+
+// reach says whether the server itself gets into a machine, before anything is changed there.
+func (s *Server) reach(c echo.Context) error {
+	var take hosts.Takeover
+	if err := bind(c, &take); err != nil {
+		return err
+	}
+	if err := take.Check(); err != nil {
+		return err
+	}
+	found, err := s.Reach(c.Request().Context(), take)
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, found)
 }

@@ -37,9 +37,8 @@ type Server struct {
 	Hosts  *hosts.Inventory
 	Images *images.Catalog
 	Traces *hosts.Traces
-	// Evaluate reads a host's platform (such as x86_64-linux) and layout from
-	// the flake; the layout from elsewhere if the options say so.
-	Evaluate func(ctx context.Context, flake, host string, o hosts.Options) (system string, layout *disko.Layout, err error)
+	// Evaluate reads what the flake says about a host; the layout comes from elsewhere if the options say so.
+	Evaluate func(ctx context.Context, flake, host string, o hosts.Options) (Evaluation, error)
 	// Problems are what a board makes of a layout.
 	Problems func(*disko.Layout, images.Board) []disko.Problem
 	// Prepare makes sure that a hardware configuration's file is in the flake; undo takes back
@@ -47,10 +46,20 @@ type Server struct {
 	Prepare func(ctx context.Context, flake string, hw hosts.Hardware) (undo func() error, err error)
 	// Look asks what runs on a host's machine for its disks, and has the inventory keep the answer.
 	Look func(ctx context.Context, host string) error
-	Log  *slog.Logger
+	// Reach tries whether the server gets into a machine that is to be taken over.
+	Reach func(context.Context, hosts.Takeover) (hosts.Reached, error)
+	Log   *slog.Logger
 
 	listener net.Listener
 	meter    meter
+}
+
+// Evaluation is what a flake says about a host.
+type Evaluation struct {
+	System string // such as x86_64-linux
+	Layout *disko.Layout
+	// Warnings are what an operator should know before the host is installed with these options. It may be nil.
+	Warnings func(o hosts.Options) []string
 }
 
 // Listen opens the socket. Run must follow.
@@ -145,6 +154,7 @@ func (s *Server) routes() http.Handler {
 	v1.GET("/hosts/:name/host-key", s.hostKey)
 	v1.POST("/hosts/:name/host-key", s.makeHostKey)
 	v1.POST("/hosts/:name/escrow", s.escrow)
+	v1.POST("/reach", s.reach)
 	v1.GET("/watch", s.watch)
 	v1.GET("/discovered", s.discovered)
 	v1.GET("/traces", func(c echo.Context) error { return c.JSON(http.StatusOK, s.Traces.List()) })

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"provision/internal/sshlogin"
+)
+
+const sshCommandLimit = time.Minute
+
+// script runs a constant shell script on the machine, as root if asked to, with input for its data.
+func (v *visit) script(ctx context.Context, root []string, text, input string) (string, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, sshCommandLimit, fmt.Errorf("no end within %s", sshCommandLimit))
+	defer cancel()
+	client := v.machine.Client
+	defer context.AfterFunc(ctx, func() { client.Close() })()
+	session, err := client.NewSession()
+	if err != nil {
+		return "", fmt.Errorf("open an SSH session: %w", err)
+	}
+	defer session.Close()
+	var out, errOut bytes.Buffer
+	session.Stdin, session.Stdout, session.Stderr = strings.NewReader(input), &out, &errOut
+	// The login shell may be any; words in single quotes are the same to all.
+	command := "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
+	if err = session.Run(strings.Join(append(root, "sh", "-c", command), " ")); ctx.Err() != nil {
+		return "", context.Cause(ctx)
+	}
+	if err != nil {
+		return "", fmt.Errorf("%w: %s", err, sshlogin.Printable(strings.Join(strings.Fields(errOut.String()), " ")))
+	}
+	return out.String(), nil
+}
+
+// allow adds the line on its stdin to root's authorized keys. Where SELinux
+// rules, sshd reads only files that are labelled as such.
+const allow = `set -eu
+umask 077
+line=$(cat)
+dir=~root/.ssh
+file=$dir/authorized_keys
+mkdir -p "$dir"
+if [ -e "$file" ] && grep -qxF -e "$line" "$file"; then
+	echo there
+	exit
+fi
+if [ -s "$file" ] && [ -n "$(tail -c 1 "$file")" ]; then echo >> "$file"; fi
+printf "%s\n" "$line" >> "$file"
+if command -v restorecon > /dev/null; then restorecon -R "$dir" || true; fi
+echo added`
+
+// disallow takes the line out again.
+const disallow = `set -eu
+umask 077
+line=$(cat)
+file=~root/.ssh/authorized_keys
+rest=$(grep -vxF -e "$line" "$file" || true)
+printf "%s" "${rest:+$rest
+}" > "$file"`
+
+// serverLine is the server's key as it stands in authorized_keys.
+func serverLine(key string) string {
+	return key + " provision: the provisioning server, by `provision install`\n"
+}
+
+// letIn lets the server log in as root, and reports whether it could not before.
+func (v *visit) letIn(ctx context.Context, key string) (added bool, err error) {
+	if _, _, _, _, err := ssh.ParseAuthorizedKey([]byte(key)); err != nil {
+		return false, fmt.Errorf("read the server's SSH key from its answer: %w; is `provision serve` of another version?", err)
+	}
+	out, err := v.script(ctx, v.found.root(), allow, serverLine(key))
+	if err != nil {
+		return false, fmt.Errorf("add the server's key to root's authorized keys on %s: %w", v.machine.Name(), err)
+	}
+	return strings.TrimSpace(out) == "added", nil
+}
+
+func (v *visit) letOut(ctx context.Context, key string) error {
+	if _, err := v.script(ctx, v.found.root(), disallow, serverLine(key)); err != nil {
+		return fmt.Errorf("take the server's key out of root's authorized keys on %s again: %w; the line ends in `provision install`", v.machine.Name(), err)
+	}
+	return nil
+}

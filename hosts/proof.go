@@ -1,0 +1,76 @@
+package hosts
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Proof is what counts as an installed host: the empty one and ProofSSH wait for its own SSH key, which "ssh:PORT"
+// looks for at another port than the flake says.
+type Proof string
+
+// The proofs.
+const (
+	ProofSSH  Proof = "ssh"  // it answers with its own SSH key
+	ProofSeen Proof = "seen" // it asks for an address by its name, or some SSH server answers on it
+	ProofNone Proof = "none" // the machine left the installer
+)
+
+// ParseProof reads ssh, ssh:PORT, seen or none; empty is ProofSSH.
+func ParseProof(s string) (Proof, error) {
+	switch p := Proof(s); p {
+	case "", ProofSSH, ProofSeen, ProofNone:
+		return p, nil
+	}
+	if text, ok := strings.CutPrefix(s, "ssh:"); ok {
+		if port, err := strconv.ParseUint(text, 10, 16); err == nil && port > 0 {
+			return Proof(fmt.Sprintf("ssh:%d", port)), nil
+		}
+		return "", fmt.Errorf("--proof %s: write a port from 1 to 65535, such as ssh:2222", s)
+	}
+	return "", fmt.Errorf("--proof %s: choose ssh, ssh:PORT, seen or none", s)
+}
+
+// port is the one that the operator said; 0: none.
+func (p Proof) port() int {
+	text, _ := strings.CutPrefix(string(p), "ssh:")
+	port, _ := strconv.Atoi(text) // 0 where there is none
+	return port
+}
+
+// BySSH reports whether only the host's own SSH key counts.
+func (p Proof) BySSH() bool { return p != ProofSeen && p != ProofNone }
+
+// Expected is what a host's configuration says of how its machine is seen on the network, once it starts from its disk.
+type Expected struct {
+	HostName string `json:"host_name,omitempty"` // networking.hostName; empty: not known, or the network gives it
+	Ports    []int  `json:"ports,omitempty"`     // where sshd listens; empty: not known
+	Stage1   Stage1 `json:"stage1,omitzero"`
+}
+
+// Stage1 is what the initrd does on the network (boot.initrd.network) before the disks are open.
+type Stage1 struct {
+	Network bool `json:"network,omitempty"` // it asks for an address
+	Port    int  `json:"port,omitempty"`    // of its sshd; 0: it has none
+	OwnKey  bool `json:"own_key,omitempty"` // its sshd has the host's own key
+	// SystemKey is a type of SSH host key that the system's sshd has and that of stage 1 has not, such as ssh-rsa;
+	// empty: none is known.
+	SystemKey string `json:"system_key,omitempty"`
+}
+
+// SSHPorts are where the host's own sshd is looked for.
+func (h *Host) SSHPorts() []int {
+	if port := h.Options.Proof.port(); port > 0 {
+		return []int{port}
+	}
+	if len(h.Expected.Ports) > 0 {
+		return h.Expected.Ports
+	}
+	return []int{22}
+}
+
+// Restarting reports whether everything is on the disk, and the machine has not yet shown that it starts from it.
+func (h *Host) Restarting() bool {
+	return (h.State == Rebooting || h.State == Failed) && h.Phase == PhaseReboot && !h.Permit.Spent.IsZero()
+}
