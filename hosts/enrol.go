@@ -304,7 +304,7 @@ func (inv *Inventory) forget(name string) error {
 	for _, token := range h.Tokens {
 		writes = append(writes, Write{tokenKey(token), nil})
 	}
-	writes = append(writes, Write{factsKey(name), nil})
+	writes = append(writes, Write{factsKey(name), nil}, Write{journalKey(name), nil})
 	if h.Serial != "" {
 		writes = append(writes, Write{serialKey(h.Serial), nil})
 	}
@@ -337,4 +337,23 @@ func (inv *Inventory) Facts(name string) ([]byte, error) {
 		return nil, fmt.Errorf("facts of %s: %w", name, err)
 	}
 	return rec.Value, nil
+}
+
+// MaxJournal bounds an installer's journal, bytes; the end stays.
+const MaxJournal = 64 << 10
+
+// SetJournal keeps what the installer of a failed install said, instead of an earlier one's.
+func (inv *Inventory) SetJournal(name, journal string) error {
+	journal = harmless(journal)
+	journal = strings.ToValidUTF8(journal[max(0, len(journal)-MaxJournal):], "")
+	return inv.store.Commit(nil, []Write{{journalKey(name), []byte(journal)}})
+}
+
+// Journal returns what SetJournal kept, or ErrNotFound.
+func (inv *Inventory) Journal(name string) (string, error) {
+	rec, err := inv.store.Get(journalKey(name))
+	if err != nil {
+		return "", fmt.Errorf("journal of the installer of %s: %w", name, err)
+	}
+	return string(rec.Value), nil
 }

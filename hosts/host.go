@@ -76,6 +76,7 @@ type Host struct {
 	Layout   string    `json:"layout,omitempty"`  // digest of the layout whose disks were made under this permit
 	Standing Standing  `json:"standing,omitzero"` // what is installed, until a permit is burned
 	Expected Expected  `json:"expected,omitzero"` // what System is to show on the network
+	Restart  Restart   `json:"restart,omitzero"`  // what was seen of the machine since it left the installer
 	Permit   Permit    `json:"permit"`
 	Owned    []Disk    `json:"owned,omitempty"` // all that permits of this host were burned for
 	Boot     Boot      `json:"boot"`

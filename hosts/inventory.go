@@ -31,6 +31,7 @@ func macKey(mac string) string              { return "mac/" + mac }
 func tokenKey(token string) string          { return "boot/" + token }
 func eventKey(name string, n uint64) string { return fmt.Sprintf("event/%s/%016x", name, n) }
 func factsKey(name string) string           { return "facts/" + name }
+func journalKey(name string) string         { return "journal/" + name }
 func secretKey(name, secret string) string  { return "secret/" + name + "/" + secret }
 
 // New opens the inventory; now is the clock.

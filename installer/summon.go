@@ -150,7 +150,7 @@ func (in *Installer) Look(ctx context.Context, name string) error {
 		if !h.Intact() {
 			return fmt.Errorf("nothing is known to run on the machine of %s", name)
 		}
-		h.Permit.Take = &hosts.Takeover{Address: h.Address, HostKey: h.Standing.HostKey}
+		h.Permit.Take = &hosts.Takeover{Address: h.Address, Port: h.Standing.Port, HostKey: h.Standing.HostKey}
 	}
 	s, err := f.reach(ctx, h)
 	if err != nil {

@@ -66,8 +66,19 @@ verifies both; PCRs that never are the same are refused.
 
   provision enroll 52:54:00:12:34:56 bravo --tpm2 --escrow-to ~/.ssh/id_ed25519.pub
 
+A host is installed when it answers with its own SSH key, at the ports of the flake's
+services.openssh.ports, and runs what was built (where it lets this server log in). sshd
+in stage 1 (boot.initrd.network.ssh) does not count: it waits for the passphrase, and
+status says where. --proof ssh:2222 looks at another port; --proof seen is content with a
+DHCP request by its networking.hostName, or any SSH server on the machine, after the
+restart; --proof none with a machine that left the installer, and proves nothing.
+
+  provision enroll 52:54:00:12:34:56 kiosk --proof seen
+
 --secret puts a file on the new system, owned by root. It is sealed on the server and
-removed from it once the host is installed, unless there is --keep.
+removed from it once the host is installed, unless there is --keep. Where / is new at each
+boot, it goes, as the host's SSH key does, to where environment.persistence or
+fileSystems keep it.
 
   provision enroll 52:54:00:12:34:56 bravo --secret /var/lib/tailscale.key=ts.key:0400 \
     --extra-files ./extra --chown /home/ada=1000:100`

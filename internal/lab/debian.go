@@ -24,17 +24,21 @@ type DebianOptions struct {
 	Serial  string // of the disk
 }
 
-// DebianDisk makes a disk of 2 GiB at path that holds a plain Debian 12, as a person would have installed it: systemd,
+// DebianDisk makes a disk of 2 GiB at path that holds a plain Debian, as a person would have installed it: systemd,
 // sshd, UEFI boot, its address by DHCP. It knows nothing of provision. Making the system takes minutes and is kept in
 // the folder cache; what takes long is told to log.
 func DebianDisk(ctx context.Context, cache, path string, o DebianOptions, log io.Writer) (Disk, error) {
-	name, err := key([]string{mirror, suite}, debianRecipe)
+	suite, err := CurrentSuite()
+	if err != nil {
+		return Disk{}, err
+	}
+	name, err := key([]string{mirror, string(suite)}, debianRecipe)
 	if err != nil {
 		return Disk{}, err
 	}
 	dir, err := keep(ctx, cache, "debian-"+name, func(dir string) error {
-		fmt.Fprintf(log, "lab: installing Debian from %s\n", mirror)
-		return makeDebian(ctx, dir)
+		fmt.Fprintf(log, "lab: installing Debian %s from %s\n", suite, mirror)
+		return makeDebian(ctx, suite, dir)
 	})
 	if err != nil {
 		return Disk{}, err

@@ -17,11 +17,11 @@ const (
 )
 
 // makeDebian installs Debian to the file disk in dir.
-func makeDebian(ctx context.Context, dir string) error {
+func makeDebian(ctx context.Context, suite Suite, dir string) error {
 	root := filepath.Join(dir, "root")
 	packages := "systemd-sysv,udev,dbus,libpam-systemd,openssh-server,iproute2,kmod,zstd,initramfs-tools,efibootmgr," +
-		"systemd-boot-efi,linux-image-cloud-amd64,libtss2-esys-3.0.2-0,libtss2-mu0,libtss2-rc0,libtss2-tcti-device0"
-	if _, err := outside(ctx, "debootstrap", "--variant=minbase", "--include="+packages, suite, root, mirror); err != nil {
+		"systemd-boot-efi,linux-image-cloud-amd64," + tpmPackages(suite)
+	if _, err := outside(ctx, "debootstrap", "--variant=minbase", "--include="+packages, string(suite), root, mirror); err != nil {
 		return fmt.Errorf("%w: %s", err, logEnd(root+"/debootstrap/debootstrap.log"))
 	}
 	if err := configure(ctx, root); err != nil {
@@ -31,6 +31,14 @@ func makeDebian(ctx context.Context, dir string) error {
 		return err
 	}
 	return os.RemoveAll(root)
+}
+
+// tpmPackages are those that let systemd talk to a TPM.
+func tpmPackages(suite Suite) string {
+	if suite == Bookworm {
+		return "libtss2-esys-3.0.2-0,libtss2-mu0,libtss2-rc0,libtss2-tcti-device0"
+	}
+	return "libtss2-esys-3.0.2-0t64,libtss2-mu-4.0.1-0t64,libtss2-rc0t64,libtss2-tcti-device0t64"
 }
 
 func logEnd(file string) string {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -18,10 +19,7 @@ import (
 var guest embed.FS
 
 // mirror is where the guests' packages come from; the host's own apt settings, such as a proxy, apply.
-const (
-	mirror = "http://deb.debian.org/debian"
-	suite  = "bookworm"
-)
+const mirror = "http://deb.debian.org/debian"
 
 // A deb is one Debian package in the cache.
 type deb struct {
@@ -31,8 +29,9 @@ type deb struct {
 	Depends []string // names of other packages in the same folder, without cycles
 }
 
-// lines returns an embedded list, one name a line, without comments and without what is for other architectures.
-func lines(list string, arch Arch) ([]string, error) {
+// lines returns an embedded list, one name a line, without comments. A name that is followed by architectures is for
+// guests of those, one that is followed by suites for guests of those.
+func lines(list string, suite Suite, arch Arch) ([]string, error) {
 	data, err := guest.ReadFile("guest/" + list)
 	if err != nil {
 		return nil, err
@@ -40,27 +39,40 @@ func lines(list string, arch Arch) ([]string, error) {
 	var out []string
 	for line := range strings.Lines(string(data)) {
 		words := strings.Fields(line)
-		if len(words) > 0 && words[0] != "#" && (len(words) == 1 || words[1] == string(arch)) {
+		if len(words) > 0 && words[0] != "#" && suits(words[1:], suite, arch) {
 			out = append(out, words[0])
 		}
 	}
 	return out, nil
 }
 
+// suits reports whether the words behind a name, which are architectures and suites, leave a guest in.
+func suits(words []string, suite Suite, arch Arch) bool {
+	var byArch, bySuite []string
+	for _, word := range words {
+		if word == string(X86_64) || word == string(AArch64) {
+			byArch = append(byArch, word)
+		} else {
+			bySuite = append(bySuite, word)
+		}
+	}
+	return (byArch == nil || slices.Contains(byArch, string(arch))) && (bySuite == nil || slices.Contains(bySuite, string(suite)))
+}
+
 // debs returns the packages that guests are made of, downloaded and with their dependencies resolved by apt against a
 // system that has nothing installed.
-func debs(ctx context.Context, cache string, arch Arch, log io.Writer) ([]deb, error) {
-	list, err := lines("packages", arch)
+func debs(ctx context.Context, cache string, suite Suite, arch Arch, log io.Writer) ([]deb, error) {
+	list, err := lines("packages", suite, arch)
 	if err != nil {
 		return nil, err
 	}
-	name, err := key(append(list, mirror, suite, "debs 1"))
+	name, err := key(append(list, mirror, string(suite), "debs 1"))
 	if err != nil {
 		return nil, err
 	}
 	dir, err := keep(ctx, cache, "debs-"+name, func(dir string) error {
-		fmt.Fprintf(log, "lab: downloading Debian packages for %s from %s\n", arch, mirror)
-		return download(ctx, dir, arch, list)
+		fmt.Fprintf(log, "lab: downloading packages of Debian %s for %s from %s\n", suite, arch, mirror)
+		return download(ctx, dir, suite, arch, list)
 	})
 	if err != nil {
 		return nil, err
@@ -80,7 +92,7 @@ func debs(ctx context.Context, cache string, arch Arch, log io.Writer) ([]deb, e
 }
 
 // download fills dir with the listed packages, all they depend on, and an index.json.
-func download(ctx context.Context, dir string, arch Arch, list []string) error {
+func download(ctx context.Context, dir string, suite Suite, arch Arch, list []string) error {
 	var want, skip []string
 	for _, name := range list {
 		if left, ok := strings.CutPrefix(name, "-"); ok {
@@ -150,7 +162,7 @@ func aptOptions(apt string, arch Arch) []string {
 	return args
 }
 
-// index reads the control data of the files, but for the packages to skip.
+// index reads the control data of the files, but for the packages to skip, which are patterns.
 func index(ctx context.Context, files, skip []string) ([]deb, error) {
 	var all []deb
 	needs := map[string][]string{}
@@ -165,7 +177,11 @@ func index(ctx context.Context, files, skip []string) ([]deb, error) {
 		if len(fields) != 4 {
 			return nil, fmt.Errorf("control data of %s has %d fields, not 4", file, len(fields))
 		}
-		if slices.Contains(skip, fields[0]) {
+		left, err := matches(skip, fields[0])
+		if err != nil {
+			return nil, err
+		}
+		if left {
 			continue
 		}
 		d := deb{Name: fields[0], Version: fields[1], File: file}
@@ -181,6 +197,16 @@ func index(ctx context.Context, files, skip []string) ([]deb, error) {
 	slices.SortFunc(all, func(a, b deb) int { return strings.Compare(a.Name, b.Name) })
 	acyclic(all, needs, provider)
 	return all, nil
+}
+
+// matches reports whether one of the patterns, as path.Match takes them, is the name.
+func matches(patterns []string, name string) (bool, error) {
+	for _, pattern := range patterns {
+		if ok, err := path.Match(pattern, name); ok || err != nil {
+			return ok, err
+		}
+	}
+	return false, nil
 }
 
 // relations splits a dependency field ("a (>= 1), b | c") into the names of each clause's alternatives.

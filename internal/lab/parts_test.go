@@ -72,6 +72,42 @@ func TestAcyclic(t *testing.T) {
 	}
 }
 
+func TestGuestsOfEachSuite(t *testing.T) {
+	for _, tt := range []struct {
+		suite Suite
+		arch  Arch
+		name  string
+		want  bool
+	}{
+		{Bookworm, X86_64, "libtss2-mu0", true},
+		{Bookworm, X86_64, "libtss2-mu-4.0.1-0t64", false},
+		{Trixie, X86_64, "libtss2-mu0", false},
+		{Trixie, X86_64, "libtss2-mu-4.0.1-0t64", true},
+		{Trixie, AArch64, "libtss2-mu-4.0.1-0t64", false},
+		{Bookworm, AArch64, "linux-image-arm64", true},
+		{Sid, AArch64, "bash", true},
+	} {
+		list, err := lines("packages", tt.suite, tt.arch)
+		check(t, err)
+		if slices.Contains(list, tt.name) != tt.want {
+			t.Errorf("%s of %s for %s: listed %v, want %v", tt.name, tt.suite, tt.arch, !tt.want, tt.want)
+		}
+	}
+	for name, want := range map[string]bool{"gcc-14-base": true, "gcc-14-base-doc": false, "perl": true} {
+		got, err := matches([]string{"gcc-*-base", "perl"}, name)
+		check(t, err)
+		if got != want {
+			t.Errorf("%s is left out: %v", name, got)
+		}
+	}
+	for set, want := range map[string]Suite{"": Trixie, "bookworm": Bookworm, "sid": Sid, "buster": ""} {
+		t.Setenv("SUITE", set)
+		if got, err := CurrentSuite(); got != want || (err == nil) != (want != "") {
+			t.Errorf("with SUITE=%q guests are made of %q (%v)", set, got, err)
+		}
+	}
+}
+
 func TestArchive(t *testing.T) {
 	var b bytes.Buffer
 	a := &archive{w: &b}

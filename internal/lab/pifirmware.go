@@ -31,7 +31,11 @@ func PiFirmware(ctx context.Context, cache string, log io.Writer) ([]string, err
 	if err != nil || len(files) != 2 {
 		return nil, fmt.Errorf("want two packages in %s, found %v", dir, files)
 	}
-	guests, err := debs(ctx, cache, AArch64, log)
+	suite, err := CurrentSuite()
+	if err != nil {
+		return nil, err
+	}
+	guests, err := debs(ctx, cache, suite, AArch64, log)
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,12 +18,13 @@ func unwanted() []string {
 	for _, path := range []string{
 		"./usr/share/doc*", "./usr/share/man*", "./usr/share/info*", "./usr/share/locale*", "./usr/share/lintian*",
 		"./usr/share/bash-completion*", "./usr/share/zsh*", "./usr/share/doc-base*", "./usr/share/bug*",
-		"./usr/share/initramfs-tools*", "./usr/lib/*-linux-gnu/gconv*", "./usr/lib/systemd/system*",
+		"./usr/share/initramfs-tools*", "./usr/lib/*-linux-gnu/gconv*", "./usr/lib/systemd/system/*",
 		"./lib/systemd/system/*", "./lib/udev/hwdb.d*", "./usr/lib/udev/hwdb.d*", "./etc/init.d*", "./etc/cron*",
 		"./etc/logrotate.d*", "./usr/lib/*-linux-gnu/perl*", "./usr/share/perl*", "./usr/share/fish*",
 		"./usr/lib/linux-image-*", // device trees
 		// Of systemd, guests have systemd-cryptenroll and what it loads.
 		"./lib/systemd/systemd", "./lib/systemd/systemd-[a-t]*", "./lib/systemd/systemd-v*", "./lib/systemd/catalog", "./usr/lib/systemd/catalog",
+		"./usr/lib/systemd/systemd", "./usr/lib/systemd/systemd-[a-t]*", "./usr/lib/systemd/systemd-v*", "./usr/lib/*/systemd/libsystemd-core-*",
 	} {
 		out = append(out, "--exclude="+path)
 	}
@@ -31,10 +33,11 @@ func unwanted() []string {
 
 // A base is what all guests share: an unpacked userland, a kernel and its modules.
 type base struct {
-	arch Arch
-	dir  string
-	key  string
-	debs []deb
+	suite Suite
+	arch  Arch
+	dir   string
+	key   string
+	debs  []deb
 }
 
 // root is the userland, with merged /usr as Debian has it, and without kernel modules.
@@ -45,11 +48,15 @@ func (b base) kernel() string { return filepath.Join(b.dir, "kernel") }
 
 // makeBase unpacks the packages and picks the kernel modules that guests have.
 func makeBase(ctx context.Context, cache string, arch Arch, log io.Writer) (base, error) {
-	all, err := debs(ctx, cache, arch, log)
+	suite, err := CurrentSuite()
 	if err != nil {
 		return base{}, err
 	}
-	inputs := append([]string{"base 4", string(arch)}, unwanted()...)
+	all, err := debs(ctx, cache, suite, arch, log)
+	if err != nil {
+		return base{}, err
+	}
+	inputs := append([]string{"base 5", string(suite), string(arch)}, unwanted()...)
 	for _, d := range all {
 		inputs = append(inputs, d.Name, d.Version)
 	}
@@ -59,14 +66,14 @@ func makeBase(ctx context.Context, cache string, arch Arch, log io.Writer) (base
 	}
 	dir, err := keep(ctx, cache, "base-"+name, func(dir string) error {
 		fmt.Fprintf(log, "lab: unpacking %d packages for %s\n", len(all), arch)
-		return unpackAll(ctx, dir, arch, all)
+		return unpackAll(ctx, base{suite: suite, arch: arch, dir: dir, debs: all})
 	})
-	return base{arch: arch, dir: dir, key: name, debs: all}, err
+	return base{suite: suite, arch: arch, dir: dir, key: name, debs: all}, err
 }
 
-// unpackAll fills dir with root and kernel.
-func unpackAll(ctx context.Context, dir string, arch Arch, all []deb) error {
-	root := filepath.Join(dir, "root")
+// unpackAll fills b's folder with root and kernel.
+func unpackAll(ctx context.Context, b base) error {
+	root := b.root()
 	for _, name := range []string{"bin", "sbin", "lib", "lib64"} {
 		if err := os.MkdirAll(filepath.Join(root, "usr", name), 0o755); err != nil {
 			return err
@@ -75,12 +82,12 @@ func unpackAll(ctx context.Context, dir string, arch Arch, all []deb) error {
 			return err
 		}
 	}
-	for _, d := range all {
+	for _, d := range b.debs {
 		if err := unpack(ctx, d.File, root, unwanted()...); err != nil {
 			return err
 		}
 	}
-	return pickKernel(ctx, arch, root, filepath.Join(dir, "kernel"))
+	return pickKernel(ctx, b)
 }
 
 // unpack extracts a package into the folder to, following the links of a merged /usr.
@@ -105,8 +112,9 @@ func unpack(ctx context.Context, file, to string, args ...string) error {
 	return nil
 }
 
-// pickKernel moves the kernel out of root into the folder to, with those modules that guests have.
-func pickKernel(ctx context.Context, arch Arch, root, to string) error {
+// pickKernel moves the kernel out of root into a folder of its own, with those modules that guests have.
+func pickKernel(ctx context.Context, b base) error {
+	root, to := b.root(), b.kernel()
 	versions, err := filepath.Glob(root + "/usr/lib/modules/*")
 	if err != nil || len(versions) != 1 {
 		return fmt.Errorf("want one kernel in %s, found %d", root, len(versions))
@@ -115,7 +123,7 @@ func pickKernel(ctx context.Context, arch Arch, root, to string) error {
 	if _, err := run(ctx, "depmod", "-b", root, version); err != nil {
 		return err
 	}
-	names, err := lines("modules", arch)
+	names, err := lines("modules", b.suite, b.arch)
 	if err != nil {
 		return err
 	}
@@ -138,6 +146,9 @@ func pickKernel(ctx context.Context, arch Arch, root, to string) error {
 			return err
 		}
 	}
+	if err := inflate(ctx, to); err != nil {
+		return err
+	}
 	for _, file := range []string{"modules.builtin", "modules.builtin.modinfo", "modules.order"} {
 		path := "lib/modules/" + version + "/" + file
 		if err := os.Rename(filepath.Join(root, path), filepath.Join(to, path)); err != nil {
@@ -145,6 +156,18 @@ func pickKernel(ctx context.Context, arch Arch, root, to string) error {
 		}
 	}
 	return finishKernel(ctx, root, to, version)
+}
+
+// inflate unpacks the modules in dir, which are compressed since Debian 13: guests have theirs compressed once, all
+// together and by what is cheap to unpack.
+func inflate(ctx context.Context, dir string) error {
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || filepath.Ext(path) != ".xz" {
+			return err
+		}
+		_, err = run(ctx, "xz", "--decompress", path)
+		return err
+	})
 }
 
 // finishKernel indexes the chosen modules and removes the rest of the kernel package.

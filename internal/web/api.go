@@ -57,6 +57,8 @@ type Status struct {
 
 	// ProofBy is what counts as installed.
 	ProofBy hosts.Proof `json:"proof_by"`
+	// Restart is what was seen of the machine since it left the installer, until it has proved itself.
+	Restart hosts.Restart `json:"restart,omitzero"`
 	// Warnings are what to know before it is installed, in words; told at enrolment only.
 	Warnings []string `json:"warnings,omitempty"`
 	// Slow is what takes its machine long over TFTP, in words; told at enrolment only.
@@ -73,7 +75,7 @@ func status(h hosts.Host) Status {
 		Progress: h.Progress, Address: h.Address, System: h.System, Error: h.Error, Since: h.Since, Proof: h.Standing.Proof,
 		HostKey: h.HostKey, Arch: h.Arch, Method: h.Method, Pinned: h.Options.Method, Disko: cmp.Or(h.Options.Disko, hosts.Fresh), Layout: h.Options.Layout, Board: h.Board, Image: h.Image, Disks: h.Options.Disks, Wipe: h.Options.Wipe, Serial: h.Serial, PiConfig: h.Options.PiConfig, AllowEEPROM: h.Options.AllowEEPROM, TPM2: h.Options.TPM2, Flake: h.Flake, Permit: h.Permit, Event: h.LastEvent,
 		Hardware: h.Options.Hardware, BuildOn: cmp.Or(h.Options.BuildOn, hosts.BuildAuto), CopyOver: cmp.Or(h.Options.CopyOver, hosts.CopyAuto), StorePath: h.Options.StorePath, TargetSubstitutes: h.Options.TargetSubstitutes,
-		ProofBy:  cmp.Or(h.Options.Proof, hosts.ProofSSH),
+		Restart: h.Restart, ProofBy: cmp.Or(h.Options.Proof, hosts.ProofSSH),
 		EscrowTo: h.Options.EscrowTo, Secrets: h.Options.Secrets, KeepSecrets: h.Options.KeepSecrets, Chown: h.Options.Chown}
 }
 
@@ -236,6 +238,11 @@ type News struct {
 	Event  *hosts.Event `json:"event,omitempty"`
 	Status Status       `json:"status"`
 	Gone   bool         `json:"gone,omitempty"` // the host was forgotten
+}
+
+// Journal is the end of what an installer said, when its install failed.
+type Journal struct {
+	Journal string `json:"journal"`
 }
 
 // Failure is the body of every answer that is not a success.

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"net/http"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -288,9 +287,10 @@ func (s *Server) secretsFor(r EnrollRequest, h *hosts.Host, layout *disko.Layout
 	for _, path := range want {
 		key, given := r.DiskKeys[path]
 		switch {
-		case given && strings.TrimRight(string(key), "\n") == "":
-			return nil, fmt.Errorf("the disk encryption key for %s is empty", path)
 		case given:
+			if err := plan.CheckKey(path, key); err != nil {
+				return nil, fmt.Errorf("the disk encryption key for %s: %w", path, err)
+			}
 			secrets[hosts.SecretDisk(path)] = key
 		case s.Hosts.HasDiskKey(r.Name, path): // given at an earlier enrolment
 		case len(r.EscrowTo) == 0:
@@ -312,6 +312,9 @@ func (s *Server) secretsFor(r EnrollRequest, h *hosts.Host, layout *disko.Layout
 	if r.ExtraFiles == "" {
 		return secrets, nil
 	}
+	if err := hosts.CheckExtraFiles(r.ExtraFiles); err != nil {
+		return nil, err
+	}
 	key, err := extraHostKey(r.ExtraFiles)
 	if key != nil {
 		secrets[hosts.SecretHostKey] = key
@@ -321,9 +324,6 @@ func (s *Server) secretsFor(r EnrollRequest, h *hosts.Host, layout *disko.Layout
 
 // extraHostKey returns the host's SSH key if the extra files hold one.
 func extraHostKey(dir string) ([]byte, error) {
-	if !filepath.IsAbs(dir) {
-		return nil, fmt.Errorf("extra files %s: write an absolute path", dir)
-	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, fmt.Errorf("extra files: %w", err)

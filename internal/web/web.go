@@ -150,6 +150,7 @@ func (s *Server) routes() http.Handler {
 	v1.POST("/hosts/:name/retry", s.retry)
 	v1.POST("/hosts/:name/look", s.look)
 	v1.GET("/hosts/:name/events", s.events)
+	v1.GET("/hosts/:name/journal", s.journal)
 	v1.GET("/hosts/:name/plan", s.plan)
 	v1.GET("/hosts/:name/host-key", s.hostKey)
 	v1.POST("/hosts/:name/host-key", s.makeHostKey)
@@ -286,6 +287,22 @@ func (s *Server) events(c echo.Context) error {
 		return err
 	}
 	return c.JSON(http.StatusOK, array(events))
+}
+
+// journal is what the installer said when the last install failed.
+func (s *Server) journal(c echo.Context) error {
+	h, err := s.host(c)
+	if err != nil {
+		return err
+	}
+	text, err := s.Hosts.Journal(h.Name)
+	if errors.Is(err, hosts.ErrNotFound) {
+		return fmt.Errorf("%w: it is kept when an install fails while its installer answers", err)
+	}
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, Journal{text})
 }
 
 // array makes JSON print an empty list as [], not null.

@@ -107,6 +107,28 @@ func TestDifferences(t *testing.T) {
 	}
 }
 
+// TestNewerKernel: what a newer kernel adds to a mount by itself is no difference, and what a layout asked for is one.
+func TestNewerKernel(t *testing.T) {
+	mount := func(fstype, options string) Tables {
+		return Tables{"mounts": {"/mnt": {"fstype": fstype, "options": options}}}
+	}
+	for _, tt := range []struct {
+		fstype, disko, ours string
+		differ              bool
+	}{
+		{"btrfs", "rw,noatime,space_cache=v2", "rw,noatime,discard=async,space_cache=v2", false},
+		{"btrfs", "rw,discard=async,space_cache=v2", "rw,discard=async,space_cache=v2", false},
+		{"btrfs", "rw,discard=async,space_cache=v2", "rw,space_cache=v2", true},
+		{"btrfs", "rw,noatime", "rw,discard=async", true},
+		{"ext4", "rw", "rw,discard=async", true},
+	} {
+		lines := compare("layouts/none", mount(tt.fstype, tt.disko), mount(tt.fstype, tt.ours))
+		if (lines != nil) != tt.differ {
+			t.Errorf("%s of disko's kernel %s and of ours %s: %v", tt.fstype, tt.disko, tt.ours, lines)
+		}
+	}
+}
+
 // TestRecorded finds a record for every layout of ours and for every one that a difference is listed for, each whole.
 func TestRecorded(t *testing.T) {
 	files, err := fs.Glob(results, "results/*/*.json")

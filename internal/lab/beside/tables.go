@@ -185,3 +185,20 @@ func (t Tables) Normalise(asked func(uuid string) bool) {
 		}
 	})
 }
+
+// newerOptions are mount options that kernels newer than the records' set by themselves, by file system.
+var newerOptions = map[string]string{
+	"btrfs": "discard=async", // since Linux 6.2, where the disk can discard
+}
+
+// withoutNewer takes newerOptions out of the mounts, where the recorded ones do not have them.
+func (t Tables) withoutNewer(recorded Tables) {
+	for target, mount := range t["mounts"] {
+		newer := newerOptions[mount["fstype"]]
+		if slices.Contains(strings.Split(recorded["mounts"][target]["options"], ","), newer) {
+			continue
+		}
+		options := strings.Split(mount["options"], ",")
+		mount["options"] = strings.Join(slices.DeleteFunc(options, func(option string) bool { return option == newer }), ",")
+	}
+}

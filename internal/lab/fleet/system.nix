@@ -29,6 +29,9 @@ let
     operator = p: map (key: { inherit key; }) depends.${p.key};
   });
   depends = builtins.listToAttrs (map (p: { inherit (p) name; value = p.depends; }) platform.packages);
+  # What lets cryptsetup ask a TPM; some of these names are others in each Debian.
+  tpm = builtins.filter (name: builtins.match "systemd|systemd-cryptsetup|libtss2-(esys|mu|rc|tcti-device).*" name != null)
+    (builtins.attrNames packages);
   busybox = packages.busybox-static;
 
   kernel = build "linux-${platform.kernel.version}" "kernel.sh" { tree = platform.kernel.path; inherit (platform.kernel) file; };
@@ -79,7 +82,7 @@ let
       "bash" "busybox-static" "coreutils" "e2fsprogs" "grep" "kmod" "mount" "openssh-client" "openssh-server" "sed"
       "util-linux"
     ] ++ on luks [ "cryptsetup-bin" ]
-    ++ on byTPM [ "systemd" "libtss2-esys-3.0.2-0" "libtss2-mu0" "libtss2-rc0" "libtss2-tcti-device0" ] ++ on raids [ "mdadm" ] ++ on groups [ "lvm2" ] ++ on btrfs [ "btrfs-progs" ]
+    ++ on byTPM tpm ++ on raids [ "mdadm" ] ++ on groups [ "lvm2" ] ++ on btrfs [ "btrfs-progs" ]
     ++ { grub = [ "grub-pc-bin" "grub2-common" ]; extlinux = [ ]; systemd-boot = [ "efibootmgr" "systemd-boot-efi" ]; }.${loader});
   };
 
