@@ -159,9 +159,10 @@ type Disk struct {
 	Vague bool `json:"-"`
 	Twins int  `json:"-"`
 
-	// Of a plan's disk: its name in the layout, whether all that is on it goes, and what lies on it before and after,
-	// in the order of the places.
+	// Of a plan's disk: its name in the layout, what the layout or the operator calls it there (a path, serial:SERIAL,
+	// largest), whether all that is on it goes, and what lies on it before and after, in the order of the places.
 	Name   string    `json:"name,omitempty"`
+	Named  string    `json:"named,omitempty"`
 	Erased bool      `json:"erased,omitempty"`
 	Before []Segment `json:"before,omitempty"`
 	After  []Segment `json:"after,omitempty"`
@@ -175,7 +176,11 @@ func (d Disk) String() string {
 			about = append(about, s)
 		}
 	}
-	return fmt.Sprintf("%s (%s)", d.Device, strings.Join(append(about, human(d.Size)), ", "))
+	size := "size not known"
+	if d.Size > 0 {
+		size = human(d.Size)
+	}
+	return fmt.Sprintf("%s (%s)", d.Device, strings.Join(append(about, size), ", "))
 }
 
 // ParseFacts reads the facts as JSON.

@@ -145,6 +145,7 @@ func NewPlan(l *Layout, f *Facts, o Options) (*Plan, error) {
 			places[d] = place{device: disk.Device, name: d.on.name, at: d.on.at, size: disk.Size, sector: disk.SectorSize, kernel: true, title: disk.String(),
 				keep: keep, found: b.found[disk.Device]}
 		}
+		disk.Named = o.on(d).device
 		p.Disks, p.takes = append(p.Disks, disk), append(p.takes, d)
 	}
 	l.fill(b, places)

@@ -152,7 +152,7 @@ func TestPlanProblems(t *testing.T) {
 		"no disks":           {nil, machine(), []string{at + "/dev/disk/by-id/the-disk is not a disk of this machine; it has no disks"}},
 		"a partition":        {nil, `{"blockdevices":[` + dev("sda", "disk", "", dev("sda1", "part", "")) + `],"links":{"/dev/disk/by-id/the-disk":"/dev/sda1"}}`, []string{at}},
 		"too small":          {nil, machine(dev("sda", "disk", `,"size":524288000`)), []string{at + "/dev/sda (500 MiB) is too small: it has 524288000 bytes, the layout needs 502 MiB (526385152 bytes) at least: disk.main.content.partitions.ESP: from"}},
-		"no medium":          {nil, machine(dev("sda", "disk", `,"size":0`)), []string{at + "/dev/sda (0 B) has no medium"}},
+		"no medium":          {nil, machine(dev("sda", "disk", `,"size":0`)), []string{at + "/dev/sda (size not known) has no medium"}},
 		"odd sectors":        {nil, machine(dev("sda", "disk", `,"log-sec":520`)), []string{at + "/dev/sda (8 GiB): sectors of 520 bytes are not supported"}},
 		"read-only and busy": {nil, machine(dev("sda", "disk", `,"ro":true`, dev("sda1", "part", `,"mountpoints":["/"]`))), []string{at + "/dev/sda (8 GiB) is read-only", at + "/dev/sda is in use by the running system: /dev/sda1 is mounted at /"}},
 		"looks like /mnt":    {nil, machine(dev("sda", "disk", "", dev("sda1", "part", `,"mountpoints":["/mnt2","/nix/.ro-store"]`))), []string{at + "/dev/sda is in use by the running system: /dev/sda1 is mounted at /mnt2", at + "/dev/sda is in use by the running system: /dev/sda1 is mounted at /nix/.ro-store"}},

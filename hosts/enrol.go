@@ -28,10 +28,25 @@ func SecretDisk(path string) string { return "disk:" + path }
 // a permit, for a dry run if h's says so. The host's SSH key is made once and kept. An installed host is
 // refused: to erase it takes a decision of its own, Reinstall.
 func (inv *Inventory) Enroll(h Host, permit time.Duration, secrets map[string][]byte) (Host, error) {
-	if before, err := inv.Get(h.Name); err == nil && (before.State == Installed || before.State == Rebooting) {
-		return Host{}, fmt.Errorf("%s is %s: to erase it and install it again, run `provision reinstall %s`", h.Name, before.State, h.Name)
+	if err := inv.CheckEnroll(h); err != nil {
+		return Host{}, err
 	}
 	return inv.permit(h, permit, secrets, false)
+}
+
+// CheckEnroll tells why Enroll would be refused by the state that the host is in. It changes
+// nothing.
+func (inv *Inventory) CheckEnroll(h Host) error {
+	if before, err := inv.Get(h.Name); err == nil && (before.State == Installed || before.State == Rebooting) {
+		return fmt.Errorf("%s is %s: to erase it and install it again, run `provision reinstall %s`", h.Name, before.State, h.Name)
+	}
+	return inv.CheckReinstall(h)
+}
+
+// CheckReinstall tells why Reinstall would be refused by the state that the host is in. It
+// changes nothing.
+func (inv *Inventory) CheckReinstall(h Host) error {
+	return inv.Check(h.Name, Event{Kind: Enrolled, Enrol: &h})
 }
 
 func (inv *Inventory) permit(h Host, permit time.Duration, secrets map[string][]byte, newIdentity bool) (Host, error) {
@@ -51,7 +66,14 @@ func (inv *Inventory) permit(h Host, permit time.Duration, secrets map[string][]
 	slices.Sort(h.MACs)
 	h.MACs = slices.Compact(h.MACs)
 	now := inv.now()
-	h.Permit = Permit{Issued: now, Expires: now.Add(permit), DryRun: h.Permit.DryRun, Via: h.Permit.Via, Take: h.Permit.Take}
+	h.Permit = Permit{
+		Issued:    now,
+		Expires:   now.Add(permit),
+		DryRun:    h.Permit.DryRun,
+		Via:       h.Permit.Via,
+		Take:      h.Permit.Take,
+		Confirmed: h.Permit.Confirmed,
+	}
 	h.State = ""
 	if err := inv.allGiven(h, secrets); err != nil {
 		return Host{}, err

@@ -69,6 +69,10 @@ type Event struct {
 	Expected *Expected `json:"-"`
 	Enrol    *Host     `json:"-"`
 	Change   *Change   `json:"-"`
+	// Takes are Disks as they are compared with what was confirmed; of Burned.
+	Takes []Taken `json:"-"`
+	// Confirmed is what the operator agreed to now; of Retried.
+	Confirmed *Confirmed `json:"-"`
 }
 
 // Work is what a machine was sent.
@@ -305,6 +309,9 @@ func retry(h *Host, ev Event) error {
 	if ev.Via != "" {
 		p.Via = ev.Via
 	}
+	if ev.Confirmed != nil {
+		p.Confirmed = ev.Confirmed
+	}
 	h.Options.Wipe = append(h.Options.Wipe, ev.Wipe...)
 	p.Come = time.Time{}
 	h.Error, h.Contact, h.Lost, h.Losses = "", false, time.Time{}, 0
@@ -317,9 +324,16 @@ func retry(h *Host, ev Event) error {
 func burn(h *Host, ev Event) error {
 	p := &h.Permit
 	disks := apart(ev.Disks)
-	switch {
-	case !p.Live(ev.Time) || p.DryRun:
+	if !p.Live(ev.Time) || p.DryRun {
 		return refused(*h, ev)
+	}
+	if p.Confirmed != nil && len(ev.Takes) != len(ev.Disks) {
+		return fmt.Errorf("%s: which of the disks are erased is not said: %w", h.Name, ErrRefused)
+	}
+	if err := h.CheckConfirmed(ev.Takes); err != nil {
+		return err
+	}
+	switch {
 	case p.Burned.IsZero():
 		p.Burned, p.Disks = ev.Time, disks
 		h.Standing = Standing{}

@@ -152,6 +152,8 @@ type Permit struct {
 	DryRun  bool      `json:"dry_run,omitempty"` // it may not be burned
 	Disks   []Disk    `json:"disks,omitempty"`   // what it may erase, from Burned on
 	Retries int       `json:"retries,omitempty"`
+	// Confirmed is what the operator agreed to; nil in permits of before there was such a thing.
+	Confirmed *Confirmed `json:"confirmed,omitempty"`
 
 	Via  Via       `json:"via,omitempty"`  // how the machine is made to come; empty: by hand
 	Come time.Time `json:"come,omitzero"`  // when that was done

@@ -195,6 +195,18 @@ func (inv *Inventory) Apply(name string, ev Event) (Host, error) {
 	})
 }
 
+// Check tells why an event could not follow now: what Apply would say of the host's state. It
+// changes nothing.
+func (inv *Inventory) Check(name string, ev Event) error {
+	before, err := inv.Get(name)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	ev.Host, ev.Time = name, inv.now()
+	_, err = next(before, ev)
+	return err
+}
+
 // harmless drops control characters: messages hold what machines and flakes
 // say, and end on the operator's terminal.
 func harmless(s string) string {

@@ -8,14 +8,12 @@ import (
 
 	"provision/disko"
 	"provision/hosts"
+	"provision/internal/confirm"
 )
 
 // layout is what makes and closes the host's disks.
 func (f *follower) layout(h hosts.Host, s *session, b *build) *Disks {
-	o := disko.Options{Way: disko.Way(h.Options.Disko), Disks: h.Options.Disks}
-	if h.Options.Disko == hosts.Script {
-		o = disko.Options{Script: b.script.path, Disks: h.Options.Disks}
-	}
+	o := confirm.Options(h.Options, b.script.path)
 	return &Disks{
 		Client: s.client, Layout: b.layout, Options: o, Log: f.Log,
 		Key: func(path string) ([]byte, error) {
@@ -60,7 +58,12 @@ func (f *follower) burn(h hosts.Host, p *disko.Plan) error {
 		return err
 	}
 	wiped, _ := p.Wiped(h.Options.Wipe)
-	ev := hosts.Event{Kind: hosts.Burned, Disks: permitDisks(p, wiped), Message: "burned the permit for " + diskWords(p)}
+	ev := hosts.Event{
+		Kind:    hosts.Burned,
+		Disks:   permitDisks(p, wiped),
+		Takes:   confirm.Of(p, h.Options.Wipe).Disks,
+		Message: "burned the permit for " + diskWords(p),
+	}
 	if !h.Permit.Burned.IsZero() {
 		ev.Message = "goes on under the burned permit, for " + diskWords(p)
 	}
@@ -72,6 +75,12 @@ func (f *follower) burn(h hosts.Host, p *disko.Plan) error {
 	}
 	f.begin(hosts.PhaseDisks)
 	return nil
+}
+
+// Burn burns a host's permit for a plan that was made of what its machine has now. It is the
+// last question before anything is changed, and refuses what was not confirmed.
+func (in *Installer) Burn(h hosts.Host, p *disko.Plan) error {
+	return (&follower{Installer: in, name: h.Name}).burn(h, p)
 }
 
 // disks burns the permit and makes the layout. What was made before an interruption, by a

@@ -9,6 +9,7 @@ import (
 
 	"provision/disko"
 	"provision/hosts"
+	"provision/internal/confirm"
 )
 
 // guard stops an install before anything is changed, if something speaks against taking the
@@ -50,6 +51,9 @@ func (f *follower) rehearse(ctx context.Context, h hosts.Host, s *session, d *Di
 		return err
 	}
 	if err := f.guard(h, p); err != nil {
+		return err
+	}
+	if err := h.CheckConfirmed(confirm.Of(p, h.Options.Wipe).Disks); err != nil {
 		return err
 	}
 	if err := f.checkBoard(h, d.Layout, p); err != nil {

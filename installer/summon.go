@@ -127,6 +127,9 @@ func fingerprint(authorized string) string {
 	return ssh.FingerprintSHA256(key)
 }
 
+// lookLimit bounds asking an installer for its disks while a person waits.
+const lookLimit = time.Minute
+
 // Look asks what runs on a host's machine for its disks, and keeps the answer
 // for plans. It changes nothing there.
 func (in *Installer) Look(ctx context.Context, name string) error {
@@ -137,13 +140,18 @@ func (in *Installer) Look(ctx context.Context, name string) error {
 	if h.Contact {
 		return nil // the installer has asked already
 	}
+	f := &follower{Installer: in, name: name}
+	if h.State == hosts.Failed && !h.Boot.Used.IsZero() {
+		if seen, err := f.lookAtInstaller(ctx, h); seen {
+			return err
+		}
+	}
 	if h.Permit.Take == nil || h.State == hosts.Installed {
 		if !h.Intact() {
 			return fmt.Errorf("nothing is known to run on the machine of %s", name)
 		}
 		h.Permit.Take = &hosts.Takeover{Address: h.Address, Port: h.Standing.Port, HostKey: h.Standing.HostKey}
 	}
-	f := &follower{Installer: in, name: name}
 	s, err := f.reach(ctx, h)
 	if err != nil {
 		return err
@@ -161,6 +169,21 @@ func (in *Installer) Look(ctx context.Context, name string) error {
 		return err
 	}
 	return in.Hosts.SetFacts(name, raw)
+}
+
+// lookAtInstaller asks the installer in which an install failed for the machine's disks, if it is
+// still up.
+func (f *follower) lookAtInstaller(ctx context.Context, h hosts.Host) (seen bool, err error) {
+	for _, addr := range addresses(h) {
+		s, _, _, err := dial(ctx, addr, h.Boot.Port, h.Boot.HostKey, f.signer)
+		if err != nil {
+			continue
+		}
+		defer s.client.Close()
+		_, err = f.readDisks(ctx, s, lookLimit)
+		return true, err
+	}
+	return false, nil
 }
 
 func (f *follower) sendMagic(ctx context.Context, h hosts.Host) (string, error) {

@@ -63,8 +63,19 @@ func (a *client) sized(ctx context.Context, method, path string, body any) (io.R
 	if err := json.NewDecoder(resp.Body).Decode(&f); err != nil || f.Error == "" {
 		return nil, 0, fmt.Errorf("the server answered %s", resp.Status)
 	}
+	if f.Plan != nil {
+		return nil, 0, &outdatedPlan{f.Error, f.Plan}
+	}
 	return nil, 0, errors.New(f.Error)
 }
+
+// outdatedPlan means that what was confirmed is not what the server would do by now.
+type outdatedPlan struct {
+	text string
+	plan *web.Proposal // is to be confirmed instead
+}
+
+func (e *outdatedPlan) Error() string { return e.text }
 
 // call sends a request and decodes the answer into out, if that is not nil.
 func (a *client) call(ctx context.Context, method, path string, body, out any) error {

@@ -92,11 +92,13 @@ func enrollCommand(api *client) *cobra.Command {
 				return err
 			}
 			e.request.MACs, e.request.Name = strings.Split(args[0], ","), args[1]
-			s, err := e.post(c, api)
-			if err == nil {
-				fmt.Fprintf(c.OutOrStdout(), "%s. Switch it on; follow it with: provision watch %s\n", permission(s), s.Name)
+			var s web.Status
+			if err := api.call(c.Context(), http.MethodPost, "/v1/hosts", e.request, &s); err != nil {
+				return err
 			}
-			return err
+			tell(c, api, s)
+			fmt.Fprintf(c.OutOrStdout(), "%s. Switch it on; follow it with: provision watch %s\n", permission(s), s.Name)
+			return nil
 		}}
 	e.flags(c, "")
 	return c
@@ -225,11 +227,14 @@ func (e *enrolment) parseBuild() (err error) {
 	return o.CheckBuild()
 }
 
-// post enrolls the host and says what it shall be.
-func (e *enrolment) post(c *cobra.Command, api *client) (s web.Status, err error) {
-	if err := api.call(c.Context(), http.MethodPost, "/v1/hosts", e.request, &s); err != nil {
-		return s, err
-	}
+// agreed is the request, with what the operator agrees to.
+func (e *enrolment) agreed(a web.Agreement) any {
+	e.request.Agreement = a
+	return e.request
+}
+
+// tell says what an enrolled host shall be.
+func tell(c *cobra.Command, api *client, s web.Status) {
 	fmt.Fprintf(c.OutOrStdout(), "%s shall become %s, with image %s.\n", strings.Join(s.MACs, ", "), s.Name, s.Image)
 	fmt.Fprintf(c.OutOrStdout(), "Its SSH host key: %s\n", s.HostKey)
 	for _, what := range s.Slow {
@@ -240,7 +245,6 @@ func (e *enrolment) post(c *cobra.Command, api *client) (s web.Status, err error
 		fmt.Fprintf(c.OutOrStdout(), "Its disk passphrases are in escrow: provision secrets %s\n", s.Name)
 	}
 	sayNamesake(c, api, s)
-	return s, nil
 }
 
 // warn prints what to know before the host is installed.

@@ -11,9 +11,10 @@ import (
 )
 
 const installHelp = `Take over a machine that runs any Linux with sshd, without netboot: it becomes
-HOST of the flake, and loses what is on its disks, as with provision enroll. So the
-host's name is to be typed, but with --yes. The machine starts the installer's kernel
-by itself (kexec), at once; a NixOS installer goes on as it is.
+HOST of the flake, and loses what is on its disks, as with provision enroll. What will
+be lost is shown, and what will be made; nothing happens until the host's name is typed
+(or --yes is given). The machine starts the installer's kernel by itself (kexec), at
+once; a NixOS installer goes on as it is.
 
 The login is yours: your SSH agent's keys, -i FILE (a public key's file names a key of
 the agent), or a password on a terminal, as root or as a user with sudo. Then the

@@ -93,7 +93,10 @@ func status(ts *testscript.TestScript, _ bool, args []string) {
 // mkimage FOLDER ARCH [bare] makes netboot release files with just enough in
 // them to pass for a kernel and an initrd; with bare, these lack what an installer needs.
 func mkimage(ts *testscript.TestScript, _ bool, args []string) {
-	dir, arch := ts.MkAbs(args[0]), args[1]
+	ts.Check(writeImage(ts.MkAbs(args[0]), args[1], len(args) > 2))
+}
+
+func writeImage(dir, arch string, bare bool) error {
 	kernel := make([]byte, 4096)
 	name := "bzImage-x86_64-linux"
 	if arch == "aarch64" {
@@ -105,19 +108,23 @@ func mkimage(ts *testscript.TestScript, _ bool, args []string) {
 		copy(kernel[0x236:], "\x03\x00")     // XLF_KERNEL_64
 	}
 	inside := []images.OverlayFile{{Path: "init", Mode: 0o755, Data: []byte("#!/bin/sh\n")}}
-	if len(args) == 2 {
+	if !bare {
 		inside = []images.OverlayFile{
 			{Path: "init", Mode: 0o755, Data: []byte("#!/bin/sh\ncp /ssh/authorized_keys /root/.ssh/\n")},
 			{Path: "bin/sshd", Mode: 0o755},
 			{Path: "lib/modules/6.12.30/kernel/drivers/net/virtio_net.ko", Mode: 0o644},
 		}
 	}
-	initrd := images.Overlay(inside)
 	script := "#!ipxe\nkernel " + name + " init=/nix/store/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-nixos/init initrd=initrd loglevel=4 ${cmdline}\n"
-	ts.Check(os.MkdirAll(dir, 0o755))
-	for file, data := range map[string][]byte{name: kernel, "initrd-" + arch + "-linux": initrd, "netboot-" + arch + "-linux.ipxe": []byte(script)} {
-		ts.Check(os.WriteFile(filepath.Join(dir, file), data, 0o644))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
 	}
+	for file, data := range map[string][]byte{name: kernel, "initrd-" + arch + "-linux": images.Overlay(inside), "netboot-" + arch + "-linux.ipxe": []byte(script)} {
+		if err := os.WriteFile(filepath.Join(dir, file), data, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // flip GLOB flips a bit in the middle of the largest file that matches.

@@ -1,16 +1,11 @@
 package main
 
 import (
-	"bufio"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"strings"
 
 	"github.com/spf13/cobra"
 
-	"provision/disko"
 	"provision/hosts"
 	"provision/internal/web"
 )
@@ -46,16 +41,13 @@ func reinstallCommand(api *client) *cobra.Command {
 			if err := e.parse(c); err != nil {
 				return err
 			}
-			if err := showLoss(c, api, name); err != nil {
+			if err := api.call(c.Context(), http.MethodGet, hostPath(name, ""), nil, new(web.Status)); err != nil {
 				return err
 			}
-			if !yes {
-				if err := confirm(c.InOrStdin(), out, name); err != nil {
-					return err
-				}
-			}
+			q := newQuestion(c, api, name, yes)
+			q.look()
 			var s web.Status
-			if err := api.call(c.Context(), http.MethodPost, hostPath(name, "/reinstall"), e.request, &s); err != nil {
+			if err := q.put(hostPath(name, "/reinstall"), e.agreed, &s); err != nil {
 				return err
 			}
 			warn(c, s)
@@ -76,52 +68,20 @@ func reinstallCommand(api *client) *cobra.Command {
 
 var completeVias = completeWays("auto", "kexec", "netboot", "wol", "manual")
 
-// showLoss shows what is on the host's disks, and what will be.
-func showLoss(c *cobra.Command, api *client, name string) error {
-	out := c.OutOrStdout()
-	if err := api.call(c.Context(), http.MethodGet, hostPath(name, ""), nil, new(web.Status)); err != nil {
-		return err
-	}
-	if err := api.call(c.Context(), http.MethodPost, hostPath(name, "/look"), nil, nil); err != nil {
-		fmt.Fprintf(out, "The disks are shown as they were seen last: %v.\n\n", err)
-	}
-	p := new(disko.Plan)
-	if err := api.call(c.Context(), http.MethodGet, hostPath(name, "/plan"), nil, p); err != nil {
-		return err
-	}
-	width, color := terminal(out)
-	drawPlan(out, p, width, color)
-	for _, d := range p.Disks {
-		if d.Erased {
-			fmt.Fprintln(out, paint(red, fmt.Sprintf("All that is on %s will be lost.", d), color))
-		}
-	}
-	return nil
-}
-
-// confirm has the host's name typed.
-func confirm(in io.Reader, out io.Writer, name string) error {
-	fmt.Fprintf(out, "Type %s to go on: ", name)
-	line, err := bufio.NewReader(in).ReadString('\n')
-	switch typed := strings.TrimSpace(line); {
-	case typed == name:
-		return nil
-	case typed == "" && err != nil:
-		return errors.New("not confirmed: nothing was changed; type the host's name, or use --yes in scripts")
-	default:
-		return fmt.Errorf("%q is not %s: nothing was changed", typed, name)
-	}
-}
-
 const retryHelp = `Let an install that failed go on, under the same permit: the same disks, and a
 finished phase is not done twice. A machine whose installer is still up goes on
 at once; else it is made to come as before, or as --via says.
 
+With --wipe, or where the install would by now take or erase a disk that was not
+confirmed before, the plan is shown and the host's name is to be typed (or --yes given).
+
   provision retry bravo
-  provision retry bravo --via wol`
+  provision retry bravo --via wol
+  provision retry bravo --wipe S3Z9NB0K`
 
 func retryCommand(api *client) *cobra.Command {
 	var r web.RetryRequest
+	var yes bool
 	c := &cobra.Command{Use: "retry HOST", Short: "let a failed install go on", Long: retryHelp,
 		Args: cobra.ExactArgs(1), ValidArgsFunction: api.completeHosts,
 		RunE: func(c *cobra.Command, args []string) error {
@@ -129,7 +89,15 @@ func retryCommand(api *client) *cobra.Command {
 				return errUsage{err}
 			}
 			var s web.Status
-			if err := api.call(c.Context(), http.MethodPost, hostPath(args[0], "/retry"), r, &s); err != nil {
+			q := newQuestion(c, api, args[0], yes)
+			q.look()
+			// What was confirmed before needs no second decision.
+			q.unasked = func(p *web.Proposal) bool { return len(p.Beyond) == 0 && len(r.Wipe) == 0 }
+			err := q.put(hostPath(args[0], "/retry"), func(a web.Agreement) any {
+				r.Agreement = a
+				return r
+			}, &s)
+			if err != nil {
 				return err
 			}
 			fmt.Fprintf(c.OutOrStdout(), "The install of %s goes on. Follow it with: provision watch %s\n", s.Name, s.Name)
@@ -138,5 +106,6 @@ func retryCommand(api *client) *cobra.Command {
 	c.Flags().StringVar(&r.Via, "via", "", "how the machine is made to come: auto, kexec, netboot, wol or manual (default: as before)")
 	_ = c.RegisterFlagCompletionFunc("via", completeVias)
 	wipeFlag(c, &r.Wipe)
+	c.Flags().BoolVar(&yes, "yes", false, "do not ask for the host's name")
 	return c
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -15,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/crypto/ssh"
 
+	"provision/disko"
 	"provision/hosts"
 	"provision/installer"
 	"provision/internal/sshlogin"
@@ -57,13 +59,7 @@ func (v *visit) takeOver(c *cobra.Command, e *enrolment, yes bool) error {
 		return fmt.Errorf("take over %s: %w", v.machine.Name(), err)
 	}
 	v.tell(c)
-	if !yes {
-		fmt.Fprintf(c.OutOrStdout(), "What is on the disks that the layout of %s takes will be lost.\n", e.request.Name)
-		if err := confirm(c.InOrStdin(), c.OutOrStdout(), e.request.Name); err != nil {
-			return err
-		}
-	}
-	s, err := v.enroll(c, e)
+	s, err := v.enroll(c, e, yes)
 	if err != nil {
 		return err
 	}
@@ -214,31 +210,63 @@ func (v *visit) unreached(why []string) error {
 		"Is there a firewall in between?", said)
 }
 
-// enroll lets the server in and enrolls the host. If that fails, the server's key is taken out again.
-func (v *visit) enroll(c *cobra.Command, e *enrolment) (s web.Status, err error) {
+// enroll shows what the install will do, and enrolls the host once that is confirmed and the server is let in. If that
+// fails, the server's key is taken out again.
+func (v *visit) enroll(c *cobra.Command, e *enrolment, yes bool) (s web.Status, err error) {
 	ctx := c.Context()
-	added := false
-	if !v.admitted {
-		if added, err = v.letIn(ctx, v.key); err != nil {
-			return s, err
-		}
+	q := newQuestion(c, v.api, e.request.Name, yes)
+	e.request.Facts, q.unseen = v.disks(ctx)
+	if ctx.Err() != nil {
+		return s, ctx.Err()
 	}
-	defer func() {
-		if err != nil && added {
-			// The context may have ended, and this must be undone all the same.
-			err = errors.Join(err, v.letOut(context.WithoutCancel(ctx), v.key))
-		}
-	}()
-	if err := v.checkAdmitted(ctx); err != nil {
-		return s, fmt.Errorf("take over %s: %w", v.machine.Name(), err)
-	}
+	q.seen = q.unseen == nil
 	own := v.found.here.Addr()
 	if !own.IsValid() {
 		own = netip.MustParseAddr(v.take.Address)
 	}
 	e.request.MACs, e.request.Arch = v.found.macs(own), v.found.arch
 	e.request.Take = &v.take
-	return e.post(c, v.api)
+	added := false
+	q.before = func() error {
+		if !v.admitted && !added {
+			if added, err = v.letIn(ctx, v.key); err != nil {
+				return err
+			}
+		}
+		if err := v.checkAdmitted(ctx); err != nil {
+			return fmt.Errorf("take over %s: %w", v.machine.Name(), err)
+		}
+		return nil
+	}
+	if err = q.put("/v1/hosts", e.agreed, &s); err != nil {
+		if added {
+			// The context may have ended, and this must be undone all the same.
+			err = errors.Join(err, v.letOut(context.WithoutCancel(ctx), v.key))
+		}
+		return s, err
+	}
+	tell(c, v.api, s)
+	return s, nil
+}
+
+// disks asks the machine for its disks, as disko.Facts. It changes nothing there.
+func (v *visit) disks(ctx context.Context) (json.RawMessage, error) {
+	if v.machine.Client == nil { // only the server's key gets in
+		return nil, errors.New("you have no login there yourself")
+	}
+	const path = "PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin:/run/current-system/sw/bin\n"
+	out, err := v.script(ctx, v.found.root(), path+disko.Probe(nil)[2], "") // sh -c SCRIPT
+	if err != nil {
+		return nil, fmt.Errorf("list the machine's disks: %w", err)
+	}
+	facts, err := disko.ReadProbe([]byte(out))
+	if err == nil {
+		_, err = disko.ParseFacts(facts)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return facts, nil
 }
 
 // checkAdmitted has the server log in, as it will have to, and sees the machine's port with its eyes.

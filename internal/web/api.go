@@ -2,9 +2,11 @@ package web
 
 import (
 	"cmp"
+	"encoding/json"
 	"net/netip"
 	"time"
 
+	"provision/disko"
 	"provision/hosts"
 	"provision/images"
 )
@@ -139,6 +141,8 @@ type EnrollRequest struct {
 	// architecture; provision install finds both.
 	Take *hosts.Takeover `json:"take,omitempty"`
 	Arch string          `json:"arch,omitempty"`
+	// Facts are what that machine's disks are: disko.Facts, as JSON.
+	Facts json.RawMessage `json:"facts,omitempty"`
 
 	HostKey     []byte        `json:"host_key,omitempty"`  // OpenSSH ed25519 private key
 	EscrowTo    []string      `json:"escrow_to,omitempty"` // hosts.ParseRecipient; disk keys that are not given are generated then
@@ -146,7 +150,37 @@ type EnrollRequest struct {
 	KeepSecrets bool          `json:"keep_secrets,omitempty"` // after the host is installed
 	Chown       []hosts.Chown `json:"chown,omitempty"`
 
+	Agreement
+
 	again bool // EscrowTo is what the host has had
+}
+
+// Agreement is the part of a request by which its plan is shown before it is carried out.
+type Agreement struct {
+	// PlanOnly has the request answered with its Proposal; nothing is changed.
+	PlanOnly bool `json:"plan_only,omitempty"`
+	// Digest is that of the proposal that was shown and confirmed: if the plan is another by now,
+	// the request is refused, and the new one is in the Failure. Without it, whatever the server
+	// plans at that moment is confirmed.
+	Digest string `json:"digest,omitempty"`
+}
+
+// Proposal is the plan that a request is for.
+type Proposal struct {
+	*disko.Plan
+	// Digest is of the disks that are taken, of the steps that destroy and of what --wipe names.
+	Digest string `json:"digest"`
+	// Unfit tells why the layout does not suit the machine as it was seen last. The plan is then
+	// made without knowing the machine.
+	Unfit string `json:"unfit,omitempty"`
+	// Wiped are the disks, for people, that --wipe lets be taken whatever speaks against it.
+	Wiped []string `json:"wiped,omitempty"`
+	// Warnings are what to know before it is installed, for people.
+	Warnings []string `json:"warnings,omitempty"`
+	// Beyond says how it goes beyond what was confirmed already, where a failed install goes on.
+	Beyond []string `json:"beyond,omitempty"`
+
+	confirmed hosts.Confirmed // what is agreed to by confirming it
 }
 
 // Secret is a file for the new system.
@@ -166,6 +200,8 @@ type HostKey struct {
 type RetryRequest struct {
 	Via  string   `json:"via,omitempty"`  // empty: as before
 	Wipe []string `json:"wipe,omitempty"` // beside those of the enrolment
+
+	Agreement
 }
 
 // ImageRequest is the body of POST /v1/images. Paths are absolute, on the
@@ -222,4 +258,6 @@ type Journal struct {
 // Failure is the body of every answer that is not a success.
 type Failure struct {
 	Error string `json:"error"`
+	// Plan is the one that is to be confirmed instead, where the confirmed one is not up to date.
+	Plan *Proposal `json:"plan,omitempty"`
 }

@@ -26,35 +26,48 @@ func (s *Server) enroll(c echo.Context) error {
 	if err := bind(c, &r); err != nil {
 		return err
 	}
-	h, warnings, err := s.permit(c.Request().Context(), r, func(h hosts.Host, secrets map[string][]byte) (hosts.Host, error) {
+	h, plan, err := s.permit(c.Request().Context(), r, s.Hosts.CheckEnroll, func(h hosts.Host, secrets map[string][]byte) (hosts.Host, error) {
 		return s.Hosts.Enroll(h, r.Permit, secrets)
 	})
 	if err != nil {
 		return err
 	}
+	if r.PlanOnly {
+		return c.JSON(http.StatusOK, plan)
+	}
 	st := status(h)
-	st.Warnings = warnings
+	st.Warnings = plan.Warnings
 	if programs, err := images.Programs(s.Programs); err == nil { // else serve would not have started
 		st.Slow = s.slow(h, s.Traces.List(), programs)
 	}
 	return c.JSON(http.StatusCreated, st)
 }
 
-// permit checks the request and lets do issue the permit. The flake is as it was if that is
-// refused. It returns what the operator should know, too.
-func (s *Server) permit(ctx context.Context, r EnrollRequest, do func(hosts.Host, map[string][]byte) (hosts.Host, error)) (
-	_ hosts.Host, warnings []string, err error) {
+// permit checks the request, plans it, and lets do issue the permit for that plan, unless only
+// the plan is asked for; may tells if that would be refused. The flake is as it was if it is.
+func (s *Server) permit(ctx context.Context, r EnrollRequest, may func(hosts.Host) error,
+	do func(hosts.Host, map[string][]byte) (hosts.Host, error)) (h hosts.Host, plan *Proposal, err error) {
 	if err := hosts.CheckName(r.Name); err != nil {
-		return hosts.Host{}, nil, err
+		return h, nil, err
 	}
 	hw, err := hosts.ParseHardware(r.GenerateHardware, r.Name)
 	if err != nil {
-		return hosts.Host{}, nil, err
+		return h, nil, err
+	}
+	if r.Facts, err = readFacts(r); err != nil {
+		return h, nil, err
+	}
+	if r.PlanOnly {
+		h, plan, err := s.planned(ctx, r, hw)
+		if err == nil {
+			err = may(h)
+		}
+		return h, plan, err
 	}
 	if hw.Tool != "" && s.Flake != "" {
 		undo, unprepared := s.Prepare(ctx, s.Flake, hw)
 		if unprepared != nil {
-			return hosts.Host{}, nil, unprepared
+			return h, nil, unprepared
 		}
 		defer func() {
 			if err != nil {
@@ -62,21 +75,32 @@ func (s *Server) permit(ctx context.Context, r EnrollRequest, do func(hosts.Host
 			}
 		}()
 	}
-	h, secrets, found, err := s.check(ctx, r)
+	h, secrets, plan, err := s.check(ctx, r)
 	if err != nil {
 		return h, nil, err
 	}
-	if found.Warnings != nil {
-		warnings = found.Warnings(h.Options)
+	if err := r.agrees(h.Name, plan); err != nil {
+		return h, nil, err
 	}
-	for _, p := range found.Layout.Problems() {
-		warnings = append(warnings, "the layout: "+p.String())
+	if h, err = do(h, secrets); err == nil && r.Facts != nil {
+		err = s.Hosts.SetFacts(h.Name, r.Facts)
 	}
-	if h.Options.Proof == hosts.ProofSeen && s.Serving.DHCP == "off" {
-		warnings = append(warnings, "with serve --dhcp off no DHCP request is heard here: --proof seen waits for an SSH server on the machine")
+	return h, plan, err
+}
+
+// planned is check for a request that only asks. The flake is not touched, unless it does not
+// evaluate without the hardware's file; what is put there for that is taken away again.
+func (s *Server) planned(ctx context.Context, r EnrollRequest, hw hosts.Hardware) (h hosts.Host, plan *Proposal, err error) {
+	h, _, plan, err = s.check(ctx, r)
+	if err == nil || hw.Tool == "" || s.Flake == "" {
+		return h, plan, err
 	}
-	h, err = do(h, secrets)
-	return h, warnings, err
+	undo, unprepared := s.Prepare(ctx, s.Flake, hw)
+	if unprepared != nil {
+		return h, nil, unprepared
+	}
+	h, _, plan, err = s.check(ctx, r)
+	return h, plan, errors.Join(err, undo())
 }
 
 func bind(c echo.Context, to any) error {
@@ -88,91 +112,111 @@ func bind(c echo.Context, to any) error {
 	return nil
 }
 
-func (s *Server) check(ctx context.Context, r EnrollRequest) (_ hosts.Host, _ map[string][]byte, found Evaluation, err error) {
+func (s *Server) check(ctx context.Context, r EnrollRequest) (_ hosts.Host, _ map[string][]byte, plan *Proposal, err error) {
 	h := hosts.Host{Name: r.Name, Flake: s.Flake, Options: hosts.Options{Address: r.Address, ExtraFiles: r.ExtraFiles, Disks: r.Disks, Wipe: r.Wipe, PiConfig: r.PiConfig, AllowEEPROM: r.AllowEEPROM}, Permit: hosts.Permit{DryRun: r.DryRun}}
 	if err := hosts.CheckName(r.Name); err != nil {
-		return h, nil, found, err
+		return h, nil, nil, err
 	}
 	if s.Flake == "" {
-		return h, nil, found, errors.New("the server has no flake to install from: start it with --flake REF")
+		return h, nil, nil, errors.New("the server has no flake to install from: start it with --flake REF")
 	}
 	via, err := hosts.ParseVia(r.Via)
 	if err != nil {
-		return h, nil, found, err
+		return h, nil, nil, err
 	}
 	if r.Via != "" {
 		h.Permit.Via = via
 	}
 	if r.Permit <= 0 {
-		return h, nil, found, errors.New("a permit needs a time to live: --permit 24h")
+		return h, nil, nil, errors.New("a permit needs a time to live: --permit 24h")
 	}
 	if r.BootMethod != "" {
 		if h.Options.Method, err = hosts.ParseMethod(r.BootMethod); err != nil {
-			return h, nil, found, err
+			return h, nil, nil, err
 		}
 	}
 	if h.Options.Disko, err = hosts.ParseDisko(r.Disko); err != nil {
-		return h, nil, found, err
+		return h, nil, nil, err
 	}
 	if h.Permit.Take = r.Take; r.Take != nil {
 		if err := r.Take.Check(); err != nil {
-			return h, nil, found, err
+			return h, nil, nil, err
 		}
 	}
 	if err := addBuild(r, &h); err != nil {
-		return h, nil, found, err
+		return h, nil, nil, err
 	}
 	for _, m := range r.MACs {
 		mac, err := hosts.ParseMAC(m)
 		if err != nil {
-			return h, nil, found, err
+			return h, nil, nil, err
 		}
 		if other, err := s.Hosts.ByMAC(mac); err == nil && other.Name != r.Name {
-			return h, nil, found, hosts.MACTaken(mac, other.Name)
+			return h, nil, nil, hosts.MACTaken(mac, other.Name)
 		}
 		h.MACs = append(h.MACs, mac)
 	}
 	if err := s.addressFree(r.Name, r.Address); err != nil {
-		return h, nil, found, err
+		return h, nil, nil, err
 	}
 	if r.Layout != hosts.NoLayout {
 		h.Options.Layout = r.Layout
 	}
 	if h.Options.Proof, err = hosts.ParseProof(r.Proof); err != nil {
-		return h, nil, found, err
+		return h, nil, nil, err
 	}
-	if found, err = s.Evaluate(ctx, s.Flake, r.Name, h.Options); err != nil {
-		return h, nil, found, err
+	found, err := s.Evaluate(ctx, s.Flake, r.Name, h.Options)
+	if err != nil {
+		return h, nil, nil, err
 	}
 	layout := found.Layout
 	arch, err := images.ParseArch(found.System)
 	if err != nil {
-		return h, nil, found, fmt.Errorf("%s is built for %s: %w", r.Name, found.System, err)
+		return h, nil, nil, fmt.Errorf("%s is built for %s: %w", r.Name, found.System, err)
 	}
 	if have, err := images.ParseArch(r.Arch); r.Arch != "" && (err != nil || have != arch) {
-		return h, nil, found, fmt.Errorf("the machine is %s, and the flake builds %s for %s: choose another host or another machine", r.Arch, r.Name, arch)
+		return h, nil, nil, fmt.Errorf("the machine is %s, and the flake builds %s for %s: choose another host or another machine", r.Arch, r.Name, arch)
 	}
 	h.Arch = string(arch)
 	if err := s.board(r.Board, &h, layout); err != nil {
-		return h, nil, found, err
+		return h, nil, nil, err
 	}
 	if err := builtFor(h.Options.StorePath, arch); err != nil {
-		return h, nil, found, err
+		return h, nil, nil, err
 	}
 	if h.Image, err = s.image(r.Image, arch); err != nil {
-		return h, nil, found, err
+		return h, nil, nil, err
 	}
 	if h.Options.KernelParams, err = s.kernelParams(r.KernelParams, h.Image); err != nil {
-		return h, nil, found, err
+		return h, nil, nil, err
 	}
 	secrets, err := s.secretsFor(r, &h, layout)
 	if err != nil {
-		return h, nil, found, err
+		return h, nil, nil, err
 	}
 	if err := addSecrets(r, &h, secrets); err != nil {
-		return h, nil, found, err
+		return h, nil, nil, err
 	}
-	return h, secrets, found, nil
+	if plan, err = s.propose(h, layout, r.Facts); err != nil {
+		return h, nil, nil, err
+	}
+	plan.Warnings = s.warnings(h, found)
+	h.Permit.Confirmed = &plan.confirmed
+	return h, secrets, plan, nil
+}
+
+// warnings are what the operator should know of the host before it is installed.
+func (s *Server) warnings(h hosts.Host, found Evaluation) (all []string) {
+	if found.Warnings != nil {
+		all = found.Warnings(h.Options)
+	}
+	for _, p := range found.Layout.Problems() {
+		all = append(all, "the layout: "+p.String())
+	}
+	if h.Options.Proof == hosts.ProofSeen && s.Serving.DHCP == "off" {
+		all = append(all, "with serve --dhcp off no DHCP request is heard here: --proof seen waits for an SSH server on the machine")
+	}
+	return all
 }
 
 // addressFree refuses a fixed address that another host has.
@@ -303,60 +347,4 @@ func extraHostKey(dir string) ([]byte, error) {
 		return nil, fmt.Errorf("extra files: %s: %w", name, err)
 	}
 	return key, nil
-}
-
-// PlanOptions are those of a plan that is shown.
-func PlanOptions(way hosts.Disko, disks map[string]string) disko.Options {
-	if way == hosts.Script {
-		return disko.Options{Script: "diskoScript", Disks: disks} // which is not built for that
-	}
-	return disko.Options{Way: disko.Way(way), Disks: disks}
-}
-
-// plan says what an install would do: to the machine as it was last seen, or
-// in general if it was never seen.
-func (s *Server) plan(c echo.Context) error {
-	h, err := s.host(c)
-	if err != nil {
-		return err
-	}
-	found, err := s.Evaluate(c.Request().Context(), h.Flake, h.Name, h.Options)
-	if err != nil {
-		return err
-	}
-	layout := found.Layout
-	var facts *disko.Facts
-	raw, err := s.Hosts.Facts(h.Name)
-	if err == nil {
-		facts, err = disko.ParseFacts(raw)
-	}
-	if err != nil && !errors.Is(err, hosts.ErrNotFound) {
-		return err
-	}
-	p, err := disko.NewPlan(layout, facts, PlanOptions(h.Options.Disko, h.Options.Disks))
-	if err != nil {
-		return err
-	}
-	if p.Objections, err = s.objections(h, p); err != nil {
-		return err
-	}
-	p.Problems = s.problems(h, layout)
-	return c.JSON(http.StatusOK, p)
-}
-
-// objections are what would stop an install of the host by this plan.
-func (s *Server) objections(h hosts.Host, p *disko.Plan) ([]disko.Objection, error) {
-	var disks []hosts.Disk
-	for _, d := range p.Disks {
-		disks = append(disks, hosts.Disk{
-			Device: d.Device, Model: d.Model, Serial: d.Serial, WWN: d.WWN, Size: d.Size, Vague: d.Vague, Twins: d.Twins,
-		})
-	}
-	owners, err := s.Hosts.Owners(h, disks)
-	known := disko.Known{Host: h.Name, Wipe: h.Options.Wipe}
-	for _, o := range owners {
-		known.Owners = append(known.Owners, o.Host)
-		known.Doubts = append(known.Doubts, o.Doubt)
-	}
-	return p.Guard(known), err
 }

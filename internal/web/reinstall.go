@@ -20,14 +20,17 @@ func (s *Server) reinstall(c echo.Context) error {
 	if err := bind(c, &r); err != nil {
 		return err
 	}
-	h, warnings, err := s.permit(c.Request().Context(), as(h, r), func(again hosts.Host, secrets map[string][]byte) (hosts.Host, error) {
+	h, plan, err := s.permit(c.Request().Context(), as(h, r), s.Hosts.CheckReinstall, func(again hosts.Host, secrets map[string][]byte) (hosts.Host, error) {
 		return s.Hosts.Reinstall(again, r.Permit, secrets, r.NewIdentity)
 	})
 	if err != nil {
 		return err
 	}
+	if r.PlanOnly {
+		return c.JSON(http.StatusOK, plan)
+	}
 	st := status(h)
-	st.Warnings = warnings
+	st.Warnings = plan.Warnings
 	return c.JSON(http.StatusCreated, st)
 }
 
@@ -57,28 +60,6 @@ func as(h hosts.Host, r EnrollRequest) EnrollRequest {
 		r.KernelParams = o.KernelParams
 	}
 	return withSecrets(o, r)
-}
-
-// retry lets a failed install go on.
-func (s *Server) retry(c echo.Context) error {
-	h, err := s.host(c)
-	if err != nil {
-		return err
-	}
-	var r RetryRequest
-	if err := bind(c, &r); err != nil {
-		return err
-	}
-	ev := hosts.Event{Kind: hosts.Retried, Wipe: r.Wipe, Message: "the install is tried again"}
-	if r.Via != "" {
-		if ev.Via, err = hosts.ParseVia(r.Via); err != nil {
-			return err
-		}
-	}
-	if h, err = s.Hosts.Apply(h.Name, ev); err != nil {
-		return err
-	}
-	return c.JSON(http.StatusOK, status(h))
 }
 
 // look has the host's machine asked for its disks, if it is up.

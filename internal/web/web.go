@@ -188,8 +188,13 @@ func (s *Server) routes() http.Handler {
 // what is not there 404, what is not allowed now 409.
 func (s *Server) fail(err error, c echo.Context) {
 	code := http.StatusBadRequest
+	failure := Failure{}
 	var he *echo.HTTPError
+	var old *outdated
 	switch {
+	case errors.As(err, &old):
+		code = http.StatusConflict
+		failure.Plan = old.plan
 	case errors.As(err, &he):
 		code = he.Code
 		err = fmt.Errorf("%v", he.Message)
@@ -199,7 +204,8 @@ func (s *Server) fail(err error, c echo.Context) {
 		code = http.StatusConflict
 	}
 	if !c.Response().Committed {
-		if err := c.JSON(code, Failure{err.Error()}); err != nil {
+		failure.Error = err.Error()
+		if err := c.JSON(code, failure); err != nil {
 			s.Log.Debug("answer the operator", "err", err)
 		}
 	}

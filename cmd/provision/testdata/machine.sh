@@ -1,6 +1,7 @@
 # machine.sh [LINE...]: a machine with a real sshd on 127.0.0.1:$SSHPORT, with
 # LINEs in its sshd_config. It has $WORK/root for its root's home, $WORK/etc for
-# /etc/ssh, network cards of its own, and the users ada, who may sudo, and bob.
+# /etc/ssh, network cards of its own, the disks of root/lsblk.json, and the users ada,
+# who may sudo, and bob.
 set -e
 if [ ! "$INSIDE" ]; then # unshare ignores interrupts
 	INSIDE=1 unshare --mount --pid --fork --kill-child --mount-proc sh "$0" "$@" &
@@ -51,6 +52,13 @@ card docker0 02:42:00:00:00:01
 echo 772 > net/lo/type
 touch net/eth0/device net/eth1/device net/wlan0/device net/wlan0/phy80211
 over net /sys/class/net
+tool() { # NAME SCRIPT
+	printf '#!/bin/sh\n%s\n' "$2" > tool-$1
+	chmod 755 tool-$1
+	over tool-$1 "$(command -v $1)"
+}
+tool lsblk 'case "$*" in *--json*) cat /root/lsblk.json ;; esac'
+tool findmnt 'echo "{\"filesystems\":[]}"'
 {
 	printf "Port $SSHPORT\nListenAddress 127.0.0.1\nUsePAM no\nPermitRootLogin yes\n"
 	printf 'HostKey /etc/ssh/ssh_host_ed25519_key\nHostKey /etc/ssh/ssh_host_rsa_key\n'
