@@ -31,12 +31,9 @@ type layout struct {
 
 var withoutTools = regexp.MustCompile(`"type": *"(zfs|zpool|bcachefs)"`)
 
-// read returns the layouts of a folder whose tools the machine has; of no folder, none.
+// read returns the layouts of a folder whose tools the machine has.
 func read(t *testing.T, kind, dir string) (list []layout) {
 	t.Helper()
-	if dir == "" {
-		return nil
-	}
 	files, err := filepath.Glob(dir + "/*.json")
 	check(t, err)
 	for _, file := range files {
@@ -132,7 +129,7 @@ func TestLayouts(t *testing.T) {
 		run  func(*testing.T, *machine)
 	}
 	all := []test{{"foreign", foreign}, {"differing", differing}}
-	for _, l := range slices.Concat(own(t), presets(t), read(t, "layouts", "../../../disko/testdata/layouts"), read(t, "examples", theirs(t))) {
+	for _, l := range slices.Concat(own(t), presets(t), read(t, "layouts", "../../../disko/testdata/layouts"), theirs(t)) {
 		all = append(all, test{l.name, l.cycle})
 	}
 	want := regexp.MustCompile(cmp.Or(os.Getenv("LAYOUTS"), some))
@@ -154,14 +151,14 @@ func TestLayouts(t *testing.T) {
 	}
 }
 
-// theirs is where disko's own examples are, evaluated; empty if they are not there. They are on some machines only.
-func theirs(t *testing.T) string {
+// theirs are disko's own examples, evaluated. They are on some machines only.
+func theirs(t *testing.T) []layout {
 	for _, shared := range []string{"../../../../shared", "../../../../../shared"} {
 		dir := shared + "/disko/layouts"
 		if _, err := os.Stat(dir); err == nil {
-			return dir
+			return read(t, "examples", dir)
 		}
 	}
 	t.Log("no ../shared/disko beside the repository: only our own layouts are made")
-	return ""
+	return nil
 }
