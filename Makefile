@@ -54,9 +54,14 @@ bench: setup build ## benchmarks, as ratios against nginx and dnsmasq in the sam
 	.ci/bench
 
 # To get them: git clone https://github.com/nix-community/disko (the results are of commit 878ec37) and
-# https://github.com/nix-community/nixpkgs.lib, whose folder lib is PROVISION_NIXPKGS_LIB.
-beside: setup ## our disks beside disko's own, by PROVISION_DISKO=FOLDER PROVISION_NIXPKGS_LIB=FOLDER
+# https://github.com/nix-community/nixpkgs.lib, whose folder lib is PROVISION_NIXPKGS_LIB. With TAGS="v1.1.0 v1.13.0 newest"
+# there is no machine: the commands are compared with those of each release's own scripts (docs/disko.md).
+beside: setup ## our disks beside disko's own, by PROVISION_DISKO=FOLDER PROVISION_NIXPKGS_LIB=FOLDER [TAGS="v1.1.0 …"]
+ifdef TAGS
+	DISKO_TAGS="$(TAGS)" go test -count=1 -v -timeout 90m -run ReleasesByHand ./disko
+else
 	CGO_ENABLED=1 go test -count=1 -v -timeout 90m -run DiskoByHand ./internal/lab/beside
+endif
 
 presets: ## the layout presets, evaluated by disko, are what is committed; needs what beside needs, but no machine
 	CGO_ENABLED=1 go test -count=1 -v -run PresetsByHand ./internal/lab/beside

@@ -18,14 +18,15 @@ func TestArrows(t *testing.T) {
 		"provision/disko":               {},
 		"provision/images":              {},
 		"provision/pxe":                 {"provision/hosts", "provision/images"},
-		"provision/installer":           {"provision/cache", "provision/disko", "provision/hosts", "provision/images", "provision/internal/target"},
+		"provision/installer":           {"provision/cache", "provision/disko", "provision/hosts", "provision/images", "provision/internal/nix", "provision/internal/target"},
+		"provision/internal/nix":        {},
 		"provision/internal/target":     {},
 		"provision/internal/firststage": {},
 		"provision/internal/sshlogin":   {},
 		"provision/internal/timeline":   {"provision/hosts"},
 		"provision/internal/web":        {"provision/disko", "provision/hosts", "provision/images", "provision/internal/timeline"},
-		"provision/internal/doctor":     {"provision/hosts", "provision/images", "provision/pxe"},
-		"provision/cmd/provision":       {"provision/cache", "provision/disko", "provision/hosts", "provision/images", "provision/installer", "provision/internal/doctor", "provision/internal/sshlogin", "provision/internal/target", "provision/internal/timeline", "provision/internal/web", "provision/pxe"},
+		"provision/internal/doctor":     {"provision/hosts", "provision/images", "provision/internal/nix", "provision/pxe"},
+		"provision/cmd/provision":       {"provision/cache", "provision/disko", "provision/hosts", "provision/images", "provision/installer", "provision/internal/doctor", "provision/internal/nix", "provision/internal/sshlogin", "provision/internal/target", "provision/internal/timeline", "provision/internal/web", "provision/pxe"},
 	}
 	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, "./...").Output()
 	if err != nil {

@@ -15,6 +15,8 @@ import (
 // its parts need of each other.
 type reader struct {
 	problems []string
+	warnings []Problem
+	unknown  []string          // paths of attributes that nobody knows, and that say nothing
 	seen     map[string]string // what must be unique, and the path that has it
 
 	owner   *device            // whose content is being read
@@ -50,6 +52,10 @@ func (r *reader) atLeast(key string, n int, path, what string) { r.least[key] = 
 
 func (r *reader) errorf(path, format string, args ...any) {
 	r.problems = append(r.problems, path+": "+fmt.Sprintf(format, args...))
+}
+
+func (r *reader) warnf(path, format string, args ...any) {
+	r.warnings = append(r.warnings, Problem{Path: path, Text: fmt.Sprintf(format, args...)})
 }
 
 func (r *reader) err() error {
@@ -139,6 +145,14 @@ func need[T any](a *attrs, name string) T {
 	}
 	a.unread[name] = !ok
 	return v
+}
+
+// older is need for what an older disko does not have: there it behaved as gave.
+func older[T any](a *attrs, name string, gave T) T {
+	if _, present := a.raw[name]; !present {
+		return gave
+	}
+	return need[T](a, name)
 }
 
 // plain refuses control characters: no name, path or option has them, and an argv
@@ -298,9 +312,46 @@ func (r *reader) set(path string, raw json.RawMessage) *attrs {
 	return &attrs{reader: r, path: path, raw: m, unread: map[string]bool{}}
 }
 
-// done reports attributes that were not read: an option that is not known must never be lost.
+// done reports attributes that were not read: an option that is not known must never be lost, unless it says nothing.
 func (a *attrs) done() {
-	for name := range a.raw {
-		a.bad(name, "is not known to provision")
+	for name, raw := range a.raw {
+		if saysNothing(raw) {
+			a.unknown = append(a.unknown, a.at(name))
+			continue
+		}
+		a.bad(name, "is not known to provision, and is set: this disko is newer than what provision knows; "+
+			"update provision, or leave the option out")
 	}
+}
+
+// saysNothing tells whether a value is what an option has by default that changes nothing.
+func saysNothing(raw json.RawMessage) bool {
+	var v any
+	if json.Unmarshal(raw, &v) != nil {
+		return false
+	}
+	switch v := v.(type) {
+	case nil:
+		return true
+	case bool:
+		return !v
+	case string:
+		return v == ""
+	case []any:
+		return len(v) == 0
+	case map[string]any:
+		return len(v) == 0
+	}
+	return false
+}
+
+// warned are the warnings, of which one is about all attributes that are not known.
+func (r *reader) warned() []Problem {
+	slices.SortFunc(r.warnings, func(a, b Problem) int { return strings.Compare(a.String(), b.String()) })
+	if len(r.unknown) == 0 {
+		return r.warnings
+	}
+	slices.Sort(r.unknown)
+	return append(r.warnings, Problem{Text: "this disko is newer than what provision knows. " +
+		"Ignored are options that provision does not know, and that are not set: " + strings.Join(r.unknown, ", ")})
 }

@@ -58,6 +58,7 @@ func (f *bcachefs) fill(b *builder, on place) {
 	members := b.members["bcachefs_filesystems "+f.name]
 	if f.passwordFile != "" {
 		b.keys = append(b.keys, f.passwordFile)
+		b.typed = append(b.typed, f.passwordFile)
 	}
 	switch b.together(on.at, "the file system "+f.name, members) {
 	case allNew:

@@ -5,6 +5,7 @@ import (
 	"path"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -90,7 +91,30 @@ func parseSubvolume(a *attrs) subvolume {
 	return s
 }
 
-func (f *btrfs) minimum() int64 { return formats["btrfs"] }
+// minimum is mkfs's, or what the swap files need: they have all of their extents at once.
+func (f *btrfs) minimum() int64 {
+	least := formats["btrfs"].of(f.args)
+	if devicePattern.MatchString(strings.Join(f.args, " ")) {
+		return least // on other devices, too
+	}
+	files := int64(0)
+	for _, s := range append([]subvolume{f.root}, f.subs...) {
+		for _, file := range s.swapfiles {
+			files = min(files+file.bytes(), 1<<60)
+		}
+	}
+	return max(least, files)
+}
+
+// bytes is at most an exbibyte, so that some of them can be added.
+func (s swapfile) bytes() int64 {
+	unit := strings.IndexByte("KMGTP", s.size[len(s.size)-1]) + 1
+	n, err := strconv.ParseInt(s.size[:len(s.size)-1], 10, 64)
+	if err != nil || n > 1<<(60-10*unit) {
+		return 1 << 60
+	}
+	return n << (10 * unit)
+}
 
 // fill makes the subvolumes in one mount; disko has one for each.
 func (f *btrfs) fill(b *builder, on place) {
@@ -220,5 +244,5 @@ func (f *btrfs) mount(b *builder, on place) {
 			b.swapOn(path.Join(target, s.mountpoint, file.file), file.priority, file.options)
 		}
 	}
-	b.labelled(on.device, f.args)
+	b.labelled(on, "btrfs", f.args)
 }

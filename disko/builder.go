@@ -38,6 +38,7 @@ type builder struct {
 	names      []name
 	labels     map[string]string
 	keys       []string
+	typed      []string // those of the keys that are passphrases
 	containers []Container
 	system     System
 	borrowed   int // how many arguments named devices elsewhere in the layout

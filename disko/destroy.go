@@ -71,85 +71,8 @@ func (p *Plan) release(b *builder, nodes []*node, which func(string) bool) {
 			b.step("export the pool "+n.Label+" if it is imported", n.device(), "sh", "-c", `! zpool list -- "$0" >/dev/null 2>&1 || zpool export -f -- "$0"`, n.Label)
 		}
 	}
-	// Deepest first; a volume group goes when the outermost of its volumes is due.
-	slices.SortStableFunc(held, func(a, b *node) int { return cmp.Compare(b.depth, a.depth) })
-	last := map[string]*node{}
-	for _, n := range held {
-		if n.Type == "lvm" {
-			last[groupOf(n.Name)] = n
-		}
-	}
-	for _, n := range held {
-		dev, vg := n.device(), groupOf(n.Name)
-		switch {
-		case n.Type == "crypt":
-			b.step("close "+n.Name, dev, "cryptsetup", "close", n.Name)
-		case n.Type == "lvm" && last[vg] == n:
-			b.step("deactivate volume group "+vg, dev, "vgchange", "--activate", "n", vg)
-		case strings.HasPrefix(n.Type, "raid"):
-			b.step("stop RAID "+dev, dev, "mdadm", "--stop", dev)
-		}
-	}
-}
-
-// checkNodes reports what stands in the way of taking the disks.
-func (p *Plan) checkNodes(r *reader, nodes []*node) {
-	at := func(device string) string {
-		return p.takes[slices.IndexFunc(p.Disks, func(d Disk) bool { return d.Device == device })].on.at
-	}
-	members := map[string][]*node{} // of what keeps one UUID on many devices
-	for _, n := range nodes {
-		if i := slices.IndexFunc(n.roots, p.erased); i >= 0 {
-			checkHolds(r, at(n.roots[i]), n.roots[i], n, p.erased)
-		} else {
-			p.checkOther(r, n)
-		}
-		if n.UUID != "" && slices.Contains([]string{"btrfs", "bcachefs", "linux_raid_member", "zfs_member"}, n.FSType) {
-			members[n.UUID] = append(members[n.UUID], n)
-		}
-	}
-	for _, list := range members {
-		for _, n := range list {
-			for _, other := range list {
-				if root := n.roots[0]; p.erased(root) && !p.erased(other.roots[0]) {
-					r.errorf(at(root), "%s holds a part of the %s on %s too; the layout does not take all of its disks: remove that disk, or wipe %s by hand", root, n.FSType, other.device(), n.device())
-				}
-			}
-		}
-	}
-}
-
-// checkHolds reports uses of a disk that is to be taken.
-func checkHolds(r *reader, at, root string, n *node, taken func(string) bool) {
-	for _, point := range n.mountpoints() {
-		if point != "[SWAP]" && !ours(point) {
-			r.errorf(at, "%s is in use by the running system: %s is mounted at %s", root, n.device(), point)
-		}
-	}
-	switch known := strings.HasPrefix(n.Type, "raid") || slices.Contains([]string{"disk", "part", "crypt", "lvm"}, n.Type); {
-	case !known:
-		r.errorf(at, "%s is in use by %s of type %q, which is not supported yet; remove that first", root, n.device(), n.Type)
-	case n.depth > 0 && slices.ContainsFunc(n.roots, func(root string) bool { return !taken(root) }):
-		r.errorf(at, "%s holds a part of %s, which is also on %s; the layout does not take all of these", root, n.device(), strings.Join(n.roots, ", "))
-	}
-}
-
-// checkOther reports what is on disks that stay and has a name that the layout needs.
-func (p *Plan) checkOther(r *reader, n *node) {
-	kind, has := n.Type, n.Name
-	switch {
-	case kind == "lvm":
-		has = groupOf(has)
-	case n.FSType == "zfs_member":
-		kind, has = n.FSType, n.Label
-	}
-	words := map[string]string{"crypt": "container", "lvm": "volume group", "zfs_member": "pool"}
-	if slices.Contains(p.names, name{kind, has}) {
-		r.errorf("disk", "a %s %q is there already on %s, which the layout does not take; close and rename it, or choose another name", words[kind], has, n.roots[0])
-	}
-	if path, ok := p.labels[n.PartLabel]; ok && !p.taken(n.roots[0]) {
-		r.errorf(path, "%q is the label of %s too, which the layout does not take; the installed system could pick the wrong one: wipe that disk or choose another name", n.PartLabel, n.device())
-	}
+	innermost(held)
+	stop(b, held)
 }
 
 // unmount undoes what an earlier plan mounted, on whatever disk.

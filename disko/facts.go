@@ -30,6 +30,15 @@ type Facts struct {
 	// Signatures are what blkid found on devices, by their kernel names, that lsblk shows as
 	// empty. [ParseFacts] puts them in their places.
 	Signatures map[string]Signature `json:"signatures"`
+	// Holders are all devices that lie on others, also those that lsblk leaves out. [ParseFacts] puts them in their places.
+	Holders []Holder `json:"holders,omitempty"`
+}
+
+// Holder is a device that lies on another, by the kernel's names.
+type Holder struct {
+	Device  string `json:"device"`
+	Holder  string `json:"holder"`
+	Mapping string `json:"mapping,omitempty"` // device mapper's name of it
 }
 
 // Signature is what a device holds.
@@ -179,7 +188,7 @@ func ParseFacts(data []byte) (*Facts, error) {
 		return nil, fmt.Errorf(`read lsblk's JSON: it has no "blockdevices"`)
 	}
 	f.sign(f.BlockDevices)
-	return f, nil
+	return f, f.hang()
 }
 
 // Restarted is what the facts will be when the machine runs something else: nothing is

@@ -8,9 +8,28 @@ import (
 	"strings"
 )
 
-// Smallest devices that mkfs accepts, rounded up (btrfs-progs 6, xfsprogs 6).
-var formats = map[string]int64{
-	"vfat": mib, "ext2": mib, "ext3": 4 * mib, "ext4": 4 * mib, "xfs": 300 * mib, "btrfs": 114 * mib, "f2fs": 38 * mib,
+// formats are sizes of devices that mkfs refuses to be below, as far as each was tried (dosfstools 4.2, e2fsprogs 1.47,
+// xfsprogs 6.1, btrfs-progs 6.2, f2fs-tools 1.15). With arguments some make smaller ones.
+var formats = map[string]leastSize{
+	"vfat": {32 << 10, 32 << 10}, "ext2": {64 << 10, 0}, "ext3": {64 << 10, 0}, "ext4": {64 << 10, 0},
+	"xfs": {300 * mib, 16 * mib}, "btrfs": {109 * mib, 0}, "f2fs": {38 * mib, 0},
+}
+
+// leastSize is in bytes.
+type leastSize struct{ plain, withArgs int64 }
+
+// of is the least with arguments, of which labels, UUIDs and being forced change nothing.
+func (l leastSize) of(args []string) int64 {
+	for i := 0; i < len(args); i++ {
+		switch args[i] {
+		case "-f", "-F", "-q", "--force", "--quiet":
+		case "-L", "-U", "--label", "--uuid":
+			i++
+		default:
+			return l.withArgs
+		}
+	}
+	return l.plain
 }
 
 // kinds are lsblk's names of file systems that mkfs knows by others.
@@ -31,7 +50,7 @@ func parseFilesystem(a *attrs) content {
 	}
 }
 
-func (f *filesystem) minimum() int64 { return formats[f.format] }
+func (f *filesystem) minimum() int64 { return formats[f.format].of(f.args) }
 
 func (f *filesystem) fill(b *builder, on place) {
 	if b.make(f, on, cmp.Or(kinds[f.format], f.format)) {
@@ -39,7 +58,7 @@ func (f *filesystem) fill(b *builder, on place) {
 		b.step("format "+on.name+" with "+f.format, on.device, append(argv, on.device)...)
 	}
 	b.mount(f.mountpoint, f.format, on.device, f.options)
-	b.labelled(on.device, f.args)
+	b.labelled(on, f.format, f.args)
 }
 
 // nodev is a file system without a device of its own: tmpfs and its like, or a bind mount.

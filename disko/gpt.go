@@ -40,10 +40,14 @@ type hybrid struct {
 }
 
 func parseGPT(a *attrs) content {
-	g := &gptTable{eeFirst: need[bool](a, "efiGptPartitionFirst")}
+	align := 0
+	if _, present := a.raw["efiGptPartitionFirst"]; !present {
+		align = oldAlignment
+	}
+	g := &gptTable{eeFirst: older(a, "efiGptPartitionFirst", true)}
 	names, sets := a.sets("partitions")
 	for _, name := range names {
-		g.parts = append(g.parts, parsePartition(sets[name], name))
+		g.parts = append(g.parts, parsePartition(sets[name], name, align))
 	}
 	// disko numbers partitions by position: stable by priority, ties in byte order of the name.
 	slices.SortStableFunc(g.parts, func(a, b partition) int { return cmp.Compare(a.priority, b.priority) })
@@ -66,11 +70,16 @@ func parseGPT(a *attrs) content {
 
 var (
 	guidPattern = regexp.MustCompile(`^[0-9A-Fa-f]{8}-([0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}$`)
-	sizePattern = regexp.MustCompile(`^(100%|0|[1-9][0-9]*[KMGTP]?)$`)
+	sizePattern = regexp.MustCompile(`^(100%|[0-9]+(?:[KMGTPEkmgtpe](?:[iI]?[bB])?)?)$`)
 	mbrPattern  = regexp.MustCompile(`^(0[xX])?[0-9A-Fa-f]{1,2}$`)
 )
 
-func parsePartition(a *attrs, name string) partition {
+// oldAlignment, in sectors, is what disko before 1.4 gave each call of sgdisk. That it is so old shows in the table,
+// which has no efiGptPartitionFirst.
+const oldAlignment = 2048
+
+// parsePartition reads a partition, which is aligned as said if it does not say that itself.
+func parsePartition(a *attrs, name string, align int) partition {
 	p := partition{path: a.path, name: name, device: a.str("device")}
 	a.ignore("name") // it is in the label
 	a.absolute("device", p.device)
@@ -100,9 +109,11 @@ func parsePartition(a *attrs, name string) partition {
 	a.matches("size", sizePattern, "100%, 0 (the largest free block), or a number with K, M, G, T or P")
 	p.start, p.end = a.bound("start"), a.bound("end")
 	p.priority = need[int](a, "priority")
-	alignment, _ := take[int](a, "alignment")
-	if p.alignment = uint64(alignment); alignment < 0 || alignment > 65536 {
-		a.bad("alignment", "%d is not between 0 and 65536 sectors", alignment)
+	if _, present := a.raw["alignment"]; present {
+		align, _ = take[int](a, "alignment")
+	}
+	if p.alignment = uint64(align); align < 0 || align > 65536 {
+		a.bad("alignment", "%d is not between 0 and 65536 sectors", align)
 		p.alignment = 0
 	}
 	bits, _ := take[[]int](a, "attributes")
@@ -185,6 +196,9 @@ func (g *gptTable) fill(b *builder, on place) {
 		// or ask. All are wiped first: content may put a header or a log on another one.
 		if !places[n].keep {
 			b.wipe(places[n])
+			if part.uuid != "" {
+				b.names = append(b.names, name{"partuuid", strings.ToLower(part.uuid)})
+			}
 		}
 	}
 	for n, part := range g.parts {
@@ -241,7 +255,7 @@ func numbered(disk string, n int) string {
 // so one call makes all, unless a partition is aligned in its own way: the alignment holds
 // for the rest of a call.
 func sgdisk(parts []partition, dev string) (calls [][]string) {
-	if slices.ContainsFunc(parts, func(p partition) bool { return p.alignment != 0 }) {
+	if slices.ContainsFunc(parts, func(p partition) bool { return p.alignment != parts[0].alignment }) {
 		calls = [][]string{{"sgdisk", "--clear", dev}}
 		for n, p := range parts {
 			calls = append(calls, slices.Concat([]string{"sgdisk"}, p.options(n+1), []string{dev}))

@@ -102,17 +102,28 @@ func (p *Plan) losses(d Disk, own bool) (why []string) {
 
 // foreignTypes are file systems that may be somebody's, by lsblk's word.
 var foreignTypes = map[string]string{
-	"ntfs": "NTFS", "BitLocker": "BitLocker", "crypto_LUKS": "LUKS", "zfs_member": "ZFS",
+	"ntfs": "NTFS", "ReFS": "ReFS", "exfat": "exFAT", "BitLocker": "BitLocker", "crypto_LUKS": "LUKS", "zfs_member": "ZFS",
+	"apfs": "APFS of macOS", "hfs": "HFS of macOS", "hfsplus": "HFS+ of macOS", "ufs": "UFS of BSD",
+	"VMFS": "VMFS of VMware", "VMFS_volume_member": "VMFS of VMware",
+	// A cluster may count on these.
+	"ceph_bluestore": "a part of Ceph", "drbd": "a part of DRBD", "stratis": "a part of Stratis",
+	"oracleasm": "a part of Oracle ASM", "ocfs2": "OCFS2", "gfs2": "GFS2",
 }
 
-// windowsTypes are partition types that only Windows makes, by GUID or by the MBR's byte. (learn.microsoft.com,
-// PARTITION_INFORMATION_GPT)
-var windowsTypes = map[string]string{
+// systemTypes are partition types that only other systems make, by GUID or by the MBR's byte. (learn.microsoft.com,
+// PARTITION_INFORMATION_GPT; UEFI partition types of util-linux's fdisk)
+var systemTypes = map[string]string{
 	"E3C9E316-0B5C-4DB8-817D-F92DF00215AE": "Windows's reserved partition",
 	"DE94BBA4-06D1-4D40-A16A-BFD50179D6AC": "a recovery partition of Windows",
 	"5808C8AA-7E8F-42E0-85D2-E1E90434CFB3": "the database of Windows's dynamic disks",
 	"AF9B60A0-1431-4F62-BC68-3311714A69AD": "a dynamic disk of Windows",
 	"E75CAF8F-F680-4CEE-AFA3-B001E56EFC2D": "Windows's Storage Spaces",
+	"7C3457EF-0000-11AA-AA11-00306543ECAC": "an APFS container of macOS",
+	"48465300-0000-11AA-AA11-00306543ECAC": "a partition of macOS",
+	"69646961-6700-11AA-AA11-00306543ECAC": "the system area of an Apple computer",
+	"52637672-7900-11AA-AA11-00306543ECAC": "a recovery partition of an Apple computer",
+	"AA31E02A-400F-11DB-9590-000C2911D1B8": "a VMFS of VMware",
+	"516E7CB6-6ECF-11D6-8FF8-00022D09712B": "a partition of FreeBSD",
 	"0x27":                                 "a recovery partition of Windows",
 	"0x42":                                 "a dynamic disk of Windows",
 }
@@ -126,7 +137,7 @@ func (d *BlockDevice) foreign() string {
 		}
 		what = append(what, "holds "+s)
 	}
-	for guid, s := range windowsTypes {
+	for guid, s := range systemTypes {
 		if d.Type == "part" && strings.EqualFold(guid, d.PartType) {
 			what = append(what, "is "+s)
 		}

@@ -25,7 +25,7 @@ func (p *Plan) Held(f *Facts) []string {
 				held = append(held, fmt.Sprintf("%s is mounted at %s", n.device(), point))
 			}
 		}
-		if n.depth > 0 && n.Type != "part" {
+		if n.holder() != holdsNothing {
 			held = append(held, fmt.Sprintf("%s (%s) is open", n.device(), n.Type))
 		}
 		if n.FSType == "zfs_member" && slices.Contains(f.Pools, n.Label) {

@@ -17,8 +17,12 @@ import (
 
 // Layout is a checked disk layout: what Parse understood.
 type Layout struct {
-	devices []*device // in the order in which they are made: members first
+	devices  []*device // in the order in which they are made: members first
+	warnings []Problem
 }
+
+// Problems are warnings about the layout itself, whatever the machine.
+func (l *Layout) Problems() []Problem { return slices.Clone(l.warnings) }
 
 // device is one of the layout's top level: a disk, what is made of several devices, or a
 // file system without one.
@@ -90,7 +94,7 @@ func Parse(data []byte) (*Layout, error) {
 		}
 	}
 	top.done()
-	l := &Layout{devices: r.link(devices)}
+	l := &Layout{devices: r.link(devices), warnings: r.warned()}
 	if len(l.disks()) == 0 {
 		r.errorf("disk", "the layout has no disks")
 	}
@@ -248,7 +252,10 @@ func (a *attrs) member(group, attribute string) (key string) {
 	return key
 }
 
-func (m *member) minimum() int64 { return mib }
+// minimum is LVM's pv_min_size, and ZFS's SPA_MINDEVSIZE.
+func (m *member) minimum() int64 {
+	return map[string]int64{"LVM2_member": 2 * mib, "zfs_member": 64 * mib}[m.kind]
+}
 
 func (m *member) fill(b *builder, on place) {
 	if !b.make(m, on, m.kind) {
@@ -282,7 +289,7 @@ func parseDisk(d *device, a *attrs, name string) {
 	a.want("type", "disk")
 	// Only disko's image builder and the names of partitions, which are there already, ask for these.
 	a.ignore("name", "imageName", "imageSize")
-	d.body = &wholeDisk{destroy: need[bool](a, "destroy"), content: a.content(dev)}
+	d.body = &wholeDisk{destroy: older(a, "destroy", true), content: a.content(dev)}
 }
 
 func (d *wholeDisk) fill(b *builder, on place) { b.fill(d.content, on) }

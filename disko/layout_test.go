@@ -112,15 +112,15 @@ func TestParseProblems(t *testing.T) {
 			main + ".content.postMountHook": "a\x00b", root + ".content.postUnmountHook": 7,
 		}, []string{root + ".content.postUnmountHook: must be a string", main + ".content.postMountHook: has a NUL"}},
 		"missing and null": {"efi", map[string]any{
-			main + ".destroy": nil, root + ".label": nil, root + ".end": nil,
-		}, []string{root + ".end: is missing", root + ".label: is missing", main + ".destroy: is missing"}},
+			root + ".label": nil, root + ".end": nil,
+		}, []string{root + ".end: is missing", root + ".label: is missing"}},
 		"types": {"efi", map[string]any{
 			root + ".alignment": "x", root + ".attributes": "x", root + ".content.mountOptions": []any{1}, main + ".content.partitions.ESP": 7,
 		}, []string{esp + ": must be an attribute set", root + ".alignment: must be a whole number", root + ".attributes: must be a list of whole numbers", root + ".content.mountOptions: must be a list of strings"}},
 		"sizes": {"efi", map[string]any{
-			esp + ".size": "10 GB", esp + ".start": "+5%", esp + ".end": "0M", root + ".end": "99999999999999P",
-		}, []string{esp + `.end: "0M" is not allowed`, esp + `.size: "10 GB" is not allowed; allowed are 100%`, esp + `.start: "+5%" is not allowed; allowed are 0,`, root + `.end: "99999999999999P"`}},
-		"cannot fit anywhere": {"efi", map[string]any{esp + ".end": "-0", esp + ".size": "100%"}, []string{root + ": only 1007 KiB are left for it, it needs 32 MiB at least"}},
+			esp + ".size": "10 GB", esp + ".start": "+5%", esp + ".end": "1.5G", root + ".end": "99999999999999P",
+		}, []string{esp + `.end: "1.5G" is not allowed; allowed are 0,`, esp + `.size: "10 GB" is not allowed; allowed are 100%`, esp + `.start: "+5%" is not allowed: sgdisk knows no percentages`, root + `.end: "99999999999999P"`}},
+		"cannot fit anywhere": {"efi", map[string]any{esp + ".end": "-0", esp + ".size": "100%", root + ".content.format": "xfs"}, []string{root + ": only 1007 KiB are left for it, it needs 300 MiB at least"}},
 		"overlap":             {"efi", map[string]any{root + ".start": "100M"}, []string{root + ": from 100M to -0 does not fit"}},
 		"duplicates": {"efi", map[string]any{
 			esp + ".label": "disk-main-root", esp + ".content.mountpoint": "/",

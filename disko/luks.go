@@ -116,12 +116,23 @@ func (a *attrs) formatWords(name string) []string {
 	return args
 }
 
-// minimum is LUKS2's header of 16 MiB and what is inside.
+// offset is where the data begin at least: after LUKS2's header of 16 MiB, if no argument could say otherwise.
+func (l *luks) offset() int64 {
+	for _, arg := range l.formatArgs {
+		for _, other := range []string{"--type", "-M", "--header", "--offset", "-o", "--luks2-", "--align-payload"} {
+			if strings.HasPrefix(arg, other) {
+				return 0
+			}
+		}
+	}
+	return 16 * mib
+}
+
 func (l *luks) minimum() int64 {
 	if l.content == nil {
-		return 17 * mib
+		return l.offset()
 	}
-	return 16*mib + l.content.minimum()
+	return l.offset() + l.content.minimum()
 }
 
 func (l *luks) keyArgs() []string {
@@ -142,7 +153,7 @@ func (l *luks) keyArgs() []string {
 func (l *luks) fill(b *builder, on place) {
 	inside := place{device: "/dev/mapper/" + l.name, name: l.name, at: on.at}
 	if on.size > 0 {
-		inside.size, inside.sector = on.size-16*mib, on.sector
+		inside.size, inside.sector = max(0, on.size-l.offset()), on.sector
 	}
 	if l.missing(b, on) {
 		l.format(b, on)
@@ -150,6 +161,7 @@ func (l *luks) fill(b *builder, on place) {
 		inside.keep, inside.found = true, l.keepOpen(b, on)
 	}
 	b.keys = append(b.keys, l.passwordFile, l.keyFile)
+	b.typed = append(b.typed, l.passwordFile)
 	b.system.LUKS = append(b.system.LUKS, Unlocked{Name: l.name, Device: on.device, Discards: l.discards})
 	b.containers = append(b.containers, l.container(b, on))
 	b.close("close "+l.name, on.device, "cryptsetup", "close", l.name)

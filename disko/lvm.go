@@ -28,7 +28,9 @@ type volume struct {
 // lvm(8): names. snapshot and pvmove are LVM's own.
 var (
 	lvmName = regexp.MustCompile(`^[A-Za-z0-9_+.][A-Za-z0-9_+.-]{0,126}$`)
-	lvmSize = regexp.MustCompile(`^([0-9]+(?:\.[0-9]+)?)([bBsSkKmMgGtTpPeE]?)(?:[iI]?[bB])?$|^([0-9]{1,3})%(FREE|VG|PVS|ORIGIN)?$`)
+	lvmSize = regexp.MustCompile(`^\+?([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:([bBsS])|([kKmMgGtTpPeE])(?:[iI]?[bB]?))?$`)
+	// LVM takes these in any case. disko's sizes of "100%" are of what is free.
+	lvmPercent = regexp.MustCompile(`(?i)^\+?([0-9]{1,4})%(|F|FREE|V|VG|P|PVS|O|ORIGIN)$`)
 )
 
 func (a *attrs) lvmName(name string) string {
@@ -46,8 +48,8 @@ func parseVolumeGroup(d *device, a *attrs, _ string) {
 	d.on, d.body = place{device: "/dev/" + g.name, name: g.name, at: a.path}, g
 	a.atLeast("lvm_vg "+g.name, 1, a.path, "a volume group")
 	names, sets := a.sets("lvs")
-	for _, name := range names {
-		g.volumes = append(g.volumes, parseVolume(sets[name], g.name))
+	for i, name := range names {
+		g.volumes = append(g.volumes, parseVolume(sets[name], g.name, i))
 	}
 	// As disko: stable by priority, ties in byte order of the attribute.
 	slices.SortStableFunc(g.volumes, func(a, b volume) int { return cmp.Compare(a.priority, b.priority) })
@@ -60,11 +62,25 @@ func parseVolumeGroup(d *device, a *attrs, _ string) {
 	}
 }
 
-func parseVolume(a *attrs, group string) volume {
-	v := volume{path: a.path, name: a.lvmName("name"), pool: a.optional("pool"), priority: need[int](a, "priority"),
+// parseVolume reads the nth volume of a group, in byte order of the attributes.
+func parseVolume(a *attrs, group string, n int) volume {
+	v := volume{path: a.path, name: a.lvmName("name"), pool: a.optional("pool"),
 		kind: a.oneOf("lvm_type", "mirror", "raid0", "raid1", "raid4", "raid5", "raid6", "thin-pool", "thinlv"),
-		size: a.matches("size", lvmSize, "a number with K, M, G, T or P, or a percentage such as 100%FREE or 20%VG"),
-		args: a.words("extraArgs")}
+		size: a.str("size"), args: a.words("extraArgs")}
+	switch n, _ := v.percent(); {
+	case !lvmSize.MatchString(v.size) && !lvmPercent.MatchString(v.size):
+		const allowed = "%q is not allowed; allowed are a number with K, M, G, T or P, or a percentage such as 100%%FREE or 20%%VG"
+		a.bad("size", allowed, v.size)
+	case n == 0 && v.bytes() == 0:
+		a.bad("size", "%q is nothing", v.size)
+	}
+	// disko before 1.4 has no priorities. It makes the last volume first, as its comparison calls everything without
+	// 100% less than anything else, and then those with 100%.
+	oldPriority := -n
+	if strings.Contains(v.size, "100%") {
+		oldPriority = 1
+	}
+	v.priority = older(a, "priority", oldPriority)
 	a.unique("volume", group+"/"+v.name, a.at("name"))
 	switch percent := strings.Contains(v.size, "%"); {
 	case v.kind == "thinlv" && percent:
@@ -83,11 +99,11 @@ func parseVolume(a *attrs, group string) volume {
 // bytes returns the size if it is a number, rounded up to whole extents, else 0.
 func (v volume) bytes() int64 {
 	m := lvmSize.FindStringSubmatch(v.size)
-	if m == nil || m[1] == "" {
+	if m == nil {
 		return 0
 	}
 	f, _ := strconv.ParseFloat(m[1], 64)
-	switch unit := strings.ToLower(m[2]); unit {
+	switch unit := strings.ToLower(m[2] + m[3]); unit {
 	case "b":
 	case "s":
 		f *= 512
@@ -235,53 +251,24 @@ func (g *volumeGroup) makeAll(b *builder, on place, members []place) {
 		b.step("load the kernel module "+m, on.device, "modprobe", m)
 	}
 	argv := []string{"vgcreate", g.name}
-	free := int64(0)
 	for _, m := range members {
 		argv = append(argv, m.device)
-		free += max(0, m.size-mib) / extentSize * extentSize
-	}
-	if slices.ContainsFunc(members, func(m place) bool { return m.size == 0 }) {
-		free = -1 // not known
 	}
 	b.step("make the volume group "+g.name, on.device, argv...)
 	b.names = append(b.names, name{"lvm", g.name})
+	r := newRoom(members)
 	for _, v := range g.volumes {
 		b.step("make the volume "+v.name+" in "+g.name, on.device, v.lvcreate(g.name)...)
 		at := place{device: v.device(g), name: v.name, at: v.path, sector: 512}
-		at.size, free = v.allocate(b, free)
+		at.size = r.allocate(b, v)
 		b.places[at.device] = at
 	}
-}
-
-// allocate returns the volume's size, 0 if it is not known, and what is left free of the
-// group after it. Less than zero free is not known.
-func (v volume) allocate(b *builder, free int64) (size, left int64) {
-	size = v.bytes()
-	copies := int64(1)
-	if v.kind == "mirror" || v.kind == "raid1" {
-		copies = 2
-	}
-	if free < 0 || v.kind == "thinlv" {
-		return size, free
-	}
-	if percent, of, ok := strings.Cut(v.size, "%"); ok {
-		if of != "" && of != "FREE" {
-			return 0, -1
-		}
-		n, _ := strconv.ParseInt(percent, 10, 64)
-		size = (free/100*min(n, 100) + free%100*min(n, 100)/100) / copies / extentSize * extentSize
-	}
-	if takes := size * copies; takes > free || size == 0 {
-		b.errorf(join(v.path, "size"), "%s takes %s, and only %s are left in the volume group", v.size, human(max(takes, extentSize)), human(free))
-		return size, 0
-	}
-	return size, free - size*copies
 }
 
 // lvcreate wipes what is found at the volume's start, as --yes lets it.
 func (v volume) lvcreate(group string) []string {
 	argv := []string{"lvcreate", "--yes"}
-	size := v.size
+	size := strings.TrimPrefix(v.size, "+") // which only matters to lvextend, and which -V refuses
 	if strings.HasSuffix(size, "%") {
 		size += "FREE"
 	}

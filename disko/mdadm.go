@@ -132,6 +132,7 @@ func (r *raid) make(b *builder, on place, members []place) {
 		argv = append(argv, m.device)
 	}
 	b.step("make the RAID "+r.name, on.device, argv...)
+	b.names = append(b.names, name{"mdadm", r.name})
 	b.reread(on.device)
 	// What was on the members at the place where the RAID's data now begin shows again.
 	b.wipe(on)

@@ -1,6 +1,8 @@
 package disko
 
 import (
+	"cmp"
+	"math"
 	"regexp"
 	"strconv"
 	"strings"
@@ -33,7 +35,7 @@ func parseTable(a *attrs, device string) content {
 	for i, p := range a.each("partitions") {
 		t.parts = append(t.parts, t.parsePart(p, device, i+1))
 	}
-	t.checkOverlap(a.reader, 0)
+	t.checkOverlap(a.reader, 0, 512)
 	return t
 }
 
@@ -111,8 +113,9 @@ func position(text string, size int64) (float64, bool) {
 }
 
 // checkOverlap reports partitions that end before they start, share space, or leave the
-// disk, as far as the size of the disk, 0 if it is not known, allows.
-func (t *partedTable) checkOverlap(r *reader, size int64) {
+// disk or what an MBR can say of it, as far as the size of the disk, 0 if it is not known, allows.
+func (t *partedTable) checkOverlap(r *reader, size, sector int64) {
+	longest := float64(math.MaxUint32) * float64(cmp.Or(sector, 512))
 	for i, p := range t.parts {
 		start, known := position(p.start, size)
 		end, alsoKnown := position(p.end, size)
@@ -123,6 +126,8 @@ func (t *partedTable) checkOverlap(r *reader, size int64) {
 			r.errorf(p.path, "ends at %s, before it starts at %s", p.end, p.start)
 		case size > 0 && end > float64(size):
 			r.errorf(p.path, "ends at %s, and the disk has %s", p.end, human(size))
+		case t.format == "msdos" && end-start > longest+2*mib: // parted rounds
+			r.errorf(p.path, "from %s to %s is %s, and a partition in an MBR has %s at most; use gpt", p.start, p.end, human(int64(end-start)), human(int64(longest)))
 		}
 		for _, q := range t.parts[:i] {
 			qStart, known := position(q.start, size)
@@ -135,7 +140,7 @@ func (t *partedTable) checkOverlap(r *reader, size int64) {
 }
 
 func (t *partedTable) minimum() int64 {
-	least := int64(mib)
+	least := int64(0)
 	for _, p := range t.parts {
 		if p.content != nil {
 			least += p.content.minimum()
@@ -151,7 +156,7 @@ func (t *partedTable) fill(b *builder, on place) {
 	switch {
 	case b.make(t, on, kind):
 		if on.size > 0 {
-			t.checkOverlap(b.reader, on.size)
+			t.checkOverlap(b.reader, on.size, on.sector)
 		}
 		on.keep = false
 		argv := append(t.command(on), "mklabel", t.format)

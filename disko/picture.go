@@ -34,7 +34,7 @@ func (s Segment) Amount() string {
 }
 
 // leastGap is the smallest free space, in bytes, that is worth showing.
-const leastGap = leastRest
+const leastGap = 32 * mib
 
 // words are what people call lsblk's FSTYPE, where that is not the same.
 var words = map[string]string{

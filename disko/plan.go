@@ -86,7 +86,7 @@ type Plan struct {
 
 	// Objections are those of [Plan.Guard], where a plan is shown for a host.
 	Objections []Objection `json:"objections,omitempty"`
-	// Problems are what the host's board makes of the layout, where a plan is shown for one.
+	// Problems are warnings about the layout, and what the host's board makes of it where a plan is shown for one.
 	Problems []Problem `json:"problems,omitempty"`
 
 	facts  *Facts
@@ -96,6 +96,7 @@ type Plan struct {
 	labels map[string]string // GPT labels, and their paths
 	undo   []Step
 	keys   []string
+	typed  []string // those of the keys that are passphrases
 	// containers are LUKS, in the order in which they are made.
 	containers []Container
 	// The new root has no block device: what is mounted there does not show in the facts.
@@ -148,6 +149,7 @@ func NewPlan(l *Layout, f *Facts, o Options) (*Plan, error) {
 	}
 	l.fill(b, places)
 	p.tables, p.names, p.labels, p.keys, p.containers = b.tables, b.names, b.labels, b.keys, b.containers
+	p.typed = b.typed
 	p.hiddenRoot = slices.ContainsFunc(b.mounts, func(m *mount) bool { return m.point == "/" && !strings.HasPrefix(m.device, "/dev/") })
 	p.checkNodes(b.reader, b.devices)
 	mounts := b.mountSteps()
@@ -158,6 +160,7 @@ func NewPlan(l *Layout, f *Facts, o Options) (*Plan, error) {
 	if err := b.err(); err != nil {
 		return nil, err
 	}
+	p.Problems = l.Problems()
 	p.picture(l, b)
 	setUsual(b.opens, b.places)
 	setUsual(b.steps, b.places)

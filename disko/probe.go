@@ -134,6 +134,8 @@ func section(facts map[string]any, name, text string) (err error) {
 		facts[name], err = readPools(text)
 	case "signatures":
 		facts[name], err = readSignatures(text)
+	case "holders":
+		facts[name], err = readHolders(text)
 	case "datasets":
 		facts[name], err = readDatasets(text)
 	default:
@@ -210,6 +212,17 @@ func readPools(text string) ([]string, error) {
 		pools = append(pools, row[0])
 	}
 	return pools, nil
+}
+
+func readHolders(text string) ([]Holder, error) {
+	var holders []Holder
+	for _, row := range rows(text) {
+		if len(row) != 3 || row[0] == "" || row[1] == "" {
+			return nil, notUnderstood("/sys/class/block", strings.Join(row, "\t"))
+		}
+		holders = append(holders, Holder{row[0], row[1], row[2]})
+	}
+	return holders, nil
 }
 
 func readDatasets(text string) ([]Dataset, error) {

@@ -24,6 +24,15 @@ signatures() {
 	done 2>/dev/null
 }
 signatures=$(signatures)
+# lsblk leaves out what has no size, such as a RAID that lacks members, and which still holds its disks.
+holders() {
+	for link in /sys/class/block/*/holders/*; do
+		[ -e "$link" ] || continue
+		device=${link%/holders/*}
+		holder=${link##*/}
+		printf '%s\t%s\t%s\n' "${device##*/}" "$holder" "$(cat "/sys/class/block/$holder/dm/name" 2>/dev/null)"
+	done
+}
 printf 'lsblk\0' >&3
 lsblk --json --bytes --output-all >&3 || exit
 printf '\0' >&3
@@ -31,6 +40,7 @@ say links find /dev/disk /dev/md /dev/mapper -type l -printf '%p\t%l\n'
 say mounts findmnt --json --list --nofsroot --output TARGET,SOURCE,FSTYPE,FSROOT
 say swaps cat /proc/swaps
 say signatures echo "$signatures"
+say holders holders
 all=$signatures$devices
 case $all in *LVM2_member*)
 	say pvs pvs --reportformat json --options pv_name,vg_name

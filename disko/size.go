@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,8 +15,6 @@ const (
 	// GPT keeps 128 entries of 128 bytes at both ends of the disk.
 	tableEntries   = 128
 	tableEntrySize = 128
-	// A partition that takes what is left must be left something worth formatting.
-	leastRest = 32 * mib
 )
 
 // bound is the start or end of a partition as sgdisk reads it: a sign ('+' from the
@@ -28,25 +27,34 @@ type bound struct {
 	unit   int
 }
 
+// sgdisk reads a number and one letter, and nothing that follows: MiB and MB are M. What is then no unit at all counts
+// sectors, so that 50% is sector 50, and 1.5G sector 1: nobody means that.
+var boundPattern = regexp.MustCompile(`^([+-]?)([0-9]+)(?:([sSkKmMgGtTpPeE])(?:[iI]?[bB])?|(%))?$`)
+
 func (a *attrs) bound(name string) bound {
 	text := a.str(name)
 	b := bound{text: text, sign: ' '}
-	digits := text
-	if strings.HasPrefix(text, "+") || strings.HasPrefix(text, "-") {
-		b.sign, digits = text[0], text[1:]
+	m := boundPattern.FindStringSubmatch(text)
+	if m == nil {
+		a.bad(name, "%q is not allowed; allowed are 0, or a number of sectors, or one with K, M, G, T or P (of 1024, "+
+			"with or without iB), after + (from the start) or - (from the end) or alone (from the start of the disk)", text)
+		return b
 	}
-	if n := len(digits) - 1; n > 0 {
-		if unit := strings.IndexByte("SKMGTP", digits[n]&^0x20); unit >= 0 {
-			b.unit, digits = unit, digits[:n]
-		}
+	if m[1] != "" {
+		b.sign = m[1][0]
 	}
-	var err error
-	b.number, err = strconv.ParseUint(digits, 10, 64)
-	tooLarge := bits.Len64(b.number)+10*b.unit > 62
-	// sgdisk multiplies its default, not zero, when a zero has a unit.
-	zeroUnit := b.number == 0 && b.unit > 0
-	if err != nil || tooLarge || zeroUnit {
-		a.bad(name, "%q is not allowed; allowed are 0, or a number of sectors, or one with K, M, G, T or P, after + (from the start) or - (from the end) or alone (from the start of the disk)", text)
+	number, err := strconv.ParseUint(m[2], 10, 64)
+	if number == 0 && err == nil {
+		return b // whatever the unit
+	}
+	b.number = number
+	b.unit = max(0, strings.IndexByte("SKMGTPE", strings.ToUpper(m[3] + "S")[0]))
+	switch {
+	case m[4] != "":
+		a.bad(name, "%q is not allowed: sgdisk knows no percentages, and takes it for sector %d; "+
+			"the rest of the disk is -0", text, number)
+	case err != nil || bits.Len64(number)+10*b.unit > 62:
+		a.bad(name, "%q is not allowed: no disk is so large", text)
 	}
 	return b
 }
@@ -120,9 +128,6 @@ func arrangeBeside(used []extent, parts []partition, size, sectorSize int64) ([]
 		least := int64(0)
 		if p.content != nil {
 			least = p.content.minimum()
-			if p.end.rest() {
-				least = max(least, leastRest)
-			}
 		}
 		// Compared in sectors, as bytes may overflow here.
 		if has := e.last - e.first + 1; has < uint64(least)/ss {

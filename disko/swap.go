@@ -17,7 +17,7 @@ func parseSwap(a *attrs) content {
 	s := &swap{discard: a.oneOf("discardPolicy", "once", "pages", "both"), random: a.flag("randomEncryption"),
 		args: a.borrow("extraArgs", a.words("extraArgs")), options: a.list("mountOptions"), priority: a.priority()}
 	if s.resume = a.flag("resumeDevice"); s.resume && s.random {
-		a.bad("resumeDevice", "cannot be with randomEncryption: its key is lost at each boot")
+		a.warnf(a.at("resumeDevice"), "has no use with randomEncryption, whose key is lost at each boot: nothing resumes")
 	}
 	return s
 }
@@ -33,7 +33,8 @@ func (a *attrs) priority() *int {
 	return &p
 }
 
-func (s *swap) minimum() int64 { return mib }
+// minimum is mkswap's, ten pages.
+func (s *swap) minimum() int64 { return 40 << 10 }
 
 func (s *swap) fill(b *builder, on place) {
 	if s.random {
@@ -52,7 +53,7 @@ func (s *swap) fill(b *builder, on place) {
 		flags = []string{"--discard=" + s.discard}
 	}
 	b.swapOn(on.device, s.priority, s.options, flags...)
-	b.labelled(on.device, s.args)
+	b.labelled(on, "swap", s.args)
 	if s.resume {
 		b.system.Resume = on.device
 	}

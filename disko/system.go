@@ -47,16 +47,37 @@ func (l *Layout) system() System {
 // FileSystems are what the layout has an installed system mount.
 func (l *Layout) FileSystems() []FileSystem { return l.system().FileSystems }
 
-// labelled notes the label that mkfs or mkswap is told to give.
-func (b *builder) labelled(device string, args []string) {
-	for i, arg := range args[:max(0, len(args)-1)] {
-		if arg == "-L" || arg == "-n" {
-			if b.system.labels == nil {
-				b.system.labels = map[string]string{}
-			}
-			b.system.labels[device] = args[i+1]
+// labelled notes the label that mkfs of a format, or mkswap, is told to give.
+func (b *builder) labelled(on place, format string, args []string) {
+	label := labelOf(format, args)
+	if label == "" {
+		return
+	}
+	if b.system.labels == nil {
+		b.system.labels = map[string]string{}
+	}
+	b.system.labels[on.device] = label
+	if !on.keep {
+		b.names = append(b.names, name{"label", label})
+	}
+}
+
+// labelOf finds the label among the arguments of a mkfs.
+func labelOf(format string, args []string) (label string) {
+	option := cmp.Or(map[string]string{"vfat": "-n", "fat": "-n", "msdos": "-n", "exfat": "-n", "f2fs": "-l"}[format], "-L")
+	for i, arg := range args {
+		long, isLong := strings.CutPrefix(arg, "--label=")
+		short, isShort := strings.CutPrefix(arg, option)
+		switch {
+		case isLong:
+			label = long
+		case isShort && short != "":
+			label = short
+		case (isShort || arg == "--label") && i+1 < len(args):
+			label = args[i+1]
 		}
 	}
+	return label
 }
 
 // Nix is the options as a NixOS module, for a host without disko.

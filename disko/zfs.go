@@ -185,8 +185,13 @@ func (d *dataset) key(b *builder) (stdin string) {
 	case location == "prompt":
 		stdin = passphrase(strings.ReplaceAll(d.name, "/", "-"))
 		b.keys = append(b.keys, stdin)
+		b.typed = append(b.typed, stdin)
 	case strings.HasPrefix(location, "file://"):
-		b.keys = append(b.keys, strings.TrimPrefix(location, "file://"))
+		file := strings.TrimPrefix(location, "file://")
+		b.keys = append(b.keys, file)
+		if d.option("keyformat") == "passphrase" {
+			b.typed = append(b.typed, file)
+		}
 	}
 	return stdin
 }
@@ -196,6 +201,7 @@ func (z *zpool) fill(b *builder, on place) {
 	state := b.together(on.at, "the pool "+z.name, members)
 	switch state {
 	case allNew:
+		z.checkVolumes(b, members)
 		z.make(b)
 	case allKept:
 		z.keep(b, members)

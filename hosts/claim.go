@@ -113,6 +113,15 @@ func (inv *Inventory) complete(c claim, d Disk) (Disk, error) {
 	return found, nil
 }
 
+// claimant returns the host that has surely claimed a disk, empty if none has.
+func (inv *Inventory) claimant(d Disk) (name string, version uint64, err error) {
+	claims, err := inv.claims(d)
+	if err != nil || len(claims) == 0 || !claims[0].surely(d) {
+		return "", 0, err
+	}
+	return claims[0].host, claims[0].version, nil
+}
+
 // Owners tells for each of the disks whose it is: the host that has claimed it, or h if nobody has and an earlier permit
 // of h was burned for it.
 func (inv *Inventory) Owners(h Host, disks []Disk) ([]Owner, error) {
@@ -221,14 +230,15 @@ func (inv *Inventory) tellOwner(name, message string) ([]Version, []Write, error
 	return []Version{{hostKey(name), version}}, writes, err
 }
 
-// freeDisks gives up the claims of a host.
-func (inv *Inventory) freeDisks(h Host) (expect []Version, writes []Write, err error) {
+// freeDisks gives up the claims of a host, but for those that may be about one of the disks to keep.
+func (inv *Inventory) freeDisks(name string, keep []Disk) (expect []Version, writes []Write, err error) {
 	recs, err := inv.store.List(claimPrefix, "")
 	if err != nil {
 		return nil, nil, err
 	}
 	for _, rec := range recs {
-		if string(rec.Value) == h.Name {
+		kept := slices.ContainsFunc(keep, readClaim(rec).disk.resembles)
+		if string(rec.Value) == name && !kept {
 			expect = append(expect, Version{rec.Key, rec.Version})
 			writes = append(writes, Write{rec.Key, nil})
 		}

@@ -100,11 +100,11 @@ func TestClaims(t *testing.T) {
 	}
 
 	// Who lost a disk does not free it.
-	if err := inv.Forget("alpha"); err != nil || owner(t, inv, "bravo", disk) != "bravo" {
+	if err := inv.Purge("alpha"); err != nil || owner(t, inv, "bravo", disk) != "bravo" {
 		t.Errorf("alpha forgotten: %v", err)
 	}
 	fail(t, inv, "bravo")
-	if err := inv.Forget("bravo"); err != nil {
+	if err := inv.Purge("bravo"); err != nil {
 		t.Fatal(err)
 	}
 	live(t, inv, "alpha", mac1)

@@ -169,7 +169,7 @@ func TestTwins(t *testing.T) {
 		if got := judge(t, inv, "bravo", one); got != (Owner{}) {
 			t.Errorf("to another host %+v is %+v", one, got)
 		}
-		if err := inv.Forget("alpha"); err != nil {
+		if err := inv.Purge("alpha"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -241,10 +241,10 @@ func TestOldClaims(t *testing.T) {
 		}
 	}
 	fail(t, inv, "bravo")
-	if err := inv.Forget("bravo"); err != nil {
+	if err := inv.Purge("bravo"); err != nil {
 		t.Fatal(err)
 	}
-	if err := inv.Forget("alpha"); err != nil {
+	if err := inv.Purge("alpha"); err != nil {
 		t.Fatal(err)
 	}
 	if recs, err := inv.store.List("disk/", ""); err != nil || len(recs) > 0 {

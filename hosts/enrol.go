@@ -39,7 +39,7 @@ func (inv *Inventory) permit(h Host, permit time.Duration, secrets map[string][]
 		return Host{}, err
 	}
 	if len(h.MACs) == 0 {
-		return Host{}, fmt.Errorf("enroll %s: it needs a MAC address", h.Name)
+		return Host{}, fmt.Errorf("enroll %s: it needs a MAC address; `provision set %s --mac MAC` gives one to a host that is enrolled", h.Name, h.Name)
 	}
 	for i, m := range h.MACs {
 		mac, err := ParseMAC(m)
@@ -100,7 +100,7 @@ func (inv *Inventory) claimMACs(before, after *Host) (expect []Version, writes [
 		rec, err := inv.store.Get(macKey(mac))
 		switch {
 		case err == nil && string(rec.Value) != after.Name:
-			return nil, nil, fmt.Errorf("MAC %s is enrolled already, as %s: `provision forget %s` would free it", mac, rec.Value, rec.Value)
+			return nil, nil, MACTaken(mac, string(rec.Value))
 		case err != nil && !errors.Is(err, ErrNotFound):
 			return nil, nil, err
 		}
@@ -108,6 +108,11 @@ func (inv *Inventory) claimMACs(before, after *Host) (expect []Version, writes [
 		writes = append(writes, Write{macKey(mac), []byte(after.Name)})
 	}
 	return expect, writes, nil
+}
+
+// MACTaken refuses a MAC that another host has.
+func MACTaken(mac, owner string) error {
+	return fmt.Errorf("MAC %s is enrolled already, as %s: %s", mac, owner, freeMAC(mac, owner))
 }
 
 func (inv *Inventory) sealAll(name string, secrets map[string][]byte) (writes []Write, err error) {
@@ -255,53 +260,6 @@ func (inv *Inventory) UseBoot(token string, f Fetch) (Host, error) {
 	return inv.Apply(h.Name, Event{Kind: Fetched, Boot: &b, Address: f.Client, Method: f.Method, Work: f.Work, Message: f.Client + " fetched " + f.File})
 }
 
-// Forget removes the host, its events and its secrets, and what is in escrow.
-func (inv *Inventory) Forget(name string) error {
-	for {
-		if err := inv.forget(name); !errors.Is(err, ErrConflict) {
-			return err
-		}
-	}
-}
-
-func (inv *Inventory) forget(name string) error {
-	h, version, err := inv.get(name)
-	if errors.Is(err, ErrNotFound) {
-		return inv.forgetIdentity(name, err)
-	}
-	if err != nil {
-		return err
-	}
-	if h.Contact {
-		return fmt.Errorf("%s is being installed: run `provision cancel %s` first", name, name)
-	}
-	writes := []Write{{hostKey(name), nil}}
-	for _, mac := range h.MACs {
-		writes = append(writes, Write{macKey(mac), nil})
-	}
-	for _, token := range h.Tokens {
-		writes = append(writes, Write{tokenKey(token), nil})
-	}
-	writes = append(writes, Write{factsKey(name), nil})
-	if h.Serial != "" {
-		writes = append(writes, Write{serialKey(h.Serial), nil})
-	}
-	for _, prefix := range []string{"event/" + name + "/", "secret/" + name + "/", escrowPrefix(name)} {
-		recs, err := inv.store.List(prefix, "")
-		if err != nil {
-			return err
-		}
-		for _, rec := range recs {
-			writes = append(writes, Write{rec.Key, nil})
-		}
-	}
-	expect, free, err := inv.freeDisks(h)
-	if err != nil {
-		return err
-	}
-	return inv.store.Commit(append(expect, Version{hostKey(name), version}), append(writes, free...))
-}
-
 // SetFacts keeps what the installer found out about the host's machine
 // (disko.Facts as JSON), for plans that are made while it is off.
 func (inv *Inventory) SetFacts(name string, facts []byte) error {
@@ -315,4 +273,23 @@ func (inv *Inventory) Facts(name string) ([]byte, error) {
 		return nil, fmt.Errorf("facts of %s: %w", name, err)
 	}
 	return rec.Value, nil
+}
+
+// MaxJournal bounds an installer's journal, bytes; the end stays.
+const MaxJournal = 64 << 10
+
+// SetJournal keeps what the installer of a failed install said, instead of an earlier one's.
+func (inv *Inventory) SetJournal(name, journal string) error {
+	journal = harmless(journal)
+	journal = strings.ToValidUTF8(journal[max(0, len(journal)-MaxJournal):], "")
+	return inv.store.Commit(nil, []Write{{journalKey(name), []byte(journal)}})
+}
+
+// Journal returns what SetJournal kept, or ErrNotFound.
+func (inv *Inventory) Journal(name string) (string, error) {
+	rec, err := inv.store.Get(journalKey(name))
+	if err != nil {
+		return "", fmt.Errorf("journal of the installer of %s: %w", name, err)
+	}
+	return string(rec.Value), nil
 }

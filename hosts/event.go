@@ -28,12 +28,17 @@ const (
 	Advanced  Kind = "advanced"  // progress within the phase that is waited for; only the newest is kept
 	Finished  Kind = "finished"  // a phase ended well; others may be under way
 	Rebooted  Kind = "rebooted"  // told to start from its disk; the permit is spent
-	Proved    Kind = "proved"    // the host answered with its own key
+	Waiting   Kind = "waits"     // stage 1 of the restarted machine waits for a passphrase at Address; empty: no more
+	Sighted   Kind = "seen"      // the restarted machine showed itself on the network, as Message says; that proves nothing
+	Returned  Kind = "returned"  // the restarted machine asked the network for a boot again; Event.Count says how often
+	Proved    Kind = "proved"    // the host answered with its own key, or did what Options.Proof asks for
 	Broke     Kind = "failed"    // Event.Phase and Event.Message say where and why
 	Cancelled Kind = "cancelled" // by the operator
 	Rehearsal Kind = "rehearsed" // a dry run came to its end; the permit is spent
 	Moved     Kind = "address"   // the machine was seen at another address
 	Noted     Kind = "note"      // worth telling, changes nothing
+	Changed   Kind = "changed"   // by the operator, without a decision to erase
+	Restored  Kind = "restored"  // the host was forgotten, and the operator took it back
 	Revealed  Kind = "revealed"  // escrowed passphrases were handed out, encrypted; Message says to whom
 )
 
@@ -58,9 +63,12 @@ type Event struct {
 	Disks    []Disk    `json:"disks,omitempty"`
 	Via      Via       `json:"via,omitempty"`
 	Wipe     []string  `json:"wipe,omitempty"`
+	Port     int       `json:"port,omitempty"`  // where it proved itself; 0: 22
+	Count    int       `json:"count,omitempty"` // of returns since the restart
 	Boot     *Boot     `json:"-"`
 	Expected *Expected `json:"-"`
 	Enrol    *Host     `json:"-"`
+	Change   *Change   `json:"-"`
 }
 
 // Work is what a machine was sent.
@@ -95,12 +103,17 @@ var table = map[Kind]rule{
 	Advanced:  {working, ""},
 	Finished:  {working, ""},
 	Rebooted:  {[]State{Installing}, Rebooting},
+	Waiting:   {[]State{Rebooting, Failed}, ""},
+	Sighted:   {[]State{Rebooting, Failed}, ""},
+	Returned:  {[]State{Rebooting, Failed}, ""},
 	Proved:    {[]State{Rebooting, Failed}, Installed},
 	Broke:     {[]State{Ready, Booting, Live, Installing, Rebooting}, Failed},
 	Cancelled: {[]State{Ready, Booting, Live, Installing, Failed}, Failed},
 	Rehearsal: {[]State{Live}, Rehearsed},
 	Moved:     {nil, ""},
 	Noted:     {nil, ""},
+	Restored:  {nil, ""},
+	Changed:   {nil, ""},
 	Revealed:  {nil, ""},
 }
 
@@ -189,13 +202,13 @@ func change(h *Host, ev Event) error {
 		}
 	case Rebooted:
 		h.Contact, h.Permit.Spent = false, ev.Time
+		h.Restart = Restart{}
 		h.enter(PhaseReboot)
-	case Proved:
-		if h.Phase != PhaseReboot || h.Permit.Spent.IsZero() { // nothing was installed
+	case Waiting, Sighted, Returned, Proved:
+		if !h.Restarting() { // nothing was installed
 			return refused(*h, ev)
 		}
-		h.Error, h.Phase, h.Progress = "", "", Progress{}
-		h.Standing = Standing{h.System, h.HostKey, ev.Message}
+		h.restart(ev)
 	case Broke:
 		h.Phase, h.Error, h.Contact = ev.Phase, ev.Message, false
 	case Cancelled:
@@ -215,6 +228,13 @@ func change(h *Host, ev Event) error {
 		h.enter("")
 	case Moved:
 		h.Address = ev.Address
+	case Changed:
+		return set(h, ev)
+	case Restored: // its boots are gone; where it was restarting, that is followed from now on
+		h.Boot, h.Tokens, h.Contact = Boot{}, nil, false
+		if h.State == Rebooting {
+			h.Since = ev.Time
+		}
 	}
 	return nil
 }
@@ -237,7 +257,7 @@ func enrol(h *Host, ev Event) error {
 	if slices.Equal(old.MACs, h.MACs) {
 		h.Boot, h.Address, h.Method, h.Serial = old.Boot, old.Address, old.Method, old.Serial
 	} else { // on another machine, a name such as /dev/vda is another disk
-		h.Owned = slices.DeleteFunc(slices.Clone(old.Owned), func(d Disk) bool { return !d.claimable() })
+		h.Owned = namedDisks(old.Owned)
 	}
 	take := h.Permit.Take
 	if old.State == Rebooting || old.State == Installed || old.State == Rehearsed && old.Intact() || take != nil && take.Installer {

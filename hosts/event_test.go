@@ -45,6 +45,8 @@ func eventOf(k Kind) Event {
 		ev.Boot = &Boot{Token: "t1"}
 	case Burned:
 		ev.Disks = []Disk{{Device: "/dev/vda", Serial: "A", Size: 1}}
+	case Changed:
+		ev.Change = &Change{}
 	case Advanced:
 		ev.Progress = &Progress{Done: 1, Total: 2, Unit: "bytes"}
 	}
@@ -70,12 +72,17 @@ func TestTable(t *testing.T) {
 		Advanced:  "ready booting live installing - - - -",
 		Finished:  "ready booting live installing - - - -",
 		Rebooted:  "- - - rebooting - - - -",
+		Waiting:   "- - - - rebooting - - -",
+		Sighted:   "- - - - rebooting - - -",
+		Returned:  "- - - - rebooting - - -",
 		Proved:    "- - - - installed - - -",
 		Broke:     "failed failed failed failed failed - - -",
 		Cancelled: "failed failed failed failed - - failed -",
 		Rehearsal: "- - rehearsed - - - - -",
 		Moved:     "ready booting live installing rebooting installed failed rehearsed",
 		Noted:     "ready booting live installing rebooting installed failed rehearsed",
+		Changed:   "ready booting live installing rebooting installed failed rehearsed",
+		Restored:  "ready booting live installing rebooting installed failed rehearsed",
 		Revealed:  "ready booting live installing rebooting installed failed rehearsed",
 	}
 	if len(want) != len(table) {

@@ -76,6 +76,7 @@ type Host struct {
 	Layout   string    `json:"layout,omitempty"`  // digest of the layout whose disks were made under this permit
 	Standing Standing  `json:"standing,omitzero"` // what is installed, until a permit is burned
 	Expected Expected  `json:"expected,omitzero"` // what System is to show on the network
+	Restart  Restart   `json:"restart,omitzero"`  // what was seen of the machine since it left the installer
 	Permit   Permit    `json:"permit"`
 	Owned    []Disk    `json:"owned,omitempty"` // all that permits of this host were burned for
 	Boot     Boot      `json:"boot"`
@@ -108,6 +109,8 @@ type Options struct {
 	Wipe []string `json:"wipe,omitempty"`
 	// PiConfig are lines to add to the config.txt that a Raspberry Pi netboots with.
 	PiConfig []string `json:"pi_config,omitempty"`
+	// KernelParams are added to the kernel command line of the image.
+	KernelParams []string `json:"kernel_params,omitempty"`
 	// AllowEEPROM lets a Raspberry Pi fetch the files that make it write its EEPROM anew.
 	AllowEEPROM bool `json:"allow_eeprom,omitempty"`
 	// TPM2 are the PCRs by which the machine's TPM opens the disks, as ParsePCRs returns them; empty: it does not.

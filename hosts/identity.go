@@ -119,20 +119,3 @@ func (inv *Inventory) newIdentity(name string) (public string, writes []Write, e
 	writes, err = inv.sealAll(name, map[string][]byte{SecretHostKey: private})
 	return public, writes, err
 }
-
-// forgetIdentity removes the key of a host that was never enrolled. If there is
-// none, the error is notFound.
-func (inv *Inventory) forgetIdentity(name string, notFound error) error {
-	if err := CheckName(name); err != nil {
-		return err
-	}
-	key := secretKey(name, SecretHostKey)
-	rec, err := inv.store.Get(key)
-	if errors.Is(err, ErrNotFound) {
-		return notFound
-	}
-	if err != nil {
-		return err
-	}
-	return inv.store.Commit([]Version{{hostKey(name), 0}, {key, rec.Version}}, []Write{{key, nil}})
-}

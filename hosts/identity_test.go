@@ -157,13 +157,13 @@ func TestIdentity(t *testing.T) {
 	if _, err := inv.MakeIdentity("bravo"); err != nil {
 		t.Fatal(err)
 	}
-	if err := inv.Forget("bravo"); err != nil {
+	if err := inv.Purge("bravo"); err != nil {
 		t.Error(err)
 	}
 	if _, err := inv.Identity("bravo"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("after forget: %v", err)
 	}
-	if err := inv.Forget("bravo"); !errors.Is(err, ErrNotFound) {
+	if err := inv.Purge("bravo"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("forgotten twice: %v", err)
 	}
 }

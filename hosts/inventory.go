@@ -31,6 +31,7 @@ func macKey(mac string) string              { return "mac/" + mac }
 func tokenKey(token string) string          { return "boot/" + token }
 func eventKey(name string, n uint64) string { return fmt.Sprintf("event/%s/%016x", name, n) }
 func factsKey(name string) string           { return "facts/" + name }
+func journalKey(name string) string         { return "journal/" + name }
 func secretKey(name, secret string) string  { return "secret/" + name + "/" + secret }
 
 // New opens the inventory; now is the clock.
@@ -50,14 +51,19 @@ func New(store Store, vault *Vault, now func() time.Time) (*Inventory, error) {
 	return inv, nil
 }
 
-// Run saves discovered machines every few seconds, and once more at the end.
+// Run saves discovered machines every few seconds, and once more at the end. Every hour, and at once, it
+// destroys what is left of hosts that were forgotten long ago.
 func (inv *Inventory) Run(ctx context.Context) error {
-	tick := time.NewTicker(5 * time.Second)
+	tick, hour := time.NewTicker(5*time.Second), time.NewTicker(time.Hour)
 	defer tick.Stop()
+	defer hour.Stop()
+	_ = inv.PurgeForgotten(inv.now()) // as below
 	for {
 		select {
 		case <-ctx.Done():
 			return inv.saveSeen()
+		case <-hour.C:
+			_ = inv.PurgeForgotten(inv.now())
 		case <-tick.C:
 		}
 		// A full disk must not end the server; it is tried again, and the

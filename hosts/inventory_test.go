@@ -122,7 +122,7 @@ func TestInstalledIsNotEnrolledAgain(t *testing.T) {
 	if _, err := inv.BeginBoot("alpha", Boot{Expires: noon.Add(time.Hour)}, ""); !errors.Is(err, ErrRefused) {
 		t.Errorf("an installed host was booted: %v", err)
 	}
-	if err := inv.Forget("alpha"); err != nil {
+	if err := inv.Purge("alpha"); err != nil {
 		t.Fatal(err)
 	}
 	enroll(t, inv, "alpha", mac1)
@@ -375,10 +375,10 @@ func TestSecretsAreSealed(t *testing.T) {
 		}
 	}
 	inv, store, _ = open(t, dir)
-	if err := inv.Forget("alpha"); err != nil {
+	if err := inv.Purge("alpha"); err != nil {
 		t.Fatal(err)
 	}
-	for _, prefix := range []string{"host/", "mac/", "event/", "secret/", "boot/", "facts/"} {
+	for _, prefix := range []string{"host/", "mac/", "event/", "secret/", "boot/", "facts/", "forgotten/", "aside/"} {
 		if recs, _ := store.List(prefix, ""); len(recs) > 0 {
 			t.Errorf("%s is left of a forgotten host", recs[0].Key)
 		}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Proof is what counts as an installed host: the empty one and ProofSSH wait for its own SSH key, which "ssh:PORT"
@@ -73,4 +74,36 @@ func (h *Host) SSHPorts() []int {
 // Restarting reports whether everything is on the disk, and the machine has not yet shown that it starts from it.
 func (h *Host) Restarting() bool {
 	return (h.State == Rebooting || h.State == Failed) && h.Phase == PhaseReboot && !h.Permit.Spent.IsZero()
+}
+
+// Restart is what was seen of a machine since it was told to start from its disk, until it has proved itself.
+type Restart struct {
+	Waits   string    `json:"waits,omitempty"`   // where its stage 1 waits for a passphrase, for people; empty: nowhere
+	Waited  time.Time `json:"waited,omitzero"`   // until when it did, if it does not any more
+	Seen    string    `json:"seen,omitempty"`    // how it showed itself on the network; no proof
+	Returns int       `json:"returns,omitempty"` // how often it netbooted, as far as that was told
+}
+
+// LookAt is what to look at where a machine comes back to the network instead of starting from its disk.
+const LookAt = "its disk does not start. Look at its screen (does its kernel panic, or the firmware find nothing to start?), " +
+	"at the firmware's boot order, and at what its configuration makes the boot loader do (an ESP that is not mounted where it installs, " +
+	"boot.loader.efi.canTouchEfiVariables, efiInstallAsRemovable)"
+
+// restart applies what a restarted machine did.
+func (h *Host) restart(ev Event) {
+	r := &h.Restart
+	switch ev.Kind {
+	case Waiting:
+		r.Waits = ev.Address
+		if ev.Address == "" {
+			r.Waited = ev.Time
+		}
+	case Sighted:
+		r.Seen = ev.Message
+	case Returned:
+		r.Returns = ev.Count
+	case Proved:
+		h.Error, h.Phase, h.Progress, h.Restart = "", "", Progress{}, Restart{}
+		h.Standing = Standing{System: h.System, HostKey: h.HostKey, Proof: ev.Message, Port: ev.Port}
+	}
 }

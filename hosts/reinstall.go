@@ -36,9 +36,10 @@ func ParseVia(s string) (Via, error) {
 // Standing is what is known to be on a machine's disks: it proved itself, and
 // nothing was permitted to touch it since.
 type Standing struct {
-	System  string `json:"system"`   // store path
-	HostKey string `json:"host_key"` // what it proved itself by
-	Proof   string `json:"proof"`    // for people
+	System  string `json:"system"`         // store path
+	HostKey string `json:"host_key"`       // what it proved itself by
+	Proof   string `json:"proof"`          // for people
+	Port    int    `json:"port,omitempty"` // of its SSH; 0: 22
 }
 
 // Intact reports whether an installed host is on the machine's disks still.
@@ -57,7 +58,7 @@ func (inv *Inventory) Reinstall(h Host, permit time.Duration, secrets map[string
 		return Host{}, err
 	}
 	if h.Permit.Take == nil && before.Intact() {
-		h.Permit.Take = &Takeover{Address: before.Address, HostKey: before.Standing.HostKey}
+		h.Permit.Take = &Takeover{Address: before.Address, Port: before.Standing.Port, HostKey: before.Standing.HostKey}
 	}
 	return inv.permit(h, permit, secrets, newIdentity)
 }

@@ -212,7 +212,7 @@ func TestEscrow(t *testing.T) {
 			t.Errorf("%q is in the store in the clear", secret)
 		}
 	}
-	if err := inv.Forget("bravo"); err != nil {
+	if err := inv.Purge("bravo"); err != nil {
 		t.Fatal(err)
 	}
 	if recs, err := store.List(escrowPrefix("bravo"), ""); err != nil || len(recs) > 0 {

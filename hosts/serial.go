@@ -46,7 +46,7 @@ type SerialClash struct {
 }
 
 func (e SerialClash) Error() string {
-	return fmt.Sprintf("the Raspberry Pi of %s tells the serial number %s, which that of %s told: %v; if the board is %s's now, run `provision forget %s`",
+	return fmt.Sprintf("the Raspberry Pi of %s tells the serial number %s, which that of %s told: %v; if the board is %s's now, run `provision set %s --serial=`",
 		e.Too, e.Serial, e.Has, ErrRefused, e.Too, e.Has)
 }
 

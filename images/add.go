@@ -175,8 +175,11 @@ func (c *Catalog) writeTemp(write func(io.Writer) (int64, error)) (path string, 
 func (c *Catalog) commit(img Image, blobs ...blob) (Image, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if old, err := c.read(img.Name); err == nil && old.same(img) {
-		img.Added = old.Added
+	if old, err := c.read(img.Name); err == nil {
+		img.KernelParams = old.KernelParams
+		if old.same(img) {
+			img.Added = old.Added
+		}
 	}
 	err := c.place(img, blobs)
 	return img, errors.Join(err, c.sweep(false))

@@ -163,7 +163,7 @@ func (c *Catalog) Remove(name string, inUse []string) error {
 		return err
 	}
 	if len(inUse) > 0 {
-		return fmt.Errorf("remove image %s: used by %s; enroll them with another image, or forget them, first",
+		return fmt.Errorf("remove image %s: used by %s; `provision set HOST --image NAME` gives them another",
 			name, strings.Join(inUse, ", "))
 	}
 	c.mu.Lock()

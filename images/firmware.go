@@ -147,7 +147,7 @@ func (c *Catalog) RemoveFirmware(name string, inUse []string) error {
 		return err
 	}
 	if len(inUse) > 0 {
-		return fmt.Errorf("remove firmware %s: needed by %s; forget them first", name, strings.Join(inUse, ", "))
+		return fmt.Errorf("remove firmware %s: needed by %s; to replace it, add it again; `provision set HOST --board BOARD` says if a host has another board", name, strings.Join(inUse, ", "))
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -46,12 +46,15 @@ func ParseArch(s string) (Arch, error) {
 
 // Image is one installer: what a machine needs to boot it.
 type Image struct {
-	Name    string    `json:"name"`
-	Arch    Arch      `json:"arch"`
-	Cmdline string    `json:"cmdline"` // without initrd=, which the server adds
-	Kernel  File      `json:"kernel"`
-	Initrd  File      `json:"initrd"` // as added; see Overlay for what is appended per boot
-	Added   time.Time `json:"added"`
+	Name    string `json:"name"`
+	Arch    Arch   `json:"arch"`
+	Cmdline string `json:"cmdline"` // without initrd=, which the server adds
+	// KernelParams are the operator's, for every boot of this image.
+	KernelParams []string `json:"kernel_params,omitempty"`
+
+	Kernel File      `json:"kernel"`
+	Initrd File      `json:"initrd"` // as added; see Overlay for what is appended per boot
+	Added  time.Time `json:"added"`
 
 	From string `json:"from,omitempty"` // what it was added from; empty: single files
 	// SHA256 are the digests that were given for it, by file names.

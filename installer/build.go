@@ -140,10 +140,20 @@ func (f *follower) reportEarly(ctx context.Context, err error) {
 }
 
 func (f *follower) make(ctx context.Context, h hosts.Host, b *build) error {
-	nix := f.queued(b)
-	config, layout, err := nix.evaluate(ctx, h.Flake, h.Name, h.Options, h.Options.StorePath == "")
+	runs := f.queued(b)
+	var builds []string
+	if h.Options.StorePath == "" {
+		builds = append(builds, "toplevel")
+	}
+	if h.Options.Disko == hosts.Script {
+		builds = append(builds, "diskoScript")
+	}
+	config, layout, err := runs.evaluate(ctx, h.Flake, h.Name, h.Options, builds...)
 	if err != nil {
 		return err
+	}
+	for _, warning := range config.Flake {
+		f.note("%s", warning)
 	}
 	if arch, err := images.ParseArch(config.System); err != nil || string(arch) != h.Arch {
 		return fmt.Errorf("the flake builds %s for %s now, and it was enrolled for %s: enroll it again", h.Name, config.System, h.Arch)
@@ -155,15 +165,15 @@ func (f *follower) make(ctx context.Context, h hosts.Host, b *build) error {
 	if h.Options.Disko != hosts.Script {
 		close(b.evaluated)
 	}
-	if err := f.makeSystem(ctx, nix, h, b, config); err != nil || h.Options.Disko != hosts.Script {
+	if err := f.makeSystem(ctx, runs, h, b, config); err != nil || h.Options.Disko != hosts.Script {
 		return err
 	}
-	b.script, err = f.closure(ctx, nix, h, "diskoScript")
+	b.script, err = f.closure(ctx, runs, h, "diskoScript", config)
 	return err
 }
 
 // makeSystem builds the toplevel, or finds it built, or finds out what the machine is to build.
-func (f *follower) makeSystem(ctx context.Context, nix Nix, h hosts.Host, b *build, c Config) (err error) {
+func (f *follower) makeSystem(ctx context.Context, runs Nix, h hosts.Host, b *build, c Config) (err error) {
 	if h.Options.StorePath != "" {
 		b.system, err = f.prebuilt(ctx, h)
 		return err
@@ -175,13 +185,13 @@ func (f *follower) makeSystem(ctx context.Context, nix Nix, h hosts.Host, b *bui
 		b.system.path = b.drv.Out
 		return nil
 	}
-	b.system, err = f.closure(ctx, nix, h, "toplevel")
+	b.system, err = f.closure(ctx, runs, h, "toplevel", c)
 	return err
 }
 
 // closure builds an attribute of the host's config.system.build.
-func (f *follower) closure(ctx context.Context, nix Nix, h hosts.Host, attr string) (c closure, err error) {
-	if c.path, err = nix.Build(ctx, h.Flake, h.Name, attr, func(line string) {
+func (f *follower) closure(ctx context.Context, runs Nix, h hosts.Host, attr string, from Config) (c closure, err error) {
+	if c.path, err = runs.build(ctx, h.Flake, h.Name, attr, from.Builds[attr], func(line string) {
 		f.Log.Debug("nix build", "host", h.Name, "line", line)
 	}); err != nil {
 		return c, err

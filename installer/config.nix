@@ -5,6 +5,17 @@ let
     "_packages" "_scripts" "_destroy" "_legacyDestroy" "_disko" "_formatMount" "_destroyFormatMount"
   ];
   keep = set: name: !(builtins.elem name internal) && !(builtins.isFunction set.${name});
+  # A disk's device may be left to --disk: `device = throw "…"`. What is on the disk itself has the same device.
+  evaluates = value: (builtins.tryEval (builtins.deepSeq value null)).success;
+  leaves = v: builtins.isAttrs v && v ? device && !(evaluates v.device);
+  place = name: v:
+    if builtins.isAttrs v then
+      v // (if leaves v then { device = "/dev/disk/by-id/left-to-disk-${name}"; } else { })
+        // (if v ? content then { content = place name v.content; } else { })
+    else v;
+  disksOf = config:
+    let d = config.disko.devices.disk or { };
+    in if builtins.isAttrs d then d else { };
   strip = v:
     if builtins.isAttrs v then
       builtins.listToAttrs (map (name: { inherit name; value = strip v.${name}; })
@@ -13,7 +24,10 @@ let
     else v;
   # Disko's module alone makes no layout: all of its groups are empty.
   layoutOf = config:
-    let devices = strip (config.disko.devices or null);
+    let
+      set = config.disko.devices or null;
+      disk = builtins.mapAttrs place (disksOf config);
+      devices = strip (if builtins.isAttrs set && set ? disk then set // { inherit disk; } else set);
     in if devices == null || builtins.all (group: devices.${group} == { }) (builtins.attrNames devices) then null else devices;
   mountsOf = config: {
     fileSystems = map (point: { mountPoint = point; device = null; fsType = "auto"; options = [ ]; } // attrsOf [ "mountPoint" "device" "fsType" "options" ] config.fileSystems.${point})
@@ -31,13 +45,16 @@ if builtins.hasAttr "@HOST@" configurations then
   in
   {
     inherit devices;
+    leftDisks = let disks = disksOf host.config; in builtins.filter (name: leaves disks.${name}) (builtins.attrNames disks);
     system = host.pkgs.stdenv.hostPlatform.system;
-    toplevel =
-      if @TOPLEVEL@ then
-        let top = host.config.system.build.toplevel;
-        in { path = top.drvPath; out = top.outPath; inherit (top) system; }
-      else
-        null;
+    builds = builtins.listToAttrs (map
+      (name: {
+        inherit name;
+        value =
+          let drv = host.config.system.build.${name};
+          in { path = drv.drvPath; out = drv.outPath; inherit (drv) system; };
+      })
+      @BUILDS@);
     mounts = if devices == null then mountsOf host.config else null;
     expected = (@EXPECTED@) host.config;
   }

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/crypto/ssh/agent"
 
 	"provision/hosts"
+	"provision/internal/nix"
 )
 
 // How the closure is copied: a copy that moves nothing for stallLimit is
@@ -102,7 +103,7 @@ func (f *follower) nixCopy(ctx context.Context, h hosts.Host, addr string, t tra
 	if t.what == nil {
 		t.what = []string{t.path}
 	}
-	env := append(os.Environ(), "SSH_AUTH_SOCK="+f.agentSocket(), "NIX_SSHOPTS="+strings.Join([]string{
+	env := append(f.Nix.Env(), "SSH_AUTH_SOCK="+f.agentSocket(), "NIX_SSHOPTS="+strings.Join([]string{
 		"-F", "/dev/null",
 		"-o", "UserKnownHostsFile=" + known, "-o", "GlobalKnownHostsFile=/dev/null",
 		"-o", "StrictHostKeyChecking=yes", "-o", "HostKeyAlgorithms=" + strings.Join(algorithms(keyType(h.Boot.HostKey)), ","),
@@ -112,10 +113,10 @@ func (f *follower) nixCopy(ctx context.Context, h hosts.Host, addr string, t tra
 		"-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3",
 	}, " "))
 	sent, err = f.watchCopy(ctx, t, &copyProgress{sizes: t.paths}, func(ctx context.Context, line func(string)) error {
-		cmd := exec.CommandContext(ctx, "nix", slices.Concat(flags, args, t.what)...)
+		cmd := exec.CommandContext(ctx, "nix", slices.Concat(nix.Features, args, t.what)...)
 		cmd.Env = env
 		cmd.WaitDelay = 5 * time.Second
-		return runLogged(cmd, line)
+		return nix.Logged(cmd, line)
 	})
 	if err != nil {
 		err = fmt.Errorf("copy %s to %s: %w", t.path, addr, err)

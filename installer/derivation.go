@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"provision/internal/nix"
 )
 
 // Derivation is a host's toplevel that is not built yet.
@@ -22,9 +24,9 @@ type Derivation struct {
 // CanBuild reports whether nix here can build for a system: by itself, by what it emulates, or by a
 // remote builder.
 func (n Nix) CanBuild(ctx context.Context, system string) (bool, error) {
-	out, err := n.run(ctx, nil, "show-config", "--json")
+	out, err := n.Run(ctx, nil, "show-config", "--json")
 	if err != nil { // nix 2.20 and later have another name for it
-		if newer, newErr := n.run(ctx, nil, "config", "show", "--json"); newErr == nil {
+		if newer, newErr := n.Run(ctx, nil, "config", "show", "--json"); newErr == nil {
 			out, err = newer, nil
 		}
 	}
@@ -119,7 +121,8 @@ func (n Nix) missing(ctx context.Context, paths []string) (map[string]bool, erro
 		cmd := exec.CommandContext(ctx, "nix-store", append([]string{"--check-validity", "--print-invalid"}, some...)...)
 		var out bytes.Buffer
 		cmd.Stdout = &out
-		if err := runLogged(cmd, nil); err != nil {
+		cmd.Env = n.Env()
+		if err := nix.Logged(cmd, nil); err != nil {
 			return nil, fmt.Errorf("ask nix what of the inputs is here: %w", err)
 		}
 		for _, path := range strings.Fields(out.String()) {

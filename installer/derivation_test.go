@@ -35,7 +35,7 @@ func elsewhere(t *testing.T, n Nix, dir string) (drv Derivation, root string) {
 	// On NixOS the sandbox has a shell; Debian's nix gives it none.
 	t.Setenv("NIX_CONFIG", os.Getenv("NIX_CONFIG")+"\nexperimental-features = nix-command flakes\nsandbox-paths = /bin/sh=/bin/dash /lib /lib64 /usr/lib")
 	attr := dir + "#nixosConfigurations.a.config.system.build.toplevel"
-	out, err := n.run(t.Context(), nil, "eval", "--json", attr, "--apply", "d: { path = d.drvPath; out = d.outPath; system = d.system; }")
+	out, err := n.Run(t.Context(), nil, "eval", "--json", attr, "--apply", "d: { path = d.drvPath; out = d.outPath; system = d.system; }")
 	if err == nil {
 		err = json.Unmarshal(out, &drv)
 	}

@@ -40,6 +40,7 @@ type expected struct {
 		Port      int      `json:"port"`
 		Keys      []string `json:"keys"`
 		Scripts   []string `json:"scripts"`
+		Secrets   []string `json:"secrets"` // files of boot.initrd.secrets that no option makes
 	} `json:"stage1"`
 	Kept        []keptAt           `json:"kept"`
 	FileSystems []disko.FileSystem `json:"fileSystems"`
@@ -154,6 +155,7 @@ func (c Config) Warnings(host string, o hosts.Options, layout *disko.Layout) []s
 		told = append(told, fmt.Sprintf("networking.hostName of %s is empty or not known, so no DHCP request can be told to be its: "+
 			"--proof seen then waits for an SSH server on it", host))
 	}
+	told = append(told, c.missing(host, o, layout)...)
 	return append(told, c.lost(host, o, layout)...)
 }
 

@@ -45,6 +45,15 @@ let
         [ (string (it.home or null)) (string (config.users.users.${user}.home or null)) (if user == "root" then "/root" else "/home/${user}") ];
     in
     builtins.head homes;
+  # Files of the system that stage 1 gets when the bootloader is installed, but for those that an option makes: sops-nix,
+  # agenix, environment.etc or a script of the activation, which runs before.
+  secretFiles = map (name: let it = known stage1.secrets.${name}; in if it == null then name else path it) (names (stage1.secrets or null));
+  pathsOf = set: map (name: text (set.${name}.path or null)) (names set);
+  scripts = map (name: let it = known (config.system.activationScripts.${name} or null); in text (if builtins.isAttrs it then it.text or null else it))
+    (names (config.system.activationScripts or null));
+  made = file:
+    builtins.elem file (pathsOf (config.sops.secrets or null) ++ pathsOf (config.age.secrets or null) ++ map (name: "/etc/${name}") (names (config.environment.etc or null)))
+    || builtins.any (script: builtins.replaceStrings [ file ] [ "" ] script != script) scripts;
   kept = set: map (name: keptAt name set.${name}) (builtins.filter (name: bool (set.${name}.enable or null) != false) (names set));
 in
 {
@@ -68,6 +77,7 @@ in
     ssh = bool (stage1.network.ssh.enable or null) == true;
     port = int (stage1.network.ssh.port or null);
     keys = map path (list (stage1.network.ssh.hostKeys or null));
+    secrets = builtins.filter (file: file != "" && !(made file)) secretFiles;
     scripts = map text [
       (stage1.preLVMCommands or null)
       (stage1.postDeviceCommands or null)

@@ -1,10 +1,9 @@
 package installer
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"fmt"
+	"iter"
 	"net"
 	"os"
 	"slices"
@@ -120,18 +119,39 @@ func addresses(h hosts.Host) []string {
 	if h.Boot.Client != "" && !slices.Contains(found, h.Boot.Client) {
 		found = append(found, h.Boot.Client)
 	}
-	data, err := os.ReadFile("/proc/net/arp") // proc_net(5): IP, type, flags, MAC, …
-	if err != nil {
-		return found
-	}
-	for lines := bufio.NewScanner(bytes.NewReader(data)); lines.Scan(); {
-		fields := strings.Fields(lines.Text())
-		if len(fields) < 4 || !slices.Contains(h.MACs, fields[3]) || net.ParseIP(fields[0]) == nil {
-			continue
-		}
-		if !slices.Contains(found, fields[0]) {
-			found = append(found, fields[0])
+	for addr, mac := range neighbours() {
+		if slices.Contains(h.MACs, mac) && !slices.Contains(found, addr) {
+			found = append(found, addr)
 		}
 	}
 	return found
+}
+
+// neighbours are the addresses of our neighbour table, with their MACs.
+func neighbours() iter.Seq2[string, string] {
+	return func(yield func(addr, mac string) bool) {
+		data, err := os.ReadFile("/proc/net/arp") // proc_net(5): IP, type, flags, MAC, …
+		if err != nil {
+			return
+		}
+		for line := range strings.Lines(string(data)) {
+			fields := strings.Fields(line)
+			if len(fields) < 4 || net.ParseIP(fields[0]) == nil {
+				continue
+			}
+			if !yield(fields[0], fields[3]) {
+				return
+			}
+		}
+	}
+}
+
+// neighbour is the MAC of an address in our neighbour table; empty: none is known.
+func neighbour(addr string) string {
+	for a, mac := range neighbours() {
+		if a == addr && mac != "00:00:00:00:00:00" {
+			return mac
+		}
+	}
+	return ""
 }

@@ -79,12 +79,16 @@ func sendTree(ctx context.Context, s *session, root, dir string) error {
 // folder's owner, as an operator's files do, becomes root's; other owners are
 // kept, by their numbers.
 func writeTree(w io.Writer, dir string) error {
+	dir, err := filepath.EvalSymlinks(dir) // a walk does not begin with a link
+	if err != nil {
+		return err
+	}
 	var top unix.Stat_t
 	if err := unix.Stat(dir, &top); err != nil {
 		return fmt.Errorf("stat %s: %w", dir, err)
 	}
 	out := tar.NewWriter(w)
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || path == dir {
 			return err
 		}

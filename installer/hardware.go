@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"provision/hosts"
+	"provision/internal/nix"
 )
 
 // hardwareLimit bounds looking at the machine's hardware, and each command on the file.
@@ -76,7 +77,7 @@ func checkHardware(ctx context.Context, tool string, data []byte) error {
 	}
 	cmd := exec.CommandContext(ctx, "nix-instantiate", "--parse", "-")
 	cmd.Stdin = bytes.NewReader(data)
-	if err := runLogged(cmd, nil); err != nil {
+	if err := nix.Logged(cmd, nil); err != nil {
 		return fmt.Errorf("%s printed something that is not nix: %w", tool, err)
 	}
 	return nil

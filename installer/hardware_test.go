@@ -75,7 +75,7 @@ func TestHardware(t *testing.T) {
 	git(t, dir, "init", "--quiet")
 	git(t, dir, "add", "flake.nix", "layout.json")
 	facter, module := hosts.Hardware{Tool: hosts.Facter, Path: "hosts/a/facter.json"}, hosts.Hardware{Tool: hosts.GenerateConfig, Path: "hosts/a/hardware-configuration.nix"}
-	if _, err := nix.run(t.Context(), nil, "eval", "--raw", dir+"#nixosConfigurations.a.config.system.build.toplevel"); err == nil {
+	if _, err := nix.Run(t.Context(), nil, "eval", "--raw", dir+"#nixosConfigurations.a.config.system.build.toplevel"); err == nil {
 		t.Fatal("the flake evaluates without its hardware file")
 	}
 	for _, hw := range []hosts.Hardware{facter, module} {
@@ -83,7 +83,7 @@ func TestHardware(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if out, err := nix.run(t.Context(), nil, "eval", "--raw", dir+"#nixosConfigurations.a.config.system.build.toplevel"); err != nil {
+	if out, err := nix.Run(t.Context(), nil, "eval", "--raw", dir+"#nixosConfigurations.a.config.system.build.toplevel"); err != nil {
 		t.Fatalf("the placeholders do not do: %s, %v", out, err)
 	}
 
@@ -239,8 +239,8 @@ func TestTreeStaysInside(t *testing.T) {
 		"git+ssh://git@x.org/a":              "is not a local folder",
 		"nixpkgs":                            "is not a local folder",
 		"git+file://" + dir + "?ref=main":    "is pinned to what was committed",
-		filepath.Join(dir, "folder"):         "no such file",
-		"path:" + filepath.Join(dir, "none"): "no such file",
+		filepath.Join(dir, "folder"):         "nor a folder above it has flake.nix",
+		"path:" + filepath.Join(dir, "none"): "no such folder",
 	} {
 		if _, err := openTree(flake); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", flake, err)
@@ -248,7 +248,7 @@ func TestTreeStaysInside(t *testing.T) {
 	}
 	for _, flake := range []string{"path:" + dir, "git+file://" + dir, "git+file:" + filepath.Dir(dir) + "?dir=" + filepath.Base(dir)} {
 		tree, err := openTree(flake)
-		if err != nil || tree.dir != dir {
+		if err != nil || tree.Dir != dir {
 			t.Errorf("%s: %v", flake, err)
 			continue
 		}

@@ -145,8 +145,9 @@ func (f *follower) release() {
 // follower is one host's company.
 type follower struct {
 	*Installer
-	name string
-	wake <-chan struct{}
+	name    string
+	wake    <-chan struct{}
+	outlook outlook
 }
 
 // step does one thing for the host and returns when to look again if nothing
@@ -200,7 +201,7 @@ func (f *follower) step(ctx context.Context, h hosts.Host) <-chan time.Time {
 		}
 		// Installed, but it did not come up in time: it may still do so, for
 		// instance when somebody types its passphrase in the evening.
-		if h.Phase == hosts.PhaseReboot && !h.Permit.Spent.IsZero() && !f.verify(ctx, h) {
+		if h.Restarting() && !f.verify(ctx, h) {
 			return time.After(10 * verifyEvery)
 		}
 	}
@@ -288,6 +289,9 @@ func (f *follower) work(ctx context.Context, h hosts.Host, s *session) {
 	cancel(nil)
 	if errors.Is(cause, errUnwanted) {
 		f.giveBack(up, s)
+	}
+	if err != nil && cause == nil && !errors.Is(err, errLost) {
+		f.keepJournal(up, h, s)
 	}
 	down()
 	watching.Wait()

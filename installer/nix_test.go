@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"provision/hosts"
+	"provision/internal/nix"
 )
 
 // fleet is a flake without nixpkgs, with the functions that real disko has in
@@ -45,8 +46,8 @@ func flake(t *testing.T, text string) (Nix, string) {
 }
 
 func TestEvaluate(t *testing.T) {
-	nix, dir := flake(t, fleet)
-	config, _, err := nix.Evaluate(t.Context(), dir, "odd.name-1", hosts.Options{})
+	n, dir := flake(t, fleet)
+	config, _, err := n.Evaluate(t.Context(), dir, "odd.name-1", hosts.Options{})
 	// The layout is nonsense; what nix printed is not.
 	if err == nil || config.System != "x86_64-linux" || string(config.Devices) != `{"disk":{"_x":{"name":"_x","nested":[{"keep":true}]}}}` {
 		t.Errorf("%s %s, %v", config.System, config.Devices, err)
@@ -59,49 +60,50 @@ func TestEvaluate(t *testing.T) {
 		"bare":   "has no disko.devices",
 		"a\"b":   "host name",
 	} {
-		if _, _, err := nix.Evaluate(t.Context(), dir, host, hosts.Options{}); err == nil || !strings.Contains(err.Error(), want) {
+		if _, _, err := n.Evaluate(t.Context(), dir, host, hosts.Options{}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", host, err)
 		}
 	}
-	nix, dir = flake(t, `{ outputs = { self }: { nixosConfigurations = throw "broken on purpose"; }; }`)
-	if _, _, err := nix.Evaluate(t.Context(), dir, "a", hosts.Options{}); err == nil || !strings.Contains(err.Error(), "broken on purpose") || strings.Contains(err.Error(), "\x1b") {
+	n, dir = flake(t, `{ outputs = { self }: { nixosConfigurations = throw "broken on purpose"; }; }`)
+	if _, _, err := n.Evaluate(t.Context(), dir, "a", hosts.Options{}); err == nil || !strings.Contains(err.Error(), "broken on purpose") || strings.Contains(err.Error(), "\x1b") {
 		t.Errorf("%v", err)
 	}
 }
 
 func TestBuild(t *testing.T) {
-	nix, dir := flake(t, fleet)
-	path, err := nix.Build(t.Context(), dir, "odd.name-1", "toplevel", nil)
+	n, dir := flake(t, fleet)
+	path, err := n.Build(t.Context(), dir, "odd.name-1", "toplevel", nil)
 	if err != nil || !strings.HasPrefix(path, "/nix/store/") {
 		t.Fatal(path, err)
 	}
-	if root, err := os.Readlink(filepath.Join(nix.Roots, "odd.name-1")); err != nil || root != path {
+	if root, err := os.Readlink(filepath.Join(n.Roots, "odd.name-1")); err != nil || root != path {
 		t.Errorf("the build is not kept from the garbage collector: %s, %v", root, err)
 	}
-	if err := nix.release(func(host string) bool { return host != "odd.name-1" }); err != nil {
+	if err := n.release(func(host string) bool { return host != "odd.name-1" }); err != nil {
 		t.Error(err)
 	}
-	if _, err := os.Lstat(filepath.Join(nix.Roots, "odd.name-1")); err != nil {
+	if _, err := os.Lstat(filepath.Join(n.Roots, "odd.name-1")); err != nil {
 		t.Errorf("another host's is released: %v", err)
 	}
-	if err := nix.release(func(host string) bool { return host == "odd.name-1" }); err != nil {
+	if err := n.release(func(host string) bool { return host == "odd.name-1" }); err != nil {
 		t.Error(err)
 	}
-	if left, err := os.ReadDir(nix.Roots); err != nil || len(left) > 0 {
+	if left, err := os.ReadDir(n.Roots); err != nil || len(left) > 0 {
 		t.Errorf("it is kept for ever: %v, %v", left, err)
 	}
-	paths, err := nix.Closure(t.Context(), path)
+	paths, err := n.Closure(t.Context(), path)
 	if err != nil || len(paths) != 1 || paths[0].Path != path || paths[0].NarSize < 6 {
 		t.Errorf("%v, %v", paths, err)
 	}
-	if _, err := nix.Build(t.Context(), dir, "fails", "toplevel", nil); err == nil || !strings.Contains(err.Error(), "no such luck") {
+	if _, err := n.Build(t.Context(), dir, "fails", "toplevel", nil); err == nil || !strings.Contains(err.Error(), "no such luck") {
 		t.Errorf("nix's own words are missing: %v", err)
 	}
 }
 
 func TestNoNix(t *testing.T) {
+	n, dir := flake(t, fleet)
 	t.Setenv("PATH", "/nowhere")
-	_, _, err := Nix{}.Evaluate(t.Context(), "/x", "a", hosts.Options{})
+	_, _, err := n.Evaluate(t.Context(), dir, "a", hosts.Options{})
 	if err == nil || !strings.Contains(err.Error(), "nix is not installed") {
 		t.Error(err)
 	}
@@ -109,20 +111,20 @@ func TestNoNix(t *testing.T) {
 
 // TestCopyProgress reads what a real nix says while it copies.
 func TestCopyProgress(t *testing.T) {
-	nix, dir := flake(t, fleet)
-	path, err := nix.Build(t.Context(), dir, "odd.name-1", "toplevel", nil)
+	n, dir := flake(t, fleet)
+	path, err := n.Build(t.Context(), dir, "odd.name-1", "toplevel", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), "nix", append(flags, "copy", "--log-format", "internal-json", "-v", "--no-check-sigs", "--to", filepath.Join(dir, "store"), path)...)
-	infos, err := nix.Closure(t.Context(), path)
+	cmd := exec.CommandContext(t.Context(), "nix", append(nix.Features, "copy", "--log-format", "internal-json", "-v", "--no-check-sigs", "--to", filepath.Join(dir, "store"), path)...)
+	infos, err := n.Closure(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	size := infos[0].NarSize
 	p := copyProgress{sizes: map[string]int64{path: size}}
 	var said tail
-	if err := runLogged(cmd, func(line string) { p.read(line, &said) }); err != nil {
+	if err := nix.Logged(cmd, func(line string) { p.read(line, &said) }); err != nil {
 		t.Fatal(err)
 	}
 	if size == 0 || p.bytes() != size || len(p.running) != 0 {
@@ -138,7 +140,7 @@ func TestCopyProgress(t *testing.T) {
 
 // TestCheckStore: what a power cut spoiled is forgotten, with what refers to it; the rest stays.
 func TestCheckStore(t *testing.T) {
-	nix, dir := flake(t, `{
+	n, dir := flake(t, `{
   outputs = { self }:
     let
       make = name: needs: derivation { inherit name needs; system = "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" "echo $name $needs > $out" ]; };
@@ -152,7 +154,7 @@ func TestCheckStore(t *testing.T) {
 	s, root := connect(t), filepath.Join(dir, "root")
 	paths := make(map[string]string)
 	for _, name := range []string{"spoiled", "user", "whole", "all"} {
-		path, err := nix.Build(t.Context(), dir, "a", name, nil)
+		path, err := n.Build(t.Context(), dir, "a", name, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -160,7 +162,7 @@ func TestCheckStore(t *testing.T) {
 	}
 	send := func() {
 		t.Helper()
-		if out, err := exec.CommandContext(t.Context(), "nix", append(flags, "copy", "--no-check-sigs", "--to", root, paths["all"])...).CombinedOutput(); err != nil {
+		if out, err := exec.CommandContext(t.Context(), "nix", append(nix.Features, "copy", "--no-check-sigs", "--to", root, paths["all"])...).CombinedOutput(); err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
 	}

@@ -16,6 +16,7 @@ import (
 
 	"provision/cache"
 	"provision/hosts"
+	"provision/internal/nix"
 )
 
 // pullFile holds the process id of nix on the machine while it fetches.
@@ -100,7 +101,7 @@ func (f *follower) shareEarly(ctx context.Context, h hosts.Host, s *session, b *
 	asking.Go(func() {
 		f.compress(ctx, s, o)
 		// What it says is not wanted: it is all said again by who fetches.
-		s.run(ctx, nil, slices.Concat([]string{"sh", "-c", `exec "$@" >/dev/null 2>&1`, "sh", "nix"}, flags, []string{"path-info", "--recursive", "--store", o.url}, cache.Patience, []string{b.system.path})...)
+		s.run(ctx, nil, slices.Concat([]string{"sh", "-c", `exec "$@" >/dev/null 2>&1`, "sh", "nix"}, nix.Features, []string{"path-info", "--recursive", "--store", o.url}, cache.Patience, []string{b.system.path})...)
 	})
 	return o, func() {
 		cancel()

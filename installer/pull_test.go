@@ -18,6 +18,7 @@ import (
 	"provision/cache"
 	"provision/hosts"
 	"provision/internal/lab"
+	"provision/internal/nix"
 )
 
 // TestPullError: what is told of a fetch that failed tells no token, and is still known for what it is.
@@ -72,18 +73,18 @@ func fetches(t *testing.T, c *cache.Cache, srv *httptest.Server) (*follower, *se
 
 // TestNearer: only --substituters-on-target fetches from the machine's own caches, and believes their keys.
 func TestNearer(t *testing.T) {
-	nix, dir := flake(t, `{ outputs = { self }: { nixosConfigurations.a.config.system.build.x = derivation { name = "nearer"; system = "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" "echo nearer >$out" ]; }; }; }`)
-	path, err := nix.Build(t.Context(), dir, "a", "x", nil)
+	n, dir := flake(t, `{ outputs = { self }: { nixosConfigurations.a.config.system.build.x = derivation { name = "nearer"; system = "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" "echo nearer >$out" ]; }; }; }`)
+	path, err := n.Build(t.Context(), dir, "a", "x", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	infos, err := nix.Closure(t.Context(), path)
+	infos, err := n.Closure(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, argv := range [][]string{
 		{"nix-store", "--generate-binary-cache-key", "near-1", dir + "/secret", dir + "/public"},
-		append(append([]string{"nix"}, flags...), "copy", "--to", "file://"+dir+"/near?secret-key="+dir+"/secret", path),
+		append(append([]string{"nix"}, nix.Features...), "copy", "--to", "file://"+dir+"/near?secret-key="+dir+"/secret", path),
 	} {
 		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
 			t.Fatalf("%q: %v: %s", argv, err, out)

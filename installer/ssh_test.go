@@ -43,10 +43,18 @@ var targets atomic.Int32
 // runs commands with the real sh.
 func sshServer(t *testing.T, host ssh.Signer, admit bool) (addr string, conns func() []net.Conn) {
 	t.Helper()
-	// An address for each: a child that is just being forked may hold the last
-	// test's listener for a moment.
-	addr = fmt.Sprintf("127.0.99.%d", targets.Add(1))
-	l, err := net.Listen("tcp", addr+":22")
+	addr = loopback()
+	conns, _ = listenSSH(t, addr, 22, admit, host)
+	return addr, conns
+}
+
+// loopback is an address of its own: a child that is just being forked may hold the last test's listener for a moment.
+func loopback() string { return fmt.Sprintf("127.0.99.%d", targets.Add(1)) }
+
+// listenSSH is sshServer with these host keys at this place, until it is stopped.
+func listenSSH(t *testing.T, addr string, port int, admit bool, keys ...ssh.Signer) (conns func() []net.Conn, stop func()) {
+	t.Helper()
+	l, err := net.Listen("tcp", fmt.Sprintf("%s:%d", addr, port))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +64,9 @@ func sshServer(t *testing.T, host ssh.Signer, admit bool) (addr string, conns fu
 		}
 		return nil, nil
 	}}
-	config.AddHostKey(host)
+	for _, key := range keys {
+		config.AddHostKey(key)
+	}
 	var mu sync.Mutex
 	var all []net.Conn
 	var wg sync.WaitGroup
@@ -72,7 +82,7 @@ func sshServer(t *testing.T, host ssh.Signer, admit bool) (addr string, conns fu
 			wg.Go(func() { serveConn(c, config) })
 		}
 	})
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		l.Close()
 		mu.Lock()
 		for _, c := range all {
@@ -81,7 +91,8 @@ func sshServer(t *testing.T, host ssh.Signer, admit bool) (addr string, conns fu
 		mu.Unlock()
 		wg.Wait()
 	})
-	return addr, func() []net.Conn { mu.Lock(); defer mu.Unlock(); return all }
+	t.Cleanup(stop)
+	return func() []net.Conn { mu.Lock(); defer mu.Unlock(); return all }, stop
 }
 
 func serveConn(c net.Conn, config *ssh.ServerConfig) {

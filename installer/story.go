@@ -40,6 +40,11 @@ func (f *follower) install(ctx context.Context, h hosts.Host, s *session, build 
 	if err != nil {
 		return hosts.PhaseBuild, err
 	}
+	if dir := h.Options.ExtraFiles; dir != "" {
+		if err := hosts.CheckExtraFiles(dir); err != nil {
+			return hosts.PhaseBuild, err
+		}
+	}
 	d := f.layout(h, s, b)
 	if time.Since(read) < factsFresh {
 		d.facts = facts

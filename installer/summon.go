@@ -141,7 +141,7 @@ func (in *Installer) Look(ctx context.Context, name string) error {
 		if !h.Intact() {
 			return fmt.Errorf("nothing is known to run on the machine of %s", name)
 		}
-		h.Permit.Take = &hosts.Takeover{Address: h.Address, HostKey: h.Standing.HostKey}
+		h.Permit.Take = &hosts.Takeover{Address: h.Address, Port: h.Standing.Port, HostKey: h.Standing.HostKey}
 	}
 	f := &follower{Installer: in, name: name}
 	s, err := f.reach(ctx, h)
@@ -332,7 +332,7 @@ func (f *follower) load(ctx context.Context, h hosts.Host, t running, img images
 	}
 	total := img.Initrd.Size + int64(len(tail))
 	head, err := json.Marshal(target.Load{Kernel: uint64(img.Kernel.Size), Initrd: uint64(total), SHA256: hex.EncodeToString(sum.Sum(nil)),
-		Cmdline: img.Cmdline + " BOOTIF=01-" + strings.ReplaceAll(h.Boot.MAC, ":", "-")})
+		Cmdline: img.BootCmdline(h.Options.KernelParams) + " BOOTIF=01-" + strings.ReplaceAll(h.Boot.MAC, ":", "-")})
 	if err != nil {
 		return err
 	}

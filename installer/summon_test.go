@@ -131,6 +131,11 @@ func TestCome(t *testing.T) {
 func TestComeByKexec(t *testing.T) {
 	key := newSigner(t)
 	x := takeOver(t, hosts.ViaKexec, key, key, true, kexecWorks)
+	params := []string{"console=ttyS0,115200"}
+	if _, err := x.Hosts.Set("bravo", hosts.Change{KernelParams: &params}, "a test"); err != nil {
+		t.Fatal(err)
+	}
+	x.host.Options.KernelParams = params
 	if _, err := x.come(t.Context(), x.host); err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +146,7 @@ func TestComeByKexec(t *testing.T) {
 	}
 	sum := sha256.Sum256([]byte(rest))
 	if load.SHA256 != hex.EncodeToString(sum[:]) || load.Kernel+load.Initrd != uint64(len(rest)) ||
-		load.Cmdline != "init=/nix/store/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-nixos/init loglevel=4 BOOTIF=01-52-54-00-12-34-56" {
+		load.Cmdline != "init=/nix/store/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-nixos/init loglevel=4 console=ttyS0,115200 BOOTIF=01-52-54-00-12-34-56" {
 		t.Errorf("%+v, with %d bytes", load, len(rest))
 	}
 	h, err := x.Hosts.Get("bravo")

@@ -24,12 +24,12 @@ func (f *follower) place(ctx context.Context, h hosts.Host, c Config) (drv Deriv
 	case hosts.BuildServer:
 		return drv, nil
 	case hosts.BuildTarget:
-		return c.Toplevel, nil
+		return c.Builds["toplevel"], nil
 	}
 	if can, err := f.Nix.CanBuild(ctx, c.System); err != nil || can {
 		return drv, err
 	}
-	drv = c.Toplevel
+	drv = c.Builds["toplevel"]
 	if can, err := f.Nix.CanBuild(ctx, drv.System); err != nil || can { // cross-built
 		return Derivation{}, err
 	}

@@ -6,38 +6,39 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/url"
 	"os"
-	"os/exec"
 	"path"
-	"path/filepath"
-	"strings"
 	"syscall"
+
+	"provision/internal/nix"
 )
 
 // tree is the folder of a local flake, to write files into. It is locked for others of our kind:
 // git knows no waiting for its index.
 type tree struct {
-	dir      string
-	root     *os.Root
-	lock     *os.File
-	git      bool // nix sees only what git knows
-	uid, gid int  // who owns the folder, and gets what is written
+	*nix.Local
+	root *os.Root
+	lock *os.File
 }
 
 // openTree opens the folder of a flake reference, and refuses a flake that is not one.
 func openTree(flake string) (*tree, error) {
-	t, err := localFlake(flake)
-	if err != nil {
+	local, err := nix.FindLocal(flake)
+	switch {
+	case err != nil:
 		return nil, err
+	case local == nil:
+		return nil, fmt.Errorf("the hardware configuration is written into the flake's folder, and %s is not a local folder: "+
+			"start the server with --flake FOLDER, or put the file into the flake yourself and leave out --generate-hardware-config", flake)
+	case local.Pinned:
+		return nil, fmt.Errorf("the hardware configuration is written into the flake's folder, and %s is pinned to what was committed: "+
+			"start the server with --flake FOLDER", flake)
 	}
-	if t.root, err = os.OpenRoot(t.dir); err != nil {
+	t := &tree{Local: local}
+	if t.root, err = os.OpenRoot(t.Dir); err != nil {
 		return nil, fmt.Errorf("open the flake's folder: %w", err)
 	}
-	info, err := t.root.Stat("flake.nix")
-	if err == nil {
-		info, err = t.root.Stat(".")
-	}
+	_, err = t.root.Stat("flake.nix")
 	if err == nil {
 		t.lock, err = t.root.Open(".")
 	}
@@ -46,10 +47,8 @@ func openTree(flake string) (*tree, error) {
 	}
 	if err != nil {
 		t.close()
-		return nil, fmt.Errorf("open the flake's folder %s: %w", t.dir, err)
+		return nil, fmt.Errorf("open the flake's folder %s: %w", t.Dir, err)
 	}
-	owner := info.Sys().(*syscall.Stat_t) // it has no other on Linux
-	t.uid, t.gid = int(owner.Uid), int(owner.Gid)
 	return t, nil
 }
 
@@ -58,37 +57,6 @@ func (t *tree) close() {
 		t.lock.Close()
 	}
 	t.root.Close()
-}
-
-// localFlake reads a flake reference: a path, path: or git+file:.
-func localFlake(flake string) (*tree, error) {
-	ref, query, _ := strings.Cut(flake, "?")
-	values, err := url.ParseQuery(query)
-	scheme, dir, is := strings.Cut(ref, ":")
-	if !is {
-		scheme, dir = "", ref
-	}
-	if err != nil || is && scheme != "path" && scheme != "git+file" || !is && !filepath.IsAbs(dir) && !strings.HasPrefix(dir, ".") {
-		return nil, fmt.Errorf("the hardware configuration is written into the flake's folder, and %s is not a local folder: "+
-			"start the server with --flake FOLDER, or put the file into the flake yourself and leave out --generate-hardware-config", flake)
-	}
-	if values.Has("rev") || values.Has("ref") {
-		return nil, fmt.Errorf("the hardware configuration is written into the flake's folder, and %s is pinned to what was committed: "+
-			"start the server with --flake FOLDER", flake)
-	}
-	if dir, err = filepath.Abs(strings.TrimPrefix(dir, "//")); err != nil {
-		return nil, err
-	}
-	t := &tree{dir: filepath.Join(dir, values.Get("dir"))}
-	for at := t.dir; scheme != "path"; at = filepath.Dir(at) {
-		if _, err := os.Stat(filepath.Join(at, ".git")); err == nil {
-			t.git = true
-		}
-		if t.git || at == "/" {
-			break
-		}
-	}
-	return t, nil
 }
 
 // has reports whether there is such a file. Another thing of that name is an error, and so is
@@ -130,7 +98,7 @@ func (t *tree) write(ctx context.Context, name string, data []byte) error {
 		err = t.root.Rename(part, name)
 	}
 	if err != nil {
-		return fmt.Errorf("write %s in %s: %w", name, t.dir, errors.Join(err, ignoreMissing(t.root.Remove(part))))
+		return fmt.Errorf("write %s in %s: %w", name, t.Dir, errors.Join(err, ignoreMissing(t.root.Remove(part))))
 	}
 	return t.stage(ctx, name)
 }
@@ -148,7 +116,7 @@ func (t *tree) folders(name string) error {
 		err = t.own(name)
 	}
 	if err != nil && !errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("make %s in %s: %w", name, t.dir, err)
+		return fmt.Errorf("make %s in %s: %w", name, t.Dir, err)
 	}
 	return nil
 }
@@ -158,7 +126,7 @@ func (t *tree) own(name string) error {
 	if os.Geteuid() != 0 {
 		return nil
 	}
-	return t.root.Lchown(name, t.uid, t.gid)
+	return t.root.Lchown(name, int(t.Owner.UID), int(t.Owner.GID))
 }
 
 // stage has git know the file, without its content: nix does not see it else.
@@ -182,24 +150,15 @@ func ignoreMissing(err error) error {
 	return err
 }
 
-// runGit runs git as the flake's owner: a tree's own settings name programs that git runs.
+// runGit runs git in the flake's folder, if nix sees only what git knows.
 func (t *tree) runGit(ctx context.Context, args ...string) error {
-	if !t.git {
+	if t.Top == "" {
 		return nil
-	}
-	if _, err := exec.LookPath("git"); err != nil {
-		return fmt.Errorf("the flake in %s is a git tree, and git is not installed on this machine, or not in PATH: install it", t.dir)
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, hardwareLimit, fmt.Errorf("no end within %s", hardwareLimit))
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "git", append([]string{"-C", t.dir}, args...)...)
-	cmd.Env = append(os.Environ(), "GIT_LITERAL_PATHSPECS=1")
-	if os.Geteuid() == 0 && t.uid != 0 {
-		cmd.Env = append(cmd.Env, "HOME=/", "GIT_CONFIG_GLOBAL=/dev/null") // root's would be in its way
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(t.uid), Gid: uint32(t.gid)}}
-	}
-	if err := runLogged(cmd, nil); err != nil {
-		return fmt.Errorf("have git know a file of the flake in %s: %w", t.dir, err)
+	if _, err := t.Git(ctx, args...); err != nil {
+		return fmt.Errorf("have git know a file of the flake in %s: %w", t.Dir, err)
 	}
 	return nil
 }

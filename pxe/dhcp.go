@@ -105,6 +105,7 @@ func (s *Server) handle(l *link, from netip.AddrPort, port uint16, raw []byte, m
 	var r *dhcpv4.DHCPv4
 	if err == nil {
 		s.traceRequest(l, from, port, raw, m, c, h)
+		s.watchRestart(m, c, h)
 		r, err = respond(l, m, c, h)
 	}
 	switch {

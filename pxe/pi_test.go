@@ -588,14 +588,14 @@ func TestSerialClash(t *testing.T) {
 		t.Errorf("%v", r)
 	}
 	for _, name := range []string{"alpha", "bravo"} {
-		if said := s.logOf(t, name); !strings.Contains(said, "the Raspberry Pi of bravo tells the serial number e5ef6e9d, which that of alpha told") || !strings.Contains(said, "provision forget alpha") {
+		if said := s.logOf(t, name); !strings.Contains(said, "the Raspberry Pi of bravo tells the serial number e5ef6e9d, which that of alpha told") || !strings.Contains(said, "provision set alpha --serial=`") {
 			t.Errorf("the log of %s:\n%s", name, said)
 		}
 	}
 	if h, err := s.Hosts.BySerial(serial4); err != nil || h.Name != "alpha" {
 		t.Errorf("%s, %v", h.Name, err)
 	}
-	if err := s.Hosts.Forget("alpha"); err != nil {
+	if err := s.Hosts.Forget("alpha", "a test"); err != nil {
 		t.Fatal(err)
 	}
 	s.pis = piAsks{}

@@ -176,7 +176,7 @@ func configText(h hosts.Host, kernel string) (string, error) {
 func (s *Server) piCmdline(h hosts.Host, img images.Image) (string, error) {
 	line, err := s.firstCmdline(h, img)
 	if err == nil && len(line) > maxPiCmdline {
-		err = fmt.Errorf("the kernel's command line would have %d bytes, of which %d fit: shorten that of image %s", len(line), maxPiCmdline, img.Name)
+		err = fmt.Errorf("the kernel's command line would have %d bytes, of which %d fit: shorten that of image %s, or take kernel parameters away with `provision set %s --kernel-param`", len(line), maxPiCmdline, img.Name, h.Name)
 	}
 	return line + "\n", err
 }
@@ -195,7 +195,7 @@ func (s *Server) firstCmdline(h hosts.Host, img images.Image) (string, error) {
 		}
 	}
 	url := s.url(h.Boot.Server, bootPath+token+"/initrd")
-	return img.Cmdline + " " + images.FirstStageCmdline(url, img, tail) + " BOOTIF=01-" + strings.ReplaceAll(h.Boot.MAC, ":", "-"), nil
+	return img.BootCmdline(h.Options.KernelParams) + " " + images.FirstStageCmdline(url, img, tail) + " BOOTIF=01-" + strings.ReplaceAll(h.Boot.MAC, ":", "-"), nil
 }
 
 // needsMemory is the least memory that an image can run in, in bytes: its

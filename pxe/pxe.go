@@ -50,6 +50,7 @@ type Server struct {
 	programs map[string][]byte // what firmware loads, by name
 	ladders  ladders
 	pis      piAsks
+	restarts restarts
 	packs    packs
 	warmth   warmth
 	booting  [lanes]sync.Mutex // by host; held while its boot is looked for and begun

@@ -19,6 +19,7 @@ import (
 
 	"provision/hosts"
 	"provision/internal/doctor"
+	"provision/internal/nix"
 	"provision/internal/web"
 	"provision/pxe"
 )
@@ -79,7 +80,7 @@ func doctorCommand(api *client) *cobra.Command {
 	fl.StringSliceVar(&f.ifaces, "interface", nil, "network interfaces on the machines' LANs")
 	fl.StringVar(&f.dhcp, "dhcp", "", "proxy, server or off, as for serve (default proxy)")
 	fl.StringVar(&f.http, "http", "", "HTTP port, as for serve (default :80)")
-	fl.StringVar(&f.flake, "flake", "", "flake to look at")
+	fl.StringVar(&f.flake, "flake", "", "flake to look at (default: the running server's)")
 	fl.StringVar(&f.config, "dhcp-config", "", "only print the settings for another DHCP server, for --dhcp off: all, "+strings.Join(doctor.Recipes, ", "))
 	fl.DurationVar(&f.wait, "wait", 4*time.Second, "how long to wait for DHCP servers (dnsmasq thinks for 3 seconds)")
 	fl.BoolVar(&f.asJSON, "json", false, "print JSON (stable; an array of findings)")
@@ -131,6 +132,8 @@ func askServer(ctx context.Context, api *client, d *doctor.Doctor) (hints []doct
 		d.Server.Interfaces = append(d.Server.Interfaces, i.Name)
 	}
 	d.Mode, d.HTTPPort = cmp.Or(d.Mode, d.Server.Mode), cmp.Or(d.HTTPPort, d.Server.HTTPPort)
+	d.Flake = cmp.Or(d.Flake, serving.Flake)
+	d.Nix = nix.Settings{Impure: serving.Impure, AcceptConfig: serving.AcceptFlakeConfig}
 	if len(d.Interfaces) == 0 {
 		d.Interfaces = d.Server.Interfaces
 	}

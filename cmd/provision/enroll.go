@@ -66,8 +66,19 @@ verifies both; PCRs that never are the same are refused.
 
   provision enroll 52:54:00:12:34:56 bravo --tpm2 --escrow-to ~/.ssh/id_ed25519.pub
 
+A host is installed when it answers with its own SSH key, at the ports of the flake's
+services.openssh.ports, and runs what was built (where it lets this server log in). sshd
+in stage 1 (boot.initrd.network.ssh) does not count: it waits for the passphrase, and
+status says where. --proof ssh:2222 looks at another port; --proof seen is content with a
+DHCP request by its networking.hostName, or any SSH server on the machine, after the
+restart; --proof none with a machine that left the installer, and proves nothing.
+
+  provision enroll 52:54:00:12:34:56 kiosk --proof seen
+
 --secret puts a file on the new system, owned by root. It is sealed on the server and
-removed from it once the host is installed, unless there is --keep.
+removed from it once the host is installed, unless there is --keep. Where / is new at each
+boot, it goes, as the host's SSH key does, to where environment.persistence or
+fileSystems keep it.
 
   provision enroll 52:54:00:12:34:56 bravo --secret /var/lib/tailscale.key=ts.key:0400 \
     --extra-files ./extra --chown /home/ada=1000:100`
@@ -106,6 +117,7 @@ func (e *enrolment) flags(c *cobra.Command, via string) {
 	fl.StringVar(&r.Board, "board", "auto", "what the machine is: "+strings.Join(images.BoardNames(), ", ")+"; auto: what it is recognised as when it asks")
 	fl.StringVar(&r.BootMethod, "boot-method", "", "the only way to answer its firmware: binl, first or plain; snponly or native; or both, first+snponly; for a Raspberry Pi, pi or u-boot (default: what worked, else each in turn)")
 	fl.StringArrayVar(&r.PiConfig, "config-txt", nil, "LINE to add to the config.txt that a Raspberry Pi netboots with, such as dtparam=pciex1")
+	kernelParamFlag(c, &r.KernelParams)
 	fl.BoolVar(&r.AllowEEPROM, "allow-eeprom-update", false, "let a Raspberry Pi fetch the firmware's recovery and EEPROM files, with which it writes its EEPROM anew")
 	fl.StringVar(&r.Disko, "disko", "", "how its disks are made: fresh, format, mount or script (default fresh)")
 	fl.StringVar(&r.Layout, "layout", "", "a layout of provision layout list, for a host whose flake has no disko; none: no more")
@@ -151,6 +163,9 @@ func (e *enrolment) parse(c *cobra.Command) (err error) {
 		return errUsage{fmt.Errorf("--board: %w", err)}
 	}
 	if _, err := hosts.ParseDisko(r.Disko); err != nil {
+		return errUsage{err}
+	}
+	if _, err := images.ParseKernelParams(r.KernelParams); err != nil {
 		return errUsage{err}
 	}
 	if _, err := hosts.ParseVia(r.Via); err != nil {
@@ -224,6 +239,7 @@ func (e *enrolment) post(c *cobra.Command, api *client) (s web.Status, err error
 	if len(s.EscrowTo) > 0 {
 		fmt.Fprintf(c.OutOrStdout(), "Its disk passphrases are in escrow: provision secrets %s\n", s.Name)
 	}
+	sayNamesake(c, api, s)
 	return s, nil
 }
 

@@ -22,9 +22,9 @@ const imagesHelp = `Manage the installer images that machines boot.
 func imagesCommand(api *client) *cobra.Command {
 	c := &cobra.Command{Use: "images", Short: "manage the installer images", Long: imagesHelp, Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return errUsage{errors.New("images needs add, update, list, verify, remove, gc, media or firmware")}
+			return errUsage{errors.New("images needs add, update, set, list, verify, remove, gc, media or firmware")}
 		}}
-	c.AddCommand(imagesAdd(api), imagesUpdate(api), imagesList(api), imagesGC(api), imagesMedia(api), firmwareCommand(api),
+	c.AddCommand(imagesAdd(api), imagesUpdate(api), imagesSet(api), imagesList(api), imagesGC(api), imagesMedia(api), firmwareCommand(api),
 		&cobra.Command{Use: "verify NAME", Short: "read an image back and compare its digests", Args: cobra.ExactArgs(1),
 			RunE: func(c *cobra.Command, args []string) error {
 				if err := api.call(c.Context(), http.MethodPost, imagePath(args[0])+"/verify", nil, nil); err != nil {
@@ -83,6 +83,27 @@ func imagesUpdate(api *client) *cobra.Command {
 			return err
 		}}
 	c.Flags().StringArrayVar(&digests, "sha256", nil, "digest of a file of the new image: FILE=HEX, or HEX for the only one")
+	return c
+}
+
+func imagesSet(api *client) *cobra.Command {
+	var r web.ImageSet
+	c := &cobra.Command{Use: "set NAME --kernel-param NAME[=VALUE]", Short: "set what is added to the kernel command line of an image", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			if _, err := images.ParseKernelParams(r.KernelParams); err != nil {
+				return errUsage{err}
+			}
+			if r.KernelParams == nil {
+				return errUsage{errors.New("images set needs --kernel-param; --kernel-param '' takes all away")}
+			}
+			var img images.Image
+			if err := api.call(c.Context(), http.MethodPatch, imagePath(args[0]), r, &img); err != nil {
+				return err
+			}
+			printImage(c.OutOrStdout(), img)
+			return nil
+		}}
+	kernelParamFlag(c, &r.KernelParams)
 	return c
 }
 

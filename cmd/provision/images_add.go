@@ -54,6 +54,9 @@ func imagesAdd(api *client) *cobra.Command {
 			if r.SHA256, err = parseDigests(digests); err != nil {
 				return errUsage{err}
 			}
+			if _, err := images.ParseKernelParams(r.KernelParams); err != nil {
+				return errUsage{err}
+			}
 			for _, p := range []*string{&r.Kernel, &r.Initrd} {
 				if err == nil && *p != "" {
 					*p, err = filepath.Abs(*p)
@@ -74,6 +77,7 @@ func imagesAdd(api *client) *cobra.Command {
 	c.Flags().StringVar(&r.Kernel, "kernel", "", "kernel (bzImage or Image)")
 	c.Flags().StringVar(&r.Initrd, "initrd", "", "initrd (cpio, compressed or not)")
 	c.Flags().StringVar(&r.Cmdline, "cmdline", "", "kernel command line, with the init= of this image")
+	kernelParamFlag(c, &r.KernelParams)
 	return c
 }
 
@@ -191,7 +195,7 @@ func printImage(w io.Writer, img images.Image) {
 	if img.Checked != "" {
 		fmt.Fprintf(w, ", checked by %s", img.Checked)
 	}
-	fmt.Fprintf(w, "\n  %s\n", img.Cmdline)
+	fmt.Fprintf(w, "\n  %s\n", img.BootCmdline(nil))
 	if l := img.Look; l != nil && l.Error == "" {
 		fmt.Fprintf(w, "  kernel %s, stage 1: %s, network drivers: %s\n", cmp.Or(l.Kernel, "of unknown version"),
 			l.Stage1, cmp.Or(strings.Join(l.NICs, " "), "none of the common ones in the initrd"))

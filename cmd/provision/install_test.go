@@ -11,6 +11,8 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
+
+	"provision/hosts"
 )
 
 // freePort is a TCP port of loopback that nobody uses.
@@ -124,7 +126,7 @@ func TestUnusable(t *testing.T) {
 		"no keys":        {"sshd pubkeyauthentication no", "PubkeyAuthentication no"},
 		"other file":     {"sshd authorizedkeysfile /etc/keys/%u", "AuthorizedKeysFile /etc/keys/%u"},
 	} {
-		err := readSurroundings(surroundingsOf + c.change + "\n").usable("ada", false)
+		err := readSurroundings(surroundingsOf+c.change+"\n").usable("ada", false)
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -132,5 +134,43 @@ func TestUnusable(t *testing.T) {
 	err := readSurroundings("kernel Linux\nuid 0\nnic eth0 52:54:00:00:00:01 virtual\nnic wlan0 52:54:00:00:00:02 wireless\n").usable("root", false)
 	if err == nil || !strings.Contains(err.Error(), "no wired network card") {
 		t.Errorf("a container: %v", err)
+	}
+}
+
+// TestForwarded: the installer listens on port 22 of the machine, which must be reached.
+func TestForwarded(t *testing.T) {
+	for name, c := range map[string]struct {
+		conn string // SSH_CONNECTION
+		take hosts.Takeover
+		want bool
+	}{
+		"its own":               {"10.0.0.9 50000 10.0.0.5 22", hosts.Takeover{Address: "10.0.0.5"}, false},
+		"its own, on a port":    {"10.0.0.9 50000 10.0.0.5 2222", hosts.Takeover{Address: "10.0.0.5", Port: 2222}, false},
+		"another port":          {"10.0.0.9 50000 10.0.0.5 22", hosts.Takeover{Address: "10.0.0.5", Port: 2222}, true},
+		"a router's":            {"198.51.100.7 50000 192.168.1.5 22", hosts.Takeover{Address: "203.0.113.9", Port: 2222}, true},
+		"a router's, the same":  {"198.51.100.7 50000 192.168.1.5 2222", hosts.Takeover{Address: "203.0.113.9", Port: 2222}, true},
+		"a router's, 22 to it":  {"198.51.100.7 50000 192.168.1.5 2222", hosts.Takeover{Address: "203.0.113.9", Port: 22}, true},
+		"an address of a cloud": {"198.51.100.7 50000 172.31.0.5 22", hosts.Takeover{Address: "203.0.113.9", Port: 22}, false},
+		"by name":               {"198.51.100.7 50000 192.168.1.5 22", hosts.Takeover{Address: "203.0.113.9", Port: 2222, PostKexecPort: 2222}, false},
+		"an installer":          {"198.51.100.7 50000 192.168.1.5 22", hosts.Takeover{Address: "203.0.113.9", Port: 2222, Installer: true}, false},
+		"link-local":            {"fe80::9%ens3 50000 fe80::5%ens3 2222", hosts.Takeover{Address: "fe80::5%br0", Port: 2222}, false},
+		"IPv4 in IPv6":          {"::ffff:10.0.0.9 50000 ::ffff:10.0.0.5 2222", hosts.Takeover{Address: "10.0.0.5", Port: 2222}, false},
+		"not said":              {"", hosts.Takeover{Address: "203.0.113.9", Port: 2222}, false},
+		"nonsense":              {"a b c d", hosts.Takeover{Address: "203.0.113.9", Port: 2222}, false},
+	} {
+		err := readSurroundings("kernel Linux\nconn " + c.conn + "\n").forwarded(c.take)
+		if (err != nil) != c.want || err != nil && !strings.Contains(err.Error(), "--post-kexec-port PORT") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestAdmitted: where the server gets in already, nobody has to let it in.
+func TestAdmitted(t *testing.T) {
+	for _, change := range []string{"sudo no", "sshd permitrootlogin no", "sshd authorizedkeysfile /etc/ssh/authorized_keys.d/%u"} {
+		s := readSurroundings(surroundingsOf + change + "\n")
+		if s.usable("ada", false) == nil || s.usable("ada", true) != nil {
+			t.Errorf("%s: %v, and with the server's key in: %v", change, s.usable("ada", false), s.usable("ada", true))
+		}
 	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -11,10 +12,13 @@ import (
 )
 
 func logsCommand(api *client) *cobra.Command {
-	var follow, asJSON bool
+	var follow, asJSON, installer bool
 	c := &cobra.Command{Use: "logs HOST", Short: "print what happened to a host",
 		Args: cobra.ExactArgs(1), ValidArgsFunction: api.completeHosts,
 		RunE: func(c *cobra.Command, args []string) error {
+			if installer {
+				return printJournal(c, api, args[0], asJSON)
+			}
 			var events []hosts.Event
 			if err := api.call(c.Context(), http.MethodGet, hostPath(args[0], "/events"), nil, &events); err != nil {
 				return err
@@ -47,6 +51,20 @@ func logsCommand(api *client) *cobra.Command {
 		}}
 	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on printing as things happen")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	c.Flags().BoolVar(&installer, "installer", false, "print the end of its installer's journal, of the last install that failed")
 	c.MarkFlagsMutuallyExclusive("follow", "json")
+	c.MarkFlagsMutuallyExclusive("follow", "installer")
 	return c
+}
+
+func printJournal(c *cobra.Command, api *client, host string, asJSON bool) error {
+	var j web.Journal
+	if err := api.call(c.Context(), http.MethodGet, hostPath(host, "/journal"), nil, &j); err != nil {
+		return err
+	}
+	if asJSON {
+		return printJSON(c.OutOrStdout(), j)
+	}
+	_, err := fmt.Fprintln(c.OutOrStdout(), strings.TrimRight(j.Journal, "\n"))
+	return err
 }

@@ -101,7 +101,7 @@ func rootCommand() *cobra.Command {
 	root.PersistentFlags().StringVar(&api.socket, "socket", defaultSocket(), "Unix socket of the server (or set PROVISION_SOCKET)")
 	root.AddCommand(
 		serveCommand(&api.socket), enrollCommand(api), installCommand(api), reinstallCommand(api), retryCommand(api), statusCommand(api), watchCommand(api), waitCommand(api),
-		logsCommand(api), timelineCommand(api), captureCommand(api), planCommand(api), layoutCommand(), factsCommand(), cancelCommand(api), forgetCommand(api), hostKeyCommand(api), secretsCommand(api), discoveredCommand(api),
+		logsCommand(api), timelineCommand(api), captureCommand(api), planCommand(api), layoutCommand(), factsCommand(), cancelCommand(api), forgetCommand(api), restoreCommand(api), setCommand(api), hostKeyCommand(api), secretsCommand(api), discoveredCommand(api),
 		imagesCommand(api), doctorCommand(api), versionCommand(), targetCommand(),
 	)
 	for _, c := range root.Commands() {

@@ -33,23 +33,6 @@ func cancelCommand(api *client) *cobra.Command {
 		}}
 }
 
-func forgetCommand(api *client) *cobra.Command {
-	return &cobra.Command{Use: "forget HOST", Short: "remove a host from the inventory, with its events, keys and escrow",
-		Args: cobra.ExactArgs(1), ValidArgsFunction: api.completeHosts,
-		RunE: func(c *cobra.Command, args []string) error {
-			var s web.Status // of a host that was never enrolled there is none
-			_ = api.call(c.Context(), http.MethodGet, hostPath(args[0], ""), nil, &s)
-			if err := api.call(c.Context(), http.MethodDelete, hostPath(args[0], ""), nil, nil); err != nil {
-				return err
-			}
-			fmt.Fprintf(c.OutOrStdout(), "%s is forgotten; the machine itself is as it was.\n", args[0])
-			if len(s.EscrowTo) > 0 {
-				fmt.Fprintln(c.OutOrStdout(), "The escrow of its disk passphrases is gone with it: its disks now open with what you have written down.")
-			}
-			return nil
-		}}
-}
-
 func discoveredCommand(api *client) *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{Use: "discovered", Short: "list machines that asked and are not enrolled", Args: cobra.NoArgs,

@@ -119,7 +119,7 @@ func planFiles(layoutFile, factsFile, board string, o disko.Options) (*disko.Pla
 	if err != nil {
 		return nil, errUsage{fmt.Errorf("--board: %w", err)}
 	}
-	p.Problems = installer.BoardProblems(layout, b)
+	p.Problems = append(p.Problems, installer.BoardProblems(layout, b)...)
 	return p, nil
 }
 

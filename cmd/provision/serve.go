@@ -24,6 +24,7 @@ import (
 	"provision/hosts"
 	"provision/images"
 	"provision/installer"
+	"provision/internal/nix"
 	"provision/internal/web"
 	"provision/pxe"
 )
@@ -34,7 +35,9 @@ type serveFlags struct {
 	router, domain, group, programs      string
 	ifaces, dhcpRanges, dns              []string
 	lease, liveWithin                    time.Duration
+	nixOptions                           []string
 	evaluations, builds                  int
+	impure, acceptConfig                 bool
 	verbose                              bool
 }
 
@@ -46,6 +49,9 @@ const serveHelp = `Answer machines that netboot, and install the enrolled ones.
                your own DHCP server needs to send machines here
 
 Needs root (or CAP_NET_BIND_SERVICE, CAP_NET_RAW), nix and ssh.
+
+A flake in a folder of another user's is read as that user, by root too: nix
+and git run what its settings name. Nothing is written into it.
 
   provision serve --flake ~/fleet --interface br0
   provision serve --flake ~/fleet --interface br0 --dhcp server --dhcp-range 10.0.0.100-10.0.0.199`
@@ -79,6 +85,9 @@ func serveCommand(socket *string) *cobra.Command {
 	fl.DurationVar(&f.liveWithin, "live-within", 15*time.Minute, "how long a machine may take from its boot until its installer answers")
 	fl.IntVar(&f.evaluations, "evaluations", 0, "how many hosts nix evaluates at a time (default: one for each core, with a GiB of memory for each)")
 	fl.IntVar(&f.builds, "builds", 0, "how many hosts nix builds at a time (default: the same)")
+	fl.StringArrayVar(&f.nixOptions, "nix-option", nil, "a setting of nix.conf, NAME=VALUE, for each nix that the server runs (may be given several times)")
+	fl.BoolVar(&f.impure, "impure", false, "let the flake look at what is outside it: <nixpkgs>, builtins.currentSystem, the environment")
+	fl.BoolVar(&f.acceptConfig, "accept-flake-config", false, "heed the flake's nixConfig, such as its substituters: whoever can change the flake then sets how nix runs here")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "log every decision")
 	for flag, values := range map[string][]string{"dhcp": {"proxy", "server", "off"}, "unknown": {"ignore", "hold"}} {
 		// It errs only for a flag that does not exist.
@@ -88,7 +97,7 @@ func serveCommand(socket *string) *cobra.Command {
 }
 
 // serve wires everything. What can be wrong is found before anything answers.
-func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) error {
+func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (err error) {
 	pxeServer, err := f.pxe()
 	if err != nil {
 		return errUsage{err}
@@ -98,13 +107,28 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) e
 			return fmt.Errorf("%s is not installed on this machine, or not in PATH; `provision serve` builds and copies with it", tool)
 		}
 	}
-	if err := os.MkdirAll(f.stateDir, 0o700); err != nil {
-		return fmt.Errorf("make the state folder: %w", err)
+	settings, err := f.nix()
+	if err != nil {
+		return errUsage{err}
 	}
+	if _, err := settings.Open(f.flake); err != nil {
+		return fmt.Errorf("--flake: %w", err)
+	}
+	begun := newStart(f.stateDir, filepath.Dir(socket))
+	if err := os.MkdirAll(f.stateDir, 0o700); err != nil {
+		return errors.Join(fmt.Errorf("make the state folder: %w", err), begun.undo())
+	}
+	serving := false
+	defer func() {
+		if !serving {
+			err = errors.Join(err, begun.undo())
+		}
+	}()
 	store, err := hosts.OpenBolt(filepath.Join(f.stateDir, "state.db"))
 	if err != nil {
 		return err
 	}
+	begun.locked = true
 	defer store.Close()
 	vault, err := hosts.OpenVault(filepath.Join(f.stateDir, "secrets.key"))
 	if err != nil {
@@ -140,13 +164,13 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) e
 		return err
 	}
 
-	nix := installer.Nix{Roots: filepath.Join(f.stateDir, "roots"),
+	runs := installer.Nix{Settings: settings, Roots: filepath.Join(f.stateDir, "roots"),
 		Evaluations: installer.NewQueue(cmp.Or(f.evaluations, installer.QueueSlots())), Builds: installer.NewQueue(cmp.Or(f.builds, installer.QueueSlots()))}
 	traces := &hosts.Traces{Now: time.Now}
 	pxeServer.Hosts, pxeServer.Leases, pxeServer.Images, pxeServer.Traces, pxeServer.Login, pxeServer.Log = inventory, leases, catalog, traces, login, log
 	closures := new(cache.Cache)
 	pxeServer.Cache = closures
-	install := &installer.Installer{Hosts: inventory, Images: catalog, Nix: nix, Cache: closures, CachePort: pxeServer.HTTPPort, Key: key, LiveWithin: f.liveWithin, Log: log, Now: time.Now,
+	install := &installer.Installer{Hosts: inventory, Images: catalog, Nix: runs, Cache: closures, CachePort: pxeServer.HTTPPort, Key: key, LiveWithin: f.liveWithin, Log: log, Now: time.Now,
 		Program: program,
 		Wake: func(ctx context.Context, mac string) (err error) {
 			for _, iface := range f.ifaces {
@@ -154,18 +178,22 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) e
 			}
 			return err
 		}}
-	operator := &web.Server{Socket: socket, Group: f.group, Flake: f.flake, Programs: f.programs, Hosts: inventory, Images: catalog, Traces: traces, Log: log, Look: install.Look, Reach: install.Reach, Prepare: nix.Prepare, Problems: installer.BoardProblems,
-		Serving: web.Serving{Version: version, PID: os.Getpid(), DHCP: f.dhcp, HTTP: pxeServer.HTTPPort, Hold: pxeServer.Hold, SSHKey: login},
+	operator := &web.Server{Socket: socket, Group: f.group, Flake: f.flake, Programs: f.programs, Hosts: inventory, Images: catalog, Traces: traces, Log: log, Look: install.Look, Reach: install.Reach, Prepare: runs.Prepare, Problems: installer.BoardProblems,
+		Serving: web.Serving{Version: version, PID: os.Getpid(), Flake: f.flake, Impure: f.impure, AcceptFlakeConfig: f.acceptConfig, DHCP: f.dhcp, HTTP: pxeServer.HTTPPort, Hold: pxeServer.Hold, SSHKey: login},
 		Evaluate: func(ctx context.Context, flake, host string, o hosts.Options) (web.Evaluation, error) {
-			config, layout, err := nix.AtOnce().Evaluate(ctx, flake, host, o)
-			warnings := func(o hosts.Options) []string { return config.Warnings(host, o, layout) }
+			config, layout, err := runs.AtOnce().Evaluate(ctx, flake, host, o)
+			warnings := func(o hosts.Options) []string { return slices.Concat(config.Flake, config.Warnings(host, o, layout)) }
 			return web.Evaluation{System: config.System, Layout: layout, Warnings: warnings}, err
 		}}
 
 	// All ports first: nothing may be installed by a server that cannot serve.
-	if err := errors.Join(operator.Listen(ctx), pxeServer.Listen(ctx)); err != nil {
+	if err := operator.Listen(ctx); err != nil {
 		return err
 	}
+	if err := pxeServer.Listen(ctx); err != nil {
+		return errors.Join(err, operator.Close())
+	}
+	serving = true
 	for _, name := range f.ifaces {
 		operator.Serving.Interfaces = append(operator.Serving.Interfaces, web.Interface{Name: name, Address: pxeServer.Address(name)})
 	}
@@ -173,7 +201,45 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) e
 	for _, task := range []func(context.Context) error{inventory.Run, pxeServer.Run, install.Run, operator.Run, operator.Measure} {
 		g.Go(func() error { return task(ctx) })
 	}
+	g.Go(func() error {
+		lookAtFlake(ctx, settings, f.flake, log)
+		return nil
+	})
 	return g.Wait()
+}
+
+// lookAtFlake says early what will be in the way of hosts: a flake that cannot be had now, for the network may come
+// later, or what nix warns of.
+func lookAtFlake(ctx context.Context, settings nix.Settings, ref string, log *slog.Logger) {
+	flake, err := settings.Open(ref)
+	var warnings []string
+	if err == nil {
+		var m nix.Metadata
+		m, err = flake.Metadata(ctx)
+		warnings = m.Warnings
+	}
+	switch {
+	case ctx.Err() != nil:
+	case err != nil:
+		log.Warn("the flake cannot be read now; it is tried again for each host", "flake", ref, "err", err)
+	default:
+		for _, warning := range warnings {
+			log.Warn("the flake", "flake", ref, "warning", warning)
+		}
+	}
+}
+
+// nix is how nix is to be run.
+func (f *serveFlags) nix() (nix.Settings, error) {
+	s := nix.Settings{Impure: f.impure, AcceptConfig: f.acceptConfig}
+	for _, text := range f.nixOptions {
+		o, err := nix.ParseOption(text)
+		if err != nil {
+			return s, fmt.Errorf("--nix-option %w", err)
+		}
+		s.Options = append(s.Options, o)
+	}
+	return s, nil
 }
 
 // pxe is the options for the booting machines' side, parsed.

@@ -39,13 +39,18 @@ func statusCommand(api *client) *cobra.Command {
 			}
 			if len(all) == 0 {
 				fmt.Fprintln(c.OutOrStdout(), "No host is enrolled yet: provision enroll MAC HOST")
+				sayForgotten(c, api)
 				return nil
 			}
 			t := table(c.OutOrStdout(), "HOST", "STATE", "SINCE", "ADDRESS", "MAC", "DETAIL")
 			for _, s := range all {
 				t.row(s.Name, s.State, ago(s.Since), s.Address, strings.Join(s.MACs, ","), detail(s))
 			}
-			return t.Flush()
+			if err := t.Flush(); err != nil {
+				return err
+			}
+			sayForgotten(c, api)
+			return nil
 		}}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON (stable; one object per host)")
 	return c
@@ -72,6 +77,22 @@ func detail(s web.Status) string {
 		return "dry run done, nothing was changed; enroll it again to install it"
 	case s.State == hosts.Installed:
 		return s.System
+	case s.State == hosts.Rebooting:
+		return restartWords(s)
+	}
+	return progressWords(s)
+}
+
+// restartWords is what a restarted machine does, as far as that is known.
+func restartWords(s web.Status) string {
+	r := s.Restart
+	switch {
+	case r.Waits != "":
+		return "waits for its passphrase at " + r.Waits
+	case r.Returns > 1:
+		return fmt.Sprintf("came back to the network %d times: %s", r.Returns, hosts.LookAt)
+	case r.Seen != "":
+		return progressWords(s) + ": " + r.Seen
 	}
 	return progressWords(s)
 }
@@ -106,8 +127,18 @@ func showOne(c *cobra.Command, s web.Status) error {
 	} else if s.State != hosts.Installed && s.State != hosts.Failed {
 		line("phase", progressWords(s))
 	}
+	if s.Restart.Waits != "" {
+		line("waits", "for its passphrase at "+s.Restart.Waits)
+	}
+	line("seen", s.Restart.Seen)
+	if n := s.Restart.Returns; n > 1 {
+		line("came back", fmt.Sprintf("to the network %d times: %s", n, hosts.LookAt))
+	}
 	line("error", strings.ReplaceAll(s.Error, "\n", "\n  \t"))
 	line("proof", s.Proof)
+	if s.ProofBy != hosts.ProofSSH {
+		line("proof by", string(s.ProofBy))
+	}
 	line("system", s.System)
 	line("host key", s.HostKey)
 	line("flake", s.Flake)
@@ -133,6 +164,7 @@ func showOne(c *cobra.Command, s web.Status) error {
 	for _, l := range s.PiConfig {
 		line("config.txt", l)
 	}
+	line("kernel params", strings.Join(s.KernelParams, " "))
 	if s.AllowEEPROM {
 		line("EEPROM", "may be written anew when it netboots")
 	}

@@ -17,6 +17,7 @@ import (
 
 	"provision/hosts"
 	"provision/images"
+	"provision/internal/nix"
 	"provision/pxe"
 )
 
@@ -53,6 +54,7 @@ type Doctor struct {
 	Mode       pxe.Mode
 	HTTPPort   int
 	Flake      string        // evaluated, if set
+	Nix        nix.Settings  // with which it is
 	Wait       time.Duration // for the offers of DHCP servers
 
 	// What a running server knows; Server is nil if there is none.
@@ -80,7 +82,7 @@ func (d *Doctor) Run(ctx context.Context) []Finding {
 			found = append(found, fs...)
 		})
 	}
-	check(func() []Finding { return tools(ctx, d.Flake) })
+	check(func() []Finding { return tools(ctx, d.Nix, d.Flake) })
 	if d.Server != nil {
 		check(func() []Finding { return d.images(ctx) })
 		check(d.machines)

@@ -1,23 +1,24 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os/exec"
-	"regexp"
-	"strconv"
 	"strings"
 	"time"
+
+	"provision/internal/nix"
 )
 
 // nixTakes is how long nix may take to look at a flake, whose inputs it may have
 // to fetch first.
-const nixTakes = 30 * time.Second
+const nixTakes = time.Minute
 
 // tools looks for the programs that the server runs, and at the flake.
-func tools(ctx context.Context, flake string) (found []Finding) {
+func tools(ctx context.Context, settings nix.Settings, flake string) (found []Finding) {
 	add := func(s Severity, what, remedy string) {
 		found = append(found, Finding{Check: "tool", Severity: s, What: what, Remedy: remedy})
 	}
@@ -43,22 +44,15 @@ func tools(ctx context.Context, flake string) (found []Finding) {
 			"in nix.conf: experimental-features = nix-command flakes (NixOS: nix.settings.experimental-features)")
 	}
 	if flake != "" {
-		found = append(found, lookAtFlake(ctx, flake)...)
+		found = append(found, lookAtFlake(ctx, settings, flake)...)
 	}
 	return found
 }
 
-var nixVersion = regexp.MustCompile(`(\d+)\.(\d+)`)
-
 // old reports whether `nix --version` tells one before 2.8.
 func old(version string) bool {
-	m := nixVersion.FindStringSubmatch(version)
-	if m == nil {
-		return false
-	}
-	major, _ := strconv.Atoi(m[1])
-	minor, _ := strconv.Atoi(m[2])
-	return major < 2 || major == 2 && minor < 8
+	major, minor, err := nix.ParseVersion(version)
+	return err == nil && (major < 2 || major == 2 && minor < 8)
 }
 
 // flakesOn reads what `nix show-config` printed. Without the feature
@@ -76,35 +70,39 @@ func flakesOn(out []byte, err error) bool {
 	return true // no longer an experiment
 }
 
-// lookAtFlake asks for the names of the hosts, which evaluates none of them.
-func lookAtFlake(ctx context.Context, flake string) []Finding {
-	finding := func(s Severity, what, remedy string) []Finding {
-		return []Finding{{Check: "flake", Severity: s, What: "flake " + flake + " " + what, Remedy: remedy}}
+// lookAtFlake asks for the names of the hosts, which evaluates none of them, as the server would: as the flake's owner.
+func lookAtFlake(ctx context.Context, settings nix.Settings, ref string) (found []Finding) {
+	add := func(s Severity, what, remedy string) {
+		found = append(found, Finding{Check: "flake", Severity: s, What: "flake " + ref + " " + what, Remedy: remedy})
 	}
-	out, err := exec.CommandContext(ctx, "nix", "--extra-experimental-features", "nix-command flakes", "eval", "--json",
-		"--no-write-lock-file", flake+"#nixosConfigurations", "--apply", "builtins.attrNames").Output()
+	see := "see: nix flake show " + ref
+	flake, err := settings.Open(ref)
+	if err != nil {
+		add(Stop, "cannot be read: "+err.Error(), "name another with --flake, or do what is said here")
+		return found
+	}
+	out, warnings, err := flake.Hosts(ctx, "builtins.attrNames")
 	var names []string
 	switch {
 	case ctx.Err() != nil:
-		return finding(Warning, fmt.Sprintf("was not evaluated within %s", nixTakes), "see what takes so long: nix flake show "+flake)
+		add(Warning, fmt.Sprintf("was not evaluated within %s", nixTakes), "see what takes so long: nix flake show "+ref)
 	case err != nil:
-		return finding(Stop, "does not evaluate: "+nixError(err), "see: nix flake show "+flake)
+		add(Stop, "does not evaluate: "+nix.Brief(err), see)
 	case json.Unmarshal(out, &names) != nil || len(names) == 0:
-		return finding(Stop, "has no nixosConfigurations", "add one for each host")
+		add(Stop, "has no nixosConfigurations", "add one for each host")
 	}
-	return nil
+	for _, warning := range warnings {
+		what, remedy, _ := strings.Cut(warning, ": ")
+		found = append(found, Finding{Check: "flake", Severity: Warning, What: what, Remedy: cmp.Or(remedy, see)})
+	}
+	return found
 }
 
-// nixError is the line in which nix says what is wrong.
+// nixError is the line in which nix says why it does not run.
 func nixError(err error) string {
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) {
 		return err.Error()
-	}
-	for line := range strings.Lines(string(exit.Stderr)) {
-		if _, text, ok := strings.Cut(line, "error: "); ok {
-			return strings.TrimSpace(text)
-		}
 	}
 	return firstLine(exit.Stderr)
 }

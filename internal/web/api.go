@@ -48,6 +48,8 @@ type Status struct {
 	Serial string `json:"serial,omitempty"`
 	// PiConfig are lines added to the config.txt that it netboots with.
 	PiConfig []string `json:"pi_config,omitempty"`
+	// KernelParams are added to the command line of its image.
+	KernelParams []string `json:"kernel_params,omitempty"`
 	// AllowEEPROM is that it may fetch what makes it write its EEPROM anew.
 	AllowEEPROM bool `json:"allow_eeprom,omitempty"`
 	// TPM2 are the PCRs by which the machine's TPM opens the disks.
@@ -55,6 +57,8 @@ type Status struct {
 
 	// ProofBy is what counts as installed.
 	ProofBy hosts.Proof `json:"proof_by"`
+	// Restart is what was seen of the machine since it left the installer, until it has proved itself.
+	Restart hosts.Restart `json:"restart,omitzero"`
 	// Warnings are what to know before it is installed, in words; told at enrolment only.
 	Warnings []string `json:"warnings,omitempty"`
 	// Slow is what takes its machine long over TFTP, in words; told at enrolment only.
@@ -69,9 +73,9 @@ type Status struct {
 func status(h hosts.Host) Status {
 	return Status{Name: h.Name, MACs: h.MACs, State: h.State, Phase: h.Phase, Percent: h.Progress.Percent(),
 		Progress: h.Progress, Address: h.Address, System: h.System, Error: h.Error, Since: h.Since, Proof: h.Standing.Proof,
-		HostKey: h.HostKey, Arch: h.Arch, Method: h.Method, Pinned: h.Options.Method, Disko: cmp.Or(h.Options.Disko, hosts.Fresh), Layout: h.Options.Layout, Board: h.Board, Image: h.Image, Disks: h.Options.Disks, Wipe: h.Options.Wipe, Serial: h.Serial, PiConfig: h.Options.PiConfig, AllowEEPROM: h.Options.AllowEEPROM, TPM2: h.Options.TPM2, Flake: h.Flake, Permit: h.Permit, Event: h.LastEvent,
+		HostKey: h.HostKey, Arch: h.Arch, Method: h.Method, Pinned: h.Options.Method, Disko: cmp.Or(h.Options.Disko, hosts.Fresh), Layout: h.Options.Layout, Board: h.Board, Image: h.Image, Disks: h.Options.Disks, Wipe: h.Options.Wipe, Serial: h.Serial, PiConfig: h.Options.PiConfig, KernelParams: h.Options.KernelParams, AllowEEPROM: h.Options.AllowEEPROM, TPM2: h.Options.TPM2, Flake: h.Flake, Permit: h.Permit, Event: h.LastEvent,
 		Hardware: h.Options.Hardware, BuildOn: cmp.Or(h.Options.BuildOn, hosts.BuildAuto), CopyOver: cmp.Or(h.Options.CopyOver, hosts.CopyAuto), StorePath: h.Options.StorePath, TargetSubstitutes: h.Options.TargetSubstitutes,
-		ProofBy:  cmp.Or(h.Options.Proof, hosts.ProofSSH),
+		Restart: h.Restart, ProofBy: cmp.Or(h.Options.Proof, hosts.ProofSSH),
 		EscrowTo: h.Options.EscrowTo, Secrets: h.Options.Secrets, KeepSecrets: h.Options.KeepSecrets, Chown: h.Options.Chown}
 }
 
@@ -84,6 +88,10 @@ type Serving struct {
 	HTTP       int         `json:"http"`    // port
 	Hold       bool        `json:"hold"`    // unknown machines are shown how to be enrolled
 	SSHKey     string      `json:"ssh_key"` // public key by which the server logs in, authorized_keys form
+	Flake      string      `json:"flake,omitempty"`
+	// How nix reads the flake.
+	Impure            bool `json:"impure,omitempty"`
+	AcceptFlakeConfig bool `json:"accept_flake_config,omitempty"`
 }
 
 // Interface is one that is served.
@@ -108,6 +116,8 @@ type EnrollRequest struct {
 	Wipe       []string          `json:"wipe,omitempty"`        // disks that may be taken whatever speaks against it: serial numbers, WWNs, paths
 	// PiConfig are lines to add to the config.txt that a Raspberry Pi netboots with.
 	PiConfig []string `json:"pi_config,omitempty"`
+	// KernelParams are to be added to the image's command line: images.ParseKernelParams.
+	KernelParams []string `json:"kernel_params,omitempty"`
 	// AllowEEPROM lets a Raspberry Pi fetch what makes it write its EEPROM anew.
 	AllowEEPROM bool          `json:"allow_eeprom,omitempty"`
 	TPM2        string        `json:"tpm2,omitempty"`    // hosts.ParsePCRs; empty: its TPM opens no disk, or goes on as it did
@@ -169,6 +179,8 @@ type ImageRequest struct {
 	Kernel  string            `json:"kernel,omitempty"`
 	Initrd  string            `json:"initrd,omitempty"`
 	Cmdline string            `json:"cmdline,omitempty"`
+	// KernelParams are images.ParseKernelParams'; left out: as they were, or none.
+	KernelParams []string `json:"kernel_params,omitempty"`
 }
 
 // ImageUpdate is the body of POST /v1/images/NAME/update.
@@ -200,6 +212,11 @@ type News struct {
 	Event  *hosts.Event `json:"event,omitempty"`
 	Status Status       `json:"status"`
 	Gone   bool         `json:"gone,omitempty"` // the host was forgotten
+}
+
+// Journal is the end of what an installer said, when its install failed.
+type Journal struct {
+	Journal string `json:"journal"`
 }
 
 // Failure is the body of every answer that is not a success.

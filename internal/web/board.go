@@ -67,11 +67,11 @@ func sameMACs(a, b []string) bool {
 	return slices.Equal(a, b)
 }
 
-// problems are what the host's board makes of a layout.
+// problems are warnings about a layout, and what the host's board makes of it.
 func (s *Server) problems(h hosts.Host, layout *disko.Layout) []disko.Problem {
 	b, err := images.ParseBoard(h.Board)
 	if err != nil { // not known yet
-		return nil
+		return layout.Problems()
 	}
-	return s.Problems(layout, b)
+	return append(layout.Problems(), s.Problems(layout, b)...)
 }

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"net/http"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -126,7 +125,7 @@ func (s *Server) check(ctx context.Context, r EnrollRequest) (_ hosts.Host, _ ma
 			return h, nil, found, err
 		}
 		if other, err := s.Hosts.ByMAC(mac); err == nil && other.Name != r.Name {
-			return h, nil, found, fmt.Errorf("MAC %s is enrolled already, as %s: `provision forget %s` would free it", mac, other.Name, other.Name)
+			return h, nil, found, hosts.MACTaken(mac, other.Name)
 		}
 		h.MACs = append(h.MACs, mac)
 	}
@@ -158,6 +157,9 @@ func (s *Server) check(ctx context.Context, r EnrollRequest) (_ hosts.Host, _ ma
 		return h, nil, found, err
 	}
 	if h.Image, err = s.image(r.Image, arch); err != nil {
+		return h, nil, found, err
+	}
+	if h.Options.KernelParams, err = s.kernelParams(r.KernelParams, h.Image); err != nil {
 		return h, nil, found, err
 	}
 	secrets, err := s.secretsFor(r, &h, layout)
@@ -244,9 +246,10 @@ func (s *Server) secretsFor(r EnrollRequest, h *hosts.Host, layout *disko.Layout
 	for _, path := range want {
 		key, given := r.DiskKeys[path]
 		switch {
-		case given && strings.TrimRight(string(key), "\n") == "":
-			return nil, fmt.Errorf("the disk encryption key for %s is empty", path)
 		case given:
+			if err := plan.CheckKey(path, key); err != nil {
+				return nil, fmt.Errorf("the disk encryption key for %s: %w", path, err)
+			}
 			secrets[hosts.SecretDisk(path)] = key
 		case s.Hosts.HasDiskKey(r.Name, path): // given at an earlier enrolment
 		case len(r.EscrowTo) == 0:
@@ -268,6 +271,9 @@ func (s *Server) secretsFor(r EnrollRequest, h *hosts.Host, layout *disko.Layout
 	if r.ExtraFiles == "" {
 		return secrets, nil
 	}
+	if err := hosts.CheckExtraFiles(r.ExtraFiles); err != nil {
+		return nil, err
+	}
 	key, err := extraHostKey(r.ExtraFiles)
 	if key != nil {
 		secrets[hosts.SecretHostKey] = key
@@ -277,9 +283,6 @@ func (s *Server) secretsFor(r EnrollRequest, h *hosts.Host, layout *disko.Layout
 
 // extraHostKey returns the host's SSH key if the extra files hold one.
 func extraHostKey(dir string) ([]byte, error) {
-	if !filepath.IsAbs(dir) {
-		return nil, fmt.Errorf("extra files %s: write an absolute path", dir)
-	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, fmt.Errorf("extra files: %w", err)

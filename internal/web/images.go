@@ -3,6 +3,7 @@ package web
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"time"
 
@@ -54,7 +55,15 @@ func (s *Server) addImage(c echo.Context) error {
 			return err
 		}
 	}
+	if _, err := images.ParseKernelParams(r.KernelParams); err != nil {
+		return err
+	}
 	return s.streamImage(c, func(ctx context.Context, progress func(images.Progress)) (img images.Image, changed bool, err error) {
+		defer func() {
+			if err == nil && len(r.KernelParams) > 0 {
+				img, err = s.Images.SetKernelParams(r.Name, r.KernelParams)
+			}
+		}()
 		if r.From != "" {
 			img, err = s.Images.From(ctx, images.Request{Name: r.Name, Arch: arch, From: r.From, SHA256: r.SHA256}, progress)
 			return img, true, err
@@ -107,6 +116,26 @@ func (s *Server) updateImage(c echo.Context) error {
 	return s.streamImage(c, func(ctx context.Context, progress func(images.Progress)) (images.Image, bool, error) {
 		return s.Images.Update(ctx, name, r.SHA256, progress)
 	})
+}
+
+// ImageSet is the body of PATCH /v1/images/NAME.
+type ImageSet struct {
+	KernelParams []string `json:"kernel_params"` // images.ParseKernelParams; a single empty one: none
+}
+
+func (s *Server) setImage(c echo.Context) error {
+	var r ImageSet
+	if err := bind(c, &r); err != nil {
+		return err
+	}
+	if r.KernelParams == nil {
+		return errors.New("nothing is said to be changed: give kernel_params")
+	}
+	img, err := s.Images.SetKernelParams(c.Param("name"), r.KernelParams)
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, img)
 }
 
 func (s *Server) collectImages(c echo.Context) error {

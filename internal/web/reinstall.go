@@ -53,6 +53,9 @@ func as(h hosts.Host, r EnrollRequest) EnrollRequest {
 	if r.PiConfig == nil {
 		r.PiConfig = o.PiConfig
 	}
+	if r.KernelParams == nil {
+		r.KernelParams = o.KernelParams
+	}
 	return withSecrets(o, r)
 }
 

@@ -68,6 +68,9 @@ func (s *Server) Listen(ctx context.Context) (err error) {
 	return err
 }
 
+// Close closes the socket if Run is not to follow, and removes it.
+func (s *Server) Close() error { return s.listener.Close() }
+
 // Run serves until ctx ends, and then returns nil.
 func (s *Server) Run(ctx context.Context) error {
 	srv := &http.Server{Handler: s.routes(), ReadHeaderTimeout: 10 * time.Second,
@@ -145,11 +148,16 @@ func (s *Server) routes() http.Handler {
 	v1.POST("/hosts", s.enroll)
 	v1.GET("/hosts/:name", s.get)
 	v1.DELETE("/hosts/:name", s.forget)
+	v1.PATCH("/hosts/:name", s.set)
+	v1.GET("/hosts/:name/loss", s.loss)
+	v1.POST("/hosts/:name/restore", s.restore)
+	v1.GET("/forgotten", s.forgotten)
 	v1.POST("/hosts/:name/cancel", s.cancel)
 	v1.POST("/hosts/:name/reinstall", s.reinstall)
 	v1.POST("/hosts/:name/retry", s.retry)
 	v1.POST("/hosts/:name/look", s.look)
 	v1.GET("/hosts/:name/events", s.events)
+	v1.GET("/hosts/:name/journal", s.journal)
 	v1.GET("/hosts/:name/plan", s.plan)
 	v1.GET("/hosts/:name/host-key", s.hostKey)
 	v1.POST("/hosts/:name/host-key", s.makeHostKey)
@@ -165,6 +173,7 @@ func (s *Server) routes() http.Handler {
 	v1.POST("/images/gc", s.collectImages)
 	v1.POST("/images/:name/verify", s.verifyImage)
 	v1.POST("/images/:name/update", s.updateImage)
+	v1.PATCH("/images/:name", s.setImage)
 	v1.DELETE("/images/:name", s.removeImage)
 	v1.POST("/media", s.media)
 	v1.GET("/firmware", s.listFirmware)
@@ -233,21 +242,11 @@ func (s *Server) named(name string) (hosts.Host, error) {
 	for i, o := range all {
 		names[i] = o.Name
 	}
+	hint := s.restorable(name)
 	if len(names) == 0 {
-		return h, fmt.Errorf("%w; no host is enrolled yet", err)
+		return h, fmt.Errorf("%w; no host is enrolled yet%s", err, hint)
 	}
-	return h, fmt.Errorf("%w; enrolled are: %s", err, join(names))
-}
-
-func (s *Server) forget(c echo.Context) error {
-	err := s.Hosts.Forget(c.Param("name"))
-	if errors.Is(err, hosts.ErrNotFound) {
-		_, err = s.host(c) // lists those that there are
-	}
-	if err != nil {
-		return err
-	}
-	return c.NoContent(http.StatusNoContent)
+	return h, fmt.Errorf("%w; enrolled are: %s%s", err, join(names), hint)
 }
 
 func (s *Server) cancel(c echo.Context) error {
@@ -280,6 +279,22 @@ func (s *Server) events(c echo.Context) error {
 		return err
 	}
 	return c.JSON(http.StatusOK, array(events))
+}
+
+// journal is what the installer said when the last install failed.
+func (s *Server) journal(c echo.Context) error {
+	h, err := s.host(c)
+	if err != nil {
+		return err
+	}
+	text, err := s.Hosts.Journal(h.Name)
+	if errors.Is(err, hosts.ErrNotFound) {
+		return fmt.Errorf("%w: it is kept when an install fails while its installer answers", err)
+	}
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, Journal{text})
 }
 
 // array makes JSON print an empty list as [], not null.

@@ -2,16 +2,19 @@
 # of nixpkgs, but no packages: the scripts find their tools in PATH, as disko's "NoDeps" ones do.
 #   nix-instantiate --eval --strict --json disko.nix --arg disko FOLDER --arg lib FOLDER --arg layout FILE --argstr disks "/dev/vda /dev/vdb"
 # The layout's disks become those given, in byte order of their names.
-{ disko, lib, layout, disks }:
+{ disko, lib, layout, disks, unmounts ? true }:
 let
   nixpkgs = import lib;
   inherit (nixpkgs) filterAttrs isAttrs isList mapAttrs;
-  diskoLib = import (disko + "/lib") {
+  # Each release takes some of these.
+  makeLib = import (disko + "/lib");
+  diskoLib = makeLib (builtins.intersectAttrs (builtins.functionArgs makeLib) {
     lib = nixpkgs;
     makeTest = null;
     eval-config = null;
     qemu-common = null;
-  };
+    rootMountPoint = "/mnt";
+  });
 
   # An example is a module, a function to one, or (stand-alone) a NixOS configuration that imports disko by itself.
   example =
@@ -46,7 +49,9 @@ let
 in
 {
   script = devices._disko;
-  unmount = devices._unmount;
+  create = devices._create;
+  mount = devices._mount;
+  unmount = if unmounts then devices._unmount else "";
   devices = strip devices;
   count = builtins.length names;
 }

@@ -115,7 +115,7 @@ func TestLadder(t *testing.T) {
 			w.restart()
 			w.climb(all, 2)
 			for _, c := range all {
-				must(t, w.hosts.Forget(c.name))
+				must(t, w.hosts.Forget(c.name, "a test"))
 				w.enroll(archOf(c.Kind), c.machine)
 				c.Twice = true
 			}

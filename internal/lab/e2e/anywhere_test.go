@@ -52,7 +52,7 @@ func TestAnywhereByHand(t *testing.T) {
 	w.must(err)
 	theirs, theirRestart := w.anywhere(script, m, h, disko, system)
 	w.must(m.PowerOff())
-	w.provision("forget", host)
+	w.provision("forget", host, "--yes")
 
 	m = w.machine(host)
 	w.enroll(m, host)

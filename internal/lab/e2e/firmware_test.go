@@ -80,7 +80,7 @@ func (w *world) installsByUBoot() {
 	w.t.Logf("%s", w.provision("capture", "delta"))
 	w.installed(m, "delta")
 	w.must(m.PowerOff())
-	w.provision("forget", "delta")
+	w.provision("forget", "delta", "--yes")
 }
 
 // uboot types what a board's own boot script does. It takes no proxy's word
@@ -129,7 +129,7 @@ func (w *world) reachesInstaller(host string, f lab.Firmware, pin, via, method s
 	if w.mode != "off" { // there is TFTP and HTTP only
 		w.pcap(m.MAC)
 	}
-	w.provision("forget", host)
+	w.provision("forget", host, "--yes")
 }
 
 // pcap has Wireshark's reader read what `provision capture` writes.

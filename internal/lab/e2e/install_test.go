@@ -73,7 +73,7 @@ func format(w *world, m *lab.Machine) {
 	before, err := m.Disks[0].PartitionTable()
 	w.must(err)
 	w.run(host, "echo precious >/home/mine && sync")
-	w.provision("forget", host)
+	w.provision("forget", host, "--yes")
 	w.enroll(m, host, "--disko", "format")
 	w.must(m.PowerOff())
 	w.on(m)

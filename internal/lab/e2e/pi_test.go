@@ -142,7 +142,7 @@ func (w *world) piInstalls(name string, kind netboot.Kind, host, preset string) 
 		if r := w.asks(m, kind); !r.Local || w.status(host).Permit.Boots != 1 {
 			t.Errorf("once it is installed:\n%s", r)
 		}
-		w.provision("forget", host)
+		w.provision("forget", host, "--yes")
 	})
 }
 

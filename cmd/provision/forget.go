@@ -1,0 +1,268 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"provision/hosts"
+	"provision/internal/web"
+)
+
+const forgetHelp = `Take a host out of the inventory. Its name and its MACs are free then, and its
+machine, which stays as it is, is a stranger. What goes with it is shown, and nothing
+happens until the host's name is typed (or --yes is given).
+
+For 30 days what the server holds of it is kept, sealed as it was, and provision
+restore takes the host back. Until then its disks are not free for other hosts. With
+--purge all is destroyed at once, that of earlier hosts of this name included.
+
+To change what is known of a host, use provision set; to stop its install, provision
+cancel; to install it again, provision reinstall.
+
+  provision forget bravo
+  provision restore bravo
+  provision forget bravo --purge`
+
+func forgetCommand(api *client) *cobra.Command {
+	var yes, purge bool
+	c := &cobra.Command{Use: "forget HOST", Short: "take a host out of the inventory", Long: forgetHelp,
+		Args: cobra.ExactArgs(1), ValidArgsFunction: api.completeHosts,
+		RunE: func(c *cobra.Command, args []string) error {
+			name, out := args[0], c.OutOrStdout()
+			ask, err := showForgotten(c, api, name, purge)
+			if err != nil {
+				return err
+			}
+			if ask && !yes {
+				if err := confirm(c.InOrStdin(), out, name); err != nil {
+					return err
+				}
+			}
+			path := hostPath(name, "")
+			if purge {
+				path += "?purge=true"
+			}
+			if err := api.call(c.Context(), http.MethodDelete, path, nil, nil); err != nil {
+				return err
+			}
+			fmt.Fprintf(out, "%s is forgotten; the machine itself is as it was.\n", name)
+			if purge {
+				fmt.Fprintln(out, "Nothing of it is kept.")
+				return nil
+			}
+			if all, err := forgottenHosts(c.Context(), api, name); err == nil && len(all) > 0 {
+				fmt.Fprintf(out, "Until %s it can be taken back: provision restore %s\n", minute(all[len(all)-1].Until), name)
+			}
+			return nil
+		}}
+	c.Flags().BoolVar(&yes, "yes", false, "do not ask for the host's name")
+	c.Flags().BoolVar(&purge, "purge", false, "destroy at once what would be kept for 30 days, and what is kept of earlier hosts of this name")
+	return c
+}
+
+// showForgotten shows what goes with a host, and what is kept of it. ask is that something is among it that
+// nobody can make again.
+func showForgotten(c *cobra.Command, api *client, name string, purge bool) (ask bool, err error) {
+	out := c.OutOrStdout()
+	var kept []web.Forgotten
+	if purge {
+		if kept, err = forgottenHosts(c.Context(), api, name); err != nil {
+			return false, err
+		}
+	}
+	var loss hosts.Loss
+	err = api.call(c.Context(), http.MethodGet, hostPath(name, "/loss"), nil, &loss)
+	switch {
+	case err == nil:
+		drawLoss(out, "With "+name+" goes:", loss)
+		ask = loss.Precious()
+	case len(kept) == 0:
+		return false, err
+	}
+	for _, f := range kept {
+		drawLoss(out, fmt.Sprintf("With %s that was forgotten on %s goes:", name, minute(f.Time)), f.Kept)
+		ask = ask || f.Kept.Precious()
+	}
+	if purge {
+		fmt.Fprintln(out, "It cannot be taken back.")
+	} else {
+		fmt.Fprintln(out, "It can be taken back for 30 days.")
+	}
+	return ask, nil
+}
+
+func drawLoss(out io.Writer, head string, l hosts.Loss) {
+	fmt.Fprintln(out, head)
+	t := rows{tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)}
+	line := func(what string, values ...string) {
+		if len(values) > 0 {
+			t.row("  "+what, strings.Join(values, ", "))
+		}
+	}
+	if l.HostKey != "" {
+		line("its identity", l.HostKey+" (secrets that are encrypted to it are read with it only)")
+	}
+	line("disk passphrases in escrow", l.Escrow...)
+	line("sealed disk keys", l.Keys...)
+	line("sealed secrets", l.Secrets...)
+	var disks []string
+	for _, d := range l.Disks {
+		disks = append(disks, fmt.Sprintf("%s (serial %q)", d.Device, d.Serial)) // a machine's word
+	}
+	line("its claim to the disks", disks...)
+	if l.Events > 0 {
+		line("its log", fmt.Sprintf("%d events", l.Events))
+	}
+	t.Flush() // to the operator's terminal, as the rest
+}
+
+// forgottenHosts are those that can be restored; name, if given, is theirs.
+func forgottenHosts(ctx context.Context, api *client, name string) ([]web.Forgotten, error) {
+	var all []web.Forgotten
+	err := api.call(ctx, http.MethodGet, "/v1/forgotten", nil, &all)
+	return slices.DeleteFunc(all, func(f web.Forgotten) bool { return name != "" && f.Name != name }), err
+}
+
+func minute(t time.Time) string { return t.Local().Format("2006-01-02 15:04") }
+
+const restoreHelp = `Take back a host that was forgotten, with its identity, its secrets, its disks and
+its log. It has no permit then. Without a host, those are listed that can be taken back.
+
+  provision restore
+  provision restore bravo`
+
+func restoreCommand(api *client) *cobra.Command {
+	var asJSON bool
+	var forgotten string
+	c := &cobra.Command{Use: "restore [HOST]", Short: "take back a host that was forgotten", Long: restoreHelp,
+		Args: cobra.MaximumNArgs(1), ValidArgsFunction: api.completeForgotten,
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) == 0 && forgotten != "" {
+				return errUsage{errors.New("--forgotten goes with a host")}
+			}
+			if len(args) == 0 {
+				return listForgotten(c, api, asJSON)
+			}
+			var r web.RestoreRequest
+			if forgotten != "" {
+				at, err := parseSecond(forgotten)
+				if err != nil {
+					return errUsage{fmt.Errorf("--forgotten: %w", err)}
+				}
+				r.Forgotten = at
+			}
+			var s web.Status
+			if err := api.call(c.Context(), http.MethodPost, hostPath(args[0], "/restore"), r, &s); err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(c.OutOrStdout(), s)
+			}
+			sayRestored(c.OutOrStdout(), s)
+			return nil
+		}}
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	c.Flags().StringVar(&forgotten, "forgotten", "", "TIME: of several hosts that had this name, the one that was forgotten then, as the list has it (default: the last)")
+	return c
+}
+
+func sayRestored(out io.Writer, s web.Status) {
+	switch s.State {
+	case "":
+		fmt.Fprintf(out, "The SSH key of %s is there again; it was never enrolled.\n", s.Name)
+	case hosts.Installed, hosts.Rebooting:
+		fmt.Fprintf(out, "%s is there again, %s, without a permit.\n", s.Name, s.State)
+	default:
+		fmt.Fprintf(out, "%s is there again, without a permit: enroll it again to install it.\n", s.Name)
+	}
+}
+
+// second is how a time is shown that can be typed again.
+const second = "2006-01-02T15:04:05Z07:00"
+
+func parseSecond(s string) (time.Time, error) {
+	at, err := time.Parse(second, s)
+	if err != nil {
+		return at, fmt.Errorf("%q: write the time as `provision restore` lists it, such as %s", s, second[:19]+"Z")
+	}
+	return at, nil
+}
+
+func listForgotten(c *cobra.Command, api *client, asJSON bool) error {
+	all, err := forgottenHosts(c.Context(), api, "")
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return printJSON(c.OutOrStdout(), all)
+	}
+	if len(all) == 0 {
+		fmt.Fprintln(c.OutOrStdout(), "No host was forgotten in the last 30 days.")
+		return nil
+	}
+	t := table(c.OutOrStdout(), "HOST", "FORGOTTEN", "UNTIL", "MAC", "KEPT", "BY")
+	for _, f := range all {
+		t.row(f.Name, f.Time.Local().Format(second), minute(f.Until), strings.Join(f.MACs, ","), keptWords(f.Kept), f.By)
+	}
+	return t.Flush()
+}
+
+func keptWords(l hosts.Loss) string {
+	words := []string{"identity"}
+	for what, n := range map[string]int{"escrow": len(l.Escrow), "secrets": len(l.Keys) + len(l.Secrets), "disks": len(l.Disks)} {
+		if n > 0 {
+			words = append(words, what)
+		}
+	}
+	slices.Sort(words[1:])
+	return strings.Join(words, ", ")
+}
+
+// sayForgotten says that hosts can be taken back, if there are any.
+func sayForgotten(c *cobra.Command, api *client) {
+	all, err := forgottenHosts(c.Context(), api, "")
+	if err != nil || len(all) == 0 {
+		return // it is only a hint
+	}
+	var names []string
+	for _, f := range all {
+		names = append(names, f.Name)
+	}
+	fmt.Fprintf(c.OutOrStdout(), "Forgotten, to be taken back with provision restore: %s\n", strings.Join(slices.Compact(names), ", "))
+}
+
+// sayNamesake says that a host whose name was enrolled again is another than the one that was forgotten.
+func sayNamesake(c *cobra.Command, api *client, s web.Status) {
+	all, err := forgottenHosts(c.Context(), api, s.Name)
+	if err != nil || len(all) == 0 || all[len(all)-1].Kept.HostKey == s.HostKey {
+		return // it is only a hint
+	}
+	f := all[len(all)-1]
+	fmt.Fprintf(c.OutOrStdout(), "Note: the %s that was forgotten on %s had another SSH host key; that one can be taken back until %s, once this one is forgotten: provision restore %s --forgotten %s\n",
+		s.Name, minute(f.Time), minute(f.Until), s.Name, f.Time.Local().Format(second))
+}
+
+// completeForgotten completes the names of hosts that can be restored.
+func (a *client) completeForgotten(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	all, err := forgottenHosts(c.Context(), a, "")
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	var names []string
+	for _, f := range all {
+		names = append(names, f.Name)
+	}
+	return slices.Compact(names), cobra.ShellCompDirectiveNoFileComp
+}

@@ -1,0 +1,59 @@
+package main
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+)
+
+// start knows what of the server's folders was there before it, so that a start that fails leaves nothing behind.
+type start struct {
+	state  string
+	before []string // in the state folder
+	made   []string // folders that were not there, innermost first
+	locked bool     // the state is ours: what is new in it, we made
+}
+
+// newStart looks at the state folder and at that of the socket.
+func newStart(state, socket string) *start {
+	s := &start{state: state, before: names(state)}
+	for _, dir := range []string{state, socket} {
+		for ; ; dir = filepath.Dir(dir) {
+			if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
+				break
+			}
+			s.made = append(s.made, dir)
+		}
+	}
+	return s
+}
+
+// undo takes away what was not there. Of another server's nothing is: its files are locked, and its folders not empty.
+func (s *start) undo() error {
+	var errs []error
+	if s.locked {
+		for _, name := range names(s.state) {
+			if !slices.Contains(s.before, name) {
+				errs = append(errs, os.RemoveAll(filepath.Join(s.state, name)))
+			}
+		}
+	}
+	for _, dir := range s.made {
+		_ = os.Remove(dir) // it may hold something, or never have been made
+	}
+	return errors.Join(errs...)
+}
+
+// names are those of what is in a folder, if it is there.
+func names(dir string) (all []string) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil
+	}
+	for _, e := range entries {
+		all = append(all, e.Name())
+	}
+	return all
+}

@@ -1,0 +1,171 @@
+package disko
+
+import (
+	"cmp"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// What lies on disks and is active holds them: before they are erased it is stopped, the innermost first.
+
+// holder is how a device that lies on others is stopped.
+type holder string
+
+const (
+	holdsNothing holder = ""        // a disk, or a partition of one
+	holdsCrypt   holder = "crypt"   // LUKS and its like
+	holdsLVM     holder = "lvm"     // a volume, which goes with its group
+	holdsMD      holder = "md"      // RAID of Linux, also what it makes of DDF's and Intel's
+	holdsPaths   holder = "mpath"   // several ways to one disk
+	holdsMapper  holder = "dm"      // anything else of device mapper
+	holdsBcache  holder = "bcache"  // a cache and what it caches
+	holdsUnknown holder = "unknown" // what nobody here knows to stop
+)
+
+var (
+	mdName     = regexp.MustCompile(`^md(_d)?[0-9]+$|^md/`)
+	dmName     = regexp.MustCompile(`^dm-[0-9]+$`)
+	bcacheName = regexp.MustCompile(`^bcache[0-9]+$`)
+	drbdName   = regexp.MustCompile(`^drbd[0-9]+$`)
+)
+
+// mapperTypes are what lsblk calls devices of device mapper, by the first word of their UUID; dm has none.
+var mapperTypes = []string{"dm", "dmraid", "stratis", "vdo", "ceph"}
+
+func (d *BlockDevice) kname() string { return cmp.Or(d.KName, d.kernelName()) }
+
+// ofMapper tells whether a device is one of device mapper.
+func (d *BlockDevice) ofMapper() bool {
+	return strings.HasPrefix(d.device(), "/dev/mapper/") || dmName.MatchString(d.kname()) || slices.Contains(mapperTypes, d.Type)
+}
+
+func (n *node) holder() holder {
+	switch {
+	case n.depth == 0, n.Type == "part" && !n.ofMapper():
+		return holdsNothing
+	case n.Type == "crypt", n.Type == "lvm", n.Type == "mpath":
+		return holder(n.Type)
+	case strings.HasPrefix(n.Type, "raid"), n.Type == "md", mdName.MatchString(n.kname()):
+		return holdsMD
+	case bcacheName.MatchString(n.kname()):
+		return holdsBcache
+	case n.ofMapper():
+		return holdsMapper
+	}
+	return holdsUnknown
+}
+
+// stopBcache stops what the kernel has made of a device for bcache, and waits until it is gone: the kernel stops when
+// nothing uses it any more. Constant; its argument is the kernel's name of the device.
+const stopBcache = `at=/sys/class/block/$0/bcache
+for file in "$at/stop" "$at/set/stop"; do
+	[ ! -e "$file" ] || echo 1 >"$file"
+done
+tries=100
+while [ -e "$at" ] && [ "$tries" -gt 0 ]; do
+	sleep 0.1
+	tries=$((tries - 1))
+done
+! [ -e "$at" ]`
+
+// stop adds the steps that stop what lies on disks, given from the innermost on.
+func stop(b *builder, held []*node) {
+	last := map[string]*node{} // a volume group goes when the outermost of its volumes is due
+	for _, n := range held {
+		if n.Type == "lvm" {
+			last[groupOf(n.Name)] = n
+		}
+	}
+	for _, n := range held {
+		dev, vg := n.device(), groupOf(n.Name)
+		switch n.holder() {
+		case holdsCrypt:
+			b.step("close "+n.Name, dev, "cryptsetup", "close", n.Name)
+		case holdsLVM:
+			if last[vg] == n {
+				b.step("deactivate volume group "+vg, dev, "vgchange", "--activate", "n", vg)
+			}
+		case holdsMD:
+			b.step("stop RAID "+dev, dev, "mdadm", "--stop", dev)
+		case holdsPaths:
+			b.step("remove the multipath device "+n.Name, dev, "sh", "-c", `multipath -f "$0" || dmsetup remove --retry -- "$0"`, n.Name)
+		case holdsMapper:
+			b.step("remove the mapping "+n.Name, dev, "dmsetup", "remove", "--retry", "--", n.Name)
+		}
+		// The kernel takes hold of members that nothing was made of, too.
+		if n.FSType == "bcache" {
+			b.step("stop bcache on "+dev, dev, "sh", "-c", stopBcache, n.kname())
+		}
+	}
+}
+
+// innermost sorts what lies on disks in the order in which it is stopped: containers of firmware's RAIDs have no size,
+// and go after the RAIDs in them, which lsblk shows beside them.
+func innermost(held []*node) {
+	slices.SortStableFunc(held, func(a, b *node) int {
+		return cmp.Or(cmp.Compare(b.depth, a.depth), cmp.Compare(b.Size, a.Size))
+	})
+}
+
+// byHand is how a device is stopped that lies on a disk which stays, too, so that the disk root can be wiped.
+func (n *node) byHand(root string) string {
+	member := root
+	switch n.holder() {
+	case holdsLVM:
+		vg := groupOf(n.Name)
+		return fmt.Sprintf("vgchange --activate n %[1]s, then vgreduce %[1]s to keep the rest of it, or vgremove %[1]s", quoted(vg))
+	case holdsMD:
+		return fmt.Sprintf("mdadm --stop %s, then wipefs --all %s", n.device(), member)
+	case holdsPaths:
+		return fmt.Sprintf("multipath -f %s, and unplug or disable all paths but one", quoted(n.Name))
+	case holdsBcache:
+		return fmt.Sprintf("echo 1 >/sys/block/%s/bcache/stop, then wipefs --all %s", n.kname(), member)
+	}
+	return "dmsetup remove " + quoted(n.Name)
+}
+
+// maxHung bounds how many devices a machine may say that lsblk leaves out.
+const maxHung = 10000
+
+// hang puts into lsblk's tree what it leaves out as it has no size, such as a RAID that cannot start for lack of
+// members: it holds its disks all the same.
+func (f *Facts) hang() error {
+	left := maxHung
+	var below func(devices []BlockDevice, above []string)
+	below = func(devices []BlockDevice, above []string) {
+		for i := range devices {
+			d := &devices[i]
+			path := append(slices.Clip(above), d.kname())
+			for _, h := range f.Holders {
+				there := func(c BlockDevice) bool { return c.kname() == h.Holder }
+				if h.Device != d.kname() || slices.ContainsFunc(d.Children, there) || slices.Contains(path, h.Holder) || left == 0 {
+					continue
+				}
+				if child, ok := h.child(); ok {
+					left--
+					d.Children = append(slices.Clip(d.Children), child)
+				}
+			}
+			below(d.Children, path)
+		}
+	}
+	below(f.BlockDevices, nil)
+	if left == 0 {
+		return fmt.Errorf("the machine has more than %d devices without a size that lie on others", maxHung)
+	}
+	return nil
+}
+
+// child is the device as lsblk would show it; false for what is of no interest.
+func (h Holder) child() (BlockDevice, bool) {
+	child := BlockDevice{Name: cmp.Or(h.Mapping, h.Holder), KName: h.Holder, Path: "/dev/" + h.Holder, Type: "md"}
+	switch {
+	case h.Mapping != "":
+		child.Type, child.Path = "dm", "/dev/mapper/"+h.Mapping
+	case !mdName.MatchString(h.Holder):
+		return child, false
+	}
+	return child, true
+}

@@ -1,0 +1,400 @@
+package hosts
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// A host that is forgotten is out of the inventory at once: its name and its MACs are free, and
+// its machine is a stranger. What the server held of it is put aside for a while, sealed as it
+// was, under keys of its own, so that a host that gets the same name meanwhile mixes with nothing.
+// Its claims to disks are not put aside: they go on protecting them until it is purged.
+
+// ForgottenFor is how long a forgotten host can be taken back.
+const ForgottenFor = 30 * 24 * time.Hour
+
+// Forgotten is a host that was forgotten and can be taken back.
+type Forgotten struct {
+	Host  Host      `json:"host"` // as it was; of one that was never enrolled only the name
+	Time  time.Time `json:"time"` // when it was forgotten
+	Until time.Time `json:"until"`
+	By    string    `json:"by"` // who forgot it, for people
+}
+
+// Keys in the store. stamp tells several forgotten hosts of one name apart, in the order of time.
+func forgottenKey(name string, stamp time.Time) string {
+	return fmt.Sprintf("forgotten/%s/%016x", name, stamp.UnixNano())
+}
+
+func asideKey(name string, stamp time.Time, key string) string {
+	return fmt.Sprintf("aside/%s/%016x/%s", name, stamp.UnixNano(), key)
+}
+
+// belongings are the prefixes of all that the server holds of a host, beside the host itself and
+// what leads to it.
+func belongings(name string) []string {
+	return []string{"event/" + name + "/", "secret/" + name + "/", escrowPrefix(name)}
+}
+
+// belong lists the records that belong to a host; before is put before their keys.
+func (inv *Inventory) belong(before, name string) ([]Record, error) {
+	var all []Record
+	for _, prefix := range belongings(name) {
+		recs, err := inv.store.List(before+prefix, "")
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, recs...)
+	}
+	for _, key := range []string{factsKey(name), journalKey(name)} {
+		rec, err := inv.store.Get(before + key)
+		switch {
+		case err == nil:
+			all = append(all, rec)
+		case !errors.Is(err, ErrNotFound):
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+// retryConflicts calls do until it does not fail because of somebody else's change.
+func retryConflicts(do func() error) error {
+	for {
+		if err := do(); !errors.Is(err, ErrConflict) {
+			return err
+		}
+	}
+}
+
+// Forget takes a host out of the inventory, with its permit, and keeps what the server holds of it
+// for [ForgottenFor]: Restore takes it back. by is who wants it, for people.
+func (inv *Inventory) Forget(name, by string) error {
+	h, err := inv.Get(name)
+	if err == nil && h.Permit.Spent.IsZero() && !h.Contact {
+		// What was prepared for another install is undone, as by a cancel.
+		_, err = inv.Apply(name, Event{Kind: Cancelled, Message: "the permit was withdrawn: the host is forgotten"})
+		if errors.Is(err, ErrRefused) {
+			err = nil // there was nothing to withdraw
+		}
+	}
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	return retryConflicts(func() error { return inv.putAside(name, by) })
+}
+
+func (inv *Inventory) putAside(name, by string) error {
+	h, expect, writes, err := inv.takeOut(name)
+	if err != nil {
+		return err
+	}
+	recs, err := inv.belong("", name)
+	if err != nil {
+		return err
+	}
+	now, err := inv.freeStamp(name)
+	if err != nil {
+		return err
+	}
+	for _, rec := range recs {
+		writes = append(writes, Write{asideKey(name, now, rec.Key), rec.Value}, Write{rec.Key, nil})
+	}
+	data, err := json.Marshal(Forgotten{Host: h, Time: now, Until: now.Add(ForgottenFor), By: by})
+	if err != nil {
+		return err
+	}
+	key := forgottenKey(name, now)
+	return inv.store.Commit(append(expect, Version{key, 0}), append(writes, Write{key, data}))
+}
+
+// freeStamp is the time now, or the next at which no host of this name was forgotten.
+func (inv *Inventory) freeStamp(name string) (time.Time, error) {
+	for now := inv.now(); ; now = now.Add(time.Nanosecond) {
+		_, err := inv.store.Get(forgottenKey(name, now))
+		if errors.Is(err, ErrNotFound) {
+			return now, nil
+		}
+		if err != nil {
+			return now, err
+		}
+	}
+}
+
+// takeOut returns the writes that remove a host and what leads to it, but nothing that belongs to
+// it. A host that was never enrolled has only its SSH key: that is its name alone.
+func (inv *Inventory) takeOut(name string) (h Host, expect []Version, writes []Write, err error) {
+	if err := CheckName(name); err != nil {
+		return Host{}, nil, nil, err
+	}
+	h, version, err := inv.get(name)
+	if errors.Is(err, ErrNotFound) {
+		key, keyErr := inv.store.Get(secretKey(name, SecretHostKey))
+		if errors.Is(keyErr, ErrNotFound) {
+			return h, nil, nil, err
+		}
+		return Host{Name: name}, []Version{{hostKey(name), 0}, {secretKey(name, SecretHostKey), key.Version}}, nil, keyErr
+	}
+	if err != nil {
+		return h, nil, nil, err
+	}
+	if h.Contact {
+		return h, nil, nil, fmt.Errorf("%s is being installed: %w; run `provision cancel %s` first", name, ErrRefused, name)
+	}
+	writes = []Write{{hostKey(name), nil}}
+	for _, mac := range h.MACs {
+		writes = append(writes, Write{macKey(mac), nil})
+	}
+	for _, token := range h.Tokens {
+		writes = append(writes, Write{tokenKey(token), nil})
+	}
+	if h.Serial != "" {
+		writes = append(writes, Write{serialKey(h.Serial), nil})
+	}
+	return h, []Version{{hostKey(name), version}}, writes, nil
+}
+
+// Forgotten lists the hosts that can be taken back, by name, and of one name the oldest first.
+func (inv *Inventory) Forgotten() ([]Forgotten, error) {
+	all, err := inv.forgotten("forgotten/")
+	if err != nil {
+		return nil, err
+	}
+	now := inv.now()
+	return slices.DeleteFunc(all, func(f Forgotten) bool { return !now.Before(f.Until) }), nil
+}
+
+func (inv *Inventory) forgotten(prefix string) ([]Forgotten, error) {
+	recs, err := inv.store.List(prefix, "")
+	if err != nil {
+		return nil, err
+	}
+	all := make([]Forgotten, len(recs))
+	for i, rec := range recs {
+		if err := json.Unmarshal(rec.Value, &all[i]); err != nil {
+			return nil, fmt.Errorf("%s: %w", rec.Key, err)
+		}
+	}
+	return all, nil
+}
+
+// Restore takes a forgotten host back, without a permit. forgotten says which of several that had
+// the name, by the second in which it was forgotten; zero is the last. The error is ErrRefused if
+// another host has its name or one of its MACs by now. Of a host that was never enrolled the SSH key
+// is taken back; the Host is its name alone then.
+func (inv *Inventory) Restore(name string, forgotten time.Time, by string) (h Host, err error) {
+	err = retryConflicts(func() error {
+		h, err = inv.takeBack(name, forgotten, by)
+		return err
+	})
+	return h, err
+}
+
+func (inv *Inventory) takeBack(name string, forgotten time.Time, by string) (Host, error) {
+	f, err := inv.kept(name, forgotten)
+	if err != nil {
+		return Host{}, err
+	}
+	expect, err := inv.unclaimed(f.Host)
+	if err != nil {
+		return Host{}, err
+	}
+	h := f.Host
+	writes := []Write{{forgottenKey(name, f.Time), nil}}
+	if h.State != "" {
+		ev := Event{Host: name, Time: inv.now(), Kind: Restored,
+			Message: fmt.Sprintf("restored by %s; %s forgot it on %s", by, f.By, f.Time.Format(time.RFC3339))}
+		if h, err = next(h, ev); err != nil {
+			return Host{}, err
+		}
+		e, w, err := inv.lead(&h)
+		if err != nil {
+			return Host{}, err
+		}
+		logged, err := log(&h, ev)
+		if err != nil {
+			return Host{}, err
+		}
+		expect, writes = append(expect, e...), slices.Concat(writes, w, logged)
+	}
+	before := asideKey(name, f.Time, "")
+	recs, err := inv.belong(before, name)
+	if err != nil {
+		return Host{}, err
+	}
+	var back []Write // before the new event: it may push out the oldest
+	for _, rec := range recs {
+		back = append(back, Write{strings.TrimPrefix(rec.Key, before), rec.Value}, Write{rec.Key, nil})
+	}
+	return h, inv.store.Commit(expect, append(back, writes...))
+}
+
+// kept is the forgotten host of a name that Restore means.
+func (inv *Inventory) kept(name string, forgotten time.Time) (Forgotten, error) {
+	if err := CheckName(name); err != nil {
+		return Forgotten{}, err
+	}
+	all, err := inv.forgotten("forgotten/" + name + "/")
+	if err != nil {
+		return Forgotten{}, err
+	}
+	now := inv.now()
+	for _, f := range slices.Backward(all) {
+		switch {
+		case !forgotten.IsZero() && !f.Time.Truncate(time.Second).Equal(forgotten.Truncate(time.Second)):
+			continue
+		case !now.Before(f.Until):
+			return f, fmt.Errorf("restore %s: %w: it was kept until %s", name, ErrNotFound, f.Until.Format(time.RFC3339))
+		}
+		return f, nil
+	}
+	return Forgotten{}, fmt.Errorf("restore %s: %w: no forgotten host of this name is kept; `provision restore` lists those that are", name, ErrNotFound)
+}
+
+// unclaimed refuses a host whose name or MAC is another's by now.
+func (inv *Inventory) unclaimed(h Host) (expect []Version, err error) {
+	recs, err := inv.belong("", h.Name)
+	if err != nil {
+		return nil, err
+	}
+	other, err := inv.Get(h.Name)
+	switch {
+	case err == nil:
+		return nil, fmt.Errorf("restore %s: %w: another host with this name was enrolled meanwhile (MAC %s)", h.Name, ErrRefused, strings.Join(other.MACs, ", "))
+	case !errors.Is(err, ErrNotFound):
+		return nil, err
+	case len(recs) > 0:
+		return nil, fmt.Errorf("restore %s: %w: another SSH key was made for this name meanwhile; `provision forget %s` puts that aside", h.Name, ErrRefused, h.Name)
+	}
+	expect = []Version{{hostKey(h.Name), 0}, {secretKey(h.Name, SecretHostKey), 0}}
+	for _, mac := range h.MACs {
+		rec, err := inv.store.Get(macKey(mac))
+		if err == nil {
+			return nil, fmt.Errorf("restore %s: %w: its MAC %s is %s's now; %s", h.Name, ErrRefused, mac, rec.Value, freeMAC(mac, string(rec.Value)))
+		}
+		if !errors.Is(err, ErrNotFound) {
+			return nil, err
+		}
+		expect = append(expect, Version{macKey(mac), 0})
+	}
+	return expect, nil
+}
+
+// freeMAC says how a MAC is taken from the host that has it.
+func freeMAC(mac, owner string) string {
+	return fmt.Sprintf("`provision set %s --mac=-%s` takes it from there", owner, mac)
+}
+
+// lead returns the writes by which MACs and serial number lead to the host again. The serial number is
+// given up if another machine told it meanwhile: a Raspberry Pi tells it again.
+func (inv *Inventory) lead(h *Host) (expect []Version, writes []Write, err error) {
+	for _, mac := range h.MACs {
+		writes = append(writes, Write{macKey(mac), []byte(h.Name)})
+	}
+	e, w, err := inv.claimSerial(&Host{}, h)
+	if errors.As(err, new(SerialClash)) {
+		h.Serial = ""
+		return nil, writes, nil
+	}
+	return e, append(writes, w...), err
+}
+
+// Purge destroys at once all that the server holds of a host and of forgotten ones of its name.
+func (inv *Inventory) Purge(name string) error {
+	return retryConflicts(func() error {
+		kept, err := inv.forgotten("forgotten/" + name + "/")
+		if err != nil {
+			return err
+		}
+		_, expect, writes, err := inv.takeOut(name)
+		if errors.Is(err, ErrNotFound) && len(kept) > 0 {
+			expect, err = []Version{{hostKey(name), 0}}, nil
+		}
+		if err != nil {
+			return err
+		}
+		recs, err := inv.belong("", name)
+		if err != nil {
+			return err
+		}
+		for _, rec := range recs {
+			writes = append(writes, Write{rec.Key, nil})
+		}
+		for _, f := range kept {
+			w, err := inv.destroy(f)
+			if err != nil {
+				return err
+			}
+			writes = append(writes, w...)
+		}
+		e, free, err := inv.freeDisks(name, nil)
+		if err != nil {
+			return err
+		}
+		return inv.store.Commit(append(expect, e...), append(writes, free...))
+	})
+}
+
+// destroy returns the writes that remove what was put aside of a forgotten host.
+func (inv *Inventory) destroy(f Forgotten) ([]Write, error) {
+	writes := []Write{{forgottenKey(f.Host.Name, f.Time), nil}}
+	recs, err := inv.belong(asideKey(f.Host.Name, f.Time, ""), f.Host.Name)
+	for _, rec := range recs {
+		writes = append(writes, Write{rec.Key, nil})
+	}
+	return writes, err
+}
+
+// PurgeForgotten destroys what is left of hosts that were forgotten [ForgottenFor] before now.
+func (inv *Inventory) PurgeForgotten(now time.Time) error {
+	all, err := inv.forgotten("forgotten/")
+	errs := []error{err}
+	for _, f := range all {
+		if !now.Before(f.Until) {
+			errs = append(errs, retryConflicts(func() error { return inv.purgeOne(f) }))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// purgeOne destroys a forgotten host. Disks that a living host of its name was burned for, or another that is
+// kept, stay claimed.
+func (inv *Inventory) purgeOne(f Forgotten) error {
+	name := f.Host.Name
+	key := forgottenKey(name, f.Time)
+	rec, err := inv.store.Get(key)
+	if errors.Is(err, ErrNotFound) {
+		return nil // it was restored or purged meanwhile
+	}
+	if err != nil {
+		return err
+	}
+	living, version, err := inv.get(name)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	namesakes, err := inv.forgotten("forgotten/" + name + "/")
+	if err != nil {
+		return err
+	}
+	keep := slices.Clone(living.Owned)
+	for _, n := range namesakes {
+		if !n.Time.Equal(f.Time) {
+			keep = append(keep, n.Host.Owned...)
+		}
+	}
+	writes, err := inv.destroy(f)
+	if err != nil {
+		return err
+	}
+	expect, free, err := inv.freeDisks(name, keep)
+	if err != nil {
+		return err
+	}
+	expect = append(expect, Version{key, rec.Version}, Version{hostKey(name), version})
+	return inv.store.Commit(expect, append(writes, free...))
+}

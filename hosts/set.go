@@ -1,0 +1,262 @@
+package hosts
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// Change is what the operator changes of a host without a decision to erase anything. What is nil
+// stays as it is; an empty value is the default.
+type Change struct {
+	// MACs are the host's from now on; or all of them have a sign, and are added (+) or taken away (-).
+	MACs         []string
+	Image        *string
+	Board        *string // empty: what the machine is recognised as when it asks
+	Serial       *string // of the Raspberry Pi; empty: the next one that asks is taken for it
+	Address      *string
+	Method       *Method
+	KernelParams *[]string
+}
+
+// Alteration is what Set did: in words what is different, and what the operator should know.
+type Alteration struct {
+	Host  Host
+	What  []string
+	Notes []string
+}
+
+// Set changes a host. While it has a permit, MACs, image, board and serial number stay: a permit is for a
+// machine. A MAC of another host moves from there, in the same transaction, unless that one has a
+// permit. by is who wants it, for people.
+func (inv *Inventory) Set(name string, c Change, by string) (done Alteration, err error) {
+	err = retryConflicts(func() error {
+		done, err = inv.set(name, c, by)
+		return err
+	})
+	if err == nil && len(c.MACs) > 0 {
+		inv.seen.forget(done.Host.MACs)
+	}
+	return done, err
+}
+
+func (inv *Inventory) set(name string, c Change, by string) (Alteration, error) {
+	before, version, err := inv.get(name)
+	if err != nil {
+		return Alteration{}, err
+	}
+	ev := Event{Host: name, Time: inv.now(), Kind: Changed, Change: &c}
+	after, err := next(before, ev)
+	if err != nil {
+		return Alteration{Host: before}, err
+	}
+	if err := after.Options.check(); err != nil {
+		return Alteration{Host: before}, err
+	}
+	done := Alteration{Host: after, What: differences(before, after)}
+	if len(done.What) == 0 {
+		return done, nil
+	}
+	expect, writes, notes, err := inv.moveMACs(before, after, by)
+	if err != nil {
+		return done, err
+	}
+	done.Notes = notes
+	e, serial, err := inv.claimSerial(&before, &after)
+	if err != nil {
+		return done, err
+	}
+	ev.Message = harmless(by + " changed it: " + strings.Join(done.What, "; "))
+	logged, err := log(&after, ev)
+	if err != nil {
+		return done, err
+	}
+	done.Host = after
+	expect = append(append(expect, e...), Version{hostKey(name), version})
+	return done, inv.store.Commit(expect, slices.Concat(writes, serial, logged))
+}
+
+// set applies a change to the host itself.
+func set(h *Host, ev Event) error {
+	old, c := *h, ev.Change
+	macs, err := chosenMACs(*h, c.MACs)
+	if err != nil {
+		return err
+	}
+	if !slices.Equal(macs, old.MACs) {
+		h.MACs = macs
+		if !slices.ContainsFunc(macs, func(m string) bool { return slices.Contains(old.MACs, m) }) {
+			h.otherMachine()
+		}
+	}
+	for to, value := range map[*string]*string{&h.Image: c.Image, &h.Board: c.Board, &h.Serial: c.Serial, &h.Options.Address: c.Address} {
+		if value != nil {
+			*to = *value
+		}
+	}
+	if h.Serial != "" && !boardSerial.MatchString(h.Serial) {
+		return fmt.Errorf("serial number %q: write 8 hexadecimal digits in lower case, as the Raspberry Pi tells it, or nothing", h.Serial)
+	}
+	if c.Method != nil {
+		h.Options.Method = *c.Method
+	}
+	if c.KernelParams != nil {
+		h.Options.KernelParams = *c.KernelParams
+	}
+	machine := !slices.Equal(macs, old.MACs) || h.Image != old.Image || h.Board != old.Board || h.Serial != old.Serial
+	if machine && h.Permit.Live(ev.Time) {
+		return permitted(h.Name)
+	}
+	return nil
+}
+
+var boardSerial = regexp.MustCompile(`^[0-9a-f]{8}$`)
+
+// permitted refuses to change the machine of a host that has a permit.
+func permitted(name string) error {
+	return fmt.Errorf("%s has a permit, which is for the machine and the image that it was given for: %w; run `provision cancel %s` first",
+		name, ErrRefused, name)
+}
+
+// otherMachine drops what is known of the host's machine. On another one, a name such as /dev/vda is
+// another disk. What is installed stays known: it is recognised by its key.
+func (h *Host) otherMachine() {
+	h.Boot, h.Method, h.Machine, h.Serial = Boot{}, Method{}, "", ""
+	h.Owned = namedDisks(h.Owned)
+}
+
+// namedDisks are the disks that are known in any machine.
+func namedDisks(disks []Disk) []Disk {
+	return slices.DeleteFunc(slices.Clone(disks), func(d Disk) bool { return !d.claimable() })
+}
+
+// chosenMACs are the host's MACs after a change, in order.
+func chosenMACs(h Host, words []string) ([]string, error) {
+	if len(words) == 0 {
+		return h.MACs, nil
+	}
+	var macs []string
+	signed := strings.ContainsAny(words[0][:min(1, len(words[0]))], "+-")
+	if signed {
+		macs = slices.Clone(h.MACs)
+	}
+	for _, word := range words {
+		sign := ""
+		if word != "" && (word[0] == '+' || word[0] == '-') {
+			sign = word[:1]
+		}
+		if (sign != "") != signed {
+			return nil, errors.New("--mac: write + or - before each MAC, to add it or to take it away, or before none")
+		}
+		mac, err := ParseMAC(word[len(sign):])
+		if err != nil {
+			return nil, err
+		}
+		at := slices.Index(macs, mac)
+		switch {
+		case sign == "-" && at < 0:
+			return nil, fmt.Errorf("--mac -%s: %s has no such MAC; it has %s", mac, h.Name, strings.Join(h.MACs, ", "))
+		case sign == "-":
+			macs = slices.Delete(macs, at, at+1)
+		case at < 0:
+			macs = append(macs, mac)
+		}
+	}
+	slices.Sort(macs)
+	return macs, nil
+}
+
+// moveMACs returns the writes by which the MACs lead to the host as it will be, and are no other's. The
+// others' logs tell it.
+func (inv *Inventory) moveMACs(before, after Host, by string) (expect []Version, writes []Write, notes []string, err error) {
+	for _, mac := range before.MACs {
+		if !slices.Contains(after.MACs, mac) {
+			writes = append(writes, Write{macKey(mac), nil})
+		}
+	}
+	if len(before.MACs) > 0 && len(after.MACs) == 0 {
+		notes = append(notes, noMAC(after.Name))
+	}
+	losers := map[string][]string{} // the MACs that each loses
+	for _, mac := range after.MACs {
+		if slices.Contains(before.MACs, mac) {
+			continue
+		}
+		rec, err := inv.store.Get(macKey(mac))
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return nil, nil, nil, err
+		}
+		if err == nil {
+			losers[string(rec.Value)] = append(losers[string(rec.Value)], mac)
+		}
+		expect = append(expect, Version{macKey(mac), rec.Version})
+		writes = append(writes, Write{macKey(mac), []byte(after.Name)})
+	}
+	for loser, macs := range losers {
+		e, w, n, err := inv.loseMACs(loser, macs, after.Name, by)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		expect, writes, notes = append(expect, e...), append(writes, w...), append(notes, n...)
+	}
+	slices.Sort(notes)
+	return expect, writes, notes, nil
+}
+
+// loseMACs takes MACs from a host that has no permit.
+func (inv *Inventory) loseMACs(name string, macs []string, to, by string) ([]Version, []Write, []string, error) {
+	before, version, err := inv.get(name)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	var words []string
+	for _, mac := range macs {
+		words = append(words, "-"+mac)
+	}
+	ev := Event{Host: name, Time: inv.now(), Kind: Changed, Change: &Change{MACs: words},
+		Message: fmt.Sprintf("%s moved its MAC %s to %s", by, strings.Join(macs, ", "), to)}
+	h, err := next(before, ev)
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("take MAC %s from %s: %w", strings.Join(macs, ", "), name, err)
+	}
+	notes := []string{fmt.Sprintf("MAC %s was %s's", strings.Join(macs, ", "), name)}
+	if len(h.MACs) == 0 {
+		notes = append(notes, noMAC(name))
+	}
+	writes, err := log(&h, ev)
+	if before.Serial != h.Serial {
+		writes = append(writes, Write{serialKey(before.Serial), nil})
+	}
+	return []Version{{hostKey(name), version}}, writes, notes, err
+}
+
+func noMAC(name string) string {
+	return fmt.Sprintf("%s has no MAC now: it cannot be installed before `provision set %s --mac MAC` gives it one", name, name)
+}
+
+// differences says what is different after a change.
+func differences(before, after Host) []string {
+	var all []string
+	differ := func(what, old, new string) {
+		if old != new {
+			all = append(all, fmt.Sprintf("%s %s → %s", what, orNone(old), orNone(new)))
+		}
+	}
+	differ("MAC", strings.Join(before.MACs, ", "), strings.Join(after.MACs, ", "))
+	differ("image", before.Image, after.Image)
+	differ("board", before.Board, after.Board)
+	differ("serial number", before.Serial, after.Serial)
+	differ("address", before.Options.Address, after.Options.Address)
+	differ("boot method", before.Options.Method.String(), after.Options.Method.String())
+	differ("kernel parameters", strings.Join(before.Options.KernelParams, " "), strings.Join(after.Options.KernelParams, " "))
+	return all
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "none"
+	}
+	return s
+}

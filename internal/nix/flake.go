@@ -1,0 +1,218 @@
+package nix
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Flake is a flake, as nix is to read it. One that is in a folder of another user's is read as that user: its folder
+// may hold settings of git's that name programs, and what root reads there could be put in its way.
+type Flake struct {
+	Settings
+	Ref   string
+	Local *Local // nil: it is not in a folder of this machine
+}
+
+// Open finds out how a flake is to be read. It does not run nix.
+func (s Settings) Open(ref string) (*Flake, error) {
+	local, err := FindLocal(ref)
+	if err != nil {
+		return nil, err
+	}
+	f := &Flake{Settings: s, Ref: ref, Local: local}
+	if local != nil {
+		f.Ref = local.Ref
+	}
+	return f, nil
+}
+
+// answer is what a nix command printed, and what it said beside that.
+type answer struct {
+	out  []byte
+	said []string
+}
+
+// run runs a nix command on the flake, as its owner.
+func (f *Flake) run(ctx context.Context, args ...string) (a answer, err error) {
+	cmd := exec.CommandContext(ctx, "nix", slices.Concat(Features, args)...)
+	cmd.Env = f.Env()
+	var owners *door
+	if f.Local != nil && f.Local.Owner.Another() {
+		if owners, err = openDoor(ctx, f.Local.Owner, f.Env()); err != nil {
+			return a, err
+		}
+		defer func() { err = errors.Join(err, owners.close()) }()
+		f.Local.Owner.As(cmd, filepath.Join(owners.dir, "home"))
+		cmd.Env = append(cmd.Env, "NIX_REMOTE="+owners.remote, "NIX_CONFIG="+f.conf(nil))
+	}
+	var out bytes.Buffer
+	cmd.Stdout = &out
+	var said lines
+	err = Logged(cmd, said.add)
+	if err != nil && owners != nil && owners.complaint() != "" {
+		err = fmt.Errorf("%w\n  nix's daemon: %s", err, owners.complaint())
+	}
+	return answer{out.Bytes(), said.all()}, err
+}
+
+// eval evaluates an installable, or what follows --expr. Nothing is written into the flake: a lock file that lacks
+// something is completed in memory only.
+func (f *Flake) eval(ctx context.Context, args ...string) (answer, error) {
+	all := append([]string{"eval", "--json", "--no-write-lock-file"}, args...)
+	if f.Impure && !slices.Contains(args, "--impure") {
+		all = append(all, "--impure")
+	}
+	return f.run(ctx, all...)
+}
+
+// Hosts applies a nix function to the flake's nixosConfigurations, and returns what that comes to, as JSON. The
+// warnings are for the operator.
+func (f *Flake) Hosts(ctx context.Context, function string) (out []byte, warnings []string, err error) {
+	a, err := f.hosts(ctx, function)
+	if err != nil {
+		return nil, nil, f.explain(ctx, err)
+	}
+	return a.out, f.warnings(a.said), nil
+}
+
+func (f *Flake) hosts(ctx context.Context, function string) (answer, error) {
+	const attr = "nixosConfigurations"
+	// nix looks for an attribute in packages first, which has nothing to do with hosts and may be broken; the dot
+	// keeps it from that.
+	if major, minor := version(ctx); major > 2 || minor >= 26 {
+		a, err := f.eval(ctx, f.Ref+"#."+attr, "--apply", function)
+		if err == nil || !strings.Contains(err.Error(), "does not provide attribute") {
+			return a, err
+		}
+		// It may be in legacyPackages, where nixos-rebuild finds it.
+		if legacy, legacyErr := f.eval(ctx, f.Ref+"#"+attr, "--apply", function); legacyErr == nil {
+			return legacy, nil
+		}
+		return a, err
+	}
+	a, err := f.eval(ctx, f.Ref+"#"+attr, "--apply", function)
+	if err == nil {
+		return a, nil
+	}
+	if _, namesErr := f.eval(ctx, f.Ref+"#"+attr, "--apply", "builtins.attrNames"); namesErr == nil {
+		return a, err
+	}
+	m, metaErr := f.Metadata(ctx)
+	if metaErr != nil || m.Dir != "" { // 2.8 finds no flake in a folder of a store path
+		return a, err
+	}
+	locked := fmt.Sprintf("(%s) (builtins.getFlake %s).%s", function, quote(m.stored()), attr)
+	return f.eval(ctx, "--expr", locked)
+}
+
+// Metadata is what a flake is, from `nix flake metadata --json`.
+type Metadata struct {
+	Path  string // in the store
+	Dir   string // of flake.nix, in it
+	Locks json.RawMessage
+	// What identifies the tree. NarHash is empty for a tree with changes, by some versions of nix.
+	NarHash, Rev           string
+	LastModified, RevCount int64
+	Warnings               []string // for the operator
+}
+
+// Metadata fetches the flake and what it names.
+func (f *Flake) Metadata(ctx context.Context) (m Metadata, err error) {
+	a, err := f.run(ctx, "flake", "metadata", "--json", "--no-write-lock-file", f.Ref)
+	if err != nil {
+		return m, f.explain(ctx, err)
+	}
+	var said struct {
+		Path     string
+		Locks    json.RawMessage
+		Resolved struct{ Dir string }
+		Locked   struct {
+			NarHash, Rev           string
+			LastModified, RevCount int64
+		}
+	}
+	if err := json.Unmarshal(a.out, &said); err != nil {
+		return m, fmt.Errorf("read what nix says of flake %s: %w", f.Ref, err)
+	}
+	l := said.Locked
+	return Metadata{Path: said.Path, Dir: said.Resolved.Dir, Locks: said.Locks, NarHash: l.NarHash, Rev: l.Rev,
+		LastModified: l.LastModified, RevCount: l.RevCount, Warnings: f.warnings(a.said)}, nil
+}
+
+// stored is a reference to the flake's copy in the store, which is locked: evaluating it is pure.
+func (m Metadata) stored() string {
+	values := make(url.Values)
+	set := func(name, value string) {
+		if value != "" && value != "0" {
+			values.Set(name, value)
+		}
+	}
+	set("narHash", m.NarHash)
+	set("rev", m.Rev)
+	set("lastModified", strconv.FormatInt(m.LastModified, 10))
+	set("revCount", strconv.FormatInt(m.RevCount, 10))
+	return "path:" + m.Path + "?" + values.Encode()
+}
+
+// Realise builds a derivation that an evaluation made, or fetches what it makes, and keeps that from the garbage
+// collector by the link root. It returns the store path.
+func (f *Flake) Realise(ctx context.Context, drv, root string, line func(string)) (string, error) {
+	options, err := f.config(ctx)
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, "nix-store", "--realise", drv, "--add-root", root)
+	cmd.Env = f.env(options)
+	if err := Logged(cmd, line); err != nil {
+		return "", err
+	}
+	return os.Readlink(root)
+}
+
+// config is the flake's nixConfig, if that is heeded. Evaluating heeds it by itself; building what was evaluated does
+// not know the flake any more.
+func (f *Flake) config(ctx context.Context) (options []Option, err error) {
+	if !f.AcceptConfig {
+		return nil, nil
+	}
+	m, err := f.Metadata(ctx)
+	if err != nil {
+		return nil, err
+	}
+	read := fmt.Sprintf("(import (%s + %s)).nixConfig or { }", quote(m.Path), quote("/"+filepath.Join(m.Dir, "flake.nix")))
+	out, err := f.Run(ctx, nil, "eval", "--json", "--impure", "--expr", read)
+	if err != nil {
+		return nil, fmt.Errorf("read the nixConfig of flake %s: %w", f.Ref, err)
+	}
+	var settings map[string]any
+	if err := json.Unmarshal(out, &settings); err != nil {
+		return nil, fmt.Errorf("read the nixConfig of flake %s: %w", f.Ref, err)
+	}
+	for name, value := range settings {
+		o := Option{Name: name, Value: fmt.Sprint(value)}
+		if list, is := value.([]any); is {
+			o.Value = strings.Trim(fmt.Sprint(list), "[]")
+		}
+		if _, err := ParseOption(o.Name + "=" + o.Value); err != nil {
+			return nil, fmt.Errorf("read the nixConfig of flake %s: %w", f.Ref, err)
+		}
+		options = append(options, o)
+	}
+	slices.SortFunc(options, func(a, b Option) int { return strings.Compare(a.Name, b.Name) })
+	return options, nil
+}
+
+// quote writes a text as a nix string.
+func quote(text string) string {
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "${", `\${`).Replace(text) + `"`
+}

@@ -1,0 +1,177 @@
+// Package nix runs the nix command on flakes: as the user whom a flake belongs to, without writing into it, and with
+// errors that say what to do.
+package nix
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// Settings are how nix is run. Its version 2.8 must do.
+type Settings struct {
+	Options      []Option
+	Impure       bool // evaluation may look at what is not in the flake
+	AcceptConfig bool // flakes' own nixConfig is heeded
+}
+
+// Option is a setting of nix.conf.
+type Option struct{ Name, Value string }
+
+// ParseOption reads NAME=VALUE.
+func ParseOption(text string) (Option, error) {
+	name, value, is := strings.Cut(text, "=")
+	o := Option{strings.TrimSpace(name), strings.TrimSpace(value)}
+	if !is || o.Name == "" || strings.ContainsAny(o.Name, " \t#") || strings.ContainsAny(o.Value, "\n\r") {
+		return o, fmt.Errorf("%q: write NAME=VALUE, as in nix.conf, such as connect-timeout=5", name)
+	}
+	return o, nil
+}
+
+// Features are the flags that have nix know flakes, whatever its settings say.
+var Features = []string{"--extra-experimental-features", "nix-command flakes"}
+
+// conf is nix.conf's form of our settings and of more.
+func (s Settings) conf(more []Option) string {
+	var b strings.Builder
+	for _, o := range slices.Concat(more, s.Options) {
+		fmt.Fprintf(&b, "%s = %s\n", o.Name, o.Value)
+	}
+	if s.AcceptConfig {
+		b.WriteString("accept-flake-config = true\n")
+	}
+	return b.String()
+}
+
+// Env is the environment of a nix command that runs as ourselves. The settings are in it and not among the arguments,
+// for they may hold a token. Git is not told who called sudo: it would then run what that user has put into a repository.
+func (s Settings) Env() []string { return s.env(nil) }
+
+func (s Settings) env(more []Option) []string {
+	conf := s.conf(more)
+	env := slices.DeleteFunc(os.Environ(), func(v string) bool {
+		name, _, _ := strings.Cut(v, "=")
+		return strings.HasPrefix(name, "SUDO_") || conf != "" && name == "NIX_CONFIG"
+	})
+	if conf != "" {
+		env = append(env, "NIX_CONFIG="+os.Getenv("NIX_CONFIG")+"\n"+conf)
+	}
+	return env
+}
+
+// Run runs nix as ourselves and returns its output. It is for what is in the store already; what reads a flake is for
+// the methods of [Flake]. Each line of its messages goes to line, if given; the last of them are in the error.
+func (s Settings) Run(ctx context.Context, line func(string), args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, "nix", slices.Concat(Features, args)...)
+	cmd.Env = s.Env()
+	var out bytes.Buffer
+	cmd.Stdout = &out
+	if err := Logged(cmd, line); err != nil {
+		return nil, err
+	}
+	return out.Bytes(), nil
+}
+
+// Logged runs a command and hands each line of its messages to line. The first and last of them are in the error.
+func Logged(cmd *exec.Cmd, line func(string)) error {
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		return err
+	}
+	// A copy that outlives a killed server would keep /mnt busy.
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = new(syscall.SysProcAttr)
+	}
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	if err := cmd.Start(); err != nil {
+		if errors.Is(err, exec.ErrNotFound) {
+			return fmt.Errorf("%s is not installed on this machine, or not in PATH: see https://nixos.org/download", cmd.Args[0])
+		}
+		return err
+	}
+	var said lines
+	eachLine(stderr, func(text string) {
+		if line != nil {
+			line(text)
+		}
+		said.add(text)
+	})
+	if err := cmd.Wait(); err != nil {
+		return &commandError{what: cmd.Args[0] + " " + subcommand(cmd.Args), said: said.all(), err: err}
+	}
+	return nil
+}
+
+// commandError is that a command failed, with what it said.
+type commandError struct {
+	what string
+	said []string
+	err  error
+}
+
+func (e *commandError) Unwrap() error { return e.err }
+
+func (e *commandError) Error() string {
+	text := fmt.Sprintf("%s: %v", e.what, e.err)
+	if words := Excerpt(e.said); len(words) > 0 {
+		text += ":\n  " + strings.Join(words, "\n  ")
+	}
+	return text
+}
+
+// eachLine reads lines until the end, without those that are empty.
+func eachLine(r io.Reader, do func(string)) {
+	for b := bufio.NewReader(r); ; {
+		text, err := b.ReadString('\n')
+		if text = strings.TrimRight(text, "\r\n"); text != "" {
+			do(text)
+		}
+		if err != nil { // io.EOF: the command ended
+			return
+		}
+	}
+}
+
+// subcommand is the first argument that is not a flag or its value: enough to say which of nix's commands failed.
+func subcommand(args []string) string {
+	args = args[min(len(args), 1):]
+	if len(args) > len(Features) && slices.Equal(args[:len(Features)], Features) {
+		args = args[len(Features):]
+	}
+	return strings.Join(args[:min(len(args), 1)], "")
+}
+
+// version is nix's, as major and minor number; 2.8 if it does not say.
+func version(ctx context.Context) (major, minor int) {
+	out, err := exec.CommandContext(ctx, "nix", "--version").Output()
+	if err == nil {
+		major, minor, err = ParseVersion(string(out))
+	}
+	if err != nil {
+		return 2, 8
+	}
+	return major, minor
+}
+
+// ParseVersion reads what nix --version prints.
+func ParseVersion(text string) (major, minor int, err error) {
+	m := versionNumber.FindStringSubmatch(text)
+	if m == nil {
+		return 0, 0, fmt.Errorf("nix --version printed no version: %.100q", text)
+	}
+	major, err = strconv.Atoi(m[1])
+	if err != nil {
+		return 0, 0, err
+	}
+	minor, err = strconv.Atoi(m[2])
+	return major, minor, err
+}

@@ -1,0 +1,105 @@
+package web
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"provision/hosts"
+)
+
+// Forgotten is a host that can be taken back until then.
+type Forgotten struct {
+	Name  string     `json:"name"`
+	MACs  []string   `json:"macs"` // none: it was never enrolled, and only its SSH key is kept
+	Time  time.Time  `json:"forgotten"`
+	Until time.Time  `json:"until"`
+	By    string     `json:"by"`
+	Kept  hosts.Loss `json:"kept"`
+}
+
+// RestoreRequest is the body of POST /v1/hosts/NAME/restore.
+type RestoreRequest struct {
+	// Forgotten says which of several that had the name; zero: the last.
+	Forgotten time.Time `json:"forgotten,omitzero"`
+}
+
+// loss says what goes with a host when it is forgotten.
+func (s *Server) loss(c echo.Context) error {
+	l, err := s.Hosts.Loss(c.Param("name"))
+	if errors.Is(err, hosts.ErrNotFound) {
+		_, err = s.host(c) // lists those that there are
+	}
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, l)
+}
+
+func (s *Server) forget(c echo.Context) (err error) {
+	name, who := c.Param("name"), peer(c.Request().Context())
+	purge := c.QueryParam("purge")
+	switch purge {
+	case "", "false":
+		err = s.Hosts.Forget(name, who)
+	case "true":
+		err = s.Hosts.Purge(name)
+	default:
+		return fmt.Errorf("purge=%q: write true or false", purge)
+	}
+	if errors.Is(err, hosts.ErrNotFound) {
+		_, err = s.host(c) // lists those that there are
+	}
+	if err != nil {
+		return err
+	}
+	s.Log.Info("host forgotten", "host", name, "for ever", purge == "true", "by", who)
+	return c.NoContent(http.StatusNoContent)
+}
+
+func (s *Server) forgotten(c echo.Context) error {
+	all, err := s.Hosts.Forgotten()
+	if err != nil {
+		return err
+	}
+	list := make([]Forgotten, 0, len(all))
+	for _, f := range all {
+		kept, err := s.Hosts.LossOf(f)
+		if err != nil {
+			return err
+		}
+		list = append(list, Forgotten{Name: f.Host.Name, MACs: array(f.Host.MACs), Time: f.Time, Until: f.Until, By: f.By, Kept: kept})
+	}
+	return c.JSON(http.StatusOK, list)
+}
+
+func (s *Server) restore(c echo.Context) error {
+	var r RestoreRequest
+	if err := bind(c, &r); err != nil {
+		return err
+	}
+	h, err := s.Hosts.Restore(c.Param("name"), r.Forgotten, peer(c.Request().Context()))
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, status(h))
+}
+
+// restorable is what is said of a name that is not enrolled and was forgotten; empty: it was not.
+func (s *Server) restorable(name string) string {
+	all, err := s.Hosts.Forgotten()
+	if err != nil {
+		return "" // it is only a hint
+	}
+	said := ""
+	for _, f := range all {
+		if f.Host.Name == name {
+			said = fmt.Sprintf("; it was forgotten on %s, and `provision restore %s` takes it back until %s",
+				f.Time.Format(time.DateOnly), name, f.Until.Format(time.DateOnly))
+		}
+	}
+	return said
+}
