@@ -8,16 +8,19 @@ export LC_ALL=C
 say() { printf '%s\0' "$1"; shift; "$@" 2>/dev/null; printf '\0'; } >&3
 # lsblk asks udev, which may still look at what changed last, and misses what is made while
 # it looks at the same device. So blkid looks at all that seems empty. Where there are signatures
-# of several things it names none of them: it exits 8, and 2 with util-linux 2.41 as where
-# there is nothing, so that only what it says tells the two apart.
+# of several things it names none of them: it exits 8, but with util-linux 2.41 exits 2 as where
+# there is nothing; wipefs lists them all.
 ! [ -S /run/udev/control ] || udevadm settle --timeout 120
 devices=$(lsblk --noheadings --raw --output KNAME,FSTYPE)
 signatures() {
 	printf '%s\n' "$devices" | while read -r name type; do
 		[ -z "$type" ] || continue
 		printf '/dev/%s\n' "$name"
-		{ why=$(blkid --probe --output export "/dev/$name" 2>&1 >&4); } 4>&1
-		case $?$why in 8* | *'ambivalent result'*) echo TYPE=unclear ;; esac
+		blkid --probe --output export "/dev/$name"
+		case $? in
+		8) echo TYPE=unclear ;;
+		2) [ "$(wipefs --noheadings --output TYPE "/dev/$name" | sort -u | wc -l)" -lt 2 ] || echo TYPE=unclear ;;
+		esac
 	done 2>/dev/null
 }
 signatures=$(signatures)

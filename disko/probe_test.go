@@ -54,18 +54,18 @@ func TestProbeChatter(t *testing.T) {
 
 // TestProbeUnclear: a device with signatures of several things is not taken for an empty one, whatever blkid exits with.
 func TestProbeUnclear(t *testing.T) {
-	const said = "echo \"blkid: $4: ambivalent result (probably more filesystems on the device)\" >&2; "
-	for name, tt := range map[string]struct{ blkid, want string }{
-		"util-linux 2.38":          {said + "exit 8", "unclear"},
-		"util-linux 2.41":          {said + "exit 2", "unclear"},
-		"nothing there":            {"exit 2", ""},
-		"another error":            {"echo 'blkid: error: /dev/vdb: Input/output error' >&2; exit 2", ""},
-		"what udev does not know":  {"echo TYPE=xfs; echo 'a warning' >&2", "xfs"},
-		"a partition that is free": {"echo PART_ENTRY_NUMBER=1", ""},
+	for name, tt := range map[string]struct{ blkid, wipefs, want string }{
+		"util-linux 2.38":             {"echo 'ambivalent result' >&2; exit 8", "exit 1", "unclear"},
+		"util-linux 2.41":             {"exit 2", "printf 'xfs\\next4\\n'", "unclear"},
+		"nothing there":               {"exit 2", "exit 0", ""},
+		"nothing there, and no tool":  {"exit 2", "exit 127", ""},
+		"two copies of one signature": {"exit 2", "printf 'gpt\\ngpt\\n'", ""},
+		"what udev does not know":     {"echo TYPE=xfs; echo 'a warning' >&2", "printf 'xfs\\next4\\n'", "xfs"},
+		"a partition that is free":    {"echo PART_ENTRY_NUMBER=1", "exit 1", ""},
 	} {
 		out := probed(t, map[string]string{
 			"lsblk": `case $* in *--json*) echo '{"blockdevices":[{"name":"vdb","kname":"vdb","type":"disk","size":1,"fstype":null}]}' ;; *) echo vdb ;; esac`,
-			"blkid": tt.blkid, "findmnt": `echo '{"filesystems":[]}'`, "udevadm": "exit 0",
+			"blkid": tt.blkid, "wipefs": tt.wipefs, "findmnt": `echo '{"filesystems":[]}'`, "udevadm": "exit 0",
 		}, nil)
 		data, err := ReadProbe(out)
 		if err != nil {
