@@ -13,8 +13,8 @@ import (
 const piSuite = "trixie"
 
 // PiFirmware returns Debian packages that hold what Raspberry Pis start with: raspi-firmware (Broadcom's licence is in
-// it) and u-boot-rpi from the folder cache, and the device trees in the kernel of arm64 guests. That kernel is older
-// than the Pi 5, for which there is none.
+// it) and u-boot-rpi from the folder cache, and the device trees in the kernel of arm64 guests. Debian 12's
+// kernel is older than the Pi 5, for which it has none.
 func PiFirmware(ctx context.Context, cache string, log io.Writer) ([]string, error) {
 	name, err := key([]string{mirror, piSuite, "pi 1"})
 	if err != nil {

@@ -39,17 +39,23 @@ func TestPi(t *testing.T) {
 	})
 }
 
-// boards gives the server an image for boards, and firmware for all Raspberry Pis: Debian's, and
-// what looks like the device tree of a Pi 5, which Debian's kernel has not yet. Nothing here runs it.
+// boards gives the server an image for boards, and firmware for all Raspberry Pis: Debian's, and where its kernel is
+// older than the Pi 5, what looks like the device tree of one. Nothing here runs it.
 func (w *world) boards() {
 	w.t.Helper()
 	w.arm64()
 	packages, err := lab.PiFirmware(w.ctx, lab.CacheDir(), os.Stderr)
 	w.must(err)
-	dir := filepath.Join(w.dir, "pi5")
-	w.must(os.Mkdir(dir, 0o755))
-	w.must(os.WriteFile(filepath.Join(dir, "bcm2712-rpi-5-b.dtb"), []byte("\xd0\x0d\xfe\xed\x00\x00\x80\x00"+strings.Repeat("tree", 1<<13)), 0o644))
-	w.provision("images", "firmware", "add", "raspberrypi", "--from", strings.Join(append(packages, dir), ","))
+	suite, err := lab.CurrentSuite()
+	w.must(err)
+	if suite == lab.Bookworm {
+		dir := filepath.Join(w.dir, "pi5")
+		w.must(os.Mkdir(dir, 0o755))
+		tree := "\xd0\x0d\xfe\xed\x00\x00\x80\x00" + strings.Repeat("tree", 1<<13)
+		w.must(os.WriteFile(filepath.Join(dir, "bcm2712-rpi-5-b.dtb"), []byte(tree), 0o644))
+		packages = append(packages, dir)
+	}
+	w.provision("images", "firmware", "add", "raspberrypi", "--from", strings.Join(packages, ","))
 }
 
 // pi is a blank Raspberry Pi, as far as QEMU can be one.
