@@ -51,7 +51,6 @@ func (f *Flake) run(ctx context.Context, args ...string) (a answer, err error) {
 		if owners, err = openDoor(ctx, f.Local.Owner, f.Env()); err != nil {
 			return a, err
 		}
-		defer func() { err = errors.Join(err, owners.close()) }()
 		f.Local.Owner.As(cmd, filepath.Join(owners.dir, "home"))
 		cmd.Env = append(cmd.Env, "NIX_REMOTE="+owners.remote, "NIX_CONFIG="+f.conf(nil))
 	}
@@ -59,8 +58,12 @@ func (f *Flake) run(ctx context.Context, args ...string) (a answer, err error) {
 	cmd.Stdout = &out
 	var said lines
 	err = Logged(cmd, said.add)
-	if err != nil && owners != nil && owners.complaint() != "" {
-		err = fmt.Errorf("%w\n  nix's daemon: %s", err, owners.complaint())
+	if owners != nil {
+		closed := owners.close() // what the daemon said is whole once it has ended
+		if err != nil && owners.complaint() != "" {
+			err = fmt.Errorf("%w\n  nix's daemon: %s", err, owners.complaint())
+		}
+		err = errors.Join(err, closed)
 	}
 	return answer{out.Bytes(), said.all()}, err
 }
