@@ -2,7 +2,6 @@ package doctor
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"github.com/insomniacslk/dhcp/iana"
+	"golang.org/x/sys/unix"
 
 	"provision/internal/lab"
 	"provision/pxe"
@@ -371,15 +371,7 @@ func (w *wire) send(t *testing.T, p packet) {
 func (w *wire) arrives(t *testing.T, p packet, wait time.Duration) bool {
 	t.Helper()
 	if p.Proto == "tcp" {
-		return w.client.Do(func() error {
-			ctx, cancel := context.WithTimeout(t.Context(), wait)
-			defer cancel()
-			c, err := new(net.Dialer).DialContext(ctx, "tcp4", "10.77.0.1:80")
-			if err == nil {
-				c.Close()
-			}
-			return err
-		}) == nil
+		return w.client.Do(func() error { return connects([4]byte{10, 77, 0, 1}, 80, wait) }) == nil
 	}
 	w.udp[p.Port].SetReadDeadline(time.Now().Add(wait))
 	got := make([]byte, 2000)
@@ -392,6 +384,29 @@ func (w *wire) arrives(t *testing.T, p packet, wait time.Duration) bool {
 			return true
 		}
 	}
+}
+
+// connects asks for a TCP connection, and whether it was answered. What the firewall does with the packets after the first
+// is no matter: connect(2) fails if one of them is rejected at once.
+func connects(to [4]byte, port int, wait time.Duration) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	err = unix.Connect(fd, &unix.SockaddrInet4{Addr: to, Port: port})
+	for end := time.Now().Add(wait); err == unix.EINPROGRESS || err == unix.EINTR; {
+		left := max(0, time.Until(end))
+		_, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, int(left.Milliseconds()))
+	}
+	if err != nil {
+		return err
+	}
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err == nil && info.State != unix.BPF_TCP_ESTABLISHED {
+		err = unix.ETIMEDOUT
+	}
+	return err
 }
 
 // TestFirewallUnread reads what cannot come from a firewall.

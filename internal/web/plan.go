@@ -33,6 +33,13 @@ func (s *Server) plan(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+	facts, err := s.facts(h, h, nil)
+	if err == nil && facts == nil { // what format would make shows on the machine only
+		_, err = disko.NewPlan(found.Layout, nil, PlanOptions(h.Options.Disko, h.Options.Disks))
+	}
+	if err != nil {
+		return err
+	}
 	p, err := s.propose(h, found.Layout, nil)
 	if err != nil {
 		return err
