@@ -113,15 +113,6 @@ func (inv *Inventory) complete(c claim, d Disk) (Disk, error) {
 	return found, nil
 }
 
-// claimant returns the host that has surely claimed a disk, empty if none has.
-func (inv *Inventory) claimant(d Disk) (name string, version uint64, err error) {
-	claims, err := inv.claims(d)
-	if err != nil || len(claims) == 0 || !claims[0].surely(d) {
-		return "", 0, err
-	}
-	return claims[0].host, claims[0].version, nil
-}
-
 // Owners tells for each of the disks whose it is: the host that has claimed it, or h if nobody has and an earlier permit
 // of h was burned for it.
 func (inv *Inventory) Owners(h Host, disks []Disk) ([]Owner, error) {

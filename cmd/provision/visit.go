@@ -141,10 +141,6 @@ func (v *visit) check(ctx context.Context) error {
 // byKexec reports whether the machine's own kernel is to start the installer.
 func (v *visit) byKexec() bool { return v.byServer() && v.via != hosts.ViaNetboot }
 
-func (v *visit) aim(at netip.AddrPort) {
-	v.take.Address, v.take.Port = at.Addr().String(), int(at.Port())
-}
-
 // reach has the server try the addresses that the machine may have. The right one is where the machine's host key is;
 // why says what else was found.
 func (v *visit) reach(ctx context.Context) (reached hosts.Reached, why []string) {

@@ -65,7 +65,7 @@ func (r *reader) match(args []string, o Operator, at string) (bool, error) {
 			if !given {
 				i++
 				if i == len(args) {
-					return false, fmt.Errorf("Match %s needs a pattern", criterion)
+					return false, fmt.Errorf("the criterion %s of Match needs a pattern", criterion)
 				}
 				arg = args[i]
 			}
