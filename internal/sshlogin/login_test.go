@@ -478,7 +478,7 @@ func TestSettingsOfOthers(t *testing.T) {
 	for text, want := range map[string]string{
 		"Include more\nPort many\n":             "config:2: Port many",
 		"\nUser \"ada\n":                        "config:2: a quote is not closed",
-		"Match host\n":                          "config:1: Match host needs a pattern",
+		"Match host\n":                          "config:1: the criterion host of Match needs a pattern",
 		"Include config\n":                      "Include goes more than 16 files deep",
 		"HostName %p\n":                         "config:1: HostName %p",
 		"ProxyJump a:b:c\n":                     "config:1: ProxyJump: a:b:c",
