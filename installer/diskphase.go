@@ -57,10 +57,9 @@ func (f *follower) burn(h hosts.Host, p *disko.Plan) error {
 	if err := f.guard(h, p); err != nil {
 		return err
 	}
-	wiped, _ := p.Wiped(h.Options.Wipe)
 	ev := hosts.Event{
 		Kind:    hosts.Burned,
-		Disks:   permitDisks(p, wiped),
+		Disks:   confirm.Disks(p, h.Options.Wipe),
 		Takes:   confirm.Of(p, h.Options.Wipe).Disks,
 		Message: "burned the permit for " + diskWords(p),
 	}

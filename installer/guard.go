@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"provision/disko"
@@ -15,21 +14,15 @@ import (
 // guard stops an install before anything is changed, if something speaks against taking the
 // plan's disks and the operator did not name them.
 func (f *follower) guard(h hosts.Host, p *disko.Plan) error {
-	owners, err := f.Hosts.Owners(h, permitDisks(p, nil))
-	if err != nil {
-		return err
-	}
 	for _, word := range h.Options.Wipe {
 		if why := p.Unnamed(word); why != "" {
 			f.note("--wipe %s has no effect: %s", word, why)
 		}
 	}
-	known := disko.Known{Host: h.Name, Wipe: h.Options.Wipe}
-	for _, o := range owners {
-		known.Owners = append(known.Owners, o.Host)
-		known.Doubts = append(known.Doubts, o.Doubt)
+	all, err := confirm.Objections(p, h, f.Hosts)
+	if err != nil {
+		return err
 	}
-	all := p.Guard(known)
 	switch len(all) {
 	case 0:
 		return nil
@@ -94,15 +87,4 @@ func rehearsalWords(p *disko.Plan) string {
 		words = append(words, "nothing would be lost")
 	}
 	return strings.Join(words, "; ")
-}
-
-// permitDisks are the plan's disks as a permit names them.
-func permitDisks(p *disko.Plan, wiped []string) (disks []hosts.Disk) {
-	for _, d := range p.Disks {
-		disks = append(disks, hosts.Disk{
-			Device: d.Device, Model: d.Model, Serial: d.Serial, WWN: d.WWN, Size: d.Size,
-			Wipe: slices.Contains(wiped, d.Device), Vague: d.Vague, Twins: d.Twins,
-		})
-	}
-	return disks
 }

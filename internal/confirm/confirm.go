@@ -49,6 +49,30 @@ func Of(p *disko.Plan, wipe []string) hosts.Confirmed {
 	return c
 }
 
+// Disks are those that a plan takes, as a permit names them.
+func Disks(p *disko.Plan, wipe []string) []hosts.Disk {
+	var disks []hosts.Disk
+	for _, t := range Of(p, wipe).Disks {
+		disks = append(disks, t.Disk)
+	}
+	return disks
+}
+
+// Objections say what speaks against taking the plan's disks for the host, by what is on them and
+// by what the inventory knows of them.
+func Objections(p *disko.Plan, h hosts.Host, inventory *hosts.Inventory) ([]disko.Objection, error) {
+	owners, err := inventory.Owners(h, Disks(p, nil))
+	if err != nil {
+		return nil, err
+	}
+	known := disko.Known{Host: h.Name, Wipe: h.Options.Wipe}
+	for _, o := range owners {
+		known.Owners = append(known.Owners, o.Host)
+		known.Doubts = append(known.Doubts, o.Doubt)
+	}
+	return p.Guard(known), nil
+}
+
 // digest is of the disks, by what tells them from others, of the steps that destroy, and of what
 // --wipe names. Texts for people are not in it, nor is a device's name where something better is
 // known: that may be another disk's after the next start.

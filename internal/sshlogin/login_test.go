@@ -166,7 +166,9 @@ func (w *world) agent(others int, files ...string) string {
 	return filepath.Join(dir, "s")
 }
 
-func (w *world) Line(ctx context.Context, prompt string) (string, error) { return w.Secret(ctx, prompt) }
+func (w *world) Line(ctx context.Context, prompt string) (string, error) {
+	return w.Secret(ctx, prompt)
+}
 
 func (w *world) Secret(_ context.Context, prompt string) (string, error) {
 	w.asked = append(w.asked, prompt)

@@ -74,7 +74,7 @@ func (s *Server) propose(h hosts.Host, layout *disko.Layout, seen json.RawMessag
 		}
 	}
 	h.Owned = before.Owned
-	if p.Objections, err = s.objections(h, p.Plan); err != nil {
+	if p.Objections, err = confirm.Objections(p.Plan, h, s.Hosts); err != nil {
 		return nil, err
 	}
 	p.Problems = s.problems(h, layout)
@@ -118,21 +118,6 @@ func (s *Server) facts(before, h hosts.Host, seen json.RawMessage) (*disko.Facts
 		return nil, err
 	}
 	return disko.ParseFacts(raw)
-}
-
-// objections are what would stop an install of the host by this plan.
-func (s *Server) objections(h hosts.Host, p *disko.Plan) ([]disko.Objection, error) {
-	var disks []hosts.Disk
-	for _, d := range confirm.Of(p, nil).Disks {
-		disks = append(disks, d.Disk)
-	}
-	owners, err := s.Hosts.Owners(h, disks)
-	known := disko.Known{Host: h.Name, Wipe: h.Options.Wipe}
-	for _, o := range owners {
-		known.Owners = append(known.Owners, o.Host)
-		known.Doubts = append(known.Doubts, o.Doubt)
-	}
-	return p.Guard(known), err
 }
 
 // maxFacts bounds what a request tells of a machine's disks, bytes.
