@@ -83,6 +83,12 @@ func (f Fleet) Write(ctx context.Context, cache, dir string, log io.Writer) (str
 	return dir, nil
 }
 
+// EmptyFlake writes a flake without hosts into a folder, for a server that starts before its hosts are written: its
+// key goes into them.
+func EmptyFlake(dir string) error {
+	return os.WriteFile(filepath.Join(dir, "flake.nix"), []byte("{ outputs = _: { nixosConfigurations = { }; }; }\n"), 0o644)
+}
+
 // settings is the part of the flake that depends on options and packages, as JSON.
 func (f Fleet) settings(ctx context.Context, cache string, log io.Writer) ([]byte, error) {
 	arches := []Arch{X86_64}

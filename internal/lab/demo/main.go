@@ -92,6 +92,9 @@ func (d *demo) run(ctx context.Context) (err error) {
 	if err := os.Mkdir(flake, 0o755); err != nil {
 		return err
 	}
+	if err := lab.EmptyFlake(flake); err != nil {
+		return err
+	}
 	stop, err := d.serve(ctx, flake)
 	if err != nil {
 		return err

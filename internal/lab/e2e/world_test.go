@@ -109,6 +109,7 @@ func newWorld(t *testing.T, mode string, flags ...string) *world {
 	w.must(err)
 	w.flake = filepath.Join(w.dir, "fleet")
 	w.must(os.Mkdir(w.flake, 0o755))
+	w.must(lab.EmptyFlake(w.flake))
 	w.start()
 	t.Cleanup(w.stop)
 	t.Cleanup(func() {
@@ -181,10 +182,16 @@ func (w *world) start() {
 		if _, err := w.try("status"); err == nil {
 			return
 		}
-		if w.ctx.Err() != nil {
+		if w.ctx.Err() != nil || ended(w.serve.Process) {
 			w.t.Fatalf("the server does not answer: %s", w.log.String())
 		}
 	}
+}
+
+// ended tells whether a process of ours has ended, and nobody has waited for it yet.
+func ended(p *os.Process) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.Pid)) // proc_pid_stat(5): number, (name), state
+	return err != nil || strings.Contains(string(stat), ") Z ")
 }
 
 func (w *world) stop() {

@@ -124,6 +124,7 @@ func (w *world) provision(state string) server {
 	if _, err := os.Stat(binary); err != nil {
 		w.Fatalf("%v; run `make build` first", err)
 	}
+	w.must(lab.EmptyFlake(w.dir))
 	return w.start("provision", []string{"PROVISION_SOCKET=" + filepath.Join(w.dir, "sock")}, binary, "serve", "--flake", w.dir, "--interface", w.host.Interface,
 		"--state-dir", state, "--dhcp", "server", "--dhcp-range", pool, "--unknown", "hold", "--http", ":80")
 }

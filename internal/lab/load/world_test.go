@@ -153,6 +153,7 @@ func (w *world) serve(flags ...string) int {
 	// Each enrolled host has its system built, which is not what is measured:
 	// here nix takes its time.
 	w.must(os.WriteFile(filepath.Join(w.dir, "nix"), []byte("#!/bin/sh\nexec sleep infinity\n"), 0o755))
+	w.must(lab.EmptyFlake(w.dir))
 	log, err := os.Create(filepath.Join(w.dir, "log"))
 	w.must(err)
 	socket := "PROVISION_SOCKET=" + filepath.Join(w.dir, "sock")

@@ -120,6 +120,7 @@ func (w *world) provision() server {
 	bin := filepath.Join(w.dir, "bin") // the host's system is not built here: nix takes its time
 	w.must(os.Mkdir(bin, 0o755))
 	w.must(os.WriteFile(filepath.Join(bin, "nix"), []byte("#!/bin/sh\nexec sleep infinity\n"), 0o755))
+	w.must(lab.EmptyFlake(w.dir))
 	env := []string{"PATH=" + bin + ":" + os.Getenv("PATH"), "PROVISION_SOCKET=" + filepath.Join(w.dir, "sock")}
 	return w.start("provision", w.ours, env, func() error {
 		status := exec.CommandContext(w.ctx, binary, "status")
