@@ -33,7 +33,7 @@ lint: ## gofmt, go vet, staticcheck
 	go run $(STATICCHECK) ./...
 
 unit: firststage ## all tests but the long ones, with the race detector
-	CGO_ENABLED=1 go test -race -count=1 -timeout 5m $$(go list ./... | grep -v /internal/lab)
+	CGO_ENABLED=1 go test -race -count=1 -timeout 10m $$(go list ./... | grep -v /internal/lab)
 
 fuzz: ## each fuzz target for $(FUZZTIME)
 	.ci/fuzz $(FUZZTIME)
