@@ -235,7 +235,9 @@ func change(h *Host, ev Event) error {
 	case Changed:
 		return set(h, ev)
 	case Restored: // its boots are gone; where it was restarting, that is followed from now on
-		h.Boot, h.Tokens, h.Contact = Boot{}, nil, false
+		h.Boot = Boot{}
+		h.Tokens = nil
+		h.Contact = false
 		if h.State == Rebooting {
 			h.Since = ev.Time
 		}

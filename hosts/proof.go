@@ -103,7 +103,10 @@ func (h *Host) restart(ev Event) {
 	case Returned:
 		r.Returns = ev.Count
 	case Proved:
-		h.Error, h.Phase, h.Progress, h.Restart = "", "", Progress{}, Restart{}
+		h.Error = ""
+		h.Phase = ""
+		h.Progress = Progress{}
+		h.Restart = Restart{}
 		h.Standing = Standing{System: h.System, HostKey: h.HostKey, Proof: ev.Message, Port: ev.Port}
 	}
 }

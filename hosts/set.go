@@ -129,7 +129,10 @@ func permitted(name string) error {
 // otherMachine drops what is known of the host's machine. On another one, a name such as /dev/vda is
 // another disk. What is installed stays known: it is recognised by its key.
 func (h *Host) otherMachine() {
-	h.Boot, h.Method, h.Machine, h.Serial = Boot{}, Method{}, "", ""
+	h.Boot = Boot{}
+	h.Method = Method{}
+	h.Machine = ""
+	h.Serial = ""
 	h.Owned = namedDisks(h.Owned)
 }
 
