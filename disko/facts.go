@@ -27,8 +27,8 @@ type Facts struct {
 	// Inside holds what was found at paths on btrfs devices: "subvolume", "file", "other"
 	// or nothing.
 	Inside map[string]map[string]string `json:"inside"`
-	// Signatures are what blkid found on devices, by their kernel names, that lsblk shows as
-	// empty. [ParseFacts] puts them in their places.
+	// Signatures are what blkid found, by the devices' kernel names. [ParseFacts] puts it in its place where lsblk
+	// shows a device as empty.
 	Signatures map[string]Signature `json:"signatures"`
 	// Holders are all devices that lie on others, also those that lsblk leaves out. [ParseFacts] puts them in their places.
 	Holders []Holder `json:"holders,omitempty"`

@@ -145,7 +145,8 @@ func TestLeftoversOfMore(t *testing.T) {
 func TestHolders(t *testing.T) {
 	out := `lsblk|{"blockdevices":[{"name":"sda","kname":"sda","path":"/dev/sda","type":"disk","size":8589934592,"children":[` +
 		`{"name":"sda1","kname":"sda1","path":"/dev/sda1","type":"part","size":1048576,"children":[{"name":"x","kname":"dm-0","path":"/dev/mapper/x","type":"crypt","size":1048576}]},` +
-		`{"name":"sda2","kname":"sda2","path":"/dev/sda2","type":"part","size":1048576}]}]}|holders|sda1` + "\tdm-0\tx\nsda2\tmd127\t\ndm-0\tdm-1\ty z\nsda2\tsda3\t\n|end|"
+		`{"name":"sda2","kname":"sda2","path":"/dev/sda2","type":"part","size":1048576}]}]}|holders|sda1` + "\tdm-0\tx\nsda2\tmd127\t\ndm-0\tdm-1\ty z\nsda2\tsda3\t\n" +
+		"|signatures|/dev/sda\n/dev/sda1\n/dev/dm-0\n/dev/sda2\n|end|"
 	data, err := ReadProbe([]byte(strings.ReplaceAll(out, "|", "\x00")))
 	if err != nil {
 		t.Fatal(err)

@@ -34,10 +34,31 @@ func Probe(look Look) []string {
 // is an error that shows it: a guess could cost a disk.
 func ReadProbe(out []byte) ([]byte, error) {
 	facts, err := readProbe(strings.Split(string(out), "\x00"))
+	var data []byte
+	if err == nil {
+		data, err = json.Marshal(facts)
+	}
+	if err == nil {
+		err = allLookedAt(data)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("list the machine's disks: %w", err)
 	}
-	return json.Marshal(facts)
+	return data, nil
+}
+
+// allLookedAt returns an error if lsblk shows a device as empty at which blkid did not look: it is not known to be.
+func allLookedAt(facts []byte) error {
+	f, err := ParseFacts(facts)
+	if err != nil {
+		return err
+	}
+	for _, n := range f.nodes() {
+		if _, ok := f.Signatures["/dev/"+n.KName]; !ok && n.FSType == "" && n.Size > 0 {
+			return fmt.Errorf("%s went away while it was looked at: see what stops it, and try again", n.Name)
+		}
+	}
+	return nil
 }
 
 // readProbe reads what probe.sh printed: names and outputs in turn, "lsblk" first, "end" last.
@@ -247,6 +268,7 @@ func readSignatures(text string) (map[string]Signature, error) {
 		}
 		if strings.HasPrefix(line, "/dev/") {
 			device = line
+			found[device] = Signature{}
 			continue
 		}
 		key, value, ok := strings.Cut(line, "=")
@@ -263,9 +285,7 @@ func readSignatures(text string) (map[string]Signature, error) {
 		case "LABEL":
 			s.Label = value
 		}
-		if s != (Signature{}) {
-			found[device] = s
-		}
+		found[device] = s
 	}
 	return found, nil
 }

@@ -7,14 +7,15 @@ exec 3>&1 >&2
 export LC_ALL=C
 say() { printf '%s\0' "$1"; shift; "$@" 2>/dev/null; printf '\0'; } >&3
 # lsblk asks udev, which may still look at what changed last, and misses what is made while
-# it looks at the same device. So blkid looks at all that seems empty. Where there are signatures
+# it looks at the same device. So blkid looks, too, at all that is there after lsblk: what starts by itself
+# meanwhile, such as a volume, is not taken for an empty one. Where there are signatures
 # of several things it names none of them: it exits 8, but with util-linux 2.41 exits 2 as where
 # there is nothing; wipefs lists them all.
 ! [ -S /run/udev/control ] || udevadm settle --timeout 120
+disks=$(lsblk --json --bytes --output-all) || exit
 devices=$(lsblk --noheadings --raw --output KNAME,FSTYPE)
 signatures() {
-	printf '%s\n' "$devices" | while read -r name type; do
-		[ -z "$type" ] || continue
+	printf '%s\n' "$devices" | while read -r name _; do
 		printf '/dev/%s\n' "$name"
 		blkid --probe --output export "/dev/$name"
 		case $? in
@@ -33,13 +34,11 @@ holders() {
 		printf '%s\t%s\t%s\n' "${device##*/}" "$holder" "$(cat "/sys/class/block/$holder/dm/name" 2>/dev/null)"
 	done
 }
-printf 'lsblk\0' >&3
-lsblk --json --bytes --output-all >&3 || exit
-printf '\0' >&3
+say lsblk printf "%s\n" "$disks"
 say links find /dev/disk /dev/md /dev/mapper -type l -printf '%p\t%l\n'
 say mounts findmnt --json --list --nofsroot --output TARGET,SOURCE,FSTYPE,FSROOT
 say swaps cat /proc/swaps
-say signatures echo "$signatures"
+say signatures printf "%s\n" "$signatures"
 say holders holders
 all=$signatures$devices
 case $all in *LVM2_member*)

@@ -78,11 +78,35 @@ func TestProbeUnclear(t *testing.T) {
 	}
 }
 
+// TestProbeMoving: a device that starts or ends while the disks are listed is not taken for an empty one.
+func TestProbeMoving(t *testing.T) {
+	const volume = `{"blockdevices":[{"name":"vg-x","kname":"dm-0","path":"/dev/mapper/vg-x","type":"lvm","size":1,"fstype":null}]}`
+	for name, tt := range map[string]struct{ again, want string }{
+		"udev names it by the second look": {"dm-0 ext4", "ext4"},
+		"it is gone by the second look":    {"vda", "vg-x went away while it was looked at"},
+	} {
+		out := probed(t, map[string]string{
+			"lsblk": "case $* in *--json*) echo '" + volume + "' ;; *) echo '" + tt.again + "' ;; esac",
+			"blkid": `[ "$4" = /dev/dm-0 ] && echo TYPE=ext4`, "findmnt": `echo '{"filesystems":[]}'`, "udevadm": "exit 0",
+		}, nil)
+		data, err := ReadProbe(out)
+		got := ""
+		if err != nil {
+			got = err.Error()
+		} else {
+			got = mustFacts(t, string(data)).BlockDevices[0].FSType
+		}
+		if !strings.Contains(got, tt.want) {
+			t.Errorf("%s: got %q, want %q", name, got, tt.want)
+		}
+	}
+}
+
 // TestProbeNoise: a line that a tool adds to what it was asked for does no harm, or is shown in an error.
 func TestProbeNoise(t *testing.T) {
 	const stray = "warning: something is deprecated\n"
 	outputs := []struct{ name, text string }{
-		{"lsblk", "{\n \"blockdevices\": [\n  {\"name\":\"vdb\",\"type\":\"disk\",\"size\":1,\"new-in-2.99\":{\"a\":[1]}}\n ]\n}\n"},
+		{"lsblk", "{\n \"blockdevices\": [\n  {\"name\":\"vdb\",\"kname\":\"vdb\",\"type\":\"disk\",\"size\":1,\"new-in-2.99\":{\"a\":[1]}}\n ]\n}\n"},
 		{"links", "/dev/disk/by-id/x\t../../vdb\n/dev/mapper/y\t../dm-0\n"},
 		{"mounts", "{\n \"filesystems\": [\n  {\"target\":\"/\",\"source\":\"/dev/vdb\",\"fstype\":\"ext4\",\"fsroot\":\"/\",\"new\":1}\n ]\n}\n"},
 		{"swaps", "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n/dev/vdb2                               partition\t1048572\t\t0\t\t-2\n/dev/vdb3 partition 1 0 -3\n"},
