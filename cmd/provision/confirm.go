@@ -60,7 +60,7 @@ func (q *question) put(path string, body func(web.Agreement) any, s *web.Status)
 			return err
 		}
 		fmt.Fprintf(q.c.OutOrStdout(), "\nNot done: %v.\n\n", err)
-		p = old.plan
+		p, q.unasked = old.plan, nil // somebody reads the screen by now
 	}
 }
 

@@ -30,7 +30,7 @@ import (
 // TestNothingUnseenIsErased is a model of operators, flakes and machines: enroll, then reinstall
 // or install, then retry where the install was stopped, with random flags, while the flake, what
 // is known of the machine and the machine itself change between any two steps, also while the
-// host's name is being typed. Whatever disk an install erases was on the screen as lost when a
+// host's name is being typed; and set has the host mean another machine. Whatever disk an install erases was on the screen as lost when a
 // name was typed for the last time.
 func TestNothingUnseenIsErased(t *testing.T) {
 	m := newModel(t)
@@ -40,9 +40,9 @@ func TestNothingUnseenIsErased(t *testing.T) {
 			t.Fatalf("seed %d; the last screen:\n%s", seed, m.out.String())
 		}
 	}
-	t.Logf("%d installs erased something, %d were stopped for what was not confirmed, %d plans were shown again, %d retries were asked about",
-		m.erased, m.stopped, m.again, m.asked)
-	if m.erased < 20 || m.stopped < 5 || m.again < 5 || m.asked < 3 {
+	t.Logf("%d installs erased something, %d were stopped for what was not confirmed, %d plans were shown again, %d retries were asked about, "+
+		"%d hosts became another machine, %d were held by their permits", m.erased, m.stopped, m.again, m.asked, m.moved, m.held)
+	if m.erased < 20 || m.stopped < 5 || m.again < 5 || m.asked < 3 || m.moved < 10 || m.held < 5 {
 		t.Error("too little happened to prove anything")
 	}
 }
@@ -66,7 +66,7 @@ type model struct {
 	prompts int                                   // of this command
 	screen  struct{ lost, named map[string]bool } // when the name was typed
 
-	erased, stopped, again, asked int
+	erased, stopped, again, asked, moved, held int
 }
 
 // simulated is a disk. Its number is what it is; the rest is what it says of itself.
@@ -196,6 +196,28 @@ func (m *model) change() {
 	m.rnd.Shuffle(len(m.machine), func(i, j int) { m.machine[i], m.machine[j] = m.machine[j], m.machine[i] })
 }
 
+// set has the host mean another machine. A permit is for a machine: while one lives, it is refused; cancel ends it.
+func (m *model) set(cancel bool) {
+	if cancel && !m.command("cancel", m.host) {
+		m.t.Errorf("cancel: %s", m.out.String())
+	}
+	before, err := m.inventory.Get(m.host)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	mac := fmt.Sprintf("52:54:01:00:%02x:%02x", m.serial>>8, m.serial&0xff)
+	done := m.command("set", m.host, "--mac", mac)
+	if lives := before.Permit.Live(time.Now()); done == lives {
+		m.t.Errorf("set --mac: %v, and the host has a live permit: %v", done, lives)
+	}
+	if !done {
+		m.held++
+		return
+	}
+	m.moved++
+	m.mac, m.machine = mac, []simulated{m.made(), m.made()}
+}
+
 func (m *model) facts() []byte {
 	text := `{"mounts":[],"links":{},"blockdevices":[`
 	for i, d := range m.machine {
@@ -322,6 +344,9 @@ func (m *model) play(seed uint64) {
 	if m.likely(0.7) {
 		m.tell()
 	}
+	if m.likely(0.2) {
+		m.set(m.likely(0.7))
+	}
 	confirmed := false
 	if m.likely(0.5) {
 		confirmed = m.install(m.flags())
@@ -335,11 +360,17 @@ func (m *model) play(seed uint64) {
 		if m.likely(0.4) {
 			m.change()
 		}
+		if m.likely(0.2) {
+			m.set(false)
+		}
 		if m.likely(0.3) {
 			m.edit()
 		}
 		if m.burn() {
 			return
+		}
+		if m.likely(0.2) {
+			m.set(m.likely(0.7))
 		}
 		confirmed = m.command(append([]string{"retry", m.host, "--via", "manual"}, m.wipe(0.3)...)...)
 		m.asked += min(1, m.prompts)
