@@ -24,6 +24,10 @@ const (
 // Catalog is the images of one state folder. Its methods may be called at the
 // same time; one process at a time may have the folder open.
 type Catalog struct {
+	// Build has nix build attributes of a flake, and returns the store paths; links whose names begin with root keep
+	// them from the garbage collector. refresh has nix look for what is new.
+	Build func(ctx context.Context, flake, root string, refresh bool, attrs ...string) ([]string, error)
+
 	dir  string
 	http downloader
 	mu   sync.Mutex // held while records and content change, not while content is copied

@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"provision/internal/nix"
 )
 
 // fit is what an initrd holds in which nothing is missing.
@@ -42,6 +44,7 @@ func open(t *testing.T, dir string) *Catalog {
 	t.Helper()
 	c, err := Open(dir)
 	must(t, err)
+	c.Build = nix.Settings{}.Build
 	return c
 }
 

@@ -125,7 +125,8 @@ func (g *gathering) flake(ref string) error {
 		return err
 	}
 	defer os.RemoveAll(tmp)
-	outs, err := nixBuild(g.ctx, filepath.Join(tmp, "result"), false, "--", ref)
+	flake, attr, _ := strings.Cut(ref, "#")
+	outs, err := g.c.Build(g.ctx, flake, filepath.Join(tmp, "result"), false, attr)
 	for i := 0; err == nil && i < len(outs); i++ {
 		err = g.folder(outs[i])
 	}

@@ -2,10 +2,8 @@ package images
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"os/exec"
 	"path"
 	"path/filepath"
 	"regexp"
@@ -90,32 +88,4 @@ func checkFirmware(name string, head []byte, size int64) error {
 		return errors.New("it is an ELF file: the firmware starts u-boot.bin")
 	}
 	return nil
-}
-
-// outputs are the paths that `nix build --json` says it built.
-func outputs(out []byte) (paths []string, err error) {
-	var built []struct{ Outputs map[string]string }
-	if err := json.Unmarshal(out, &built); err != nil {
-		return nil, fmt.Errorf("nix did not say what it built: %w", err)
-	}
-	for _, b := range built {
-		for _, p := range b.Outputs {
-			paths = append(paths, p)
-		}
-	}
-	if len(paths) == 0 {
-		return nil, errors.New("nix built nothing")
-	}
-	slices.Sort(paths)
-	return paths, nil
-}
-
-// lastWords are what a command that failed said last.
-func lastWords(err error) string {
-	var exit *exec.ExitError
-	if !errors.As(err, &exit) || len(exit.Stderr) == 0 {
-		return ""
-	}
-	lines := strings.Split(strings.TrimSpace(string(exit.Stderr)), "\n")
-	return ":\n  " + strings.Join(lines[max(0, len(lines)-10):], "\n  ")
 }

@@ -5,12 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
-	"syscall"
 )
 
 // isFlake says whether from is a flake reference, and no path or URL of files.
@@ -18,16 +16,15 @@ func isFlake(from string) bool {
 	return strings.Contains(from, "#") || regexp.MustCompile(`^(path|github|gitlab|sourcehut|flake|git|git\+[a-z]+|tarball|tarball\+[a-z]+):`).MatchString(from)
 }
 
-// flakeAttrs are the installables that make an image of ref: itself, or, of a
+// flakeAttrs are the attributes that make an image of attr: itself, or, of a
 // nixosConfiguration, what nixpkgs' netboot module builds.
-func flakeAttrs(ref string) []string {
-	flake, attr, _ := strings.Cut(ref, "#")
+func flakeAttrs(attr string) []string {
 	if !regexp.MustCompile(`^nixosConfigurations\.("[^"]+"|[^."]+)$`).MatchString(attr) {
-		return []string{ref}
+		return []string{attr}
 	}
 	var all []string
 	for _, what := range []string{"kernel", "netbootRamdisk", "toplevel"} {
-		all = append(all, flake+"#"+attr+".config.system.build."+what)
+		all = append(all, attr+".config.system.build."+what)
 	}
 	return all
 }
@@ -41,8 +38,9 @@ func (a adding) fromFlake(ctx context.Context) (Image, error) {
 		return Image{}, fmt.Errorf("from %q: it is no flake reference", a.r.From)
 	}
 	a.progress(Progress{Doing: "building " + a.r.From})
-	attrs := flakeAttrs(a.r.From)
-	outs, err := nixBuild(ctx, filepath.Join(a.tmp, "result"), a.r.fresh, attrs...)
+	flake, attr, _ := strings.Cut(a.r.From, "#")
+	attrs := flakeAttrs(attr)
+	outs, err := a.c.Build(ctx, flake, filepath.Join(a.tmp, "result"), a.r.fresh, attrs...)
 	if err != nil {
 		return Image{}, fmt.Errorf("build %s: %w", a.r.From, err)
 	}
@@ -95,25 +93,4 @@ func gather(outs []string, dir string) error {
 		}
 	}
 	return nil
-}
-
-// nixBuild builds installables, and returns their output paths. The link keeps
-// them from the garbage collector.
-func nixBuild(ctx context.Context, link string, fresh bool, installables ...string) ([]string, error) {
-	args := []string{"--extra-experimental-features", "nix-command flakes", "build", "--json", "--out-link", link}
-	if fresh {
-		args = append(args, "--refresh")
-	}
-	cmd := exec.CommandContext(ctx, "nix", append(args, installables...)...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	out, err := cmd.Output()
-	switch {
-	case errors.Is(err, exec.ErrNotFound):
-		return nil, errors.New("nix is not installed on this machine, or not in PATH: see https://nixos.org/download")
-	case ctx.Err() != nil:
-		return nil, ctx.Err()
-	case err != nil:
-		return nil, fmt.Errorf("nix build: %w%s", err, lastWords(err))
-	}
-	return outputs(out)
 }

@@ -150,6 +150,7 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 	if err != nil {
 		return err
 	}
+	catalog.Build = settings.Build
 	key, err := inventory.ServerKey()
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"os"
 	"os/exec"
@@ -180,6 +181,49 @@ func (f *Flake) Realise(ctx context.Context, drv, root string, line func(string)
 		return "", err
 	}
 	return os.Readlink(root)
+}
+
+// Build builds attributes of a flake, or fetches what they make, and keeps that from the garbage collector by links
+// whose names begin with root. It returns the store paths. refresh has nix look for what is new, where the reference is
+// to what changes.
+func (s Settings) Build(ctx context.Context, ref, root string, refresh bool, attrs ...string) (paths []string, err error) {
+	f, err := s.Open(ref)
+	if err != nil {
+		return nil, err
+	}
+	args := []string{"build", "--json", "--no-link", "--no-write-lock-file"}
+	if refresh {
+		args = append(args, "--refresh")
+	}
+	if f.Impure {
+		args = append(args, "--impure")
+	}
+	args = append(args, "--")
+	for _, attr := range attrs {
+		args = append(args, f.Ref+"#"+attr)
+	}
+	a, err := f.run(ctx, args...)
+	if err != nil {
+		return nil, f.explain(ctx, err)
+	}
+	var built []struct{ Outputs map[string]string }
+	if err := json.Unmarshal(a.out, &built); err != nil {
+		return nil, fmt.Errorf("nix did not say what it built: %w", err)
+	}
+	for _, b := range built {
+		paths = slices.AppendSeq(paths, maps.Values(b.Outputs))
+	}
+	if len(paths) == 0 {
+		return nil, errors.New("nix built nothing")
+	}
+	slices.Sort(paths)
+	for i, path := range paths {
+		keep := exec.CommandContext(ctx, "nix-store", "--realise", path, "--add-root", fmt.Sprintf("%s-%d", root, i))
+		if err := Logged(keep, nil); err != nil {
+			return nil, err
+		}
+	}
+	return paths, nil
 }
 
 // config is the flake's nixConfig, if that is heeded. Evaluating heeds it by itself; building what was evaluated does

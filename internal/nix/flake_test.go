@@ -159,6 +159,10 @@ func TestOwner(t *testing.T) {
 		if _, err := f.Metadata(t.Context()); err != nil {
 			t.Errorf("%s: %v", ref, err)
 		}
+		built, err := Settings{}.Build(t.Context(), ref, filepath.Join(dir, "built"), false, "nixosConfigurations.a")
+		if err != nil || !slices.Equal(built, []string{path}) {
+			t.Errorf("%s: built %q, %v; want %s", ref, built, err, path)
+		}
 	}
 	if left := strangers(t, ada, repo) + strangers(t, ada, plain); left != "" {
 		t.Errorf("not hers any more: %s", left)
