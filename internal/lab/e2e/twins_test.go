@@ -46,7 +46,7 @@ func TestOneSerial(t *testing.T) {
 				if w.digest(two.Disks[0].Path, 0, 5<<30) != before {
 					t.Error("the disk changed")
 				}
-				w.provision("retry", second, "--wipe", serial)
+				w.provision("retry", second, "--wipe", serial, "--yes")
 			}
 			w.installed(two, second)
 			w.must(two.PowerOff())
