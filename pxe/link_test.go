@@ -28,7 +28,7 @@ func TestNeighbour(t *testing.T) {
 		}
 		l := &link{name: "port1"}
 		for addr, want := range map[string]string{"10.77.0.104": mac, "10.77.0.105": "", "10.77.0.106": "", "fe80::1": ""} {
-			if got := l.neighbour(netip.MustParseAddr(addr)); got != want {
+			if got := l.kernelNeighbour(netip.MustParseAddr(addr)); got != want {
 				t.Errorf("%s is %q, want %q", addr, got, want)
 			}
 		}
