@@ -464,15 +464,12 @@ func TestResume(t *testing.T) {
 	all := infos(t, paths...)
 	c := new(Cache)
 	var asked atomic.Int32
-	killed := make(chan struct{})
+	var killed atomic.Bool
 	url := serve(t, c, func(h http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if strings.HasSuffix(r.URL.Path, ".nar") && asked.Add(1) > 2 {
-				select {
-				case <-killed:
-				case <-r.Context().Done():
-					return
-				}
+			if strings.HasSuffix(r.URL.Path, ".nar") && !killed.Load() && asked.Add(1) > 2 {
+				<-r.Context().Done() // as the nix that asks is killed
+				return
 			}
 			h.ServeHTTP(w, r)
 		})
@@ -505,7 +502,7 @@ func TestResume(t *testing.T) {
 	if err := <-done; err == nil || had != 2 {
 		t.Fatalf("%d paths had arrived, %v", had, err)
 	}
-	close(killed)
+	killed.Store(true)
 	sent, whole := s.Sent(), int64(0)
 	for _, p := range all {
 		whole += p.NarSize
