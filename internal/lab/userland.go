@@ -8,8 +8,8 @@ import (
 	"path/filepath"
 )
 
-// Userland returns a folder that holds the packages of a suite for this computer and what they depend on, unpacked, with
-// the accounts that every Debian has. None of the packages' scripts were run. It is in the cache: it must stay as it is.
+// Userland returns a folder that holds the packages of a suite for x86-64 and what they depend on, unpacked, with the
+// accounts that every Debian has. None of their scripts were run. It is in the cache: it must stay as it is.
 func Userland(ctx context.Context, cache string, suite Suite, packages []string, log io.Writer) (string, error) {
 	all, err := fetchDebs(ctx, cache, suite, X86_64, packages, log)
 	if err != nil {
