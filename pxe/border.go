@@ -68,16 +68,18 @@ func (s *Server) behind(relay, at netip.Addr) bool {
 
 // admits reports whether a request comes from a network that is served, or from the host's last address. Else it says so.
 func (s *Server) admits(from netip.Addr, m *dhcpv4.DHCPv4, c client, h *hosts.Host) bool {
-	beyond := addrOf(m.GatewayIPAddr)
-	words := "through the relay " + beyond.String()
-	if !beyond.IsValid() {
-		beyond, words = from, "from "+from.String()
-		if from.IsUnspecified() || h != nil && h.Address == from.String() {
+	relay := addrOf(m.GatewayIPAddr)
+	switch {
+	case relay.IsValid():
+		if s.serves(relay) {
 			return true
 		}
-	}
-	if s.serves(beyond) {
+	case from.IsUnspecified(), s.serves(from), h != nil && h.Address == from.String():
 		return true
+	}
+	beyond, words := from, "from "+from.String()
+	if relay.IsValid() {
+		beyond, words = relay, "through the relay "+relay.String()
 	}
 	if h != nil {
 		s.tell(*h, "%s asked %s, which is in no network that is served, and got no answer: if it is yours, serve with --relay %s, or better with the whole network", c, words, beyond)
