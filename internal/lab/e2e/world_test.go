@@ -501,7 +501,7 @@ var lies = map[string]string{
 	"kilo":     "ext2/ext3 crypt / disk part part /boot",
 	"hotel":    "tmpfs disk part /boot part /nix",
 	"november": "ext2/ext3 crypt / disk part part /boot",
-	"oscar":    `tmpfs disk part /boot part /etc/ssh\x0a/persist part /nix`,
+	"oscar":    `tmpfs disk part /boot part /etc/ssh\x0a/var/lib/app\x0a/persist part /nix`,
 }
 
 const passphraseWord = "battery"
