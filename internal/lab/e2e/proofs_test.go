@@ -29,9 +29,16 @@ func testPortAndPersist(t *testing.T) {
 	m := w.machine(host)
 	file := filepath.Join(w.dir, "token")
 	w.must(os.WriteFile(file, []byte(token), 0o600))
-	w.enroll(m, host, "--secret", "/var/lib/app/token="+file)
+	if said := w.enroll(m, host, "--secret", "/var/lib/app/token="+file); strings.Contains(said, "Warning") {
+		t.Errorf("enroll says\n%s", said)
+	}
 	w.on(m)
-	w.installed(m, host)
+	w.waitFor(host, hosts.Rebooting)
+	w.unlock(m, host)
+	if text := m.Console().Text(); strings.Contains(text, "made a new host key") {
+		t.Fatal("the host did not find its key when it started")
+	}
+	w.proved(host)
 
 	s := w.status(host)
 	if want := fmt.Sprintf("answers at %s port 2222 with its own SSH key", s.Address); !strings.Contains(s.Proof, want) {
@@ -46,9 +53,6 @@ func testPortAndPersist(t *testing.T) {
 			t.Errorf("%s: %q, want %q", command, got, want)
 		}
 	}
-	if text := m.Console().Text(); strings.Contains(text, "made a new host key") {
-		t.Error("the host did not find its key when it started")
-	}
 }
 
 // testStage1: sshd in stage 1 that has the port and the key of the system's, and lets the server in, is not taken for
@@ -59,7 +63,10 @@ func testStage1(t *testing.T) {
 	const host = "november"
 	w := newWorld(t, "server")
 	m := w.machine(host)
-	w.enroll(m, host)
+	said := w.enroll(m, host)
+	if strings.Count(said, "Warning") != 1 || !strings.Contains(said, "only a login tells them apart") {
+		t.Errorf("enroll says\n%s", said)
+	}
 	w.on(m)
 	waits := w.await(host, "that it waits for its passphrase", func(ev hosts.Event) bool { return ev.Kind == hosts.Waiting })
 	s := w.status(host)

@@ -231,14 +231,14 @@ func (w *world) try(args ...string) (string, error) {
 }
 
 // enroll enrolls a machine, with the passphrase where the layout reads one,
-// unless one is to be made.
-func (w *world) enroll(m *lab.Machine, host string, flags ...string) {
+// unless one is to be made. It returns what that says.
+func (w *world) enroll(m *lab.Machine, host string, flags ...string) string {
 	w.t.Helper()
 	args := append([]string{"enroll", m.MAC, host}, flags...)
 	if slices.Contains([]string{"bravo", "charlie", "echo", "juliett", "kilo", "november"}, host) && !slices.Contains(flags, "--escrow-to") {
 		args = append(args, w.diskKey()...)
 	}
-	w.provision(args...)
+	return w.provision(args...)
 }
 
 // diskKey has enroll give the passphrase.
@@ -389,9 +389,9 @@ func (w *world) installed(m *lab.Machine, host string) {
 }
 
 // waitFor waits until the host is in a state, as an operator does.
-func (w *world) waitFor(host string, state hosts.State) {
+func (w *world) waitFor(host string, state hosts.State, flags ...string) {
 	w.t.Helper()
-	if out, err := w.try("wait", host, "--for", string(state)); err != nil {
+	if out, err := w.try(append([]string{"wait", host, "--for", string(state)}, flags...)...); err != nil {
 		w.t.Fatalf("%s\n%s", out, w.provision("logs", host))
 	}
 }
@@ -400,7 +400,7 @@ func (w *world) waitFor(host string, state hosts.State) {
 // runs what was built, from its own disk.
 func (w *world) proved(host string) {
 	w.t.Helper()
-	w.waitFor(host, hosts.Installed)
+	w.waitFor(host, hosts.Installed, "--timeout", "5m") // its login prompt was seen
 	s := w.status(host)
 	if s.State != hosts.Installed || !strings.Contains(s.Proof, "with its own SSH key and runs "+s.System) || s.Error != "" {
 		w.t.Errorf("%+v", s)
