@@ -149,7 +149,7 @@ func (b base) platform() (any, error) {
 		"packages":     packages,
 		"kernel":       map[string]string{"version": filepath.Base(versions[0]), "path": b.kernel(), "file": names.kernel},
 		"efi":          names.efi,
-		"kernelParams": "console=tty0 console=" + names.console + ",115200n8 loglevel=4 mitigations=off cryptomgr.notests",
+		"kernelParams": "console=tty0 console=" + names.console + ",115200n8 loglevel=4 mitigations=off cryptomgr.notests no_timer_check",
 	}, nil
 }
 
