@@ -3,11 +3,12 @@ package text
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"strings"
 )
 
-// MaxLine is how much of a line is kept, in bytes.
-const MaxLine = 4096
+// MaxLine is how much of a line is kept, in bytes: nix may write a whole error into one.
+const MaxLine = 16 << 10
 
 // Lines is a writer that hands on what is written to it line by line, without those that are empty. What of a line is
 // past MaxLine is left out.
@@ -38,23 +39,21 @@ func (l *Lines) End() {
 	}
 }
 
-// Buffer keeps what is written to it. Of what would make it larger than Most bytes it keeps nothing, but calls Full,
-// which is to end whoever writes; it may be called several times.
-type Buffer struct {
-	Most int
+// Limit is a writer that passes on at most so many bytes. It calls Full when there are more, which is to end whoever
+// writes, and may be called several times.
+type Limit struct {
+	To   io.Writer
+	Most int // bytes
 	Full func(error)
 
-	data []byte
+	written int
 }
 
-func (b *Buffer) Write(p []byte) (int, error) {
-	if len(b.data)+len(p) > b.Most {
-		b.Full(fmt.Errorf("printed more than %d MiB, and was stopped", b.Most>>20))
+func (l *Limit) Write(p []byte) (int, error) {
+	if len(p) > l.Most-l.written {
+		l.Full(fmt.Errorf("printed more than %d MiB, and was stopped", l.Most>>20))
 		return len(p), nil
 	}
-	b.data = append(b.data, p...)
-	return len(p), nil
+	l.written += len(p)
+	return l.To.Write(p)
 }
-
-// Bytes is what was kept.
-func (b *Buffer) Bytes() []byte { return b.data }

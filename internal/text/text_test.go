@@ -83,15 +83,16 @@ func TestLines(t *testing.T) {
 	}
 }
 
-func TestBuffer(t *testing.T) {
+func TestLimit(t *testing.T) {
+	var out bytes.Buffer
 	var full error
-	b := Buffer{Most: 1 << 20, Full: func(err error) { full = err }}
-	_, _ = b.Write(make([]byte, 1<<20))
-	if full != nil || len(b.Bytes()) != 1<<20 {
+	w := Limit{To: &out, Most: 1 << 20, Full: func(err error) { full = err }}
+	_, _ = w.Write(make([]byte, 1<<20))
+	if full != nil || out.Len() != 1<<20 {
 		t.Fatal(full)
 	}
-	_, _ = b.Write([]byte("x"))
-	if full == nil || !strings.Contains(full.Error(), "more than 1 MiB") || len(b.Bytes()) != 1<<20 {
-		t.Errorf("%v, %d bytes", full, len(b.Bytes()))
+	_, _ = w.Write([]byte("x"))
+	if full == nil || !strings.Contains(full.Error(), "more than 1 MiB") || out.Len() != 1<<20 {
+		t.Errorf("%v, %d bytes", full, out.Len())
 	}
 }
