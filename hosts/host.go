@@ -68,7 +68,8 @@ type Host struct {
 	Address  string    `json:"address,omitempty"` // where the machine was last seen
 	Contact  bool      `json:"contact"`           // an SSH session to its installer is up
 	Lost     time.Time `json:"lost,omitzero"`     // when the session broke, if it is broken
-	Losses   int       `json:"losses,omitempty"`  // how often it broke since the boot
+	Losses   int       `json:"losses,omitempty"`  // how often it broke since the boot, see lossPause
+	Counted  time.Time `json:"counted,omitzero"`  // when Losses grew last
 	System   string    `json:"system,omitempty"`  // store path of the toplevel that was built
 	Machine  string    `json:"machine,omitempty"` // SMBIOS UUID of the machine that boots under this permit
 	Serial   string    `json:"serial,omitempty"`  // of the Raspberry Pi, as it told; see Inventory.BySerial

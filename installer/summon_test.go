@@ -257,3 +257,26 @@ func TestUnwantedInstallerIsRestarted(t *testing.T) {
 		t.Errorf("what was done with its installer: %q", x.file("said"))
 	}
 }
+
+// TestLostNotAtOnce: after a session broke, the installer is not tried again at once.
+func TestLostNotAtOnce(t *testing.T) {
+	key := newSigner(t)
+	x := takeOver(t, hosts.ViaManual, key, key, true, "")
+	h, err := x.Hosts.BeginBoot("bravo", hosts.Boot{HostKey: strings.TrimSpace(authorizedKey(key)), Expires: time.Now().Add(time.Hour)}, "")
+	if err == nil {
+		h, err = x.Hosts.UseBoot(h.Boot.Token, hosts.Fetch{Client: x.addr, File: "initrd", Whole: true})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	x.Now = func() time.Time { return now }
+	h.Lost = now.Add(-lostPause / 2)
+	if s := x.contact(t.Context(), h); s != nil {
+		t.Error("it was tried at once")
+	}
+	h.Lost = now.Add(-lostPause)
+	if s := x.contact(t.Context(), h); s == nil {
+		t.Error("it was not tried")
+	}
+}
