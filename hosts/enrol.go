@@ -244,7 +244,11 @@ func (inv *Inventory) BeginBoot(name string, b Boot, machine string) (Host, erro
 	ev := Event{Kind: Netboot, Boot: &b, Machine: machine, Message: b.Via + " asked; a boot was offered"}
 	return inv.apply(name, ev, func(before, after *Host) ([]Version, []Write, error) {
 		expect, serial, err := inv.claimSerial(before, after)
-		return expect, slices.Concat(secret, []Write{{tokenKey(b.Token), []byte(name)}}, serial), err
+		found := []Write{{tokenKey(b.Token), []byte(name)}}
+		if id := after.DUID(); id != "" {
+			found = append(found, Write{duidKey(id), []byte(name)})
+		}
+		return expect, slices.Concat(secret, found, serial), err
 	})
 }
 

@@ -203,6 +203,7 @@ type Boot struct {
 	Serial  string    `json:"serial,omitempty"` // of the Raspberry Pi that asked: 8 hex digits; "": it told none
 	Server  string    `json:"server,omitempty"` // our address on the machine's link
 	Port    int       `json:"port,omitempty"`   // of the installer's SSH; 0: 22
+	SSH     bool      `json:"ssh,omitempty"`    // it was handed over by SSH, and not fetched by firmware
 }
 
 // Serves reports whether files are still to be served under the boot's token.

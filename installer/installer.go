@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -224,9 +225,10 @@ func (f *follower) contact(ctx context.Context, h hosts.Host) *session {
 	if f.Now().Sub(h.Lost) < lostPause {
 		return nil
 	}
-	for _, addr := range addresses(h) {
+	likely := addresses(h)
+	for i, addr := range slices.Concat(likely, f.newcomers(h)) {
 		s, _, _, err := dial(ctx, addr, h.Boot.Port, h.Boot.HostKey, f.signer)
-		if errors.Is(err, errWrongKey) {
+		if errors.Is(err, errWrongKey) && i < len(likely) {
 			f.note("%s answers SSH with another key than this boot's; not touched", addr)
 			continue
 		}
