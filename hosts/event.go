@@ -188,7 +188,10 @@ func change(h *Host, ev Event) error {
 		h.enter(PhaseFacts)
 	case Lost:
 		h.Contact, h.Lost = false, ev.Time
-		h.Losses++
+		if ev.Time.Sub(h.Counted) >= lossPause {
+			h.Counted = ev.Time
+			h.Losses++
+		}
 	case Built:
 		h.System = ev.System
 		if ev.Expected != nil {
@@ -244,6 +247,10 @@ func change(h *Host, ev Event) error {
 	}
 	return nil
 }
+
+// lossPause is how long sessions that break after one that was counted are the same loss: a switch that starts, or a
+// loose cable.
+const lossPause = 30 * time.Second
 
 // restore makes what stands on the machine's disks, if anything does, the host again.
 func (h *Host) restore() {
@@ -316,6 +323,7 @@ func retry(h *Host, ev Event) error {
 	}
 	h.Options.Wipe = append(h.Options.Wipe, ev.Wipe...)
 	p.Come = time.Time{}
+	h.Machine = "" // what machine it is, the next boot tells
 	h.Error, h.Contact, h.Lost, h.Losses = "", false, time.Time{}, 0
 	h.enter(PhaseNetboot)
 	return nil

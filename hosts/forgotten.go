@@ -152,6 +152,9 @@ func (inv *Inventory) takeOut(name string) (h Host, expect []Version, writes []W
 	for _, token := range h.Tokens {
 		writes = append(writes, Write{tokenKey(token), nil})
 	}
+	if id := h.DUID(); id != "" {
+		writes = append(writes, Write{duidKey(id), nil})
+	}
 	if h.Serial != "" {
 		writes = append(writes, Write{serialKey(h.Serial), nil})
 	}

@@ -10,11 +10,16 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode"
+
+	"provision/internal/text"
 )
 
 // MaxEvents bounds the events kept for a host; the newest stay.
 const MaxEvents = 500
+
+// MaxMessage bounds the message of an event, and thus the error of a host, in bytes: of a longer one the start and the
+// end stay.
+const MaxMessage = 16 << 10
 
 // Inventory is all hosts, on a Store.
 type Inventory struct {
@@ -207,17 +212,6 @@ func (inv *Inventory) Check(name string, ev Event) error {
 	return err
 }
 
-// harmless drops control characters: messages hold what machines and flakes
-// say, and end on the operator's terminal.
-func harmless(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) && r != '\n' && r != '\t' {
-			return -1
-		}
-		return r
-	}, s)
-}
-
 // apply retries while others change the host. extra adds writes that depend
 // on the host before and after.
 func (inv *Inventory) apply(name string, ev Event, extra func(before, after *Host) ([]Version, []Write, error)) (Host, error) {
@@ -234,7 +228,7 @@ func (inv *Inventory) try(name string, ev Event, extra func(before, after *Host)
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return before, err
 	}
-	ev.Host, ev.Time, ev.Message = name, inv.now(), harmless(ev.Message)
+	ev.Host, ev.Time, ev.Message = name, inv.now(), text.Short(ev.Message, MaxMessage)
 	after, err := next(before, ev)
 	if err != nil {
 		return before, err

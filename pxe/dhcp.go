@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -134,7 +135,13 @@ func (s *Server) who(l *link, m *dhcpv4.DHCPv4) (client, *hosts.Host, error) {
 	}
 	h, err := s.Hosts.ByMAC(c.MAC)
 	if errors.Is(err, hosts.ErrNotFound) {
+		if h := s.installerOf(m, c); h != nil {
+			return c, h, nil
+		}
 		d := hosts.Discovered{MAC: c.MAC, Vendor: c.Vendor, Board: c.board()}
+		if addr := requested(m); addr.IsValid() && l.net.Contains(addr) && m.MessageType() == dhcpv4.MessageTypeRequest {
+			d.Address = addr.String()
+		}
 		if c.Kind != system {
 			d.Arch = c.String()
 		}
@@ -243,7 +250,7 @@ func (s *Server) answerFull(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host) 
 // server's.
 func (s *Server) lease(l *link, sub *subnet, m *dhcpv4.DHCPv4, c client, h *hosts.Host) (addr netip.Addr, ok bool, err error) {
 	var fixed netip.Addr
-	if h != nil && h.Options.Address != "" {
+	if h != nil && h.Options.Address != "" && slices.Contains(h.MACs, c.MAC) {
 		if fixed, err = netip.ParseAddr(h.Options.Address); err != nil {
 			return addr, false, fmt.Errorf("fixed address of %s: %w", h.Name, err)
 		}

@@ -23,6 +23,7 @@ import (
 	"provision/disko"
 	"provision/hosts"
 	"provision/images"
+	"provision/internal/text"
 )
 
 // Server answers the operator. Its exported fields are its options.
@@ -204,12 +205,15 @@ func (s *Server) fail(err error, c echo.Context) {
 		code = http.StatusConflict
 	}
 	if !c.Response().Committed {
-		failure.Error = err.Error()
+		failure.Error = words(err)
 		if err := c.JSON(code, failure); err != nil {
 			s.Log.Debug("answer the operator", "err", err)
 		}
 	}
 }
+
+// words is an error as it is answered. Much of it may be what a flake or a machine says.
+func words(err error) string { return text.Short(err.Error(), hosts.MaxMessage) }
 
 func (s *Server) list(c echo.Context) error {
 	all, err := s.Hosts.List()
