@@ -31,7 +31,7 @@ type Clock struct {
 // expire: its time counts for nothing.
 func NewClock(store Store, wall func() time.Time) (*Clock, error) {
 	c := &Clock{wall: wall, told: clockFloor, at: wall()}
-	if stale, _, err := isStale(store); stale || err != nil {
+	if why, err := Stale(store); why != "" || err != nil {
 		return c, err
 	}
 	rec, err := store.Get(clockKey)

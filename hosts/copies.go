@@ -15,7 +15,7 @@ import (
 // Copies of the store are kept in a folder beside it: the newest, and the first of each of the last days that have one,
 // so that a server that is started again and again does not push out what was before.
 const (
-	copiesFolder = "copies"
+	CopiesFolder = "copies"
 	copyDays     = 3
 	copyName     = "state-20060102T150405Z.db" // UTC
 	copyTemp     = ".tmp-"
@@ -49,7 +49,7 @@ func Copies(path string) ([]Copy, error) {
 	return copies, nil
 }
 
-func copiesOf(path string) string { return filepath.Join(filepath.Dir(path), copiesFolder) }
+func copiesOf(path string) string { return filepath.Join(filepath.Dir(path), CopiesFolder) }
 
 // NewestGood returns the newest copy of the store at path that is whole.
 func NewestGood(path string) (Copy, bool) {
@@ -79,6 +79,25 @@ func (b *Bolt) WriteTo(w io.Writer) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
+	return moveTo(w, tmp)
+}
+
+// BackupStore writes a copy of the store at path, marked as one, if no server has it open; else the error is
+// ErrStoreInUse.
+func BackupStore(w io.Writer, path string) error {
+	return whileClosed(path, func(f *os.File) error {
+		if f == nil {
+			return fmt.Errorf("%s is not there", path)
+		}
+		tmp, err := copyOf(f)
+		if err == nil {
+			_, err = moveTo(w, tmp)
+		}
+		return err
+	})
+}
+
+func moveTo(w io.Writer, tmp string) (int64, error) {
 	defer os.Remove(tmp)
 	f, err := os.Open(tmp)
 	if err != nil {
@@ -109,12 +128,17 @@ func (b *Bolt) temporary() (string, error) {
 	})
 }
 
-// keepFile makes a copy of a store's file that nobody has open.
-func keepFile(f *os.File) error {
-	tmp, err := copyFile(f.Name(), func(w io.Writer) error {
+// copyOf makes a copy that has no name yet of a store's file that nobody has open.
+func copyOf(f *os.File) (tmp string, err error) {
+	return copyFile(f.Name(), func(w io.Writer) error {
 		_, err := io.Copy(w, io.NewSectionReader(f, 0, 1<<62))
 		return err
 	})
+}
+
+// keepFile keeps a copy of a store's file that nobody has open.
+func keepFile(f *os.File) error {
+	tmp, err := copyOf(f)
 	if err == nil {
 		_, err = keep(tmp, f.Name())
 	}

@@ -11,23 +11,23 @@ import (
 // damagedPrefix begins the keys of what was damaged and put aside, as it was found.
 const damagedPrefix = "damaged/"
 
-// isStale tells whether the store is marked so, and why.
-func isStale(store Store) (stale bool, why string, err error) {
+// Stale says why a store does not know all that has happened since, so that New withdraws all permits in it; empty: it does.
+func Stale(store Store) (why string, err error) {
 	rec, err := store.Get(staleKey)
 	switch {
 	case errors.Is(err, ErrNotFound):
-		return false, "", nil
+		return "", nil
 	case errors.As(err, new(*Damaged)):
-		return true, "the store is a copy", nil
+		return "the store is a copy", nil
 	}
-	return err == nil, string(rec.Value), err
+	return string(rec.Value), err
 }
 
 // withdrawStale withdraws all permits, and closes all boots, if the store is stale: meanwhile permits may have been
 // burned, machines installed and disks given to others.
 func (inv *Inventory) withdrawStale() error {
-	stale, why, err := isStale(inv.store)
-	if !stale || err != nil {
+	why, err := Stale(inv.store)
+	if why == "" || err != nil {
 		return err
 	}
 	why = "the permit was withdrawn: " + why

@@ -79,19 +79,8 @@ func (j *Journal) load() error {
 	if err != nil {
 		return err
 	}
-	whole := bytes.TrimRight(data, "\x00") // the value of the last record may end in zeros, too
-	skipped := 0
-	for at := 0; at < len(whole); {
-		key, value, n := parseEntry(data[at:])
-		if n == 0 {
-			skipped++
-			at++
-			continue
-		}
-		j.set(key, value)
-		at += int(n)
-		j.size = int64(at)
-	}
+	size, skipped := scanEntries(data, j.set)
+	j.size = size
 	if skipped > 0 {
 		return j.mend(data, skipped)
 	}
@@ -100,6 +89,34 @@ func (j *Journal) load() error {
 		return err
 	}
 	return syncDir(filepath.Dir(j.path))
+}
+
+// scanEntries calls do for each record that is whole. size is where the last one ends, skipped how many bytes are no part
+// of a whole one.
+func scanEntries(data []byte, do func(key string, value []byte)) (size int64, skipped int) {
+	end := len(bytes.TrimRight(data, "\x00")) // maybe within the last record's value
+	for at := 0; at < end; {
+		key, value, n := parseEntry(data[at:])
+		if n == 0 {
+			skipped++
+			at++
+			continue
+		}
+		do(key, value)
+		at += int(n)
+		size = int64(at)
+	}
+	return size, skipped
+}
+
+// CheckJournal says how many bytes of a journal's file are no part of a whole record.
+func CheckJournal(path string) (skipped int, err error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return 0, fmt.Errorf("check the journal: %w", err)
+	}
+	_, skipped = scanEntries(data, func(string, []byte) {})
+	return skipped, nil
 }
 
 // mend keeps a copy of a file of which some could not be read, and writes it anew with what could.

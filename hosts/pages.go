@@ -35,12 +35,13 @@ type transaction struct {
 type pageFile struct {
 	io.ReaderAt
 	transaction
-	used  []bool // by page
+	used  []bool   // by page
+	spare [][]byte // memory for single pages
 	visit func(bucket string, key, value []byte)
 }
 
 // walkPages checks the structure of a bbolt file of this many bytes and calls visit for each key that is not a
-// bucket's. reverted means that of the last two transactions one is damaged, maybe the last one.
+// bucket's, both valid until it returns. reverted means that of the last two transactions one is damaged, maybe the last one.
 func walkPages(r io.ReaderAt, size int64, visit func(bucket string, key, value []byte)) (reverted bool, err error) {
 	tx, reverted, err := lastTransaction(r, size)
 	if err != nil {
@@ -49,7 +50,7 @@ func walkPages(r io.ReaderAt, size int64, visit func(bucket string, key, value [
 	if tx.pages > uint64(size)/tx.pageSize {
 		return reverted, fmt.Errorf("it is cut short: it has %d bytes, and should have %d", size, tx.pages*tx.pageSize)
 	}
-	f := &pageFile{r, tx, make([]bool, tx.pages), visit}
+	f := &pageFile{ReaderAt: r, transaction: tx, used: make([]bool, tx.pages), visit: visit}
 	if err := f.walk(tx.root, "", limits{}, 0); err != nil {
 		return reverted, err
 	}
@@ -108,16 +109,22 @@ func (f *pageFile) read(id uint64) (p page, err error) {
 	if id < 2 || id >= f.pages {
 		return p, fmt.Errorf("there is no page %d", id)
 	}
-	head := make([]byte, pageHead)
-	if _, err := f.ReadAt(head, int64(id*f.pageSize)); err != nil {
+	var data []byte
+	if last := len(f.spare) - 1; last >= 0 {
+		data, f.spare = f.spare[last], f.spare[:last]
+	} else {
+		data = make([]byte, f.pageSize)
+	}
+	if _, err := f.ReadAt(data, int64(id*f.pageSize)); err != nil {
 		return p, err
 	}
 	p = page{
-		id:    binary.LittleEndian.Uint64(head),
-		kind:  binary.LittleEndian.Uint16(head[8:]),
-		count: binary.LittleEndian.Uint16(head[10:]),
+		id:    binary.LittleEndian.Uint64(data),
+		kind:  binary.LittleEndian.Uint16(data[8:]),
+		count: binary.LittleEndian.Uint16(data[10:]),
+		data:  data,
 	}
-	more := uint64(binary.LittleEndian.Uint32(head[12:]))
+	more := uint64(binary.LittleEndian.Uint32(data[12:]))
 	if p.id != id || id+more >= f.pages {
 		return p, fmt.Errorf("page %d is damaged", id)
 	}
@@ -126,9 +133,19 @@ func (f *pageFile) read(id uint64) (p page, err error) {
 			return p, err
 		}
 	}
-	p.data = make([]byte, (more+1)*f.pageSize)
-	_, err = f.ReadAt(p.data, int64(id*f.pageSize))
+	if more > 0 {
+		f.free(p)
+		p.data = make([]byte, (more+1)*f.pageSize)
+		_, err = f.ReadAt(p.data, int64(id*f.pageSize))
+	}
 	return p, err
+}
+
+// free gives back the memory of a page that is done with.
+func (f *pageFile) free(p page) {
+	if uint64(len(p.data)) == f.pageSize {
+		f.spare = append(f.spare, p.data)
+	}
 }
 
 func (f *pageFile) use(id uint64) error {
@@ -168,6 +185,7 @@ func (l limits) hold(key []byte) bool {
 // walk checks a page of a bucket and all that is below it.
 func (f *pageFile) walk(id uint64, bucket string, keys limits, depth int) error {
 	p, err := f.read(id)
+	defer f.free(p)
 	switch {
 	case err != nil:
 		return err
@@ -204,6 +222,7 @@ func (f *pageFile) walkBranch(p page, bucket string, keys limits, depth int) err
 }
 
 func (f *pageFile) walkLeaf(p page, bucket string, keys limits, depth int) error {
+	var before []byte
 	for i := range int(p.count) {
 		head, key, after, err := p.element(i)
 		if err != nil {
@@ -213,10 +232,10 @@ func (f *pageFile) walkLeaf(p page, bucket string, keys limits, depth int) error
 		if size > uint64(len(after)) {
 			return fmt.Errorf("page %d has a value that does not lie in it", p.id)
 		}
-		if !keys.hold(key) {
+		if !keys.hold(key) || bytes.Compare(before, key) >= 0 {
 			return fmt.Errorf("page %d has keys out of order", p.id)
 		}
-		keys.low = append(bytes.Clone(key), 0) // the next key there can be
+		before = key
 		value := after[:size]
 		switch kind := binary.LittleEndian.Uint32(head); {
 		case kind == 0:

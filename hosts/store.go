@@ -142,7 +142,11 @@ func readRecord(key, v []byte) (rec Record, whole bool) {
 		Version: binary.BigEndian.Uint64(v[4:]),
 		Value:   bytes.Clone(v[valueHead:]),
 	}
-	return rec, binary.BigEndian.Uint32(v) == recordSum(key, v[4:])
+	return rec, wholeRecord(key, v)
+}
+
+func wholeRecord(key, v []byte) bool {
+	return len(v) >= valueHead && binary.BigEndian.Uint32(v) == recordSum(key, v[4:])
 }
 
 func recordSum(key, rest []byte) uint32 {

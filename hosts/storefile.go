@@ -1,6 +1,7 @@
 package hosts
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/binary"
 	"errors"
@@ -8,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"strconv"
-	"strings"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -58,6 +58,15 @@ func CheckStore(path string) (StoreCheck, error) {
 	return c, nil
 }
 
+// CheckIdleStore is CheckStore for the store at path, if no server has it open; else the error is ErrStoreInUse.
+func CheckIdleStore(path string) (c StoreCheck, err error) {
+	err = whileClosed(path, func(*os.File) error {
+		c, err = CheckStore(path)
+		return err
+	})
+	return c, err
+}
+
 // checkStore's errors go on after the file's name.
 func checkStore(f *os.File) (c StoreCheck, err error) {
 	info, err := f.Stat()
@@ -70,20 +79,23 @@ func checkStore(f *os.File) (c StoreCheck, err error) {
 	c.Format = 1
 	var formatErr error
 	c.Reverted, err = walkPages(f, info.Size(), func(bucket string, key, value []byte) {
-		rec, whole := readRecord(key, value)
 		if bucket == string(formatBucket) {
-			c.Format, formatErr = strconv.Atoi(string(rec.Value))
-			if !whole {
+			if !wholeRecord(key, value) {
 				formatErr = errors.New("which version of provision wrote it is not legible")
+				return
 			}
+			c.Format, formatErr = strconv.Atoi(string(value[valueHead:]))
 			return
 		}
+		if bucket == string(firstBucket) && c.Format > 1 {
+			return // only there for older programs
+		}
 		c.Records++
-		if strings.HasPrefix(rec.Key, "host/") {
+		if bytes.HasPrefix(key, []byte("host/")) {
 			c.Hosts++
 		}
-		if bucket == string(recordsBucket) && !whole {
-			c.Damaged = append(c.Damaged, rec.Key)
+		if bucket == string(recordsBucket) && !wholeRecord(key, value) {
+			c.Damaged = append(c.Damaged, string(key))
 		}
 	})
 	if err = cmp.Or(err, formatErr); err != nil {
@@ -206,6 +218,7 @@ func upgrade(tx *bbolt.Tx) error {
 		return err
 	}
 	if old := tx.Bucket(firstBucket); old != nil {
+		records.FillPercent = 0.9 // they come in order
 		err := old.ForEach(func(k, v []byte) error {
 			if len(v) < 8 {
 				return records.Put(k, v) // damaged, and still so

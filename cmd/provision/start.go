@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"provision/hosts"
 )
 
 // start knows what of the server's folders was there before it, so that a start that fails leaves nothing behind.
@@ -35,7 +37,8 @@ func (s *start) undo() error {
 	var errs []error
 	if s.locked {
 		for _, name := range names(s.state) {
-			if !slices.Contains(s.before, name) {
+			// A copy of a store that this start brought to another format is needed to go back.
+			if !slices.Contains(s.before, name) && name != hosts.CopiesFolder {
 				errs = append(errs, os.RemoveAll(filepath.Join(s.state, name)))
 			}
 		}
