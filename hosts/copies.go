@@ -13,11 +13,13 @@ import (
 )
 
 // Copies of the store are kept in a folder beside it: the newest, and the first of each of the last days that have one,
-// so that a server that is started again and again does not push out what was before.
+// so that a server that is started again and again does not push out what was before. What a newer version brings to
+// another format is kept as it was, under a name of its own.
 const (
 	CopiesFolder = "copies"
 	copyDays     = 3
-	copyName     = "state-20060102T150405Z.db" // UTC
+	copyName     = "state-20060102T150405.000Z.db" // UTC
+	beforeFormat = "before-format-%d.db"
 	copyTemp     = ".tmp-"
 )
 
@@ -75,7 +77,7 @@ func adviseCopy(path string) string {
 
 // WriteTo writes a copy of the store, as it is now and marked as one.
 func (b *Bolt) WriteTo(w io.Writer) (int64, error) {
-	tmp, err := b.temporary()
+	tmp, _, err := b.temporary()
 	if err != nil {
 		return 0, err
 	}
@@ -89,7 +91,7 @@ func BackupStore(w io.Writer, path string) error {
 		if f == nil {
 			return fmt.Errorf("%s is not there", path)
 		}
-		tmp, err := copyOf(f)
+		tmp, _, err := copyOf(f)
 		if err == nil {
 			_, err = moveTo(w, tmp)
 		}
@@ -107,17 +109,29 @@ func moveTo(w io.Writer, tmp string) (int64, error) {
 	return io.Copy(w, f)
 }
 
-// Keep makes a copy in the folder for them, and removes those that are too many. It returns its path.
+// Keep makes a copy in the folder for them, and removes those that are too many. It returns its path. Of a store with
+// damaged records it makes none, which would push out those that have them whole.
 func (b *Bolt) Keep() (string, error) {
-	tmp, err := b.temporary()
+	tmp, check, err := b.temporary()
 	if err != nil {
 		return "", err
 	}
-	return keep(tmp, b.db.Path())
+	if len(check.Damaged) > 0 {
+		return "", errors.Join(fmt.Errorf("copy the store: %w", &Damaged{check.Damaged}), os.Remove(tmp))
+	}
+	kept, err := keep(tmp, b.db.Path(), time.Now().UTC().Format(copyName))
+	if err != nil {
+		return "", err
+	}
+	copies, err := Copies(b.db.Path())
+	for _, c := range tooMany(copies) {
+		err = errors.Join(err, os.Remove(c.Path))
+	}
+	return kept, err
 }
 
 // temporary makes a copy that has no name yet.
-func (b *Bolt) temporary() (string, error) {
+func (b *Bolt) temporary() (string, StoreCheck, error) {
 	return copyFile(b.db.Path(), func(w io.Writer) error {
 		return guard(func() error {
 			return b.db.View(func(tx *bbolt.Tx) error {
@@ -129,30 +143,30 @@ func (b *Bolt) temporary() (string, error) {
 }
 
 // copyOf makes a copy that has no name yet of a store's file that nobody has open.
-func copyOf(f *os.File) (tmp string, err error) {
+func copyOf(f *os.File) (string, StoreCheck, error) {
 	return copyFile(f.Name(), func(w io.Writer) error {
 		_, err := io.Copy(w, io.NewSectionReader(f, 0, 1<<62))
 		return err
 	})
 }
 
-// keepFile keeps a copy of a store's file that nobody has open.
-func keepFile(f *os.File) error {
-	tmp, err := copyOf(f)
+// keepBefore keeps a copy of a store's file before it is brought to another format.
+func keepBefore(f *os.File) error {
+	tmp, _, err := copyOf(f)
 	if err == nil {
-		_, err = keep(tmp, f.Name())
+		_, err = keep(tmp, f.Name(), fmt.Sprintf(beforeFormat, storeFormat))
 	}
 	return err
 }
 
 // copyFile makes a copy of the store at path by write, looks at it and marks it. The caller renames or removes it.
-func copyFile(path string, write func(io.Writer) error) (tmp string, err error) {
+func copyFile(path string, write func(io.Writer) error) (tmp string, check StoreCheck, err error) {
 	if err := os.MkdirAll(copiesOf(path), 0o700); err != nil {
-		return "", fmt.Errorf("copy the store: %w", err)
+		return "", check, fmt.Errorf("copy the store: %w", err)
 	}
 	f, err := os.CreateTemp(copiesOf(path), copyTemp) // mode 0600
 	if err != nil {
-		return "", fmt.Errorf("copy the store: %w", err)
+		return "", check, fmt.Errorf("copy the store: %w", err)
 	}
 	defer func() {
 		if err != nil {
@@ -160,21 +174,21 @@ func copyFile(path string, write func(io.Writer) error) (tmp string, err error) 
 		}
 	}()
 	if err := errors.Join(write(f), f.Close()); err != nil {
-		return "", err
+		return "", check, err
 	}
-	check, err := CheckStore(f.Name())
+	check, err = CheckStore(f.Name())
 	if err == nil {
 		err = check.understood()
 	}
 	if err != nil {
-		return "", err
+		return "", check, err
 	}
 	db, err := bbolt.Open(f.Name(), 0o600, nil)
 	if err != nil {
-		return "", err
+		return "", check, err
 	}
 	why := "the store is a copy of " + time.Now().UTC().Format(time.RFC3339)
-	return f.Name(), errors.Join(db.Update(markStale(why)), db.Close())
+	return f.Name(), check, errors.Join(db.Update(markStale(why)), db.Close())
 }
 
 // markStale marks a store, in the format that it has.
@@ -191,17 +205,13 @@ func markStale(why string) func(*bbolt.Tx) error {
 	}
 }
 
-// keep names a copy of the store at path, and removes those that are too many.
-func keep(tmp, path string) (string, error) {
-	name := filepath.Join(copiesOf(path), time.Now().UTC().Format(copyName))
+// keep gives a copy of the store at path its name.
+func keep(tmp, path, name string) (string, error) {
+	name = filepath.Join(copiesOf(path), name)
 	if err := errors.Join(os.Rename(tmp, name), syncDir(copiesOf(path))); err != nil {
 		return "", fmt.Errorf("copy the store: %w", errors.Join(err, os.Remove(tmp)))
 	}
-	copies, err := Copies(path)
-	for _, c := range tooMany(copies) {
-		err = errors.Join(err, os.Remove(c.Path))
-	}
-	return name, err
+	return name, nil
 }
 
 // tooMany are those of the copies, the newest first, that are neither the newest nor the first of one of the last days.
@@ -228,16 +238,14 @@ func RestoreStore(path, from string) (check StoreCheck, err error) {
 			return err
 		}
 		defer source.Close()
-		tmp, err := copyFile(path, func(w io.Writer) error {
+		tmp, found, err := copyFile(path, func(w io.Writer) error {
 			_, err := io.Copy(w, source)
 			return err
 		})
 		if err != nil {
 			return err
 		}
-		if check, err = CheckStore(tmp); err != nil {
-			return errors.Join(err, os.Remove(tmp))
-		}
+		check = found
 		if err := os.Rename(path, path+".replaced"); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return errors.Join(err, os.Remove(tmp))
 		}

@@ -19,6 +19,7 @@ const (
 	elementSize  = 16
 	branchPage   = 0x01
 	leafPage     = 0x02
+	metaPage     = 0x04
 	freelistPage = 0x10
 	boltMagic    = 0xED0CDAED
 	noFreelist   = ^uint64(0)
@@ -79,6 +80,9 @@ func lastTransaction(r io.ReaderAt, size int64) (tx transaction, reverted bool, 
 func readTransaction(r io.ReaderAt, at int64) (tx transaction, ok bool) {
 	page := make([]byte, pageHead+64)
 	if n, _ := r.ReadAt(page, at); n < len(page) {
+		return tx, false
+	}
+	if n := binary.LittleEndian.Uint64(page); n > 1 || binary.LittleEndian.Uint16(page[8:]) != metaPage {
 		return tx, false
 	}
 	data := page[pageHead:]

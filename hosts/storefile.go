@@ -173,7 +173,7 @@ func beforeOpening(path string) (c StoreCheck, err error) {
 			return fmt.Errorf("%s %w; %s", path, err, adviseCopy(path))
 		}
 		if c.Format < storeFormat {
-			return keepFile(f)
+			return keepBefore(f)
 		}
 		return nil
 	})

@@ -247,20 +247,26 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 	return g.Wait()
 }
 
-// keepCopies keeps a copy of the store now, and one each day.
+// keepCopies keeps a copy of the store now, and one an hour after a host changed.
 func keepCopies(ctx context.Context, store *hosts.Bolt, log *slog.Logger) {
-	day := time.NewTicker(24 * time.Hour)
-	defer day.Stop()
+	changed := store.Watch(ctx, "host/")
+	due := time.After(0)
 	for {
-		if path, err := store.Keep(); err != nil {
-			log.Warn("no copy of the store was kept", "err", err)
-		} else {
-			log.Debug("a copy of the store was kept", "path", path)
-		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-day.C:
+		case <-changed:
+			if due == nil {
+				due = time.After(time.Hour)
+			}
+		case <-due:
+			due = nil
+			path, err := store.Keep()
+			if err != nil {
+				log.Warn("no copy of the store was kept", "err", err)
+				continue
+			}
+			log.Debug("a copy of the store was kept", "path", path)
 		}
 	}
 }

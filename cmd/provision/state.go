@@ -17,10 +17,11 @@ import (
 
 const stateHelp = `What the server keeps in its state folder: look at it, copy it, mend it.
 
-The server looks at all of it when it starts, and keeps copies in the folder
-"copies": the newest, and the first of each of the last three days, made when it
-starts, every day, and before a newer version changes the format. In a copy no
-permit lives and no boot is open: what was burned since is not known.
+The server looks at all of it when it starts. It keeps copies in the folder
+"copies", made when it starts and an hour after a host changed: the newest, and
+the first of each of the last three days. Before a newer version changes the
+format, a copy is kept, too. In a copy no permit lives and no boot is open: what
+was burned since is not known.
 
 Copies do not hold secrets.key, without which no secret in them can be read.
 
