@@ -143,6 +143,11 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 			err = errors.Join(err, begun.undo())
 		}
 	}()
+	temp, err := tempFolder(f.stateDir)
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(temp)
 	for _, key := range store.Found.Damaged {
 		log.Error("a record in the store is damaged; the rest goes on without it", "record", key, "remedy", "provision state set-aside "+key)
 	}
@@ -206,14 +211,14 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 	closures := new(cache.Cache)
 	pxeServer.Cache = closures
 	install := &installer.Installer{Hosts: inventory, Images: catalog, Nix: runs, Cache: closures, CachePort: pxeServer.HTTPPort, Key: key, LiveWithin: f.liveWithin, Log: log, Now: clock.Now,
-		Program: program,
+		Program: program, Temp: sshFolder(temp),
 		Wake: func(ctx context.Context, mac string) (err error) {
 			for _, iface := range f.ifaces {
 				err = errors.Join(err, installer.Wake(ctx, iface, mac))
 			}
 			return err
 		}}
-	operator := &web.Server{Socket: socket, Group: f.group, Flake: f.flake, Programs: f.programs, Hosts: inventory, Store: store, Images: catalog, Traces: traces, Log: log, Look: install.Look, Reach: install.Reach, Prepare: runs.Prepare, Problems: installer.BoardProblems,
+	operator := &web.Server{Socket: socket, Group: f.group, Flake: f.flake, Programs: f.programs, Hosts: inventory, Store: store, Temp: temp, Images: catalog, Traces: traces, Log: log, Look: install.Look, Reach: install.Reach, Prepare: runs.Prepare, Problems: installer.BoardProblems,
 		Serving: web.Serving{Version: version, PID: os.Getpid(), Flake: f.flake, Impure: f.impure, AcceptFlakeConfig: f.acceptConfig, DHCP: f.dhcp, HTTP: pxeServer.HTTPPort, Hold: pxeServer.Hold, SSHKey: login},
 		Evaluate: func(ctx context.Context, flake, host string, o hosts.Options) (web.Evaluation, error) {
 			config, layout, err := runs.AtOnce().Evaluate(ctx, flake, host, o)

@@ -49,6 +49,8 @@ type Server struct {
 	Look func(ctx context.Context, host string) error
 	// Reach tries whether the server gets into a machine that is to be taken over.
 	Reach func(context.Context, hosts.Takeover) (hosts.Reached, error)
+	// Temp is the folder for files that last as long as a request; empty: the system's.
+	Temp string
 	// Store writes a copy of all records.
 	Store io.WriterTo
 	Log   *slog.Logger
