@@ -172,7 +172,7 @@ func beforeOpening(path string) (c StoreCheck, err error) {
 		if err != nil {
 			return fmt.Errorf("%s %w; %s", path, err, adviseCopy(path))
 		}
-		if c.Format < storeFormat {
+		if c.Format < storeFormat && c.Records > 0 {
 			return keepBefore(f)
 		}
 		return nil
@@ -189,7 +189,7 @@ func (c StoreCheck) understood() error {
 
 // whileClosed calls do with the store's file, nil if it is not there, while no server has it open, nor can open it.
 func whileClosed(path string, do func(f *os.File) error) error {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return do(nil)
 	}

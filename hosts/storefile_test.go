@@ -160,6 +160,11 @@ func TestStoreCut(t *testing.T) {
 	if err := cut(0); err != nil {
 		t.Errorf("an empty file: %v", err)
 	}
+	os.Remove(path)
+	db, err := bbolt.Open(path, 0o600, nil) // killed before it wrote anything of its own
+	if err = errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
 	b := openStore(t, path)
 	kept, err := b.Keep()
 	if err != nil {

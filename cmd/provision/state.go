@@ -69,7 +69,7 @@ func (s *state) check(c *cobra.Command, args []string) error {
 		return sayCheck(out, args[0], found, err)
 	}
 	found, err := hosts.CheckIdleStore(s.path(storeFile))
-	if errors.Is(err, hosts.ErrStoreInUse) {
+	if running(err) {
 		found, err = s.checkRunning(c)
 	}
 	errs := []error{sayCheck(out, s.path(storeFile), found, err)}
@@ -87,6 +87,11 @@ func (s *state) check(c *cobra.Command, args []string) error {
 		errs = append(errs, sayCheck(out, kept.Path, found, err))
 	}
 	return errors.Join(append(errs, err)...)
+}
+
+// running tells whether the server is to be asked for what it has open, or what only it may open.
+func running(err error) bool {
+	return errors.Is(err, hosts.ErrStoreInUse) || errors.Is(err, os.ErrPermission)
 }
 
 // checkRunning looks at a copy that the server makes.
@@ -107,7 +112,7 @@ func (s *state) download(c *cobra.Command, path string) (hosts.StoreCheck, error
 	}
 	defer f.Close()
 	err = hosts.BackupStore(f, s.path(storeFile))
-	if errors.Is(err, hosts.ErrStoreInUse) {
+	if running(err) {
 		var body io.ReadCloser
 		if body, err = s.api.do(c.Context(), http.MethodGet, "/v1/state", nil); err == nil {
 			_, err = io.Copy(f, body)
@@ -178,7 +183,7 @@ func (s *state) setAside(c *cobra.Command, key string) error {
 	store, err := hosts.OpenBolt(s.path(storeFile))
 	if err == nil {
 		err = errors.Join(s.setAsideIn(store, key), store.Close())
-	} else if errors.Is(err, hosts.ErrStoreInUse) {
+	} else if running(err) {
 		err = s.api.call(c.Context(), http.MethodPost, "/v1/state/set-aside", web.SetAsideRequest{Record: key}, nil)
 	}
 	if err != nil {
