@@ -11,6 +11,7 @@ package cache
 
 import (
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -48,6 +49,23 @@ type Path struct {
 	References []string `json:"references"`
 	Signatures []string `json:"signatures"`
 	CA         string   `json:"ca"`
+}
+
+// ParsePaths reads what `nix path-info --json` prints: a list before 2.19, and since then an object by path.
+func ParsePaths(data []byte) ([]Path, error) {
+	var list []Path
+	if json.Unmarshal(data, &list) == nil {
+		return list, nil
+	}
+	var byPath map[string]Path
+	if err := json.Unmarshal(data, &byPath); err != nil {
+		return nil, err
+	}
+	for path, info := range byPath {
+		info.Path = path
+		list = append(list, info)
+	}
+	return list, nil
 }
 
 // Share is what one machine may have, until it is closed.

@@ -33,7 +33,7 @@ const layered = `{
 func elsewhere(t *testing.T, n Nix, dir string) (drv Derivation, root string) {
 	t.Helper()
 	// On NixOS the sandbox has a shell; Debian's nix gives it none.
-	t.Setenv("NIX_CONFIG", os.Getenv("NIX_CONFIG")+"\nexperimental-features = nix-command flakes\nsandbox-paths = /bin/sh=/bin/dash /lib /lib64 /usr/lib")
+	t.Setenv("NIX_CONFIG", os.Getenv("NIX_CONFIG")+"\nexperimental-features = nix-command flakes\nsandbox-paths = /bin/sh=/bin/dash /lib /lib64 /usr/lib /usr/lib64")
 	attr := dir + "#nixosConfigurations.a.config.system.build.toplevel"
 	out, err := n.Run(t.Context(), nil, "eval", "--json", attr, "--apply", "d: { path = d.drvPath; out = d.outPath; system = d.system; }")
 	if err == nil {

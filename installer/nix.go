@@ -231,17 +231,9 @@ func (n Nix) Closure(ctx context.Context, of ...string) ([]cache.Path, error) {
 	if err != nil {
 		return nil, fmt.Errorf("closure of %s: %w", path, err)
 	}
-	var list []cache.Path // nix before 2.19; later ones print an object
-	if json.Unmarshal(out, &list) == nil {
-		return list, nil
-	}
-	var byPath map[string]cache.Path
-	if err := json.Unmarshal(out, &byPath); err != nil {
+	list, err := cache.ParsePaths(out)
+	if err != nil {
 		return nil, fmt.Errorf("closure of %s: %w", path, err)
-	}
-	for p, info := range byPath {
-		info.Path = p
-		list = append(list, info)
 	}
 	return list, nil
 }

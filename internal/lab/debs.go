@@ -59,14 +59,19 @@ func suits(words []string, suite Suite, arch Arch) bool {
 	return (byArch == nil || slices.Contains(byArch, string(arch))) && (bySuite == nil || slices.Contains(bySuite, string(suite)))
 }
 
-// debs returns the packages that guests are made of, downloaded and with their dependencies resolved by apt against a
-// system that has nothing installed.
+// debs returns the packages that guests are made of.
 func debs(ctx context.Context, cache string, suite Suite, arch Arch, log io.Writer) ([]deb, error) {
 	list, err := lines("packages", suite, arch)
 	if err != nil {
 		return nil, err
 	}
-	name, err := key(append(list, mirror, string(suite), "debs 1"))
+	return fetchDebs(ctx, cache, suite, arch, list, log)
+}
+
+// fetchDebs returns the listed packages, downloaded and with their dependencies resolved by apt against a system that
+// has nothing installed. "-PATTERN" in the list leaves dependencies out.
+func fetchDebs(ctx context.Context, cache string, suite Suite, arch Arch, list []string, log io.Writer) ([]deb, error) {
+	name, err := key(slices.Concat(list, []string{mirror, string(suite), "debs 1"}))
 	if err != nil {
 		return nil, err
 	}

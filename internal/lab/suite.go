@@ -13,7 +13,7 @@ type Suite string
 const (
 	Bookworm Suite = "bookworm" // Debian 12: kernel 6.1, nix 2.8
 	Trixie   Suite = "trixie"   // Debian 13: kernel 6.12, nix 2.26, as NixOS 25.05 and later have them
-	Sid      Suite = "sid"      // what comes next; it changes every day, so nothing relies on it
+	Sid      Suite = "sid"      // what comes next; it changes every day, so no guest relies on it
 )
 
 // CurrentSuite is what guests are made of in this process: $SUITE, or trixie.

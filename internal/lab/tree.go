@@ -73,7 +73,14 @@ func makeBase(ctx context.Context, cache string, arch Arch, log io.Writer) (base
 
 // unpackAll fills b's folder with root and kernel.
 func unpackAll(ctx context.Context, b base) error {
-	root := b.root()
+	if err := unpackRoot(ctx, b.debs, b.root()); err != nil {
+		return err
+	}
+	return pickKernel(ctx, b)
+}
+
+// unpackRoot makes the folder root a system with merged /usr, as Debian has it, of the packages.
+func unpackRoot(ctx context.Context, all []deb, root string) error {
 	for _, name := range []string{"bin", "sbin", "lib", "lib64"} {
 		if err := os.MkdirAll(filepath.Join(root, "usr", name), 0o755); err != nil {
 			return err
@@ -82,12 +89,12 @@ func unpackAll(ctx context.Context, b base) error {
 			return err
 		}
 	}
-	for _, d := range b.debs {
+	for _, d := range all {
 		if err := unpack(ctx, d.File, root, unwanted()...); err != nil {
 			return err
 		}
 	}
-	return pickKernel(ctx, b)
+	return nil
 }
 
 // unpack extracts a package into the folder to, following the links of a merged /usr.

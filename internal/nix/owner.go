@@ -95,7 +95,8 @@ type door struct {
 	said   bytes.Buffer // of the daemon's messages
 }
 
-// doorDelay is how long what the daemon started, one process a connection, may go on after the daemon has ended.
+// doorDelay is how long the daemon may take to end, and how long what it started, one process a connection, may go on
+// after that.
 const doorDelay = 5 * time.Second
 
 // openDoor starts the daemon with these variables. Where root itself uses a daemon, so does the user.
@@ -169,10 +170,29 @@ func (d *door) startDaemon(ctx context.Context, a Account, env []string) error {
 // close ends the daemon and takes the folder away.
 func (d *door) close() error {
 	if d.daemon != nil {
-		_ = d.daemon.Process.Signal(syscall.SIGTERM) // it may have ended
-		_ = d.daemon.Wait()                          // by our signal
+		d.endDaemon()
 	}
 	return os.RemoveAll(d.dir)
+}
+
+// endDaemon returns when the daemon has ended. Nix 2.26 misses a signal that comes just before it waits for the next
+// connection, so it is told again, and at last killed.
+func (d *door) endDaemon() {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = d.daemon.Wait() // by our signal
+	}()
+	for killed := time.Now().Add(doorDelay); time.Now().Before(killed); {
+		_ = d.daemon.Process.Signal(syscall.SIGTERM) // it may have ended
+		select {
+		case <-ended:
+			return
+		case <-time.After(doorDelay / 50):
+		}
+	}
+	_ = d.daemon.Process.Kill()
+	<-ended
 }
 
 // complaint is what the daemon said, but for who connected.

@@ -4,7 +4,6 @@ package copy
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"net"
 	"os"
@@ -172,7 +171,9 @@ func (w *world) closure() {
 	w.must(writeData(filepath.Join(w.dir, "data")))
 	w.must(os.WriteFile(filepath.Join(w.dir, "closure.nix"), []byte(closure), 0o644))
 	w.top = w.run("nix-build", "--no-out-link", filepath.Join(w.dir, "closure.nix"))
-	w.must(json.Unmarshal([]byte(w.run("nix", "path-info", "--json", "--recursive", w.top)), &w.infos))
+	infos, err := cache.ParsePaths([]byte(w.run("nix", "path-info", "--json", "--recursive", w.top)))
+	w.must(err)
+	w.infos = infos
 	for _, p := range w.infos {
 		w.size += p.NarSize
 	}
