@@ -11,7 +11,7 @@ import (
 // damagedPrefix begins the keys of what was damaged and put aside, as it was found.
 const damagedPrefix = "damaged/"
 
-// Stale says why a store does not know all that has happened since, so that New withdraws all permits in it; empty: it does.
+// Stale says why a store does not know all that has happened, so that New withdraws all permits in it; empty: it does.
 func Stale(store Store) (why string, err error) {
 	rec, err := store.Get(staleKey)
 	switch {

@@ -13,8 +13,8 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// TestCopyHasNoPermit: a store that is started from a copy revives nothing: neither a permit that was burned since, nor one
-// that was not, nor a boot. What is installed stays so, and new permits are as good as ever.
+// TestCopyHasNoPermit: a store that is started from a copy revives nothing: neither a permit that was burned since, nor
+// one that was not, nor a boot. What is installed stays so, and new permits are as good as ever.
 func TestCopyHasNoPermit(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "state.db")
@@ -60,7 +60,8 @@ func TestCopyHasNoPermit(t *testing.T) {
 	if _, err := inv.UseBoot(booting.Boot.Token, Fetch{Client: "10.0.0.1", File: "kernel"}); !errors.Is(err, ErrRefused) {
 		t.Errorf("its boot: %v", err)
 	}
-	if _, err := inv.Apply("waiting", Event{Kind: Retried}); err == nil || !strings.Contains(err.Error(), "the permit of waiting was withdrawn") {
+	_, err = inv.Apply("waiting", Event{Kind: Retried})
+	if err == nil || !strings.Contains(err.Error(), "the permit of waiting was withdrawn") {
 		t.Errorf("retried: %v", err)
 	}
 	enroll(t, inv, "waiting", mac1)
@@ -330,7 +331,11 @@ func TestLostKey(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err := VaultOf(store, key)
-		for _, want := range []string{what, "the SSH keys of hosts (alpha), disk keys (alpha), the server's own SSH key", "`provision state drop-secrets --state-dir " + dir} {
+		for _, want := range []string{
+			what,
+			"the SSH keys of hosts (alpha), disk keys (alpha), the server's own SSH key",
+			"`provision state drop-secrets --state-dir " + dir,
+		} {
 			if err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("%s: %v", what, err)
 			}
@@ -347,7 +352,9 @@ func TestLostKey(t *testing.T) {
 	if inv, err = New(store, vault, func() time.Time { return noon }); err != nil {
 		t.Fatal(err)
 	}
-	if now, err := inv.Get("alpha"); err != nil || now.Permit.Live(noon) || now.Error != "the permit was withdrawn: the secrets of the store were dropped" {
+	now, err := inv.Get("alpha")
+	why := "the permit was withdrawn: the secrets of the store were dropped"
+	if err != nil || now.Permit.Live(noon) || now.Error != why {
 		t.Errorf("%+v, %v", now, err)
 	}
 	if _, err := inv.Restore("bravo", time.Time{}, "ada"); err != nil {

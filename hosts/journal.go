@@ -20,9 +20,9 @@ import (
 // disk, half of what a transaction of [Bolt] waits for. It knows no versions.
 //
 // A record in the file is its CRC-32C (of what follows), the lengths of key and value (the value's plus one; 0: the key
-// is gone), all of four bytes, little endian, then both. After them there are zeros: while the file does not grow, the file
-// system has nothing of its own to write. A power cut can spoil only the end, which nobody was told of; a disk can spoil any of
-// it, and what is whole behind that is still read.
+// is gone), all of four bytes, little endian, then both. After them there are zeros: while the file does not grow, the
+// file system has nothing of its own to write. A power cut can spoil only the end, which nobody was told of; a disk can
+// spoil any of it, and what is whole behind that is still read.
 type Journal struct {
 	// Damage says, for people, what could not be read when the file was opened; empty: all of it could.
 	Damage string
@@ -91,8 +91,8 @@ func (j *Journal) load() error {
 	return syncDir(filepath.Dir(j.path))
 }
 
-// scanEntries calls do for each record that is whole. size is where the last one ends, skipped how many bytes are no part
-// of a whole one.
+// scanEntries calls do for each record that is whole. size is where the last one ends, skipped how many bytes are no
+// part of a whole one.
 func scanEntries(data []byte, do func(key string, value []byte)) (size int64, skipped int) {
 	end := len(bytes.TrimRight(data, "\x00")) // maybe within the last record's value
 	for at := 0; at < end; {
@@ -125,8 +125,9 @@ func (j *Journal) mend(data []byte, skipped int) error {
 	if err := os.WriteFile(aside, data, 0o600); err != nil {
 		return err
 	}
-	j.Damage = fmt.Sprintf("%d bytes of %s are no whole records, by damage or because the power went while they were written; "+
-		"the %d records that are whole are used, and the file as it was is kept as %s", skipped, j.path, len(j.records), aside)
+	j.Damage = fmt.Sprintf("%d bytes of %s are no whole records, by damage or because the power went while they were "+
+		"written; the %d records that are whole are used, and the file as it was is kept as %s",
+		skipped, j.path, len(j.records), aside)
 	before := j.file
 	if err := j.compact(); err != nil {
 		return err

@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// VaultOf opens the key with which the store's secrets are sealed. One that was lost is not silently replaced: the error
-// says what is lost with it, and what to do.
+// VaultOf opens the key with which the store's secrets are sealed. One that was lost is not silently replaced: the
+// error says what is lost with it, and what to do.
 func VaultOf(store Store, path string) (*Vault, error) {
 	sealed, err := store.List("secret/", "")
 	if err != nil && !errors.As(err, new(*Damaged)) {
@@ -61,10 +61,11 @@ func lostKey(path, how string, sealed []Record) error {
 		}
 	}
 	lost = append(lost, "the server's own SSH key")
-	return fmt.Errorf("open the store's key %s: %s, and without it these cannot be read: %s. Put the file back from a backup; "+
-		"copies of state.db do not hold it. If it is lost, `provision state drop-secrets --state-dir %s` removes them. Installed hosts "+
-		"go on as they are, and passphrases in escrow can be read by those to whom they were encrypted; a host that is installed again "+
-		"gets a new SSH key, its disk keys and secret files must be given again, and hosts must let the server's new key in",
+	return fmt.Errorf("open the store's key %s: %s, and without it these cannot be read: %s. Put the file back from a "+
+		"backup; copies of state.db do not hold it. If it is lost, `provision state drop-secrets --state-dir %s` removes "+
+		"them. Installed hosts go on as they are, and passphrases in escrow can be read by those to whom they were "+
+		"encrypted; a host that is installed again gets a new SSH key, its disk keys and secret files must be given "+
+		"again, and hosts must let the server's new key in",
 		path, how, strings.Join(lost, ", "), filepath.Dir(path))
 }
 

@@ -41,8 +41,9 @@ type pageFile struct {
 	visit func(bucket string, key, value []byte)
 }
 
-// walkPages checks the structure of a bbolt file of this many bytes and calls visit for each key that is not a
-// bucket's, both valid until it returns. reverted means that of the last two transactions one is damaged, maybe the last one.
+// walkPages checks the structure of a bbolt file of this many bytes and calls visit for each key that is not a bucket's;
+// key and value are valid until it returns. reverted means that of the last two transactions one is damaged, maybe the
+// last one.
 func walkPages(r io.ReaderAt, size int64, visit func(bucket string, key, value []byte)) (reverted bool, err error) {
 	tx, reverted, err := lastTransaction(r, size)
 	if err != nil {
@@ -51,7 +52,12 @@ func walkPages(r io.ReaderAt, size int64, visit func(bucket string, key, value [
 	if tx.pages > uint64(size)/tx.pageSize {
 		return reverted, fmt.Errorf("it is cut short: it has %d bytes, and should have %d", size, tx.pages*tx.pageSize)
 	}
-	f := &pageFile{ReaderAt: r, transaction: tx, used: make([]bool, tx.pages), visit: visit}
+	f := &pageFile{
+		ReaderAt:    r,
+		transaction: tx,
+		used:        make([]bool, tx.pages),
+		visit:       visit,
+	}
 	if err := f.walk(tx.root, "", limits{}, 0); err != nil {
 		return reverted, err
 	}

@@ -2,7 +2,6 @@ package hosts
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -98,7 +97,10 @@ func checkStore(f *os.File) (c StoreCheck, err error) {
 			c.Damaged = append(c.Damaged, string(key))
 		}
 	})
-	if err = cmp.Or(err, formatErr); err != nil {
+	if err == nil {
+		err = formatErr
+	}
+	if err != nil {
 		return c, fmt.Errorf("is damaged: %w", err)
 	}
 	return c, nil
@@ -182,7 +184,8 @@ func beforeOpening(path string) (c StoreCheck, err error) {
 
 func (c StoreCheck) understood() error {
 	if c.Format > storeFormat {
-		return fmt.Errorf("is of a newer version of provision (format %d; this one knows %d): start that version", c.Format, storeFormat)
+		return fmt.Errorf("is of a newer version of provision (format %d; this one knows %d): start that version",
+			c.Format, storeFormat)
 	}
 	return nil
 }
@@ -235,12 +238,15 @@ func upgrade(tx *bbolt.Tx) error {
 			return err
 		}
 	}
-	// Programs that knew no formats would take the store for a new one. They do not start with this list of discovered machines.
+	// Programs that knew no formats would take the store for a new one. They cannot read this as their list of
+	// discovered machines, and do not start.
 	old, err := tx.CreateBucket(firstBucket)
 	if err != nil {
 		return err
 	}
-	if err := old.Put([]byte(discoveredKey), []byte("\x00\x00\x00\x00\x00\x00\x00\x01\"this store is of a newer version of provision\"")); err != nil {
+	version := make([]byte, 8)
+	err = old.Put([]byte(discoveredKey), append(version, `"this store is of a newer version of provision"`...))
+	if err != nil {
 		return err
 	}
 	return putRecord(format, formatKey, 0, []byte(strconv.Itoa(storeFormat)))

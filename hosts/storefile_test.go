@@ -182,8 +182,8 @@ func TestStoreCut(t *testing.T) {
 	}
 }
 
-// TestFormats: the store of an older version is brought to today's format, and kept as it was; older versions do not take
-// what this one wrote for theirs, and this one does not that of a newer one.
+// TestFormats: the store of an older version is brought to today's format, and kept as it was; older versions do not
+// take what this one wrote for theirs, and this one does not that of a newer one.
 func TestFormats(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.db")
 	db, err := bbolt.Open(path, 0o600, nil)
@@ -235,7 +235,8 @@ func TestFormats(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = OpenBolt(path)
-	if err == nil || !strings.Contains(err.Error(), "is of a newer version of provision (format 3; this one knows 2): start that version") {
+	want := "is of a newer version of provision (format 3; this one knows 2): start that version"
+	if err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("a newer format: %v", err)
 	}
 	if _, err := RestoreStore(path, filepath.Join(copiesOf(path), "before-format-2.db")); err != nil {

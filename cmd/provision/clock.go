@@ -13,8 +13,8 @@ import (
 	"provision/hosts"
 )
 
-// awaitClock returns once the machine's clock is not behind the latest time that the server has seen, or ctx ends. A machine without
-// a battery for its clock starts with any time, until the network tells it the right one.
+// awaitClock returns once the machine's clock is not behind the latest time that the server has seen, or ctx ends. A
+// machine without a battery for its clock starts with any time, until the network tells it the right one.
 func awaitClock(ctx context.Context, clock *hosts.Clock, store string, log *slog.Logger) error {
 	for {
 		now, latest, behind := clock.Behind()
@@ -23,7 +23,8 @@ func awaitClock(ctx context.Context, clock *hosts.Clock, store string, log *slog
 		}
 		log.Warn("waiting for this machine's clock to be set: it is behind the latest time that the server has seen",
 			"clock", now.Format(time.RFC3339), "seen", latest.Format(time.RFC3339),
-			"remedy", fmt.Sprintf("let it be set by NTP, or with `date -s`; if the time that was seen is wrong, stop the server and run `provision state restore %s`, which withdraws all permits", store))
+			"remedy", fmt.Sprintf("let it be set by NTP, or with `date -s`; if the time that was seen is wrong, "+
+				"stop the server and run `provision state restore %s`, which withdraws all permits", store))
 		if err := clockSet(ctx, latest); err != nil {
 			return fmt.Errorf("wait for this machine's clock: %w", err)
 		}

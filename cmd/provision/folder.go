@@ -54,11 +54,13 @@ func oursInside(path string) error {
 	case err != nil:
 		return fmt.Errorf("look at the state folder: %w", err)
 	case info.Mode()&fs.ModeSymlink != 0:
-		return fmt.Errorf("%s is a link: the file itself must lie there. If what it leads to is right: cp --remove-destination \"$(readlink -f %s)\" %s", path, path, path)
+		return fmt.Errorf("%s is a link: the file itself must lie there. If what it leads to is right: "+
+			"cp --remove-destination \"$(readlink -f %s)\" %s", path, path, path)
 	case !info.Mode().IsRegular():
 		return fmt.Errorf("%s is not a file: move it away, with mv %s %s.old", path, path, path)
 	case filepath.Base(path) == keyFile && info.Mode().Perm()&0o077 != 0:
-		return fmt.Errorf("others may read %s (mode %04o), which opens all secrets of the store: chmod 600 %s; and if somebody may have read it, give hosts and disks new keys", path, info.Mode().Perm(), path)
+		return fmt.Errorf("others may read %s (mode %04o), which opens all secrets of the store: chmod 600 %s; "+
+			"and if somebody may have read it, give hosts and disks new keys", path, info.Mode().Perm(), path)
 	}
 	return ours(path, info)
 }
@@ -68,9 +70,11 @@ func ours(path string, info fs.FileInfo) error {
 	owner, me := int(info.Sys().(*syscall.Stat_t).Uid), os.Geteuid()
 	switch {
 	case owner != me:
-		return fmt.Errorf("%s belongs to the user %d, and the server runs as %d. If what is in it is right: chown %d %s", path, owner, me, me, path)
+		return fmt.Errorf("%s belongs to the user %d, and the server runs as %d. If what is in it is right: chown %d %s",
+			path, owner, me, me, path)
 	case info.Mode().Perm()&0o022 != 0:
-		return fmt.Errorf("others may write %s (mode %04o). If what is in it is right: chmod go-w %s", path, info.Mode().Perm(), path)
+		return fmt.Errorf("others may write %s (mode %04o). If what is in it is right: chmod go-w %s",
+			path, info.Mode().Perm(), path)
 	}
 	return nil
 }

@@ -77,8 +77,8 @@ func tempFolder(state string) (string, error) {
 	return dir, nil
 }
 
-// sshFolder is the folder for sockets and known hosts: temp, if ssh can use a path in it. A socket's has 107 bytes at most
-// (unix(7)), and options are split at blanks.
+// sshFolder is the folder for sockets and known hosts: temp, if ssh can use a path in it, else the system's. A socket's
+// path has 107 bytes at most (unix(7)), and options are split at blanks.
 func sshFolder(temp string) string {
 	if len(temp) > 80 || strings.ContainsAny(temp, " \t\"'\\%") {
 		return ""

@@ -44,21 +44,24 @@ func stateCommand(api *client) *cobra.Command {
 	c := &cobra.Command{Use: "state", Short: "check, back up and restore what the server keeps", Long: stateHelp,
 		Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
 	c.PersistentFlags().StringVar(&s.dir, "state-dir", defaultState, "state folder of the server")
+	check := &cobra.Command{Use: "check [FILE]", Args: cobra.MaximumNArgs(1),
+		Short: "look at all of the store, its copies and the leases, or at a copy elsewhere; exit status 1: one is damaged",
+		RunE:  func(c *cobra.Command, args []string) error { return s.check(c, args) }}
+	backup := &cobra.Command{Use: "backup FILE", Args: cobra.ExactArgs(1),
+		Short: "write a copy of the store, also while the server runs",
+		RunE:  func(c *cobra.Command, args []string) error { return s.backup(c, args[0]) }}
+	restore := &cobra.Command{Use: "restore [FILE]", Args: cobra.MaximumNArgs(1),
+		Short: "go on from a copy (default: the newest good one), with no permit; the server must be stopped",
+		RunE:  func(c *cobra.Command, args []string) error { return s.restore(c.OutOrStdout(), args) }}
+	setAside := &cobra.Command{Use: "set-aside RECORD", Args: cobra.ExactArgs(1),
+		Short: "put a damaged record aside, such as host/bravo, also while the server runs",
+		RunE:  func(c *cobra.Command, args []string) error { return s.setAside(c, args[0]) }}
 	var yes bool
-	drop := &cobra.Command{Use: "drop-secrets", Short: "remove the secrets that cannot be read any more because secrets.key is lost",
-		Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error { return s.dropSecrets(c.OutOrStdout(), yes) }}
+	drop := &cobra.Command{Use: "drop-secrets", Args: cobra.NoArgs,
+		Short: "remove the secrets that cannot be read any more because secrets.key is lost",
+		RunE:  func(c *cobra.Command, _ []string) error { return s.dropSecrets(c.OutOrStdout(), yes) }}
 	drop.Flags().BoolVar(&yes, "yes", false, "do it")
-	c.AddCommand(
-		&cobra.Command{Use: "check [FILE]", Short: "look at all of the store, its copies and the lease journal, or at a copy elsewhere; exit status 1 if one is damaged",
-			Args: cobra.MaximumNArgs(1), RunE: func(c *cobra.Command, args []string) error { return s.check(c, args) }},
-		&cobra.Command{Use: "backup FILE", Short: "write a copy of the store, also while the server runs",
-			Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error { return s.backup(c, args[0]) }},
-		&cobra.Command{Use: "restore [FILE]", Short: "go on from a copy (default: the newest good one), with no permit; the server must be stopped",
-			Args: cobra.MaximumNArgs(1), RunE: func(c *cobra.Command, args []string) error { return s.restore(c.OutOrStdout(), args) }},
-		&cobra.Command{Use: "set-aside RECORD", Short: "put a damaged record aside, such as host/bravo, also while the server runs",
-			Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error { return s.setAside(c, args[0]) }},
-		drop,
-	)
+	c.AddCommand(check, backup, restore, setAside, drop)
 	return c
 }
 
@@ -77,7 +80,8 @@ func (s *state) check(c *cobra.Command, args []string) error {
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 	case err == nil && skipped > 0:
-		errs = append(errs, fmt.Errorf("%s has %d bytes that are no whole records; the server goes on without them, and keeps them", s.path(leaseFile), skipped))
+		errs = append(errs, fmt.Errorf("%s has %d bytes that are no whole records; the server goes on without them",
+			s.path(leaseFile), skipped))
 	default:
 		errs = append(errs, err)
 	}
@@ -132,10 +136,12 @@ func sayCheck(out io.Writer, path string, found hosts.StoreCheck, err error) err
 	}
 	fmt.Fprintf(out, "%s: %d hosts, %d records, format %d\n", path, found.Hosts, found.Records, found.Format)
 	if found.Reverted {
-		err = fmt.Errorf("%s: of its last two transactions one is damaged; the server goes on with the other, with no permit", path)
+		err = fmt.Errorf("%s: of its last two transactions one is damaged; the server goes on with the other, with no permit",
+			path)
 	}
 	for _, key := range found.Damaged {
-		err = errors.Join(err, fmt.Errorf("%s: the record %s is damaged; `provision state set-aside %s` puts it aside", path, key, key))
+		err = errors.Join(err, fmt.Errorf("%s: the record %s is damaged; `provision state set-aside %s` puts it aside",
+			path, key, key))
 	}
 	return err
 }
@@ -151,7 +157,8 @@ func (s *state) backup(c *cobra.Command, file string) error {
 	if err := sayCheck(c.OutOrStdout(), file, found, nil); err != nil {
 		return err
 	}
-	fmt.Fprintf(c.OutOrStdout(), "Its secrets can be read with %s only: keep a copy of that, too, in another place.\n", s.path(keyFile))
+	fmt.Fprintf(c.OutOrStdout(), "Its secrets can be read with %s only: keep a copy of that, too, in another place.\n",
+		s.path(keyFile))
 	return nil
 }
 
@@ -174,8 +181,8 @@ func (s *state) restore(out io.Writer, args []string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "%s is %s now. When the server starts, all permits in it are withdrawn: enroll again what is to be installed.\n", store, from)
-	fmt.Fprintf(out, "What was there is kept as %s.replaced.\n", store)
+	fmt.Fprintf(out, "%s is %s now. When the server starts, all permits in it are withdrawn: "+
+		"enroll again what is to be installed.\nWhat was there is kept as %s.replaced.\n", store, from, store)
 	return sayCheck(out, store, found, nil)
 }
 
