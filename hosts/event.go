@@ -71,6 +71,8 @@ type Event struct {
 	Change   *Change   `json:"-"`
 	// Takes are Disks as they are compared with what was confirmed; of Burned.
 	Takes []Taken `json:"-"`
+	// Error is the host's from now on; of Cancelled.
+	Error string `json:"-"`
 	// Confirmed is what the operator agreed to now; of Retried.
 	Confirmed *Confirmed `json:"-"`
 }
@@ -222,7 +224,8 @@ func change(h *Host, ev Event) error {
 		if !h.Permit.Spent.IsZero() {
 			return fmt.Errorf("%s has no permit to cancel: it is %s", h.Name, h.State)
 		}
-		h.Permit.Spent, h.Error = ev.Time, "cancelled by the operator"
+		h.Permit.Spent = ev.Time
+		h.Error = cmp.Or(ev.Error, "cancelled by the operator")
 		h.restore()
 		h.enter("")
 		h.Boot.Expires, h.Contact = ev.Time, false

@@ -42,6 +42,9 @@ type Installer struct {
 	// Wake sends magic packets for a MAC.
 	Wake func(ctx context.Context, mac string) error
 
+	// Temp is the folder for what lasts as long as Run; empty: the system's.
+	Temp string
+
 	// LiveWithin is how long after its boot an installer may take until it
 	// answers; the same again is how long a lost one may stay away.
 	LiveWithin time.Duration
@@ -59,7 +62,7 @@ func (in *Installer) Run(ctx context.Context) (err error) {
 	if in.signer, err = ssh.NewSignerFromKey(in.Key); err != nil {
 		return fmt.Errorf("use the server's SSH key: %w", err)
 	}
-	if in.run, err = os.MkdirTemp("", "provision-"); err != nil {
+	if in.run, err = os.MkdirTemp(in.Temp, "provision-"); err != nil {
 		return fmt.Errorf("make a folder for this run: %w", err)
 	}
 	defer os.RemoveAll(in.run)
