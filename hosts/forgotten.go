@@ -221,7 +221,7 @@ func (inv *Inventory) takeBack(name string, forgotten time.Time, by string) (Hos
 		if err != nil {
 			return Host{}, err
 		}
-		logged, err := log(&h, ev)
+		logged, err := inv.log(&h, ev)
 		if err != nil {
 			return Host{}, err
 		}
@@ -232,7 +232,7 @@ func (inv *Inventory) takeBack(name string, forgotten time.Time, by string) (Hos
 	if err != nil {
 		return Host{}, err
 	}
-	var back []Write // before the new event: it may push out the oldest
+	var back []Write
 	for _, rec := range recs {
 		back = append(back, Write{strings.TrimPrefix(rec.Key, before), rec.Value}, Write{rec.Key, nil})
 	}

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -245,6 +246,10 @@ func (f *follower) contact(ctx context.Context, h hosts.Host) *session {
 			f.Log.Info("contact not wanted any more", "host", h.Name, "err", err)
 			s.client.Close()
 			return nil
+		}
+		if mac := neighbour(addr); mac != "" && !slices.Contains(h.MACs, mac) {
+			f.note("the installer at %s has the MAC %s, which is not one of %s's (%s); it has this boot's key, so it is taken for the "+
+				"machine: see that it is, or that nothing forges ARP answers", addr, mac, h.Name, strings.Join(h.MACs, ", "))
 		}
 		return s
 	}

@@ -34,7 +34,7 @@ import (
 type serveFlags struct {
 	flake, dhcp, http, stateDir, unknown string
 	router, domain, group, programs      string
-	ifaces, dhcpRanges, dns              []string
+	ifaces, dhcpRanges, relays, dns      []string
 	lease, liveWithin                    time.Duration
 	nixOptions                           []string
 	evaluations, builds                  int
@@ -74,6 +74,7 @@ func serveCommand(socket *string) *cobra.Command {
 	fl.StringSliceVar(&f.ifaces, "interface", nil, "network interfaces on the machines' LANs")
 	fl.StringVar(&f.dhcp, "dhcp", "proxy", "proxy, server or off")
 	fl.StringSliceVar(&f.dhcpRanges, "dhcp-range", nil, "addresses to hand out, FIRST-LAST, one range for each LAN; FIRST-LAST/BITS behind a relay (with --dhcp server)")
+	fl.StringSliceVar(&f.relays, "relay", nil, "a relay agent's address, or better the network behind it, whose machines are answered, too")
 	fl.StringVar(&f.router, "dhcp-router", "", "default route to hand out (with --dhcp server)")
 	fl.StringSliceVar(&f.dns, "dhcp-dns", nil, "DNS servers to hand out (with --dhcp server)")
 	fl.StringVar(&f.domain, "dhcp-domain", "", "domain to hand out (with --dhcp server)")
@@ -360,6 +361,13 @@ func (f *serveFlags) pxe() (*pxe.Server, error) {
 			return nil, err
 		}
 		s.Ranges = append(s.Ranges, r)
+	}
+	for _, text := range f.relays {
+		relay, err := pxe.ParseRelay(text)
+		if err != nil {
+			return nil, fmt.Errorf("--relay %s: %w", text, err)
+		}
+		s.Relays = append(s.Relays, relay)
 	}
 	if f.router != "" {
 		if s.Router, err = parseIPv4("--dhcp-router", f.router); err != nil {
