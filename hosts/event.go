@@ -73,6 +73,8 @@ type Event struct {
 	Change   *Change   `json:"-"`
 	// Takes are Disks as they are compared with what was confirmed; of Burned.
 	Takes []Taken `json:"-"`
+	// Error is the host's from now on; of Cancelled.
+	Error string `json:"-"`
 	// Confirmed is what the operator agreed to now; of Retried.
 	Confirmed *Confirmed `json:"-"`
 
@@ -200,7 +202,10 @@ func change(h *Host, ev Event) error {
 		h.enter(PhaseFacts)
 	case Lost:
 		h.Contact, h.Lost = false, ev.Time
-		h.Losses++
+		if ev.Time.Sub(h.Counted) >= lossPause {
+			h.Counted = ev.Time
+			h.Losses++
+		}
 	case Built:
 		h.System = ev.System
 		if ev.Expected != nil {
@@ -231,7 +236,8 @@ func change(h *Host, ev Event) error {
 		if !h.Permit.Spent.IsZero() {
 			return fmt.Errorf("%s has no permit to cancel: it is %s", h.Name, h.State)
 		}
-		h.Permit.Spent, h.Error = ev.Time, "cancelled by the operator"
+		h.Permit.Spent = ev.Time
+		h.Error = cmp.Or(ev.Error, "cancelled by the operator")
 		h.restore()
 		h.enter("")
 		h.Boot.Expires, h.Contact = ev.Time, false
@@ -256,6 +262,10 @@ func change(h *Host, ev Event) error {
 	}
 	return nil
 }
+
+// lossPause is how long sessions that break after one that was counted are the same loss: a switch that starts, or a
+// loose cable.
+const lossPause = 30 * time.Second
 
 // restore makes what stands on the machine's disks, if anything does, the host again.
 func (h *Host) restore() {

@@ -139,6 +139,9 @@ func (inv *Inventory) takeOut(name string) (h Host, expect []Version, writes []W
 		}
 		return Host{Name: name}, []Version{{hostKey(name), 0}, {secretKey(name, SecretHostKey), key.Version}}, nil, keyErr
 	}
+	if errors.As(err, new(*Damaged)) {
+		return inv.takeOutDamaged(name)
+	}
 	if err != nil {
 		return h, nil, nil, err
 	}
@@ -151,6 +154,9 @@ func (inv *Inventory) takeOut(name string) (h Host, expect []Version, writes []W
 	}
 	for _, token := range h.Tokens {
 		writes = append(writes, Write{tokenKey(token), nil})
+	}
+	if id := h.DUID(); id != "" {
+		writes = append(writes, Write{duidKey(id), nil})
 	}
 	if h.Serial != "" {
 		writes = append(writes, Write{serialKey(h.Serial), nil})

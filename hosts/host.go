@@ -68,7 +68,8 @@ type Host struct {
 	Address  string    `json:"address,omitempty"` // where the machine was last seen
 	Contact  bool      `json:"contact"`           // an SSH session to its installer is up
 	Lost     time.Time `json:"lost,omitzero"`     // when the session broke, if it is broken
-	Losses   int       `json:"losses,omitempty"`  // how often it broke since the boot
+	Losses   int       `json:"losses,omitempty"`  // how often it broke since the boot, see lossPause
+	Counted  time.Time `json:"counted,omitzero"`  // when Losses grew last
 	System   string    `json:"system,omitempty"`  // store path of the toplevel that was built
 	Machine  string    `json:"machine,omitempty"` // SMBIOS UUID of the machine that boots under this permit
 	Serial   string    `json:"serial,omitempty"`  // of the Raspberry Pi, as it told; see Inventory.BySerial
@@ -202,6 +203,7 @@ type Boot struct {
 	Serial  string    `json:"serial,omitempty"`  // of the Raspberry Pi that asked: 8 hex digits; "": it told none
 	Server  string    `json:"server,omitempty"`  // our address on the machine's link
 	Port    int       `json:"port,omitempty"`    // of the installer's SSH; 0: 22
+	SSH     bool      `json:"ssh,omitempty"`     // it was handed over by SSH, and not fetched by firmware
 }
 
 // Serves reports whether files are still to be served under the boot's token.

@@ -1,6 +1,7 @@
 package hosts
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,13 +11,17 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode"
+
+	"provision/internal/text"
 )
 
 // MaxEvents bounds the events kept for a host; the newest stay. Events that anybody on the network can cause push out
 // others only until they are a fifth of them.
 const MaxEvents = 500
 
+// MaxMessage bounds the message of an event, and thus the error of a host, in bytes: of a longer one the start and the
+// end stay.
+const MaxMessage = 16 << 10
 const (
 	strangersShare = MaxEvents / 5
 	eventsAtOnce   = MaxEvents / 10 // so many go together, for each time all are read
@@ -40,15 +45,20 @@ func factsKey(name string) string           { return "facts/" + name }
 func journalKey(name string) string         { return "journal/" + name }
 func secretKey(name, secret string) string  { return "secret/" + name + "/" + secret }
 
-// New opens the inventory; now is the clock.
+// New opens the inventory; now is the clock, which should never go back. In a store that is stale, such as a copy, no permit lives then.
 func New(store Store, vault *Vault, now func() time.Time) (*Inventory, error) {
 	inv := &Inventory{store: store, vault: vault, now: now,
 		notes: noteLimits{recorded: make(map[noteKey]noted)}}
-	rec, err := store.Get(discoveredKey)
-	if errors.Is(err, ErrNotFound) {
-		return inv, nil
+	if err := inv.withdrawStale(); err != nil {
+		return nil, err
 	}
-	if err == nil {
+	rec, err := store.Get(discoveredKey)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return inv, nil
+	case errors.As(err, new(*Damaged)): // machines are discovered again
+		return inv, inv.SetAside(discoveredKey, "the server")
+	case err == nil:
 		err = inv.seen.load(rec.Value)
 	}
 	if err != nil {
@@ -57,17 +67,20 @@ func New(store Store, vault *Vault, now func() time.Time) (*Inventory, error) {
 	return inv, nil
 }
 
-// Run saves discovered machines every few seconds, and once more at the end. Every hour, and at once, it
-// destroys what is left of hosts that were forgotten long ago.
+// Run saves discovered machines every few seconds, the time every minute, and both once more at the end. Every hour,
+// and at once, it destroys what is left of hosts that were forgotten long ago.
 func (inv *Inventory) Run(ctx context.Context) error {
-	tick, hour := time.NewTicker(5*time.Second), time.NewTicker(time.Hour)
+	tick, minute, hour := time.NewTicker(5*time.Second), time.NewTicker(time.Minute), time.NewTicker(time.Hour)
 	defer tick.Stop()
+	defer minute.Stop()
 	defer hour.Stop()
 	_ = inv.PurgeForgotten(inv.now()) // as below
 	for {
 		select {
 		case <-ctx.Done():
-			return inv.saveSeen()
+			return errors.Join(inv.saveSeen(), inv.saveClock())
+		case <-minute.C:
+			_ = inv.saveClock()
 		case <-hour.C:
 			_ = inv.PurgeForgotten(inv.now())
 		case <-tick.C:
@@ -111,7 +124,7 @@ func (inv *Inventory) get(name string) (h Host, version uint64, err error) {
 		err = json.Unmarshal(rec.Value, &h)
 	}
 	if err != nil {
-		return Host{}, 0, fmt.Errorf("host %s: %w", name, err)
+		return Host{}, rec.Version, fmt.Errorf("host %s: %w", name, err)
 	}
 	return h, rec.Version, nil
 }
@@ -132,10 +145,11 @@ func (inv *Inventory) via(key string) (Host, error) {
 	return inv.Get(string(rec.Value))
 }
 
-// List returns all hosts, by name.
+// List returns all hosts, by name. One whose record is damaged is there as failed, without a permit.
 func (inv *Inventory) List() ([]Host, error) {
 	recs, err := inv.store.List("host/", "")
-	if err != nil {
+	var damaged *Damaged
+	if err != nil && !errors.As(err, &damaged) {
 		return nil, err
 	}
 	all := make([]Host, len(recs))
@@ -143,6 +157,12 @@ func (inv *Inventory) List() ([]Host, error) {
 		if err := json.Unmarshal(rec.Value, &all[i]); err != nil {
 			return nil, fmt.Errorf("%s: %w", rec.Key, err)
 		}
+	}
+	if damaged != nil {
+		for _, key := range damaged.Keys {
+			all = append(all, unreadable(key))
+		}
+		slices.SortFunc(all, func(a, b Host) int { return cmp.Compare(a.Name, b.Name) })
 	}
 	return all, nil
 }
@@ -166,7 +186,7 @@ func (inv *Inventory) Watch(ctx context.Context) <-chan string {
 // Events returns the kept events of a host with numbers past after.
 func (inv *Inventory) Events(name string, after uint64) ([]Event, error) {
 	recs, err := inv.store.List("event/"+name+"/", eventKey(name, after))
-	if err != nil {
+	if err != nil && !errors.As(err, new(*Damaged)) { // those that can be read tell most of it
 		return nil, err
 	}
 	events := make([]Event, len(recs))
@@ -210,17 +230,6 @@ func (inv *Inventory) Check(name string, ev Event) error {
 	return err
 }
 
-// harmless drops control characters: messages hold what machines and flakes
-// say, and end on the operator's terminal.
-func harmless(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) && r != '\n' && r != '\t' {
-			return -1
-		}
-		return r
-	}, s)
-}
-
 // apply retries while others change the host. extra adds writes that depend
 // on the host before and after. An event that changes the host does so even if there were too many to record it.
 func (inv *Inventory) apply(name string, ev Event, extra func(before, after *Host) ([]Version, []Write, error)) (Host, error) {
@@ -244,7 +253,7 @@ func (inv *Inventory) try(name string, ev Event, extra func(before, after *Host)
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return before, err
 	}
-	ev.Host, ev.Time, ev.Message = name, inv.now(), harmless(ev.Message)
+	ev.Host, ev.Time, ev.Message = name, inv.now(), text.Short(ev.Message, MaxMessage)
 	after, err := next(before, ev)
 	if err != nil {
 		return before, err

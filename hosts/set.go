@@ -68,7 +68,7 @@ func (inv *Inventory) set(name string, c Change, by string) (Alteration, error) 
 	if err != nil {
 		return done, err
 	}
-	ev.Message = harmless(by + " changed it: " + strings.Join(done.What, "; "))
+	ev.Message = by + " changed it: " + strings.Join(done.What, "; ")
 	logged, err := inv.log(&after, ev)
 	if err != nil {
 		return done, err

@@ -43,6 +43,9 @@ type Installer struct {
 	// Wake sends magic packets for a MAC.
 	Wake func(ctx context.Context, mac string) error
 
+	// Temp is the folder for what lasts as long as Run; empty: the system's.
+	Temp string
+
 	// LiveWithin is how long after its boot an installer may take until it
 	// answers; the same again is how long a lost one may stay away.
 	LiveWithin time.Duration
@@ -60,7 +63,7 @@ func (in *Installer) Run(ctx context.Context) (err error) {
 	if in.signer, err = ssh.NewSignerFromKey(in.Key); err != nil {
 		return fmt.Errorf("use the server's SSH key: %w", err)
 	}
-	if in.run, err = os.MkdirTemp("", "provision-"); err != nil {
+	if in.run, err = os.MkdirTemp(in.Temp, "provision-"); err != nil {
 		return fmt.Errorf("make a folder for this run: %w", err)
 	}
 	defer os.RemoveAll(in.run)
@@ -216,15 +219,20 @@ const maxLosses = 10
 
 const (
 	contactEvery = time.Second
+	lostPause    = 3 * time.Second // after a session broke; the network may come and go several times in a second
 	verifyEvery  = 2 * time.Second
 )
 
 // contact tries the installer of the host's boot at every address that the
 // machine may have. The right machine is the one that has the key.
 func (f *follower) contact(ctx context.Context, h hosts.Host) *session {
-	for _, addr := range addresses(h) {
+	if f.Now().Sub(h.Lost) < lostPause {
+		return nil
+	}
+	likely := addresses(h)
+	for i, addr := range slices.Concat(likely, f.newcomers(h)) {
 		s, _, _, err := dial(ctx, addr, h.Boot.Port, h.Boot.HostKey, f.signer)
-		if errors.Is(err, errWrongKey) {
+		if errors.Is(err, errWrongKey) && i < len(likely) {
 			f.note("%s answers SSH with another key than this boot's; not touched", addr)
 			continue
 		}
@@ -305,8 +313,8 @@ func (f *follower) work(ctx context.Context, h hosts.Host, s *session) {
 	case err == nil, errors.Is(cause, errUnwanted):
 	case errors.Is(err, errLost) || errors.Is(cause, errLost):
 		f.apply(hosts.Event{Kind: hosts.Lost, Phase: phase, Message: fmt.Sprintf("lost the installer during %s: %v; it goes on when the machine is back", phase, err)})
-		if h.Losses >= maxLosses {
-			f.fail(phase, fmt.Errorf("the installer was lost %d times in one boot; the last time: %w", h.Losses+1, err))
+		if now, getErr := f.Hosts.Get(f.name); getErr == nil && now.Losses > maxLosses {
+			f.fail(phase, fmt.Errorf("the installer was lost %d times in one boot; the last time: %w", now.Losses, err))
 		}
 	case cause != nil: // the server stops
 	default:

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -108,7 +109,7 @@ func (s *Server) handle(l *link, from netip.AddrPort, port uint16, raw []byte, m
 	var r *dhcpv4.DHCPv4
 	if err == nil {
 		if h == nil {
-			s.discovered(c)
+			s.discovered(l, m, c)
 		}
 		s.traceRequest(l, from, port, raw, m, c, h)
 		s.watchRestart(m, c, h)
@@ -140,14 +141,20 @@ func (s *Server) who(l *link, m *dhcpv4.DHCPv4) (client, *hosts.Host, error) {
 	}
 	h, err := s.Hosts.ByMAC(c.MAC)
 	if errors.Is(err, hosts.ErrNotFound) {
+		if h := s.installerOf(m, c); h != nil {
+			return c, h, nil
+		}
 		return c, nil, nil
 	}
 	return s.pis.resume(m, c), &h, err
 }
 
 // discovered records a machine that is not enrolled.
-func (s *Server) discovered(c client) {
+func (s *Server) discovered(l *link, m *dhcpv4.DHCPv4, c client) {
 	d := hosts.Discovered{MAC: c.MAC, Vendor: c.Vendor, Board: c.board()}
+	if addr := requested(m); addr.IsValid() && l.net.Contains(addr) && m.MessageType() == dhcpv4.MessageTypeRequest {
+		d.Address = addr.String()
+	}
 	if c.Kind != system {
 		d.Arch = c.String()
 	}
@@ -253,7 +260,7 @@ func (s *Server) answerFull(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host) 
 // server's.
 func (s *Server) lease(l *link, sub *subnet, m *dhcpv4.DHCPv4, c client, h *hosts.Host) (addr netip.Addr, ok bool, err error) {
 	var fixed netip.Addr
-	if h != nil && h.Options.Address != "" {
+	if h != nil && h.Options.Address != "" && slices.Contains(h.MACs, c.MAC) {
 		if fixed, err = netip.ParseAddr(h.Options.Address); err != nil {
 			return addr, false, fmt.Errorf("fixed address of %s: %w", h.Name, err)
 		}

@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"provision/internal/text"
 )
 
 // version is set by the Makefile.
@@ -42,6 +44,9 @@ type errStatus struct {
 func (e errStatus) Error() string { return e.message }
 
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	// Much of what is printed is what machines and flakes say.
+	stdout = &text.Writer{To: stdout}
+	stderr = &text.Writer{To: stderr}
 	root := rootCommand()
 	root.SetArgs(args)
 	root.SetIn(stdin)
@@ -102,7 +107,7 @@ func rootCommand() *cobra.Command {
 	root.AddCommand(
 		serveCommand(&api.socket), enrollCommand(api), installCommand(api), reinstallCommand(api), retryCommand(api), statusCommand(api), watchCommand(api), waitCommand(api),
 		logsCommand(api), timelineCommand(api), captureCommand(api), planCommand(api), layoutCommand(), factsCommand(), cancelCommand(api), forgetCommand(api), restoreCommand(api), setCommand(api), hostKeyCommand(api), secretsCommand(api), discoveredCommand(api),
-		imagesCommand(api), doctorCommand(api), versionCommand(), targetCommand(),
+		imagesCommand(api), doctorCommand(api), stateCommand(api), versionCommand(), targetCommand(),
 	)
 	for _, c := range root.Commands() {
 		checkArgs(c)
