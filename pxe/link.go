@@ -181,6 +181,9 @@ func (s *Server) openSubnets() error {
 		}
 		s.subnets = append(s.subnets, sub)
 	}
+	if s.Router.IsValid() && s.subnet(s.Router) == nil {
+		return fmt.Errorf("router %s is in none of the networks whose addresses are handed out", s.Router)
+	}
 	return nil
 }
 

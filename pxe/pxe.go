@@ -24,17 +24,18 @@ import (
 // Server serves network interfaces. Its exported fields are its options;
 // Listen checks them.
 type Server struct {
-	Interfaces []string // each with an IPv4 address
-	Mode       Mode
-	Ranges     []Range      // full DHCP mode
-	Router     netip.Addr   // full DHCP mode; invalid: none is told
-	DNS        []netip.Addr // full DHCP mode
-	Domain     string       // full DHCP mode
-	Lease      time.Duration
-	HTTPPort   int    // 1 to 65535
-	Hold       bool   // unknown machines are shown how to be enrolled, instead of silence
-	Programs   string // folder with boot programs beside those built in; "": none
-	BootTime   time.Duration
+	Interfaces  []string // each with an IPv4 address
+	Mode        Mode
+	Ranges      []Range      // full DHCP mode
+	Router      netip.Addr   // full DHCP mode; invalid: none is told
+	DNS         []netip.Addr // full DHCP mode
+	Domain      string       // full DHCP mode
+	Lease       time.Duration
+	HTTPPort    int    // 1 to 65535
+	TFTPBlksize int    // bytes that a TFTP block has at most, 512 to 65464; 0: what the link takes
+	Hold        bool   // unknown machines are shown how to be enrolled, instead of silence
+	Programs    string // folder with boot programs beside those built in; "": none
+	BootTime    time.Duration
 
 	Hosts  *hosts.Inventory
 	Leases LeaseStore

@@ -37,7 +37,7 @@ type serveFlags struct {
 	ifaces, dhcpRanges, dns              []string
 	lease, liveWithin                    time.Duration
 	nixOptions                           []string
-	evaluations, builds                  int
+	evaluations, builds, tftpBlksize     int
 	impure, acceptConfig                 bool
 	verbose                              bool
 }
@@ -79,6 +79,7 @@ func serveCommand(socket *string) *cobra.Command {
 	fl.StringVar(&f.domain, "dhcp-domain", "", "domain to hand out (with --dhcp server)")
 	fl.DurationVar(&f.lease, "dhcp-lease", time.Hour, "how long a lease lasts (with --dhcp server)")
 	fl.StringVar(&f.http, "http", ":80", "port that machines fetch kernel and initrd from")
+	fl.IntVar(&f.tftpBlksize, "tftp-blksize", 0, "bytes that a block has at most over TFTP, 512 to 65464 (default: what the LAN takes)")
 	fl.StringVar(&f.programs, "ipxe", "", "folder with iPXE programs of your own, such as snponly.efi, beside those built in")
 	fl.StringVar(&f.stateDir, "state-dir", "/var/lib/provision", "folder for inventory, keys and images")
 	fl.StringVar(&f.unknown, "unknown", "ignore", "what unknown machines get: ignore, or hold (a screen that tells how to enroll them)")
@@ -280,6 +281,14 @@ func (f *serveFlags) pxe() (*pxe.Server, error) {
 	}
 	switch pxe.Mode(f.dhcp) {
 	case pxe.Proxy, pxe.Off:
+		for _, flag := range []struct {
+			name  string
+			given bool
+		}{{"range", len(f.dhcpRanges) > 0}, {"router", f.router != ""}, {"dns", len(f.dns) > 0}, {"domain", f.domain != ""}} {
+			if flag.given {
+				return nil, fmt.Errorf("--dhcp-%s goes with --dhcp server: with %s, another DHCP server hands out the addresses", flag.name, f.dhcp)
+			}
+		}
 	case pxe.Full:
 		if len(f.dhcpRanges) == 0 {
 			return nil, errors.New("--dhcp server needs a range of addresses to hand out: --dhcp-range FIRST-LAST")
@@ -287,7 +296,10 @@ func (f *serveFlags) pxe() (*pxe.Server, error) {
 	default:
 		return nil, fmt.Errorf("--dhcp %s: choose proxy, server or off", f.dhcp)
 	}
-	s := &pxe.Server{Interfaces: f.ifaces, Programs: f.programs, Mode: pxe.Mode(f.dhcp), Domain: f.domain, Lease: f.lease, HTTPPort: port,
+	if f.tftpBlksize != 0 && (f.tftpBlksize < 512 || f.tftpBlksize > 65464) {
+		return nil, fmt.Errorf("--tftp-blksize %d: blocks have 512 to 65464 bytes", f.tftpBlksize)
+	}
+	s := &pxe.Server{Interfaces: f.ifaces, TFTPBlksize: f.tftpBlksize, Programs: f.programs, Mode: pxe.Mode(f.dhcp), Domain: f.domain, Lease: f.lease, HTTPPort: port,
 		Hold: f.unknown == "hold", BootTime: 10 * time.Minute, Now: time.Now}
 	if s.Lease < time.Minute {
 		return nil, fmt.Errorf("--dhcp-lease %s: a minute at least", f.lease)
