@@ -243,13 +243,13 @@ func (g *gate) sendAway() {
 
 // end gives back what a transfer had.
 func (g *gate) end(t *transfer, err error) {
-	t.file.close(err == nil)
-	if t.broken != nil {
-		g.Log.Error("read a file for TFTP", "file", untold(t.name), "at", t.sent, "err", t.broken)
-	}
 	text := t.outcome(err)
 	if g.shrink(t, err) {
 		text += "; the next blocks it gets are smaller"
+	}
+	t.file.close(err == nil)
+	if t.broken != nil {
+		g.Log.Error("read a file for TFTP", "file", untold(t.name), "at", t.sent, "err", t.broken)
 	}
 	g.Log.Debug("TFTP", "client", t.client, "outcome", text)
 	g.seen(t.client, true, nil, text)
