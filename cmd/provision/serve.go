@@ -71,7 +71,7 @@ func serveCommand(socket *string) *cobra.Command {
 		}}
 	fl := c.Flags()
 	fl.StringVar(&f.flake, "flake", "", "flake with nixosConfigurations (a folder, or any flake reference)")
-	fl.StringSliceVar(&f.ifaces, "interface", nil, "network interfaces on the machines' LANs")
+	fl.StringSliceVar(&f.ifaces, "interface", nil, "network interfaces on the machines' LANs; NAME=ADDRESS chooses among several addresses, one that is not there is waited for")
 	fl.StringVar(&f.dhcp, "dhcp", "proxy", "proxy, server or off")
 	fl.StringSliceVar(&f.dhcpRanges, "dhcp-range", nil, "addresses to hand out, FIRST-LAST, one range for each LAN; FIRST-LAST/BITS behind a relay (with --dhcp server)")
 	fl.StringVar(&f.router, "dhcp-router", "", "default route to hand out (with --dhcp server)")
@@ -180,13 +180,14 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 	install := &installer.Installer{Hosts: inventory, Images: catalog, Nix: runs, Cache: closures, CachePort: pxeServer.HTTPPort, Key: key, LiveWithin: f.liveWithin, Log: log, Now: time.Now,
 		Program: program,
 		Wake: func(ctx context.Context, mac string) (err error) {
-			for _, iface := range f.ifaces {
+			for iface := range pxeServer.Addresses() {
 				err = errors.Join(err, installer.Wake(ctx, iface, mac))
 			}
 			return err
 		}}
 	operator := &web.Server{Socket: socket, Group: f.group, Flake: f.flake, Programs: f.programs, Hosts: inventory, Images: catalog, Traces: traces, Log: log, Look: install.Look, Reach: install.Reach, Prepare: runs.Prepare, Problems: installer.BoardProblems,
-		Serving: web.Serving{Version: version, PID: os.Getpid(), Flake: f.flake, Impure: f.impure, AcceptFlakeConfig: f.acceptConfig, DHCP: f.dhcp, HTTP: pxeServer.HTTPPort, Hold: pxeServer.Hold, SSHKey: login},
+		Interfaces: pxeServer.Addresses,
+		Serving:    web.Serving{Version: version, PID: os.Getpid(), Flake: f.flake, Impure: f.impure, AcceptFlakeConfig: f.acceptConfig, DHCP: f.dhcp, HTTP: pxeServer.HTTPPort, Hold: pxeServer.Hold, SSHKey: login},
 		Evaluate: func(ctx context.Context, flake, host string, o hosts.Options) (web.Evaluation, error) {
 			config, layout, err := runs.AtOnce().Evaluate(ctx, flake, host, o)
 			warnings := func(o hosts.Options) []string { return slices.Concat(config.Flake, config.Warnings(host, o, layout)) }
@@ -201,9 +202,6 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 		return errors.Join(err, operator.Close())
 	}
 	serving = true
-	for _, name := range f.ifaces {
-		operator.Serving.Interfaces = append(operator.Serving.Interfaces, web.Interface{Name: name, Address: pxeServer.Address(name)})
-	}
 	g, ctx := errgroup.WithContext(ctx)
 	for _, task := range []func(context.Context) error{inventory.Run, pxeServer.Run, install.Run, operator.Run, operator.Measure} {
 		g.Go(func() error { return task(ctx) })
@@ -266,8 +264,16 @@ func (f *serveFlags) pxe() (*pxe.Server, error) {
 	if len(f.ifaces) == 0 {
 		return nil, errors.New("serve needs --interface IF, the network interface on the machines' LAN")
 	}
-	if slices.Sort(f.ifaces); len(slices.Compact(slices.Clone(f.ifaces))) < len(f.ifaces) {
-		return nil, fmt.Errorf("--interface %s: one is named twice", strings.Join(f.ifaces, ","))
+	var names []string
+	for _, text := range f.ifaces {
+		if err := pxe.CheckInterface(text); err != nil {
+			return nil, fmt.Errorf("--interface: %w", err)
+		}
+		name, _, _ := strings.Cut(text, "=")
+		if slices.Contains(names, name) {
+			return nil, fmt.Errorf("--interface %s: %s is named twice", strings.Join(f.ifaces, ","), name)
+		}
+		names = append(names, name)
 	}
 	port, err := strconv.Atoi(strings.TrimPrefix(f.http, ":"))
 	if err != nil {
