@@ -77,7 +77,7 @@ func serverOn(t testing.TB, mode Mode, store hosts.Store, now func() time.Time) 
 		t.Fatal(err)
 	}
 	s.Lease, s.Ranges = time.Hour, []Range{{First: netip.MustParseAddr("10.77.0.100"), Last: netip.MustParseAddr("10.77.0.199")}}
-	if err := s.openSubnets(); err != nil {
+	if err := s.openSubnets(false); err != nil {
 		t.Fatal(err)
 	}
 	s.withImage(t, 9000)
@@ -228,7 +228,7 @@ func TestDecide(t *testing.T) {
 		{name: "installed, a running system", h: host(hosts.Installed), c: client{MAC: mac}},
 		{name: "installed iPXE", h: host(hosts.Installed), c: with(pxe, func(c *client) { c.Kind = ipxe }), why: "installed"},
 		{name: "another machine", h: host(hosts.Booting, func(h *hosts.Host) { h.Machine = "m2" }), c: pxe, none: true, why: "another machine", tell: true},
-		{name: "a machine that tells no UUID any more", h: host(hosts.Booting, func(h *hosts.Host) { h.Machine = "m1" }), c: with(pxe, func(c *client) { c.Machine = "" }), none: true, why: "another machine (UUID not told)", tell: true},
+		{name: "a machine that tells no UUID any more", h: host(hosts.Booting, func(h *hosts.Host) { h.Machine = "m1" }), c: with(pxe, func(c *client) { c.Machine = "" }), none: true, why: "another machine (UUID not told, not m1)", tell: true},
 		{name: "installed BIOS", h: host(hosts.Installed), c: client{MAC: mac, Kind: firmware, Arch: iana.INTEL_X86PC}, why: "installed"},
 		{name: "wrong architecture", h: host(hosts.Ready, func(h *hosts.Host) { h.Arch = "aarch64" }), c: pxe, why: "built for aarch64", tell: true},
 		{name: "BIOS", h: host(hosts.Ready), c: client{MAC: mac, Kind: firmware, Arch: iana.INTEL_X86PC}, load: program},
