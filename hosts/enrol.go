@@ -289,6 +289,19 @@ func (inv *Inventory) UseBoot(token string, f Fetch) (Host, error) {
 // MaxFacts bounds what is kept of a machine's disks, in bytes. A thousand disks take about three MiB.
 const MaxFacts = 4 << 20
 
+// UnbindBoot forgets which machine the boot b is for, as another one asked for it, too.
+func (inv *Inventory) UnbindBoot(name string, b Boot, other string) (Host, error) {
+	ev := Event{Kind: Fetched, Stranger: true, Message: fmt.Sprintf("machines with two UUIDs, %s and %s, asked for one boot with the same MAC; "+
+		"if there is one machine only, somebody forges packets", b.Machine, other)}
+	b.Machine = ""
+	h, err := inv.Get(name)
+	if err != nil {
+		return h, err
+	}
+	ev.Boot, ev.Address = &b, h.Address
+	return inv.apply(name, ev, nil)
+}
+
 // SetFacts keeps what the installer found out about the host's machine
 // (disko.Facts as JSON), for plans that are made while it is off.
 func (inv *Inventory) SetFacts(name string, facts []byte) error {

@@ -139,6 +139,9 @@ func (inv *Inventory) takeOut(name string) (h Host, expect []Version, writes []W
 		}
 		return Host{Name: name}, []Version{{hostKey(name), 0}, {secretKey(name, SecretHostKey), key.Version}}, nil, keyErr
 	}
+	if errors.As(err, new(*Damaged)) {
+		return inv.takeOutDamaged(name)
+	}
 	if err != nil {
 		return h, nil, nil, err
 	}
@@ -218,7 +221,7 @@ func (inv *Inventory) takeBack(name string, forgotten time.Time, by string) (Hos
 		if err != nil {
 			return Host{}, err
 		}
-		logged, err := log(&h, ev)
+		logged, err := inv.log(&h, ev)
 		if err != nil {
 			return Host{}, err
 		}
@@ -229,7 +232,7 @@ func (inv *Inventory) takeBack(name string, forgotten time.Time, by string) (Hos
 	if err != nil {
 		return Host{}, err
 	}
-	var back []Write // before the new event: it may push out the oldest
+	var back []Write
 	for _, rec := range recs {
 		back = append(back, Write{strings.TrimPrefix(rec.Key, before), rec.Value}, Write{rec.Key, nil})
 	}

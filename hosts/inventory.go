@@ -1,6 +1,7 @@
 package hosts
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,12 +15,17 @@ import (
 	"provision/internal/text"
 )
 
-// MaxEvents bounds the events kept for a host; the newest stay.
+// MaxEvents bounds the events kept for a host; the newest stay. Events that anybody on the network can cause push out
+// others only until they are a fifth of them.
 const MaxEvents = 500
 
 // MaxMessage bounds the message of an event, and thus the error of a host, in bytes: of a longer one the start and the
 // end stay.
 const MaxMessage = 16 << 10
+const (
+	strangersShare = MaxEvents / 5
+	eventsAtOnce   = MaxEvents / 10 // so many go together, for each time all are read
+)
 
 // Inventory is all hosts, on a Store.
 type Inventory struct {
@@ -27,7 +33,7 @@ type Inventory struct {
 	vault *Vault
 	now   func() time.Time
 	seen  sightings
-	notes noteLimit
+	notes noteLimits
 }
 
 // Keys in the store.
@@ -39,15 +45,20 @@ func factsKey(name string) string           { return "facts/" + name }
 func journalKey(name string) string         { return "journal/" + name }
 func secretKey(name, secret string) string  { return "secret/" + name + "/" + secret }
 
-// New opens the inventory; now is the clock.
+// New opens the inventory; now is the clock, which should never go back. In a store that is stale, such as a copy, no permit lives then.
 func New(store Store, vault *Vault, now func() time.Time) (*Inventory, error) {
 	inv := &Inventory{store: store, vault: vault, now: now,
-		notes: noteLimit{hosts: make(map[string]noted)}}
-	rec, err := store.Get(discoveredKey)
-	if errors.Is(err, ErrNotFound) {
-		return inv, nil
+		notes: noteLimits{recorded: make(map[noteKey]noted)}}
+	if err := inv.withdrawStale(); err != nil {
+		return nil, err
 	}
-	if err == nil {
+	rec, err := store.Get(discoveredKey)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return inv, nil
+	case errors.As(err, new(*Damaged)): // machines are discovered again
+		return inv, inv.SetAside(discoveredKey, "the server")
+	case err == nil:
 		err = inv.seen.load(rec.Value)
 	}
 	if err != nil {
@@ -56,17 +67,20 @@ func New(store Store, vault *Vault, now func() time.Time) (*Inventory, error) {
 	return inv, nil
 }
 
-// Run saves discovered machines every few seconds, and once more at the end. Every hour, and at once, it
-// destroys what is left of hosts that were forgotten long ago.
+// Run saves discovered machines every few seconds, the time every minute, and both once more at the end. Every hour,
+// and at once, it destroys what is left of hosts that were forgotten long ago.
 func (inv *Inventory) Run(ctx context.Context) error {
-	tick, hour := time.NewTicker(5*time.Second), time.NewTicker(time.Hour)
+	tick, minute, hour := time.NewTicker(5*time.Second), time.NewTicker(time.Minute), time.NewTicker(time.Hour)
 	defer tick.Stop()
+	defer minute.Stop()
 	defer hour.Stop()
 	_ = inv.PurgeForgotten(inv.now()) // as below
 	for {
 		select {
 		case <-ctx.Done():
-			return inv.saveSeen()
+			return errors.Join(inv.saveSeen(), inv.saveClock())
+		case <-minute.C:
+			_ = inv.saveClock()
 		case <-hour.C:
 			_ = inv.PurgeForgotten(inv.now())
 		case <-tick.C:
@@ -110,7 +124,7 @@ func (inv *Inventory) get(name string) (h Host, version uint64, err error) {
 		err = json.Unmarshal(rec.Value, &h)
 	}
 	if err != nil {
-		return Host{}, 0, fmt.Errorf("host %s: %w", name, err)
+		return Host{}, rec.Version, fmt.Errorf("host %s: %w", name, err)
 	}
 	return h, rec.Version, nil
 }
@@ -131,10 +145,11 @@ func (inv *Inventory) via(key string) (Host, error) {
 	return inv.Get(string(rec.Value))
 }
 
-// List returns all hosts, by name.
+// List returns all hosts, by name. One whose record is damaged is there as failed, without a permit.
 func (inv *Inventory) List() ([]Host, error) {
 	recs, err := inv.store.List("host/", "")
-	if err != nil {
+	var damaged *Damaged
+	if err != nil && !errors.As(err, &damaged) {
 		return nil, err
 	}
 	all := make([]Host, len(recs))
@@ -142,6 +157,12 @@ func (inv *Inventory) List() ([]Host, error) {
 		if err := json.Unmarshal(rec.Value, &all[i]); err != nil {
 			return nil, fmt.Errorf("%s: %w", rec.Key, err)
 		}
+	}
+	if damaged != nil {
+		for _, key := range damaged.Keys {
+			all = append(all, unreadable(key))
+		}
+		slices.SortFunc(all, func(a, b Host) int { return cmp.Compare(a.Name, b.Name) })
 	}
 	return all, nil
 }
@@ -165,7 +186,7 @@ func (inv *Inventory) Watch(ctx context.Context) <-chan string {
 // Events returns the kept events of a host with numbers past after.
 func (inv *Inventory) Events(name string, after uint64) ([]Event, error) {
 	recs, err := inv.store.List("event/"+name+"/", eventKey(name, after))
-	if err != nil {
+	if err != nil && !errors.As(err, new(*Damaged)) { // those that can be read tell most of it
 		return nil, err
 	}
 	events := make([]Event, len(recs))
@@ -181,9 +202,6 @@ func (inv *Inventory) Events(name string, after uint64) ([]Event, error) {
 // and writes the host and the event in one transaction. The error is
 // ErrRefused if the event may not follow the host's state.
 func (inv *Inventory) Apply(name string, ev Event) (Host, error) {
-	if (ev.Kind == Noted || ev.Kind == Moved) && !inv.notes.allow(name, ev.Message, inv.now()) {
-		return inv.Get(name)
-	}
 	return inv.apply(name, ev, func(before, after *Host) (expect []Version, writes []Write, err error) {
 		var identity []Write
 		switch ev.Kind {
@@ -213,8 +231,15 @@ func (inv *Inventory) Check(name string, ev Event) error {
 }
 
 // apply retries while others change the host. extra adds writes that depend
-// on the host before and after.
+// on the host before and after. An event that changes the host does so even if there were too many to record it.
 func (inv *Inventory) apply(name string, ev Event, extra func(before, after *Host) ([]Version, []Write, error)) (Host, error) {
+	ev.Stranger = ev.Stranger || slices.Contains(strangersCan, ev.Kind)
+	if !inv.notes.allow(name, ev, inv.now()) {
+		if ev.Kind == Noted {
+			return inv.Get(name)
+		}
+		ev.unrecorded = true
+	}
 	for {
 		h, err := inv.try(name, ev, extra)
 		if !errors.Is(err, ErrConflict) {
@@ -233,7 +258,7 @@ func (inv *Inventory) try(name string, ev Event, extra func(before, after *Host)
 	if err != nil {
 		return before, err
 	}
-	writes, err := log(&after, ev)
+	writes, err := inv.log(&after, ev)
 	if err != nil {
 		return before, err
 	}
@@ -254,21 +279,21 @@ func (inv *Inventory) try(name string, ev Event, extra func(before, after *Host)
 // log numbers the event and returns the writes of the host and the event.
 // Progress is kept in the host alone: it comes often and only the newest
 // counts.
-func log(h *Host, ev Event) ([]Write, error) {
+func (inv *Inventory) log(h *Host, ev Event) ([]Write, error) {
 	var writes []Write
-	if ev.Kind != Advanced {
+	if ev.Kind != Advanced && !ev.unrecorded {
+		var err error
+		if writes, err = inv.makeRoom(h); err != nil {
+			return nil, err
+		}
 		h.LastEvent++
-		h.FirstEvent = max(h.FirstEvent, 1)
+		h.Events++
 		ev.Number, ev.State = h.LastEvent, h.State
 		data, err := json.Marshal(ev)
 		if err != nil {
 			return nil, err
 		}
 		writes = append(writes, Write{eventKey(h.Name, ev.Number), data})
-		if h.LastEvent-h.FirstEvent >= MaxEvents {
-			writes = append(writes, Write{eventKey(h.Name, h.FirstEvent), nil})
-			h.FirstEvent++
-		}
 	}
 	// Tokens past the last few are forgotten altogether.
 	for len(h.Tokens) > 4 {
@@ -279,35 +304,89 @@ func log(h *Host, ev Event) ([]Write, error) {
 	return append(writes, Write{hostKey(h.Name), data}), err
 }
 
-// noteLimit keeps notes and addresses from flooding the log, since machines on the LAN can
-// cause them: the same note once in ten minutes, ten notes a minute.
-type noteLimit struct {
-	mu    sync.Mutex
-	hosts map[string]noted
+// makeRoom drops events of a host if there is no room for one more.
+func (inv *Inventory) makeRoom(h *Host) (writes []Write, err error) {
+	if h.Events == 0 { // written by a version that did not count them
+		h.Events = int(min(h.LastEvent, MaxEvents))
+	}
+	if h.Events < MaxEvents {
+		return nil, nil
+	}
+	all, err := inv.Events(h.Name, 0)
+	if err != nil {
+		return nil, err
+	}
+	for _, number := range expendable(all, eventsAtOnce) {
+		writes = append(writes, Write{eventKey(h.Name, number), nil})
+	}
+	h.Events = len(all) - len(writes)
+	return writes, nil
+}
+
+// expendable are the numbers of n events that are dropped first: the oldest of those that strangers caused beyond their
+// share, then the oldest of all.
+func expendable(all []Event, n int) (numbers []uint64) {
+	beyond := -strangersShare
+	for _, ev := range all {
+		if ev.Stranger {
+			beyond++
+		}
+	}
+	var rest []uint64
+	for _, ev := range all {
+		if ev.Stranger && beyond > 0 {
+			beyond--
+			numbers = append(numbers, ev.Number)
+		} else {
+			rest = append(rest, ev.Number)
+		}
+	}
+	numbers = append(numbers, rest...)
+	return numbers[:min(n, len(numbers))]
+}
+
+// noteLimits keep notes, and what strangers can cause, from flooding the log: ten of a kind in a minute, and the same
+// note once in ten minutes. What strangers cause does not count against the rest.
+type noteLimits struct {
+	mu       sync.Mutex
+	recorded map[noteKey]noted
+}
+
+type noteKey struct {
+	host     string
+	kind     Kind
+	stranger bool
 }
 
 type noted struct {
-	last   map[string]time.Time
+	last   map[string]time.Time // notes, by their text
 	minute time.Time
 	count  int
 }
 
-func (l *noteLimit) allow(host, message string, now time.Time) bool {
+// allow tells whether an event is to be recorded.
+func (l *noteLimits) allow(host string, ev Event, now time.Time) bool {
+	if ev.Kind != Noted && !ev.Stranger {
+		return true
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	n := l.hosts[host]
+	key := noteKey{host, ev.Kind, ev.Stranger}
+	n := l.recorded[key]
 	if now.Sub(n.minute) > time.Minute {
 		n.minute, n.count = now, 0
 		maps.DeleteFunc(n.last, func(_ string, t time.Time) bool { return now.Sub(t) > 10*time.Minute })
 	}
-	if _, again := n.last[message]; again || n.count >= 10 {
+	if _, again := n.last[ev.Message]; again || n.count >= 10 {
 		return false
 	}
-	if n.last == nil {
-		n.last = make(map[string]time.Time)
-	}
-	n.last[message] = now
 	n.count++
-	l.hosts[host] = n
+	if ev.Kind == Noted {
+		if n.last == nil {
+			n.last = make(map[string]time.Time)
+		}
+		n.last[ev.Message] = now
+	}
+	l.recorded[key] = n
 	return true
 }

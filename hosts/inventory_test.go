@@ -284,13 +284,13 @@ func TestEventsAreBounded(t *testing.T) {
 		}
 	}
 	events, err := inv.Events("alpha", 0)
-	if err != nil || len(events) != MaxEvents {
+	if err != nil || len(events) > MaxEvents || len(events) <= MaxEvents-eventsAtOnce {
 		t.Fatalf("%d events, %v", len(events), err)
 	}
 	if last := events[len(events)-1]; last.Message != fmt.Sprint(MaxEvents+49) || last.Number != MaxEvents+51 {
 		t.Errorf("the newest event is %+v", last)
 	}
-	if recs, _ := store.List("event/", ""); len(recs) != MaxEvents {
+	if recs, _ := store.List("event/", ""); len(recs) != len(events) {
 		t.Errorf("%d events in the store", len(recs))
 	}
 	some, _ := inv.Events("alpha", MaxEvents+49)

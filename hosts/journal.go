@@ -20,9 +20,13 @@ import (
 // disk, half of what a transaction of [Bolt] waits for. It knows no versions.
 //
 // A record in the file is its CRC-32C (of what follows), the lengths of key and value (the value's plus one; 0: the key
-// is gone), all of four bytes, little endian, then both. A power cut can spoil only the end, which nobody was told of. After
-// them there are zeros: while the file does not grow, the file system has nothing of its own to write.
+// is gone), all of four bytes, little endian, then both. After them there are zeros: while the file does not grow, the
+// file system has nothing of its own to write. A power cut can spoil only the end, which nobody was told of; a disk can
+// spoil any of it, and what is whole behind that is still read.
 type Journal struct {
+	// Damage says, for people, what could not be read when the file was opened; empty: all of it could.
+	Damage string
+
 	path    string
 	writing sync.Mutex // held by the one who writes to the disk
 	file    *os.File
@@ -50,6 +54,8 @@ const (
 	journalRoom = 8 << 20
 	// journalStep is by how much the file grows, bytes.
 	journalStep = 1 << 20
+	// maxEntry bounds a record in the file, bytes, so that what is whole behind a damaged one is found soon.
+	maxEntry = 1 << 20
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -73,24 +79,63 @@ func (j *Journal) load() error {
 	if err != nil {
 		return err
 	}
-	for {
-		key, value, n := parseEntry(data[j.size:])
-		if n == 0 {
-			break
-		}
-		j.set(key, value)
-		j.size += n
-	}
-	if j.size < int64(len(data)) { // it was being written when the power went
-		if err := j.file.Truncate(j.size); err != nil {
-			return err
-		}
+	size, skipped := scanEntries(data, j.set)
+	j.size = size
+	if skipped > 0 {
+		return j.mend(data, skipped)
 	}
 	j.room = j.size
-	if err := j.file.Sync(); err != nil {
+	if err := errors.Join(j.file.Truncate(j.size), j.file.Sync()); err != nil {
 		return err
 	}
 	return syncDir(filepath.Dir(j.path))
+}
+
+// scanEntries calls do for each record that is whole. size is where the last one ends, skipped how many bytes are no
+// part of a whole one.
+func scanEntries(data []byte, do func(key string, value []byte)) (size int64, skipped int) {
+	end := len(bytes.TrimRight(data, "\x00")) // maybe within the last record's value
+	for at := 0; at < end; {
+		key, value, n := parseEntry(data[at:])
+		if n == 0 {
+			skipped++
+			at++
+			continue
+		}
+		do(key, value)
+		at += int(n)
+		size = int64(at)
+	}
+	return size, skipped
+}
+
+// CheckJournal says how many bytes of a journal's file are no part of a whole record.
+func CheckJournal(path string) (skipped int, err error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return 0, fmt.Errorf("check the journal: %w", err)
+	}
+	_, skipped = scanEntries(data, func(string, []byte) {})
+	return skipped, nil
+}
+
+// mend keeps a copy of a file of which some could not be read, and writes it anew with what could.
+func (j *Journal) mend(data []byte, skipped int) error {
+	aside := j.path + ".damaged"
+	if err := os.WriteFile(aside, data, 0o600); err != nil {
+		return err
+	}
+	j.Damage = fmt.Sprintf("%d bytes of %s are no whole records, by damage or because the power went while they were "+
+		"written; the %d records that are whole are used, and the file as it was is kept as %s",
+		skipped, j.path, len(j.records), aside)
+	before := j.file
+	if err := j.compact(); err != nil {
+		return err
+	}
+	if j.file == before {
+		return errors.New("write it anew without what is damaged: the disk does not take it")
+	}
+	return nil
 }
 
 // Adopt takes over what another store has under the prefix, and removes it there. What is here already stays.
@@ -124,7 +169,7 @@ func parseEntry(data []byte) (key string, value []byte, n int64) {
 	}
 	k, v := int64(binary.LittleEndian.Uint32(data[4:])), int64(binary.LittleEndian.Uint32(data[8:]))
 	n = journalHead + k + max(v-1, 0)
-	if n > int64(len(data)) || crc32.Checksum(data[4:n], castagnoli) != binary.LittleEndian.Uint32(data) {
+	if n > min(maxEntry, int64(len(data))) || crc32.Checksum(data[4:n], castagnoli) != binary.LittleEndian.Uint32(data) {
 		return "", nil, 0
 	}
 	if v > 0 {
@@ -175,6 +220,11 @@ func (j *Journal) List(prefix, after string) (recs []Record, err error) {
 func (j *Journal) Commit(expect []Version, writes []Write) error {
 	if len(expect) > 0 {
 		return errors.New("a journal knows no versions")
+	}
+	for _, w := range writes {
+		if journalHead+len(w.Key)+len(w.Value) > maxEntry {
+			return fmt.Errorf("write the journal %s: the record %s is too large", j.path, w.Key)
+		}
 	}
 	n := &note{writes: writes}
 	j.mu.Lock()

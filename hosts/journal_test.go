@@ -45,14 +45,26 @@ func has(t *testing.T, j *Journal) string {
 	return strings.Join(all, " ")
 }
 
-// TestJournalTorn cuts the file, and spoils it, at every byte: what is whole before is there, and what is written then, too.
+// TestJournalTorn cuts the file, and spoils it, at every byte: what is whole before and behind is there, and what is written
+// then, too. What was not read is said, and kept.
 func TestJournalTorn(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "journal")
 	j := openJournal(t, path)
-	states, sizes := []string{""}, []int64{0}
-	for _, w := range [][2]string{{"a", "1"}, {"b", "two"}, {"a", "3"}, {"b", ""}, {"c", "a longer one"}} {
+	writes := [][2]string{{"a", "1"}, {"b", "two"}, {"a", "3"}, {"b", ""}, {"c", "a longer one"}}
+	sizes := []int64{0}
+	for _, w := range writes {
 		put(t, j, w[0], w[1])
-		states, sizes = append(states, has(t, j)), append(sizes, j.size)
+		sizes = append(sizes, j.size)
+	}
+	// without returns what a journal has to which one of the writes was lost, or all from there on.
+	without := func(lost int, andAll bool) string {
+		j := openJournal(t, filepath.Join(t.TempDir(), "journal"))
+		for i, w := range writes {
+			if i < lost || i > lost && !andAll {
+				put(t, j, w[0], w[1])
+			}
+		}
+		return has(t, j)
 	}
 	whole, err := os.ReadFile(path)
 	if err != nil || int64(len(whole)) < j.size {
@@ -67,17 +79,27 @@ func TestJournalTorn(t *testing.T) {
 					last = i
 				}
 			}
+			want := without(last, name == "cut")
 			p := filepath.Join(t.TempDir(), "journal")
 			if err := os.WriteFile(p, data, 0o600); err != nil {
 				t.Fatal(err)
 			}
 			j := openJournal(t, p)
-			if got := has(t, j); got != states[last] {
-				t.Fatalf("%s at %d: %q, want %q", name, n, got, states[last])
+			if got := has(t, j); got != want {
+				t.Fatalf("%s at %d: %q, want %q", name, n, got, want)
+			}
+			whole := int64(n) == sizes[last] && name == "cut"
+			kept, _ := os.ReadFile(p + ".damaged")
+			if whole != (j.Damage == "") || whole != (kept == nil) || !whole && !bytes.Equal(kept, data) {
+				t.Fatalf("%s at %d: it says %q, and %d bytes are kept", name, n, j.Damage, len(kept))
 			}
 			put(t, j, "z", "after")
 			j.Close()
-			if got, want := has(t, openJournal(t, p)), strings.TrimSpace(states[last]+" z=after"); got != want {
+			again := openJournal(t, p)
+			if again.Damage != "" {
+				t.Fatalf("%s at %d: opened again, it says %s", name, n, again.Damage)
+			}
+			if got, want := has(t, again), strings.TrimSpace(want+" z=after"); got != want {
 				t.Fatalf("%s at %d, then written: %q, want %q", name, n, got, want)
 			}
 		}

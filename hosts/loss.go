@@ -40,6 +40,9 @@ func (inv *Inventory) LossOf(f Forgotten) (Loss, error) {
 		return l, err
 	}
 	rec, err := inv.store.Get(before + secretKey(f.Host.Name, SecretHostKey))
+	if errors.Is(err, ErrNotFound) { // the store's key was lost, and this with it
+		return l, nil
+	}
 	if err != nil {
 		return l, err
 	}

@@ -6,13 +6,12 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
+	"hash/crc32"
+	"runtime/debug"
 	"strings"
 	"sync"
-	"time"
 
 	"go.etcd.io/bbolt"
-	bolterr "go.etcd.io/bbolt/errors"
 )
 
 // Errors that callers match.
@@ -61,6 +60,8 @@ type Write struct {
 // Bolt is the Store in one file of one machine (go.etcd.io/bbolt). A commit
 // is on the disk before it returns.
 type Bolt struct {
+	Found StoreCheck // when the file was opened
+
 	db      *bbolt.DB
 	writing sync.Mutex // held by the one who writes to the disk
 
@@ -69,64 +70,101 @@ type Bolt struct {
 	watchers map[*watcher]struct{}
 }
 
-var bucket = []byte("provision")
-
-// OpenBolt opens or makes the file. A second server on the same file is
-// refused at once.
-func OpenBolt(path string) (*Bolt, error) {
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: 100 * time.Millisecond})
-	switch {
-	case errors.Is(err, bolterr.ErrTimeout):
-		return nil, fmt.Errorf("open %s: another `provision serve` uses this state folder; stop it or choose another --state-dir", path)
-	case errors.Is(err, os.ErrPermission):
-		return nil, fmt.Errorf("open %w; run as root or choose another --state-dir", err)
-	case err != nil:
-		return nil, fmt.Errorf("open %s: %w", path, err)
-	}
-	err = db.Update(func(tx *bbolt.Tx) error {
-		_, err := tx.CreateBucketIfNotExists(bucket)
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", path, errors.Join(err, db.Close()))
-	}
-	return &Bolt{db: db, watchers: make(map[*watcher]struct{})}, nil
-}
-
-// Close releases the file.
-func (b *Bolt) Close() error { return b.db.Close() }
-
-// Get implements Store.
+// Get implements Store. Of a record that is damaged it returns what there is, with a [*Damaged].
 func (b *Bolt) Get(key string) (rec Record, err error) {
-	err = b.db.View(func(tx *bbolt.Tx) error {
-		v := tx.Bucket(bucket).Get([]byte(key))
+	err = b.view(func(records *bbolt.Bucket) error {
+		v := records.Get([]byte(key))
 		if v == nil {
 			return ErrNotFound
 		}
-		rec = record(key, v)
+		var whole bool
+		if rec, whole = readRecord([]byte(key), v); !whole {
+			return &Damaged{[]string{key}}
+		}
 		return nil
 	})
 	return rec, err
 }
 
-// List implements Store.
+// List implements Store. If records are damaged, it returns the others with a [*Damaged].
 func (b *Bolt) List(prefix, after string) (recs []Record, err error) {
-	err = b.db.View(func(tx *bbolt.Tx) error {
-		c := tx.Bucket(bucket).Cursor()
+	var damaged []string
+	err = b.view(func(records *bbolt.Bucket) error {
+		c := records.Cursor()
 		start := max(prefix, after)
 		for k, v := c.Seek([]byte(start)); k != nil && bytes.HasPrefix(k, []byte(prefix)); k, v = c.Next() {
-			if string(k) != after {
-				recs = append(recs, record(string(k), v))
+			if string(k) == after {
+				continue
 			}
+			rec, whole := readRecord(k, v)
+			if !whole {
+				damaged = append(damaged, rec.Key)
+				continue
+			}
+			recs = append(recs, rec)
 		}
 		return nil
 	})
+	if err == nil && len(damaged) > 0 {
+		err = &Damaged{damaged}
+	}
 	return recs, err
 }
 
-// Values carry their version in front, eight bytes, big endian.
-func record(key string, v []byte) Record {
-	return Record{Key: key, Version: binary.BigEndian.Uint64(v), Value: bytes.Clone(v[8:])}
+// view reads. What the disk does not give, or what was damaged since the file was opened, is an error: bbolt panics, or
+// touches memory that there is not.
+func (b *Bolt) view(read func(records *bbolt.Bucket) error) error {
+	return guard(func() error {
+		return b.db.View(func(tx *bbolt.Tx) error { return read(tx.Bucket(recordsBucket)) })
+	})
+}
+
+func guard(do func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("use the store: its file or its disk is damaged; restart the server, which looks at all of it (%v)", r)
+		}
+	}()
+	return do()
+}
+
+// A value in the file is the CRC-32C of the key and of what follows, the version of its last write in eight bytes, both
+// big endian, and the record's own value.
+const valueHead = 12
+
+func readRecord(key, v []byte) (rec Record, whole bool) {
+	if len(v) < valueHead {
+		return Record{Key: string(key)}, false
+	}
+	rec = Record{
+		Key:     string(key),
+		Version: binary.BigEndian.Uint64(v[4:]),
+		Value:   bytes.Clone(v[valueHead:]),
+	}
+	return rec, wholeRecord(key, v)
+}
+
+func wholeRecord(key, v []byte) bool {
+	return len(v) >= valueHead && binary.BigEndian.Uint32(v) == recordSum(key, v[4:])
+}
+
+func recordSum(key, rest []byte) uint32 {
+	return crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, rest)
+}
+
+func putRecord(records *bbolt.Bucket, key []byte, version uint64, value []byte) error {
+	v := binary.BigEndian.AppendUint64(make([]byte, 4, valueHead+len(value)), version)
+	v = append(v, value...)
+	binary.BigEndian.PutUint32(v, recordSum(key, v[4:]))
+	return records.Put(key, v)
+}
+
+// Damaged is the error for records whose checksum says that they are not what was written.
+type Damaged struct{ Keys []string }
+
+func (d *Damaged) Error() string {
+	return fmt.Sprintf("damaged in the store: %s; `provision state set-aside %s` puts it aside", strings.Join(d.Keys, ", "), d.Keys[0])
 }
 
 // A commit is what one call of Commit wants.
@@ -155,13 +193,15 @@ func (b *Bolt) Commit(expect []Version, writes []Write) error {
 	group := b.waiting
 	b.waiting = nil
 	b.mu.Unlock()
-	err := b.db.Update(func(tx *bbolt.Tx) error {
-		for _, c := range group {
-			if err := c.apply(tx.Bucket(bucket)); err != nil {
-				return err
+	err := guard(func() error {
+		return b.db.Update(func(tx *bbolt.Tx) error {
+			for _, c := range group {
+				if err := c.apply(tx.Bucket(recordsBucket)); err != nil {
+					return err
+				}
 			}
-		}
-		return nil
+			return nil
+		})
 	})
 	for _, c := range group {
 		if c.done = true; err != nil {
@@ -178,7 +218,8 @@ func (c *commit) apply(bk *bbolt.Bucket) error {
 	for _, want := range c.expect {
 		var have uint64
 		if v := bk.Get([]byte(want.Key)); v != nil {
-			have = binary.BigEndian.Uint64(v)
+			rec, _ := readRecord([]byte(want.Key), v)
+			have = rec.Version
 		}
 		if have != want.Version {
 			c.err = fmt.Errorf("%s: %w", want.Key, ErrConflict)
@@ -193,7 +234,7 @@ func (c *commit) apply(bk *bbolt.Bucket) error {
 		if w.Value == nil {
 			err = bk.Delete([]byte(w.Key))
 		} else {
-			err = bk.Put([]byte(w.Key), append(binary.BigEndian.AppendUint64(nil, version), w.Value...))
+			err = putRecord(bk, []byte(w.Key), version, w.Value)
 		}
 		if err != nil {
 			return err

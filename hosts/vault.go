@@ -16,6 +16,8 @@ import (
 // only the server's user can read. A copy of the store alone reveals nothing.
 type Vault struct{ identity *age.X25519Identity }
 
+var errNoKey = errors.New("it is not an age identity")
+
 // OpenVault reads the key file, or makes it (mode 0600).
 func OpenVault(path string) (*Vault, error) {
 	data, err := os.ReadFile(path)
@@ -27,7 +29,7 @@ func OpenVault(path string) (*Vault, error) {
 	}
 	id, err := age.ParseX25519Identity(strings.TrimSpace(string(data)))
 	if err != nil {
-		return nil, fmt.Errorf("read the store's key %s: not an age identity; restore it from a backup, or start with an empty --state-dir", path)
+		return nil, fmt.Errorf("read the store's key %s: %w", path, errNoKey)
 	}
 	return &Vault{id}, nil
 }

@@ -33,7 +33,7 @@ func (m BootMedium) iso(f *os.File) error {
 	if size > 16*mebi || m.MBR {
 		return errors.New("its files are too many for a CD's boot image; make a disk image, .img")
 	}
-	work, err := os.MkdirTemp("", "provision-iso-")
+	work, err := os.MkdirTemp(filepath.Dir(f.Name()), "iso-")
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // Update adds an image again from where it came, and tells whether it is
@@ -51,18 +52,27 @@ func (c *Catalog) GC() (Freed, error) {
 	if err != nil {
 		return freed, fmt.Errorf("clean the image folder: %w", err)
 	}
+	err = c.dropParts(&freed, time.Now())
+	return freed, err
+}
+
+// dropParts removes parts of downloads that nobody goes on with and that were last written before then.
+func (c *Catalog) dropParts(freed *Freed, before time.Time) error {
 	parts, err := filepath.Glob(filepath.Join(c.dir, partPrefix+"*"))
 	if err != nil {
-		return freed, err
+		return err
 	}
 	for _, name := range parts {
+		if info, e := os.Stat(name); e == nil && info.ModTime().After(before) {
+			continue
+		}
 		if rest, isState := strings.CutSuffix(name, partState); !isState {
 			err = errors.Join(err, freed.part(name))
 		} else if _, gone := os.Stat(rest); errors.Is(gone, fs.ErrNotExist) {
 			err = errors.Join(err, freed.remove(name))
 		}
 	}
-	return freed, err
+	return err
 }
 
 // part removes a part that nobody is at.

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -42,6 +43,9 @@ type Installer struct {
 	// Wake sends magic packets for a MAC.
 	Wake func(ctx context.Context, mac string) error
 
+	// Temp is the folder for what lasts as long as Run; empty: the system's.
+	Temp string
+
 	// LiveWithin is how long after its boot an installer may take until it
 	// answers; the same again is how long a lost one may stay away.
 	LiveWithin time.Duration
@@ -59,7 +63,7 @@ func (in *Installer) Run(ctx context.Context) (err error) {
 	if in.signer, err = ssh.NewSignerFromKey(in.Key); err != nil {
 		return fmt.Errorf("use the server's SSH key: %w", err)
 	}
-	if in.run, err = os.MkdirTemp("", "provision-"); err != nil {
+	if in.run, err = os.MkdirTemp(in.Temp, "provision-"); err != nil {
 		return fmt.Errorf("make a folder for this run: %w", err)
 	}
 	defer os.RemoveAll(in.run)
@@ -242,6 +246,10 @@ func (f *follower) contact(ctx context.Context, h hosts.Host) *session {
 			f.Log.Info("contact not wanted any more", "host", h.Name, "err", err)
 			s.client.Close()
 			return nil
+		}
+		if mac := neighbour(addr); mac != "" && !slices.Contains(h.MACs, mac) {
+			f.note("the installer at %s has the MAC %s, which is not one of %s's (%s); it has this boot's key, so it is taken for the "+
+				"machine: see that it is, or that nothing forges ARP answers", addr, mac, h.Name, strings.Join(h.MACs, ", "))
 		}
 		return s
 	}

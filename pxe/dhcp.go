@@ -103,8 +103,14 @@ func (s *Server) handle(l *link, from netip.AddrPort, port uint16, raw []byte, m
 	if c.MAC == "" {
 		return nil, netip.AddrPort{}
 	}
+	if err == nil && !s.admits(from.Addr().Unmap(), m, c, h) {
+		return nil, netip.AddrPort{}
+	}
 	var r *dhcpv4.DHCPv4
 	if err == nil {
+		if h == nil {
+			s.discovered(l, m, c)
+		}
 		s.traceRequest(l, from, port, raw, m, c, h)
 		s.watchRestart(m, c, h)
 		r, err = respond(l, m, c, h)
@@ -118,7 +124,7 @@ func (s *Server) handle(l *link, from netip.AddrPort, port uint16, raw []byte, m
 	if err != nil || r == nil {
 		return nil, netip.AddrPort{}
 	}
-	to := destination(m, r)
+	to := destination(m, r, s.serves)
 	if port == 4011 || from.Port() == 4011 {
 		to = from // RFC 4578 leaves it open; EDK2 and iPXE listen where they sent from
 	}
@@ -126,8 +132,8 @@ func (s *Server) handle(l *link, from netip.AddrPort, port uint16, raw []byte, m
 	return r, to
 }
 
-// who finds the host behind a packet: nil for a MAC that is not enrolled,
-// which is recorded as discovered. A client without a MAC is nobody's.
+// who finds the host behind a packet: nil for a MAC that is not enrolled. A client
+// without a MAC is nobody's.
 func (s *Server) who(l *link, m *dhcpv4.DHCPv4) (client, *hosts.Host, error) {
 	c, err := identify(m)
 	if err != nil || c.MAC == l.mac { // somebody else's packet is not our error; our own is `provision doctor`
@@ -138,17 +144,21 @@ func (s *Server) who(l *link, m *dhcpv4.DHCPv4) (client, *hosts.Host, error) {
 		if h := s.installerOf(m, c); h != nil {
 			return c, h, nil
 		}
-		d := hosts.Discovered{MAC: c.MAC, Vendor: c.Vendor, Board: c.board()}
-		if addr := requested(m); addr.IsValid() && l.net.Contains(addr) && m.MessageType() == dhcpv4.MessageTypeRequest {
-			d.Address = addr.String()
-		}
-		if c.Kind != system {
-			d.Arch = c.String()
-		}
-		s.Hosts.See(d)
 		return c, nil, nil
 	}
 	return s.pis.resume(m, c), &h, err
+}
+
+// discovered records a machine that is not enrolled.
+func (s *Server) discovered(l *link, m *dhcpv4.DHCPv4, c client) {
+	d := hosts.Discovered{MAC: c.MAC, Vendor: c.Vendor, Board: c.board()}
+	if addr := requested(m); addr.IsValid() && l.net.Contains(addr) && m.MessageType() == dhcpv4.MessageTypeRequest {
+		d.Address = addr.String()
+	}
+	if c.Kind != system {
+		d.Arch = c.String()
+	}
+	s.Hosts.See(d)
 }
 
 // answerDHCP answers what came to port 67.
@@ -370,7 +380,10 @@ func (s *Server) boot(l *link, c client, h hosts.Host) (hosts.Boot, error) {
 		return hosts.Boot{}, err
 	}
 	if (s.fresh(h) || s.late(h)) && h.Boot.MAC == c.MAC {
-		return s.toldMore(c, h)
+		if c.Kind == piROM {
+			return s.toldMore(c, h)
+		}
+		return s.oneOfTwo(c, h)
 	}
 	img, err := s.Images.Get(h.Image)
 	switch {
@@ -400,6 +413,19 @@ func (s *Server) boot(l *link, c client, h hosts.Host) (hosts.Boot, error) {
 	return next.Boot, nil
 }
 
+// oneOfTwo is the host's boot as it is. Where machines with several UUIDs have asked before anybody fetched it, it is not
+// known which of them will: it binds the host to none.
+func (s *Server) oneOfTwo(c client, h hosts.Host) (hosts.Boot, error) {
+	if !s.fresh(h) || c.Machine == "" || h.Boot.Machine == "" || h.Boot.Machine == c.Machine {
+		return h.Boot, nil
+	}
+	h, err := s.Hosts.UnbindBoot(h.Name, h.Boot, c.Machine)
+	if errors.Is(err, hosts.ErrRefused) { // it was fetched meanwhile
+		return h.Boot, nil
+	}
+	return h.Boot, err
+}
+
 // fresh reports whether the host's boot was offered and not yet taken up:
 // firmware asks several times before it loads anything, and iPXE asks again
 // after it. One that was taken up and is asked for again was interrupted.
@@ -421,7 +447,7 @@ func (s *Server) late(h hosts.Host) bool {
 func (s *Server) moved(l *link, h hosts.Host, m *dhcpv4.DHCPv4) {
 	addr := requested(m)
 	if !addr.IsValid() || h.Address == addr.String() || h.State == hosts.Installed ||
-		!l.net.Contains(addr) && !addrOf(m.GatewayIPAddr).IsValid() {
+		!l.net.Contains(addr) && !s.behind(addrOf(m.GatewayIPAddr), addr) {
 		return
 	}
 	_, err := s.Hosts.Apply(h.Name, hosts.Event{Kind: hosts.Moved, Address: addr.String(), Message: "has address " + addr.String()})

@@ -23,6 +23,8 @@ type link struct {
 	mtu  int          // bytes
 	mac  string       // of the interface
 	sock sockets
+	// neighbour is the MAC of an address, as the kernel resolved it; "" if it did not.
+	neighbour func(netip.Addr) string
 }
 
 // sockets are all that is listened on at one link.
@@ -54,7 +56,9 @@ func openLink(name string) (*link, error) {
 	}
 	for _, a := range addrs {
 		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() {
-			return &link{name: name, self: p.Addr(), net: p.Masked(), mtu: ifi.MTU, mac: ifi.HardwareAddr.String()}, nil
+			l := &link{name: name, self: p.Addr(), net: p.Masked(), mtu: ifi.MTU, mac: ifi.HardwareAddr.String()}
+			l.neighbour = l.kernelNeighbour
+			return l, nil
 		}
 	}
 	return nil, fmt.Errorf("network interface %s has no IPv4 address; give it one: ip address add ADDRESS/24 dev %s", name, name)
@@ -78,10 +82,9 @@ func (s *Server) Address(ifname string) (addr netip.Addr) {
 	return addr
 }
 
-// neighbour is the MAC of an address on the link, as the kernel resolved it;
-// "" if it did not. Who sends us TCP or answered UDP is in its table, which may
+// kernelNeighbour looks an address up in the kernel's table. Who sends us TCP or answered UDP is in its table, which may
 // be long: it is asked for the one address (arp(7), SIOCGARP).
-func (l *link) neighbour(addr netip.Addr) string {
+func (l *link) kernelNeighbour(addr netip.Addr) string {
 	if !addr.Is4() {
 		return ""
 	}

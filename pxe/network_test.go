@@ -130,15 +130,20 @@ func TestRelay(t *testing.T) {
 		ranges []Range
 		yours  string
 		router string
+		relays string
 	}{
-		{mode: Proxy, yours: "0.0.0.0"},
-		{mode: Full},
-		{Full, []Range{{netip.MustParseAddr("10.9.0.50"), netip.MustParseAddr("10.9.0.50"), 24}}, "10.9.0.50", "10.9.0.1"},
+		{mode: Proxy, yours: "0.0.0.0", relays: "10.9.0.0/24"},
+		{mode: Proxy, yours: "0.0.0.0", relays: "10.9.0.1/32"},
+		{mode: Full, relays: "10.9.0.1/32"},
+		{Full, []Range{{netip.MustParseAddr("10.9.0.50"), netip.MustParseAddr("10.9.0.50"), 24}}, "10.9.0.50", "10.9.0.1", ""},
 	} {
 		s := server(t, tt.mode)
 		s.Ranges = tt.ranges
 		if err := s.openSubnets(); err != nil {
 			t.Fatal(err)
+		}
+		if tt.relays != "" {
+			s.Relays = []netip.Prefix{netip.MustParsePrefix(tt.relays)}
 		}
 		s.mustEnroll(t, "bravo", mac)
 		r, to := s.handle(s.links[0], addrPort("10.9.0.1:67"), 67, nil, discover, s.answerDHCP)

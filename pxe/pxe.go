@@ -26,10 +26,11 @@ import (
 type Server struct {
 	Interfaces []string // each with an IPv4 address
 	Mode       Mode
-	Ranges     []Range      // full DHCP mode
-	Router     netip.Addr   // full DHCP mode; invalid: none is told
-	DNS        []netip.Addr // full DHCP mode
-	Domain     string       // full DHCP mode
+	Ranges     []Range        // full DHCP mode
+	Relays     []netip.Prefix // relay agents, or networks behind them, that are served beside links and ranges
+	Router     netip.Addr     // full DHCP mode; invalid: none is told
+	DNS        []netip.Addr   // full DHCP mode
+	Domain     string         // full DHCP mode
 	Lease      time.Duration
 	HTTPPort   int    // 1 to 65535
 	Hold       bool   // unknown machines are shown how to be enrolled, instead of silence
@@ -51,9 +52,13 @@ type Server struct {
 	ladders  ladders
 	pis      piAsks
 	restarts restarts
-	packs    packs
-	warmth   warmth
-	booting  [lanes]sync.Mutex // by host; held while its boot is looked for and begun
+	beyond   seldom
+
+	connections connections
+	transfers   int // TFTP transfers at a time
+	packs       packs
+	warmth      warmth
+	booting     [lanes]sync.Mutex // by host; held while its boot is looked for and begun
 }
 
 // Listen checks the options and opens all ports, so that a server either
@@ -67,6 +72,9 @@ func (s *Server) Listen(ctx context.Context) (err error) {
 		s.links = append(s.links, l)
 	}
 	if s.programs, err = images.Programs(s.Programs); err != nil {
+		return err
+	}
+	if err := s.share(); err != nil {
 		return err
 	}
 	if err := s.openSubnets(); err != nil {
@@ -130,9 +138,9 @@ func (s *Server) url(self, path string) string {
 	return "http://" + self + "/" + path
 }
 
-// tell puts a note into a host's log.
+// tell puts a note into a host's log that a packet caused.
 func (s *Server) tell(h hosts.Host, format string, args ...any) {
-	if _, err := s.Hosts.Apply(h.Name, hosts.Event{Kind: hosts.Noted, Message: fmt.Sprintf(format, args...)}); err != nil {
+	if _, err := s.Hosts.Apply(h.Name, hosts.Event{Kind: hosts.Noted, Stranger: true, Message: fmt.Sprintf(format, args...)}); err != nil {
 		s.Log.Error("keep a note", "host", h.Name, "err", err)
 	}
 }

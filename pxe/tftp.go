@@ -2,6 +2,7 @@ package pxe
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,7 +35,8 @@ func (f tftpFile) close(whole bool) {
 // tftpServer hands out files on one link, lock-step, as strict boot ROMs agreed
 // to nothing else; in windows to a client that asks for it.
 type tftpServer struct {
-	MTU int // of the link; it bounds blksize
+	MTU       int // of the link; it bounds blksize
+	Transfers int // at a time; 0: MaxTransfers
 
 	// Open finds the file for a request, and is called once for each, from
 	// several goroutines. To errNotServed the answer is silence: an ERROR
@@ -98,7 +100,8 @@ func (t *tftpServer) Run(ctx context.Context, conn *net.UDPConn) error {
 	serving, stop := context.WithCancel(ctx)
 	defer stop()
 	g := &gate{UDPConn: conn, tftpServer: t, ctx: serving,
-		places: make(chan struct{}, MaxTransfers), waiting: make(chan *transfer, MaxTransfers), known: make(map[conversation]*transfer)}
+		places: make(chan struct{}, cmp.Or(t.Transfers, MaxTransfers)), waiting: make(chan *transfer, MaxTransfers),
+		known: make(map[conversation]*transfer), held: make(map[holder]int)}
 	library := tftp.NewServer(g.transfer, nil)
 	library.SetHook(g)
 	library.SetTimeout(time.Second) // a Pi hangs on a packet that is repeated sooner
@@ -137,6 +140,7 @@ type transfer struct {
 	// Guarded by the gate:
 	asked time.Time // when the client last asked
 	again []byte    // the request, when repeated since begun
+	holds bool      // it counts against its holders' shares
 }
 
 func (t *transfer) conversation() conversation { return conversation{t.client, t.name} }

@@ -29,6 +29,7 @@ type gate struct {
 
 	mu    sync.Mutex
 	known map[conversation]*transfer // waiting, under way, or ended whole just now
+	held  map[holder]int             // how many wait or are under way
 }
 
 // conversation tells transfers apart: a second request in one is a duplicate.
@@ -60,6 +61,11 @@ func (g *gate) arrived(p []byte, client netip.AddrPort) {
 	}
 	t := &transfer{tftpRequest: r, client: client, ctx: g.ctx, asked: time.Now()}
 	if g.duplicate(t, p) {
+		return
+	}
+	if !g.hold(t) { // it asks again
+		g.forget(t)
+		g.Log.Debug("TFTP request left unanswered: there are enough like it", "from", client, "file", untold(r.name))
 		return
 	}
 	var err error
@@ -113,9 +119,39 @@ func (g *gate) duplicate(t *transfer, p []byte) bool {
 	return true
 }
 
+// hold counts a transfer against the shares of its holders, unless one of them has its share.
+func (g *gate) hold(t *transfer) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, h := range t.holders() {
+		if g.held[h] >= perHolder {
+			return false
+		}
+	}
+	for _, h := range t.holders() {
+		g.held[h]++
+	}
+	t.holds = true
+	return true
+}
+
+// release is called with g.mu held, once or more often.
+func (g *gate) release(t *transfer) {
+	if !t.holds {
+		return
+	}
+	t.holds = false
+	for _, h := range t.holders() {
+		if g.held[h]--; g.held[h] == 0 {
+			delete(g.held, h)
+		}
+	}
+}
+
 func (g *gate) forget(t *transfer) {
 	g.mu.Lock()
 	delete(g.known, t.conversation())
+	g.release(t)
 	g.mu.Unlock()
 }
 
@@ -202,6 +238,7 @@ func (g *gate) begin(t *transfer) bool {
 	defer g.mu.Unlock()
 	if time.Since(t.asked) > tftpPatience {
 		delete(g.known, t.conversation())
+		g.release(t)
 		return false
 	}
 	t.begun = time.Now()
@@ -273,6 +310,9 @@ func (g *gate) end(t *transfer, err error) {
 	}
 	<-g.places
 	if err == nil {
+		g.mu.Lock()
+		g.release(t)
+		g.mu.Unlock()
 		time.AfterFunc(tftpLinger, func() { g.forget(t) })
 		return
 	}

@@ -107,7 +107,7 @@ func rootCommand() *cobra.Command {
 	root.AddCommand(
 		serveCommand(&api.socket), enrollCommand(api), installCommand(api), reinstallCommand(api), retryCommand(api), statusCommand(api), watchCommand(api), waitCommand(api),
 		logsCommand(api), timelineCommand(api), captureCommand(api), planCommand(api), layoutCommand(), factsCommand(), cancelCommand(api), forgetCommand(api), restoreCommand(api), setCommand(api), hostKeyCommand(api), secretsCommand(api), discoveredCommand(api),
-		imagesCommand(api), doctorCommand(api), versionCommand(), targetCommand(),
+		imagesCommand(api), doctorCommand(api), stateCommand(api), versionCommand(), targetCommand(),
 	)
 	for _, c := range root.Commands() {
 		checkArgs(c)

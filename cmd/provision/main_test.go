@@ -14,6 +14,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"provision/hosts"
 	"provision/images"
 )
 
@@ -71,6 +72,7 @@ func TestScripts(t *testing.T) {
 			"listens": listens,
 			"agent":   serveAgent,
 			"sayskey": saysKey,
+			"record":  record,
 		},
 	})
 }
@@ -143,6 +145,14 @@ func flip(ts *testscript.TestScript, _ bool, args []string) {
 	data = slices.Clone(data)
 	data[len(data)/2] ^= 1
 	ts.Check(os.WriteFile(name, data, 0o644))
+}
+
+// record FILE KEY VALUE sets a record of a store.
+func record(ts *testscript.TestScript, _ bool, args []string) {
+	store, err := hosts.OpenBolt(ts.MkAbs(args[0]))
+	ts.Check(err)
+	ts.Check(store.Commit(nil, []hosts.Write{{Key: args[1], Value: []byte(args[2])}}))
+	ts.Check(store.Close())
 }
 
 // answers waits until something listens on the server's socket.

@@ -34,7 +34,7 @@ import (
 type serveFlags struct {
 	flake, dhcp, http, stateDir, unknown string
 	router, domain, group, programs      string
-	ifaces, dhcpRanges, dns              []string
+	ifaces, dhcpRanges, relays, dns      []string
 	lease, liveWithin                    time.Duration
 	nixOptions                           []string
 	evaluations, builds                  int
@@ -74,15 +74,16 @@ func serveCommand(socket *string) *cobra.Command {
 	fl.StringSliceVar(&f.ifaces, "interface", nil, "network interfaces on the machines' LANs")
 	fl.StringVar(&f.dhcp, "dhcp", "proxy", "proxy, server or off")
 	fl.StringSliceVar(&f.dhcpRanges, "dhcp-range", nil, "addresses to hand out, FIRST-LAST, one range for each LAN; FIRST-LAST/BITS behind a relay (with --dhcp server)")
+	fl.StringSliceVar(&f.relays, "relay", nil, "a relay agent's address, or better the network behind it, whose machines are answered, too")
 	fl.StringVar(&f.router, "dhcp-router", "", "default route to hand out (with --dhcp server)")
 	fl.StringSliceVar(&f.dns, "dhcp-dns", nil, "DNS servers to hand out (with --dhcp server)")
 	fl.StringVar(&f.domain, "dhcp-domain", "", "domain to hand out (with --dhcp server)")
 	fl.DurationVar(&f.lease, "dhcp-lease", time.Hour, "how long a lease lasts (with --dhcp server)")
 	fl.StringVar(&f.http, "http", ":80", "port that machines fetch kernel and initrd from")
 	fl.StringVar(&f.programs, "ipxe", "", "folder with iPXE programs of your own, such as snponly.efi, beside those built in")
-	fl.StringVar(&f.stateDir, "state-dir", "/var/lib/provision", "folder for inventory, keys and images")
+	fl.StringVar(&f.stateDir, "state-dir", defaultState, "folder for inventory, keys and images")
 	fl.StringVar(&f.unknown, "unknown", "ignore", "what unknown machines get: ignore, or hold (a screen that tells how to enroll them)")
-	fl.StringVar(&f.group, "socket-group", "", "group whose members may use the server")
+	fl.StringVar(&f.group, "socket-group", "", "group whose members may use the server: they can erase machines, and have the server, which is root, build and deliver what they say; add nobody who is not to be root here")
 	fl.DurationVar(&f.liveWithin, "live-within", 15*time.Minute, "how long a machine may take from its boot until its installer answers")
 	fl.IntVar(&f.evaluations, "evaluations", 0, "how many hosts nix evaluates at a time (default: one for each core, with a GiB of memory for each)")
 	fl.IntVar(&f.builds, "builds", 0, "how many hosts nix builds at a time (default: the same)")
@@ -123,7 +124,15 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 	if err := os.MkdirAll(f.stateDir, 0o700); err != nil {
 		return errors.Join(fmt.Errorf("make the state folder: %w", err), begun.undo())
 	}
-	store, err := hosts.OpenBolt(filepath.Join(f.stateDir, "state.db"))
+	mode, err := closeFolder(f.stateDir)
+	if err != nil {
+		return errors.Join(err, begun.undo())
+	}
+	if mode&0o077 != 0 {
+		log.Info("the state folder was open to others, and is the server's alone now", "folder", f.stateDir, "was", fmt.Sprintf("%04o", mode))
+	}
+	storePath := filepath.Join(f.stateDir, storeFile)
+	store, err := hosts.OpenBolt(storePath)
 	if err != nil {
 		return errors.Join(err, begun.undo())
 	}
@@ -135,19 +144,45 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 			err = errors.Join(err, begun.undo())
 		}
 	}()
-	vault, err := hosts.OpenVault(filepath.Join(f.stateDir, "secrets.key"))
+	temp, err := tempFolder(f.stateDir)
 	if err != nil {
 		return err
 	}
-	inventory, err := hosts.New(store, vault, time.Now)
+	defer os.RemoveAll(temp)
+	for _, key := range store.Found.Damaged {
+		log.Error("a record in the store is damaged; the rest goes on without it", "record", key, "remedy", "provision state set-aside "+key)
+	}
+	vault, err := hosts.VaultOf(store, filepath.Join(f.stateDir, keyFile))
 	if err != nil {
 		return err
 	}
-	leases, err := hosts.OpenJournal(filepath.Join(f.stateDir, "leases"))
+	clock, err := hosts.NewClock(store, time.Now)
+	if err != nil {
+		return err
+	}
+	if err := awaitClock(ctx, clock, storePath, log); err != nil || ctx.Err() != nil {
+		return err
+	}
+	why, err := hosts.Stale(store)
+	if err != nil {
+		return err
+	}
+	if why != "" {
+		log.Warn("all permits are withdrawn", "why", why)
+	}
+	pxeServer.Now = clock.Now
+	inventory, err := hosts.New(store, vault, clock.Now)
+	if err != nil {
+		return err
+	}
+	leases, err := hosts.OpenJournal(filepath.Join(f.stateDir, leaseFile))
 	if err != nil {
 		return err
 	}
 	defer leases.Close()
+	if leases.Damage != "" {
+		log.Warn("some of the lease journal could not be read", "what", leases.Damage)
+	}
 	if err := leases.Adopt(store, pxe.LeasePrefix); err != nil {
 		return err
 	}
@@ -166,25 +201,25 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 	}
 	login := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey())))
 	// For flakes that let the server log in, to prove what runs.
-	if err := os.WriteFile(filepath.Join(f.stateDir, "ssh.pub"), []byte(login+" provision\n"), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(f.stateDir, loginFile), []byte(login+" provision\n"), 0o644); err != nil {
 		return err
 	}
 
 	runs := installer.Nix{Settings: settings, Roots: filepath.Join(f.stateDir, "roots"),
 		Evaluations: installer.NewQueue(cmp.Or(f.evaluations, installer.QueueSlots())), Builds: installer.NewQueue(cmp.Or(f.builds, installer.QueueSlots()))}
-	traces := &hosts.Traces{Now: time.Now}
+	traces := &hosts.Traces{Now: clock.Now}
 	pxeServer.Hosts, pxeServer.Leases, pxeServer.Images, pxeServer.Traces, pxeServer.Login, pxeServer.Log = inventory, leases, catalog, traces, login, log
 	closures := new(cache.Cache)
 	pxeServer.Cache = closures
-	install := &installer.Installer{Hosts: inventory, Images: catalog, Nix: runs, Cache: closures, CachePort: pxeServer.HTTPPort, Key: key, LiveWithin: f.liveWithin, Log: log, Now: time.Now,
-		Program: program,
+	install := &installer.Installer{Hosts: inventory, Images: catalog, Nix: runs, Cache: closures, CachePort: pxeServer.HTTPPort, Key: key, LiveWithin: f.liveWithin, Log: log, Now: clock.Now,
+		Program: program, Temp: sshFolder(temp),
 		Wake: func(ctx context.Context, mac string) (err error) {
 			for _, iface := range f.ifaces {
 				err = errors.Join(err, installer.Wake(ctx, iface, mac))
 			}
 			return err
 		}}
-	operator := &web.Server{Socket: socket, Group: f.group, Flake: f.flake, Programs: f.programs, Hosts: inventory, Images: catalog, Traces: traces, Log: log, Look: install.Look, Reach: install.Reach, Prepare: runs.Prepare, Problems: installer.BoardProblems,
+	operator := &web.Server{Socket: socket, Group: f.group, Flake: f.flake, Programs: f.programs, Hosts: inventory, Store: store, Temp: temp, Images: catalog, Traces: traces, Log: log, Look: install.Look, Reach: install.Reach, Prepare: runs.Prepare, Problems: installer.BoardProblems,
 		Serving: web.Serving{Version: version, PID: os.Getpid(), Flake: f.flake, Impure: f.impure, AcceptFlakeConfig: f.acceptConfig, DHCP: f.dhcp, HTTP: pxeServer.HTTPPort, Hold: pxeServer.Hold, SSHKey: login},
 		Evaluate: func(ctx context.Context, flake, host string, o hosts.Options) (web.Evaluation, error) {
 			config, layout, err := runs.AtOnce().Evaluate(ctx, flake, host, o)
@@ -208,10 +243,38 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 		g.Go(func() error { return task(ctx) })
 	}
 	g.Go(func() error {
+		keepCopies(ctx, store, log)
+		return nil
+	})
+	g.Go(func() error {
 		lookAtFlake(ctx, settings, f.flake, log)
 		return nil
 	})
 	return g.Wait()
+}
+
+// keepCopies keeps a copy of the store now, and one an hour after a host changed.
+func keepCopies(ctx context.Context, store *hosts.Bolt, log *slog.Logger) {
+	changed := store.Watch(ctx, "host/")
+	due := time.After(0)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+			if due == nil {
+				due = time.After(time.Hour)
+			}
+		case <-due:
+			due = nil
+			path, err := store.Keep()
+			if err != nil {
+				log.Warn("no copy of the store was kept", "err", err)
+				continue
+			}
+			log.Debug("a copy of the store was kept", "path", path)
+		}
+	}
 }
 
 // lookAtFlake says early what will be in the way of hosts: a flake that cannot be had now, for the network may come
@@ -298,6 +361,13 @@ func (f *serveFlags) pxe() (*pxe.Server, error) {
 			return nil, err
 		}
 		s.Ranges = append(s.Ranges, r)
+	}
+	for _, text := range f.relays {
+		relay, err := pxe.ParseRelay(text)
+		if err != nil {
+			return nil, fmt.Errorf("--relay %s: %w", text, err)
+		}
+		s.Relays = append(s.Relays, relay)
 	}
 	if f.router != "" {
 		if s.Router, err = parseIPv4("--dhcp-router", f.router); err != nil {

@@ -36,7 +36,7 @@ func (s *Server) media(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp("", "provision-medium-")
+	f, err := os.CreateTemp(s.Temp, "medium-")
 	if err != nil {
 		return fmt.Errorf("make a boot medium: %w", err)
 	}

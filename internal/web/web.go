@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -49,6 +50,10 @@ type Server struct {
 	Look func(ctx context.Context, host string) error
 	// Reach tries whether the server gets into a machine that is to be taken over.
 	Reach func(context.Context, hosts.Takeover) (hosts.Reached, error)
+	// Temp is the folder for files that last as long as a request; empty: the system's.
+	Temp string
+	// Store writes a copy of all records.
+	Store io.WriterTo
 	Log   *slog.Logger
 
 	listener net.Listener
@@ -177,6 +182,8 @@ func (s *Server) routes() http.Handler {
 	v1.PATCH("/images/:name", s.setImage)
 	v1.DELETE("/images/:name", s.removeImage)
 	v1.POST("/media", s.media)
+	v1.GET("/state", s.backup)
+	v1.POST("/state/set-aside", s.setAside)
 	v1.GET("/firmware", s.listFirmware)
 	v1.POST("/firmware", s.addFirmware)
 	v1.GET("/firmware/:name/licences", s.firmwareLicences)

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+)
+
+// What lies in the state folder.
+const (
+	storeFile = "state.db"
+	keyFile   = "secrets.key"
+	leaseFile = "leases"
+	loginFile = "ssh.pub"
+)
+
+// closeFolder makes sure that what the server believes is only the server's to write, and its secrets only its to read.
+// Who may read the folder is set right; what somebody else may have changed is refused, with the command that mends it.
+func closeFolder(dir string) (was fs.FileMode, err error) {
+	info, err := os.Stat(dir) // it may be a link, as systemd makes one for DynamicUser=
+	if err != nil {
+		return 0, fmt.Errorf("look at the state folder: %w", err)
+	}
+	if !info.IsDir() {
+		return 0, fmt.Errorf("the state folder %s is not a folder; choose another --state-dir", dir)
+	}
+	if err := ours(dir, info); err != nil {
+		return 0, err
+	}
+	for _, name := range []string{storeFile, keyFile, leaseFile, loginFile} {
+		if err := oursInside(filepath.Join(dir, name)); err != nil {
+			return 0, err
+		}
+	}
+	was = info.Mode().Perm()
+	if was&0o077 == 0 {
+		return was, nil
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		return was, fmt.Errorf("close the state folder to others: %w", err)
+	}
+	return was, nil
+}
+
+// oursInside looks at a file of the state folder, if it is there.
+func oursInside(path string) error {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("look at the state folder: %w", err)
+	case info.Mode()&fs.ModeSymlink != 0:
+		return fmt.Errorf("%s is a link: the file itself must lie there. If what it leads to is right: "+
+			"cp --remove-destination \"$(readlink -f %s)\" %s", path, path, path)
+	case !info.Mode().IsRegular():
+		return fmt.Errorf("%s is not a file: move it away, with mv %s %s.old", path, path, path)
+	case filepath.Base(path) == keyFile && info.Mode().Perm()&0o077 != 0:
+		return fmt.Errorf("others may read %s (mode %04o), which opens all secrets of the store: chmod 600 %s; "+
+			"and if somebody may have read it, give hosts and disks new keys", path, info.Mode().Perm(), path)
+	}
+	return ours(path, info)
+}
+
+// ours refuses what others own or may write.
+func ours(path string, info fs.FileInfo) error {
+	owner, me := int(info.Sys().(*syscall.Stat_t).Uid), os.Geteuid()
+	switch {
+	case owner != me:
+		return fmt.Errorf("%s belongs to the user %d, and the server runs as %d. If what is in it is right: chown %d %s",
+			path, owner, me, me, path)
+	case info.Mode().Perm()&0o022 != 0:
+		return fmt.Errorf("others may write %s (mode %04o). If what is in it is right: chmod go-w %s",
+			path, info.Mode().Perm(), path)
+	}
+	return nil
+}

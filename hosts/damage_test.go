@@ -1,0 +1,404 @@
+package hosts
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.etcd.io/bbolt"
+)
+
+// TestCopyHasNoPermit: a store that is started from a copy revives nothing: neither a permit that was burned since, nor
+// one that was not, nor a boot. What is installed stays so, and new permits are as good as ever.
+func TestCopyHasNoPermit(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "state.db")
+	inv, store, _ := open(t, dir)
+	enroll(t, inv, "waiting", mac1)
+	booting := enroll(t, inv, "booting", mac2)
+	booting, err := inv.BeginBoot("booting", Boot{Expires: noon.Add(time.Hour)}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	enroll(t, inv, "done", mac3)
+	install(t, inv, "done")
+	live(t, inv, "burned", "52:54:00:00:00:04")
+	if err := burnFor(inv, "burned", Disk{Device: "/dev/sda", Serial: "1", Size: 1}); err != nil {
+		t.Fatal(err)
+	}
+	kept, err := store.Keep()
+	if err != nil {
+		t.Fatal(err)
+	}
+	store.Close()
+	if _, err := RestoreStore(path, kept); err != nil {
+		t.Fatal(err)
+	}
+
+	inv, store, _ = open(t, dir)
+	for name, state := range map[string]State{"waiting": Failed, "booting": Failed, "burned": Failed, "done": Installed} {
+		h, err := inv.Get(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ok, _ := h.MayBoot(noon); ok || h.Permit.Live(noon) || h.Boot.Serves(noon) || h.State != state {
+			t.Errorf("%s is %s: permit %+v, boot %+v", name, h.State, h.Permit, h.Boot)
+		}
+		if state == Failed && !strings.HasPrefix(h.Error, "the permit was withdrawn: the store is a copy of 20") {
+			t.Errorf("%s: %s", name, h.Error)
+		}
+		events, err := inv.Events(name, 0)
+		if last := events[len(events)-1]; err != nil || (last.Kind == Cancelled) != (state == Failed) {
+			t.Errorf("%s: %+v, %v", name, last, err)
+		}
+	}
+	if _, err := inv.UseBoot(booting.Boot.Token, Fetch{Client: "10.0.0.1", File: "kernel"}); !errors.Is(err, ErrRefused) {
+		t.Errorf("its boot: %v", err)
+	}
+	_, err = inv.Apply("waiting", Event{Kind: Retried})
+	if err == nil || !strings.Contains(err.Error(), "the permit of waiting was withdrawn") {
+		t.Errorf("retried: %v", err)
+	}
+	enroll(t, inv, "waiting", mac1)
+	store.Close()
+	inv, _, _ = open(t, dir)
+	if h, err := inv.Get("waiting"); err != nil || h.State != Ready || !h.Permit.Live(noon) {
+		t.Errorf("after the next start: %s, %+v, %v", h.State, h.Permit, err)
+	}
+}
+
+func TestCopies(t *testing.T) {
+	at := func(s string) Copy {
+		when, err := time.Parse("02T15:04", s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return Copy{s, when, 0}
+	}
+	for _, test := range []struct{ have, keep string }{
+		{"", ""},
+		{"03T10:00", "03T10:00"},
+		{"03T10:02 03T10:01 03T10:00", "03T10:02 03T10:00"}, // started again and again
+		{"03T10:00 03T00:01 02T23:59 02T08:00 02T07:00", "03T10:00 03T00:01 02T07:00"},
+		{"09T10:00 08T10:00 06T10:00 04T10:00 02T10:00", "09T10:00 08T10:00 06T10:00"},
+		{"09T11:00 09T10:00 08T10:00 06T10:00 04T10:00", "09T11:00 09T10:00 08T10:00 06T10:00"},
+	} {
+		var copies []Copy
+		for _, s := range strings.Fields(test.have) {
+			copies = append(copies, at(s))
+		}
+		gone := tooMany(copies)
+		kept := slices.DeleteFunc(copies, func(c Copy) bool { return slices.Contains(gone, c) })
+		var names []string
+		for _, c := range kept {
+			names = append(names, c.Path)
+		}
+		if got := strings.Join(names, " "); got != test.keep {
+			t.Errorf("of %s are kept %s, want %s", test.have, got, test.keep)
+		}
+	}
+
+	path := filepath.Join(t.TempDir(), "state.db")
+	fill(t, path)
+	b := openStore(t, path)
+	for range 5 {
+		if _, err := b.Keep(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	copies, err := Copies(path)
+	if err != nil || len(copies) > 3 { // of two days at most
+		t.Errorf("%v, %v", copies, err)
+	}
+	if err := os.WriteFile(copies[0].Path, []byte("nonsense"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if c, ok := NewestGood(path); !ok || c != copies[1] {
+		t.Errorf("the newest good one is %v of %v", c, copies)
+	}
+	if _, err := RestoreStore(path, copies[1].Path); !errors.Is(err, ErrStoreInUse) {
+		t.Errorf("restored under a server: %v", err)
+	}
+	b.Close()
+	if _, err := RestoreStore(path, copies[0].Path); err == nil {
+		t.Error("nonsense was restored")
+	}
+	openStore(t, path).Close()
+}
+
+// spoilRecord flips a bit of a record's value in the file.
+func spoilRecord(t *testing.T, b *Bolt, key string) {
+	t.Helper()
+	err := b.db.Update(func(tx *bbolt.Tx) error {
+		records := tx.Bucket(recordsBucket)
+		value := bytes.Clone(records.Get([]byte(key)))
+		value[len(value)-1] ^= 4
+		return records.Put([]byte(key), value)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestSetAside: one damaged host keeps the others from nothing, is listed as such, and goes without a restart.
+func TestSetAside(t *testing.T) {
+	dir := t.TempDir()
+	inv, store, _ := open(t, dir)
+	key := enroll(t, inv, "alpha", mac1).HostKey
+	enroll(t, inv, "bravo", mac2)
+	inv.See(Discovered{MAC: mac3})
+	if err := inv.saveSeen(); err != nil {
+		t.Fatal(err)
+	}
+	spoilRecord(t, store, hostKey("alpha"))
+	spoilRecord(t, store, discoveredKey)
+	store.Close()
+
+	inv, store, _ = open(t, dir)
+	if want := []string{discoveredKey, "host/alpha"}; !slices.Equal(store.Found.Damaged, want) {
+		t.Errorf("found %v", store.Found.Damaged)
+	}
+	if n := len(inv.Discovered()); n != 0 {
+		t.Errorf("%d are discovered", n)
+	}
+	all, err := inv.List()
+	if err != nil || len(all) != 2 || all[0].State != Failed || all[0].Permit.Live(noon) || all[1].State != Ready ||
+		!strings.Contains(all[0].Error, "`provision state set-aside host/alpha`") {
+		t.Errorf("%+v, %v", all, err)
+	}
+	if _, err := inv.ByMAC(mac1); err == nil {
+		t.Error("its machine is answered")
+	}
+	if _, err := inv.BeginBoot("bravo", Boot{Expires: noon.Add(time.Hour)}, ""); err != nil {
+		t.Errorf("the other: %v", err)
+	}
+	if err := inv.SetAside("host/bravo", "ada"); !errors.Is(err, ErrRefused) {
+		t.Errorf("a whole record: %v", err)
+	}
+	if err := inv.SetAside("host/nosuch", "ada"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("no record: %v", err)
+	}
+	if err := inv.SetAside("host/alpha", "ada"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := inv.ByMAC(mac1); !errors.Is(err, ErrNotFound) {
+		t.Errorf("its MAC: %v", err)
+	}
+	if _, err := inv.Restore("alpha", time.Time{}, "ada"); err != nil {
+		t.Error(err)
+	}
+	if h := enroll(t, inv, "alpha", mac1); h.HostKey != key {
+		t.Errorf("enrolled again, its key is %s", h.HostKey)
+	}
+}
+
+// TestClock: the time never goes back, nor over a restart.
+func TestClock(t *testing.T) {
+	dir := t.TempDir()
+	inv, store, _ := open(t, dir)
+	wall := &clock{now: noon}
+	told, err := NewClock(store, wall.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := func(want time.Time) {
+		t.Helper()
+		if got := told.Now(); !got.Equal(want) {
+			t.Errorf("it is %s, want %s", got, want)
+		}
+	}
+	now(noon)
+	wall.add(time.Minute)
+	now(noon.Add(time.Minute))
+	wall.add(-time.Hour)
+	now(noon.Add(time.Minute))
+	wall.add(time.Minute)
+	now(noon.Add(2 * time.Minute))
+	wall.add(2 * time.Hour)
+	latest := noon.Add(2*time.Hour + 2*time.Minute)
+	now(latest)
+
+	inv.now = told.Now
+	if err := inv.saveClock(); err != nil {
+		t.Fatal(err)
+	}
+	for back, behind := range map[time.Duration]bool{0: false, -time.Minute: false, -time.Hour: true, time.Hour: false} {
+		wall := &clock{now: latest.Add(back)}
+		if told, err = NewClock(store, wall.Now); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, is := told.Behind(); is != behind {
+			t.Errorf("%s: behind is %t", back, is)
+		}
+		now(latest.Add(max(0, back)))
+	}
+	// In a copy nothing lives: the way out of a time that was wrong.
+	kept, err := store.Keep()
+	if err != nil {
+		t.Fatal(err)
+	}
+	told, err = NewClock(openStore(t, kept), wall.Now)
+	if _, _, is := told.Behind(); err != nil || is {
+		t.Errorf("a copy: %t, %v", is, err)
+	}
+	// A clock that starts with 1970, and nothing was seen yet.
+	told, err = NewClock(openStore(t, filepath.Join(t.TempDir(), "state.db")), func() time.Time { return time.Unix(0, 0) })
+	if _, _, is := told.Behind(); err != nil || !is {
+		t.Errorf("1970: %t, %v", is, err)
+	}
+}
+
+// TestExpiredStaysSo: what has expired does not live again when the clock goes back, nor after a restart.
+func TestExpiredStaysSo(t *testing.T) {
+	dir := t.TempDir()
+	inv, store, _ := open(t, dir)
+	wall := &clock{now: noon}
+	start := func() Host {
+		t.Helper()
+		c, err := NewClock(store, wall.Now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if inv, err = New(store, inv.vault, c.Now); err != nil {
+			t.Fatal(err)
+		}
+		h, err := inv.Get("alpha")
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			t.Fatal(err)
+		}
+		return h
+	}
+	start()
+	enroll(t, inv, "alpha", mac1)
+	if _, err := inv.BeginBoot("alpha", Boot{Expires: noon.Add(10 * time.Minute)}, ""); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		wall.add(time.Hour)
+		inv.now() // seen
+		wall.add(-time.Hour)
+		h, err := inv.Get("alpha")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := inv.UseBoot(h.Boot.Token, Fetch{Client: "10.0.0.1"}); !errors.Is(err, ErrRefused) {
+			t.Errorf("an expired boot: %v", err)
+		}
+		if _, err := inv.BeginBoot("alpha", Boot{Expires: inv.now().Add(time.Minute)}, ""); !errors.Is(err, ErrRefused) {
+			t.Errorf("an expired permit: %v", err)
+		}
+		if err := inv.saveClock(); err != nil {
+			t.Fatal(err)
+		}
+		start()
+	}
+}
+
+// TestLostKey: a store whose key is lost is not used with another; what is lost is said, and can be dropped.
+func TestLostKey(t *testing.T) {
+	dir := t.TempDir()
+	key := filepath.Join(dir, "secrets.key")
+	inv, store, _ := open(t, dir)
+	if _, err := VaultOf(store, key); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := inv.ServerKey(); err != nil {
+		t.Fatal(err)
+	}
+	h := Host{Name: "alpha", MACs: []string{mac1}, Options: Options{DiskKeys: []string{"/tmp/disk.key"}}}
+	if _, err := inv.Enroll(h, time.Hour, map[string][]byte{SecretDisk("/tmp/disk.key"): []byte("x")}); err != nil {
+		t.Fatal(err)
+	}
+	enroll(t, inv, "bravo", mac2)
+	if err := inv.Forget("bravo", "ada"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := VaultOf(store, key); err != nil {
+		t.Fatal(err)
+	}
+	for what, spoil := range map[string]func() error{
+		"it is not there":           func() error { return os.Remove(key) },
+		"it is another key":         func() error { _, err := OpenVault(key); return err },
+		"it is not an age identity": func() error { return os.WriteFile(key, []byte("nonsense"), 0o600) },
+	} {
+		os.Remove(key)
+		if err := spoil(); err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
+		_, err := VaultOf(store, key)
+		for _, want := range []string{
+			what,
+			"the SSH keys of hosts (alpha), disk keys (alpha), the server's own SSH key",
+			"`provision state drop-secrets --state-dir " + dir,
+		} {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+	}
+	os.Remove(key)
+	if n, err := DropSecrets(store); err != nil || n != 4 {
+		t.Errorf("%d are dropped, %v", n, err)
+	}
+	vault, err := VaultOf(store, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if inv, err = New(store, vault, func() time.Time { return noon }); err != nil {
+		t.Fatal(err)
+	}
+	now, err := inv.Get("alpha")
+	why := "the permit was withdrawn: the secrets of the store were dropped"
+	if err != nil || now.Permit.Live(noon) || now.Error != why {
+		t.Errorf("%+v, %v", now, err)
+	}
+	if _, err := inv.Restore("bravo", time.Time{}, "ada"); err != nil {
+		t.Error(err)
+	}
+	if now := enroll(t, inv, "alpha", mac1); now.State != Ready {
+		t.Error(now.State)
+	}
+}
+
+// FuzzJournal: whatever is in the file, what is whole is read, and the next time the same.
+func FuzzJournal(f *testing.F) {
+	whole := appendEntry(appendEntry(nil, "a", []byte("1")), "b", bytes.Repeat([]byte("b\x00"), 100))
+	f.Add(whole, []byte(nil), []byte(nil))
+	f.Add(whole, spoil(whole, 3), make([]byte, 50))
+	f.Add([]byte{0}, whole[:40], whole)
+	f.Fuzz(func(t *testing.T, before, middle, after []byte) {
+		path := filepath.Join(t.TempDir(), "journal")
+		data := slices.Concat(before, middle, appendEntry(nil, "surely", []byte("there")), after)
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		j := openJournal(t, path)
+		read := has(t, j)
+		if len(before)+len(middle) == 0 && j.records["surely"] == nil && !bytes.Contains(after, []byte("surely")) {
+			t.Error("the first record is not there")
+		}
+		if (j.Damage == "") != (skippedIn(t, path+".damaged") == 0) {
+			t.Errorf("it says %q", j.Damage)
+		}
+		j.Close()
+		j = openJournal(t, path)
+		if again := has(t, j); again != read || j.Damage != "" {
+			t.Errorf("%q, then %q, and it says %q", read, again, j.Damage)
+		}
+	})
+}
+
+// skippedIn is CheckJournal, 0 for no file.
+func skippedIn(t *testing.T, path string) int {
+	t.Helper()
+	n, err := CheckJournal(path)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	return n
+}

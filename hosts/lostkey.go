@@ -1,0 +1,89 @@
+package hosts
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// VaultOf opens the key with which the store's secrets are sealed. One that was lost is not silently replaced: the
+// error says what is lost with it, and what to do.
+func VaultOf(store Store, path string) (*Vault, error) {
+	sealed, err := store.List("secret/", "")
+	if err != nil && !errors.As(err, new(*Damaged)) {
+		return nil, fmt.Errorf("look for sealed secrets: %w", err)
+	}
+	if len(sealed) == 0 {
+		return OpenVault(path)
+	}
+	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+		return nil, lostKey(path, "it is not there", sealed)
+	}
+	vault, err := OpenVault(path)
+	if errors.Is(err, errNoKey) {
+		return nil, lostKey(path, errNoKey.Error(), sealed)
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, rec := range sealed {
+		if _, err := vault.Open(rec.Value); err == nil {
+			return vault, nil
+		}
+	}
+	return nil, lostKey(path, "it is another key", sealed)
+}
+
+func lostKey(path, how string, sealed []Record) error {
+	whose := make(map[string][]string) // hosts by kind of secret
+	for _, rec := range sealed {
+		owner, secret, _ := strings.Cut(strings.TrimPrefix(rec.Key, "secret/"), "/")
+		kind, _, _ := strings.Cut(secret, ":")
+		if !slices.Contains(whose[kind], owner) {
+			whose[kind] = append(whose[kind], owner)
+		}
+	}
+	var lost []string
+	for _, kind := range []struct{ prefix, name string }{
+		{SecretHostKey, "the SSH keys of hosts"},
+		{strings.TrimSuffix(diskSecret, ":"), "disk keys"},
+		{strings.TrimSuffix(fileSecret, ":"), "secret files"},
+	} {
+		owners := whose[kind.prefix]
+		if n := len(owners); n > 5 {
+			owners = append(slices.Clone(owners[:5]), fmt.Sprintf("and %d more", n-5))
+		}
+		if len(owners) > 0 {
+			lost = append(lost, kind.name+" ("+strings.Join(owners, ", ")+")")
+		}
+	}
+	lost = append(lost, "the server's own SSH key")
+	return fmt.Errorf("open the store's key %s: %s, and without it these cannot be read: %s. Put the file back from a "+
+		"backup; copies of state.db do not hold it. If it is lost, `provision state drop-secrets --state-dir %s` removes "+
+		"them. Installed hosts go on as they are, and passphrases in escrow can be read by those to whom they were "+
+		"encrypted; a host that is installed again gets a new SSH key, its disk keys and secret files must be given "+
+		"again, and hosts must let the server's new key in",
+		path, how, strings.Join(lost, ", "), filepath.Dir(path))
+}
+
+// DropSecrets removes all that is sealed from a store whose key is lost, and with it all permits: what was to be
+// installed would lack it. It returns how many secrets it removed.
+func DropSecrets(store Store) (int, error) {
+	var writes []Write
+	for _, prefix := range []string{"secret/", "aside/"} {
+		recs, err := store.List(prefix, "")
+		if err != nil && !errors.As(err, new(*Damaged)) {
+			return 0, err
+		}
+		for _, rec := range recs {
+			if prefix == "secret/" || strings.Split(rec.Key, "/")[3] == "secret" { // aside/NAME/STAMP/secret/…
+				writes = append(writes, Write{rec.Key, nil})
+			}
+		}
+	}
+	mark := Write{staleKey, []byte("the secrets of the store were dropped")}
+	return len(writes), store.Commit(nil, append(writes, mark))
+}

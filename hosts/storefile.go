@@ -1,0 +1,256 @@
+package hosts
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"time"
+
+	"go.etcd.io/bbolt"
+	bolterr "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
+)
+
+// storeFormat is what this program writes. Format 1 had its records, without checksums, in the bucket "provision".
+const storeFormat = 2
+
+var (
+	recordsBucket = []byte("records")
+	formatBucket  = []byte("format")
+	formatKey     = []byte("format")
+	firstBucket   = []byte("provision")
+)
+
+// staleKey is the record that marks a store that does not know all that has happened, such as a copy; its value says
+// why, for people. [New] looks for it: no permit in it may live.
+const staleKey = "stale"
+
+// ErrStoreInUse means that a server has the store open.
+var ErrStoreInUse = errors.New("another `provision serve` uses this state folder")
+
+// StoreCheck is what a store's file was found to hold.
+type StoreCheck struct {
+	Format  int
+	Hosts   int
+	Records int
+	Damaged []string // keys of records that are not what was written
+	// Reverted means that of the last two transactions one is damaged, maybe the last one.
+	Reverted bool
+}
+
+// CheckStore looks at all of a store's file, which nobody may be writing. The error says what of it is damaged so that
+// it cannot be opened, or why it cannot be read.
+func CheckStore(path string) (StoreCheck, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return StoreCheck{}, fmt.Errorf("check a store: %w", err)
+	}
+	defer f.Close()
+	c, err := checkStore(f)
+	if err != nil {
+		return c, fmt.Errorf("%s %w", path, err)
+	}
+	return c, nil
+}
+
+// CheckIdleStore is CheckStore for the store at path, if no server has it open; else the error is ErrStoreInUse.
+func CheckIdleStore(path string) (c StoreCheck, err error) {
+	err = whileClosed(path, func(*os.File) error {
+		c, err = CheckStore(path)
+		return err
+	})
+	return c, err
+}
+
+// checkStore's errors go on after the file's name.
+func checkStore(f *os.File) (c StoreCheck, err error) {
+	info, err := f.Stat()
+	if err != nil {
+		return c, err
+	}
+	if info.Size() == 0 {
+		return c, errors.New("is damaged: it is empty")
+	}
+	c.Format = 1
+	var formatErr error
+	c.Reverted, err = walkPages(f, info.Size(), func(bucket string, key, value []byte) {
+		if bucket == string(formatBucket) {
+			if !wholeRecord(key, value) {
+				formatErr = errors.New("which version of provision wrote it is not legible")
+				return
+			}
+			c.Format, formatErr = strconv.Atoi(string(value[valueHead:]))
+			return
+		}
+		if bucket == string(firstBucket) && c.Format > 1 {
+			return // only there for older programs
+		}
+		c.Records++
+		if bytes.HasPrefix(key, []byte("host/")) {
+			c.Hosts++
+		}
+		if bucket == string(recordsBucket) && !wholeRecord(key, value) {
+			c.Damaged = append(c.Damaged, string(key))
+		}
+	})
+	if err == nil {
+		err = formatErr
+	}
+	if err != nil {
+		return c, fmt.Errorf("is damaged: %w", err)
+	}
+	return c, nil
+}
+
+// OpenBolt opens or makes the file, after all of it was looked at. A second server on the same file is refused at once.
+// The store of an older version is kept as a copy and brought to what this one writes; that of a newer one is refused.
+func OpenBolt(path string) (*Bolt, error) {
+	b, err := openBolt(path)
+	switch {
+	case errors.Is(err, ErrStoreInUse):
+		return nil, fmt.Errorf("open %s: %w; stop it or choose another --state-dir", path, err)
+	case errors.Is(err, os.ErrPermission):
+		return nil, fmt.Errorf("open %w; run as root or choose another --state-dir", err)
+	case err != nil:
+		return nil, fmt.Errorf("open the store: %w", err)
+	}
+	return b, nil
+}
+
+func openBolt(path string) (*Bolt, error) {
+	check, err := beforeOpening(path)
+	if err != nil {
+		return nil, err
+	}
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: 100 * time.Millisecond})
+	if errors.Is(err, bolterr.ErrTimeout) {
+		err = ErrStoreInUse
+	}
+	if err != nil {
+		return nil, err
+	}
+	b := &Bolt{Found: check, db: db, watchers: make(map[*watcher]struct{})}
+	if check.Format < storeFormat {
+		err = db.Update(upgrade)
+	}
+	if err == nil && check.Reverted { // what the last transaction granted or burned may be unknown
+		err = db.Update(markStale("the last transaction of the store was damaged"))
+	}
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return b, nil
+}
+
+// beforeOpening looks at the file while no server has it open. The zero StoreCheck is for a file that is not there, or
+// empty because its first server was killed.
+func beforeOpening(path string) (c StoreCheck, err error) {
+	copies, err := Copies(path)
+	if err != nil {
+		return c, err
+	}
+	err = whileClosed(path, func(f *os.File) error {
+		empty := f == nil
+		if !empty {
+			info, err := f.Stat()
+			if err != nil {
+				return err
+			}
+			empty = info.Size() == 0
+		}
+		if empty && len(copies) == 0 {
+			return nil
+		}
+		if f == nil {
+			return fmt.Errorf("%s is not there; %s", path, adviseCopy(path))
+		}
+		if c, err = checkStore(f); err == nil {
+			err = c.understood()
+		}
+		if err != nil {
+			return fmt.Errorf("%s %w; %s", path, err, adviseCopy(path))
+		}
+		if c.Format < storeFormat && c.Records > 0 {
+			return keepBefore(f)
+		}
+		return nil
+	})
+	return c, err
+}
+
+func (c StoreCheck) understood() error {
+	if c.Format > storeFormat {
+		return fmt.Errorf("is of a newer version of provision (format %d; this one knows %d): start that version",
+			c.Format, storeFormat)
+	}
+	return nil
+}
+
+// whileClosed calls do with the store's file, nil if it is not there, while no server has it open, nor can open it.
+func whileClosed(path string, do func(f *os.File) error) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return do(nil)
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) // as bbolt does
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return ErrStoreInUse
+	}
+	if err != nil {
+		return fmt.Errorf("lock %s: %w", path, err)
+	}
+	return do(f)
+}
+
+// upgrade brings a store, which may be a new one, to what this program writes.
+func upgrade(tx *bbolt.Tx) error {
+	format, err := tx.CreateBucketIfNotExists(formatBucket)
+	if err != nil {
+		return err
+	}
+	records, err := tx.CreateBucketIfNotExists(recordsBucket)
+	if err != nil {
+		return err
+	}
+	if old := tx.Bucket(firstBucket); old != nil {
+		records.FillPercent = 0.9 // they come in order
+		err := old.ForEach(func(k, v []byte) error {
+			if len(v) < 8 {
+				return records.Put(k, v) // damaged, and still so
+			}
+			return putRecord(records, k, binary.BigEndian.Uint64(v), v[8:])
+		})
+		if err != nil {
+			return err
+		}
+		if err := records.SetSequence(old.Sequence()); err != nil {
+			return err
+		}
+		if err := tx.DeleteBucket(firstBucket); err != nil {
+			return err
+		}
+	}
+	// Programs that knew no formats would take the store for a new one. They cannot read this as their list of
+	// discovered machines, and do not start.
+	old, err := tx.CreateBucket(firstBucket)
+	if err != nil {
+		return err
+	}
+	version := make([]byte, 8)
+	err = old.Put([]byte(discoveredKey), append(version, `"this store is of a newer version of provision"`...))
+	if err != nil {
+		return err
+	}
+	return putRecord(format, formatKey, 0, []byte(strconv.Itoa(storeFormat)))
+}
+
+// Close releases the file.
+func (b *Bolt) Close() error { return b.db.Close() }
