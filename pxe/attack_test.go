@@ -93,6 +93,8 @@ func TestBorder(t *testing.T) {
 		{"on our link", "10.77.0.9:67", 67, []dhcpv4.Modifier{relayed("10.77.0.9")}, "", "10.77.0.9:67"},
 		{"from afar", "10.20.0.66:68", 67, nil, "", ""},
 		{"from afar to port 4011", "10.20.0.66:68", 4011, []dhcpv4.Modifier{dhcpv4.WithMessageType(dhcpv4.MessageTypeRequest)}, "", ""},
+		{"from afar to port 4011, as if through a relay of ours", "10.20.0.66:68", 4011,
+			[]dhcpv4.Modifier{dhcpv4.WithMessageType(dhcpv4.MessageTypeRequest), relayed("10.77.0.9")}, "", ""},
 		{"from a named network to port 4011", "10.9.0.66:68", 4011, []dhcpv4.Modifier{dhcpv4.WithMessageType(dhcpv4.MessageTypeRequest)}, "10.9.0.0/24", "10.9.0.66:68"},
 		{"for an address of the sender's choice", "0.0.0.0:68", 67, []dhcpv4.Modifier{from("10.20.0.66")}, "", "255.255.255.255:68"},
 		{"for an address on our link", "0.0.0.0:68", 67, []dhcpv4.Modifier{from("10.77.0.66")}, "", "10.77.0.66:68"},

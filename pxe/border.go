@@ -6,8 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/insomniacslk/dhcp/dhcpv4"
-
 	"provision/hosts"
 )
 
@@ -68,9 +66,9 @@ func (s *Server) behind(relay, at netip.Addr) bool {
 	return false
 }
 
-// admits reports whether a request comes from a network that is served, or from the host's last address. Else it says so.
-func (s *Server) admits(from netip.Addr, m *dhcpv4.DHCPv4, c client, h *hosts.Host) bool {
-	relay := addrOf(m.GatewayIPAddr)
+// admits reports whether a request comes from a network that is served, through a relay or, if that is invalid, directly; or
+// from the host's last address. Else it says so.
+func (s *Server) admits(from, relay netip.Addr, c client, h *hosts.Host) bool {
 	switch {
 	case relay.IsValid():
 		if s.serves(relay) {

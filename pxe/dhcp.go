@@ -103,7 +103,13 @@ func (s *Server) handle(l *link, from netip.AddrPort, port uint16, raw []byte, m
 	if c.MAC == "" {
 		return nil, netip.AddrPort{}
 	}
-	if err == nil && !s.admits(from.Addr().Unmap(), m, c, h) {
+	// RFC 4578 leaves open where an answer from port 4011 goes; EDK2 and iPXE listen where they sent from.
+	back := port == 4011 || from.Port() == 4011
+	relay := addrOf(m.GatewayIPAddr)
+	if back {
+		relay = netip.Addr{}
+	}
+	if err == nil && !s.admits(from.Addr().Unmap(), relay, c, h) {
 		return nil, netip.AddrPort{}
 	}
 	var r *dhcpv4.DHCPv4
@@ -125,8 +131,8 @@ func (s *Server) handle(l *link, from netip.AddrPort, port uint16, raw []byte, m
 		return nil, netip.AddrPort{}
 	}
 	to := destination(m, r, s.serves)
-	if port == 4011 || from.Port() == 4011 {
-		to = from // RFC 4578 leaves it open; EDK2 and iPXE listen where they sent from
+	if back {
+		to = from
 	}
 	s.traceReply(l, to, port, r, c)
 	return r, to

@@ -87,8 +87,9 @@ type holder struct {
 func (t *transfer) holders() []holder {
 	all := []holder{{client: t.client.Addr()}}
 	if rest, ok := strings.CutPrefix(t.name, bootPath); ok {
-		token, _, _ := strings.Cut(rest, "/")
-		all = append(all, holder{token: token})
+		if token, _, _ := strings.Cut(rest, "/"); token != "hold" { // which is all strangers'
+			all = append(all, holder{token: token})
+		}
 	}
 	return all
 }
