@@ -26,6 +26,8 @@ func ParseRelay(text string) (netip.Prefix, error) {
 
 // networks calls yield with each network that is served.
 func (s *Server) networks(yield func(netip.Prefix) bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
 	for _, l := range s.links {
 		if !yield(l.net) {
 			return

@@ -74,7 +74,7 @@ func TestForgottenNeighbour(t *testing.T) {
 		} {
 			run(t, command)
 		}
-		l, err := openLink("port1")
+		l, err := openLink("port1", nil)
 		if err != nil {
 			t.Error(err)
 			return

@@ -77,7 +77,7 @@ func serverOn(t testing.TB, mode Mode, store hosts.Store, now func() time.Time) 
 		t.Fatal(err)
 	}
 	s.Lease, s.Ranges = time.Hour, []Range{{First: netip.MustParseAddr("10.77.0.100"), Last: netip.MustParseAddr("10.77.0.199")}}
-	if err := s.openSubnets(); err != nil {
+	if err := s.openSubnets(false); err != nil {
 		t.Fatal(err)
 	}
 	s.withImage(t, 9000)

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -33,6 +34,8 @@ type Server struct {
 	Group   string // if set, members of this group may use it too
 	Flake   string // flake reference of the fleet
 	Serving Serving
+	// Interfaces are those that are served now, with our addresses on them.
+	Interfaces func() map[string]netip.Addr
 	// Programs is the folder with boot programs beside those built in; empty: none.
 	Programs string
 
@@ -149,7 +152,7 @@ func (s *Server) routes() http.Handler {
 	e.HTTPErrorHandler = s.fail
 	e.GET("/metrics", s.metrics)
 	v1 := e.Group("/v1")
-	v1.GET("/server", func(c echo.Context) error { return c.JSON(http.StatusOK, s.Serving) })
+	v1.GET("/server", func(c echo.Context) error { return c.JSON(http.StatusOK, s.serving()) })
 	v1.GET("/hosts", s.list)
 	v1.POST("/hosts", s.enroll)
 	v1.GET("/hosts/:name", s.get)
