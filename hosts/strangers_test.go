@@ -79,7 +79,8 @@ func TestStrangersHideNothing(t *testing.T) {
 	for range MaxEvents/10 + 5 {
 		clk.add(61 * time.Second)
 		for i := range 12 {
-			h = apply(t, inv, "alpha", Event{Kind: Moved, Address: fmt.Sprint("10.0.0.", i), Message: fmt.Sprint("has address 10.0.0.", i)})
+			address := fmt.Sprint("10.0.0.", i)
+			h = apply(t, inv, "alpha", Event{Kind: Moved, Address: address, Message: "has address " + address})
 			apply(t, inv, "alpha", Event{Kind: Noted, Stranger: true, Message: fmt.Sprint(clk.Now(), i)})
 		}
 		apply(t, inv, "alpha", Event{Kind: Noted, Message: "of ours"})

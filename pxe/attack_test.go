@@ -26,8 +26,14 @@ func (s *Server) told(t *testing.T, words string) bool {
 	return strings.Contains(fmt.Sprint(events), words)
 }
 
-// TestBystanderGetsNothing: whoever read a token off the wire gets nothing for it, over HTTP or TFTP, whatever it asks for
-// and however early; the host's machine does.
+var asRequest = dhcpv4.WithMessageType(dhcpv4.MessageTypeRequest)
+
+func wanting(ip net.IP) dhcpv4.Modifier { return dhcpv4.WithOption(dhcpv4.OptRequestedIPAddress(ip)) }
+
+func mods(list ...dhcpv4.Modifier) []dhcpv4.Modifier { return list }
+
+// TestBystanderGetsNothing: whoever read a token off the wire gets nothing for it, over HTTP or TFTP, whatever it asks
+// for and however early; the host's machine does.
 func TestBystanderGetsNothing(t *testing.T) {
 	for _, mode := range []Mode{Proxy, Full, Off} {
 		s := server(t, mode)
@@ -45,11 +51,13 @@ func TestBystanderGetsNothing(t *testing.T) {
 				t.Errorf("%s: TFTP %s: %v", mode, file, err)
 			}
 		}
-		if h, _ := s.Hosts.Get("bravo"); h.Boot.Client != "" || !s.told(t, "127.0.0.1 has the MAC 52:54:00:00:00:66, which is not one of bravo's") {
+		told := s.told(t, "127.0.0.1 has the MAC 52:54:00:00:00:66, which is not one of bravo's")
+		if h, _ := s.Hosts.Get("bravo"); h.Boot.Client != "" || !told {
 			t.Errorf("%s: the boot is that of %q, or the log does not tell", mode, h.Boot.Client)
 		}
 		asker = mac
-		if _, script, err := get(t, srv, http.MethodGet, "/boot/"+h.Boot.Token+"/script", ""); err != nil || !strings.HasPrefix(string(script), "#!ipxe") {
+		_, script, err := get(t, srv, http.MethodGet, "/boot/"+h.Boot.Token+"/script", "")
+		if err != nil || !strings.HasPrefix(string(script), "#!ipxe") {
 			t.Errorf("%s: its own machine: %v", mode, err)
 		}
 	}
@@ -66,8 +74,7 @@ func TestBeyondTheLink(t *testing.T) {
 	if resp, _, err := get(t, srv, http.MethodGet, script, ""); err == nil {
 		t.Errorf("an address that nobody vouches for: %s", resp.Status)
 	}
-	request := as(t, mac, 0, "", relayed("127.0.0.9"), dhcpv4.WithMessageType(dhcpv4.MessageTypeRequest), dhcpv4.WithOption(dhcpv4.OptRequestedIPAddress(net.IPv4(127, 0, 0, 1))))
-	s.dhcp(request)
+	s.dhcp(as(t, mac, 0, "", relayed("127.0.0.9"), asRequest, wanting(net.IPv4(127, 0, 0, 1))))
 	if _, _, err := get(t, srv, http.MethodGet, script, ""); err != nil {
 		t.Errorf("the address that DHCP saw: %v", err)
 	}
@@ -86,18 +93,18 @@ func TestBorder(t *testing.T) {
 		relays string
 		to     string // "": nowhere
 	}{
-		{"a relay of the sender's choice", "10.20.0.66:67", 67, []dhcpv4.Modifier{relayed("10.20.0.66")}, "", ""},
-		{"a relay of the sender's choice, beside a named one", "10.20.0.66:67", 67, []dhcpv4.Modifier{relayed("10.20.0.66")}, "10.9.0.1/32", ""},
-		{"a named relay", "10.20.0.66:67", 67, []dhcpv4.Modifier{relayed("10.9.0.1")}, "10.9.0.1/32", "10.9.0.1:67"},
-		{"in a named network", "10.20.0.66:67", 67, []dhcpv4.Modifier{relayed("10.9.0.1")}, "10.9.0.0/24", "10.9.0.1:67"},
-		{"on our link", "10.77.0.9:67", 67, []dhcpv4.Modifier{relayed("10.77.0.9")}, "", "10.77.0.9:67"},
+		{"a relay of the sender's choice", "10.20.0.66:67", 67, mods(relayed("10.20.0.66")), "", ""},
+		{"such a relay beside a named one", "10.20.0.66:67", 67, mods(relayed("10.20.0.66")), "10.9.0.1/32", ""},
+		{"a named relay", "10.20.0.66:67", 67, mods(relayed("10.9.0.1")), "10.9.0.1/32", "10.9.0.1:67"},
+		{"in a named network", "10.20.0.66:67", 67, mods(relayed("10.9.0.1")), "10.9.0.0/24", "10.9.0.1:67"},
+		{"on our link", "10.77.0.9:67", 67, mods(relayed("10.77.0.9")), "", "10.77.0.9:67"},
 		{"from afar", "10.20.0.66:68", 67, nil, "", ""},
-		{"from afar to port 4011", "10.20.0.66:68", 4011, []dhcpv4.Modifier{dhcpv4.WithMessageType(dhcpv4.MessageTypeRequest)}, "", ""},
+		{"from afar to port 4011", "10.20.0.66:68", 4011, mods(asRequest), "", ""},
 		{"from afar to port 4011, as if through a relay of ours", "10.20.0.66:68", 4011,
-			[]dhcpv4.Modifier{dhcpv4.WithMessageType(dhcpv4.MessageTypeRequest), relayed("10.77.0.9")}, "", ""},
-		{"from a named network to port 4011", "10.9.0.66:68", 4011, []dhcpv4.Modifier{dhcpv4.WithMessageType(dhcpv4.MessageTypeRequest)}, "10.9.0.0/24", "10.9.0.66:68"},
-		{"for an address of the sender's choice", "0.0.0.0:68", 67, []dhcpv4.Modifier{from("10.20.0.66")}, "", "255.255.255.255:68"},
-		{"for an address on our link", "0.0.0.0:68", 67, []dhcpv4.Modifier{from("10.77.0.66")}, "", "10.77.0.66:68"},
+			mods(asRequest, relayed("10.77.0.9")), "", ""},
+		{"from a named network to port 4011", "10.9.0.66:68", 4011, mods(asRequest), "10.9.0.0/24", "10.9.0.66:68"},
+		{"for an address of the sender's choice", "0.0.0.0:68", 67, mods(from("10.20.0.66")), "", "255.255.255.255:68"},
+		{"for an address on our link", "0.0.0.0:68", 67, mods(from("10.77.0.66")), "", "10.77.0.66:68"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := server(t, Proxy)
@@ -109,14 +116,16 @@ func TestBorder(t *testing.T) {
 			if tt.port == 4011 {
 				answer = s.answerBINL
 			}
-			r, to := s.handle(s.links[0], addrPort(tt.from), tt.port, nil, as(t, mac, iana.EFI_X86_64, "PXEClient:Arch:00007", tt.mods...), answer)
+			m := as(t, mac, iana.EFI_X86_64, "PXEClient:Arch:00007", tt.mods...)
+			r, to := s.handle(s.links[0], addrPort(tt.from), tt.port, nil, m, answer)
 			if tt.to != "" {
 				if r == nil || to != addrPort(tt.to) {
 					t.Errorf("to %s: %v", to, r)
 				}
 				return
 			}
-			if h, _ := s.Hosts.Get("bravo"); r != nil || h.State != hosts.Ready || !s.told(t, "which is in no network that is served, and got no answer: if it is yours, serve with --relay 10.20.0.66") {
+			told := s.told(t, "in no network that is served, and got no answer: if it is yours, serve with --relay 10.20.0.66")
+			if h, _ := s.Hosts.Get("bravo"); r != nil || h.State != hosts.Ready || !told {
 				t.Errorf("%s, to %s: %v", h.State, to, r)
 			}
 		})
@@ -129,7 +138,7 @@ func TestForgedAddress(t *testing.T) {
 	s.Relays = []netip.Prefix{netip.MustParsePrefix("10.9.0.0/24")}
 	s.mustEnroll(t, "bravo", mac)
 	for asked, want := range map[string]string{"10.20.0.66": "", "10.9.0.50": "10.9.0.50"} {
-		s.dhcp(as(t, mac, 0, "", relayed("10.9.0.1"), dhcpv4.WithMessageType(dhcpv4.MessageTypeRequest), dhcpv4.WithOption(dhcpv4.OptRequestedIPAddress(net.ParseIP(asked)))))
+		s.dhcp(as(t, mac, 0, "", relayed("10.9.0.1"), asRequest, wanting(net.ParseIP(asked))))
 		if h, _ := s.Hosts.Get("bravo"); want != "" && h.Address != want || h.Address == "10.20.0.66" {
 			t.Errorf("asked for %s: %q", asked, h.Address)
 		}
@@ -137,15 +146,17 @@ func TestForgedAddress(t *testing.T) {
 }
 
 func TestParseRelay(t *testing.T) {
-	for in, want := range map[string]string{"10.9.0.1": "10.9.0.1/32", "10.9.0.1/24": "10.9.0.0/24", "": "", "fe80::1": "", "10.9.0.1-10.9.0.9": ""} {
+	for in, want := range map[string]string{
+		"10.9.0.1": "10.9.0.1/32", "10.9.0.1/24": "10.9.0.0/24", "": "", "fe80::1": "", "10.9.0.1-10.9.0.9": "",
+	} {
 		if p, err := ParseRelay(in); (err == nil) != (want != "") || err == nil && p.String() != want {
 			t.Errorf("%q: %s, %v", in, p, err)
 		}
 	}
 }
 
-// TestOnePacketLocksNobodyOut: forged DISCOVERs with other UUIDs, before and after the machine's own, keep nobody from its
-// boot, nor from the next one.
+// TestOnePacketLocksNobodyOut: forged DISCOVERs with other UUIDs, before and after the machine's own, keep nobody from
+// its boot, nor from the next one.
 func TestOnePacketLocksNobodyOut(t *testing.T) {
 	uuid := func(b byte) dhcpv4.Modifier {
 		return dhcpv4.WithGeneric(dhcpv4.OptionClientMachineIdentifier, append([]byte{0}, strings.Repeat(string(b), 16)...))
@@ -164,7 +175,8 @@ func TestOnePacketLocksNobodyOut(t *testing.T) {
 				}
 				file = r.BootFileNameOption()
 			}
-			if _, err := s.Hosts.UseBoot(tokenPattern.FindString(file), hosts.Fetch{Client: "10.77.0.104", File: "script"}); err != nil {
+			script := hosts.Fetch{Client: "10.77.0.104", File: "script"}
+			if _, err := s.Hosts.UseBoot(tokenPattern.FindString(file), script); err != nil {
 				t.Fatal(err)
 			}
 			now = now.Add(time.Minute)
@@ -178,17 +190,20 @@ func TestOnePacketLocksNobodyOut(t *testing.T) {
 	}
 }
 
-// TestForgedAddressesHoldNothingBack: after any number of forged REQUESTs in one moment, the machine's own address counts.
+// TestForgedAddressesHoldNothingBack: after any number of forged REQUESTs in one moment, the machine's own address
+// counts.
 func TestForgedAddressesHoldNothingBack(t *testing.T) {
 	s := server(t, Full)
 	s.mustEnroll(t, "bravo", mac)
 	for i := range 40 {
-		if _, err := s.Hosts.Apply("bravo", hosts.Event{Kind: hosts.Moved, Address: fmt.Sprint("10.77.0.", i+2), Message: fmt.Sprint("has address 10.77.0.", i+2)}); err != nil {
+		address := fmt.Sprint("10.77.0.", i+2)
+		forged := hosts.Event{Kind: hosts.Moved, Address: address, Message: "has address " + address}
+		if _, err := s.Hosts.Apply("bravo", forged); err != nil {
 			t.Fatal(err)
 		}
 	}
 	offer := s.dhcp(as(t, mac, 0, ""))
-	s.dhcp(as(t, mac, 0, "", dhcpv4.WithMessageType(dhcpv4.MessageTypeRequest), dhcpv4.WithOption(dhcpv4.OptRequestedIPAddress(offer.YourIPAddr))))
+	s.dhcp(as(t, mac, 0, "", asRequest, wanting(offer.YourIPAddr)))
 	if h, _ := s.Hosts.Get("bravo"); h.Address != offer.YourIPAddr.String() {
 		t.Errorf("it has %s, and its host %s", offer.YourIPAddr, h.Address)
 	}
@@ -216,7 +231,8 @@ func TestStrangersMethods(t *testing.T) {
 			}
 			fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: x\r\n\r\n", method, path)
 			answer := make([]byte, 100)
-			if n, _ := conn.Read(answer); n > 0 && !strings.HasPrefix(string(answer), "HTTP/1.1 400") { // net/http's to what is no request
+			// To what is not a request at all net/http answers 400.
+			if n, _ := conn.Read(answer); n > 0 && !strings.HasPrefix(string(answer), "HTTP/1.1 400") {
 				t.Errorf("%s %s: %q", method, path, answer[:n])
 			}
 			conn.Close()
@@ -227,7 +243,9 @@ func TestStrangersMethods(t *testing.T) {
 // TestConnectionsAreShared: one address has its share of connections, and all have theirs.
 func TestConnectionsAreShared(t *testing.T) {
 	c := connections{most: perClient + 2}
-	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusNoContent)
+	}))
 	ended := make(chan struct{}, 2*perClient)
 	srv.Config.ConnState = func(conn net.Conn, state http.ConnState) {
 		c.changed(conn, state)
@@ -307,7 +325,9 @@ func TestTFTPIsShared(t *testing.T) {
 
 // TestShares: whatever the limit, descriptors stay for the operator and the builds.
 func TestShares(t *testing.T) {
-	for limit, want := range map[uint64][2]int{1024: {128, 256}, 4096: {512, 1024}, 1 << 20: {MaxTransfers, maxConnections}} {
+	for limit, want := range map[uint64][2]int{
+		1024: {128, 256}, 4096: {512, 1024}, 1 << 20: {MaxTransfers, maxConnections},
+	} {
 		transfers, connections := shares(limit)
 		if transfers != want[0] || connections != want[1] || uint64(2*transfers+2*connections) > limit*3/4 {
 			t.Errorf("%d: %d and %d", limit, transfers, connections)

@@ -19,7 +19,8 @@ func ParseRelay(text string) (netip.Prefix, error) {
 		p, err = netip.PrefixFrom(a, a.BitLen()), nil
 	}
 	if err != nil || !p.Addr().Is4() {
-		return p, errors.New("write the IPv4 address of a relay agent, such as 10.9.0.1, or the network behind it, such as 10.9.0.0/24")
+		return p, errors.New("write the IPv4 address of a relay agent, such as 10.9.0.1, " +
+			"or the network behind it, such as 10.9.0.0/24")
 	}
 	return p.Masked(), nil
 }
@@ -55,8 +56,8 @@ func (s *Server) serves(at netip.Addr) bool {
 	return false
 }
 
-// behind reports whether a machine that asks through this relay can have this address: one of the network that the relay
-// is in, or any if the relay alone is named.
+// behind reports whether a machine that asks through this relay can have this address: one of the network that the
+// relay is in, or any if the relay alone is named.
 func (s *Server) behind(relay, at netip.Addr) bool {
 	for p := range s.networks {
 		if p.Contains(relay) && (p.IsSingleIP() || p.Contains(at)) {
@@ -66,8 +67,8 @@ func (s *Server) behind(relay, at netip.Addr) bool {
 	return false
 }
 
-// admits reports whether a request comes from a network that is served, through a relay or, if that is invalid, directly; or
-// from the host's last address. Else it says so.
+// admits reports whether a request comes from a network that is served, through a relay or, if that is invalid,
+// directly; or from the host's last address. Else it says so.
 func (s *Server) admits(from, relay netip.Addr, c client, h *hosts.Host) bool {
 	switch {
 	case relay.IsValid():
@@ -82,10 +83,12 @@ func (s *Server) admits(from, relay netip.Addr, c client, h *hosts.Host) bool {
 		beyond, words = relay, "through the relay "+relay.String()
 	}
 	if h != nil {
-		s.tell(*h, "%s asked %s, which is in no network that is served, and got no answer: if it is yours, serve with --relay %s, or better with the whole network", c, words, beyond)
+		s.tell(*h, "%s asked %s, which is in no network that is served, and got no answer: "+
+			"if it is yours, serve with --relay %s, or better with the whole network", c, words, beyond)
 	}
 	if s.beyond.due(s.Now()) {
-		s.Log.Warn("DHCP from a network that is not served is not answered; if it is yours, serve with --relay ADDRESS or NETWORK", "mac", c.MAC, "asked", words)
+		s.Log.Warn("DHCP from a network that is not served is not answered; if it is yours, serve with --relay NETWORK",
+			"mac", c.MAC, "asked", words)
 	}
 	return false
 }

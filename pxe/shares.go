@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Nobody may take what all need: places for transfers, connections, the file descriptors of the process. A TFTP transfer
-// has two descriptors, its socket and its file, and so has an HTTP connection. A quarter of all descriptors is for TFTP, a
-// half for HTTP, and the rest stays for the operator's API, the store and the builds.
+// Nobody may take what all need: places for transfers, connections, the file descriptors of the process. A TFTP
+// transfer has two descriptors, its socket and its file, and so has an HTTP connection. A quarter of all descriptors is
+// for TFTP, a half for HTTP, and the rest stays for the operator's API, the store and the builds.
 
 const (
 	// maxConnections bounds the HTTP connections of all machines, where there are descriptors for so many.
@@ -40,7 +40,7 @@ func (s *Server) share() error {
 	}
 	s.transfers, s.connections.most = shares(limit.Cur)
 	if s.transfers < MaxTransfers {
-		s.Log.Warn("the limit of open files is low; raise it (ulimit -n, LimitNOFILE of systemd) where many machines boot at a time",
+		s.Log.Warn("the limit of open files is low; raise it (LimitNOFILE) if many machines boot at once",
 			"limit", limit.Cur, "tftp transfers", s.transfers, "http connections", s.connections.most)
 	}
 	return nil

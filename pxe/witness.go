@@ -15,25 +15,27 @@ import (
 	"provision/hosts"
 )
 
-// A boot's token goes out by broadcast, so the whole link knows it. Whoever fetches with it must be the host's machine by
-// a second witness: on the link by the MAC that the kernel has resolved for its address, behind a router by the address
-// that DHCP has seen the machine take. Somebody who forges ARP answers, or has the machine's MAC, passes all the same.
+// A boot's token goes out by broadcast, so the whole link knows it. Whoever fetches with it must be the host's machine
+// by a second witness: on the link by the MAC that the kernel has resolved for its address, behind a router by the
+// address that DHCP has seen the machine take. Somebody who forges ARP answers, or has the machine's MAC, passes.
 
-// vouch returns an hosts.ErrRefused unless the client at an address, whose MAC is this one, or "" if that is not known, is
-// the host's machine.
+// vouch returns a hosts.ErrRefused unless the client at an address, whose MAC is this one, or "" if that is not known,
+// is the host's machine.
 func (s *Server) vouch(l *link, h hosts.Host, at netip.Addr, mac string) error {
 	switch {
 	case slices.Contains(h.MACs, mac):
 		return nil
 	case mac != "":
-		return fmt.Errorf("%w: %s has the MAC %s, which is not one of %s's; if it is another network card of that machine, run `provision cancel %s` and `provision set %s --mac=+%s`, and enroll it again",
+		return fmt.Errorf("%w: %s has the MAC %s, which is not one of %s's; if it is another network card of that machine, "+
+			"run `provision cancel %s` and `provision set %s --mac=+%s`, and enroll it again",
 			hosts.ErrRefused, at, mac, h.Name, h.Name, h.Name, mac)
 	case l.net.Contains(at):
 		return fmt.Errorf("%w: %s does not answer ARP, so its MAC is not known", hosts.ErrRefused, at)
 	case h.Address == at.String() || s.Mode == Off && s.serves(at):
 		return nil
 	}
-	return fmt.Errorf("%w: %s is on no link of ours, and DHCP has not seen %s take it; where its network is behind a relay, serve with --relay NETWORK", hosts.ErrRefused, at, h.Name)
+	return fmt.Errorf("%w: %s is on no link of ours, and DHCP has not seen %s take it; if a relay is between, "+
+		"serve with --relay NETWORK", hosts.ErrRefused, at, h.Name)
 }
 
 // resolve is neighbour, and has the kernel ask for an address on the link that it has forgotten.

@@ -30,8 +30,8 @@ func fetch(t *testing.T, c *lab.Client, path string) (answer string) {
 	return answer
 }
 
-// TestBystander: who reads a token off the wire and wins every race gets nothing, though he takes the machine's address;
-// the machine comes up.
+// TestBystander: who reads a token off the wire and wins every race gets nothing, though he takes the machine's
+// address; the machine comes up.
 func TestBystander(t *testing.T) {
 	for _, mode := range modes {
 		t.Run(string(mode), func(t *testing.T) {
@@ -76,7 +76,8 @@ func TestSharedWire(t *testing.T) {
 	w.router(0)
 	w.serve(pxe.Proxy)
 	one := w.known(netboot.Client{Kind: netboot.EDK2X64})
-	two := &machine{Client: netboot.Client{Kind: netboot.BIOS, MAC: net.HardwareAddr{0x52, 0x54, 0, 0xbb, 0, 1}, Scale: w.pace}, w: w, name: "second", wire: one.wire}
+	second := netboot.Client{Kind: netboot.BIOS, MAC: net.HardwareAddr{0x52, 0x54, 0, 0xbb, 0, 1}, Scale: w.pace}
+	two := &machine{Client: second, w: w, name: "second", wire: one.wire}
 	w.enroll(archOf(two.Kind), two)
 	for i, r := range w.bootAll(one, two) {
 		if m := []*machine{one, two}[i]; !m.up(r) {

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What the kernel sends for one of several machines carries the interface's Ethernet address. nftables puts the machine's
-// in its place, and has the kernel take what is sent to that.
+// What the kernel sends for one of several machines carries the interface's Ethernet address. nftables puts the
+// machine's in its place, and has the kernel take what is sent to that.
 const machineMACs = `table netdev machines {
 	map macs { type ipv4_addr : ether_addr; }
 	chain out {
@@ -40,7 +40,8 @@ func (w *Wire) own(addr netip.Addr, mac net.HardwareAddr) error {
 		w.shared = true
 	}
 	const newElement = 12 // NFT_MSG_NEWSETELEM
-	return changeMACs(newElement, attribute(1|nested, attribute(1, addr.AsSlice())), attribute(2|nested, attribute(1, mac)))
+	key, value := attribute(1, addr.AsSlice()), attribute(1, mac)
+	return changeMACs(newElement, attribute(1|nested, key), attribute(2|nested, value))
 }
 
 func (w *Wire) disown(addr netip.Addr) error {
