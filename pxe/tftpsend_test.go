@@ -172,8 +172,14 @@ func TestTFTPShrinks(t *testing.T) {
 	for _, window := range []string{"1", "4"} {
 		s := &shelf{files: map[string][]byte{"file": noise(10_000)}, answer: 100 * time.Millisecond}
 		addr, _ := s.serve(t, 1500)
+		f := newROM(t, addr)
 		for _, want := range []string{"1200", "600", "512"} {
-			f := newROM(t, addr)
+			again, err := net.ListenUDP("udp4", &net.UDPAddr{IP: f.conn.LocalAddr().(*net.UDPAddr).IP})
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.conn.Close()
+			f.conn = again
 			f.ask(request("file", "blksize", "1200", "windowsize", window))
 			if got := f.options()["blksize"]; got != want {
 				t.Fatalf("blksize %s, want %s", got, want)
@@ -183,6 +189,7 @@ func TestTFTPShrinks(t *testing.T) {
 				t.Fatal("whole")
 			}
 		}
+		f.conn.Close()
 		if !s.said("no answer from the client after 1200 bytes") && !s.said("after 4800 bytes") {
 			t.Errorf("%q", s.texts)
 		}
