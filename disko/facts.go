@@ -192,8 +192,43 @@ func ParseFacts(data []byte) (*Facts, error) {
 	if f == nil || f.BlockDevices == nil {
 		return nil, fmt.Errorf(`read lsblk's JSON: it has no "blockdevices"`)
 	}
+	left := maxDevices
+	if err := within(f.BlockDevices, maxDepth, &left); err != nil {
+		return nil, fmt.Errorf("read lsblk's JSON: %w", err)
+	}
 	f.sign(f.BlockDevices)
 	return f, f.hang()
+}
+
+// What a machine may say of its devices: more than any has.
+const (
+	maxDevices = 10_000 // one that lies on several others counts below each
+	maxDepth   = 30     // of devices that lie on each other
+	maxName    = 1000   // of a name, number or label, in bytes
+)
+
+// within returns an error if there are more devices, in more layers or with longer names than are read.
+func within(devices []BlockDevice, depth int, left *int) error {
+	if len(devices) > 0 && depth == 0 {
+		return fmt.Errorf("more than %d devices lie on each other at %.100s", maxDepth, devices[0].Name)
+	}
+	if *left -= len(devices); *left < 0 {
+		return fmt.Errorf("the machine lists more than %d devices", maxDevices)
+	}
+	for i := range devices {
+		d := &devices[i]
+		for _, name := range []string{d.Name, d.KName, d.Path, d.Type, d.Model, d.Serial, d.WWN, d.FSType, d.FSVersion,
+			d.Label, d.UUID, d.PartLabel, d.PartType, d.PartUUID, d.PartFlags, d.Transport, d.TableType} {
+			if len(name) > maxName {
+				return fmt.Errorf("%.100s has a name, number or label of %d bytes, %.40q…: at most %d are read",
+					d.Name, len(name), name, maxName)
+			}
+		}
+		if err := within(d.Children, depth-1, left); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Restarted is what the facts will be when the machine runs something else: nothing is

@@ -217,7 +217,7 @@ func (inv *Inventory) tellOwner(name, message string) ([]Version, []Write, error
 	if err != nil {
 		return nil, nil, err
 	}
-	writes, err := log(&h, Event{Host: name, Time: inv.now(), Kind: Noted, Message: message})
+	writes, err := inv.log(&h, Event{Host: name, Time: inv.now(), Kind: Noted, Message: message})
 	return []Version{{hostKey(name), version}}, writes, err
 }
 

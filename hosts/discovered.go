@@ -14,12 +14,14 @@ const MaxDiscovered = 1000
 
 // Discovered is a machine that asked and is not enrolled.
 type Discovered struct {
-	MAC    string    `json:"mac"`
-	Vendor string    `json:"vendor,omitempty"` // DHCP vendor class, option 60
-	Arch   string    `json:"arch,omitempty"`   // what asked, in words: "x86-64 UEFI PXE", …
-	Board  string    `json:"board,omitempty"`  // what was recognised, as images.Board.Name
-	First  time.Time `json:"first"`
-	Last   time.Time `json:"last"`
+	MAC    string `json:"mac"`
+	Vendor string `json:"vendor,omitempty"` // DHCP vendor class, option 60
+	Arch   string `json:"arch,omitempty"`   // what asked, in words: "x86-64 UEFI PXE", …
+	Board  string `json:"board,omitempty"`  // what was recognised, as images.Board.Name
+	// Address is what it asked another DHCP server for last, on our link.
+	Address string    `json:"address,omitempty"`
+	First   time.Time `json:"first"`
+	Last    time.Time `json:"last"`
 }
 
 // sightings are kept in memory and saved now and then: strangers on the LAN
@@ -38,6 +40,7 @@ func (s *sightings) see(d Discovered) {
 	if old, ok := s.byMAC.get(d.MAC); ok {
 		d.First = old.First
 		d.Vendor, d.Arch, d.Board = cmp.Or(d.Vendor, old.Vendor), cmp.Or(d.Arch, old.Arch), cmp.Or(d.Board, old.Board)
+		d.Address = cmp.Or(d.Address, old.Address)
 	} else if s.byMAC.len() >= MaxDiscovered {
 		mac, _ := s.byMAC.oldest()
 		s.byMAC.drop(mac)

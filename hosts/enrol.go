@@ -244,7 +244,11 @@ func (inv *Inventory) BeginBoot(name string, b Boot, machine string) (Host, erro
 	ev := Event{Kind: Netboot, Boot: &b, Machine: machine, Message: b.Via + " asked; a boot was offered"}
 	return inv.apply(name, ev, func(before, after *Host) ([]Version, []Write, error) {
 		expect, serial, err := inv.claimSerial(before, after)
-		return expect, slices.Concat(secret, []Write{{tokenKey(b.Token), []byte(name)}}, serial), err
+		found := []Write{{tokenKey(b.Token), []byte(name)}}
+		if id := after.DUID(); id != "" {
+			found = append(found, Write{duidKey(id), []byte(name)})
+		}
+		return expect, slices.Concat(secret, found, serial), err
 	})
 }
 
@@ -282,9 +286,29 @@ func (inv *Inventory) UseBoot(token string, f Fetch) (Host, error) {
 	return inv.Apply(h.Name, Event{Kind: Fetched, Boot: &b, Address: f.Client, Method: f.Method, Work: f.Work, Message: f.Client + " fetched " + f.File})
 }
 
+// MaxFacts bounds what is kept of a machine's disks, in bytes. A thousand disks take about three MiB.
+const MaxFacts = 4 << 20
+
+// UnbindBoot forgets which machine the boot b is for, as another one asked for it, too.
+func (inv *Inventory) UnbindBoot(name string, b Boot, other string) (Host, error) {
+	ev := Event{Kind: Fetched, Stranger: true, Message: fmt.Sprintf("machines with two UUIDs, %s and %s, asked for one boot with the same MAC; "+
+		"if there is one machine only, somebody forges packets", b.Machine, other)}
+	b.Machine = ""
+	h, err := inv.Get(name)
+	if err != nil {
+		return h, err
+	}
+	ev.Boot, ev.Address = &b, h.Address
+	return inv.apply(name, ev, nil)
+}
+
 // SetFacts keeps what the installer found out about the host's machine
 // (disko.Facts as JSON), for plans that are made while it is off.
 func (inv *Inventory) SetFacts(name string, facts []byte) error {
+	if len(facts) > MaxFacts {
+		return fmt.Errorf("keep what the machine of %s says of its disks: these are %d bytes, and at most %d are taken",
+			name, len(facts), MaxFacts)
+	}
 	return inv.store.Commit(nil, []Write{{factsKey(name), facts}})
 }
 
@@ -302,7 +326,6 @@ const MaxJournal = 64 << 10
 
 // SetJournal keeps what the installer of a failed install said, instead of an earlier one's.
 func (inv *Inventory) SetJournal(name, journal string) error {
-	journal = harmless(journal)
 	journal = strings.ToValidUTF8(journal[max(0, len(journal)-MaxJournal):], "")
 	return inv.store.Commit(nil, []Write{{journalKey(name), []byte(journal)}})
 }

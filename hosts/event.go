@@ -65,6 +65,8 @@ type Event struct {
 	Wipe     []string  `json:"wipe,omitempty"`
 	Port     int       `json:"port,omitempty"`  // where it proved itself; 0: 22
 	Count    int       `json:"count,omitempty"` // of returns since the restart
+	// Stranger means that anybody on the network can have caused it.
+	Stranger bool      `json:"stranger,omitempty"`
 	Boot     *Boot     `json:"-"`
 	Expected *Expected `json:"-"`
 	Enrol    *Host     `json:"-"`
@@ -75,6 +77,8 @@ type Event struct {
 	Error string `json:"-"`
 	// Confirmed is what the operator agreed to now; of Retried.
 	Confirmed *Confirmed `json:"-"`
+
+	unrecorded bool // it changes the host, and is not in its log
 }
 
 // Work is what a machine was sent.
@@ -89,13 +93,16 @@ type rule struct {
 	to   State   // "": stays
 }
 
+// strangersCan are the kinds that a forged packet is enough for.
+var strangersCan = []Kind{Netboot, Moved, Returned, Sighted}
+
 var working = []State{Ready, Booting, Live, Installing}
 
 // The table: which event may follow which state, and where it leads. An empty
 // State is a host that does not exist yet.
 var table = map[Kind]rule{
 	Enrolled:  {[]State{"", Ready, Rehearsed, Failed, Rebooting, Installed}, Ready},
-	Retried:   {[]State{Failed}, Ready},
+	Retried:   {[]State{Ready, Booting, Failed}, Ready},
 	Summoned:  {[]State{Ready, Booting}, ""},
 	Netboot:   {[]State{Ready, Booting, Live, Installing, Failed}, Booting},
 	Fetched:   {[]State{Booting}, ""},
@@ -154,7 +161,7 @@ func refused(h Host, ev Event) error {
 	case Enrolled:
 		return fmt.Errorf("%s is %s: %w; run `provision cancel %s` first", h.Name, h.State, ErrRefused, h.Name)
 	case Retried:
-		return fmt.Errorf("%s is %s: %w; only a failed install is tried again", h.Name, h.State, ErrRefused)
+		return fmt.Errorf("%s is %s: %w; only a failed install is tried again, or one whose machine has not come to its installer", h.Name, h.State, ErrRefused)
 	case Cancelled:
 		return fmt.Errorf("%s is %s: %w; there is nothing to cancel", h.Name, h.State, ErrRefused)
 	}
@@ -177,6 +184,10 @@ func change(h *Host, ev Event) error {
 		if b.Token != ev.Boot.Token || !b.Serves(ev.Time) || (b.Client != "" && b.Client != ev.Boot.Client) {
 			return refused(*h, ev)
 		}
+		if b.Client == "" && ev.Boot.Client != "" { // a boot that nobody fetched uses nothing up
+			h.Permit.Boots++
+			h.Machine = cmp.Or(ev.Boot.Machine, h.Machine)
+		}
 		h.Boot, h.Address = *ev.Boot, ev.Address
 		h.Serial, h.Board = cmp.Or(h.Boot.Serial, h.Serial), cmp.Or(h.Board, h.Boot.Board)
 		if ev.Method != (Method{}) {
@@ -187,10 +198,14 @@ func change(h *Host, ev Event) error {
 			return refused(*h, ev)
 		}
 		h.Contact, h.Lost, h.Error, h.Address = true, time.Time{}, "", ev.Address
+		h.Machine = cmp.Or(h.Boot.Machine, h.Machine)
 		h.enter(PhaseFacts)
 	case Lost:
 		h.Contact, h.Lost = false, ev.Time
-		h.Losses++
+		if ev.Time.Sub(h.Counted) >= lossPause {
+			h.Counted = ev.Time
+			h.Losses++
+		}
 	case Built:
 		h.System = ev.System
 		if ev.Expected != nil {
@@ -248,6 +263,10 @@ func change(h *Host, ev Event) error {
 	return nil
 }
 
+// lossPause is how long sessions that break after one that was counted are the same loss: a switch that starts, or a
+// loose cable.
+const lossPause = 30 * time.Second
+
 // restore makes what stands on the machine's disks, if anything does, the host again.
 func (h *Host) restore() {
 	if h.Intact() {
@@ -260,7 +279,7 @@ func (h *Host) enter(p Phase) { h.Phase, h.Progress = p, Progress{} }
 func enrol(h *Host, ev Event) error {
 	old, e := *h, ev.Enrol
 	*h = Host{Name: e.Name, MACs: e.MACs, Flake: e.Flake, Image: e.Image, Board: e.Board, Arch: e.Arch, Options: e.Options,
-		HostKey: e.HostKey, Permit: e.Permit, FirstEvent: old.FirstEvent, LastEvent: old.LastEvent, Tokens: old.Tokens, Owned: old.Owned}
+		HostKey: e.HostKey, Permit: e.Permit, LastEvent: old.LastEvent, Events: old.Events, Tokens: old.Tokens, Owned: old.Owned}
 	// A machine that still runs the installer of its last boot needs no other,
 	// if it is still the machine that is meant.
 	if slices.Equal(old.MACs, h.MACs) {
@@ -283,17 +302,24 @@ func netboot(h *Host, ev Event) error {
 		return fmt.Errorf("%s: %w: %s", h.Name, ErrRefused, why)
 	}
 	if h.Machine != "" && h.Machine != ev.Machine {
-		return fmt.Errorf("%s: %w: another machine (UUID %s) uses its MAC", h.Name, ErrRefused, ev.Machine)
+		return fmt.Errorf("%s: %w: %s", h.Name, ErrRefused, h.OtherMachine(ev.Machine))
 	}
-	h.Machine, h.Losses = ev.Machine, 0
+	h.Losses = 0
 	// What the operator said stays; auto is decided by what asked first.
 	h.Serial, h.Board = cmp.Or(ev.Boot.Serial, h.Serial), cmp.Or(h.Board, ev.Boot.Board)
 	h.Boot, h.Error, h.Contact, h.Lost = *ev.Boot, "", false, time.Time{}
-	h.Permit.Boots++
+	h.Boot.Machine = ev.Machine
 	h.Permit.Come = ev.Time
 	h.Tokens = append(h.Tokens, ev.Boot.Token)
 	h.enter(PhaseNetboot)
 	return nil
+}
+
+// OtherMachine says that a machine with another UUID than that of the host's boots uses its MAC, and what to do if it
+// is the host's nevertheless.
+func (h *Host) OtherMachine(uuid string) string {
+	return fmt.Sprintf("another machine (UUID %s, not %s) uses this host's MAC; if it is the one that is meant, because its mainboard was "+
+		"changed or its firmware tells another UUID each time, run `provision retry %s`", cmp.Or(uuid, "not told"), h.Machine, h.Name)
 }
 
 // retry lets a failed install go on: what the permit was burned for stays as it
@@ -319,6 +345,7 @@ func retry(h *Host, ev Event) error {
 	}
 	h.Options.Wipe = append(h.Options.Wipe, ev.Wipe...)
 	p.Come = time.Time{}
+	h.Machine = "" // what machine it is, the next boot tells
 	h.Error, h.Contact, h.Lost, h.Losses = "", false, time.Time{}, 0
 	h.enter(PhaseNetboot)
 	return nil

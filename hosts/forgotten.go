@@ -155,6 +155,9 @@ func (inv *Inventory) takeOut(name string) (h Host, expect []Version, writes []W
 	for _, token := range h.Tokens {
 		writes = append(writes, Write{tokenKey(token), nil})
 	}
+	if id := h.DUID(); id != "" {
+		writes = append(writes, Write{duidKey(id), nil})
+	}
 	if h.Serial != "" {
 		writes = append(writes, Write{serialKey(h.Serial), nil})
 	}
@@ -218,7 +221,7 @@ func (inv *Inventory) takeBack(name string, forgotten time.Time, by string) (Hos
 		if err != nil {
 			return Host{}, err
 		}
-		logged, err := log(&h, ev)
+		logged, err := inv.log(&h, ev)
 		if err != nil {
 			return Host{}, err
 		}
@@ -229,7 +232,7 @@ func (inv *Inventory) takeBack(name string, forgotten time.Time, by string) (Hos
 	if err != nil {
 		return Host{}, err
 	}
-	var back []Write // before the new event: it may push out the oldest
+	var back []Write
 	for _, rec := range recs {
 		back = append(back, Write{strings.TrimPrefix(rec.Key, before), rec.Value}, Write{rec.Key, nil})
 	}

@@ -68,7 +68,8 @@ type Host struct {
 	Address  string    `json:"address,omitempty"` // where the machine was last seen
 	Contact  bool      `json:"contact"`           // an SSH session to its installer is up
 	Lost     time.Time `json:"lost,omitzero"`     // when the session broke, if it is broken
-	Losses   int       `json:"losses,omitempty"`  // how often it broke since the boot
+	Losses   int       `json:"losses,omitempty"`  // how often it broke since the boot, see lossPause
+	Counted  time.Time `json:"counted,omitzero"`  // when Losses grew last
 	System   string    `json:"system,omitempty"`  // store path of the toplevel that was built
 	Machine  string    `json:"machine,omitempty"` // SMBIOS UUID of the machine that boots under this permit
 	Serial   string    `json:"serial,omitempty"`  // of the Raspberry Pi, as it told; see Inventory.BySerial
@@ -81,9 +82,8 @@ type Host struct {
 	Owned    []Disk    `json:"owned,omitempty"` // all that permits of this host were burned for
 	Boot     Boot      `json:"boot"`
 
-	// Event numbers run per host from 1; FirstEvent..LastEvent are kept.
-	FirstEvent uint64 `json:"first_event"`
-	LastEvent  uint64 `json:"last_event"`
+	LastEvent uint64 `json:"last_event"`       // number; they run per host from 1
+	Events    int    `json:"events,omitempty"` // that are kept
 	// Tokens are the boots whose token is still recognised (and refused).
 	Tokens []string `json:"tokens,omitempty"`
 }
@@ -148,7 +148,7 @@ type Permit struct {
 	Expires time.Time `json:"expires,omitzero"`  // to be burned by then
 	Burned  time.Time `json:"burned,omitzero"`   // just before the first destructive command
 	Spent   time.Time `json:"spent,omitzero"`    // installed, cancelled or used up
-	Boots   int       `json:"boots"`             // netboots under this permit
+	Boots   int       `json:"boots"`             // that were fetched under this permit
 	DryRun  bool      `json:"dry_run,omitempty"` // it may not be burned
 	Disks   []Disk    `json:"disks,omitempty"`   // what it may erase, from Burned on
 	Retries int       `json:"retries,omitempty"`
@@ -189,19 +189,21 @@ func (p Permit) Live(now time.Time) bool {
 
 // Boot is one netboot of one machine.
 type Boot struct {
-	Token   string    `json:"token"`            // 128 random bits, hex
-	HostKey string    `json:"host_key"`         // public key of this boot's installer
-	Started time.Time `json:"started"`          //
-	Expires time.Time `json:"expires"`          // nothing is served under the token after this
-	Client  string    `json:"client"`           // address of the first to fetch a file of it; no other gets anything
-	Taken   time.Time `json:"taken,omitzero"`   // when that request came
-	Used    time.Time `json:"used,omitzero"`    // the initrd went out whole
-	Via     string    `json:"via,omitempty"`    // what asked: "UEFI x64 PXE", …
-	MAC     string    `json:"mac,omitempty"`    // of the NIC that asked
-	Board   string    `json:"board,omitempty"`  // what asked, as images.Board, if it is a board that has a name
-	Serial  string    `json:"serial,omitempty"` // of the Raspberry Pi that asked: 8 hex digits; "": it told none
-	Server  string    `json:"server,omitempty"` // our address on the machine's link
-	Port    int       `json:"port,omitempty"`   // of the installer's SSH; 0: 22
+	Token   string    `json:"token"`             // 128 random bits, hex
+	HostKey string    `json:"host_key"`          // public key of this boot's installer
+	Started time.Time `json:"started"`           //
+	Expires time.Time `json:"expires"`           // nothing is served under the token after this
+	Client  string    `json:"client"`            // address of the first to fetch a file of it; no other gets anything
+	Taken   time.Time `json:"taken,omitzero"`    // when that request came
+	Used    time.Time `json:"used,omitzero"`     // the initrd went out whole
+	Machine string    `json:"machine,omitempty"` // SMBIOS UUID that asked; "": not told, or several did
+	Via     string    `json:"via,omitempty"`     // what asked: "UEFI x64 PXE", …
+	MAC     string    `json:"mac,omitempty"`     // of the NIC that asked
+	Board   string    `json:"board,omitempty"`   // what asked, as images.Board, if it is a board that has a name
+	Serial  string    `json:"serial,omitempty"`  // of the Raspberry Pi that asked: 8 hex digits; "": it told none
+	Server  string    `json:"server,omitempty"`  // our address on the machine's link
+	Port    int       `json:"port,omitempty"`    // of the installer's SSH; 0: 22
+	SSH     bool      `json:"ssh,omitempty"`     // it was handed over by SSH, and not fetched by firmware
 }
 
 // Serves reports whether files are still to be served under the boot's token.

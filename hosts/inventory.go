@@ -11,11 +11,21 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode"
+
+	"provision/internal/text"
 )
 
-// MaxEvents bounds the events kept for a host; the newest stay.
+// MaxEvents bounds the events kept for a host; the newest stay. Events that anybody on the network can cause push out
+// others only until they are a fifth of them.
 const MaxEvents = 500
+
+// MaxMessage bounds the message of an event, and thus the error of a host, in bytes: of a longer one the start and the
+// end stay.
+const MaxMessage = 16 << 10
+const (
+	strangersShare = MaxEvents / 5
+	eventsAtOnce   = MaxEvents / 10 // so many go together, for each time all are read
+)
 
 // Inventory is all hosts, on a Store.
 type Inventory struct {
@@ -23,7 +33,7 @@ type Inventory struct {
 	vault *Vault
 	now   func() time.Time
 	seen  sightings
-	notes noteLimit
+	notes noteLimits
 }
 
 // Keys in the store.
@@ -38,7 +48,7 @@ func secretKey(name, secret string) string  { return "secret/" + name + "/" + se
 // New opens the inventory; now is the clock, which should never go back. In a store that is stale, such as a copy, no permit lives then.
 func New(store Store, vault *Vault, now func() time.Time) (*Inventory, error) {
 	inv := &Inventory{store: store, vault: vault, now: now,
-		notes: noteLimit{hosts: make(map[string]noted)}}
+		notes: noteLimits{recorded: make(map[noteKey]noted)}}
 	if err := inv.withdrawStale(); err != nil {
 		return nil, err
 	}
@@ -192,9 +202,6 @@ func (inv *Inventory) Events(name string, after uint64) ([]Event, error) {
 // and writes the host and the event in one transaction. The error is
 // ErrRefused if the event may not follow the host's state.
 func (inv *Inventory) Apply(name string, ev Event) (Host, error) {
-	if (ev.Kind == Noted || ev.Kind == Moved) && !inv.notes.allow(name, ev.Message, inv.now()) {
-		return inv.Get(name)
-	}
 	return inv.apply(name, ev, func(before, after *Host) (expect []Version, writes []Write, err error) {
 		var identity []Write
 		switch ev.Kind {
@@ -223,20 +230,16 @@ func (inv *Inventory) Check(name string, ev Event) error {
 	return err
 }
 
-// harmless drops control characters: messages hold what machines and flakes
-// say, and end on the operator's terminal.
-func harmless(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) && r != '\n' && r != '\t' {
-			return -1
-		}
-		return r
-	}, s)
-}
-
 // apply retries while others change the host. extra adds writes that depend
-// on the host before and after.
+// on the host before and after. An event that changes the host does so even if there were too many to record it.
 func (inv *Inventory) apply(name string, ev Event, extra func(before, after *Host) ([]Version, []Write, error)) (Host, error) {
+	ev.Stranger = ev.Stranger || slices.Contains(strangersCan, ev.Kind)
+	if !inv.notes.allow(name, ev, inv.now()) {
+		if ev.Kind == Noted {
+			return inv.Get(name)
+		}
+		ev.unrecorded = true
+	}
 	for {
 		h, err := inv.try(name, ev, extra)
 		if !errors.Is(err, ErrConflict) {
@@ -250,12 +253,12 @@ func (inv *Inventory) try(name string, ev Event, extra func(before, after *Host)
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return before, err
 	}
-	ev.Host, ev.Time, ev.Message = name, inv.now(), harmless(ev.Message)
+	ev.Host, ev.Time, ev.Message = name, inv.now(), text.Short(ev.Message, MaxMessage)
 	after, err := next(before, ev)
 	if err != nil {
 		return before, err
 	}
-	writes, err := log(&after, ev)
+	writes, err := inv.log(&after, ev)
 	if err != nil {
 		return before, err
 	}
@@ -276,21 +279,21 @@ func (inv *Inventory) try(name string, ev Event, extra func(before, after *Host)
 // log numbers the event and returns the writes of the host and the event.
 // Progress is kept in the host alone: it comes often and only the newest
 // counts.
-func log(h *Host, ev Event) ([]Write, error) {
+func (inv *Inventory) log(h *Host, ev Event) ([]Write, error) {
 	var writes []Write
-	if ev.Kind != Advanced {
+	if ev.Kind != Advanced && !ev.unrecorded {
+		var err error
+		if writes, err = inv.makeRoom(h); err != nil {
+			return nil, err
+		}
 		h.LastEvent++
-		h.FirstEvent = max(h.FirstEvent, 1)
+		h.Events++
 		ev.Number, ev.State = h.LastEvent, h.State
 		data, err := json.Marshal(ev)
 		if err != nil {
 			return nil, err
 		}
 		writes = append(writes, Write{eventKey(h.Name, ev.Number), data})
-		if h.LastEvent-h.FirstEvent >= MaxEvents {
-			writes = append(writes, Write{eventKey(h.Name, h.FirstEvent), nil})
-			h.FirstEvent++
-		}
 	}
 	// Tokens past the last few are forgotten altogether.
 	for len(h.Tokens) > 4 {
@@ -301,35 +304,89 @@ func log(h *Host, ev Event) ([]Write, error) {
 	return append(writes, Write{hostKey(h.Name), data}), err
 }
 
-// noteLimit keeps notes and addresses from flooding the log, since machines on the LAN can
-// cause them: the same note once in ten minutes, ten notes a minute.
-type noteLimit struct {
-	mu    sync.Mutex
-	hosts map[string]noted
+// makeRoom drops events of a host if there is no room for one more.
+func (inv *Inventory) makeRoom(h *Host) (writes []Write, err error) {
+	if h.Events == 0 { // written by a version that did not count them
+		h.Events = int(min(h.LastEvent, MaxEvents))
+	}
+	if h.Events < MaxEvents {
+		return nil, nil
+	}
+	all, err := inv.Events(h.Name, 0)
+	if err != nil {
+		return nil, err
+	}
+	for _, number := range expendable(all, eventsAtOnce) {
+		writes = append(writes, Write{eventKey(h.Name, number), nil})
+	}
+	h.Events = len(all) - len(writes)
+	return writes, nil
+}
+
+// expendable are the numbers of n events that are dropped first: the oldest of those that strangers caused beyond their
+// share, then the oldest of all.
+func expendable(all []Event, n int) (numbers []uint64) {
+	beyond := -strangersShare
+	for _, ev := range all {
+		if ev.Stranger {
+			beyond++
+		}
+	}
+	var rest []uint64
+	for _, ev := range all {
+		if ev.Stranger && beyond > 0 {
+			beyond--
+			numbers = append(numbers, ev.Number)
+		} else {
+			rest = append(rest, ev.Number)
+		}
+	}
+	numbers = append(numbers, rest...)
+	return numbers[:min(n, len(numbers))]
+}
+
+// noteLimits keep notes, and what strangers can cause, from flooding the log: ten of a kind in a minute, and the same
+// note once in ten minutes. What strangers cause does not count against the rest.
+type noteLimits struct {
+	mu       sync.Mutex
+	recorded map[noteKey]noted
+}
+
+type noteKey struct {
+	host     string
+	kind     Kind
+	stranger bool
 }
 
 type noted struct {
-	last   map[string]time.Time
+	last   map[string]time.Time // notes, by their text
 	minute time.Time
 	count  int
 }
 
-func (l *noteLimit) allow(host, message string, now time.Time) bool {
+// allow tells whether an event is to be recorded.
+func (l *noteLimits) allow(host string, ev Event, now time.Time) bool {
+	if ev.Kind != Noted && !ev.Stranger {
+		return true
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	n := l.hosts[host]
+	key := noteKey{host, ev.Kind, ev.Stranger}
+	n := l.recorded[key]
 	if now.Sub(n.minute) > time.Minute {
 		n.minute, n.count = now, 0
 		maps.DeleteFunc(n.last, func(_ string, t time.Time) bool { return now.Sub(t) > 10*time.Minute })
 	}
-	if _, again := n.last[message]; again || n.count >= 10 {
+	if _, again := n.last[ev.Message]; again || n.count >= 10 {
 		return false
 	}
-	if n.last == nil {
-		n.last = make(map[string]time.Time)
-	}
-	n.last[message] = now
 	n.count++
-	l.hosts[host] = n
+	if ev.Kind == Noted {
+		if n.last == nil {
+			n.last = make(map[string]time.Time)
+		}
+		n.last[ev.Message] = now
+	}
+	l.recorded[key] = n
 	return true
 }

@@ -176,12 +176,26 @@ func TestAnotherMachineIsMeant(t *testing.T) {
 	}
 }
 
-func TestMessagesAreHarmless(t *testing.T) {
+// TestMachinesWordsAreBounded: of a message and of an error the start and the end are kept, and too many facts are
+// refused.
+func TestMachinesWordsAreBounded(t *testing.T) {
 	inv, _, _ := open(t, t.TempDir())
 	enroll(t, inv, "alpha", mac1)
-	h, err := inv.Apply("alpha", Event{Kind: Broke, Message: "a\x1b[31mred\u009b\x07 disk\n\tnext line"})
-	if err != nil || h.Error != "a[31mred disk\n\tnext line" {
-		t.Errorf("%q, %v", h.Error, err)
+	h, err := inv.Apply("alpha", Event{Kind: Broke, Message: "mkfs: " + strings.Repeat("x", 1<<20) + " no space"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	events, err := inv.Events("alpha", h.LastEvent-1)
+	if err != nil || len(events) != 1 {
+		t.Fatal(events, err)
+	}
+	for _, kept := range []string{h.Error, events[0].Message} {
+		if len(kept) > MaxMessage+100 || !strings.HasPrefix(kept, "mkfs: x") || !strings.HasSuffix(kept, "x no space") {
+			t.Errorf("%d bytes are kept: %.20q", len(kept), kept)
+		}
+	}
+	if err := inv.SetFacts("alpha", make([]byte, MaxFacts+1)); err == nil || !strings.Contains(err.Error(), "alpha") {
+		t.Errorf("too many facts: %v", err)
 	}
 }
 
@@ -270,13 +284,13 @@ func TestEventsAreBounded(t *testing.T) {
 		}
 	}
 	events, err := inv.Events("alpha", 0)
-	if err != nil || len(events) != MaxEvents {
+	if err != nil || len(events) > MaxEvents || len(events) <= MaxEvents-eventsAtOnce {
 		t.Fatalf("%d events, %v", len(events), err)
 	}
 	if last := events[len(events)-1]; last.Message != fmt.Sprint(MaxEvents+49) || last.Number != MaxEvents+51 {
 		t.Errorf("the newest event is %+v", last)
 	}
-	if recs, _ := store.List("event/", ""); len(recs) != MaxEvents {
+	if recs, _ := store.List("event/", ""); len(recs) != len(events) {
 		t.Errorf("%d events in the store", len(recs))
 	}
 	some, _ := inv.Events("alpha", MaxEvents+49)

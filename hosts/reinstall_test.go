@@ -125,7 +125,7 @@ func TestRetry(t *testing.T) {
 		apply(t, inv, "alpha", Event{Kind: Burned, Disks: []Disk{{Device: "/dev/vda", Serial: "A", Size: 1}}})
 		apply(t, inv, "alpha", Event{Kind: Broke, Phase: PhaseCopy, Message: "no"})
 		h = apply(t, inv, "alpha", Event{Kind: Retried})
-		if h.Permit.Burned.IsZero() || len(h.Permit.Disks) != 1 || h.Machine != "uuid" || h.Boot.Token == "" || h.Permit.Boots != 0 {
+		if h.Permit.Burned.IsZero() || len(h.Permit.Disks) != 1 || h.Machine != "" || h.Boot.Token == "" || h.Permit.Boots != 0 {
 			t.Errorf("%+v", h)
 		}
 		apply(t, inv, "alpha", Event{Kind: Contacted, Boot: &h.Boot})

@@ -68,8 +68,8 @@ func (inv *Inventory) set(name string, c Change, by string) (Alteration, error) 
 	if err != nil {
 		return done, err
 	}
-	ev.Message = harmless(by + " changed it: " + strings.Join(done.What, "; "))
-	logged, err := log(&after, ev)
+	ev.Message = by + " changed it: " + strings.Join(done.What, "; ")
+	logged, err := inv.log(&after, ev)
 	if err != nil {
 		return done, err
 	}
@@ -234,7 +234,7 @@ func (inv *Inventory) loseMACs(name string, macs []string, to, by string) ([]Ver
 	if len(h.MACs) == 0 {
 		notes = append(notes, noMAC(name))
 	}
-	writes, err := log(&h, ev)
+	writes, err := inv.log(&h, ev)
 	if before.Serial != h.Serial {
 		writes = append(writes, Write{serialKey(before.Serial), nil})
 	}

@@ -82,6 +82,9 @@ type looking struct {
 // Files of more bytes are not read: stage 1 and its units are small.
 const maxLooked = 256 << 10
 
+// Of so many kernels at most an initrd's modules are told.
+const maxReleases = 20
+
 var (
 	takesKeys   = regexp.MustCompile(`(?m)(?:^|[\s"'=(])/?ssh/authorized_keys(?:[\s"';)\]]|$)`)
 	moduleFile  = regexp.MustCompile(`(?:^|/)lib/modules/([^/]+)/.*?([^/]+)\.ko(?:\.xz|\.zst|\.gz)?$`)
@@ -91,7 +94,9 @@ var (
 // file sees one file of the initrd.
 func (l *looking) file(e cpioEntry, content io.Reader) error {
 	if m := moduleFile.FindStringSubmatch(e.Name); m != nil {
-		l.modules[m[1]] = true
+		if len(l.modules) < maxReleases {
+			l.modules[m[1]] = true
+		}
 		l.nic(m[2])
 		return nil
 	}
@@ -103,6 +108,9 @@ func (l *looking) file(e cpioEntry, content io.Reader) error {
 	}
 	switch e.Mode & fileType {
 	case typeSymlink:
+		if e.Size > maxLooked {
+			return fmt.Errorf("the link %s leads to a name of %d bytes", e.Name, e.Size)
+		}
 		to, err := io.ReadAll(content)
 		if e.Name == "init" {
 			l.init = string(to)

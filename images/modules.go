@@ -79,7 +79,9 @@ func (m *moduleFiles) index(ctx context.Context, release string) (moduleIndex, e
 	others := map[string]bool{}
 	err := m.each(ctx, func(version, name string, content io.Reader) error {
 		if version != release {
-			others[version] = true
+			if len(others) < maxReleases {
+				others[version] = true
+			}
 			return nil
 		}
 		switch name {

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"provision/disko"
+	"provision/internal/text"
 )
 
 // batchScript runs on the machine. It is constant; what the steps are comes to it as data.
@@ -34,8 +35,6 @@ const (
 	stopLimit = 15 * time.Second
 	// tellEvery is the shortest time between two tellings of a batch's progress.
 	tellEvery = 300 * time.Millisecond
-	// lineLimit is how much of a line is kept, in bytes.
-	lineLimit = 1000
 )
 
 // batch is steps that run one after the other in one session, under the machine's lock. The
@@ -85,20 +84,19 @@ func (b *batch) run(ctx context.Context, s *session) error {
 	}
 	var others sync.WaitGroup
 	heard := make(chan struct{})
-	go func() { defer close(heard); b.listen(stderr) }()
+	go func() { defer close(heard); b.listen(stderr, cancel) }()
 	if b.tell != nil {
 		others.Go(func() { b.report(ctx) })
 	}
-	failed, over := b.follow(stdout, mark, cancel)
+	answer := io.TeeReader(stdout, &text.Limit{To: io.Discard, Most: maxAnswer, Full: cancel})
+	failed, over := b.follow(answer, mark, cancel)
 	cause := context.Cause(ctx)
-	if over {
-		// A daemon that a step started may keep stderr open.
-		wait := stopLimit
-		if len(failed) == 0 {
-			wait = time.Second
-		}
-		defer time.AfterFunc(wait, func() { sess.Close() }).Stop()
+	// A daemon that a step started may keep stderr open.
+	wait := stopLimit
+	if over && len(failed) == 0 {
+		wait = time.Second
 	}
+	defer time.AfterFunc(wait, func() { sess.Close() }).Stop()
 	<-heard
 	cancel(nil)
 	others.Wait()
@@ -163,27 +161,21 @@ func scan(line, format string, to ...any) bool {
 }
 
 // listen keeps the last lines of each step.
-func (b *batch) listen(stderr io.Reader) {
+func (b *batch) listen(stderr io.Reader, end context.CancelCauseFunc) {
 	step := 0
 	debug := b.log.Enabled(context.Background(), slog.LevelDebug)
-	for lines := bufio.NewReaderSize(stderr, lineLimit); ; {
-		line, rest, err := lines.ReadLine()
-		for rest && err == nil {
-			_, rest, err = lines.ReadLine()
-		}
-		switch text := string(line); {
-		case text == "\x00":
+	lines := text.Lines{To: func(line string) {
+		if line == "\x00" {
 			step = min(step+1, len(b.steps))
-		case text != "":
-			b.said[step].add(text)
-			if debug {
-				b.log.Debug("disks", "line", text)
-			}
-		}
-		if err != nil { // io.EOF: the batch is over
 			return
 		}
-	}
+		b.said[step].add(line)
+		if debug {
+			b.log.Debug("disks", "line", line)
+		}
+	}}
+	_, _ = io.Copy(&text.Limit{To: &lines, Most: maxMessages, Full: end}, stderr) // follow hears why it ends
+	lines.End()
 }
 
 // report tells which step runs, not more often than tellEvery.

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"provision/disko"
+	"provision/internal/text"
 )
 
 func step(name string, argv ...string) disko.Step { return disko.Step{Name: name, Argv: argv} }
@@ -131,7 +132,7 @@ func TestBatchFlood(t *testing.T) {
 	err := b.run(t.Context(), s)
 	runtime.GC()
 	runtime.ReadMemStats(&after)
-	if err == nil || !strings.HasSuffix(err.Error(), "xx\n  last") || len(err.Error()) > 2*lineLimit {
+	if err == nil || !strings.HasSuffix(err.Error(), "xx\n  last") || len(err.Error()) > 2*text.MaxLine {
 		t.Errorf("an error of %d bytes", len(fmt.Sprint(err)))
 	}
 	if grown := int64(after.Sys) - int64(before.Sys); grown > 32<<20 {

@@ -21,6 +21,7 @@ import (
 // makes the second one quick.
 type build struct {
 	key      string    // what it was started for
+	boot     string    // token of the last boot that was fetched; "": none was
 	permit   time.Time // under which permit
 	hardware string    // digest of the machine's hardware configuration, if that is in it
 	// evaluated is closed when layout and digest are valid, and the host's toplevel evaluates: what is
@@ -56,17 +57,24 @@ func (c closure) String() string {
 }
 
 // startBuild starts the build for this enrolment and boot, and for the machine's hardware
-// configuration, unless it runs.
+// configuration, unless it runs. A boot that nobody has fetched is not one: a forged packet is enough to have it offered.
 func (f *follower) startBuild(ctx context.Context, h hosts.Host, hardware string) {
-	key := fmt.Sprint(h.Permit.Issued.Format(time.RFC3339Nano), h.Permit.Retries, h.Boot.Token, hardware)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	old := f.builds[h.Name]
+	boot := h.Boot.Token
+	if h.Boot.Client == "" {
+		boot = ""
+		if old != nil {
+			boot = old.boot
+		}
+	}
+	key := fmt.Sprint(h.Permit.Issued.Format(time.RFC3339Nano), h.Permit.Retries, boot, hardware)
 	if old != nil && (old.key == key || (old.permit.Equal(h.Permit.Issued) && old.hardware == hardware && !old.over())) {
 		return // a long build is not started over because the machine boots
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	b := &build{key: key, permit: h.Permit.Issued, hardware: hardware, evaluated: make(chan struct{}), done: make(chan struct{}), cancel: cancel}
+	b := &build{key: key, boot: boot, permit: h.Permit.Issued, hardware: hardware, evaluated: make(chan struct{}), done: make(chan struct{}), cancel: cancel}
 	f.builds[h.Name] = b
 	f.building.Go(func() {
 		if old != nil {

@@ -1,7 +1,6 @@
 package installer
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -119,13 +118,12 @@ func (n Nix) missing(ctx context.Context, paths []string) (map[string]bool, erro
 	paths = slices.DeleteFunc(slices.Compact(paths), func(p string) bool { return p == "" })
 	for some := range slices.Chunk(paths, 1000) { // a command line has its limits
 		cmd := exec.CommandContext(ctx, "nix-store", append([]string{"--check-validity", "--print-invalid"}, some...)...)
-		var out bytes.Buffer
-		cmd.Stdout = &out
 		cmd.Env = n.Env()
-		if err := nix.Logged(cmd, nil); err != nil {
+		out, err := nix.Output(cmd, nil)
+		if err != nil {
 			return nil, fmt.Errorf("ask nix what of the inputs is here: %w", err)
 		}
-		for _, path := range strings.Fields(out.String()) {
+		for _, path := range strings.Fields(string(out)) {
 			lacks[path] = true
 		}
 	}

@@ -2,7 +2,14 @@
 # that is missing, throws or is of another type is not known: null. It never ends the evaluation.
 config:
 let
-  known = value: let it = builtins.tryEval (builtins.deepSeq value value); in if it.success then it.value else null;
+  # A derivation counts as its path: all that it holds is without end.
+  flat = value: if builtins.isAttrs value && value ? outPath then value.outPath else value;
+  known = value:
+    let
+      short = if builtins.isList value then map flat value else flat value;
+      it = builtins.tryEval (builtins.deepSeq short short);
+    in
+    if it.success then it.value else null;
   typed = is: value: let it = known value; in if is it then it else null;
   bool = typed builtins.isBool;
   int = typed builtins.isInt;

@@ -18,6 +18,8 @@ const reachable = `{
       ed = path: { type = "ed25519"; inherit path; };
       rsa = path: { type = "rsa"; bits = 4096; inherit path; };
       usual = [ (rsa "/etc/ssh/ssh_host_rsa_key") (ed "/etc/ssh/ssh_host_ed25519_key") ];
+      # NixOS copies a key that is a path of the flake into the store by a derivation, which holds all of stdenv.
+      copied = { type = "derivation"; outPath = "/nix/store/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-ssh_host_ed25519_key"; stdenv = abort "no end of it"; };
       shut = { enable = true; allowedTCPPorts = [ 80 ]; allowedTCPPortRanges = [ ]; };
       memory = { "/" = { device = "none"; fsType = "tmpfs"; options = [ "mode=755" ]; }; "/persist" = { device = "/dev/vda2"; fsType = "ext4"; }; };
       subvolumes = { "/" = { device = "/dev/vda2"; fsType = "btrfs"; options = [ "subvol=root" ]; }; "/keep" = { device = "/dev/vda2"; fsType = "btrfs"; options = [ "subvol=keep" ]; }; };
@@ -49,6 +51,8 @@ const reachable = `{
           boot.initrd.network = { enable = true; ssh = { enable = true; port = 22; hostKeys = [ "/etc/ssh/ssh_host_ed25519_key" "/etc/ssh/ssh_host_rsa_key" ]; }; }; };
         stage1-off = { services.openssh = { enable = true; ports = [ 22 ]; hostKeys = usual; };
           boot.initrd.network = { enable = false; ssh = { enable = true; port = 22; hostKeys = [ "/etc/ssh/ssh_host_ed25519_key" ]; }; }; };
+        stage1-built = { services.openssh = { enable = true; ports = [ 22 ]; hostKeys = usual; };
+          boot.initrd = { network = { enable = true; ssh = { enable = true; port = 22; hostKeys = [ copied ]; }; }; secrets."/etc/ssh/copied" = copied; }; };
         new = { fileSystems = memory; services.openssh = { enable = true; hostKeys = usual; }; };
         by-files = { fileSystems = memory; environment.persistence."/persist".files = [ "/etc/machine-id" { file = "/etc/ssh/ssh_host_ed25519_key"; } ]; };
         by-folders = { fileSystems = memory; environment.persistence.store = { persistentStoragePath = "/persist/system"; directories = [ { directory = "/etc/ssh"; mode = "0755"; } "/var/lib" ]; users.ada = { home = "/home/a"; directories = [ ".keys" ]; }; }; };
@@ -89,6 +93,7 @@ func TestExpected(t *testing.T) {
 		{host: "stage1-own", ports: "22", stage1: "{true 22 true ssh-rsa}"},
 		{host: "stage1-same", ports: "22", stage1: "{true 22 true }", told: []string{"only a login tells them apart"}},
 		{host: "stage1-off", ports: "22"},
+		{host: "stage1-built", ports: "22", stage1: "{true 22 false ssh-rsa}"},
 		{host: "new", told: []string{usual + " lies on /, which is new", "--secret /var/lib/x would be lost when new starts: it lies on /"}},
 		{host: "by-files", keys: "/persist" + usual, told: []string{"--secret /var/lib/x"}},
 		{host: "by-folders", keys: "/persist/system" + usual, secret: "/persist/system/var/lib/x"},

@@ -21,17 +21,20 @@ import (
 // one of which must be the host's. It waits at most limit for what changes the machine.
 func (f *follower) facts(ctx context.Context, h hosts.Host, s *session, limit time.Duration) (*disko.Facts, error) {
 	var facts *disko.Facts
-	var words []string
+	var words, macs []string
 	asked, within := errgroup.WithContext(ctx)
 	asked.Go(func() (err error) {
 		facts, err = f.readDisks(within, s, limit)
 		return err
 	})
 	asked.Go(func() (err error) {
-		words, err = machineWords(within, h, s)
+		words, macs, err = machineWords(within, s)
 		return err
 	})
 	if err := asked.Wait(); err != nil {
+		return nil, err
+	}
+	if err := f.knownCard(h, s, macs); err != nil {
 		return nil, err
 	}
 	if h.Options.TPM2 != "" {
@@ -70,12 +73,32 @@ func readFacts(ctx context.Context, s *session, limit time.Duration, probe []str
 	return disko.ReadProbe(out)
 }
 
-// machineWords is firmware, memory and network cards, for the log.
-func machineWords(ctx context.Context, h hosts.Host, s *session) ([]string, error) {
+// knownCard makes sure that the machine is the host's. The one that fetched the boot by firmware is, for it has the boot's
+// key; its kernel may use another network card, of which the operator is told.
+func (f *follower) knownCard(h hosts.Host, s *session, macs []string) error {
+	if slices.ContainsFunc(h.MACs, func(m string) bool { return slices.Contains(macs, m) }) {
+		return nil
+	}
+	if h.Boot.SSH || len(macs) == 0 {
+		return fmt.Errorf("the machine at %s has the network cards %s, and %s is enrolled for %s", s.addr, strings.Join(macs, ", "),
+			h.Name, strings.Join(h.MACs, ", "))
+	}
+	at := macs[0]
+	if mac := neighbour(s.addr); slices.Contains(macs, mac) {
+		at = mac
+	}
+	f.note("it was netbooted as %s, and none of its network cards has that MAC (with a dock, firmware may pass on another "+
+		"card's): it is reached at %s. While it restarts from its disk, run `provision set %s --mac=+%s`, and it is known by both",
+		h.Boot.MAC, at, h.Name, at)
+	return nil
+}
+
+// machineWords is firmware, memory and network cards, for the log, and the MACs of these.
+func machineWords(ctx context.Context, s *session) (words, macs []string, err error) {
 	out, err := s.run(ctx, nil, "sh", "-c", `if test -d /sys/firmware/efi; then echo UEFI; else echo BIOS; fi
 head -n 1 /proc/meminfo && cat /sys/class/net/*/address`)
 	if err != nil {
-		return nil, fmt.Errorf("read the machine's memory size and network cards: %w", err)
+		return nil, nil, fmt.Errorf("read the machine's memory size and network cards: %w", err)
 	}
 	firmware, rest, _ := strings.Cut(string(out), "\n")
 	mem, nics, _ := strings.Cut(rest, "\n") // MemTotal: 1048576 kB
@@ -83,11 +106,12 @@ head -n 1 /proc/meminfo && cat /sys/class/net/*/address`)
 	if fields := strings.Fields(mem); len(fields) > 1 {
 		kib, _ = strconv.Atoi(fields[1])
 	}
-	macs := slices.DeleteFunc(strings.Fields(nics), func(m string) bool { return m == "00:00:00:00:00:00" })
-	if !slices.ContainsFunc(h.MACs, func(m string) bool { return slices.Contains(macs, m) }) {
-		return nil, fmt.Errorf("the machine at %s has the network cards %s, and %s is enrolled for %s", s.addr, strings.Join(macs, ", "), h.Name, strings.Join(h.MACs, ", "))
+	for _, field := range strings.Fields(nics) {
+		if mac, err := hosts.ParseMAC(field); err == nil && mac != "00:00:00:00:00:00" {
+			macs = append(macs, mac)
+		}
 	}
-	return []string{firmware, fmt.Sprintf("%.1f GB memory", float64(kib)*1024/1e9), "network " + strings.Join(macs, " ")}, nil
+	return []string{firmware, fmt.Sprintf("%.1f GB memory", float64(kib)*1024/1e9), "network " + strings.Join(macs, " ")}, macs, nil
 }
 
 // readTable reads a disk's GPT back, as it is on the disk: its first and last
@@ -122,6 +146,21 @@ func addresses(h hosts.Host) []string {
 	for addr, mac := range neighbours() {
 		if slices.Contains(h.MACs, mac) && !slices.Contains(found, addr) {
 			found = append(found, addr)
+		}
+	}
+	return found
+}
+
+// newcomers are where machines that are not enrolled went since the boot was fetched: with another network card than
+// its firmware's, the host's may be one of them. The newest are first.
+func (f *follower) newcomers(h hosts.Host) (found []string) {
+	const most = 4 // each that does not answer is waited for
+	if h.Boot.SSH || h.Boot.Used.IsZero() {
+		return nil
+	}
+	for _, d := range f.Hosts.Discovered() {
+		if d.Address != "" && d.Last.After(h.Boot.Used) && len(found) < most {
+			found = append(found, d.Address)
 		}
 	}
 	return found

@@ -8,11 +8,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os/exec"
 	"time"
 
 	"provision/hosts"
-	"provision/internal/nix"
+	"provision/internal/hardware"
 )
 
 // hardwareLimit bounds looking at the machine's hardware, and each command on the file.
@@ -57,30 +56,30 @@ exec "$0" "$@"`
 	if err != nil {
 		return nil, err
 	}
-	if err := checkHardware(ctx, tool, data); err != nil {
+	if data, err = takeHardware(tool, data); err != nil {
 		return nil, fmt.Errorf("%w%s", err, said)
 	}
 	return data, nil
 }
 
-// checkHardware refuses what would break the flake.
-func checkHardware(ctx context.Context, tool string, data []byte) error {
+// takeHardware is what goes into the flake of what a tool printed. What a machine says is data there, or refused.
+func takeHardware(tool string, data []byte) ([]byte, error) {
 	if len(bytes.TrimSpace(data)) == 0 {
-		return fmt.Errorf("%s printed nothing", tool)
+		return nil, fmt.Errorf("%s printed nothing", tool)
 	}
 	if tool == hosts.Facter {
 		var object map[string]json.RawMessage
 		if err := json.Unmarshal(data, &object); err != nil {
-			return fmt.Errorf("%s printed something that is not a JSON object: %w", tool, err)
+			return nil, fmt.Errorf("%s printed something that is not a JSON object: %w", tool, err)
 		}
-		return nil
+		return data, nil
 	}
-	cmd := exec.CommandContext(ctx, "nix-instantiate", "--parse", "-")
-	cmd.Stdin = bytes.NewReader(data)
-	if err := nix.Logged(cmd, nil); err != nil {
-		return fmt.Errorf("%s printed something that is not nix: %w", tool, err)
+	module, err := hardware.Module(data)
+	if err != nil {
+		return nil, fmt.Errorf("what %s printed is not taken into the flake, of which it would become code: %w; "+
+			"see what runs on the machine, and write the file by hand, without --generate-hardware-config", tool, err)
 	}
-	return nil
+	return module, nil
 }
 
 // Prepare puts an empty hardware file into the flake if there is none yet, and stages it, so

@@ -11,6 +11,8 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -217,15 +219,20 @@ const maxLosses = 10
 
 const (
 	contactEvery = time.Second
+	lostPause    = 3 * time.Second // after a session broke; the network may come and go several times in a second
 	verifyEvery  = 2 * time.Second
 )
 
 // contact tries the installer of the host's boot at every address that the
 // machine may have. The right machine is the one that has the key.
 func (f *follower) contact(ctx context.Context, h hosts.Host) *session {
-	for _, addr := range addresses(h) {
+	if f.Now().Sub(h.Lost) < lostPause {
+		return nil
+	}
+	likely := addresses(h)
+	for i, addr := range slices.Concat(likely, f.newcomers(h)) {
 		s, _, _, err := dial(ctx, addr, h.Boot.Port, h.Boot.HostKey, f.signer)
-		if errors.Is(err, errWrongKey) {
+		if errors.Is(err, errWrongKey) && i < len(likely) {
 			f.note("%s answers SSH with another key than this boot's; not touched", addr)
 			continue
 		}
@@ -239,6 +246,10 @@ func (f *follower) contact(ctx context.Context, h hosts.Host) *session {
 			f.Log.Info("contact not wanted any more", "host", h.Name, "err", err)
 			s.client.Close()
 			return nil
+		}
+		if mac := neighbour(addr); mac != "" && !slices.Contains(h.MACs, mac) {
+			f.note("the installer at %s has the MAC %s, which is not one of %s's (%s); it has this boot's key, so it is taken for the "+
+				"machine: see that it is, or that nothing forges ARP answers", addr, mac, h.Name, strings.Join(h.MACs, ", "))
 		}
 		return s
 	}
@@ -302,8 +313,8 @@ func (f *follower) work(ctx context.Context, h hosts.Host, s *session) {
 	case err == nil, errors.Is(cause, errUnwanted):
 	case errors.Is(err, errLost) || errors.Is(cause, errLost):
 		f.apply(hosts.Event{Kind: hosts.Lost, Phase: phase, Message: fmt.Sprintf("lost the installer during %s: %v; it goes on when the machine is back", phase, err)})
-		if h.Losses >= maxLosses {
-			f.fail(phase, fmt.Errorf("the installer was lost %d times in one boot; the last time: %w", h.Losses+1, err))
+		if now, getErr := f.Hosts.Get(f.name); getErr == nil && now.Losses > maxLosses {
+			f.fail(phase, fmt.Errorf("the installer was lost %d times in one boot; the last time: %w", now.Losses, err))
 		}
 	case cause != nil: // the server stops
 	default:

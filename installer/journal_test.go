@@ -28,7 +28,7 @@ func TestKeepJournal(t *testing.T) {
 	})
 	f.keepJournal(t.Context(), h, connect(t))
 	kept, err := inv.Journal("bravo")
-	if err != nil || len(kept) > hosts.MaxJournal || !strings.HasSuffix(kept, "\nopened with \"(a secret)\"\n[31mlast box\n") || strings.Contains(kept, "first") {
+	if err != nil || len(kept) > hosts.MaxJournal || !strings.HasSuffix(kept, "\nopened with \"(a secret)\"\n\x1b[31mlast box\n") || strings.Contains(kept, "first") {
 		t.Errorf("%d bytes are kept, %v: %q", len(kept), err, kept[max(0, len(kept)-60):])
 	}
 	if err := inv.Purge("bravo"); err != nil {

@@ -17,6 +17,7 @@ import (
 	"provision/disko"
 	"provision/hosts"
 	"provision/internal/nix"
+	"provision/internal/text"
 )
 
 // Nix drives the nix command. Version 2.8 must do.
@@ -254,5 +255,5 @@ func (t tail) String() string {
 	if len(t) == 0 {
 		return ""
 	}
-	return nix.Plain(":\n  " + strings.Join(t, "\n  "))
+	return text.Plain(":\n  " + strings.Join(t, "\n  "))
 }

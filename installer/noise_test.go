@@ -4,6 +4,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -55,9 +56,8 @@ func TestNoise(t *testing.T) {
 	if err != nil || !strings.Contains(string(raw), "/dev/vdb") {
 		t.Errorf("disks: %s, %v", raw, err)
 	}
-	h := hosts.Host{Name: "bravo", MACs: []string{macHere(t)}}
-	if words, err := machineWords(ctx, h, s); err != nil || words[0] != "UEFI" && words[0] != "BIOS" {
-		t.Errorf("memory and cards: %q, %v", words, err)
+	if words, macs, err := machineWords(ctx, s); err != nil || words[0] != "UEFI" && words[0] != "BIOS" || !slices.Contains(macs, macHere(t)) {
+		t.Errorf("memory and cards: %q, %q, %v", words, macs, err)
 	}
 	if free, err := freeSpace(ctx, s, "/boot"); err != nil || free != 999<<10 {
 		t.Errorf("free: %d, %v", free, err)

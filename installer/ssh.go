@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"provision/internal/text"
 )
 
 // errWrongKey: something answered, and it is not the pinned machine.
@@ -36,6 +38,13 @@ const (
 // commandLimit bounds one command on the machine. Formatting a large disk
 // takes minutes; a tool that hangs takes for ever.
 const commandLimit = 30 * time.Minute
+
+// How much a command on the machine may print, in bytes. The longest answers are those of lsblk about hundreds of disks
+// and of nixos-facter, a few MiB; the longest messages are those of a build.
+const (
+	maxAnswer   = 8 << 20
+	maxMessages = 1 << 30
+)
 
 // session is an SSH connection to a machine whose host key was pinned.
 type session struct {
@@ -144,6 +153,8 @@ func (s *session) run(ctx context.Context, stdin io.Reader, argv ...string) ([]b
 func (s *session) runWithin(ctx context.Context, limit time.Duration, stdin io.Reader, line func(string), argv ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("did not end within %s", limit))
 	defer cancel()
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
 	sess, err := s.client.NewSession()
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", errLost, argv[0], err)
@@ -151,14 +162,20 @@ func (s *session) runWithin(ctx context.Context, limit time.Duration, stdin io.R
 	defer sess.Close()
 	stop := context.AfterFunc(ctx, func() { sess.Close() })
 	defer stop()
-	var out, errOut bytes.Buffer
-	said := lineWriter{line: line}
-	sess.Stdin, sess.Stdout, sess.Stderr = stdin, &out, &errOut
-	if line != nil {
-		sess.Stderr = &said
-	}
+	var said tail
+	lines := text.Lines{To: func(l string) {
+		said.add(l)
+		if line != nil {
+			line(l)
+		}
+	}}
+	var out bytes.Buffer
+	sess.Stdin = stdin
+	sess.Stdout = &text.Limit{To: &out, Most: maxAnswer, Full: end}
+	sess.Stderr = &text.Limit{To: &lines, Most: maxMessages, Full: end}
 	mark := rand.Text()
 	err = sess.Run(quote(framed(mark, argv)))
+	lines.End()
 	answer, whole := between(out.Bytes(), mark)
 	if err == nil && whole {
 		return answer, nil
@@ -171,11 +188,11 @@ func (s *session) runWithin(ctx context.Context, limit time.Duration, stdin io.R
 		return nil, fmt.Errorf("%w during %s: %w", errLost, argv[0], err)
 	}
 	var last tail
-	for line := range strings.Lines(string(answer) + errOut.String()) {
-		last.add(strings.TrimRight(line, "\n"))
-	}
-	for _, text := range said.last {
-		last.add(text)
+	printed := text.Lines{To: last.add}
+	_, _ = printed.Write(answer) // it cannot fail
+	printed.End()
+	for _, l := range said {
+		last.add(l)
 	}
 	if err == nil {
 		return nil, fmt.Errorf("%s: the end of what it printed is missing%s", brief(argv), last)
@@ -201,26 +218,6 @@ func between(out []byte, mark string) (answer []byte, whole bool) {
 	return answer, whole
 }
 
-// lineWriter hands on what is written to it line by line, and keeps the last lines.
-type lineWriter struct {
-	line func(string)
-	last tail
-	rest []byte // of a line that has not ended
-}
-
-func (w *lineWriter) Write(p []byte) (int, error) {
-	w.rest = append(w.rest, p...)
-	for {
-		text, rest, whole := bytes.Cut(w.rest, []byte("\n"))
-		if !whole {
-			return len(p), nil
-		}
-		w.rest = rest
-		w.line(string(text))
-		w.last.add(string(text))
-	}
-}
-
 // brief is a command for people: of a script, its first line.
 func brief(argv []string) string {
 	const most = 500
@@ -232,11 +229,11 @@ func brief(argv []string) string {
 			words[i] += " …"
 		}
 	}
-	text := strings.Join(words, " ")
-	if len(text) > most {
-		text = strings.ToValidUTF8(text[:most], "") + " …"
+	all := strings.Join(words, " ")
+	if len(all) > most {
+		all = strings.ToValidUTF8(all[:most], "") + " …"
 	}
-	return text
+	return all
 }
 
 // quote makes one shell word of each argument: the SSH protocol carries a

@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"provision/internal/text"
 )
 
 func newSigner(t *testing.T) ssh.Signer {
@@ -322,5 +324,24 @@ func TestWriteTree(t *testing.T) {
 	}
 	if len(got) != 5 || got["etc/secret"].Mode != 0o600 || got["etc/ssh/run"].Mode != 0o755 || got["etc/"].Mode != 0o750 || got["etc/link"].Linkname != "secret" {
 		t.Errorf("%v", got)
+	}
+}
+
+// TestRunIsBounded: a machine that does not stop talking ends the command, and of a line without an end no more than its
+// start is kept.
+func TestRunIsBounded(t *testing.T) {
+	s := connect(t)
+	out, err := s.run(t.Context(), nil, "yes")
+	if err == nil || !strings.Contains(err.Error(), "yes: printed more than 8 MiB") || len(out) > maxAnswer {
+		t.Errorf("%d bytes, %v", len(out), err)
+	}
+	_, err = s.run(t.Context(), nil, "sh", "-c", `head -c 3000000 /dev/zero | tr '\0' x >&2; exit 1`)
+	if err == nil || !strings.Contains(err.Error(), "exit status 1") || len(err.Error()) > 2*text.MaxLine {
+		t.Errorf("an error of %d bytes: %.100v", len(err.Error()), err)
+	}
+	pretend(t, map[string]string{"bash": "exec yes"})
+	err = batchOf(step("format", "mkfs")).run(t.Context(), s)
+	if err == nil || !strings.Contains(err.Error(), "format: printed more than 8 MiB") {
+		t.Errorf("steps: %v", err)
 	}
 }

@@ -199,7 +199,7 @@ func (f *follower) sendMagic(ctx context.Context, h hosts.Host) (string, error) 
 // adopt takes an installer that runs already for this boot's.
 func (f *follower) adopt(h hosts.Host, s *session) (string, error) {
 	h, err := f.Hosts.BeginBoot(h.Name, hosts.Boot{Via: "an installer that was up", MAC: h.MACs[0], HostKey: h.Permit.Take.HostKey,
-		Port: h.Permit.Take.Port, Server: s.local(), Expires: f.Now().Add(bootTime)}, "")
+		Port: h.Permit.Take.Port, Server: s.local(), SSH: true, Expires: f.Now().Add(bootTime)}, "")
 	if err != nil {
 		return "", err
 	}
@@ -296,7 +296,7 @@ func (f *follower) kexec(ctx context.Context, h hosts.Host, t running) (string, 
 		return "", err
 	}
 	h, err = f.Hosts.BeginBoot(h.Name, hosts.Boot{Via: "kexec over SSH", MAC: h.MACs[0], Port: h.Permit.Take.PostKexecPort,
-		Server: t.local(), Expires: f.Now().Add(bootTime)}, "")
+		Server: t.local(), SSH: true, Expires: f.Now().Add(bootTime)}, "")
 	if err != nil {
 		return "", err
 	}

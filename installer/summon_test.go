@@ -257,3 +257,73 @@ func TestUnwantedInstallerIsRestarted(t *testing.T) {
 		t.Errorf("what was done with its installer: %q", x.file("said"))
 	}
 }
+
+// TestLostNotAtOnce: after a session broke, the installer is not tried again at once.
+func TestLostNotAtOnce(t *testing.T) {
+	key := newSigner(t)
+	x := takeOver(t, hosts.ViaManual, key, key, true, "")
+	h, err := x.Hosts.BeginBoot("bravo", hosts.Boot{HostKey: strings.TrimSpace(authorizedKey(key)), Expires: time.Now().Add(time.Hour)}, "")
+	if err == nil {
+		h, err = x.Hosts.UseBoot(h.Boot.Token, hosts.Fetch{Client: x.addr, File: "initrd", Whole: true})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	x.Now = func() time.Time { return now }
+	h.Lost = now.Add(-lostPause / 2)
+	if s := x.contact(t.Context(), h); s != nil {
+		t.Error("it was tried at once")
+	}
+	h.Lost = now.Add(-lostPause)
+	if s := x.contact(t.Context(), h); s == nil {
+		t.Error("it was not tried")
+	}
+}
+
+// TestAnotherCard: an installer that has another network card than its firmware is found where machines that are not
+// enrolled went meanwhile, and the operator is told the card and the command that adds it.
+func TestAnotherCard(t *testing.T) {
+	const dock = "52:54:00:00:00:d0"
+	key, stranger := newSigner(t), newSigner(t)
+	x := takeOver(t, hosts.ViaManual, key, key, true, "")
+	other, _ := sshServer(t, stranger, true)
+	x.Hosts.See(hosts.Discovered{MAC: "52:54:00:00:00:d1", Address: x.addr}) // before the boot: somebody else's
+	h, err := x.Hosts.BeginBoot("bravo", hosts.Boot{HostKey: strings.TrimSpace(authorizedKey(key)), MAC: theMAC, Expires: time.Now().Add(time.Hour)}, "")
+	if err == nil {
+		h, err = x.Hosts.UseBoot(h.Boot.Token, hosts.Fetch{Client: "192.0.2.9", File: "initrd", Whole: true})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.Address, h.Boot.Client = "", "" // where the firmware was
+	if s := x.contact(t.Context(), h); s != nil {
+		t.Fatal("it was looked for where it cannot be")
+	}
+	x.Hosts.See(hosts.Discovered{MAC: dock, Address: x.addr})
+	x.Hosts.See(hosts.Discovered{MAC: "52:54:00:00:00:d2", Address: other})
+	s := x.contact(t.Context(), h)
+	if s == nil {
+		t.Fatal("it was not found")
+	}
+	if err := x.knownCard(h, s, []string{dock}); err != nil {
+		t.Fatal(err)
+	}
+	events, err := x.Hosts.Events("bravo", h.LastEvent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said []string
+	for _, ev := range events {
+		said = append(said, ev.Message)
+	}
+	if all := strings.Join(said, "\n"); !strings.Contains(all, "`provision set bravo --mac=+"+dock+"`") || strings.Contains(all, other) {
+		t.Errorf("said was:\n%s", all)
+	}
+	if h.Boot.SSH = true; len(x.newcomers(h)) > 0 {
+		t.Error("an installer that we started ourselves is looked for elsewhere")
+	}
+	if err := x.knownCard(h, s, []string{dock}); err == nil || !strings.Contains(err.Error(), dock) {
+		t.Errorf("another machine than that which was taken over: %v", err)
+	}
+}

@@ -1,6 +1,7 @@
 package pxe
 
 import (
+	"context"
 	"encoding/hex"
 	"errors"
 	"net/http"
@@ -22,7 +23,7 @@ import (
 func (s *Server) serveIPXE(l *link, c echo.Context) error {
 	from := remote(c)
 	medium := c.QueryParam("from") == "medium"
-	cl := client{MAC: s.whoAsks(l, from.Addr(), c.QueryParam("mac")), Kind: ipxe,
+	cl := client{MAC: s.whoAsks(c.Request().Context(), l, from.Addr(), c.QueryParam("mac")), Kind: ipxe,
 		Arch: buildArch(c.QueryParam("platform"), c.QueryParam("arch")), Machine: uuidText(c.QueryParam("uuid"))}
 	told := c.QueryParam("arch") != ""
 	if cl.MAC == "" && s.Mode != Off {
@@ -61,18 +62,18 @@ func (s *Server) serveIPXE(l *link, c echo.Context) error {
 	if medium {
 		how.Offer = hosts.OfferMedium
 	}
-	if h, err = s.claim(boot.Token, from.Addr().String(), "script", how); err != nil {
+	if h, err = s.Hosts.UseBoot(boot.Token, hosts.Fetch{Client: from.Addr().String(), File: "script", Method: how}); err != nil {
 		return echo.ErrNotFound
 	}
 	return s.serveImage(l, c, h, "script")
 }
 
 // whoAsks is the MAC of who asks from an address; "" if that is not known. On
-// the link the kernel knows it, whatever it says itself. From elsewhere it is
-// believed in mode Off, where there is no other way; in the others if DHCP has
-// seen that MAC take this very address, through a relay.
-func (s *Server) whoAsks(l *link, from netip.Addr, told string) string {
-	if mac := l.neighbour(from); mac != "" || l.net.Contains(from) {
+// the link the kernel knows it, whatever it says itself. From a network that is
+// served it is believed in mode Off, where there is no other way; in the others if
+// DHCP has seen that MAC take this very address, through a relay.
+func (s *Server) whoAsks(ctx context.Context, l *link, from netip.Addr, told string) string {
+	if mac := l.resolve(ctx, from); mac != "" || l.net.Contains(from) {
 		return mac
 	}
 	mac, err := hosts.ParseMAC(told)
@@ -80,7 +81,13 @@ func (s *Server) whoAsks(l *link, from netip.Addr, told string) string {
 		return ""
 	}
 	if s.Mode == Off {
-		return mac
+		if s.serves(from) {
+			return mac
+		}
+		if s.beyond.due(s.Now()) {
+			s.Log.Warn("iPXE from a network that is not served is not answered; if it is yours, serve with --relay NETWORK", "mac", mac, "address", from)
+		}
+		return ""
 	}
 	if h, err := s.Hosts.ByMAC(mac); err == nil && h.Address == from.String() {
 		return mac

@@ -3,11 +3,18 @@ package pxe
 import (
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 
 	"provision/hosts"
 )
+
+// beyondTheLink has machines at loopback addresses be in a network behind a relay.
+func (s *Server) beyondTheLink() {
+	s.links[0].neighbour = func(netip.Addr) string { return "" }
+	s.Relays = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+}
 
 // TestMediumAsks: what the iPXE of a boot medium is answered, from beyond the
 // link, where nothing but DHCP can vouch for its MAC.
@@ -55,6 +62,7 @@ func TestMediumAsks(t *testing.T) {
 			s := server(t, tt.mode)
 			s.mustEnroll(t, "bravo", mac)
 			s.Hold = tt.hold
+			s.beyondTheLink()
 			if tt.before != nil {
 				tt.before(t, s)
 			}
@@ -86,6 +94,7 @@ func TestMediumAsks(t *testing.T) {
 func TestMediumOfAnotherMachine(t *testing.T) {
 	s := server(t, Off)
 	s.mustEnroll(t, "bravo", mac)
+	s.beyondTheLink()
 	srv := httptest.NewServer(s.routes(s.links[0]))
 	defer srv.Close()
 	for _, tt := range []struct{ uuid, want string }{

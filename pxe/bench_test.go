@@ -50,8 +50,8 @@ func fill(b *testing.B, store hosts.Store, n int) {
 	for i := range n {
 		name := fmt.Sprintf("host%06d", i)
 		mac := fmt.Sprintf("52:54:00:%02x:%02x:%02x", i>>16, i>>8&255, i&255)
-		h := fmt.Sprintf(`{"name":%q,"macs":[%q],"arch":"x86_64","state":"booting","permit":{"issued":%q,"expires":%q},"boot":{"token":"%032x","expires":%q}}`,
-			name, mac, noon.Format(time.RFC3339), noon.Add(time.Hour).Format(time.RFC3339), i, noon.Add(time.Hour).Format(time.RFC3339))
+		h := fmt.Sprintf(`{"name":%q,"macs":[%q],"arch":"x86_64","state":"booting","permit":{"issued":%q,"expires":%q},"boot":{"token":"%032x","mac":%q,"expires":%q}}`,
+			name, mac, noon.Format(time.RFC3339), noon.Add(time.Hour).Format(time.RFC3339), i, mac, noon.Add(time.Hour).Format(time.RFC3339))
 		writes = append(writes, hosts.Write{Key: "host/" + name, Value: []byte(h)}, hosts.Write{Key: "mac/" + mac, Value: []byte(name)})
 		if len(writes) > 10_000 || i == n-1 {
 			if err := store.Commit(nil, writes); err != nil {

@@ -1,7 +1,6 @@
 package pxe
 
 import (
-	"cmp"
 	"fmt"
 	"time"
 
@@ -85,7 +84,7 @@ func stranger(h *hosts.Host, c client) string {
 		return fmt.Sprintf("another Raspberry Pi (serial number %s, not %s) uses this host's MAC %s; if it is to be this host, run `provision cancel %s`, `provision set %s --serial=` and enroll it again",
 			c.Pi.Serial, h.Serial, c.MAC, h.Name, h.Name)
 	case c.Kind != piROM && h.Machine != "" && h.Machine != c.Machine:
-		return fmt.Sprintf("another machine (UUID %s) uses this host's MAC %s", cmp.Or(c.Machine, "not told"), c.MAC)
+		return h.OtherMachine(c.Machine)
 	}
 	return ""
 }

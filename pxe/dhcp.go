@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -102,8 +103,20 @@ func (s *Server) handle(l *link, from netip.AddrPort, port uint16, raw []byte, m
 	if c.MAC == "" {
 		return nil, netip.AddrPort{}
 	}
+	// RFC 4578 leaves open where an answer from port 4011 goes; EDK2 and iPXE listen where they sent from.
+	back := port == 4011 || from.Port() == 4011
+	relay := addrOf(m.GatewayIPAddr)
+	if back {
+		relay = netip.Addr{}
+	}
+	if err == nil && !s.admits(from.Addr().Unmap(), relay, c, h) {
+		return nil, netip.AddrPort{}
+	}
 	var r *dhcpv4.DHCPv4
 	if err == nil {
+		if h == nil {
+			s.discovered(l, m, c)
+		}
 		s.traceRequest(l, from, port, raw, m, c, h)
 		s.watchRestart(m, c, h)
 		r, err = respond(l, m, c, h)
@@ -117,16 +130,16 @@ func (s *Server) handle(l *link, from netip.AddrPort, port uint16, raw []byte, m
 	if err != nil || r == nil {
 		return nil, netip.AddrPort{}
 	}
-	to := destination(m, r)
-	if port == 4011 || from.Port() == 4011 {
-		to = from // RFC 4578 leaves it open; EDK2 and iPXE listen where they sent from
+	to := destination(m, r, s.serves)
+	if back {
+		to = from
 	}
 	s.traceReply(l, to, port, r, c)
 	return r, to
 }
 
-// who finds the host behind a packet: nil for a MAC that is not enrolled,
-// which is recorded as discovered. A client without a MAC is nobody's.
+// who finds the host behind a packet: nil for a MAC that is not enrolled. A client
+// without a MAC is nobody's.
 func (s *Server) who(l *link, m *dhcpv4.DHCPv4) (client, *hosts.Host, error) {
 	c, err := identify(m)
 	if err != nil || c.MAC == l.mac { // somebody else's packet is not our error; our own is `provision doctor`
@@ -134,14 +147,24 @@ func (s *Server) who(l *link, m *dhcpv4.DHCPv4) (client, *hosts.Host, error) {
 	}
 	h, err := s.Hosts.ByMAC(c.MAC)
 	if errors.Is(err, hosts.ErrNotFound) {
-		d := hosts.Discovered{MAC: c.MAC, Vendor: c.Vendor, Board: c.board()}
-		if c.Kind != system {
-			d.Arch = c.String()
+		if h := s.installerOf(m, c); h != nil {
+			return c, h, nil
 		}
-		s.Hosts.See(d)
 		return c, nil, nil
 	}
 	return s.pis.resume(m, c), &h, err
+}
+
+// discovered records a machine that is not enrolled.
+func (s *Server) discovered(l *link, m *dhcpv4.DHCPv4, c client) {
+	d := hosts.Discovered{MAC: c.MAC, Vendor: c.Vendor, Board: c.board()}
+	if addr := requested(m); addr.IsValid() && l.net.Contains(addr) && m.MessageType() == dhcpv4.MessageTypeRequest {
+		d.Address = addr.String()
+	}
+	if c.Kind != system {
+		d.Arch = c.String()
+	}
+	s.Hosts.See(d)
 }
 
 // answerDHCP answers what came to port 67.
@@ -243,7 +266,7 @@ func (s *Server) answerFull(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host) 
 // server's.
 func (s *Server) lease(l *link, sub *subnet, m *dhcpv4.DHCPv4, c client, h *hosts.Host) (addr netip.Addr, ok bool, err error) {
 	var fixed netip.Addr
-	if h != nil && h.Options.Address != "" {
+	if h != nil && h.Options.Address != "" && slices.Contains(h.MACs, c.MAC) {
 		if fixed, err = netip.ParseAddr(h.Options.Address); err != nil {
 			return addr, false, fmt.Errorf("fixed address of %s: %w", h.Name, err)
 		}
@@ -363,7 +386,10 @@ func (s *Server) boot(l *link, c client, h hosts.Host) (hosts.Boot, error) {
 		return hosts.Boot{}, err
 	}
 	if (s.fresh(h) || s.late(h)) && h.Boot.MAC == c.MAC {
-		return s.toldMore(c, h)
+		if c.Kind == piROM {
+			return s.toldMore(c, h)
+		}
+		return s.oneOfTwo(c, h)
 	}
 	img, err := s.Images.Get(h.Image)
 	switch {
@@ -393,6 +419,19 @@ func (s *Server) boot(l *link, c client, h hosts.Host) (hosts.Boot, error) {
 	return next.Boot, nil
 }
 
+// oneOfTwo is the host's boot as it is. Where machines with several UUIDs have asked before anybody fetched it, it is not
+// known which of them will: it binds the host to none.
+func (s *Server) oneOfTwo(c client, h hosts.Host) (hosts.Boot, error) {
+	if !s.fresh(h) || c.Machine == "" || h.Boot.Machine == "" || h.Boot.Machine == c.Machine {
+		return h.Boot, nil
+	}
+	h, err := s.Hosts.UnbindBoot(h.Name, h.Boot, c.Machine)
+	if errors.Is(err, hosts.ErrRefused) { // it was fetched meanwhile
+		return h.Boot, nil
+	}
+	return h.Boot, err
+}
+
 // fresh reports whether the host's boot was offered and not yet taken up:
 // firmware asks several times before it loads anything, and iPXE asks again
 // after it. One that was taken up and is asked for again was interrupted.
@@ -414,7 +453,7 @@ func (s *Server) late(h hosts.Host) bool {
 func (s *Server) moved(l *link, h hosts.Host, m *dhcpv4.DHCPv4) {
 	addr := requested(m)
 	if !addr.IsValid() || h.Address == addr.String() || h.State == hosts.Installed ||
-		!l.net.Contains(addr) && !addrOf(m.GatewayIPAddr).IsValid() {
+		!l.net.Contains(addr) && !s.behind(addrOf(m.GatewayIPAddr), addr) {
 		return
 	}
 	_, err := s.Hosts.Apply(h.Name, hosts.Event{Kind: hosts.Moved, Address: addr.String(), Message: "has address " + addr.String()})

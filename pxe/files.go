@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net/netip"
 	"path"
@@ -34,7 +33,7 @@ const bootPath = "boot/"
 
 // serveTFTP serves them on one link.
 func (s *Server) serveTFTP(ctx context.Context, l *link) error {
-	t := &tftpServer{MTU: l.mtu, Log: s.Log,
+	t := &tftpServer{MTU: l.mtu, Blksize: s.TFTPBlksize, Transfers: s.transfers / max(1, len(s.Interfaces)), Log: s.Log,
 		Open: func(name string, client netip.AddrPort) (tftpFile, error) {
 			f, err := s.open(l, name, client)
 			if err != nil && !errors.Is(err, errNotServed) && !errors.Is(err, errNoFile) {
@@ -67,6 +66,20 @@ func (s *Server) open(l *link, name string, from netip.AddrPort) (tftpFile, erro
 	if err != nil {
 		return tftpFile{}, errNotServed
 	}
+	client := from.Addr().Unmap()
+	mac := l.neighbour(client)
+	if mac == "" && l.net.Contains(client) {
+		return tftpFile{}, errors.Join(errNotServed, l.ask(client)) // it asks again
+	}
+	if err := s.vouch(l, h, client, mac); err != nil {
+		s.tell(h, "%s asked for %s with the token of its boot and got no answer: %s", client, printable(name), err)
+		return tftpFile{}, errNotServed
+	}
+	return s.openByToken(h, token, name, from)
+}
+
+// openByToken opens a file for the host's machine, which knows the token of a boot.
+func (s *Server) openByToken(h hosts.Host, token, name string, from netip.AddrPort) (tftpFile, error) {
 	if h.Boot.Token != token || !h.Boot.Serves(s.Now()) || h.State != hosts.Booting {
 		return tftpFile{}, errNoFile // U-Boot would ask for ever; who had a token knows that we are here
 	}
@@ -79,7 +92,7 @@ func (s *Server) openOfBoot(h hosts.Host, name, folder string, from netip.AddrPo
 	client := from.Addr().Unmap().String()
 	switch name {
 	case pxelinux(h.Boot.MAC):
-		h, err := s.claim(h.Boot.Token, client, name, hosts.Method{Offer: hosts.OfferUBoot})
+		h, err := s.Hosts.UseBoot(h.Boot.Token, hosts.Fetch{Client: client, File: name, Method: hosts.Method{Offer: hosts.OfferUBoot}})
 		if err != nil {
 			return tftpFile{}, err
 		}
@@ -99,7 +112,7 @@ func (s *Server) openOfBoot(h hosts.Host, name, folder string, from netip.AddrPo
 		s.reached(h.Boot.MAC, hosts.StageScript)
 		return text(ubootConfig(h, cmdline, folder)), nil
 	case "kernel", "initrd":
-		h, err := s.claim(h.Boot.Token, client, name, hosts.Method{})
+		h, err := s.Hosts.UseBoot(h.Boot.Token, hosts.Fetch{Client: client, File: name})
 		if err != nil {
 			return tftpFile{}, err
 		}
@@ -131,6 +144,9 @@ func (s *Server) program(mac, name string) (tftpFile, error) {
 // openByNeighbour serves a machine that names no boot, if its MAC is known.
 func (s *Server) openByNeighbour(l *link, name string, from netip.AddrPort) (tftpFile, error) {
 	mac := l.neighbour(from.Addr().Unmap())
+	if mac == "" && l.net.Contains(from.Addr().Unmap()) {
+		return tftpFile{}, errors.Join(errNotServed, l.ask(from.Addr().Unmap())) // it asks again
+	}
 	if mac == "" {
 		return s.openBySerial(l, name, from)
 	}
@@ -194,20 +210,6 @@ func (s *Server) have(c client, name string) string {
 		return programFile(c, st.programs[0])
 	}
 	return name
-}
-
-// claim binds a boot to the client that fetches a file of it. The first to use
-// the token has it.
-func (s *Server) claim(token, client, name string, how hosts.Method) (hosts.Host, error) {
-	h, err := s.Hosts.ByToken(token)
-	if err == nil && s.Mode == Full && h.Address != "" && h.Address != client {
-		// The token went out by broadcast; the lease says whose it is.
-		err = fmt.Errorf("%w: %s has the lease of %s", hosts.ErrRefused, h.Name, h.Address)
-	}
-	if err != nil {
-		return h, err
-	}
-	return s.Hosts.UseBoot(token, hosts.Fetch{Client: client, File: name, Method: how})
 }
 
 // maxUBootArgs is the least that U-Boot's "append" may have, in bytes

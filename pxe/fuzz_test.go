@@ -37,7 +37,7 @@ func FuzzDHCP(f *testing.F) {
 }
 
 // FuzzTFTP feeds datagrams to the parser in front of the TFTP server: only
-// files of a live boot may pass, and the library sees nothing odd.
+// files of a live boot may pass.
 func FuzzTFTP(f *testing.F) {
 	all := targets(f)
 	for _, captured := range capturedRequests(f) {
@@ -56,17 +56,8 @@ func FuzzTFTP(f *testing.F) {
 			tg.tftpPacket(t, data)
 		}
 		tftpWords(data)
-		r, ok := parseTFTP(data)
-		if !ok || r.write || !r.octet {
-			return
-		}
-		p := r.packet()
-		if len(p) > 512 {
-			t.Errorf("%d bytes do not fit the library's buffer", len(p))
-		}
-		r.window = 0 // the library is not told
-		if again, ok := parseTFTP(p); !ok || again != r {
-			t.Errorf("%+v became %+v, %v", r, again, ok)
+		if r, ok := parseTFTP(data); ok && (r.blksize != 0 && (r.blksize < 8 || r.blksize > 65464) || r.window > maxWindow) {
+			t.Errorf("%+v", r)
 		}
 	})
 }

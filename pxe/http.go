@@ -23,7 +23,7 @@ import (
 // serveHTTP serves scripts, kernels and initrds.
 func (s *Server) serveHTTP(ctx context.Context, l *link) error {
 	srv := &http.Server{Handler: s.withCache(s.routes(l)), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute,
-		BaseContext: func(net.Listener) context.Context { return ctx }}
+		BaseContext: func(net.Listener) context.Context { return ctx }, ConnState: s.connections.changed, DisableGeneralOptionsHandler: true}
 	g := new(errgroup.Group)
 	stop := context.AfterFunc(ctx, func() { g.Go(srv.Close) })
 	defer stop()
@@ -40,6 +40,9 @@ func (s *Server) withCache(boots http.Handler) http.Handler {
 		if s.Cache != nil && strings.HasPrefix(r.URL.Path, "/cache/") {
 			s.Cache.ServeHTTP(w, r)
 			return
+		}
+		if r.Method != http.MethodGet && r.Method != http.MethodHead { // echo would answer OPTIONS
+			panic(http.ErrAbortHandler)
 		}
 		boots.ServeHTTP(w, r)
 	})
@@ -91,40 +94,46 @@ func remote(c echo.Context) netip.AddrPort {
 }
 
 // serveBoot serves one file of a boot. The token must be the host's current
-// one, and in the hands of the address that used it first; programs, which
-// come before an address is settled, only need the token.
+// one, in the hands of the host's machine; kernel and initrd are for the address
+// that used it first.
 func (s *Server) serveBoot(l *link, c echo.Context) error {
 	token, name := c.Param("token"), c.Param("file")
-	if s.programs[name] != nil {
-		if h, err := s.Hosts.ByToken(token); err == nil {
-			s.traceHTTP(l, remote(c), h.Boot.MAC, c.Request().Method, name)
-		}
-		f, err := s.open(l, bootPath+token+"/"+name, remote(c))
+	from := remote(c)
+	if token == "hold" {
+		f, err := s.open(l, bootPath+token+"/"+name, from)
 		return s.serveContent(c, f, err)
 	}
-	client := remote(c).Addr().String()
 	h, err := s.Hosts.ByToken(token)
-	if err == nil && name != "script" && name != "kernel" && name != "initrd" {
-		c.Set("known", true) // iPXE looks for autoexec.ipxe; that binds nobody
+	if errors.Is(err, hosts.ErrNotFound) {
 		return echo.ErrNotFound
 	}
-	if err == nil {
-		h, err = s.claim(token, client, name, s.ladders.worked(h.Boot.MAC))
+	if err != nil {
+		return err
 	}
+	if err := s.vouch(l, h, from.Addr(), l.resolve(c.Request().Context(), from.Addr())); err != nil {
+		s.tell(h, "%s asked for %s with the token of its boot and got no answer: %s", from.Addr(), printable(name), err)
+		return echo.ErrNotFound
+	}
+	c.Set("known", true)
 	switch {
-	case errors.Is(err, hosts.ErrNotFound):
-		return echo.ErrNotFound
-	case errors.Is(err, hosts.ErrRefused):
-		c.Set("known", true)
+	case s.programs[name] != nil:
+		s.traceHTTP(l, from, h.Boot.MAC, c.Request().Method, name)
+		f, err := s.openByToken(h, token, name, from)
+		return s.serveContent(c, f, err)
+	case name != "script" && name != "kernel" && name != "initrd":
+		return echo.ErrNotFound // iPXE looks for autoexec.ipxe; that binds nobody
+	}
+	h, err = s.Hosts.UseBoot(token, hosts.Fetch{Client: from.Addr().String(), File: name, Method: s.ladders.worked(h.Boot.MAC)})
+	if errors.Is(err, hosts.ErrRefused) {
 		if name == "script" && (h.State == hosts.Rebooting || h.State == hosts.Installed) {
 			return c.Blob(http.StatusOK, "text/plain", []byte(localScript))
 		}
-		s.tell(h, "%s asked for %s with the token of a boot that is over or not its own", client, printable(name))
+		s.tell(h, "%s asked for %s with the token of a boot that is over or not its own", from.Addr(), printable(name))
 		return echo.ErrNotFound
-	case err != nil:
+	}
+	if err != nil {
 		return err
 	}
-	c.Set("known", true)
 	if name == "script" {
 		s.ladders.done(h.Boot.MAC)
 	}

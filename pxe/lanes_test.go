@@ -17,6 +17,7 @@ import (
 // and while one machine's waits for the disk, others' are answered.
 func TestOneMachineInOrder(t *testing.T) {
 	s := server(t, Full)
+	s.beyondTheLink()
 	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		t.Fatal(err)

@@ -75,11 +75,11 @@ type lease struct {
 type pool struct {
 	store LeaseStore
 	rng   Range
-	avoid map[netip.Addr]bool // our own, the router's
 	term  time.Duration
 	now   func() time.Time
 
 	mu    sync.Mutex
+	avoid map[netip.Addr]bool // our own, the router's
 	by    map[netip.Addr]lease
 	mine  map[string]netip.Addr // MAC to its address
 	saved map[netip.Addr]time.Time
@@ -97,12 +97,20 @@ type LeaseStore interface {
 
 var errNoAddress = errors.New("no address left")
 
-func newPool(store LeaseStore, rng Range, term time.Duration, now func() time.Time, avoid ...netip.Addr) (*pool, error) {
-	p := &pool{store: store, rng: rng, term: term, now: now, avoid: make(map[netip.Addr]bool),
-		by: make(map[netip.Addr]lease), mine: make(map[string]netip.Addr), saved: make(map[netip.Addr]time.Time)}
-	for _, a := range avoid {
+// avoids sets the addresses that are never handed out.
+func (p *pool) avoids(all []netip.Addr) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.avoid = make(map[netip.Addr]bool)
+	for _, a := range all {
 		p.avoid[a] = true
 	}
+}
+
+func newPool(store LeaseStore, rng Range, term time.Duration, now func() time.Time, avoid ...netip.Addr) (*pool, error) {
+	p := &pool{store: store, rng: rng, term: term, now: now,
+		by: make(map[netip.Addr]lease), mine: make(map[string]netip.Addr), saved: make(map[netip.Addr]time.Time)}
+	p.avoids(avoid)
 	recs, err := store.List(LeasePrefix, "")
 	if err != nil {
 		return nil, fmt.Errorf("read leases: %w", err)

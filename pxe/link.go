@@ -15,14 +15,17 @@ import (
 	"provision/hosts"
 )
 
-// link is one network interface that is served.
+// link is one network interface that is served, as it is at a time.
 type link struct {
-	name string
-	self netip.Addr   // our address on it
-	net  netip.Prefix // its network
-	mtu  int          // bytes
-	mac  string       // of the interface
-	sock sockets
+	name  string
+	index int          // an interface that is made again has another
+	self  netip.Addr   // our address on it
+	net   netip.Prefix // its network
+	mtu   int          // bytes
+	mac   string       // of the interface
+	sock  sockets
+	// neighbour is the MAC of an address, as the kernel resolved it; "" if it did not.
+	neighbour func(netip.Addr) string
 }
 
 // sockets are all that is listened on at one link.
@@ -42,8 +45,34 @@ func (s *sockets) close() {
 	}
 }
 
-// openLink finds the first IPv4 address of the interface, and its network.
-func openLink(name string) (*link, error) {
+// CheckInterface returns an error if a text is not NAME or NAME=ADDRESS[/BITS].
+func CheckInterface(text string) error {
+	_, _, err := parseInterface(text)
+	return err
+}
+
+func parseInterface(text string) (name string, chosen netip.Prefix, err error) {
+	name, at, is := strings.Cut(text, "=")
+	if !is {
+		return name, chosen, nil
+	}
+	if chosen, err = netip.ParsePrefix(at); err != nil {
+		addr, addrErr := netip.ParseAddr(at)
+		chosen, err = netip.PrefixFrom(addr, 32), addrErr
+	}
+	if err != nil || !chosen.Addr().Is4() {
+		return name, chosen, fmt.Errorf("interface %q: write NAME, or NAME=ADDRESS to choose among its IPv4 addresses", text)
+	}
+	return name, chosen, nil
+}
+
+// openLink looks an interface up, and which of its IPv4 addresses is ours: the one that was chosen; else the first that is
+// not link-local, if there is one. was is what it was before: an address that is still there stays ours.
+func openLink(text string, was *link) (*link, error) {
+	name, chosen, err := parseInterface(text)
+	if err != nil {
+		return nil, err
+	}
 	ifi, err := net.InterfaceByName(name)
 	if err != nil {
 		return nil, fmt.Errorf("network interface %q does not exist; there are: %s", name, strings.Join(interfaceNames(), ", "))
@@ -52,12 +81,43 @@ func openLink(name string) (*link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("addresses of %s: %w", name, err)
 	}
+	var all []netip.Prefix
 	for _, a := range addrs {
 		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() {
-			return &link{name: name, self: p.Addr(), net: p.Masked(), mtu: ifi.MTU, mac: ifi.HardwareAddr.String()}, nil
+			all = append(all, p)
 		}
 	}
-	return nil, fmt.Errorf("network interface %s has no IPv4 address; give it one: ip address add ADDRESS/24 dev %s", name, name)
+	slices.SortStableFunc(all, func(a, b netip.Prefix) int { return rank(a, chosen, was) - rank(b, chosen, was) })
+	l := &link{name: name, index: ifi.Index, mtu: ifi.MTU, mac: ifi.HardwareAddr.String()}
+	l.neighbour = l.kernelNeighbour
+	switch {
+	case len(all) == 0 && !chosen.IsValid():
+		return nil, fmt.Errorf("network interface %s has no IPv4 address; give it one: ip address add ADDRESS/24 dev %s", name, name)
+	case chosen.IsValid() && (len(all) == 0 || all[0].Addr() != chosen.Addr()):
+		return nil, fmt.Errorf("network interface %s has not the address %s; it has: %s", name, chosen.Addr(), words(all))
+	}
+	l.self, l.net = all[0].Addr(), all[0].Masked()
+	return l, nil
+}
+
+// rank is lower for an address that is rather ours.
+func rank(p, chosen netip.Prefix, was *link) int {
+	switch {
+	case p.Addr() == chosen.Addr():
+		return 0
+	case p.Addr().IsLinkLocalUnicast():
+		return 3
+	case was != nil && p.Addr() == was.self:
+		return 1
+	}
+	return 2
+}
+
+func words(all []netip.Prefix) string {
+	if len(all) == 0 {
+		return "none"
+	}
+	return strings.Trim(fmt.Sprint(all), "[]")
 }
 
 func interfaceNames() (names []string) {
@@ -68,20 +128,20 @@ func interfaceNames() (names []string) {
 	return names
 }
 
-// Address is ours on a served interface, once Listen has opened it.
-func (s *Server) Address(ifname string) (addr netip.Addr) {
+// Addresses are ours on the interfaces that are served now, by their names.
+func (s *Server) Addresses() map[string]netip.Addr {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	all := make(map[string]netip.Addr)
 	for _, l := range s.links {
-		if l.name == ifname {
-			addr = l.self
-		}
+		all[l.name] = l.self
 	}
-	return addr
+	return all
 }
 
-// neighbour is the MAC of an address on the link, as the kernel resolved it;
-// "" if it did not. Who sends us TCP or answered UDP is in its table, which may
+// kernelNeighbour looks an address up in the kernel's table. Who sends us TCP or answered UDP is in its table, which may
 // be long: it is asked for the one address (arp(7), SIOCGARP).
-func (l *link) neighbour(addr netip.Addr) string {
+func (l *link) kernelNeighbour(addr netip.Addr) string {
 	if !addr.Is4() {
 		return ""
 	}
@@ -144,8 +204,9 @@ type subnet struct {
 }
 
 // openSubnets opens the pools of full DHCP mode. A range without a prefix length
-// is of the link that holds it; behind a relay it says its own.
-func (s *Server) openSubnets() error {
+// is of the link that holds it; behind a relay it says its own. A range that is of no link is an error, but left out
+// while an interface is waited for. s.mu is held.
+func (s *Server) openSubnets(waiting bool) error {
 	if s.Mode != Full {
 		return nil
 	}
@@ -153,6 +214,7 @@ func (s *Server) openSubnets() error {
 	for _, l := range s.links {
 		avoid = append(avoid, l.self)
 	}
+	var all []subnet
 	for _, r := range s.Ranges {
 		sub := subnet{router: s.Router}
 		if r.Bits > 0 {
@@ -163,28 +225,39 @@ func (s *Server) openSubnets() error {
 				sub.prefix = l.net
 			}
 		}
-		if !sub.prefix.IsValid() {
+		switch {
+		case !sub.prefix.IsValid() && waiting:
+			continue
+		case !sub.prefix.IsValid():
 			return fmt.Errorf("DHCP range %s is in the network of none of the interfaces (%s); for machines behind a relay write its prefix length, as in %s/24", r, s.where(), r)
-		}
-		if !sub.prefix.Contains(r.Last) {
+		case !sub.prefix.Contains(r.Last):
 			return fmt.Errorf("DHCP range %s is not within %s", r, sub.prefix)
-		}
-		if slices.ContainsFunc(s.subnets, func(o subnet) bool { return o.prefix.Overlaps(sub.prefix) }) {
+		case slices.ContainsFunc(all, func(o subnet) bool { return o.prefix.Overlaps(sub.prefix) }):
 			return fmt.Errorf("DHCP range %s: there is another range in %s; write one for each network", r, sub.prefix)
 		}
 		if !sub.prefix.Contains(s.Router) { // behind a relay, that is the router
 			sub.router = netip.Addr{}
 		}
-		var err error
-		if sub.pool, err = newPool(s.Leases, r, s.Lease, s.Now, avoid...); err != nil {
-			return err
+		if i := slices.IndexFunc(s.subnets, func(o subnet) bool { return o.rng == r }); i >= 0 {
+			sub.pool = s.subnets[i].pool
+			sub.pool.avoids(avoid)
+		} else {
+			var err error
+			if sub.pool, err = newPool(s.Leases, r, s.Lease, s.Now, avoid...); err != nil {
+				return err
+			}
 		}
-		s.subnets = append(s.subnets, sub)
+		all = append(all, sub)
 	}
+	within := func(sub subnet) bool { return sub.prefix.Contains(s.Router) }
+	if s.Router.IsValid() && !waiting && !slices.ContainsFunc(all, within) {
+		return fmt.Errorf("router %s is in none of the networks whose addresses are handed out", s.Router)
+	}
+	s.subnets = all
 	return nil
 }
 
-// where is the networks that are served, for messages.
+// where is the networks that are served, for messages. s.mu is held.
 func (s *Server) where() string {
 	var all []string
 	for _, l := range s.links {
@@ -197,6 +270,8 @@ func (s *Server) where() string {
 // by which it came; else that of a relay by which the client had its address,
 // which it asks us directly to renew; else the link's. nil: there is none.
 func (s *Server) subnetFor(l *link, m *dhcpv4.DHCPv4) *subnet {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
 	if via := addrOf(m.GatewayIPAddr); via.IsValid() {
 		return s.subnet(via)
 	}
@@ -207,7 +282,7 @@ func (s *Server) subnetFor(l *link, m *dhcpv4.DHCPv4) *subnet {
 	return s.subnet(l.self)
 }
 
-// subnet is the one that holds an address.
+// subnet is the one that holds an address. s.mu is held.
 func (s *Server) subnet(at netip.Addr) *subnet {
 	for i := range s.subnets {
 		if s.subnets[i].prefix.Contains(at) {

@@ -1,6 +1,7 @@
 package pxe
 
 import (
+	"fmt"
 	"net/netip"
 	"os/exec"
 	"runtime"
@@ -10,8 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestNeighbour asks a real kernel, in a network namespace of one thread.
-func TestNeighbour(t *testing.T) {
+// inNamespace runs f in a network namespace of one thread.
+func inNamespace(t *testing.T, f func()) {
+	t.Helper()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -20,18 +22,70 @@ func TestNeighbour(t *testing.T) {
 			t.Errorf("make a network namespace (this needs root): %v", err)
 			return
 		}
+		f()
+	}()
+	<-done
+}
+
+// run runs a command, in the namespace of the thread.
+func run(t *testing.T, command string) {
+	t.Helper()
+	args := strings.Fields(command)
+	if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+		t.Errorf("%s: %v: %s", command, err, out)
+	}
+}
+
+// TestNeighbour asks a real kernel.
+func TestNeighbour(t *testing.T) {
+	inNamespace(t, func() {
 		for _, args := range []string{"link add port1 type bridge", "link add port2 type bridge", "address add 10.77.0.1/24 dev port1", "link set port1 up", "link set port2 up",
 			"neighbour add 10.77.0.104 lladdr " + mac + " dev port1", "neighbour add 10.77.0.105 lladdr " + mac + " dev port2"} {
-			if out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput(); err != nil {
-				t.Errorf("ip %s: %v: %s", args, err, out)
-			}
+			run(t, "ip "+args)
 		}
 		l := &link{name: "port1"}
 		for addr, want := range map[string]string{"10.77.0.104": mac, "10.77.0.105": "", "10.77.0.106": "", "fe80::1": ""} {
-			if got := l.neighbour(netip.MustParseAddr(addr)); got != want {
+			if got := l.kernelNeighbour(netip.MustParseAddr(addr)); got != want {
 				t.Errorf("%s is %q, want %q", addr, got, want)
 			}
 		}
-	}()
-	<-done
+	})
+}
+
+// TestForgottenNeighbour: a neighbour that the kernel has forgotten is asked for before it is taken for nobody.
+func TestForgottenNeighbour(t *testing.T) {
+	machine := exec.Command("sleep", "infinity") // its namespace is the machine's
+	machine.SysProcAttr = &unix.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: unix.SIGKILL}
+	inNamespace(t, func() {
+		if err := machine.Start(); err != nil {
+			t.Error(err)
+			return
+		}
+		defer machine.Wait()
+		defer machine.Process.Kill()
+		there := fmt.Sprintf("nsenter --net --target %d ", machine.Process.Pid)
+		for _, command := range []string{
+			"ip link add port1 type veth peer name port2 address " + mac,
+			fmt.Sprint("ip link set port2 netns ", machine.Process.Pid),
+			"ip address add 10.77.0.1/24 dev port1",
+			"ip link set port1 up",
+			there + "ip address add 10.77.0.104/24 dev port2",
+			there + "ip link set port2 up",
+		} {
+			run(t, command)
+		}
+		l, err := openLink("port1", nil)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if got := l.neighbour(netip.MustParseAddr("10.77.0.104")); got != "" {
+			t.Errorf("it was known before it was asked for: %s", got)
+		}
+		for addr, want := range map[string]string{"10.77.0.104": mac, "10.77.0.105": "", "10.78.0.1": ""} {
+			if got := l.resolve(t.Context(), netip.MustParseAddr(addr)); got != want {
+				t.Errorf("%s is %q, want %q", addr, got, want)
+			}
+		}
+	})
 }

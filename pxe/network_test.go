@@ -130,15 +130,20 @@ func TestRelay(t *testing.T) {
 		ranges []Range
 		yours  string
 		router string
+		relays string
 	}{
-		{mode: Proxy, yours: "0.0.0.0"},
-		{mode: Full},
-		{Full, []Range{{netip.MustParseAddr("10.9.0.50"), netip.MustParseAddr("10.9.0.50"), 24}}, "10.9.0.50", "10.9.0.1"},
+		{mode: Proxy, yours: "0.0.0.0", relays: "10.9.0.0/24"},
+		{mode: Proxy, yours: "0.0.0.0", relays: "10.9.0.1/32"},
+		{mode: Full, relays: "10.9.0.1/32"},
+		{Full, []Range{{netip.MustParseAddr("10.9.0.50"), netip.MustParseAddr("10.9.0.50"), 24}}, "10.9.0.50", "10.9.0.1", ""},
 	} {
 		s := server(t, tt.mode)
 		s.Ranges = tt.ranges
-		if err := s.openSubnets(); err != nil {
+		if err := s.openSubnets(false); err != nil {
 			t.Fatal(err)
+		}
+		if tt.relays != "" {
+			s.Relays = []netip.Prefix{netip.MustParsePrefix(tt.relays)}
 		}
 		s.mustEnroll(t, "bravo", mac)
 		r, to := s.handle(s.links[0], addrPort("10.9.0.1:67"), 67, nil, discover, s.answerDHCP)
@@ -169,7 +174,7 @@ func TestLinks(t *testing.T) {
 	s.links = append(s.links, &link{name: "eth0.20", self: netip.MustParseAddr("10.88.0.1"), net: netip.MustParsePrefix("10.88.0.0/24")})
 	s.Ranges = []Range{{First: netip.MustParseAddr("10.77.0.100"), Last: netip.MustParseAddr("10.77.0.199")},
 		{First: netip.MustParseAddr("10.88.0.100"), Last: netip.MustParseAddr("10.88.0.199")}}
-	if err := s.openSubnets(); err != nil {
+	if err := s.openSubnets(false); err != nil {
 		t.Fatal(err)
 	}
 	const second = "52:54:00:00:00:22"
@@ -204,7 +209,7 @@ func TestSubnetErrors(t *testing.T) {
 			}
 			s.Ranges = append(s.Ranges, r)
 		}
-		if err := s.openSubnets(); err == nil || !strings.Contains(err.Error(), want) {
+		if err := s.openSubnets(false); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", in, err)
 		}
 	}
@@ -228,7 +233,7 @@ func TestUnicastRenewal(t *testing.T) {
 func TestRelayedRenewal(t *testing.T) {
 	s := server(t, Full)
 	s.Ranges = []Range{{netip.MustParseAddr("10.9.0.50"), netip.MustParseAddr("10.9.0.50"), 24}}
-	if err := s.openSubnets(); err != nil {
+	if err := s.openSubnets(false); err != nil {
 		t.Fatal(err)
 	}
 	s.mustEnroll(t, "bravo", mac)

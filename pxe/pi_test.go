@@ -322,8 +322,8 @@ func TestPiOnce(t *testing.T) {
 	if r := s.dhcp(other); r == nil || r.MessageType() != dhcpv4.MessageTypeAck || r.Options.Has(dhcpv4.OptionVendorSpecificInformation) {
 		t.Errorf("an operating system is told of a boot: %v", r)
 	}
-	if h, _ := s.Hosts.Get("bravo"); h.Permit.Boots != 1 || h.Serial != serial4 || h.Boot.Board != "rpi4" {
-		t.Errorf("%d boots, %+v", h.Permit.Boots, h.Boot)
+	if h, _ := s.Hosts.Get("bravo"); len(h.Tokens) != 1 || h.Serial != serial4 || h.Boot.Board != "rpi4" {
+		t.Errorf("%d boots, %+v", len(h.Tokens), h.Boot)
 	}
 }
 
@@ -384,7 +384,7 @@ func TestPiTree(t *testing.T) {
 	if i := s.fetch(t, "bravo", "initrd"); !strings.HasPrefix(i, "\x1f\x8b") || len(i) < 1<<20 {
 		t.Errorf("the first stage has %d bytes", len(i))
 	}
-	if h, _ = s.Hosts.Get("bravo"); h.Boot.Client != "" || h.Permit.Boots != 1 {
+	if h, _ = s.Hosts.Get("bravo"); h.Boot.Client != "" || len(h.Tokens) != 1 {
 		t.Errorf("the boot is %+v", h.Boot)
 	}
 }
@@ -406,8 +406,8 @@ func TestPi3Names(t *testing.T) {
 	if r := s.dhcp(next); r == nil || deaf(next, r) {
 		t.Fatalf("%v", r)
 	}
-	if h, _ := s.Hosts.Get("bravo"); h.Serial != "b22faaeb" || h.Permit.Boots != 1 {
-		t.Errorf("serial %q, %d boots", h.Serial, h.Permit.Boots)
+	if h, _ := s.Hosts.Get("bravo"); h.Serial != "b22faaeb" || len(h.Tokens) != 1 {
+		t.Errorf("serial %q, %d boots", h.Serial, len(h.Tokens))
 	}
 	if s.fetch(t, "bravo", "b22faaeb/start.elf") == "" {
 		t.Error("not by its serial number")
@@ -454,8 +454,8 @@ func TestPiLocal(t *testing.T) {
 				t.Errorf("%s is served", name)
 			}
 		}
-		if h, _ := s.Hosts.Get("bravo"); h.State != hosts.Installed || h.Permit.Boots != 1 {
-			t.Errorf("%s, %d boots", h.State, h.Permit.Boots)
+		if h, _ := s.Hosts.Get("bravo"); h.State != hosts.Installed || len(h.Tokens) != 1 {
+			t.Errorf("%s, %d boots", h.State, len(h.Tokens))
 		}
 	}
 	s := piServer(t, Proxy)

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,17 +25,19 @@ import (
 // Server serves network interfaces. Its exported fields are its options;
 // Listen checks them.
 type Server struct {
-	Interfaces []string // each with an IPv4 address
-	Mode       Mode
-	Ranges     []Range      // full DHCP mode
-	Router     netip.Addr   // full DHCP mode; invalid: none is told
-	DNS        []netip.Addr // full DHCP mode
-	Domain     string       // full DHCP mode
-	Lease      time.Duration
-	HTTPPort   int    // 1 to 65535
-	Hold       bool   // unknown machines are shown how to be enrolled, instead of silence
-	Programs   string // folder with boot programs beside those built in; "": none
-	BootTime   time.Duration
+	Interfaces  []string // NAME, or NAME=ADDRESS to choose among its IPv4 addresses; one that is not there is waited for
+	Mode        Mode
+	Ranges      []Range        // full DHCP mode
+	Relays      []netip.Prefix // relay agents, or networks behind them, that are served beside links and ranges
+	Router      netip.Addr     // full DHCP mode; invalid: none is told
+	DNS         []netip.Addr   // full DHCP mode
+	Domain      string         // full DHCP mode
+	Lease       time.Duration
+	HTTPPort    int    // 1 to 65535
+	TFTPBlksize int    // bytes that a TFTP block has at most, 512 to 65464; 0: what the link takes
+	Hold        bool   // unknown machines are shown how to be enrolled, instead of silence
+	Programs    string // folder with boot programs beside those built in; "": none
+	BootTime    time.Duration
 
 	Hosts  *hosts.Inventory
 	Leases LeaseStore
@@ -45,31 +48,41 @@ type Server struct {
 	Log    *slog.Logger
 	Now    func() time.Time
 
-	links    []*link
-	subnets  []subnet
+	mu      sync.RWMutex // guards links and subnets
+	links   []*link
+	subnets []subnet
+
 	programs map[string][]byte // what firmware loads, by name
 	ladders  ladders
 	pis      piAsks
 	restarts restarts
-	packs    packs
-	warmth   warmth
-	booting  [lanes]sync.Mutex // by host; held while its boot is looked for and begun
+	beyond   seldom
+
+	connections connections
+	transfers   int // TFTP transfers at a time
+	packs       packs
+	warmth      warmth
+	booting     [lanes]sync.Mutex // by host; held while its boot is looked for and begun
 }
 
-// Listen checks the options and opens all ports, so that a server either
-// answers everything or says why not. Run must follow.
+// Listen checks the options and opens the ports on all interfaces that are there, so that a server either
+// answers or says why not. Run must follow.
 func (s *Server) Listen(ctx context.Context) (err error) {
-	for _, name := range s.Interfaces {
-		l, err := openLink(name)
-		if err != nil {
-			return err
-		}
-		s.links = append(s.links, l)
-	}
 	if s.programs, err = images.Programs(s.Programs); err != nil {
 		return err
 	}
-	if err := s.openSubnets(); err != nil {
+	if err := s.share(); err != nil {
+		return err
+	}
+	for _, text := range s.Interfaces {
+		if err := CheckInterface(text); err != nil {
+			return err
+		}
+		if l, err := openLink(text, nil); err == nil { // else Run waits for it, and says so
+			s.links = append(s.links, l)
+		}
+	}
+	if err := s.openSubnets(len(s.links) < len(s.Interfaces)); err != nil {
 		return err
 	}
 	for _, l := range s.links {
@@ -91,19 +104,126 @@ func (s *Server) Run(ctx context.Context) error {
 	s.warmth.run(ctx)
 	defer s.warmth.work.Wait()
 	g.Go(func() error { return s.warmEach(s.Hosts.Watch(ctx)) })
-	for _, l := range s.links {
-		s.Log.Info("answering booting machines", "interface", l.name, "address", l.self, "dhcp", s.Mode, "http", s.HTTPPort)
-		if l.sock.dhcp != nil {
-			g.Go(func() error { return s.serveDHCP(ctx, l, l.sock.dhcp, s.answerDHCP) })
-			g.Go(func() error { return s.serveDHCP(ctx, l, l.sock.binl, s.answerBINL) })
-		}
-		g.Go(func() error { return s.serveTFTP(ctx, l) })
-		g.Go(func() error { return s.serveHTTP(ctx, l) })
+	for _, text := range s.Interfaces {
+		g.Go(func() error { return s.follow(ctx, text) })
 	}
 	return g.Wait()
 }
 
+// follow serves an interface whenever it is there, with the address that it has.
+func (s *Server) follow(ctx context.Context, text string) error {
+	changed, err := changes(ctx)
+	if err != nil {
+		return err
+	}
+	name, _, _ := parseInterface(text)
+	l := s.linkOf(name)
+	for said := ""; ; {
+		if l == nil {
+			if l, err = s.join(ctx, text); err != nil && err.Error() != said {
+				said = err.Error()
+				s.Log.Warn("waiting for an interface to answer on", "err", err)
+			}
+		}
+		if l != nil {
+			said = ""
+			err = s.serve(ctx, text, l, changed)
+			s.leave(l)
+			if err != nil || ctx.Err() != nil {
+				return err
+			}
+			l = nil
+			continue
+		}
+		select {
+		case <-changed:
+		case <-time.After(5 * time.Second): // a port may have been taken
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// serve serves a link until ctx ends or it is another.
+func (s *Server) serve(ctx context.Context, text string, l *link, changed <-chan struct{}) error {
+	s.Log.Info("answering booting machines", "interface", l.name, "address", l.self, "dhcp", s.Mode, "http", s.HTTPPort)
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	g, ctx := errgroup.WithContext(ctx)
+	if l.sock.dhcp != nil {
+		g.Go(func() error { return s.serveDHCP(ctx, l, l.sock.dhcp, s.answerDHCP) })
+		g.Go(func() error { return s.serveDHCP(ctx, l, l.sock.binl, s.answerBINL) })
+	}
+	g.Go(func() error { return s.serveTFTP(ctx, l) })
+	g.Go(func() error { return s.serveHTTP(ctx, l) })
+	g.Go(func() error {
+		defer end()
+		for {
+			now, err := openLink(text, l)
+			switch {
+			case err != nil:
+				s.Log.Warn("an interface went away", "interface", l.name, "address", l.self)
+				return nil
+			case now.index != l.index || now.self != l.self || now.net != l.net:
+				s.Log.Warn("an interface has changed", "interface", l.name, "address", l.self, "now", now.self)
+				return nil
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	})
+	return g.Wait()
+}
+
+func (s *Server) linkOf(name string) *link {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, l := range s.links {
+		if l.name == name {
+			return l
+		}
+	}
+	return nil
+}
+
+// join opens the ports on an interface that is there by now.
+func (s *Server) join(ctx context.Context, text string) (*link, error) {
+	l, err := openLink(text, nil)
+	if err == nil {
+		err = s.listen(ctx, l)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.arrange(func() { s.links = append(s.links, l) })
+	return l, nil
+}
+
+// leave takes a link away that is not served any more.
+func (s *Server) leave(l *link) {
+	l.sock.close()
+	s.arrange(func() { s.links = slices.DeleteFunc(s.links, func(o *link) bool { return o == l }) })
+}
+
+// arrange changes the links, and has the ranges belong to what they are then.
+func (s *Server) arrange(change func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change()
+	if err := s.openSubnets(len(s.links) < len(s.Interfaces)); err != nil {
+		s.Log.Error("addresses are not handed out as they were to be", "err", err)
+	}
+}
+
 func (s *Server) listen(ctx context.Context, l *link) (err error) {
+	defer func() {
+		if err != nil {
+			l.sock.close()
+		}
+	}()
 	if s.Mode != Off {
 		if l.sock.dhcp, err = listenUDP(ctx, l.name, 67); err != nil {
 			return err
@@ -130,9 +250,9 @@ func (s *Server) url(self, path string) string {
 	return "http://" + self + "/" + path
 }
 
-// tell puts a note into a host's log.
+// tell puts a note into a host's log that a packet caused.
 func (s *Server) tell(h hosts.Host, format string, args ...any) {
-	if _, err := s.Hosts.Apply(h.Name, hosts.Event{Kind: hosts.Noted, Message: fmt.Sprintf(format, args...)}); err != nil {
+	if _, err := s.Hosts.Apply(h.Name, hosts.Event{Kind: hosts.Noted, Stranger: true, Message: fmt.Sprintf(format, args...)}); err != nil {
 		s.Log.Error("keep a note", "host", h.Name, "err", err)
 	}
 }

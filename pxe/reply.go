@@ -160,12 +160,13 @@ func addBoot(r *dhcpv4.DHCPv4, b bootInfo) {
 
 // destination is where a reply goes (RFC 2131 section 4.1): to the relay, to
 // a client that has its address, else to everyone on the link, since a client
-// without an address cannot be asked for its MAC.
-func destination(m, r *dhcpv4.DHCPv4) netip.AddrPort {
+// without an address cannot be asked for its MAC. A client that says that it has
+// an address which is not served is not believed.
+func destination(m, r *dhcpv4.DHCPv4, served func(netip.Addr) bool) netip.AddrPort {
 	if via := addrOf(m.GatewayIPAddr); via.IsValid() {
 		return netip.AddrPortFrom(via, dhcpv4.ServerPort)
 	}
-	if has := addrOf(m.ClientIPAddr); has.IsValid() && r.MessageType() != dhcpv4.MessageTypeNak {
+	if has := addrOf(m.ClientIPAddr); served(has) && r.MessageType() != dhcpv4.MessageTypeNak {
 		return netip.AddrPortFrom(has, dhcpv4.ClientPort)
 	}
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{255, 255, 255, 255}), dhcpv4.ClientPort)

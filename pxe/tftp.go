@@ -2,6 +2,7 @@ package pxe
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,8 +12,6 @@ import (
 	"net/netip"
 	"os"
 	"time"
-
-	"github.com/pin/tftp/v3"
 )
 
 // tftpFile is a file that a client may have.
@@ -31,10 +30,11 @@ func (f tftpFile) close(whole bool) {
 	}
 }
 
-// tftpServer hands out files on one link, lock-step, as strict boot ROMs agreed
-// to nothing else; in windows to a client that asks for it.
+// tftpServer hands out files on one link.
 type tftpServer struct {
-	MTU int // of the link; it bounds blksize
+	MTU       int // of the link; it bounds blksize
+	Blksize   int // bounds it, too, in bytes; 0: it does not
+	Transfers int // at a time; 0: MaxTransfers
 
 	// Open finds the file for a request, and is called once for each, from
 	// several goroutines. To errNotServed the answer is silence: an ERROR
@@ -70,6 +70,9 @@ const (
 	// or more. A request that was not repeated for so long waits no longer.
 	tftpPatience = 10 * time.Second
 
+	// tftpTries is how often a packet goes out before its client is given up.
+	tftpTries = 9
+
 	// So much of a file is read at a time, in bytes: a call of the system for
 	// each block would be a quarter of all.
 	tftpAhead = 16 << 10
@@ -98,24 +101,19 @@ func (t *tftpServer) Run(ctx context.Context, conn *net.UDPConn) error {
 	serving, stop := context.WithCancel(ctx)
 	defer stop()
 	g := &gate{UDPConn: conn, tftpServer: t, ctx: serving,
-		places: make(chan struct{}, MaxTransfers), waiting: make(chan *transfer, MaxTransfers), known: make(map[conversation]*transfer)}
-	library := tftp.NewServer(g.transfer, nil)
-	library.SetHook(g)
-	library.SetTimeout(time.Second) // a Pi hangs on a packet that is repeated sooner
-	library.SetRetries(8)
-	library.SetBackoff(g.backoff)
-	library.SetBlockSizeNegotiation(false) // the gate has done it
-	g.shutdown = library.Shutdown
+		places: make(chan struct{}, cmp.Or(t.Transfers, MaxTransfers)), waiting: make(chan *transfer, MaxTransfers),
+		known: make(map[conversation]*transfer), held: make(map[holder]int), small: make(map[netip.Addr]int)}
 	defer context.AfterFunc(serving, func() { conn.Close() })()
 	received := make(chan error, 1)
 	go func() {
 		defer stop()
 		received <- g.receive()
 	}()
-	err := library.Serve(g)
-	stop()
-	err = errors.Join(err, <-received)
-	g.windows.Wait()
+	for next := g.next(); next != nil; next = g.next() {
+		g.transfers.Go(func() { g.serve(next) })
+	}
+	err := <-received
+	g.transfers.Wait()
 	g.sendAway()
 	if ctx.Err() != nil || closed(err) {
 		return nil
@@ -137,30 +135,10 @@ type transfer struct {
 	// Guarded by the gate:
 	asked time.Time // when the client last asked
 	again []byte    // the request, when repeated since begun
+	holds bool      // it counts against its holders' shares
 }
 
 func (t *transfer) conversation() conversation { return conversation{t.client, t.name} }
-
-// lost is the panic that ends a transfer whose client does not listen any
-// more. The library has no other way out: it would answer an ERROR packet with
-// another, which a client that asks again from the same port takes for the
-// answer, and would repeat packets for 8 seconds to a client that vanished
-// while the server wants to stop.
-type lost struct{ error }
-
-func (t *transfer) send(to io.ReaderFrom) (err error) {
-	defer func() {
-		switch v := recover().(type) {
-		case nil:
-		case lost:
-			err = v.error
-		default:
-			panic(v)
-		}
-	}()
-	_, err = to.ReadFrom(t)
-	return err
-}
 
 // Read implements io.Reader: the file's content as far as its size, as the
 // client was told it.

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -148,9 +149,18 @@ type bootROM struct {
 	window int // blocks that are acknowledged together; 0: one
 }
 
+// newROM is a machine with an address of its own.
 func newROM(t testing.TB, server netip.AddrPort) *bootROM {
 	t.Helper()
-	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	n := roms.Add(1)
+	return newROMAt(t, server, net.IPv4(127, 1, byte(n>>8), byte(n)))
+}
+
+var roms atomic.Uint32
+
+func newROMAt(t testing.TB, server netip.AddrPort, at net.IP) *bootROM {
+	t.Helper()
+	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: at})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,33 +2,30 @@ package pxe
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
-	"io"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"time"
-
-	"github.com/pin/tftp/v3"
 )
 
-// gate stands between port 69 and the library: it reads the requests, lets
-// through which may be answered, makes them plain, and gives the library one
-// at a time while there are places. The transfers have sockets of their own,
-// which only the library sees.
+// gate stands before the transfers: it reads the requests from port 69, lets through which may be answered, and begins
+// one after the other while there are places. The transfers have sockets of their own.
 type gate struct {
 	*net.UDPConn
 	*tftpServer
-	ctx      context.Context // of Run; the library knows none
-	shutdown func()          // the library's: ends Serve, waits for transfers
-	places   chan struct{}   // holds one for each transfer under way
-	waiting  chan *transfer  // let through, without a place yet
-	windows  sync.WaitGroup  // transfers that are not the library's
-	given    *transfer       // the last that the library was given; used by its Serve only
+	ctx       context.Context // of Run
+	places    chan struct{}   // holds one for each transfer under way
+	waiting   chan *transfer  // let through, without a place yet
+	transfers sync.WaitGroup
 
 	mu    sync.Mutex
 	known map[conversation]*transfer // waiting, under way, or ended whole just now
+	held  map[holder]int             // how many wait or are under way
+	small map[netip.Addr]int         // blksize that clients shall have at most, who did not get their first blocks
 }
 
 // conversation tells transfers apart: a second request in one is a duplicate.
@@ -56,10 +53,15 @@ func (g *gate) arrived(p []byte, client netip.AddrPort) {
 		return
 	}
 	if r.blksize != 0 {
-		r.blksize = min(r.blksize, g.maxBlock())
+		r.blksize = min(r.blksize, g.maxBlock(client.Addr()))
 	}
 	t := &transfer{tftpRequest: r, client: client, ctx: g.ctx, asked: time.Now()}
 	if g.duplicate(t, p) {
+		return
+	}
+	if !g.hold(t) { // it asks again
+		g.forget(t)
+		g.Log.Debug("TFTP request left unanswered: there are enough like it", "from", client, "file", untold(r.name))
 		return
 	}
 	var err error
@@ -89,12 +91,34 @@ func (g *gate) arrived(p []byte, client netip.AddrPort) {
 	}
 }
 
-// maxBlock is what fits the link beside the IPv4, UDP and TFTP headers.
-func (g *gate) maxBlock() int {
-	if g.MTU == 0 {
-		return 1468
+// maxBlock is what fits the link beside the IPv4, UDP and TFTP headers, and the way to the client, as far as that is known.
+func (g *gate) maxBlock(client netip.Addr) int {
+	most := 1468
+	if g.MTU != 0 {
+		most = min(max(g.MTU-32, 512), 65464)
 	}
-	return min(max(g.MTU-32, 512), 65464)
+	if g.Blksize != 0 {
+		most = min(most, g.Blksize)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return min(most, cmp.Or(g.small[client], most))
+}
+
+// shrink has a client get smaller blocks from now on, if it got none of a transfer's first ones: something on the way
+// takes none so large, and says nothing. It reports whether it did.
+func (g *gate) shrink(t *transfer, err error) bool {
+	first := t.sent > 0 && t.sent <= t.block()*int64(max(1, t.window))
+	if !first || !errors.Is(err, os.ErrDeadlineExceeded) || t.block() <= 512 {
+		return false
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.small) >= MaxTransfers {
+		clear(g.small)
+	}
+	g.small[t.client.Addr()] = int(max(512, t.block()/2))
+	return true
 }
 
 // duplicate reports whether a transfer is on already, and else notes it.
@@ -113,9 +137,39 @@ func (g *gate) duplicate(t *transfer, p []byte) bool {
 	return true
 }
 
+// hold counts a transfer against the shares of its holders, unless one of them has its share.
+func (g *gate) hold(t *transfer) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, h := range t.holders() {
+		if g.held[h] >= perHolder {
+			return false
+		}
+	}
+	for _, h := range t.holders() {
+		g.held[h]++
+	}
+	t.holds = true
+	return true
+}
+
+// release is called with g.mu held, once or more often.
+func (g *gate) release(t *transfer) {
+	if !t.holds {
+		return
+	}
+	t.holds = false
+	for _, h := range t.holders() {
+		if g.held[h]--; g.held[h] == 0 {
+			delete(g.held, h)
+		}
+	}
+}
+
 func (g *gate) forget(t *transfer) {
 	g.mu.Lock()
 	delete(g.known, t.conversation())
+	g.release(t)
 	g.mu.Unlock()
 }
 
@@ -130,7 +184,7 @@ func (g *gate) refuse(client netip.AddrPort, err error) {
 		code = codeAccess
 	}
 	p := tftpError(code, err.Error())
-	conn, err := net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(client))
+	conn, err := dialTFTP(client)
 	if err == nil {
 		defer conn.Close()
 		_, err = conn.Write(p)
@@ -148,36 +202,39 @@ func (g *gate) seen(client netip.AddrPort, sent bool, packet []byte, text string
 	}
 }
 
-// ReadFrom implements net.PacketConn for the library: the next request that
-// has a place.
-func (g *gate) ReadFrom(p []byte) (int, net.Addr, error) {
-	if g.given = g.next(); g.given == nil {
-		// Called from here, it waits for transfers while none can be begun.
-		g.shutdown()
-		return 0, nil, net.ErrClosed
+// serve sends one file.
+func (g *gate) serve(t *transfer) {
+	conn, err := dialTFTP(t.client)
+	if err != nil {
+		g.Log.Error("begin a TFTP transfer", "to", t.client, "err", err)
+		g.end(t, err)
+		return
 	}
-	return copy(p, g.given.packet()), net.UDPAddrFromAddrPort(g.given.client), nil
+	defer conn.Close()
+	defer context.AfterFunc(g.ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })()
+	w := &sender{transfer: t, conn: conn, base: 1, wait: cmp.Or(g.Answer, time.Second)}
+	for range max(1, t.window) {
+		w.free = append(w.free, make([]byte, 4+t.block()))
+	}
+	err = w.send()
+	if err == errUnreadable || err == errStopping {
+		conn.Write(tftpError(codeOther, err.Error()))
+	}
+	g.end(t, err)
 }
 
-// next waits for a place and for a request to take it, of those that the library
-// can serve; nil is the end.
+// next waits for a place and for a request to take it; nil is the end.
 func (g *gate) next() *transfer {
-	for {
-		select {
-		case g.places <- struct{}{}:
-		case <-g.ctx.Done():
-			return nil
-		}
-		t := g.first()
-		if t == nil {
-			<-g.places
-			return nil
-		}
-		if t.window == 0 {
-			return t
-		}
-		g.windows.Go(func() { g.windowed(t) })
+	select {
+	case g.places <- struct{}{}:
+	case <-g.ctx.Done():
+		return nil
 	}
+	t := g.first()
+	if t == nil {
+		<-g.places
+	}
+	return t
 }
 
 // first waits for a request whose client still does; nil is the end.
@@ -202,6 +259,7 @@ func (g *gate) begin(t *transfer) bool {
 	defer g.mu.Unlock()
 	if time.Since(t.asked) > tftpPatience {
 		delete(g.known, t.conversation())
+		g.release(t)
 		return false
 	}
 	t.begun = time.Now()
@@ -220,52 +278,16 @@ func (g *gate) sendAway() {
 	}
 }
 
-// transfer is the library's handler: it sends one file.
-func (g *gate) transfer(name string, to io.ReaderFrom) error {
-	out := to.(tftp.OutgoingTransfer)
-	client := out.RemoteAddr()
-	g.mu.Lock()
-	t := g.known[conversation{client.AddrPort(), name}]
-	g.mu.Unlock()
-	out.SetSize(t.file.size)
-	g.end(t, t.send(to))
-	return nil // the library has told the client, where it is to be told
-}
-
-// backoff waits no longer than the second that the library has waited for an
-// answer before it asks how long to wait before it sends again.
-func (g *gate) backoff(int) time.Duration {
-	if g.ctx.Err() != nil {
-		panic(lost{errStopping})
-	}
-	return 0
-}
-
-// OnSuccess implements tftp.Hook.
-func (g *gate) OnSuccess(tftp.TransferStats) {}
-
-// OnFailure implements tftp.Hook. It comes before the library tells the client
-// of the error. Without an address, the library had no socket for the transfer
-// that it was given.
-func (g *gate) OnFailure(stats tftp.TransferStats, err error) {
-	switch {
-	case stats.RemoteAddr != nil:
-		if err != errStopping && err != errUnreadable {
-			panic(lost{err})
-		}
-	case g.given != nil:
-		g.Log.Error("begin a TFTP transfer", "to", g.given.client, "err", err)
-		g.end(g.given, err)
-	}
-}
-
 // end gives back what a transfer had.
 func (g *gate) end(t *transfer, err error) {
+	text := t.outcome(err)
+	if g.shrink(t, err) {
+		text += "; the next blocks it gets are smaller"
+	}
 	t.file.close(err == nil)
 	if t.broken != nil {
 		g.Log.Error("read a file for TFTP", "file", untold(t.name), "at", t.sent, "err", t.broken)
 	}
-	text := t.outcome(err)
 	g.Log.Debug("TFTP", "client", t.client, "outcome", text)
 	g.seen(t.client, true, nil, text)
 	if err == nil && g.Took != nil {
@@ -273,6 +295,9 @@ func (g *gate) end(t *transfer, err error) {
 	}
 	<-g.places
 	if err == nil {
+		g.mu.Lock()
+		g.release(t)
+		g.mu.Unlock()
 		time.AfterFunc(tftpLinger, func() { g.forget(t) })
 		return
 	}

@@ -192,7 +192,7 @@ func TestTFTPStops(t *testing.T) {
 	for block := uint16(0); ; block++ {
 		f.ack(block)
 		if p := f.next(); p[1] == 5 {
-			if string(p) != "\x00\x05\x00\x01the server stops\x00" {
+			if string(p) != "\x00\x05\x00\x00the server stops\x00" {
 				t.Errorf("%q", p)
 			}
 			break

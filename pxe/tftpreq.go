@@ -31,7 +31,7 @@ type tftpRequest struct {
 	write   bool
 	octet   bool   // mode; else netascii, or mail
 	name    string // without leading or doubled slashes: a Pi 5 asks for SERIAL//cmdline.txt
-	blksize int    // RFC 2348, 512 to 65464; 0: not asked for
+	blksize int    // RFC 2348, 8 to 65464; 0: not asked for
 	tsize   bool   // RFC 2349: wants to be told the size
 	window  int    // RFC 7440, blocks before an answer; 0: one, lock-step
 }
@@ -56,7 +56,7 @@ func parseTFTP(p []byte) (r tftpRequest, ok bool) {
 		}
 		switch strings.ToLower(string(options[0])) {
 		case "blksize":
-			if 512 <= n && n <= 65464 { // smaller ones are allowed, and unknown to the library
+			if 8 <= n && n <= 65464 {
 				r.blksize = n
 			}
 		case "tsize":
@@ -75,19 +75,6 @@ func collapse(name string) string {
 		name = strings.ReplaceAll(name, "//", "/")
 	}
 	return strings.TrimPrefix(name, "/")
-}
-
-// packet is the request as the library is to see it: octet, only options that
-// it knows, only values that it understands.
-func (r tftpRequest) packet() []byte {
-	p := append([]byte{0, opRRQ}, r.name+"\x00octet\x00"...)
-	if r.blksize != 0 {
-		p = append(p, "blksize\x00"+strconv.Itoa(r.blksize)+"\x00"...)
-	}
-	if r.tsize {
-		p = append(p, "tsize\x000\x00"...)
-	}
-	return p
 }
 
 func tftpError(code byte, text string) []byte {

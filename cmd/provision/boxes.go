@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"provision/disko"
+	"provision/internal/text"
 )
 
 // How a cell looks: parameters of SGR (ECMA-48).
@@ -56,16 +57,16 @@ func (c *canvas) print(w io.Writer, color bool) {
 		for _, cell := range row {
 			if color && cell.style != style {
 				if style != "" {
-					b.WriteString("\x1b[0m")
+					b.WriteString(text.Control("\x1b[0m"))
 				}
 				if style = cell.style; style != "" {
-					b.WriteString("\x1b[" + style + "m")
+					b.WriteString(text.Control("\x1b[" + style + "m"))
 				}
 			}
 			b.WriteRune(cell.char)
 		}
 		if style != "" {
-			b.WriteString("\x1b[0m")
+			b.WriteString(text.Control("\x1b[0m"))
 		}
 		fmt.Fprintln(w, b.String())
 	}

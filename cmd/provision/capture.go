@@ -39,7 +39,7 @@ func captureCommand(api *client) *cobra.Command {
 			case asJSON:
 				return printJSON(c.OutOrStdout(), tr)
 			case file == "-":
-				return writePcap(c.OutOrStdout(), tr)
+				return writePcap(raw(c.OutOrStdout()), tr)
 			case file != "":
 				return savePcap(file, tr)
 			}

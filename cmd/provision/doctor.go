@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"provision/hosts"
 	"provision/internal/doctor"
@@ -184,18 +183,14 @@ func printRecipes(w io.Writer, d *doctor.Doctor, which string) error {
 // printFindings prints a line for each finding. On a terminal the remedy has a
 // line of its own, since both together rarely fit.
 func printFindings(w io.Writer, d *doctor.Doctor, found []doctor.Finding) error {
-	f, ok := w.(*os.File)
-	terminal := ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb"
+	terminal := terminalOf(w) != nil && os.Getenv("TERM") != "dumb"
 	between := " → "
 	if terminal {
 		between = "\n         → "
 	}
-	paint := map[doctor.Severity]string{doctor.Stop: "31;1", doctor.Warning: "33", doctor.Hint: "36"}
+	colors := map[doctor.Severity]string{doctor.Stop: "31;1", doctor.Warning: "33", doctor.Hint: "36"}
 	for _, f := range found {
-		word := fmt.Sprintf("%-7s", f.Severity)
-		if terminal && os.Getenv("NO_COLOR") == "" {
-			word = "\x1b[" + paint[f.Severity] + "m" + word + "\x1b[0m"
-		}
+		word := paint(colors[f.Severity], fmt.Sprintf("%-7s", f.Severity), terminal && os.Getenv("NO_COLOR") == "")
 		where := ""
 		if f.Interface != "" {
 			where = f.Interface + ": "

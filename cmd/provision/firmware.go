@@ -13,7 +13,6 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"provision/images"
 	"provision/internal/web"
@@ -97,18 +96,18 @@ func addFirmware(c *cobra.Command, api *client, r web.FirmwareRequest) error {
 	if err != nil {
 		return err
 	}
-	f, isFile := c.ErrOrStderr().(*os.File)
-	bar := isFile && term.IsTerminal(int(f.Fd()))
+	out := c.ErrOrStderr()
+	bar := terminalOf(out) != nil
 	var last web.FirmwareProgress
 	err = lines(c.Context(), body, func(p web.FirmwareProgress) bool {
 		last = p
 		if bar && p.Total > 0 {
-			fmt.Fprintf(f, "\r\x1b[K%d of %d MB", p.Done/1e6, p.Total/1e6)
+			fmt.Fprintf(out, "%s%d of %d MB", clearLine, p.Done/1e6, p.Total/1e6)
 		}
 		return true
 	})
 	if bar {
-		fmt.Fprint(f, "\r\x1b[K")
+		fmt.Fprint(out, clearLine)
 	}
 	switch {
 	case err != nil:

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"provision/images"
 	"provision/internal/web"
@@ -150,8 +149,7 @@ func changeImage(c *cobra.Command, api *client, path string, r any) (last web.Im
 // showProgress draws a line on a terminal, and elsewhere prints one for each
 // thing that is begun. It returns what the server said last.
 func showProgress(ctx context.Context, w io.Writer, body io.ReadCloser) (last web.ImageProgress, err error) {
-	f, isFile := w.(*os.File)
-	terminal := isFile && term.IsTerminal(int(f.Fd()))
+	terminal := terminalOf(w) != nil
 	var doing string
 	var begun rate
 	err = lines(ctx, body, func(p web.ImageProgress) bool {
@@ -163,12 +161,12 @@ func showProgress(ctx context.Context, w io.Writer, body io.ReadCloser) (last we
 			}
 		}
 		if terminal && p.Doing != "" {
-			fmt.Fprintf(w, "\r\x1b[K%s  %s", p.Doing, amount(begun, p.Done, p.Total))
+			fmt.Fprintf(w, "%s%s  %s", clearLine, p.Doing, amount(begun, p.Done, p.Total))
 		}
 		return true
 	})
 	if terminal {
-		fmt.Fprint(w, "\r\x1b[K")
+		fmt.Fprint(w, clearLine)
 	}
 	return last, err
 }

@@ -69,7 +69,7 @@ arch x86_64
 uid 1000
 sudo yes
 id debian
-name Debian GNU/Linux 12 (bookworm)` + "\x1b[2J" + `
+name Debian GNU/Linux 12 (bookworm)
 nic lo 00:00:00:00:00:00 virtual
 nic br0 52:54:00:00:00:02 virtual
 nic eth1 52:54:00:00:00:01 wired bond0
@@ -90,8 +90,8 @@ unknown word
 
 func TestSurroundings(t *testing.T) {
 	s := readSurroundings(surroundingsOf)
-	if got := s.system(); got != "Debian GNU/Linux 12 (bookworm)[2J" {
-		t.Errorf("it runs %q: what the machine says reaches the terminal as it is", got)
+	if got := s.system(); got != "Debian GNU/Linux 12 (bookworm)" {
+		t.Errorf("it runs %q", got)
 	}
 	if err := s.usable("ada", false); err != nil {
 		t.Error(err)

@@ -9,15 +9,21 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
-	"provision/internal/sshlogin"
+	"provision/internal/text"
 )
 
-const sshCommandLimit = time.Minute
+const (
+	sshCommandLimit = time.Minute
+	// maxAnswer bounds what such a command may print, in bytes.
+	maxAnswer = 1 << 20
+)
 
 // script runs a constant shell script on the machine, as root if asked to, with input for its data.
-func (v *visit) script(ctx context.Context, root []string, text, input string) (string, error) {
+func (v *visit) script(ctx context.Context, root []string, command, input string) (string, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, sshCommandLimit, fmt.Errorf("no end within %s", sshCommandLimit))
 	defer cancel()
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
 	client := v.machine.Client
 	defer context.AfterFunc(ctx, func() { client.Close() })()
 	session, err := client.NewSession()
@@ -26,14 +32,16 @@ func (v *visit) script(ctx context.Context, root []string, text, input string) (
 	}
 	defer session.Close()
 	var out, errOut bytes.Buffer
-	session.Stdin, session.Stdout, session.Stderr = strings.NewReader(input), &out, &errOut
+	session.Stdin = strings.NewReader(input)
+	session.Stdout = &text.Limit{To: &out, Most: maxAnswer, Full: end}
+	session.Stderr = &text.Limit{To: &errOut, Most: maxAnswer, Full: end}
 	// The login shell may be any; words in single quotes are the same to all.
-	command := "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
+	command = "'" + strings.ReplaceAll(command, "'", `'\''`) + "'"
 	if err = session.Run(strings.Join(append(root, "sh", "-c", command), " ")); ctx.Err() != nil {
 		return "", context.Cause(ctx)
 	}
 	if err != nil {
-		return "", fmt.Errorf("%w: %s", err, sshlogin.Printable(strings.Join(strings.Fields(errOut.String()), " ")))
+		return "", fmt.Errorf("%w: %s", err, text.Short(strings.Join(strings.Fields(errOut.String()), " "), text.MaxLine))
 	}
 	return out.String(), nil
 }

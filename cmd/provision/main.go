@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"provision/internal/text"
 )
 
 // version is set by the Makefile.
@@ -42,6 +44,9 @@ type errStatus struct {
 func (e errStatus) Error() string { return e.message }
 
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	// Much of what is printed is what machines and flakes say.
+	stdout = &text.Writer{To: stdout}
+	stderr = &text.Writer{To: stderr}
 	root := rootCommand()
 	root.SetArgs(args)
 	root.SetIn(stdin)

@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"provision/hosts"
+	"provision/internal/text"
 	"provision/internal/web"
 )
 
@@ -59,9 +61,14 @@ func discoveredCommand(api *client) *cobra.Command {
 }
 
 func printJSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
+	var b strings.Builder
+	enc := json.NewEncoder(&b)
 	enc.SetIndent("", "  ")
-	return enc.Encode(v)
+	if err := enc.Encode(v); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, text.JSON(b.String()))
+	return err
 }
 
 // rows is a table for people.

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"provision/internal/web"
 )
@@ -143,8 +142,7 @@ func burn(c *cobra.Command, to *stick, img *os.File) error {
 
 // writing shows on a terminal how far a stick is written; with no words it wipes the line.
 func writing(out io.Writer) func(what string, done, total int64) {
-	f, isFile := out.(*os.File)
-	if !isFile || !term.IsTerminal(int(f.Fd())) {
+	if terminalOf(out) == nil {
 		return func(string, int64, int64) {}
 	}
 	began, last := time.Now(), ""
@@ -153,11 +151,11 @@ func writing(out io.Writer) func(what string, done, total int64) {
 			began, last = time.Now(), what
 		}
 		if what == "" {
-			fmt.Fprint(f, "\r\x1b[K")
+			fmt.Fprint(out, clearLine)
 			return
 		}
 		rate := float64(done) / max(time.Since(began).Seconds(), 0.001)
-		fmt.Fprintf(f, "\r\x1b[K%s: %.1f of %.1f MB, %.1f MB/s", what, float64(done)/1e6, float64(total)/1e6, rate/1e6)
+		fmt.Fprintf(out, "%s%s: %.1f of %.1f MB, %.1f MB/s", clearLine, what, float64(done)/1e6, float64(total)/1e6, rate/1e6)
 	}
 }
 

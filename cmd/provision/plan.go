@@ -16,6 +16,7 @@ import (
 	"provision/hosts"
 	"provision/images"
 	"provision/installer"
+	"provision/internal/text"
 	"provision/internal/web"
 )
 
@@ -199,11 +200,11 @@ func stops(p *disko.Plan) (why []string) {
 	return why
 }
 
-func paint(style, text string, color bool) string {
+func paint(style, what string, color bool) string {
 	if !color {
-		return text
+		return what
 	}
-	return "\x1b[" + style + "m" + text + "\x1b[0m"
+	return text.Control("\x1b["+style+"m") + what + text.Control("\x1b[0m")
 }
 
 func seconds(d time.Duration) string {
@@ -215,8 +216,8 @@ func seconds(d time.Duration) string {
 
 // terminal returns the columns that there are to draw in, and whether in colour.
 func terminal(w io.Writer) (width int, color bool) {
-	f, ok := w.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
+	f := terminalOf(w)
+	if f == nil {
 		return 80, false
 	}
 	width, _, err := term.GetSize(int(f.Fd()))

@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"provision/disko"
+	"provision/internal/text"
 )
 
 // TestPictures draws layouts on machines, without colour and with it. DISKO_GOLDEN=write
@@ -40,7 +41,7 @@ func TestPictures(t *testing.T) {
 		}
 		for suffix, color := range map[string]bool{".picture": false, ".ansi": true} {
 			var got bytes.Buffer
-			drawPlan(&got, p, c.width, color)
+			drawPlan(&text.Writer{To: &got}, p, c.width, color)
 			golden := dir + c.name + suffix
 			if os.Getenv("DISKO_GOLDEN") == "write" {
 				if err := os.WriteFile(golden, got.Bytes(), 0o600); err != nil {

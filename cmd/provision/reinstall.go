@@ -72,6 +72,10 @@ const retryHelp = `Let an install that failed go on, under the same permit: the 
 finished phase is not done twice. A machine whose installer is still up goes on
 at once; else it is made to come as before, or as --via says.
 
+A machine that is refused because its UUID is not that of the machine that
+fetched the host's boot (a new mainboard, a firmware that tells another one each
+time) may be the host's from then on, also if nothing has failed yet.
+
 With --wipe, or where the install would by now take or erase a disk that was not
 confirmed before, the plan is shown and the host's name is to be typed (or --yes given).
 

@@ -242,7 +242,7 @@ func secretsCommand(api *client) *cobra.Command {
 			if err := api.call(c.Context(), http.MethodPost, hostPath(args[0], "/escrow"), nil, &all); err != nil {
 				return err
 			}
-			return showEscrow(c.OutOrStdout(), all, with)
+			return showEscrow(raw(c.OutOrStdout()), all, with)
 		}}
 	c.Flags().StringVar(&identity, "identity", "", "age identity or SSH private key to decrypt with")
 	c.Flags().BoolVar(&armored, "armor", false, "print them as they are, encrypted in age's armor")

@@ -34,10 +34,10 @@ import (
 type serveFlags struct {
 	flake, dhcp, http, stateDir, unknown string
 	router, domain, group, programs      string
-	ifaces, dhcpRanges, dns              []string
+	ifaces, dhcpRanges, relays, dns      []string
 	lease, liveWithin                    time.Duration
 	nixOptions                           []string
-	evaluations, builds                  int
+	evaluations, builds, tftpBlksize     int
 	impure, acceptConfig                 bool
 	verbose                              bool
 }
@@ -71,14 +71,16 @@ func serveCommand(socket *string) *cobra.Command {
 		}}
 	fl := c.Flags()
 	fl.StringVar(&f.flake, "flake", "", "flake with nixosConfigurations (a folder, or any flake reference)")
-	fl.StringSliceVar(&f.ifaces, "interface", nil, "network interfaces on the machines' LANs")
+	fl.StringSliceVar(&f.ifaces, "interface", nil, "network interfaces on the machines' LANs; NAME=ADDRESS chooses among several addresses, one that is not there is waited for")
 	fl.StringVar(&f.dhcp, "dhcp", "proxy", "proxy, server or off")
 	fl.StringSliceVar(&f.dhcpRanges, "dhcp-range", nil, "addresses to hand out, FIRST-LAST, one range for each LAN; FIRST-LAST/BITS behind a relay (with --dhcp server)")
+	fl.StringSliceVar(&f.relays, "relay", nil, "a relay agent's address, or better the network behind it, whose machines are answered, too")
 	fl.StringVar(&f.router, "dhcp-router", "", "default route to hand out (with --dhcp server)")
 	fl.StringSliceVar(&f.dns, "dhcp-dns", nil, "DNS servers to hand out (with --dhcp server)")
 	fl.StringVar(&f.domain, "dhcp-domain", "", "domain to hand out (with --dhcp server)")
 	fl.DurationVar(&f.lease, "dhcp-lease", time.Hour, "how long a lease lasts (with --dhcp server)")
 	fl.StringVar(&f.http, "http", ":80", "port that machines fetch kernel and initrd from")
+	fl.IntVar(&f.tftpBlksize, "tftp-blksize", 0, "bytes that a block has at most over TFTP, 512 to 65464 (default: what the LAN takes)")
 	fl.StringVar(&f.programs, "ipxe", "", "folder with iPXE programs of your own, such as snponly.efi, beside those built in")
 	fl.StringVar(&f.stateDir, "state-dir", defaultState, "folder for inventory, keys and images")
 	fl.StringVar(&f.unknown, "unknown", "ignore", "what unknown machines get: ignore, or hold (a screen that tells how to enroll them)")
@@ -213,13 +215,14 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 	install := &installer.Installer{Hosts: inventory, Images: catalog, Nix: runs, Cache: closures, CachePort: pxeServer.HTTPPort, Key: key, LiveWithin: f.liveWithin, Log: log, Now: clock.Now,
 		Program: program, Temp: sshFolder(temp),
 		Wake: func(ctx context.Context, mac string) (err error) {
-			for _, iface := range f.ifaces {
+			for iface := range pxeServer.Addresses() {
 				err = errors.Join(err, installer.Wake(ctx, iface, mac))
 			}
 			return err
 		}}
 	operator := &web.Server{Socket: socket, Group: f.group, Flake: f.flake, Programs: f.programs, Hosts: inventory, Store: store, Temp: temp, Images: catalog, Traces: traces, Log: log, Look: install.Look, Reach: install.Reach, Prepare: runs.Prepare, Problems: installer.BoardProblems,
-		Serving: web.Serving{Version: version, PID: os.Getpid(), Flake: f.flake, Impure: f.impure, AcceptFlakeConfig: f.acceptConfig, DHCP: f.dhcp, HTTP: pxeServer.HTTPPort, Hold: pxeServer.Hold, SSHKey: login},
+		Interfaces: pxeServer.Addresses,
+		Serving:    web.Serving{Version: version, PID: os.Getpid(), Flake: f.flake, Impure: f.impure, AcceptFlakeConfig: f.acceptConfig, DHCP: f.dhcp, HTTP: pxeServer.HTTPPort, Hold: pxeServer.Hold, SSHKey: login},
 		Evaluate: func(ctx context.Context, flake, host string, o hosts.Options) (web.Evaluation, error) {
 			config, layout, err := runs.AtOnce().Evaluate(ctx, flake, host, o)
 			warnings := func(o hosts.Options) []string { return slices.Concat(config.Flake, config.Warnings(host, o, layout)) }
@@ -234,9 +237,6 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 		return errors.Join(err, operator.Close())
 	}
 	serving = true
-	for _, name := range f.ifaces {
-		operator.Serving.Interfaces = append(operator.Serving.Interfaces, web.Interface{Name: name, Address: pxeServer.Address(name)})
-	}
 	g, ctx := errgroup.WithContext(ctx)
 	for _, task := range []func(context.Context) error{inventory.Run, pxeServer.Run, install.Run, operator.Run, operator.Measure} {
 		g.Go(func() error { return task(ctx) })
@@ -327,8 +327,16 @@ func (f *serveFlags) pxe() (*pxe.Server, error) {
 	if len(f.ifaces) == 0 {
 		return nil, errors.New("serve needs --interface IF, the network interface on the machines' LAN")
 	}
-	if slices.Sort(f.ifaces); len(slices.Compact(slices.Clone(f.ifaces))) < len(f.ifaces) {
-		return nil, fmt.Errorf("--interface %s: one is named twice", strings.Join(f.ifaces, ","))
+	var names []string
+	for _, text := range f.ifaces {
+		if err := pxe.CheckInterface(text); err != nil {
+			return nil, fmt.Errorf("--interface: %w", err)
+		}
+		name, _, _ := strings.Cut(text, "=")
+		if slices.Contains(names, name) {
+			return nil, fmt.Errorf("--interface %s: %s is named twice", strings.Join(f.ifaces, ","), name)
+		}
+		names = append(names, name)
 	}
 	port, err := strconv.Atoi(strings.TrimPrefix(f.http, ":"))
 	if err != nil {
@@ -342,6 +350,14 @@ func (f *serveFlags) pxe() (*pxe.Server, error) {
 	}
 	switch pxe.Mode(f.dhcp) {
 	case pxe.Proxy, pxe.Off:
+		for _, flag := range []struct {
+			name  string
+			given bool
+		}{{"range", len(f.dhcpRanges) > 0}, {"router", f.router != ""}, {"dns", len(f.dns) > 0}, {"domain", f.domain != ""}} {
+			if flag.given {
+				return nil, fmt.Errorf("--dhcp-%s goes with --dhcp server: with %s, another DHCP server hands out the addresses", flag.name, f.dhcp)
+			}
+		}
 	case pxe.Full:
 		if len(f.dhcpRanges) == 0 {
 			return nil, errors.New("--dhcp server needs a range of addresses to hand out: --dhcp-range FIRST-LAST")
@@ -349,7 +365,10 @@ func (f *serveFlags) pxe() (*pxe.Server, error) {
 	default:
 		return nil, fmt.Errorf("--dhcp %s: choose proxy, server or off", f.dhcp)
 	}
-	s := &pxe.Server{Interfaces: f.ifaces, Programs: f.programs, Mode: pxe.Mode(f.dhcp), Domain: f.domain, Lease: f.lease, HTTPPort: port,
+	if f.tftpBlksize != 0 && (f.tftpBlksize < 512 || f.tftpBlksize > 65464) {
+		return nil, fmt.Errorf("--tftp-blksize %d: blocks have 512 to 65464 bytes", f.tftpBlksize)
+	}
+	s := &pxe.Server{Interfaces: f.ifaces, TFTPBlksize: f.tftpBlksize, Programs: f.programs, Mode: pxe.Mode(f.dhcp), Domain: f.domain, Lease: f.lease, HTTPPort: port,
 		Hold: f.unknown == "hold", BootTime: 10 * time.Minute, Now: time.Now}
 	if s.Lease < time.Minute {
 		return nil, fmt.Errorf("--dhcp-lease %s: a minute at least", f.lease)
@@ -360,6 +379,13 @@ func (f *serveFlags) pxe() (*pxe.Server, error) {
 			return nil, err
 		}
 		s.Ranges = append(s.Ranges, r)
+	}
+	for _, text := range f.relays {
+		relay, err := pxe.ParseRelay(text)
+		if err != nil {
+			return nil, fmt.Errorf("--relay %s: %w", text, err)
+		}
+		s.Relays = append(s.Relays, relay)
 	}
 	if f.router != "" {
 		if s.Router, err = parseIPv4("--dhcp-router", f.router); err != nil {

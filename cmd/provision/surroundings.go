@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"provision/hosts"
-	"provision/internal/sshlogin"
 )
 
 // surroundings are what a machine is, as it was found.
@@ -31,7 +30,6 @@ func readSurroundings(out string) *surroundings {
 	s := &surroundings{addrs: make(map[netip.Addr]string), sshd: make(map[string]string)}
 	for line := range strings.Lines(out) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), " ")
-		value = sshlogin.Printable(value)
 		words := strings.Fields(value)
 		switch key {
 		case "kernel":

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/term"
 
 	"provision/hosts"
+	"provision/internal/text"
 	"provision/internal/web"
 )
 
@@ -36,8 +37,8 @@ func watchCommand(api *client) *cobra.Command {
 				return err
 			}
 			show := plainView(c.OutOrStdout())
-			if f, ok := c.OutOrStdout().(*os.File); ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb" {
-				show = newScreen(f).show
+			if terminalOf(c.OutOrStdout()) != nil && os.Getenv("TERM") != "dumb" {
+				show = newScreen(c.OutOrStdout()).show
 			}
 			result := errors.New("the server stopped; the installs go on when it is back")
 			err = lines(c.Context(), r, func(n web.News) bool {
@@ -100,7 +101,7 @@ func eventLine(ev hosts.Event, withHost bool) string {
 // screen keeps one line per host at the bottom of a terminal, and lets the
 // events scroll by above.
 type screen struct {
-	out   *os.File
+	out   io.Writer
 	color bool
 	hosts map[string]web.Status
 	rates map[string]*rate
@@ -124,14 +125,14 @@ func (r rate) pace(done, total int64) (perSecond float64, left time.Duration) {
 	return perSecond, time.Duration(float64(total-done) / perSecond * float64(time.Second)).Round(time.Second)
 }
 
-func newScreen(out *os.File) *screen {
+func newScreen(out io.Writer) *screen {
 	return &screen{out: out, color: os.Getenv("NO_COLOR") == "", hosts: make(map[string]web.Status), rates: make(map[string]*rate)}
 }
 
 func (s *screen) show(n web.News) {
 	var b strings.Builder
 	if s.drawn > 0 {
-		fmt.Fprintf(&b, "\x1b[%dA\r\x1b[J", s.drawn)
+		b.WriteString(text.Control(fmt.Sprintf("\x1b[%dA\r\x1b[J", s.drawn)))
 	}
 	if n.Event != nil {
 		b.WriteString(s.paint(stateColor(n.Event.State), eventLine(*n.Event, true)) + "\n")
@@ -140,9 +141,11 @@ func (s *screen) show(n web.News) {
 	if n.Gone {
 		delete(s.hosts, n.Status.Name)
 	}
-	width, _, err := term.GetSize(int(s.out.Fd()))
-	if err != nil {
-		width = 80
+	width := 80
+	if f := terminalOf(s.out); f != nil {
+		if columns, _, err := term.GetSize(int(f.Fd())); err == nil {
+			width = columns
+		}
 	}
 	names := slices.Sorted(maps.Keys(s.hosts))
 	for _, name := range names {

@@ -24,6 +24,8 @@ type fetcher struct {
 	con    *console
 	wait   func(context.Context, time.Duration) // for the time, or until the network has changed
 
+	unanswered func() // told when the server closed the connection at once; may be nil
+
 	at        int64 // bytes that were handed on
 	image     hash.Hash
 	boot      hash.Hash
@@ -132,7 +134,10 @@ func (f *fetcher) part(ctx context.Context, w io.Writer) error {
 	answer, err := f.client.Do(request)
 	switch {
 	case errors.Is(err, io.EOF):
-		// So our server answers those who know no boot's token.
+		// So our server answers those who know no boot's token, and cards that it does not know.
+		if f.unanswered != nil {
+			f.unanswered()
+		}
 		return fmt.Errorf("the server %s closed the connection without an answer. If it is not just being restarted, %w",
 			f.order.server, errOver)
 	case err != nil:

@@ -251,6 +251,14 @@ func (n *network) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	return won.conn, nil
 }
 
+// unanswered forgets through which card the server was reached: the one that the
+// firmware booted from is the one that it knows.
+func (n *network) unanswered() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.best = ""
+}
+
 // ready lists the cards that have an address, and which to try first. The error
 // says how the cards stand.
 func (n *network) ready() (names []string, best string, none error) {

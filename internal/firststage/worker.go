@@ -72,6 +72,7 @@ func work(con *console) int {
 func fetchAll(ctx context.Context, o order, con *console, net *network) int {
 	for pause := 5 * time.Second; ; pause = min(2*pause, time.Minute) {
 		f := newFetcher(o, con, net.dial, net.wait)
+		f.unanswered = net.unanswered
 		begin := time.Now()
 		err := guarded(func() error { return attempt(ctx, o, f) })
 		if err == nil {

@@ -17,10 +17,10 @@ func TestFleet(t *testing.T) {
 	if _, err := output(plain); err == nil || !strings.Contains(err.Error(), "cannot convert a function to JSON") {
 		t.Errorf("plain nix eval of the layout: %v; with disko it fails for its functions", err)
 	}
-	if got := nix(t, "eval", "--json", dir+"#nixosConfigurations", "--apply", "builtins.attrNames"); got != `["alpha","bravo","charlie","echo","foxtrot","hotel","india","juliett","kilo","lima"]` {
+	if got := nix(t, "eval", "--json", dir+"#nixosConfigurations", "--apply", "builtins.attrNames"); got != `["alpha","bravo","charlie","echo","foxtrot","hotel","india","juliett","kilo","lima","november","oscar"]` {
 		t.Errorf("without AArch64 the hosts are %s", got)
 	}
-	for _, host := range []string{"alpha", "bravo", "charlie", "echo", "foxtrot", "hotel", "india", "juliett", "kilo", "lima"} {
+	for _, host := range []string{"alpha", "bravo", "charlie", "echo", "foxtrot", "hotel", "india", "juliett", "kilo", "lima", "november", "oscar"} {
 		testHost(t, dir, host, "x86_64-linux")
 	}
 }

@@ -43,9 +43,14 @@ func NewKey(comment string) (Key, error) {
 // A Shell is an SSH connection to a machine, as root.
 type Shell struct{ client *ssh.Client }
 
-// Dial connects to the sshd at address, once, and insists on its host key.
+// Dial connects to the sshd at port 22 of address, once, and insists on its host key.
 func Dial(ctx context.Context, address netip.Addr, host ssh.PublicKey, login ssh.Signer) (*Shell, error) {
-	target := netip.AddrPortFrom(address, 22).String()
+	return DialPort(ctx, netip.AddrPortFrom(address, 22), host, login)
+}
+
+// DialPort is Dial at any port.
+func DialPort(ctx context.Context, at netip.AddrPort, host ssh.PublicKey, login ssh.Signer) (*Shell, error) {
+	target := at.String()
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", target)
 	if err != nil {
 		return nil, err

@@ -1,7 +1,6 @@
 package nix
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -55,10 +54,9 @@ func (f *Flake) run(ctx context.Context, args ...string) (a answer, err error) {
 		f.Local.Owner.As(cmd, filepath.Join(owners.dir, "home"))
 		cmd.Env = append(cmd.Env, "NIX_REMOTE="+owners.remote, "NIX_CONFIG="+f.conf(nil))
 	}
-	var out bytes.Buffer
-	cmd.Stdout = &out
 	var said lines
-	err = Logged(cmd, said.add)
+	a.out, err = Output(cmd, said.add)
+	a.said = said.all()
 	if owners != nil {
 		closed := owners.close() // what the daemon said is whole once it has ended
 		if err != nil && owners.complaint() != "" {
@@ -66,7 +64,7 @@ func (f *Flake) run(ctx context.Context, args ...string) (a answer, err error) {
 		}
 		err = errors.Join(err, closed)
 	}
-	return answer{out.Bytes(), said.all()}, err
+	return a, err
 }
 
 // eval evaluates an installable, or what follows --expr. Nothing is written into the flake: a lock file that lacks

@@ -3,18 +3,18 @@
 package nix
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
+
+	"provision/internal/text"
 )
 
 // Settings are how nix is run. Its version 2.8 must do.
@@ -77,40 +77,49 @@ func (s Settings) env(more []Option) []string {
 func (s Settings) Run(ctx context.Context, line func(string), args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, "nix", slices.Concat(Features, args)...)
 	cmd.Env = s.Env()
+	return Output(cmd, line)
+}
+
+// maxOutput bounds what nix and git may print, in bytes: of a desktop's closure nix tells about ten MB.
+const maxOutput = 64 << 20
+
+// Output is [Logged], and returns what the command printed.
+func Output(cmd *exec.Cmd, line func(string)) ([]byte, error) {
 	var out bytes.Buffer
-	cmd.Stdout = &out
-	if err := Logged(cmd, line); err != nil {
-		return nil, err
+	var tooMuch error
+	cmd.Stdout = &text.Limit{To: &out, Most: maxOutput, Full: func(err error) {
+		tooMuch = err
+		_ = cmd.Process.Kill() // it may have ended
+	}}
+	err := Logged(cmd, line)
+	if tooMuch != nil {
+		err = fmt.Errorf("%s: %w", called(cmd), tooMuch)
 	}
-	return out.Bytes(), nil
+	return out.Bytes(), err
 }
 
 // Logged runs a command and hands each line of its messages to line. The first and last of them are in the error.
 func Logged(cmd *exec.Cmd, line func(string)) error {
-	stderr, err := cmd.StderrPipe()
-	if err != nil {
-		return err
-	}
+	var said lines
+	stderr := text.Lines{To: func(text string) {
+		if line != nil {
+			line(text)
+		}
+		said.add(text)
+	}}
+	cmd.Stderr = &stderr
 	// A copy that outlives a killed server would keep /mnt busy.
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = new(syscall.SysProcAttr)
 	}
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
-	if err := cmd.Start(); err != nil {
-		if errors.Is(err, exec.ErrNotFound) {
-			return fmt.Errorf("%s is not installed on this machine, or not in PATH: see https://nixos.org/download", cmd.Args[0])
-		}
-		return err
+	err := cmd.Run()
+	stderr.End()
+	if errors.Is(err, exec.ErrNotFound) {
+		return fmt.Errorf("%s is not installed on this machine, or not in PATH: see https://nixos.org/download", cmd.Args[0])
 	}
-	var said lines
-	eachLine(stderr, func(text string) {
-		if line != nil {
-			line(text)
-		}
-		said.add(text)
-	})
-	if err := cmd.Wait(); err != nil {
-		return &commandError{what: cmd.Args[0] + " " + subcommand(cmd.Args), said: said.all(), err: err}
+	if err != nil {
+		return &commandError{what: called(cmd), said: said.all(), err: err}
 	}
 	return nil
 }
@@ -132,26 +141,14 @@ func (e *commandError) Error() string {
 	return text
 }
 
-// eachLine reads lines until the end, without those that are empty.
-func eachLine(r io.Reader, do func(string)) {
-	for b := bufio.NewReader(r); ; {
-		text, err := b.ReadString('\n')
-		if text = strings.TrimRight(text, "\r\n"); text != "" {
-			do(text)
-		}
-		if err != nil { // io.EOF: the command ended
-			return
-		}
-	}
-}
-
-// subcommand is the first argument that is not a flag or its value: enough to say which of nix's commands failed.
-func subcommand(args []string) string {
-	args = args[min(len(args), 1):]
+// called is the program and its first argument that is not a flag or its value: enough to say which of nix's commands
+// failed.
+func called(cmd *exec.Cmd) string {
+	args := cmd.Args[1:]
 	if len(args) > len(Features) && slices.Equal(args[:len(Features)], Features) {
 		args = args[len(Features):]
 	}
-	return strings.Join(args[:min(len(args), 1)], "")
+	return strings.Join(append([]string{cmd.Args[0]}, args[:min(len(args), 1)]...), " ")
 }
 
 // version is nix's, as major and minor number; 2.8 if it does not say.

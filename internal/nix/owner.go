@@ -1,7 +1,6 @@
 package nix
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"provision/internal/text"
 )
 
 // Account is a user of this machine.
@@ -92,7 +93,7 @@ type door struct {
 	dir    string // the user's, with an empty home in it
 	remote string // NIX_REMOTE for the user
 	daemon *exec.Cmd
-	said   bytes.Buffer // of the daemon's messages
+	said   lines // by the daemon
 }
 
 // doorDelay is how long the daemon may take to end, and how long what it started, one process a connection, may go on
@@ -157,7 +158,7 @@ func (d *door) startDaemon(ctx context.Context, a Account, env []string) error {
 	d.daemon.Env = append(env, "LISTEN_FDS=1")
 	d.daemon.ExtraFiles = []*os.File{fd}
 	d.daemon.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	d.daemon.Stderr = &d.said
+	d.daemon.Stderr = &text.Lines{To: d.said.add}
 	d.daemon.WaitDelay = doorDelay
 	if err := d.daemon.Start(); err != nil {
 		d.daemon = nil
@@ -198,7 +199,7 @@ func (d *door) endDaemon() {
 // complaint is what the daemon said, but for who connected.
 func (d *door) complaint() string {
 	var words []string
-	for line := range strings.Lines(d.said.String()) {
+	for _, line := range d.said.all() {
 		if !strings.HasPrefix(line, "accepted connection") {
 			words = append(words, strings.TrimSpace(line))
 		}

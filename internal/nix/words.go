@@ -5,16 +5,11 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"provision/internal/text"
 )
 
 var versionNumber = regexp.MustCompile(`(\d+)\.(\d+)`)
-
-// escapes are terminal control sequences, which nix and others put into their messages, and other control characters
-// but tab and newline.
-var escapes = regexp.MustCompile(`\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]`)
-
-// Plain is a text without what a terminal would obey.
-func Plain(text string) string { return escapes.ReplaceAllString(text, "") }
 
 // kept is how many lines of a command's messages are remembered from its start, and as many from its end.
 const kept = 500
@@ -26,7 +21,7 @@ type lines struct {
 }
 
 func (l *lines) add(line string) {
-	line = Plain(line)
+	line = text.Plain(line)
 	if len(l.first) < kept {
 		l.first = append(l.first, line)
 		return

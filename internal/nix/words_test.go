@@ -3,9 +3,12 @@ package nix
 import (
 	"errors"
 	"fmt"
+	"os/exec"
 	"regexp"
 	"strings"
 	"testing"
+
+	"provision/internal/text"
 )
 
 func matches(pattern, text string) bool {
@@ -76,5 +79,18 @@ func TestLines(t *testing.T) {
 	all := l.all()
 	if len(all) != 2*kept+1 || all[0] != "0" || all[kept] != leftOut(kept) || all[2*kept] != fmt.Sprint(3*kept-1) {
 		t.Errorf("%d lines: %s … %s … %s", len(all), all[0], all[kept], all[len(all)-1])
+	}
+}
+
+// TestOutputIsBounded: a command that does not stop talking is ended, and of a line without an end no more than its
+// start is kept.
+func TestOutputIsBounded(t *testing.T) {
+	out, err := Output(exec.CommandContext(t.Context(), "yes"), nil)
+	if err == nil || !strings.Contains(err.Error(), "yes: printed more than 64 MiB") || len(out) > maxOutput {
+		t.Errorf("%d bytes, %v", len(out), err)
+	}
+	endless := exec.CommandContext(t.Context(), "sh", "-c", `head -c 3000000 /dev/zero | tr '\0' x >&2; exit 1`)
+	if _, err := Output(endless, nil); err == nil || len(err.Error()) > 2*text.MaxLine {
+		t.Errorf("an error of %d bytes", len(fmt.Sprint(err)))
 	}
 }

@@ -260,7 +260,7 @@ func (c *connection) askPassword(ctx context.Context) []ssh.AuthMethod {
 					read = c.Ask.Line
 				}
 				var err error
-				if answers[i], err = read(ctx, Printable(q)); err != nil {
+				if answers[i], err = read(ctx, q); err != nil {
 					return nil, err
 				}
 			}

@@ -15,7 +15,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"unicode"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -204,14 +203,4 @@ func (l *Login) connectThrough(ctx context.Context, to Target, way []hop) (*Mach
 	}
 	c := &connection{Login: l, settings: s, passwords: true, way: way}
 	return c.connect(ctx)
-}
-
-// Printable is what a machine says, fit for a terminal.
-func Printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return -1
-	}, s)
 }

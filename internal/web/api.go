@@ -3,7 +3,9 @@ package web
 import (
 	"cmp"
 	"encoding/json"
+	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	"provision/disko"
@@ -100,6 +102,19 @@ type Serving struct {
 type Interface struct {
 	Name    string     `json:"name"`
 	Address netip.Addr `json:"address"`
+}
+
+// serving is what the server answers now.
+func (s *Server) serving() Serving {
+	now := s.Serving
+	now.Interfaces = []Interface{}
+	if s.Interfaces != nil {
+		all := s.Interfaces()
+		for _, name := range slices.Sorted(maps.Keys(all)) {
+			now.Interfaces = append(now.Interfaces, Interface{name, all[name]})
+		}
+	}
+	return now
 }
 
 // EnrollRequest is the body of POST /v1/hosts.

@@ -71,7 +71,7 @@ func (s *Server) addFirmware(c echo.Context) error {
 		}
 	})
 	if err != nil {
-		return enc.Encode(FirmwareProgress{Error: err.Error()})
+		return enc.Encode(FirmwareProgress{Error: words(err)})
 	}
 	s.Log.Info("firmware added", "name", f.Name, "files", len(f.Files), "bytes", f.Size())
 	of := firmware(f)

@@ -137,7 +137,7 @@ func sameArch(a, b string) bool {
 // askedAt are the URLs that a medium asks at: those given, or all that are served.
 func (s *Server) askedAt(given []string) (urls []string, err error) {
 	if len(given) == 0 {
-		for _, i := range s.Serving.Interfaces {
+		for _, i := range s.serving().Interfaces {
 			host := i.Address.String()
 			if s.Serving.HTTP != 80 {
 				host = netip.AddrPortFrom(i.Address, uint16(s.Serving.HTTP)).String()

@@ -65,7 +65,7 @@ func (s *Server) propose(h hosts.Host, layout *disko.Layout, seen json.RawMessag
 	p := new(Proposal)
 	if facts != nil {
 		if p.Plan, err = disko.NewPlan(layout, facts, o); err != nil {
-			p.Unfit = err.Error()
+			p.Unfit = words(err)
 		}
 	}
 	if p.Plan == nil {

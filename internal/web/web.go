@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -24,6 +25,7 @@ import (
 	"provision/disko"
 	"provision/hosts"
 	"provision/images"
+	"provision/internal/text"
 )
 
 // Server answers the operator. Its exported fields are its options.
@@ -32,6 +34,8 @@ type Server struct {
 	Group   string // if set, members of this group may use it too
 	Flake   string // flake reference of the fleet
 	Serving Serving
+	// Interfaces are those that are served now, with our addresses on them.
+	Interfaces func() map[string]netip.Addr
 	// Programs is the folder with boot programs beside those built in; empty: none.
 	Programs string
 
@@ -148,7 +152,7 @@ func (s *Server) routes() http.Handler {
 	e.HTTPErrorHandler = s.fail
 	e.GET("/metrics", s.metrics)
 	v1 := e.Group("/v1")
-	v1.GET("/server", func(c echo.Context) error { return c.JSON(http.StatusOK, s.Serving) })
+	v1.GET("/server", func(c echo.Context) error { return c.JSON(http.StatusOK, s.serving()) })
 	v1.GET("/hosts", s.list)
 	v1.POST("/hosts", s.enroll)
 	v1.GET("/hosts/:name", s.get)
@@ -211,12 +215,15 @@ func (s *Server) fail(err error, c echo.Context) {
 		code = http.StatusConflict
 	}
 	if !c.Response().Committed {
-		failure.Error = err.Error()
+		failure.Error = words(err)
 		if err := c.JSON(code, failure); err != nil {
 			s.Log.Debug("answer the operator", "err", err)
 		}
 	}
 }
+
+// words is an error as it is answered. Much of it may be what a flake or a machine says.
+func words(err error) string { return text.Short(err.Error(), hosts.MaxMessage) }
 
 func (s *Server) list(c echo.Context) error {
 	all, err := s.Hosts.List()

@@ -193,7 +193,7 @@ func TestSystem(t *testing.T) {
 			w.quiet = mode == pxe.Proxy
 			m := w.known(netboot.Client{Kind: netboot.System})
 			r := w.bootAll(m)[0]
-			if r.Stopped != "" || len(r.Remarks) > 0 || r.Timing[len(r.Timing)-1].Stage != "renewal" || m.host().Permit.Boots != 0 || strings.Contains(m.log(), "asked") {
+			if r.Stopped != "" || len(r.Remarks) > 0 || r.Timing[len(r.Timing)-1].Stage != "renewal" || len(m.host().Tokens) != 0 || strings.Contains(m.log(), "asked") {
 				t.Error(m.conversation(r))
 			}
 		})

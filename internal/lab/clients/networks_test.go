@@ -32,6 +32,7 @@ func TestRelay(t *testing.T) {
 			}
 			w := newWorld(t, 1, pace)
 			w.quiet = pace == hasty
+			w.relays = []netip.Prefix{prefix("10.88.0.0/24")}
 			ranges := tt.more
 			if tt.mode == pxe.Full {
 				ranges = append(ranges, "10.77.0.100-10.77.0.199")

@@ -72,7 +72,7 @@ func TestPi(t *testing.T) {
 			}
 			for i, r := range w.bootAll(machines...) {
 				m := machines[i]
-				if !m.piUp(r) || len(r.Remarks) > 0 || m.host().Permit.Boots != 1 {
+				if !m.piUp(r) || len(r.Remarks) > 0 || len(m.host().Tokens) != 1 {
 					t.Errorf("%s:\n%s", m.Kind, m.conversation(r))
 				}
 				// On a network that delivers twice, the second offer wakes it as well.

@@ -91,7 +91,7 @@ func TestRefused(t *testing.T) {
 			}
 			for i, r := range w.bootAll(machines...) {
 				m, want := machines[i], refusals[i]
-				if !strings.HasPrefix(r.Stopped, want.stopped) || got(r) || m.host().Permit.Boots != 0 || strings.Count(m.log(), strings.ReplaceAll(want.log, "HOST", m.name)) != 1 {
+				if !strings.HasPrefix(r.Stopped, want.stopped) || got(r) || len(m.host().Tokens) != 0 || strings.Count(m.log(), strings.ReplaceAll(want.log, "HOST", m.name)) != 1 {
 					t.Errorf("%s:\n%s", m.Kind, m.conversation(r))
 				}
 				replies := m.fromUs(r)
@@ -211,8 +211,8 @@ func TestNoBoot(t *testing.T) {
 			for i, r := range w.bootAll(machines...) {
 				m := machines[i]
 				h := m.host()
-				if want := slices.Contains(local[mode], m.Kind); r.Local != want || (r.Stopped == "") != (want || m.Kind == netboot.System) || got(r) || h.State != hosts.Installed || h.Permit.Boots != 1 {
-					t.Errorf("%s, %s with %d boots:\n%s", m.Kind, h.State, h.Permit.Boots, m.conversation(r))
+				if want := slices.Contains(local[mode], m.Kind); r.Local != want || (r.Stopped == "") != (want || m.Kind == netboot.System) || got(r) || h.State != hosts.Installed || len(h.Tokens) != 1 {
+					t.Errorf("%s, %s with %d boots:\n%s", m.Kind, h.State, len(h.Tokens), m.conversation(r))
 				}
 				if strings.Contains(m.log(), "refused") {
 					t.Errorf("%s: that an installed host starts is not worth a word:\n%s", m.Kind, m.log())

@@ -67,6 +67,7 @@ type world struct {
 	traces *hosts.Traces
 	macs   byte
 	quiet  bool // the server is to send nothing
+	relays []netip.Prefix
 
 	stop   context.CancelFunc
 	served chan error
@@ -132,7 +133,7 @@ func (w *world) image(arch images.Arch, kernel []byte, more ...images.OverlayFil
 // serve starts a server, which ends with the test, or with the next.
 func (w *world) serve(mode pxe.Mode, ranges ...string) {
 	w.Helper()
-	s := &pxe.Server{Mode: mode, Lease: time.Hour, HTTPPort: 80, BootTime: 10 * time.Minute, Hosts: w.hosts, Leases: w.store, Images: w.images,
+	s := &pxe.Server{Mode: mode, Relays: w.relays, Lease: time.Hour, HTTPPort: 80, BootTime: 10 * time.Minute, Hosts: w.hosts, Leases: w.store, Images: w.images,
 		Traces: w.traces, Login: "ssh-ed25519 AAAA provision", Log: slog.New(slog.DiscardHandler), Now: w.now}
 	for _, l := range w.lans {
 		s.Interfaces = append(s.Interfaces, l.Interface)

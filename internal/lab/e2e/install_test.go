@@ -255,7 +255,7 @@ func hardwareKnown(w *world) {
 	if got, err := os.ReadFile(filepath.Join(w.flake, file)); err != nil || !strings.Contains(string(got), `nixpkgs.hostPlatform = lib.mkDefault "x86_64-linux"`) {
 		w.t.Errorf("the flake has %q, %v", got, err)
 	}
-	if loaded := w.run("hotel", "cat /etc/static/modules-load.d/nixos.conf"); !strings.Contains(loaded, "virtio_pci") {
+	if loaded := w.run("hotel", "cat /etc/static/modules-load.d/nixos.conf"); !strings.Contains(loaded, "virtio_blk") {
 		w.t.Errorf("the system was built with the modules %q", loaded)
 	}
 	told, built := -1, -1

@@ -175,7 +175,7 @@ func TestStrangers(t *testing.T) {
 					t.Errorf("HTTP answered a stranger who asked for %s: %d", path, status)
 				}
 			}
-			if status := stranger.http("/boot/" + token + "/kernel"); status != http.StatusNotFound {
+			if status := stranger.http("/boot/" + token + "/kernel"); status != 0 {
 				t.Errorf("a stranger with a stolen URL got %d", status)
 			}
 			if out := w.provision("discovered"); !strings.Contains(out, stranger.c.MAC) || !strings.Contains(out, "x86-64 UEFI") || strings.Contains(out, friend.c.MAC) {
@@ -238,7 +238,7 @@ func impostor(w *world, m *lab.Machine) {
 func impostorFailed(w *world) {
 	w.t.Helper()
 	log := w.provision("logs", "alpha")
-	for _, want := range []string{"asked for initrd with the token of a boot that is over", "another machine (UUID " + uuid2 + ")", "its installer is up and answers at"} {
+	for _, want := range []string{"asked for initrd with the token of a boot that is over", "another machine (UUID " + uuid2, "its installer is up and answers at"} {
 		if !strings.Contains(log, want) {
 			w.t.Errorf("the log does not say %q:\n%s", want, log)
 		}

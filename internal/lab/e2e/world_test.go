@@ -58,6 +58,7 @@ type world struct {
 	// machines are how many there were
 	machines int
 	lies     string // what lima lies on, see lies
+	sshPort  uint16 // of the installed hosts; 0: 22
 	together bool   // its disks only start together
 	// passphrase opens the disks; noSecrets looks for it
 	passphrase string
@@ -230,14 +231,14 @@ func (w *world) try(args ...string) (string, error) {
 }
 
 // enroll enrolls a machine, with the passphrase where the layout reads one,
-// unless one is to be made.
-func (w *world) enroll(m *lab.Machine, host string, flags ...string) {
+// unless one is to be made. It returns what that says.
+func (w *world) enroll(m *lab.Machine, host string, flags ...string) string {
 	w.t.Helper()
 	args := append([]string{"enroll", m.MAC, host}, flags...)
-	if slices.Contains([]string{"bravo", "charlie", "echo", "juliett", "kilo"}, host) && !slices.Contains(flags, "--escrow-to") {
+	if slices.Contains([]string{"bravo", "charlie", "echo", "juliett", "kilo", "november"}, host) && !slices.Contains(flags, "--escrow-to") {
 		args = append(args, w.diskKey()...)
 	}
-	w.provision(args...)
+	return w.provision(args...)
 }
 
 // diskKey has enroll give the passphrase.
@@ -278,7 +279,7 @@ func (w *world) machine(name string) *lab.Machine {
 
 func (w *world) on(m *lab.Machine) {
 	w.t.Helper()
-	w.must(m.Start(w.ctx))
+	w.must(m.Start(context.WithoutCancel(w.ctx))) // what it does when the time is over is of interest
 	go func() { // ends with w.ctx at the latest
 		if err := m.Wait(w.ctx); err != nil && w.ctx.Err() == nil {
 			w.t.Errorf("%s: %v", m.Name, err)
@@ -379,17 +380,27 @@ func (w *world) unlock(m *lab.Machine, host string) {
 	}
 }
 
-// installed waits for the end of the install and checks the proof: the host
-// runs what was built, from its own disk.
+// installed waits for the end of the install, and checks the host.
 func (w *world) installed(m *lab.Machine, host string) {
 	w.t.Helper()
-	if out, err := w.try("wait", host, "--for", "rebooting"); err != nil {
-		w.t.Fatalf("%s\n%s", out, w.provision("logs", host))
-	}
+	w.waitFor(host, hosts.Rebooting)
 	w.unlock(m, host)
-	if out, err := w.try("wait", host); err != nil {
+	w.proved(host)
+}
+
+// waitFor waits until the host is in a state, as an operator does.
+func (w *world) waitFor(host string, state hosts.State, flags ...string) {
+	w.t.Helper()
+	if out, err := w.try(append([]string{"wait", host, "--for", string(state)}, flags...)...); err != nil {
 		w.t.Fatalf("%s\n%s", out, w.provision("logs", host))
 	}
+}
+
+// proved waits until the host counts as installed and checks the proof: the host
+// runs what was built, from its own disk.
+func (w *world) proved(host string) {
+	w.t.Helper()
+	w.waitFor(host, hosts.Installed, "--timeout", "5m") // its login prompt was seen
 	s := w.status(host)
 	if s.State != hosts.Installed || !strings.Contains(s.Proof, "with its own SSH key and runs "+s.System) || s.Error != "" {
 		w.t.Errorf("%+v", s)
@@ -479,16 +490,18 @@ func (w *world) run(host, command string) string {
 // lies is what each host lies on: the file system of its root, and its block
 // devices, those that are alike once.
 var lies = map[string]string{
-	"alpha":   "ext2/ext3 disk part / part /boot",
-	"bravo":   "ext2/ext3 crypt / disk part part /boot",
-	"charlie": `btrfs crypt /home\x0a/nix\x0a/ disk part part /boot part [SWAP]`,
-	"delta":   "ext2/ext3 disk part / part /boot",
-	"echo":    "ext2/ext3 crypt disk lvm / lvm /home lvm [SWAP] part part /boot",
-	"foxtrot": "ext2/ext3 disk part raid1 / raid1 /boot",
-	"india":   "ext2/ext3 disk part / part /boot",
-	"juliett": "ext2/ext3 crypt / crypt /data disk part part /boot",
-	"kilo":    "ext2/ext3 crypt / disk part part /boot",
-	"hotel":   "tmpfs disk part /boot part /nix",
+	"alpha":    "ext2/ext3 disk part / part /boot",
+	"bravo":    "ext2/ext3 crypt / disk part part /boot",
+	"charlie":  `btrfs crypt /home\x0a/nix\x0a/ disk part part /boot part [SWAP]`,
+	"delta":    "ext2/ext3 disk part / part /boot",
+	"echo":     "ext2/ext3 crypt disk lvm / lvm /home lvm [SWAP] part part /boot",
+	"foxtrot":  "ext2/ext3 disk part raid1 / raid1 /boot",
+	"india":    "ext2/ext3 disk part / part /boot",
+	"juliett":  "ext2/ext3 crypt / crypt /data disk part part /boot",
+	"kilo":     "ext2/ext3 crypt / disk part part /boot",
+	"hotel":    "tmpfs disk part /boot part /nix",
+	"november": "ext2/ext3 crypt / disk part part /boot",
+	"oscar":    `tmpfs disk part /boot part /etc/ssh\x0a/var/lib/app\x0a/persist part /nix`,
 }
 
 const passphraseWord = "battery"
@@ -496,7 +509,7 @@ const passphraseWord = "battery"
 func (w *world) dial(addr string, key ssh.PublicKey) *lab.Shell {
 	w.t.Helper()
 	for tick := time.NewTicker(time.Second); ; <-tick.C { // sshd may take a moment after the login prompt
-		sh, err := lab.Dial(w.ctx, netip.MustParseAddr(addr), key, w.login.Signer)
+		sh, err := lab.DialPort(w.ctx, netip.AddrPortFrom(netip.MustParseAddr(addr), cmp.Or(w.sshPort, 22)), key, w.login.Signer)
 		if err == nil {
 			return sh
 		}

@@ -58,7 +58,7 @@ func bootOverTFTP(b *testing.B, withFirst bool) (time.Duration, int64) {
 	return took, int64(len(files["initrd"]))
 }
 
-// serveTFTP serves files as provision does, with pin/tftp.
+// serveTFTP serves files with pin/tftp.
 func serveTFTP(b *testing.B, files map[string][]byte) {
 	srv := tftp.NewServer(func(name string, to io.ReaderFrom) error {
 		data, ok := files[strings.TrimPrefix(name, "/")]

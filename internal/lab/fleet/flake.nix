@@ -7,6 +7,7 @@
     let
       settings = builtins.fromJSON (builtins.readFile ./settings.json);
       layouts = import ./layouts.nix { inherit (settings) disk secondDisk espSize luksFormatArgs; };
+      configurations = import ./configurations.nix;
       india = import ./script.nix { layout = layouts.alpha; inherit (settings) disk espSize; };
       toplevels = builtins.mapAttrs
         (system: platform: import ./system.nix {
@@ -25,11 +26,15 @@
         in
         if builtins.pathExists file then module.boot.initrd.availableKernelModules or [ ] else [ ];
       host = name: layout: {
-        config = {
+        config = configurations.${name} or { } // {
           networking.hostName = name;
           disko.devices = layout;
           system.build = {
-            toplevel = toplevels.${systemOf name} { inherit name layout; modules = found name; };
+            toplevel = toplevels.${systemOf name} {
+              inherit name layout;
+              config = configurations.${name} or { };
+              modules = found name;
+            };
           } // (if name == "india" then { diskoScript = india.script; } else { });
         };
         pkgs.stdenv.hostPlatform.system = systemOf name;

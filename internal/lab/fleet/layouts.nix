@@ -207,6 +207,23 @@ in
     nodev."/" = tmpfs [ "size=256M" "mode=755" ];
   };
 
+  november = one {
+    ESP = esp boot;
+    luks = {
+      size = "100%";
+      content = luks { name = "crypted"; passwordFile = "/tmp/disk.key"; content = root; };
+    };
+  };
+
+  oscar = devices {
+    disk.main = gpt disk {
+      ESP = esp boot;
+      persist = { size = "256M"; content = ext4 "/persist"; };
+      nix = { size = "100%"; content = ext4 "/nix"; };
+    };
+    nodev."/" = tmpfs [ "size=256M" "mode=755" ];
+  };
+
   # Beside a Windows, in its EFI partition.
   juliett = devices {
     disk.main = name: gpt disk

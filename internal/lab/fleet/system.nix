@@ -64,10 +64,19 @@ let
   lines = builtins.concatStringsSep "";
   options = m: builtins.concatStringsSep "," m.options;
 in
-{ name, layout ? null, parts ? contents layout, modules }:
+{ name, layout ? null, parts ? contents layout, config ? { }, modules }:
 let
   mounts = builtins.sort (a: b: a.mountpoint < b.mountpoint) (ofKind "mount" parts);
-  early = builtins.filter (m: m.mountpoint == "/" || m.mountpoint == "/nix") mounts;
+  # What the system keeps elsewhere, as NixOS and impermanence mount it.
+  folders = builtins.concatMap
+    (it: map (d: { mountpoint = d.directory; device = it.persistentStoragePath + d.directory; fsType = "none"; options = [ "bind" ]; }) it.directories)
+    (builtins.attrValues (config.environment.persistence or { }));
+  binds = folders ++ builtins.attrValues
+    (builtins.mapAttrs (mountpoint: f: f // { inherit mountpoint; }) (config.fileSystems or { }));
+  holds = m: b: builtins.substring 0 (builtins.stringLength m.mountpoint) b.device == m.mountpoint;
+  early = builtins.filter (m: m.mountpoint == "/" || m.mountpoint == "/nix" || builtins.any (holds m) binds) mounts ++ binds;
+  stage1 = config.boot.initrd or { };
+  stage1SSH = stage1.network.ssh or { enable = false; };
   luks = ofKind "luks" parts;
   byTPM = builtins.filter (l: l.tpm) luks;
   raids = ofKind "raid" parts;
@@ -90,8 +99,13 @@ let
     inherit busybox sw;
     modules = kernel;
     init = script "initrd-init.sh";
+    sshPort = if stage1SSH.enable then toString stage1SSH.port else "";
+    hostKeys = lines (map (key: "HostKey ${key}\n") (stage1SSH.hostKeys or [ ]));
+    askpass = script "askpass.sh";
+    udhcpc = script "udhcpc.sh";
+    inherit authorizedKeys;
     tpm = if byTPM == [ ] then "" else "1";
-    programs = on luks [ "cryptsetup" ] ++ on raids [ "mdadm" ] ++ on groups [ "lvm" ] ++ on btrfs [ "btrfs" ];
+    programs = (if stage1SSH.enable then [ "sshd" ] else [ ]) ++ on luks [ "cryptsetup" ] ++ on raids [ "mdadm" ] ++ on groups [ "lvm" ] ++ on btrfs [ "btrfs" ];
     containers = lines (
       map (r: "raid ${r.name}${lines (map (m: " ${m.device}") (builtins.filter (m: m.name == r.name) (ofKind "member" parts)))}\n") raids
       ++ map (l: "luks ${l.name} ${l.device} ${if l.discard then "--allow-discards" else ""}\n") luks
@@ -104,6 +118,7 @@ let
   etc = build "etc" "etc.sh" {
     inherit authorizedKeys busybox sw;
     hostName = name;
+    sshPorts = lines (map (port: "Port ${toString port}\n") (config.services.openssh.ports or [ 22 ]));
     loaded = lines (map (m: "${m}\n") modules);
     sealed = ./secrets.age;
     fstab = lines (
@@ -123,7 +138,8 @@ build "nixos-system-${name}-25.05.lab" "toplevel.sh" {
   init = script "init.sh";
   activate = script "activate.sh";
   switch = script "switch-to-configuration.sh" + script "${loader}.sh";
-  persist = if (builtins.head mounts).fsType == "tmpfs" then "/nix/persist" else "";
+  persist = if (builtins.head mounts).fsType == "tmpfs" && binds == [ ] then "/nix/persist" else "";
+  secrets = lines (builtins.attrValues (builtins.mapAttrs (name: file: "${file} ${name}\n") (stage1.secrets or { })));
   grubDevices = map (g: g.device) grub;
   kernelFile = platform.kernel.file;
   inherit (platform) efi kernelParams;

@@ -210,6 +210,11 @@ func never() bool { return false }
 // lease asks for the address that a server offered, and configures it. What is returned is the ACK.
 func (r *run) lease(ctx context.Context, o reply, waits []time.Duration) (reply, error) {
 	if o.from == (netip.AddrPort{}) { // it is static
+		if r.Relay != nil { // which forwards to all servers what one of them is asked
+			if err := r.broadcast(r.family().asked(r.ask, r.Relay.address, o.yiaddr())); err != nil {
+				return o, err
+			}
+		}
 		return o, r.take(o.yiaddr())
 	}
 	p := r.family().asked(r.ask, o.serverID(), o.yiaddr())
@@ -234,7 +239,7 @@ func (r *run) lease(ctx context.Context, o reply, waits []time.Duration) (reply,
 
 func (r *run) take(addr netip.Addr) error {
 	r.own, r.res.Address = addr, addr
-	return r.w.configure(r.mac, addr)
+	return r.w.configure(r.mac, addr, r.Relay == nil)
 }
 
 // seconds makes a list of waits.

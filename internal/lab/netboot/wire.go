@@ -25,8 +25,8 @@ func (Here) Do(f func() error) error { return f() }
 
 // A Wire is one network interface that any number of simulated machines share. DHCP goes through a packet socket, so
 // that each machine has its own Ethernet address, sends from 0.0.0.0 and hears what is sent to an address that it does
-// not have yet. TFTP, HTTP and port 4011 go through the kernel, each machine from its own leased address; those frames
-// carry the interface's Ethernet address, so give a single machine an interface with the machine's MAC.
+// not have yet. TFTP, HTTP and port 4011 go through the kernel, each machine from its own leased address, and with its own
+// Ethernet address (macs.go), unless it is behind a relay.
 type Wire struct {
 	name  string
 	index int
@@ -39,6 +39,7 @@ type Wire struct {
 	inbox  map[string]chan datagram // by MAC
 	addrs  map[netip.Addr]string    // whose MAC has it
 	broken error                    // why nothing is received any more
+	shared bool                     // the kernel's frames are given machines' Ethernet addresses
 }
 
 // datagram is what came to UDP port 68.
@@ -214,14 +215,15 @@ func (w *Wire) unplug(mac net.HardwareAddr) error {
 	for addr, owner := range w.addrs {
 		if owner == string(mac) {
 			delete(w.addrs, addr)
-			err = errors.Join(err, w.in(func() error { return w.address(unix.RTM_DELADDR, addr) }))
+			err = errors.Join(err, w.in(func() error { return errors.Join(w.address(unix.RTM_DELADDR, addr), w.disown(addr)) }))
 		}
 	}
 	return err
 }
 
-// configure gives a machine its address. That another machine has it is the server's mistake, and told as such.
-func (w *Wire) configure(mac net.HardwareAddr, addr netip.Addr) error {
+// configure gives a machine its address, and with near its Ethernet address. That another machine has it is the server's
+// mistake, and told as such.
+func (w *Wire) configure(mac net.HardwareAddr, addr netip.Addr, near bool) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	owner, taken := w.addrs[addr]
@@ -231,19 +233,17 @@ func (w *Wire) configure(mac net.HardwareAddr, addr netip.Addr) error {
 	if taken {
 		return stopf("%s was leased to two machines at once: %s and %s", addr, net.HardwareAddr(owner), mac)
 	}
-	if err := w.in(func() error { return w.add(addr) }); err != nil {
-		return err
+	err := w.in(func() error {
+		if near && string(mac) != string(w.mac) {
+			if err := w.own(addr, mac); err != nil {
+				return err
+			}
+		}
+		return w.add(addr)
+	})
+	if err == nil {
+		w.addrs[addr] = string(mac)
 	}
-	w.addrs[addr] = string(mac)
-	if string(mac) == string(w.mac) {
-		return nil
-	}
-	// A server that answered by unicast has the machine's MAC in its neighbour table; the kernel answers to the
-	// interface's.
-	ip := addr.As4()
-	arp := append([]byte{0, 1, 8, 0, 6, 4, 0, 1}, w.mac...)
-	arp = append(append(append(arp, ip[:]...), make([]byte, 6)...), ip[:]...)
-	_, err := w.raw.Write(append(ethernet(w.mac, unix.ETH_P_ARP), arp...))
 	return err
 }
 

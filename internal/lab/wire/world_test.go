@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -102,7 +103,9 @@ func (w *world) state() {
 	w.must(errors.Join(os.WriteFile(src.Kernel, kernel, 0o644), os.WriteFile(src.Initrd, initrd, 0o644)))
 	_, err = catalog.Add(w.ctx, "lab", images.X86_64, src, nil)
 	w.must(err)
-	_, err = inv.Enroll(hosts.Host{Name: "bravo", MACs: []string{w.ours.host.MAC}, Arch: "x86_64", Image: "lab", Flake: w.dir}, time.Hour, nil)
+	us, err := net.InterfaceByName(w.ours.lan.Interface) // the boot is for this process
+	w.must(err)
+	_, err = inv.Enroll(hosts.Host{Name: "bravo", MACs: []string{us.HardwareAddr.String()}, Arch: "x86_64", Image: "lab", Flake: w.dir}, time.Hour, nil)
 	w.must(err)
 	h, err := inv.BeginBoot("bravo", hosts.Boot{Expires: time.Now().Add(time.Hour), Server: w.ours.self.Addr().String()}, "")
 	w.must(err)

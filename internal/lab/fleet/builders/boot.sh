@@ -25,7 +25,9 @@ if [ ! -s /etc/ssh/ssh_host_ed25519_key ]; then
 fi
 mkdir -p /run/sshd
 /run/current-system/sw/bin/sshd
-until grep -q ':0016 .* 0A ' /proc/net/tcp; do sleep 0.1; done # it goes into the background before it listens
+for port in $(sed -n 's/^Port //p' /etc/ssh/sshd_config); do # it goes into the background before it listens
+	until grep -q "$(printf ':%04X .* 0A ' "$port")" /proc/net/tcp; do sleep 0.1; done
+done
 echo "booted $(readlink -f /run/current-system)"
 echo
 echo "$name login: "

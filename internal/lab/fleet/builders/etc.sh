@@ -6,7 +6,7 @@ printf %s "$fstab" >fstab
 [ ! -s "$sealed" ] || cp "$sealed" secrets.age
 printf %s "$authorizedKeys" >ssh/authorized_keys.d/root
 cat >ssh/sshd_config <<EOS
-HostKey /etc/ssh/ssh_host_ed25519_key
+${sshPorts}HostKey /etc/ssh/ssh_host_ed25519_key
 PermitRootLogin prohibit-password
 PasswordAuthentication no
 KbdInteractiveAuthentication no

@@ -28,6 +28,33 @@ tpm=/lib/x86_64-linux-gnu/cryptsetup/libcryptsetup-token-systemd-tpm2.so
 [ ! -e $tpm ] || modules="$modules tpm_crb tpm_tis"
 for module in $modules; do modprobe -q $module 2>/dev/null; done # some fit other processors only
 
+# sshd, and the network that it needs, as boot.initrd.network.ssh starts them. It is there only if the host has it.
+nics=
+if [ -e /etc/ssh/sshd_config ]; then
+	modprobe virtio_net
+	mkdir -p /dev/pts /run/sshd
+	mount -t devpts devpts /dev/pts
+	mount -t ramfs ramfs /crypt-ramfs
+	for nic in /sys/class/net/*; do
+		nic=${nic##*/}
+		[ "$nic" != lo ] || continue
+		nics="$nics $nic"
+		ip link set "$nic" up
+		udhcpc -q -n -i "$nic" -t 20 -T 1 -s /etc/udhcpc
+	done
+	/bin/sshd -E /run/sshd.log
+fi
+# stopNetwork ends what stage 2 begins anew.
+stopNetwork() {
+	[ -n "$nics" ] || return
+	killall -q sshd sshd-session
+	for nic in $nics; do
+		ip address flush dev "$nic"
+		ip link set "$nic" down
+	done
+	umount /dev/pts
+}
+
 # There is no udev here; the links by partition label are made from what the kernel tells, those by label from what is
 # on the disks.
 mkdir -p /dev/disk/by-partlabel /dev/disk/by-label /run/mdadm
@@ -72,6 +99,20 @@ assemble() {
 	MDADM_NO_UDEV=1 mdadm --assemble --run "$array" $present || fail "cannot assemble $array"
 }
 
+# ask DEVICE reads a passphrase from the console, or takes that of cryptsetup-askpass.
+ask() {
+	if [ -z "$nics" ]; then
+		read -r -s passphrase
+		return
+	fi
+	printf %s "$1" >/crypt-ramfs/device
+	until [ -e /crypt-ramfs/passphrase ]; do
+		! read -r -s -t 1 passphrase || return
+	done
+	passphrase=$(cat /crypt-ramfs/passphrase)
+	rm /crypt-ramfs/passphrase
+}
+
 # unlock NAME DEVICE OPTIONS… lets the TPM try, and then asks until the passphrase is right.
 unlock() {
 	name=$1 path=$2
@@ -87,7 +128,7 @@ unlock() {
 	tries=0
 	while :; do
 		printf 'Passphrase for %s: ' "$path"
-		read -r -s passphrase
+		ask "$path"
 		echo
 		if printf %s "$passphrase" | cryptsetup open --type luks "$@" --key-file - "$path" "$name"; then
 			break
@@ -110,11 +151,15 @@ done 3</containers
 
 while read -r path mountpoint type options <&3; do
 	mkdir -p "/mnt-root$mountpoint"
-	case $path in /dev/*) await "$path" ;; esac
+	case $path in
+	/dev/*) await "$path" ;;
+	/*) path=/mnt-root$path && mkdir -p "$path" ;;
+	esac
 	mount -t "$type" -o "$options" "$path" "/mnt-root$mountpoint" || fail "cannot mount $path on $mountpoint"
 done 3</mounts
 
 [ -e "/mnt-root$stage2" ] || fail "stage 2 init script ($stage2) not found on the root file system"
+stopNetwork
 mkdir -p /mnt-root/proc /mnt-root/sys /mnt-root/dev /mnt-root/run
 for dir in proc sys dev run; do mount --move /$dir /mnt-root/$dir; done
 exec switch_root /mnt-root "$stage2"

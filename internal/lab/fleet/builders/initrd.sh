@@ -11,7 +11,8 @@ version=$(ls "$modules/lib/modules")
 mkdir "$root/lib64/modules/$version"
 cp "$modules/lib/modules/$version"/modules.* "$root/lib64/modules/$version/"
 cd "$modules/lib/modules/$version"
-find kernel -name '*.ko' ! -path '*/drivers/net/*' |
+find kernel -name '*.ko' |
+	if [ -n "$sshPort" ]; then cat; else grep -v /drivers/net/; fi |
 	while read -r module; do
 		install -D -m 0644 "$module" "$root/lib64/modules/$version/$module"
 	done
@@ -31,6 +32,31 @@ for program in $programs; do
 	# cryptsetup's threads for argon2 end by a library that is loaded when needed.
 	cp -L "$sw/usr/lib/x86_64-linux-gnu/libgcc_s.so.1" "$root/lib64/"
 done
+if [ -n "$sshPort" ]; then
+	for program in sshd-session sshd-auth; do # there since OpenSSH 9.8 and 10
+		[ -e "$sw/usr/lib/openssh/$program" ] || continue
+		install -D "$sw/usr/lib/openssh/$program" "$root/lib64/openssh/$program"
+		needs "$sw/usr/lib/openssh/$program"
+	done
+	mkdir -p "$root/etc/ssh" "$root/var/empty" "$root/crypt-ramfs" "$root/root"
+	cat >"$root/etc/ssh/sshd_config" <<EOS
+Port $sshPort
+${hostKeys}PermitRootLogin prohibit-password
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+UsePAM no
+UseDNS no
+StrictModes no
+AuthorizedKeysFile /etc/ssh/authorized_keys
+SetEnv PATH=/bin
+EOS
+	printf %s "$authorizedKeys" >"$root/etc/ssh/authorized_keys"
+	printf '%s\n' 'root:x:0:0:root:/root:/bin/ash' 'sshd:x:1:1:sshd:/var/empty:/bin/nologin' >"$root/etc/passwd"
+	printf '%s\n' 'root:x:0:' 'sshd:x:1:' >"$root/etc/group"
+	printf '#!/bin/busybox sh\n%s\n' "$askpass" >"$root/bin/cryptsetup-askpass"
+	printf '#!/bin/busybox sh\n%s\n' "$udhcpc" >"$root/etc/udhcpc"
+	chmod 0755 "$root/bin/cryptsetup-askpass" "$root/etc/udhcpc"
+fi
 # cryptsetup loads this plugin by its path, and the plugin loads the TPM's libraries by name.
 if [ -n "$tpm" ]; then
 	plugin=x86_64-linux-gnu/cryptsetup/libcryptsetup-token-systemd-tpm2.so

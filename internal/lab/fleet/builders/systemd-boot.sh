@@ -19,21 +19,35 @@ if [ "$NIXOS_INSTALL_BOOTLOADER" = 1 ]; then
 		done
 	fi
 fi
-# store FILE copies a file of the store to the ESP, under the name that NixOS gives it, and prints that.
+# secrets prints the archive of boot.initrd.secrets that is appended to the initrd.
+secrets() (
+	[ -s @out@/initrd-secrets ] || exit 0
+	folder=$(mktemp -d)
+	while read -r file name; do
+		mkdir -p "$folder/$(dirname "$name")"
+		cp -p "$file" "$folder/$name"
+	done <@out@/initrd-secrets
+	(cd "$folder" && find . | busybox cpio -o -H newc -R 0:0 | gzip)
+	rm -r "$folder"
+)
+# store FILE [APPENDED] copies a file of the store to the ESP, under the name that NixOS gives it, and prints that.
+# What the function APPENDED prints is added to the copy.
 store() {
 	file=$(readlink -f "$1")
 	name=EFI/nixos/$(basename "$(dirname "$file")")-$(basename "$file").efi
 	if [ ! -e "/boot/$name" ]; then
 		cp "$file" "/boot/$name.tmp"
+		[ $# = 1 ] || $2 >>"/boot/$name.tmp"
 		mv "/boot/$name.tmp" "/boot/$name"
 	fi
 	echo "/$name"
 }
+initrd=$(store @out@/initrd secrets)
 cat >/boot/loader/entries/nixos-generation-$generation.conf <<EOS
 title NixOS
 version Generation $generation NixOS 25.05.lab
 linux $(store @out@/kernel)
-initrd $(store @out@/initrd)
+initrd $initrd
 options init=@out@/init $(cat @out@/kernel-params)
 EOS
 printf 'timeout 0\ndefault nixos-generation-%s.conf\neditor 0\nconsole-mode keep\n' "$generation" >/boot/loader/loader.conf

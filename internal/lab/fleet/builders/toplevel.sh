@@ -8,6 +8,7 @@ ln -s "$sw" "$out/sw"
 printf %s "$kernelParams" >"$out/kernel-params"
 printf %s 25.05.lab >"$out/nixos-version"
 printf %s "$hostSystem" >"$out/system"
+printf %s "$secrets" >"$out/initrd-secrets"
 fill() {
 	printf '#!%s\n' "$busybox/usr/bin/busybox sh"
 	printf '%s\n' "$1" | sed -e "s|@out@|$out|g" -e "s|@sw@|$sw|g" -e "s|@busybox@|$busybox/usr/bin/busybox|g" \

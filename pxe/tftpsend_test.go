@@ -2,8 +2,14 @@ package pxe
 
 import (
 	"bytes"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // inWindows is a client that asked for a file in windows of 4 blocks of 512
@@ -119,4 +125,66 @@ func TestTFTPWindowWraps(t *testing.T) {
 		t.Error("not the file")
 	}
 	stop()
+}
+
+// TestTFTPPasses: what the kernel says of a packet is not the end of a transfer, for it may be over in a moment; here, that
+// nobody listens at the client's port. And what is sent may be cut on its way.
+func TestTFTPPasses(t *testing.T) {
+	gone := newROM(t, netip.AddrPort{})
+	gone.conn.Close()
+	conn, err := dialTFTP(gone.conn.LocalAddr().(*net.UDPAddr).AddrPort())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	w := &sender{transfer: &transfer{}, conn: conn}
+	for range 2 {
+		if err := w.put([]byte("block")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !errors.Is(w.unsent, unix.ECONNREFUSED) {
+		t.Fatalf("the kernel says %v: this test sees nothing", w.unsent)
+	}
+	if err := w.put([]byte("block")); err != nil || w.unsent != nil {
+		t.Errorf("%v, %v: an error is told once", err, w.unsent)
+	}
+	if err := conn.SetReadDeadline(time.Now().Add(time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.get(make([]byte, 4)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error(err)
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw.Control(func(fd uintptr) {
+		if got, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER); got != unix.IP_PMTUDISC_DONT {
+			t.Errorf("IP_MTU_DISCOVER is %d, %v", got, err)
+		}
+	})
+}
+
+// TestTFTPShrinks: who did not get the first blocks of a transfer gets smaller ones when it asks again, down to those
+// that everybody gets.
+func TestTFTPShrinks(t *testing.T) {
+	for _, window := range []string{"1", "4"} {
+		s := &shelf{files: map[string][]byte{"file": noise(10_000)}, answer: 100 * time.Millisecond}
+		addr, _ := s.serve(t, 1500)
+		for _, want := range []string{"1200", "600", "512"} {
+			f := newROM(t, addr)
+			f.ask(request("file", "blksize", "1200", "windowsize", window))
+			if got := f.options()["blksize"]; got != want {
+				t.Fatalf("blksize %s, want %s", got, want)
+			}
+			f.ack(0)
+			if s.whole(t) {
+				t.Fatal("whole")
+			}
+		}
+		if !s.said("no answer from the client after 1200 bytes") && !s.said("after 4800 bytes") {
+			t.Errorf("%q", s.texts)
+		}
+	}
 }

@@ -1,29 +1,27 @@
 package pxe
 
 import (
-	"cmp"
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"strconv"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // maxWindow bounds the blocks of a window, and with it what a transfer holds in
 // memory. EDK2 asks for 4.
 const maxWindow = 16
 
-// windowTries is how often a window goes out before its client is given up; as
-// for lock-step transfers.
-const windowTries = 9
-
-// window sends a file in windows of blocks (RFC 7440) to a client that asked
-// for it, which the library cannot. It is lock-step window by window.
-type window struct {
+// sender sends a file to its client in windows of blocks (RFC 7440), of one block to a client that asked for no more:
+// lock-step (RFC 1350).
+type sender struct {
 	*transfer
 	conn   *net.UDPConn // connected to the client
 	blocks [][]byte     // packets without an answer, the first numbered base
@@ -31,34 +29,34 @@ type window struct {
 	base   uint16
 	wait   time.Duration // for an answer
 	answer [516]byte
-	ended  bool // the last block is among blocks, or was acknowledged
+	ended  bool  // the last block is among blocks, or was acknowledged
+	unsent error // why the last packet was not sent
 }
 
-// windowed is a whole transfer in windows. What it takes part in ends it.
-func (g *gate) windowed(t *transfer) {
-	conn, err := net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(t.client))
+// dialTFTP opens a port of ours for one client (RFC 1350, section 4). What is sent from it may be cut into fragments on
+// its way: firmware asks for blocks as large as its own network takes, and a network between may take less.
+func dialTFTP(client netip.AddrPort) (*net.UDPConn, error) {
+	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
+		var err error
+		ctl := c.Control(func(fd uintptr) {
+			err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT)
+		})
+		return errors.Join(ctl, err)
+	}}
+	conn, err := d.Dial("udp4", client.String())
 	if err != nil {
-		g.Log.Error("begin a TFTP transfer", "to", t.client, "err", err)
-		g.end(t, err)
-		return
+		return nil, err
 	}
-	defer conn.Close()
-	defer context.AfterFunc(g.ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })()
-	w := &window{transfer: t, conn: conn, base: 1, wait: cmp.Or(g.Answer, time.Second)}
-	for range t.window {
-		w.free = append(w.free, make([]byte, 4+t.block()))
-	}
-	err = w.send()
-	if err == errUnreadable || err == errStopping {
-		conn.Write(tftpError(codeOther, err.Error()))
-	}
-	g.end(t, err)
+	return conn.(*net.UDPConn), nil
 }
 
-func (w *window) send() error {
+func (w *sender) send() error {
 	oack := w.oack()
-	if _, err := w.exchange(func() error { _, err := w.conn.Write(oack); return err }, func(ack uint16) (int, bool) { return 0, ack == 0 }); err != nil {
-		return err
+	if oack != nil {
+		put := func() error { return w.put(oack) }
+		if _, err := w.exchange(put, func(ack uint16) (int, bool) { return 0, ack == 0 }); err != nil {
+			return err
+		}
 	}
 	for {
 		if err := w.fill(); err != nil {
@@ -67,7 +65,7 @@ func (w *window) send() error {
 		if len(w.blocks) == 0 {
 			return nil
 		}
-		n, err := w.exchange(w.write, w.acknowledged)
+		n, err := w.exchange(w.putBlocks, w.acknowledged)
 		if err != nil {
 			return err
 		}
@@ -77,9 +75,9 @@ func (w *window) send() error {
 	}
 }
 
-// oack accepts the options that the client asked for (RFC 2347).
-func (w *window) oack() []byte {
-	p := []byte{0, opOACK}
+// oack accepts the options that the client asked for (RFC 2347); nil: it asked for none.
+func (w *sender) oack() []byte {
+	var p []byte
 	option := func(name string, n int64) { p = append(p, name+"\x00"+strconv.FormatInt(n, 10)+"\x00"...) }
 	if w.blksize != 0 {
 		option("blksize", int64(w.blksize))
@@ -87,13 +85,18 @@ func (w *window) oack() []byte {
 	if w.tsize {
 		option("tsize", w.file.size)
 	}
-	option("windowsize", int64(w.window))
-	return p
+	if w.window != 0 {
+		option("windowsize", int64(w.window))
+	}
+	if p == nil {
+		return nil
+	}
+	return append([]byte{0, opOACK}, p...)
 }
 
 // fill reads blocks until the window is full, or the file has ended. The last one
 // is shorter than the others, or empty.
-func (w *window) fill() error {
+func (w *sender) fill() error {
 	for !w.ended && len(w.free) > 0 {
 		p := w.free[len(w.free)-1]
 		p = p[:cap(p)]
@@ -110,18 +113,42 @@ func (w *window) fill() error {
 	return nil
 }
 
-func (w *window) write() error {
+func (w *sender) putBlocks() error {
 	for _, p := range w.blocks {
-		if _, err := w.conn.Write(p); err != nil {
+		if err := w.put(p); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// put sends a packet. An error that passes is as if the packet were lost: a cable is out for a moment, a firewall is
+// being loaded, somebody sent an ICMP message.
+func (w *sender) put(p []byte) error {
+	_, err := w.conn.Write(p)
+	if final(err) {
+		return err
+	}
+	w.unsent = err
+	return nil
+}
+
+// get waits for a packet.
+func (w *sender) get(p []byte) (int, error) {
+	for {
+		if n, err := w.conn.Read(p); err == nil || final(err) {
+			return n, err
+		}
+	}
+}
+
+func final(err error) bool {
+	return errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded)
+}
+
 // acknowledged is how many blocks of the window the client has; none means that the
 // first of them was lost.
-func (w *window) acknowledged(ack uint16) (n int, ok bool) {
+func (w *sender) acknowledged(ack uint16) (n int, ok bool) {
 	n = int(ack - w.base + 1) // uint16: the numbers begin anew after 65535
 	return n, n <= len(w.blocks)
 }
@@ -130,13 +157,13 @@ func (w *window) acknowledged(ack uint16) (n int, ok bool) {
 // where none comes. To one that means nothing new it does so once only, or each
 // copy of it would make another (the "Sorcerer's Apprentice" of RFC 1123,
 // section 4.2.3.1).
-func (w *window) exchange(send func() error, valid func(ack uint16) (int, bool)) (int, error) {
+func (w *sender) exchange(send func() error, valid func(ack uint16) (int, bool)) (int, error) {
 	oack := len(w.blocks) == 0
-	for again, tries := false, 0; tries < windowTries; {
+	for again, tries := false, 0; tries < tftpTries; {
 		if err := send(); err != nil {
 			return 0, err
 		}
-		n, err := w.await(valid, !again && !oack, oack)
+		n, err := w.await(valid, !again && !oack && w.window > 1, oack)
 		switch {
 		case w.ctx.Err() != nil:
 			return 0, errStopping
@@ -150,11 +177,14 @@ func (w *window) exchange(send func() error, valid func(ack uint16) (int, bool))
 			return n, nil
 		}
 	}
+	if w.unsent != nil {
+		return 0, fmt.Errorf("nothing can be sent to the client: %w", w.unsent)
+	}
 	return 0, os.ErrDeadlineExceeded
 }
 
 // await waits for an answer that is valid; with zero, also for one that says that nothing came.
-func (w *window) await(valid func(uint16) (int, bool), zero, oack bool) (int, error) {
+func (w *sender) await(valid func(uint16) (int, bool), zero, oack bool) (int, error) {
 	if err := w.conn.SetReadDeadline(time.Now().Add(w.wait)); err != nil {
 		return 0, err
 	}
@@ -162,7 +192,7 @@ func (w *window) await(valid func(uint16) (int, bool), zero, oack bool) (int, er
 		if w.ctx.Err() != nil { // before or after the deadline was set
 			return 0, errStopping
 		}
-		n, err := w.conn.Read(p)
+		n, err := w.get(p)
 		if err != nil {
 			return 0, err
 		}

@@ -1,0 +1,106 @@
+package hosts
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+// asks has a machine with this UUID ask for a boot.
+func asks(t *testing.T, inv *Inventory, uuid string) Host {
+	t.Helper()
+	h, err := inv.BeginBoot("alpha", Boot{MAC: mac1, Expires: inv.now().Add(time.Minute)}, uuid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// TestUUIDBinds: the machine that asked is the host's once its boot was fetched, or its installer contacted, and not
+// before; another one is told how it can be the host's.
+func TestUUIDBinds(t *testing.T) {
+	fetch := func(t *testing.T, inv *Inventory, h Host) {
+		if _, err := inv.UseBoot(h.Boot.Token, Fetch{Client: "10.0.0.9", File: "script"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	contact := func(t *testing.T, inv *Inventory, h Host) {
+		apply(t, inv, "alpha", Event{Kind: Contacted, Boot: &h.Boot, Address: "10.0.0.9"})
+		apply(t, inv, "alpha", Event{Kind: Lost})
+	}
+	for name, claim := range map[string]func(*testing.T, *Inventory, Host){"fetched": fetch, "contacted": contact} {
+		t.Run(name, func(t *testing.T) {
+			inv, _, _ := open(t, t.TempDir())
+			enroll(t, inv, "alpha", mac1)
+			asks(t, inv, "forged")
+			claim(t, inv, asks(t, inv, "real"))
+			_, err := inv.BeginBoot("alpha", Boot{Expires: noon.Add(time.Hour)}, "forged")
+			if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "run `provision retry alpha`") {
+				t.Fatalf("a machine with another UUID: %v", err)
+			}
+			if name == "contacted" {
+				apply(t, inv, "alpha", Event{Kind: Broke, Phase: PhaseCopy, Message: "no"})
+			}
+			apply(t, inv, "alpha", Event{Kind: Retried})
+			asks(t, inv, "forged")
+		})
+	}
+}
+
+// TestBootsThatNobodyFetched do not use the permit up; those that were fetched do.
+func TestBootsThatNobodyFetched(t *testing.T) {
+	inv, _, _ := open(t, t.TempDir())
+	enroll(t, inv, "alpha", mac1)
+	for range 2 * MaxBoots {
+		asks(t, inv, "")
+	}
+	for range MaxBoots {
+		h := asks(t, inv, "")
+		for _, whole := range []bool{false, true} {
+			if _, err := inv.UseBoot(h.Boot.Token, Fetch{Client: "10.0.0.9", File: "script", Whole: whole}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if _, err := inv.BeginBoot("alpha", Boot{Expires: noon.Add(time.Hour)}, ""); !errors.Is(err, ErrRefused) {
+		t.Errorf("one boot more: %v", err)
+	}
+}
+
+// TestStrangersHideNothing: whatever anybody on the network causes, for as long as it likes, the host has its last
+// address, and its log what others than strangers caused.
+func TestStrangersHideNothing(t *testing.T) {
+	inv, store, clk := open(t, t.TempDir())
+	enroll(t, inv, "alpha", mac1)
+	apply(t, inv, "alpha", Event{Kind: Revealed, Message: "to somebody"})
+	var h Host
+	for range MaxEvents/10 + 5 {
+		clk.add(61 * time.Second)
+		for i := range 12 {
+			h = apply(t, inv, "alpha", Event{Kind: Moved, Address: fmt.Sprint("10.0.0.", i), Message: fmt.Sprint("has address 10.0.0.", i)})
+			apply(t, inv, "alpha", Event{Kind: Noted, Stranger: true, Message: fmt.Sprint(clk.Now(), i)})
+		}
+		apply(t, inv, "alpha", Event{Kind: Noted, Message: "of ours"})
+	}
+	if h.Address != "10.0.0.11" {
+		t.Errorf("the address is %s", h.Address)
+	}
+	events, err := inv.Events("alpha", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kinds := make(map[Kind]int)
+	for _, ev := range events {
+		if !ev.Stranger {
+			kinds[ev.Kind]++
+		}
+	}
+	if kinds[Enrolled] != 1 || kinds[Revealed] != 1 || kinds[Noted] < 5 {
+		t.Errorf("of what strangers did not cause there are %v", kinds)
+	}
+	if recs, _ := store.List("event/", ""); len(events) > MaxEvents || len(recs) != len(events) || h.Events > MaxEvents {
+		t.Errorf("%d events, %d in the store", len(events), len(recs))
+	}
+}

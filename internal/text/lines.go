@@ -1,0 +1,59 @@
+package text
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// MaxLine is how much of a line is kept, in bytes: nix may write a whole error into one.
+const MaxLine = 16 << 10
+
+// Lines is a writer that hands on what is written to it line by line, without those that are empty. What of a line is
+// past MaxLine is left out.
+type Lines struct {
+	To func(line string)
+
+	line []byte // that has not ended
+}
+
+func (l *Lines) Write(p []byte) (int, error) {
+	for rest := p; len(rest) > 0; {
+		part, after, ended := bytes.Cut(rest, []byte("\n"))
+		l.line = append(l.line, part[:min(len(part), MaxLine-len(l.line))]...)
+		if ended {
+			l.End()
+		}
+		rest = after
+	}
+	return len(p), nil
+}
+
+// End hands on a last line that had no newline.
+func (l *Lines) End() {
+	line := strings.ToValidUTF8(strings.TrimRight(string(l.line), "\r"), "")
+	l.line = l.line[:0]
+	if line != "" {
+		l.To(line)
+	}
+}
+
+// Limit is a writer that passes on at most so many bytes. It calls Full when there are more, which is to end whoever
+// writes, and may be called several times.
+type Limit struct {
+	To   io.Writer
+	Most int // bytes
+	Full func(error)
+
+	written int
+}
+
+func (l *Limit) Write(p []byte) (int, error) {
+	if len(p) > l.Most-l.written {
+		l.Full(fmt.Errorf("printed more than %d MiB, and was stopped", l.Most>>20))
+		return len(p), nil
+	}
+	l.written += len(p)
+	return l.To.Write(p)
+}

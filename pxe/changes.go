@@ -1,0 +1,41 @@
+package pxe
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// changes tells, until ctx ends, that the machine's interfaces or their IPv4 addresses have changed (rtnetlink(7)). What
+// has changed is for its reader to look up: several changes may be one.
+func changes(ctx context.Context) (<-chan struct{}, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
+	if err == nil {
+		groups := uint32(unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR)
+		if err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
+			unix.Close(fd)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("follow the network interfaces: %w", err)
+	}
+	socket := os.NewFile(uintptr(fd), "rtnetlink")
+	changed := make(chan struct{}, 1)
+	context.AfterFunc(ctx, func() { socket.Close() })
+	go func() {
+		buf := make([]byte, 8192)
+		for {
+			// An error may be that messages were lost, for there were too many: ENOBUFS.
+			if _, err := socket.Read(buf); err != nil && ctx.Err() != nil {
+				return
+			}
+			select {
+			case changed <- struct{}{}:
+			default:
+			}
+		}
+	}()
+	return changed, nil
+}

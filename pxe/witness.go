@@ -1,0 +1,92 @@
+package pxe
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"provision/hosts"
+)
+
+// A boot's token goes out by broadcast, so the whole link knows it. Whoever fetches with it must be the host's machine by
+// a second witness: on the link by the MAC that the kernel has resolved for its address, behind a router by the address
+// that DHCP has seen the machine take. Somebody who forges ARP answers, or has the machine's MAC, passes all the same.
+
+// vouch returns an hosts.ErrRefused unless the client at an address, whose MAC is this one, or "" if that is not known, is
+// the host's machine.
+func (s *Server) vouch(l *link, h hosts.Host, at netip.Addr, mac string) error {
+	switch {
+	case slices.Contains(h.MACs, mac):
+		return nil
+	case mac != "":
+		return fmt.Errorf("%w: %s has the MAC %s, which is not one of %s's; if it is another network card of that machine, run `provision cancel %s` and `provision set %s --mac=+%s`, and enroll it again",
+			hosts.ErrRefused, at, mac, h.Name, h.Name, h.Name, mac)
+	case l.net.Contains(at):
+		return fmt.Errorf("%w: %s does not answer ARP, so its MAC is not known", hosts.ErrRefused, at)
+	case h.Address == at.String() || s.Mode == Off && s.serves(at):
+		return nil
+	}
+	return fmt.Errorf("%w: %s is on no link of ours, and DHCP has not seen %s take it; where its network is behind a relay, serve with --relay NETWORK", hosts.ErrRefused, at, h.Name)
+}
+
+// resolve is neighbour, and has the kernel ask for an address on the link that it has forgotten.
+func (l *link) resolve(ctx context.Context, addr netip.Addr) string {
+	mac := l.neighbour(addr)
+	if mac != "" || !l.net.Contains(addr) {
+		return mac
+	}
+	changes, err := neighbourChanges()
+	if err != nil {
+		return ""
+	}
+	defer changes.Close()
+	// The kernel asks three times, a second apart.
+	if changes.SetReadDeadline(time.Now().Add(4*time.Second)) != nil || l.ask(addr) != nil {
+		return ""
+	}
+	defer context.AfterFunc(ctx, func() { changes.SetReadDeadline(time.Unix(1, 0)) })()
+	message := make([]byte, 8192)
+	for err == nil && mac == "" {
+		_, err = changes.Read(message) // of whatever neighbour
+		mac = l.neighbour(addr)
+	}
+	return mac
+}
+
+// ask has the kernel ask for an address by ARP, by sending it a datagram to the port that discards them (RFC 863).
+func (l *link) ask(addr netip.Addr) error {
+	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) (err error) {
+		ctl := c.Control(func(fd uintptr) { err = unix.BindToDevice(int(fd), l.name) })
+		if ctl != nil {
+			return ctl
+		}
+		return err
+	}}
+	conn, err := d.Dial("udp4", netip.AddrPortFrom(addr, 9).String())
+	if err != nil {
+		return fmt.Errorf("ask for the MAC of %s: %w", addr, err)
+	}
+	defer conn.Close()
+	_, err = conn.Write([]byte{0})
+	return err
+}
+
+// neighbourChanges are the kernel's messages about its table of neighbours (rtnetlink(7)).
+func neighbourChanges() (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: unix.RTMGRP_NEIGH}); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "neighbours"), nil
+}
