@@ -174,6 +174,9 @@ func TestSetAside(t *testing.T) {
 	if _, err := inv.ByMAC(mac1); err == nil {
 		t.Error("its machine is answered")
 	}
+	if kept, err := store.Keep(); err == nil {
+		t.Errorf("%s is kept, and would push out a good copy", kept)
+	}
 	if _, err := inv.BeginBoot("bravo", Boot{Expires: noon.Add(time.Hour)}, ""); err != nil {
 		t.Errorf("the other: %v", err)
 	}
@@ -258,7 +261,7 @@ func TestExpiredStaysSo(t *testing.T) {
 	dir := t.TempDir()
 	inv, store, _ := open(t, dir)
 	wall := &clock{now: noon}
-	start := func() Host {
+	start := func() {
 		t.Helper()
 		c, err := NewClock(store, wall.Now)
 		if err != nil {
@@ -267,21 +270,16 @@ func TestExpiredStaysSo(t *testing.T) {
 		if inv, err = New(store, inv.vault, c.Now); err != nil {
 			t.Fatal(err)
 		}
-		h, err := inv.Get("alpha")
-		if err != nil && !errors.Is(err, ErrNotFound) {
-			t.Fatal(err)
-		}
-		return h
 	}
 	start()
 	enroll(t, inv, "alpha", mac1)
 	if _, err := inv.BeginBoot("alpha", Boot{Expires: noon.Add(10 * time.Minute)}, ""); err != nil {
 		t.Fatal(err)
 	}
+	wall.add(time.Hour)
+	inv.now() // seen
+	wall.add(-time.Hour)
 	for range 2 {
-		wall.add(time.Hour)
-		inv.now() // seen
-		wall.add(-time.Hour)
 		h, err := inv.Get("alpha")
 		if err != nil {
 			t.Fatal(err)
