@@ -39,21 +39,23 @@ func (l *Lines) End() {
 	}
 }
 
-// Limit is a writer that passes on at most so many bytes. It calls Full when there are more, which is to end whoever
+// Limit is a writer that passes on at most so many bytes, and nothing after what is more. It calls Full then, which is to end whoever
 // writes, and may be called several times.
 type Limit struct {
 	To   io.Writer
 	Most int // bytes
 	Full func(error)
 
-	written int
+	used int // bytes
+	over bool
 }
 
 func (l *Limit) Write(p []byte) (int, error) {
-	if len(p) > l.Most-l.written {
+	l.over = l.over || len(p) > l.Most-l.used
+	if l.over {
 		l.Full(fmt.Errorf("printed more than %d MiB, and was stopped", l.Most>>20))
 		return len(p), nil
 	}
-	l.written += len(p)
+	l.used += len(p)
 	return l.To.Write(p)
 }
