@@ -54,8 +54,8 @@ func allLookedAt(facts []byte) error {
 		return err
 	}
 	for _, n := range f.nodes() {
-		if _, ok := f.Signatures["/dev/"+n.KName]; !ok && n.FSType == "" && n.Size > 0 {
-			return fmt.Errorf("%s went away while it was looked at: see what stops it, and try again", n.Name)
+		if _, ok := f.Signatures["/dev/"+n.KName]; !ok && n.KName != "" && n.FSType == "" && n.Size > 0 {
+			return fmt.Errorf("nothing looked at %s, which lsblk shows as empty: see what `blkid --probe /dev/%s` says", n.Name, n.KName)
 		}
 	}
 	return nil

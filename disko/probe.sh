@@ -7,15 +7,14 @@ exec 3>&1 >&2
 export LC_ALL=C
 say() { printf '%s\0' "$1"; shift; "$@" 2>/dev/null; printf '\0'; } >&3
 # lsblk asks udev, which may still look at what changed last, and misses what is made while
-# it looks at the same device. So blkid looks, too, at all that is there after lsblk: what starts by itself
-# meanwhile, such as a volume, is not taken for an empty one. Where there are signatures
+# it looks at the same device. So blkid looks, too, at all that lsblk shows, and not only at what lsblk shows as
+# empty when it is asked once more: a volume may start in between. Where there are signatures
 # of several things it names none of them: it exits 8, but with util-linux 2.41 exits 2 as where
 # there is nothing; wipefs lists them all.
 ! [ -S /run/udev/control ] || udevadm settle --timeout 120
 disks=$(lsblk --json --bytes --output-all) || exit
-devices=$(lsblk --noheadings --raw --output KNAME,FSTYPE)
 signatures() {
-	printf '%s\n' "$devices" | while read -r name _; do
+	printf '%s\n' "$disks" | tr , '\n' | sed -n 's/.*"kname": *"\([^"]*\)".*/\1/p' | while read -r name; do
 		printf '/dev/%s\n' "$name"
 		blkid --probe --output export "/dev/$name"
 		case $? in
@@ -40,7 +39,7 @@ say mounts findmnt --json --list --nofsroot --output TARGET,SOURCE,FSTYPE,FSROOT
 say swaps cat /proc/swaps
 say signatures printf "%s\n" "$signatures"
 say holders holders
-all=$signatures$devices
+all=$signatures$disks
 case $all in *LVM2_member*)
 	say pvs pvs --reportformat json --options pv_name,vg_name
 	say lvs lvs --reportformat json --units b --nosuffix --options vg_name,lv_name,lv_size,segtype,pool_lv
