@@ -80,6 +80,22 @@ func TestBeyondTheLink(t *testing.T) {
 	}
 }
 
+// TestBeyondTheLinkSoon: a fetch that overtakes the DHCPREQUEST before it waits for that.
+func TestBeyondTheLinkSoon(t *testing.T) {
+	s := server(t, Proxy)
+	h := s.begin(t)
+	s.beyondTheLink()
+	asked := make(chan struct{})
+	s.links[0].neighbour = func(netip.Addr) string { close(asked); return "" }
+	vouched := make(chan error)
+	go func() { vouched <- s.vouchSoon(t.Context(), s.links[0], h, netip.MustParseAddr("127.0.0.1")) }()
+	<-asked
+	s.dhcp(as(t, mac, 0, "", relayed("127.0.0.9"), asRequest, wanting(net.IPv4(127, 0, 0, 1))))
+	if err := <-vouched; err != nil {
+		t.Error(err)
+	}
+}
+
 // TestBorder: a packet from, by way of, or for a network that is not served changes nothing, and nothing is sent there.
 func TestBorder(t *testing.T) {
 	from := func(ip string) dhcpv4.Modifier {

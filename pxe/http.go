@@ -110,7 +110,7 @@ func (s *Server) serveBoot(l *link, c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.vouch(l, h, from.Addr(), l.resolve(c.Request().Context(), from.Addr())); err != nil {
+	if err := s.vouchSoon(c.Request().Context(), l, h, from.Addr()); err != nil {
 		s.tell(h, "%s asked for %s with the token of its boot and got no answer: %s", from.Addr(), printable(name), err)
 		return echo.ErrNotFound
 	}

@@ -38,6 +38,29 @@ func (s *Server) vouch(l *link, h hosts.Host, at netip.Addr, mac string) error {
 		"serve with --relay NETWORK", hosts.ErrRefused, at, h.Name)
 }
 
+// vouchSoon is vouch for somebody who waits for an answer: the kernel asks for a MAC that it has forgotten, and a
+// DHCPREQUEST that came just now may still be on its way to the disk.
+func (s *Server) vouchSoon(ctx context.Context, l *link, h hosts.Host, at netip.Addr) error {
+	mac := l.resolve(ctx, at)
+	err := s.vouch(l, h, at, mac)
+	if err == nil || mac != "" || l.net.Contains(at) {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	changed := s.Hosts.Watch(ctx)
+	for more := true; more; _, more = <-changed {
+		now, getErr := s.Hosts.Get(h.Name)
+		if getErr != nil {
+			return getErr
+		}
+		if err = s.vouch(l, now, at, mac); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
 // resolve is neighbour, and has the kernel ask for an address on the link that it has forgotten.
 func (l *link) resolve(ctx context.Context, addr netip.Addr) string {
 	mac := l.neighbour(addr)
