@@ -196,7 +196,7 @@ func TestUnchanged(t *testing.T) {
 	nix.Roots, nix.Evaluations = t.TempDir(), NewQueue(1) // the roots are not in the flake
 	f, h := following(t, nix, dir, hosts.Options{})
 	build := func(token string) *build {
-		h.Boot.Token = token
+		h.Boot.Token, h.Boot.Client = token, "10.0.0.2"
 		f.startBuild(t.Context(), h, "")
 		b := f.builds["a"]
 		<-b.done
