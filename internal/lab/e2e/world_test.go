@@ -280,7 +280,7 @@ func (w *world) machine(name string) *lab.Machine {
 func (w *world) on(m *lab.Machine) {
 	w.t.Helper()
 	w.must(m.Start(context.WithoutCancel(w.ctx))) // what it does when the time is over is of interest
-	go func() { // ends with w.ctx at the latest
+	go func() {                                   // ends with w.ctx at the latest
 		if err := m.Wait(w.ctx); err != nil && w.ctx.Err() == nil {
 			w.t.Errorf("%s: %v", m.Name, err)
 			w.cancel()
