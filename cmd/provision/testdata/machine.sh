@@ -7,6 +7,7 @@ if [ ! "$INSIDE" ]; then # unshare ignores interrupts
 	INSIDE=1 unshare --mount --pid --fork --kill-child --mount-proc sh "$0" "$@" &
 	trap 'kill -9 $!' INT TERM
 	wait $!
+	while ss -Hltn "sport = :$SSHPORT" | grep -q .; do sleep 0.01; done # its sshd ends a moment after it
 	exit
 fi
 over() { mount --bind "$1" "$2"; }
