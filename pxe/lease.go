@@ -199,6 +199,20 @@ func first(a, b netip.Addr) netip.Addr {
 	return b
 }
 
+// refuses says why an address cannot be one of the machines with these MACs.
+func (p *pool) refuses(addr netip.Addr, macs []string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	l := p.by[addr]
+	switch {
+	case p.avoid[addr]:
+		return errors.New("it is this server's own, or the router's")
+	case l.MAC != "" && !l.loose && l.Expires.After(p.now()) && !slices.Contains(macs, l.MAC):
+		return fmt.Errorf("it is leased to %s until %s", l.MAC, l.Expires.Format(time.DateTime))
+	}
+	return nil
+}
+
 func (p *pool) free(a netip.Addr) bool {
 	l, taken := p.by[a]
 	return a.IsValid() && p.rng.contains(a) && !p.avoid[a] && (!taken || l.Expires.Before(p.now()))

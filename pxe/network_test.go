@@ -319,3 +319,30 @@ func TestExhausted(t *testing.T) {
 		t.Errorf("the log: %s", &log)
 	}
 }
+
+// TestCheckAddress: what a machine could never get is said when it is asked for.
+func TestCheckAddress(t *testing.T) {
+	s := server(t, Full)
+	s.mustEnroll(t, "bravo", mac)
+	leased := addrOf(s.dhcp(as(t, mac, 0, "")).YourIPAddr)
+	if r := s.dhcp(as(t, mac, 0, "", dhcpv4.WithMessageType(dhcpv4.MessageTypeRequest), dhcpv4.WithClientIP(leased.AsSlice()))); r == nil {
+		t.Fatal("no lease")
+	}
+	for addr, want := range map[string]string{
+		"10.77.0.1":     "address 10.77.0.1: it is this server's own",
+		"10.99.0.1":     "address 10.99.0.1 is in none of the networks whose addresses are handed out (10.77.0.0/24)",
+		leased.String(): "it is leased to " + mac + " until ",
+		"10.77.0.9":     "",
+	} {
+		err := s.CheckAddress(netip.MustParseAddr(addr), []string{"52:54:00:aa:00:01"})
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v, want %q", addr, err, want)
+		}
+	}
+	if err := s.CheckAddress(leased, []string{mac}); err != nil {
+		t.Errorf("its own: %v", err)
+	}
+	if s.Mode = Proxy; s.CheckAddress(netip.MustParseAddr("10.99.0.1"), nil) != nil {
+		t.Error("where another server hands out the addresses, nothing is known of them")
+	}
+}
