@@ -123,7 +123,12 @@ func (s *Server) handle(l *link, from netip.AddrPort, port uint16, raw []byte, m
 	}
 	switch {
 	case errors.Is(err, errNoAddress):
-		s.Log.Debug("answer DHCP", "mac", c.MAC, "err", err)
+		if h != nil {
+			s.tell(*h, "%s got no address: %v; end leases, or serve with a larger --dhcp-range", c, err)
+		}
+		if s.exhausted.due(s.Now()) {
+			s.Log.Warn("no address is left to hand out: serve with a larger --dhcp-range", "mac", c.MAC, "err", err)
+		}
 	case err != nil:
 		s.Log.Error("answer DHCP", "mac", c.MAC, "err", err)
 	}
@@ -276,7 +281,7 @@ func (s *Server) lease(l *link, sub *subnet, m *dhcpv4.DHCPv4, c client, h *host
 	}
 	want := requested(m)
 	if m.MessageType() == dhcpv4.MessageTypeDiscover {
-		addr, err = sub.offer(c.MAC, fixed, want)
+		addr, err = sub.offer(c.MAC, fixed, want, h != nil)
 		return addr, true, err
 	}
 	if id := m.ServerIdentifier(); id != nil && !id.IsUnspecified() && !isSelf(l, m) {
@@ -285,11 +290,14 @@ func (s *Server) lease(l *link, sub *subnet, m *dhcpv4.DHCPv4, c client, h *host
 	if !want.IsValid() {
 		return addr, false, nil
 	}
-	if fixed.IsValid() && want != fixed {
-		return want, false, nil
+	if !fixed.IsValid() || want == fixed {
+		if ok, err = sub.confirm(c.MAC, want); ok && h != nil {
+			s.moved(l, *h, m)
+		}
 	}
-	if ok, err = sub.confirm(c.MAC, want); ok && h != nil {
-		s.moved(l, *h, m)
+	// What is in this network and was not ours to give may be another server's (RFC 2131, section 4.3.2, INIT-REBOOT).
+	if !ok && err == nil && !isSelf(l, m) && !fixed.IsValid() && sub.prefix.Contains(want) && !sub.rng.contains(want) {
+		return addr, false, nil
 	}
 	return want, ok, err
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -68,6 +69,7 @@ func (r Range) contains(a netip.Addr) bool {
 type lease struct {
 	MAC     string    `json:"mac"`
 	Expires time.Time `json:"expires"`
+	loose   bool      // offered to a stranger, who did not take it yet
 }
 
 // pool hands out addresses. It lives in memory; what was acknowledged is in
@@ -84,7 +86,12 @@ type pool struct {
 	mine  map[string]netip.Addr // MAC to its address
 	saved map[netip.Addr]time.Time
 	relay netip.Addr // the last one that asked for these addresses
+	// declines are when each MAC declined an address in the last hour.
+	declines map[string][]time.Time
 }
+
+// maxDeclines is how many addresses a machine may decline in an hour. One that declines more keeps addresses from others.
+const maxDeclines = 3
 
 // LeasePrefix begins the keys of leases.
 const LeasePrefix = "lease/"
@@ -108,7 +115,7 @@ func (p *pool) avoids(all []netip.Addr) {
 }
 
 func newPool(store LeaseStore, rng Range, term time.Duration, now func() time.Time, avoid ...netip.Addr) (*pool, error) {
-	p := &pool{store: store, rng: rng, term: term, now: now,
+	p := &pool{store: store, rng: rng, term: term, now: now, declines: make(map[string][]time.Time),
 		by: make(map[netip.Addr]lease), mine: make(map[string]netip.Addr), saved: make(map[netip.Addr]time.Time)}
 	p.avoids(avoid)
 	recs, err := store.List(LeasePrefix, "")
@@ -130,14 +137,14 @@ func newPool(store LeaseStore, rng Range, term time.Duration, now func() time.Ti
 }
 
 // offer picks the client's address: the fixed one, the one it has, the one it
-// asks for, a free one, and last one whose lease ran out. It is held for a
-// minute.
-func (p *pool) offer(mac string, fixed, asked netip.Addr) (netip.Addr, error) {
+// asks for, a free one, one whose lease ran out. A machine that is known goes without none while there is one that a
+// stranger was only offered, or that somebody declined. It is held for a minute.
+func (p *pool) offer(mac string, fixed, asked netip.Addr, known bool) (netip.Addr, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	addr := fixed
 	if !addr.IsValid() {
-		addr = p.pick(mac, asked)
+		addr = p.pick(mac, asked, known)
 	} else if l := p.by[fixed]; l.MAC != "" && l.MAC != mac && l.Expires.After(p.now()) {
 		return netip.Addr{}, fmt.Errorf("%w: the fixed address %s of %s is leased to %s until %s", errNoAddress, fixed, mac, l.MAC, l.Expires.Format(time.TimeOnly))
 	}
@@ -145,12 +152,12 @@ func (p *pool) offer(mac string, fixed, asked netip.Addr) (netip.Addr, error) {
 		return addr, fmt.Errorf("%w in %s for %s", errNoAddress, p.rng, mac)
 	}
 	if l := p.by[addr]; l.MAC != mac || l.Expires.Before(p.now().Add(time.Minute)) {
-		p.assign(addr, lease{mac, p.now().Add(time.Minute)})
+		p.assign(addr, lease{mac, p.now().Add(time.Minute), !known})
 	}
 	return addr, nil
 }
 
-func (p *pool) pick(mac string, asked netip.Addr) netip.Addr {
+func (p *pool) pick(mac string, asked netip.Addr, known bool) netip.Addr {
 	if addr, ok := p.mine[mac]; ok && p.rng.contains(addr) && !p.avoid[addr] {
 		return addr
 	}
@@ -162,7 +169,7 @@ func (p *pool) pick(mac string, asked netip.Addr) netip.Addr {
 	h := fnv.New32a()
 	h.Write([]byte(mac))
 	start, size := int64(h.Sum32()), p.rng.size()
-	var expired netip.Addr
+	var expired, loose, declined netip.Addr
 	for i := range size {
 		addr := p.rng.at((start + i) % size)
 		l, taken := p.by[addr]
@@ -170,11 +177,40 @@ func (p *pool) pick(mac string, asked netip.Addr) netip.Addr {
 		case p.avoid[addr]:
 		case !taken:
 			return addr
-		case !expired.IsValid() && l.Expires.Before(p.now()):
-			expired = addr
+		case l.Expires.Before(p.now()):
+			expired = first(expired, addr)
+		case l.loose:
+			loose = first(loose, addr)
+		case l.MAC == "" && (!declined.IsValid() || l.Expires.Before(p.by[declined].Expires)):
+			declined = addr
 		}
 	}
-	return expired
+	if !known {
+		return expired
+	}
+	return first(expired, first(loose, declined))
+}
+
+// first is the first of two addresses that is valid.
+func first(a, b netip.Addr) netip.Addr {
+	if a.IsValid() {
+		return a
+	}
+	return b
+}
+
+// refuses says why an address cannot be one of the machines with these MACs.
+func (p *pool) refuses(addr netip.Addr, macs []string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	l := p.by[addr]
+	switch {
+	case p.avoid[addr]:
+		return errors.New("it is this server's own, or the router's")
+	case l.MAC != "" && !l.loose && l.Expires.After(p.now()) && !slices.Contains(macs, l.MAC):
+		return fmt.Errorf("it is leased to %s until %s", l.MAC, l.Expires.Format(time.DateTime))
+	}
+	return nil
 }
 
 func (p *pool) free(a netip.Addr) bool {
@@ -201,7 +237,7 @@ func (p *pool) assign(addr netip.Addr, l lease) {
 // confirm makes the lease of addr the client's for a full term, on disk
 // before it returns. False: the address is not the client's.
 func (p *pool) confirm(mac string, addr netip.Addr) (bool, error) {
-	l := lease{mac, p.now().Add(p.term)}
+	l := lease{MAC: mac, Expires: p.now().Add(p.term)}
 	p.mu.Lock()
 	ours := p.mine[mac] == addr && addr.IsValid()
 	if ours {
@@ -213,7 +249,7 @@ func (p *pool) confirm(mac string, addr netip.Addr) (bool, error) {
 		return ours, nil
 	}
 	// Half a term more on the disk spares it a write for every DHCPREQUEST.
-	longer := lease{mac, l.Expires.Add(p.term / 2)}
+	longer := lease{MAC: mac, Expires: l.Expires.Add(p.term / 2)}
 	if err := p.save(addr, &longer); err != nil {
 		return false, err
 	}
@@ -226,11 +262,13 @@ func (p *pool) confirm(mac string, addr netip.Addr) (bool, error) {
 }
 
 // release frees addr if it is the client's; declined keeps it from everybody
-// for a term, because the client found it in use (RFC 2131 section 4.3.3).
+// for a term, because the client found it in use (RFC 2131 section 4.3.3). Only an address that was leased to the client
+// can be declined, and only a few in an hour: who was offered one, or declines all, is not to keep others from theirs.
 func (p *pool) release(mac string, addr netip.Addr, declined bool) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if mine, ok := p.mine[mac]; !ok || mine != addr {
+	_, leased := p.saved[addr]
+	if mine, ok := p.mine[mac]; !ok || mine != addr || declined && (!leased || !p.mayDecline(mac)) {
 		return nil
 	}
 	delete(p.mine, mac)
@@ -242,6 +280,23 @@ func (p *pool) release(mac string, addr netip.Addr, declined bool) error {
 	l := lease{Expires: p.now().Add(p.term)}
 	p.by[addr] = l
 	return p.save(addr, &l)
+}
+
+// mayDecline counts what a MAC declines.
+func (p *pool) mayDecline(mac string) bool {
+	hourAgo := p.now().Add(-time.Hour)
+	for other, all := range p.declines {
+		if all = slices.DeleteFunc(all, hourAgo.After); len(all) == 0 {
+			delete(p.declines, other)
+		} else {
+			p.declines[other] = all
+		}
+	}
+	if len(p.declines[mac]) >= maxDeclines {
+		return false
+	}
+	p.declines[mac] = append(p.declines[mac], p.now())
+	return true
 }
 
 // relayed notes the relay by which a client asked, and returns the last one: who

@@ -41,7 +41,7 @@ func TestLeases(t *testing.T) {
 		if asked != "" {
 			want = addr(asked)
 		}
-		a, err := p.offer(mac, netip.Addr{}, want)
+		a, err := p.offer(mac, netip.Addr{}, want, true)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -71,7 +71,7 @@ func TestLeases(t *testing.T) {
 	if b == c || !confirm("b", b) || !confirm("c", c) {
 		t.Error(b, c)
 	}
-	if d, err := p.offer("d", netip.Addr{}, netip.Addr{}); err == nil {
+	if d, err := p.offer("d", netip.Addr{}, netip.Addr{}, true); err == nil {
 		t.Errorf("three addresses, and a fourth machine got %s", d)
 	}
 
@@ -98,30 +98,90 @@ func TestLeases(t *testing.T) {
 	if e := offer("e", a.String()); e != a {
 		t.Errorf("a released address was not given: %s", e)
 	}
+	if err := p.release("e", a, true); err != nil || offer("e", "") != a {
+		t.Error("an address was declined that was only offered", err)
+	}
+	if !confirm("e", a) {
+		t.Error("e did not get what it was offered")
+	}
 	if err := p.release("e", a, true); err != nil { // DHCPDECLINE: in use by a stranger
 		t.Fatal(err)
 	}
 	if f := offer("f", a.String()); f == a {
 		t.Error("a declined address was given again at once")
 	}
-	if fixed, err := p.offer("g", addr("10.77.0.50"), netip.Addr{}); err != nil || fixed != addr("10.77.0.50") || !confirm("g", fixed) {
+	if fixed, err := p.offer("g", addr("10.77.0.50"), netip.Addr{}, true); err != nil || fixed != addr("10.77.0.50") || !confirm("g", fixed) {
 		t.Errorf("fixed address: %s, %v", fixed, err)
+	}
+}
+
+// TestNobodyGoesWithout: neither strangers that ask and ask nor a machine that declines all keeps a known machine from
+// an address.
+func TestNobodyGoesWithout(t *testing.T) {
+	now := noon
+	addr := netip.MustParseAddr
+	rng := Range{First: addr("10.77.0.100"), Last: addr("10.77.0.105")}
+	p, err := newPool(server(t, Full).Leases, rng, time.Hour, func() time.Time { return now })
+	if err != nil {
+		t.Fatal(err)
+	}
+	take := func(mac string, known bool) netip.Addr {
+		t.Helper()
+		a, err := p.offer(mac, netip.Addr{}, netip.Addr{}, known)
+		if err != nil {
+			return netip.Addr{}
+		}
+		if ok, err := p.confirm(mac, a); !ok || err != nil {
+			t.Fatalf("%s of %s is not confirmed: %v", a, mac, err)
+		}
+		return a
+	}
+	var declined []netip.Addr
+	for range 5 {
+		a := take("liar", true)
+		if err := p.release("liar", a, true); err != nil {
+			t.Fatal(err)
+		}
+		if p.by[a].MAC == "" {
+			declined = append(declined, a)
+		}
+		now = now.Add(time.Second)
+	}
+	if len(declined) != maxDeclines {
+		t.Errorf("%d addresses were declined", len(declined))
+	}
+	for i := range 10 {
+		_, _ = p.offer(fmt.Sprint("stranger ", i), netip.Addr{}, netip.Addr{}, false)
+	}
+	if a := take("late stranger", false); a.IsValid() {
+		t.Errorf("a stranger got %s, which was declined or another's", a)
+	}
+	got := map[netip.Addr]bool{}
+	for i := range 5 {
+		got[take(fmt.Sprint("known ", i), true)] = true
+	}
+	if len(got) != 5 || got[netip.Addr{}] {
+		t.Errorf("known machines got %v", got)
+	}
+	now = now.Add(time.Hour)
+	if a := take("liar", true); !a.IsValid() {
+		t.Error("the liar goes without when the hour is over")
 	}
 }
 
 func TestLeasesAreSteady(t *testing.T) {
 	s := server(t, Full)
-	first, err := s.subnets[0].offer(mac, netip.Addr{}, netip.Addr{})
+	first, err := s.subnets[0].offer(mac, netip.Addr{}, netip.Addr{}, true)
 	if err != nil {
 		t.Fatal(err)
 	}
 	other := server(t, Full) // its store is empty
 	for i := range 20 {
-		if _, err := other.subnets[0].offer(fmt.Sprint("other ", i), netip.Addr{}, netip.Addr{}); err != nil {
+		if _, err := other.subnets[0].offer(fmt.Sprint("other ", i), netip.Addr{}, netip.Addr{}, true); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if again, _ := server(t, Full).subnets[0].offer(mac, netip.Addr{}, netip.Addr{}); again != first {
+	if again, _ := server(t, Full).subnets[0].offer(mac, netip.Addr{}, netip.Addr{}, true); again != first {
 		t.Errorf("%s, and with an empty store %s", first, again)
 	}
 }
@@ -146,7 +206,7 @@ func TestLeaseIsOnDiskFirst(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := p.offer("a", netip.Addr{}, netip.Addr{})
+	a, err := p.offer("a", netip.Addr{}, netip.Addr{}, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,7 +221,7 @@ func TestLeaseIsOnDiskFirst(t *testing.T) {
 		t.Error("acknowledged before it was on the disk")
 	case <-time.After(50 * time.Millisecond):
 	}
-	if b, err := p.offer("b", netip.Addr{}, a); err != nil || b == a { // others are not kept waiting
+	if b, err := p.offer("b", netip.Addr{}, a, true); err != nil || b == a { // others are not kept waiting
 		t.Errorf("b was offered %s, %v", b, err)
 	}
 	close(g.open)

@@ -282,6 +282,28 @@ func (s *Server) subnetFor(l *link, m *dhcpv4.DHCPv4) *subnet {
 	return s.subnet(l.self)
 }
 
+// CheckAddress says why machines with these MACs cannot have an address of ours: it is this server's own or the
+// router's, of no network whose addresses are handed out, or leased to another machine.
+func (s *Server) CheckAddress(addr netip.Addr, macs []string) error {
+	if s.Mode != Full {
+		return nil
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	sub := s.subnet(addr)
+	if sub == nil {
+		var all []string
+		for _, sub := range s.subnets {
+			all = append(all, sub.prefix.String())
+		}
+		return fmt.Errorf("address %s is in none of the networks whose addresses are handed out (%s)", addr, strings.Join(all, ", "))
+	}
+	if err := sub.refuses(addr, macs); err != nil {
+		return fmt.Errorf("address %s: %w", addr, err)
+	}
+	return nil
+}
+
 // subnet is the one that holds an address. s.mu is held.
 func (s *Server) subnet(at netip.Addr) *subnet {
 	for i := range s.subnets {

@@ -1,6 +1,8 @@
 package pxe
 
 import (
+	"bytes"
+	"log/slog"
 	"net"
 	"net/netip"
 	"strings"
@@ -255,5 +257,92 @@ func TestRelayedRenewal(t *testing.T) {
 	ask(dhcpv4.MessageTypeRelease)
 	if r, _ := ask(dhcpv4.MessageTypeRequest); r == nil || r.MessageType() != dhcpv4.MessageTypeNak {
 		t.Errorf("after its release: %v", r)
+	}
+}
+
+// TestOldAddress: a system that comes back and asks for the address that it had (RFC 2131, section 4.3.2, INIT-REBOOT) is
+// told at once that it is of another network, and not refused what another server may have given.
+func TestOldAddress(t *testing.T) {
+	s := server(t, Full) // hands out a part of 10.77.0.0/24
+	s.mustEnroll(t, "bravo", mac)
+	mine := addrOf(s.dhcp(as(t, mac, 0, "")).YourIPAddr)
+	inRange := s.subnets[0].rng.First
+	if inRange == mine {
+		inRange = inRange.Next()
+	}
+	for _, tt := range []struct {
+		asked string
+		want  dhcpv4.MessageType // 0: silence
+	}{
+		{mine.String(), dhcpv4.MessageTypeAck},
+		{inRange.String(), dhcpv4.MessageTypeNak},
+		{"10.77.0.9", 0},
+		{"10.99.0.9", dhcpv4.MessageTypeNak},
+	} {
+		ip := net.ParseIP(tt.asked)
+		for how, with := range map[string]dhcpv4.Modifier{"asked for": dhcpv4.WithOption(dhcpv4.OptRequestedIPAddress(ip)), "renewed": dhcpv4.WithClientIP(ip)} {
+			var got dhcpv4.MessageType
+			if r := s.dhcp(as(t, mac, 0, "", dhcpv4.WithMessageType(dhcpv4.MessageTypeRequest), with)); r != nil {
+				got = r.MessageType()
+			}
+			if got != tt.want {
+				t.Errorf("%s, %s: %v, want %v", tt.asked, how, got, tt.want)
+			}
+		}
+	}
+}
+
+// TestExhausted: a machine that gets no address is told of, where it can be seen.
+func TestExhausted(t *testing.T) {
+	s := server(t, Full)
+	var log bytes.Buffer
+	s.Log = slog.New(slog.NewTextHandler(&log, nil))
+	s.subnets[0].rng.Last = s.subnets[0].rng.First
+	s.mustEnroll(t, "alpha", "52:54:00:aa:00:01")
+	s.mustEnroll(t, "bravo", mac)
+	if s.dhcp(as(t, "52:54:00:aa:00:01", 0, "")) == nil {
+		t.Fatal("no offer")
+	}
+	for range 2 {
+		if r := s.dhcp(as(t, mac, 0, "")); r != nil {
+			t.Fatal("an offer of what was offered to another")
+		}
+	}
+	events, err := s.Hosts.Events("bravo", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if last := events[len(events)-1].Message; !strings.Contains(last, "got no address: no address left in 10.77.0.") {
+		t.Errorf("the host's log ends with %q", last)
+	}
+	if strings.Count(log.String(), "no address is left to hand out") != 1 {
+		t.Errorf("the log: %s", &log)
+	}
+}
+
+// TestCheckAddress: what a machine could never get is said when it is asked for.
+func TestCheckAddress(t *testing.T) {
+	s := server(t, Full)
+	s.mustEnroll(t, "bravo", mac)
+	leased := addrOf(s.dhcp(as(t, mac, 0, "")).YourIPAddr)
+	if r := s.dhcp(as(t, mac, 0, "", dhcpv4.WithMessageType(dhcpv4.MessageTypeRequest), dhcpv4.WithClientIP(leased.AsSlice()))); r == nil {
+		t.Fatal("no lease")
+	}
+	for addr, want := range map[string]string{
+		"10.77.0.1":     "address 10.77.0.1: it is this server's own",
+		"10.99.0.1":     "address 10.99.0.1 is in none of the networks whose addresses are handed out (10.77.0.0/24)",
+		leased.String(): "it is leased to " + mac + " until ",
+		"10.77.0.9":     "",
+	} {
+		err := s.CheckAddress(netip.MustParseAddr(addr), []string{"52:54:00:aa:00:01"})
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v, want %q", addr, err, want)
+		}
+	}
+	if err := s.CheckAddress(leased, []string{mac}); err != nil {
+		t.Errorf("its own: %v", err)
+	}
+	if s.Mode = Proxy; s.CheckAddress(netip.MustParseAddr("10.99.0.1"), nil) != nil {
+		t.Error("where another server hands out the addresses, nothing is known of them")
 	}
 }

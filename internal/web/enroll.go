@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -156,7 +157,7 @@ func (s *Server) check(ctx context.Context, r EnrollRequest) (_ hosts.Host, _ ma
 		}
 		h.MACs = append(h.MACs, mac)
 	}
-	if err := s.addressFree(r.Name, r.Address); err != nil {
+	if err := s.addressFree(r.Name, r.Address, h.MACs); err != nil {
 		return h, nil, nil, err
 	}
 	if r.Layout != hosts.NoLayout {
@@ -219,8 +220,8 @@ func (s *Server) warnings(h hosts.Host, found Evaluation) (all []string) {
 	return all
 }
 
-// addressFree refuses a fixed address that another host has.
-func (s *Server) addressFree(name, addr string) error {
+// addressFree refuses a fixed address that another host has, or that the machines with these MACs cannot get.
+func (s *Server) addressFree(name, addr string, macs []string) error {
 	if addr == "" {
 		return nil
 	}
@@ -229,6 +230,9 @@ func (s *Server) addressFree(name, addr string) error {
 		if o.Name != name && o.Options.Address == addr {
 			return fmt.Errorf("address %s is %s's already: choose another --address", addr, o.Name)
 		}
+	}
+	if a, parseErr := netip.ParseAddr(addr); err == nil && parseErr == nil && s.CheckAddress != nil { // what is none is found later
+		err = s.CheckAddress(a, macs)
 	}
 	return err
 }

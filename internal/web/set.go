@@ -57,7 +57,7 @@ func (s *Server) set(c echo.Context) error {
 func (s *Server) change(ctx context.Context, h hosts.Host, r SetRequest) (change hosts.Change, err error) {
 	change = hosts.Change{MACs: r.MACs, Serial: r.Serial, Address: r.Address}
 	if r.Address != nil {
-		if err := s.addressFree(h.Name, *r.Address); err != nil {
+		if err := s.addressFree(h.Name, *r.Address, h.MACs); err != nil {
 			return change, err
 		}
 	}

@@ -36,6 +36,8 @@ type Server struct {
 	Serving Serving
 	// Interfaces are those that are served now, with our addresses on them.
 	Interfaces func() map[string]netip.Addr
+	// CheckAddress says why machines with these MACs cannot get an address.
+	CheckAddress func(addr netip.Addr, macs []string) error
 	// Programs is the folder with boot programs beside those built in; empty: none.
 	Programs string
 
