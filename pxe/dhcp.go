@@ -94,7 +94,21 @@ func (s *Server) answer(l *link, conn *net.UDPConn, m dhcpRequest, respond respo
 		s.Log.Debug("answered DHCP", "mac", m.ClientHWAddr.String(), "request", m.MessageType(), "answer", r.MessageType(), "to", to,
 			"address", r.YourIPAddr, "file", r.BootFileName != "", "err", err)
 	}
+	if err != nil && !closed(err) {
+		s.unsent(m.ClientHWAddr.String(), to, err)
+	}
 	return deaf(m.DHCPv4, r)
+}
+
+// unsent tells of an answer that this machine did not let out: of a firewall, or of a network that is down.
+func (s *Server) unsent(mac string, to netip.AddrPort, err error) {
+	const help = "look at the rules for output of this machine's firewall, and whether the interface is up"
+	if h, hostErr := s.Hosts.ByMAC(mac); hostErr == nil {
+		s.tell(h, "the answer to %s could not be sent to %s: %v; %s", mac, to, err, help)
+	}
+	if s.muted.due(s.Now()) {
+		s.Log.Warn("an answer could not be sent; "+help, "mac", mac, "to", to, "err", err)
+	}
 }
 
 // handle has one request answered, and keeps both in the machine's trace.

@@ -125,9 +125,21 @@ func (s *Server) openOfBoot(h hosts.Host, name, folder string, from netip.AddrPo
 	return s.program(h.Boot.MAC, name)
 }
 
+// meant is the program that a name means. Firmware that takes option 67 for a C string reads on behind it, until a NUL
+// of what follows: the end of the options, or another option's number and length.
+func (s *Server) meant(name string) string {
+	unprintable := func(r rune) bool { return r < ' ' || r >= 0x7f }
+	for known := range s.programs {
+		if rest, ok := strings.CutPrefix(name, known); ok && strings.ContainsFunc(rest, unprintable) {
+			return known
+		}
+	}
+	return name
+}
+
 // program opens a boot program. The machine's ladder hears of it.
 func (s *Server) program(mac, name string) (tftpFile, error) {
-	data := s.programs[name]
+	data := s.programs[s.meant(name)]
 	if data == nil {
 		return tftpFile{}, errNoFile
 	}
@@ -159,7 +171,7 @@ func (s *Server) openByNeighbour(l *link, name string, from netip.AddrPort) (tft
 	c := client{MAC: mac, Kind: uboot, Arch: iana.UBOOT_ARM64}
 	if name != pxelinux(mac) {
 		c.Kind, c.Arch = firmware, programArch(name)
-		if name = s.have(c, name); s.Mode != Off || name == "" {
+		if name = s.have(c, s.meant(name)); s.Mode != Off || name == "" {
 			c.Kind = system // whatever it is after, there is an answer for those we know
 		}
 	}

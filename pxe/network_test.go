@@ -346,3 +346,30 @@ func TestCheckAddress(t *testing.T) {
 		t.Error("where another server hands out the addresses, nothing is known of them")
 	}
 }
+
+// TestUnsent: an answer that this machine does not let out is told of, where it can be seen.
+func TestUnsent(t *testing.T) {
+	s := server(t, Full)
+	var log bytes.Buffer
+	s.Log = slog.New(slog.NewTextHandler(&log, nil))
+	s.mustEnroll(t, "bravo", mac)
+	conn, err := net.DialUDP("udp4", nil, &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 9}) // it sends to nobody else
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for range 2 {
+		m := as(t, mac, 0, "")
+		s.answer(s.links[0], conn, dhcpRequest{m, m.ToBytes(), addrPort("0.0.0.0:68")}, s.answerDHCP)
+	}
+	events, err := s.Hosts.Events("bravo", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if last := events[len(events)-1].Message; !strings.HasPrefix(last, "the answer to "+mac+" could not be sent to ") {
+		t.Errorf("the host's log ends with %q", last)
+	}
+	if strings.Count(log.String(), "an answer could not be sent") != 1 {
+		t.Errorf("the log: %s", &log)
+	}
+}

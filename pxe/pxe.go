@@ -52,11 +52,11 @@ type Server struct {
 	links   []*link
 	subnets []subnet
 
-	programs          map[string][]byte // what firmware loads, by name
-	ladders           ladders
-	pis               piAsks
-	restarts          restarts
-	beyond, exhausted seldom
+	programs                 map[string][]byte // what firmware loads, by name
+	ladders                  ladders
+	pis                      piAsks
+	restarts                 restarts
+	beyond, exhausted, muted seldom
 
 	connections connections
 	transfers   int // TFTP transfers at a time

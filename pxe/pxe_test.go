@@ -414,13 +414,14 @@ func TestTFTPNames(t *testing.T) {
 	h, _ := s.Hosts.Get("bravo")
 	token := h.Boot.Token
 	good := "boot/" + token + "/ipxe.efi"
-	for _, name := range []string{good, "/" + good} {
+	// The last two are what firmware asks for that takes option 67 for a C string.
+	for _, name := range []string{good, "/" + good, good + "\xff", good + "a\x11"} {
 		if f, err := open(name); err != nil || f.size != int64(len(s.programs["ipxe.efi"])) {
 			t.Errorf("%s: %d bytes, %v", name, f.size, err)
 		}
 	}
 	for _, name := range []string{"", "ipxe.efi", "snp.efi", "boot/ipxe.efi", "boot//ipxe.efi", "boot/" + token, "../" + good,
-		"boot/" + token + "/../../state.db", "boot/hold/ipxe.efi", "boot/" + strings.Repeat("0", 32) + "/ipxe.efi", strings.ToUpper(good)} {
+		good + "a", good + " a", "boot/" + token + "/../../state.db", "boot/hold/ipxe.efi", "boot/" + strings.Repeat("0", 32) + "/ipxe.efi", strings.ToUpper(good)} {
 		if _, err := open(name); err == nil {
 			t.Errorf("%q is served", name)
 		}
