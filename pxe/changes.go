@@ -8,20 +8,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// changes tells, until ctx ends, that the machine's interfaces or their IPv4 addresses have changed (rtnetlink(7)). What
+// changes tells, until ctx ends, that the machine's interfaces or their IPv4 addresses have changed. What
 // has changed is for its reader to look up: several changes may be one.
 func changes(ctx context.Context) (<-chan struct{}, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
-	if err == nil {
-		groups := uint32(unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR)
-		if err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
-			unix.Close(fd)
-		}
-	}
+	socket, err := openRTNetlink(unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR)
 	if err != nil {
 		return nil, fmt.Errorf("follow the network interfaces: %w", err)
 	}
-	socket := os.NewFile(uintptr(fd), "rtnetlink")
 	changed := make(chan struct{}, 1)
 	context.AfterFunc(ctx, func() { socket.Close() })
 	go func() {
@@ -38,4 +31,17 @@ func changes(ctx context.Context) (<-chan struct{}, error) {
 		}
 	}()
 	return changed, nil
+}
+
+// openRTNetlink opens the kernel's messages of these groups (rtnetlink(7)).
+func openRTNetlink(groups uint32) (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "rtnetlink"), nil
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"syscall"
 	"time"
@@ -67,7 +66,7 @@ func (l *link) resolve(ctx context.Context, addr netip.Addr) string {
 	if mac != "" || !l.net.Contains(addr) {
 		return mac
 	}
-	changes, err := neighbourChanges()
+	changes, err := openRTNetlink(unix.RTMGRP_NEIGH)
 	if err != nil {
 		return ""
 	}
@@ -101,17 +100,4 @@ func (l *link) ask(addr netip.Addr) error {
 	defer conn.Close()
 	_, err = conn.Write([]byte{0})
 	return err
-}
-
-// neighbourChanges are the kernel's messages about its table of neighbours (rtnetlink(7)).
-func neighbourChanges() (*os.File, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: unix.RTMGRP_NEIGH}); err != nil {
-		unix.Close(fd)
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), "neighbours"), nil
 }
