@@ -5,7 +5,11 @@ mkdir -p /dev/disk/by-label
 for label in $(sed -n 's|^/dev/disk/by-label/\([^ ]*\) .*|\1|p' /etc/fstab); do
 	ln -sfn "$(busybox findfs "LABEL=$label")" "/dev/disk/by-label/$label"
 done
-/run/current-system/sw/bin/mount -a # busybox makes no mount points
+# What stage 1 has mounted stays: mount -a of util-linux 2.41 does not know it by the device's other names. And busybox
+# makes no mount points.
+while read -r _ target type _; do
+	[ "$type" = swap ] || busybox grep -q " $target " /proc/mounts || /run/current-system/sw/bin/mount "$target"
+done </etc/fstab
 swapon -a
 for module in virtio_net e1000e e1000 igb r8169; do
 	/run/current-system/sw/bin/modprobe -q -d /run/current-system/kernel-modules $module
