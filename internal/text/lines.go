@@ -59,3 +59,25 @@ func (l *Limit) Write(p []byte) (int, error) {
 	l.used += len(p)
 	return l.To.Write(p)
 }
+
+// ReadFrom implements io.ReaderFrom, with a buffer that grows with what comes: a thousand commands at once wait to print
+// something, and most print little.
+func (l *Limit) ReadFrom(r io.Reader) (n int64, err error) {
+	for buf := make([]byte, 512); ; {
+		got, err := r.Read(buf)
+		n += int64(got)
+		if got > 0 {
+			if _, err := l.Write(buf[:got]); err != nil {
+				return n, err
+			}
+		}
+		switch {
+		case err == io.EOF:
+			return n, nil
+		case err != nil:
+			return n, err
+		case got == len(buf) && got < 32<<10:
+			buf = make([]byte, 2*got)
+		}
+	}
+}
