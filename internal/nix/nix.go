@@ -107,13 +107,20 @@ func Logged(cmd *exec.Cmd, line func(string)) error {
 		}
 		said.add(text)
 	}}
-	cmd.Stderr = &stderr
 	// A copy that outlives a killed server would keep /mnt busy.
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = new(syscall.SysProcAttr)
 	}
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
-	err := cmd.Run()
+	// Who waits for a process has a thread, who waits for what it says has none: its end is waited for last.
+	pipe, err := cmd.StderrPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err == nil {
+		_, readErr := stderr.ReadFrom(pipe)
+		err = errors.Join(readErr, cmd.Wait())
+	}
 	stderr.End()
 	if errors.Is(err, exec.ErrNotFound) {
 		return fmt.Errorf("%s is not installed on this machine, or not in PATH: see https://nixos.org/download", cmd.Args[0])

@@ -39,8 +39,8 @@ func (l *Lines) End() {
 	}
 }
 
-// Limit is a writer that passes on at most so many bytes, and nothing after what is more. It calls Full then, which is to end whoever
-// writes, and may be called several times.
+// Limit is a writer that passes on at most so many bytes, and nothing after what is more. It calls Full then, which is
+// to end whoever writes, and may be called several times.
 type Limit struct {
 	To   io.Writer
 	Most int // bytes
@@ -60,16 +60,20 @@ func (l *Limit) Write(p []byte) (int, error) {
 	return l.To.Write(p)
 }
 
-// ReadFrom implements io.ReaderFrom, with a buffer that grows with what comes: a thousand commands at once wait to print
-// something, and most print little.
-func (l *Limit) ReadFrom(r io.Reader) (n int64, err error) {
+// ReadFrom implements io.ReaderFrom.
+func (l *Lines) ReadFrom(r io.Reader) (int64, error) { return pour(l, r) }
+
+// ReadFrom implements io.ReaderFrom.
+func (l *Limit) ReadFrom(r io.Reader) (int64, error) { return pour(l, r) }
+
+// pour writes all that comes, by a buffer that grows with it: a thousand commands at once may wait to print something,
+// and most print little.
+func pour(w io.Writer, r io.Reader) (n int64, err error) {
 	for buf := make([]byte, 512); ; {
-		got, err := r.Read(buf)
+		got, readErr := r.Read(buf)
 		n += int64(got)
-		if got > 0 {
-			if _, err := l.Write(buf[:got]); err != nil {
-				return n, err
-			}
+		if _, err = w.Write(buf[:got]); err == nil {
+			err = readErr
 		}
 		switch {
 		case err == io.EOF:
