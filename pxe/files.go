@@ -43,6 +43,7 @@ func (s *Server) serveTFTP(ctx context.Context, l *link) error {
 			}
 			return f, err
 		},
+		Resolve: func(ctx context.Context, client netip.Addr) { l.resolve(ctx, client) },
 		Seen: func(client netip.AddrPort, sent bool, packet []byte, text string) {
 			s.traceTFTP(l, client, sent, packet, text)
 		},
@@ -69,7 +70,7 @@ func (s *Server) open(l *link, name string, from netip.AddrPort) (tftpFile, erro
 	client := from.Addr().Unmap()
 	mac := l.neighbour(client)
 	if mac == "" && l.net.Contains(client) {
-		return tftpFile{}, errors.Join(errNotServed, l.ask(client)) // it asks again
+		return tftpFile{}, errors.Join(errNoNeighbour, l.ask(client))
 	}
 	if err := s.vouch(l, h, client, mac); err != nil {
 		s.tell(h, "%s asked for %s with the token of its boot and got no answer: %s", client, printable(name), err)
@@ -157,7 +158,7 @@ func (s *Server) program(mac, name string) (tftpFile, error) {
 func (s *Server) openByNeighbour(l *link, name string, from netip.AddrPort) (tftpFile, error) {
 	mac := l.neighbour(from.Addr().Unmap())
 	if mac == "" && l.net.Contains(from.Addr().Unmap()) {
-		return tftpFile{}, errors.Join(errNotServed, l.ask(from.Addr().Unmap())) // it asks again
+		return tftpFile{}, errors.Join(errNoNeighbour, l.ask(from.Addr().Unmap()))
 	}
 	if mac == "" {
 		return s.openBySerial(l, name, from)

@@ -43,6 +43,10 @@ type tftpServer struct {
 	// 20 seconds for an answer.
 	Open func(name string, client netip.AddrPort) (tftpFile, error)
 
+	// Resolve waits until the MAC of a client is known for whom Open returned errNoNeighbour, or cannot be. It may be
+	// nil if Open never does.
+	Resolve func(context.Context, netip.Addr)
+
 	// Seen is told of each request that Open did not leave unanswered, of each
 	// ERROR packet sent for one, and, in words, of how each transfer ended. It
 	// may be nil.
@@ -66,6 +70,9 @@ const (
 	// some seconds.
 	MaxTransfers = 1024
 
+	// maxAsking bounds the clients whose MACs are asked for at one time, each with a socket.
+	maxAsking = 64
+
 	// Firmware repeats a request after 1 to 5 seconds, and gives up after 15
 	// or more. A request that was not repeated for so long waits no longer.
 	tftpPatience = 10 * time.Second
@@ -84,7 +91,10 @@ const (
 )
 
 var (
-	errNotServed  = errors.New("not served")
+	errNotServed = errors.New("not served")
+	// errNoNeighbour is an errNotServed, too.
+	errNoNeighbour = fmt.Errorf("%w: the client's MAC is not known yet", errNotServed)
+
 	errNoFile     = errors.New("file not found")
 	errReadOnly   = errors.New("files can only be read")
 	errOctetOnly  = errors.New("only octet mode is served")
@@ -101,7 +111,7 @@ func (t *tftpServer) Run(ctx context.Context, conn *net.UDPConn) error {
 	serving, stop := context.WithCancel(ctx)
 	defer stop()
 	g := &gate{UDPConn: conn, tftpServer: t, ctx: serving,
-		places: make(chan struct{}, cmp.Or(t.Transfers, MaxTransfers)), waiting: make(chan *transfer, MaxTransfers),
+		places: make(chan struct{}, cmp.Or(t.Transfers, MaxTransfers)), waiting: make(chan *transfer, MaxTransfers), asking: make(chan struct{}, maxAsking),
 		known: make(map[conversation]*transfer), held: make(map[holder]int), small: make(map[netip.Addr]int)}
 	defer context.AfterFunc(serving, func() { conn.Close() })()
 	received := make(chan error, 1)

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"math/rand"
 	"net"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -366,4 +367,32 @@ func TestTFTPWithoutSockets(t *testing.T) {
 		t.Errorf("log: %s", &s.log)
 	}
 	s.log.Reset()
+}
+
+// TestTFTPUnknownNeighbour: a client whose MAC is not known yet is not left to ask again, and one that has none gets silence.
+func TestTFTPUnknownNeighbour(t *testing.T) {
+	known := make(chan struct{})
+	s := &shelf{open: func(name string) (tftpFile, error) {
+		select {
+		case <-known:
+			if name == "file" {
+				return file(bytes.NewReader([]byte("abc")), 3), nil
+			}
+		default:
+		}
+		return tftpFile{}, errNoNeighbour
+	}, resolve: sync.OnceFunc(func() { close(known) })}
+	addr, stop := s.serve(t, 1500)
+	f := newROM(t, addr)
+	f.ask(request("file"))
+	f.expect("\x00\x03\x00\x01abc")
+	f.ack(1)
+	if !s.whole(t) {
+		t.Error("not whole")
+	}
+	f.ask(request("another"))
+	stop()
+	if p := f.within(time.Millisecond); p != nil {
+		t.Errorf("a client without a MAC got %q", p)
+	}
 }

@@ -30,6 +30,7 @@ type shelf struct {
 	log            bytes.Buffer
 	took           func(client netip.AddrPort, blocks, blksize int64, took time.Duration)
 	answer         time.Duration // tftpServer.Answer
+	resolve        func()        // in place of asking for a MAC
 }
 
 func (s *shelf) Open(name string, client netip.AddrPort) (tftpFile, error) {
@@ -119,7 +120,7 @@ func (s *shelf) serve(t testing.TB, mtu int) (addr netip.AddrPort, stop func()) 
 		t.Fatal(err)
 	}
 	s.ended = make(chan bool, 10*MaxTransfers)
-	srv := &tftpServer{MTU: mtu, Open: s.Open, Seen: s.Seen, Took: s.took, Answer: s.answer, Log: slog.New(slog.NewTextHandler(&s.log, &slog.HandlerOptions{Level: slog.LevelInfo}))}
+	srv := &tftpServer{MTU: mtu, Open: s.Open, Seen: s.Seen, Took: s.took, Answer: s.answer, Resolve: func(context.Context, netip.Addr) { s.resolve() }, Log: slog.New(slog.NewTextHandler(&s.log, &slog.HandlerOptions{Level: slog.LevelInfo}))}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- srv.Run(ctx, conn) }()

@@ -20,6 +20,7 @@ type gate struct {
 	ctx       context.Context // of Run
 	places    chan struct{}   // holds one for each transfer under way
 	waiting   chan *transfer  // let through, without a place yet
+	asking    chan struct{}   // holds one for each request whose client's MAC is asked for
 	transfers sync.WaitGroup
 
 	mu    sync.Mutex
@@ -64,23 +65,48 @@ func (g *gate) arrived(p []byte, client netip.AddrPort) {
 		g.Log.Debug("TFTP request left unanswered: there are enough like it", "from", client, "file", untold(r.name))
 		return
 	}
-	var err error
-	t.file, err = g.Open(r.name, client)
-	if errors.Is(err, errNotServed) {
-		g.forget(t)
-		g.Log.Debug("TFTP request left unanswered", "from", client, "file", untold(r.name), "err", err)
+	f, err := g.Open(r.name, client)
+	if errors.Is(err, errNoNeighbour) && g.later(t, p) {
 		return
 	}
-	g.seen(client, false, p, "")
-	if err == nil && (r.write || !r.octet) {
+	g.opened(t, p, f, err)
+}
+
+// later opens the file of a request once the client's MAC is known. It reports whether it does: there may be too many
+// whose MACs are asked for. The client asks again then.
+func (g *gate) later(t *transfer, p []byte) bool {
+	select {
+	case g.asking <- struct{}{}:
+	default:
+		return false
+	}
+	g.transfers.Go(func() {
+		defer func() { <-g.asking }()
+		g.Resolve(g.ctx, t.client.Addr())
+		f, err := g.Open(t.name, t.client)
+		g.opened(t, p, f, err)
+	})
+	return true
+}
+
+// opened answers a request whose file was looked for.
+func (g *gate) opened(t *transfer, p []byte, f tftpFile, err error) {
+	t.file = f
+	if errors.Is(err, errNotServed) {
+		g.forget(t)
+		g.Log.Debug("TFTP request left unanswered", "from", t.client, "file", untold(t.name), "err", err)
+		return
+	}
+	g.seen(t.client, false, p, "")
+	if err == nil && (t.write || !t.octet) {
 		t.file.close(false)
-		if err = errOctetOnly; r.write {
+		if err = errOctetOnly; t.write {
 			err = errReadOnly
 		}
 	}
 	if err != nil {
 		g.forget(t)
-		g.refuse(client, err)
+		g.refuse(t.client, err)
 		return
 	}
 	select {
