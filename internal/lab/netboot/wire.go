@@ -39,7 +39,8 @@ type Wire struct {
 	inbox  map[string]chan datagram // by MAC
 	addrs  map[netip.Addr]string    // whose MAC has it
 	broken error                    // why nothing is received any more
-	shared bool                     // the kernel's frames are given machines' Ethernet addresses
+
+	shared bool // the kernel's frames are given machines' Ethernet addresses; used by work's thread alone
 }
 
 // datagram is what came to UDP port 68.
@@ -206,17 +207,24 @@ func (w *Wire) plug(mac net.HardwareAddr) (<-chan datagram, error) {
 	return w.inbox[string(mac)], nil
 }
 
-// unplug takes a machine and its addresses away.
+// unplug takes a machine and its addresses away. What the kernel does about addresses takes a while, and w.mu is not held
+// meanwhile: all that the machines receive waits for it.
 func (w *Wire) unplug(mac net.HardwareAddr) error {
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	delete(w.inbox, string(mac))
-	var err error
+	var all []netip.Addr
 	for addr, owner := range w.addrs {
 		if owner == string(mac) {
-			delete(w.addrs, addr)
-			err = errors.Join(err, w.in(func() error { return errors.Join(w.address(unix.RTM_DELADDR, addr), w.disown(addr)) }))
+			all = append(all, addr)
 		}
+	}
+	w.mu.Unlock()
+	var err error
+	for _, addr := range all {
+		err = errors.Join(err, w.in(func() error { return errors.Join(w.address(unix.RTM_DELADDR, addr), w.disown(addr)) }))
+		w.mu.Lock()
+		delete(w.addrs, addr)
+		w.mu.Unlock()
 	}
 	return err
 }
@@ -225,12 +233,15 @@ func (w *Wire) unplug(mac net.HardwareAddr) error {
 // mistake, and told as such.
 func (w *Wire) configure(mac net.HardwareAddr, addr netip.Addr, near bool) error {
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	owner, taken := w.addrs[addr]
-	if owner == string(mac) {
-		return nil
+	if !taken {
+		w.addrs[addr] = string(mac)
 	}
-	if taken {
+	w.mu.Unlock()
+	switch {
+	case taken && owner == string(mac):
+		return nil
+	case taken:
 		return stopf("%s was leased to two machines at once: %s and %s", addr, net.HardwareAddr(owner), mac)
 	}
 	err := w.in(func() error {
@@ -241,8 +252,10 @@ func (w *Wire) configure(mac net.HardwareAddr, addr netip.Addr, near bool) error
 		}
 		return w.add(addr)
 	})
-	if err == nil {
-		w.addrs[addr] = string(mac)
+	if err != nil {
+		w.mu.Lock()
+		delete(w.addrs, addr)
+		w.mu.Unlock()
 	}
 	return err
 }
