@@ -40,7 +40,9 @@ type Wire struct {
 	addrs  map[netip.Addr]string    // whose MAC has it
 	broken error                    // why nothing is received any more
 
-	shared bool // the kernel's frames are given machines' Ethernet addresses; used by work's thread alone
+	// What work's thread alone uses:
+	shared bool // the kernel's frames are given machines' Ethernet addresses
+	has    int  // addresses that the interface has
 }
 
 // datagram is what came to UDP port 68.
@@ -221,7 +223,7 @@ func (w *Wire) unplug(mac net.HardwareAddr) error {
 	w.mu.Unlock()
 	var err error
 	for _, addr := range all {
-		err = errors.Join(err, w.in(func() error { return errors.Join(w.address(unix.RTM_DELADDR, addr), w.disown(addr)) }))
+		err = errors.Join(err, w.in(func() error { return w.address(unix.RTM_DELADDR, addr) }))
 		w.mu.Lock()
 		delete(w.addrs, addr)
 		w.mu.Unlock()
@@ -245,7 +247,7 @@ func (w *Wire) configure(mac net.HardwareAddr, addr netip.Addr, near bool) error
 		return stopf("%s was leased to two machines at once: %s and %s", addr, net.HardwareAddr(owner), mac)
 	}
 	err := w.in(func() error {
-		if near && string(mac) != string(w.mac) {
+		if near && (w.shared || string(mac) != string(w.mac)) {
 			if err := w.own(addr, mac); err != nil {
 				return err
 			}
@@ -271,7 +273,7 @@ func (w *Wire) in(f func() error) (err error) {
 // add adds an address to the interface. With an interface's last address its routes go, so the first one brings back
 // that which leads to all servers.
 func (w *Wire) add(addr netip.Addr) error {
-	if err := w.address(unix.RTM_NEWADDR, addr); err != nil || len(w.addrs) > 0 {
+	if err := w.address(unix.RTM_NEWADDR, addr); err != nil || w.has > 1 {
 		return err
 	}
 	if out, err := exec.Command("ip", "route", "replace", "default", "dev", w.name, "scope", "link").CombinedOutput(); err != nil {
@@ -313,6 +315,11 @@ func (w *Wire) address(op uint16, addr netip.Addr) error {
 	}
 	if err != nil {
 		return fmt.Errorf("change address %s of the interface: %w", addr, err)
+	}
+	if op == unix.RTM_NEWADDR {
+		w.has++
+	} else {
+		w.has--
 	}
 	return nil
 }
