@@ -206,13 +206,13 @@ func (w *world) mount(host, module string) {
 
 func biosPreset(w *world) (flags []string) {
 	mountPreset(w, "lima", "bios-ext4")
-	w.lies = "ext2/ext3 disk part part /"
+	w.lies = "ext2/ext3: disk part; part /"
 	return inputsHere(w)
 }
 
 func btrfsPreset(w *world) (flags []string) {
 	mountPreset(w, "lima", "btrfs")
-	w.lies = `btrfs disk part /boot part /home\x0a/nix\x0a/`
+	w.lies = "btrfs: disk part; part / part /boot part /home part /nix"
 	return nil
 }
 

@@ -126,7 +126,7 @@ func (w *world) piInstalls(name string, kind netboot.Kind, host, preset string) 
 		if preset != "" {
 			mountPreset(w, host, preset)
 			flags, board, boot = []string{"--layout", preset, "--disk", "main=largest"}, preset, "/boot/firmware"
-			w.lies = "ext2/ext3 disk part / part /boot/firmware"
+			w.lies = "ext2/ext3: disk part; part / part /boot/firmware"
 		}
 		m := w.piBoots(kind, host, flags...)
 		if out, err := w.try("wait", host, "--for", "rebooting"); err != nil {

@@ -15,13 +15,13 @@ import (
 func TestPresets(t *testing.T) {
 	t.Parallel()
 	for name, lies := range map[string]string{
-		"ext4":         "ext2/ext3 disk part / part /boot",
-		"luks-ext4":    "ext2/ext3 crypt / disk part part /boot",
-		"luks-btrfs":   `btrfs crypt /home\x0a/nix\x0a/ disk part part /boot`,
-		"luks-lvm":     "ext2/ext3 crypt disk lvm / lvm [SWAP] part part /boot",
-		"mirror-ext4":  "ext2/ext3 disk part raid1 / raid1 /boot",
-		"mirror-btrfs": `btrfs disk part part /home\x0a/nix\x0a/ raid1 /boot`,
-		"tmpfs-root":   `tmpfs disk part /boot part /persist\x0a/nix`,
+		"ext4":         "ext2/ext3: disk part; part / part /boot",
+		"luks-ext4":    "ext2/ext3: crypt disk part; crypt / part /boot",
+		"luks-btrfs":   "btrfs: crypt disk part; crypt / crypt /home crypt /nix part /boot",
+		"luks-lvm":     "ext2/ext3: crypt disk lvm part; lvm / lvm swap part /boot",
+		"mirror-ext4":  "ext2/ext3: disk part raid1; raid1 / raid1 /boot",
+		"mirror-btrfs": "btrfs: disk part raid1; part / part /home part /nix raid1 /boot",
+		"tmpfs-root":   "tmpfs: disk part; part /boot part /nix part /persist",
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

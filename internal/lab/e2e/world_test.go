@@ -464,8 +464,8 @@ func (w *world) check(host string) {
 		"test -e /tmp/disk.key && echo left || echo gone":                          "gone",
 		"grep -c " + passphraseWord + " /proc/cmdline || true":                     "0",
 		"find /boot /etc -name '*.json' -path '*provision*' 2>/dev/null | head -1": "",
-		"echo $(stat -f -c %T /; lsblk -rno TYPE,MOUNTPOINTS | sort -u)":           cmp.Or(w.lies, lies[host]),
-		"grep -c ' / ' /proc/mounts":                                               "1",
+		lying:                        cmp.Or(w.lies, lies[host]),
+		"grep -c ' / ' /proc/mounts": "1",
 	} {
 		got, err := sh.Run(w.ctx, command)
 		if err != nil || got != want {
@@ -487,21 +487,27 @@ func (w *world) run(host, command string) string {
 	return said
 }
 
-// lies is what each host lies on: the file system of its root, and its block
-// devices, those that are alike once.
+// lying prints the type of the root's file system, of the block devices, and of those that something is mounted from or
+// swapped to. (lsblk of util-linux 2.41 names one subvolume of a device only.)
+const lying = `echo "$(stat -f -c %T /):" $(lsblk -rno TYPE | sort -u)";" $({
+	findmnt -rno SOURCE,TARGET | grep ^/dev/
+	sed -n 's|^\(/dev/[^ ]*\).*|\1 swap|p' /proc/swaps
+} | while read -r device target; do echo "$(lsblk -dno TYPE "${device%%[*}") $target"; done | sort -u)`
+
+// lies is what each host lies on.
 var lies = map[string]string{
-	"alpha":    "ext2/ext3 disk part / part /boot",
-	"bravo":    "ext2/ext3 crypt / disk part part /boot",
-	"charlie":  `btrfs crypt /home\x0a/nix\x0a/ disk part part /boot part [SWAP]`,
-	"delta":    "ext2/ext3 disk part / part /boot",
-	"echo":     "ext2/ext3 crypt disk lvm / lvm /home lvm [SWAP] part part /boot",
-	"foxtrot":  "ext2/ext3 disk part raid1 / raid1 /boot",
-	"india":    "ext2/ext3 disk part / part /boot",
-	"juliett":  "ext2/ext3 crypt / crypt /data disk part part /boot",
-	"kilo":     "ext2/ext3 crypt / disk part part /boot",
-	"hotel":    "tmpfs disk part /boot part /nix",
-	"november": "ext2/ext3 crypt / disk part part /boot",
-	"oscar":    `tmpfs disk part /boot part /etc/ssh\x0a/var/lib/app\x0a/persist part /nix`,
+	"alpha":    "ext2/ext3: disk part; part / part /boot",
+	"bravo":    "ext2/ext3: crypt disk part; crypt / part /boot",
+	"charlie":  "btrfs: crypt disk part; crypt / crypt /home crypt /nix part /boot part swap",
+	"delta":    "ext2/ext3: disk part; part / part /boot",
+	"echo":     "ext2/ext3: crypt disk lvm part; lvm / lvm /home lvm swap part /boot",
+	"foxtrot":  "ext2/ext3: disk part raid1; raid1 / raid1 /boot",
+	"india":    "ext2/ext3: disk part; part / part /boot",
+	"juliett":  "ext2/ext3: crypt disk part; crypt / crypt /data part /boot",
+	"kilo":     "ext2/ext3: crypt disk part; crypt / part /boot",
+	"hotel":    "tmpfs: disk part; part /boot part /nix",
+	"november": "ext2/ext3: crypt disk part; crypt / part /boot",
+	"oscar":    "tmpfs: disk part; part /boot part /etc/ssh part /nix part /persist part /var/lib/app",
 }
 
 const passphraseWord = "battery"
