@@ -18,19 +18,23 @@ import (
 // not share the port: two servers that both answer would be worse than an
 // error.
 func listenUDP(ctx context.Context, ifname string, port int) (*net.UDPConn, error) {
-	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-		var err error
-		ctl := c.Control(func(fd uintptr) {
-			err = errors.Join(unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BROADCAST, 1),
-				unix.BindToDevice(int(fd), ifname))
-		})
-		return errors.Join(ctl, err)
-	}}
+	lc := net.ListenConfig{Control: options(func(fd int) error {
+		return errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BROADCAST, 1), unix.BindToDevice(fd, ifname))
+	})}
 	conn, err := lc.ListenPacket(ctx, "udp4", fmt.Sprintf(":%d", port))
 	if err != nil {
 		return nil, portError("udp", port, err)
 	}
 	return conn.(*net.UDPConn), nil
+}
+
+// options sets a socket's options before it is bound or connected.
+func options(set func(fd int) error) func(network, address string, c syscall.RawConn) error {
+	return func(_, _ string, c syscall.RawConn) error {
+		var err error
+		ctl := c.Control(func(fd uintptr) { err = set(int(fd)) })
+		return errors.Join(ctl, err)
+	}
 }
 
 // roomFor lets so many packets wait in a socket's buffer. By default it is some

@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -86,13 +85,7 @@ func (l *link) resolve(ctx context.Context, addr netip.Addr) string {
 
 // ask has the kernel ask for an address by ARP, by sending it a datagram to the port that discards them (RFC 863).
 func (l *link) ask(addr netip.Addr) error {
-	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) (err error) {
-		ctl := c.Control(func(fd uintptr) { err = unix.BindToDevice(int(fd), l.name) })
-		if ctl != nil {
-			return ctl
-		}
-		return err
-	}}
+	d := net.Dialer{Control: options(func(fd int) error { return unix.BindToDevice(fd, l.name) })}
 	conn, err := d.Dial("udp4", netip.AddrPortFrom(addr, 9).String())
 	if err != nil {
 		return fmt.Errorf("ask for the MAC of %s: %w", addr, err)
