@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os/exec"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -19,15 +20,19 @@ type LAN struct {
 	Address   netip.Prefix // of the bridge
 }
 
-// NewLAN makes a bridge called name with the given address, such as 10.77.0.1/24.
+// NewLAN makes a bridge called name with the given address, such as 10.77.0.1/24, or without if that is zero: then the
+// server is not on it.
 func NewLAN(ctx context.Context, name string, address netip.Prefix) (*LAN, error) {
 	l := &LAN{Interface: name, Address: address}
-	for _, args := range []string{
+	commands := []string{
 		// Without forward_delay a port would be deaf for its first 15 seconds.
 		"link add " + name + " type bridge stp_state 0 forward_delay 0",
-		"address add " + address.String() + " dev " + name,
 		"link set " + name + " up",
-	} {
+	}
+	if address.IsValid() {
+		commands = append(commands, "address add "+address.String()+" dev "+name)
+	}
+	for _, args := range commands {
 		if _, err := run(ctx, "ip", strings.Fields(args)...); err != nil {
 			return nil, errors.Join(fmt.Errorf("make LAN %s: %w", name, err), l.Close())
 		}
@@ -90,6 +95,18 @@ func (c *Client) plug(ctx context.Context, l *LAN, name string, address netip.Pr
 		}
 	}
 	_, err := c.ns.run(ctx, "ip", "link", "set", c.Interface, "up")
+	return err
+}
+
+// Cable lays another cable, from the client to a second one, with a name and an MTU that both ends have.
+func (c *Client) Cable(ctx context.Context, to *Client, name string, mtu int) error {
+	bytes := strconv.Itoa(mtu)
+	_, err := c.ns.run(ctx, "ip", "link", "add", name, "up", "mtu", bytes, "type", "veth",
+		"peer", "name", name, "mtu", bytes, "netns", to.ns.path())
+	if err != nil {
+		return err
+	}
+	_, err = to.ns.run(ctx, "ip", "link", "set", name, "up")
 	return err
 }
 
