@@ -85,7 +85,7 @@ func (f *follower) startBuild(ctx context.Context, h hosts.Host, hardware string
 		defer cancel()
 		start := f.Now()
 		f.apply(hosts.Event{Kind: hosts.Building, Message: "evaluates the flake"})
-		if b.source = f.Nix.source(ctx, h.Flake); f.unchanged(ctx, b, old) {
+		if b.source = f.queued(b).source(ctx, h.Flake); f.unchanged(ctx, b, old) {
 			f.apply(hosts.Event{Kind: hosts.Built, System: b.system.path, Expected: b.expect(),
 				Message: "the flake has not changed since " + b.system.path + " was built"})
 			return

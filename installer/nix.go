@@ -26,6 +26,8 @@ type Nix struct {
 	Roots string // folder for garbage collector roots, one per host
 	// How many evaluate and build at a time; nil: as many as like to.
 	Evaluations, Builds *Queue
+	// Looks is how many ask at a time whether a flake has changed, which takes moments.
+	Looks *Queue
 
 	evaluates, builds waiter // who waits in them
 }
@@ -148,6 +150,11 @@ func (n Nix) source(ctx context.Context, flake string) string {
 	if err != nil { // evaluation will say what is wrong
 		return ""
 	}
+	leave, err := n.Looks.enter(ctx, waiter{hurry: n.evaluates.hurry})
+	if err != nil {
+		return ""
+	}
+	defer leave()
 	m, err := f.Metadata(ctx)
 	if err != nil || m.NarHash == "" {
 		return ""

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"provision/hosts"
@@ -178,6 +179,30 @@ func TestAtTheDoor(t *testing.T) {
 	}
 	if !(Nix{}).AtOnce().evaluates.hurry() {
 		t.Error("who waits for an answer is in no hurry")
+	}
+}
+
+// TestLooksWait: a thousand machines at once do not have a thousand programs look at the flake.
+func TestLooksWait(t *testing.T) {
+	nix, dir := flake(t, fleet)
+	nix.Looks = NewQueue(1)
+	leave, err := nix.Looks.enter(t.Context(), waiter{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := false
+		go func() { nix.source(ctx, dir); ended = true }()
+		synctest.Wait()
+		if ended || len(nix.Looks.waiting) != 1 {
+			t.Error("it did not wait for its turn")
+		}
+		cancel()
+	})
+	leave()
+	if nix.source(t.Context(), dir) == "" || nix.Looks.free != 1 {
+		t.Error("it did not have its turn, or did not give it back")
 	}
 }
 

@@ -206,8 +206,13 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 		return err
 	}
 
-	runs := installer.Nix{Settings: settings, Roots: filepath.Join(f.stateDir, "roots"),
-		Evaluations: installer.NewQueue(cmp.Or(f.evaluations, installer.QueueSlots())), Builds: installer.NewQueue(cmp.Or(f.builds, installer.QueueSlots()))}
+	runs := installer.Nix{
+		Settings:    settings,
+		Roots:       filepath.Join(f.stateDir, "roots"),
+		Evaluations: installer.NewQueue(cmp.Or(f.evaluations, installer.QueueSlots())),
+		Builds:      installer.NewQueue(cmp.Or(f.builds, installer.QueueSlots())),
+		Looks:       installer.NewQueue(installer.QueueSlots()),
+	}
 	traces := &hosts.Traces{Now: clock.Now}
 	pxeServer.Hosts, pxeServer.Leases, pxeServer.Images, pxeServer.Traces, pxeServer.Login, pxeServer.Log = inventory, leases, catalog, traces, login, log
 	closures := new(cache.Cache)
