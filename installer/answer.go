@@ -38,7 +38,8 @@ type answer struct {
 	port   int
 	system string // what theHost runs; empty: it was not compared, for a reason
 	why    error
-	mute   bool // it lets us in, and does not say what it runs
+	mute   bool // it does not say what it runs, as it may soon
+	in     bool // it lets us in
 }
 
 // at is the place for people: ssh's own port is not told.
@@ -66,10 +67,12 @@ func (f *follower) ask(ctx context.Context, h hosts.Host, addr string, port int)
 		}
 	case !proved:
 		f.Log.Debug("not up yet", "host", h.Name, "addr", addr, "port", port, "err", err)
-	case s == nil:
+	case s == nil && letsNotIn(err):
 		a.who, a.why = theHost, errors.New("it lets this server not log in")
+	case s == nil: // so busy that the time was over, or still starting
+		a.who, a.mute, a.why = theHost, true, fmt.Errorf("its login breaks off (%w)", err)
 	default:
-		a.who = theHost
+		a.who, a.in = theHost, true
 		a.read(ctx, s)
 		s.client.Close()
 	}
@@ -108,7 +111,7 @@ func (f *follower) tellApart(ctx context.Context, h hosts.Host, a answer) who {
 		return theHost
 	case stage1.SystemKey != "" && offers(ctx, a.addr, a.port, stage1.SystemKey):
 		return theHost
-	case stage1.SystemKey != "", a.mute:
+	case stage1.SystemKey != "", a.mute && a.in:
 		return inStage1
 	}
 	return unclear

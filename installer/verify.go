@@ -18,7 +18,7 @@ const (
 	// otherFor is how long a host may run another system than the one that was installed: somebody may have chosen
 	// another generation, or it is about to restart.
 	otherFor = 2 * time.Minute
-	// muteFor is how long a host may let us in and not say what it runs, as it does while it still starts.
+	// muteFor is how long a host may prove its key and not say what it runs, as it does while it still starts.
 	muteFor = time.Minute
 	// awayFor is how long an installer must not answer, so that the machine has left it.
 	awayFor = 10 * time.Second

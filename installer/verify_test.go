@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -237,6 +238,30 @@ func TestMute(t *testing.T) {
 	r.serves(22, true, r.own)
 	r.is(r.look(0), hosts.Rebooting, "", "")
 	r.is(r.look(muteFor), hosts.Installed, "", "it does not say what it runs")
+}
+
+// TestLoginBreaksOff: a host that breaks off the login, as a busy one may, has not refused it, and is asked again. One
+// that always does has proved itself by its key.
+func TestLoginBreaksOff(t *testing.T) {
+	r := newRestarted(t, hosts.Expected{}, hosts.Options{})
+	l, err := net.Listen("tcp", r.addr+":22")
+	r.must(err)
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			config := &ssh.ServerConfig{PublicKeyCallback: func(ssh.ConnMetadata, ssh.PublicKey) (*ssh.Permissions, error) {
+				return nil, c.Close()
+			}}
+			config.AddHostKey(r.own)
+			go ssh.NewServerConn(c, config)
+		}
+	}()
+	r.is(r.look(0), hosts.Rebooting, "", "")
+	r.is(r.look(muteFor), hosts.Installed, "", "its login breaks off")
 }
 
 // TestNoisyRoot: what root's start-up files print is not the system that runs.

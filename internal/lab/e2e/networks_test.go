@@ -72,7 +72,7 @@ func installsAcross(t *testing.T) {
 			booted++
 		}
 	}
-	if s := w.status("alpha"); booted != 1 || s.Method.String() != "first+snponly" || !strings.HasPrefix(s.Address, "10.88.0.") {
+	if s := w.status("alpha"); booted != 1 || s.Method.String() != "first+native" || !strings.HasPrefix(s.Address, "10.88.0.") {
 		t.Errorf("%d netboots, at last by %s; it is at %s:\n%s", booted, s.Method, s.Address, w.provision("logs", "alpha"))
 	}
 }
