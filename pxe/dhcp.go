@@ -240,10 +240,11 @@ func (s *Server) answerBINL(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host) 
 	if err != nil || b.empty() {
 		return nil, err
 	}
-	if b.Offer == hosts.OfferFirst {
-		b.Offer = hosts.OfferBINL // discovery is over; this is the server that was found
+	r, err := proxyReply(m, b)
+	if err == nil && !b.Local {
+		r.Options.Del(dhcpv4.OptionVendorSpecificInformation) // discovery is over; this is the server that was found
 	}
-	return proxyReply(m, b)
+	return r, err
 }
 
 // answerFull is DHCP (RFC 2131) for those who may have a lease. What the machine

@@ -125,6 +125,10 @@ func replyTo(m *dhcpv4.DHCPv4, server netip.Addr) (*dhcpv4.DHCPv4, error) {
 
 // addBoot names the file, both in the header, which old firmware reads, and in
 // option 67.
+//
+// For firmware that option ends in a NUL: some takes it for a C string and reads on into what lies behind it, no
+// client is known to mind (receivers must delete it, RFC 2132 section 2), EDK2 writes one over the byte behind a
+// name that has none, and dnsmasq has always sent one. iPXE and U-Boot go by the length, and get none.
 func addBoot(r *dhcpv4.DHCPv4, b bootInfo) {
 	if b.Kind == piROM {
 		addPi(r, b)
@@ -139,7 +143,13 @@ func addBoot(r *dhcpv4.DHCPv4, b bootInfo) {
 	if len(b.File) < 128 { // the header's field, with its NUL
 		r.BootFileName = b.File
 	}
-	r.UpdateOption(dhcpv4.OptBootFileName(b.File))
+	name := b.File
+	if b.Kind == firmware || b.Kind == httpBoot {
+		name += "\x00"
+	}
+	if b.Offer != hosts.OfferHeader {
+		r.UpdateOption(dhcpv4.OptBootFileName(name))
+	}
 	switch b.Kind {
 	case httpBoot:
 		// Without it EDK2 asks for no file (measured).
@@ -152,7 +162,7 @@ func addBoot(r *dhcpv4.DHCPv4, b bootInfo) {
 		if b.Offer != hosts.OfferPlain {
 			r.UpdateOption(dhcpv4.OptClassIdentifier("PXEClient"))
 		}
-		if b.Offer == hosts.OfferFirst {
+		if b.Offer == hosts.OfferFirst || b.Offer == hosts.OfferHeader {
 			r.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionVendorSpecificInformation, useFile))
 		}
 	}
