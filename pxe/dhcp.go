@@ -216,7 +216,8 @@ func (s *Server) answerProxy(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host)
 		if h != nil {
 			s.moved(l, *h, m)
 		}
-		if !isSelf(l, m) {
+		// A server identifier override (RFC 5107) is that of the server which gave the address.
+		if addrOf(m.ServerIdentifier()) != l.self {
 			return nil, nil
 		}
 	case dhcpv4.MessageTypeDiscover:
@@ -255,11 +256,12 @@ func (s *Server) answerFull(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host) 
 	if !a.Lease {
 		return nil, nil
 	}
-	via := addrOf(m.GatewayIPAddr)
+	via := agentOf(m)
 	sub := s.subnetFor(l, m)
 	if sub == nil {
-		if via.IsValid() && h != nil {
-			s.tell(*h, "%s asked through the relay %s, for whose network there are no addresses: serve with --dhcp-range FIRST-LAST/BITS for it too", c, via)
+		if via.addr.IsValid() && h != nil {
+			s.tell(*h, "%s asked %s, for whose network there are no addresses: "+
+				"serve with --dhcp-range FIRST-LAST/BITS for it too", c, via)
 		}
 		return nil, nil
 	}
@@ -268,15 +270,22 @@ func (s *Server) answerFull(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host) 
 		return nil, err
 	}
 	if !ok {
-		return nak(m, l.self)
+		return nak(m, serverID(l, m))
 	}
 	b, err := s.load(l, m, c, h, a)
 	if err != nil {
 		return nil, err
 	}
-	n := network{Server: l.self, Mask: net.CIDRMask(sub.prefix.Bits(), 32), Router: sub.router, DNS: s.DNS, Domain: s.Domain, Lease: s.Lease}
+	n := network{
+		Server: serverID(l, m),
+		Mask:   net.CIDRMask(sub.prefix.Bits(), 32),
+		Router: sub.router,
+		DNS:    s.DNS,
+		Domain: s.Domain,
+		Lease:  s.Lease,
+	}
 	if !n.Router.IsValid() && !l.net.Overlaps(sub.prefix) {
-		n.Router = sub.relayed(via) // the relay is the way out of that network
+		n.Router = sub.relayed(via.router(sub.prefix))
 	}
 	return leaseReply(m, addr, n, b)
 }
@@ -310,15 +319,14 @@ func (s *Server) lease(l *link, sub *subnet, m *dhcpv4.DHCPv4, c client, h *host
 			s.moved(l, *h, m)
 		}
 	}
-	// What is in this network and was not ours to give may be another server's (RFC 2131, section 4.3.2, INIT-REBOOT).
-	if !ok && err == nil && !isSelf(l, m) && !fixed.IsValid() && sub.prefix.Contains(want) && !sub.rng.contains(want) {
+	// What is in this network and was not ours to give may be another server's (RFC 2131, section 4.3.2, INIT-REBOOT),
+	// and that one is called by the same server identifier override.
+	named := addrOf(m.ServerIdentifier()) == l.self
+	if !ok && err == nil && !named && !fixed.IsValid() && sub.prefix.Contains(want) && !sub.rng.contains(want) {
 		return addr, false, nil
 	}
 	return want, ok, err
 }
-
-// isSelf reports whether a request names us as its server.
-func isSelf(l *link, m *dhcpv4.DHCPv4) bool { return addrOf(m.ServerIdentifier()) == l.self }
 
 // addrOf is an IPv4 address; invalid if there is none, or 0.0.0.0.
 func addrOf(ip net.IP) netip.Addr {
@@ -474,9 +482,9 @@ func (s *Server) late(h hosts.Host) bool {
 // relay to it, and of use: once the host is installed, nobody looks for it any
 // more.
 func (s *Server) moved(l *link, h hosts.Host, m *dhcpv4.DHCPv4) {
-	addr := requested(m)
+	addr, via := requested(m), agentOf(m)
 	if !addr.IsValid() || h.Address == addr.String() || h.State == hosts.Installed ||
-		!l.net.Contains(addr) && !s.behind(addrOf(m.GatewayIPAddr), addr) {
+		!l.net.Contains(addr) && !s.behind(via.addr, addr) && !s.behind(via.link, addr) {
 		return
 	}
 	_, err := s.Hosts.Apply(h.Name, hosts.Event{Kind: hosts.Moved, Address: addr.String(), Message: "has address " + addr.String()})

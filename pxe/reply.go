@@ -110,7 +110,7 @@ func nak(m *dhcpv4.DHCPv4, server netip.Addr) (*dhcpv4.DHCPv4, error) {
 	return r, nil
 }
 
-// replyTo fills in what every reply has. Options 82 and 61 are echoed by
+// replyTo fills in what every reply has. Options 82 (RFC 3046 section 2.2: unchanged) and 61 are echoed by
 // NewReplyFromRequest, 97 here (RFC 4578 section 2.3).
 func replyTo(m *dhcpv4.DHCPv4, server netip.Addr) (*dhcpv4.DHCPv4, error) {
 	kind := dhcpv4.MessageTypeAck

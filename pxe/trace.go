@@ -31,8 +31,8 @@ func (s *Server) traceRequest(l *link, from netip.AddrPort, port uint16, raw []b
 	if a := requested(m); a.IsValid() {
 		text += ", address " + a.String()
 	}
-	if via := addrOf(m.GatewayIPAddr); via.IsValid() {
-		text += ", by the relay " + via.String()
+	if via := agentOf(m); via.addr.IsValid() {
+		text += ", " + via.String()
 	}
 	discover := m.MessageType() == dhcpv4.MessageTypeDiscover
 	if discover && c.Kind != system {
