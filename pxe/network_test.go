@@ -301,6 +301,91 @@ func messageType(r *dhcpv4.DHCPv4) dhcpv4.MessageType {
 	return r.MessageType()
 }
 
+// TestConfigured: DHCPINFORM and BOOTP of machines that are known get what a plain DHCP server gives; strangers, and
+// all beside another DHCP server, get silence.
+func TestConfigured(t *testing.T) {
+	const own = "10.77.0.60"
+	inform := func(ciaddr string) dhcpv4.Modifier {
+		return func(m *dhcpv4.DHCPv4) {
+			m.UpdateOption(dhcpv4.OptMessageType(dhcpv4.MessageTypeInform))
+			m.ClientIPAddr = net.ParseIP(ciaddr)
+		}
+	}
+	bootp := func(m *dhcpv4.DHCPv4) { m.Options = dhcpv4.Options{} }
+	through := func(giaddr string, next dhcpv4.Modifier) dhcpv4.Modifier {
+		return func(m *dhcpv4.DHCPv4) {
+			next(m)
+			m.GatewayIPAddr = net.ParseIP(giaddr)
+		}
+	}
+	// Mask, router, DNS server, domain; message type and server identifier.
+	const plain = "\x01\x04\xff\xff\xff\x00\x03\x04\x0a\x4d\x00\xfe\x06\x04\x0a\x4d\x00\xfd\x0f\x03lan"
+	const dhcp = "\x35\x01\x05\x36\x04\x0a\x4d\x00\x01"
+	const relayed = "\x01\x04\xff\xff\xff\x00\x03\x04\x0a\x09\x00\x01\x06\x04\x0a\x4d\x00\xfd\x0f\x03lan"
+	for _, tt := range []struct {
+		name, address      string
+		ask                dhcpv4.Modifier
+		to, yours, options string // silence if empty
+		log                string
+	}{
+		{"INFORM", "", inform("10.77.0.50"), "10.77.0.50:68", "0.0.0.0", plain + dhcp, ""},
+		{"INFORM with a fixed address", own, inform("10.77.0.50"), "10.77.0.50:68", "0.0.0.0", plain + dhcp, ""},
+		{"INFORM through a relay", "", through("10.9.0.1", inform("10.9.0.77")),
+			"10.9.0.77:68", "0.0.0.0", relayed + dhcp, ""},
+		{name: "INFORM without an address", ask: inform("0.0.0.0")},
+		{name: "INFORM from another network", ask: inform("10.99.0.50")},
+		{"BOOTP", own, bootp, "255.255.255.255:68", own, plain, "has address " + own},
+		{"BOOTP through a relay", "10.9.0.60", through("10.9.0.1", bootp),
+			"10.9.0.1:67", "10.9.0.60", relayed, "has address 10.9.0.60"},
+		{name: "BOOTP without a fixed address", ask: bootp,
+			log: "asked by BOOTP, which knows no leases, and got no address: give it one outside of --dhcp-range"},
+		{name: "BOOTP on another network", address: own, ask: through("10.9.0.1", bootp), log: "asked by BOOTP"},
+	} {
+		s := configuring(t, Full)
+		h := hosts.Host{Name: "bravo", MACs: []string{mac}, Arch: "x86_64", Image: "lab"}
+		h.Options.Address = tt.address
+		if _, err := s.Hosts.Enroll(h, 1e12, nil); err != nil {
+			t.Fatal(err)
+		}
+		r, to := s.handle(s.links[0], addrPort("10.77.0.50:68"), 67, nil, as(t, mac, 0, "", tt.ask), s.answerDHCP)
+		if (r != nil) != (tt.to != "") ||
+			r != nil && (to.String() != tt.to || r.YourIPAddr.String() != tt.yours || options(r) != tt.options) {
+			t.Errorf("%s: to %s: %v", tt.name, to, r)
+		}
+		if !strings.Contains(s.logOf(t, "bravo"), tt.log) {
+			t.Errorf("%s: %s", tt.name, s.logOf(t, "bravo"))
+		}
+		for _, mode := range []Mode{Full, Proxy} {
+			s := configuring(t, mode)
+			if mode == Proxy {
+				s.mustEnroll(t, "bravo", mac)
+			}
+			if r := s.dhcp(as(t, mac, 0, "", tt.ask)); r != nil {
+				t.Errorf("%s, %s: %v", tt.name, mode, r)
+			}
+		}
+	}
+}
+
+// configuring is a server that would tell all that a plain DHCP server tells, strangers too.
+func configuring(t *testing.T, mode Mode) *Server {
+	t.Helper()
+	s := server(t, mode)
+	s.Router, s.DNS = netip.MustParseAddr("10.77.0.254"), []netip.Addr{netip.MustParseAddr("10.77.0.253")}
+	s.Domain, s.Hold = "lan", true
+	s.Ranges = append(s.Ranges, Range{netip.MustParseAddr("10.9.0.50"), netip.MustParseAddr("10.9.0.59"), 24})
+	if err := s.openSubnets(false); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// options are the bytes of a reply's options, without the end and the padding behind it.
+func options(r *dhcpv4.DHCPv4) string {
+	const begin = 240 // header and magic cookie
+	return strings.TrimSuffix(strings.TrimRight(string(r.ToBytes()[begin:]), "\x00"), "\xff")
+}
+
 // TestLinks: each interface has its own address and range; a host's NIC may
 // hang on either.
 func TestLinks(t *testing.T) {

@@ -65,15 +65,21 @@ func proxyReply(m *dhcpv4.DHCPv4, b bootInfo) (*dhcpv4.DHCPv4, error) {
 }
 
 // leaseReply answers as the DHCP server: the address, the network, and boot
-// information if b names a file.
+// information if b names a file. To DHCPINFORM it tells no address and no lease
+// time (RFC 2131 section 4.3.5), and BOOTP has no lease.
 func leaseReply(m *dhcpv4.DHCPv4, yours netip.Addr, n network, b bootInfo) (*dhcpv4.DHCPv4, error) {
 	r, err := replyTo(m, n.Server)
 	if err != nil {
 		return nil, err
 	}
-	r.YourIPAddr = yours.AsSlice()
+	kind := m.MessageType()
+	if kind != dhcpv4.MessageTypeInform { // it has an address, of somebody
+		r.YourIPAddr = yours.AsSlice()
+	}
+	if kind != dhcpv4.MessageTypeInform && kind != dhcpv4.MessageTypeNone {
+		r.UpdateOption(dhcpv4.OptIPAddressLeaseTime(n.Lease))
+	}
 	r.UpdateOption(dhcpv4.OptSubnetMask(n.Mask))
-	r.UpdateOption(dhcpv4.OptIPAddressLeaseTime(n.Lease))
 	if n.Router.IsValid() {
 		r.UpdateOption(dhcpv4.OptRouter(n.Router.AsSlice()))
 	}
@@ -117,10 +123,11 @@ func replyTo(m *dhcpv4.DHCPv4, server netip.Addr) (*dhcpv4.DHCPv4, error) {
 	if m.MessageType() == dhcpv4.MessageTypeDiscover {
 		kind = dhcpv4.MessageTypeOffer
 	}
-	return dhcpv4.NewReplyFromRequest(m,
-		dhcpv4.WithMessageType(kind),
-		dhcpv4.WithOption(dhcpv4.OptServerIdentifier(server.AsSlice())),
-		dhcpv4.WithOptionCopied(m, dhcpv4.OptionClientMachineIdentifier))
+	what := []dhcpv4.Modifier{dhcpv4.WithOptionCopied(m, dhcpv4.OptionClientMachineIdentifier)}
+	if m.MessageType() != dhcpv4.MessageTypeNone { // a reply to BOOTP is not of DHCP (RFC 1534 section 2)
+		what = append(what, dhcpv4.WithMessageType(kind), dhcpv4.WithOption(dhcpv4.OptServerIdentifier(server.AsSlice())))
+	}
+	return dhcpv4.NewReplyFromRequest(m, what...)
 }
 
 // addBoot names the file, both in the header, which old firmware reads, and in
@@ -168,16 +175,18 @@ func addBoot(r *dhcpv4.DHCPv4, b bootInfo) {
 	}
 }
 
-// destination is where a reply goes (RFC 2131 section 4.1): to the relay, to
-// a client that has its address, else to everyone on the link, since a client
+// destination is where a reply goes (RFC 2131 section 4.1): to the relay, unless the client asked by DHCPINFORM
+// (section 4.3.5), to a client that has its address, else to everyone on the link, since a client
 // without an address cannot be asked for its MAC. A client that says that it has
 // an address which is not served is not believed.
 func destination(m, r *dhcpv4.DHCPv4, served func(netip.Addr) bool) netip.AddrPort {
-	if via := addrOf(m.GatewayIPAddr); via.IsValid() {
-		return netip.AddrPortFrom(via, dhcpv4.ServerPort)
-	}
-	if has := addrOf(m.ClientIPAddr); served(has) && r.MessageType() != dhcpv4.MessageTypeNak {
+	has, via := addrOf(m.ClientIPAddr), addrOf(m.GatewayIPAddr)
+	direct := !via.IsValid() || m.MessageType() == dhcpv4.MessageTypeInform
+	switch {
+	case direct && served(has) && r.MessageType() != dhcpv4.MessageTypeNak:
 		return netip.AddrPortFrom(has, dhcpv4.ClientPort)
+	case via.IsValid():
+		return netip.AddrPortFrom(via, dhcpv4.ServerPort)
 	}
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{255, 255, 255, 255}), dhcpv4.ClientPort)
 }

@@ -27,7 +27,7 @@ func untold(name string) string {
 // traceRequest keeps a DHCP request, and what it says about how far its sender
 // came.
 func (s *Server) traceRequest(l *link, from netip.AddrPort, port uint16, raw []byte, m *dhcpv4.DHCPv4, c client, h *hosts.Host) {
-	text := fmt.Sprintf("DHCP%s from %s", m.MessageType(), c)
+	text := fmt.Sprintf("%s from %s", messageWords(m), c)
 	if a := requested(m); a.IsValid() {
 		text += ", address " + a.String()
 	}
@@ -61,6 +61,14 @@ func (s *Server) traceRequest(l *link, from netip.AddrPort, port uint16, raw []b
 	})
 }
 
+// messageWords is a message's type.
+func messageWords(m *dhcpv4.DHCPv4) string {
+	if m.MessageType() == dhcpv4.MessageTypeNone {
+		return "BOOTP " + m.OpCode.String()
+	}
+	return "DHCP" + m.MessageType().String()
+}
+
 // describe puts who asks into a trace.
 func (c client) describe(tr *hosts.Trace, h *hosts.Host) {
 	tr.Client, tr.Arch, tr.Why = c.String(), c.processor(), ""
@@ -75,7 +83,7 @@ func (s *Server) traceClient(c client, h hosts.Host) {
 }
 
 func (s *Server) traceReply(l *link, to netip.AddrPort, port uint16, r *dhcpv4.DHCPv4, c client) {
-	text := "DHCP" + r.MessageType().String()
+	text := messageWords(r)
 	if a := addrOf(r.YourIPAddr); a.IsValid() {
 		text += " " + a.String()
 	}
