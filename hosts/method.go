@@ -17,6 +17,7 @@ type Method struct {
 const (
 	OfferBINL   = "binl"   // PXE: the machine asks port 4011 for its file
 	OfferFirst  = "first"  // PXE: the file is in the first offer, and 43.6=8 says so
+	OfferHeader = "header" // PXE: as first, without option 67: the file is in the BOOTP header alone
 	OfferPlain  = "plain"  // the file in a plain lease, as DHCP servers without PXE do; full DHCP mode only
 	OfferHTTP   = "http"   // UEFI HTTP boot
 	OfferROM    = "rom"    // an iPXE in ROM takes its script at once
@@ -34,8 +35,8 @@ const (
 // String is OFFER+PROGRAM, or the one that is there.
 func (m Method) String() string { return strings.Trim(m.Offer+"+"+m.Program, "+") }
 
-// ParseMethod reads what String writes and can be chosen: binl, first or
-// plain; snponly or native; or both, joined by "+"; for a Raspberry Pi, pi or
+// ParseMethod reads what String writes and can be chosen: binl, first, header
+// or plain; snponly or native; or both, joined by "+"; for a Raspberry Pi, pi or
 // u-boot.
 func ParseMethod(s string) (m Method, err error) {
 	if s == OfferPi || s == OfferUBoot {
@@ -44,11 +45,12 @@ func ParseMethod(s string) (m Method, err error) {
 	for part := range strings.SplitSeq(s, "+") {
 		into := &m.Program
 		switch part {
-		case OfferBINL, OfferFirst, OfferPlain:
+		case OfferBINL, OfferFirst, OfferHeader, OfferPlain:
 			into = &m.Offer
 		case ProgramFirmware, ProgramNative:
 		default:
-			return m, fmt.Errorf("boot method %q: choose binl, first or plain; snponly or native; or both, such as first+snponly; for a Raspberry Pi, pi or u-boot", s)
+			return m, fmt.Errorf("boot method %q: choose binl, first, header or plain; snponly or native; "+
+				"or both, such as first+snponly; for a Raspberry Pi, pi or u-boot", s)
 		}
 		if *into != "" {
 			return m, fmt.Errorf("boot method %q names two of a kind: write one offer and one program, such as first+snponly", s)

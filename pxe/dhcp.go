@@ -197,6 +197,11 @@ func (s *Server) answerDHCP(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host) 
 	switch m.MessageType() {
 	case dhcpv4.MessageTypeDiscover, dhcpv4.MessageTypeRequest:
 		return s.answerFull(l, m, c, h)
+	case dhcpv4.MessageTypeInform, dhcpv4.MessageTypeNone: // none: BOOTP
+		if h == nil {
+			return nil, nil
+		}
+		return s.answerFull(l, m, c, h)
 	case dhcpv4.MessageTypeRelease, dhcpv4.MessageTypeDecline:
 		sub := s.subnetFor(l, m)
 		if h == nil || sub == nil || !isSelf(l, m) {
@@ -214,13 +219,16 @@ func (s *Server) answerProxy(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host)
 	switch m.MessageType() {
 	case dhcpv4.MessageTypeRequest:
 		if h != nil {
-			s.moved(l, *h, m)
+			s.moved(l, *h, m, requested(m))
 		}
-		if !isSelf(l, m) {
+		// A server identifier override (RFC 5107) is that of the server which gave the address.
+		if addrOf(m.ServerIdentifier()) != l.self {
 			return nil, nil
 		}
 	case dhcpv4.MessageTypeDiscover:
 	default:
+		// DHCPINFORM is for the server that configures the client's network; who wants to boot sends it to port 4011.
+		// A BOOTP client takes one reply for its whole configuration (RFC 951), and a proxy has no address to put in it.
 		return nil, nil
 	}
 	b, err := s.load(l, m, c, h, s.decide(c, h))
@@ -240,10 +248,11 @@ func (s *Server) answerBINL(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host) 
 	if err != nil || b.empty() {
 		return nil, err
 	}
-	if b.Offer == hosts.OfferFirst {
-		b.Offer = hosts.OfferBINL // discovery is over; this is the server that was found
+	r, err := proxyReply(m, b)
+	if err == nil && !b.Local {
+		r.Options.Del(dhcpv4.OptionVendorSpecificInformation) // discovery is over; this is the server that was found
 	}
-	return proxyReply(m, b)
+	return r, err
 }
 
 // answerFull is DHCP (RFC 2131) for those who may have a lease. What the machine
@@ -254,11 +263,12 @@ func (s *Server) answerFull(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host) 
 	if !a.Lease {
 		return nil, nil
 	}
-	via := addrOf(m.GatewayIPAddr)
+	via := agentOf(m)
 	sub := s.subnetFor(l, m)
 	if sub == nil {
-		if via.IsValid() && h != nil {
-			s.tell(*h, "%s asked through the relay %s, for whose network there are no addresses: serve with --dhcp-range FIRST-LAST/BITS for it too", c, via)
+		if via.addr.IsValid() && h != nil {
+			s.tell(*h, "%s asked %s, for whose network there are no addresses: "+
+				"serve with --dhcp-range FIRST-LAST/BITS for it too", c, via)
 		}
 		return nil, nil
 	}
@@ -267,15 +277,22 @@ func (s *Server) answerFull(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host) 
 		return nil, err
 	}
 	if !ok {
-		return nak(m, l.self)
+		return nak(m, serverID(l, m))
 	}
 	b, err := s.load(l, m, c, h, a)
 	if err != nil {
 		return nil, err
 	}
-	n := network{Server: l.self, Mask: net.CIDRMask(sub.prefix.Bits(), 32), Router: sub.router, DNS: s.DNS, Domain: s.Domain, Lease: s.Lease}
+	n := network{
+		Server: serverID(l, m),
+		Mask:   net.CIDRMask(sub.prefix.Bits(), 32),
+		Router: sub.router,
+		DNS:    s.DNS,
+		Domain: s.Domain,
+		Lease:  s.Lease,
+	}
 	if !n.Router.IsValid() && !l.net.Overlaps(sub.prefix) {
-		n.Router = sub.relayed(via) // the relay is the way out of that network
+		n.Router = sub.relayed(via.router(sub.prefix))
 	}
 	return leaseReply(m, addr, n, b)
 }
@@ -294,9 +311,17 @@ func (s *Server) lease(l *link, sub *subnet, m *dhcpv4.DHCPv4, c client, h *host
 		}
 	}
 	want := requested(m)
-	if m.MessageType() == dhcpv4.MessageTypeDiscover {
+	switch m.MessageType() {
+	case dhcpv4.MessageTypeDiscover:
 		addr, err = sub.offer(c.MAC, fixed, want, h != nil)
 		return addr, true, err
+	case dhcpv4.MessageTypeInform:
+		if has := addrOf(m.ClientIPAddr); sub.prefix.Contains(has) { // whoever gave it (RFC 2131 section 4.3.5)
+			addr = has
+		}
+		return addr, true, nil
+	case dhcpv4.MessageTypeNone:
+		return s.leaseBOOTP(l, sub, m, c, h, fixed)
 	}
 	if id := m.ServerIdentifier(); id != nil && !id.IsUnspecified() && !isSelf(l, m) {
 		return addr, false, nil // it chose another server
@@ -306,18 +331,36 @@ func (s *Server) lease(l *link, sub *subnet, m *dhcpv4.DHCPv4, c client, h *host
 	}
 	if !fixed.IsValid() || want == fixed {
 		if ok, err = sub.confirm(c.MAC, want); ok && h != nil {
-			s.moved(l, *h, m)
+			s.moved(l, *h, m, want)
 		}
 	}
-	// What is in this network and was not ours to give may be another server's (RFC 2131, section 4.3.2, INIT-REBOOT).
-	if !ok && err == nil && !isSelf(l, m) && !fixed.IsValid() && sub.prefix.Contains(want) && !sub.rng.contains(want) {
+	// What is in this network and was not ours to give may be another server's (RFC 2131, section 4.3.2, INIT-REBOOT),
+	// and that one is called by the same server identifier override.
+	named := addrOf(m.ServerIdentifier()) == l.self
+	if !ok && err == nil && !named && !fixed.IsValid() && sub.prefix.Contains(want) && !sub.rng.contains(want) {
 		return addr, false, nil
 	}
 	return want, ok, err
 }
 
-// isSelf reports whether a request names us as its server.
-func isSelf(l *link, m *dhcpv4.DHCPv4) bool { return addrOf(m.ServerIdentifier()) == l.self }
+// leaseBOOTP is the host's fixed address, the only one for a BOOTP client: it never renews, so that a lease of it would
+// have to last for ever (RFC 1534 section 2).
+func (s *Server) leaseBOOTP(l *link, sub *subnet, m *dhcpv4.DHCPv4, c client, h *hosts.Host, fixed netip.Addr) (
+	addr netip.Addr, ok bool, err error) {
+	if !fixed.IsValid() {
+		s.tell(*h, "%s asked by BOOTP, which knows no leases, and got no address: give it one outside of --dhcp-range "+
+			"with `provision set %s --address`", c.MAC, h.Name)
+		return addr, false, nil
+	}
+	if _, err = sub.offer(c.MAC, fixed, fixed, true); err != nil {
+		return addr, false, err
+	}
+	if ok, err = sub.confirm(c.MAC, fixed); err != nil || !ok {
+		return addr, false, err
+	}
+	s.moved(l, *h, m, fixed)
+	return fixed, true, nil
+}
 
 // addrOf is an IPv4 address; invalid if there is none, or 0.0.0.0.
 func addrOf(ip net.IP) netip.Addr {
@@ -472,10 +515,10 @@ func (s *Server) late(h hosts.Host) bool {
 // moved keeps where a machine is, if that is new, on our link or behind a
 // relay to it, and of use: once the host is installed, nobody looks for it any
 // more.
-func (s *Server) moved(l *link, h hosts.Host, m *dhcpv4.DHCPv4) {
-	addr := requested(m)
+func (s *Server) moved(l *link, h hosts.Host, m *dhcpv4.DHCPv4, addr netip.Addr) {
+	via := agentOf(m)
 	if !addr.IsValid() || h.Address == addr.String() || h.State == hosts.Installed ||
-		!l.net.Contains(addr) && !s.behind(addrOf(m.GatewayIPAddr), addr) {
+		!l.net.Contains(addr) && !s.behind(via.addr, addr) && !s.behind(via.link, addr) {
 		return
 	}
 	_, err := s.Hosts.Apply(h.Name, hosts.Event{Kind: hosts.Moved, Address: addr.String(), Message: "has address " + addr.String()})

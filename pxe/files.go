@@ -36,6 +36,9 @@ func (s *Server) serveTFTP(ctx context.Context, l *link) error {
 	t := &tftpServer{MTU: l.mtu, Blksize: s.TFTPBlksize, Transfers: s.transfers / max(1, len(s.Interfaces)), Log: s.Log,
 		Open: func(name string, client netip.AddrPort) (tftpFile, error) {
 			f, err := s.open(l, name, client)
+			if errors.Is(err, errNoFile) {
+				s.traceMissing(l.neighbour(client.Addr()), name)
+			}
 			if err != nil && !errors.Is(err, errNotServed) && !errors.Is(err, errNoFile) {
 				// The client is told no more than that it is refused.
 				s.Log.Warn("TFTP", "client", client, "file", untold(name), "err", err)
@@ -73,7 +76,7 @@ func (s *Server) open(l *link, name string, from netip.AddrPort) (tftpFile, erro
 		return tftpFile{}, errors.Join(errNoNeighbour, l.ask(client))
 	}
 	if err := s.vouch(l, h, client, mac); err != nil {
-		s.tell(h, "%s asked for %s with the token of its boot and got no answer: %s", client, printable(name), err)
+		s.tell(h, "%s asked for %s with the token of its boot and got no answer: %s", client, untold(name), err)
 		return tftpFile{}, errNotServed
 	}
 	return s.openByToken(h, token, name, from)

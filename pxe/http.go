@@ -111,7 +111,7 @@ func (s *Server) serveBoot(l *link, c echo.Context) error {
 		return err
 	}
 	if err := s.vouchSoon(c.Request().Context(), l, h, from.Addr()); err != nil {
-		s.tell(h, "%s asked for %s with the token of its boot and got no answer: %s", from.Addr(), printable(name), err)
+		s.tell(h, "%s asked for %s with the token of its boot and got no answer: %s", from.Addr(), untold(name), err)
 		return echo.ErrNotFound
 	}
 	c.Set("known", true)
@@ -128,7 +128,7 @@ func (s *Server) serveBoot(l *link, c echo.Context) error {
 		if name == "script" && (h.State == hosts.Rebooting || h.State == hosts.Installed) {
 			return c.Blob(http.StatusOK, "text/plain", []byte(localScript))
 		}
-		s.tell(h, "%s asked for %s with the token of a boot that is over or not its own", from.Addr(), printable(name))
+		s.tell(h, "%s asked for %s with the token of a boot that is over or not its own", from.Addr(), untold(name))
 		return echo.ErrNotFound
 	}
 	if err != nil {

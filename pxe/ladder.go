@@ -31,11 +31,11 @@ func stepsFor(c client, mode Mode, programs map[string][]byte) (st steps) {
 	case mode == Full:
 		// With a lease the file in the first offer makes that complete: EDK2
 		// prefers it to all others, and nobody has to ask port 4011.
-		st.offers = []string{hosts.OfferFirst, hosts.OfferBINL, hosts.OfferPlain}
+		st.offers = []string{hosts.OfferFirst, hosts.OfferBINL, hosts.OfferPlain, hosts.OfferHeader}
 	case c.Arch == iana.INTEL_X86PC:
-		st.offers = []string{hosts.OfferFirst, hosts.OfferBINL}
+		st.offers = []string{hosts.OfferFirst, hosts.OfferBINL, hosts.OfferHeader}
 	default:
-		st.offers = []string{hosts.OfferBINL, hosts.OfferFirst}
+		st.offers = []string{hosts.OfferBINL, hosts.OfferFirst, hosts.OfferHeader}
 	}
 	for _, p := range []string{hosts.ProgramFirmware, hosts.ProgramNative} {
 		if programs[programFile(c, p)] != nil {

@@ -23,12 +23,12 @@ func TestSteps(t *testing.T) {
 		programs        []string
 		program, native string
 	}{
-		{"x64", client{Kind: firmware, Arch: iana.EFI_X86_64}, []string{"binl", "first"}, []string{"first", "binl", "plain"},
-			[]string{"snponly", "native"}, "snponly.efi", "ipxe.efi"},
-		{"arm64", client{Kind: firmware, Arch: iana.EFI_ARM64}, []string{"binl", "first"}, []string{"first", "binl", "plain"},
-			[]string{"snponly"}, "snponly-arm64.efi", "ipxe-arm64.efi"},
-		{"BIOS", client{Kind: firmware, Arch: iana.INTEL_X86PC}, []string{"first", "binl"}, []string{"first", "binl", "plain"},
-			[]string{"snponly"}, "undionly.kpxe", "ipxe.pxe"},
+		{"x64", client{Kind: firmware, Arch: iana.EFI_X86_64}, []string{"binl", "first", "header"},
+			[]string{"first", "binl", "plain", "header"}, []string{"snponly", "native"}, "snponly.efi", "ipxe.efi"},
+		{"arm64", client{Kind: firmware, Arch: iana.EFI_ARM64}, []string{"binl", "first", "header"},
+			[]string{"first", "binl", "plain", "header"}, []string{"snponly"}, "snponly-arm64.efi", "ipxe-arm64.efi"},
+		{"BIOS", client{Kind: firmware, Arch: iana.INTEL_X86PC}, []string{"first", "binl", "header"},
+			[]string{"first", "binl", "plain", "header"}, []string{"snponly"}, "undionly.kpxe", "ipxe.pxe"},
 		{"HTTP", client{Kind: httpBoot, Arch: iana.EFI_X86_64_HTTP}, []string{"http"}, []string{"http"},
 			[]string{"snponly", "native"}, "snponly.efi", "ipxe.efi"},
 	} {
@@ -62,13 +62,15 @@ func TestLadder(t *testing.T) {
 		pinned, worked hosts.Method
 		lines          []line
 	}{
-		{name: "nothing is fetched", lines: []line{{0, nil, "binl+snponly"}, {4 * time.Second, nil, "first+snponly"}, {8 * time.Second, nil, "binl+snponly"}}},
+		{name: "nothing is fetched", lines: []line{{0, nil, "binl+snponly"}, {4 * time.Second, nil, "first+snponly"},
+			{8 * time.Second, nil, "header+snponly"}, {16 * time.Second, nil, "binl+snponly"}}},
 		{name: "a duplicate is no round", lines: []line{{0, nil, "binl+snponly"}, {100 * time.Millisecond, nil, "binl+snponly"}, {100 * time.Millisecond, nil, "binl+snponly"}}},
 		{name: "the program hangs", lines: []line{{0, nil, "binl+snponly"}, {time.Minute, loaded, "binl+native"}, {time.Minute, loaded, "binl+snponly"}}},
 		{name: "the program is fetched in part", lines: []line{{0, nil, "binl+snponly"}, {time.Minute, asked, "binl+snponly"}}},
 		{name: "iPXE came up and had no luck", lines: []line{{0, nil, "binl+snponly"}, {time.Minute, up, "binl+snponly"}}},
 		{name: "it worked", lines: []line{{0, nil, "binl+snponly"}, {time.Minute, done, "binl+snponly"}, {time.Minute, nil, "first+snponly"}}},
-		{name: "it worked before", worked: hosts.Method{Offer: "first", Program: "native"}, lines: []line{{0, nil, "first+native"}, {4 * time.Second, nil, "binl+native"}}},
+		{name: "it worked before", worked: hosts.Method{Offer: "first", Program: "native"},
+			lines: []line{{0, nil, "first+native"}, {4 * time.Second, nil, "header+native"}}},
 		{name: "pinned", pinned: hosts.Method{Offer: "first"}, lines: []line{{0, nil, "first+snponly"}, {4 * time.Second, nil, "first+snponly"}, {4 * time.Second, loaded, "first+native"}}},
 		{name: "pinned to what cannot be", pinned: hosts.Method{Offer: "plain"}, lines: []line{{0, nil, ""}}},
 	} {
@@ -121,9 +123,13 @@ func TestLadderOnTheWire(t *testing.T) {
 	s.Now = func() time.Time { return now }
 	s.mustEnroll(t, "bravo", mac)
 	var token string
-	for i, want := range []struct{ class, vendor string }{{"PXEClient", "\x06\x01\x08\xff"}, {"PXEClient", ""}, {"", ""}} {
+	for i, want := range []struct {
+		class, vendor string
+		has67         bool
+	}{{"PXEClient", "\x06\x01\x08\xff", true}, {"PXEClient", "", true}, {"", "", true}, {"PXEClient", "\x06\x01\x08\xff", false}} {
 		r := s.dhcp(packet(t, "ovmf-x64-discover"))
-		if r == nil || r.BootFileName == "" || r.ClassIdentifier() != want.class || string(r.Options.Get(dhcpv4.OptionVendorSpecificInformation)) != want.vendor {
+		if r == nil || r.BootFileName == "" || r.Options.Has(dhcpv4.OptionBootfileName) != want.has67 || r.ClassIdentifier() != want.class ||
+			string(r.Options.Get(dhcpv4.OptionVendorSpecificInformation)) != want.vendor {
 			t.Fatalf("round %d: %v", i, r)
 		}
 		if next := tokenPattern.FindString(r.BootFileName); token != "" && next != token {
@@ -131,6 +137,11 @@ func TestLadderOnTheWire(t *testing.T) {
 		}
 		token = tokenPattern.FindString(r.BootFileName)
 		now = now.Add(4 * time.Second)
+	}
+	r := s.binl(packet(t, "ovmf-x64-request"))
+	if r == nil || r.BootFileName == "" || r.Options.Has(dhcpv4.OptionBootfileName) ||
+		r.Options.Has(dhcpv4.OptionVendorSpecificInformation) {
+		t.Errorf("port 4011 at the last step: %v", r)
 	}
 	f, err := s.open(s.links[0], "boot/"+token+"/ipxe.efi", addrPort("10.77.0.104:1024"))
 	if err != nil {
@@ -143,12 +154,12 @@ func TestLadderOnTheWire(t *testing.T) {
 	if _, err := s.Hosts.UseBoot(token, hosts.Fetch{Client: "10.77.0.104", File: "script", Method: s.ladders.worked(mac)}); err != nil {
 		t.Fatal(err)
 	}
-	if h, _ := s.Hosts.Get("bravo"); h.Method.String() != "plain+native" {
+	if h, _ := s.Hosts.Get("bravo"); h.Method.String() != "header+native" {
 		t.Errorf("it remembers %q", h.Method)
 	}
 	s.ladders = ladders{} // as after a restart
 	now = now.Add(time.Minute)
-	if r := s.dhcp(packet(t, "ovmf-x64-discover")); r == nil || r.ClassIdentifier() != "" {
+	if r := s.dhcp(packet(t, "ovmf-x64-discover")); r == nil || r.Options.Has(dhcpv4.OptionBootfileName) {
 		t.Errorf("what worked was not tried first: %v", r)
 	}
 }

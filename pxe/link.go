@@ -266,14 +266,14 @@ func (s *Server) where() string {
 	return strings.Join(all, ", ")
 }
 
-// subnetFor is the subnet of a request that came by a link: that of the relay
-// by which it came; else that of a relay by which the client had its address,
+// subnetFor is the subnet of a request that came by a link: that of the link which the relay
+// names, by which it came; else that of a relay by which the client had its address,
 // which it asks us directly to renew; else the link's. nil: there is none.
 func (s *Server) subnetFor(l *link, m *dhcpv4.DHCPv4) *subnet {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if via := addrOf(m.GatewayIPAddr); via.IsValid() {
-		return s.subnet(via)
+	if via := agentOf(m); via.addr.IsValid() {
+		return s.subnet(via.link)
 	}
 	sub := s.subnet(addrOf(m.ClientIPAddr))
 	if sub != nil && !slices.ContainsFunc(s.links, func(l *link) bool { return l.net.Overlaps(sub.prefix) }) {

@@ -168,6 +168,224 @@ func TestRelay(t *testing.T) {
 	}
 }
 
+// agentInfo is option 82 of a relay agent.
+func agentInfo(data string) dhcpv4.Modifier {
+	return dhcpv4.WithGeneric(dhcpv4.OptionRelayAgentInformation, []byte(data))
+}
+
+// TestRelayAgentInfo: a relay whose giaddr is of another link than the client's says which that is, and how the server
+// is to call itself (RFC 3527, RFC 5107). It is heard only if it is a relay that is served, and gets back what it sent.
+func TestRelayAgentInfo(t *testing.T) {
+	const (
+		loopback = "10.255.0.7"
+		link     = "\x05\x04\x0a\x09\x00\x01" // 10.9.0.1
+		override = "\x0b\x04\x0a\x09\x00\x01"
+	)
+	for _, tt := range []struct {
+		name, giaddr, info  string
+		to, yours, serverID string
+		router, log         string
+	}{
+		{"link and server", loopback, override + "\x01\x07Vlan100" + link,
+			"10.255.0.7:67", "10.9.0.50", "10.9.0.1", "10.9.0.1", ""},
+		{"the link by its network's number", loopback, "\x05\x04\x0a\x09\x00\x00",
+			"10.255.0.7:67", "10.9.0.50", "10.77.0.1", "", ""},
+		{"the server alone", "10.9.0.1", "\x0b\x04\x0a\x09\x00\x02",
+			"10.9.0.1:67", "10.9.0.50", "10.9.0.2", "10.9.0.1", ""},
+		{"not addresses", "10.9.0.1", "\x05\x02\x0a\x09\x0b\x04\x00\x00\x00\x00",
+			"10.9.0.1:67", "10.9.0.50", "10.77.0.1", "10.9.0.1", ""},
+		{"a link of ours", loopback, "\x05\x04\x0a\x4d\x00\x00", "10.255.0.7:67", "10.77.0.104", "10.77.0.1", "", ""},
+		{name: "no link", giaddr: loopback, log: "through the relay 10.255.0.7, for whose network there are no addresses"},
+		{name: "a link without addresses", giaddr: loopback, info: "\x05\x04\x0a\x08\x00\x01",
+			log: "through the relay 10.255.0.7, of the link 10.8.0.1, for whose network there are no addresses"},
+		{name: "another relay", giaddr: "10.255.0.8", info: link,
+			log: "through the relay 10.255.0.8, which is in no network that is served"},
+		{"no relay", "", link + override, "255.255.255.255:68", "10.77.0.104", "10.77.0.1", "", ""},
+	} {
+		s := server(t, Full)
+		s.Ranges = append(s.Ranges, Range{netip.MustParseAddr("10.9.0.50"), netip.MustParseAddr("10.9.0.50"), 24})
+		if err := s.openSubnets(false); err != nil {
+			t.Fatal(err)
+		}
+		s.Relays = []netip.Prefix{netip.MustParsePrefix(loopback + "/32")}
+		s.mustEnroll(t, "bravo", mac)
+		m := as(t, mac, 0, "", agentInfo(tt.info))
+		m.GatewayIPAddr = net.ParseIP(tt.giaddr)
+		r, to := s.handle(s.links[0], addrPort("10.77.0.9:67"), 67, nil, m, s.answerDHCP)
+		if tt.log != "" {
+			if r != nil || !strings.Contains(s.logOf(t, "bravo"), tt.log) {
+				t.Errorf("%s: %v, log %s", tt.name, r, s.logOf(t, "bravo"))
+			}
+			continue
+		}
+		if r == nil || to.String() != tt.to || r.YourIPAddr.String() != tt.yours ||
+			r.ServerIdentifier().String() != tt.serverID {
+			t.Errorf("%s: to %s: %v", tt.name, to, r)
+			continue
+		}
+		if router := addrOf(net.IP(r.Options.Get(dhcpv4.OptionRouter))); router != addrOf(net.ParseIP(tt.router)) {
+			t.Errorf("%s: router %s", tt.name, router)
+		}
+		sent := m.Options.Get(dhcpv4.OptionRelayAgentInformation)
+		back := r.Options.Get(dhcpv4.OptionRelayAgentInformation)
+		if !bytes.Equal(sent, back) || !bytes.HasSuffix(bytes.TrimRight(r.ToBytes(), "\x00"), append(back, 0xff)) {
+			t.Errorf("%s: option 82 was %q, and came back as %q in %x", tt.name, sent, back, r.ToBytes())
+		}
+	}
+}
+
+// TestServerIdentifierOverride: who calls us as the relay had us call ourselves means us.
+func TestServerIdentifierOverride(t *testing.T) {
+	info := agentInfo("\x05\x04\x0a\x09\x00\x00\x0b\x04\x0a\x09\x00\x01")
+	ask := func(s *Server, kind dhcpv4.MessageType, id, addr string) *dhcpv4.DHCPv4 {
+		m := as(t, mac, 0, "", dhcpv4.WithMessageType(kind), info,
+			dhcpv4.WithOption(dhcpv4.OptServerIdentifier(net.ParseIP(id))),
+			dhcpv4.WithOption(dhcpv4.OptRequestedIPAddress(net.ParseIP(addr))))
+		m.GatewayIPAddr = net.ParseIP("10.255.0.7")
+		r, _ := s.handle(s.links[0], addrPort("10.255.0.7:67"), 67, nil, m, s.answerDHCP)
+		return r
+	}
+	s := server(t, Full)
+	s.Ranges = []Range{{netip.MustParseAddr("10.9.0.50"), netip.MustParseAddr("10.9.0.51"), 24}}
+	if err := s.openSubnets(false); err != nil {
+		t.Fatal(err)
+	}
+	s.Relays = []netip.Prefix{netip.MustParsePrefix("10.255.0.0/24")}
+	s.mustEnroll(t, "bravo", mac)
+	addr := ask(s, dhcpv4.MessageTypeDiscover, "0.0.0.0", "0.0.0.0").YourIPAddr.String()
+	for _, tt := range []struct {
+		id, addr string
+		want     dhcpv4.MessageType
+	}{
+		{"10.9.0.1", addr, dhcpv4.MessageTypeAck},
+		{"10.77.0.1", addr, dhcpv4.MessageTypeAck},        // offered before the relay was set so
+		{"10.9.0.2", addr, dhcpv4.MessageTypeNone},        // another server
+		{"10.9.0.1", "10.9.0.52", dhcpv4.MessageTypeNone}, // another server's address behind the same relay
+		{"10.9.0.1", "10.66.0.1", dhcpv4.MessageTypeNak},
+	} {
+		r := ask(s, dhcpv4.MessageTypeRequest, tt.id, tt.addr)
+		if got := messageType(r); got != tt.want || r != nil && r.ServerIdentifier().String() != "10.9.0.1" {
+			t.Errorf("%s asks %s for %s: %v", mac, tt.id, tt.addr, r)
+		}
+	}
+	if h, _ := s.Hosts.Get("bravo"); h.Address != addr { // which the boot's token needs for a witness
+		t.Errorf("the host is at %q", h.Address)
+	}
+	ask(s, dhcpv4.MessageTypeRelease, "10.9.0.1", addr)
+	if r := ask(s, dhcpv4.MessageTypeRequest, "10.9.0.1", addr); messageType(r) != dhcpv4.MessageTypeNak {
+		t.Errorf("after its release: %v", r)
+	}
+
+	// A proxy has no lease to be asked for again, and the DHCP server beside it is called the same.
+	s = server(t, Proxy)
+	s.Relays = []netip.Prefix{netip.MustParsePrefix("10.255.0.7/32")}
+	s.mustEnroll(t, "bravo", mac)
+	m := as(t, mac, iana.EFI_X86_64, "PXEClient:Arch:00007:UNDI:003016", info)
+	m.GatewayIPAddr = net.ParseIP("10.255.0.7")
+	r, to := s.handle(s.links[0], addrPort("10.255.0.7:67"), 67, nil, m, s.answerDHCP)
+	if r == nil || r.ServerIdentifier().String() != "10.77.0.1" || to != addrPort("10.255.0.7:67") {
+		t.Fatalf("to %s: %v", to, r)
+	}
+	m.UpdateOption(dhcpv4.OptMessageType(dhcpv4.MessageTypeRequest))
+	m.UpdateOption(dhcpv4.OptServerIdentifier(net.IPv4(10, 9, 0, 1)))
+	if r, _ := s.handle(s.links[0], addrPort("10.255.0.7:67"), 67, nil, m, s.answerDHCP); r != nil {
+		t.Errorf("it answers for the other server: %v", r)
+	}
+}
+
+// messageType is that of a reply; none for silence.
+func messageType(r *dhcpv4.DHCPv4) dhcpv4.MessageType {
+	if r == nil {
+		return dhcpv4.MessageTypeNone
+	}
+	return r.MessageType()
+}
+
+// TestConfigured: DHCPINFORM and BOOTP of machines that are known get what a plain DHCP server gives; strangers, and
+// all beside another DHCP server, get silence.
+func TestConfigured(t *testing.T) {
+	const own = "10.77.0.60"
+	inform := func(ciaddr string) dhcpv4.Modifier {
+		return func(m *dhcpv4.DHCPv4) {
+			m.UpdateOption(dhcpv4.OptMessageType(dhcpv4.MessageTypeInform))
+			m.ClientIPAddr = net.ParseIP(ciaddr)
+		}
+	}
+	bootp := func(m *dhcpv4.DHCPv4) { m.Options = dhcpv4.Options{} }
+	through := func(giaddr string, next dhcpv4.Modifier) dhcpv4.Modifier {
+		return func(m *dhcpv4.DHCPv4) {
+			next(m)
+			m.GatewayIPAddr = net.ParseIP(giaddr)
+		}
+	}
+	// Mask, router, DNS server, domain; message type and server identifier.
+	const plain = "\x01\x04\xff\xff\xff\x00\x03\x04\x0a\x4d\x00\xfe\x06\x04\x0a\x4d\x00\xfd\x0f\x03lan"
+	const dhcp = "\x35\x01\x05\x36\x04\x0a\x4d\x00\x01"
+	const relayed = "\x01\x04\xff\xff\xff\x00\x03\x04\x0a\x09\x00\x01\x06\x04\x0a\x4d\x00\xfd\x0f\x03lan"
+	for _, tt := range []struct {
+		name, address      string
+		ask                dhcpv4.Modifier
+		to, yours, options string // silence if empty
+		log                string
+	}{
+		{"INFORM", "", inform("10.77.0.50"), "10.77.0.50:68", "0.0.0.0", plain + dhcp, ""},
+		{"INFORM with a fixed address", own, inform("10.77.0.50"), "10.77.0.50:68", "0.0.0.0", plain + dhcp, ""},
+		{"INFORM through a relay", "", through("10.9.0.1", inform("10.9.0.77")),
+			"10.9.0.77:68", "0.0.0.0", relayed + dhcp, ""},
+		{name: "INFORM without an address", ask: inform("0.0.0.0")},
+		{name: "INFORM from another network", ask: inform("10.99.0.50")},
+		{"BOOTP", own, bootp, "255.255.255.255:68", own, plain, "has address " + own},
+		{"BOOTP through a relay", "10.9.0.60", through("10.9.0.1", bootp),
+			"10.9.0.1:67", "10.9.0.60", relayed, "has address 10.9.0.60"},
+		{name: "BOOTP without a fixed address", ask: bootp,
+			log: "asked by BOOTP, which knows no leases, and got no address: give it one outside of --dhcp-range"},
+		{name: "BOOTP on another network", address: own, ask: through("10.9.0.1", bootp), log: "asked by BOOTP"},
+	} {
+		s := configuring(t, Full)
+		h := hosts.Host{Name: "bravo", MACs: []string{mac}, Arch: "x86_64", Image: "lab"}
+		h.Options.Address = tt.address
+		if _, err := s.Hosts.Enroll(h, 1e12, nil); err != nil {
+			t.Fatal(err)
+		}
+		r, to := s.handle(s.links[0], addrPort("10.77.0.50:68"), 67, nil, as(t, mac, 0, "", tt.ask), s.answerDHCP)
+		if (r != nil) != (tt.to != "") ||
+			r != nil && (to.String() != tt.to || r.YourIPAddr.String() != tt.yours || options(r) != tt.options) {
+			t.Errorf("%s: to %s: %v", tt.name, to, r)
+		}
+		if !strings.Contains(s.logOf(t, "bravo"), tt.log) {
+			t.Errorf("%s: %s", tt.name, s.logOf(t, "bravo"))
+		}
+		for _, mode := range []Mode{Full, Proxy} {
+			s := configuring(t, mode)
+			if mode == Proxy {
+				s.mustEnroll(t, "bravo", mac)
+			}
+			if r := s.dhcp(as(t, mac, 0, "", tt.ask)); r != nil {
+				t.Errorf("%s, %s: %v", tt.name, mode, r)
+			}
+		}
+	}
+}
+
+// configuring is a server that would tell all that a plain DHCP server tells, strangers too.
+func configuring(t *testing.T, mode Mode) *Server {
+	t.Helper()
+	s := server(t, mode)
+	s.Router, s.DNS = netip.MustParseAddr("10.77.0.254"), []netip.Addr{netip.MustParseAddr("10.77.0.253")}
+	s.Domain, s.Hold = "lan", true
+	s.Ranges = append(s.Ranges, Range{netip.MustParseAddr("10.9.0.50"), netip.MustParseAddr("10.9.0.59"), 24})
+	if err := s.openSubnets(false); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// options are the bytes of a reply's options, without the end and the padding behind it.
+func options(r *dhcpv4.DHCPv4) string {
+	const begin = 240 // header and magic cookie
+	return strings.TrimSuffix(strings.TrimRight(string(r.ToBytes()[begin:]), "\x00"), "\xff")
+}
+
 // TestLinks: each interface has its own address and range; a host's NIC may
 // hang on either.
 func TestLinks(t *testing.T) {

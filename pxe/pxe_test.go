@@ -306,7 +306,9 @@ func reply(t *testing.T, answer func(*dhcpv4.DHCPv4) *dhcpv4.DHCPv4, m *dhcpv4.D
 	if err != nil {
 		t.Fatal(err)
 	}
-	return "  to " + destination(m, r, func(a netip.Addr) bool { return a.IsValid() }).String() + "\n  " + strings.ReplaceAll(strings.TrimSpace(same.Summary()), "\n", "\n  ") + "\n" + hex.Dump(raw)
+	to := destination(m, r, func(a netip.Addr) bool { return a.IsValid() })
+	summary := strings.NewReplacer("\n", "\n  ", "\x00", `\0`).Replace(strings.TrimSpace(same.Summary()))
+	return "  to " + to.String() + "\n  " + summary + "\n" + hex.Dump(raw)
 }
 
 func compare(t *testing.T, name, got string) {

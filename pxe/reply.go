@@ -65,15 +65,21 @@ func proxyReply(m *dhcpv4.DHCPv4, b bootInfo) (*dhcpv4.DHCPv4, error) {
 }
 
 // leaseReply answers as the DHCP server: the address, the network, and boot
-// information if b names a file.
+// information if b names a file. To DHCPINFORM it tells no address and no lease
+// time (RFC 2131 section 4.3.5), and BOOTP has no lease.
 func leaseReply(m *dhcpv4.DHCPv4, yours netip.Addr, n network, b bootInfo) (*dhcpv4.DHCPv4, error) {
 	r, err := replyTo(m, n.Server)
 	if err != nil {
 		return nil, err
 	}
-	r.YourIPAddr = yours.AsSlice()
+	kind := m.MessageType()
+	if kind != dhcpv4.MessageTypeInform { // it has an address, of somebody
+		r.YourIPAddr = yours.AsSlice()
+	}
+	if kind != dhcpv4.MessageTypeInform && kind != dhcpv4.MessageTypeNone {
+		r.UpdateOption(dhcpv4.OptIPAddressLeaseTime(n.Lease))
+	}
 	r.UpdateOption(dhcpv4.OptSubnetMask(n.Mask))
-	r.UpdateOption(dhcpv4.OptIPAddressLeaseTime(n.Lease))
 	if n.Router.IsValid() {
 		r.UpdateOption(dhcpv4.OptRouter(n.Router.AsSlice()))
 	}
@@ -110,21 +116,26 @@ func nak(m *dhcpv4.DHCPv4, server netip.Addr) (*dhcpv4.DHCPv4, error) {
 	return r, nil
 }
 
-// replyTo fills in what every reply has. Options 82 and 61 are echoed by
+// replyTo fills in what every reply has. Options 82 (RFC 3046 section 2.2: unchanged) and 61 are echoed by
 // NewReplyFromRequest, 97 here (RFC 4578 section 2.3).
 func replyTo(m *dhcpv4.DHCPv4, server netip.Addr) (*dhcpv4.DHCPv4, error) {
 	kind := dhcpv4.MessageTypeAck
 	if m.MessageType() == dhcpv4.MessageTypeDiscover {
 		kind = dhcpv4.MessageTypeOffer
 	}
-	return dhcpv4.NewReplyFromRequest(m,
-		dhcpv4.WithMessageType(kind),
-		dhcpv4.WithOption(dhcpv4.OptServerIdentifier(server.AsSlice())),
-		dhcpv4.WithOptionCopied(m, dhcpv4.OptionClientMachineIdentifier))
+	what := []dhcpv4.Modifier{dhcpv4.WithOptionCopied(m, dhcpv4.OptionClientMachineIdentifier)}
+	if m.MessageType() != dhcpv4.MessageTypeNone { // a reply to BOOTP is not of DHCP (RFC 1534 section 2)
+		what = append(what, dhcpv4.WithMessageType(kind), dhcpv4.WithOption(dhcpv4.OptServerIdentifier(server.AsSlice())))
+	}
+	return dhcpv4.NewReplyFromRequest(m, what...)
 }
 
 // addBoot names the file, both in the header, which old firmware reads, and in
 // option 67.
+//
+// For firmware that option ends in a NUL: some takes it for a C string and reads on into what lies behind it, no
+// client is known to mind (receivers must delete it, RFC 2132 section 2), EDK2 writes one over the byte behind a
+// name that has none, and dnsmasq has always sent one. iPXE and U-Boot go by the length, and get none.
 func addBoot(r *dhcpv4.DHCPv4, b bootInfo) {
 	if b.Kind == piROM {
 		addPi(r, b)
@@ -139,7 +150,13 @@ func addBoot(r *dhcpv4.DHCPv4, b bootInfo) {
 	if len(b.File) < 128 { // the header's field, with its NUL
 		r.BootFileName = b.File
 	}
-	r.UpdateOption(dhcpv4.OptBootFileName(b.File))
+	name := b.File
+	if b.Kind == firmware || b.Kind == httpBoot {
+		name += "\x00"
+	}
+	if b.Offer != hosts.OfferHeader {
+		r.UpdateOption(dhcpv4.OptBootFileName(name))
+	}
 	switch b.Kind {
 	case httpBoot:
 		// Without it EDK2 asks for no file (measured).
@@ -152,22 +169,24 @@ func addBoot(r *dhcpv4.DHCPv4, b bootInfo) {
 		if b.Offer != hosts.OfferPlain {
 			r.UpdateOption(dhcpv4.OptClassIdentifier("PXEClient"))
 		}
-		if b.Offer == hosts.OfferFirst {
+		if b.Offer == hosts.OfferFirst || b.Offer == hosts.OfferHeader {
 			r.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionVendorSpecificInformation, useFile))
 		}
 	}
 }
 
-// destination is where a reply goes (RFC 2131 section 4.1): to the relay, to
-// a client that has its address, else to everyone on the link, since a client
+// destination is where a reply goes (RFC 2131 section 4.1): to the relay, unless the client asked by DHCPINFORM
+// (section 4.3.5), to a client that has its address, else to everyone on the link, since a client
 // without an address cannot be asked for its MAC. A client that says that it has
 // an address which is not served is not believed.
 func destination(m, r *dhcpv4.DHCPv4, served func(netip.Addr) bool) netip.AddrPort {
-	if via := addrOf(m.GatewayIPAddr); via.IsValid() {
-		return netip.AddrPortFrom(via, dhcpv4.ServerPort)
-	}
-	if has := addrOf(m.ClientIPAddr); served(has) && r.MessageType() != dhcpv4.MessageTypeNak {
+	has, via := addrOf(m.ClientIPAddr), addrOf(m.GatewayIPAddr)
+	direct := !via.IsValid() || m.MessageType() == dhcpv4.MessageTypeInform
+	switch {
+	case direct && served(has) && r.MessageType() != dhcpv4.MessageTypeNak:
 		return netip.AddrPortFrom(has, dhcpv4.ClientPort)
+	case via.IsValid():
+		return netip.AddrPortFrom(via, dhcpv4.ServerPort)
 	}
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{255, 255, 255, 255}), dhcpv4.ClientPort)
 }

@@ -284,7 +284,12 @@ func TestTFTPRefusals(t *testing.T) {
 // The server's own files, on an interface with an MTU of its own.
 func TestServeTFTP(t *testing.T) {
 	s := server(t, Full)
-	h := s.begin(t)
+	s.mustEnroll(t, "bravo", mac)
+	s.dhcp(packet(t, "ovmf-x64-discover"))
+	h, err := s.Hosts.Get("bravo")
+	if err != nil {
+		t.Fatal(err)
+	}
 	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		t.Fatal(err)
@@ -298,8 +303,12 @@ func TestServeTFTP(t *testing.T) {
 	dir := "boot/" + h.Boot.Token
 	f.ask(request("boot/00000000000000000000000000000000/ipxe.efi"))
 	f.ask(request("boot/hold/autoexec.ipxe"))
-	f.ask(request(dir + "/autoexec.ipxe"))
+	f.ask(request(dir + "/autoexec.ipxe\xff"))
 	f.expect("\x00\x05\x00\x01file not found\x00")
+	const missing = `boot/…/autoexec.ipxe\xff`
+	if tr, err := s.Traces.Get(mac); err != nil || tr.Missing != missing || tr.Packets[len(tr.Packets)-2].Text != "TFTP asks for "+missing {
+		t.Errorf("%v, %+v", err, tr)
+	}
 	f.ask(request("/"+dir+"//ipxe.efi", "blksize", "65464", "tsize", "0"))
 	if got := f.options(); got["blksize"] != "65464" || got["tsize"] != "4" { // what fits that MTU
 		t.Error(got)
@@ -310,6 +319,9 @@ func TestServeTFTP(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+	if tr, _ := s.Traces.Get(mac); tr.Missing != "" {
+		t.Errorf("it got its program, and %q is kept", tr.Missing)
 	}
 }
 

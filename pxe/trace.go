@@ -1,9 +1,11 @@
 package pxe
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,18 +17,22 @@ import (
 // tokens are left out of what people read: while it lives, a token is a key.
 var tokens = regexp.MustCompile(`[0-9a-f]{32}`)
 
-// untold is a file's name as it may be told: short, harmless, without its token.
-func untold(name string) string { return printable(tokens.ReplaceAllString(name, "…")) }
+// untold is a file's name as it may be told: short, without its token, and bytes that are not printable ASCII as \xff.
+func untold(name string) string {
+	name = tokens.ReplaceAllString(name, "…")
+	quoted := strconv.QuoteToASCII(name[:min(len(name), 96)])
+	return strings.ReplaceAll(quoted[1:len(quoted)-1], `\u2026`, "…")
+}
 
 // traceRequest keeps a DHCP request, and what it says about how far its sender
 // came.
 func (s *Server) traceRequest(l *link, from netip.AddrPort, port uint16, raw []byte, m *dhcpv4.DHCPv4, c client, h *hosts.Host) {
-	text := fmt.Sprintf("DHCP%s from %s", m.MessageType(), c)
+	text := fmt.Sprintf("%s from %s", messageWords(m), c)
 	if a := requested(m); a.IsValid() {
 		text += ", address " + a.String()
 	}
-	if via := addrOf(m.GatewayIPAddr); via.IsValid() {
-		text += ", by the relay " + via.String()
+	if via := agentOf(m); via.addr.IsValid() {
+		text += ", " + via.String()
 	}
 	discover := m.MessageType() == dhcpv4.MessageTypeDiscover
 	if discover && c.Kind != system {
@@ -55,6 +61,14 @@ func (s *Server) traceRequest(l *link, from netip.AddrPort, port uint16, raw []b
 	})
 }
 
+// messageWords is a message's type.
+func messageWords(m *dhcpv4.DHCPv4) string {
+	if m.MessageType() == dhcpv4.MessageTypeNone {
+		return "BOOTP " + m.OpCode.String()
+	}
+	return "DHCP" + m.MessageType().String()
+}
+
 // describe puts who asks into a trace.
 func (c client) describe(tr *hosts.Trace, h *hosts.Host) {
 	tr.Client, tr.Arch, tr.Why = c.String(), c.processor(), ""
@@ -69,11 +83,11 @@ func (s *Server) traceClient(c client, h hosts.Host) {
 }
 
 func (s *Server) traceReply(l *link, to netip.AddrPort, port uint16, r *dhcpv4.DHCPv4, c client) {
-	text := "DHCP" + r.MessageType().String()
+	text := messageWords(r)
 	if a := addrOf(r.YourIPAddr); a.IsValid() {
 		text += " " + a.String()
 	}
-	if file := r.BootFileNameOption(); file != "" {
+	if file := cmp.Or(r.BootFileNameOption(), r.BootFileName); file != "" {
 		text += ", file " + tokens.ReplaceAllString(file, "…")
 	}
 	p := hosts.Packet{From: netip.AddrPortFrom(l.self, port), To: to, Sent: true, Text: text, Data: r.ToBytes()}
@@ -87,12 +101,20 @@ func (s *Server) traceRefusal(c client, why string) {
 
 // reached keeps how far a machine came.
 func (s *Server) reached(mac string, stage hosts.Stage) {
-	s.Traces.Note(mac, func(tr *hosts.Trace) { tr.Stage, tr.Rounds, tr.Last = stage, 0, s.Now() })
+	s.Traces.Note(mac, func(tr *hosts.Trace) {
+		tr.Stage, tr.Rounds, tr.Missing, tr.Last = stage, 0, "", s.Now()
+	})
+}
+
+// traceMissing keeps the name of a file that a machine asked for and that there is not.
+func (s *Server) traceMissing(mac, name string) {
+	s.Traces.Note(mac, func(tr *hosts.Trace) { tr.Missing = untold(name) })
 }
 
 // traceHTTP keeps a request for a file of a boot.
 func (s *Server) traceHTTP(l *link, client netip.AddrPort, mac, method, name string) {
-	s.Traces.Add(mac, hosts.Packet{From: client, To: netip.AddrPortFrom(l.self, uint16(s.HTTPPort)), Text: "HTTP " + method + " " + printable(name)}, nil)
+	to := netip.AddrPortFrom(l.self, uint16(s.HTTPPort))
+	s.Traces.Add(mac, hosts.Packet{From: client, To: to, Text: "HTTP " + method + " " + untold(name)}, nil)
 }
 
 // traceTFTP keeps what was said on the TFTP port, for the machine whose boot

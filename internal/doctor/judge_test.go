@@ -242,6 +242,24 @@ func TestStalled(t *testing.T) {
 		}
 	}
 	h := waiting(hosts.Ready)
+	for _, tt := range []struct {
+		stage  hosts.Stage
+		client string
+		want   string
+	}{
+		{hosts.StageAddress, uefi, `asked for a file that there is not, boot/…/ipxe.efi\xff (`},
+		{hosts.StageBINL, uefi, `asked for a file that there is not, boot/…/ipxe.efi\xff (`},
+		{hosts.StageIPXE, "iPXE x86-64 UEFI", "came as iPXE"}, // which looks for autoexec.ipxe
+		{hosts.StageAsked, "Raspberry Pi 4B e5ef6e9d", "asked and took no answer"},
+	} {
+		tr := trace(tt.stage, tt.client)
+		tr.Missing = `boot/…/ipxe.efi\xff`
+		f, ok := stalled(tr, &h, noon)
+		remedied := strings.Contains(f.Remedy, "--boot-method header")
+		if !ok || !strings.Contains(f.What, tt.want) || remedied != strings.Contains(tt.want, "file") {
+			t.Errorf("%s of %s: %t, %+v", tt.stage, tt.client, ok, f)
+		}
+	}
 	h.Options.Method = hosts.Method{Offer: hosts.OfferFirst}
 	if f, ok := stalled(trace(hosts.StageAddress, uefi), &h, noon); !ok || !strings.HasSuffix(f.Remedy, "enroll it again without --boot-method first") {
 		t.Errorf("pinned: %t, %+v", ok, f)

@@ -135,8 +135,15 @@ func stalled(t hosts.Trace, h *hosts.Host, now time.Time) (f Finding, ok bool) {
 		return f, false
 	}
 	s := stalls[t.Stage]
-	if pi, ok := piStalls[t.Stage]; ok && strings.HasPrefix(t.Client, "Raspberry Pi") {
+	isPi := strings.HasPrefix(t.Client, "Raspberry Pi") // which asks for many files in vain
+	if pi, ok := piStalls[t.Stage]; ok && isPi {
 		s = pi
+	}
+	gotNone := t.Stage == hosts.StageAsked || t.Stage == hosts.StageAddress || t.Stage == hosts.StageBINL
+	if t.Missing != "" && gotNone && !isPi {
+		s = stall{"asked for a file that there is not, " + t.Missing,
+			"if another DHCP server names that, switch network boot off there; if the end of the name is rubbish, " +
+				"its firmware misreads option 67: provision set " + h.Name + " --boot-method header"}
 	}
 	if t.Stage == hosts.StageRefused {
 		s = refused(t, h, now)
