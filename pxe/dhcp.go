@@ -295,7 +295,9 @@ func (s *Server) lease(l *link, sub *subnet, m *dhcpv4.DHCPv4, c client, h *host
 	}
 	want := requested(m)
 	if m.MessageType() == dhcpv4.MessageTypeDiscover {
-		addr, err = sub.offer(c.MAC, fixed, want, h != nil)
+		if addr, err = sub.offer(c.MAC, fixed, want, h != nil); err == nil && h != nil {
+			s.tellDoubt(*h, c, sub.doubt(c.MAC, addr))
+		}
 		return addr, true, err
 	}
 	if id := m.ServerIdentifier(); id != nil && !id.IsUnspecified() && !isSelf(l, m) {
@@ -314,6 +316,18 @@ func (s *Server) lease(l *link, sub *subnet, m *dhcpv4.DHCPv4, c client, h *host
 		return addr, false, nil
 	}
 	return want, ok, err
+}
+
+// tellDoubt tells of an address that was handed out although it may be in use.
+func (s *Server) tellDoubt(h hosts.Host, c client, why string) {
+	if why == "" {
+		return
+	}
+	const help = "look for the machine with that MAC; if the addresses are really in use, serve with another --dhcp-range"
+	s.tell(h, "%s got an address that may be in use: %s; %s", c, why, help)
+	if s.doubted.due(s.Now()) {
+		s.Log.Warn("an address was handed out that may be in use; "+help, "host", h.Name, "mac", c.MAC, "why", why)
+	}
 }
 
 // isSelf reports whether a request names us as its server.

@@ -52,8 +52,10 @@ func TestNeighbour(t *testing.T) {
 	})
 }
 
-// TestForgottenNeighbour: a neighbour that the kernel has forgotten is asked for before it is taken for nobody.
-func TestForgottenNeighbour(t *testing.T) {
+// besideMachine runs f in a network namespace that has a cable, port1 with the address 10.77.0.1, to a machine whose MAC
+// is mac. That is another namespace, in which there runs a command.
+func besideMachine(t *testing.T, f func(l *link, there func(command string))) {
+	t.Helper()
 	machine := exec.Command("sleep", "infinity") // its namespace is the machine's
 	machine.SysProcAttr = &unix.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: unix.SIGKILL}
 	inNamespace(t, func() {
@@ -63,22 +65,28 @@ func TestForgottenNeighbour(t *testing.T) {
 		}
 		defer machine.Wait()
 		defer machine.Process.Kill()
-		there := fmt.Sprintf("nsenter --net --target %d ", machine.Process.Pid)
-		for _, command := range []string{
-			"ip link add port1 type veth peer name port2 address " + mac,
-			fmt.Sprint("ip link set port2 netns ", machine.Process.Pid),
-			"ip address add 10.77.0.1/24 dev port1",
-			"ip link set port1 up",
-			there + "ip address add 10.77.0.104/24 dev port2",
-			there + "ip link set port2 up",
-		} {
-			run(t, command)
+		there := func(command string) {
+			t.Helper()
+			run(t, fmt.Sprintf("nsenter --net --target %d %s", machine.Process.Pid, command))
 		}
+		run(t, "ip link add port1 type veth peer name port2 address "+mac)
+		run(t, fmt.Sprint("ip link set port2 netns ", machine.Process.Pid))
+		run(t, "ip address add 10.77.0.1/24 dev port1")
+		run(t, "ip link set port1 up")
+		there("ip link set port2 up")
 		l, err := openLink("port1", nil)
 		if err != nil {
 			t.Error(err)
 			return
 		}
+		f(l, there)
+	})
+}
+
+// TestForgottenNeighbour: a neighbour that the kernel has forgotten is asked for before it is taken for nobody.
+func TestForgottenNeighbour(t *testing.T) {
+	besideMachine(t, func(l *link, there func(string)) {
+		there("ip address add 10.77.0.104/24 dev port2")
 		if got := l.neighbour(netip.MustParseAddr("10.77.0.104")); got != "" {
 			t.Errorf("it was known before it was asked for: %s", got)
 		}

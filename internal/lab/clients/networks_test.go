@@ -2,6 +2,7 @@ package clients
 
 import (
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os/exec"
@@ -103,6 +104,40 @@ func TestNICs(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// lines is a log that can be waited for.
+type lines chan string
+
+func (l lines) Write(line []byte) (int, error) {
+	l <- string(line)
+	return len(line), nil
+}
+
+// TestAddressesInUse: a machine gets the one address that nobody on the LAN has already.
+func TestAddressesInUse(t *testing.T) {
+	w := newWorld(t, 1, brisk)
+	c, err := w.lans[0].Client(w.ctx, "other", "52:54:00:77:00:09", prefix("10.77.0.9/24"))
+	must(t, err)
+	defer c.Close()
+	for i := range 7 {
+		_, err := c.Run(w.ctx, "ip", "address", "add", fmt.Sprintf("10.77.0.%d/24", 100+i), "dev", c.Interface)
+		must(t, err)
+	}
+	log := make(lines, 1000)
+	w.log = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	w.serve(pxe.Full, "10.77.0.100-10.77.0.107")
+	for said := ""; !strings.Contains(said, "probed free addresses"); {
+		select {
+		case said = <-log:
+		case <-w.ctx.Done():
+			t.Fatal("nothing was probed")
+		}
+	}
+	m := w.known(netboot.Client{Kind: netboot.EDK2X64})
+	if r := w.bootAll(m)[0]; !m.up(r) || r.Address != addr("10.77.0.107") {
+		t.Errorf("it got %s:\n%s", r.Address, m.conversation(r))
 	}
 }
 
