@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -103,6 +104,7 @@ func (s *Server) answer(l *link, conn *net.UDPConn, m dhcpRequest, respond respo
 // unsent tells of an answer that this machine did not let out: of a firewall, or of a network that is down.
 func (s *Server) unsent(mac string, to netip.AddrPort, err error) {
 	const help = "look at the rules for output of this machine's firewall, and whether the interface is up"
+	s.traceRefusal(mac, fmt.Sprintf("the answer could not be sent (%s): %s", strings.ReplaceAll(err.Error(), ": ", ", "), help))
 	if h, hostErr := s.Hosts.ByMAC(mac); hostErr == nil {
 		s.tell(h, "the answer to %s could not be sent to %s: %v; %s", mac, to, err, help)
 	}
@@ -137,6 +139,7 @@ func (s *Server) handle(l *link, from netip.AddrPort, port uint16, raw []byte, m
 	}
 	switch {
 	case errors.Is(err, errNoAddress):
+		s.traceRefusal(c.MAC, strings.ReplaceAll(err.Error(), ": ", ", ")+": end leases, or serve with a larger --dhcp-range")
 		if h != nil {
 			s.tell(*h, "%s got no address: %v; end leases, or serve with a larger --dhcp-range", c, err)
 		}
@@ -357,7 +360,7 @@ func (s *Server) decide(c client, h *hosts.Host) answer {
 	a := decide(h, c, s.Mode, s.Hold, s.Now())
 	if a.Why != "" {
 		s.Log.Debug("no boot", "mac", c.MAC, "client", c, "why", a.Why)
-		s.traceRefusal(c, a.Why)
+		s.traceRefusal(c.MAC, a.Why)
 	}
 	if h != nil && a.Tell {
 		s.tell(*h, "%s asked to boot and was refused: %s", c, a.Why)

@@ -2,7 +2,9 @@ package pxe
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
+	"os"
 	"os/exec"
 	"runtime"
 	"strings"
@@ -96,4 +98,25 @@ func TestForgottenNeighbour(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestPortOwner: who listens on [::] has IPv4's port, too, and is named.
+func TestPortOwner(t *testing.T) {
+	for _, at := range []string{"127.0.0.1:0", "[::]:0"} {
+		tcp, err := net.Listen("tcp", at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tcp.Close()
+		udp, err := net.ListenPacket("udp", at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer udp.Close()
+		for proto, port := range map[string]int{"tcp": tcp.Addr().(*net.TCPAddr).Port, "udp": udp.LocalAddr().(*net.UDPAddr).Port} {
+			if owner := PortOwner(proto, port); !strings.HasSuffix(owner, fmt.Sprintf(" (pid %d)", os.Getpid())) {
+				t.Errorf("%s, %s: it is %q", proto, at, owner)
+			}
+		}
+	}
 }

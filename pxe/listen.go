@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -64,10 +65,11 @@ func portError(proto string, port int, err error) error {
 	return fmt.Errorf("listen on %s port %d: %w", proto, port, err)
 }
 
-// PortOwner names the process that listens on a port, as "dnsmasq (pid 42)".
+// PortOwner names the process that listens on a port of udp or tcp, as "dnsmasq (pid 42)".
 // It is empty if that process is not ours to see.
 func PortOwner(proto string, port int) string {
 	inodes := socketInodes("/proc/net/"+proto, port)
+	maps.Copy(inodes, socketInodes("/proc/net/"+proto+"6", port)) // who listens on [::] has IPv4's port, too
 	if len(inodes) == 0 {
 		return ""
 	}
@@ -87,12 +89,12 @@ func PortOwner(proto string, port int) string {
 // socketInodes reads proc_net(5): the sockets bound to a local port, as the
 // links under /proc/PID/fd name them.
 func socketInodes(file string, port int) map[string]bool {
+	inodes := make(map[string]bool)
 	f, err := os.Open(file)
 	if err != nil {
-		return nil
+		return inodes
 	}
 	defer f.Close()
-	inodes := make(map[string]bool)
 	want := fmt.Sprintf(":%04X", port)
 	for lines := bufio.NewScanner(f); lines.Scan(); {
 		fields := strings.Fields(lines.Text())
