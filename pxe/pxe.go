@@ -170,6 +170,9 @@ func (s *Server) serve(ctx context.Context, text string, l *link, changed <-chan
 				s.Log.Warn("an interface has changed", "interface", l.name, "address", l.self, "now", now.self)
 				return nil
 			}
+			if mtu := now.mtu.Load(); l.mtu.Swap(mtu) != mtu {
+				s.Log.Info("the MTU of an interface has changed", "interface", l.name, "mtu", mtu)
+			}
 			select {
 			case <-changed:
 			case <-ctx.Done():
