@@ -234,10 +234,10 @@ func TestStrangersMethods(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := *s.links[0]
+	l := s.links[0]
 	l.sock.http = ln
 	served := make(chan error, 1)
-	go func() { served <- s.serveHTTP(t.Context(), &l) }()
+	go func() { served <- s.serveHTTP(t.Context(), l) }()
 	t.Cleanup(func() { <-served })
 	for _, method := range []string{"OPTIONS", "TRACE", "POST", "PUT", "DELETE", "PATCH", "CONNECT", "FOO"} {
 		for _, path := range []string{"*", "/", "/boot/" + h.Boot.Token + "/script", "/hold/" + mac, "/ipxe", "/cache/x/y"} {

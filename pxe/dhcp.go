@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -103,6 +104,7 @@ func (s *Server) answer(l *link, conn *net.UDPConn, m dhcpRequest, respond respo
 // unsent tells of an answer that this machine did not let out: of a firewall, or of a network that is down.
 func (s *Server) unsent(mac string, to netip.AddrPort, err error) {
 	const help = "look at the rules for output of this machine's firewall, and whether the interface is up"
+	s.traceRefusal(mac, fmt.Sprintf("the answer could not be sent (%s): %s", strings.ReplaceAll(err.Error(), ": ", ", "), help))
 	if h, hostErr := s.Hosts.ByMAC(mac); hostErr == nil {
 		s.tell(h, "the answer to %s could not be sent to %s: %v; %s", mac, to, err, help)
 	}
@@ -137,6 +139,7 @@ func (s *Server) handle(l *link, from netip.AddrPort, port uint16, raw []byte, m
 	}
 	switch {
 	case errors.Is(err, errNoAddress):
+		s.traceRefusal(c.MAC, strings.ReplaceAll(err.Error(), ": ", ", ")+": end leases, or serve with a larger --dhcp-range")
 		if h != nil {
 			s.tell(*h, "%s got no address: %v; end leases, or serve with a larger --dhcp-range", c, err)
 		}
@@ -313,7 +316,9 @@ func (s *Server) lease(l *link, sub *subnet, m *dhcpv4.DHCPv4, c client, h *host
 	want := requested(m)
 	switch m.MessageType() {
 	case dhcpv4.MessageTypeDiscover:
-		addr, err = sub.offer(c.MAC, fixed, want, h != nil)
+		if addr, err = sub.offer(c.MAC, fixed, want, h != nil); err == nil && h != nil {
+			s.tellDoubt(*h, c, sub.doubt(c.MAC, addr))
+		}
 		return addr, true, err
 	case dhcpv4.MessageTypeInform:
 		if has := addrOf(m.ClientIPAddr); sub.prefix.Contains(has) { // whoever gave it (RFC 2131 section 4.3.5)
@@ -362,6 +367,18 @@ func (s *Server) leaseBOOTP(l *link, sub *subnet, m *dhcpv4.DHCPv4, c client, h 
 	return fixed, true, nil
 }
 
+// tellDoubt tells of an address that was handed out although it may be in use.
+func (s *Server) tellDoubt(h hosts.Host, c client, why string) {
+	if why == "" {
+		return
+	}
+	const help = "look for the machine with that MAC; if the addresses are really in use, serve with another --dhcp-range"
+	s.tell(h, "%s got an address that may be in use: %s; %s", c, why, help)
+	if s.doubted.due(s.Now()) {
+		s.Log.Warn("an address was handed out that may be in use; "+help, "host", h.Name, "mac", c.MAC, "why", why)
+	}
+}
+
 // addrOf is an IPv4 address; invalid if there is none, or 0.0.0.0.
 func addrOf(ip net.IP) netip.Addr {
 	a, _ := netip.AddrFromSlice(ip.To4())
@@ -386,7 +403,7 @@ func (s *Server) decide(c client, h *hosts.Host) answer {
 	a := decide(h, c, s.Mode, s.Hold, s.Now())
 	if a.Why != "" {
 		s.Log.Debug("no boot", "mac", c.MAC, "client", c, "why", a.Why)
-		s.traceRefusal(c, a.Why)
+		s.traceRefusal(c.MAC, a.Why)
 	}
 	if h != nil && a.Tell {
 		s.tell(*h, "%s asked to boot and was refused: %s", c, a.Why)

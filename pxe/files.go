@@ -33,7 +33,7 @@ const bootPath = "boot/"
 
 // serveTFTP serves them on one link.
 func (s *Server) serveTFTP(ctx context.Context, l *link) error {
-	t := &tftpServer{MTU: l.mtu, Blksize: s.TFTPBlksize, Transfers: s.transfers / max(1, len(s.Interfaces)), Log: s.Log,
+	t := &tftpServer{MTU: func() int { return int(l.mtu.Load()) }, Blksize: s.TFTPBlksize, Transfers: s.transfers / max(1, len(s.Interfaces)), Log: s.Log,
 		Open: func(name string, client netip.AddrPort) (tftpFile, error) {
 			f, err := s.open(l, name, client)
 			if errors.Is(err, errNoFile) {

@@ -88,6 +88,10 @@ type pool struct {
 	relay netip.Addr // the last one that asked for these addresses
 	// declines are when each MAC declined an address in the last hour.
 	declines map[string][]time.Time
+
+	probes map[netip.Addr]probe // of addresses that were free
+	ahead  int                  // how many free addresses are kept probed
+	wanted chan struct{}        // tells that they may be fewer
 }
 
 // maxDeclines is how many addresses a machine may decline in an hour. One that declines more keeps addresses from others.
@@ -116,6 +120,7 @@ func (p *pool) avoids(all []netip.Addr) {
 
 func newPool(store LeaseStore, rng Range, term time.Duration, now func() time.Time, avoid ...netip.Addr) (*pool, error) {
 	p := &pool{store: store, rng: rng, term: term, now: now, declines: make(map[string][]time.Time),
+		probes: make(map[netip.Addr]probe), ahead: minAhead, wanted: make(chan struct{}, 1),
 		by: make(map[netip.Addr]lease), mine: make(map[string]netip.Addr), saved: make(map[netip.Addr]time.Time)}
 	p.avoids(avoid)
 	recs, err := store.List(LeasePrefix, "")
@@ -137,8 +142,9 @@ func newPool(store LeaseStore, rng Range, term time.Duration, now func() time.Ti
 }
 
 // offer picks the client's address: the fixed one, the one it has, the one it
-// asks for, a free one, one whose lease ran out. A machine that is known goes without none while there is one that a
-// stranger was only offered, or that somebody declined. It is held for a minute.
+// asks for, a free one, one whose lease ran out. Those that were probed ahead come first. A machine that is known goes
+// without none while there is one that a stranger was only offered, that somebody declined, or for which somebody else
+// answered a probe. It is held for a minute.
 func (p *pool) offer(mac string, fixed, asked netip.Addr, known bool) (netip.Addr, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -158,10 +164,11 @@ func (p *pool) offer(mac string, fixed, asked netip.Addr, known bool) (netip.Add
 }
 
 func (p *pool) pick(mac string, asked netip.Addr, known bool) netip.Addr {
-	if addr, ok := p.mine[mac]; ok && p.rng.contains(addr) && !p.avoid[addr] {
+	inUse := func(addr netip.Addr) bool { return p.free(addr) && p.answered(addr, mac) }
+	if addr, ok := p.mine[mac]; ok && p.rng.contains(addr) && !p.avoid[addr] && !inUse(addr) {
 		return addr
 	}
-	if p.free(asked) {
+	if p.free(asked) && !inUse(asked) {
 		return asked
 	}
 	// A machine lands on the same address each time, as far as possible, even
@@ -169,12 +176,22 @@ func (p *pool) pick(mac string, asked netip.Addr, known bool) netip.Addr {
 	h := fnv.New32a()
 	h.Write([]byte(mac))
 	start, size := int64(h.Sum32()), p.rng.size()
-	var expired, loose, declined netip.Addr
+	addr := p.silent(mac, start)
+	p.want(!addr.IsValid())
+	if addr.IsValid() {
+		return addr
+	}
+	var expired, loose, declined, answered netip.Addr
+	claims := p.claims()
 	for i := range size {
 		addr := p.rng.at((start + i) % size)
 		l, taken := p.by[addr]
 		switch {
 		case p.avoid[addr]:
+		case inUse(addr): // who answers for many addresses can hardly have them all
+			if !answered.IsValid() || claims[p.probes[addr].by] > claims[p.probes[answered].by] {
+				answered = addr
+			}
 		case !taken:
 			return addr
 		case l.Expires.Before(p.now()):
@@ -188,7 +205,7 @@ func (p *pool) pick(mac string, asked netip.Addr, known bool) netip.Addr {
 	if !known {
 		return expired
 	}
-	return first(expired, first(loose, declined))
+	return first(expired, first(loose, first(declined, answered)))
 }
 
 // first is the first of two addresses that is valid.

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -21,7 +22,7 @@ type link struct {
 	index int          // an interface that is made again has another
 	self  netip.Addr   // our address on it
 	net   netip.Prefix // its network
-	mtu   int          // bytes
+	mtu   atomic.Int64 // bytes; it may change while the link is served
 	mac   string       // of the interface
 	sock  sockets
 	// neighbour is the MAC of an address, as the kernel resolved it; "" if it did not.
@@ -88,7 +89,8 @@ func openLink(text string, was *link) (*link, error) {
 		}
 	}
 	slices.SortStableFunc(all, func(a, b netip.Prefix) int { return rank(a, chosen, was) - rank(b, chosen, was) })
-	l := &link{name: name, index: ifi.Index, mtu: ifi.MTU, mac: ifi.HardwareAddr.String()}
+	l := &link{name: name, index: ifi.Index, mac: ifi.HardwareAddr.String()}
+	l.mtu.Store(int64(ifi.MTU))
 	l.neighbour = l.kernelNeighbour
 	switch {
 	case len(all) == 0 && !chosen.IsValid():

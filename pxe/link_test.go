@@ -2,7 +2,9 @@ package pxe
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
+	"os"
 	"os/exec"
 	"runtime"
 	"strings"
@@ -52,8 +54,10 @@ func TestNeighbour(t *testing.T) {
 	})
 }
 
-// TestForgottenNeighbour: a neighbour that the kernel has forgotten is asked for before it is taken for nobody.
-func TestForgottenNeighbour(t *testing.T) {
+// besideMachine runs f in a network namespace that has a cable, port1 with the address 10.77.0.1, to a machine whose MAC
+// is mac. That is another namespace, in which there runs a command.
+func besideMachine(t *testing.T, f func(l *link, there func(command string))) {
+	t.Helper()
 	machine := exec.Command("sleep", "infinity") // its namespace is the machine's
 	machine.SysProcAttr = &unix.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: unix.SIGKILL}
 	inNamespace(t, func() {
@@ -63,22 +67,28 @@ func TestForgottenNeighbour(t *testing.T) {
 		}
 		defer machine.Wait()
 		defer machine.Process.Kill()
-		there := fmt.Sprintf("nsenter --net --target %d ", machine.Process.Pid)
-		for _, command := range []string{
-			"ip link add port1 type veth peer name port2 address " + mac,
-			fmt.Sprint("ip link set port2 netns ", machine.Process.Pid),
-			"ip address add 10.77.0.1/24 dev port1",
-			"ip link set port1 up",
-			there + "ip address add 10.77.0.104/24 dev port2",
-			there + "ip link set port2 up",
-		} {
-			run(t, command)
+		there := func(command string) {
+			t.Helper()
+			run(t, fmt.Sprintf("nsenter --net --target %d %s", machine.Process.Pid, command))
 		}
+		run(t, "ip link add port1 type veth peer name port2 address "+mac)
+		run(t, fmt.Sprint("ip link set port2 netns ", machine.Process.Pid))
+		run(t, "ip address add 10.77.0.1/24 dev port1")
+		run(t, "ip link set port1 up")
+		there("ip link set port2 up")
 		l, err := openLink("port1", nil)
 		if err != nil {
 			t.Error(err)
 			return
 		}
+		f(l, there)
+	})
+}
+
+// TestForgottenNeighbour: a neighbour that the kernel has forgotten is asked for before it is taken for nobody.
+func TestForgottenNeighbour(t *testing.T) {
+	besideMachine(t, func(l *link, there func(string)) {
+		there("ip address add 10.77.0.104/24 dev port2")
 		if got := l.neighbour(netip.MustParseAddr("10.77.0.104")); got != "" {
 			t.Errorf("it was known before it was asked for: %s", got)
 		}
@@ -88,4 +98,25 @@ func TestForgottenNeighbour(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestPortOwner: who listens on [::] has IPv4's port, too, and is named.
+func TestPortOwner(t *testing.T) {
+	for _, at := range []string{"127.0.0.1:0", "[::]:0"} {
+		tcp, err := net.Listen("tcp", at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tcp.Close()
+		udp, err := net.ListenPacket("udp", at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer udp.Close()
+		for proto, port := range map[string]int{"tcp": tcp.Addr().(*net.TCPAddr).Port, "udp": udp.LocalAddr().(*net.UDPAddr).Port} {
+			if owner := PortOwner(proto, port); !strings.HasSuffix(owner, fmt.Sprintf(" (pid %d)", os.Getpid())) {
+				t.Errorf("%s, %s: it is %q", proto, at, owner)
+			}
+		}
+	}
 }

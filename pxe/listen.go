@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -18,7 +19,7 @@ import (
 // not share the port: two servers that both answer would be worse than an
 // error.
 func listenUDP(ctx context.Context, ifname string, port int) (*net.UDPConn, error) {
-	lc := net.ListenConfig{Control: options(func(fd int) error {
+	lc := net.ListenConfig{Control: withOptions(func(fd int) error {
 		return errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BROADCAST, 1), unix.BindToDevice(fd, ifname))
 	})}
 	conn, err := lc.ListenPacket(ctx, "udp4", fmt.Sprintf(":%d", port))
@@ -28,8 +29,8 @@ func listenUDP(ctx context.Context, ifname string, port int) (*net.UDPConn, erro
 	return conn.(*net.UDPConn), nil
 }
 
-// options sets a socket's options before it is bound or connected.
-func options(set func(fd int) error) func(network, address string, c syscall.RawConn) error {
+// withOptions sets a socket's options before it is bound or connected.
+func withOptions(set func(fd int) error) func(network, address string, c syscall.RawConn) error {
 	return func(_, _ string, c syscall.RawConn) error {
 		var err error
 		ctl := c.Control(func(fd uintptr) { err = set(int(fd)) })
@@ -68,10 +69,11 @@ func portError(proto string, port int, err error) error {
 	return fmt.Errorf("listen on %s port %d: %w", proto, port, err)
 }
 
-// PortOwner names the process that listens on a port, as "dnsmasq (pid 42)".
+// PortOwner names the process that listens on a port of udp or tcp, as "dnsmasq (pid 42)".
 // It is empty if that process is not ours to see.
 func PortOwner(proto string, port int) string {
 	inodes := socketInodes("/proc/net/"+proto, port)
+	maps.Copy(inodes, socketInodes("/proc/net/"+proto+"6", port)) // who listens on [::] has IPv4's port, too
 	if len(inodes) == 0 {
 		return ""
 	}
@@ -91,12 +93,12 @@ func PortOwner(proto string, port int) string {
 // socketInodes reads proc_net(5): the sockets bound to a local port, as the
 // links under /proc/PID/fd name them.
 func socketInodes(file string, port int) map[string]bool {
+	inodes := make(map[string]bool)
 	f, err := os.Open(file)
 	if err != nil {
-		return nil
+		return inodes
 	}
 	defer f.Close()
-	inodes := make(map[string]bool)
 	want := fmt.Sprintf(":%04X", port)
 	for lines := bufio.NewScanner(f); lines.Scan(); {
 		fields := strings.Fields(lines.Text())

@@ -533,6 +533,11 @@ func TestExhausted(t *testing.T) {
 	if last := events[len(events)-1].Message; !strings.Contains(last, "got no address: no address left in 10.77.0.") {
 		t.Errorf("the host's log ends with %q", last)
 	}
+	// Of which `provision doctor` makes a finding.
+	if tr, err := s.Traces.Get(mac); err != nil || tr.Stage != hosts.StageRefused ||
+		!strings.HasPrefix(tr.Why, "no address left in 10.77.0.") || !strings.HasSuffix(tr.Why, ": end leases, or serve with a larger --dhcp-range") {
+		t.Errorf("its trace: %s, %q, %v", tr.Stage, tr.Why, err)
+	}
 	if strings.Count(log.String(), "no address is left to hand out") != 1 {
 		t.Errorf("the log: %s", &log)
 	}
@@ -586,6 +591,11 @@ func TestUnsent(t *testing.T) {
 	}
 	if last := events[len(events)-1].Message; !strings.HasPrefix(last, "the answer to "+mac+" could not be sent to ") {
 		t.Errorf("the host's log ends with %q", last)
+	}
+	// Of which `provision doctor` makes a finding.
+	if tr, err := s.Traces.Get(mac); err != nil || tr.Stage != hosts.StageRefused ||
+		!strings.HasPrefix(tr.Why, "the answer could not be sent (") || strings.Count(tr.Why, ": ") != 1 {
+		t.Errorf("its trace: %s, %q, %v", tr.Stage, tr.Why, err)
 	}
 	if strings.Count(log.String(), "an answer could not be sent") != 1 {
 		t.Errorf("the log: %s", &log)

@@ -246,7 +246,7 @@ func (s *Server) bootPi(l *link, c client, h hosts.Host) (hosts.Boot, error) {
 // refuse tells why a machine is given nothing to boot.
 func (s *Server) refuse(c client, h hosts.Host, why error) {
 	s.tell(h, "%s asked to boot and was refused: %s", c, why)
-	s.traceRefusal(c, why.Error())
+	s.traceRefusal(c.MAC, why.Error())
 }
 
 // toldMore keeps what a machine tells of itself in a later stage of its boot.

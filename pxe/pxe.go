@@ -52,11 +52,12 @@ type Server struct {
 	links   []*link
 	subnets []subnet
 
-	programs                 map[string][]byte // what firmware loads, by name
-	ladders                  ladders
-	pis                      piAsks
-	restarts                 restarts
-	beyond, exhausted, muted seldom
+	programs map[string][]byte // what firmware loads, by name
+	ladders  ladders
+	pis      piAsks
+	restarts restarts
+
+	beyond, exhausted, doubted, muted seldom
 
 	connections connections
 	transfers   int // TFTP transfers at a time
@@ -156,6 +157,7 @@ func (s *Server) serve(ctx context.Context, text string, l *link, changed <-chan
 	}
 	g.Go(func() error { return s.serveTFTP(ctx, l) })
 	g.Go(func() error { return s.serveHTTP(ctx, l) })
+	g.Go(func() error { return s.probeAhead(ctx, l) })
 	g.Go(func() error {
 		defer end()
 		for {
@@ -167,6 +169,9 @@ func (s *Server) serve(ctx context.Context, text string, l *link, changed <-chan
 			case now.index != l.index || now.self != l.self || now.net != l.net:
 				s.Log.Warn("an interface has changed", "interface", l.name, "address", l.self, "now", now.self)
 				return nil
+			}
+			if mtu := now.mtu.Load(); l.mtu.Swap(mtu) != mtu {
+				s.Log.Info("the MTU of an interface has changed", "interface", l.name, "mtu", mtu)
 			}
 			select {
 			case <-changed:

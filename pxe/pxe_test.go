@@ -71,8 +71,9 @@ func serverOn(t testing.TB, mode Mode, store hosts.Store, now func() time.Time) 
 	if s.Images, err = images.Open(filepath.Join(dir, "images")); err != nil {
 		t.Fatal(err)
 	}
-	s.links = []*link{{name: "eth0", self: netip.MustParseAddr("10.77.0.1"), net: netip.MustParsePrefix("10.77.0.0/24"), mtu: 1500, mac: "52:54:00:00:00:01",
+	s.links = []*link{{name: "eth0", self: netip.MustParseAddr("10.77.0.1"), net: netip.MustParsePrefix("10.77.0.0/24"), mac: "52:54:00:00:00:01",
 		neighbour: func(netip.Addr) string { return mac }}}
+	s.links[0].mtu.Store(1500)
 	if s.programs, err = images.Programs(""); err != nil {
 		t.Fatal(err)
 	}

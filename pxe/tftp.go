@@ -32,9 +32,9 @@ func (f tftpFile) close(whole bool) {
 
 // tftpServer hands out files on one link.
 type tftpServer struct {
-	MTU       int // of the link; it bounds blksize
-	Blksize   int // bounds it, too, in bytes; 0: it does not
-	Transfers int // at a time; 0: MaxTransfers
+	MTU       func() int // of the link, in bytes; it bounds blksize
+	Blksize   int        // bounds it, too, in bytes; 0: it does not
+	Transfers int        // at a time; 0: MaxTransfers
 
 	// Open finds the file for a request, and is called once for each, from
 	// several goroutines. To errNotServed the answer is silence: an ERROR

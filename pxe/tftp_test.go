@@ -294,7 +294,8 @@ func TestServeTFTP(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.links[0].sock.tftp, s.links[0].mtu = conn, 65536
+	s.links[0].sock.tftp = conn
+	s.links[0].mtu.Store(65536)
 	s.programs["ipxe.efi"] = []byte("iPXE")
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -311,6 +312,12 @@ func TestServeTFTP(t *testing.T) {
 	}
 	f.ask(request("/"+dir+"//ipxe.efi", "blksize", "65464", "tsize", "0"))
 	if got := f.options(); got["blksize"] != "65464" || got["tsize"] != "4" { // what fits that MTU
+		t.Error(got)
+	}
+	s.links[0].mtu.Store(1400)
+	f = newROM(t, conn.LocalAddr().(*net.UDPAddr).AddrPort())
+	f.ask(request(dir+"/ipxe.efi", "blksize", "1468"))
+	if got := f.options(); got["blksize"] != "1368" { // and what fits the one that it has got
 		t.Error(got)
 	}
 	f.ack(0)

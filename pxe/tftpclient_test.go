@@ -120,7 +120,7 @@ func (s *shelf) serve(t testing.TB, mtu int) (addr netip.AddrPort, stop func()) 
 		t.Fatal(err)
 	}
 	s.ended = make(chan bool, 10*MaxTransfers)
-	srv := &tftpServer{MTU: mtu, Open: s.Open, Seen: s.Seen, Took: s.took, Answer: s.answer, Resolve: func(context.Context, netip.Addr) { s.resolve() }, Log: slog.New(slog.NewTextHandler(&s.log, &slog.HandlerOptions{Level: slog.LevelInfo}))}
+	srv := &tftpServer{MTU: func() int { return mtu }, Open: s.Open, Seen: s.Seen, Took: s.took, Answer: s.answer, Resolve: func(context.Context, netip.Addr) { s.resolve() }, Log: slog.New(slog.NewTextHandler(&s.log, &slog.HandlerOptions{Level: slog.LevelInfo}))}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- srv.Run(ctx, conn) }()

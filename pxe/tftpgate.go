@@ -119,10 +119,7 @@ func (g *gate) opened(t *transfer, p []byte, f tftpFile, err error) {
 
 // maxBlock is what fits the link beside the IPv4, UDP and TFTP headers, and the way to the client, as far as that is known.
 func (g *gate) maxBlock(client netip.Addr) int {
-	most := 1468
-	if g.MTU != 0 {
-		most = min(max(g.MTU-32, 512), 65464)
-	}
+	most := min(max(g.MTU()-32, 512), 65464)
 	if g.Blksize != 0 {
 		most = min(most, g.Blksize)
 	}

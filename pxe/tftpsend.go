@@ -35,7 +35,7 @@ type sender struct {
 // dialTFTP opens a port of ours for one client (RFC 1350, section 4). What is sent from it may be cut into fragments on
 // its way: firmware asks for blocks as large as its own network takes, and a network between may take less.
 func dialTFTP(client netip.AddrPort) (*net.UDPConn, error) {
-	d := net.Dialer{Control: options(func(fd int) error {
+	d := net.Dialer{Control: withOptions(func(fd int) error {
 		return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT)
 	})}
 	conn, err := d.Dial("udp4", client.String())

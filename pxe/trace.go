@@ -94,9 +94,9 @@ func (s *Server) traceReply(l *link, to netip.AddrPort, port uint16, r *dhcpv4.D
 	s.Traces.Add(c.MAC, p, nil)
 }
 
-// traceRefusal keeps why a machine is given nothing to boot.
-func (s *Server) traceRefusal(c client, why string) {
-	s.Traces.Note(c.MAC, func(tr *hosts.Trace) { tr.Stage, tr.Why = hosts.StageRefused, why })
+// traceRefusal keeps why a machine is given nothing to boot, and after ": " what helps.
+func (s *Server) traceRefusal(mac, why string) {
+	s.Traces.Note(mac, func(tr *hosts.Trace) { tr.Stage, tr.Why = hosts.StageRefused, why })
 }
 
 // reached keeps how far a machine came.

@@ -85,7 +85,7 @@ func (l *link) resolve(ctx context.Context, addr netip.Addr) string {
 
 // ask has the kernel ask for an address by ARP, by sending it a datagram to the port that discards them (RFC 863).
 func (l *link) ask(addr netip.Addr) error {
-	d := net.Dialer{Control: options(func(fd int) error { return unix.BindToDevice(fd, l.name) })}
+	d := net.Dialer{Control: withOptions(func(fd int) error { return unix.BindToDevice(fd, l.name) })}
 	conn, err := d.Dial("udp4", netip.AddrPortFrom(addr, 9).String())
 	if err != nil {
 		return fmt.Errorf("ask for the MAC of %s: %w", addr, err)

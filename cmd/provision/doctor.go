@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -126,15 +128,18 @@ func askServer(ctx context.Context, api *client, d *doctor.Doctor) (hints []doct
 		return []doctor.Finding{{Check: "server", Severity: doctor.Hint,
 			What: why + ", so hosts, images and machines were not looked at", Remedy: remedy}}, nil
 	}
-	d.Server = &doctor.Server{Mode: pxe.Mode(serving.DHCP), HTTPPort: serving.HTTP}
+	d.Server = &doctor.Server{Interfaces: make(map[string]netip.Addr), Mode: pxe.Mode(serving.DHCP), HTTPPort: serving.HTTP}
+	for _, name := range serving.WaitsFor {
+		d.Server.Interfaces[name] = netip.Addr{}
+	}
 	for _, i := range serving.Interfaces {
-		d.Server.Interfaces = append(d.Server.Interfaces, i.Name)
+		d.Server.Interfaces[i.Name] = i.Address
 	}
 	d.Mode, d.HTTPPort = cmp.Or(d.Mode, d.Server.Mode), cmp.Or(d.HTTPPort, d.Server.HTTPPort)
 	d.Flake = cmp.Or(d.Flake, serving.Flake)
 	d.Nix = nix.Settings{Impure: serving.Impure, AcceptConfig: serving.AcceptFlakeConfig}
 	if len(d.Interfaces) == 0 {
-		d.Interfaces = d.Server.Interfaces
+		d.Interfaces = slices.Sorted(maps.Keys(d.Server.Interfaces))
 	}
 	var all []web.Status
 	var slow []web.SlowLoad

@@ -42,7 +42,7 @@ type Finding struct {
 
 // Server is what a running server serves.
 type Server struct {
-	Interfaces []string
+	Interfaces map[string]netip.Addr // its address on each; invalid where it waits for one
 	Mode       pxe.Mode
 	HTTPPort   int
 }
@@ -91,6 +91,11 @@ func (d *Doctor) Run(ctx context.Context) []Finding {
 	for _, name := range d.Interfaces {
 		l := readLink(name)
 		faults, usable := judgeLink(l, d.Mode)
+		if d.Server != nil {
+			address, served := d.Server.Interfaces[name]
+			faults = append(faults, judgeServed(l, address, served)...)
+			l.use(address)
+		}
 		check(func() []Finding { return faults })
 		if !usable {
 			continue
@@ -129,7 +134,8 @@ type link struct {
 	Default  bool // carries the default route
 	MTU      int
 	MAC      string
-	Address  netip.Prefix   // the first of IPv4; invalid if there is none
+	Address  netip.Prefix   // the one that is served, else the first of IPv4; invalid if there is none
+	All      []netip.Prefix // all of IPv4
 	Local    []netip.Addr   // all addresses of this machine, on whatever interface
 	Members  map[string]int // of a bridge, with their MTUs
 }

@@ -55,6 +55,8 @@ func field(left any, p packet) (value any, known truth) {
 	switch name {
 	case "meta iifname", "meta iif":
 		return p.In, yes
+	case "meta oifname", "meta oif":
+		return p.Out, yes
 	case "meta l4proto", "ip protocol":
 		return p.Proto, yes
 	case "meta nfproto":
@@ -62,9 +64,9 @@ func field(left any, p packet) (value any, known truth) {
 	case "meta protocol":
 		return "ip", yes
 	case "meta pkttype":
-		return pick(p.Broadcast, "broadcast", "host"), yes
+		return pick(p.Broadcast, "broadcast", "host"), pick(p.Out == "", yes, maybe)
 	case "fib [daddr] type":
-		return pick(p.Broadcast, "broadcast", "local"), yes
+		return p.destination(), yes
 	case "ct state":
 		return p.State, yes
 	case "ct status":
@@ -79,6 +81,17 @@ func field(left any, p packet) (value any, known truth) {
 		return p.Source, pick(p.Source != 0, yes, maybe)
 	}
 	return nil, maybe
+}
+
+// destination is the type of a packet's destination (ip-route(8)).
+func (p packet) destination() string {
+	switch {
+	case p.Broadcast:
+		return "broadcast"
+	case p.Out != "":
+		return "unicast"
+	}
+	return "local"
 }
 
 func pick[T any](b bool, one, other T) T {

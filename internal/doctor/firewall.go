@@ -11,31 +11,46 @@ import (
 	"strings"
 )
 
-// packet is what is known of one that a machine sends here.
+// packet is what is known of one that a machine sends here, or of an answer.
 type packet struct {
-	In           string // the interface it comes in by
+	In, Out      string // the interface by which it comes or goes; the other one is empty
 	Proto        string // udp, tcp
 	Source, Port int    // ports; Source 0: not known
 	From, To     netip.Prefix
 	Broadcast    bool
 	State        string // of connection tracking
+	Transfer     bool   // it is of a TFTP transfer under way, which has a port of its own
 }
 
-// packets are those that a server on these ports needs. The last is of a TFTP
-// transfer under way, which goes to a port of its own.
-func packets(l link, ports []port) []packet {
+// service is the port of this machine, on which the server listens.
+func (p packet) service() int { return pick(p.Out == "", p.Port, p.Source) }
+
+// packets are those that a server on these ports needs to come in, or its answers, which are to go out. The last is of a
+// TFTP transfer under way.
+func packets(l link, ports []port, out bool) []packet {
 	one := func(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
+	self, anyone := one(l.Address.Addr()), l.Address.Masked()
+	everyone := one(netip.AddrFrom4([4]byte{255, 255, 255, 255}))
+	const client, transfer = 49152, 49153 // ports that nobody listens on
 	var all []packet
 	for _, p := range ports {
-		k := packet{In: l.Name, Proto: p.Proto, Port: p.Number, From: l.Address.Masked(), To: one(l.Address.Addr()), State: "new"}
-		if p.Number == 67 {
-			k.Source, k.Broadcast = 68, true
-			k.From, k.To = one(netip.IPv4Unspecified()), one(netip.AddrFrom4([4]byte{255, 255, 255, 255}))
+		k := packet{In: l.Name, Proto: p.Proto, Port: p.Number, From: anyone, To: self, State: "new"}
+		answer := packet{Out: l.Name, Proto: p.Proto, Source: p.Number, Port: client, From: self, To: anyone, State: "established"}
+		switch p.Number {
+		case 67: // to connection tracking, a broadcast is no answer
+			k.Source, k.Broadcast, k.From, k.To = 68, true, one(netip.IPv4Unspecified()), everyone
+			answer.Port, answer.Broadcast, answer.To, answer.State = 68, true, everyone, "new"
+		case 69:
+			if out {
+				continue // it answers from the transfer's port
+			}
 		}
-		all = append(all, k)
+		all = append(all, pick(out, answer, k))
 	}
-	return append(all, packet{In: l.Name, Proto: "udp", Source: 49152, Port: 49153, From: l.Address.Masked(),
-		To: one(l.Address.Addr()), State: "established"})
+	if out {
+		return append(all, packet{Out: l.Name, Proto: "udp", Source: transfer, Port: client, From: self, To: anyone, State: "new", Transfer: true})
+	}
+	return append(all, packet{In: l.Name, Proto: "udp", Source: client, Port: transfer, From: anyone, To: self, State: "established", Transfer: true})
 }
 
 // truth has three values, since a rule may ask for what is not known of a
@@ -72,10 +87,11 @@ type rule struct {
 	Target  string // of jump and goTo: a name in firewall.Chains
 }
 
-// base is a chain that the kernel sends incoming packets to.
+// base is a chain that the kernel sends incoming packets to, or those of this machine.
 type base struct {
 	Tool   string // nftables, iptables or iptables-legacy
 	Chain  string // name in firewall.Chains
+	Out    bool
 	Policy verdict
 	Kind   kind
 }
@@ -91,7 +107,7 @@ const (
 	firewalld
 )
 
-// firewall is all the rules that incoming packets meet.
+// firewall is all the rules that packets meet, incoming ones and those of this machine.
 type firewall struct {
 	Chains map[string][]rule
 	Bases  []base
@@ -167,14 +183,14 @@ func (f *firewall) enter(b base, p packet) ends {
 	return out
 }
 
-// judge says which of the server's packets do not come through, grouped by what
-// stops them.
+// judge says which packets to the server do not come in, and which of its answers do not go out, grouped by what stops
+// them.
 func (f *firewall) judge(l link, ports []port) (found []Finding) {
 	type cause struct{ words, by string }
 	for _, b := range f.Bases {
 		var causes []cause
 		stopped := make(map[cause][]packet)
-		for _, p := range packets(l, ports) {
+		for _, p := range packets(l, ports, b.Out) {
 			e := f.enter(b, p)
 			by, drops := e.By[drop]
 			if !drops {
@@ -191,7 +207,7 @@ func (f *firewall) judge(l link, ports []port) (found []Finding) {
 		}
 		for _, c := range causes {
 			found = append(found, Finding{"firewall", pick(c.words == "drops", Stop, Warning), l.Name,
-				fmt.Sprintf("%s %s %s: %s", b.Tool, c.words, packetWords(stopped[c]), c.by), b.remedy(l.Name, stopped[c])})
+				fmt.Sprintf("%s %s %s%s: %s", b.Tool, c.words, pick(b.Out, "answers from ", ""), packetWords(stopped[c]), c.by), b.remedy(l.Name, stopped[c])})
 		}
 	}
 	return found
@@ -202,12 +218,12 @@ func (f *firewall) judge(l link, ports []port) (found []Finding) {
 func split(ps []packet) (udp, tcp []string, transfer bool) {
 	for _, p := range ps {
 		switch {
-		case p.State == "established":
+		case p.Transfer:
 			transfer = true
 		case p.Proto == "udp":
-			udp = append(udp, strconv.Itoa(p.Port))
+			udp = append(udp, strconv.Itoa(p.service()))
 		default:
-			tcp = append(tcp, strconv.Itoa(p.Port))
+			tcp = append(tcp, strconv.Itoa(p.service()))
 		}
 	}
 	return udp, tcp, transfer
@@ -230,6 +246,9 @@ func packetWords(ps []packet) string {
 
 // remedy is the line to add, in the words of what manages the firewall.
 func (b base) remedy(ifname string, ps []packet) string {
+	if b.Out {
+		return b.remedyOut(ifname, ps)
+	}
 	udp, tcp, transfer := split(ps)
 	var lines []string
 	each := func(format func(proto string, ports []string) string) {
@@ -269,6 +288,39 @@ func (b base) remedy(ifname string, ps []packet) string {
 		lines = append(lines, "nft insert rule "+b.Chain+" ct state established,related accept")
 	case transfer && b.Kind == iptables:
 		lines = append(lines, b.Tool+" -I INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT")
+	}
+	return strings.Join(lines, "; ")
+}
+
+// remedyOut is remedy for answers. A TFTP transfer may have any port of UDP, so all of them are let out.
+func (b base) remedyOut(ifname string, ps []packet) string {
+	udp, tcp, transfer := split(ps)
+	allow := func(proto string, ports []string) string {
+		switch {
+		case b.Kind == ufw && ports == nil:
+			return fmt.Sprintf("ufw allow out on %s proto %s from any to any", ifname, proto)
+		case b.Kind == ufw:
+			return fmt.Sprintf("ufw allow out on %s proto %s from any port %s", ifname, proto, strings.Join(ports, ","))
+		case b.Tool == "nftables" && ports == nil:
+			return fmt.Sprintf("nft insert rule %s oifname %q meta l4proto %s accept", b.Chain, ifname, proto)
+		case b.Tool == "nftables":
+			return fmt.Sprintf("nft insert rule %s oifname %q %s sport { %s } accept", b.Chain, ifname, proto, strings.Join(ports, ", "))
+		case ports == nil:
+			return fmt.Sprintf("%s -I OUTPUT -o %s -p %s -j ACCEPT", b.Tool, ifname, proto)
+		}
+		return fmt.Sprintf("%s -I OUTPUT -o %s -p %s -m multiport --sports %s -j ACCEPT", b.Tool, ifname, proto, strings.Join(ports, ","))
+	}
+	var lines []string
+	switch {
+	case b.Kind == firewalld:
+		return "let the server's answers out in firewalld's policies for this machine: firewall-cmd --get-active-policies"
+	case transfer:
+		lines = append(lines, allow("udp", nil))
+	case len(udp) > 0:
+		lines = append(lines, allow("udp", udp))
+	}
+	if len(tcp) > 0 {
+		lines = append(lines, allow("tcp", tcp))
 	}
 	return strings.Join(lines, "; ")
 }

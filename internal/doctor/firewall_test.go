@@ -2,12 +2,15 @@ package doctor
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os/exec"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -50,7 +53,7 @@ func put(t *testing.T, tool, rules string) error {
 func flush(t *testing.T) {
 	t.Helper()
 	run(t, "nft", "flush", "ruleset")
-	for _, args := range [][]string{{"-P", "INPUT", "ACCEPT"}, {"-F"}, {"-X"}} {
+	for _, args := range [][]string{{"-P", "INPUT", "ACCEPT"}, {"-P", "OUTPUT", "ACCEPT"}, {"-F"}, {"-X"}} {
 		run(t, "iptables-legacy", args...)
 	}
 }
@@ -160,6 +163,52 @@ COMMIT
 			`firewall-cmd --permanent --zone=$(firewall-cmd --get-zone-of-interface=br0) --add-port=67/udp --add-port=69/udp --add-port=4011/udp && firewall-cmd --reload`}, false},
 }
 
+// Rulesets that stop answers, and not what comes in.
+var outputRulesets = []struct {
+	name, tool, rules string
+	want              []string
+	mends             bool
+}{
+	{"closed", "nft", `table inet filter { chain out { type filter hook output priority filter; policy drop; oif lo accept; }
+}`, []string{`stop firewall: nftables drops answers from udp 67, 4011, tcp 80 and TFTP transfers: the policy of chain inet filter out → ` +
+		`nft insert rule inet filter out oifname "br0" meta l4proto udp accept; nft insert rule inet filter out oifname "br0" tcp sport { 80 } accept`}, true},
+	{"answers alone", "nft", `table ip f { chain out { type filter hook output priority 0; policy drop; ct state established,related accept; iifname != "br0" udp dport 68 accept; }
+}`, []string{`stop firewall: nftables drops answers from TFTP transfers: the policy of chain ip f out → nft insert rule ip f out oifname "br0" meta l4proto udp accept`}, true},
+	{"no DHCP", "nft", `table ip f { chain out { type filter hook output priority 0; udp sport { 67, 547 } reject; fib daddr type unicast oifname "br*" accept; oifname "br0" tcp dport 25 drop; }
+}`, []string{`stop firewall: nftables drops answers from udp 67: udp sport { 67, 547 } reject (chain ip f out) → nft insert rule ip f out oifname "br0" udp sport { 67 } accept`}, true},
+	{"by user", "nft", `table ip f { chain out { type filter hook output priority 0; policy drop; oifname "lo" accept; meta skuid 0 accept; }
+}`, []string{`warning firewall: nftables may drop answers from udp 67, 4011, tcp 80 and TFTP transfers: it could not be judged what this does: meta skuid 0 accept (chain ip f out) → ` +
+		`nft insert rule ip f out oifname "br0" meta l4proto udp accept; nft insert rule ip f out oifname "br0" tcp sport { 80 } accept`}, true},
+	{"elsewhere", "nft", `table ip f { chain out { type filter hook output priority 0; oifname "eth0" drop; ip daddr 10.78.0.0/16 drop; ip saddr != 10.77.0.1 drop; }
+}`, nil, false},
+	{"iptables, closed", "iptables", `*filter
+:INPUT ACCEPT [0:0]
+:OUTPUT DROP [0:0]
+-A OUTPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A OUTPUT ! -o br+ -j ACCEPT
+COMMIT
+`, []string{`stop firewall: iptables drops answers from udp 67 and TFTP transfers: the policy of chain OUTPUT → iptables -I OUTPUT -o br0 -p udp -j ACCEPT`}, true},
+	{"iptables, one rule", "iptables-legacy", `*filter
+:INPUT ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+-A OUTPUT -o br0 -m addrtype --dst-type BROADCAST -j DROP
+-A OUTPUT -o br0 -p tcp -m tcp --sport 80 -j REJECT
+COMMIT
+`, []string{`stop firewall: iptables-legacy drops answers from udp 67: -A OUTPUT -o br0 -m addrtype --dst-type BROADCAST -j DROP → ` +
+		`iptables-legacy -I OUTPUT -o br0 -p udp -m multiport --sports 67 -j ACCEPT`,
+		`stop firewall: iptables-legacy drops answers from tcp 80: -A OUTPUT -o br0 -p tcp -m tcp --sport 80 -j REJECT --reject-with icmp-port-unreachable → ` +
+			`iptables-legacy -I OUTPUT -o br0 -p tcp -m multiport --sports 80 -j ACCEPT`}, true},
+	{"ufw", "iptables", `*filter
+:INPUT ACCEPT [0:0]
+:OUTPUT DROP [0:0]
+:ufw-before-output - [0:0]
+-A OUTPUT -j ufw-before-output
+-A ufw-before-output -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A ufw-before-output -p udp -m udp ! --sport 67 -j ACCEPT
+COMMIT
+`, []string{`stop firewall: iptables drops answers from udp 67: the policy of chain OUTPUT → ufw allow out on br0 proto udp from any port 67`}, false},
+}
+
 const nixosIPTables = `*filter
 :INPUT ACCEPT [0:0]
 :nixos-fw - [0:0]
@@ -182,11 +231,19 @@ COMMIT
 
 func TestFirewall(t *testing.T) {
 	w := newWire(t)
-	for _, tt := range rulesets {
+	for i, tt := range slices.Concat(rulesets, outputRulesets) {
+		agree := func(name string, f *firewall) {
+			t.Helper()
+			if i < len(rulesets) {
+				w.agrees(t, name, f)
+			} else {
+				w.answersAgree(t, name, f)
+			}
+		}
 		f := load(t, tt.tool, tt.rules)
 		found := f.judge(br0, ports(pxe.Proxy, 80))
 		same(t, tt.name, found, tt.want...)
-		w.agrees(t, tt.name, f)
+		agree(tt.name, f)
 		if !tt.mends {
 			continue
 		}
@@ -195,7 +252,7 @@ func TestFirewall(t *testing.T) {
 		}
 		f, _ = loadFirewall(t.Context())
 		same(t, tt.name+", mended", f.judge(br0, ports(pxe.Proxy, 80)))
-		w.agrees(t, tt.name+", mended", f)
+		agree(tt.name+", mended", f)
 	}
 	flush(t)
 }
@@ -265,9 +322,16 @@ type wire struct {
 	udp    map[int]*net.UDPConn // this machine's
 	dhcp   *segment             // the client's
 	from   *net.UDPConn         // the client's
+	deaf   *net.UDPConn         // the client's while it has no address: on port 68
 	sent   map[int][]byte       // what was sent last, by port: one that comes late is not taken for it
 	number int                  // of packets that were sent
 }
+
+// onBridge listens on br0 alone, as the server does: its broadcasts go there.
+var onBridge = net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) (err error) {
+	ctl := c.Control(func(fd uintptr) { err = unix.BindToDevice(int(fd), "br0") })
+	return errors.Join(ctl, err)
+}}
 
 func newWire(t *testing.T) *wire {
 	t.Helper()
@@ -275,16 +339,16 @@ func newWire(t *testing.T) *wire {
 	l := lan(t)
 	w := &wire{client: plug(t, l, "pc", "52:54:00:77:00:09", "10.77.0.9/24"), udp: make(map[int]*net.UDPConn), sent: make(map[int][]byte)}
 	closes := func(c interface{ Close() error }) { t.Cleanup(func() { c.Close() }) }
-	for _, p := range packets(br0, ports(pxe.Proxy, 80)) {
+	for _, p := range packets(br0, ports(pxe.Proxy, 80), false) {
 		if p.Proto != "udp" {
 			continue
 		}
-		c, err := net.ListenUDP("udp4", &net.UDPAddr{Port: p.Port})
+		c, err := onBridge.ListenPacket(t.Context(), "udp4", fmt.Sprintf(":%d", p.Port))
 		if err != nil {
 			t.Fatal(err)
 		}
 		closes(c)
-		w.udp[p.Port] = c
+		w.udp[p.Port] = c.(*net.UDPConn)
 	}
 	tcp, err := net.Listen("tcp4", "10.77.0.1:80")
 	if err != nil {
@@ -295,7 +359,10 @@ func newWire(t *testing.T) *wire {
 		if w.dhcp, err = openSegment("eth0"); err != nil {
 			return err
 		}
-		w.from, err = net.ListenUDP("udp4", &net.UDPAddr{Port: 49152})
+		if w.from, err = net.ListenUDP("udp4", &net.UDPAddr{Port: 49152}); err != nil {
+			return err
+		}
+		w.deaf, err = net.ListenUDP("udp4", &net.UDPAddr{Port: 68})
 		return err
 	})
 	if err != nil {
@@ -303,6 +370,7 @@ func newWire(t *testing.T) *wire {
 	}
 	closes(w.dhcp.conn)
 	closes(w.from)
+	closes(w.deaf)
 	return w
 }
 
@@ -310,21 +378,11 @@ func newWire(t *testing.T) *wire {
 // It returns how many were judged with certainty.
 func (w *wire) agrees(t *testing.T, name string, f *firewall) (sure int) {
 	t.Helper()
-	for _, p := range packets(br0, ports(pxe.Proxy, 80)) {
+	for _, p := range packets(br0, ports(pxe.Proxy, 80), false) {
 		w.send(t, p)
 	}
-	for _, p := range packets(br0, ports(pxe.Proxy, 80)) {
-		passes := yes
-		for _, b := range f.Bases {
-			e := f.enter(b, p)
-			if _, drops := e.By[drop]; drops {
-				one := no
-				if len(e.By) > 1 {
-					one = maybe
-				}
-				passes = min(passes, one)
-			}
-		}
+	for _, p := range packets(br0, ports(pxe.Proxy, 80), false) {
+		passes := f.passes(p)
 		if passes == maybe {
 			continue
 		}
@@ -338,6 +396,79 @@ func (w *wire) agrees(t *testing.T, name string, f *firewall) (sure int) {
 		}
 	}
 	return sure
+}
+
+// passes is what is said of a packet, by all chains together.
+func (f *firewall) passes(p packet) truth {
+	passes := yes
+	for _, b := range f.Bases {
+		if e := f.enter(b, p); b.Out == (p.Out != "") && e.By[drop] != "" {
+			passes = min(passes, pick(len(e.By) > 1, maybe, no))
+		}
+	}
+	return passes
+}
+
+// answersAgree is agrees for what the server sends, where nothing that comes in is stopped.
+func (w *wire) answersAgree(t *testing.T, name string, f *firewall) {
+	t.Helper()
+	for _, p := range packets(br0, ports(pxe.Proxy, 80), true) {
+		passes := f.passes(p)
+		if passes == maybe {
+			continue
+		}
+		wait := pick(passes == yes, 5*time.Second, 20*time.Millisecond)
+		if got := w.answered(t, p, wait); got != (passes == yes) {
+			t.Errorf("%s: an answer from %s port %d arrives: %t, and was judged otherwise", name, p.Proto, p.Source, got)
+		}
+	}
+}
+
+// answered has the server send an answer, and reports whether it arrives.
+func (w *wire) answered(t *testing.T, p packet, wait time.Duration) bool {
+	t.Helper()
+	if p.Proto == "tcp" {
+		return w.client.Do(func() error { return connects([4]byte{10, 77, 0, 1}, p.Source, wait) }) == nil
+	}
+	here, there := w.udp[p.Source], w.deaf
+	to := &net.UDPAddr{IP: net.IPv4bcast, Port: p.Port}
+	if !p.Broadcast { // connection tracking remembers for long who spoke with whom: each time it is another port
+		err := w.client.Do(func() (err error) {
+			there, err = net.ListenUDP("udp4", nil)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer there.Close()
+		to = &net.UDPAddr{IP: net.IPv4(10, 77, 0, 9), Port: there.LocalAddr().(*net.UDPAddr).Port}
+	}
+	if p.State == "established" { // the client spoke first
+		if _, err := there.WriteToUDP([]byte("ask"), &net.UDPAddr{IP: net.IPv4(10, 77, 0, 1), Port: p.Source}); err != nil {
+			t.Fatal(err)
+		}
+		here.SetReadDeadline(time.Now().Add(5 * time.Second))
+		if _, _, err := here.ReadFromUDP(make([]byte, 100)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.number++
+	sent := fmt.Append(nil, "answer ", w.number)
+	if _, err := here.WriteToUDP(sent, to); errors.Is(err, unix.EPERM) { // what is dropped is told to who sends it
+		return false
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	there.SetReadDeadline(time.Now().Add(wait))
+	for got := make([]byte, 100); ; {
+		n, _, err := there.ReadFromUDP(got)
+		if err != nil {
+			return false
+		}
+		if bytes.Equal(got[:n], sent) {
+			return true
+		}
+	}
 }
 
 func (w *wire) send(t *testing.T, p packet) {

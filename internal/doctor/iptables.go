@@ -12,7 +12,7 @@ import (
 func (f *firewall) addIptables(tool, saved string) {
 	prefix := tool + " "
 	var chains []string
-	policy := verdict(-1)
+	policies := make(map[string]verdict)
 	table := ""
 	for line := range strings.Lines(saved) {
 		line = strings.TrimSpace(line)
@@ -23,19 +23,16 @@ func (f *firewall) addIptables(tool, saved string) {
 		case strings.HasPrefix(line, ":"):
 			name, rest, _ := strings.Cut(line[1:], " ")
 			chains = append(chains, name)
-			if name == "INPUT" {
-				policy = accept
-				if strings.HasPrefix(rest, "DROP") {
-					policy = drop
-				}
-			}
+			policies[name] = pick(strings.HasPrefix(rest, "DROP"), drop, accept)
 		case strings.HasPrefix(line, "-A "):
 			w := words(line)
 			f.Chains[prefix+w[1]] = append(f.Chains[prefix+w[1]], iptablesRule(line, w[2:], prefix)...)
 		}
 	}
-	if policy >= 0 {
-		f.Bases = append(f.Bases, base{tool, prefix + "INPUT", policy, manager(chains, iptables)})
+	for _, chain := range []string{"INPUT", "OUTPUT"} {
+		if policy, ok := policies[chain]; ok {
+			f.Bases = append(f.Bases, base{tool, prefix + chain, chain == "OUTPUT", policy, manager(chains, iptables)})
+		}
 	}
 }
 
@@ -143,11 +140,12 @@ var passing = []string{"LOG", "NFLOG", "ULOG", "MARK", "CONNMARK", "TRACE", "AUD
 // iptablesMatch reports whether a packet has what an option asks for.
 func iptablesMatch(option, arg string, p packet) truth {
 	switch option {
-	case "-i":
+	case "-i", "-o":
+		name := pick(option == "-i", p.In, p.Out)
 		if stem, ok := strings.CutSuffix(arg, "+"); ok {
-			return truthOf(strings.HasPrefix(p.In, stem))
+			return truthOf(strings.HasPrefix(name, stem))
 		}
-		return truthOf(p.In == arg)
+		return truthOf(name == arg)
 	case "-p":
 		return truthOf(arg == p.Proto || arg == "all")
 	case "-s":
@@ -163,9 +161,12 @@ func iptablesMatch(option, arg string, p packet) truth {
 	case "--state", "--ctstate":
 		return truthOf(slices.Contains(strings.Split(arg, ","), strings.ToUpper(p.State)))
 	case "--pkt-type":
+		if p.Out != "" {
+			return maybe
+		}
 		return truthOf(arg == pick(p.Broadcast, "broadcast", "unicast"))
 	case "--dst-type":
-		return truthOf(slices.Contains(strings.Split(arg, ","), pick(p.Broadcast, "BROADCAST", "LOCAL")))
+		return truthOf(slices.Contains(strings.Split(arg, ","), strings.ToUpper(p.destination())))
 	}
 	return maybe
 }

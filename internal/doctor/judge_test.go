@@ -163,6 +163,40 @@ func TestJudgeLink(t *testing.T) {
 	}
 }
 
+// TestJudgeServed: what the running server uses is compared with what is there.
+func TestJudgeServed(t *testing.T) {
+	up := link{Name: "br0", Up: true, Carrier: true, MTU: 1500, All: []netip.Prefix{netip.MustParsePrefix("10.77.0.1/24"), netip.MustParsePrefix("10.78.0.1/16")}}
+	down, bare := up, up
+	down.Up, bare.All = false, nil
+	for _, tt := range []struct {
+		name    string
+		link    link
+		address string // "": it waits for the interface; "none": it does not serve it
+		use     string // the address that is looked at
+		want    []string
+	}{
+		{"the first", up, "10.77.0.1", "10.77.0.1/24", nil},
+		{"the second", up, "10.78.0.1", "10.78.0.1/16", nil},
+		{"another", up, "10.77.0.9", "10.77.0.1/24", []string{"stop interface: the running server answers with its address 10.77.0.9, and the interface has 10.77.0.1 and 10.78.0.1 now → " +
+			"ip address add 10.77.0.9/24 dev br0, or restart the server"}},
+		{"waited for", up, "", "10.77.0.1/24", []string{"stop interface: the running server waits for it, although it is up and has 10.77.0.1 and 10.78.0.1 → " +
+			"see in the server's log what it waits for: a port that is taken, or the address that --interface br0=ADDRESS chose"}},
+		{"not served", up, "none", "10.77.0.1/24", []string{"warning interface: the running server does not answer there → if it is to, start it with --interface br0, too"}},
+		{"down", down, "10.77.0.9", "10.77.0.1/24", nil},
+		{"no address", bare, "", "", nil},
+		{"missing", link{Name: "br0", Missing: true}, "10.77.0.1", "", nil},
+	} {
+		address, err := netip.ParseAddr(tt.address)
+		same(t, tt.name, judgeServed(tt.link, address, tt.address != "none"), tt.want...)
+		if len(tt.link.All) > 0 {
+			tt.link.Address = tt.link.All[0]
+		}
+		if tt.link.use(address); tt.use != "" && tt.link.Address.String() != tt.use {
+			t.Errorf("%s: looks at %s, %v", tt.name, tt.link.Address, err)
+		}
+	}
+}
+
 func TestTakenPort(t *testing.T) {
 	for _, tt := range []struct {
 		port  port

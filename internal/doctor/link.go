@@ -42,9 +42,12 @@ func readLink(name string) link {
 	l.Default = hasDefaultRoute(name)
 	addrs, _ := ifi.Addrs()
 	for _, a := range addrs {
-		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() && !l.Address.IsValid() {
-			l.Address = p
+		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() {
+			l.All = append(l.All, p)
 		}
+	}
+	if len(l.All) > 0 {
+		l.Address = l.All[0]
 	}
 	members, _ := os.ReadDir(sys + "/brif")
 	for _, m := range members {
@@ -110,6 +113,42 @@ func judgeLink(l link, mode pxe.Mode) (found []Finding, usable bool) {
 	}
 	found = append(found, judgeMTU(l)...)
 	return found, l.Carrier
+}
+
+// use has the server's address looked at, if the interface has it.
+func (l *link) use(address netip.Addr) {
+	for _, p := range l.All {
+		if p.Addr() == address {
+			l.Address = p
+		}
+	}
+}
+
+// judgeServed compares where the running server answers with what is there now. What is wrong with the interface itself
+// is not said twice.
+func judgeServed(l link, address netip.Addr, served bool) []Finding {
+	has := func(p netip.Prefix) bool { return p.Addr() == address }
+	switch {
+	case !served:
+		return []Finding{{"interface", Warning, l.Name, "the running server does not answer there", "if it is to, start it with --interface " + l.Name + ", too"}}
+	case l.Missing || !l.Up || len(l.All) == 0:
+		return nil
+	case !address.IsValid():
+		return []Finding{{"interface", Stop, l.Name, fmt.Sprintf("the running server waits for it, although it is up and has %s", list(addresses(l.All))),
+			"see in the server's log what it waits for: a port that is taken, or the address that --interface " + l.Name + "=ADDRESS chose"}}
+	case !slices.ContainsFunc(l.All, has):
+		return []Finding{{"interface", Stop, l.Name, fmt.Sprintf("the running server answers with its address %s, and the interface has %s now", address, list(addresses(l.All))),
+			fmt.Sprintf("ip address add %s/%d dev %s, or restart the server", address, l.All[0].Bits(), l.Name)}}
+	}
+	return nil
+}
+
+// addresses are those of IPv4 as words.
+func addresses(all []netip.Prefix) (words []string) {
+	for _, p := range all {
+		words = append(words, p.Addr().String())
+	}
+	return words
 }
 
 func judgeMTU(l link) (found []Finding) {

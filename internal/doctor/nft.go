@@ -50,13 +50,13 @@ func (f *firewall) addNFT(data []byte, texts map[string]string, except string) e
 		}
 	}
 	for _, o := range all.Nftables {
-		if c := o.Chain; c != nil && c.Hook == "input" && (c.Family == "ip" || c.Family == "inet") && c.Family+" "+c.Table != except {
+		if c := o.Chain; c != nil && (c.Hook == "input" || c.Hook == "output") && (c.Family == "ip" || c.Family == "inet") && c.Family+" "+c.Table != except {
 			policy := accept
 			if c.Policy == "drop" {
 				policy = drop
 			}
 			table := c.Family + " " + c.Table
-			f.Bases = append(f.Bases, base{"nftables", table + " " + c.Name, policy, manager(chains[table], nftables)})
+			f.Bases = append(f.Bases, base{"nftables", table + " " + c.Name, c.Hook == "output", policy, manager(chains[table], nftables)})
 		}
 		if r := o.Rule; r != nil {
 			n := nftRule{sets: sets, table: r.Family + " " + r.Table}

@@ -35,7 +35,7 @@ func ports(mode pxe.Mode, http int) []port {
 // the running server has. dhcp reports whether another program has DHCP's.
 func (d *Doctor) takenPorts(ctx context.Context, l link) (found []Finding, dhcp bool) {
 	var opened []port
-	if d.Server != nil && slices.Contains(d.Server.Interfaces, l.Name) {
+	if d.Server != nil && d.Server.Interfaces[l.Name].IsValid() {
 		opened = ports(d.Server.Mode, d.Server.HTTPPort)
 	}
 	for _, p := range ports(d.Mode, d.HTTPPort) {

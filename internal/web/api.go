@@ -88,10 +88,11 @@ type Serving struct {
 	Version    string      `json:"version"`
 	PID        int         `json:"pid"`
 	Interfaces []Interface `json:"interfaces"`
-	DHCP       string      `json:"dhcp"`    // proxy, server or off
-	HTTP       int         `json:"http"`    // port
-	Hold       bool        `json:"hold"`    // unknown machines are shown how to be enrolled
-	SSHKey     string      `json:"ssh_key"` // public key by which the server logs in, authorized_keys form
+	WaitsFor   []string    `json:"waits_for,omitempty"` // names of interfaces that it was started with and cannot answer on now
+	DHCP       string      `json:"dhcp"`                // proxy, server or off
+	HTTP       int         `json:"http"`                // port
+	Hold       bool        `json:"hold"`                // unknown machines are shown how to be enrolled
+	SSHKey     string      `json:"ssh_key"`             // public key by which the server logs in, authorized_keys form
 	Flake      string      `json:"flake,omitempty"`
 	// How nix reads the flake.
 	Impure            bool `json:"impure,omitempty"`
@@ -113,6 +114,7 @@ func (s *Server) serving() Serving {
 		for _, name := range slices.Sorted(maps.Keys(all)) {
 			now.Interfaces = append(now.Interfaces, Interface{name, all[name]})
 		}
+		now.WaitsFor = slices.DeleteFunc(slices.Clone(now.WaitsFor), func(name string) bool { return all[name].IsValid() })
 	}
 	return now
 }

@@ -2,6 +2,7 @@ package clients
 
 import (
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os/exec"
@@ -103,6 +104,66 @@ func TestNICs(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// lines is a log that can be waited for.
+type lines chan string
+
+func (l lines) Write(line []byte) (int, error) {
+	l <- string(line)
+	return len(line), nil
+}
+
+// await waits for a line that holds some text.
+func (l lines) await(w *world, text string) {
+	w.Helper()
+	for said := ""; !strings.Contains(said, text); {
+		select {
+		case said = <-l:
+		case <-w.ctx.Done():
+			w.Fatalf("the log never said: %s", text)
+		}
+	}
+}
+
+// TestMTU: blocks of TFTP fit the MTU that the interface has by then.
+func TestMTU(t *testing.T) {
+	w := newWorld(t, 1, brisk)
+	log := make(lines, 1000)
+	w.log = slog.New(slog.NewTextHandler(log, nil))
+	w.serve(pxe.Full, "10.77.0.100-10.77.0.199")
+	log.await(w, "answering booting machines")
+	if out, err := exec.Command("ip", "link", "set", w.lans[0].Interface, "mtu", "1400").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	log.await(w, "the MTU of an interface has changed")
+	m := w.known(netboot.Client{Kind: netboot.BIOS})
+	if r := w.bootAll(m)[0]; !m.up(r) {
+		t.Error(m.conversation(r))
+	}
+	if tr, err := w.traces.Get(m.MAC.String()); err != nil || tr.Blksize != 1400-32 {
+		t.Errorf("its blocks had %d bytes, %v", tr.Blksize, err)
+	}
+}
+
+// TestAddressesInUse: a machine gets the one address that nobody on the LAN has already.
+func TestAddressesInUse(t *testing.T) {
+	w := newWorld(t, 1, brisk)
+	c, err := w.lans[0].Client(w.ctx, "other", "52:54:00:77:00:09", prefix("10.77.0.9/24"))
+	must(t, err)
+	defer c.Close()
+	for i := range 7 {
+		_, err := c.Run(w.ctx, "ip", "address", "add", fmt.Sprintf("10.77.0.%d/24", 100+i), "dev", c.Interface)
+		must(t, err)
+	}
+	log := make(lines, 1000)
+	w.log = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	w.serve(pxe.Full, "10.77.0.100-10.77.0.107")
+	log.await(w, "probed free addresses")
+	m := w.known(netboot.Client{Kind: netboot.EDK2X64})
+	if r := w.bootAll(m)[0]; !m.up(r) || r.Address != addr("10.77.0.107") {
+		t.Errorf("it got %s:\n%s", r.Address, m.conversation(r))
 	}
 }
 

@@ -54,7 +54,8 @@ func bigEndian(n uint16) uint16 {
 
 // datagram reads an IPv4 packet that holds whole UDP. Of TFTP's data and acknowledgements only the first few are kept.
 func datagram(ip []byte) (d yardstick.Datagram, ok bool) {
-	if len(ip) < 28 || ip[0]>>4 != 4 || ip[9] != unix.IPPROTO_UDP {
+	const fragmented = 0x3fff // more fragments follow, or it is not the first
+	if len(ip) < 28 || ip[0]>>4 != 4 || ip[9] != unix.IPPROTO_UDP || binary.BigEndian.Uint16(ip[6:])&fragmented != 0 {
 		return d, false
 	}
 	udp := ip[int(ip[0]&15)*4:]

@@ -68,6 +68,7 @@ type world struct {
 	macs   byte
 	quiet  bool // the server is to send nothing
 	relays []netip.Prefix
+	log    *slog.Logger // of the server
 
 	stop   context.CancelFunc
 	served chan error
@@ -79,7 +80,7 @@ func newWorld(t *testing.T, lans int, s speed) *world {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
-	w := &world{T: t, ctx: ctx, speed: s, begun: time.Now()}
+	w := &world{T: t, ctx: ctx, speed: s, begun: time.Now(), log: slog.New(slog.DiscardHandler)}
 	for i := range lans {
 		l, err := lab.NewLAN(ctx, fmt.Sprintf("br%d", i), netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 77 + byte(i), 0, 1}), 24))
 		must(t, err)
@@ -134,7 +135,7 @@ func (w *world) image(arch images.Arch, kernel []byte, more ...images.OverlayFil
 func (w *world) serve(mode pxe.Mode, ranges ...string) {
 	w.Helper()
 	s := &pxe.Server{Mode: mode, Relays: w.relays, Lease: time.Hour, HTTPPort: 80, BootTime: 10 * time.Minute, Hosts: w.hosts, Leases: w.store, Images: w.images,
-		Traces: w.traces, Login: "ssh-ed25519 AAAA provision", Log: slog.New(slog.DiscardHandler), Now: w.now}
+		Traces: w.traces, Login: "ssh-ed25519 AAAA provision", Log: w.log, Now: w.now}
 	for _, l := range w.lans {
 		s.Interfaces = append(s.Interfaces, l.Interface)
 	}
