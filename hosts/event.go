@@ -328,8 +328,8 @@ func (h *Host) OtherMachine(uuid string) string {
 // OtherBoard says that a Raspberry Pi with another serial number than the host's uses its MAC, and what to do if it is
 // the host's nevertheless.
 func (h *Host) OtherBoard(serial string) string {
-	return fmt.Sprintf("another Raspberry Pi (serial number %s, not %s) uses this host's MAC; if it is the one that is meant, "+
-		"run `provision retry %s`", serial, h.Serial, h.Name)
+	return fmt.Sprintf("another Raspberry Pi (serial number %s, not %s) uses this host's MAC; "+
+		"if it is the one that is meant, run `provision retry %s`", serial, h.Serial, h.Name)
 }
 
 // bind makes the machine that asked for a boot the host's: the boot was claimed, or its installer contacted. One packet

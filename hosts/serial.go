@@ -47,7 +47,8 @@ func (inv *Inventory) claimSerial(before, after *Host) (expect []Version, writes
 			return nil, nil, err
 		}
 	}
-	return append(expect, Version{serialKey(has), rec.Version}), append(writes, Write{serialKey(has), []byte(after.Name)}), nil
+	expect = append(expect, Version{serialKey(has), rec.Version})
+	return expect, append(writes, Write{serialKey(has), []byte(after.Name)}), nil
 }
 
 // dropSerial returns the write by which the serial number does not lead to the host any more, if it does now.
@@ -75,8 +76,8 @@ func (e SerialClash) Error() string {
 // Unwrap makes it an ErrRefused.
 func (e SerialClash) Unwrap() error { return ErrRefused }
 
-// NameBoard keeps the serial number that a machine tells only after its boot began, as the bootcode.bin of a Raspberry Pi
-// 3B does, whose ROM tells nothing. If another one was told before, it is not known whose boot it is, and it binds the
+// NameBoard keeps the serial number that a machine tells only after its boot began, as the bootcode.bin of a Raspberry
+// Pi 3B does, whose ROM tells nothing. If another one was told before, it is not known whose boot it is, and it binds the
 // host to none. The boot of b must be the one under way.
 func (inv *Inventory) NameBoard(name string, b Boot, serial string) (Host, error) {
 	h, err := inv.Get(name)

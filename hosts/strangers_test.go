@@ -94,7 +94,8 @@ func TestSerialBinds(t *testing.T) {
 			if _, err := begin(inv, "bravo", mine); !errors.As(err, new(SerialClash)) {
 				t.Errorf("another host's machine tells it: %v", err)
 			}
-			if _, err = begin(inv, "alpha", others); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "run `provision retry alpha`") {
+			_, err = begin(inv, "alpha", others)
+			if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "run `provision retry alpha`") {
 				t.Errorf("its machine tells another: %v", err)
 			}
 			// bravo's machine told it once, and does not take it along.
