@@ -104,8 +104,7 @@ func (inv *Inventory) permit(h Host, permit time.Duration, secrets map[string][]
 		if err != nil {
 			return nil, nil, err
 		}
-		e, serial, err := inv.claimSerial(before, after)
-		return append(expect, e...), slices.Concat(writes, kept, sealed, keyWrite, serial), err
+		return expect, slices.Concat(writes, kept, sealed, keyWrite), nil
 	})
 	if err == nil {
 		inv.seen.forget(h.MACs)
@@ -242,13 +241,12 @@ func (inv *Inventory) BeginBoot(name string, b Boot, machine string) (Host, erro
 		return Host{}, err
 	}
 	ev := Event{Kind: Netboot, Boot: &b, Machine: machine, Message: b.Via + " asked; a boot was offered"}
-	return inv.apply(name, ev, func(before, after *Host) ([]Version, []Write, error) {
-		expect, serial, err := inv.claimSerial(before, after)
+	return inv.apply(name, ev, func(_, after *Host) ([]Version, []Write, error) {
 		found := []Write{{tokenKey(b.Token), []byte(name)}}
 		if id := after.DUID(); id != "" {
 			found = append(found, Write{duidKey(id), []byte(name)})
 		}
-		return expect, slices.Concat(secret, found, serial), err
+		return nil, slices.Concat(secret, found), nil
 	})
 }
 

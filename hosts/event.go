@@ -186,10 +186,10 @@ func change(h *Host, ev Event) error {
 		}
 		if b.Client == "" && ev.Boot.Client != "" { // a boot that nobody fetched uses nothing up
 			h.Permit.Boots++
-			h.Machine = cmp.Or(ev.Boot.Machine, h.Machine)
+			h.bind(*ev.Boot)
 		}
 		h.Boot, h.Address = *ev.Boot, ev.Address
-		h.Serial, h.Board = cmp.Or(h.Boot.Serial, h.Serial), cmp.Or(h.Board, h.Boot.Board)
+		h.Board = cmp.Or(h.Board, h.Boot.Board)
 		if ev.Method != (Method{}) {
 			h.Method = ev.Method
 		}
@@ -198,7 +198,7 @@ func change(h *Host, ev Event) error {
 			return refused(*h, ev)
 		}
 		h.Contact, h.Lost, h.Error, h.Address = true, time.Time{}, "", ev.Address
-		h.Machine = cmp.Or(h.Boot.Machine, h.Machine)
+		h.bind(h.Boot)
 		h.enter(PhaseFacts)
 	case Lost:
 		h.Contact, h.Lost = false, ev.Time
@@ -304,9 +304,12 @@ func netboot(h *Host, ev Event) error {
 	if h.Machine != "" && h.Machine != ev.Machine {
 		return fmt.Errorf("%s: %w: %s", h.Name, ErrRefused, h.OtherMachine(ev.Machine))
 	}
+	if h.Serial != "" && ev.Boot.Serial != "" && h.Serial != ev.Boot.Serial {
+		return fmt.Errorf("%s: %w: %s", h.Name, ErrRefused, h.OtherBoard(ev.Boot.Serial))
+	}
 	h.Losses = 0
 	// What the operator said stays; auto is decided by what asked first.
-	h.Serial, h.Board = cmp.Or(ev.Boot.Serial, h.Serial), cmp.Or(h.Board, ev.Boot.Board)
+	h.Board = cmp.Or(h.Board, ev.Boot.Board)
 	h.Boot, h.Error, h.Contact, h.Lost = *ev.Boot, "", false, time.Time{}
 	h.Boot.Machine = ev.Machine
 	h.Permit.Come = ev.Time
@@ -320,6 +323,22 @@ func netboot(h *Host, ev Event) error {
 func (h *Host) OtherMachine(uuid string) string {
 	return fmt.Sprintf("another machine (UUID %s, not %s) uses this host's MAC; if it is the one that is meant, because its mainboard was "+
 		"changed or its firmware tells another UUID each time, run `provision retry %s`", cmp.Or(uuid, "not told"), h.Machine, h.Name)
+}
+
+// OtherBoard says that a Raspberry Pi with another serial number than the host's uses its MAC, and what to do if it is
+// the host's nevertheless.
+func (h *Host) OtherBoard(serial string) string {
+	return fmt.Sprintf("another Raspberry Pi (serial number %s, not %s) uses this host's MAC; "+
+		"if it is the one that is meant, run `provision retry %s`", serial, h.Serial, h.Name)
+}
+
+// bind makes the machine that asked for a boot the host's: the boot was claimed, or its installer contacted. One packet
+// that asks for a boot proves nothing.
+func (h *Host) bind(b Boot) {
+	h.Machine = cmp.Or(b.Machine, h.Machine)
+	if !b.Several {
+		h.Serial = cmp.Or(b.Serial, h.Serial)
+	}
 }
 
 // retry lets a failed install go on: what the permit was burned for stays as it
@@ -345,7 +364,7 @@ func retry(h *Host, ev Event) error {
 	}
 	h.Options.Wipe = append(h.Options.Wipe, ev.Wipe...)
 	p.Come = time.Time{}
-	h.Machine = "" // what machine it is, the next boot tells
+	h.Machine, h.Serial = "", "" // what machine it is, the next boot tells
 	h.Error, h.Contact, h.Lost, h.Losses = "", false, time.Time{}, 0
 	h.enter(PhaseNetboot)
 	return nil

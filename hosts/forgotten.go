@@ -158,10 +158,8 @@ func (inv *Inventory) takeOut(name string) (h Host, expect []Version, writes []W
 	if id := h.DUID(); id != "" {
 		writes = append(writes, Write{duidKey(id), nil})
 	}
-	if h.Serial != "" {
-		writes = append(writes, Write{serialKey(h.Serial), nil})
-	}
-	return h, []Version{{hostKey(name), version}}, writes, nil
+	expect, serial, err := inv.dropSerial(&h)
+	return h, append(expect, Version{hostKey(name), version}), append(writes, serial...), err
 }
 
 // Forgotten lists the hosts that can be taken back, by name, and of one name the oldest first.
@@ -305,11 +303,10 @@ func (inv *Inventory) lead(h *Host) (expect []Version, writes []Write, err error
 	for _, mac := range h.MACs {
 		writes = append(writes, Write{macKey(mac), []byte(h.Name)})
 	}
-	e, w, err := inv.claimSerial(&Host{}, h)
-	if errors.As(err, new(SerialClash)) {
+	if _, err := inv.BySerial(h.Serial); err == nil {
 		h.Serial = ""
-		return nil, writes, nil
 	}
+	e, w, err := inv.claimSerial(&Host{}, h)
 	return e, append(writes, w...), err
 }
 

@@ -72,7 +72,7 @@ type Host struct {
 	Counted  time.Time `json:"counted,omitzero"`  // when Losses grew last
 	System   string    `json:"system,omitempty"`  // store path of the toplevel that was built
 	Machine  string    `json:"machine,omitempty"` // SMBIOS UUID of the machine that boots under this permit
-	Serial   string    `json:"serial,omitempty"`  // of the Raspberry Pi, as it told; see Inventory.BySerial
+	Serial   string    `json:"serial,omitempty"`  // of the Raspberry Pi that is the host's; see Inventory.BySerial
 	Method   Method    `json:"method,omitzero"`   // what led this machine to its installer last
 	Layout   string    `json:"layout,omitempty"`  // digest of the layout whose disks were made under this permit
 	Standing Standing  `json:"standing,omitzero"` // what is installed, until a permit is burned
@@ -201,6 +201,7 @@ type Boot struct {
 	MAC     string    `json:"mac,omitempty"`     // of the NIC that asked
 	Board   string    `json:"board,omitempty"`   // what asked, as images.Board, if it is a board that has a name
 	Serial  string    `json:"serial,omitempty"`  // of the Raspberry Pi that asked: 8 hex digits; "": it told none
+	Several bool      `json:"several,omitempty"` // boards with other serial numbers asked for it, too
 	Server  string    `json:"server,omitempty"`  // our address on the machine's link
 	Port    int       `json:"port,omitempty"`    // of the installer's SSH; 0: 22
 	SSH     bool      `json:"ssh,omitempty"`     // it was handed over by SSH, and not fetched by firmware

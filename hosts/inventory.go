@@ -262,7 +262,11 @@ func (inv *Inventory) try(name string, ev Event, extra func(before, after *Host)
 	if err != nil {
 		return before, err
 	}
-	expect := []Version{{hostKey(name), version}}
+	expect, serial, err := inv.claimSerial(&before, &after)
+	if err != nil {
+		return before, err
+	}
+	expect, writes = append(expect, Version{hostKey(name), version}), append(writes, serial...)
 	if extra != nil {
 		e, w, err := extra(&before, &after)
 		if err != nil {

@@ -1,13 +1,14 @@
 package hosts
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 )
 
-// A Raspberry Pi asks for its files in a folder that is called after its serial
-// number. That of the machine that boots is its host's until another host's
-// machine tells it, which is refused while the first is enrolled.
+// A Raspberry Pi asks for its files in a folder that is called after its serial number. The number that a machine tells
+// leads to its host, from when it asks for a boot; but another host's machine that tells it takes the index over, until
+// the number is a host's (Host.bind). That is refused to others while the host is enrolled.
 
 func serialKey(serial string) string { return "serial/" + serial }
 
@@ -15,27 +16,49 @@ func serialKey(serial string) string { return "serial/" + serial }
 // ErrNotFound.
 func (inv *Inventory) BySerial(serial string) (Host, error) { return inv.via(serialKey(serial)) }
 
+// leadsBySerial is the serial number by which the host is found; "" if there is none.
+func (h *Host) leadsBySerial() string { return cmp.Or(h.Serial, h.Boot.Serial) }
+
 // claimSerial moves the index from the host as it was to as it will be. The
 // error is ErrRefused if the serial number is another host's, and names both.
 func (inv *Inventory) claimSerial(before, after *Host) (expect []Version, writes []Write, err error) {
-	if before.Serial == after.Serial {
+	had, has := before.leadsBySerial(), after.leadsBySerial()
+	if had == has && before.Serial == after.Serial && before.Boot.Token == after.Boot.Token {
 		return nil, nil, nil
 	}
-	if before.Serial != "" {
-		writes = append(writes, Write{serialKey(before.Serial), nil})
+	if had != has {
+		if expect, writes, err = inv.dropSerial(before); err != nil {
+			return nil, nil, err
+		}
 	}
-	if after.Serial == "" {
-		return nil, writes, nil
+	if has == "" {
+		return expect, writes, nil
 	}
-	rec, err := inv.store.Get(serialKey(after.Serial))
-	switch {
-	case err == nil && string(rec.Value) != after.Name:
-		return nil, nil, SerialClash{after.Serial, string(rec.Value), after.Name}
-	case err != nil && !errors.Is(err, ErrNotFound):
+	rec, err := inv.store.Get(serialKey(has))
+	if err != nil && !errors.Is(err, ErrNotFound) {
 		return nil, nil, err
 	}
-	expect = append(expect, Version{serialKey(after.Serial), rec.Version})
-	return expect, append(writes, Write{serialKey(after.Serial), []byte(after.Name)}), nil
+	if owner := string(rec.Value); owner != "" && owner != after.Name {
+		other, err := inv.Get(owner)
+		switch {
+		case err == nil && other.Serial == has:
+			return nil, nil, SerialClash{has, owner, after.Name}
+		case err != nil && !errors.Is(err, ErrNotFound):
+			return nil, nil, err
+		}
+	}
+	expect = append(expect, Version{serialKey(has), rec.Version})
+	return expect, append(writes, Write{serialKey(has), []byte(after.Name)}), nil
+}
+
+// dropSerial returns the write by which the serial number does not lead to the host any more, if it does now.
+func (inv *Inventory) dropSerial(h *Host) ([]Version, []Write, error) {
+	key := serialKey(h.leadsBySerial())
+	rec, err := inv.store.Get(key)
+	if errors.Is(err, ErrNotFound) || err == nil && string(rec.Value) != h.Name {
+		return nil, nil, nil
+	}
+	return []Version{{key, rec.Version}}, []Write{{key, nil}}, err
 }
 
 // SerialClash is that two hosts' machines tell the same serial number. It is an
@@ -53,14 +76,22 @@ func (e SerialClash) Error() string {
 // Unwrap makes it an ErrRefused.
 func (e SerialClash) Unwrap() error { return ErrRefused }
 
-// NameBoard keeps what a machine tells of itself only after its boot began: as
-// the bootcode.bin of a Raspberry Pi 3B, whose ROM tells nothing. The boot of b
-// must be the one under way.
-func (inv *Inventory) NameBoard(name string, b Boot) (Host, error) {
+// NameBoard keeps the serial number that a machine tells only after its boot began, as the bootcode.bin of a Raspberry
+// Pi 3B does, whose ROM tells nothing. If another one was told before, it is not known whose boot it is, and it binds the
+// host to none. The boot of b must be the one under way.
+func (inv *Inventory) NameBoard(name string, b Boot, serial string) (Host, error) {
 	h, err := inv.Get(name)
 	if err != nil {
 		return h, err
 	}
-	ev := Event{Kind: Fetched, Boot: &b, Address: h.Address, Message: fmt.Sprintf("it is the Raspberry Pi with the serial number %s", b.Serial)}
-	return inv.apply(name, ev, func(before, after *Host) ([]Version, []Write, error) { return inv.claimSerial(before, after) })
+	ev := Event{Kind: Fetched, Boot: &b, Address: h.Address}
+	if b.Serial == "" {
+		b.Serial = serial
+		ev.Message = "it is the Raspberry Pi with the serial number " + serial
+	} else {
+		b.Several, ev.Stranger = true, true
+		ev.Message = fmt.Sprintf("Raspberry Pis with two serial numbers, %s and %s, asked for one boot with the same MAC; "+
+			"if there is one only, somebody forges packets", b.Serial, serial)
+	}
+	return inv.Apply(name, ev)
 }

@@ -235,10 +235,11 @@ func (inv *Inventory) loseMACs(name string, macs []string, to, by string) ([]Ver
 		notes = append(notes, noMAC(name))
 	}
 	writes, err := inv.log(&h, ev)
-	if before.Serial != h.Serial {
-		writes = append(writes, Write{serialKey(before.Serial), nil})
+	if err != nil {
+		return nil, nil, nil, err
 	}
-	return []Version{{hostKey(name), version}}, writes, notes, err
+	expect, serial, err := inv.claimSerial(&before, &h)
+	return append(expect, Version{hostKey(name), version}), append(writes, serial...), notes, err
 }
 
 func noMAC(name string) string {

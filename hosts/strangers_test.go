@@ -49,6 +49,73 @@ func TestUUIDBinds(t *testing.T) {
 	}
 }
 
+// TestSerialBinds: the serial number that a Raspberry Pi told is the host's once its boot was fetched, or its installer
+// contacted, and not before: until then another host's machine that tells it is believed.
+func TestSerialBinds(t *testing.T) {
+	const mine, others = "e5ef6e9d", "00000001"
+	begin := func(inv *Inventory, name, serial string) (Host, error) {
+		return inv.BeginBoot(name, Boot{Expires: noon.Add(time.Hour), Serial: serial}, "")
+	}
+	leads := func(t *testing.T, inv *Inventory, serial, want string) {
+		t.Helper()
+		if h, err := inv.BySerial(serial); h.Name != want || (err == nil) != (want != "") {
+			t.Errorf("%s leads to %q, %v; want %q", serial, h.Name, err, want)
+		}
+	}
+	for name, claim := range map[string]func(*Inventory, Host) error{
+		"fetched": func(inv *Inventory, h Host) error {
+			_, err := inv.UseBoot(h.Boot.Token, Fetch{Client: "10.0.0.9", File: "initrd"})
+			return err
+		},
+		"contacted": func(inv *Inventory, h Host) error {
+			_, err := inv.Apply(h.Name, Event{Kind: Contacted, Boot: &h.Boot, Address: "10.0.0.9"})
+			_, lost := inv.Apply(h.Name, Event{Kind: Lost})
+			return errors.Join(err, lost)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inv, _, _ := open(t, t.TempDir())
+			enroll(t, inv, "alpha", mac1)
+			enroll(t, inv, "bravo", mac2)
+			for _, ask := range []struct{ host, serial string }{{"bravo", mine}, {"alpha", others}, {"alpha", mine}} {
+				if h, err := begin(inv, ask.host, ask.serial); err != nil || h.Serial != "" {
+					t.Fatalf("%s tells %s: %v, bound to %q", ask.host, ask.serial, err, h.Serial)
+				}
+				leads(t, inv, ask.serial, ask.host)
+			}
+			leads(t, inv, others, "")
+			h, err := begin(inv, "alpha", mine)
+			if err = errors.Join(err, claim(inv, h)); err != nil {
+				t.Fatal(err)
+			}
+			if h, err = inv.Get("alpha"); err != nil || h.Serial != mine {
+				t.Errorf("it is bound to %q, %v", h.Serial, err)
+			}
+			if _, err := begin(inv, "bravo", mine); !errors.As(err, new(SerialClash)) {
+				t.Errorf("another host's machine tells it: %v", err)
+			}
+			_, err = begin(inv, "alpha", others)
+			if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "run `provision retry alpha`") {
+				t.Errorf("its machine tells another: %v", err)
+			}
+			// bravo's machine told it once, and does not take it along.
+			if err := inv.Forget("bravo", "ada"); err != nil {
+				t.Fatal(err)
+			}
+			leads(t, inv, mine, "alpha")
+			if name == "contacted" {
+				apply(t, inv, "alpha", Event{Kind: Broke, Phase: PhaseCopy, Message: "no"})
+			}
+			apply(t, inv, "alpha", Event{Kind: Retried})
+			if _, err := begin(inv, "alpha", others); err != nil {
+				t.Error(err)
+			}
+			leads(t, inv, others, "alpha")
+			leads(t, inv, mine, "")
+		})
+	}
+}
+
 // TestBootsThatNobodyFetched do not use the permit up; those that were fetched do.
 func TestBootsThatNobodyFetched(t *testing.T) {
 	inv, _, _ := open(t, t.TempDir())

@@ -81,8 +81,7 @@ func decide(h *hosts.Host, c client, mode Mode, holdUnknown bool, now time.Time)
 func stranger(h *hosts.Host, c client) string {
 	switch {
 	case c.Kind == piROM && h.Serial != "" && c.Pi.Serial != "" && h.Serial != c.Pi.Serial:
-		return fmt.Sprintf("another Raspberry Pi (serial number %s, not %s) uses this host's MAC %s; if it is to be this host, run `provision cancel %s`, `provision set %s --serial=` and enroll it again",
-			c.Pi.Serial, h.Serial, c.MAC, h.Name, h.Name)
+		return h.OtherBoard(c.Pi.Serial)
 	case c.Kind != piROM && h.Machine != "" && h.Machine != c.Machine:
 		return h.OtherMachine(c.Machine)
 	}

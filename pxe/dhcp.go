@@ -349,7 +349,7 @@ func (s *Server) leaseBOOTP(l *link, sub *subnet, m *dhcpv4.DHCPv4, c client, h 
 	addr netip.Addr, ok bool, err error) {
 	if !fixed.IsValid() {
 		s.tell(*h, "%s asked by BOOTP, which knows no leases, and got no address: give it one outside of --dhcp-range "+
-			"with `provision set %s --address`", c.MAC, h.Name)
+			"with `provision set %s --address ADDRESS`", c.MAC, h.Name)
 		return addr, false, nil
 	}
 	if _, err = sub.offer(c.MAC, fixed, fixed, true); err != nil {

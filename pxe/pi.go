@@ -253,6 +253,9 @@ func sendFrame(ifname string, to net.HardwareAddr, data []byte) error {
 // its boot began, else what the operator said.
 func piBoardOf(h hosts.Host) piBoard {
 	p := piBoard{Serial: h.Serial}
+	if p.Serial == "" && !h.Boot.Several {
+		p.Serial = h.Boot.Serial
+	}
 	for _, board := range []string{h.Board, h.Boot.Board} {
 		if strings.HasPrefix(board, "rpi") {
 			p.Board = board

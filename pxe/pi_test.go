@@ -322,7 +322,7 @@ func TestPiOnce(t *testing.T) {
 	if r := s.dhcp(other); r == nil || r.MessageType() != dhcpv4.MessageTypeAck || r.Options.Has(dhcpv4.OptionVendorSpecificInformation) {
 		t.Errorf("an operating system is told of a boot: %v", r)
 	}
-	if h, _ := s.Hosts.Get("bravo"); len(h.Tokens) != 1 || h.Serial != serial4 || h.Boot.Board != "rpi4" {
+	if h, _ := s.Hosts.Get("bravo"); len(h.Tokens) != 1 || h.Boot.Serial != serial4 || h.Boot.Board != "rpi4" {
 		t.Errorf("%d boots, %+v", len(h.Tokens), h.Boot)
 	}
 }
@@ -406,8 +406,8 @@ func TestPi3Names(t *testing.T) {
 	if r := s.dhcp(next); r == nil || deaf(next, r) {
 		t.Fatalf("%v", r)
 	}
-	if h, _ := s.Hosts.Get("bravo"); h.Serial != "b22faaeb" || len(h.Tokens) != 1 {
-		t.Errorf("serial %q, %d boots", h.Serial, len(h.Tokens))
+	if h, _ := s.Hosts.Get("bravo"); h.Boot.Serial != "b22faaeb" || len(h.Tokens) != 1 {
+		t.Errorf("serial %q, %d boots", h.Boot.Serial, len(h.Tokens))
 	}
 	if s.fetch(t, "bravo", "b22faaeb/start.elf") == "" {
 		t.Error("not by its serial number")
@@ -473,8 +473,8 @@ func TestPiByTFTP(t *testing.T) {
 	if s.fetch(t, "bravo", serial4+"/kernel") != "" || s.fetch(t, "bravo", serial4+"/start4.elf") == "" || s.fetch(t, "bravo", serial4+"/kernel") == "" {
 		t.Error("no boot")
 	}
-	if h, _ := s.Hosts.Get("bravo"); h.State != hosts.Booting || h.Serial != serial4 {
-		t.Errorf("%s, serial %q", h.State, h.Serial)
+	if h, _ := s.Hosts.Get("bravo"); h.State != hosts.Booting || h.Boot.Serial != serial4 {
+		t.Errorf("%s, serial %q", h.State, h.Boot.Serial)
 	}
 }
 
@@ -574,7 +574,62 @@ func (s *Server) content(t *testing.T, file images.File) string {
 	return out.Name()
 }
 
-// TestSerialClash: a serial number that two hosts' machines tell is refused, and both logs name both.
+// claim has the first stage of the host's Raspberry Pi fetch what it boots.
+func (s *Server) claim(t *testing.T, name string) {
+	t.Helper()
+	h, err := s.Hosts.Get(name)
+	if err == nil {
+		_, err = s.Hosts.UseBoot(h.Boot.Token, hosts.Fetch{Client: "10.77.0.104", File: "initrd"})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// withSerial is the DISCOVER of a Raspberry Pi 4 with serial number e5ef6e9d or, with another offset, the one as much
+// higher.
+func withSerial(t *testing.T, offset byte) *dhcpv4.DHCPv4 {
+	t.Helper()
+	m := packet(t, "pi4-discover")
+	id := bytes.Clone(m.Options.Get(dhcpv4.OptionClientMachineIdentifier))
+	id[16] += offset
+	m.TransactionID[0] += offset
+	m.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionClientMachineIdentifier, id))
+	return m
+}
+
+// TestOnePacketLocksNoPiOut: forged DISCOVERs with other serial numbers, before and after the board's own, keep it
+// neither from its boot nor from the next one.
+func TestOnePacketLocksNoPiOut(t *testing.T) {
+	for name, order := range map[string]string{"before": "frr", "after": "rfr", "both": "frfr"} {
+		t.Run(name, func(t *testing.T) {
+			s := piServer(t, Proxy)
+			now := noon
+			s.Now = func() time.Time { return now }
+			s.enrollPi(t, "bravo", mac4)
+			for _, who := range order {
+				s.pis = piAsks{}
+				if r := s.dhcp(withSerial(t, map[rune]byte{'r': 0, 'f': 1}[who])); r == nil {
+					t.Fatalf("silence for %c\n%s", who, s.logOf(t, "bravo"))
+				}
+			}
+			if s.fetch(t, "bravo", serial4+"/kernel") == "" {
+				t.Error("it got no kernel")
+			}
+			s.claim(t, "bravo")
+			now = now.Add(time.Minute)
+			if s.dhcp(withSerial(t, 0)) == nil {
+				t.Errorf("it restarted and was refused:\n%s", s.logOf(t, "bravo"))
+			}
+			if said := s.logOf(t, "bravo"); !strings.Contains(said, "asked for one boot with the same MAC") {
+				t.Errorf("the log does not tell:\n%s", said)
+			}
+		})
+	}
+}
+
+// TestSerialClash: a serial number that is one host's, and that another one's machine tells, is refused, and both logs
+// name both.
 func TestSerialClash(t *testing.T) {
 	s := piServer(t, Full)
 	s.enrollPi(t, "alpha", mac4)
@@ -582,6 +637,7 @@ func TestSerialClash(t *testing.T) {
 	if r := s.dhcp(packet(t, "pi4-discover")); r == nil || !r.Options.Has(dhcpv4.OptionVendorSpecificInformation) {
 		t.Fatalf("%v", r)
 	}
+	s.claim(t, "alpha")
 	m := packet(t, "pi4-discover")
 	m.ClientHWAddr = net.HardwareAddr{0xdc, 0xa6, 0x32, 0, 0, 2}
 	if r := s.dhcp(m); r == nil || r.Options.Has(dhcpv4.OptionVendorSpecificInformation) {
@@ -602,13 +658,19 @@ func TestSerialClash(t *testing.T) {
 	if r := s.dhcp(m); r == nil || !r.Options.Has(dhcpv4.OptionVendorSpecificInformation) {
 		t.Errorf("after it was forgotten: %v", r)
 	}
-	other := packet(t, "pi4-discover") // the same MAC on another board
+	s.claim(t, "bravo")
+	other := withSerial(t, 1) // the same MAC on another board
 	other.ClientHWAddr = m.ClientHWAddr
-	other.TransactionID[0]++
-	id := bytes.Clone(m.Options.Get(dhcpv4.OptionClientMachineIdentifier))
-	id[16]++
-	other.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionClientMachineIdentifier, id))
-	if r := s.dhcp(other); r != nil || !strings.Contains(s.logOf(t, "bravo"), "another Raspberry Pi (serial number e6ef6e9d, not e5ef6e9d) uses this host's MAC") {
+	const why = "another Raspberry Pi (serial number e6ef6e9d, not e5ef6e9d) uses this host's MAC; " +
+		"if it is the one that is meant, run `provision retry bravo`"
+	if r := s.dhcp(other); r != nil || !strings.Contains(s.logOf(t, "bravo"), why) {
 		t.Errorf("%v\n%s", r, s.logOf(t, "bravo"))
+	}
+	if _, err := s.Hosts.Apply("bravo", hosts.Event{Kind: hosts.Retried}); err != nil {
+		t.Fatal(err)
+	}
+	s.pis = piAsks{}
+	if r := s.dhcp(other); r == nil || !r.Options.Has(dhcpv4.OptionVendorSpecificInformation) {
+		t.Errorf("after a retry: %v\n%s", r, s.logOf(t, "bravo"))
 	}
 }

@@ -251,12 +251,10 @@ func (s *Server) refuse(c client, h hosts.Host, why error) {
 
 // toldMore keeps what a machine tells of itself in a later stage of its boot.
 func (s *Server) toldMore(c client, h hosts.Host) (hosts.Boot, error) {
-	if c.Pi.Serial == "" || h.Boot.Serial == c.Pi.Serial {
+	if c.Pi.Serial == "" || h.Boot.Serial == c.Pi.Serial || h.Boot.Several {
 		return h.Boot, nil
 	}
-	b := h.Boot
-	b.Serial = c.Pi.Serial
-	h, err := s.Hosts.NameBoard(h.Name, b)
+	h, err := s.Hosts.NameBoard(h.Name, h.Boot, c.Pi.Serial)
 	if s.clash(err) {
 		return hosts.Boot{}, nil
 	}
