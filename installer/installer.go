@@ -357,7 +357,12 @@ func (f *follower) giveBack(ctx context.Context, s *session) {
 }
 
 func (f *follower) apply(ev hosts.Event) {
-	if _, err := f.Hosts.Apply(f.name, ev); err != nil {
+	_, err := f.Hosts.Apply(f.name, ev)
+	switch {
+	case err == nil:
+	case errors.Is(err, hosts.ErrNotFound), errors.Is(err, hosts.ErrRefused): // an operator came first
+		f.Log.Info("event not wanted any more", "host", f.name, "event", ev.Kind, "err", err)
+	default:
 		f.Log.Error("record an event", "host", f.name, "event", ev.Kind, "err", err)
 	}
 }

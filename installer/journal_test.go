@@ -1,6 +1,7 @@
 package installer
 
 import (
+	"bytes"
 	"errors"
 	"log/slog"
 	"strings"
@@ -36,5 +37,20 @@ func TestKeepJournal(t *testing.T) {
 	}
 	if _, err := inv.Journal("bravo"); !errors.Is(err, hosts.ErrNotFound) {
 		t.Errorf("after the host was forgotten: %v", err)
+	}
+}
+
+// TestOvertaken: that an operator forgets or cancels a host while something happens to it is no error of the server's.
+func TestOvertaken(t *testing.T) {
+	var log bytes.Buffer
+	inv := inventory(t, t.TempDir())
+	f := &follower{name: "bravo", Installer: &Installer{Hosts: inv, Log: slog.New(slog.NewTextHandler(&log, nil)), Now: time.Now}}
+	f.apply(hosts.Event{Kind: hosts.Proved, Message: "of a host that is forgotten"})
+	if _, err := inv.Enroll(hosts.Host{Name: "bravo", MACs: []string{theMAC}}, time.Hour, nil); err != nil {
+		t.Fatal(err)
+	}
+	f.apply(hosts.Event{Kind: hosts.Lost, Message: "of one that is not installed any more"})
+	if strings.Count(log.String(), "event not wanted any more") != 2 || strings.Contains(log.String(), "ERROR") {
+		t.Errorf("the log says:\n%s", &log)
 	}
 }

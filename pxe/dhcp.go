@@ -146,7 +146,7 @@ func (s *Server) handle(l *link, from netip.AddrPort, port uint16, raw []byte, m
 		if s.exhausted.due(s.Now()) {
 			s.Log.Warn("no address is left to hand out: serve with a larger --dhcp-range", "mac", c.MAC, "err", err)
 		}
-	case err != nil:
+	case err != nil && !overtaken(err):
 		s.Log.Error("answer DHCP", "mac", c.MAC, "err", err)
 	}
 	if err != nil || r == nil {
@@ -539,7 +539,7 @@ func (s *Server) moved(l *link, h hosts.Host, m *dhcpv4.DHCPv4, addr netip.Addr)
 		return
 	}
 	_, err := s.Hosts.Apply(h.Name, hosts.Event{Kind: hosts.Moved, Address: addr.String(), Message: "has address " + addr.String()})
-	if err != nil {
+	if err != nil && !overtaken(err) {
 		s.Log.Error("keep an address", "host", h.Name, "err", err)
 	}
 }

@@ -293,7 +293,7 @@ func (s *Server) imageFile(h hosts.Host, name, client string) (tftpFile, error) 
 
 // started uses the boot up: its installer has all it needs. last is the last file.
 func (s *Server) started(h hosts.Host, client string, last hosts.Work) {
-	if _, err := s.Hosts.UseBoot(h.Boot.Token, hosts.Fetch{Client: client, File: "initrd whole", Whole: true, Work: &last}); err != nil && !errors.Is(err, hosts.ErrRefused) {
+	if _, err := s.Hosts.UseBoot(h.Boot.Token, hosts.Fetch{Client: client, File: "initrd whole", Whole: true, Work: &last}); err != nil && !overtaken(err) {
 		s.Log.Error("use a boot up", "host", h.Name, "err", err)
 	}
 	s.reached(h.Boot.MAC, hosts.StageStarted)

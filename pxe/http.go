@@ -124,7 +124,7 @@ func (s *Server) serveBoot(l *link, c echo.Context) error {
 		return echo.ErrNotFound // iPXE looks for autoexec.ipxe; that binds nobody
 	}
 	h, err = s.Hosts.UseBoot(token, hosts.Fetch{Client: from.Addr().String(), File: name, Method: s.ladders.worked(h.Boot.MAC)})
-	if errors.Is(err, hosts.ErrRefused) {
+	if overtaken(err) {
 		if name == "script" && (h.State == hosts.Rebooting || h.State == hosts.Installed) {
 			return c.Blob(http.StatusOK, "text/plain", []byte(localScript))
 		}

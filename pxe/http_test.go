@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -250,4 +251,24 @@ func (s *Server) imageFor(t testing.TB, arch string) string {
 		t.Fatal(err)
 	}
 	return "arm"
+}
+
+// TestOvertaken: that an operator forgets a host while its machine asks is no error of the server's.
+func TestOvertaken(t *testing.T) {
+	var log bytes.Buffer
+	s := server(t, Full)
+	s.Log = slog.New(slog.NewTextHandler(&log, nil))
+	h := s.begin(t)
+	if err := s.Hosts.Forget("bravo", "a test"); err != nil {
+		t.Fatal(err)
+	}
+	s.tell(h, "a note")
+	s.moved(s.links[0], h, packet(t, "ovmf-x64-request"))
+	s.started(h, "10.77.0.104", hosts.Work{})
+	if _, err := s.boot(s.links[0], client{MAC: mac}, h); !overtaken(err) {
+		t.Errorf("a boot: %v", err)
+	}
+	if log.Len() > 0 {
+		t.Errorf("the log says:\n%s", &log)
+	}
 }

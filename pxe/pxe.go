@@ -257,9 +257,14 @@ func (s *Server) url(self, path string) string {
 
 // tell puts a note into a host's log that a packet caused.
 func (s *Server) tell(h hosts.Host, format string, args ...any) {
-	if _, err := s.Hosts.Apply(h.Name, hosts.Event{Kind: hosts.Noted, Stranger: true, Message: fmt.Sprintf(format, args...)}); err != nil {
+	if _, err := s.Hosts.Apply(h.Name, hosts.Event{Kind: hosts.Noted, Stranger: true, Message: fmt.Sprintf(format, args...)}); err != nil && !overtaken(err) {
 		s.Log.Error("keep a note", "host", h.Name, "err", err)
 	}
+}
+
+// overtaken reports whether an error is only that an operator forgot the host or cancelled its permit meanwhile.
+func overtaken(err error) bool {
+	return errors.Is(err, hosts.ErrNotFound) || errors.Is(err, hosts.ErrRefused)
 }
 
 // closed reports whether an error is only the end of a listener.
