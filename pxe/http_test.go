@@ -263,7 +263,8 @@ func TestOvertaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.tell(h, "a note")
-	s.moved(s.links[0], h, packet(t, "ovmf-x64-request"))
+	m := packet(t, "ovmf-x64-request")
+	s.moved(s.links[0], h, m, requested(m))
 	s.started(h, "10.77.0.104", hosts.Work{})
 	if _, err := s.boot(s.links[0], client{MAC: mac}, h); !overtaken(err) {
 		t.Errorf("a boot: %v", err)

@@ -260,7 +260,6 @@ func (a *arpSocket) hear(addrs []netip.Addr, answers map[netip.Addr]string) erro
 			answers[addr] = mac
 		}
 	}
-	return nil
 }
 
 // arpProbe is the Ethernet frame that asks who has an address, for one who has none yet: its sender's is 0.0.0.0, so
