@@ -31,7 +31,7 @@ type Boots struct {
 	esps      []string
 }
 
-// ParseBoots reads what ListBoot printed.
+// ParseBoots reads what ListBoot printed. A variable that the firmware does not let be read is left out.
 func ParseBoots(printed string) (Boots, error) {
 	b := Boots{variables: map[string][]byte{}}
 	for line := range strings.Lines(printed) {
@@ -41,8 +41,11 @@ func ParseBoots(printed string) (Boots, error) {
 			continue
 		}
 		data, err := hex.DecodeString(value)
-		if err != nil || len(data) < 4 {
-			return Boots{}, fmt.Errorf("read UEFI variable %s: it is %q", name, value)
+		if err != nil {
+			return Boots{}, fmt.Errorf("read UEFI variable %s: it is %q: %w", name, value, err)
+		}
+		if len(data) < 4 {
+			continue
 		}
 		name, _, _ = strings.Cut(name, "-")
 		b.variables[name] = data[4:]
