@@ -99,6 +99,8 @@ type Options struct {
 	Hardware   Hardware `json:"hardware,omitzero"`
 	BuildOn    BuildOn  `json:"build_on,omitempty"`   // empty: BuildAuto
 	StorePath  string   `json:"store_path,omitempty"` // a system that is built already
+	// BootOrder is what the install does to the firmware's boot order; empty: OrderKeep.
+	BootOrder BootOrder `json:"boot_order,omitempty"`
 	// CopyOver is how the closure goes to the target; empty: CopyAuto.
 	CopyOver CopyOver `json:"copy_over,omitempty"`
 	// TargetSubstitutes has the target fetch from its own binary caches what these have.

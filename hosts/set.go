@@ -1,6 +1,7 @@
 package hosts
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"regexp"
@@ -18,6 +19,7 @@ type Change struct {
 	Serial       *string // of the Raspberry Pi; empty: the next one that asks is taken for it
 	Address      *string
 	Method       *Method
+	BootOrder    *BootOrder // of the next install
 	KernelParams *[]string
 }
 
@@ -107,6 +109,9 @@ func set(h *Host, ev Event) error {
 	}
 	if c.Method != nil {
 		h.Options.Method = *c.Method
+	}
+	if c.BootOrder != nil {
+		h.Options.BootOrder = *c.BootOrder
 	}
 	if c.KernelParams != nil {
 		h.Options.KernelParams = *c.KernelParams
@@ -260,6 +265,7 @@ func differences(before, after Host) []string {
 	differ("serial number", before.Serial, after.Serial)
 	differ("address", before.Options.Address, after.Options.Address)
 	differ("boot method", before.Options.Method.String(), after.Options.Method.String())
+	differ("boot order", string(cmp.Or(before.Options.BootOrder, OrderKeep)), string(cmp.Or(after.Options.BootOrder, OrderKeep)))
 	differ("kernel parameters", strings.Join(before.Options.KernelParams, " "), strings.Join(after.Options.KernelParams, " "))
 	return all
 }

@@ -109,19 +109,27 @@ func beside(argv ...string) []string {
 // bootloader makes the copied system the one that starts, and lets the TPM open its disks.
 func (f *follower) bootloader(ctx context.Context, h hosts.Host, s *session, d *Disks, b *build) error {
 	f.begin(hosts.PhaseBootloader)
+	before, err := f.boots(ctx, h, s)
+	if err != nil {
+		return err
+	}
 	start := f.Now()
-	_, err := s.run(ctx, nil, beside("nixos-install", "--root", "/mnt", "--system", b.system.path, "--no-root-passwd", "--no-channel-copy")...)
+	_, err = s.run(ctx, nil, beside("nixos-install", "--root", "/mnt", "--system", b.system.path, "--no-root-passwd", "--no-channel-copy")...)
 	if err != nil {
 		return err
 	}
 	took := since(f.Now(), start)
+	order, err := f.diskFirst(ctx, h, s, before)
+	if err != nil {
+		return err
+	}
 	firmware, err := f.putFirmware(ctx, h, s, b.layout)
 	if err != nil {
 		return err
 	}
 	enrolled, err := f.enrollTPM2(ctx, h, s, d.plan)
 	if err == nil {
-		f.finished(hosts.PhaseBootloader, "nixos-install took %s%s%s", took, firmware, enrolled)
+		f.finished(hosts.PhaseBootloader, "nixos-install took %s%s%s%s", took, order, firmware, enrolled)
 	}
 	return err
 }

@@ -28,7 +28,7 @@ const (
 	script         // the boot's iPXE script, over HTTP
 	config         // the boot's PXELINUX configuration, over TFTP
 	tree           // a Raspberry Pi's firmware and kernel, over TFTP by its own names
-	local          // nothing to fetch: a PXE menu whose one entry is the local disk, and for a Raspberry Pi files that are not there
+	local          // nothing to fetch: a PXE menu whose one entry is the local disk; for HTTP boot and a Raspberry Pi files that are not there
 )
 
 // answer is what is decided about one DHCP request.
@@ -105,8 +105,8 @@ func stage(c client) (loader, string) {
 	return program, ""
 }
 
-// isUEFI reports whether the PXE client of UEFI firmware asks. That of a BIOS
+// isUEFI reports whether UEFI firmware asks, by PXE or by HTTP boot. A BIOS
 // needs no menu to go on: without a file name it gives up at once.
 func isUEFI(c client) bool {
-	return c.Kind == firmware && c.processor() != "" && c.Arch != iana.INTEL_X86PC
+	return (c.Kind == firmware || c.Kind == httpBoot) && c.processor() != "" && c.Arch != iana.INTEL_X86PC
 }

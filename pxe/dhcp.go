@@ -415,6 +415,10 @@ func (s *Server) decide(c client, h *hosts.Host) answer {
 // boot where that is a new one.
 func (s *Server) load(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host, a answer) (bootInfo, error) {
 	b := bootInfo{Server: l.self, Kind: c.Kind, Arch: c.Arch, Local: a.Load == local}
+	if a.Load == local && c.Kind == httpBoot {
+		b.File, b.Local = s.url(l.self.String(), localPath), false
+		return b, nil
+	}
 	if a.Load == nothing || a.Load == local {
 		return b, nil
 	}

@@ -72,6 +72,7 @@ func (s *Server) routes(l *link) http.Handler {
 		e.Add(method, "/"+bootPath+":token/:file", with(s.serveBoot))
 		e.Add(method, "/hold/:mac", with(s.serveHold))
 		e.Add(method, "/ipxe", with(s.serveIPXE))
+		e.Add(method, "/"+localPath, with(s.serveLocal))
 		if s.Mode == Off {
 			e.Add(method, "/:program", with(s.serveProgram))
 		}
@@ -85,6 +86,21 @@ func (s *Server) serveHold(l *link, c echo.Context) error {
 	}
 	c.Set("known", true)
 	return c.Blob(http.StatusOK, "text/plain", []byte(holdScript(l.self.String())))
+}
+
+// localPath is what UEFI HTTP boot is to fetch, and is told at once that it is not there, where the machine is to start
+// from its disk. With a lease and no URL it would wait a minute for one (EDK2: 4, 8, 16 and 32 seconds).
+const localPath = "local-disk"
+
+// serveLocal serves nothing. A stranger is not even told so.
+func (s *Server) serveLocal(l *link, c echo.Context) error {
+	from := remote(c)
+	mac := l.neighbour(from.Addr())
+	if _, err := s.Hosts.ByMAC(mac); err == nil {
+		s.traceHTTP(l, from, mac, c.Request().Method, localPath)
+		c.Set("known", true)
+	}
+	return echo.ErrNotFound
 }
 
 // remote is who asks.

@@ -32,6 +32,7 @@ type link struct {
 // sockets are all that is listened on at one link.
 type sockets struct {
 	dhcp, binl, tftp *net.UDPConn // dhcp and binl are nil in mode Off
+	dhcp6            *net.IPConn  // nil in mode Off, and without IPv6
 	http             net.Listener
 }
 
@@ -40,6 +41,9 @@ func (s *sockets) close() {
 		if c != nil {
 			c.Close()
 		}
+	}
+	if s.dhcp6 != nil {
+		s.dhcp6.Close()
 	}
 	if s.http != nil {
 		s.http.Close()

@@ -155,6 +155,9 @@ func (s *Server) serve(ctx context.Context, text string, l *link, changed <-chan
 		g.Go(func() error { return s.serveDHCP(ctx, l, l.sock.dhcp, s.answerDHCP) })
 		g.Go(func() error { return s.serveDHCP(ctx, l, l.sock.binl, s.answerBINL) })
 	}
+	if l.sock.dhcp6 != nil {
+		g.Go(func() error { return s.serveDHCP6(ctx, l) })
+	}
 	g.Go(func() error { return s.serveTFTP(ctx, l) })
 	g.Go(func() error { return s.serveHTTP(ctx, l) })
 	g.Go(func() error { return s.probeAhead(ctx, l) })
@@ -235,6 +238,9 @@ func (s *Server) listen(ctx context.Context, l *link) (err error) {
 		}
 		if l.sock.binl, err = listenUDP(ctx, l.name, 4011); err != nil {
 			return err
+		}
+		if l.sock.dhcp6, err = listenDHCP6(ctx, l); err != nil { // machines then wait longer, that is all
+			s.Log.Info("no answers to netboots over IPv6", "interface", l.name, "err", err)
 		}
 	}
 	if l.sock.tftp, err = listenUDP(ctx, l.name, 69); err != nil {

@@ -240,7 +240,7 @@ func TestDecide(t *testing.T) {
 		{name: "arm64 iPXE for x86-64", h: host(hosts.Ready), c: client{MAC: mac, Kind: ipxe, Arch: iana.EFI_ARM64}, why: "built for x86_64", tell: true},
 		{name: "HTTP boot", h: host(hosts.Ready), c: client{MAC: mac, Kind: httpBoot, Arch: iana.EFI_X86_64_HTTP}, load: program},
 		{name: "arm64 HTTP boot", h: host(hosts.Ready, arm), c: client{MAC: mac, Kind: httpBoot, Arch: iana.EFI_ARM64_HTTP}, load: program},
-		{name: "installed HTTP boot", h: host(hosts.Installed), c: client{MAC: mac, Kind: httpBoot, Arch: iana.EFI_X86_64_HTTP}, why: "installed"},
+		{name: "installed HTTP boot", h: host(hosts.Installed), c: client{MAC: mac, Kind: httpBoot, Arch: iana.EFI_X86_64_HTTP}, load: local, why: "installed"},
 		{name: "U-Boot", h: host(hosts.Ready, arm), c: client{MAC: mac, Kind: uboot, Arch: iana.UBOOT_ARM64}, load: config},
 		{name: "unknown U-Boot, hold", c: client{MAC: mac, Kind: uboot, Arch: iana.UBOOT_ARM64}, hold: true, why: "not enrolled"},
 		{name: "arm32 U-Boot", h: host(hosts.Ready, arm), c: client{MAC: mac, Kind: uboot, Arch: iana.UBOOT_ARM32}, why: "arm32 U-Boot, for which there is no installer", tell: true},

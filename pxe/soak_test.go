@@ -213,12 +213,20 @@ func (tg *target) wrong(m, r *dhcpv4.DHCPv4) string {
 	if tg.Mode == Full {
 		pool = tg.subnets[0].pool
 	}
-	switch again, parseErr := dhcpv4.FromBytes(r.ToBytes()); {
-	case parseErr != nil || again.BootFileNameOption() != file:
+	again, parseErr := dhcpv4.FromBytes(r.ToBytes())
+	if parseErr != nil || again.BootFileNameOption() != file {
 		return fmt.Sprintf("the answer cannot be read: %v", parseErr)
+	}
+	if file == tg.url(tg.links[0].self.String(), localPath) {
+		if !known || h.Permit.Spent.IsZero() || c.Kind != httpBoot || c.processor() == "" {
+			return "it is sent to its disk"
+		}
+		file = "" // nothing is served there
+	}
+	switch {
 	case r.TransactionID != m.TransactionID || !bytes.Equal(r.ClientHWAddr, m.ClientHWAddr):
 		return "the answer is somebody else's"
-	case file != "" && file != r.BootFileName && len(file) < 128:
+	case r.BootFileNameOption() != "" && r.BootFileNameOption() != r.BootFileName && len(r.BootFileNameOption()) < 128:
 		return "two file names"
 	case !known && !tg.Hold:
 		return "a stranger is answered"

@@ -75,6 +75,11 @@ restart; --proof none with a machine that left the installer, and proves nothing
 
   provision enroll 52:54:00:12:34:56 kiosk --proof seen
 
+--boot-order disk-first makes the new system's entry the first in the firmware's boot
+order, and removes none: the machine then starts without trying the network. By
+default the order is what the host's own boot loader makes of it: NixOS's puts itself
+first where boot.loader.efi.canTouchEfiVariables is true, and else leaves it alone.
+
 --secret puts a file on the new system, owned by root. It is sealed on the server and
 removed from it once the host is installed, unless there is --keep. Where / is new at each
 boot, it goes, as the host's SSH key does, to where environment.persistence or
@@ -134,6 +139,7 @@ func (e *enrolment) flags(c *cobra.Command, via string) {
 	fl.StringVar(&r.Proof, "proof", "", "what counts as installed: ssh: it answers with its own SSH key, where the flake has sshd listen, or at ssh:PORT; seen: it asks for an address by its name, or some SSH server answers; none: it left the installer (default ssh)")
 	fl.StringVar(&r.BuildOn, "build-on", "", "where the system is built: server, target or auto: the server if it builds for the host's platform, itself or by a remote builder (default auto)")
 	fl.StringVar(&r.StorePath, "store-path", "", "install this system, which is built and in the server's nix store; the flake says the layout")
+	fl.StringVar(&r.BootOrder, "boot-order", "", "the firmware's boot order after the install: disk-first: the new system's entry comes before all others, and none is removed; keep: as the host's own boot loader leaves it (default keep)")
 	fl.StringVar(&r.CopyOver, "copy-over", "", "how the system gets to the machine: http: signed, out of this server's binary cache, which is fastest; ssh: encrypted, too; auto: http if the machine reaches it (default auto)")
 	fl.BoolVar(&r.TargetSubstitutes, "substituters-on-target", false, "have the machine fetch what its binary caches have, instead of copying it from the server")
 	diskFlag(c, &e.disks)
@@ -148,6 +154,7 @@ func (e *enrolment) flags(c *cobra.Command, via string) {
 	_ = c.RegisterFlagCompletionFunc("generate-hardware-config", completeWays(hosts.GenerateConfig, hosts.Facter))
 	_ = c.RegisterFlagCompletionFunc("proof", completeWays("ssh", "seen", "none"))
 	_ = c.RegisterFlagCompletionFunc("build-on", completeWays("server", "target", "auto"))
+	_ = c.RegisterFlagCompletionFunc("boot-order", completeWays("disk-first", "keep"))
 	_ = c.RegisterFlagCompletionFunc("disko", completeWays("fresh", "format", "mount", "script"))
 	_ = c.RegisterFlagCompletionFunc("via", completeVias)
 	_ = c.RegisterFlagCompletionFunc("layout", func(c *cobra.Command, _ []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
@@ -221,6 +228,9 @@ func (e *enrolment) parseBuild() (err error) {
 		return err
 	}
 	if o.BuildOn, err = hosts.ParseBuildOn(r.BuildOn); err != nil {
+		return err
+	}
+	if _, err := hosts.ParseBootOrder(r.BootOrder); err != nil {
 		return err
 	}
 	if _, err := hosts.ParseCopyOver(r.CopyOver); err != nil {

@@ -30,6 +30,7 @@ such as that of a dock, moves from there, and the logs of both tell it.
 type setFlags struct {
 	macs, params                              []string
 	image, board, serial, address, bootMethod string
+	bootOrder                                 string
 }
 
 func setCommand(api *client) *cobra.Command {
@@ -63,7 +64,9 @@ func setCommand(api *client) *cobra.Command {
 	fl.StringVar(&f.serial, "serial", "", "serial number of its Raspberry Pi, 8 hex digits; empty: the next one that asks with its MAC is taken for it")
 	fl.StringVar(&f.address, "address", "", "fixed IPv4 address (with serve --dhcp server)")
 	fl.StringVar(&f.bootMethod, "boot-method", "", "the only way to answer its firmware, as for enroll; empty: whatever works")
+	fl.StringVar(&f.bootOrder, "boot-order", "", "what its next install does to the firmware's boot order: disk-first or keep, as for enroll; empty: keep")
 	kernelParamFlag(c, &f.params)
+	_ = c.RegisterFlagCompletionFunc("boot-order", completeWays("disk-first", "keep"))
 	_ = c.RegisterFlagCompletionFunc("board", completeWays(append(images.BoardNames(), web.AutoBoard)...))
 	return c
 }
@@ -81,7 +84,7 @@ func (f *setFlags) request(c *cobra.Command) (r web.SetRequest, err error) {
 			return r, errors.New("--mac: write a MAC address; --mac=-MAC takes one away")
 		}
 	}
-	for flag, to := range map[string]**string{"image": &r.Image, "board": &r.Board, "serial": &r.Serial, "address": &r.Address, "boot-method": &r.BootMethod} {
+	for flag, to := range map[string]**string{"image": &r.Image, "board": &r.Board, "serial": &r.Serial, "address": &r.Address, "boot-method": &r.BootMethod, "boot-order": &r.BootOrder} {
 		if changed(flag) {
 			value := c.Flags().Lookup(flag).Value.String()
 			*to = &value
@@ -103,7 +106,10 @@ func (f *setFlags) request(c *cobra.Command) (r web.SetRequest, err error) {
 			return r, err
 		}
 	}
-	if r.MACs == nil && r.KernelParams == nil && r.Image == nil && r.Board == nil && r.Serial == nil && r.Address == nil && r.BootMethod == nil {
+	if _, err := hosts.ParseBootOrder(f.bootOrder); err != nil {
+		return r, err
+	}
+	if r.MACs == nil && r.KernelParams == nil && r.Image == nil && r.Board == nil && r.Serial == nil && r.Address == nil && r.BootMethod == nil && r.BootOrder == nil {
 		return r, errors.New("set needs something to change, such as --mac or --image; see `provision set --help`")
 	}
 	return r, nil

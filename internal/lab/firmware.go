@@ -182,7 +182,8 @@ func enumerate(ctx context.Context, hardware []string, disks int, store string) 
 }
 
 // networkFirst reorders the BootOrder variable in the contents of a variable store: the options whose text begins with
-// wanted, then what is no network at all, then the other ways over the network.
+// wanted (or with one of several texts, separated by "|"), then what is no network at all, then the other ways over the
+// network.
 func networkFirst(store []byte, wanted string) error {
 	order, err := variable(store, "BootOrder")
 	if err != nil {
@@ -197,8 +198,10 @@ func networkFirst(store []byte, wanted string) error {
 			return err
 		}
 		rank[numbers[i]] = 1
-		switch name := description(option); {
-		case strings.HasPrefix(name, wanted):
+		name := description(option)
+		begins := func(text string) bool { return strings.HasPrefix(name, text) }
+		switch {
+		case slices.ContainsFunc(strings.Split(wanted, "|"), begins):
 			rank[numbers[i]] = 0
 		case strings.Contains(name, "PXE"), strings.Contains(name, "HTTP"):
 			rank[numbers[i]] = 3

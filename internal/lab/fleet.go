@@ -52,9 +52,9 @@ type Fleet struct {
 
 	// AArch64 adds the hosts delta and mike, whose packages come from the cache as those of the others do. It is built on x86_64.
 	AArch64 bool
-	// EFIEntry makes the hosts' boot loader put itself in front of the firmware's boot order, as NixOS's does.
+	// EFIEntry has the hosts' boot loader make an entry in the firmware's boot order: "first", as NixOS's does, or "last".
 	// Without it, the order is left alone and the firmware finds the disk's fallback loader.
-	EFIEntry bool
+	EFIEntry string
 }
 
 // Write makes dir the flake's folder, replacing what was there, and returns dir's absolute path, which is a flake

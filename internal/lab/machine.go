@@ -41,7 +41,8 @@ type Machine struct {
 	// DiskFirst makes UEFI firmware try the disks before the network, as on most machines that people have.
 	DiskFirst bool
 	// First, if set, makes UEFI firmware try the boot options first whose text begins with it: "UEFI QEMU QEMU USB" of
-	// a stick, "UEFI QEMU DVD-ROM" of a CD; then the disks, and the network last.
+	// a stick, "UEFI QEMU DVD-ROM" of a CD, "UEFI PXE|UEFI HTTP" of every way over the network; then the disks, and
+	// the rest of the network last.
 	First string
 	// TPM is a TPM 2.0 chip, which keeps its state over power cycles.
 	TPM bool

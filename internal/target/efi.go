@@ -21,6 +21,8 @@ type LoadOption struct {
 	IPv6 bool             // it boots over IPv6
 	HTTP bool             // it has a URI: HTTP boot; without one it is PXE
 	URI  string           // "": the one that DHCP tells
+
+	Partition string // GUID of the GPT partition that it boots from, in lower case; "": it boots from something else
 }
 
 // Types of device path nodes.
@@ -29,6 +31,8 @@ const (
 	pathMedia     = 4
 	pathBIOS      = 5
 	pathEnd       = 0x7f
+
+	mediaHardDrive = 1
 
 	messagingISCSI = 10
 	messagingMAC   = 11
@@ -87,6 +91,9 @@ func (o *LoadOption) readPath(path []byte) error {
 		switch {
 		case kind == pathEnd:
 			path = nil
+		case kind == pathMedia && sub == mediaHardDrive:
+			other = true
+			o.Partition = partitionGUID(body)
 		case kind == pathMedia, kind == pathBIOS, kind == pathMessaging && sub == messagingISCSI:
 			other = true // a disk, near or far
 		case kind == pathMessaging && sub == messagingWiFi:
@@ -111,6 +118,18 @@ func (o *LoadOption) readPath(path []byte) error {
 		o.MAC, o.IPv4, o.IPv6, o.HTTP, o.URI = nil, false, false, false, ""
 	}
 	return nil
+}
+
+// partitionGUID reads a hard drive node (UEFI 2.10, section 10.3.5.1): number, start and size of the partition (20 bytes),
+// its signature (16 bytes), and the types of the table and of the signature; "" if that is no GUID.
+func partitionGUID(body []byte) string {
+	const signatureGUID = 2
+	if len(body) != 38 || body[37] != signatureGUID {
+		return ""
+	}
+	g := body[20:36]
+	return fmt.Sprintf("%08x-%04x-%04x-%x-%x", binary.LittleEndian.Uint32(g), binary.LittleEndian.Uint16(g[4:]),
+		binary.LittleEndian.Uint16(g[6:]), g[8:10], g[10:])
 }
 
 // String says what the option boots, for people.

@@ -132,9 +132,12 @@ func (m Machine) readVariable(name string) ([]byte, error) {
 	return data[4:], nil
 }
 
-// writeVariable sets a variable that outlasts a power cut and that both firmware and system see.
+// variableAttributes are of a variable that outlasts a power cut and that both firmware and system see: non-volatile, boot
+// service access, runtime access.
+const variableAttributes = 1 | 2 | 4
+
+// writeVariable sets such a variable.
 func (m Machine) writeVariable(name string, value []byte) error {
-	const attributes = 1 | 2 | 4 // non-volatile, boot service access, runtime access
 	file := m.variable(name)
 	if err := changeable(file); err != nil {
 		return err
@@ -144,7 +147,7 @@ func (m Machine) writeVariable(name string, value []byte) error {
 		return fmt.Errorf("write UEFI variable %s: %w", name, err)
 	}
 	// One write is one SetVariable.
-	_, err = f.Write(append(binary.LittleEndian.AppendUint32(nil, attributes), value...))
+	_, err = f.Write(append(binary.LittleEndian.AppendUint32(nil, variableAttributes), value...))
 	if err := errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("write UEFI variable %s: %w; if the firmware's store is full or locked, use --via kexec", name, err)
 	}

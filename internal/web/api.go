@@ -43,6 +43,7 @@ type Status struct {
 	Disks             map[string]string `json:"disks,omitempty"`
 	Hardware          hosts.Hardware    `json:"hardware,omitzero"`    // what is found out for the flake
 	BuildOn           hosts.BuildOn     `json:"build_on"`             // where its system is built
+	BootOrder         hosts.BootOrder   `json:"boot_order"`           // what its install does to the firmware's
 	CopyOver          hosts.CopyOver    `json:"copy_over"`            // how it gets to the machine
 	StorePath         string            `json:"store_path,omitempty"` // the system that was built beforehand
 	TargetSubstitutes bool              `json:"substituters_on_target,omitempty"`
@@ -78,7 +79,7 @@ func status(h hosts.Host) Status {
 	return Status{Name: h.Name, MACs: h.MACs, State: h.State, Phase: h.Phase, Percent: h.Progress.Percent(),
 		Progress: h.Progress, Address: h.Address, System: h.System, Error: h.Error, Since: h.Since, Proof: h.Standing.Proof,
 		HostKey: h.HostKey, Arch: h.Arch, Method: h.Method, Pinned: h.Options.Method, Disko: cmp.Or(h.Options.Disko, hosts.Fresh), Layout: h.Options.Layout, Board: h.Board, Image: h.Image, Disks: h.Options.Disks, Wipe: h.Options.Wipe, Serial: h.Serial, PiConfig: h.Options.PiConfig, KernelParams: h.Options.KernelParams, AllowEEPROM: h.Options.AllowEEPROM, TPM2: h.Options.TPM2, Flake: h.Flake, Permit: h.Permit, Event: h.LastEvent,
-		Hardware: h.Options.Hardware, BuildOn: cmp.Or(h.Options.BuildOn, hosts.BuildAuto), CopyOver: cmp.Or(h.Options.CopyOver, hosts.CopyAuto), StorePath: h.Options.StorePath, TargetSubstitutes: h.Options.TargetSubstitutes,
+		Hardware: h.Options.Hardware, BuildOn: cmp.Or(h.Options.BuildOn, hosts.BuildAuto), BootOrder: cmp.Or(h.Options.BootOrder, hosts.OrderKeep), CopyOver: cmp.Or(h.Options.CopyOver, hosts.CopyAuto), StorePath: h.Options.StorePath, TargetSubstitutes: h.Options.TargetSubstitutes,
 		Restart: h.Restart, ProofBy: cmp.Or(h.Options.Proof, hosts.ProofSSH),
 		EscrowTo: h.Options.EscrowTo, Secrets: h.Options.Secrets, KeepSecrets: h.Options.KeepSecrets, Chown: h.Options.Chown}
 }
@@ -147,6 +148,7 @@ type EnrollRequest struct {
 	GenerateHardware  string `json:"generate_hardware_config,omitempty"`
 	Proof             string `json:"proof,omitempty"`      // hosts.ParseProof; empty: ssh, or as before
 	BuildOn           string `json:"build_on,omitempty"`   // hosts.ParseBuildOn; empty: auto
+	BootOrder         string `json:"boot_order,omitempty"` // hosts.ParseBootOrder; empty: keep, or as before
 	CopyOver          string `json:"copy_over,omitempty"`  // hosts.ParseCopyOver; empty: auto
 	StorePath         string `json:"store_path,omitempty"` // a system that is in the server's store
 	TargetSubstitutes bool   `json:"substituters_on_target,omitempty"`

@@ -20,6 +20,9 @@ func addBuild(r EnrollRequest, h *hosts.Host) (err error) {
 	if o.BuildOn, err = hosts.ParseBuildOn(r.BuildOn); err != nil {
 		return err
 	}
+	if o.BootOrder, err = hosts.ParseBootOrder(r.BootOrder); err != nil {
+		return err
+	}
 	if o.CopyOver, err = hosts.ParseCopyOver(r.CopyOver); err != nil {
 		return err
 	}

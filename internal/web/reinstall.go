@@ -48,7 +48,7 @@ func as(h hosts.Host, r EnrollRequest) EnrollRequest {
 	r.TPM2, r.Layout = cmp.Or(r.TPM2, o.TPM2), cmp.Or(r.Layout, o.Layout)
 	r.BuildOn, r.TargetSubstitutes = cmp.Or(r.BuildOn, string(o.BuildOn)), r.TargetSubstitutes || o.TargetSubstitutes
 	r.Proof = cmp.Or(r.Proof, string(o.Proof))
-	r.CopyOver = cmp.Or(r.CopyOver, string(o.CopyOver))
+	r.CopyOver, r.BootOrder = cmp.Or(r.CopyOver, string(o.CopyOver)), cmp.Or(r.BootOrder, string(o.BootOrder))
 	r.GenerateHardware = cmp.Or(r.GenerateHardware, o.Hardware.String())
 	if r.Disks == nil {
 		r.Disks = o.Disks

@@ -21,6 +21,7 @@ type SetRequest struct {
 	Serial     *string  `json:"serial,omitempty"`
 	Address    *string  `json:"address,omitempty"`
 	BootMethod *string  `json:"boot_method,omitempty"`
+	BootOrder  *string  `json:"boot_order,omitempty"` // of the next install
 	// KernelParams are all that are added to the image's command line; a single empty one: none.
 	KernelParams []string `json:"kernel_params,omitempty"`
 }
@@ -68,6 +69,13 @@ func (s *Server) change(ctx context.Context, h hosts.Host, r SetRequest) (change
 				return change, err
 			}
 		}
+	}
+	if r.BootOrder != nil {
+		order, err := hosts.ParseBootOrder(*r.BootOrder)
+		if err != nil {
+			return change, err
+		}
+		change.BootOrder = &order
 	}
 	if r.Board != nil {
 		board, err := s.chosenBoard(ctx, h, *r.Board)

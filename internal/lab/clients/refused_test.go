@@ -178,8 +178,8 @@ func (m *machine) install() {
 }
 
 // TestNoBoot: a machine that is not enrolled hears nothing, whatever its firmware, and is listed; and that of an installed
-// host gets no boot. UEFI that listens is then told to go on to its disk at once, and a
-// Raspberry Pi by files that are not there.
+// host gets no boot. UEFI that listens is then told to go on to its disk at once, by HTTP boot and for a Raspberry Pi by
+// files that are not there.
 func TestNoBoot(t *testing.T) {
 	local := map[pxe.Mode][]netboot.Kind{
 		pxe.Proxy: append(on(netboot.EDK2X64, netboot.EDK2X64As9, netboot.EDK2ARM64), pis...),
@@ -213,6 +213,9 @@ func TestNoBoot(t *testing.T) {
 				h := m.host()
 				if want := slices.Contains(local[mode], m.Kind); r.Local != want || (r.Stopped == "") != (want || m.Kind == netboot.System) || got(r) || h.State != hosts.Installed || len(h.Tokens) != 1 {
 					t.Errorf("%s, %s with %d boots:\n%s", m.Kind, h.State, len(h.Tokens), m.conversation(r))
+				}
+				if http := slices.Contains(on(netboot.HTTPX64, netboot.HTTPARM64), m.Kind); http && !strings.HasSuffix(r.Stopped, "404 Not Found") {
+					t.Errorf("%s waits for more:\n%s", m.Kind, m.conversation(r))
 				}
 				if strings.Contains(m.log(), "refused") {
 					t.Errorf("%s: that an installed host starts is not worth a word:\n%s", m.Kind, m.log())

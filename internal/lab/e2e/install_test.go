@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -32,7 +33,7 @@ func TestInstall(t *testing.T) {
 		{name: "LUKS-ext4 proxy power-cut", mode: "proxy", host: "bravo", before: giveSecrets, disturb: cutPowerAndSearch, check: secretsArrived},
 		{name: "LUKS-btrfs-swap proxy", mode: "proxy", host: "charlie"},
 		{name: "LUKS-btrfs-swap server power-cut-in-copy", mode: "server", host: "charlie", disturb: cutPowerInCopy, check: tookUp},
-		{name: "ext4 server script", mode: "server", host: "india", flags: []string{"--disko", "script"}, check: hookRan},
+		{name: "ext4 server script", mode: "server", host: "india", flags: []string{"--disko", "script", "--boot-order", "disk-first"}, before: entryLast, check: hookRan, then: diskIsFirst},
 		{name: "LUKS-LVM server format", mode: "server", host: "echo", then: format},
 		{name: "mirror proxy", mode: "proxy", host: "foxtrot"},
 		{name: "BIOS preset proxy", mode: "proxy", host: "lima", flags: []string{"--layout", "bios-ext4", "--disk", "main=largest"}, firmware: lab.SeaBIOS, before: biosPreset, check: builtThere},
@@ -270,6 +271,31 @@ func hardwareKnown(w *world) {
 	if told < 0 || built < told {
 		w.t.Errorf("told by event %d, built by event %d", told, built)
 	}
+}
+
+// entryLast has the boot loader put itself behind all others.
+func entryLast(w *world) (flags []string) {
+	w.fleet.EFIEntry = "last"
+	w.writeFleet()
+	return nil
+}
+
+// diskIsFirst: the new system's entry comes before all others, and none of the firmware's is gone. From now on the machine
+// does not ask the network.
+func diskIsFirst(w *world, _ *lab.Machine) {
+	said := w.run("india", "efibootmgr")
+	_, order, _ := strings.Cut(said, "BootOrder: ")
+	order, _, _ = strings.Cut(order, "\n")
+	var labels []string
+	for n := range strings.SplitSeq(order, ",") {
+		_, label, _ := strings.Cut(said, "Boot"+n+"* ")
+		labels = append(labels, label[:min(5, len(label))])
+	}
+	want := []string{"Linux", "UEFI ", "UEFI ", "UiApp", "EFI I", "UEFI ", "UEFI "}
+	if !slices.Equal(labels, want) {
+		w.t.Errorf("the firmware's boot order is %q, want %q:\n%s", labels, want, said)
+	}
+	w.diskFirst = true
 }
 
 // startedOver: with a second boot, on the same disk.

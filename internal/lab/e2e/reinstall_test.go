@@ -61,7 +61,7 @@ func TestReinstall(t *testing.T) {
 	}
 
 	// Over SSH. This system puts its disk first in the firmware's order.
-	w.fleet.EFIEntry = true
+	w.fleet.EFIEntry = "first"
 	w.writeFleet()
 	shown := w.provision("reinstall", host, "--yes", "--via", "kexec")
 	t.Logf("%s", shown)

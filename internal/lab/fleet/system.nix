@@ -134,7 +134,7 @@ build "nixos-system-${name}-25.05.lab" "toplevel.sh" {
   inherit kernel initrd etc sw busybox;
   hostName = name;
   hostSystem = system;
-  efiEntry = if settings.efiEntry then "1" else "";
+  inherit (settings) efiEntry;
   init = script "init.sh";
   activate = script "activate.sh";
   switch = script "switch-to-configuration.sh" + script "${loader}.sh";

@@ -16,6 +16,7 @@ if [ "$NIXOS_INSTALL_BOOTLOADER" = 1 ]; then
 			efibootmgr --quiet --create --disk "/dev/$(basename "$(dirname "$(readlink -f /sys/class/block/$node)")")" \
 				--part "$(cat /sys/class/block/$node/partition)" --label "Linux Boot Manager" \
 				--loader '\EFI\systemd\systemd-boot@efi@.efi'
+			[ "@efiEntry@" = first ] || efibootmgr --quiet --bootorder "$(efibootmgr | sed -n 's/^BootOrder: \([^,]*\),\(.*\)/\2,\1/p')"
 		done
 	fi
 fi
