@@ -239,12 +239,13 @@ func (a *arpSocket) probe(ctx context.Context, addrs []netip.Addr) (map[netip.Ad
 	return answers, nil
 }
 
-// hear adds the answers for addresses that come in time.
+// hear adds the answers for addresses that come in time. It waits for all of it, so that who answers at once for every
+// address of a large range is not asked for all of them at once.
 func (a *arpSocket) hear(addrs []netip.Addr, answers map[netip.Addr]string) error {
 	if err := a.conn.SetReadDeadline(time.Now().Add(probeWait)); err != nil {
 		return err
 	}
-	for buf := make([]byte, 64); len(answers) < len(addrs); {
+	for buf := make([]byte, 64); ; {
 		n, err := a.conn.Read(buf)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
@@ -259,7 +260,6 @@ func (a *arpSocket) hear(addrs []netip.Addr, answers map[netip.Addr]string) erro
 			answers[addr] = mac
 		}
 	}
-	return nil
 }
 
 // arpProbe is the Ethernet frame that asks who has an address, for one who has none yet: its sender's is 0.0.0.0, so
