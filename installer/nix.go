@@ -2,6 +2,7 @@ package installer
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	_ "embed"
 	"encoding/json"
@@ -12,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"provision/cache"
 	"provision/disko"
@@ -28,9 +30,15 @@ type Nix struct {
 	Evaluations, Builds *Queue
 	// Looks is how many ask at a time whether a flake has changed, which takes moments.
 	Looks *Queue
+	// Patience is how long an evaluation may take, with the fetching of the flake's inputs; 0: evaluationLimit.
+	Patience time.Duration
 
 	evaluates, builds waiter // who waits in them
 }
+
+// evaluationLimit is when an evaluation, which may have no end, gives its turn to others. With nixpkgs one takes a
+// minute, and its first fetch some more.
+const evaluationLimit = 30 * time.Minute
 
 // AtOnce is nix for somebody who waits for the answer: in the queues he goes before hosts whose
 // machine is not there yet.
@@ -122,7 +130,14 @@ func (n Nix) config(ctx context.Context, flake, host string, builds []string) (c
 		list = `[ "` + strings.Join(builds, `" "`) + `" ]`
 	}
 	apply := strings.NewReplacer("@HOST@", host, "@BUILDS@", list, "@EXPECTED@", readExpected).Replace(readConfig)
-	out, warnings, err := f.Hosts(ctx, apply)
+	patience := cmp.Or(n.Patience, evaluationLimit)
+	limited, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	out, warnings, err := f.Hosts(limited, apply)
+	if err != nil && limited.Err() != nil && ctx.Err() == nil {
+		return c, fmt.Errorf("evaluate %s: nixosConfigurations.%s did not end within %s: look for what has no end in it, with "+
+			"`nix eval`", flake, host, patience)
+	}
 	if err != nil {
 		return c, fmt.Errorf("evaluate %s: %w", flake, err)
 	}

@@ -70,6 +70,18 @@ func TestEvaluate(t *testing.T) {
 	}
 }
 
+// TestEndlessFlake: an evaluation without an end gives its turn to others.
+func TestEndlessFlake(t *testing.T) {
+	n, dir := flake(t, `{ outputs = { self }: {
+		nixosConfigurations = builtins.genericClosure { startSet = [ { key = 0; } ]; operator = x: [ { key = x.key + 1; } ]; };
+	}; }`)
+	n.Evaluations, n.Patience = NewQueue(1), time.Second
+	_, _, err := n.Evaluate(t.Context(), dir, "a", hosts.Options{})
+	if err == nil || !strings.Contains(err.Error(), "nixosConfigurations.a did not end within 1s") || n.Evaluations.free != 1 {
+		t.Errorf("%v; %d are free", err, n.Evaluations.free)
+	}
+}
+
 func TestBuild(t *testing.T) {
 	n, dir := flake(t, fleet)
 	path, err := n.Build(t.Context(), dir, "odd.name-1", "toplevel", nil)
