@@ -3,6 +3,7 @@ package model
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,7 +24,8 @@ func (w *world) check() error {
 	w.journal.mu.Unlock()
 	for _, c := range calls {
 		if !c.lost && !s.kept(c, calls) {
-			w.Errorf("%s of %s was acknowledged at %s as event %d, and is not in its log", c.kind, c.host, c.end.Format(clock), c.event)
+			w.Errorf("%s of %s was acknowledged at %s as event %d, and is not in its log",
+				c.kind, c.host, c.end.Format(clock), c.event)
 		}
 	}
 	for _, m := range w.machines {
@@ -34,12 +36,14 @@ func (w *world) check() error {
 		}
 		mine := slices.DeleteFunc(slices.Clone(erasures), func(e erasure) bool { return e.host != m.name })
 		slices.SortFunc(mine, func(a, b erasure) int { return a.at.Compare(b.at) })
-		wrong := slices.Concat(unburned(s.events(m.name), mine), unpermitted(s.events(m.name), mine, calls))
+		said := slices.DeleteFunc(slices.Clone(calls), func(c call) bool { return c.host != m.name })
+		events := s.events(m.name)
+		wrong := slices.Concat(unburned(events, mine), unpermitted(events, mine, said))
 		for _, why := range wrong {
 			w.Errorf("%s was erased %s", m.name, why)
 		}
 		if len(wrong) > 0 {
-			w.Log(w.story(s.events(m.name), mine, calls))
+			w.Log(story(events, mine, said))
 		}
 	}
 	return nil
@@ -55,8 +59,9 @@ func (s *store) kept(c call, calls []call) bool {
 			return o.host == c.host && o.kind == hosts.Restored && o.end.After(c.start)
 		})
 	}
+	became := func(ev hosts.Event) bool { return ev.Number == c.event && ev.Kind == c.kind && within(ev.Time) }
 	for _, log := range s.logs[c.host] {
-		if slices.ContainsFunc(log, func(ev hosts.Event) bool { return ev.Number == c.event && ev.Kind == c.kind && within(ev.Time) }) {
+		if slices.ContainsFunc(log, became) {
 			return true
 		}
 		if last := log[len(log)-1]; last.Number > hosts.MaxEvents && last.Time.After(c.end) && log[0].Number > c.event {
@@ -87,7 +92,8 @@ func unburned(events []hosts.Event, erasures []erasure) (wrong []string) {
 			live = false
 		case hosts.Burned:
 			if !live || dry {
-				wrong = append(wrong, fmt.Sprintf("or was to be: event %d burned a permit that was not there, at %s", ev.Number, ev.Time.Format(clock)))
+				wrong = append(wrong, fmt.Sprintf("or was to be, at %s: event %d burned a permit that was not there",
+					ev.Time.Format(clock), ev.Number))
 			}
 			burned++
 		}
@@ -99,7 +105,7 @@ func unburned(events []hosts.Event, erasures []erasure) (wrong []string) {
 		}
 		if burned--; burned < 0 {
 			burned = 0
-			wrong = append(wrong, fmt.Sprintf("at %s, and no permit was burned for that: %q", e.at.Format(clock), e.argv))
+			wrong = append(wrong, fmt.Sprintf("at %s, and no permit was burned for that", e.at.Format(clock)))
 		}
 	}
 	for _, ev := range events {
@@ -114,54 +120,50 @@ const underWay = 10 * time.Second
 // unpermitted are the erasures for which there was no permit, by what the operators know.
 func unpermitted(events []hosts.Event, erasures []erasure, calls []call) (wrong []string) {
 	for _, e := range erasures {
-		ended := func(p call) bool { // before the erasure, and after p gave the permit
-			return slices.ContainsFunc(calls, func(c call) bool {
-				ends := c.withdraws || c.kind == hosts.Enrolled && !c.permits
-				return ends && !c.lost && c.host == e.host && c.start.After(p.end) && (c.end.Before(e.since) || c.end.Before(e.at.Add(-underWay)))
-			})
-		}
-		inTime := func(p call) bool {
-			return !p.brief || slices.ContainsFunc(calls, func(c call) bool {
-				return c.extends && c.host == e.host && c.start.Before(e.at) && c.end.After(p.start)
-			}) || slices.ContainsFunc(events, func(ev hosts.Event) bool {
-				return ev.Kind == hosts.Burned && ev.Time.After(p.start) && ev.Time.Before(p.end.Add(2*time.Second))
-			})
-		}
-		if !slices.ContainsFunc(calls, func(p call) bool {
-			return p.permits && p.host == e.host && p.start.Before(e.at) && !ended(p) && inTime(p)
-		}) {
-			wrong = append(wrong, fmt.Sprintf("at %s without a permit that an operator had given and not withdrawn: %q", e.at.Format(clock), e.argv))
+		if !slices.ContainsFunc(calls, func(p call) bool { return p.permits && e.under(p, events, calls) }) {
+			wrong = append(wrong, fmt.Sprintf("at %s without a permit that an operator had given and not withdrawn",
+				e.at.Format(clock)))
 		}
 	}
 	return wrong
 }
 
-// story is all that happened to a host, for people.
-func (w *world) story(events []hosts.Event, erasures []erasure, calls []call) string {
-	type line struct {
-		at   time.Time
-		text string
+// under tells whether an erasure may have been under the permit that a call p gave. The calls are one host's.
+func (e erasure) under(p call, events []hosts.Event, calls []call) bool {
+	if p.start.After(e.at) {
+		return false
 	}
-	var lines []line
-	host := ""
-	for _, ev := range events {
-		host = ev.Host
-		lines = append(lines, line{ev.Time, fmt.Sprintf("  %3d %s, %s: %.120s", ev.Number, ev.Kind, ev.State, ev.Message)})
-	}
-	for _, e := range erasures {
-		lines = append(lines, line{e.at, fmt.Sprintf("ERASED by %.80q", e.argv)})
-	}
+	inTime := !p.brief || slices.ContainsFunc(events, func(ev hosts.Event) bool {
+		return ev.Kind == hosts.Burned && ev.Time.After(p.start) && ev.Time.Before(p.end.Add(brief))
+	})
 	for _, c := range calls {
-		if c.host == host {
-			lines = append(lines, line{c.end, fmt.Sprintf("an operator called, from %s: %s, event %d, answer lost: %v", c.start.Format(clock), c.kind, c.event, c.lost)})
+		switch {
+		case c.extends && c.start.Before(e.at) && c.end.After(p.start):
+			inTime = true
+		case !c.withdraws || c.lost || c.start.Before(p.end):
+		case c.end.Before(e.since) || c.end.Before(e.at.Add(-underWay)):
+			return false
 		}
 	}
-	slices.SortStableFunc(lines, func(a, b line) int { return a.at.Compare(b.at) })
-	var b strings.Builder
-	for _, l := range lines {
-		fmt.Fprintf(&b, "%s %s\n", l.at.Local().Format(clock), l.text)
+	return inTime
+}
+
+// story is all that happened to a host, for people.
+func story(events []hosts.Event, erasures []erasure, calls []call) string {
+	lines := make(map[string]bool)
+	add := func(at time.Time, format string, args ...any) {
+		lines[at.Local().Format(clock)+" "+fmt.Sprintf(format, args...)] = true
 	}
-	return b.String()
+	for _, ev := range events {
+		add(ev.Time, "%3d %s, %s: %.100s", ev.Number, ev.Kind, ev.State, ev.Message)
+	}
+	for _, e := range erasures {
+		add(e.at, "ERASED by %.80q", e.argv)
+	}
+	for _, c := range calls {
+		add(c.end, "a call, from %s: %s, event %d, answer lost: %v", c.start.Format(clock), c.kind, c.event, c.lost)
+	}
+	return strings.Join(slices.Sorted(maps.Keys(lines)), "\n")
 }
 
 // secrets looks for them in all that the server wrote and said.

@@ -57,9 +57,13 @@ func (d *disk) do(argv []string) {
 
 type object = map[string]any
 
+func device(name, serial string) object {
+	return object{"name": name, "kname": name, "path": "/dev/" + name, "type": "disk", "size": diskSize, "serial": serial}
+}
+
 // probe is what disko's probe prints of it: names and outputs in turn.
 func (d *disk) probe() []byte {
-	device := object{"name": "vdz", "kname": "vdz", "path": diskPath, "type": "disk", "size": diskSize, "serial": d.serial}
+	device := device("vdz", d.serial)
 	signatures := diskPath + "\n"
 	mounts, links := []object{}, ""
 	if d.luks {
@@ -67,7 +71,8 @@ func (d *disk) probe() []byte {
 		signatures += "TYPE=crypto_LUKS\n"
 	}
 	if d.open {
-		inside := object{"name": "crypt", "kname": "dm-0", "path": "/dev/mapper/crypt", "type": "crypt", "size": diskSize - 16<<20}
+		inside := object{"name": "crypt", "kname": "dm-0", "path": "/dev/mapper/crypt", "type": "crypt",
+			"size": diskSize - 16<<20}
 		signatures += "/dev/dm-0\n"
 		links = "/dev/mapper/crypt\t../dm-0\n"
 		if d.ext4 {
@@ -76,7 +81,8 @@ func (d *disk) probe() []byte {
 		}
 		if d.mounted {
 			inside["mountpoints"] = []string{"/mnt"}
-			mounts = append(mounts, object{"target": "/mnt", "source": "/dev/mapper/crypt", "fstype": "ext4", "fsroot": "/"})
+			mount := object{"target": "/mnt", "source": "/dev/mapper/crypt", "fstype": "ext4", "fsroot": "/"}
+			mounts = append(mounts, mount)
 		}
 		device["children"] = []object{inside}
 	}
@@ -85,10 +91,12 @@ func (d *disk) probe() []byte {
 
 // crowd is so many disks more, of a machine that says too much.
 func (d *disk) crowd(n int) []byte {
-	all := []object{{"name": "vdz", "kname": "vdz", "path": diskPath, "type": "disk", "size": diskSize, "serial": d.serial, "fstype": "ext4"}}
+	all := []object{device("vdz", d.serial)}
 	for i := range n {
-		all = append(all, object{"name": fmt.Sprint("x", i), "kname": fmt.Sprint("x", i), "path": fmt.Sprint("/dev/x", i), "type": "disk",
-			"size": diskSize, "serial": fmt.Sprint("X", i), "fstype": "ext4", "label": strings.Repeat("\x1b[31m", 20)})
+		all = append(all, device(fmt.Sprint("x", i), strings.Repeat("\x1b[31m", 20)))
+	}
+	for _, o := range all {
+		o["fstype"] = "ext4" // so that nobody has to look
 	}
 	return probed(object{"blockdevices": all}, "", object{"filesystems": []object{}}, "")
 }
@@ -101,6 +109,7 @@ func probed(lsblk object, links string, mounts object, signatures string) []byte
 		}
 		return string(data)
 	}
-	words := []string{"lsblk", json(lsblk), "links", links, "mounts", json(mounts), "swaps", "", "signatures", signatures, "holders", "", "end", ""}
+	words := []string{"lsblk", json(lsblk), "links", links, "mounts", json(mounts), "swaps", "",
+		"signatures", signatures, "holders", "", "end", ""}
 	return []byte(strings.Join(words, "\x00"))
 }

@@ -29,7 +29,7 @@ type call struct {
 	event      uint64 // that it is said to have become
 
 	permits   bool // it gives a permit to erase
-	brief     bool // for two seconds
+	brief     bool // it lasts no longer than that
 	extends   bool // it may make a permit last longer
 	withdraws bool // it ends one
 }
@@ -169,6 +169,8 @@ func (s *store) read(b *hosts.Bolt, host string) error {
 // events are all of a host's, in the order of time, also of its forgotten lives.
 func (s *store) events(host string) []hosts.Event {
 	all := slices.Concat(s.logs[host]...)
-	slices.SortStableFunc(all, func(a, b hosts.Event) int { return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.Number, b.Number)) })
+	slices.SortStableFunc(all, func(a, b hosts.Event) int {
+		return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.Number, b.Number))
+	})
 	return all
 }

@@ -18,6 +18,7 @@ import (
 
 	"provision/internal/lab"
 	"provision/internal/lab/netboot"
+	"provision/internal/web"
 )
 
 // machine is a simulated one, with a network card and a disk.
@@ -29,10 +30,9 @@ type machine struct {
 	port *lab.Client
 	wire *netboot.Wire
 	rand *rand.Rand
-	disk disk // of the one goroutine that has the machine's SSH server run, and of that; see sshd
+	disk disk // while the machine's SSH server runs, it is that one's; see sshd.mu
 
-	token atomic.Pointer[string] // of its last boot, which the whole LAN can read off the wire
-	boots int
+	token atomic.Pointer[string] // path of its last boot, which the whole LAN can read off the wire
 }
 
 // booted is how a netboot ended.
@@ -50,7 +50,6 @@ var (
 // netboot is the firmware's part: as far as the initrd, in which the boot's SSH host key is. scale is of the firmware's
 // patience.
 func (m *machine) netboot(ctx context.Context, scale float64) (b booted, err error) {
-	m.boots++
 	r, err := netboot.Client{Kind: netboot.IPXE, MAC: m.mac, UUID: m.uuid, Limit: -1, Scale: scale}.Boot(ctx, m.wire)
 	if err != nil {
 		return b, err
@@ -60,7 +59,8 @@ func (m *machine) netboot(ctx context.Context, scale float64) (b booted, err err
 		return b, nil
 	}
 	b.addr = r.Address.String()
-	if _, err := m.port.Run(ctx, "ip", "address", "replace", netip.PrefixFrom(r.Address, self.Bits()).String(), "dev", m.port.Interface); err != nil {
+	addr := netip.PrefixFrom(r.Address, self.Bits()).String()
+	if _, err := m.port.Run(ctx, "ip", "address", "replace", addr, "dev", m.port.Interface); err != nil {
 		return b, err
 	}
 	url := bootToken.FindStringSubmatch(r.Script)
@@ -161,24 +161,25 @@ func (m *machine) runs(ctx context.Context, b booted) {
 }
 
 // install boots honestly, at most so many times, until the machine's host needs it no more, and returns how it stands.
-func (m *machine) install(ctx context.Context, boots int) (stands, error) {
+func (m *machine) install(ctx context.Context, boots int) (web.Status, error) {
 	for range boots {
 		b, err := m.netboot(ctx, 1)
 		if err != nil {
-			return stands{}, err
+			return web.Status{}, err
 		}
 		now, err := m.whileUp(ctx, b)
 		m.off()
-		if err != nil || now.settled() {
+		if err != nil || settled(now) {
 			return now, err
 		}
 	}
-	now, err := m.stands(ctx)
-	return now, errors.Join(err, fmt.Errorf("%s is %s in phase %q, error %q, after %d honest boots", m.name, now.State, now.Phase, now.Error, boots))
+	now, err := m.status(ctx)
+	return now, errors.Join(err, fmt.Errorf("%s is %s in phase %q, error %q, after %d honest boots",
+		m.name, now.State, now.Phase, now.Error, boots))
 }
 
 // whileUp is what an honest machine does in one boot.
-func (m *machine) whileUp(ctx context.Context, b booted) (now stands, err error) {
+func (m *machine) whileUp(ctx context.Context, b booted) (now web.Status, err error) {
 	key := b.key
 	if key == nil && m.disk.system != "" {
 		if key, err = ssh.ParsePrivateKey(m.disk.key); err != nil {
@@ -186,7 +187,7 @@ func (m *machine) whileUp(ctx context.Context, b booted) (now stands, err error)
 		}
 	}
 	if key == nil || b.addr == "" {
-		return m.stands(ctx)
+		return m.status(ctx)
 	}
 	s, err := m.serve(b.addr, key, honest)
 	if err != nil {
@@ -195,7 +196,7 @@ func (m *machine) whileUp(ctx context.Context, b booted) (now stands, err error)
 	defer s.close()
 	for {
 		next := m.pulses.next(m.name)
-		if now, err = m.stands(ctx); err != nil || now.settled() {
+		if now, err = m.status(ctx); err != nil || settled(now) {
 			return now, err
 		}
 		select {
@@ -233,7 +234,7 @@ func (m *machine) mood() mood {
 	return mood(m.rand.IntN(int(moods)))
 }
 
-// quoted reads a command line as the server writes it: each word in single quotes.
+// unquote reads a command line as the server writes it: each word in single quotes.
 func unquote(line string) (words []string) {
 	for len(line) > 0 {
 		var word strings.Builder

@@ -90,7 +90,8 @@ func run(t *testing.T, seed uint64) {
 		w.Errorf("the server had %d MB", w.server.peak>>20)
 	}
 	j := &w.journal
-	w.Logf("%d changes acknowledged or lost, refused: %v; %d erasures; %d times kill -9; at most %d MB; %d goroutines when all was quiet",
+	w.Logf("%d changes acknowledged or lost, refused: %v; %d erasures; %d times kill -9; at most %d MB; "+
+		"%d goroutines when all was quiet",
 		len(j.calls), j.refusals, len(j.erasures), w.server.killed, w.server.peak>>20, len(running))
 	if w.server.killed == 0 {
 		w.Error("the server was not killed: the test shows nothing")
@@ -105,7 +106,12 @@ func (w *world) riot() {
 		others.Go(func() { m.live(ctx) })
 	}
 	others.Go(func() { w.stranger(ctx) })
-	others.Go(func() { w.kill(ctx) })
+	others.Go(func() {
+		if err := w.kill(ctx); err != nil {
+			w.Errorf("kill -9: %v", err)
+			stop()
+		}
+	})
 	for i := range operators {
 		all.Go(func() { w.operate(ctx, uint64(i), steps) })
 	}
@@ -116,23 +122,22 @@ func (w *world) riot() {
 }
 
 // kill kills the server now and then, looks at what it left, and starts the next.
-func (w *world) kill(ctx context.Context) {
+func (w *world) kill(ctx context.Context) error {
 	random := w.rand(60)
 	for range kills {
 		select {
 		case <-w.steps.after(killEvery/2 + random.IntN(killEvery)):
 		case <-ctx.Done():
-			return
+			return nil
 		}
-		err := w.server.end(unix.SIGKILL)
-		if err == nil {
-			err = errors.Join(w.check(), w.server.start())
+		if err := w.server.end(unix.SIGKILL); err != nil {
+			return err
 		}
-		if err != nil {
-			w.Errorf("kill -9: %v", err)
-			return
+		if err := errors.Join(w.check(), w.server.start()); err != nil {
+			return err
 		}
 	}
+	return nil
 }
 
 // peace is what comes after: each machine is honest, and no host is stuck.
@@ -153,7 +158,7 @@ func (w *world) peace() {
 
 // settle has the machine come to where its permit leads, or nowhere without one.
 func (m *machine) settle(ctx context.Context) error {
-	before, err := m.stands(ctx)
+	before, err := m.status(ctx)
 	var no refusal
 	unknown := errors.As(err, &no) && no.status == http.StatusNotFound
 	if err != nil && !unknown {
@@ -168,7 +173,7 @@ func (m *machine) settle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	after, err := m.stands(ctx)
+	after, err := m.status(ctx)
 	m.off()
 	switch {
 	case b.key != nil:
@@ -183,16 +188,15 @@ func (m *machine) settle(ctx context.Context) error {
 
 // anew enrolls a host for good.
 func (m *machine) anew(ctx context.Context, forget bool) error {
-	path := "/v1/hosts/" + m.name
 	o := operator{m.world, m.rand}
-	o.change(ctx, call{host: m.name, kind: hosts.Cancelled, withdraws: true}, http.MethodPost, path+"/cancel", nil)
+	o.cancel(ctx, m)
 	if forget {
-		o.change(ctx, call{host: m.name, kind: forgotten, withdraws: true}, http.MethodDelete, path, nil)
+		o.forget(ctx, m)
 	}
 	before := m.journal.count(m.name)
 	permit := "/v1/hosts"
-	if now, err := m.stands(ctx); err == nil && now.State == hosts.Installed {
-		permit = path + "/reinstall"
+	if now, err := m.status(ctx); err == nil && now.State == hosts.Installed {
+		permit += "/" + m.name + "/reinstall"
 	}
 	if !o.change(ctx, call{host: m.name, kind: hosts.Enrolled, permits: true}, http.MethodPost, permit, o.request(m)) {
 		_, err := m.server.request(ctx, http.MethodPost, permit, o.request(m))

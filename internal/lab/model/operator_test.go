@@ -13,16 +13,17 @@ import (
 	"provision/internal/web"
 )
 
-// stands is how a host stands.
-type stands struct{ web.Status }
-
-func (m *machine) stands(ctx context.Context) (stands, error) {
-	st, err := get[web.Status](m.server, ctx, "/v1/hosts/"+m.name)
-	return stands{st}, err
+// status is how the machine's host stands.
+func (m *machine) status(ctx context.Context) (s web.Status, err error) {
+	data, err := m.server.request(ctx, http.MethodGet, "/v1/hosts/"+m.name, nil)
+	if err == nil {
+		err = json.Unmarshal(data, &s)
+	}
+	return s, err
 }
 
 // settled tells whether nothing is to come any more.
-func (s stands) settled() bool {
+func settled(s web.Status) bool {
 	return s.State == hosts.Installed || s.State == hosts.Rehearsed || s.State == hosts.Failed && s.Error != ""
 }
 
@@ -60,8 +61,9 @@ var weighed = []struct {
 	what  string
 	times int
 }{
-	{"enroll", 8}, {"dry run", 1}, {"brief", 1}, {"reinstall", 3}, {"shown", 2}, {"outdated", 1}, {"cancel", 3}, {"retry", 4},
-	{"forget", 1}, {"restore", 1}, {"set", 1}, {"get", 1}, {"plan", 1}, {"events", 1}, {"host-key", 1}, {"list", 1},
+	{"enroll", 8}, {"brief", 1}, {"reinstall", 3}, {"shown", 2}, {"dry run", 1}, {"outdated", 1}, {"cancel", 3},
+	{"forget", 1}, {"retry", 4}, {"restore", 1}, {"set", 1}, {"get", 1}, {"plan", 1}, {"events", 1}, {"host-key", 1},
+	{"list", 1},
 }
 
 func (o operator) choose() string {
@@ -92,41 +94,46 @@ func (o operator) request(m *machine) web.EnrollRequest {
 	}
 }
 
+// brief is how long some permits last.
+const brief = 2 * time.Second
+
 // step is one thing.
 func (o operator) step(ctx context.Context, m *machine) {
 	path := "/v1/hosts/" + m.name
 	r := o.request(m)
+	permit := call{host: m.name, kind: hosts.Enrolled, permits: true}
 	switch what := o.choose(); what {
 	case "enroll":
-		o.change(ctx, call{host: m.name, kind: hosts.Enrolled, permits: true}, http.MethodPost, "/v1/hosts", r)
-	case "dry run":
-		r.DryRun = true
-		o.change(ctx, call{host: m.name, kind: hosts.Enrolled}, http.MethodPost, "/v1/hosts", r)
+		o.change(ctx, permit, http.MethodPost, "/v1/hosts", r)
 	case "brief":
-		r.Permit = 2 * time.Second
-		o.change(ctx, call{host: m.name, kind: hosts.Enrolled, permits: true, brief: true}, http.MethodPost, "/v1/hosts", r)
+		r.Permit, permit.brief = brief, true
+		o.change(ctx, permit, http.MethodPost, "/v1/hosts", r)
 	case "reinstall":
-		o.change(ctx, call{host: m.name, kind: hosts.Enrolled, permits: true}, http.MethodPost, path+"/reinstall", r)
+		o.change(ctx, permit, http.MethodPost, path+"/reinstall", r)
 	case "shown":
 		if r.Digest = o.shown(ctx, path+"/reinstall", r); r.Digest != "" {
-			o.change(ctx, call{host: m.name, kind: hosts.Enrolled, permits: true}, http.MethodPost, path+"/reinstall", r)
+			o.change(ctx, permit, http.MethodPost, path+"/reinstall", r)
 		}
+	case "dry run": // it ends what was permitted before
+		r.DryRun = true
+		o.change(ctx, call{host: m.name, kind: hosts.Enrolled, withdraws: true}, http.MethodPost, "/v1/hosts", r)
 	case "outdated":
-		r.Digest = "0123456789abcdef0123456789abcdef"
-		if o.change(ctx, call{host: m.name, kind: hosts.Enrolled}, http.MethodPost, "/v1/hosts", r) {
+		r.Digest, permit.permits = "0123456789abcdef0123456789abcdef", false
+		if o.change(ctx, permit, http.MethodPost, "/v1/hosts", r) {
 			o.Errorf("a plan that nobody was shown was confirmed for %s", m.name)
 		}
 	case "cancel":
-		o.change(ctx, call{host: m.name, kind: hosts.Cancelled, withdraws: true}, http.MethodPost, path+"/cancel", nil)
-	case "retry":
-		o.change(ctx, call{host: m.name, kind: hosts.Retried, extends: true}, http.MethodPost, path+"/retry", web.RetryRequest{})
+		o.cancel(ctx, m)
 	case "forget":
-		o.change(ctx, call{host: m.name, kind: forgotten, withdraws: true}, http.MethodDelete, path, nil)
+		o.forget(ctx, m)
+	case "retry":
+		retry := call{host: m.name, kind: hosts.Retried, extends: true}
+		o.change(ctx, retry, http.MethodPost, path+"/retry", web.RetryRequest{})
 	case "restore":
 		o.change(ctx, call{host: m.name, kind: hosts.Restored}, http.MethodPost, path+"/restore", web.RestoreRequest{})
 	case "set":
-		params := []string{fmt.Sprintf("quiet=%d", o.rand.IntN(1e9))}
-		o.change(ctx, call{host: m.name, kind: hosts.Changed}, http.MethodPatch, path, web.SetRequest{KernelParams: params})
+		params := web.SetRequest{KernelParams: []string{fmt.Sprintf("quiet=%d", o.rand.IntN(1e9))}}
+		o.change(ctx, call{host: m.name, kind: hosts.Changed}, http.MethodPatch, path, params)
 	case "host-key":
 		o.ask(ctx, http.MethodPost, path+"/host-key")
 	case "list":
@@ -136,6 +143,16 @@ func (o operator) step(ctx context.Context, m *machine) {
 	default:
 		o.ask(ctx, http.MethodGet, path+"/"+what)
 	}
+}
+
+func (o operator) cancel(ctx context.Context, m *machine) {
+	c := call{host: m.name, kind: hosts.Cancelled, withdraws: true}
+	o.change(ctx, c, http.MethodPost, "/v1/hosts/"+m.name+"/cancel", nil)
+}
+
+func (o operator) forget(ctx context.Context, m *machine) {
+	c := call{host: m.name, kind: forgotten, withdraws: true}
+	o.change(ctx, c, http.MethodDelete, "/v1/hosts/"+m.name, nil)
 }
 
 // ask asks for what changes nothing.

@@ -77,8 +77,8 @@ func (s *server) text() string {
 
 // start returns once the server answers.
 func (s *server) start() error {
-	cmd := exec.Command(s.binary, "serve", "--flake", s.w.flake(), "--interface", s.w.lan.Interface, "--state-dir", s.state(),
-		"--dhcp", "server", "--dhcp-range", "10.77.4.0-10.77.4.255")
+	cmd := exec.Command(s.binary, "serve", "--flake", s.w.flake(), "--interface", s.w.lan.Interface,
+		"--state-dir", s.state(), "--dhcp", "server", "--dhcp-range", "10.77.4.0-10.77.4.255")
 	cmd.Env = append(lab.NixEnv(), "PROVISION_SOCKET="+s.socket())
 	cmd.Stdout, cmd.Stderr = s.log, s.log
 	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
@@ -227,19 +227,11 @@ func (s *server) open(ctx context.Context, method, path string, body any) (*http
 	if err != nil {
 		return nil, err
 	}
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", s.socket())
-	}}}
-	return client.Do(req)
-}
-
-// get asks for one thing.
-func get[T any](s *server, ctx context.Context, path string) (v T, err error) {
-	data, err := s.request(ctx, http.MethodGet, path, nil)
-	if err == nil {
-		err = json.Unmarshal(data, &v)
 	}
-	return v, err
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: dial}}
+	return client.Do(req)
 }
 
 // watch follows the server's news, those of the next one after each kill.

@@ -47,7 +47,8 @@ func (m *machine) serve(addr string, key ssh.Signer, mood mood) (*sshd, error) {
 			return nil, err
 		}
 	}
-	s.config = &ssh.ServerConfig{PublicKeyCallback: func(ssh.ConnMetadata, ssh.PublicKey) (*ssh.Permissions, error) { return nil, nil }}
+	anybody := func(ssh.ConnMetadata, ssh.PublicKey) (*ssh.Permissions, error) { return nil, nil }
+	s.config = &ssh.ServerConfig{PublicKeyCallback: anybody}
 	s.config.AddHostKey(key)
 	err := m.port.Do(func() (err error) {
 		s.listener, err = new(net.ListenConfig).Listen(context.Background(), "tcp4", net.JoinHostPort(addr, "22"))
@@ -156,7 +157,7 @@ func (s *sshd) command(ch ssh.Channel, argv []string, since time.Time) (status u
 		<-s.down
 		return 1
 	case s.mood == failing && n == s.patience.Load():
-		fmt.Fprintf(ch.Stderr(), "%s: No space left on device\n\x1b]0;all is well\x07\n%s\n", argv[0], strings.Repeat("L", 100_000))
+		io.WriteString(ch.Stderr(), "No space left on device\n\x1b]0;all is well\x07\n"+strings.Repeat("L", 100_000)+"\n")
 		return 1
 	}
 	mark := ""

@@ -47,7 +47,9 @@ func (w *world) stranger(ctx context.Context) {
 		case <-ctx.Done():
 		}
 	}
-	w.must(errors.Join(s.wire.Close(), s.c.Close()))
+	if err := errors.Join(s.wire.Close(), s.c.Close()); err != nil {
+		w.Errorf("unplug the stranger: %v", err)
+	}
 }
 
 // lie says something about a machine, or tries to get what is its.
@@ -61,7 +63,7 @@ func (s stranger) lie(ctx context.Context, m *machine) error {
 	case 0: // another machine with its MAC
 		return s.discover(ctx, client, netip.Addr{})
 	case 1: // one that nobody knows
-		client.MAC = net.HardwareAddr{0x52, 0x54, 0x77, byte(s.rand.Uint32()), byte(s.rand.Uint32()), byte(s.rand.Uint32())}
+		client.MAC = append(net.HardwareAddr{0x52, 0x54}, uuid[:4]...)
 		return s.discover(ctx, client, netip.Addr{})
 	case 2: // itself, through a relay agent that there is not
 		client.UUID = m.uuid
@@ -101,7 +103,8 @@ func (s stranger) discover(ctx context.Context, c netboot.Client, relay netip.Ad
 func (s stranger) send(ctx context.Context, m *machine, what dhcpv4.MessageType) error {
 	addr := net.IPv4(10, 77, 4, byte(s.rand.IntN(8)))
 	p, err := dhcpv4.New(dhcpv4.WithHwAddr(m.mac), dhcpv4.WithMessageType(what), dhcpv4.WithClientIP(addr),
-		dhcpv4.WithOption(dhcpv4.OptRequestedIPAddress(addr)), dhcpv4.WithOption(dhcpv4.OptServerIdentifier(self.Addr().AsSlice())))
+		dhcpv4.WithOption(dhcpv4.OptRequestedIPAddress(addr)),
+		dhcpv4.WithOption(dhcpv4.OptServerIdentifier(self.Addr().AsSlice())))
 	if err != nil {
 		return err
 	}

@@ -50,7 +50,7 @@ type world struct {
 
 func newWorld(t *testing.T, seed uint64, names ...string) *world {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
 	t.Cleanup(cancel)
 	w := &world{T: t, ctx: ctx, seed: seed, dir: t.TempDir()}
 	var err error
@@ -82,9 +82,9 @@ func (w *world) fleet(names []string) {
 	for i, name := range names {
 		quoted[i] = fmt.Sprintf("%q", name)
 	}
-	text := strings.NewReplacer("NAMES", strings.Join(quoted, " "), "DISK", diskPath, "KEY", keyPath, "TOOLS", os.Getenv("PATH")).Replace(flake)
+	fill := strings.NewReplacer("NAMES", strings.Join(quoted, " "), "DISK", diskPath, "KEY", keyPath, "TOOLS", os.Getenv("PATH"))
 	w.must(os.Mkdir(w.flake(), 0o755))
-	w.must(os.WriteFile(filepath.Join(w.flake(), "flake.nix"), []byte(text), 0o644))
+	w.must(os.WriteFile(filepath.Join(w.flake(), "flake.nix"), []byte(fill.Replace(flake)), 0o644))
 }
 
 func (w *world) flake() string { return filepath.Join(w.dir, "flake") }
@@ -107,7 +107,10 @@ const flake = `{
           system = "x86_64-linux";
           builder = "/bin/sh";
           PATH = "TOOLS";
-          args = [ "-c" "mkdir -p $out && cd $out && echo '#!/bin/sh' >init && chmod +x init && echo x86_64-linux >system && touch kernel initrd" ];
+          args = [ "-c" ''
+            mkdir -p $out && cd $out && touch kernel initrd && echo x86_64-linux >system
+            echo '#!/bin/sh' >init && chmod +x init
+          '' ];
         };
       };
     }) [ NAMES ]);
@@ -121,7 +124,8 @@ func (w *world) image() {
 	for at, magic := range map[int]string{0x1fe: "\x55\xaa", 0x202: "HdrS\x0f\x02", 0x236: "\x03\x00"} {
 		copy(kernel[at:], magic)
 	}
-	initrd := images.Overlay([]images.OverlayFile{{Path: "init", Mode: 0o755, Data: bytes.Repeat([]byte("provision"), 9999)}})
+	init := images.OverlayFile{Path: "init", Mode: 0o755, Data: bytes.Repeat([]byte("provision"), 9999)}
+	initrd := images.Overlay([]images.OverlayFile{init})
 	src := images.Source{
 		Kernel:  filepath.Join(w.dir, "kernel"),
 		Initrd:  filepath.Join(w.dir, "initrd"),
