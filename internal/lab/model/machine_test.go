@@ -162,11 +162,13 @@ func (m *machine) runs(ctx context.Context, b booted) {
 
 // install boots honestly, at most so many times, until the machine's host needs it no more, and returns how it stands.
 func (m *machine) install(ctx context.Context, boots int) (web.Status, error) {
+	var why []string
 	for range boots {
 		b, err := m.netboot(ctx, 1)
 		if err != nil {
 			return web.Status{}, err
 		}
+		why = append(why, b.why)
 		now, err := m.whileUp(ctx, b)
 		m.off()
 		if err != nil || settled(now) {
@@ -174,8 +176,8 @@ func (m *machine) install(ctx context.Context, boots int) (web.Status, error) {
 		}
 	}
 	now, err := m.status(ctx)
-	return now, errors.Join(err, fmt.Errorf("%s is %s in phase %q, error %q, after %d honest boots",
-		m.name, now.State, now.Phase, now.Error, boots))
+	return now, errors.Join(err, fmt.Errorf("%s is %s in phase %q, error %q, after honest boots that ended like this: %q",
+		m.name, now.State, now.Phase, now.Error, why))
 }
 
 // whileUp is what an honest machine does in one boot.

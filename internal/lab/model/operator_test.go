@@ -22,6 +22,16 @@ func (m *machine) status(ctx context.Context) (s web.Status, err error) {
 	return s, err
 }
 
+// log is what the server's log of the host says, for people.
+func (m *machine) log(ctx context.Context) string {
+	data, err := m.server.request(ctx, http.MethodGet, "/v1/hosts/"+m.name+"/events", nil)
+	var events []hosts.Event
+	if err = errors.Join(err, json.Unmarshal(data, &events)); err != nil {
+		return err.Error()
+	}
+	return story(events, nil, nil)
+}
+
 // settled tells whether nothing is to come any more.
 func settled(s web.Status) bool {
 	return s.State == hosts.Installed || s.State == hosts.Rehearsed || s.State == hosts.Failed && s.Error != ""
@@ -61,7 +71,7 @@ var weighed = []struct {
 	what  string
 	times int
 }{
-	{"enroll", 8}, {"brief", 1}, {"reinstall", 3}, {"shown", 2}, {"dry run", 1}, {"outdated", 1}, {"cancel", 3},
+	{"enroll", 8}, {"brief", 1}, {"reinstall", 3}, {"shown", 2}, {"dry run", 2}, {"outdated", 1}, {"cancel", 3},
 	{"forget", 1}, {"retry", 4}, {"restore", 1}, {"set", 1}, {"get", 1}, {"plan", 1}, {"events", 1}, {"host-key", 1},
 	{"list", 1},
 }

@@ -2,10 +2,10 @@ package model
 
 import (
 	"context"
-	"errors"
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
@@ -25,18 +25,22 @@ type stranger struct {
 
 var everyone = netip.MustParseAddrPort("255.255.255.255:67")
 
-// stranger annoys the server once for each step of the operators, until ctx ends.
-func (w *world) stranger(ctx context.Context) {
-	s := stranger{world: w, rand: w.rand(50), addr: netip.MustParseAddr("10.77.0.66")}
+func (w *world) newStranger() *stranger {
+	w.Helper()
+	s := &stranger{world: w, rand: w.rand(50), addr: netip.MustParseAddr("10.77.0.66")}
 	var err error
-	s.c, err = w.lan.Client(ctx, "stranger", "52:54:66:66:66:66", netip.PrefixFrom(s.addr, self.Bits()))
-	if err == nil {
-		s.wire, err = netboot.Open(s.c, s.c.Interface)
-	}
-	if err != nil {
-		w.Errorf("plug the stranger in: %v", err)
-		return
-	}
+	s.c, err = w.lan.Client(w.ctx, "stranger", "52:54:66:66:66:66", netip.PrefixFrom(s.addr, self.Bits()))
+	w.must(err)
+	w.Cleanup(func() { s.c.Close() })
+	s.wire, err = netboot.Open(s.c, s.c.Interface)
+	w.must(err)
+	w.Cleanup(func() { s.wire.Close() })
+	return s
+}
+
+// annoy bothers the server once for each step of the operators, until ctx ends.
+func (s *stranger) annoy(ctx context.Context) {
+	w := s.world
 	for ctx.Err() == nil {
 		next := w.steps.after(1)
 		if err := s.lie(ctx, w.machines[s.rand.IntN(len(w.machines))]); err != nil && ctx.Err() == nil {
@@ -47,26 +51,18 @@ func (w *world) stranger(ctx context.Context) {
 		case <-ctx.Done():
 		}
 	}
-	if err := errors.Join(s.wire.Close(), s.c.Close()); err != nil {
-		w.Errorf("unplug the stranger: %v", err)
-	}
 }
 
 // lie says something about a machine, or tries to get what is its.
-func (s stranger) lie(ctx context.Context, m *machine) error {
-	uuid := make([]byte, 16)
-	for i := range uuid {
-		uuid[i] = byte(s.rand.Uint32())
-	}
-	client := netboot.Client{Kind: netboot.IPXE, MAC: m.mac, UUID: uuid}
+func (s *stranger) lie(ctx context.Context, m *machine) error {
+	client := netboot.Client{Kind: netboot.IPXE, MAC: m.mac, UUID: m.uuid}
 	switch s.rand.IntN(7) {
-	case 0: // another machine with its MAC
+	case 0:
+		return s.impersonate(ctx, m)
+	case 1: // somebody whom nobody knows
+		client.MAC = net.HardwareAddr{0x52, 0x54, 0x77, 0, byte(s.rand.Uint32()), byte(s.rand.Uint32())}
 		return s.discover(ctx, client, netip.Addr{})
-	case 1: // one that nobody knows
-		client.MAC = append(net.HardwareAddr{0x52, 0x54}, uuid[:4]...)
-		return s.discover(ctx, client, netip.Addr{})
-	case 2: // itself, through a relay agent that there is not
-		client.UUID = m.uuid
+	case 2: // the machine, through a relay agent that there is not
 		return s.discover(ctx, client, netip.AddrFrom4([4]byte{10, 77, 15, byte(s.rand.Uint32())}))
 	case 3:
 		return s.send(ctx, m, dhcpv4.MessageTypeRelease)
@@ -84,10 +80,17 @@ func (s stranger) lie(ctx context.Context, m *machine) error {
 	return nil
 }
 
+// impersonate asks for a boot as another machine with the same MAC.
+func (s *stranger) impersonate(ctx context.Context, m *machine) error {
+	uuid := slices.Clone(m.uuid)
+	uuid[0] = 0xff
+	return s.discover(ctx, netboot.Client{Kind: netboot.IPXE, MAC: m.mac, UUID: uuid}, netip.Addr{})
+}
+
 // patience is for what is answered, if it is; nobody waits for more.
 const patience = 20 * time.Millisecond
 
-func (s stranger) discover(ctx context.Context, c netboot.Client, relay netip.Addr) error {
+func (s *stranger) discover(ctx context.Context, c netboot.Client, relay netip.Addr) error {
 	raw, err := c.Discover()
 	if err != nil {
 		return err
@@ -100,7 +103,7 @@ func (s stranger) discover(ctx context.Context, c netboot.Client, relay netip.Ad
 }
 
 // send gives up an address of the LAN in a machine's name.
-func (s stranger) send(ctx context.Context, m *machine, what dhcpv4.MessageType) error {
+func (s *stranger) send(ctx context.Context, m *machine, what dhcpv4.MessageType) error {
 	addr := net.IPv4(10, 77, 4, byte(s.rand.IntN(8)))
 	p, err := dhcpv4.New(dhcpv4.WithHwAddr(m.mac), dhcpv4.WithMessageType(what), dhcpv4.WithClientIP(addr),
 		dhcpv4.WithOption(dhcpv4.OptRequestedIPAddress(addr)),

@@ -43,6 +43,7 @@ type world struct {
 	lan      *lab.LAN
 	server   *server
 	machines []*machine
+	stranger *stranger
 	journal  journal
 	steps    counter // of the operators
 	pulses   pulses
@@ -62,6 +63,7 @@ func newWorld(t *testing.T, seed uint64, names ...string) *world {
 	for i, name := range names {
 		w.machines = append(w.machines, w.plug(i, name))
 	}
+	w.stranger = w.newStranger()
 	return w
 }
 
