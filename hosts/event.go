@@ -138,7 +138,7 @@ func next(h Host, ev Event) (Host, error) {
 		return h, fmt.Errorf("unknown event %q", ev.Kind)
 	}
 	if h.State == "" && ev.Kind != Enrolled {
-		return h, ErrNotFound
+		return h, fmt.Errorf("host %s: %w", ev.Host, ErrNotFound)
 	}
 	if r.from != nil && !slices.Contains(r.from, h.State) {
 		return h, refused(h, ev)

@@ -88,6 +88,10 @@ func TestEnroll(t *testing.T) {
 	if _, err := inv.Get("bravo"); !errors.Is(err, ErrNotFound) {
 		t.Error("the refused enrolment left something behind")
 	}
+	_, err = inv.Apply("bravo", Event{Kind: Retried}) // as of one that is forgotten while its retry is prepared
+	if !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "host bravo") {
+		t.Errorf("an event of a host that is not there: %v", err)
+	}
 	if _, err := inv.ByMAC(mac3); !errors.Is(err, ErrNotFound) {
 		t.Error("the refused enrolment took a MAC")
 	}
