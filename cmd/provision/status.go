@@ -238,28 +238,27 @@ func waitCommand(api *client) *cobra.Command {
 			if err := api.call(c.Context(), http.MethodGet, hostPath(args[0], ""), nil, &s); err != nil {
 				return err
 			}
-			return wait(c.Context(), api, args[0], want, timeout)
+			return wait(c.Context(), api, args[0], s.State, want, timeout)
 		}}
 	c.Flags().StringVar(&state, "for", string(hosts.Installed), "state to wait for")
 	c.Flags().DurationVar(&timeout, "timeout", 0, "how long to wait (0: for ever)")
 	return c
 }
 
-// wait follows the host, also over restarts of the server: installs outlive
-// them too.
-func wait(ctx context.Context, api *client, host string, want int, timeout time.Duration) error {
+// wait follows the host, whose state was last, also over restarts of the server:
+// installs outlive them too.
+func wait(ctx context.Context, api *client, host string, last hosts.State, want int, timeout time.Duration) error {
 	if timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
-	last := "unknown"
 	for {
 		var result *errStatus
 		r, err := api.do(ctx, http.MethodGet, watchPath(host, 0, false), nil)
 		if err == nil {
 			err = lines(ctx, r, func(n web.News) bool {
-				last = string(n.Status.State)
+				last = n.Status.State
 				result = verdict(n, want)
 				return result == nil
 			})
