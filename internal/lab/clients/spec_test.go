@@ -45,7 +45,7 @@ var spec = []difference{
 	// Where the program is.
 	{keys: on("file", "67"), mode: pxe.Full, kinds: uboot, why: "the name is of no file: what U-Boot looks for is beside it, in the folder of this boot"},
 	{keys: on("67"), mode: pxe.Full, kinds: on(netboot.UBootEFI), why: "the name, with a token that is good for one boot, also for firmware that reads option 67 alone"},
-	{keys: on("67"), mode: pxe.Full, why: "a token that is good for one boot is part of the name; and dnsmasq ends it with a NUL, which RFC 2132 section 9.5 does not ask for"},
+	{keys: on("67"), mode: pxe.Full, why: "a token that is good for one boot is part of the name; it ends in a NUL for firmware alone"},
 	{keys: on("67"), mode: pxe.Proxy, why: "for firmware that reads option 67 rather than the header"},
 	{keys: on("file"), mode: pxe.Full, kinds: on(netboot.UBootEFI), why: "a token that is good for one boot is part of the name; and ipxedust has an SNP program for arm64, no native one"},
 	{keys: on("file"), mode: pxe.Full, why: "dnsmasq leaves the header empty if option 67 is asked for; old firmware reads the header"},
