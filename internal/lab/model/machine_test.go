@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"regexp"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -131,16 +132,17 @@ func (m *machine) live(ctx context.Context) {
 // runs is what the machine does after its firmware: until it is told to restart, or somebody pulls its plug.
 func (m *machine) runs(ctx context.Context, b booted) {
 	unplugged := m.steps.after(5 + m.rand.IntN(40))
-	key, mood := b.key, m.mood()
+	key, mood := b.key, honest
 	switch {
-	case key == nil && m.disk.system != "" && b.addr != "":
-		mood = honest
+	case key != nil:
+		mood = m.moods.next()
+	case m.disk.system != "" && b.addr != "":
 		var err error
 		if key, err = ssh.ParsePrivateKey(m.disk.key); err != nil {
 			m.Errorf("%s has a host key that is none: %v", m.name, err)
 			return
 		}
-	case key == nil: // its screen says that there is nothing to start
+	default: // its screen says that there is nothing to start
 		select {
 		case <-m.pulses.next(m.name):
 		case <-ctx.Done():
@@ -163,7 +165,13 @@ func (m *machine) runs(ctx context.Context, b booted) {
 // install boots honestly, at most so many times, until the machine's host needs it no more, and returns how it stands.
 func (m *machine) install(ctx context.Context, boots int) (web.Status, error) {
 	var why []string
-	for range boots {
+	for i := range boots {
+		if i > 0 && why[i-1] != "" { // by a server, who asks again within 5 s is not taken for somebody who restarted
+			select {
+			case <-time.After(5 * time.Second):
+			case <-ctx.Done():
+			}
+		}
 		b, err := m.netboot(ctx, 1)
 		if err != nil {
 			return web.Status{}, err
@@ -226,14 +234,29 @@ const (
 	another       // says that it has another network card
 	hanging       // does not answer after some commands
 	wrongKey      // has not the boot's key
-	moods
 )
 
-func (m *machine) mood() mood {
-	if m.rand.IntN(2) == 0 {
+// moods are handed out to one installer after the other: each second one is honest, and the others take turns.
+type moods struct {
+	mu    sync.Mutex
+	order []mood
+	given int
+}
+
+func newMoods(random *rand.Rand) *moods {
+	all := &moods{order: []mood{endless, babbling, crowded, broken, failing, another, hanging, wrongKey}}
+	random.Shuffle(len(all.order), func(i, j int) { all.order[i], all.order[j] = all.order[j], all.order[i] })
+	return all
+}
+
+func (all *moods) next() mood {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	all.given++
+	if all.given%2 == 0 {
 		return honest
 	}
-	return mood(m.rand.IntN(int(moods)))
+	return all.order[all.given/2%len(all.order)]
 }
 
 // unquote reads a command line as the server writes it: each word in single quotes.

@@ -44,6 +44,7 @@ type world struct {
 	server   *server
 	machines []*machine
 	stranger *stranger
+	moods    *moods
 	journal  journal
 	steps    counter // of the operators
 	pulses   pulses
@@ -54,6 +55,7 @@ func newWorld(t *testing.T, seed uint64, names ...string) *world {
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
 	t.Cleanup(cancel)
 	w := &world{T: t, ctx: ctx, seed: seed, dir: t.TempDir()}
+	w.moods = newMoods(w.rand(70))
 	var err error
 	w.lan, err = lab.NewLAN(ctx, "br0", self)
 	w.must(err)
