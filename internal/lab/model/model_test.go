@@ -131,7 +131,7 @@ func (w *world) kill(ctx context.Context) error {
 }
 
 // peace is what comes after: each machine is honest, and no host is stuck. All that the stranger still does is to say
-// once that it is a machine that was permitted.
+// once that it is a machine that was permitted, whose power is then cut once when it has its initrd.
 func (w *world) peace() {
 	var all sync.WaitGroup
 	for i, m := range w.machines {
@@ -196,6 +196,10 @@ func (m *machine) anew(ctx context.Context, forget bool) error {
 	if err := m.stranger.impersonate(ctx, m); err != nil {
 		return err
 	}
+	if _, err := m.netboot(ctx, 1); err != nil {
+		return err
+	}
+	m.off()
 	now, err := m.install(ctx, 5)
 	switch {
 	case err != nil:
