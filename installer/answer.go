@@ -70,7 +70,8 @@ func (f *follower) ask(ctx context.Context, h hosts.Host, addr string, port int)
 	case s == nil && letsNotIn(err):
 		a.who, a.why = theHost, errors.New("it lets this server not log in")
 	case s == nil: // so busy that the time was over, or still starting
-		a.who, a.mute, a.why = theHost, true, fmt.Errorf("its login breaks off (%w)", err)
+		a.who, a.why = theHost, fmt.Errorf("its login breaks off (%w)", err)
+		a.mute = true
 	default:
 		a.who, a.in = theHost, true
 		a.read(ctx, s)

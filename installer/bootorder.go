@@ -49,7 +49,8 @@ func (f *follower) orderBoots(ctx context.Context, h hosts.Host, s *session, bef
 	}
 	entry, label := now.NewSystem(before)
 	if entry == "" {
-		return "", fmt.Errorf("the boot loader of %s made no entry for its ESP (boot.loader.efi.canTouchEfiVariables is false, or it is installed as removable)", h.Name)
+		return "", fmt.Errorf("the boot loader of %s made no entry for its ESP "+
+			"(boot.loader.efi.canTouchEfiVariables is false, or it is installed as removable)", h.Name)
 	}
 	order, err := now.First(entry)
 	if err != nil {

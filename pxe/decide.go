@@ -28,7 +28,7 @@ const (
 	script         // the boot's iPXE script, over HTTP
 	config         // the boot's PXELINUX configuration, over TFTP
 	tree           // a Raspberry Pi's firmware and kernel, over TFTP by its own names
-	local          // nothing to fetch: a PXE menu whose one entry is the local disk; for HTTP boot and a Raspberry Pi files that are not there
+	local          // a PXE menu whose one entry is the local disk; for HTTP boot and a Raspberry Pi files that are not there
 )
 
 // answer is what is decided about one DHCP request.

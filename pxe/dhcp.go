@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -104,7 +103,7 @@ func (s *Server) answer(l *link, conn *net.UDPConn, m dhcpRequest, respond respo
 // unsent tells of an answer that this machine did not let out: of a firewall, or of a network that is down.
 func (s *Server) unsent(mac string, to netip.AddrPort, err error) {
 	const help = "look at the rules for output of this machine's firewall, and whether the interface is up"
-	s.traceRefusal(mac, fmt.Sprintf("the answer could not be sent (%s): %s", strings.ReplaceAll(err.Error(), ": ", ", "), help))
+	s.traceFailure(mac, fmt.Errorf("the answer could not be sent (%w)", err), help)
 	if h, hostErr := s.Hosts.ByMAC(mac); hostErr == nil {
 		s.tell(h, "the answer to %s could not be sent to %s: %v; %s", mac, to, err, help)
 	}
@@ -139,9 +138,10 @@ func (s *Server) handle(l *link, from netip.AddrPort, port uint16, raw []byte, m
 	}
 	switch {
 	case errors.Is(err, errNoAddress):
-		s.traceRefusal(c.MAC, strings.ReplaceAll(err.Error(), ": ", ", ")+": end leases, or serve with a larger --dhcp-range")
+		const help = "end leases, or serve with a larger --dhcp-range"
+		s.traceFailure(c.MAC, err, help)
 		if h != nil {
-			s.tell(*h, "%s got no address: %v; end leases, or serve with a larger --dhcp-range", c, err)
+			s.tell(*h, "%s got no address: %v; %s", c, err, help)
 		}
 		if s.exhausted.due(s.Now()) {
 			s.Log.Warn("no address is left to hand out: serve with a larger --dhcp-range", "mac", c.MAC, "err", err)

@@ -98,11 +98,15 @@ func (s *Server) answerDHCP6(l *link, from netip.Addr, packet []byte) *dhcpv6.Me
 		}
 		return nil
 	}
-	mac, err := net.ParseMAC(l.mac)
-	if err != nil || decide(&h, c, s.Mode, s.Hold, s.Now()).Load != local {
+	if decide(&h, c, s.Mode, s.Hold, s.Now()).Load != local {
 		return nil
 	}
-	r, err := dhcpv6.NewAdvertiseFromSolicit(m, dhcpv6.WithServerID(&dhcpv6.DUIDLL{HWType: iana.HWTypeEthernet, LinkLayerAddr: mac}))
+	mac, err := net.ParseMAC(l.mac)
+	if err != nil { // a link without Ethernet addresses
+		return nil
+	}
+	self := &dhcpv6.DUIDLL{HWType: iana.HWTypeEthernet, LinkLayerAddr: mac}
+	r, err := dhcpv6.NewAdvertiseFromSolicit(m, dhcpv6.WithServerID(self))
 	if err != nil { // it tells no DUID of its own
 		return nil
 	}

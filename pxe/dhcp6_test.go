@@ -3,6 +3,7 @@ package pxe
 import (
 	"bytes"
 	"encoding/hex"
+	"fmt"
 	"net/netip"
 	"os"
 	"slices"
@@ -99,4 +100,23 @@ func TestDHCP6Damaged(t *testing.T) {
 			}
 		}
 	}
+}
+
+// FuzzDHCP6: whatever is in a SOLICIT, the answer has nothing to boot and no address, and a stranger gets none.
+func FuzzDHCP6(f *testing.F) {
+	for _, name := range []string{"ovmf-x64-solicit", "ovmf-x64-http-solicit"} {
+		f.Add(solicit(f, name), uint8(roleInstalled))
+		f.Add(solicit(f, name), uint8(0))
+	}
+	all := targets(f)
+	f.Fuzz(func(t *testing.T, data []byte, role uint8) {
+		role %= roles
+		from := netip.MustParseAddr(fmt.Sprintf("fe80::5054:ff:fe12:34%02x", role)) // see roleMAC
+		for _, tg := range all {
+			r := tg.answerDHCP6(tg.links[0], from, data)
+			if r != nil && (role == 0 || r.Options.BootFileURL() != "" || r.Options.OneIANA() != nil) {
+				t.Errorf("%s got %s", from, r)
+			}
+		}
+	})
 }

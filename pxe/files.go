@@ -33,7 +33,11 @@ const bootPath = "boot/"
 
 // serveTFTP serves them on one link.
 func (s *Server) serveTFTP(ctx context.Context, l *link) error {
-	t := &tftpServer{MTU: func() int { return int(l.mtu.Load()) }, Blksize: s.TFTPBlksize, Transfers: s.transfers / max(1, len(s.Interfaces)), Log: s.Log,
+	t := &tftpServer{
+		MTU:       func() int { return int(l.mtu.Load()) },
+		Blksize:   s.TFTPBlksize,
+		Transfers: s.transfers / max(1, len(s.Interfaces)),
+		Log:       s.Log,
 		Open: func(name string, client netip.AddrPort) (tftpFile, error) {
 			f, err := s.open(l, name, client)
 			if errors.Is(err, errNoFile) {
@@ -293,7 +297,8 @@ func (s *Server) imageFile(h hosts.Host, name, client string) (tftpFile, error) 
 
 // started uses the boot up: its installer has all it needs. last is the last file.
 func (s *Server) started(h hosts.Host, client string, last hosts.Work) {
-	if _, err := s.Hosts.UseBoot(h.Boot.Token, hosts.Fetch{Client: client, File: "initrd whole", Whole: true, Work: &last}); err != nil && !overtaken(err) {
+	whole := hosts.Fetch{Client: client, File: "initrd whole", Whole: true, Work: &last}
+	if _, err := s.Hosts.UseBoot(h.Boot.Token, whole); err != nil && !overtaken(err) {
 		s.Log.Error("use a boot up", "host", h.Name, "err", err)
 	}
 	s.reached(h.Boot.MAC, hosts.StageStarted)

@@ -263,7 +263,8 @@ func (s *Server) url(self, path string) string {
 
 // tell puts a note into a host's log that a packet caused.
 func (s *Server) tell(h hosts.Host, format string, args ...any) {
-	if _, err := s.Hosts.Apply(h.Name, hosts.Event{Kind: hosts.Noted, Stranger: true, Message: fmt.Sprintf(format, args...)}); err != nil && !overtaken(err) {
+	note := hosts.Event{Kind: hosts.Noted, Stranger: true, Message: fmt.Sprintf(format, args...)}
+	if _, err := s.Hosts.Apply(h.Name, note); err != nil && !overtaken(err) {
 		s.Log.Error("keep a note", "host", h.Name, "err", err)
 	}
 }

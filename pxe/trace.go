@@ -94,6 +94,11 @@ func (s *Server) traceReply(l *link, to netip.AddrPort, port uint16, r *dhcpv4.D
 	s.Traces.Add(c.MAC, p, nil)
 }
 
+// traceFailure keeps an error for which a machine is given nothing to boot, and what helps.
+func (s *Server) traceFailure(mac string, err error, help string) {
+	s.traceRefusal(mac, strings.ReplaceAll(err.Error(), ": ", ", ")+": "+help)
+}
+
 // traceRefusal keeps why a machine is given nothing to boot, and after ": " what helps.
 func (s *Server) traceRefusal(mac, why string) {
 	s.Traces.Note(mac, func(tr *hosts.Trace) { tr.Stage, tr.Why = hosts.StageRefused, why })

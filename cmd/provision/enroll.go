@@ -139,7 +139,9 @@ func (e *enrolment) flags(c *cobra.Command, via string) {
 	fl.StringVar(&r.Proof, "proof", "", "what counts as installed: ssh: it answers with its own SSH key, where the flake has sshd listen, or at ssh:PORT; seen: it asks for an address by its name, or some SSH server answers; none: it left the installer (default ssh)")
 	fl.StringVar(&r.BuildOn, "build-on", "", "where the system is built: server, target or auto: the server if it builds for the host's platform, itself or by a remote builder (default auto)")
 	fl.StringVar(&r.StorePath, "store-path", "", "install this system, which is built and in the server's nix store; the flake says the layout")
-	fl.StringVar(&r.BootOrder, "boot-order", "", "the firmware's boot order after the install: disk-first: the new system's entry comes before all others, and none is removed; keep: as the host's own boot loader leaves it (default keep)")
+	fl.StringVar(&r.BootOrder, "boot-order", "", "the firmware's boot order after the install: "+
+		"disk-first: the new system's entry comes before all others, and none is removed; "+
+		"keep: as the host's own boot loader leaves it (default keep)")
 	fl.StringVar(&r.CopyOver, "copy-over", "", "how the system gets to the machine: http: signed, out of this server's binary cache, which is fastest; ssh: encrypted, too; auto: http if the machine reaches it (default auto)")
 	fl.BoolVar(&r.TargetSubstitutes, "substituters-on-target", false, "have the machine fetch what its binary caches have, instead of copying it from the server")
 	diskFlag(c, &e.disks)

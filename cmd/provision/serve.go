@@ -35,7 +35,6 @@ type serveFlags struct {
 	flake, dhcp, http, stateDir, unknown string
 	router, domain, group, programs      string
 	ifaces, dhcpRanges, relays, dns      []string
-	names                                []string // of the interfaces
 	lease, liveWithin                    time.Duration
 	nixOptions                           []string
 	evaluations, builds, tftpBlksize     int
@@ -228,7 +227,7 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 		}}
 	operator := &web.Server{Socket: socket, Group: f.group, Flake: f.flake, Programs: f.programs, Hosts: inventory, Store: store, Temp: temp, Images: catalog, Traces: traces, Log: log, Look: install.Look, Reach: install.Reach, Prepare: runs.Prepare, Problems: installer.BoardProblems,
 		Interfaces: pxeServer.Addresses, CheckAddress: pxeServer.CheckAddress,
-		Serving: web.Serving{Version: version, PID: os.Getpid(), Flake: f.flake, Impure: f.impure, AcceptFlakeConfig: f.acceptConfig, WaitsFor: f.names, DHCP: f.dhcp, HTTP: pxeServer.HTTPPort, Hold: pxeServer.Hold, SSHKey: login},
+		Serving: web.Serving{Version: version, PID: os.Getpid(), Flake: f.flake, Impure: f.impure, AcceptFlakeConfig: f.acceptConfig, WaitsFor: f.names(), DHCP: f.dhcp, HTTP: pxeServer.HTTPPort, Hold: pxeServer.Hold, SSHKey: login},
 		Evaluate: func(ctx context.Context, flake, host string, o hosts.Options) (web.Evaluation, error) {
 			config, layout, err := runs.AtOnce().Evaluate(ctx, flake, host, o)
 			warnings := func(o hosts.Options) []string { return slices.Concat(config.Flake, config.Warnings(host, o, layout)) }
@@ -316,6 +315,15 @@ func (f *serveFlags) nix() (nix.Settings, error) {
 	return s, nil
 }
 
+// names are those of the interfaces, without the addresses that were chosen.
+func (f *serveFlags) names() (names []string) {
+	for _, text := range f.ifaces {
+		name, _, _ := strings.Cut(text, "=")
+		names = append(names, name)
+	}
+	return names
+}
+
 // pxe is the options for the booting machines' side, parsed.
 func (f *serveFlags) pxe() (*pxe.Server, error) {
 	if f.flake == "" {
@@ -337,11 +345,12 @@ func (f *serveFlags) pxe() (*pxe.Server, error) {
 		if err := pxe.CheckInterface(text); err != nil {
 			return nil, fmt.Errorf("--interface: %w", err)
 		}
-		name, _, _ := strings.Cut(text, "=")
-		if slices.Contains(f.names, name) {
+	}
+	names := f.names()
+	for i, name := range names {
+		if slices.Contains(names[:i], name) {
 			return nil, fmt.Errorf("--interface %s: %s is named twice", strings.Join(f.ifaces, ","), name)
 		}
-		f.names = append(f.names, name)
 	}
 	port, err := strconv.Atoi(strings.TrimPrefix(f.http, ":"))
 	if err != nil {

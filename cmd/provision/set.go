@@ -64,7 +64,8 @@ func setCommand(api *client) *cobra.Command {
 	fl.StringVar(&f.serial, "serial", "", "serial number of its Raspberry Pi, 8 hex digits; empty: the next one that asks with its MAC is taken for it")
 	fl.StringVar(&f.address, "address", "", "fixed IPv4 address (with serve --dhcp server)")
 	fl.StringVar(&f.bootMethod, "boot-method", "", "the only way to answer its firmware, as for enroll; empty: whatever works")
-	fl.StringVar(&f.bootOrder, "boot-order", "", "what its next install does to the firmware's boot order: disk-first or keep, as for enroll; empty: keep")
+	fl.StringVar(&f.bootOrder, "boot-order", "", "what its next install does to the firmware's boot order: "+
+		"disk-first or keep, as for enroll; empty: keep")
 	kernelParamFlag(c, &f.params)
 	_ = c.RegisterFlagCompletionFunc("boot-order", completeWays("disk-first", "keep"))
 	_ = c.RegisterFlagCompletionFunc("board", completeWays(append(images.BoardNames(), web.AutoBoard)...))
@@ -84,7 +85,14 @@ func (f *setFlags) request(c *cobra.Command) (r web.SetRequest, err error) {
 			return r, errors.New("--mac: write a MAC address; --mac=-MAC takes one away")
 		}
 	}
-	for flag, to := range map[string]**string{"image": &r.Image, "board": &r.Board, "serial": &r.Serial, "address": &r.Address, "boot-method": &r.BootMethod, "boot-order": &r.BootOrder} {
+	for flag, to := range map[string]**string{
+		"image":       &r.Image,
+		"board":       &r.Board,
+		"serial":      &r.Serial,
+		"address":     &r.Address,
+		"boot-method": &r.BootMethod,
+		"boot-order":  &r.BootOrder,
+	} {
 		if changed(flag) {
 			value := c.Flags().Lookup(flag).Value.String()
 			*to = &value

@@ -35,11 +35,14 @@ func packets(l link, ports []port, out bool) []packet {
 	var all []packet
 	for _, p := range ports {
 		k := packet{In: l.Name, Proto: p.Proto, Port: p.Number, From: anyone, To: self, State: "new"}
-		answer := packet{Out: l.Name, Proto: p.Proto, Source: p.Number, Port: client, From: self, To: anyone, State: "established"}
+		answer := packet{Out: l.Name, Proto: p.Proto, Source: p.Number, Port: client,
+			From: self, To: anyone, State: "established"}
 		switch p.Number {
 		case 67: // to connection tracking, a broadcast is no answer
-			k.Source, k.Broadcast, k.From, k.To = 68, true, one(netip.IPv4Unspecified()), everyone
-			answer.Port, answer.Broadcast, answer.To, answer.State = 68, true, everyone, "new"
+			k.Source, k.Broadcast = 68, true
+			k.From, k.To = one(netip.IPv4Unspecified()), everyone
+			answer.Port, answer.Broadcast = 68, true
+			answer.To, answer.State = everyone, "new"
 		case 69:
 			if out {
 				continue // it answers from the transfer's port
@@ -48,9 +51,11 @@ func packets(l link, ports []port, out bool) []packet {
 		all = append(all, pick(out, answer, k))
 	}
 	if out {
-		return append(all, packet{Out: l.Name, Proto: "udp", Source: transfer, Port: client, From: self, To: anyone, State: "new", Transfer: true})
+		return append(all, packet{Out: l.Name, Proto: "udp", Source: transfer, Port: client,
+			From: self, To: anyone, State: "new", Transfer: true})
 	}
-	return append(all, packet{In: l.Name, Proto: "udp", Source: client, Port: transfer, From: anyone, To: self, State: "established", Transfer: true})
+	return append(all, packet{In: l.Name, Proto: "udp", Source: client, Port: transfer,
+		From: anyone, To: self, State: "established", Transfer: true})
 }
 
 // truth has three values, since a rule may ask for what is not known of a
@@ -206,8 +211,9 @@ func (f *firewall) judge(l link, ports []port) (found []Finding) {
 			stopped[c] = append(stopped[c], p)
 		}
 		for _, c := range causes {
+			what := pick(b.Out, "answers from ", "") + packetWords(stopped[c])
 			found = append(found, Finding{"firewall", pick(c.words == "drops", Stop, Warning), l.Name,
-				fmt.Sprintf("%s %s %s%s: %s", b.Tool, c.words, pick(b.Out, "answers from ", ""), packetWords(stopped[c]), c.by), b.remedy(l.Name, stopped[c])})
+				fmt.Sprintf("%s %s %s: %s", b.Tool, c.words, what, c.by), b.remedy(l.Name, stopped[c])})
 		}
 	}
 	return found

@@ -79,3 +79,34 @@ func TestParseBootsRefuses(t *testing.T) {
 		t.Errorf("of a variable that cannot be read there is %v, %v", b, err)
 	}
 }
+
+// FuzzParseBoots: whatever a machine says that it boots, the new order has each entry of the old one, and no other first.
+func FuzzParseBoots(f *testing.F) {
+	for _, name := range []string{"ovmf.txt", "ovmf-installed.txt"} {
+		f.Add(listed(captured(f, name), "5ef95aa8-1c27-41d6-b76a-7d09f2c56dd2"))
+	}
+	f.Fuzz(func(t *testing.T, printed string) {
+		b, err := ParseBoots(printed)
+		if err != nil {
+			return
+		}
+		entry, _ := b.NewSystem(Boots{})
+		if entry == "" {
+			return
+		}
+		order, err := b.First(entry)
+		if err != nil {
+			t.Fatalf("%s is not an entry: %v", entry, err)
+		}
+		n, _ := parseBootName(entry)
+		now := []uint16{n}
+		for _, old := range b.menu().order {
+			if old != n {
+				now = append(now, old)
+			}
+		}
+		if order != "" && len(order) != 4*(4+2*len(now)) {
+			t.Errorf("the order %s has not the entries %x", order, now)
+		}
+	})
+}
