@@ -33,6 +33,7 @@ mount -t proc proc proc
 cp "$3" test
 pivot_root . mnt
 umount -l /mnt
+ip link set lo up
 nix --version
 cd "/source/$4"
 /test -test.v -test.skip ByHand -test.timeout 10m
@@ -77,7 +78,7 @@ func TestNix(t *testing.T) {
 				cmd := exec.CommandContext(t.Context(), "sh", "-c", enter, "sh", root, source, program, folder)
 				cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"}
 				cmd.SysProcAttr = &syscall.SysProcAttr{
-					Cloneflags:   syscall.CLONE_NEWPID,
+					Cloneflags:   syscall.CLONE_NEWPID | syscall.CLONE_NEWNET, // the tests of the others have the same ports
 					Unshareflags: syscall.CLONE_NEWNS, // which makes mounts private, too
 					Pdeathsig:    syscall.SIGKILL,
 				}
