@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"provision/internal/store"
 )
 
 // A disk that can be told from all others belongs to the host that a permit was burned for it for last: its claim is
@@ -41,7 +43,7 @@ func claimKey(d Disk) string {
 }
 
 // readClaim reads a record. What is not understood is a claim to no disk.
-func readClaim(rec Record) claim {
+func readClaim(rec store.Record) claim {
 	c := claim{key: rec.Key, version: rec.Version, host: string(rec.Value)}
 	words := strings.Split(strings.TrimPrefix(rec.Key, claimPrefix), "/")
 	for i, w := range words {
@@ -167,7 +169,7 @@ func (c claim) doubt(host string, d Disk) string {
 
 // claimDisks claims the disks that a permit of the host is burned for, in the same transaction. A disk of another host
 // is only taken if the operator said so, and the other host's log tells.
-func (inv *Inventory) claimDisks(h *Host, disks []Disk) (expect []Version, writes []Write, err error) {
+func (inv *Inventory) claimDisks(h *Host, disks []Disk) (expect []store.Version, writes []store.Write, err error) {
 	lost := map[string][]Disk{} // by the host that loses them
 	for _, d := range apart(disks) {
 		claims, err := inv.claims(d)
@@ -185,18 +187,18 @@ func (inv *Inventory) claimDisks(h *Host, disks []Disk) (expect []Version, write
 		if len(claims) > 0 && claims[0].surely(d) && claims[0].host != h.Name {
 			lost[claims[0].host] = append(lost[claims[0].host], d)
 		}
-		before := Version{key, 0}
+		before := store.Absent(key)
 		for _, c := range claims {
 			switch {
 			case c.key == key:
 				before.Version = c.version
 			case c.surely(d) && !c.old: // it knew less of the disk
-				expect = append(expect, Version{c.key, c.version})
-				writes = append(writes, Write{c.key, nil})
+				expect = append(expect, store.At(c.key, c.version))
+				writes = append(writes, store.Delete(c.key))
 			}
 		}
 		expect = append(expect, before)
-		writes = append(writes, Write{key, []byte(h.Name)})
+		writes = append(writes, store.Put(key, []byte(h.Name)))
 	}
 	for owner, disks := range lost {
 		e, w, err := inv.tellOwner(owner, "claimed by "+h.Name+" now, as its operator said (--wipe): "+diskNames(disks))
@@ -209,7 +211,7 @@ func (inv *Inventory) claimDisks(h *Host, disks []Disk) (expect []Version, write
 }
 
 // tellOwner writes a note into the log of a host, if that is still there.
-func (inv *Inventory) tellOwner(name, message string) ([]Version, []Write, error) {
+func (inv *Inventory) tellOwner(name, message string) ([]store.Version, []store.Write, error) {
 	h, version, err := inv.get(name)
 	if errors.Is(err, ErrNotFound) {
 		return nil, nil, nil
@@ -218,11 +220,11 @@ func (inv *Inventory) tellOwner(name, message string) ([]Version, []Write, error
 		return nil, nil, err
 	}
 	writes, err := inv.log(&h, Event{Host: name, Time: inv.now(), Kind: Noted, Message: message})
-	return []Version{{hostKey(name), version}}, writes, err
+	return []store.Version{store.At(hostKey(name), version)}, writes, err
 }
 
 // freeDisks gives up the claims of a host, but for those that may be about one of the disks to keep.
-func (inv *Inventory) freeDisks(name string, keep []Disk) (expect []Version, writes []Write, err error) {
+func (inv *Inventory) freeDisks(name string, keep []Disk) (expect []store.Version, writes []store.Write, err error) {
 	recs, err := inv.store.List(claimPrefix, "")
 	if err != nil {
 		return nil, nil, err
@@ -230,8 +232,8 @@ func (inv *Inventory) freeDisks(name string, keep []Disk) (expect []Version, wri
 	for _, rec := range recs {
 		kept := slices.ContainsFunc(keep, readClaim(rec).disk.resembles)
 		if string(rec.Value) == name && !kept {
-			expect = append(expect, Version{rec.Key, rec.Version})
-			writes = append(writes, Write{rec.Key, nil})
+			expect = append(expect, store.At(rec.Key, rec.Version))
+			writes = append(writes, store.Delete(rec.Key))
 		}
 	}
 	return expect, writes, nil

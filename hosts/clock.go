@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"provision/internal/store"
 )
 
 // clockKey is the record of the latest time that a server has seen on this store.
@@ -29,18 +31,19 @@ type Clock struct {
 
 // NewClock continues where the last server on the store was. In a store that is stale nothing will live that could
 // expire: its time counts for nothing.
-func NewClock(store Store, wall func() time.Time) (*Clock, error) {
+func NewClock(db store.Store, wall func() time.Time) (*Clock, error) {
+	stored := records{db}
 	c := &Clock{wall: wall, told: clockFloor, at: wall()}
-	if why, err := Stale(store); why != "" || err != nil {
+	if why, err := stored.Stale(); why != "" || err != nil {
 		return c, err
 	}
-	rec, err := store.Get(clockKey)
+	rec, err := stored.Get(clockKey)
 	var seen time.Time
 	if err == nil {
 		err = seen.UnmarshalText(rec.Value)
 	}
 	switch {
-	case errors.Is(err, ErrNotFound), errors.As(err, new(*Damaged)):
+	case errors.Is(err, ErrNotFound), errors.As(err, new(*store.Damaged)):
 	case err != nil:
 		return nil, fmt.Errorf("read the latest time that was seen: %w", err)
 	case seen.After(c.told):
@@ -74,7 +77,7 @@ func (c *Clock) Now() time.Time {
 func (inv *Inventory) saveClock() error {
 	now, err := inv.now().UTC().MarshalText()
 	if err == nil {
-		err = inv.store.Commit(nil, []Write{{clockKey, now}})
+		err = inv.store.Commit(nil, []store.Write{store.Put(clockKey, now)})
 	}
 	if err != nil {
 		return fmt.Errorf("save the time: %w", err)

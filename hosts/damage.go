@@ -6,27 +6,17 @@ import (
 	"strings"
 
 	"golang.org/x/sync/errgroup"
+
+	"provision/internal/store"
 )
 
 // damagedPrefix begins the keys of what was damaged and put aside, as it was found.
 const damagedPrefix = "damaged/"
 
-// Stale says why a store does not know all that has happened, so that New withdraws all permits in it; empty: it does.
-func Stale(store Store) (why string, err error) {
-	rec, err := store.Get(staleKey)
-	switch {
-	case errors.Is(err, ErrNotFound):
-		return "", nil
-	case errors.As(err, new(*Damaged)):
-		return "the store is a copy", nil
-	}
-	return string(rec.Value), err
-}
-
 // withdrawStale withdraws all permits, and closes all boots, if the store is stale: meanwhile permits may have been
 // burned, machines installed and disks given to others.
 func (inv *Inventory) withdrawStale() error {
-	why, err := Stale(inv.store)
+	why, err := inv.store.Stale()
 	if why == "" || err != nil {
 		return err
 	}
@@ -49,7 +39,7 @@ func (inv *Inventory) withdrawStale() error {
 	if err := g.Wait(); err != nil {
 		return fmt.Errorf("withdraw all permits of a store that is stale: %w", err)
 	}
-	return inv.store.Commit(nil, []Write{{staleKey, nil}, {clockKey, nil}})
+	return inv.store.Commit(nil, []store.Write{store.Delete(store.StaleKey), store.Delete(clockKey)})
 }
 
 // unreadable is a host whose record is damaged, as it is listed: it has no permit.
@@ -57,7 +47,7 @@ func unreadable(key string) Host {
 	return Host{
 		Name:  strings.TrimPrefix(key, "host/"),
 		State: Failed,
-		Error: (&Damaged{[]string{key}}).Error(),
+		Error: (&store.Damaged{Keys: []string{key}}).Error(),
 	}
 }
 
@@ -66,7 +56,7 @@ func unreadable(key string) Host {
 func (inv *Inventory) SetAside(key, by string) error {
 	return retryConflicts(func() error {
 		rec, err := inv.store.Get(key)
-		var damaged *Damaged
+		var damaged *store.Damaged
 		switch {
 		case err == nil:
 			return fmt.Errorf("set %s aside: %w: it is whole", key, ErrRefused)
@@ -76,17 +66,17 @@ func (inv *Inventory) SetAside(key, by string) error {
 		if name, ok := strings.CutPrefix(key, "host/"); ok {
 			return inv.putAside(name, by)
 		}
-		return inv.store.Commit([]Version{{key, rec.Version}}, []Write{{damagedPrefix + key, rec.Value}, {key, nil}})
+		return inv.store.Commit([]store.Version{store.At(key, rec.Version)}, []store.Write{store.Put(damagedPrefix+key, rec.Value), store.Delete(key)})
 	})
 }
 
 // takeOutDamaged is takeOut for a host whose record is damaged: what leads to it is looked for.
-func (inv *Inventory) takeOutDamaged(name string) (h Host, expect []Version, writes []Write, err error) {
+func (inv *Inventory) takeOutDamaged(name string) (h Host, expect []store.Version, writes []store.Write, err error) {
 	rec, err := inv.store.Get(hostKey(name))
-	if !errors.As(err, new(*Damaged)) {
-		return h, nil, nil, errors.Join(err, ErrConflict)
+	if !errors.As(err, new(*store.Damaged)) {
+		return h, nil, nil, errors.Join(err, store.ErrConflict)
 	}
-	writes = []Write{{damagedPrefix + rec.Key, rec.Value}, {rec.Key, nil}}
+	writes = []store.Write{store.Put(damagedPrefix+rec.Key, rec.Value), store.Delete(rec.Key)}
 	for _, prefix := range []string{macKey(""), tokenKey(""), serialKey("")} {
 		recs, err := inv.store.List(prefix, "")
 		if err != nil {
@@ -94,9 +84,9 @@ func (inv *Inventory) takeOutDamaged(name string) (h Host, expect []Version, wri
 		}
 		for _, lead := range recs {
 			if string(lead.Value) == name {
-				writes = append(writes, Write{lead.Key, nil})
+				writes = append(writes, store.Delete(lead.Key))
 			}
 		}
 	}
-	return Host{Name: name}, []Version{{rec.Key, rec.Version}}, writes, nil
+	return Host{Name: name}, []store.Version{store.At(rec.Key, rec.Version)}, writes, nil
 }

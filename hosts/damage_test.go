@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+
+	"provision/internal/store"
 )
 
 // TestCopyHasNoPermit: a store that is started from a copy revives nothing: neither a permit that was burned since, nor
@@ -18,7 +20,7 @@ import (
 func TestCopyHasNoPermit(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "state.db")
-	inv, store, _ := open(t, dir)
+	inv, db, _ := open(t, dir)
 	enroll(t, inv, "waiting", mac1)
 	booting := enroll(t, inv, "booting", mac2)
 	booting, err := inv.BeginBoot("booting", Boot{Expires: noon.Add(time.Hour)}, "")
@@ -31,16 +33,16 @@ func TestCopyHasNoPermit(t *testing.T) {
 	if err := burnFor(inv, "burned", Disk{Device: "/dev/sda", Serial: "1", Size: 1}); err != nil {
 		t.Fatal(err)
 	}
-	kept, err := store.Keep()
+	kept, err := db.Keep()
 	if err != nil {
 		t.Fatal(err)
 	}
-	store.Close()
-	if _, err := RestoreStore(path, kept); err != nil {
+	db.Close()
+	if _, err := store.Restore(path, kept); err != nil {
 		t.Fatal(err)
 	}
 
-	inv, store, _ = open(t, dir)
+	inv, db, _ = open(t, dir)
 	for name, state := range map[string]State{"waiting": Failed, "booting": Failed, "burned": Failed, "done": Installed} {
 		h, err := inv.Get(name)
 		if err != nil {
@@ -65,82 +67,32 @@ func TestCopyHasNoPermit(t *testing.T) {
 		t.Errorf("retried: %v", err)
 	}
 	enroll(t, inv, "waiting", mac1)
-	store.Close()
+	db.Close()
 	inv, _, _ = open(t, dir)
 	if h, err := inv.Get("waiting"); err != nil || h.State != Ready || !h.Permit.Live(noon) {
 		t.Errorf("after the next start: %s, %+v, %v", h.State, h.Permit, err)
 	}
 }
 
-func TestCopies(t *testing.T) {
-	at := func(s string) Copy {
-		when, err := time.Parse("02T15:04", s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return Copy{s, when, 0}
-	}
-	for _, test := range []struct{ have, keep string }{
-		{"", ""},
-		{"03T10:00", "03T10:00"},
-		{"03T10:02 03T10:01 03T10:00", "03T10:02 03T10:00"}, // started again and again
-		{"03T10:00 03T00:01 02T23:59 02T08:00 02T07:00", "03T10:00 03T00:01 02T07:00"},
-		{"09T10:00 08T10:00 06T10:00 04T10:00 02T10:00", "09T10:00 08T10:00 06T10:00"},
-		{"09T11:00 09T10:00 08T10:00 06T10:00 04T10:00", "09T11:00 09T10:00 08T10:00 06T10:00"},
-	} {
-		var copies []Copy
-		for _, s := range strings.Fields(test.have) {
-			copies = append(copies, at(s))
-		}
-		gone := tooMany(copies)
-		kept := slices.DeleteFunc(copies, func(c Copy) bool { return slices.Contains(gone, c) })
-		var names []string
-		for _, c := range kept {
-			names = append(names, c.Path)
-		}
-		if got := strings.Join(names, " "); got != test.keep {
-			t.Errorf("of %s are kept %s, want %s", test.have, got, test.keep)
-		}
-	}
-
-	path := filepath.Join(t.TempDir(), "state.db")
-	fill(t, path)
-	b := openStore(t, path)
-	for range 5 {
-		if _, err := b.Keep(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	copies, err := Copies(path)
-	if err != nil || len(copies) > 3 { // of two days at most
-		t.Errorf("%v, %v", copies, err)
-	}
-	if err := os.WriteFile(copies[0].Path, []byte("nonsense"), 0o600); err != nil {
+// spoilRecords flips a bit of each record's value in a store's file, which nobody has open.
+func spoilRecords(t *testing.T, path string, keys ...string) {
+	t.Helper()
+	db, err := bbolt.Open(path, 0o600, nil)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if c, ok := NewestGood(path); !ok || c != copies[1] {
-		t.Errorf("the newest good one is %v of %v", c, copies)
-	}
-	if _, err := RestoreStore(path, copies[1].Path); !errors.Is(err, ErrStoreInUse) {
-		t.Errorf("restored under a server: %v", err)
-	}
-	b.Close()
-	if _, err := RestoreStore(path, copies[0].Path); err == nil {
-		t.Error("nonsense was restored")
-	}
-	openStore(t, path).Close()
-}
-
-// spoilRecord flips a bit of a record's value in the file.
-func spoilRecord(t *testing.T, b *Bolt, key string) {
-	t.Helper()
-	err := b.db.Update(func(tx *bbolt.Tx) error {
-		records := tx.Bucket(recordsBucket)
-		value := bytes.Clone(records.Get([]byte(key)))
-		value[len(value)-1] ^= 4
-		return records.Put([]byte(key), value)
+	err = db.Update(func(tx *bbolt.Tx) error {
+		records := tx.Bucket([]byte("records"))
+		for _, key := range keys {
+			value := bytes.Clone(records.Get([]byte(key)))
+			value[len(value)-1] ^= 4
+			if err := records.Put([]byte(key), value); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
-	if err != nil {
+	if err := errors.Join(err, db.Close()); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -148,20 +100,19 @@ func spoilRecord(t *testing.T, b *Bolt, key string) {
 // TestSetAside: one damaged host keeps the others from nothing, is listed as such, and goes without a restart.
 func TestSetAside(t *testing.T) {
 	dir := t.TempDir()
-	inv, store, _ := open(t, dir)
+	inv, db, _ := open(t, dir)
 	key := enroll(t, inv, "alpha", mac1).HostKey
 	enroll(t, inv, "bravo", mac2)
 	inv.See(Discovered{MAC: mac3})
 	if err := inv.saveSeen(); err != nil {
 		t.Fatal(err)
 	}
-	spoilRecord(t, store, hostKey("alpha"))
-	spoilRecord(t, store, discoveredKey)
-	store.Close()
+	db.Close()
+	spoilRecords(t, filepath.Join(dir, "state.db"), hostKey("alpha"), discoveredKey)
 
-	inv, store, _ = open(t, dir)
-	if want := []string{discoveredKey, "host/alpha"}; !slices.Equal(store.Found.Damaged, want) {
-		t.Errorf("found %v", store.Found.Damaged)
+	inv, db, _ = open(t, dir)
+	if want := []string{discoveredKey, "host/alpha"}; !slices.Equal(db.Found.Damaged, want) {
+		t.Errorf("found %v", db.Found.Damaged)
 	}
 	if n := len(inv.Discovered()); n != 0 {
 		t.Errorf("%d are discovered", n)
@@ -174,7 +125,7 @@ func TestSetAside(t *testing.T) {
 	if _, err := inv.ByMAC(mac1); err == nil {
 		t.Error("its machine is answered")
 	}
-	if kept, err := store.Keep(); err == nil {
+	if kept, err := db.Keep(); err == nil {
 		t.Errorf("%s is kept, and would push out a good copy", kept)
 	}
 	if _, err := inv.BeginBoot("bravo", Boot{Expires: noon.Add(time.Hour)}, ""); err != nil {
@@ -203,9 +154,9 @@ func TestSetAside(t *testing.T) {
 // TestClock: the time never goes back, nor over a restart.
 func TestClock(t *testing.T) {
 	dir := t.TempDir()
-	inv, store, _ := open(t, dir)
+	inv, db, _ := open(t, dir)
 	wall := &clock{now: noon}
-	told, err := NewClock(store, wall.Now)
+	told, err := NewClock(db, wall.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -232,7 +183,7 @@ func TestClock(t *testing.T) {
 	}
 	for back, behind := range map[time.Duration]bool{0: false, -time.Minute: false, -time.Hour: true, time.Hour: false} {
 		wall := &clock{now: latest.Add(back)}
-		if told, err = NewClock(store, wall.Now); err != nil {
+		if told, err = NewClock(db, wall.Now); err != nil {
 			t.Fatal(err)
 		}
 		if _, _, is := told.Behind(); is != behind {
@@ -241,7 +192,7 @@ func TestClock(t *testing.T) {
 		now(latest.Add(max(0, back)))
 	}
 	// In a copy nothing lives: the way out of a time that was wrong.
-	kept, err := store.Keep()
+	kept, err := db.Keep()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -259,15 +210,15 @@ func TestClock(t *testing.T) {
 // TestExpiredStaysSo: what has expired does not live again when the clock goes back, nor after a restart.
 func TestExpiredStaysSo(t *testing.T) {
 	dir := t.TempDir()
-	inv, store, _ := open(t, dir)
+	inv, db, _ := open(t, dir)
 	wall := &clock{now: noon}
 	start := func() {
 		t.Helper()
-		c, err := NewClock(store, wall.Now)
+		c, err := NewClock(db, wall.Now)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if inv, err = New(store, inv.vault, c.Now); err != nil {
+		if inv, err = New(db, inv.vault, c.Now); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -301,8 +252,8 @@ func TestExpiredStaysSo(t *testing.T) {
 func TestLostKey(t *testing.T) {
 	dir := t.TempDir()
 	key := filepath.Join(dir, "secrets.key")
-	inv, store, _ := open(t, dir)
-	if _, err := VaultOf(store, key); err != nil {
+	inv, db, _ := open(t, dir)
+	if _, err := VaultOf(db, key); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := inv.ServerKey(); err != nil {
@@ -316,7 +267,7 @@ func TestLostKey(t *testing.T) {
 	if err := inv.Forget("bravo", "ada"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := VaultOf(store, key); err != nil {
+	if _, err := VaultOf(db, key); err != nil {
 		t.Fatal(err)
 	}
 	for what, spoil := range map[string]func() error{
@@ -328,7 +279,7 @@ func TestLostKey(t *testing.T) {
 		if err := spoil(); err != nil && !errors.Is(err, os.ErrNotExist) {
 			t.Fatal(err)
 		}
-		_, err := VaultOf(store, key)
+		_, err := VaultOf(db, key)
 		for _, want := range []string{
 			what,
 			"the SSH keys of hosts (alpha), disk keys (alpha), the server's own SSH key",
@@ -340,14 +291,14 @@ func TestLostKey(t *testing.T) {
 		}
 	}
 	os.Remove(key)
-	if n, err := DropSecrets(store); err != nil || n != 4 {
+	if n, err := DropSecrets(db); err != nil || n != 4 {
 		t.Errorf("%d are dropped, %v", n, err)
 	}
-	vault, err := VaultOf(store, key)
+	vault, err := VaultOf(db, key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if inv, err = New(store, vault, func() time.Time { return noon }); err != nil {
+	if inv, err = New(db, vault, func() time.Time { return noon }); err != nil {
 		t.Fatal(err)
 	}
 	now, err := inv.Get("alpha")
@@ -361,42 +312,4 @@ func TestLostKey(t *testing.T) {
 	if now := enroll(t, inv, "alpha", mac1); now.State != Ready {
 		t.Error(now.State)
 	}
-}
-
-// FuzzJournal: whatever is in the file, what is whole is read, and the next time the same.
-func FuzzJournal(f *testing.F) {
-	whole := appendEntry(appendEntry(nil, "a", []byte("1")), "b", bytes.Repeat([]byte("b\x00"), 100))
-	f.Add(whole, []byte(nil), []byte(nil))
-	f.Add(whole, spoil(whole, 3), make([]byte, 50))
-	f.Add([]byte{0}, whole[:40], whole)
-	f.Fuzz(func(t *testing.T, before, middle, after []byte) {
-		path := filepath.Join(t.TempDir(), "journal")
-		data := slices.Concat(before, middle, appendEntry(nil, "surely", []byte("there")), after)
-		if err := os.WriteFile(path, data, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		j := openJournal(t, path)
-		read := has(t, j)
-		if len(before)+len(middle) == 0 && j.records["surely"] == nil && !bytes.Contains(after, []byte("surely")) {
-			t.Error("the first record is not there")
-		}
-		if (j.Damage == "") != (skippedIn(t, path+".damaged") == 0) {
-			t.Errorf("it says %q", j.Damage)
-		}
-		j.Close()
-		j = openJournal(t, path)
-		if again := has(t, j); again != read || j.Damage != "" {
-			t.Errorf("%q, then %q, and it says %q", read, again, j.Damage)
-		}
-	})
-}
-
-// skippedIn is CheckJournal, 0 for no file.
-func skippedIn(t *testing.T, path string) int {
-	t.Helper()
-	n, err := CheckJournal(path)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		t.Fatal(err)
-	}
-	return n
 }

@@ -3,6 +3,8 @@ package hosts
 import (
 	"strings"
 	"testing"
+
+	"provision/internal/store"
 )
 
 // TestTells: serial numbers that many disks have, and such that are one disk's.
@@ -204,9 +206,9 @@ func TestOldClaims(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	old := []Write{{"disk/A%2FB%20C/S%2F1", []byte("alpha")}, {"disk/QEMU%20HARDDISK/drive-scsi0", []byte("alpha")}}
+	old := []store.Write{store.Put("disk/A%2FB%20C/S%2F1", []byte("alpha")), store.Put("disk/QEMU%20HARDDISK/drive-scsi0", []byte("alpha"))}
 	for _, rec := range recs {
-		old = append(old, Write{rec.Key, nil})
+		old = append(old, store.Delete(rec.Key))
 	}
 	if err := inv.store.Commit(nil, old); err != nil {
 		t.Fatal(err)

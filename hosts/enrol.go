@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"provision/internal/store"
 )
 
 // Names of secrets that every host has.
@@ -91,7 +93,7 @@ func (inv *Inventory) permit(h Host, permit time.Duration, secrets map[string][]
 	if h.Permit.DryRun {
 		ev.Message += ", for a dry run"
 	}
-	done, err := inv.apply(h.Name, ev, func(before, after *Host) ([]Version, []Write, error) {
+	done, err := inv.apply(h.Name, ev, func(before, after *Host) ([]store.Version, []store.Write, error) {
 		expect, writes, err := inv.claimMACs(before, after)
 		if err != nil {
 			return nil, nil, err
@@ -113,9 +115,9 @@ func (inv *Inventory) permit(h Host, permit time.Duration, secrets map[string][]
 }
 
 // claimMACs moves the MAC index from the host as it was to as it will be.
-func (inv *Inventory) claimMACs(before, after *Host) (expect []Version, writes []Write, err error) {
+func (inv *Inventory) claimMACs(before, after *Host) (expect []store.Version, writes []store.Write, err error) {
 	for _, mac := range before.MACs {
-		writes = append(writes, Write{macKey(mac), nil})
+		writes = append(writes, store.Delete(macKey(mac)))
 	}
 	for _, mac := range after.MACs {
 		rec, err := inv.store.Get(macKey(mac))
@@ -125,8 +127,8 @@ func (inv *Inventory) claimMACs(before, after *Host) (expect []Version, writes [
 		case err != nil && !errors.Is(err, ErrNotFound):
 			return nil, nil, err
 		}
-		expect = append(expect, Version{macKey(mac), rec.Version})
-		writes = append(writes, Write{macKey(mac), []byte(after.Name)})
+		expect = append(expect, store.At(macKey(mac), rec.Version))
+		writes = append(writes, store.Put(macKey(mac), []byte(after.Name)))
 	}
 	return expect, writes, nil
 }
@@ -136,20 +138,20 @@ func MACTaken(mac, owner string) error {
 	return fmt.Errorf("MAC %s is enrolled already, as %s: %s", mac, owner, freeMAC(mac, owner))
 }
 
-func (inv *Inventory) sealAll(name string, secrets map[string][]byte) (writes []Write, err error) {
+func (inv *Inventory) sealAll(name string, secrets map[string][]byte) (writes []store.Write, err error) {
 	for secret, plain := range secrets {
 		sealed, err := inv.vault.Seal(plain)
 		if err != nil {
 			return nil, err
 		}
-		writes = append(writes, Write{secretKey(name, secret), sealed})
+		writes = append(writes, store.Put(secretKey(name, secret), sealed))
 	}
 	return writes, nil
 }
 
 // hostKeyFor returns the public half of the host's key: the given one, the
 // one it has, or a new one, which is returned as a write too.
-func (inv *Inventory) hostKeyFor(name string, given []byte) (public string, writes []Write, err error) {
+func (inv *Inventory) hostKeyFor(name string, given []byte) (public string, writes []store.Write, err error) {
 	private := given
 	if given == nil {
 		private, err = inv.Secret(name, SecretHostKey)
@@ -208,9 +210,9 @@ func (inv *Inventory) ServerKey() (*ed25519.PrivateKey, error) {
 		if _, private, err = NewKey("provision"); err != nil {
 			return nil, err
 		}
-		var writes []Write
+		var writes []store.Write
 		if writes, err = inv.sealAll(owner, map[string][]byte{name: private}); err == nil {
-			err = inv.store.Commit([]Version{{secretKey(owner, name), 0}}, writes)
+			err = inv.store.Commit([]store.Version{store.Absent(secretKey(owner, name))}, writes)
 		}
 	}
 	if err != nil {
@@ -241,10 +243,10 @@ func (inv *Inventory) BeginBoot(name string, b Boot, machine string) (Host, erro
 		return Host{}, err
 	}
 	ev := Event{Kind: Netboot, Boot: &b, Machine: machine, Message: b.Via + " asked; a boot was offered"}
-	return inv.apply(name, ev, func(_, after *Host) ([]Version, []Write, error) {
-		found := []Write{{tokenKey(b.Token), []byte(name)}}
+	return inv.apply(name, ev, func(_, after *Host) ([]store.Version, []store.Write, error) {
+		found := []store.Write{store.Put(tokenKey(b.Token), []byte(name))}
 		if id := after.DUID(); id != "" {
-			found = append(found, Write{duidKey(id), []byte(name)})
+			found = append(found, store.Put(duidKey(id), []byte(name)))
 		}
 		return nil, slices.Concat(secret, found), nil
 	})
@@ -307,7 +309,7 @@ func (inv *Inventory) SetFacts(name string, facts []byte) error {
 		return fmt.Errorf("keep what the machine of %s says of its disks: these are %d bytes, and at most %d are taken",
 			name, len(facts), MaxFacts)
 	}
-	return inv.store.Commit(nil, []Write{{factsKey(name), facts}})
+	return inv.store.Commit(nil, []store.Write{store.Put(factsKey(name), facts)})
 }
 
 // Facts returns the last facts, or ErrNotFound.
@@ -325,7 +327,7 @@ const MaxJournal = 64 << 10
 // SetJournal keeps what the installer of a failed install said, instead of an earlier one's.
 func (inv *Inventory) SetJournal(name, journal string) error {
 	journal = strings.ToValidUTF8(journal[max(0, len(journal)-MaxJournal):], "")
-	return inv.store.Commit(nil, []Write{{journalKey(name), []byte(journal)}})
+	return inv.store.Commit(nil, []store.Write{store.Put(journalKey(name), []byte(journal))})
 }
 
 // Journal returns what SetJournal kept, or ErrNotFound.

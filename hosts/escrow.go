@@ -13,6 +13,8 @@ import (
 	"filippo.io/age/agessh"
 	"filippo.io/age/armor"
 	"golang.org/x/crypto/ssh"
+
+	"provision/internal/store"
 )
 
 // Escrow is a disk key, encrypted to the operators: only their keys open it,
@@ -173,7 +175,7 @@ func OpenEscrow(armored string, with ...age.Identity) ([]byte, error) {
 // into the host's escrow, in place of what is there. That is kept as the
 // previous one, unless it is the same: until the new disks are made, the old
 // ones may be needed.
-func (inv *Inventory) escrow(h *Host, keys map[string]diskKey) (writes []Write, err error) {
+func (inv *Inventory) escrow(h *Host, keys map[string]diskKey) (writes []store.Write, err error) {
 	prefix := escrowPrefix(h.Name)
 	recs, err := inv.store.List(prefix, "")
 	if err != nil {
@@ -188,9 +190,9 @@ func (inv *Inventory) escrow(h *Host, keys map[string]diskKey) (writes []Write, 
 			continue
 		}
 		if _, older := there[previous+secret]; !older {
-			writes = append(writes, Write{prefix + previous + secret, value})
+			writes = append(writes, store.Put(prefix+previous+secret, value))
 		}
-		writes = append(writes, Write{prefix + secret, nil})
+		writes = append(writes, store.Delete(prefix+secret))
 	}
 	if len(h.Options.EscrowTo) == 0 {
 		return writes, nil
@@ -200,7 +202,7 @@ func (inv *Inventory) escrow(h *Host, keys map[string]diskKey) (writes []Write, 
 		if err != nil {
 			return nil, err
 		}
-		writes = append(writes, Write{prefix + secret, sealed})
+		writes = append(writes, store.Put(prefix+secret, sealed))
 	}
 	return writes, nil
 }

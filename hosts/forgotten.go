@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"provision/internal/store"
 )
 
 // A host that is forgotten is out of the inventory at once: its name and its MACs are free, and
@@ -41,8 +43,8 @@ func belongings(name string) []string {
 }
 
 // belong lists the records that belong to a host; before is put before their keys.
-func (inv *Inventory) belong(before, name string) ([]Record, error) {
-	var all []Record
+func (inv *Inventory) belong(before, name string) ([]store.Record, error) {
+	var all []store.Record
 	for _, prefix := range belongings(name) {
 		recs, err := inv.store.List(before+prefix, "")
 		if err != nil {
@@ -65,7 +67,7 @@ func (inv *Inventory) belong(before, name string) ([]Record, error) {
 // retryConflicts calls do until it does not fail because of somebody else's change.
 func retryConflicts(do func() error) error {
 	for {
-		if err := do(); !errors.Is(err, ErrConflict) {
+		if err := do(); !errors.Is(err, store.ErrConflict) {
 			return err
 		}
 	}
@@ -102,14 +104,14 @@ func (inv *Inventory) putAside(name, by string) error {
 		return err
 	}
 	for _, rec := range recs {
-		writes = append(writes, Write{asideKey(name, now, rec.Key), rec.Value}, Write{rec.Key, nil})
+		writes = append(writes, store.Put(asideKey(name, now, rec.Key), rec.Value), store.Delete(rec.Key))
 	}
 	data, err := json.Marshal(Forgotten{Host: h, Time: now, Until: now.Add(ForgottenFor), By: by})
 	if err != nil {
 		return err
 	}
 	key := forgottenKey(name, now)
-	return inv.store.Commit(append(expect, Version{key, 0}), append(writes, Write{key, data}))
+	return inv.store.Commit(append(expect, store.Absent(key)), append(writes, store.Put(key, data)))
 }
 
 // freeStamp is the time now, or the next at which no host of this name was forgotten.
@@ -127,7 +129,7 @@ func (inv *Inventory) freeStamp(name string) (time.Time, error) {
 
 // takeOut returns the writes that remove a host and what leads to it, but nothing that belongs to
 // it. A host that was never enrolled has only its SSH key: that is its name alone.
-func (inv *Inventory) takeOut(name string) (h Host, expect []Version, writes []Write, err error) {
+func (inv *Inventory) takeOut(name string) (h Host, expect []store.Version, writes []store.Write, err error) {
 	if err := CheckName(name); err != nil {
 		return Host{}, nil, nil, err
 	}
@@ -137,9 +139,9 @@ func (inv *Inventory) takeOut(name string) (h Host, expect []Version, writes []W
 		if errors.Is(keyErr, ErrNotFound) {
 			return h, nil, nil, err
 		}
-		return Host{Name: name}, []Version{{hostKey(name), 0}, {secretKey(name, SecretHostKey), key.Version}}, nil, keyErr
+		return Host{Name: name}, []store.Version{store.Absent(hostKey(name)), store.At(secretKey(name, SecretHostKey), key.Version)}, nil, keyErr
 	}
-	if errors.As(err, new(*Damaged)) {
+	if errors.As(err, new(*store.Damaged)) {
 		return inv.takeOutDamaged(name)
 	}
 	if err != nil {
@@ -148,18 +150,18 @@ func (inv *Inventory) takeOut(name string) (h Host, expect []Version, writes []W
 	if h.Contact {
 		return h, nil, nil, fmt.Errorf("%s is being installed: %w; run `provision cancel %s` first", name, ErrRefused, name)
 	}
-	writes = []Write{{hostKey(name), nil}}
+	writes = []store.Write{store.Delete(hostKey(name))}
 	for _, mac := range h.MACs {
-		writes = append(writes, Write{macKey(mac), nil})
+		writes = append(writes, store.Delete(macKey(mac)))
 	}
 	for _, token := range h.Tokens {
-		writes = append(writes, Write{tokenKey(token), nil})
+		writes = append(writes, store.Delete(tokenKey(token)))
 	}
 	if id := h.DUID(); id != "" {
-		writes = append(writes, Write{duidKey(id), nil})
+		writes = append(writes, store.Delete(duidKey(id)))
 	}
 	expect, serial, err := inv.dropSerial(&h)
-	return h, append(expect, Version{hostKey(name), version}), append(writes, serial...), err
+	return h, append(expect, store.At(hostKey(name), version)), append(writes, serial...), err
 }
 
 // Forgotten lists the hosts that can be taken back, by name, and of one name the oldest first.
@@ -208,7 +210,7 @@ func (inv *Inventory) takeBack(name string, forgotten time.Time, by string) (Hos
 		return Host{}, err
 	}
 	h := f.Host
-	writes := []Write{{forgottenKey(name, f.Time), nil}}
+	writes := []store.Write{store.Delete(forgottenKey(name, f.Time))}
 	if h.State != "" {
 		ev := Event{Host: name, Time: inv.now(), Kind: Restored,
 			Message: fmt.Sprintf("restored by %s; %s forgot it on %s", by, f.By, f.Time.Format(time.RFC3339))}
@@ -230,9 +232,9 @@ func (inv *Inventory) takeBack(name string, forgotten time.Time, by string) (Hos
 	if err != nil {
 		return Host{}, err
 	}
-	var back []Write
+	var back []store.Write
 	for _, rec := range recs {
-		back = append(back, Write{strings.TrimPrefix(rec.Key, before), rec.Value}, Write{rec.Key, nil})
+		back = append(back, store.Put(strings.TrimPrefix(rec.Key, before), rec.Value), store.Delete(rec.Key))
 	}
 	return h, inv.store.Commit(expect, append(back, writes...))
 }
@@ -261,7 +263,7 @@ func (inv *Inventory) kept(name string, forgotten time.Time) (Forgotten, error) 
 }
 
 // unclaimed refuses a host whose name or MAC is another's by now.
-func (inv *Inventory) unclaimed(h Host) (expect []Version, err error) {
+func (inv *Inventory) unclaimed(h Host) (expect []store.Version, err error) {
 	recs, err := inv.belong("", h.Name)
 	if err != nil {
 		return nil, err
@@ -277,7 +279,7 @@ func (inv *Inventory) unclaimed(h Host) (expect []Version, err error) {
 		return nil, fmt.Errorf("restore %s: %w: another SSH key was made for this name meanwhile; `provision forget %s` puts that aside",
 			h.Name, ErrRefused, h.Name)
 	}
-	expect = []Version{{hostKey(h.Name), 0}, {secretKey(h.Name, SecretHostKey), 0}}
+	expect = []store.Version{store.Absent(hostKey(h.Name)), store.Absent(secretKey(h.Name, SecretHostKey))}
 	for _, mac := range h.MACs {
 		rec, err := inv.store.Get(macKey(mac))
 		if err == nil {
@@ -287,7 +289,7 @@ func (inv *Inventory) unclaimed(h Host) (expect []Version, err error) {
 		if !errors.Is(err, ErrNotFound) {
 			return nil, err
 		}
-		expect = append(expect, Version{macKey(mac), 0})
+		expect = append(expect, store.Absent(macKey(mac)))
 	}
 	return expect, nil
 }
@@ -299,9 +301,9 @@ func freeMAC(mac, owner string) string {
 
 // lead returns the writes by which MACs and serial number lead to the host again. The serial number is
 // given up if another machine told it meanwhile: a Raspberry Pi tells it again.
-func (inv *Inventory) lead(h *Host) (expect []Version, writes []Write, err error) {
+func (inv *Inventory) lead(h *Host) (expect []store.Version, writes []store.Write, err error) {
 	for _, mac := range h.MACs {
-		writes = append(writes, Write{macKey(mac), []byte(h.Name)})
+		writes = append(writes, store.Put(macKey(mac), []byte(h.Name)))
 	}
 	if _, err := inv.BySerial(h.Serial); err == nil {
 		h.Serial = ""
@@ -319,24 +321,17 @@ func (inv *Inventory) Purge(name string) error {
 		}
 		_, expect, writes, err := inv.takeOut(name)
 		if errors.Is(err, ErrNotFound) && len(kept) > 0 {
-			expect, err = []Version{{hostKey(name), 0}}, nil
+			expect, err = []store.Version{store.Absent(hostKey(name))}, nil
 		}
 		if err != nil {
 			return err
 		}
-		recs, err := inv.belong("", name)
-		if err != nil {
-			return err
-		}
-		for _, rec := range recs {
-			writes = append(writes, Write{rec.Key, nil})
+		writes = append(writes, store.Delete(factsKey(name)), store.Delete(journalKey(name)))
+		for _, prefix := range belongings(name) {
+			writes = append(writes, store.DeletePrefix(prefix))
 		}
 		for _, f := range kept {
-			w, err := inv.destroy(f)
-			if err != nil {
-				return err
-			}
-			writes = append(writes, w...)
+			writes = append(writes, destroy(f)...)
 		}
 		e, free, err := inv.freeDisks(name, nil)
 		if err != nil {
@@ -347,13 +342,11 @@ func (inv *Inventory) Purge(name string) error {
 }
 
 // destroy returns the writes that remove what was put aside of a forgotten host.
-func (inv *Inventory) destroy(f Forgotten) ([]Write, error) {
-	writes := []Write{{forgottenKey(f.Host.Name, f.Time), nil}}
-	recs, err := inv.belong(asideKey(f.Host.Name, f.Time, ""), f.Host.Name)
-	for _, rec := range recs {
-		writes = append(writes, Write{rec.Key, nil})
+func destroy(f Forgotten) []store.Write {
+	return []store.Write{
+		store.Delete(forgottenKey(f.Host.Name, f.Time)),
+		store.DeletePrefix(asideKey(f.Host.Name, f.Time, "")),
 	}
-	return writes, err
 }
 
 // PurgeForgotten destroys what is left of hosts that were forgotten [ForgottenFor] before now.
@@ -394,14 +387,10 @@ func (inv *Inventory) purgeOne(f Forgotten) error {
 			keep = append(keep, n.Host.Owned...)
 		}
 	}
-	writes, err := inv.destroy(f)
-	if err != nil {
-		return err
-	}
 	expect, free, err := inv.freeDisks(name, keep)
 	if err != nil {
 		return err
 	}
-	expect = append(expect, Version{key, rec.Version}, Version{hostKey(name), version})
-	return inv.store.Commit(expect, append(writes, free...))
+	expect = append(expect, store.At(key, rec.Version), store.At(hostKey(name), version))
+	return inv.store.Commit(expect, append(destroy(f), free...))
 }

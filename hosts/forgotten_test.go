@@ -10,18 +10,20 @@ import (
 	"time"
 
 	"filippo.io/age"
+
+	"provision/internal/store"
 )
 
 const day = 24 * time.Hour
 
 // everything is all that the store holds, but for the discovered machines.
-func everything(t *testing.T, store Store) []Record {
+func everything(t *testing.T, db store.Store) []store.Record {
 	t.Helper()
-	recs, err := store.List("", "")
+	recs, err := db.List(t.Context(), "", "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return slices.DeleteFunc(recs, func(r Record) bool { return r.Key == discoveredKey || r.Key == clockKey })
+	return slices.DeleteFunc(recs, func(r store.Record) bool { return r.Key == discoveredKey || r.Key == clockKey })
 }
 
 // boot hands a host a boot, on a Raspberry Pi that tells this serial number.
@@ -63,7 +65,7 @@ func keyed(t *testing.T, inv *Inventory) Host {
 // TestRestore: what is forgotten comes back as it was, with its log, its identity and its secrets, and its
 // disks are nobody else's in between.
 func TestRestore(t *testing.T) {
-	inv, store, c := open(t, t.TempDir())
+	inv, db, c := open(t, t.TempDir())
 	was := keyed(t, inv)
 	disk := was.Owned[0]
 	key, err := inv.Secret("bravo", SecretHostKey)
@@ -79,7 +81,7 @@ func TestRestore(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, prefix := range []string{"host/", "mac/", "event/", "secret/bravo", "escrow/", "boot/", "facts/", "serial/"} {
-		if recs, err := store.List(prefix, ""); err != nil || len(recs) > 0 {
+		if recs, err := db.List(t.Context(), prefix, ""); err != nil || len(recs) > 0 {
 			t.Errorf("%s is there under a forgotten host's name, %v", recs[0].Key, err)
 		}
 	}
@@ -135,7 +137,7 @@ func TestRestore(t *testing.T) {
 	if ev := events[loss.Events]; ev.Kind != Restored || !strings.Contains(ev.Message, "restored by eve; ada forgot it on 2") {
 		t.Errorf("its log: %+v", ev)
 	}
-	if recs, _ := store.List("aside/", ""); len(recs) > 0 {
+	if recs, _ := db.List(t.Context(), "aside/", ""); len(recs) > 0 {
 		t.Errorf("%s is left", recs[0].Key)
 	}
 	if _, err := inv.Restore("bravo", time.Time{}, "eve"); !errors.Is(err, ErrNotFound) {
@@ -192,18 +194,18 @@ func TestRestoreRefused(t *testing.T) {
 		}, "another SSH key was made for this name"},
 	}
 	for name, test := range tests {
-		inv, store, _ := open(t, t.TempDir())
+		inv, db, _ := open(t, t.TempDir())
 		keyed(t, inv)
 		if err := inv.Forget("bravo", "ada"); err != nil {
 			t.Fatal(err)
 		}
 		test.meanwhile(t, inv)
-		before := everything(t, store)
+		before := everything(t, db)
 		_, err := inv.Restore("bravo", time.Time{}, "ada")
 		if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v; want %q", name, err, test.want)
 		}
-		if after := everything(t, store); len(after) != len(before) {
+		if after := everything(t, db); len(after) != len(before) {
 			t.Errorf("%s: a refusal wrote", name)
 		}
 	}
@@ -292,8 +294,8 @@ func TestPurge(t *testing.T) {
 		},
 	}
 	for name, purge := range ways {
-		inv, store, c := open(t, t.TempDir())
-		before := everything(t, store)
+		inv, db, c := open(t, t.TempDir())
+		before := everything(t, db)
 		disk := keyed(t, inv).Owned[0]
 		if err := inv.Forget("bravo", "ada"); err != nil {
 			t.Fatal(err)
@@ -301,7 +303,7 @@ func TestPurge(t *testing.T) {
 		if err := purge(t, inv, c); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		if left := everything(t, store); len(left) != len(before) {
+		if left := everything(t, db); len(left) != len(before) {
 			t.Errorf("%s: %d records are left, such as %s", name, len(left), left[len(left)-1].Key)
 		}
 		enroll(t, inv, "alpha", mac3)

@@ -11,6 +11,8 @@ import (
 	"filippo.io/age/plugin"
 	"filippo.io/edwards25519"
 	"golang.org/x/crypto/ssh"
+
+	"provision/internal/store"
 )
 
 // ParseHostKey reads an OpenSSH ed25519 private key that is to be a host's
@@ -102,8 +104,8 @@ func (inv *Inventory) MakeIdentity(name string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		err = inv.store.Commit([]Version{{secretKey(name, SecretHostKey), 0}}, writes)
-		if !errors.Is(err, ErrConflict) {
+		err = inv.store.Commit([]store.Version{store.Absent(secretKey(name, SecretHostKey))}, writes)
+		if !errors.Is(err, store.ErrConflict) {
 			return public, err
 		}
 	}
@@ -111,7 +113,7 @@ func (inv *Inventory) MakeIdentity(name string) (string, error) {
 
 // newIdentity makes a new SSH key for a host. The writes keep it, in place of
 // the one that it has; Host.HostKey must change with them.
-func (inv *Inventory) newIdentity(name string) (public string, writes []Write, err error) {
+func (inv *Inventory) newIdentity(name string) (public string, writes []store.Write, err error) {
 	public, private, err := NewKey("root@" + name)
 	if err != nil {
 		return "", nil, err

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"provision/internal/store"
 	"provision/internal/text"
 )
 
@@ -29,7 +30,7 @@ const (
 
 // Inventory is all hosts, on a Store.
 type Inventory struct {
-	store Store
+	store records
 	vault *Vault
 	now   func() time.Time
 	seen  sightings
@@ -45,18 +46,23 @@ func factsKey(name string) string           { return "facts/" + name }
 func journalKey(name string) string         { return "journal/" + name }
 func secretKey(name, secret string) string  { return "secret/" + name + "/" + secret }
 
-// New opens the inventory; now is the clock, which should never go back. In a store that is stale, such as a copy, no permit lives then.
-func New(store Store, vault *Vault, now func() time.Time) (*Inventory, error) {
-	inv := &Inventory{store: store, vault: vault, now: now,
-		notes: noteLimits{recorded: make(map[noteKey]noted)}}
+// New opens the inventory; now is the clock, which should never go back. In a store that is stale, such as a copy, no
+// permit lives then.
+func New(db store.Store, vault *Vault, now func() time.Time) (*Inventory, error) {
+	inv := &Inventory{
+		store: records{db},
+		vault: vault,
+		now:   now,
+		notes: noteLimits{recorded: make(map[noteKey]noted)},
+	}
 	if err := inv.withdrawStale(); err != nil {
 		return nil, err
 	}
-	rec, err := store.Get(discoveredKey)
+	rec, err := inv.store.Get(discoveredKey)
 	switch {
 	case errors.Is(err, ErrNotFound):
 		return inv, nil
-	case errors.As(err, new(*Damaged)): // machines are discovered again
+	case errors.As(err, new(*store.Damaged)): // machines are discovered again
 		return inv, inv.SetAside(discoveredKey, "the server")
 	case err == nil:
 		err = inv.seen.load(rec.Value)
@@ -94,7 +100,7 @@ func (inv *Inventory) Run(ctx context.Context) error {
 func (inv *Inventory) saveSeen() error {
 	data, err := inv.seen.save()
 	if err == nil && data != nil {
-		err = inv.store.Commit(nil, []Write{{discoveredKey, data}})
+		err = inv.store.Commit(nil, []store.Write{store.Put(discoveredKey, data)})
 	}
 	if err != nil {
 		inv.seen.forget(nil) // dirty again
@@ -148,7 +154,7 @@ func (inv *Inventory) via(key string) (Host, error) {
 // List returns all hosts, by name. One whose record is damaged is there as failed, without a permit.
 func (inv *Inventory) List() ([]Host, error) {
 	recs, err := inv.store.List("host/", "")
-	var damaged *Damaged
+	var damaged *store.Damaged
 	if err != nil && !errors.As(err, &damaged) {
 		return nil, err
 	}
@@ -170,7 +176,7 @@ func (inv *Inventory) List() ([]Host, error) {
 // Watch sends the name of each host that changes, until ctx ends.
 func (inv *Inventory) Watch(ctx context.Context) <-chan string {
 	names := make(chan string)
-	keys := inv.store.Watch(ctx, "host/")
+	keys := inv.store.db.Watch(ctx, "host/")
 	go func() {
 		defer close(names)
 		for key := range keys {
@@ -186,7 +192,7 @@ func (inv *Inventory) Watch(ctx context.Context) <-chan string {
 // Events returns the kept events of a host with numbers past after.
 func (inv *Inventory) Events(name string, after uint64) ([]Event, error) {
 	recs, err := inv.store.List("event/"+name+"/", eventKey(name, after))
-	if err != nil && !errors.As(err, new(*Damaged)) { // those that can be read tell most of it
+	if err != nil && !errors.As(err, new(*store.Damaged)) { // those that can be read tell most of it
 		return nil, err
 	}
 	events := make([]Event, len(recs))
@@ -202,8 +208,8 @@ func (inv *Inventory) Events(name string, after uint64) ([]Event, error) {
 // and writes the host and the event in one transaction. The error is
 // ErrRefused if the event may not follow the host's state.
 func (inv *Inventory) Apply(name string, ev Event) (Host, error) {
-	return inv.apply(name, ev, func(before, after *Host) (expect []Version, writes []Write, err error) {
-		var identity []Write
+	return inv.apply(name, ev, func(before, after *Host) (expect []store.Version, writes []store.Write, err error) {
+		var identity []store.Write
 		switch ev.Kind {
 		case Burned:
 			if expect, writes, err = inv.claimDisks(before, ev.Disks); err != nil {
@@ -232,7 +238,7 @@ func (inv *Inventory) Check(name string, ev Event) error {
 
 // apply retries while others change the host. extra adds writes that depend
 // on the host before and after. An event that changes the host does so even if there were too many to record it.
-func (inv *Inventory) apply(name string, ev Event, extra func(before, after *Host) ([]Version, []Write, error)) (Host, error) {
+func (inv *Inventory) apply(name string, ev Event, extra func(before, after *Host) ([]store.Version, []store.Write, error)) (Host, error) {
 	ev.Stranger = ev.Stranger || slices.Contains(strangersCan, ev.Kind)
 	if !inv.notes.allow(name, ev, inv.now()) {
 		if ev.Kind == Noted {
@@ -242,13 +248,13 @@ func (inv *Inventory) apply(name string, ev Event, extra func(before, after *Hos
 	}
 	for {
 		h, err := inv.try(name, ev, extra)
-		if !errors.Is(err, ErrConflict) {
+		if !errors.Is(err, store.ErrConflict) {
 			return h, err
 		}
 	}
 }
 
-func (inv *Inventory) try(name string, ev Event, extra func(before, after *Host) ([]Version, []Write, error)) (Host, error) {
+func (inv *Inventory) try(name string, ev Event, extra func(before, after *Host) ([]store.Version, []store.Write, error)) (Host, error) {
 	before, version, err := inv.get(name)
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return before, err
@@ -266,7 +272,7 @@ func (inv *Inventory) try(name string, ev Event, extra func(before, after *Host)
 	if err != nil {
 		return before, err
 	}
-	expect, writes = append(expect, Version{hostKey(name), version}), append(writes, serial...)
+	expect, writes = append(expect, store.At(hostKey(name), version)), append(writes, serial...)
 	if extra != nil {
 		e, w, err := extra(&before, &after)
 		if err != nil {
@@ -283,8 +289,8 @@ func (inv *Inventory) try(name string, ev Event, extra func(before, after *Host)
 // log numbers the event and returns the writes of the host and the event.
 // Progress is kept in the host alone: it comes often and only the newest
 // counts.
-func (inv *Inventory) log(h *Host, ev Event) ([]Write, error) {
-	var writes []Write
+func (inv *Inventory) log(h *Host, ev Event) ([]store.Write, error) {
+	var writes []store.Write
 	if ev.Kind != Advanced && !ev.unrecorded {
 		var err error
 		if writes, err = inv.makeRoom(h); err != nil {
@@ -297,19 +303,19 @@ func (inv *Inventory) log(h *Host, ev Event) ([]Write, error) {
 		if err != nil {
 			return nil, err
 		}
-		writes = append(writes, Write{eventKey(h.Name, ev.Number), data})
+		writes = append(writes, store.Put(eventKey(h.Name, ev.Number), data))
 	}
 	// Tokens past the last few are forgotten altogether.
 	for len(h.Tokens) > 4 {
-		writes = append(writes, Write{tokenKey(h.Tokens[0]), nil})
+		writes = append(writes, store.Delete(tokenKey(h.Tokens[0])))
 		h.Tokens = h.Tokens[1:]
 	}
 	data, err := json.Marshal(h)
-	return append(writes, Write{hostKey(h.Name), data}), err
+	return append(writes, store.Put(hostKey(h.Name), data)), err
 }
 
 // makeRoom drops events of a host if there is no room for one more.
-func (inv *Inventory) makeRoom(h *Host) (writes []Write, err error) {
+func (inv *Inventory) makeRoom(h *Host) (writes []store.Write, err error) {
 	if h.Events == 0 { // written by a version that did not count them
 		h.Events = int(min(h.LastEvent, MaxEvents))
 	}
@@ -321,7 +327,7 @@ func (inv *Inventory) makeRoom(h *Host) (writes []Write, err error) {
 		return nil, err
 	}
 	for _, number := range expendable(all, eventsAtOnce) {
-		writes = append(writes, Write{eventKey(h.Name, number), nil})
+		writes = append(writes, store.Delete(eventKey(h.Name, number)))
 	}
 	h.Events = len(all) - len(writes)
 	return writes, nil

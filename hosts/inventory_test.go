@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"provision/internal/store"
 )
 
 // clock is a time that tests move.
@@ -34,23 +36,29 @@ func (c *clock) add(d time.Duration) {
 	c.now = c.now.Add(d)
 }
 
-func open(t testing.TB, dir string) (*Inventory, *Bolt, *clock) {
+func open(t testing.TB, dir string) (*Inventory, *store.Bolt, *clock) {
 	t.Helper()
-	store, err := OpenBolt(filepath.Join(dir, "state.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { store.Close() })
+	db := openStore(t, filepath.Join(dir, "state.db"))
 	vault, err := OpenVault(filepath.Join(dir, "secrets.key"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := &clock{now: noon}
-	inv, err := New(store, vault, c.Now)
+	inv, err := New(db, vault, c.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return inv, store, c
+	return inv, db, c
+}
+
+func openStore(t testing.TB, path string) *store.Bolt {
+	t.Helper()
+	db, err := store.OpenBolt(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	return db
 }
 
 func enroll(t testing.TB, inv *Inventory, name string, macs ...string) Host {
@@ -276,7 +284,7 @@ func TestBootTokenRace(t *testing.T) {
 }
 
 func TestEventsAreBounded(t *testing.T) {
-	inv, store, clk := open(t, t.TempDir())
+	inv, db, clk := open(t, t.TempDir())
 	enroll(t, inv, "alpha", mac1)
 	for i := range MaxEvents + 50 {
 		clk.add(time.Minute)
@@ -294,7 +302,7 @@ func TestEventsAreBounded(t *testing.T) {
 	if last := events[len(events)-1]; last.Message != fmt.Sprint(MaxEvents+49) || last.Number != MaxEvents+51 {
 		t.Errorf("the newest event is %+v", last)
 	}
-	if recs, _ := store.List("event/", ""); len(recs) != len(events) {
+	if recs, _ := db.List(t.Context(), "event/", ""); len(recs) != len(events) {
 		t.Errorf("%d events in the store", len(recs))
 	}
 	some, _ := inv.Events("alpha", MaxEvents+49)
@@ -330,7 +338,7 @@ func TestNotesDoNotFlood(t *testing.T) {
 
 func TestDiscoveredIsBounded(t *testing.T) {
 	dir := t.TempDir()
-	inv, store, clk := open(t, dir)
+	inv, db, clk := open(t, dir)
 	for i := range MaxDiscovered + 5 {
 		clk.add(time.Second)
 		inv.See(Discovered{MAC: fmt.Sprintf("52:54:00:00:%02x:%02x", i/256, i%256), Vendor: "PXEClient"})
@@ -351,7 +359,7 @@ func TestDiscoveredIsBounded(t *testing.T) {
 	if err := inv.Run(ctx); err != nil { // saves at the end
 		t.Fatal(err)
 	}
-	store.Close()
+	db.Close()
 	inv, _, _ = open(t, dir)
 	if again := inv.Discovered(); len(again) != MaxDiscovered || again[0].MAC != all[0].MAC {
 		t.Errorf("%d machines after a restart", len(again))
@@ -364,7 +372,7 @@ func TestDiscoveredIsBounded(t *testing.T) {
 
 func TestSecretsAreSealed(t *testing.T) {
 	dir := t.TempDir()
-	inv, store, _ := open(t, dir)
+	inv, db, _ := open(t, dir)
 	const passphrase = "correct horse battery staple"
 	_, err := inv.Enroll(Host{Name: "alpha", MACs: []string{mac1}}, time.Hour, map[string][]byte{SecretDisk("/tmp/key"): []byte(passphrase)})
 	if err != nil {
@@ -378,7 +386,7 @@ func TestSecretsAreSealed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	store.Close()
+	db.Close()
 	data, err := os.ReadFile(filepath.Join(dir, "state.db"))
 	if err != nil {
 		t.Fatal(err)
@@ -392,46 +400,14 @@ func TestSecretsAreSealed(t *testing.T) {
 			t.Errorf("%s: %v, %v", name, info.Mode(), err)
 		}
 	}
-	inv, store, _ = open(t, dir)
+	inv, db, _ = open(t, dir)
 	if err := inv.Purge("alpha"); err != nil {
 		t.Fatal(err)
 	}
 	for _, prefix := range []string{"host/", "mac/", "event/", "secret/", "boot/", "facts/", "forgotten/", "aside/"} {
-		if recs, _ := store.List(prefix, ""); len(recs) > 0 {
+		if recs, _ := db.List(t.Context(), prefix, ""); len(recs) > 0 {
 			t.Errorf("%s is left of a forgotten host", recs[0].Key)
 		}
-	}
-}
-
-func TestOneServerPerStateFolder(t *testing.T) {
-	dir := t.TempDir()
-	open(t, dir)
-	_, err := OpenBolt(filepath.Join(dir, "state.db"))
-	if err == nil || !strings.Contains(err.Error(), "another `provision serve`") {
-		t.Errorf("a second server: %v", err)
-	}
-}
-
-func TestCommitComparesAndSets(t *testing.T) {
-	_, store, _ := open(t, t.TempDir())
-	if err := store.Commit([]Version{{"a", 0}}, []Write{{"a", []byte("1")}, {"b", []byte("1")}}); err != nil {
-		t.Fatal(err)
-	}
-	if err := store.Commit([]Version{{"a", 0}}, []Write{{"c", []byte("1")}}); !errors.Is(err, ErrConflict) {
-		t.Errorf("absent expected, present: %v", err)
-	}
-	rec, _ := store.Get("a")
-	if err := store.Commit([]Version{{"a", rec.Version}}, []Write{{"a", []byte("2")}, {"b", nil}}); err != nil {
-		t.Error(err)
-	}
-	if err := store.Commit([]Version{{"a", rec.Version}}, []Write{{"a", []byte("3")}}); !errors.Is(err, ErrConflict) {
-		t.Errorf("an old version: %v", err)
-	}
-	if _, err := store.Get("b"); !errors.Is(err, ErrNotFound) {
-		t.Errorf("a deleted key: %v", err)
-	}
-	if _, err := store.Get("c"); !errors.Is(err, ErrNotFound) {
-		t.Errorf("half of a refused commit was made: %v", err)
 	}
 }
 
@@ -475,9 +451,9 @@ func TestKill(t *testing.T) {
 		}
 	}
 	dir := t.TempDir()
-	inv, store, _ := open(t, dir)
+	inv, db, _ := open(t, dir)
 	enroll(t, inv, "alpha", mac1)
-	store.Close()
+	db.Close()
 	for round := range 3 {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestKill$", "-test.v")
 		cmd.Env = append(os.Environ(), "HOSTS_KILL_DIR="+dir)
@@ -512,7 +488,7 @@ func TestKill(t *testing.T) {
 				fmt.Sscanf(line, "ack %d", &last)
 			}
 		}
-		inv, store, _ := open(t, dir)
+		inv, db, _ := open(t, dir)
 		h, err := inv.Get("alpha")
 		if err != nil || h.LastEvent < last {
 			t.Fatalf("acknowledged event %d, kept %d, %v", last, h.LastEvent, err)
@@ -521,6 +497,6 @@ func TestKill(t *testing.T) {
 		if err != nil || len(events) == 0 || events[0].Number != last {
 			t.Fatalf("event %d is lost: %v, %v", last, events, err)
 		}
-		store.Close()
+		db.Close()
 	}
 }

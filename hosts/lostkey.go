@@ -7,13 +7,15 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"provision/internal/store"
 )
 
 // VaultOf opens the key with which the store's secrets are sealed. One that was lost is not silently replaced: the
 // error says what is lost with it, and what to do.
-func VaultOf(store Store, path string) (*Vault, error) {
-	sealed, err := store.List("secret/", "")
-	if err != nil && !errors.As(err, new(*Damaged)) {
+func VaultOf(db store.Store, path string) (*Vault, error) {
+	sealed, err := records{db}.List("secret/", "")
+	if err != nil && !errors.As(err, new(*store.Damaged)) {
 		return nil, fmt.Errorf("look for sealed secrets: %w", err)
 	}
 	if len(sealed) == 0 {
@@ -37,7 +39,7 @@ func VaultOf(store Store, path string) (*Vault, error) {
 	return nil, lostKey(path, "it is another key", sealed)
 }
 
-func lostKey(path, how string, sealed []Record) error {
+func lostKey(path, how string, sealed []store.Record) error {
 	whose := make(map[string][]string) // hosts by kind of secret
 	for _, rec := range sealed {
 		owner, secret, _ := strings.Cut(strings.TrimPrefix(rec.Key, "secret/"), "/")
@@ -71,19 +73,19 @@ func lostKey(path, how string, sealed []Record) error {
 
 // DropSecrets removes all that is sealed from a store whose key is lost, and with it all permits: what was to be
 // installed would lack it. It returns how many secrets it removed.
-func DropSecrets(store Store) (int, error) {
-	var writes []Write
+func DropSecrets(db store.Store) (int, error) {
+	var writes []store.Write
 	for _, prefix := range []string{"secret/", "aside/"} {
-		recs, err := store.List(prefix, "")
-		if err != nil && !errors.As(err, new(*Damaged)) {
+		recs, err := records{db}.List(prefix, "")
+		if err != nil && !errors.As(err, new(*store.Damaged)) {
 			return 0, err
 		}
 		for _, rec := range recs {
 			if prefix == "secret/" || strings.Split(rec.Key, "/")[3] == "secret" { // aside/NAME/STAMP/secret/…
-				writes = append(writes, Write{rec.Key, nil})
+				writes = append(writes, store.Delete(rec.Key))
 			}
 		}
 	}
-	mark := Write{staleKey, []byte("the secrets of the store were dropped")}
-	return len(writes), store.Commit(nil, append(writes, mark))
+	mark := store.Put(store.StaleKey, []byte("the secrets of the store were dropped"))
+	return len(writes), records{db}.Commit(nil, append(writes, mark))
 }

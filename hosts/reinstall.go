@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"provision/internal/store"
 )
 
 // Via is how a machine is made to come to its installer.
@@ -68,24 +70,24 @@ func (inv *Inventory) Reinstall(h Host, permit time.Duration, secrets map[string
 const secretOldKey = SecretHostKey + ".old"
 
 // keepIdentity keeps the private key of a host that stands when it gets another.
-func (inv *Inventory) keepIdentity(before, after *Host) ([]Write, error) {
+func (inv *Inventory) keepIdentity(before, after *Host) ([]store.Write, error) {
 	if !before.Intact() || before.HostKey != before.Standing.HostKey || after.HostKey == before.HostKey {
 		return nil, nil
 	}
 	rec, err := inv.store.Get(secretKey(before.Name, SecretHostKey))
-	return []Write{{secretKey(before.Name, secretOldKey), rec.Value}}, err
+	return []store.Write{store.Put(secretKey(before.Name, secretOldKey), rec.Value)}, err
 }
 
 // settleIdentity ends it: after a cancel the old key is the host's again, and
 // once what stood is given up the old key is gone.
-func (inv *Inventory) settleIdentity(before, after *Host) ([]Write, error) {
+func (inv *Inventory) settleIdentity(before, after *Host) ([]store.Write, error) {
 	rec, err := inv.store.Get(secretKey(before.Name, secretOldKey))
 	if errors.Is(err, ErrNotFound) {
 		return nil, nil
 	}
-	writes := []Write{{secretKey(before.Name, secretOldKey), nil}}
+	writes := []store.Write{store.Delete(secretKey(before.Name, secretOldKey))}
 	if after.Intact() {
-		writes = append(writes, Write{secretKey(before.Name, SecretHostKey), rec.Value})
+		writes = append(writes, store.Put(secretKey(before.Name, SecretHostKey), rec.Value))
 	}
 	return writes, err
 }

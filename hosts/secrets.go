@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"unicode"
+
+	"provision/internal/store"
 )
 
 // MaxSecret is how large a secret file may be, in bytes.
@@ -99,7 +101,7 @@ func checkTarget(p string) error {
 
 // keepSecrets returns the writes that seal the secrets of an enrolment, put its
 // disk keys into escrow, and drop what an earlier enrolment left.
-func (inv *Inventory) keepSecrets(before, after *Host, given map[string][]byte) ([]Write, error) {
+func (inv *Inventory) keepSecrets(before, after *Host, given map[string][]byte) ([]store.Write, error) {
 	writes, err := inv.sealAll(after.Name, given)
 	if err != nil {
 		return nil, err
@@ -111,13 +113,13 @@ func (inv *Inventory) keepSecrets(before, after *Host, given map[string][]byte) 
 	for _, rec := range old {
 		p := strings.TrimPrefix(rec.Key, "secret/"+after.Name+"/"+fileSecret)
 		if !slices.ContainsFunc(after.Options.Secrets, func(f SecretFile) bool { return f.Path == p }) {
-			writes = append(writes, Write{rec.Key, nil})
+			writes = append(writes, store.Delete(rec.Key))
 		}
 	}
 	keys := make(map[string]diskKey)
 	for _, p := range after.Options.DiskKeys {
 		secret := SecretDisk(p)
-		key, made := diskKey{plain: given[secret]}, []Write(nil)
+		key, made := diskKey{plain: given[secret]}, []store.Write(nil)
 		switch {
 		case key.plain != nil:
 		case slices.Contains(after.Options.Generated, p):
@@ -145,7 +147,7 @@ type diskKey struct {
 // generate returns the passphrase that the host was given at an earlier
 // enrolment and was not installed with yet, or a new one, with the writes that
 // seal it.
-func (inv *Inventory) generate(before *Host, name, p string) ([]Write, diskKey, error) {
+func (inv *Inventory) generate(before *Host, name, p string) ([]store.Write, diskKey, error) {
 	if slices.Contains(before.Options.Generated, p) {
 		plain, err := inv.Secret(name, SecretDisk(p))
 		if !errors.Is(err, ErrNotFound) {
@@ -172,25 +174,25 @@ func (inv *Inventory) HasDiskKey(name, p string) bool {
 // operators' keys open that; those that were given stay, as another install
 // needs them. It is also for when a permit is withdrawn, or was for a dry run, and
 // the host stands as before: what was made for it is dropped, and what was in escrow is again.
-func (inv *Inventory) settleSecrets(kind Kind, after *Host) (writes []Write, err error) {
+func (inv *Inventory) settleSecrets(kind Kind, after *Host) (writes []store.Write, err error) {
 	undone := (kind == Cancelled || kind == Rehearsal) && after.Intact()
 	if kind != Proved && !undone {
 		return nil, nil
 	}
 	for _, p := range after.Options.Generated {
-		writes = append(writes, Write{secretKey(after.Name, SecretDisk(p)), nil})
+		writes = append(writes, store.Delete(secretKey(after.Name, SecretDisk(p))))
 	}
 	if !after.Options.KeepSecrets {
 		for _, f := range after.Options.Secrets {
-			writes = append(writes, Write{secretKey(after.Name, SecretContent(f.Path)), nil})
+			writes = append(writes, store.Delete(secretKey(after.Name, SecretContent(f.Path))))
 		}
 	}
 	prefix := escrowPrefix(after.Name)
 	old, err := inv.store.List(prefix+previous, "")
 	for _, rec := range old {
-		writes = append(writes, Write{rec.Key, nil})
+		writes = append(writes, store.Delete(rec.Key))
 		if undone {
-			writes = append(writes, Write{prefix + strings.TrimPrefix(rec.Key, prefix+previous), rec.Value})
+			writes = append(writes, store.Put(prefix+strings.TrimPrefix(rec.Key, prefix+previous), rec.Value))
 		}
 	}
 	return writes, err

@@ -94,7 +94,7 @@ func TestRecipients(t *testing.T) {
 // one that the disk got, and is the server's no more once the host is installed.
 func TestEscrow(t *testing.T) {
 	dir := t.TempDir()
-	inv, store, _ := open(t, dir)
+	inv, db, _ := open(t, dir)
 	id, err := age.GenerateX25519Identity()
 	if err != nil {
 		t.Fatal(err)
@@ -215,7 +215,7 @@ func TestEscrow(t *testing.T) {
 	if err := inv.Purge("bravo"); err != nil {
 		t.Fatal(err)
 	}
-	if recs, err := store.List(escrowPrefix("bravo"), ""); err != nil || len(recs) > 0 {
+	if recs, err := db.List(t.Context(), escrowPrefix("bravo"), ""); err != nil || len(recs) > 0 {
 		t.Errorf("after forget there is %d in escrow, %v", len(recs), err)
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+
+	"provision/internal/store"
 )
 
 // A Raspberry Pi asks for its files in a folder that is called after its serial number. The number that a machine tells
@@ -21,7 +23,7 @@ func (h *Host) leadsBySerial() string { return cmp.Or(h.Serial, h.Boot.Serial) }
 
 // claimSerial moves the index from the host as it was to as it will be. The
 // error is ErrRefused if the serial number is another host's, and names both.
-func (inv *Inventory) claimSerial(before, after *Host) (expect []Version, writes []Write, err error) {
+func (inv *Inventory) claimSerial(before, after *Host) (expect []store.Version, writes []store.Write, err error) {
 	had, has := before.leadsBySerial(), after.leadsBySerial()
 	if had == has && before.Serial == after.Serial && before.Boot.Token == after.Boot.Token {
 		return nil, nil, nil
@@ -47,18 +49,18 @@ func (inv *Inventory) claimSerial(before, after *Host) (expect []Version, writes
 			return nil, nil, err
 		}
 	}
-	expect = append(expect, Version{serialKey(has), rec.Version})
-	return expect, append(writes, Write{serialKey(has), []byte(after.Name)}), nil
+	expect = append(expect, store.At(serialKey(has), rec.Version))
+	return expect, append(writes, store.Put(serialKey(has), []byte(after.Name))), nil
 }
 
 // dropSerial returns the write by which the serial number does not lead to the host any more, if it does now.
-func (inv *Inventory) dropSerial(h *Host) ([]Version, []Write, error) {
+func (inv *Inventory) dropSerial(h *Host) ([]store.Version, []store.Write, error) {
 	key := serialKey(h.leadsBySerial())
 	rec, err := inv.store.Get(key)
 	if errors.Is(err, ErrNotFound) || err == nil && string(rec.Value) != h.Name {
 		return nil, nil, nil
 	}
-	return []Version{{key, rec.Version}}, []Write{{key, nil}}, err
+	return []store.Version{store.At(key, rec.Version)}, []store.Write{store.Delete(key)}, err
 }
 
 // SerialClash is that two hosts' machines tell the same serial number. It is an

@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"provision/internal/store"
 )
 
 // Change is what the operator changes of a host without a decision to erase anything. What is nil
@@ -76,7 +78,7 @@ func (inv *Inventory) set(name string, c Change, by string) (Alteration, error) 
 		return done, err
 	}
 	done.Host = after
-	expect = append(append(expect, e...), Version{hostKey(name), version})
+	expect = append(append(expect, e...), store.At(hostKey(name), version))
 	return done, inv.store.Commit(expect, slices.Concat(writes, serial, logged))
 }
 
@@ -184,10 +186,10 @@ func chosenMACs(h Host, words []string) ([]string, error) {
 
 // moveMACs returns the writes by which the MACs lead to the host as it will be, and are no other's. The
 // others' logs tell it.
-func (inv *Inventory) moveMACs(before, after Host, by string) (expect []Version, writes []Write, notes []string, err error) {
+func (inv *Inventory) moveMACs(before, after Host, by string) (expect []store.Version, writes []store.Write, notes []string, err error) {
 	for _, mac := range before.MACs {
 		if !slices.Contains(after.MACs, mac) {
-			writes = append(writes, Write{macKey(mac), nil})
+			writes = append(writes, store.Delete(macKey(mac)))
 		}
 	}
 	if len(before.MACs) > 0 && len(after.MACs) == 0 {
@@ -205,8 +207,8 @@ func (inv *Inventory) moveMACs(before, after Host, by string) (expect []Version,
 		if err == nil {
 			losers[string(rec.Value)] = append(losers[string(rec.Value)], mac)
 		}
-		expect = append(expect, Version{macKey(mac), rec.Version})
-		writes = append(writes, Write{macKey(mac), []byte(after.Name)})
+		expect = append(expect, store.At(macKey(mac), rec.Version))
+		writes = append(writes, store.Put(macKey(mac), []byte(after.Name)))
 	}
 	for loser, macs := range losers {
 		e, w, n, err := inv.loseMACs(loser, macs, after.Name, by)
@@ -220,7 +222,7 @@ func (inv *Inventory) moveMACs(before, after Host, by string) (expect []Version,
 }
 
 // loseMACs takes MACs from a host that has no permit.
-func (inv *Inventory) loseMACs(name string, macs []string, to, by string) ([]Version, []Write, []string, error) {
+func (inv *Inventory) loseMACs(name string, macs []string, to, by string) ([]store.Version, []store.Write, []string, error) {
 	before, version, err := inv.get(name)
 	if err != nil {
 		return nil, nil, nil, err
@@ -244,7 +246,7 @@ func (inv *Inventory) loseMACs(name string, macs []string, to, by string) ([]Ver
 		return nil, nil, nil, err
 	}
 	expect, serial, err := inv.claimSerial(&before, &h)
-	return append(expect, Version{hostKey(name), version}), append(writes, serial...), notes, err
+	return append(expect, store.At(hostKey(name), version)), append(writes, serial...), notes, err
 }
 
 func noMAC(name string) string {

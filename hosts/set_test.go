@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"provision/internal/store"
 )
 
 // installed is a host that was installed on a machine with these MACs.
@@ -49,7 +51,7 @@ func TestSetMACs(t *testing.T) {
 		{give: "", refused: "six bytes"},
 	}
 	for _, test := range tests {
-		inv, store, _ := open(t, t.TempDir())
+		inv, db, _ := open(t, t.TempDir())
 		installed(t, inv, "alpha", mac1, mac2)
 		done, err := inv.Set("alpha", Change{MACs: strings.Split(test.give, ",")}, "ada")
 		if test.refused != "" {
@@ -61,7 +63,7 @@ func TestSetMACs(t *testing.T) {
 		if err != nil || strings.Join(done.Host.MACs, ",") != test.want {
 			t.Errorf("%s: %s, %v; want %s", test.give, done.Host.MACs, err, test.want)
 		}
-		recs, err := store.List("mac/", "")
+		recs, err := db.List(t.Context(), "mac/", "")
 		if err != nil || len(recs) != len(done.Host.MACs) {
 			t.Errorf("%s: %d MACs lead to hosts, %v", test.give, len(recs), err)
 		}
@@ -122,15 +124,15 @@ func TestPermitIsForAMachine(t *testing.T) {
 		"another's": {MACs: []string{"+" + mac2}},
 	}
 	for name, c := range changes {
-		inv, store, clock := open(t, t.TempDir())
+		inv, db, clock := open(t, t.TempDir())
 		enroll(t, inv, "alpha", mac1)
 		installed(t, inv, "bravo", mac2)
-		before := everything(t, store)
+		before := everything(t, db)
 		_, err := inv.Set("alpha", c, "ada")
 		if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "run `provision cancel alpha` first") {
 			t.Errorf("%s: %v", name, err)
 		}
-		if after := everything(t, store); !slices.EqualFunc(before, after, func(a, b Record) bool { return a.Version == b.Version }) {
+		if after := everything(t, db); !slices.EqualFunc(before, after, func(a, b store.Record) bool { return a.Version == b.Version }) {
 			t.Errorf("%s: a refusal wrote", name)
 		}
 		apply(t, inv, "alpha", Event{Kind: Cancelled})

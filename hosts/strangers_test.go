@@ -139,7 +139,7 @@ func TestBootsThatNobodyFetched(t *testing.T) {
 // TestStrangersHideNothing: whatever anybody on the network causes, for as long as it likes, the host has its last
 // address, and its log what others than strangers caused.
 func TestStrangersHideNothing(t *testing.T) {
-	inv, store, clk := open(t, t.TempDir())
+	inv, db, clk := open(t, t.TempDir())
 	enroll(t, inv, "alpha", mac1)
 	apply(t, inv, "alpha", Event{Kind: Revealed, Message: "to somebody"})
 	var h Host
@@ -168,7 +168,7 @@ func TestStrangersHideNothing(t *testing.T) {
 	if kinds[Enrolled] != 1 || kinds[Revealed] != 1 || kinds[Noted] < 5 {
 		t.Errorf("of what strangers did not cause there are %v", kinds)
 	}
-	if recs, _ := store.List("event/", ""); len(events) > MaxEvents || len(recs) != len(events) || h.Events > MaxEvents {
+	if recs, _ := db.List(t.Context(), "event/", ""); len(events) > MaxEvents || len(recs) != len(events) || h.Events > MaxEvents {
 		t.Errorf("%d events, %d in the store", len(events), len(recs))
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"filippo.io/age"
+
+	"provision/internal/store"
 )
 
 // Vault encrypts secrets at rest with age, to a key of its own in a file that
@@ -50,21 +52,12 @@ func newVault(path string) (*Vault, error) {
 		err = os.Rename(tmp.Name(), path)
 	}
 	if err == nil {
-		err = syncDir(filepath.Dir(path))
+		err = store.SyncDir(filepath.Dir(path))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("make the store's key: %w", err)
 	}
 	return &Vault{id}, nil
-}
-
-// syncDir makes a rename outlast a power cut.
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // Seal encrypts.

@@ -11,21 +11,22 @@ import (
 
 	"provision/disko"
 	"provision/hosts"
+	"provision/internal/store"
 )
 
 // inventory is an empty one, with its files in dir.
 func inventory(t testing.TB, dir string) *hosts.Inventory {
 	t.Helper()
-	store, err := hosts.OpenBolt(filepath.Join(dir, "state.db"))
+	db, err := store.OpenBolt(filepath.Join(dir, "state.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { store.Close() })
+	t.Cleanup(func() { db.Close() })
 	vault, err := hosts.OpenVault(filepath.Join(dir, "key"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	inv, err := hosts.New(store, vault, time.Now)
+	inv, err := hosts.New(db, vault, time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}

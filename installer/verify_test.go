@@ -14,6 +14,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"provision/hosts"
+	"provision/internal/store"
 )
 
 const (
@@ -37,12 +38,12 @@ func newRestarted(t *testing.T, e hosts.Expected, o hosts.Options) *restarted {
 	dir := t.TempDir()
 	r := &restarted{t: t, clock: time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC), addr: loopback(), installs: newSigner(t), runs: filepath.Join(dir, "runs")}
 	pretend(t, map[string]string{"readlink": "cat " + r.runs, "reboot": "echo >>" + dir + "/rebooted"})
-	store, err := hosts.OpenBolt(filepath.Join(dir, "state.db"))
+	db, err := store.OpenBolt(filepath.Join(dir, "state.db"))
 	r.must(err)
-	t.Cleanup(func() { store.Close() })
+	t.Cleanup(func() { db.Close() })
 	vault, err := hosts.OpenVault(filepath.Join(dir, "key"))
 	r.must(err)
-	inv, err := hosts.New(store, vault, func() time.Time { return r.clock })
+	inv, err := hosts.New(db, vault, func() time.Time { return r.clock })
 	r.must(err)
 	h, err := inv.Enroll(hosts.Host{Name: "bravo", MACs: []string{theMAC}, Image: "lab", Arch: "x86_64", Options: o}, time.Hour, nil)
 	r.must(err)

@@ -8,6 +8,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
 	"provision/hosts"
+	"provision/internal/store"
 )
 
 // BenchmarkDHCP is one DISCOVER from bytes to bytes: parse, look up, decide,
@@ -15,8 +16,8 @@ import (
 func BenchmarkDHCP(b *testing.B) {
 	for _, n := range []int{10, 100_000} {
 		s := server(b, Full)
-		fill(b, s.Leases.(hosts.Store), n)
-		inv, err := hosts.New(s.Leases.(hosts.Store), nil, s.Now)
+		fill(b, s.Leases.(store.Store), n)
+		inv, err := hosts.New(s.Leases.(store.Store), nil, s.Now)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -44,17 +45,17 @@ func BenchmarkDHCP(b *testing.B) {
 
 // fill writes n booting hosts straight into the store, many at a time: to
 // enroll each by itself would take an fsync each.
-func fill(b *testing.B, store hosts.Store, n int) {
+func fill(b *testing.B, db store.Store, n int) {
 	b.Helper()
-	var writes []hosts.Write
+	var writes []store.Write
 	for i := range n {
 		name := fmt.Sprintf("host%06d", i)
 		mac := fmt.Sprintf("52:54:00:%02x:%02x:%02x", i>>16, i>>8&255, i&255)
 		h := fmt.Sprintf(`{"name":%q,"macs":[%q],"arch":"x86_64","state":"booting","permit":{"issued":%q,"expires":%q},"boot":{"token":"%032x","mac":%q,"expires":%q}}`,
 			name, mac, noon.Format(time.RFC3339), noon.Add(time.Hour).Format(time.RFC3339), i, mac, noon.Add(time.Hour).Format(time.RFC3339))
-		writes = append(writes, hosts.Write{Key: "host/" + name, Value: []byte(h)}, hosts.Write{Key: "mac/" + mac, Value: []byte(name)})
+		writes = append(writes, store.Put("host/"+name, []byte(h)), store.Put("mac/"+mac, []byte(name)))
 		if len(writes) > 10_000 || i == n-1 {
-			if err := store.Commit(nil, writes); err != nil {
+			if err := db.Commit(b.Context(), nil, writes); err != nil {
 				b.Fatal(err)
 			}
 			writes = nil

@@ -27,7 +27,7 @@ const (
 	waitingRoom = 4096
 
 	// lanes is how many requests of one port are answered at a time. Most of that
-	// time the disk has them, and it takes many at once (hosts.Bolt).
+	// time the disk has them, and it takes many at once (store.Journal).
 	lanes = 256
 )
 

@@ -1,6 +1,7 @@
 package pxe
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,7 +13,7 @@ import (
 	"sync"
 	"time"
 
-	"provision/hosts"
+	"provision/internal/store"
 )
 
 // Range is addresses that the DHCP server hands out, both ends included.
@@ -100,11 +101,14 @@ const maxDeclines = 3
 // LeasePrefix begins the keys of leases.
 const LeasePrefix = "lease/"
 
-// LeaseStore keeps leases: a [hosts.Journal], or any [hosts.Store].
+// LeaseStore keeps leases: a [store.Journal], or any [store.Store].
 type LeaseStore interface {
-	List(prefix, after string) ([]hosts.Record, error)
-	Commit(expect []hosts.Version, writes []hosts.Write) error
+	List(ctx context.Context, prefix, after string) ([]store.Record, error)
+	Commit(ctx context.Context, expect []store.Version, writes []store.Write) error
 }
+
+// storePatience is how long a lease may take to be kept. Its machine has given up by then.
+const storePatience = 30 * time.Second
 
 var errNoAddress = errors.New("no address left")
 
@@ -118,12 +122,24 @@ func (p *pool) avoids(all []netip.Addr) {
 	}
 }
 
-func newPool(store LeaseStore, rng Range, term time.Duration, now func() time.Time, avoid ...netip.Addr) (*pool, error) {
-	p := &pool{store: store, rng: rng, term: term, now: now, declines: make(map[string][]time.Time),
-		probes: make(map[netip.Addr]probe), ahead: minAhead, wanted: make(chan struct{}, 1),
-		by: make(map[netip.Addr]lease), mine: make(map[string]netip.Addr), saved: make(map[netip.Addr]time.Time)}
+func newPool(db LeaseStore, rng Range, term time.Duration, now func() time.Time, avoid ...netip.Addr) (*pool, error) {
+	p := &pool{
+		store:    db,
+		rng:      rng,
+		term:     term,
+		now:      now,
+		by:       make(map[netip.Addr]lease),
+		mine:     make(map[string]netip.Addr),
+		saved:    make(map[netip.Addr]time.Time),
+		declines: make(map[string][]time.Time),
+		probes:   make(map[netip.Addr]probe),
+		ahead:    minAhead,
+		wanted:   make(chan struct{}, 1),
+	}
 	p.avoids(avoid)
-	recs, err := store.List(LeasePrefix, "")
+	ctx, cancel := context.WithTimeout(context.Background(), storePatience)
+	defer cancel()
+	recs, err := db.List(ctx, LeasePrefix, "")
 	if err != nil {
 		return nil, fmt.Errorf("read leases: %w", err)
 	}
@@ -328,7 +344,7 @@ func (p *pool) relayed(via netip.Addr) netip.Addr {
 }
 
 func (p *pool) save(addr netip.Addr, l *lease) error {
-	w := hosts.Write{Key: LeasePrefix + addr.String()}
+	w := store.Write{Key: LeasePrefix + addr.String()}
 	if l != nil {
 		data, err := json.Marshal(l)
 		if err != nil {
@@ -336,7 +352,9 @@ func (p *pool) save(addr netip.Addr, l *lease) error {
 		}
 		w.Value = data
 	}
-	if err := p.store.Commit(nil, []hosts.Write{w}); err != nil {
+	ctx, cancel := context.WithTimeout(context.Background(), storePatience)
+	defer cancel()
+	if err := p.store.Commit(ctx, nil, []store.Write{w}); err != nil {
 		return fmt.Errorf("save the lease of %s: %w", addr, err)
 	}
 	return nil

@@ -1,12 +1,13 @@
 package pxe
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"testing"
 	"time"
 
-	"provision/hosts"
+	"provision/internal/store"
 )
 
 func TestParseRange(t *testing.T) {
@@ -192,10 +193,10 @@ type slowStore struct {
 	asked, open chan struct{}
 }
 
-func (g slowStore) Commit(expect []hosts.Version, writes []hosts.Write) error {
+func (g slowStore) Commit(ctx context.Context, expect []store.Version, writes []store.Write) error {
 	g.asked <- struct{}{}
 	<-g.open
-	return g.LeaseStore.Commit(expect, writes)
+	return g.LeaseStore.Commit(ctx, expect, writes)
 }
 
 // TestLeaseIsOnDiskFirst: nothing is acknowledged before the store has it.

@@ -72,8 +72,8 @@ func portError(proto string, port int, err error) error {
 // PortOwner names the process that listens on a port of udp or tcp, as "dnsmasq (pid 42)".
 // It is empty if that process is not ours to see.
 func PortOwner(proto string, port int) string {
-	inodes := socketInodes("/proc/net/"+proto, port)
-	maps.Copy(inodes, socketInodes("/proc/net/"+proto+"6", port)) // who listens on [::] has IPv4's port, too
+	inodes := socketInodes("/proc/thread-self/net/"+proto, port)
+	maps.Copy(inodes, socketInodes("/proc/thread-self/net/"+proto+"6", port)) // who listens on [::] has IPv4's port, too
 	if len(inodes) == 0 {
 		return ""
 	}

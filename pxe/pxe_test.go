@@ -20,6 +20,7 @@ import (
 
 	"provision/hosts"
 	"provision/images"
+	"provision/internal/store"
 )
 
 var update = flag.Bool("update", false, "write golden files anew")
@@ -48,24 +49,24 @@ func packet(t testing.TB, name string) *dhcpv4.DHCPv4 {
 // server is one that answers, without sockets.
 func server(t testing.TB, mode Mode) *Server {
 	t.Helper()
-	store, err := hosts.OpenBolt(filepath.Join(t.TempDir(), "state.db"))
+	db, err := store.OpenBolt(filepath.Join(t.TempDir(), "state.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { store.Close() })
-	return serverOn(t, mode, store, func() time.Time { return noon })
+	t.Cleanup(func() { db.Close() })
+	return serverOn(t, mode, db, func() time.Time { return noon })
 }
 
-func serverOn(t testing.TB, mode Mode, store hosts.Store, now func() time.Time) *Server {
+func serverOn(t testing.TB, mode Mode, db store.Store, now func() time.Time) *Server {
 	t.Helper()
 	dir := t.TempDir()
 	vault, err := hosts.OpenVault(filepath.Join(dir, "key"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Server{Mode: mode, Traces: &hosts.Traces{Now: now}, HTTPPort: 80, BootTime: 10 * time.Minute, Leases: store, Log: slog.New(slog.DiscardHandler),
+	s := &Server{Mode: mode, Traces: &hosts.Traces{Now: now}, HTTPPort: 80, BootTime: 10 * time.Minute, Leases: db, Log: slog.New(slog.DiscardHandler),
 		Login: "ssh-ed25519 AAAA provision", Now: now}
-	if s.Hosts, err = hosts.New(store, vault, s.Now); err != nil {
+	if s.Hosts, err = hosts.New(db, vault, s.Now); err != nil {
 		t.Fatal(err)
 	}
 	if s.Images, err = images.Open(filepath.Join(dir, "images")); err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
 	"provision/hosts"
+	"provision/internal/store"
 )
 
 // restarting is a server with a host that was told to start from its disk, and a clock.
@@ -23,13 +24,13 @@ type restarting struct {
 // newRestarting has the installer ask for an address in these ways before the restart.
 func newRestarting(t *testing.T, e hosts.Expected, installer ...dhcpv4.Modifier) *restarting {
 	t.Helper()
-	store, err := hosts.OpenBolt(filepath.Join(t.TempDir(), "state.db"))
+	db, err := store.OpenBolt(filepath.Join(t.TempDir(), "state.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { store.Close() })
+	t.Cleanup(func() { db.Close() })
 	r := &restarting{t: t, clock: noon}
-	r.Server = serverOn(t, Proxy, store, func() time.Time { return r.clock })
+	r.Server = serverOn(t, Proxy, db, func() time.Time { return r.clock })
 	r.mustEnroll(t, "bravo", mac)
 	if _, err := r.Hosts.Apply("bravo", hosts.Event{Kind: hosts.Built, Expected: &e}); err != nil {
 		t.Fatal(err)

@@ -2,7 +2,6 @@ package pxe
 
 import (
 	"bytes"
-	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -16,62 +15,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
 	"provision/hosts"
+	"provision/internal/store"
 )
-
-// ram is a hosts.Store that forgets: no test waits for a disk ten million
-// times.
-type ram struct {
-	mu      sync.Mutex
-	records map[string]hosts.Record
-	version uint64
-}
-
-func (r *ram) Get(key string) (hosts.Record, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	rec, ok := r.records[key]
-	if !ok {
-		return rec, hosts.ErrNotFound
-	}
-	return rec, nil
-}
-
-func (r *ram) List(prefix, after string) (all []hosts.Record, err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, key := range slices.Sorted(maps.Keys(r.records)) {
-		if strings.HasPrefix(key, prefix) && key > after {
-			all = append(all, r.records[key])
-		}
-	}
-	return all, nil
-}
-
-func (r *ram) Commit(expect []hosts.Version, writes []hosts.Write) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, e := range expect {
-		if r.records[e.Key].Version != e.Version {
-			return hosts.ErrConflict
-		}
-	}
-	r.version++
-	for _, w := range writes {
-		if delete(r.records, w.Key); w.Value != nil {
-			r.records[w.Key] = hosts.Record{Key: w.Key, Value: bytes.Clone(w.Value), Version: r.version}
-		}
-	}
-	return nil
-}
-
-func (r *ram) Watch(context.Context, string) <-chan string { return nil }
 
 // target is a server in one mode, with a host in each state that a machine
 // could be booted in, or must not be.
@@ -108,7 +59,7 @@ func newTarget(t testing.TB, mode Mode, hold bool) *target {
 	if hold {
 		tg.name += ", hold"
 	}
-	s := serverOn(t, mode, &ram{records: make(map[string]hosts.Record)}, func() time.Time { return tg.clock })
+	s := serverOn(t, mode, new(store.Memory), func() time.Time { return tg.clock })
 	tg.Server, s.Hold, s.Log = s, hold, slog.New(slog.DiscardHandler)
 	s.withARMImage(t)
 	for role := 1; role < roles; role++ {

@@ -24,6 +24,7 @@ import (
 	"provision/images"
 	"provision/installer"
 	plans "provision/internal/confirm"
+	"provision/internal/store"
 	"provision/internal/web"
 )
 
@@ -86,17 +87,17 @@ func newModel(t *testing.T) *model {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	store, err := hosts.OpenBolt(filepath.Join(dir, "state.db"))
+	db, err := store.OpenBolt(filepath.Join(dir, "state.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { store.Close() })
+	t.Cleanup(func() { db.Close() })
 	vault, err := hosts.OpenVault(filepath.Join(dir, "key"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	m := &model{t: t, socket: filepath.Join(dir, "sock")}
-	if m.inventory, err = hosts.New(store, vault, time.Now); err != nil {
+	if m.inventory, err = hosts.New(db, vault, time.Now); err != nil {
 		t.Fatal(err)
 	}
 	catalog, err := images.Open(filepath.Join(dir, "images"))

@@ -14,8 +14,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"provision/hosts"
 	"provision/images"
+	"provision/internal/store"
 )
 
 func TestMain(m *testing.M) {
@@ -149,10 +149,10 @@ func flip(ts *testscript.TestScript, _ bool, args []string) {
 
 // record FILE KEY VALUE sets a record of a store.
 func record(ts *testscript.TestScript, _ bool, args []string) {
-	store, err := hosts.OpenBolt(ts.MkAbs(args[0]))
+	db, err := store.OpenBolt(ts.MkAbs(args[0]))
 	ts.Check(err)
-	ts.Check(store.Commit(nil, []hosts.Write{{Key: args[1], Value: []byte(args[2])}}))
-	ts.Check(store.Close())
+	ts.Check(db.Commit(context.Background(), nil, []store.Write{store.Put(args[1], []byte(args[2]))}))
+	ts.Check(db.Close())
 }
 
 // answers waits until something listens on the server's socket.

@@ -26,6 +26,7 @@ import (
 	"provision/images"
 	"provision/installer"
 	"provision/internal/nix"
+	"provision/internal/store"
 	"provision/internal/web"
 	"provision/pxe"
 )
@@ -133,11 +134,11 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 		log.Info("the state folder was open to others, and is the server's alone now", "folder", f.stateDir, "was", fmt.Sprintf("%04o", mode))
 	}
 	storePath := filepath.Join(f.stateDir, storeFile)
-	store, err := hosts.OpenBolt(storePath)
+	db, err := store.OpenBolt(storePath)
 	if err != nil {
 		return errors.Join(err, begun.undo())
 	}
-	defer store.Close()
+	defer db.Close()
 	begun.locked = true
 	serving := false
 	defer func() { // before the store is closed, and thus open to another server
@@ -150,21 +151,21 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 		return err
 	}
 	defer os.RemoveAll(temp)
-	for _, key := range store.Found.Damaged {
+	for _, key := range db.Found.Damaged {
 		log.Error("a record in the store is damaged; the rest goes on without it", "record", key, "remedy", "provision state set-aside "+key)
 	}
-	vault, err := hosts.VaultOf(store, filepath.Join(f.stateDir, keyFile))
+	vault, err := hosts.VaultOf(db, filepath.Join(f.stateDir, keyFile))
 	if err != nil {
 		return err
 	}
-	clock, err := hosts.NewClock(store, time.Now)
+	clock, err := hosts.NewClock(db, time.Now)
 	if err != nil {
 		return err
 	}
 	if err := awaitClock(ctx, clock, storePath, log); err != nil || ctx.Err() != nil {
 		return err
 	}
-	why, err := hosts.Stale(store)
+	why, err := store.Stale(ctx, db)
 	if err != nil {
 		return err
 	}
@@ -172,11 +173,11 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 		log.Warn("all permits are withdrawn", "why", why)
 	}
 	pxeServer.Now = clock.Now
-	inventory, err := hosts.New(store, vault, clock.Now)
+	inventory, err := hosts.New(db, vault, clock.Now)
 	if err != nil {
 		return err
 	}
-	leases, err := hosts.OpenJournal(filepath.Join(f.stateDir, leaseFile))
+	leases, err := store.OpenJournal(filepath.Join(f.stateDir, leaseFile))
 	if err != nil {
 		return err
 	}
@@ -184,7 +185,7 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 	if leases.Damage != "" {
 		log.Warn("some of the lease journal could not be read", "what", leases.Damage)
 	}
-	if err := leases.Adopt(store, pxe.LeasePrefix); err != nil {
+	if err := leases.Adopt(ctx, db, pxe.LeasePrefix); err != nil {
 		return err
 	}
 	catalog, err := images.Open(filepath.Join(f.stateDir, "images"))
@@ -225,7 +226,7 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 			}
 			return err
 		}}
-	operator := &web.Server{Socket: socket, Group: f.group, Flake: f.flake, Programs: f.programs, Hosts: inventory, Store: store, Temp: temp, Images: catalog, Traces: traces, Log: log, Look: install.Look, Reach: install.Reach, Prepare: runs.Prepare, Problems: installer.BoardProblems,
+	operator := &web.Server{Socket: socket, Group: f.group, Flake: f.flake, Programs: f.programs, Hosts: inventory, Store: db, Temp: temp, Images: catalog, Traces: traces, Log: log, Look: install.Look, Reach: install.Reach, Prepare: runs.Prepare, Problems: installer.BoardProblems,
 		Interfaces: pxeServer.Addresses, CheckAddress: pxeServer.CheckAddress,
 		Serving: web.Serving{Version: version, PID: os.Getpid(), Flake: f.flake, Impure: f.impure, AcceptFlakeConfig: f.acceptConfig, WaitsFor: f.names(), DHCP: f.dhcp, HTTP: pxeServer.HTTPPort, Hold: pxeServer.Hold, SSHKey: login},
 		Evaluate: func(ctx context.Context, flake, host string, o hosts.Options) (web.Evaluation, error) {
@@ -247,7 +248,7 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 		g.Go(func() error { return task(ctx) })
 	}
 	g.Go(func() error {
-		keepCopies(ctx, store, log)
+		keepCopies(ctx, db, log)
 		return nil
 	})
 	g.Go(func() error {
@@ -258,8 +259,8 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 }
 
 // keepCopies keeps a copy of the store now, and one an hour after a host changed.
-func keepCopies(ctx context.Context, store *hosts.Bolt, log *slog.Logger) {
-	changed := store.Watch(ctx, "host/")
+func keepCopies(ctx context.Context, db *store.Bolt, log *slog.Logger) {
+	changed := db.Watch(ctx, "host/")
 	due := time.After(0)
 	for {
 		select {
@@ -271,7 +272,7 @@ func keepCopies(ctx context.Context, store *hosts.Bolt, log *slog.Logger) {
 			}
 		case <-due:
 			due = nil
-			path, err := store.Keep()
+			path, err := db.Keep()
 			if err != nil {
 				log.Warn("no copy of the store was kept", "err", err)
 				continue

@@ -9,7 +9,7 @@ import (
 	"slices"
 	"strings"
 
-	"provision/hosts"
+	"provision/internal/store"
 )
 
 // start knows what of the server's folders was there before it, so that a start that fails leaves nothing behind.
@@ -40,7 +40,7 @@ func (s *start) undo() error {
 	if s.locked {
 		for _, name := range names(s.state) {
 			// A copy of a store that this start brought to another format is needed to go back.
-			if !slices.Contains(s.before, name) && name != hosts.CopiesFolder {
+			if !slices.Contains(s.before, name) && name != store.CopiesFolder {
 				errs = append(errs, os.RemoveAll(filepath.Join(s.state, name)))
 			}
 		}
@@ -59,7 +59,7 @@ func tempFolder(state string) (string, error) {
 		return "", fmt.Errorf("make a folder for temporary files: %w", err)
 	}
 	left := []string{dir}
-	for _, pattern := range []string{".key-*", leaseFile + ".new", hosts.CopiesFolder + "/.tmp-*"} {
+	for _, pattern := range []string{".key-*", leaseFile + ".new", store.CopiesFolder + "/.tmp-*"} {
 		found, err := filepath.Glob(filepath.Join(filepath.Dir(dir), pattern))
 		if err != nil {
 			return "", err

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"provision/hosts"
+	"provision/internal/store"
 	"provision/internal/web"
 )
 
@@ -68,15 +69,15 @@ func stateCommand(api *client) *cobra.Command {
 func (s *state) check(c *cobra.Command, args []string) error {
 	out := c.OutOrStdout()
 	if len(args) > 0 {
-		found, err := hosts.CheckStore(args[0])
+		found, err := store.CheckFile(args[0])
 		return sayCheck(out, args[0], found, err)
 	}
-	found, err := hosts.CheckIdleStore(s.path(storeFile))
+	found, err := store.CheckIdle(s.path(storeFile))
 	if running(err) {
 		found, err = s.checkRunning(c)
 	}
 	errs := []error{sayCheck(out, s.path(storeFile), found, err)}
-	skipped, err := hosts.CheckJournal(s.path(leaseFile))
+	skipped, err := store.CheckJournal(s.path(leaseFile))
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 	case err == nil && skipped > 0:
@@ -85,9 +86,9 @@ func (s *state) check(c *cobra.Command, args []string) error {
 	default:
 		errs = append(errs, err)
 	}
-	copies, err := hosts.Copies(s.path(storeFile))
+	copies, err := store.Copies(s.path(storeFile))
 	for _, kept := range copies {
-		found, err := hosts.CheckStore(kept.Path)
+		found, err := store.CheckFile(kept.Path)
 		errs = append(errs, sayCheck(out, kept.Path, found, err))
 	}
 	return errors.Join(append(errs, err)...)
@@ -95,27 +96,27 @@ func (s *state) check(c *cobra.Command, args []string) error {
 
 // running tells whether the server is to be asked for what it has open, or what only it may open.
 func running(err error) bool {
-	return errors.Is(err, hosts.ErrStoreInUse) || errors.Is(err, os.ErrPermission)
+	return errors.Is(err, store.ErrInUse) || errors.Is(err, os.ErrPermission)
 }
 
 // checkRunning looks at a copy that the server makes.
-func (s *state) checkRunning(c *cobra.Command) (hosts.StoreCheck, error) {
+func (s *state) checkRunning(c *cobra.Command) (store.Check, error) {
 	tmp, err := os.MkdirTemp("", "provision-check-")
 	if err != nil {
-		return hosts.StoreCheck{}, err
+		return store.Check{}, err
 	}
 	defer os.RemoveAll(tmp)
 	return s.download(c, filepath.Join(tmp, storeFile))
 }
 
 // download writes a copy that the server makes into a file that is not there, and looks at it.
-func (s *state) download(c *cobra.Command, path string) (hosts.StoreCheck, error) {
+func (s *state) download(c *cobra.Command, path string) (store.Check, error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return hosts.StoreCheck{}, err
+		return store.Check{}, err
 	}
 	defer f.Close()
-	err = hosts.BackupStore(f, s.path(storeFile))
+	err = store.Backup(f, s.path(storeFile))
 	if running(err) {
 		var body io.ReadCloser
 		if body, err = s.api.do(c.Context(), http.MethodGet, "/v1/state", nil); err == nil {
@@ -124,17 +125,17 @@ func (s *state) download(c *cobra.Command, path string) (hosts.StoreCheck, error
 		}
 	}
 	if err = errors.Join(err, f.Sync()); err != nil {
-		return hosts.StoreCheck{}, err
+		return store.Check{}, err
 	}
-	return hosts.CheckStore(path)
+	return store.CheckFile(path)
 }
 
 // sayCheck says what was found in a store; the error is that it is damaged.
-func sayCheck(out io.Writer, path string, found hosts.StoreCheck, err error) error {
+func sayCheck(out io.Writer, path string, found store.Check, err error) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "%s: %d hosts, %d records, format %d\n", path, found.Hosts, found.Records, found.Format)
+	fmt.Fprintf(out, "%s: %d hosts, %d records, format %d\n", path, found.Kinds["host"], found.Records, found.Format)
 	if found.Reverted {
 		err = fmt.Errorf("%s: of its last two transactions one is damaged; the server goes on with the other, with no permit",
 			path)
@@ -163,33 +164,33 @@ func (s *state) backup(c *cobra.Command, file string) error {
 }
 
 func (s *state) restore(out io.Writer, args []string) error {
-	store := s.path(storeFile)
+	path := s.path(storeFile)
 	var from string
 	if len(args) > 0 {
 		from = args[0]
 	} else {
-		newest, ok := hosts.NewestGood(store)
+		newest, ok := store.NewestGood(path)
 		if !ok {
-			return fmt.Errorf("there is no good copy beside %s: name a file", store)
+			return fmt.Errorf("there is no good copy beside %s: name a file", path)
 		}
 		from = newest.Path
 	}
-	found, err := hosts.RestoreStore(store, from)
-	if errors.Is(err, hosts.ErrStoreInUse) {
+	found, err := store.Restore(path, from)
+	if errors.Is(err, store.ErrInUse) {
 		return fmt.Errorf("%w: stop the server first", err)
 	}
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(out, "%s is %s now. When the server starts, all permits in it are withdrawn: "+
-		"enroll again what is to be installed.\nWhat was there is kept as %s.replaced.\n", store, from, store)
-	return sayCheck(out, store, found, nil)
+		"enroll again what is to be installed.\nWhat was there is kept as %s.replaced.\n", path, from, path)
+	return sayCheck(out, path, found, nil)
 }
 
 func (s *state) setAside(c *cobra.Command, key string) error {
-	store, err := hosts.OpenBolt(s.path(storeFile))
+	db, err := store.OpenBolt(s.path(storeFile))
 	if err == nil {
-		err = errors.Join(s.setAsideIn(store, key), store.Close())
+		err = errors.Join(s.setAsideIn(db, key), db.Close())
 	} else if running(err) {
 		err = s.api.call(c.Context(), http.MethodPost, "/v1/state/set-aside", web.SetAsideRequest{Record: key}, nil)
 	}
@@ -200,12 +201,12 @@ func (s *state) setAside(c *cobra.Command, key string) error {
 	return nil
 }
 
-func (s *state) setAsideIn(store *hosts.Bolt, key string) error {
-	vault, err := hosts.VaultOf(store, s.path(keyFile))
+func (s *state) setAsideIn(db *store.Bolt, key string) error {
+	vault, err := hosts.VaultOf(db, s.path(keyFile))
 	if err != nil {
 		return err
 	}
-	inventory, err := hosts.New(store, vault, time.Now)
+	inventory, err := hosts.New(db, vault, time.Now)
 	if err != nil {
 		return err
 	}
@@ -213,20 +214,20 @@ func (s *state) setAsideIn(store *hosts.Bolt, key string) error {
 }
 
 func (s *state) dropSecrets(out io.Writer, yes bool) error {
-	store, err := hosts.OpenBolt(s.path(storeFile))
+	db, err := store.OpenBolt(s.path(storeFile))
 	if err != nil {
 		return err
 	}
 	n, err := 0, error(nil)
-	switch _, lost := hosts.VaultOf(store, s.path(keyFile)); {
+	switch _, lost := hosts.VaultOf(db, s.path(keyFile)); {
 	case lost == nil:
 		err = fmt.Errorf("%s opens the secrets of the store: none is lost", s.path(keyFile))
 	case !yes:
 		err = errUsage{fmt.Errorf("%w. With --yes they are removed", lost)}
 	default:
-		n, err = hosts.DropSecrets(store)
+		n, err = hosts.DropSecrets(db)
 	}
-	if err = errors.Join(err, store.Close()); err != nil {
+	if err = errors.Join(err, db.Close()); err != nil {
 		return err
 	}
 	err = os.Rename(s.path(keyFile), s.path(keyFile)+".replaced")

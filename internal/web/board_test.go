@@ -9,21 +9,22 @@ import (
 	"provision/disko"
 	"provision/hosts"
 	"provision/images"
+	"provision/internal/store"
 )
 
 // TestBoardAuto: a host's board is what its machine was seen to be, or what it was before, and
 // what does not fit the flake is refused.
 func TestBoardAuto(t *testing.T) {
-	store, err := hosts.OpenBolt(filepath.Join(t.TempDir(), "state.db"))
+	db, err := store.OpenBolt(filepath.Join(t.TempDir(), "state.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer store.Close()
+	defer db.Close()
 	vault, err := hosts.OpenVault(filepath.Join(t.TempDir(), "key"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	inv, err := hosts.New(store, vault, time.Now)
+	inv, err := hosts.New(db, vault, time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,6 +23,7 @@ import (
 	"provision/images"
 	"provision/internal/lab"
 	"provision/internal/lab/netboot"
+	"provision/internal/store"
 	"provision/pxe"
 )
 
@@ -60,7 +61,7 @@ type world struct {
 	begun  time.Time
 	off    atomic.Int64 // how long machines were off
 	lans   []*lab.LAN
-	store  hosts.Store
+	store  store.Store
 	hosts  *hosts.Inventory
 	images *images.Catalog
 	folder string // of images
@@ -89,13 +90,13 @@ func newWorld(t *testing.T, lans int, s speed) *world {
 		w.watch(l)
 	}
 	dir := t.TempDir()
-	store, err := hosts.OpenBolt(filepath.Join(dir, "state.db"))
+	db, err := store.OpenBolt(filepath.Join(dir, "state.db"))
 	must(t, err)
-	t.Cleanup(func() { store.Close() })
+	t.Cleanup(func() { db.Close() })
 	vault, err := hosts.OpenVault(filepath.Join(dir, "key"))
 	must(t, err)
-	w.store = store
-	w.hosts, err = hosts.New(store, vault, w.now)
+	w.store = db
+	w.hosts, err = hosts.New(db, vault, w.now)
 	must(t, err)
 	w.folder = filepath.Join(dir, "images")
 	w.images, err = images.Open(w.folder)

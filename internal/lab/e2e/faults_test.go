@@ -23,6 +23,7 @@ import (
 
 	"provision/hosts"
 	"provision/internal/lab"
+	"provision/internal/store"
 	"provision/internal/web"
 )
 
@@ -291,12 +292,12 @@ func (w *world) inventory() *hosts.Inventory {
 	w.t.Helper()
 	file := filepath.Join(w.t.TempDir(), "state.db")
 	w.provision("state", "backup", file, "--state-dir", filepath.Join(w.dir, "state"))
-	store, err := hosts.OpenBolt(file)
+	db, err := store.OpenBolt(file)
 	w.must(err)
-	w.t.Cleanup(func() { store.Close() })
+	w.t.Cleanup(func() { db.Close() })
 	vault, err := hosts.OpenVault(filepath.Join(w.dir, "state/secrets.key"))
 	w.must(err)
-	inv, err := hosts.New(store, vault, time.Now)
+	inv, err := hosts.New(db, vault, time.Now)
 	w.must(err)
 	return inv
 }

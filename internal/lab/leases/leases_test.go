@@ -20,8 +20,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"provision/hosts"
 	"provision/internal/lab"
+	"provision/internal/store"
 	"provision/pxe"
 )
 
@@ -301,12 +301,12 @@ func leased(t *testing.T, state string) map[string]bool {
 	if err := os.WriteFile(path, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	j, err := hosts.OpenJournal(path)
+	j, err := store.OpenJournal(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer j.Close()
-	recs, err := j.List(pxe.LeasePrefix, "")
+	recs, err := j.List(t.Context(), pxe.LeasePrefix, "")
 	if err != nil {
 		t.Fatal(err)
 	}

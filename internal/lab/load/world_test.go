@@ -23,6 +23,7 @@ import (
 	"provision/internal/lab"
 	"provision/internal/lab/dnsmasq"
 	"provision/internal/lab/netboot"
+	"provision/internal/store"
 )
 
 func TestMain(m *testing.M) { os.Exit(lab.InNamespace(m.Run)) }
@@ -103,12 +104,12 @@ func (w *world) enroll(clients []netboot.Client, method func(i int) hosts.Method
 	w.Helper()
 	state := filepath.Join(w.dir, "state")
 	w.must(os.Mkdir(state, 0o700))
-	store, err := hosts.OpenBolt(filepath.Join(state, "state.db"))
+	db, err := store.OpenBolt(filepath.Join(state, "state.db"))
 	w.must(err)
-	defer store.Close()
+	defer db.Close()
 	vault, err := hosts.OpenVault(filepath.Join(state, "secrets.key"))
 	w.must(err)
-	inv, err := hosts.New(store, vault, time.Now)
+	inv, err := hosts.New(db, vault, time.Now)
 	w.must(err)
 	for i, c := range clients {
 		arch := images.X86_64

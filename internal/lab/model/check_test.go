@@ -52,7 +52,7 @@ func (w *world) check() error {
 const clock = "15:04:05.000000"
 
 // kept tells whether a call is in the log as what was acknowledged.
-func (s *store) kept(c call, calls []call) bool {
+func (s *records) kept(c call, calls []call) bool {
 	within := func(t time.Time) bool { return !t.Before(c.start) && !t.After(c.end) }
 	if c.kind == forgotten {
 		return slices.ContainsFunc(s.gone[c.host], within) || slices.ContainsFunc(calls, func(o call) bool {

@@ -61,7 +61,7 @@ func TestChecks(t *testing.T) {
 		}
 	}
 
-	s := store{logs: map[string][][]hosts.Event{"": {burned}}, gone: map[string][]time.Time{"": {at(7)}}}
+	s := records{logs: map[string][][]hosts.Event{"": {burned}}, gone: map[string][]time.Time{"": {at(7)}}}
 	forget := func(start, end float64) call { return call{kind: forgotten, start: at(start), end: at(end)} }
 	for _, tt := range []struct {
 		name string

@@ -2,6 +2,7 @@ package model
 
 import (
 	"cmp"
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"provision/hosts"
+	"provision/internal/store"
 )
 
 // forgotten is what a call that forgets a host leaves: a record, and no event.
@@ -92,15 +94,15 @@ func (j *journal) said(where string, text []byte) {
 	}
 }
 
-// store is what a server's store holds of a host, while no server has it open.
-type store struct {
+// records are what a server's store holds of a host, while no server has it open.
+type records struct {
 	logs map[string][][]hosts.Event // by host: of the living one, and of each that was forgotten
 	gone map[string][]time.Time     // by host: when it was forgotten
 }
 
 // readStore reads a copy, so that what the next server finds is what the last one left.
-func (w *world) readStore() (store, error) {
-	s := store{logs: make(map[string][][]hosts.Event), gone: make(map[string][]time.Time)}
+func (w *world) readStore() (records, error) {
+	s := records{logs: make(map[string][][]hosts.Event), gone: make(map[string][]time.Time)}
 	from, err := os.Open(filepath.Join(w.server.state(), "state.db"))
 	if err != nil {
 		return s, err
@@ -115,7 +117,7 @@ func (w *world) readStore() (store, error) {
 	if err = errors.Join(err, to.Close()); err != nil {
 		return s, err
 	}
-	b, err := hosts.OpenBolt(path)
+	b, err := store.OpenBolt(path)
 	if err != nil {
 		return s, err
 	}
@@ -131,12 +133,12 @@ func (w *world) readStore() (store, error) {
 	return s, nil
 }
 
-func (s *store) read(b *hosts.Bolt, host string) error {
-	alive, err := b.List("event/"+host+"/", "")
+func (s *records) read(b *store.Bolt, host string) error {
+	alive, err := b.List(context.Background(), "event/"+host+"/", "")
 	if err != nil {
 		return err
 	}
-	aside, err := b.List("aside/"+host+"/", "")
+	aside, err := b.List(context.Background(), "aside/"+host+"/", "")
 	if err != nil {
 		return err
 	}
@@ -155,7 +157,7 @@ func (s *store) read(b *hosts.Bolt, host string) error {
 	for _, log := range logs {
 		s.logs[host] = append(s.logs[host], log)
 	}
-	recs, err := b.List("forgotten/"+host+"/", "")
+	recs, err := b.List(context.Background(), "forgotten/"+host+"/", "")
 	for _, rec := range recs {
 		var f hosts.Forgotten
 		if err := json.Unmarshal(rec.Value, &f); err != nil {
@@ -167,7 +169,7 @@ func (s *store) read(b *hosts.Bolt, host string) error {
 }
 
 // events are all of a host's, in the order of time, also of its forgotten lives.
-func (s *store) events(host string) []hosts.Event {
+func (s *records) events(host string) []hosts.Event {
 	all := slices.Concat(s.logs[host]...)
 	slices.SortStableFunc(all, func(a, b hosts.Event) int {
 		return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.Number, b.Number))

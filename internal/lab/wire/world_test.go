@@ -21,6 +21,7 @@ import (
 	"provision/hosts"
 	"provision/images"
 	"provision/internal/lab"
+	"provision/internal/store"
 )
 
 func TestMain(m *testing.M) { os.Exit(lab.InNamespace(m.Run)) }
@@ -85,12 +86,12 @@ func (w *world) state() {
 	w.Helper()
 	state := filepath.Join(w.dir, "state")
 	w.must(os.Mkdir(state, 0o700))
-	store, err := hosts.OpenBolt(filepath.Join(state, "state.db"))
+	db, err := store.OpenBolt(filepath.Join(state, "state.db"))
 	w.must(err)
-	defer store.Close()
+	defer db.Close()
 	vault, err := hosts.OpenVault(filepath.Join(state, "secrets.key"))
 	w.must(err)
-	inv, err := hosts.New(store, vault, time.Now)
+	inv, err := hosts.New(db, vault, time.Now)
 	w.must(err)
 	catalog, err := images.Open(filepath.Join(state, "images"))
 	w.must(err)

@@ -1,4 +1,4 @@
-package hosts
+package store
 
 import (
 	"errors"
@@ -57,7 +57,7 @@ func copiesOf(path string) string { return filepath.Join(filepath.Dir(path), Cop
 func NewestGood(path string) (Copy, bool) {
 	copies, _ := Copies(path)
 	for _, c := range copies {
-		if check, err := CheckStore(c.Path); err == nil && len(check.Damaged) == 0 && check.understood() == nil {
+		if check, err := CheckFile(c.Path); err == nil && len(check.Damaged) == 0 && check.understood() == nil {
 			return c, true
 		}
 	}
@@ -84,9 +84,9 @@ func (b *Bolt) WriteTo(w io.Writer) (int64, error) {
 	return moveTo(w, tmp)
 }
 
-// BackupStore writes a copy of the store at path, marked as one, if no server has it open; else the error is
-// ErrStoreInUse.
-func BackupStore(w io.Writer, path string) error {
+// Backup writes a copy of the store at path, marked as one, if no server has it open; else the error is
+// ErrInUse.
+func Backup(w io.Writer, path string) error {
 	return whileClosed(path, func(f *os.File) error {
 		if f == nil {
 			return fmt.Errorf("%s is not there", path)
@@ -131,7 +131,7 @@ func (b *Bolt) Keep() (string, error) {
 }
 
 // temporary makes a copy that has no name yet.
-func (b *Bolt) temporary() (string, StoreCheck, error) {
+func (b *Bolt) temporary() (string, Check, error) {
 	return copyFile(b.db.Path(), func(w io.Writer) error {
 		return guard(func() error {
 			return b.db.View(func(tx *bbolt.Tx) error {
@@ -143,7 +143,7 @@ func (b *Bolt) temporary() (string, StoreCheck, error) {
 }
 
 // copyOf makes a copy that has no name yet of a store's file that nobody has open.
-func copyOf(f *os.File) (string, StoreCheck, error) {
+func copyOf(f *os.File) (string, Check, error) {
 	return copyFile(f.Name(), func(w io.Writer) error {
 		_, err := io.Copy(w, io.NewSectionReader(f, 0, 1<<62))
 		return err
@@ -160,7 +160,7 @@ func keepBefore(f *os.File) error {
 }
 
 // copyFile makes a copy of the store at path by write, looks at it and marks it. The caller renames or removes it.
-func copyFile(path string, write func(io.Writer) error) (tmp string, check StoreCheck, err error) {
+func copyFile(path string, write func(io.Writer) error) (tmp string, check Check, err error) {
 	if err := os.MkdirAll(copiesOf(path), 0o700); err != nil {
 		return "", check, fmt.Errorf("copy the store: %w", err)
 	}
@@ -176,7 +176,7 @@ func copyFile(path string, write func(io.Writer) error) (tmp string, check Store
 	if err := errors.Join(write(f), f.Close()); err != nil {
 		return "", check, err
 	}
-	check, err = CheckStore(f.Name())
+	check, err = CheckFile(f.Name())
 	if err == nil {
 		err = check.understood()
 	}
@@ -195,20 +195,20 @@ func copyFile(path string, write func(io.Writer) error) (tmp string, check Store
 func markStale(why string) func(*bbolt.Tx) error {
 	return func(tx *bbolt.Tx) error {
 		if records := tx.Bucket(recordsBucket); records != nil {
-			return putRecord(records, []byte(staleKey), 0, []byte(why))
+			return putRecord(records, []byte(StaleKey), 0, []byte(why))
 		}
 		first := tx.Bucket(firstBucket)
 		if first == nil {
 			return errors.New("it is not a store of provision")
 		}
-		return first.Put([]byte(staleKey), append(make([]byte, 8), why...))
+		return first.Put([]byte(StaleKey), append(make([]byte, 8), why...))
 	}
 }
 
 // keep gives a copy of the store at path its name.
 func keep(tmp, path, name string) (string, error) {
 	name = filepath.Join(copiesOf(path), name)
-	if err := errors.Join(os.Rename(tmp, name), syncDir(copiesOf(path))); err != nil {
+	if err := errors.Join(os.Rename(tmp, name), SyncDir(copiesOf(path))); err != nil {
 		return "", fmt.Errorf("copy the store: %w", errors.Join(err, os.Remove(tmp)))
 	}
 	return name, nil
@@ -229,9 +229,9 @@ func tooMany(copies []Copy) (gone []Copy) {
 	return gone
 }
 
-// RestoreStore puts a copy of a store in the place of the store at path, which no server may have open. What was there
+// Restore puts a copy of a store in the place of the store at path, which no server may have open. What was there
 // stays beside it, as path with ".replaced".
-func RestoreStore(path, from string) (check StoreCheck, err error) {
+func Restore(path, from string) (check Check, err error) {
 	err = whileClosed(path, func(*os.File) error {
 		source, err := os.Open(from)
 		if err != nil {
@@ -249,7 +249,7 @@ func RestoreStore(path, from string) (check StoreCheck, err error) {
 		if err := os.Rename(path, path+".replaced"); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return errors.Join(err, os.Remove(tmp))
 		}
-		return errors.Join(os.Rename(tmp, path), syncDir(filepath.Dir(path)))
+		return errors.Join(os.Rename(tmp, path), SyncDir(filepath.Dir(path)))
 	})
 	if err != nil {
 		return check, fmt.Errorf("restore %s from %s: %w", path, from, err)

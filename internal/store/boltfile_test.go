@@ -1,4 +1,4 @@
-package hosts
+package store
 
 import (
 	"bytes"
@@ -25,7 +25,7 @@ func fill(t testing.TB, path string) []byte {
 		if i == 30 {
 			value = bytes.Repeat(value, 100)
 		}
-		if err := b.Commit(nil, []Write{{fmt.Sprintf("event/%02d", i), value}}); err != nil {
+		if err := b.Commit(t.Context(), nil, []Write{Put(fmt.Sprintf("event/%02d", i), value)}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -52,7 +52,7 @@ func openStore(t testing.TB, path string) *Bolt {
 // contents is what a store has; of damaged records only their keys are known.
 func contents(t testing.TB, b *Bolt) (whole map[string]string, damaged []string) {
 	t.Helper()
-	recs, err := b.List("", "")
+	recs, err := b.List(t.Context(), "", "")
 	var d *Damaged
 	if errors.As(err, &d) {
 		damaged = d.Keys
@@ -95,12 +95,12 @@ func TestStoreSpoiled(t *testing.T) {
 			t.Fatalf("at %d: found %v, and %v are damaged", at, b.Found.Damaged, damaged)
 		}
 		named += len(damaged)
-		if why, err := Stale(b); err != nil || b.Found.Reverted != (why != "") {
+		if why, err := Stale(t.Context(), b); err != nil || b.Found.Reverted != (why != "") {
 			t.Fatalf("at %d: stale: %q, %v", at, why, err)
 		}
 		if b.Found.Reverted { // the last transaction may be lost
 			reverted++
-			delete(now, staleKey)
+			delete(now, StaleKey)
 			now["event/59"] = before["event/59"]
 		}
 		for key, value := range before {
@@ -124,7 +124,7 @@ func TestStoreSpoiled(t *testing.T) {
 func checks(t testing.TB, b *Bolt) (found []error) {
 	t.Helper()
 	for range 2 {
-		if err := b.Commit(nil, nil); err != nil {
+		if err := b.Commit(t.Context(), nil, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -206,25 +206,25 @@ func TestFormats(t *testing.T) {
 	if now, _ := contents(t, b); !maps.Equal(now, old) {
 		t.Errorf("there is %v", now)
 	}
-	rec, err := b.Get("host/a")
+	rec, err := b.Get(t.Context(), "host/a")
 	if err != nil || rec.Version != 7 {
 		t.Errorf("%+v, %v", rec, err)
 	}
-	if err := b.Commit([]Version{{"host/a", 7}}, []Write{{"host/a", []byte("three")}}); err != nil {
+	if err := b.Commit(t.Context(), []Version{At("host/a", 7)}, []Write{Put("host/a", []byte("three"))}); err != nil {
 		t.Error(err)
 	}
-	if rec, _ := b.Get("host/a"); rec.Version != 9 {
+	if rec, _ := b.Get(t.Context(), "host/a"); rec.Version != 9 {
 		t.Errorf("the next version is %d", rec.Version)
 	}
 	b.db.View(func(tx *bbolt.Tx) error {
-		value := tx.Bucket(firstBucket).Get([]byte(discoveredKey))
-		if json.Unmarshal(value[8:], new([]Discovered)) == nil {
+		value := tx.Bucket(firstBucket).Get([]byte("discovered"))
+		if json.Unmarshal(value[8:], new([]struct{})) == nil {
 			t.Error("an older version takes it for its own")
 		}
 		return nil
 	})
-	kept, err := CheckStore(filepath.Join(copiesOf(path), "before-format-2.db"))
-	if err != nil || kept.Format != 1 || kept.Hosts != 2 {
+	kept, err := CheckFile(filepath.Join(copiesOf(path), "before-format-2.db"))
+	if err != nil || kept.Format != 1 || kept.Kinds["host"] != 2 {
 		t.Errorf("kept: %+v, %v", kept, err)
 	}
 
@@ -239,11 +239,11 @@ func TestFormats(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("a newer format: %v", err)
 	}
-	if _, err := RestoreStore(path, filepath.Join(copiesOf(path), "before-format-2.db")); err != nil {
+	if _, err := Restore(path, filepath.Join(copiesOf(path), "before-format-2.db")); err != nil {
 		t.Fatal(err)
 	}
 	b = openStore(t, path)
-	if why, err := Stale(b); err != nil || !strings.HasPrefix(why, "the store is a copy of ") {
+	if why, err := Stale(t.Context(), b); err != nil || !strings.HasPrefix(why, "the store is a copy of ") {
 		t.Errorf("restored: %q, %v", why, err)
 	}
 }
@@ -277,7 +277,7 @@ func FuzzStoreCheck(f *testing.F) {
 			t.Error(err)
 		}
 		contents(t, b)
-		if err := b.Commit(nil, []Write{{"event/new", []byte("x")}, {"event/40", nil}}); err != nil {
+		if err := b.Commit(t.Context(), nil, []Write{Put("event/new", []byte("x")), Delete("event/40")}); err != nil {
 			t.Error(err)
 		}
 	})

@@ -1,13 +1,14 @@
-package hosts
+package store
 
 import (
-	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -23,31 +24,30 @@ var (
 	formatBucket  = []byte("format")
 	formatKey     = []byte("format")
 	firstBucket   = []byte("provision")
+	// leasedBucket has the keys that go with a lease, each with its ID in eight bytes, big endian. It is there once a
+	// lease was used.
+	leasedBucket = []byte("leased")
 )
 
-// staleKey is the record that marks a store that does not know all that has happened, such as a copy; its value says
-// why, for people. [New] looks for it: no permit in it may live.
-const staleKey = "stale"
+// ErrInUse means that a server has the store open.
+var ErrInUse = errors.New("another `provision serve` uses this state folder")
 
-// ErrStoreInUse means that a server has the store open.
-var ErrStoreInUse = errors.New("another `provision serve` uses this state folder")
-
-// StoreCheck is what a store's file was found to hold.
-type StoreCheck struct {
+// Check is what a store's file was found to hold.
+type Check struct {
 	Format  int
-	Hosts   int
 	Records int
-	Damaged []string // keys of records that are not what was written
+	Kinds   map[string]int // how many records there are of each kind, which is what stands before the key's first slash
+	Damaged []string       // keys of records that are not what was written
 	// Reverted means that of the last two transactions one is damaged, maybe the last one.
 	Reverted bool
 }
 
-// CheckStore looks at all of a store's file, which nobody may be writing. The error says what of it is damaged so that
+// CheckFile looks at all of a store's file, which nobody may be writing. The error says what of it is damaged so that
 // it cannot be opened, or why it cannot be read.
-func CheckStore(path string) (StoreCheck, error) {
+func CheckFile(path string) (Check, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return StoreCheck{}, fmt.Errorf("check a store: %w", err)
+		return Check{}, fmt.Errorf("check a store: %w", err)
 	}
 	defer f.Close()
 	c, err := checkStore(f)
@@ -57,17 +57,17 @@ func CheckStore(path string) (StoreCheck, error) {
 	return c, nil
 }
 
-// CheckIdleStore is CheckStore for the store at path, if no server has it open; else the error is ErrStoreInUse.
-func CheckIdleStore(path string) (c StoreCheck, err error) {
+// CheckIdle is CheckFile for the store at path, if no server has it open; else the error is ErrInUse.
+func CheckIdle(path string) (c Check, err error) {
 	err = whileClosed(path, func(*os.File) error {
-		c, err = CheckStore(path)
+		c, err = CheckFile(path)
 		return err
 	})
 	return c, err
 }
 
 // checkStore's errors go on after the file's name.
-func checkStore(f *os.File) (c StoreCheck, err error) {
+func checkStore(f *os.File) (c Check, err error) {
 	info, err := f.Stat()
 	if err != nil {
 		return c, err
@@ -76,6 +76,7 @@ func checkStore(f *os.File) (c StoreCheck, err error) {
 		return c, errors.New("is damaged: it is empty")
 	}
 	c.Format = 1
+	c.Kinds = make(map[string]int)
 	var formatErr error
 	c.Reverted, err = walkPages(f, info.Size(), func(bucket string, key, value []byte) {
 		if bucket == string(formatBucket) {
@@ -89,10 +90,12 @@ func checkStore(f *os.File) (c StoreCheck, err error) {
 		if bucket == string(firstBucket) && c.Format > 1 {
 			return // only there for older programs
 		}
-		c.Records++
-		if bytes.HasPrefix(key, []byte("host/")) {
-			c.Hosts++
+		if bucket == string(leasedBucket) {
+			return
 		}
+		c.Records++
+		kind, _, _ := strings.Cut(string(key), "/")
+		c.Kinds[kind]++
 		if bucket == string(recordsBucket) && !wholeRecord(key, value) {
 			c.Damaged = append(c.Damaged, string(key))
 		}
@@ -111,7 +114,7 @@ func checkStore(f *os.File) (c StoreCheck, err error) {
 func OpenBolt(path string) (*Bolt, error) {
 	b, err := openBolt(path)
 	switch {
-	case errors.Is(err, ErrStoreInUse):
+	case errors.Is(err, ErrInUse):
 		return nil, fmt.Errorf("open %s: %w; stop it or choose another --state-dir", path, err)
 	case errors.Is(err, os.ErrPermission):
 		return nil, fmt.Errorf("open %w; run as root or choose another --state-dir", err)
@@ -128,14 +131,18 @@ func openBolt(path string) (*Bolt, error) {
 	}
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: 100 * time.Millisecond})
 	if errors.Is(err, bolterr.ErrTimeout) {
-		err = ErrStoreInUse
+		err = ErrInUse
 	}
 	if err != nil {
 		return nil, err
 	}
-	b := &Bolt{Found: check, db: db, watchers: make(map[*watcher]struct{})}
+	b := &Bolt{Found: check, db: db, leases: make(map[int64]bool)}
+	b.closing, b.cancel = context.WithCancel(context.Background())
 	if check.Format < storeFormat {
 		err = db.Update(upgrade)
+	}
+	if err == nil { // who held them is dead
+		err = b.endLeases()
 	}
 	if err == nil && check.Reverted { // what the last transaction granted or burned may be unknown
 		err = db.Update(markStale("the last transaction of the store was damaged"))
@@ -146,9 +153,9 @@ func openBolt(path string) (*Bolt, error) {
 	return b, nil
 }
 
-// beforeOpening looks at the file while no server has it open. The zero StoreCheck is for a file that is not there, or
+// beforeOpening looks at the file while no server has it open. The zero Check is for a file that is not there, or
 // empty because its first server was killed.
-func beforeOpening(path string) (c StoreCheck, err error) {
+func beforeOpening(path string) (c Check, err error) {
 	copies, err := Copies(path)
 	if err != nil {
 		return c, err
@@ -182,7 +189,7 @@ func beforeOpening(path string) (c StoreCheck, err error) {
 	return c, err
 }
 
-func (c StoreCheck) understood() error {
+func (c Check) understood() error {
 	if c.Format > storeFormat {
 		return fmt.Errorf("is of a newer version of provision (format %d; this one knows %d): start that version",
 			c.Format, storeFormat)
@@ -202,7 +209,7 @@ func whileClosed(path string, do func(f *os.File) error) error {
 	defer f.Close()
 	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) // as bbolt does
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return ErrStoreInUse
+		return ErrInUse
 	}
 	if err != nil {
 		return fmt.Errorf("lock %s: %w", path, err)
@@ -245,12 +252,25 @@ func upgrade(tx *bbolt.Tx) error {
 		return err
 	}
 	version := make([]byte, 8)
-	err = old.Put([]byte(discoveredKey), append(version, `"this store is of a newer version of provision"`...))
+	err = old.Put([]byte("discovered"), append(version, `"this store is of a newer version of provision"`...))
 	if err != nil {
 		return err
 	}
 	return putRecord(format, formatKey, 0, []byte(strconv.Itoa(storeFormat)))
 }
 
-// Close releases the file.
-func (b *Bolt) Close() error { return b.db.Close() }
+// endLeases deletes the keys of all leases.
+func (b *Bolt) endLeases() error {
+	leases := false
+	err := b.db.View(func(tx *bbolt.Tx) error {
+		leases = tx.Bucket(leasedBucket) != nil
+		return nil
+	})
+	if err != nil || !leases {
+		return err
+	}
+	return b.db.Update(func(tx *bbolt.Tx) error {
+		_, err := untie(tx, func(int64) bool { return true })
+		return err
+	})
+}

@@ -1,10 +1,12 @@
-package hosts
+package store
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -26,7 +28,7 @@ func put(t *testing.T, j *Journal, key, value string) {
 	if value != "" {
 		w.Value = []byte(value)
 	}
-	if err := j.Commit(nil, []Write{w}); err != nil {
+	if err := j.Commit(t.Context(), nil, []Write{w}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -34,7 +36,7 @@ func put(t *testing.T, j *Journal, key, value string) {
 // has is what a journal holds, in order.
 func has(t *testing.T, j *Journal) string {
 	t.Helper()
-	recs, err := j.List("", "")
+	recs, err := j.List(t.Context(), "", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +123,7 @@ func TestJournalMany(t *testing.T) {
 	for i := range 16 {
 		group.Go(func() {
 			for k := range 100 {
-				if err := j.Commit(nil, []Write{{Key: fmt.Sprintf("%02d", i), Value: fmt.Appendf(nil, "%d%s", k, value)}}); err != nil {
+				if err := j.Commit(t.Context(), nil, []Write{{Key: fmt.Sprintf("%02d", i), Value: fmt.Appendf(nil, "%d%s", k, value)}}); err != nil {
 					t.Error(err)
 				}
 			}
@@ -152,17 +154,17 @@ func TestJournalFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	j.file = readOnly
-	if err := j.Commit(nil, []Write{{Key: "b", Value: []byte("2")}}); err == nil {
+	if err := j.Commit(t.Context(), nil, []Write{{Key: "b", Value: []byte("2")}}); err == nil {
 		t.Fatal("written to a file that is only read")
 	}
 	j.file = file
-	if err := j.Commit(nil, []Write{{Key: "b", Value: []byte("2")}}); err == nil || !strings.Contains(err.Error(), "restart the server") {
+	if err := j.Commit(t.Context(), nil, []Write{{Key: "b", Value: []byte("2")}}); err == nil || !strings.Contains(err.Error(), "restart the server") {
 		t.Errorf("it could not be taken back: %v", err)
 	}
 	if got := has(t, j); got != "a=1" {
 		t.Errorf("has %s", got)
 	}
-	if err := j.Commit([]Version{{"a", 1}}, nil); err == nil {
+	if err := j.Commit(t.Context(), []Version{At("a", 1)}, nil); err == nil {
 		t.Error("an expectation is taken")
 	}
 }
@@ -176,18 +178,56 @@ func TestJournalAdopt(t *testing.T) {
 	defer b.Close()
 	j := openJournal(t, filepath.Join(dir, "journal"))
 	put(t, j, "lease/b", "newer")
-	if err := b.Commit(nil, []Write{{"lease/a", []byte("1")}, {"lease/b", []byte("2")}, {"other", []byte("3")}}); err != nil {
+	if err := b.Commit(t.Context(), nil, []Write{Put("lease/a", []byte("1")), Put("lease/b", []byte("2")), Put("other", []byte("3"))}); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 { // once more is no harm
-		if err := j.Adopt(b, "lease/"); err != nil {
+		if err := j.Adopt(t.Context(), b, "lease/"); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if got := has(t, j); got != "lease/a=1 lease/b=newer" {
 		t.Error(got)
 	}
-	if recs, err := b.List("", ""); err != nil || len(recs) != 1 || recs[0].Key != "other" {
+	if recs, err := b.List(t.Context(), "", ""); err != nil || len(recs) != 1 || recs[0].Key != "other" {
 		t.Error(recs, err)
 	}
+}
+
+// FuzzJournal: whatever is in the file, what is whole is read, and the next time the same.
+func FuzzJournal(f *testing.F) {
+	whole := appendEntry(appendEntry(nil, "a", []byte("1")), "b", bytes.Repeat([]byte("b\x00"), 100))
+	f.Add(whole, []byte(nil), []byte(nil))
+	f.Add(whole, spoil(whole, 3), make([]byte, 50))
+	f.Add([]byte{0}, whole[:40], whole)
+	f.Fuzz(func(t *testing.T, before, middle, after []byte) {
+		path := filepath.Join(t.TempDir(), "journal")
+		data := slices.Concat(before, middle, appendEntry(nil, "surely", []byte("there")), after)
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		j := openJournal(t, path)
+		read := has(t, j)
+		if len(before)+len(middle) == 0 && j.records["surely"] == nil && !bytes.Contains(after, []byte("surely")) {
+			t.Error("the first record is not there")
+		}
+		if (j.Damage == "") != (skippedIn(t, path+".damaged") == 0) {
+			t.Errorf("it says %q", j.Damage)
+		}
+		j.Close()
+		j = openJournal(t, path)
+		if again := has(t, j); again != read || j.Damage != "" {
+			t.Errorf("%q, then %q, and it says %q", read, again, j.Damage)
+		}
+	})
+}
+
+// skippedIn is CheckJournal, 0 for no file.
+func skippedIn(t *testing.T, path string) int {
+	t.Helper()
+	n, err := CheckJournal(path)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	return n
 }

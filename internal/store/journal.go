@@ -1,8 +1,9 @@
-package hosts
+package store
 
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -16,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Journal keeps small records in memory and in a file that is only appended to: a commit costs one write and one wait for the
-// disk, half of what a transaction of [Bolt] waits for. It knows no versions.
+// Journal keeps small records in memory and in a file that is only appended to: a commit costs one write and one wait
+// for the disk, half of what a transaction of [Bolt] waits for. It has no versions.
 //
 // A record in the file is its CRC-32C (of what follows), the lengths of key and value (the value's plus one; 0: the key
 // is gone), all of four bytes, little endian, then both. After them there are zeros: while the file does not grow, the
@@ -88,7 +89,7 @@ func (j *Journal) load() error {
 	if err := errors.Join(j.file.Truncate(j.size), j.file.Sync()); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(j.path))
+	return SyncDir(filepath.Dir(j.path))
 }
 
 // scanEntries calls do for each record that is whole. size is where the last one ends, skipped how many bytes are no
@@ -139,8 +140,8 @@ func (j *Journal) mend(data []byte, skipped int) error {
 }
 
 // Adopt takes over what another store has under the prefix, and removes it there. What is here already stays.
-func (j *Journal) Adopt(from Store, prefix string) error {
-	recs, err := from.List(prefix, "")
+func (j *Journal) Adopt(ctx context.Context, from Store, prefix string) error {
+	recs, err := from.List(ctx, prefix, "")
 	if err != nil || len(recs) == 0 {
 		return err
 	}
@@ -148,15 +149,15 @@ func (j *Journal) Adopt(from Store, prefix string) error {
 	j.mu.Lock()
 	for _, rec := range recs {
 		if _, ok := j.records[rec.Key]; !ok {
-			here = append(here, Write{rec.Key, rec.Value})
+			here = append(here, Put(rec.Key, rec.Value))
 		}
-		gone = append(gone, Write{rec.Key, nil})
+		gone = append(gone, Delete(rec.Key))
 	}
 	j.mu.Unlock()
-	if err := j.Commit(nil, here); err != nil {
+	if err := j.Commit(ctx, nil, here); err != nil {
 		return err
 	}
-	return from.Commit(nil, gone)
+	return from.Commit(ctx, nil, gone)
 }
 
 // Close releases the file.
@@ -203,7 +204,10 @@ func (j *Journal) set(key string, value []byte) {
 }
 
 // List is that of [Store]; records have no version.
-func (j *Journal) List(prefix, after string) (recs []Record, err error) {
+func (j *Journal) List(ctx context.Context, prefix, after string) (recs []Record, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for key, value := range j.records {
@@ -215,13 +219,19 @@ func (j *Journal) List(prefix, after string) (recs []Record, err error) {
 	return recs, nil
 }
 
-// Commit makes all writes, on the disk before it returns. Commits that come while the disk is waited for go to it together
-// then. Expectations are refused.
-func (j *Journal) Commit(expect []Version, writes []Write) error {
+// Commit makes all writes, on the disk before it returns. Commits that come while the disk is waited for go to it
+// together then. Expectations, leases and prefixes are refused.
+func (j *Journal) Commit(ctx context.Context, expect []Version, writes []Write) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	if len(expect) > 0 {
-		return errors.New("a journal knows no versions")
+		return errors.New("a journal has no versions")
 	}
 	for _, w := range writes {
+		if w.Prefix || w.Lease != 0 {
+			return fmt.Errorf("write the journal %s: the record %s: it has neither prefixes nor leases", j.path, w.Key)
+		}
 		if journalHead+len(w.Key)+len(w.Value) > maxEntry {
 			return fmt.Errorf("write the journal %s: the record %s is too large", j.path, w.Key)
 		}
@@ -320,7 +330,7 @@ func (j *Journal) compact() error {
 	if err != nil {
 		return errors.Join(f.Close(), os.Remove(next)) // as above
 	}
-	err = errors.Join(j.file.Close(), syncDir(filepath.Dir(j.path)))
+	err = errors.Join(j.file.Close(), SyncDir(filepath.Dir(j.path)))
 	j.file, j.size, j.room, j.tidy = f, int64(len(b)), int64(len(b)), 0
 	return err
 }

@@ -1,4 +1,4 @@
-package hosts
+package store
 
 import (
 	"errors"
@@ -32,7 +32,7 @@ func TestCommitsGoTogether(t *testing.T) {
 	b.writing.Lock() // the disk is busy
 	for i := range n {
 		commits.Go(func() { // all want the key "one", which only one can have
-			errs[i] = b.Commit([]Version{{"one", 0}}, []Write{{"one", fmt.Append(nil, i)}, {fmt.Sprintf("own/%d", i), []byte("x")}})
+			errs[i] = b.Commit(t.Context(), []Version{Absent("one")}, []Write{Put("one", fmt.Append(nil, i)), Put(fmt.Sprintf("own/%d", i), []byte("x"))})
 		})
 	}
 	for waiting := 0; waiting < n; time.Sleep(time.Millisecond) {
@@ -46,11 +46,11 @@ func TestCommitsGoTogether(t *testing.T) {
 	if took := transactions() - before; took != 1 {
 		t.Errorf("%d transactions", took)
 	}
-	one, err := b.Get("one")
+	one, err := b.Get(t.Context(), "one")
 	if err != nil {
 		t.Fatal(err)
 	}
-	own, err := b.List("own/", "")
+	own, err := b.List(t.Context(), "own/", "")
 	if err != nil || len(own) != 1 || own[0].Key != "own/"+string(one.Value) || own[0].Version != one.Version {
 		t.Errorf("%s won, and there is %v, %v", one.Value, own, err)
 	}
@@ -63,7 +63,7 @@ func TestCommitsGoTogether(t *testing.T) {
 		t.Errorf("%s was told, and %s was written", key, own[0].Key)
 	}
 	// Two that change the same key follow each other, in one transaction too.
-	if err := b.Commit([]Version{{"one", one.Version}}, []Write{{"one", nil}}); err != nil {
+	if err := b.Commit(t.Context(), []Version{At("one", one.Version)}, []Write{Delete("one")}); err != nil {
 		t.Error(err)
 	}
 }
