@@ -27,10 +27,11 @@ func TestArrows(t *testing.T) {
 		"provision/internal/target":     {},
 		"provision/internal/firststage": {},
 		"provision/internal/sshlogin":   {},
+		"provision/internal/enroll":     {"provision/disko", "provision/hosts", "provision/images", "provision/internal/confirm", "provision/internal/text"},
 		"provision/internal/timeline":   {"provision/hosts"},
-		"provision/internal/web":        {"provision/disko", "provision/hosts", "provision/images", "provision/internal/confirm", "provision/internal/text", "provision/internal/timeline"},
+		"provision/internal/web":        {"provision/hosts", "provision/images", "provision/internal/enroll", "provision/internal/text", "provision/internal/timeline"},
 		"provision/internal/doctor":     {"provision/hosts", "provision/images", "provision/internal/nix", "provision/pxe"},
-		"provision/cmd/provision":       {"provision/cache", "provision/disko", "provision/hosts", "provision/images", "provision/installer", "provision/internal/doctor", "provision/internal/nix", "provision/internal/sshlogin", "provision/internal/store", "provision/internal/target", "provision/internal/text", "provision/internal/timeline", "provision/internal/web", "provision/pxe"},
+		"provision/cmd/provision":       {"provision/cache", "provision/disko", "provision/hosts", "provision/images", "provision/installer", "provision/internal/doctor", "provision/internal/enroll", "provision/internal/nix", "provision/internal/sshlogin", "provision/internal/store", "provision/internal/target", "provision/internal/text", "provision/internal/timeline", "provision/internal/web", "provision/pxe"},
 	}
 	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, "./...").Output()
 	if err != nil {

@@ -1,5 +1,7 @@
 package hosts
 
+import "cmp"
+
 // BootOrder is what an install does to the order in which the machine's firmware tries its boot entries.
 type BootOrder string
 
@@ -9,7 +11,13 @@ const (
 	OrderDiskFirst BootOrder = "disk-first" // the new system's entry is the first; none is removed
 )
 
-// ParseBootOrder reads an order; empty is [OrderKeep].
-func ParseBootOrder(s string) (BootOrder, error) {
-	return choose("--boot-order", "an order", s, OrderKeep, OrderDiskFirst, OrderKeep)
+// Words are all orders.
+func (o *BootOrder) Words() []string { return words(OrderDiskFirst, OrderKeep) }
+
+// UnmarshalText reads an order; empty is [OrderKeep].
+func (o *BootOrder) UnmarshalText(text []byte) error {
+	return choose(o, "--boot-order", "an order", text, OrderKeep, o.Words())
 }
+
+// MarshalText implements [encoding.TextMarshaler].
+func (o BootOrder) MarshalText() ([]byte, error) { return []byte(cmp.Or(o, OrderKeep)), nil }

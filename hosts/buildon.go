@@ -1,6 +1,7 @@
 package hosts
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -16,21 +17,27 @@ const (
 	BuildTarget BuildOn = "target" // into the new file systems
 )
 
-// ParseBuildOn reads a place; empty is [BuildAuto].
-func ParseBuildOn(s string) (BuildOn, error) {
-	return choose("--build-on", "a place to build", s, BuildAuto, BuildServer, BuildTarget, BuildAuto)
+// Words are all places.
+func (b *BuildOn) Words() []string { return words(BuildServer, BuildTarget, BuildAuto) }
+
+// UnmarshalText reads a place; empty is [BuildAuto].
+func (b *BuildOn) UnmarshalText(text []byte) error {
+	return choose(b, "--build-on", "a place to build", text, BuildAuto, b.Words())
 }
 
+// MarshalText implements [encoding.TextMarshaler].
+func (b BuildOn) MarshalText() ([]byte, error) { return []byte(cmp.Or(b, BuildAuto)), nil }
+
 // CheckBuild refuses what cannot be had together.
-func (o Options) CheckBuild() error {
+func (c Choices) CheckBuild() error {
 	switch {
-	case o.StorePath != "" && o.BuildOn == BuildTarget:
+	case c.StorePath != "" && c.BuildOn == BuildTarget:
 		return errors.New("--store-path is built already: leave out --build-on target")
-	case o.StorePath != "" && o.Hardware.Tool != "":
+	case c.StorePath != "" && c.Hardware.Tool != "":
 		return errors.New("--store-path is built already, so that --generate-hardware-config would come too late: leave out one of them")
-	case o.StorePath != "" && !strings.HasPrefix(o.StorePath, "/"):
-		return fmt.Errorf("--store-path %s: write an absolute path", o.StorePath)
-	case o.Disko == Script && o.BuildOn == BuildTarget:
+	case c.StorePath != "" && !strings.HasPrefix(c.StorePath, "/"):
+		return fmt.Errorf("--store-path %s: write an absolute path", c.StorePath)
+	case c.Disko == Script && c.BuildOn == BuildTarget:
 		return errors.New("--disko script needs the flake's script built before there is a disk to build on: leave out --build-on target")
 	}
 	return nil

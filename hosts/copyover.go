@@ -1,5 +1,7 @@
 package hosts
 
+import "cmp"
+
 // CopyOver is how a host's closure goes to its machine.
 type CopyOver string
 
@@ -10,7 +12,13 @@ const (
 	CopySSH  CopyOver = "ssh"  // all of it inside the pinned connection
 )
 
-// ParseCopyOver reads a way; empty is [CopyAuto].
-func ParseCopyOver(s string) (CopyOver, error) {
-	return choose("--copy-over", "a way to copy", s, CopyAuto, CopyAuto, CopyHTTP, CopySSH)
+// Words are all ways.
+func (c *CopyOver) Words() []string { return words(CopyAuto, CopyHTTP, CopySSH) }
+
+// UnmarshalText reads a way; empty is [CopyAuto].
+func (c *CopyOver) UnmarshalText(text []byte) error {
+	return choose(c, "--copy-over", "a way to copy", text, CopyAuto, c.Words())
 }
+
+// MarshalText implements [encoding.TextMarshaler].
+func (c CopyOver) MarshalText() ([]byte, error) { return []byte(cmp.Or(c, CopyAuto)), nil }

@@ -259,7 +259,7 @@ func TestLostKey(t *testing.T) {
 	if _, err := inv.ServerKey(); err != nil {
 		t.Fatal(err)
 	}
-	h := Host{Name: "alpha", MACs: []string{mac1}, Options: Options{DiskKeys: []string{"/tmp/disk.key"}}}
+	h := Host{Name: "alpha", MACs: []string{mac1}, DiskKeys: []string{"/tmp/disk.key"}}
 	if _, err := inv.Enroll(h, time.Hour, map[string][]byte{SecretDisk("/tmp/disk.key"): []byte("x")}); err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package hosts
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 )
@@ -16,24 +17,51 @@ const (
 	Script Disko = "script" // erased, and all made, by config.system.build.diskoScript
 )
 
-// NoLayout is said in the place of a preset's name for the layout that the flake has.
-const NoLayout = "none"
+// Words are all ways.
+func (d *Disko) Words() []string { return words(Fresh, Format, Mount, Script) }
 
-// ParseDisko reads a way; empty is [Fresh].
-func ParseDisko(s string) (Disko, error) {
-	return choose("--disko", "a way to make disks", s, Fresh, Fresh, Format, Mount, Script)
+// UnmarshalText reads a way; empty is [Fresh].
+func (d *Disko) UnmarshalText(text []byte) error {
+	return choose(d, "--disko", "a way to make disks", text, Fresh, d.Words())
 }
+
+// MarshalText implements [encoding.TextMarshaler].
+func (d Disko) MarshalText() ([]byte, error) { return []byte(cmp.Or(d, Fresh)), nil }
 
 // choose reads the value of an option that is one of all; empty is otherwise.
-func choose[T ~string](option, what, s string, otherwise T, all ...T) (T, error) {
-	if s == "" {
-		return otherwise, nil
+func choose[T ~string](to *T, option, what string, text []byte, otherwise T, all []string) error {
+	word := cmp.Or(string(text), string(otherwise))
+	if !slices.Contains(all, word) {
+		return fmt.Errorf("%s %s: not %s; choose one of %v", option, word, what, all)
 	}
-	if !slices.Contains(all, T(s)) {
-		return "", fmt.Errorf("%s %s: not %s; choose one of %v", option, s, what, all)
-	}
-	return T(s), nil
+	*to = T(word)
+	return nil
 }
+
+func words[T ~string](all ...T) (words []string) {
+	for _, w := range all {
+		words = append(words, string(w))
+	}
+	return words
+}
+
+// Preset is a disk layout by its name in disko.Presets; empty: the layout that the flake has.
+type Preset string
+
+// noPreset is said in the place of a name for the layout that the flake has.
+const noPreset = "none"
+
+// UnmarshalText reads a name, or none.
+func (p *Preset) UnmarshalText(text []byte) error {
+	*p = Preset(text)
+	if *p == noPreset {
+		*p = ""
+	}
+	return nil
+}
+
+// MarshalText implements [encoding.TextMarshaler].
+func (p Preset) MarshalText() ([]byte, error) { return []byte(cmp.Or(p, noPreset)), nil }
 
 // Erases tells whether what is on the disks is lost.
 func (d Disko) Erases() bool { return d != Format && d != Mount }

@@ -52,8 +52,11 @@ func (inv *Inventory) CheckReinstall(h Host) error {
 }
 
 func (inv *Inventory) permit(h Host, permit time.Duration, secrets map[string][]byte, newIdentity bool) (Host, error) {
-	if err := errors.Join(CheckName(h.Name), h.Options.check()); err != nil {
+	if err := errors.Join(CheckName(h.Name), h.Check()); err != nil {
 		return Host{}, err
+	}
+	if len(h.Generated) > 0 && len(h.EscrowTo) == 0 {
+		return Host{}, errors.New("a passphrase that is generated needs somebody who can read it: --escrow-to RECIPIENT")
 	}
 	if len(h.MACs) == 0 {
 		return Host{}, fmt.Errorf("enroll %s: it needs a MAC address; `provision set %s --mac MAC` gives one to a host that is enrolled", h.Name, h.Name)

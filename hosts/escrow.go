@@ -194,11 +194,11 @@ func (inv *Inventory) escrow(h *Host, keys map[string]diskKey) (writes []store.W
 		}
 		writes = append(writes, store.Delete(prefix+secret))
 	}
-	if len(h.Options.EscrowTo) == 0 {
+	if len(h.EscrowTo) == 0 {
 		return writes, nil
 	}
 	for secret, key := range keys {
-		sealed, err := encryptTo(h.Options.EscrowTo, key.plain)
+		sealed, err := encryptTo(h.EscrowTo, key.plain)
 		if err != nil {
 			return nil, err
 		}

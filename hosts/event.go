@@ -278,8 +278,21 @@ func (h *Host) enter(p Phase) { h.Phase, h.Progress = p, Progress{} }
 
 func enrol(h *Host, ev Event) error {
 	old, e := *h, ev.Enrol
-	*h = Host{Name: e.Name, MACs: e.MACs, Flake: e.Flake, Image: e.Image, Board: e.Board, Arch: e.Arch, Options: e.Options,
-		HostKey: e.HostKey, Permit: e.Permit, LastEvent: old.LastEvent, Events: old.Events, Tokens: old.Tokens, Owned: old.Owned}
+	*h = Host{
+		Name:      e.Name,
+		MACs:      e.MACs,
+		Flake:     e.Flake,
+		Arch:      e.Arch,
+		HostKey:   e.HostKey,
+		Choices:   e.Choices,
+		DiskKeys:  e.DiskKeys,
+		Generated: e.Generated,
+		Permit:    e.Permit,
+		Owned:     old.Owned,
+		LastEvent: old.LastEvent,
+		Events:    old.Events,
+		Tokens:    old.Tokens,
+	}
 	// A machine that still runs the installer of its last boot needs no other,
 	// if it is still the machine that is meant.
 	if slices.Equal(old.MACs, h.MACs) {
@@ -362,7 +375,7 @@ func retry(h *Host, ev Event) error {
 	if ev.Confirmed != nil {
 		p.Confirmed = ev.Confirmed
 	}
-	h.Options.Wipe = append(h.Options.Wipe, ev.Wipe...)
+	h.Wipe = append(h.Wipe, ev.Wipe...)
 	p.Come = time.Time{}
 	h.Machine, h.Serial = "", "" // what machine it is, the next boot tells
 	h.Error, h.Contact, h.Lost, h.Losses = "", false, time.Time{}, 0

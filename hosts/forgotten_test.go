@@ -43,9 +43,18 @@ func keyed(t *testing.T, inv *Inventory) Host {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := Host{Name: "bravo", MACs: []string{mac1, mac2}, Arch: "x86_64",
-		Options: Options{DiskKeys: []string{"/tmp/disk.key"}, Generated: []string{"/tmp/disk.key"}, EscrowTo: []string{operator.Recipient().String()},
-			Secrets: []SecretFile{{"/var/lib/a", "0400"}}, KeepSecrets: true}}
+	h := Host{
+		Name:      "bravo",
+		MACs:      []string{mac1, mac2},
+		Arch:      "x86_64",
+		DiskKeys:  []string{"/tmp/disk.key"},
+		Generated: []string{"/tmp/disk.key"},
+		Choices: Choices{
+			EscrowTo:    []string{operator.Recipient().String()},
+			Secrets:     []SecretFile{{"/var/lib/a", "0400"}},
+			KeepSecrets: true,
+		},
+	}
 	if _, err := inv.Enroll(h, time.Hour, map[string][]byte{SecretContent("/var/lib/a"): []byte("A")}); err != nil {
 		t.Fatal(err)
 	}

@@ -11,10 +11,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
-	"net/netip"
 	"regexp"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -52,13 +50,15 @@ const (
 // Host is a name in the flake and the machine that shall become it.
 type Host struct {
 	Name    string   `json:"name"`
-	MACs    []string `json:"macs"`            // lower case, colons; any of them boots the host
-	Flake   string   `json:"flake"`           // flake reference, without the attribute
-	Image   string   `json:"image"`           // name in the image catalog
-	Board   string   `json:"board,omitempty"` // as images.Board; empty: not known yet, the first that asks tells
-	Arch    string   `json:"arch"`            // as images.Arch: x86_64, aarch64
-	Options Options  `json:"options"`
+	MACs    []string `json:"macs"`     // lower case, colons; any of them boots the host
+	Flake   string   `json:"flake"`    // flake reference, without the attribute
+	Arch    string   `json:"arch"`     // as images.Arch: x86_64, aarch64
 	HostKey string   `json:"host_key"` // public key of the installed host, authorized_keys form
+
+	// Choices are what the operator chose, with image and board as they were found then.
+	Choices   `json:"options"`
+	DiskKeys  []string `json:"disk_keys,omitempty"` // installer paths; contents are secrets named "disk:PATH"
+	Generated []string `json:"generated,omitempty"` // of DiskKeys, those whose passphrase the server makes
 
 	State    State     `json:"state"`
 	Since    time.Time `json:"since"`           // when State was entered
@@ -86,46 +86,6 @@ type Host struct {
 	Events    int    `json:"events,omitempty"` // that are kept
 	// Tokens are the boots whose token is still recognised (and refused).
 	Tokens []string `json:"tokens,omitempty"`
-}
-
-// Options are what the operator chose at enrolment.
-type Options struct {
-	Address    string   `json:"address,omitempty"`     // fixed IPv4 address, full DHCP mode only
-	ExtraFiles string   `json:"extra_files,omitempty"` // absolute path of a folder copied over /mnt
-	DiskKeys   []string `json:"disk_keys,omitempty"`   // installer paths; contents are secrets named "disk:PATH"
-	Method     Method   `json:"method,omitzero"`       // the only one to try, or the half that is given
-	Disko      Disko    `json:"disko,omitempty"`       // empty: Fresh
-	Layout     string   `json:"layout,omitempty"`      // preset, by its name in disko.Presets; empty: the flake's
-	Hardware   Hardware `json:"hardware,omitzero"`
-	BuildOn    BuildOn  `json:"build_on,omitempty"`   // empty: BuildAuto
-	StorePath  string   `json:"store_path,omitempty"` // a system that is built already
-	// BootOrder is what the install does to the firmware's boot order; empty: OrderKeep.
-	BootOrder BootOrder `json:"boot_order,omitempty"`
-	// CopyOver is how the closure goes to the target; empty: CopyAuto.
-	CopyOver CopyOver `json:"copy_over,omitempty"`
-	// TargetSubstitutes has the target fetch from its own binary caches what these have.
-	TargetSubstitutes bool `json:"target_substitutes,omitempty"`
-	// Disks says which of the machine's disks are meant, by their names in the layout.
-	Disks map[string]string `json:"disks,omitempty"`
-	// Wipe are disks that may be erased whatever speaks against it: serial numbers, WWNs, paths.
-	Wipe []string `json:"wipe,omitempty"`
-	// PiConfig are lines to add to the config.txt that a Raspberry Pi netboots with.
-	PiConfig []string `json:"pi_config,omitempty"`
-	// KernelParams are added to the kernel command line of the image.
-	KernelParams []string `json:"kernel_params,omitempty"`
-	// AllowEEPROM lets a Raspberry Pi fetch the files that make it write its EEPROM anew.
-	AllowEEPROM bool `json:"allow_eeprom,omitempty"`
-	// TPM2 are the PCRs by which the machine's TPM opens the disks, as ParsePCRs returns them; empty: it does not.
-	TPM2 string `json:"tpm2,omitempty"`
-
-	// Proof is what counts as installed; empty: ProofSSH.
-	Proof Proof `json:"proof,omitempty"`
-
-	EscrowTo    []string     `json:"escrow_to,omitempty"`    // recipients of the disk keys, for ParseRecipient
-	Generated   []string     `json:"generated,omitempty"`    // of DiskKeys, those whose passphrase the server makes
-	Secrets     []SecretFile `json:"secrets,omitempty"`      // contents are secrets named "file:PATH"
-	KeepSecrets bool         `json:"keep_secrets,omitempty"` // after the host is installed
-	Chown       []Chown      `json:"chown,omitempty"`
 }
 
 // Progress is how far the current phase is.
@@ -272,22 +232,4 @@ func ParseMAC(s string) (string, error) {
 		return "", fmt.Errorf("MAC address %q is all zero", s)
 	}
 	return mac.String(), nil
-}
-
-func (o Options) check() error {
-	if err := o.checkSecrets(); err != nil {
-		return err
-	}
-	for _, line := range o.PiConfig {
-		if line == "" || strings.ContainsFunc(line, func(r rune) bool { return r < ' ' || r > '~' }) {
-			return fmt.Errorf("--config-txt %q: write one line of plain text, such as dtparam=pciex1", line)
-		}
-	}
-	if o.Address == "" {
-		return nil
-	}
-	if a, err := netip.ParseAddr(o.Address); err != nil || !a.Is4() {
-		return fmt.Errorf("address %q: write an IPv4 address, such as 192.168.1.20", o.Address)
-	}
-	return nil
 }

@@ -115,7 +115,7 @@ func TestEnroll(t *testing.T) {
 
 	for _, bad := range []Host{
 		{Name: "../x", MACs: []string{mac2}}, {Name: "", MACs: []string{mac2}}, {Name: "c"},
-		{Name: "c", MACs: []string{"nonsense"}}, {Name: "c", MACs: []string{mac2}, Options: Options{Address: "fe80::1"}},
+		{Name: "c", MACs: []string{"nonsense"}}, {Name: "c", MACs: []string{mac2}, Choices: Choices{FixedAddress: "fe80::1"}},
 	} {
 		if _, err := inv.Enroll(bad, time.Hour, nil); err == nil {
 			t.Errorf("enrolled %+v", bad)

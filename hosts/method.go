@@ -60,10 +60,10 @@ func ParseMethod(s string) (m Method, err error) {
 	return m, nil
 }
 
-// MarshalText implements encoding.TextMarshaler.
+// MarshalText implements [encoding.TextMarshaler].
 func (m Method) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
 
-// UnmarshalText implements encoding.TextUnmarshaler. It takes what was
+// UnmarshalText implements [encoding.TextUnmarshaler]. It takes what was
 // remembered, which may be more than what can be chosen.
 func (m *Method) UnmarshalText(text []byte) error {
 	m.Offer, m.Program, _ = strings.Cut(string(text), "+")

@@ -1,6 +1,7 @@
 package hosts
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
@@ -18,20 +19,30 @@ const (
 	ProofNone Proof = "none" // the machine left the installer
 )
 
-// ParseProof reads ssh, ssh:PORT, seen or none; empty is ProofSSH.
-func ParseProof(s string) (Proof, error) {
-	switch p := Proof(s); p {
+// Words are all proofs, but for those with a port.
+func (p *Proof) Words() []string { return words(ProofSSH, ProofSeen, ProofNone) }
+
+// UnmarshalText reads ssh, ssh:PORT, seen or none; empty is [ProofSSH].
+func (p *Proof) UnmarshalText(text []byte) error {
+	switch word := Proof(text); word {
 	case "", ProofSSH, ProofSeen, ProofNone:
-		return p, nil
+		*p = word
+		return nil
 	}
-	if text, ok := strings.CutPrefix(s, "ssh:"); ok {
-		if port, err := strconv.ParseUint(text, 10, 16); err == nil && port > 0 {
-			return Proof(fmt.Sprintf("ssh:%d", port)), nil
-		}
-		return "", fmt.Errorf("--proof %s: write a port from 1 to 65535, such as ssh:2222", s)
+	number, ok := strings.CutPrefix(string(text), "ssh:")
+	if !ok {
+		return fmt.Errorf("--proof %s: choose ssh, ssh:PORT, seen or none", text)
 	}
-	return "", fmt.Errorf("--proof %s: choose ssh, ssh:PORT, seen or none", s)
+	port, err := strconv.ParseUint(number, 10, 16)
+	if err != nil || port == 0 {
+		return fmt.Errorf("--proof %s: write a port from 1 to 65535, such as ssh:2222", text)
+	}
+	*p = Proof(fmt.Sprintf("ssh:%d", port))
+	return nil
 }
+
+// MarshalText implements [encoding.TextMarshaler].
+func (p Proof) MarshalText() ([]byte, error) { return []byte(cmp.Or(p, ProofSSH)), nil }
 
 // port is the one that the operator said; 0: none.
 func (p Proof) port() int {
@@ -62,7 +73,7 @@ type Stage1 struct {
 
 // SSHPorts are where the host's own sshd is looked for.
 func (h *Host) SSHPorts() []int {
-	if port := h.Options.Proof.port(); port > 0 {
+	if port := h.Proof.port(); port > 0 {
 		return []int{port}
 	}
 	if len(h.Expected.Ports) > 0 {

@@ -24,15 +24,16 @@ const (
 // vias lists the ways, in the order in which ViaAuto tries them.
 var vias = []Via{ViaAuto, ViaKexec, ViaNetboot, ViaWake, ViaManual}
 
-// ParseVia reads a way; empty is ViaManual.
-func ParseVia(s string) (Via, error) {
-	if s == "" {
-		return ViaManual, nil
+// Words are all ways.
+func (v *Via) Words() []string { return words(vias...) }
+
+// UnmarshalText reads a way, or nothing.
+func (v *Via) UnmarshalText(text []byte) error {
+	*v = Via(text)
+	if *v != "" && !slices.Contains(vias, *v) {
+		return fmt.Errorf("--via %s: not a way to make a machine come; choose one of %v", text, vias)
 	}
-	if !slices.Contains(vias, Via(s)) {
-		return "", fmt.Errorf("--via %s: not a way to make a machine come; choose one of %v", s, vias)
-	}
-	return Via(s), nil
+	return nil
 }
 
 // Standing is what is known to be on a machine's disks: it proved itself, and

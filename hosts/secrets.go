@@ -40,17 +40,14 @@ const (
 var modePattern = regexp.MustCompile(`^0?[0-7]{3}$`)
 
 // checkSecrets refuses what could not be delivered.
-func (o Options) checkSecrets() error {
-	if len(o.Generated) > 0 && len(o.EscrowTo) == 0 {
-		return errors.New("a passphrase that is generated needs somebody who can read it: --escrow-to RECIPIENT")
-	}
-	for _, r := range o.EscrowTo {
+func (c Choices) checkSecrets() error {
+	for _, r := range c.EscrowTo {
 		if _, err := ParseRecipient(r); err != nil {
 			return err
 		}
 	}
 	var paths []string
-	for _, f := range o.Secrets {
+	for _, f := range c.Secrets {
 		switch err := checkTarget(f.Path); {
 		case err != nil:
 			return fmt.Errorf("secret %w", err)
@@ -63,12 +60,12 @@ func (o Options) checkSecrets() error {
 		}
 		paths = append(paths, f.Path)
 	}
-	for _, c := range o.Chown {
-		switch err := checkTarget(c.Path); {
+	for _, owner := range c.Chown {
+		switch err := checkTarget(owner.Path); {
 		case err != nil:
 			return fmt.Errorf("chown %w", err)
-		case c.UID == unchanged || c.GID == unchanged:
-			return fmt.Errorf("chown %s: %d is nobody's number; it means that nothing changes", c.Path, uint32(unchanged))
+		case owner.UID == unchanged || owner.GID == unchanged:
+			return fmt.Errorf("chown %s: %d is nobody's number; it means that nothing changes", owner.Path, uint32(unchanged))
 		}
 	}
 	return nil
@@ -112,17 +109,17 @@ func (inv *Inventory) keepSecrets(before, after *Host, given map[string][]byte) 
 	}
 	for _, rec := range old {
 		p := strings.TrimPrefix(rec.Key, "secret/"+after.Name+"/"+fileSecret)
-		if !slices.ContainsFunc(after.Options.Secrets, func(f SecretFile) bool { return f.Path == p }) {
+		if !slices.ContainsFunc(after.Secrets, func(f SecretFile) bool { return f.Path == p }) {
 			writes = append(writes, store.Delete(rec.Key))
 		}
 	}
 	keys := make(map[string]diskKey)
-	for _, p := range after.Options.DiskKeys {
+	for _, p := range after.DiskKeys {
 		secret := SecretDisk(p)
 		key, made := diskKey{plain: given[secret]}, []store.Write(nil)
 		switch {
 		case key.plain != nil:
-		case slices.Contains(after.Options.Generated, p):
+		case slices.Contains(after.Generated, p):
 			made, key, err = inv.generate(before, after.Name, p)
 		default: // of an earlier enrolment
 			key.same = true
@@ -148,7 +145,7 @@ type diskKey struct {
 // enrolment and was not installed with yet, or a new one, with the writes that
 // seal it.
 func (inv *Inventory) generate(before *Host, name, p string) ([]store.Write, diskKey, error) {
-	if slices.Contains(before.Options.Generated, p) {
+	if slices.Contains(before.Generated, p) {
 		plain, err := inv.Secret(name, SecretDisk(p))
 		if !errors.Is(err, ErrNotFound) {
 			return nil, diskKey{plain, true}, err
@@ -162,7 +159,7 @@ func (inv *Inventory) generate(before *Host, name, p string) ([]store.Write, dis
 // HasDiskKey reports whether the operator gave the host's disk key for a path,
 // and the server has it.
 func (inv *Inventory) HasDiskKey(name, p string) bool {
-	if h, err := inv.Get(name); err != nil || slices.Contains(h.Options.Generated, p) {
+	if h, err := inv.Get(name); err != nil || slices.Contains(h.Generated, p) {
 		return false
 	}
 	_, err := inv.store.Get(secretKey(name, SecretDisk(p)))
@@ -179,11 +176,11 @@ func (inv *Inventory) settleSecrets(kind Kind, after *Host) (writes []store.Writ
 	if kind != Proved && !undone {
 		return nil, nil
 	}
-	for _, p := range after.Options.Generated {
+	for _, p := range after.Generated {
 		writes = append(writes, store.Delete(secretKey(after.Name, SecretDisk(p))))
 	}
-	if !after.Options.KeepSecrets {
-		for _, f := range after.Options.Secrets {
+	if !after.KeepSecrets {
+		for _, f := range after.Secrets {
 			writes = append(writes, store.Delete(secretKey(after.Name, SecretContent(f.Path))))
 		}
 	}
@@ -221,13 +218,13 @@ func (inv *Inventory) missing(h Host, given map[string][]byte) (missing []string
 		}
 		return e == nil
 	}
-	for _, f := range h.Options.Secrets {
+	for _, f := range h.Secrets {
 		if !has(SecretContent(f.Path)) {
 			missing = append(missing, fmt.Sprintf("--secret %s=FILE:%s", f.Path, f.Mode))
 		}
 	}
-	for _, p := range h.Options.DiskKeys {
-		if !slices.Contains(h.Options.Generated, p) && !has(SecretDisk(p)) {
+	for _, p := range h.DiskKeys {
+		if !slices.Contains(h.Generated, p) && !has(SecretDisk(p)) {
 			missing = append(missing, fmt.Sprintf("--disk-encryption-key %s=FILE", p))
 		}
 	}

@@ -105,11 +105,16 @@ func TestEscrow(t *testing.T) {
 		t.Fatal(err)
 	}
 	const made, given = "/tmp/disk.key", "/tmp/data.key"
-	host := Host{Name: "bravo", MACs: []string{mac1}, Options: Options{
-		DiskKeys: []string{given, made}, Generated: []string{made}, EscrowTo: []string{id.Recipient().String(), strings.TrimSpace(string(public))}}}
+	host := Host{
+		Name:      "bravo",
+		MACs:      []string{mac1},
+		DiskKeys:  []string{given, made},
+		Generated: []string{made},
+		Choices:   Choices{EscrowTo: []string{id.Recipient().String(), strings.TrimSpace(string(public))}},
+	}
 	secrets := map[string][]byte{SecretDisk(given): []byte("the owner's own")}
 	lonely := host
-	lonely.Options.EscrowTo = nil
+	lonely.EscrowTo = nil
 	if _, err := inv.Enroll(lonely, time.Hour, secrets); err == nil || !strings.Contains(err.Error(), "--escrow-to") {
 		t.Errorf("generated for nobody: %v", err)
 	}
@@ -225,12 +230,12 @@ func TestEscrow(t *testing.T) {
 func TestSecretFiles(t *testing.T) {
 	for _, keep := range []bool{false, true} {
 		inv, _, _ := open(t, t.TempDir())
-		host := Host{Name: "alpha", MACs: []string{mac1}, Options: Options{KeepSecrets: keep,
+		host := Host{Name: "alpha", MACs: []string{mac1}, Choices: Choices{KeepSecrets: keep,
 			Secrets: []SecretFile{{"/var/lib/a", "0400"}, {"/var/lib/b", "0640"}}}}
 		if _, err := inv.Enroll(host, time.Hour, map[string][]byte{SecretContent("/var/lib/a"): []byte("A"), SecretContent("/var/lib/b"): []byte("B")}); err != nil {
 			t.Fatal(err)
 		}
-		host.Options.Secrets = host.Options.Secrets[:1]
+		host.Secrets = host.Secrets[:1]
 		h, err := inv.Enroll(host, time.Hour, map[string][]byte{SecretContent("/var/lib/a"): []byte("A2")})
 		if err != nil {
 			t.Fatal(err)
@@ -258,7 +263,7 @@ func TestSecretFiles(t *testing.T) {
 }
 
 func TestTargets(t *testing.T) {
-	for _, o := range []Options{
+	for _, o := range []Choices{
 		{Secrets: []SecretFile{{"relative", "0400"}}},
 		{Secrets: []SecretFile{{"/a/../../b", "0400"}}},
 		{Secrets: []SecretFile{{"/a/", "0400"}}},
@@ -274,12 +279,12 @@ func TestTargets(t *testing.T) {
 		{Chown: []Chown{{"/home/../etc", 1, 1}}},
 		{Chown: []Chown{{"/home/x", 1<<32 - 1, 1}}},
 	} {
-		if err := o.check(); err == nil {
+		if err := o.Check(); err == nil {
 			t.Errorf("%+v is taken", o)
 		}
 	}
-	o := Options{Secrets: []SecretFile{{"/nix/persist/key", "0400"}, {"/runway", "640"}}, Chown: []Chown{{"/home/x", 0, 100}}}
-	if err := o.check(); err != nil {
+	o := Choices{Secrets: []SecretFile{{"/nix/persist/key", "0400"}, {"/runway", "640"}}, Chown: []Chown{{"/home/x", 0, 100}}}
+	if err := o.Check(); err != nil {
 		t.Error(err)
 	}
 }

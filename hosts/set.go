@@ -1,7 +1,6 @@
 package hosts
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"regexp"
@@ -11,18 +10,15 @@ import (
 	"provision/internal/store"
 )
 
-// Change is what the operator changes of a host without a decision to erase anything. What is nil
-// stays as it is; an empty value is the default.
+// Change is what the operator changes of a host without a decision to erase anything.
 type Change struct {
-	// MACs are the host's from now on; or all of them have a sign, and are added (+) or taken away (-).
-	MACs         []string
-	Image        *string
-	Board        *string // empty: what the machine is recognised as when it asks
-	Serial       *string // of the Raspberry Pi; empty: the next one that asks is taken for it
-	Address      *string
-	Method       *Method
-	BootOrder    *BootOrder // of the next install
-	KernelParams *[]string
+	// MACs are the host's from now on; or all of them have a sign, and are added (+) or taken away (-); none: they stay.
+	MACs []string
+	// Serial is that of the Raspberry Pi; empty: the next one that asks is taken for it; nil: it stays.
+	Serial *string
+	// Choices replace those of the host, but only those in Named, by their names in requests.
+	Choices Choices
+	Named   []string
 }
 
 // Alteration is what Set did: in words what is different, and what the operator should know.
@@ -56,7 +52,7 @@ func (inv *Inventory) set(name string, c Change, by string) (Alteration, error) 
 	if err != nil {
 		return Alteration{Host: before}, err
 	}
-	if err := after.Options.check(); err != nil {
+	if err := after.Check(); err != nil {
 		return Alteration{Host: before}, err
 	}
 	done := Alteration{Host: after, What: differences(before, after)}
@@ -95,28 +91,13 @@ func set(h *Host, ev Event) error {
 			h.otherMachine()
 		}
 	}
-	for to, value := range map[*string]*string{
-		&h.Image:           c.Image,
-		&h.Board:           c.Board,
-		&h.Serial:          c.Serial,
-		&h.Options.Address: c.Address,
-	} {
-		if value != nil {
-			*to = *value
-		}
+	h.Take(c.Choices, c.Named)
+	if c.Serial != nil {
+		h.Serial = *c.Serial
 	}
 	if h.Serial != "" && !boardSerial.MatchString(h.Serial) {
 		return fmt.Errorf("serial number %q: write 8 hexadecimal digits in lower case, as the Raspberry Pi tells it, or nothing",
 			h.Serial)
-	}
-	if c.Method != nil {
-		h.Options.Method = *c.Method
-	}
-	if c.BootOrder != nil {
-		h.Options.BootOrder = *c.BootOrder
-	}
-	if c.KernelParams != nil {
-		h.Options.KernelParams = *c.KernelParams
 	}
 	machine := !slices.Equal(macs, old.MACs) || h.Image != old.Image || h.Board != old.Board || h.Serial != old.Serial
 	if machine && h.Permit.Live(ev.Time) {
@@ -262,13 +243,12 @@ func differences(before, after Host) []string {
 		}
 	}
 	differ("MAC", strings.Join(before.MACs, ", "), strings.Join(after.MACs, ", "))
-	differ("image", before.Image, after.Image)
-	differ("board", before.Board, after.Board)
 	differ("serial number", before.Serial, after.Serial)
-	differ("address", before.Options.Address, after.Options.Address)
-	differ("boot method", before.Options.Method.String(), after.Options.Method.String())
-	differ("boot order", string(cmp.Or(before.Options.BootOrder, OrderKeep)), string(cmp.Or(after.Options.BootOrder, OrderKeep)))
-	differ("kernel parameters", strings.Join(before.Options.KernelParams, " "), strings.Join(after.Options.KernelParams, " "))
+	for _, ch := range AllChoices() {
+		if ch.Set != "" {
+			differ(ch.Set, ch.words(before.Choices), ch.words(after.Choices))
+		}
+	}
 	return all
 }
 

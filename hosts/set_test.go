@@ -120,7 +120,9 @@ func TestDockMoves(t *testing.T) {
 func TestPermitIsForAMachine(t *testing.T) {
 	changes := map[string]Change{
 		"MAC": {MACs: []string{mac3}}, "one more": {MACs: []string{"+" + mac3}}, "one less": {MACs: []string{"-" + mac1}},
-		"image": {Image: set1("other")}, "board": {Board: set1("rpi4")}, "serial": {Serial: set1("e5ef6e9d")},
+		"image":     {Choices: Choices{Image: "other"}, Named: []string{"image"}},
+		"board":     {Choices: Choices{Board: "rpi4"}, Named: []string{"board"}},
+		"serial":    {Serial: set1("e5ef6e9d")},
 		"another's": {MACs: []string{"+" + mac2}},
 	}
 	for name, c := range changes {
@@ -155,9 +157,12 @@ func TestPermitIsForAMachine(t *testing.T) {
 		t.Errorf("it leads to %q, %v", h.Name, err)
 	}
 	params := []string{"nomodeset"}
-	done, err := inv.Set("alpha", Change{Address: set1("10.0.0.7"), Method: &Method{Offer: OfferBINL}, KernelParams: &params, Image: set1("")}, "ada")
-	if err != nil || done.Host.State != Live || done.Host.Options.Address != "10.0.0.7" || done.Host.Options.Method.Offer != OfferBINL ||
-		!slices.Equal(done.Host.Options.KernelParams, params) || len(done.What) != 3 {
+	done, err := inv.Set("alpha", Change{
+		Choices: Choices{FixedAddress: "10.0.0.7", BootMethod: Method{Offer: OfferBINL}, KernelParams: params, Disko: Format},
+		Named:   []string{"address", "boot_method", "kernel_params", "image"},
+	}, "ada")
+	if err != nil || done.Host.State != Live || done.Host.FixedAddress != "10.0.0.7" || done.Host.BootMethod.Offer != OfferBINL ||
+		!slices.Equal(done.Host.KernelParams, params) || done.Host.Disko != "" || len(done.What) != 3 {
 		t.Errorf("what is not the machine's: %q, %v", done.What, err)
 	}
 }
@@ -167,7 +172,7 @@ func TestSetRefused(t *testing.T) {
 	inv, _, _ := open(t, t.TempDir())
 	installed(t, inv, "alpha", mac1)
 	for want, c := range map[string]Change{
-		"write an IPv4 address": {Address: set1("fe80::1")}, "8 hexadecimal digits": {Serial: set1("../x")},
+		"write an IPv4 address": {Choices: Choices{FixedAddress: "fe80::1"}, Named: []string{"address"}}, "8 hexadecimal digits": {Serial: set1("../x")},
 	} {
 		if _, err := inv.Set("alpha", c, "ada"); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v; want %q", err, want)

@@ -1,40 +1,61 @@
 package hosts
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 )
 
+// PCRs are the registers of a TPM 2.0 whose values let it open the host's disks: numbers from 0 to 23, in order and
+// joined by +, as systemd-cryptenroll takes them. Empty: the TPM opens none.
+type PCRs string
+
 // NoTPM2 is the word for no PCRs at all: it ends what an earlier enrolment chose.
 const NoTPM2 = "off"
 
-// ParsePCRs reads the registers of a TPM2 whose values let it open the host's disks: numbers from
-// 0 to 23, joined by + or a comma. They come back in order, joined by +, and [NoTPM2] as nothing.
-// Those that cannot be the same in the installer and in the installed system are refused.
-func ParsePCRs(s string) (string, error) {
-	if s == NoTPM2 {
-		return "", nil
+// UnmarshalText reads numbers that are joined by + or a comma, or [NoTPM2], or nothing.
+func (p *PCRs) UnmarshalText(text []byte) error {
+	s := string(text)
+	*p = ""
+	if s == NoTPM2 || s == "" {
+		return nil
 	}
 	var all []int
-	for _, word := range strings.Split(strings.ReplaceAll(s, ",", "+"), "+") {
+	for word := range strings.SplitSeq(strings.ReplaceAll(s, ",", "+"), "+") {
 		n, err := strconv.ParseUint(word, 10, 31)
 		if err != nil || n > 23 {
-			return "", fmt.Errorf("--tpm2=%s: write PCRs as numbers from 0 to 23, joined by +, such as --tpm2=0+2+7; or %s", s, NoTPM2)
-		}
-		if what := changing(int(n)); what != "" {
-			return "", fmt.Errorf("--tpm2=%s: PCR %d measures %s: the TPM would never open the disks; "+
-				"choose of 0, 2, 3 and 7, or run systemd-cryptenroll on the installed host", s, n, what)
+			return fmt.Errorf("--tpm2=%s: write PCRs as numbers from 0 to 23, joined by +, such as --tpm2=0+2+7; or %s",
+				s, NoTPM2)
 		}
 		all = append(all, int(n))
 	}
 	slices.Sort(all)
-	var words []string
+	var numbers []string
 	for _, n := range slices.Compact(all) {
-		words = append(words, strconv.Itoa(n))
+		numbers = append(numbers, strconv.Itoa(n))
 	}
-	return strings.Join(words, "+"), nil
+	*p = PCRs(strings.Join(numbers, "+"))
+	return nil
+}
+
+// MarshalText implements [encoding.TextMarshaler].
+func (p PCRs) MarshalText() ([]byte, error) { return []byte(cmp.Or(p, NoTPM2)), nil }
+
+// Check refuses registers that cannot be the same in the installer and in the installed system.
+func (p PCRs) Check() error {
+	for number := range strings.SplitSeq(string(p), "+") {
+		n, err := strconv.Atoi(number)
+		if err != nil {
+			continue // there are none
+		}
+		if what := changing(n); what != "" {
+			return fmt.Errorf("--tpm2=%s: PCR %d measures %s: the TPM would never open the disks; "+
+				"choose of 0, 2, 3 and 7, or run systemd-cryptenroll on the installed host", p, n, what)
+		}
+	}
+	return nil
 }
 
 // changing says what a PCR measures that differs between the installer and the installed system,

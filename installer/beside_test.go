@@ -172,7 +172,7 @@ func slowInstall(t *testing.T) (f *follower, gate, log string) {
 		`derivation { name = "slow"; system = "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" "read x < `+gate+`; echo $x >&2; exit 1" ]; }`, 1))
 	nix.Roots = t.TempDir()
 	machine := slowMachine(t, "52:54:00:00:00:01")
-	f, _ = following(t, nix, dir, hosts.Options{})
+	f, _ = following(t, nix, dir, hosts.Choices{})
 	return f, gate, filepath.Join(machine, "log")
 }
 

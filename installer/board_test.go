@@ -183,7 +183,7 @@ func TestCheckBoard(t *testing.T) {
 			t.Fatal(err)
 		}
 		name := fmt.Sprint("host", i)
-		h, err := inv.Enroll(hosts.Host{Name: name, MACs: []string{fmt.Sprintf("52:54:00:00:00:%02x", i)}, Board: test.board}, time.Hour, nil)
+		h, err := inv.Enroll(hosts.Host{Name: name, MACs: []string{fmt.Sprintf("52:54:00:00:00:%02x", i)}, Choices: hosts.Choices{Board: test.board}}, time.Hour, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

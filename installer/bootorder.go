@@ -11,7 +11,7 @@ import (
 
 // boots is what the machine's firmware boots; nothing where the install does not change it.
 func (f *follower) boots(ctx context.Context, h hosts.Host, s *session) (target.Boots, error) {
-	if h.Options.BootOrder != hosts.OrderDiskFirst {
+	if h.BootOrder != hosts.OrderDiskFirst {
 		return target.Boots{}, nil
 	}
 	printed, err := s.run(ctx, nil, "sh", "-c", target.ListBoot)
@@ -25,7 +25,7 @@ func (f *follower) boots(ctx context.Context, h hosts.Host, s *session) (target.
 // cannot be done the host is installed all the same, and a note says why. The variable is written as it is: installer images
 // have no efibootmgr.
 func (f *follower) diskFirst(ctx context.Context, h hosts.Host, s *session, before target.Boots) (string, error) {
-	if h.Options.BootOrder != hosts.OrderDiskFirst {
+	if h.BootOrder != hosts.OrderDiskFirst {
 		return "", nil
 	}
 	words, err := f.orderBoots(ctx, h, s, before)

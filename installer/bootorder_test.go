@@ -34,7 +34,7 @@ func TestDiskFirst(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(dir, "boots"), []byte(tt.boots), 0o644); err != nil {
 				t.Fatal(err)
 			}
-			h := hosts.Host{Name: "bravo", Options: hosts.Options{BootOrder: hosts.OrderDiskFirst}}
+			h := hosts.Host{Name: "bravo", Choices: hosts.Choices{BootOrder: hosts.OrderDiskFirst}}
 			words, err := new(follower).orderBoots(t.Context(), h, s, target.Boots{})
 			if err != nil {
 				words = err.Error()

@@ -150,13 +150,13 @@ func (f *follower) reportEarly(ctx context.Context, err error) {
 func (f *follower) make(ctx context.Context, h hosts.Host, b *build) error {
 	runs := f.queued(b)
 	var builds []string
-	if h.Options.StorePath == "" {
+	if h.StorePath == "" {
 		builds = append(builds, "toplevel")
 	}
-	if h.Options.Disko == hosts.Script {
+	if h.Disko == hosts.Script {
 		builds = append(builds, "diskoScript")
 	}
-	config, layout, err := runs.evaluate(ctx, h.Flake, h.Name, h.Options, builds...)
+	config, layout, err := runs.evaluate(ctx, h.Flake, h.Name, h.Choices, builds...)
 	if err != nil {
 		return err
 	}
@@ -170,10 +170,10 @@ func (f *follower) make(ctx context.Context, h hosts.Host, b *build) error {
 	b.hostKeys = config.hostKeyFiles(layout)
 	sum := sha256.Sum256(config.Devices)
 	b.digest = hex.EncodeToString(sum[:8])
-	if h.Options.Disko != hosts.Script {
+	if h.Disko != hosts.Script {
 		close(b.evaluated)
 	}
-	if err := f.makeSystem(ctx, runs, h, b, config); err != nil || h.Options.Disko != hosts.Script {
+	if err := f.makeSystem(ctx, runs, h, b, config); err != nil || h.Disko != hosts.Script {
 		return err
 	}
 	b.script, err = f.closure(ctx, runs, h, "diskoScript", config)
@@ -182,7 +182,7 @@ func (f *follower) make(ctx context.Context, h hosts.Host, b *build) error {
 
 // makeSystem builds the toplevel, or finds it built, or finds out what the machine is to build.
 func (f *follower) makeSystem(ctx context.Context, runs Nix, h hosts.Host, b *build, c Config) (err error) {
-	if h.Options.StorePath != "" {
+	if h.StorePath != "" {
 		b.system, err = f.prebuilt(ctx, h)
 		return err
 	}

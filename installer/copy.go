@@ -97,7 +97,7 @@ func (f *follower) nixCopy(ctx context.Context, h hosts.Host, addr string, t tra
 		to += "&remote-store=local%3Froot=" + url.QueryEscape(t.root)
 	}
 	args := []string{"copy", "--log-format", "internal-json", "-v", "--to", to}
-	if h.Options.TargetSubstitutes {
+	if h.TargetSubstitutes {
 		args = append(args, "--substitute-on-destination")
 	}
 	if t.what == nil {

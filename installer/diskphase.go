@@ -13,7 +13,7 @@ import (
 
 // layout is what makes and closes the host's disks.
 func (f *follower) layout(h hosts.Host, s *session, b *build) *Disks {
-	o := confirm.Options(h.Options, b.script.path)
+	o := confirm.Options(h.Choices, b.script.path)
 	return &Disks{
 		Client: s.client, Layout: b.layout, Options: o, Log: f.Log,
 		Key: func(path string) ([]byte, error) {
@@ -59,15 +59,15 @@ func (f *follower) burn(h hosts.Host, p *disko.Plan) error {
 	}
 	ev := hosts.Event{
 		Kind:    hosts.Burned,
-		Disks:   confirm.Disks(p, h.Options.Wipe),
-		Takes:   confirm.Of(p, h.Options.Wipe).Disks,
+		Disks:   confirm.Disks(p, h.Wipe),
+		Takes:   confirm.Of(p, h.Wipe).Disks,
 		Message: "burned the permit for " + diskWords(p),
 	}
 	if !h.Permit.Burned.IsZero() {
 		ev.Message = "goes on under the burned permit, for " + diskWords(p)
 	}
-	if !h.Options.Disko.Erases() {
-		ev.Message += "; nothing that is there is erased (--disko " + string(h.Options.Disko) + ")"
+	if !h.Disko.Erases() {
+		ev.Message += "; nothing that is there is erased (--disko " + string(h.Disko) + ")"
 	}
 	if _, err := f.Hosts.Apply(h.Name, ev); err != nil {
 		return err
@@ -91,7 +91,7 @@ func (f *follower) disks(ctx context.Context, h hosts.Host, s *session, d *Disks
 			f.finished(hosts.PhaseDisks, "the disks were made before the interruption, and are mounted")
 			return nil
 		}
-		if ctx.Err() != nil || errors.Is(err, errLost) || !h.Options.Disko.Erases() {
+		if ctx.Err() != nil || errors.Is(err, errLost) || !h.Disko.Erases() {
 			return err
 		}
 		f.note("what was made before the interruption is not taken up, the disks are made again: %v", err)

@@ -147,7 +147,7 @@ func (e expected) keysOf(kind string) (paths []string) {
 
 // Warnings are what an operator should know before the host is installed with these options: how it may be unable to
 // prove itself, and what would not outlast its first start.
-func (c Config) Warnings(host string, o hosts.Options, layout *disko.Layout) []string {
+func (c Config) Warnings(host string, o hosts.Choices, layout *disko.Layout) []string {
 	var told []string
 	if o.Proof.BySSH() {
 		told = c.unproved(host, o, layout)
@@ -163,12 +163,12 @@ func (c Config) Warnings(host string, o hosts.Options, layout *disko.Layout) []s
 const otherProof = "choose --proof seen (it asks for an address by its name) or --proof none"
 
 // unproved says why the host's sshd may not answer this server as it should.
-func (c Config) unproved(host string, o hosts.Options, layout *disko.Layout) (told []string) {
+func (c Config) unproved(host string, o hosts.Choices, layout *disko.Layout) (told []string) {
 	e := c.Expected
 	if e.SSHD.Enable != nil && !*e.SSHD.Enable {
 		return []string{fmt.Sprintf("%s has no sshd (services.openssh.enable is false), and is to prove itself by its SSH key: %s", host, otherProof)}
 	}
-	h := hosts.Host{Options: o, Expected: c.expect(layout)}
+	h := hosts.Host{Choices: o, Expected: c.expect(layout)}
 	ports := h.SSHPorts()
 	if len(e.SSHD.Listen) > 0 && len(e.listen()) == 0 {
 		told = append(told, fmt.Sprintf("sshd of %s listens for its own machine only (services.openssh.listenAddresses): %s", host, otherProof))

@@ -105,7 +105,7 @@ func TestExpected(t *testing.T) {
 		{host: "rolled-service", keys: "/keep" + usual, told: []string{"--secret"}},
 		{host: "stays"},
 	} {
-		c, _, err := nix.Evaluate(t.Context(), dir, tt.host, hosts.Options{})
+		c, _, err := nix.Evaluate(t.Context(), dir, tt.host, hosts.Choices{})
 		if err == nil || !strings.Contains(err.Error(), "has no disko.devices") {
 			t.Errorf("%s: %v", tt.host, err)
 			continue
@@ -126,7 +126,7 @@ func TestExpected(t *testing.T) {
 		if got, _ := c.place("/var/lib/x", nil); got != secret {
 			t.Errorf("%s: a secret goes to %s, want %s", tt.host, got, secret)
 		}
-		o := hosts.Options{Secrets: []hosts.SecretFile{{Path: "/var/lib/x"}}}
+		o := hosts.Choices{Secrets: []hosts.SecretFile{{Path: "/var/lib/x"}}}
 		told := c.Warnings(tt.host, o, nil)
 		for i, want := range tt.told {
 			if i >= len(told) || !strings.Contains(told[i], want) {
@@ -141,15 +141,15 @@ func TestExpected(t *testing.T) {
 			t.Errorf("%s: told of a proof that was chosen", tt.host)
 		}
 	}
-	c, _, _ := nix.Evaluate(t.Context(), dir, "by-folders", hosts.Options{})
+	c, _, _ := nix.Evaluate(t.Context(), dir, "by-folders", hosts.Choices{})
 	if got, lost := c.place("/home/a/.keys/id", nil); got != "/persist/system/home/a/.keys/id" || lost != "" {
 		t.Errorf("a user's file goes to %s, %s", got, lost)
 	}
-	c, _, _ = nix.Evaluate(t.Context(), dir, "other-port", hosts.Options{})
+	c, _, _ = nix.Evaluate(t.Context(), dir, "other-port", hosts.Choices{})
 	if c.expect(nil).HostName != "Other" {
 		t.Errorf("it is called %q", c.expect(nil).HostName)
 	}
-	if told := c.Warnings("bare", hosts.Options{Proof: hosts.ProofSeen}, nil); len(told) > 0 {
+	if told := c.Warnings("bare", hosts.Choices{Proof: hosts.ProofSeen}, nil); len(told) > 0 {
 		t.Errorf("told %q", told)
 	}
 }

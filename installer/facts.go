@@ -37,7 +37,7 @@ func (f *follower) facts(ctx context.Context, h hosts.Host, s *session, limit ti
 	if err := f.knownCard(h, s, macs); err != nil {
 		return nil, err
 	}
-	if h.Options.TPM2 != "" {
+	if h.TPM2 != "" {
 		if _, err := cryptenroll(ctx, s); err != nil {
 			return nil, err
 		}

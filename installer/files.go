@@ -22,7 +22,7 @@ import (
 // decrypt secrets.
 func (f *follower) files(ctx context.Context, h hosts.Host, s *session, b *build) error {
 	what := "the host's SSH key"
-	if dir := h.Options.ExtraFiles; dir != "" {
+	if dir := h.ExtraFiles; dir != "" {
 		if err := sendTree(ctx, s, newRoot, dir); err != nil {
 			return fmt.Errorf("copy the extra files in %s: %w", dir, err)
 		}
@@ -31,10 +31,10 @@ func (f *follower) files(ctx context.Context, h hosts.Host, s *session, b *build
 	if err := f.deliverSecrets(ctx, h, s, b); err != nil {
 		return err
 	}
-	if n := len(h.Options.Secrets); n > 0 {
+	if n := len(h.Secrets); n > 0 {
 		what += fmt.Sprintf("; secret files: %d", n)
 	}
-	for _, c := range h.Options.Chown {
+	for _, c := range h.Chown {
 		if err := b.chown(ctx, s, h, c); err != nil {
 			return err
 		}

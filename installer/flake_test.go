@@ -43,12 +43,12 @@ func TestLeftDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, disks := range []map[string]string{nil, {"other": "largest"}} {
-		_, _, err = n.Evaluate(t.Context(), dir, "a", hosts.Options{Disks: disks})
+		_, _, err = n.Evaluate(t.Context(), dir, "a", hosts.Choices{Disks: disks})
 		if err == nil || !strings.Contains(err.Error(), "the layout of a leaves the disk main to you") || !strings.Contains(err.Error(), "--disk main=largest") {
 			t.Errorf("%v: %v", disks, err)
 		}
 	}
-	c, chosen, err := n.evaluate(t.Context(), dir, "a", hosts.Options{Disks: map[string]string{"main": "/dev/nvme0n1"}}, "toplevel", "diskoScript")
+	c, chosen, err := n.evaluate(t.Context(), dir, "a", hosts.Choices{Disks: map[string]string{"main": "/dev/nvme0n1"}}, "toplevel", "diskoScript")
 	if err != nil || chosen == nil || len(c.Builds) != 2 {
 		t.Fatalf("%v, %v", c.Builds, err)
 	}
@@ -69,7 +69,7 @@ func TestLeftDisk(t *testing.T) {
 // TestElsewhere: a host that only another tool knows is found there.
 func TestElsewhere(t *testing.T) {
 	n, dir := flake(t, leaving)
-	_, _, err := n.Evaluate(t.Context(), dir, "b", hosts.Options{})
+	_, _, err := n.Evaluate(t.Context(), dir, "b", hosts.Choices{})
 	for _, want := range []string{"has no nixosConfigurations.b; b is in its colmenaHive.nodes: add `nixosConfigurations = self.colmenaHive.nodes;`", "it has: a, x86_64-linux"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v; want %s", err, want)

@@ -14,7 +14,7 @@ import (
 // guard stops an install before anything is changed, if something speaks against taking the
 // plan's disks and the operator did not name them.
 func (f *follower) guard(h hosts.Host, p *disko.Plan) error {
-	for _, word := range h.Options.Wipe {
+	for _, word := range h.Wipe {
 		if why := p.Unnamed(word); why != "" {
 			f.note("--wipe %s has no effect: %s", word, why)
 		}
@@ -46,7 +46,7 @@ func (f *follower) rehearse(ctx context.Context, h hosts.Host, s *session, d *Di
 	if err := f.guard(h, p); err != nil {
 		return err
 	}
-	if err := h.CheckConfirmed(confirm.Of(p, h.Options.Wipe).Disks); err != nil {
+	if err := h.CheckConfirmed(confirm.Of(p, h.Wipe).Disks); err != nil {
 		return err
 	}
 	if err := f.checkBoard(h, d.Layout, p); err != nil {

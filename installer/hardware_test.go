@@ -47,11 +47,11 @@ func git(t *testing.T, dir string, args ...string) string {
 }
 
 // following is company for a new host a of an inventory of its own.
-func following(t *testing.T, nix Nix, flake string, o hosts.Options) (*follower, hosts.Host) {
+func following(t *testing.T, nix Nix, flake string, o hosts.Choices) (*follower, hosts.Host) {
 	t.Helper()
 	dir := t.TempDir()
 	inv := inventory(t, dir)
-	h, err := inv.Enroll(hosts.Host{Name: "a", Arch: "x86_64", Flake: flake, MACs: []string{"52:54:00:00:00:01"}, Options: o}, time.Hour, nil)
+	h, err := inv.Enroll(hosts.Host{Name: "a", Arch: "x86_64", Flake: flake, MACs: []string{"52:54:00:00:00:01"}, Choices: o}, time.Hour, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +87,7 @@ func TestHardware(t *testing.T) {
 		t.Fatalf("the placeholders do not do: %s, %v", out, err)
 	}
 
-	f, h := following(t, nix, dir, hosts.Options{Hardware: module})
+	f, h := following(t, nix, dir, hosts.Choices{Hardware: module})
 	f.step(t.Context(), h)
 	if len(f.builds) > 0 {
 		t.Fatal("a build was started before the machine was looked at")
@@ -104,7 +104,7 @@ func TestHardware(t *testing.T) {
 		{facter, `{"version":1}`, `{"version":1}`},
 	} {
 		fakeTool(t, tt.tool.Tool, "echo '"+tt.say+"'")
-		h.Options.Hardware = tt.tool
+		h.Hardware = tt.tool
 		digest, err := f.hardware(t.Context(), h, s)
 		if err != nil {
 			t.Fatal(err)
@@ -157,7 +157,7 @@ func TestHardwareRefused(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			fakeTool(t, tt.tool, tt.script)
 			hw := hosts.Hardware{Tool: tt.tool, Path: "made"}
-			f, h := following(t, nix, dir, hosts.Options{Hardware: hw})
+			f, h := following(t, nix, dir, hosts.Choices{Hardware: hw})
 			if _, err := f.hardware(t.Context(), h, s); err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("%v", err)
 			}
@@ -166,7 +166,7 @@ func TestHardwareRefused(t *testing.T) {
 			}
 		})
 	}
-	f, h := following(t, nix, dir, hosts.Options{Hardware: hosts.Hardware{Tool: hosts.Facter, Path: "made"}})
+	f, h := following(t, nix, dir, hosts.Choices{Hardware: hosts.Hardware{Tool: hosts.Facter, Path: "made"}})
 	if _, err := f.hardware(t.Context(), h, s); err == nil || !strings.Contains(err.Error(), "the installer's image has no nixos-facter") {
 		t.Errorf("without the tool: %v", err)
 	}

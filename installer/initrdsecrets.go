@@ -14,7 +14,7 @@ import (
 
 // missing says which files of boot.initrd.secrets nothing brings. NixOS copies them into the initrd when the bootloader
 // is installed, and fails there without them, when the disks are erased.
-func (c Config) missing(host string, o hosts.Options, layout *disko.Layout) (told []string) {
+func (c Config) missing(host string, o hosts.Choices, layout *disko.Layout) (told []string) {
 	if o.Disko != "" && !o.Disko.Erases() { // the disks may hold it
 		return nil
 	}
@@ -29,7 +29,7 @@ func (c Config) missing(host string, o hosts.Options, layout *disko.Layout) (tol
 }
 
 // brings reports whether a file will be on the new system, or whether that cannot be told.
-func (c Config) brings(file string, o hosts.Options, layout *disko.Layout) bool {
+func (c Config) brings(file string, o hosts.Choices, layout *disko.Layout) bool {
 	for _, made := range []string{"/nix/store/", "/run/", "/dev/", "/proc/", "/sys/"} {
 		if strings.HasPrefix(file, made) {
 			return true

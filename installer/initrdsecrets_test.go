@@ -48,24 +48,24 @@ func TestInitrdSecrets(t *testing.T) {
 	const key = "/etc/secrets/initrd/key"
 	for host, want := range map[string]string{"none": "", "key": key, "named": key, "folder": "/etc/secrets", "own": "", "stored": "", "tree": "", "run": "",
 		"sops": "", "agenix": "", "etc": "", "script": "", "throws": "", "throws-within": "/etc/key"} {
-		c, _, err := nix.Evaluate(t.Context(), dir, host, hosts.Options{})
+		c, _, err := nix.Evaluate(t.Context(), dir, host, hosts.Choices{})
 		if err == nil || !strings.Contains(err.Error(), "has no disko.devices") {
 			t.Errorf("%s: %v", host, err)
 			continue
 		}
-		about := func(o hosts.Options) string {
+		about := func(o hosts.Choices) string {
 			return strings.Join(c.missing(host, o, nil), "; ")
 		}
-		if got := about(hosts.Options{}); want == "" && got != "" || !strings.Contains(got, want) {
+		if got := about(hosts.Choices{}); want == "" && got != "" || !strings.Contains(got, want) {
 			t.Errorf("%s: told %q, want %q", host, got, want)
 		}
 		if want == "" || host == "throws-within" {
 			continue
 		}
-		if !strings.Contains(about(hosts.Options{}), "--secret "+want+"=FILE") || len(c.Warnings(host, hosts.Options{Proof: hosts.ProofNone}, nil)) != 1 {
-			t.Errorf("%s: told %q", host, c.Warnings(host, hosts.Options{Proof: hosts.ProofNone}, nil))
+		if !strings.Contains(about(hosts.Choices{}), "--secret "+want+"=FILE") || len(c.Warnings(host, hosts.Choices{Proof: hosts.ProofNone}, nil)) != 1 {
+			t.Errorf("%s: told %q", host, c.Warnings(host, hosts.Choices{Proof: hosts.ProofNone}, nil))
 		}
-		for name, o := range map[string]hosts.Options{
+		for name, o := range map[string]hosts.Choices{
 			"a secret":    {Secrets: []hosts.SecretFile{{Path: key}}},
 			"extra files": {ExtraFiles: extra},
 			"it is kept":  {Disko: hosts.Mount},
@@ -74,7 +74,7 @@ func TestInitrdSecrets(t *testing.T) {
 				t.Errorf("%s, and %s brings it: told %q", host, name, got)
 			}
 		}
-		if about(hosts.Options{Secrets: []hosts.SecretFile{{Path: key + ".pub"}}, ExtraFiles: t.TempDir()}) == "" && host != "folder" {
+		if about(hosts.Choices{Secrets: []hosts.SecretFile{{Path: key + ".pub"}}, ExtraFiles: t.TempDir()}) == "" && host != "folder" {
 			t.Errorf("%s: another file counts", host)
 		}
 	}

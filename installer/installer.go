@@ -164,7 +164,7 @@ func (f *follower) step(ctx context.Context, h hosts.Host) <-chan time.Time {
 			f.fail(h.Phase, errors.New("the permit expired, or was used for too many boots: enroll the host again"))
 			return nil
 		}
-		if h.Options.Hardware.Tool == "" { // else the machine is looked at first
+		if h.Hardware.Tool == "" { // else the machine is looked at first
 			f.startBuild(ctx, h, "")
 		}
 		if h.Boot.Token == "" && !h.Summons() { // pxe wakes us, or the permit's end

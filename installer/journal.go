@@ -40,10 +40,10 @@ func (f *follower) keepJournal(ctx context.Context, h hosts.Host, s *session) {
 func (f *follower) withoutSecrets(h hosts.Host, text string) (string, error) {
 	const shortest = 6
 	names := []string{hosts.SecretHostKey, hosts.SecretBootKey}
-	for _, path := range h.Options.DiskKeys {
+	for _, path := range h.DiskKeys {
 		names = append(names, hosts.SecretDisk(path))
 	}
-	for _, file := range h.Options.Secrets {
+	for _, file := range h.Secrets {
 		names = append(names, hosts.SecretContent(file.Path))
 	}
 	for _, name := range names {

@@ -14,7 +14,7 @@ import (
 // TestKeepJournal: of an installer's journal the end is kept, without control characters and without what is secret.
 func TestKeepJournal(t *testing.T) {
 	inv := inventory(t, t.TempDir())
-	h, err := inv.Enroll(hosts.Host{Name: "bravo", MACs: []string{theMAC}, Options: hosts.Options{DiskKeys: []string{"/tmp/disk.key"}}}, time.Hour,
+	h, err := inv.Enroll(hosts.Host{Name: "bravo", MACs: []string{theMAC}, DiskKeys: []string{"/tmp/disk.key"}}, time.Hour,
 		map[string][]byte{hosts.SecretDisk("/tmp/disk.key"): []byte("correct horse\nx\n")})
 	if err != nil {
 		t.Fatal(err)

@@ -137,7 +137,7 @@ func (c Config) isNew(m disko.FileSystem) bool {
 }
 
 // lost says what would not outlast the first start.
-func (c Config) lost(host string, o hosts.Options, layout *disko.Layout) (told []string) {
+func (c Config) lost(host string, o hosts.Choices, layout *disko.Layout) (told []string) {
 	looked := c.Expected.keysOf("ed25519")
 	if len(looked) == 0 {
 		looked = []string{usualHostKey}

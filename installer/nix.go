@@ -80,18 +80,18 @@ var readExpected string
 // Evaluate reads a host's configuration and layout from the flake; the layout is
 // the preset of the options if these have one. Errors are nix's own words, or
 // name what the flake lacks.
-func (n Nix) Evaluate(ctx context.Context, flake, host string, o hosts.Options) (Config, *disko.Layout, error) {
+func (n Nix) Evaluate(ctx context.Context, flake, host string, o hosts.Choices) (Config, *disko.Layout, error) {
 	return n.evaluate(ctx, flake, host, o)
 }
 
 // evaluate is Evaluate, with derivations of config.system.build: what has one does evaluate, all
 // of it, and what is left is to build it.
-func (n Nix) evaluate(ctx context.Context, flake, host string, o hosts.Options, builds ...string) (Config, *disko.Layout, error) {
+func (n Nix) evaluate(ctx context.Context, flake, host string, o hosts.Choices, builds ...string) (Config, *disko.Layout, error) {
 	c, err := n.config(ctx, flake, host, builds)
 	if err != nil {
 		return c, nil, err
 	}
-	if o.Layout != "" {
+	if o.Preset != "" {
 		layout, err := c.usePreset(host, o)
 		return c, layout, err
 	}

@@ -47,7 +47,7 @@ func flake(t *testing.T, text string) (Nix, string) {
 
 func TestEvaluate(t *testing.T) {
 	n, dir := flake(t, fleet)
-	config, _, err := n.Evaluate(t.Context(), dir, "odd.name-1", hosts.Options{})
+	config, _, err := n.Evaluate(t.Context(), dir, "odd.name-1", hosts.Choices{})
 	// The layout is nonsense; what nix printed is not.
 	if err == nil || config.System != "x86_64-linux" || string(config.Devices) != `{"disk":{"_x":{"name":"_x","nested":[{"keep":true}]}}}` {
 		t.Errorf("%s %s, %v", config.System, config.Devices, err)
@@ -60,12 +60,12 @@ func TestEvaluate(t *testing.T) {
 		"bare":   "has no disko.devices",
 		"a\"b":   "host name",
 	} {
-		if _, _, err := n.Evaluate(t.Context(), dir, host, hosts.Options{}); err == nil || !strings.Contains(err.Error(), want) {
+		if _, _, err := n.Evaluate(t.Context(), dir, host, hosts.Choices{}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", host, err)
 		}
 	}
 	n, dir = flake(t, `{ outputs = { self }: { nixosConfigurations = throw "broken on purpose"; }; }`)
-	if _, _, err := n.Evaluate(t.Context(), dir, "a", hosts.Options{}); err == nil || !strings.Contains(err.Error(), "broken on purpose") || strings.Contains(err.Error(), "\x1b") {
+	if _, _, err := n.Evaluate(t.Context(), dir, "a", hosts.Choices{}); err == nil || !strings.Contains(err.Error(), "broken on purpose") || strings.Contains(err.Error(), "\x1b") {
 		t.Errorf("%v", err)
 	}
 }
@@ -76,7 +76,7 @@ func TestEndlessFlake(t *testing.T) {
 		nixosConfigurations = builtins.genericClosure { startSet = [ { key = 0; } ]; operator = x: [ { key = x.key + 1; } ]; };
 	}; }`)
 	n.Evaluations, n.Patience = NewQueue(1), time.Second
-	_, _, err := n.Evaluate(t.Context(), dir, "a", hosts.Options{})
+	_, _, err := n.Evaluate(t.Context(), dir, "a", hosts.Choices{})
 	if err == nil || !strings.Contains(err.Error(), "nixosConfigurations.a did not end within 1s") || n.Evaluations.free != 1 {
 		t.Errorf("%v; %d are free", err, n.Evaluations.free)
 	}
@@ -115,7 +115,7 @@ func TestBuild(t *testing.T) {
 func TestNoNix(t *testing.T) {
 	n, dir := flake(t, fleet)
 	t.Setenv("PATH", "/nowhere")
-	_, _, err := n.Evaluate(t.Context(), dir, "a", hosts.Options{})
+	_, _, err := n.Evaluate(t.Context(), dir, "a", hosts.Choices{})
 	if err == nil || !strings.Contains(err.Error(), "nix is not installed") {
 		t.Error(err)
 	}

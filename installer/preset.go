@@ -11,11 +11,11 @@ import (
 
 // usePreset gives the host the layout that the operator chose, if its configuration has none
 // and mounts what this one makes.
-func (c *Config) usePreset(host string, o hosts.Options) (*disko.Layout, error) {
+func (c *Config) usePreset(host string, o hosts.Choices) (*disko.Layout, error) {
 	if !bytes.Equal(c.Devices, []byte("null")) {
-		return nil, fmt.Errorf("nixosConfigurations.%s has disko.devices, and mounts what these make: leave out --layout %s (--layout none, where it was enrolled so before)", host, o.Layout)
+		return nil, fmt.Errorf("nixosConfigurations.%s has disko.devices, and mounts what these make: leave out --layout %s (--layout none, where it was enrolled so before)", host, o.Preset)
 	}
-	preset, err := disko.FindPreset(o.Layout)
+	preset, err := disko.FindPreset(string(o.Preset))
 	if err != nil {
 		return nil, err
 	}

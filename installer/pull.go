@@ -89,7 +89,7 @@ echo "$bytes" $((fetched - begun)) "$(nproc)" $((${EPOCHREALTIME//[.,]/} - fetch
 // shareEarly offers the host's system, if that is built, while the disks are made, and has the machine ask already for all
 // that nix wants to know before it fetches the first path. done ends this.
 func (f *follower) shareEarly(ctx context.Context, h hosts.Host, s *session, b *build) (_ *offer, done func()) {
-	if f.Cache == nil || h.Options.CopyOver == hosts.CopySSH || !b.over() || b.err != nil || b.drv.Path != "" {
+	if f.Cache == nil || h.CopyOver == hosts.CopySSH || !b.over() || b.err != nil || b.drv.Path != "" {
 		return nil, func() {}
 	}
 	o, err := f.offer(s, b.system)
@@ -127,7 +127,7 @@ func (f *follower) pull(ctx context.Context, h hosts.Host, s *session, t transfe
 	if t.root != "" {
 		to += "?root=" + t.root
 	}
-	argv := cache.Fetch(o.url, o.PublicKey, to, h.Options.TargetSubstitutes, t.path)
+	argv := cache.Fetch(o.url, o.PublicKey, to, h.TargetSubstitutes, t.path)
 	// What the machine runs outlives a session that ends; its id is kept, to end it.
 	argv = beside(append([]string{"sh", "-c", `"$@" & echo $! >"$0"; wait $!`, pullFile}, argv...)...)
 	sent, err = f.watchCopy(ctx, t, &pullProgress{share: o.Share, before: before, from: o.url, sizes: t.paths}, func(ctx context.Context, line func(string)) error {
@@ -240,7 +240,7 @@ func (f *follower) watchCopy(ctx context.Context, t transfer, p copying, run fun
 // went in the end.
 func (f *follower) copies(ctx context.Context, h hosts.Host, s *session, t transfer) (hosts.Work, error) {
 	w := hosts.Work{Over: string(hosts.CopyHTTP)}
-	want := cmp.Or(h.Options.CopyOver, hosts.CopyAuto)
+	want := cmp.Or(h.CopyOver, hosts.CopyAuto)
 	if f.Cache != nil && want != hosts.CopySSH && t.what == nil {
 		sent, err := f.again(ctx, func() (int64, error) { return f.pull(ctx, h, s, t) })
 		w.Bytes = sent

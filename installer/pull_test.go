@@ -108,7 +108,7 @@ func TestNearer(t *testing.T) {
 			t.Fatal(err)
 		}
 		root := t.TempDir()
-		sent, err := f.pull(t.Context(), hosts.Host{Options: hosts.Options{TargetSubstitutes: nearer}}, s, transfer{closure: cl, root: root, offer: o})
+		sent, err := f.pull(t.Context(), hosts.Host{Choices: hosts.Choices{TargetSubstitutes: nearer}}, s, transfer{closure: cl, root: root, offer: o})
 		if err != nil || sent != infos[0].NarSize {
 			t.Errorf("nearer: %t: %d bytes of %d, %v", nearer, sent, infos[0].NarSize, err)
 		}

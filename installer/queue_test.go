@@ -120,7 +120,7 @@ func TestSlots(t *testing.T) {
 func TestWaitsForTurn(t *testing.T) {
 	nix, dir := flake(t, fleet)
 	nix.Evaluations = NewQueue(1)
-	f, h := following(t, nix, dir, hosts.Options{})
+	f, h := following(t, nix, dir, hosts.Choices{})
 	leave, err := f.Nix.Evaluations.enter(t.Context(), waiter{})
 	if err != nil {
 		t.Fatal(err)
@@ -166,7 +166,7 @@ func TestWaitsForTurn(t *testing.T) {
 
 // TestAtTheDoor: a host is in a hurry once its machine is there.
 func TestAtTheDoor(t *testing.T) {
-	f, _ := following(t, Nix{}, t.TempDir(), hosts.Options{})
+	f, _ := following(t, Nix{}, t.TempDir(), hosts.Choices{})
 	nix := f.queued(&build{})
 	if nix.evaluates.hurry() || nix.builds.hurry() {
 		t.Error("it is in a hurry before its machine asked")
@@ -219,7 +219,7 @@ func TestUnchanged(t *testing.T) {
 	nix, dir := flake(t, "")
 	write(dir, word)
 	nix.Roots, nix.Evaluations = t.TempDir(), NewQueue(1) // the roots are not in the flake
-	f, h := following(t, nix, dir, hosts.Options{})
+	f, h := following(t, nix, dir, hosts.Choices{})
 	build := func(token string) *build {
 		h.Boot.Token, h.Boot.Client = token, "10.0.0.2"
 		f.startBuild(t.Context(), h, "")

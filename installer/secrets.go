@@ -44,7 +44,7 @@ mv -fT -- "$target.part" "$target"`
 
 // deliverSecrets writes the host's secret files, where the running system will find them.
 func (f *follower) deliverSecrets(ctx context.Context, h hosts.Host, s *session, b *build) error {
-	for _, file := range h.Options.Secrets {
+	for _, file := range h.Secrets {
 		content, err := f.Hosts.Secret(h.Name, hosts.SecretContent(file.Path))
 		if err == nil {
 			where, _ := b.config.place(file.Path, b.layout)
@@ -62,7 +62,7 @@ func (b *build) chown(ctx context.Context, s *session, h hosts.Host, c hosts.Cho
 	name := c.Path
 	c.Path, _ = b.config.place(name, b.layout)
 	top, moved := c.Path, false
-	for _, secret := range h.Options.Secrets {
+	for _, secret := range h.Secrets {
 		where, _ := b.config.place(secret.Path, b.layout)
 		if !below(secret.Path, name) || below(where, top) {
 			continue

@@ -22,7 +22,7 @@ const factsFresh = 5 * time.Second
 func (f *follower) install(ctx context.Context, h hosts.Host, s *session, build func(hardware string)) (at hosts.Phase, err error) {
 	// Commands of a server that was killed may still run: they hold the lock.
 	limit := commandLimit
-	if h.Layout != "" && h.Options.BuildOn != hosts.BuildServer { // it may be a build
+	if h.Layout != "" && h.BuildOn != hosts.BuildServer { // it may be a build
 		limit = buildLimit
 	}
 	facts, err := f.facts(ctx, h, s, limit)
@@ -40,7 +40,7 @@ func (f *follower) install(ctx context.Context, h hosts.Host, s *session, build 
 	if err != nil {
 		return hosts.PhaseBuild, err
 	}
-	if dir := h.Options.ExtraFiles; dir != "" {
+	if dir := h.ExtraFiles; dir != "" {
 		if err := hosts.CheckExtraFiles(dir); err != nil {
 			return hosts.PhaseBuild, err
 		}

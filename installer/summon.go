@@ -32,7 +32,7 @@ func (f *follower) summon(ctx context.Context, h hosts.Host) {
 	f.mu.Lock()
 	b := f.builds[f.name]
 	f.mu.Unlock()
-	if h.Options.Hardware.Tool == "" && (!b.over() || b.err != nil) { // its event wakes us, or has failed the host
+	if h.Hardware.Tool == "" && (!b.over() || b.err != nil) { // its event wakes us, or has failed the host
 		return
 	}
 	how, err := f.come(ctx, h)
@@ -355,7 +355,7 @@ func (f *follower) load(ctx context.Context, h hosts.Host, t running, img images
 	}
 	total := img.Initrd.Size + int64(len(tail))
 	head, err := json.Marshal(target.Load{Kernel: uint64(img.Kernel.Size), Initrd: uint64(total), SHA256: hex.EncodeToString(sum.Sum(nil)),
-		Cmdline: img.BootCmdline(h.Options.KernelParams) + " BOOTIF=01-" + strings.ReplaceAll(h.Boot.MAC, ":", "-")})
+		Cmdline: img.BootCmdline(h.KernelParams) + " BOOTIF=01-" + strings.ReplaceAll(h.Boot.MAC, ":", "-")})
 	if err != nil {
 		return err
 	}

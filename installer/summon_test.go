@@ -72,7 +72,7 @@ case $1 in facts) echo '{"arch":"x86_64","addrs":[{"ifname":"eth0"}]}'; exit;; e
 	login := newSigner(t)
 	x.addr, _ = sshServer(t, shown, admit)
 	take := &hosts.Takeover{Address: x.addr, HostKey: strings.TrimSpace(authorizedKey(pinned))}
-	x.host, err = inv.Enroll(hosts.Host{Name: "bravo", MACs: []string{theMAC}, Image: "lab", Arch: "x86_64", Permit: hosts.Permit{Via: via, Take: take}}, time.Hour, nil)
+	x.host, err = inv.Enroll(hosts.Host{Name: "bravo", MACs: []string{theMAC}, Choices: hosts.Choices{Image: "lab"}, Arch: "x86_64", Permit: hosts.Permit{Via: via, Take: take}}, time.Hour, nil)
 	must(err)
 	x.follower = &follower{name: "bravo", Installer: &Installer{Hosts: inv, Images: catalog, Now: time.Now, Log: slog.New(slog.DiscardHandler), signer: login,
 		Program: func(string) (string, error) { return filepath.Join(dir, "program"), nil },
@@ -132,10 +132,10 @@ func TestComeByKexec(t *testing.T) {
 	key := newSigner(t)
 	x := takeOver(t, hosts.ViaKexec, key, key, true, kexecWorks)
 	params := []string{"console=ttyS0,115200"}
-	if _, err := x.Hosts.Set("bravo", hosts.Change{KernelParams: &params}, "a test"); err != nil {
+	if _, err := x.Hosts.Set("bravo", hosts.Change{Choices: hosts.Choices{KernelParams: params}, Named: []string{"kernel_params"}}, "a test"); err != nil {
 		t.Fatal(err)
 	}
-	x.host.Options.KernelParams = params
+	x.host.KernelParams = params
 	if _, err := x.come(t.Context(), x.host); err != nil {
 		t.Fatal(err)
 	}

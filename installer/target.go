@@ -20,7 +20,7 @@ const buildFile = "/run/provision.build"
 
 // place decides where the host's system is built. drv is set if that is the target.
 func (f *follower) place(ctx context.Context, h hosts.Host, c Config) (drv Derivation, err error) {
-	switch h.Options.BuildOn {
+	switch h.BuildOn {
 	case hosts.BuildServer:
 		return drv, nil
 	case hosts.BuildTarget:
@@ -33,7 +33,7 @@ func (f *follower) place(ctx context.Context, h hosts.Host, c Config) (drv Deriv
 	if can, err := f.Nix.CanBuild(ctx, drv.System); err != nil || can { // cross-built
 		return Derivation{}, err
 	}
-	if h.Options.Disko == hosts.Script {
+	if h.Disko == hosts.Script {
 		return drv, fmt.Errorf("--disko script needs the flake's script built before there is a disk to build on, and nix here does not build for %s: give it a remote builder, or use another --disko", drv.System)
 	}
 	return drv, nil
@@ -110,7 +110,7 @@ rm -rf -- "$work" "$2"`
 
 // prebuilt is the system that was built beforehand, kept from the garbage collector.
 func (f *follower) prebuilt(ctx context.Context, h hosts.Host) (c closure, err error) {
-	c.path = h.Options.StorePath
+	c.path = h.StorePath
 	if err := f.Nix.Keep(ctx, h.Name, c.path); err != nil {
 		return c, err
 	}

@@ -38,7 +38,7 @@ systemd-cryptenroll --tpm2-device=list && systemd-cryptenroll --help`
 
 // checkTPM2 stops an install, before anything is changed, whose containers the TPM cannot be made to open.
 func (f *follower) checkTPM2(ctx context.Context, h hosts.Host, s *session, p *disko.Plan) error {
-	if h.Options.TPM2 == "" {
+	if h.TPM2 == "" {
 		return nil
 	}
 	containers, err := p.TPM2()
@@ -79,7 +79,7 @@ func (f *follower) checkKey(h hosts.Host, c disko.Container, binary bool) error 
 // enrollTPM2 makes the TPM open the new system's containers, and says so for people. Their
 // passphrases stay.
 func (f *follower) enrollTPM2(ctx context.Context, h hosts.Host, s *session, p *disko.Plan) (string, error) {
-	if h.Options.TPM2 == "" {
+	if h.TPM2 == "" {
 		return "", nil
 	}
 	containers, err := p.TPM2()
@@ -90,10 +90,10 @@ func (f *follower) enrollTPM2(ctx context.Context, h hosts.Host, s *session, p *
 	b := batch{log: f.Log}
 	for _, c := range containers {
 		names = append(names, fmt.Sprintf("%s (%s)", c.Device, c.Name))
-		b.steps = append(b.steps, c.Enroll(h.Options.TPM2))
+		b.steps = append(b.steps, c.Enroll(string(h.TPM2)))
 	}
 	if err := b.run(ctx, s); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("; the TPM opens %s while PCR %s stays as it is", strings.Join(names, " and "), strings.ReplaceAll(h.Options.TPM2, "+", " and ")), nil
+	return fmt.Sprintf("; the TPM opens %s while PCR %s stays as it is", strings.Join(names, " and "), strings.ReplaceAll(string(h.TPM2), "+", " and ")), nil
 }

@@ -155,7 +155,7 @@ func TestTPM2Checks(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			pretend(t, map[string]string{"systemd-cryptenroll": c.tool, "modprobe": "exit 1"})
 			inv := inventory(t, t.TempDir())
-			h, err := inv.Enroll(hosts.Host{Name: "bravo", MACs: []string{"52:54:00:00:00:01"}, Options: hosts.Options{TPM2: "7"}}, time.Hour,
+			h, err := inv.Enroll(hosts.Host{Name: "bravo", MACs: []string{"52:54:00:00:00:01"}, Choices: hosts.Choices{TPM2: "7"}}, time.Hour,
 				map[string][]byte{hosts.SecretDisk(c.path): []byte(c.key)})
 			if err != nil {
 				t.Fatal(err)

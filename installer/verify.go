@@ -149,9 +149,9 @@ func lesserProof(h hosts.Host, a answer, away bool) string {
 	switch {
 	case !away, a.who >= inStage1, h.Restart.Returns > 1:
 		return ""
-	case h.Options.Proof == hosts.ProofNone:
+	case h.Proof == hosts.ProofNone:
 		return fmt.Sprintf("%s left the installer for its disk; nothing was proved, as --proof none asks for", h.Name)
-	case h.Options.Proof != hosts.ProofSeen:
+	case h.Proof != hosts.ProofSeen:
 		return ""
 	case h.Restart.Seen != "":
 		return "seen: " + h.Restart.Seen

@@ -33,7 +33,7 @@ type restarted struct {
 	runs     string     // a file: what readlink says
 }
 
-func newRestarted(t *testing.T, e hosts.Expected, o hosts.Options) *restarted {
+func newRestarted(t *testing.T, e hosts.Expected, o hosts.Choices) *restarted {
 	t.Helper()
 	dir := t.TempDir()
 	r := &restarted{t: t, clock: time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC), addr: loopback(), installs: newSigner(t), runs: filepath.Join(dir, "runs")}
@@ -45,7 +45,8 @@ func newRestarted(t *testing.T, e hosts.Expected, o hosts.Options) *restarted {
 	r.must(err)
 	inv, err := hosts.New(db, vault, func() time.Time { return r.clock })
 	r.must(err)
-	h, err := inv.Enroll(hosts.Host{Name: "bravo", MACs: []string{theMAC}, Image: "lab", Arch: "x86_64", Options: o}, time.Hour, nil)
+	o.Image = "lab"
+	h, err := inv.Enroll(hosts.Host{Name: "bravo", MACs: []string{theMAC}, Arch: "x86_64", Choices: o}, time.Hour, nil)
 	r.must(err)
 	private, err := inv.Secret("bravo", hosts.SecretHostKey)
 	r.must(err)
@@ -130,7 +131,7 @@ func newRSA(t *testing.T) ssh.Signer {
 // TestOtherPort: the host is looked for where the flake, or the operator, says that it listens, and is taken over there
 // when it is installed again.
 func TestOtherPort(t *testing.T) {
-	for name, o := range map[string]hosts.Options{"by the flake": {}, "by the operator": {Proof: "ssh:2222"}} {
+	for name, o := range map[string]hosts.Choices{"by the flake": {}, "by the operator": {Proof: "ssh:2222"}} {
 		expected := hosts.Expected{Ports: []int{2022, 2222}}
 		if o.Proof != "" {
 			expected.Ports = []int{22}
@@ -153,7 +154,7 @@ func TestOtherPort(t *testing.T) {
 
 // TestStage1WithOwnKey: sshd in stage 1 that has the host's key and port is not the system: a login tells.
 func TestStage1WithOwnKey(t *testing.T) {
-	r := newRestarted(t, hosts.Expected{Ports: []int{22}, Stage1: hosts.Stage1{Network: true, Port: 22, OwnKey: true}}, hosts.Options{})
+	r := newRestarted(t, hosts.Expected{Ports: []int{22}, Stage1: hosts.Stage1{Network: true, Port: 22, OwnKey: true}}, hosts.Choices{})
 	stop := r.serves(22, true, r.own)
 	r.system("/run/current-system") // as readlink -f says it of a link that is not there
 	r.is(r.look(0), hosts.Rebooting, r.addr, "")
@@ -178,7 +179,7 @@ func TestStage1WithOwnKey(t *testing.T) {
 // an address as a system does.
 func TestStage1WithoutLogin(t *testing.T) {
 	stage1 := hosts.Stage1{Network: true, Port: 22, OwnKey: true, SystemKey: ssh.KeyAlgoRSA}
-	r := newRestarted(t, hosts.Expected{Stage1: stage1}, hosts.Options{})
+	r := newRestarted(t, hosts.Expected{Stage1: stage1}, hosts.Choices{})
 	stop := r.serves(22, false, r.own)
 	r.is(r.look(0), hosts.Rebooting, r.addr, "")
 	stop()
@@ -186,7 +187,7 @@ func TestStage1WithoutLogin(t *testing.T) {
 	r.is(r.look(time.Minute), hosts.Installed, "", "it lets this server not log in, so the system it runs was not compared")
 
 	stage1.SystemKey = ""
-	r = newRestarted(t, hosts.Expected{Stage1: stage1}, hosts.Options{})
+	r = newRestarted(t, hosts.Expected{Stage1: stage1}, hosts.Choices{})
 	r.serves(22, false, r.own)
 	r.is(r.look(0), hosts.Rebooting, r.addr, "")
 	r.is(r.look(5*time.Hour), hosts.Rebooting, r.addr, "")
@@ -201,7 +202,7 @@ func TestStage1WithoutLogin(t *testing.T) {
 // TestStage1Apart: sshd in stage 1 with a key or a port of its own, and one that no configuration tells of.
 func TestStage1Apart(t *testing.T) {
 	for name, port := range map[string]int{"same port": 22, "other port": 2222} {
-		r := newRestarted(t, hosts.Expected{Ports: []int{22}, Stage1: hosts.Stage1{Network: true, Port: port}}, hosts.Options{})
+		r := newRestarted(t, hosts.Expected{Ports: []int{22}, Stage1: hosts.Stage1{Network: true, Port: port}}, hosts.Choices{})
 		stop := r.serves(port, true, newSigner(t))
 		h := r.look(0)
 		if r.is(h, hosts.Rebooting, answer{addr: r.addr, port: port}.at(), ""); len(r.told(hosts.Noted)) > 0 {
@@ -211,7 +212,7 @@ func TestStage1Apart(t *testing.T) {
 		r.serves(22, false, r.own)
 		r.is(r.look(time.Minute), hosts.Installed, "", "with its own SSH key")
 	}
-	r := newRestarted(t, hosts.Expected{Ports: []int{22}}, hosts.Options{})
+	r := newRestarted(t, hosts.Expected{Ports: []int{22}}, hosts.Choices{})
 	r.serves(22, true, r.own)
 	r.system("/run/current-system")
 	r.is(r.look(0), hosts.Rebooting, "", "")
@@ -220,7 +221,7 @@ func TestStage1Apart(t *testing.T) {
 
 // TestOtherSystem: a host that runs another system is asked again before it has failed, and after.
 func TestOtherSystem(t *testing.T) {
-	r := newRestarted(t, hosts.Expected{}, hosts.Options{})
+	r := newRestarted(t, hosts.Expected{}, hosts.Choices{})
 	r.serves(22, true, r.own)
 	r.system(another)
 	r.is(r.look(0), hosts.Rebooting, "", "")
@@ -234,7 +235,7 @@ func TestOtherSystem(t *testing.T) {
 
 // TestMute: a host that lets us in and cannot say what it runs has proved itself by its key, after a while.
 func TestMute(t *testing.T) {
-	r := newRestarted(t, hosts.Expected{}, hosts.Options{})
+	r := newRestarted(t, hosts.Expected{}, hosts.Choices{})
 	pretend(t, map[string]string{"sh": "echo nope; exit 1"})
 	r.serves(22, true, r.own)
 	r.is(r.look(0), hosts.Rebooting, "", "")
@@ -244,7 +245,7 @@ func TestMute(t *testing.T) {
 // TestLoginBreaksOff: a host that breaks off the login, as a busy one may, has not refused it, and is asked again. One
 // that always does has proved itself by its key.
 func TestLoginBreaksOff(t *testing.T) {
-	r := newRestarted(t, hosts.Expected{}, hosts.Options{})
+	r := newRestarted(t, hosts.Expected{}, hosts.Choices{})
 	l, err := net.Listen("tcp", r.addr+":22")
 	r.must(err)
 	t.Cleanup(func() { l.Close() })
@@ -267,7 +268,7 @@ func TestLoginBreaksOff(t *testing.T) {
 
 // TestNoisyRoot: what root's start-up files print is not the system that runs.
 func TestNoisyRoot(t *testing.T) {
-	r := newRestarted(t, hosts.Expected{}, hosts.Options{})
+	r := newRestarted(t, hosts.Expected{}, hosts.Choices{})
 	noisy(t, nil)
 	r.serves(22, true, r.own)
 	r.system(built)
@@ -276,7 +277,7 @@ func TestNoisyRoot(t *testing.T) {
 
 // TestProofNone: the machine must have left the installer, and that is all.
 func TestProofNone(t *testing.T) {
-	r := newRestarted(t, hosts.Expected{Ports: []int{2222}}, hosts.Options{Proof: hosts.ProofNone})
+	r := newRestarted(t, hosts.Expected{Ports: []int{2222}}, hosts.Choices{Proof: hosts.ProofNone})
 	stop := r.serves(22, true, r.installs)
 	r.look(0)
 	r.is(r.look(time.Minute), hosts.Rebooting, "", "")
@@ -291,14 +292,14 @@ func TestProofNone(t *testing.T) {
 // TestProofSeen: a sighting, or any SSH server on the machine that is neither its installer's nor its stage 1's.
 func TestProofSeen(t *testing.T) {
 	expected := hosts.Expected{Ports: []int{22}, Stage1: hosts.Stage1{Network: true, Port: 2222}}
-	r := newRestarted(t, expected, hosts.Options{Proof: hosts.ProofSeen})
+	r := newRestarted(t, expected, hosts.Choices{Proof: hosts.ProofSeen})
 	r.look(0)
 	r.is(r.look(awayFor), hosts.Rebooting, "", "")
 	_, err := r.Hosts.Apply("bravo", hosts.Event{Kind: hosts.Sighted, Message: "it asked for an address"})
 	r.must(err)
 	r.is(r.look(time.Second), hosts.Installed, "", "seen: it asked for an address")
 
-	r = newRestarted(t, expected, hosts.Options{Proof: hosts.ProofSeen})
+	r = newRestarted(t, expected, hosts.Choices{Proof: hosts.ProofSeen})
 	stop := r.serves(2222, true, newSigner(t))
 	r.look(0)
 	r.is(r.look(time.Minute), hosts.Rebooting, r.addr+" port 2222", "")
@@ -306,7 +307,7 @@ func TestProofSeen(t *testing.T) {
 	r.serves(22, true, newRSA(t)) // it has no key of the host's type
 	r.is(r.look(time.Minute), hosts.Installed, "", "seen: an SSH server answers at "+r.addr)
 
-	r = newRestarted(t, expected, hosts.Options{})
+	r = newRestarted(t, expected, hosts.Choices{})
 	r.serves(22, true, newRSA(t))
 	r.look(0)
 	r.is(r.look(time.Minute), hosts.Rebooting, "", "")
@@ -317,7 +318,7 @@ func TestProofSeen(t *testing.T) {
 
 // TestComesBack: a machine that comes back to the network again and again has failed, long before the hour is over.
 func TestComesBack(t *testing.T) {
-	r := newRestarted(t, hosts.Expected{}, hosts.Options{Proof: hosts.ProofNone})
+	r := newRestarted(t, hosts.Expected{}, hosts.Choices{Proof: hosts.ProofNone})
 	r.look(0)
 	for n := 2; n <= maxReturns; n++ {
 		_, err := r.Hosts.Apply("bravo", hosts.Event{Kind: hosts.Returned, Count: n})

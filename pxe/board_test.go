@@ -51,7 +51,7 @@ func TestBoardOfHost(t *testing.T) {
 		t.Errorf("%+v, %v", h, err)
 	}
 	other := "52:54:00:12:34:57"
-	if _, err := s.Hosts.Enroll(hosts.Host{Name: "said", MACs: []string{other}, Arch: "x86_64", Image: "lab", Board: "uefi-aarch64"}, time.Hour, nil); err != nil {
+	if _, err := s.Hosts.Enroll(hosts.Host{Name: "said", MACs: []string{other}, Arch: "x86_64", Choices: hosts.Choices{Image: "lab", Board: "uefi-aarch64"}}, time.Hour, nil); err != nil {
 		t.Fatal(err)
 	}
 	asks = packet(t, "ovmf-x64-discover")
@@ -66,7 +66,7 @@ func TestBoardOfHost(t *testing.T) {
 // TestNoPi: a host whose machine was recognised is not taken for a Raspberry Pi.
 func TestNoPi(t *testing.T) {
 	for board, want := range map[string]string{"pc": "", "uefi-aarch64": "", "": "", "rpi5": "rpi5"} {
-		if p := piBoardOf(hosts.Host{Board: board, Boot: hosts.Boot{Board: board}}); p.Board != want {
+		if p := piBoardOf(hosts.Host{Choices: hosts.Choices{Board: board}, Boot: hosts.Boot{Board: board}}); p.Board != want {
 			t.Errorf("%s: %+v", board, p)
 		}
 	}

@@ -305,8 +305,8 @@ func (s *Server) answerFull(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host) 
 // server's.
 func (s *Server) lease(l *link, sub *subnet, m *dhcpv4.DHCPv4, c client, h *hosts.Host) (addr netip.Addr, ok bool, err error) {
 	var fixed netip.Addr
-	if h != nil && h.Options.Address != "" && slices.Contains(h.MACs, c.MAC) {
-		if fixed, err = netip.ParseAddr(h.Options.Address); err != nil {
+	if h != nil && h.FixedAddress != "" && slices.Contains(h.MACs, c.MAC) {
+		if fixed, err = netip.ParseAddr(h.FixedAddress); err != nil {
 			return addr, false, fmt.Errorf("fixed address of %s: %w", h.Name, err)
 		}
 		if !sub.prefix.Contains(fixed) { // the machine hangs on another network today
@@ -429,7 +429,7 @@ func (s *Server) load(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host, a answ
 	}
 	var pinned, worked hosts.Method
 	if h != nil {
-		pinned, worked = h.Options.Method, h.Method
+		pinned, worked = h.BootMethod, h.Method
 	}
 	if a.Load == script && !c.Ours && pinned != (hosts.Method{}) && !s.ladders.loaded(c.MAC) {
 		// An iPXE in ROM is not trusted: it loads another as firmware does.

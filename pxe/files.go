@@ -108,7 +108,7 @@ func (s *Server) openOfBoot(h hosts.Host, name, folder string, from netip.AddrPo
 		if err != nil {
 			return tftpFile{}, err
 		}
-		cmdline := img.BootCmdline(h.Options.KernelParams) + " BOOTIF=01-" + strings.ReplaceAll(h.Boot.MAC, ":", "-")
+		cmdline := img.BootCmdline(h.KernelParams) + " BOOTIF=01-" + strings.ReplaceAll(h.Boot.MAC, ":", "-")
 		switch made, wait := s.ubootPack(h, img); {
 		case wait:
 			return tftpFile{}, errNotServed // it asks again

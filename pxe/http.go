@@ -168,7 +168,7 @@ func (s *Server) serveImage(l *link, c echo.Context, h hosts.Host, name string) 
 	s.reached(h.Boot.MAC, hosts.Stage(name))
 	switch name {
 	case "script":
-		return c.Blob(http.StatusOK, "text/plain", []byte(s.bootScript(l.self.String(), h, img.BootCmdline(h.Options.KernelParams))))
+		return c.Blob(http.StatusOK, "text/plain", []byte(s.bootScript(l.self.String(), h, img.BootCmdline(h.KernelParams))))
 	case "kernel":
 		_, err = s.send(c, h, img.Kernel, nil)
 		return err

@@ -72,7 +72,7 @@ func TestClients(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			for _, mode := range []Mode{Proxy, Full} {
 				s := server(t, mode)
-				_, err := s.Hosts.Enroll(hosts.Host{Name: "bravo", MACs: []string{tt.mac}, Arch: tt.host, Image: s.imageFor(t, tt.host)}, 1e12, nil)
+				_, err := s.Hosts.Enroll(hosts.Host{Name: "bravo", MACs: []string{tt.mac}, Arch: tt.host, Choices: hosts.Choices{Image: s.imageFor(t, tt.host)}}, 1e12, nil)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -101,7 +101,7 @@ func TestClients(t *testing.T) {
 // TestImageOfAnotherArchitecture: it is an event, and nothing is offered.
 func TestImageOfAnotherArchitecture(t *testing.T) {
 	s := server(t, Proxy)
-	if _, err := s.Hosts.Enroll(hosts.Host{Name: "bravo", MACs: []string{mac}, Arch: "aarch64", Image: "lab"}, 1e12, nil); err != nil {
+	if _, err := s.Hosts.Enroll(hosts.Host{Name: "bravo", MACs: []string{mac}, Arch: "aarch64", Choices: hosts.Choices{Image: "lab"}}, 1e12, nil); err != nil {
 		t.Fatal(err)
 	}
 	if r := s.dhcp(as(t, mac, iana.EFI_ARM64, "PXEClient")); r != nil {
@@ -342,8 +342,8 @@ func TestConfigured(t *testing.T) {
 		{name: "BOOTP on another network", address: own, ask: through("10.9.0.1", bootp), log: "asked by BOOTP"},
 	} {
 		s := configuring(t, Full)
-		h := hosts.Host{Name: "bravo", MACs: []string{mac}, Arch: "x86_64", Image: "lab"}
-		h.Options.Address = tt.address
+		h := hosts.Host{Name: "bravo", MACs: []string{mac}, Arch: "x86_64", Choices: hosts.Choices{Image: "lab"}}
+		h.FixedAddress = tt.address
 		if _, err := s.Hosts.Enroll(h, 1e12, nil); err != nil {
 			t.Fatal(err)
 		}
@@ -398,7 +398,7 @@ func TestLinks(t *testing.T) {
 		t.Fatal(err)
 	}
 	const second = "52:54:00:00:00:22"
-	if _, err := s.Hosts.Enroll(hosts.Host{Name: "bravo", MACs: []string{mac, second}, Arch: "x86_64", Image: "lab"}, 1e12, nil); err != nil {
+	if _, err := s.Hosts.Enroll(hosts.Host{Name: "bravo", MACs: []string{mac, second}, Arch: "x86_64", Choices: hosts.Choices{Image: "lab"}}, 1e12, nil); err != nil {
 		t.Fatal(err)
 	}
 	for i, nic := range []string{mac, second} {

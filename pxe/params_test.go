@@ -25,12 +25,11 @@ func TestKernelParams(t *testing.T) {
 		}
 	}
 	params := []string{"console=ttyS0,115200"}
-	_, err := s.Hosts.Enroll(hosts.Host{Name: "alpha", MACs: []string{mac}, Arch: "x86_64", Image: "lab",
-		Options: hosts.Options{KernelParams: params}}, time.Hour, nil)
+	_, err := s.Hosts.Enroll(hosts.Host{Name: "alpha", MACs: []string{mac}, Arch: "x86_64", Choices: hosts.Choices{Image: "lab", KernelParams: params}}, time.Hour, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.enrollPi(t, "bravo", mac4, func(h *hosts.Host) { h.Options.KernelParams = params })
+	s.enrollPi(t, "bravo", mac4, func(h *hosts.Host) { h.KernelParams = params })
 	boot := hosts.Boot{Expires: noon.Add(s.BootTime), Server: "10.77.0.1"}
 	alpha, err := s.Hosts.BeginBoot("alpha", boot, "")
 	if err != nil {

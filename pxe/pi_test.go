@@ -165,7 +165,7 @@ func firmwareDir(t testing.TB, but ...string) string {
 
 func (s *Server) enrollPi(t testing.TB, name, mac string, edit ...func(*hosts.Host)) hosts.Host {
 	t.Helper()
-	h := hosts.Host{Name: name, MACs: []string{mac}, Arch: "aarch64", Image: "arm"}
+	h := hosts.Host{Name: name, MACs: []string{mac}, Arch: "aarch64", Choices: hosts.Choices{Image: "arm"}}
 	for _, e := range edit {
 		e(&h)
 	}
@@ -351,7 +351,7 @@ func TestNotForPCs(t *testing.T) {
 // TestPiTree: by serial number, by MAC, or by nothing, a Pi finds its firmware and its boot, and nothing else.
 func TestPiTree(t *testing.T) {
 	s := piServer(t, Full)
-	s.enrollPi(t, "bravo", mac4, func(h *hosts.Host) { h.Options.PiConfig = []string{"dtparam=pciex1"} })
+	s.enrollPi(t, "bravo", mac4, func(h *hosts.Host) { h.PiConfig = []string{"dtparam=pciex1"} })
 	if s.fetch(t, "bravo", "kernel") != "" {
 		t.Error("there is a kernel without a boot")
 	}
@@ -417,7 +417,7 @@ func TestPi3Names(t *testing.T) {
 // TestPiEEPROM: what makes a board write its EEPROM anew is served where the operator says so.
 func TestPiEEPROM(t *testing.T) {
 	s := piServer(t, Full)
-	s.enrollPi(t, "bravo", mac4, func(h *hosts.Host) { h.Options.AllowEEPROM = true })
+	s.enrollPi(t, "bravo", mac4, func(h *hosts.Host) { h.AllowEEPROM = true })
 	s.dhcp(packet(t, "pi4-discover"))
 	for _, name := range []string{"recovery.bin", "pieeprom.upd", "pieeprom.sig", "vl805.sig"} {
 		if s.fetch(t, "bravo", serial4+"/"+name) == "" {
@@ -429,7 +429,7 @@ func TestPiEEPROM(t *testing.T) {
 // TestPiUBoot: a Pi that is to boot by U-Boot is given that in the kernel's place.
 func TestPiUBoot(t *testing.T) {
 	s := piServer(t, Full)
-	s.enrollPi(t, "bravo", mac4, func(h *hosts.Host) { h.Options.Method.Offer = hosts.OfferUBoot })
+	s.enrollPi(t, "bravo", mac4, func(h *hosts.Host) { h.BootMethod.Offer = hosts.OfferUBoot })
 	s.dhcp(packet(t, "pi4-discover"))
 	if c := s.fetch(t, "bravo", "config.txt"); !strings.Contains(c, "\nkernel=u-boot-rpi4.bin\n") || strings.Contains(c, "initramfs") {
 		t.Errorf("%q", c)
@@ -482,10 +482,10 @@ func TestPiByTFTP(t *testing.T) {
 func TestPiFits(t *testing.T) {
 	many := func(h *hosts.Host) {
 		for i := range 400 {
-			h.Options.PiConfig = append(h.Options.PiConfig, fmt.Sprintf("dtparam=x%d", i))
+			h.PiConfig = append(h.PiConfig, fmt.Sprintf("dtparam=x%d", i))
 		}
 	}
-	uboot := func(h *hosts.Host) { h.Options.Method.Offer = hosts.OfferUBoot }
+	uboot := func(h *hosts.Host) { h.BootMethod.Offer = hosts.OfferUBoot }
 	image := func(name string) func(*hosts.Host) { return func(h *hosts.Host) { h.Image = name } }
 	for _, tt := range []struct {
 		model string
@@ -499,7 +499,7 @@ func TestPiFits(t *testing.T) {
 		{"pi4", "bcm2711-rpi-4-b.dtb", nil, "lacks bcm2711-*.dtb"},
 		{"pi5", "bcm2712-rpi-5-b.dtb", nil, "lacks bcm2712*-rpi-*.dtb"},
 		{"pi4", "", many, "its config.txt would have 5202 bytes"},
-		{"pi4", "", func(h *hosts.Host) { h.Options.PiConfig = []string{"dtparam=" + strings.Repeat("x", 91)} }, "a line of 99 characters, of which the firmware reads 98: shorten"},
+		{"pi4", "", func(h *hosts.Host) { h.PiConfig = []string{"dtparam=" + strings.Repeat("x", 91)} }, "a line of 99 characters, of which the firmware reads 98: shorten"},
 		{"pi4", "", image("wordy"), "the kernel's command line would have 19"},
 		{"pi4", "", image("none"), "no such image"},
 		{"pi4", "", image("lab"), "the kernel of image lab: it is no arm64 Image"},

@@ -98,12 +98,12 @@ func (s *Server) piTree(h hosts.Host, p piBoard, img images.Image, made *pack) (
 		return t, fmt.Errorf("the firmware %s lacks %s, which it needs: add it from a source that has them, with `provision images firmware add %s --from …`",
 			firmware.Name, strings.Join(lacks, ", "), firmware.Name)
 	}
-	if h.Options.AllowEEPROM {
+	if h.AllowEEPROM {
 		maps.Copy(t.files, firmware.EEPROM())
 	}
 	t.files[piKernel], t.files[piInitrd] = made.kernel, made.first
 	kernel := piKernel
-	if h.Options.Method.Offer == hosts.OfferUBoot {
+	if h.BootMethod.Offer == hosts.OfferUBoot {
 		if p.Board == "rpi5" {
 			return t, fmt.Errorf("U-Boot has no driver for its network: enroll it without --boot-method %s", hosts.OfferUBoot)
 		}
@@ -159,12 +159,12 @@ func configText(h hosts.Host, kernel string) (string, error) {
 	if kernel == piKernel {
 		lines = append(lines, "initramfs "+piInitrd+" followkernel")
 	}
-	for _, line := range append(lines, h.Options.PiConfig...) {
+	for _, line := range append(lines, h.PiConfig...) {
 		if len(line) > maxPiConfigLine {
 			return "", fmt.Errorf("its config.txt would have a line of %d characters, of which the firmware reads %d: shorten %q", len(line), maxPiConfigLine, line)
 		}
 	}
-	text := strings.Join(append(lines, h.Options.PiConfig...), "\n") + "\n"
+	text := strings.Join(append(lines, h.PiConfig...), "\n") + "\n"
 	if len(text) > maxPiConfig {
 		return "", fmt.Errorf("its config.txt would have %d bytes, of which the firmware reads %d: give fewer lines with --config-txt", len(text), maxPiConfig)
 	}
@@ -195,7 +195,7 @@ func (s *Server) firstCmdline(h hosts.Host, img images.Image) (string, error) {
 		}
 	}
 	url := s.url(h.Boot.Server, bootPath+token+"/initrd")
-	return img.BootCmdline(h.Options.KernelParams) + " " + images.FirstStageCmdline(url, img, tail) + " BOOTIF=01-" + strings.ReplaceAll(h.Boot.MAC, ":", "-"), nil
+	return img.BootCmdline(h.KernelParams) + " " + images.FirstStageCmdline(url, img, tail) + " BOOTIF=01-" + strings.ReplaceAll(h.Boot.MAC, ":", "-"), nil
 }
 
 // needsMemory is the least memory that an image can run in, in bytes: its

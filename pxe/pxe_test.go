@@ -99,7 +99,7 @@ func (s *Server) binl(m *dhcpv4.DHCPv4) *dhcpv4.DHCPv4 {
 
 func (s *Server) mustEnroll(t testing.TB, name, mac string) hosts.Host {
 	t.Helper()
-	h, err := s.Hosts.Enroll(hosts.Host{Name: name, MACs: []string{mac}, Arch: "x86_64", Image: "lab"}, time.Hour, nil)
+	h, err := s.Hosts.Enroll(hosts.Host{Name: name, MACs: []string{mac}, Arch: "x86_64", Choices: hosts.Choices{Image: "lab"}}, time.Hour, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

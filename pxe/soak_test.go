@@ -63,7 +63,7 @@ func newTarget(t testing.TB, mode Mode, hold bool) *target {
 	tg.Server, s.Hold, s.Log = s, hold, slog.New(slog.DiscardHandler)
 	s.withARMImage(t)
 	for role := 1; role < roles; role++ {
-		h := hosts.Host{Name: fmt.Sprintf("host%d", role), MACs: []string{roleMAC(role)}, Arch: "x86_64", Image: "lab"}
+		h := hosts.Host{Name: fmt.Sprintf("host%d", role), MACs: []string{roleMAC(role)}, Arch: "x86_64", Choices: hosts.Choices{Image: "lab"}}
 		permit := 1000 * time.Hour
 		switch role {
 		case roleARM:

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"provision/hosts"
+	"provision/internal/enroll"
 	"provision/internal/web"
 )
 
@@ -72,7 +73,7 @@ func (a *client) sized(ctx context.Context, method, path string, body any) (io.R
 // outdatedPlan means that what was confirmed is not what the server would do by now.
 type outdatedPlan struct {
 	text string
-	plan *web.Proposal // is to be confirmed instead
+	plan *enroll.Proposal // is to be confirmed instead
 }
 
 func (e *outdatedPlan) Error() string { return e.text }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"provision/internal/enroll"
 	"provision/internal/web"
 )
 
@@ -24,7 +25,7 @@ type question struct {
 	seen   bool
 	unseen error
 	// unasked tells of a plan that it needs no confirmation; nil: every plan does.
-	unasked func(*web.Proposal) bool
+	unasked func(*enroll.Proposal) bool
 	// before is done each time between the confirmation and the request; it may be nil.
 	before func() error
 }
@@ -36,9 +37,9 @@ func newQuestion(c *cobra.Command, api *client, host string, yes bool) *question
 // put shows the plan that the server makes of a request, has it confirmed, and sends the request
 // with the digest of that plan. Where the plan is another by then, that one is shown and is to be
 // confirmed. body is the request with an agreement; the answer is decoded into s.
-func (q *question) put(path string, body func(web.Agreement) any, s *web.Status) error {
-	p := new(web.Proposal)
-	if err := q.api.call(q.c.Context(), http.MethodPost, path, body(web.Agreement{PlanOnly: true}), p); err != nil {
+func (q *question) put(path string, body func(enroll.Agreement) any, s *web.Status) error {
+	p := new(enroll.Proposal)
+	if err := q.api.call(q.c.Context(), http.MethodPost, path, body(enroll.Agreement{PlanOnly: true}), p); err != nil {
 		return err
 	}
 	if p.Unfit != "" && q.seen {
@@ -65,22 +66,22 @@ func (q *question) put(path string, body func(web.Agreement) any, s *web.Status)
 }
 
 // ask shows a plan and has it confirmed.
-func (q *question) ask(p *web.Proposal) (web.Agreement, error) {
+func (q *question) ask(p *enroll.Proposal) (enroll.Agreement, error) {
 	if q.unasked != nil && q.unasked(p) {
-		return web.Agreement{Digest: p.Digest}, nil
+		return enroll.Agreement{Digest: p.Digest}, nil
 	}
 	if q.unseen != nil {
 		fmt.Fprintf(q.c.OutOrStdout(), "The disks could not be looked at now: %v.\n\n", q.unseen)
 	}
 	showProposal(q.c.OutOrStdout(), p)
 	if q.yes {
-		return web.Agreement{}, nil
+		return enroll.Agreement{}, nil
 	}
-	return web.Agreement{Digest: p.Digest}, confirm(q.in, q.c.OutOrStdout(), q.host)
+	return enroll.Agreement{Digest: p.Digest}, confirm(q.in, q.c.OutOrStdout(), q.host)
 }
 
 // showProposal shows what is on the disks, what will be, and what is lost.
-func showProposal(out io.Writer, p *web.Proposal) {
+func showProposal(out io.Writer, p *enroll.Proposal) {
 	width, color := terminal(out)
 	if p.Unfit != "" {
 		fmt.Fprintf(out, "The layout does not suit the machine as it was seen last: %s\n\n", p.Unfit)

@@ -24,6 +24,7 @@ import (
 	"provision/images"
 	"provision/installer"
 	plans "provision/internal/confirm"
+	"provision/internal/enroll"
 	"provision/internal/store"
 	"provision/internal/web"
 )
@@ -113,9 +114,13 @@ func newModel(t *testing.T) *model {
 	quiet := slog.New(slog.DiscardHandler)
 	m.installer = &installer.Installer{Hosts: m.inventory, Log: quiet, Now: time.Now}
 	server := &web.Server{
-		Socket: m.socket, Flake: "fleet", Hosts: m.inventory, Images: catalog, Traces: &hosts.Traces{Now: time.Now}, Log: quiet,
-		Evaluate: m.evaluate,
-		Look:     func(context.Context, string) error { return errors.New("it is off") },
+		Socket: m.socket,
+		Enroll: &enroll.Service{Flake: "fleet", Hosts: m.inventory, Images: catalog, Evaluate: m.evaluate},
+		Hosts:  m.inventory,
+		Images: catalog,
+		Traces: &hosts.Traces{Now: time.Now},
+		Log:    quiet,
+		Look:   func(context.Context, string) error { return errors.New("it is off") },
 	}
 	if err := server.Listen(t.Context()); err != nil {
 		t.Fatal(err)
@@ -132,9 +137,9 @@ func newModel(t *testing.T) *model {
 	return m
 }
 
-func (m *model) evaluate(context.Context, string, string, hosts.Options) (web.Evaluation, error) {
+func (m *model) evaluate(context.Context, string, string, hosts.Choices) (enroll.Evaluation, error) {
 	l, err := m.parsed()
-	return web.Evaluation{System: "x86_64-linux", Layout: l}, err
+	return enroll.Evaluation{System: "x86_64-linux", Layout: l}, err
 }
 
 func (m *model) parsed() (*disko.Layout, error) {
@@ -311,7 +316,7 @@ func (m *model) install(args []string) (ok bool) {
 	m.known = m.machine
 	var e enrolment
 	c := &cobra.Command{}
-	e.flags(c, string(hosts.ViaManual))
+	e.flags(c, hosts.ViaManual)
 	c.SetContext(m.t.Context())
 	c.SetIn(m)
 	c.SetOut(&m.out)
@@ -418,7 +423,7 @@ func (m *model) plan(h hosts.Host) (*disko.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	return disko.NewPlan(l, facts, plans.Options(h.Options, ""))
+	return disko.NewPlan(l, facts, plans.Options(h.Choices, ""))
 }
 
 // carryOut runs the steps that destroy: what they are run on was on the screen.

@@ -146,8 +146,7 @@ func askServer(ctx context.Context, api *client, d *doctor.Doctor) (hints []doct
 	err = errors.Join(api.call(ctx, http.MethodGet, "/v1/slow-loads", nil, &slow), api.call(ctx, http.MethodGet, "/v1/hosts", nil, &all), api.call(ctx, http.MethodGet, "/v1/images", nil, &d.Images),
 		api.call(ctx, http.MethodGet, "/v1/traces", nil, &d.Traces))
 	for _, s := range all {
-		d.Hosts = append(d.Hosts, hosts.Host{Name: s.Name, MACs: s.MACs, State: s.State, Phase: s.Phase, Arch: s.Arch, Image: s.Image,
-			Permit: s.Permit, Options: hosts.Options{Method: s.Pinned}})
+		d.Hosts = append(d.Hosts, hosts.Host{Name: s.Name, MACs: s.MACs, State: s.State, Phase: s.Phase, Arch: s.Arch, Permit: s.Permit, Choices: hosts.Choices{Image: s.Image, BootMethod: s.Pinned}})
 	}
 	d.Verify = func(ctx context.Context, image string) error {
 		return api.call(ctx, http.MethodPost, "/v1/images/"+image+"/verify", nil, nil)

@@ -1,11 +1,9 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -13,7 +11,7 @@ import (
 
 	"provision/disko"
 	"provision/hosts"
-	"provision/images"
+	"provision/internal/enroll"
 	"provision/internal/web"
 )
 
@@ -111,138 +109,53 @@ func enrollCommand(api *client) *cobra.Command {
 
 // enrolment is what a host is enrolled with, as it was typed.
 type enrolment struct {
-	request web.EnrollRequest
+	request enroll.Request
 	disks   []string
 	secret  secretFlags
 }
 
-// flags adds those of enroll, install and reinstall. via is how the machine is made to come
-// if nothing is said.
-func (e *enrolment) flags(c *cobra.Command, via string) {
-	r, fl := &e.request, c.Flags()
-	fl.StringVar(&r.Image, "image", "", "installer image (default: the only one for the host's architecture)")
-	fl.StringVar(&r.Board, "board", "auto", "what the machine is: "+strings.Join(images.BoardNames(), ", ")+"; auto: what it is recognised as when it asks")
-	fl.StringVar(&r.BootMethod, "boot-method", "", "the only way to answer its firmware: binl, first, header or plain; "+
-		"snponly or native; or both, first+snponly; for a Raspberry Pi, pi or u-boot (default: what worked, else each in turn)")
-	fl.StringArrayVar(&r.PiConfig, "config-txt", nil, "LINE to add to the config.txt that a Raspberry Pi netboots with, such as dtparam=pciex1")
-	kernelParamFlag(c, &r.KernelParams)
-	fl.BoolVar(&r.AllowEEPROM, "allow-eeprom-update", false, "let a Raspberry Pi fetch the firmware's recovery and EEPROM files, with which it writes its EEPROM anew")
-	fl.StringVar(&r.Disko, "disko", "", "how its disks are made: fresh, format, mount or script (default fresh)")
-	fl.StringVar(&r.Layout, "layout", "", "a layout of provision layout list, for a host whose flake has no disko; none: no more")
-	fl.StringVar(&r.Address, "address", "", "fixed IPv4 address (with serve --dhcp server)")
-	fl.StringVar(&r.Via, "via", via, "how the machine is made to come: auto, kexec, netboot, wol or manual")
-	e.secret.add(c)
-	fl.StringVar(&r.TPM2, "tpm2", "", "let the machine's TPM 2.0 open the LUKS containers while these PCRs stay as they are, such as 0+2+7 (7 if none are said), beside the passphrase; off: no more")
-	fl.Lookup("tpm2").NoOptDefVal = "7"
-	fl.BoolVar(&r.KeepSecrets, "keep", false, "keep the files of --secret on the server after the host is installed, for its next install")
-	fl.StringVar(&r.GenerateHardware, "generate-hardware-config", "", "TOOL[=PATH]: have nixos-generate-config or nixos-facter look at the machine, and write what it finds into the flake before the build (default PATH hosts/HOST/hardware-configuration.nix or facter.json)")
-	fl.StringVar(&r.Proof, "proof", "", "what counts as installed: ssh: it answers with its own SSH key, where the flake has sshd listen, or at ssh:PORT; seen: it asks for an address by its name, or some SSH server answers; none: it left the installer (default ssh)")
-	fl.StringVar(&r.BuildOn, "build-on", "", "where the system is built: server, target or auto: the server if it builds for the host's platform, itself or by a remote builder (default auto)")
-	fl.StringVar(&r.StorePath, "store-path", "", "install this system, which is built and in the server's nix store; the flake says the layout")
-	fl.StringVar(&r.BootOrder, "boot-order", "", "the firmware's boot order after the install: "+
-		"disk-first: the new system's entry comes before all others, and none is removed; "+
-		"keep: as the host's own boot loader leaves it (default keep)")
-	fl.StringVar(&r.CopyOver, "copy-over", "", "how the system gets to the machine: http: signed, out of this server's binary cache, which is fastest; ssh: encrypted, too; auto: http if the machine reaches it (default auto)")
-	fl.BoolVar(&r.TargetSubstitutes, "substituters-on-target", false, "have the machine fetch what its binary caches have, instead of copying it from the server")
+// flags adds those of enroll, install and reinstall. via is how the machine is made to come if nothing is said.
+func (e *enrolment) flags(c *cobra.Command, via hosts.Via) {
+	r := &e.request
+	choiceFlags(c, &r.Choices, toEnroll)
 	diskFlag(c, &e.disks)
-	wipeFlag(c, &r.Wipe)
-	fl.BoolVar(&r.DryRun, "dry-run", false, "do all that comes before the first change, and stop")
-	fl.StringVar(&r.ExtraFiles, "extra-files", "", "folder whose contents are copied over the new root, with modes and owners; whoever owns the folder becomes root")
-	fl.DurationVar(&r.Permit, "permit", 24*time.Hour, "how long the machine has to start its install")
-	// It errs only for a flag that does not exist.
-	_ = c.RegisterFlagCompletionFunc("board", completeWays(append(images.BoardNames(), web.AutoBoard)...))
-	_ = c.RegisterFlagCompletionFunc("boot-method", cobra.FixedCompletions(
-		[]string{"binl", "first", "header", "plain", "snponly", "native", "pi", "u-boot"}, cobra.ShellCompDirectiveNoFileComp))
-	_ = c.RegisterFlagCompletionFunc("generate-hardware-config", completeWays(hosts.GenerateConfig, hosts.Facter))
-	_ = c.RegisterFlagCompletionFunc("proof", completeWays("ssh", "seen", "none"))
-	_ = c.RegisterFlagCompletionFunc("build-on", completeWays("server", "target", "auto"))
-	_ = c.RegisterFlagCompletionFunc("boot-order", completeWays("disk-first", "keep"))
-	_ = c.RegisterFlagCompletionFunc("disko", completeWays("fresh", "format", "mount", "script"))
-	_ = c.RegisterFlagCompletionFunc("via", completeVias)
-	_ = c.RegisterFlagCompletionFunc("layout", func(c *cobra.Command, _ []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		return completePresets(c, nil, typed)
-	})
+	e.secret.add(c)
+	r.Via = via
+	viaFlag(c, &r.Via, via)
+	c.Flags().BoolVar(&r.DryRun, "dry-run", false, "do all that comes before the first change, and stop")
+	c.Flags().DurationVar(&r.Permit, "permit", 24*time.Hour, "how long the machine has to start its install")
+}
+
+// viaFlag adds --via; otherwise is what is done without it, empty: as before.
+func viaFlag(c *cobra.Command, via *hosts.Via, otherwise hosts.Via) {
+	help := "how the machine is made to come: auto, kexec, netboot, wol or manual"
+	choiceFlag(c, hosts.Choice{Flag: "via", Help: help}, via)
+	c.Flags().Lookup("via").DefValue = string(otherwise)
 }
 
 // parse checks the flags and completes the request, but for MACs and name.
 func (e *enrolment) parse(c *cobra.Command) (err error) {
 	r := &e.request
-	if r.BootMethod != "" {
-		if _, err := hosts.ParseMethod(r.BootMethod); err != nil {
-			return errUsage{err}
+	r.Named = given(c, toEnroll)
+	for _, path := range []*string{&r.StorePath, &r.ExtraFiles} {
+		if *path == "" {
+			continue
+		}
+		if *path, err = filepath.Abs(*path); err != nil {
+			return err
 		}
 	}
-	if _, err := images.ParseBoard(r.Board); err != nil && r.Board != web.AutoBoard {
-		return errUsage{fmt.Errorf("--board: %w", err)}
-	}
-	if _, err := hosts.ParseDisko(r.Disko); err != nil {
-		return errUsage{err}
-	}
-	if _, err := images.ParseKernelParams(r.KernelParams); err != nil {
-		return errUsage{err}
-	}
-	if _, err := hosts.ParseVia(r.Via); err != nil {
-		return errUsage{err}
-	}
-	if r.Layout != "" && r.Layout != hosts.NoLayout {
-		if _, err := disko.FindPreset(r.Layout); err != nil {
-			return errUsage{err}
-		}
-	}
-	if _, err := hosts.ParseProof(r.Proof); err != nil {
-		return errUsage{err}
-	}
-	if err := e.parseBuild(); err != nil {
+	if err := checkChoices(r.Choices); err != nil {
 		return errUsage{err}
 	}
 	if r.Disks, err = disko.ParseDisks(e.disks); err != nil {
 		return errUsage{fmt.Errorf("--disk: %w", err)}
 	}
-	if c.Flags().Changed("tpm2") {
-		if _, err := hosts.ParsePCRs(r.TPM2); err != nil {
-			return errUsage{err}
-		}
-	}
-	if slices.Contains(r.Wipe, "") {
-		return errUsage{errors.New("--wipe: name a disk by its serial number")}
-	}
-	if err := e.secret.read(c, r); err != nil {
-		return err
-	}
-	if r.ExtraFiles != "" {
-		if r.ExtraFiles, err = filepath.Abs(r.ExtraFiles); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// parseBuild checks what is said about the build.
-func (e *enrolment) parseBuild() (err error) {
-	r := &e.request
-	if r.StorePath != "" {
-		if r.StorePath, err = filepath.Abs(r.StorePath); err != nil {
-			return err
-		}
-	}
-	o := hosts.Options{Disko: hosts.Disko(r.Disko), StorePath: r.StorePath}
-	if o.Hardware, err = hosts.ParseHardware(r.GenerateHardware, "HOST"); err != nil {
-		return err
-	}
-	if o.BuildOn, err = hosts.ParseBuildOn(r.BuildOn); err != nil {
-		return err
-	}
-	if _, err := hosts.ParseBootOrder(r.BootOrder); err != nil {
-		return err
-	}
-	if _, err := hosts.ParseCopyOver(r.CopyOver); err != nil {
-		return err
-	}
-	return o.CheckBuild()
+	return e.secret.read(c, r)
 }
 
 // agreed is the request, with what the operator agrees to.
-func (e *enrolment) agreed(a web.Agreement) any {
+func (e *enrolment) agreed(a enroll.Agreement) any {
 	e.request.Agreement = a
 	return e.request
 }
@@ -289,9 +202,4 @@ func permission(s web.Status) string {
 // diskFlag adds --disk, for disko.ParseDisks.
 func diskFlag(c *cobra.Command, disks *[]string) {
 	c.Flags().StringArrayVar(disks, "disk", nil, "NAME=DISK: the disk to take for the layout's NAME: serial:SERIAL, wwn:WWN, largest, smallest-nvme and so on, or a path")
-}
-
-// wipeFlag adds --wipe, for disko.Plan.Wiped.
-func wipeFlag(c *cobra.Command, disks *[]string) {
-	c.Flags().StringArrayVar(disks, "wipe", nil, "DISK: take this disk even if it is removable, in use, another host's, or holds Windows, LUKS, ZFS or the like: its serial number, WWN, or a path below /dev/disk")
 }

@@ -103,7 +103,7 @@ func imagesSet(api *client) *cobra.Command {
 			printImage(c.OutOrStdout(), img)
 			return nil
 		}}
-	kernelParamFlag(c, &r.KernelParams)
+	choiceFlag(c, choiceOf("kernel_params"), &r.KernelParams)
 	return c
 }
 

@@ -76,7 +76,7 @@ func imagesAdd(api *client) *cobra.Command {
 	c.Flags().StringVar(&r.Kernel, "kernel", "", "kernel (bzImage or Image)")
 	c.Flags().StringVar(&r.Initrd, "initrd", "", "initrd (cpio, compressed or not)")
 	c.Flags().StringVar(&r.Cmdline, "cmdline", "", "kernel command line, with the init= of this image")
-	kernelParamFlag(c, &r.KernelParams)
+	choiceFlag(c, choiceOf("kernel_params"), &r.KernelParams)
 	return c
 }
 

@@ -63,7 +63,7 @@ func installCommand(api *client) *cobra.Command {
 				return err
 			}
 			e.request.Name = args[0]
-			v := &visit{api: api, login: login, via: hosts.Via(e.request.Via)}
+			v := &visit{api: api, login: login, via: e.request.Via}
 			v.take.PostKexecPort = int(port)
 			return v.takeOver(c, &e, yes)
 		}}
@@ -72,7 +72,7 @@ func installCommand(api *client) *cobra.Command {
 	c.Flags().StringVar(&hostKey, "ssh-host-key", "", "the machine's host key: a public key, or its fingerprint SHA256:… (default: known_hosts)")
 	c.Flags().Uint16Var(&port, "post-kexec-port", 0, "by which port of the address the server reaches port 22 of the machine, where the installer listens (default 22)")
 	c.Flags().BoolVar(&yes, "yes", false, "do not ask for the host's name")
-	e.flags(c, string(hosts.ViaKexec))
+	e.flags(c, hosts.ViaKexec)
 	return c
 }
 

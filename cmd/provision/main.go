@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"provision/internal/text"
 )
@@ -100,6 +101,10 @@ func rootCommand() *cobra.Command {
 	}
 	root.SuggestionsMinimumDistance = 2
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		var invalid *pflag.InvalidValueError
+		if errors.As(err, &invalid) && isChoice(invalid.GetFlag()) {
+			return errUsage{invalid.Unwrap()} // which names the flag, and what to write
+		}
 		return errUsage{fmt.Errorf("%w; see `%s --help`", err, c.CommandPath())}
 	})
 	api := &client{}

@@ -16,8 +16,8 @@ import (
 	"provision/hosts"
 	"provision/images"
 	"provision/installer"
+	"provision/internal/enroll"
 	"provision/internal/text"
-	"provision/internal/web"
 )
 
 const planHelp = `Draw the disks of an install to scale, what is on them above what will be, and
@@ -38,7 +38,8 @@ output of lsblk --json --bytes --output-all does. For --disk see provision enrol
 --help; a host's disks are chosen when it is enrolled.`
 
 func planCommand(api *client) *cobra.Command {
-	var layout, facts, way, board string
+	var layout, facts, board string
+	var way hosts.Disko
 	var disks []string
 	var asJSON bool
 	c := &cobra.Command{Use: "plan HOST", Short: "show what an install would do to the disks", Long: planHelp,
@@ -47,11 +48,7 @@ func planCommand(api *client) *cobra.Command {
 			if (len(args) == 1) == (layout != "") {
 				return errUsage{errors.New("plan needs a HOST, or --layout FILE|NAME without one")}
 			}
-			parsed, err := hosts.ParseDisko(way)
-			if err != nil {
-				return errUsage{err}
-			}
-			if way != "" && layout == "" {
+			if c.Flags().Changed("disko") && layout == "" {
 				return errUsage{errors.New("--disko goes with --layout; an enrolled host is planned in its own way")}
 			}
 			if len(args) == 1 && disks != nil {
@@ -61,9 +58,10 @@ func planCommand(api *client) *cobra.Command {
 				return errUsage{errors.New("--board goes with --layout; a host's board is said when it is enrolled, or recognised")}
 			}
 			p := new(disko.Plan)
+			var err error
 			if layout != "" {
 				var o disko.Options
-				if o, err = planOptions(parsed, disks); err != nil {
+				if o, err = planOptions(way, disks); err != nil {
 					return err
 				}
 				p, err = planFiles(layout, facts, board, o)
@@ -80,10 +78,9 @@ func planCommand(api *client) *cobra.Command {
 		}}
 	c.Flags().StringVar(&layout, "layout", "", "FILE|NAME: evaluated disko.devices, as JSON, or a layout of provision layout list")
 	c.Flags().StringVar(&facts, "facts", "", "what the machine has: the output of provision facts")
-	c.Flags().StringVar(&way, "disko", "", "how the disks are made: fresh, format, mount or script (default fresh)")
+	choiceFlag(c, choiceOf("disko"), &way)
 	c.Flags().StringVar(&board, "board", "", "what the machine is, which tells whether its firmware starts from such disks: "+strings.Join(images.BoardNames(), ", "))
 	_ = c.RegisterFlagCompletionFunc("board", completeWays(images.BoardNames()...))
-	_ = c.RegisterFlagCompletionFunc("disko", completeWays("fresh", "format", "mount", "script"))
 	diskFlag(c, &disks)
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON (stable)")
 	return c
@@ -94,7 +91,7 @@ func planOptions(way hosts.Disko, disks []string) (disko.Options, error) {
 	if err != nil {
 		return disko.Options{}, errUsage{fmt.Errorf("--disk: %w", err)}
 	}
-	return web.PlanOptions(way, chosen), nil
+	return enroll.PlanOptions(way, chosen), nil
 }
 
 func planFiles(layoutFile, factsFile, board string, o disko.Options) (*disko.Plan, error) {

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"provision/hosts"
+	"provision/internal/enroll"
 	"provision/internal/web"
 )
 
@@ -60,13 +61,11 @@ func reinstallCommand(api *client) *cobra.Command {
 			}
 			return nil
 		}}
-	e.flags(c, string(hosts.ViaAuto))
+	e.flags(c, hosts.ViaAuto)
 	c.Flags().BoolVar(&yes, "yes", false, "do not ask for the host's name")
 	c.Flags().BoolVar(&e.request.NewIdentity, "new-identity", false, "give the host another SSH host key")
 	return c
 }
-
-var completeVias = completeWays("auto", "kexec", "netboot", "wol", "manual")
 
 const retryHelp = `Let an install that failed go on, under the same permit: the same disks, and a
 finished phase is not done twice. A machine whose installer is still up goes on
@@ -84,20 +83,17 @@ confirmed before, the plan is shown and the host's name is to be typed (or --yes
   provision retry bravo --wipe S3Z9NB0K`
 
 func retryCommand(api *client) *cobra.Command {
-	var r web.RetryRequest
+	var r enroll.RetryRequest
 	var yes bool
 	c := &cobra.Command{Use: "retry HOST", Short: "let a failed install go on", Long: retryHelp,
 		Args: cobra.ExactArgs(1), ValidArgsFunction: api.completeHosts,
 		RunE: func(c *cobra.Command, args []string) error {
-			if _, err := hosts.ParseVia(r.Via); err != nil {
-				return errUsage{err}
-			}
 			var s web.Status
 			q := newQuestion(c, api, args[0], yes)
 			q.look()
 			// What was confirmed before needs no second decision.
-			q.unasked = func(p *web.Proposal) bool { return len(p.Beyond) == 0 && len(r.Wipe) == 0 }
-			err := q.put(hostPath(args[0], "/retry"), func(a web.Agreement) any {
+			q.unasked = func(p *enroll.Proposal) bool { return len(p.Beyond) == 0 && len(r.Wipe) == 0 }
+			err := q.put(hostPath(args[0], "/retry"), func(a enroll.Agreement) any {
 				r.Agreement = a
 				return r
 			}, &s)
@@ -107,9 +103,8 @@ func retryCommand(api *client) *cobra.Command {
 			fmt.Fprintf(c.OutOrStdout(), "The install of %s goes on. Follow it with: provision watch %s\n", s.Name, s.Name)
 			return nil
 		}}
-	c.Flags().StringVar(&r.Via, "via", "", "how the machine is made to come: auto, kexec, netboot, wol or manual (default: as before)")
-	_ = c.RegisterFlagCompletionFunc("via", completeVias)
-	wipeFlag(c, &r.Wipe)
+	viaFlag(c, &r.Via, "")
+	choiceFlag(c, choiceOf("wipe"), &r.Wipe)
 	c.Flags().BoolVar(&yes, "yes", false, "do not ask for the host's name")
 	return c
 }

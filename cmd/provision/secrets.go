@@ -19,6 +19,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"provision/hosts"
+	"provision/internal/enroll"
 	"provision/internal/web"
 )
 
@@ -38,7 +39,7 @@ func (f *secretFlags) add(c *cobra.Command) {
 }
 
 // read puts what the flags name into the request.
-func (f *secretFlags) read(c *cobra.Command, r *web.EnrollRequest) (err error) {
+func (f *secretFlags) read(c *cobra.Command, r *enroll.Request) (err error) {
 	in := &input{Reader: c.InOrStdin(), ask: c.ErrOrStderr(), ctx: c.Context()}
 	if r.DiskKeys, err = readDiskKeys(f.diskKeys, in); err != nil {
 		return err
@@ -137,7 +138,7 @@ func readDiskKeys(specs []string, in *input) (map[string][]byte, error) {
 // modeAfter is the mode behind a file's name.
 var modeAfter = regexp.MustCompile(`^(.+):(0?[0-7]{3})$`)
 
-func readSecret(spec string, in *input) (s web.Secret, err error) {
+func readSecret(spec string, in *input) (s enroll.Secret, err error) {
 	path, local, ok := strings.Cut(spec, "=")
 	if !ok || !filepath.IsAbs(path) || local == "" {
 		return s, errUsage{fmt.Errorf("--secret %s: write PATH=LOCAL or PATH=LOCAL:MODE, such as /var/lib/tailscale.key=tailscale.key:0400", spec)}

@@ -25,6 +25,7 @@ import (
 	"provision/hosts"
 	"provision/images"
 	"provision/installer"
+	"provision/internal/enroll"
 	"provision/internal/nix"
 	"provision/internal/store"
 	"provision/internal/web"
@@ -226,14 +227,53 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 			}
 			return err
 		}}
-	operator := &web.Server{Socket: socket, Group: f.group, Flake: f.flake, Programs: f.programs, Hosts: inventory, Store: db, Temp: temp, Images: catalog, Traces: traces, Log: log, Look: install.Look, Reach: install.Reach, Prepare: runs.Prepare, Problems: installer.BoardProblems,
-		Interfaces: pxeServer.Addresses, CheckAddress: pxeServer.CheckAddress,
-		Serving: web.Serving{Version: version, PID: os.Getpid(), Flake: f.flake, Impure: f.impure, AcceptFlakeConfig: f.acceptConfig, WaitsFor: f.names(), DHCP: f.dhcp, HTTP: pxeServer.HTTPPort, Hold: pxeServer.Hold, SSHKey: login},
-		Evaluate: func(ctx context.Context, flake, host string, o hosts.Options) (web.Evaluation, error) {
-			config, layout, err := runs.AtOnce().Evaluate(ctx, flake, host, o)
-			warnings := func(o hosts.Options) []string { return slices.Concat(config.Flake, config.Warnings(host, o, layout)) }
-			return web.Evaluation{System: config.System, Layout: layout, Warnings: warnings}, err
-		}}
+	enrolments := &enroll.Service{
+		Flake:        f.flake,
+		Hosts:        inventory,
+		Images:       catalog,
+		Problems:     installer.BoardProblems,
+		Prepare:      runs.Prepare,
+		CheckAddress: pxeServer.CheckAddress,
+		NoDHCP:       f.dhcp == "off",
+		Evaluate: func(ctx context.Context, flake, host string, c hosts.Choices) (enroll.Evaluation, error) {
+			config, layout, err := runs.AtOnce().Evaluate(ctx, flake, host, c)
+			found := enroll.Evaluation{
+				System: config.System,
+				Layout: layout,
+				Warnings: func(c hosts.Choices) []string {
+					return slices.Concat(config.Flake, config.Warnings(host, c, layout))
+				},
+			}
+			return found, err
+		},
+	}
+	operator := &web.Server{
+		Socket:     socket,
+		Group:      f.group,
+		Programs:   f.programs,
+		Enroll:     enrolments,
+		Hosts:      inventory,
+		Images:     catalog,
+		Traces:     traces,
+		Store:      db,
+		Temp:       temp,
+		Look:       install.Look,
+		Reach:      install.Reach,
+		Interfaces: pxeServer.Addresses,
+		Log:        log,
+		Serving: web.Serving{
+			Version:           version,
+			PID:               os.Getpid(),
+			Flake:             f.flake,
+			Impure:            f.impure,
+			AcceptFlakeConfig: f.acceptConfig,
+			WaitsFor:          f.names(),
+			DHCP:              f.dhcp,
+			HTTP:              pxeServer.HTTPPort,
+			Hold:              pxeServer.Hold,
+			SSHKey:            login,
+		},
+	}
 
 	// All ports first: nothing may be installed by a server that cannot serve.
 	if err := operator.Listen(ctx); err != nil {

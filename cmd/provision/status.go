@@ -145,7 +145,7 @@ func showOne(c *cobra.Command, s web.Status) error {
 	line("board", s.Board)
 	line("image", s.Image)
 	line("disks", diskoWords(s.Disko))
-	line("layout", s.Layout)
+	line("layout", string(s.Preset))
 	line("boot method", methodWords(s))
 	line("permit", permitWords(s.Permit))
 	for _, name := range slices.Sorted(maps.Keys(s.Disks)) {
@@ -158,7 +158,7 @@ func showOne(c *cobra.Command, s web.Status) error {
 		line("secret", f.Path+", mode "+f.Mode)
 	}
 	if s.TPM2 != "" {
-		line("TPM", "opens the disks, by PCR "+s.TPM2)
+		line("TPM", "opens the disks, by PCR "+string(s.TPM2))
 	}
 	line("serial", s.Serial)
 	for _, l := range s.PiConfig {

@@ -17,7 +17,7 @@ import (
 
 // Options are those by which a host's disks are planned. Where disko's own script makes them,
 // script is its path.
-func Options(o hosts.Options, script string) disko.Options {
+func Options(o hosts.Choices, script string) disko.Options {
 	if o.Disko == hosts.Script {
 		return disko.Options{Script: script, Disks: o.Disks}
 	}
@@ -65,7 +65,7 @@ func Objections(p *disko.Plan, h hosts.Host, inventory *hosts.Inventory) ([]disk
 	if err != nil {
 		return nil, err
 	}
-	known := disko.Known{Host: h.Name, Wipe: h.Options.Wipe}
+	known := disko.Known{Host: h.Name, Wipe: h.Wipe}
 	for _, o := range owners {
 		known.Owners = append(known.Owners, o.Host)
 		known.Doubts = append(known.Doubts, o.Doubt)

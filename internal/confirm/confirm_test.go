@@ -44,7 +44,7 @@ func disk(text, name, children string) string {
 // TestDigest: two plans have one digest if they take and destroy the same, whatever the disks are called and whatever
 // the words for people are.
 func TestDigest(t *testing.T) {
-	digest := func(l *disko.Layout, f *disko.Facts, o hosts.Options) string {
+	digest := func(l *disko.Layout, f *disko.Facts, o hosts.Choices) string {
 		t.Helper()
 		p, err := disko.NewPlan(l, f, Options(o, "script"))
 		if err != nil {
@@ -52,34 +52,34 @@ func TestDigest(t *testing.T) {
 		}
 		return Of(p, o.Wipe).Digest
 	}
-	bySerial := hosts.Options{Disks: map[string]string{"main": "serial:ONE"}}
-	before := digest(layout(t, "/dev/sda", true), machine(t, disk(one, "sda", windows)), hosts.Options{})
+	bySerial := hosts.Choices{Disks: map[string]string{"main": "serial:ONE"}}
+	before := digest(layout(t, "/dev/sda", true), machine(t, disk(one, "sda", windows)), hosts.Choices{})
 	for name, got := range map[string]string{
-		"again":               digest(layout(t, "/dev/sda", true), machine(t, disk(one, "sda", windows)), hosts.Options{}),
-		"under another name":  digest(layout(t, "/dev/sdb", true), machine(t, disk(one, "sdb", windows)), hosts.Options{}),
+		"again":               digest(layout(t, "/dev/sda", true), machine(t, disk(one, "sda", windows)), hosts.Choices{}),
+		"under another name":  digest(layout(t, "/dev/sdb", true), machine(t, disk(one, "sdb", windows)), hosts.Choices{}),
 		"by its serial":       digest(layout(t, "/dev/sda", true), machine(t, disk(two, "sda", ""), disk(one, "sdaa", windows)), bySerial),
-		"with another label":  digest(layout(t, "/dev/sda", true), machine(t, disk(one, "sda", strings.ReplaceAll(windows, "LABEL", "x"))), hosts.Options{}),
-		"beside another disk": digest(layout(t, "/dev/sda", true), machine(t, disk(one, "sda", windows), disk(two, "sdb", "")), hosts.Options{}),
+		"with another label":  digest(layout(t, "/dev/sda", true), machine(t, disk(one, "sda", strings.ReplaceAll(windows, "LABEL", "x"))), hosts.Choices{}),
+		"beside another disk": digest(layout(t, "/dev/sda", true), machine(t, disk(one, "sda", windows), disk(two, "sdb", "")), hosts.Choices{}),
 	} {
 		if got != before {
 			t.Errorf("%s, the digest is another", name)
 		}
 	}
 	for name, got := range map[string]string{
-		"another disk":       digest(layout(t, "/dev/sda", true), machine(t, disk(two, "sda", windows)), hosts.Options{}),
-		"another size":       digest(layout(t, "/dev/sda", true), machine(t, strings.Replace(disk(one, "sda", windows), "8589934592", "9589934592", 1)), hosts.Options{}),
-		"one step more":      digest(layout(t, "/dev/sda", true), machine(t, disk(one, "sda", "")), hosts.Options{}),
-		"nothing is erased":  digest(layout(t, "/dev/sda", false), machine(t, disk(one, "sda", "")), hosts.Options{}),
-		"by disko's script":  digest(layout(t, "/dev/sda", true), machine(t, disk(one, "sda", windows)), hosts.Options{Disko: hosts.Script}),
-		"with --wipe":        digest(layout(t, "/dev/sda", true), machine(t, disk(one, "sda", windows)), hosts.Options{Wipe: []string{"ONE"}}),
-		"nothing is known":   digest(layout(t, "/dev/sda", true), nil, hosts.Options{}),
-		"unknown, elsewhere": digest(layout(t, "/dev/sdb", true), nil, hosts.Options{}),
+		"another disk":       digest(layout(t, "/dev/sda", true), machine(t, disk(two, "sda", windows)), hosts.Choices{}),
+		"another size":       digest(layout(t, "/dev/sda", true), machine(t, strings.Replace(disk(one, "sda", windows), "8589934592", "9589934592", 1)), hosts.Choices{}),
+		"one step more":      digest(layout(t, "/dev/sda", true), machine(t, disk(one, "sda", "")), hosts.Choices{}),
+		"nothing is erased":  digest(layout(t, "/dev/sda", false), machine(t, disk(one, "sda", "")), hosts.Choices{}),
+		"by disko's script":  digest(layout(t, "/dev/sda", true), machine(t, disk(one, "sda", windows)), hosts.Choices{Disko: hosts.Script}),
+		"with --wipe":        digest(layout(t, "/dev/sda", true), machine(t, disk(one, "sda", windows)), hosts.Choices{Wipe: []string{"ONE"}}),
+		"nothing is known":   digest(layout(t, "/dev/sda", true), nil, hosts.Choices{}),
+		"unknown, elsewhere": digest(layout(t, "/dev/sdb", true), nil, hosts.Choices{}),
 	} {
 		if got == before {
 			t.Errorf("%s, and the digest is the same", name)
 		}
 	}
-	if digest(layout(t, "/dev/sda", true), nil, hosts.Options{}) == digest(layout(t, "/dev/sdb", true), nil, hosts.Options{}) {
+	if digest(layout(t, "/dev/sda", true), nil, hosts.Choices{}) == digest(layout(t, "/dev/sdb", true), nil, hosts.Choices{}) {
 		t.Error("of a machine that was not seen, two disks have one digest")
 	}
 }

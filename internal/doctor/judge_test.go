@@ -240,7 +240,7 @@ func TestTools(t *testing.T) {
 var noon = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 
 func waiting(state hosts.State) hosts.Host {
-	return hosts.Host{Name: "bravo", MACs: []string{"52:54:00:12:34:56"}, Arch: "x86_64", Image: "nixos", State: state,
+	return hosts.Host{Name: "bravo", MACs: []string{"52:54:00:12:34:56"}, Arch: "x86_64", Choices: hosts.Choices{Image: "nixos"}, State: state,
 		Permit: hosts.Permit{Issued: noon.Add(-time.Hour), Expires: noon.Add(time.Hour)}}
 }
 
@@ -294,7 +294,7 @@ func TestStalled(t *testing.T) {
 			t.Errorf("%s of %s: %t, %+v", tt.stage, tt.client, ok, f)
 		}
 	}
-	h.Options.Method = hosts.Method{Offer: hosts.OfferFirst}
+	h.BootMethod = hosts.Method{Offer: hosts.OfferFirst}
 	if f, ok := stalled(trace(hosts.StageAddress, uefi), &h, noon); !ok || !strings.HasSuffix(f.Remedy, "enroll it again without --boot-method first") {
 		t.Errorf("pinned: %t, %+v", ok, f)
 	}

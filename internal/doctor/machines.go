@@ -147,7 +147,7 @@ func stalled(t hosts.Trace, h *hosts.Host, now time.Time) (f Finding, ok bool) {
 	}
 	if t.Stage == hosts.StageRefused {
 		s = refused(t, h, now)
-	} else if pinned := h.Options.Method; pinned != (hosts.Method{}) {
+	} else if pinned := h.BootMethod; pinned != (hosts.Method{}) {
 		s.Remedy += fmt.Sprintf("; or it needs another way than the one it is pinned to: enroll it again without --boot-method %s", pinned)
 	}
 	return Finding{"machine", Stop, "", fmt.Sprintf("%s %s %s %s", h.Name, t.MAC, s.Did, when), s.Remedy}, true

@@ -2,19 +2,18 @@ package web
 
 import (
 	"cmp"
-	"encoding/json"
 	"maps"
 	"net/netip"
 	"slices"
 	"time"
 
-	"provision/disko"
 	"provision/hosts"
 	"provision/images"
+	"provision/internal/enroll"
 )
 
-// Status is what `provision status --json` prints of a host. Its field names
-// are stable.
+// Status is what `provision status --json` prints of a host. Its field names are stable. Where they differ from those of
+// requests, the choices have fields of their own here.
 type Status struct {
 	Name     string         `json:"name"`
 	MACs     []string       `json:"macs"`
@@ -22,66 +21,77 @@ type Status struct {
 	Phase    hosts.Phase    `json:"phase"`
 	Percent  int            `json:"percent"` // of the phase
 	Progress hosts.Progress `json:"progress"`
-	Address  string         `json:"address"`
-	System   string         `json:"system"` // store path of the system that was built for it
+	Address  string         `json:"address"` // where the machine was last seen
+	System   string         `json:"system"`  // store path of the system that was built for it
 	Error    string         `json:"error"`
 	Since    time.Time      `json:"since"` // when State was entered
 	Proof    string         `json:"proof"` // how the installed host proved itself
 	HostKey  string         `json:"host_key"`
 	Arch     string         `json:"arch"`
-	Method   hosts.Method   `json:"method"`           // what led the machine to its installer last
-	Pinned   hosts.Method   `json:"pinned"`           // the only way it may be led there; empty: any
-	Disko    hosts.Disko    `json:"disko"`            // how its disks are made
-	Layout   string         `json:"layout,omitempty"` // preset that its disks are made by; missing: the flake's
-	Board    string         `json:"board,omitempty"`  // images.Board; missing: not known yet
-	Image    string         `json:"image"`
+	Method   hosts.Method   `json:"method"` // what led the machine to its installer last
 	Flake    string         `json:"flake"`
 	Permit   hosts.Permit   `json:"permit"`
 	Event    uint64         `json:"event"` // number of the newest event
 
-	// Disks are those that the operator chose, by their names in the layout.
-	Disks             map[string]string `json:"disks,omitempty"`
-	Hardware          hosts.Hardware    `json:"hardware,omitzero"`    // what is found out for the flake
-	BuildOn           hosts.BuildOn     `json:"build_on"`             // where its system is built
-	BootOrder         hosts.BootOrder   `json:"boot_order"`           // what its install does to the firmware's
-	CopyOver          hosts.CopyOver    `json:"copy_over"`            // how it gets to the machine
-	StorePath         string            `json:"store_path,omitempty"` // the system that was built beforehand
-	TargetSubstitutes bool              `json:"substituters_on_target,omitempty"`
-	// Wipe are the disks that may be taken whatever speaks against it.
-	Wipe []string `json:"wipe,omitempty"`
+	// Choices are those that the operator made, but for these, whose names differ: FixedAddress, BootMethod, Hardware and
+	// Proof.
+	hosts.Choices
+	FixedAddress string       `json:"fixed_address,omitempty"`
+	Pinned       hosts.Method `json:"pinned"`            // the only way it may be led to its installer; empty: any
+	Hardware     Hardware     `json:"hardware,omitzero"` // what is found out for the flake
+	ProofBy      hosts.Proof  `json:"proof_by"`          // what counts as installed
+
 	// Serial is the number of the Raspberry Pi that netbooted last, 8 hex digits.
 	Serial string `json:"serial,omitempty"`
-	// PiConfig are lines added to the config.txt that it netboots with.
-	PiConfig []string `json:"pi_config,omitempty"`
-	// KernelParams are added to the command line of its image.
-	KernelParams []string `json:"kernel_params,omitempty"`
-	// AllowEEPROM is that it may fetch what makes it write its EEPROM anew.
-	AllowEEPROM bool `json:"allow_eeprom,omitempty"`
-	// TPM2 are the PCRs by which the machine's TPM opens the disks.
-	TPM2 string `json:"tpm2,omitempty"`
-
-	// ProofBy is what counts as installed.
-	ProofBy hosts.Proof `json:"proof_by"`
 	// Restart is what was seen of the machine since it left the installer, until it has proved itself.
 	Restart hosts.Restart `json:"restart,omitzero"`
 	// Warnings are what to know before it is installed, in words; told at enrolment only.
 	Warnings []string `json:"warnings,omitempty"`
 	// Slow is what takes its machine long over TFTP, in words; told at enrolment only.
 	Slow []string `json:"slow,omitempty"`
+}
 
-	EscrowTo    []string           `json:"escrow_to,omitempty"`    // public keys that open the escrowed disk keys
-	Secrets     []hosts.SecretFile `json:"secrets,omitempty"`      // delivered with the install
-	KeepSecrets bool               `json:"keep_secrets,omitempty"` // they stay on the server after it
-	Chown       []hosts.Chown      `json:"chown,omitempty"`
+// Hardware is hosts.Hardware in a status.
+type Hardware struct {
+	Tool string `json:"tool"`
+	Path string `json:"path"` // below the flake's folder, with slashes
 }
 
 func status(h hosts.Host) Status {
-	return Status{Name: h.Name, MACs: h.MACs, State: h.State, Phase: h.Phase, Percent: h.Progress.Percent(),
-		Progress: h.Progress, Address: h.Address, System: h.System, Error: h.Error, Since: h.Since, Proof: h.Standing.Proof,
-		HostKey: h.HostKey, Arch: h.Arch, Method: h.Method, Pinned: h.Options.Method, Disko: cmp.Or(h.Options.Disko, hosts.Fresh), Layout: h.Options.Layout, Board: h.Board, Image: h.Image, Disks: h.Options.Disks, Wipe: h.Options.Wipe, Serial: h.Serial, PiConfig: h.Options.PiConfig, KernelParams: h.Options.KernelParams, AllowEEPROM: h.Options.AllowEEPROM, TPM2: h.Options.TPM2, Flake: h.Flake, Permit: h.Permit, Event: h.LastEvent,
-		Hardware: h.Options.Hardware, BuildOn: cmp.Or(h.Options.BuildOn, hosts.BuildAuto), BootOrder: cmp.Or(h.Options.BootOrder, hosts.OrderKeep), CopyOver: cmp.Or(h.Options.CopyOver, hosts.CopyAuto), StorePath: h.Options.StorePath, TargetSubstitutes: h.Options.TargetSubstitutes,
-		Restart: h.Restart, ProofBy: cmp.Or(h.Options.Proof, hosts.ProofSSH),
-		EscrowTo: h.Options.EscrowTo, Secrets: h.Options.Secrets, KeepSecrets: h.Options.KeepSecrets, Chown: h.Options.Chown}
+	st := Status{
+		Name:         h.Name,
+		MACs:         h.MACs,
+		State:        h.State,
+		Phase:        h.Phase,
+		Percent:      h.Progress.Percent(),
+		Progress:     h.Progress,
+		Address:      h.Address,
+		System:       h.System,
+		Error:        h.Error,
+		Since:        h.Since,
+		Proof:        h.Standing.Proof,
+		HostKey:      h.HostKey,
+		Arch:         h.Arch,
+		Method:       h.Method,
+		Flake:        h.Flake,
+		Permit:       h.Permit,
+		Event:        h.LastEvent,
+		Choices:      h.Choices,
+		FixedAddress: h.FixedAddress,
+		Pinned:       h.BootMethod,
+		Hardware:     Hardware(h.Hardware),
+		ProofBy:      cmp.Or(h.Choices.Proof, hosts.ProofSSH),
+		Serial:       h.Serial,
+		Restart:      h.Restart,
+	}
+	// What has a name of its own is not told twice, and these defaults are told.
+	st.BootMethod = hosts.Method{}
+	st.Choices.Hardware = hosts.Hardware{}
+	st.Disko = cmp.Or(st.Disko, hosts.Fresh)
+	st.BuildOn = cmp.Or(st.BuildOn, hosts.BuildAuto)
+	st.BootOrder = cmp.Or(st.BootOrder, hosts.OrderKeep)
+	st.CopyOver = cmp.Or(st.CopyOver, hosts.CopyAuto)
+	return st
 }
 
 // Serving is what the server answers, and where.
@@ -120,107 +130,11 @@ func (s *Server) serving() Serving {
 	return now
 }
 
-// EnrollRequest is the body of POST /v1/hosts.
-type EnrollRequest struct {
-	Name       string            `json:"name"`
-	MACs       []string          `json:"macs"`
-	Image      string            `json:"image,omitempty"` // may be left out if there is one for the architecture
-	Board      string            `json:"board,omitempty"` // images.ParseBoard; empty or auto: what the machine is recognised as
-	Address    string            `json:"address,omitempty"`
-	BootMethod string            `json:"boot_method,omitempty"` // hosts.ParseMethod; empty: whatever works
-	Disko      string            `json:"disko,omitempty"`       // hosts.ParseDisko; empty: fresh
-	Layout     string            `json:"layout,omitempty"`      // disko.FindPreset; empty: as before, or the flake's; hosts.NoLayout: the flake's
-	ExtraFiles string            `json:"extra_files,omitempty"` // absolute path on the server
-	DiskKeys   map[string][]byte `json:"disk_keys,omitempty"`   // installer path to content
-	Disks      map[string]string `json:"disks,omitempty"`       // layout's name of a disk to disko.CheckSelector
-	Wipe       []string          `json:"wipe,omitempty"`        // disks that may be taken whatever speaks against it: serial numbers, WWNs, paths
-	// PiConfig are lines to add to the config.txt that a Raspberry Pi netboots with.
-	PiConfig []string `json:"pi_config,omitempty"`
-	// KernelParams are to be added to the image's command line: images.ParseKernelParams.
-	KernelParams []string `json:"kernel_params,omitempty"`
-	// AllowEEPROM lets a Raspberry Pi fetch what makes it write its EEPROM anew.
-	AllowEEPROM bool          `json:"allow_eeprom,omitempty"`
-	TPM2        string        `json:"tpm2,omitempty"`    // hosts.ParsePCRs; empty: its TPM opens no disk, or goes on as it did
-	DryRun      bool          `json:"dry_run,omitempty"` // all is done but what changes the machine
-	Permit      time.Duration `json:"permit"`            // nanoseconds
-	Via         string        `json:"via,omitempty"`     // hosts.ParseVia; how the machine is made to come
-	// GenerateHardware is hosts.ParseHardware's TOOL[=PATH]; empty: none.
-	GenerateHardware  string `json:"generate_hardware_config,omitempty"`
-	Proof             string `json:"proof,omitempty"`      // hosts.ParseProof; empty: ssh, or as before
-	BuildOn           string `json:"build_on,omitempty"`   // hosts.ParseBuildOn; empty: auto
-	BootOrder         string `json:"boot_order,omitempty"` // hosts.ParseBootOrder; empty: keep, or as before
-	CopyOver          string `json:"copy_over,omitempty"`  // hosts.ParseCopyOver; empty: auto
-	StorePath         string `json:"store_path,omitempty"` // a system that is in the server's store
-	TargetSubstitutes bool   `json:"substituters_on_target,omitempty"`
-
-	// NewIdentity gives a host that is installed again another SSH host key.
-	NewIdentity bool `json:"new_identity,omitempty"`
-
-	// Take is the running machine that shall become the host, and Arch its
-	// architecture; provision install finds both.
-	Take *hosts.Takeover `json:"take,omitempty"`
-	Arch string          `json:"arch,omitempty"`
-	// Facts are what that machine's disks are: disko.Facts, as JSON.
-	Facts json.RawMessage `json:"facts,omitempty"`
-
-	HostKey     []byte        `json:"host_key,omitempty"`  // OpenSSH ed25519 private key
-	EscrowTo    []string      `json:"escrow_to,omitempty"` // hosts.ParseRecipient; disk keys that are not given are generated then
-	Secrets     []Secret      `json:"secrets,omitempty"`
-	KeepSecrets bool          `json:"keep_secrets,omitempty"` // after the host is installed
-	Chown       []hosts.Chown `json:"chown,omitempty"`
-
-	Agreement
-
-	again bool // EscrowTo is what the host has had
-}
-
-// Agreement is the part of a request by which its plan is shown before it is carried out.
-type Agreement struct {
-	// PlanOnly has the request answered with its Proposal; nothing is changed.
-	PlanOnly bool `json:"plan_only,omitempty"`
-	// Digest is that of the proposal that was shown and confirmed: if the plan is another by now,
-	// the request is refused, and the new one is in the Failure. Without it, whatever the server
-	// plans at that moment is confirmed.
-	Digest string `json:"digest,omitempty"`
-}
-
-// Proposal is the plan that a request is for.
-type Proposal struct {
-	*disko.Plan
-	// Digest is of the disks that are taken, of the steps that destroy and of what --wipe names.
-	Digest string `json:"digest"`
-	// Unfit tells why the layout does not suit the machine as it was seen last. The plan is then
-	// made without knowing the machine.
-	Unfit string `json:"unfit,omitempty"`
-	// Wiped are the disks, for people, that --wipe lets be taken whatever speaks against it.
-	Wiped []string `json:"wiped,omitempty"`
-	// Warnings are what to know before it is installed, for people.
-	Warnings []string `json:"warnings,omitempty"`
-	// Beyond says how it goes beyond what was confirmed already, where a failed install goes on.
-	Beyond []string `json:"beyond,omitempty"`
-
-	confirmed hosts.Confirmed // what is agreed to by confirming it
-}
-
-// Secret is a file for the new system.
-type Secret struct {
-	hosts.SecretFile
-	Content []byte `json:"content"` // hosts.MaxSecret bytes at most
-}
-
 // HostKey is a host's identity.
 type HostKey struct {
 	Name    string `json:"name"`
 	HostKey string `json:"host_key"` // public, authorized_keys form
 	Age     string `json:"age"`      // the same as an age recipient
-}
-
-// RetryRequest is the body of POST /v1/hosts/NAME/retry.
-type RetryRequest struct {
-	Via  string   `json:"via,omitempty"`  // empty: as before
-	Wipe []string `json:"wipe,omitempty"` // beside those of the enrolment
-
-	Agreement
 }
 
 // ImageRequest is the body of POST /v1/images. Paths are absolute, on the
@@ -278,5 +192,5 @@ type Journal struct {
 type Failure struct {
 	Error string `json:"error"`
 	// Plan is the one that is to be confirmed instead, where the confirmed one is not up to date.
-	Plan *Proposal `json:"plan,omitempty"`
+	Plan *enroll.Proposal `json:"plan,omitempty"`
 }

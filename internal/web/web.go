@@ -17,14 +17,15 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/labstack/echo/v4"
 
-	"provision/disko"
 	"provision/hosts"
 	"provision/images"
+	"provision/internal/enroll"
 	"provision/internal/text"
 )
 
@@ -32,25 +33,16 @@ import (
 type Server struct {
 	Socket  string // path of the Unix socket, mode 0600
 	Group   string // if set, members of this group may use it too
-	Flake   string // flake reference of the fleet
 	Serving Serving
 	// Interfaces are those that are served now, with our addresses on them.
 	Interfaces func() map[string]netip.Addr
-	// CheckAddress says why machines with these MACs cannot get an address.
-	CheckAddress func(addr netip.Addr, macs []string) error
 	// Programs is the folder with boot programs beside those built in; empty: none.
 	Programs string
 
+	Enroll *enroll.Service
 	Hosts  *hosts.Inventory
 	Images *images.Catalog
 	Traces *hosts.Traces
-	// Evaluate reads what the flake says about a host; the layout comes from elsewhere if the options say so.
-	Evaluate func(ctx context.Context, flake, host string, o hosts.Options) (Evaluation, error)
-	// Problems are what a board makes of a layout.
-	Problems func(*disko.Layout, images.Board) []disko.Problem
-	// Prepare makes sure that a hardware configuration's file is in the flake; undo takes back
-	// what it made.
-	Prepare func(ctx context.Context, flake string, hw hosts.Hardware) (undo func() error, err error)
 	// Look asks what runs on a host's machine for its disks, and has the inventory keep the answer.
 	Look func(ctx context.Context, host string) error
 	// Reach tries whether the server gets into a machine that is to be taken over.
@@ -63,14 +55,6 @@ type Server struct {
 
 	listener net.Listener
 	meter    meter
-}
-
-// Evaluation is what a flake says about a host.
-type Evaluation struct {
-	System string // such as x86_64-linux
-	Layout *disko.Layout
-	// Warnings are what an operator should know before the host is installed with these options. It may be nil.
-	Warnings func(o hosts.Options) []string
 }
 
 // Listen opens the socket. Run must follow.
@@ -203,11 +187,11 @@ func (s *Server) fail(err error, c echo.Context) {
 	code := http.StatusBadRequest
 	failure := Failure{}
 	var he *echo.HTTPError
-	var old *outdated
+	var old *enroll.Outdated
 	switch {
 	case errors.As(err, &old):
 		code = http.StatusConflict
-		failure.Plan = old.plan
+		failure.Plan = old.Plan
 	case errors.As(err, &he):
 		code = he.Code
 		err = fmt.Errorf("%v", he.Message)
@@ -268,7 +252,7 @@ func (s *Server) named(name string) (hosts.Host, error) {
 	if len(names) == 0 {
 		return h, fmt.Errorf("%w; no host is enrolled yet%s", err, hint)
 	}
-	return h, fmt.Errorf("%w; enrolled are: %s%s", err, join(names), hint)
+	return h, fmt.Errorf("%w; enrolled are: %s%s", err, strings.Join(names, ", "), hint)
 }
 
 func (s *Server) cancel(c echo.Context) error {
@@ -362,7 +346,7 @@ func (s *Server) trace(c echo.Context) error {
 			}
 		}
 	}
-	return fmt.Errorf("%w: nothing was heard of %s since the server started", hosts.ErrNotFound, join(macs))
+	return fmt.Errorf("%w: nothing was heard of %s since the server started", hosts.ErrNotFound, strings.Join(macs, ", "))
 }
 
 // watch streams News: first how each host stands, then what changes.

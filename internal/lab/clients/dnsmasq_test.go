@@ -103,9 +103,9 @@ func (w *world) questions(mode pxe.Mode) []question {
 		c := netboot.Client{Kind: kind, MAC: net.HardwareAddr{0x52, 0x54, 0, 0xcc, 0, byte(i)}}
 		m := &machine{Client: c, w: w, name: fmt.Sprint("host", i), wire: cable.wire}
 		address := netip.AddrFrom4([4]byte{10, 77, 0, 100 + byte(i)})
-		h := hosts.Host{Name: m.name, MACs: []string{c.MAC.String()}, Arch: string(archOf(kind)), Image: string(archOf(kind))}
+		h := hosts.Host{Name: m.name, MACs: []string{c.MAC.String()}, Arch: string(archOf(kind)), Choices: hosts.Choices{Image: string(archOf(kind))}}
 		if mode == pxe.Full {
-			h.Options.Address = address.String()
+			h.FixedAddress = address.String()
 		}
 		_, err := w.hosts.Enroll(h, time.Hour, nil)
 		must(w.T, err)

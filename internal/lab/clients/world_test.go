@@ -211,7 +211,7 @@ func (w *world) plug(lan int, c netboot.Client) *machine {
 // enroll makes a host of machines, or of the NICs of one.
 func (w *world) enroll(arch images.Arch, nics ...*machine) {
 	w.Helper()
-	h := hosts.Host{Name: nics[0].name, Arch: string(arch), Image: string(arch)}
+	h := hosts.Host{Name: nics[0].name, Arch: string(arch), Choices: hosts.Choices{Image: string(arch)}}
 	for _, m := range nics {
 		m.name = h.Name
 		h.MACs = append(h.MACs, m.MAC.String())

@@ -116,8 +116,7 @@ func (w *world) enroll(clients []netboot.Client, method func(i int) hosts.Method
 		if c.Kind == netboot.EDK2ARM64 {
 			arch = images.AArch64
 		}
-		_, err := inv.Enroll(hosts.Host{Name: fmt.Sprintf("host%04d", i), MACs: []string{c.MAC.String()}, Arch: string(arch), Image: string(arch),
-			Flake: w.dir, Options: hosts.Options{Method: method(i)}}, time.Hour, nil)
+		_, err := inv.Enroll(hosts.Host{Name: fmt.Sprintf("host%04d", i), MACs: []string{c.MAC.String()}, Arch: string(arch), Flake: w.dir, Choices: hosts.Choices{Image: string(arch), BootMethod: method(i)}}, time.Hour, nil)
 		w.must(err)
 	}
 	catalog, err := images.Open(filepath.Join(state, "images"))

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"provision/hosts"
+	"provision/internal/enroll"
 	"provision/internal/web"
 )
 
@@ -95,8 +96,8 @@ func (o operator) passphrase() []byte {
 	return o.journal.secret(fmt.Sprintf("passphrase-%016x%016x", o.rand.Uint64(), o.rand.Uint64()))
 }
 
-func (o operator) request(m *machine) web.EnrollRequest {
-	return web.EnrollRequest{
+func (o operator) request(m *machine) enroll.Request {
+	return enroll.Request{
 		Name:     m.name,
 		MACs:     []string{m.mac.String()},
 		Permit:   time.Hour,
@@ -138,11 +139,11 @@ func (o operator) step(ctx context.Context, m *machine) {
 		o.forget(ctx, m)
 	case "retry":
 		retry := call{host: m.name, kind: hosts.Retried, extends: true}
-		o.change(ctx, retry, http.MethodPost, path+"/retry", web.RetryRequest{})
+		o.change(ctx, retry, http.MethodPost, path+"/retry", enroll.RetryRequest{})
 	case "restore":
 		o.change(ctx, call{host: m.name, kind: hosts.Restored}, http.MethodPost, path+"/restore", web.RestoreRequest{})
 	case "set":
-		params := web.SetRequest{KernelParams: []string{fmt.Sprintf("quiet=%d", o.rand.IntN(1e9))}}
+		params := enroll.SetRequest{Choices: hosts.Choices{KernelParams: []string{fmt.Sprintf("quiet=%d", o.rand.IntN(1e9))}}}
 		o.change(ctx, call{host: m.name, kind: hosts.Changed}, http.MethodPatch, path, params)
 	case "host-key":
 		o.ask(ctx, http.MethodPost, path+"/host-key")
@@ -180,7 +181,7 @@ func (o operator) judge(what string, err error) {
 }
 
 // shown is the digest of the plan of a request, if there is one.
-func (o operator) shown(ctx context.Context, path string, r web.EnrollRequest) string {
+func (o operator) shown(ctx context.Context, path string, r enroll.Request) string {
 	r.PlanOnly = true
 	data, err := o.server.request(ctx, http.MethodPost, path, r)
 	o.judge("plan "+path, err)

@@ -106,7 +106,7 @@ func (w *world) state() {
 	w.must(err)
 	us, err := net.InterfaceByName(w.ours.lan.Interface) // the boot is for this process
 	w.must(err)
-	_, err = inv.Enroll(hosts.Host{Name: "bravo", MACs: []string{us.HardwareAddr.String()}, Arch: "x86_64", Image: "lab", Flake: w.dir}, time.Hour, nil)
+	_, err = inv.Enroll(hosts.Host{Name: "bravo", MACs: []string{us.HardwareAddr.String()}, Arch: "x86_64", Choices: hosts.Choices{Image: "lab"}, Flake: w.dir}, time.Hour, nil)
 	w.must(err)
 	h, err := inv.BeginBoot("bravo", hosts.Boot{Expires: time.Now().Add(time.Hour), Server: w.ours.self.Addr().String()}, "")
 	w.must(err)

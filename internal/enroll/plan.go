@@ -1,13 +1,11 @@
-package web
+package enroll
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"slices"
-
-	"github.com/labstack/echo/v4"
 
 	"provision/disko"
 	"provision/hosts"
@@ -16,43 +14,40 @@ import (
 
 // PlanOptions are those of a plan that is shown.
 func PlanOptions(way hosts.Disko, disks map[string]string) disko.Options {
-	return confirm.Options(hosts.Options{Disko: way, Disks: disks}, "diskoScript") // which is not built for that
+	return confirm.Options(hosts.Choices{Disko: way, Disks: disks}, "diskoScript") // which is not built for that
 }
 
-// plan says what an install would do: to the machine as it was last seen, or
-// in general if it was never seen. It is the install that the host has a permit for, or the next.
-func (s *Server) plan(c echo.Context) error {
-	h, err := s.host(c)
+// Plan says what an install would do: to the machine as it was last seen, or in general if it was never seen. It is the
+// install that the host has a permit for, or the next.
+func (s *Service) Plan(ctx context.Context, name string) (*Proposal, error) {
+	h, err := s.Hosts.Get(name)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if !h.Permit.Spent.IsZero() && s.Flake != "" {
 		h.Flake = s.Flake
 	}
-	found, err := s.Evaluate(c.Request().Context(), h.Flake, h.Name, h.Options)
+	found, err := s.Evaluate(ctx, h.Flake, h.Name, h.Choices)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	facts, err := s.facts(h, h, nil)
 	if err == nil && facts == nil { // what format would make shows on the machine only
-		_, err = disko.NewPlan(found.Layout, nil, PlanOptions(h.Options.Disko, h.Options.Disks))
+		_, err = disko.NewPlan(found.Layout, nil, PlanOptions(h.Disko, h.Disks))
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	p, err := s.propose(h, found.Layout, nil)
-	if err != nil {
-		return err
+	if err == nil && p.Unfit != "" {
+		err = errors.New(p.Unfit)
 	}
-	if p.Unfit != "" {
-		return errors.New(p.Unfit)
-	}
-	return c.JSON(http.StatusOK, p)
+	return p, err
 }
 
 // propose plans what a permit for the host is for. The plan is the one that is shown, and the
 // one that is confirmed.
-func (s *Server) propose(h hosts.Host, layout *disko.Layout, seen json.RawMessage) (*Proposal, error) {
+func (s *Service) propose(h hosts.Host, layout *disko.Layout, seen json.RawMessage) (*Proposal, error) {
 	before, err := s.Hosts.Get(h.Name)
 	if err != nil && !errors.Is(err, hosts.ErrNotFound) {
 		return nil, err
@@ -61,7 +56,7 @@ func (s *Server) propose(h hosts.Host, layout *disko.Layout, seen json.RawMessag
 	if err != nil {
 		return nil, err
 	}
-	o := PlanOptions(h.Options.Disko, h.Options.Disks)
+	o := PlanOptions(h.Disko, h.Disks)
 	p := new(Proposal)
 	if facts != nil {
 		if p.Plan, err = disko.NewPlan(layout, facts, o); err != nil {
@@ -78,7 +73,7 @@ func (s *Server) propose(h hosts.Host, layout *disko.Layout, seen json.RawMessag
 		return nil, err
 	}
 	p.Problems = s.problems(h, layout)
-	p.confirmed = confirm.Of(p.Plan, h.Options.Wipe)
+	p.confirmed = confirm.Of(p.Plan, h.Wipe)
 	for i, d := range p.confirmed.Disks {
 		if d.Wipe {
 			p.Wiped = append(p.Wiped, p.Disks[i].String())
@@ -103,7 +98,7 @@ func unseen(layout *disko.Layout, o disko.Options) (*disko.Plan, error) {
 
 // facts are what the host's machine is known to have: what the request brought, or what was seen
 // last, if that was the same machine; nil if nothing is known.
-func (s *Server) facts(before, h hosts.Host, seen json.RawMessage) (*disko.Facts, error) {
+func (s *Service) facts(before, h hosts.Host, seen json.RawMessage) (*disko.Facts, error) {
 	if seen != nil {
 		return disko.ParseFacts(seen)
 	}
@@ -125,7 +120,7 @@ const maxFacts = 4 << 20
 
 // readFacts checks what a request tells of its machine, and makes of it what the machine will be
 // once it runs its installer.
-func readFacts(r EnrollRequest) (json.RawMessage, error) {
+func readFacts(r Request) (json.RawMessage, error) {
 	if r.Facts == nil {
 		return nil, nil
 	}
@@ -142,65 +137,41 @@ func readFacts(r EnrollRequest) (json.RawMessage, error) {
 	return json.Marshal(facts)
 }
 
-// outdated means that a plan was confirmed which is not the one that the server would permit.
-type outdated struct {
-	host string
-	plan *Proposal
-}
-
-func (e *outdated) Error() string {
-	return fmt.Sprintf("the plan for %s is another than the one that was confirmed, so nothing was changed: see the new one, and confirm that", e.host)
-}
-
-// agrees refuses a request whose confirmation was for another plan.
-func (a Agreement) agrees(host string, p *Proposal) error {
-	if a.Digest == "" || a.Digest == p.Digest {
-		return nil
-	}
-	return &outdated{host, p}
-}
-
-// retry lets a failed install go on.
-func (s *Server) retry(c echo.Context) error {
-	h, err := s.host(c)
+// Retry lets a failed install go on, by the plan that it returns, unless only that is asked for.
+func (s *Service) Retry(ctx context.Context, name string, r RetryRequest) (hosts.Host, *Proposal, error) {
+	h, err := s.Hosts.Get(name)
 	if err != nil {
-		return err
+		return h, nil, err
 	}
-	var r RetryRequest
-	if err := bind(c, &r); err != nil {
-		return err
-	}
-	ev := hosts.Event{Kind: hosts.Retried, Wipe: r.Wipe, Message: "the install is tried again"}
-	if r.Via != "" {
-		if ev.Via, err = hosts.ParseVia(r.Via); err != nil {
-			return err
-		}
+	ev := hosts.Event{
+		Kind:    hosts.Retried,
+		Wipe:    r.Wipe,
+		Via:     r.Via,
+		Message: "the install is tried again",
 	}
 	if err := s.Hosts.Check(h.Name, ev); err != nil {
-		return err
+		return h, nil, err
 	}
-	found, err := s.Evaluate(c.Request().Context(), h.Flake, h.Name, h.Options)
+	found, err := s.Evaluate(ctx, h.Flake, h.Name, h.Choices)
 	if err != nil {
-		return err
+		return h, nil, err
 	}
 	again := h
-	again.Options.Wipe = slices.Concat(h.Options.Wipe, r.Wipe)
+	again.Wipe = slices.Concat(h.Wipe, r.Wipe)
 	plan, err := s.propose(again, found.Layout, nil)
 	if err != nil {
-		return err
+		return h, nil, err
 	}
 	if h.Permit.Confirmed != nil {
 		plan.Beyond = h.Permit.Confirmed.Beyond(plan.confirmed.Disks)
 	}
 	if r.PlanOnly {
-		return c.JSON(http.StatusOK, plan)
+		return h, plan, nil
 	}
 	if err := r.agrees(h.Name, plan); err != nil {
-		return err
+		return h, nil, err
 	}
 	ev.Confirmed = &plan.confirmed
-	if h, err = s.Hosts.Apply(h.Name, ev); err != nil {
-		return err
-	}
-	return c.JSON(http.StatusOK, status(h))
+	h, err = s.Hosts.Apply(h.Name, ev)
+	return h, plan, err
 }

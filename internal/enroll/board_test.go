@@ -1,4 +1,4 @@
-package web
+package enroll
 
 import (
 	"path/filepath"
@@ -29,7 +29,7 @@ func TestBoardAuto(t *testing.T) {
 		t.Fatal(err)
 	}
 	var asked []string
-	s := &Server{Hosts: inv, Problems: func(_ *disko.Layout, b images.Board) []disko.Problem {
+	s := &Service{Hosts: inv, Problems: func(_ *disko.Layout, b images.Board) []disko.Problem {
 		asked = append(asked, b.Name)
 		if b.Name == "rpi3" {
 			return []disko.Problem{{Text: "a warning"}, {Stops: true, Text: "no MBR"}}
@@ -62,7 +62,7 @@ func TestBoardAuto(t *testing.T) {
 	}
 
 	// Enrolled, the machine is not among the discovered any more.
-	if _, err := inv.Enroll(hosts.Host{Name: "bravo", MACs: []string{pi4, pc}, Arch: "aarch64", Board: "rpi4"}, time.Hour, nil); err != nil {
+	if _, err := inv.Enroll(hosts.Host{Name: "bravo", MACs: []string{pi4, pc}, Arch: "aarch64", Choices: hosts.Choices{Board: "rpi4"}}, time.Hour, nil); err != nil {
 		t.Fatal(err)
 	}
 	for want, macs := range map[string][]string{"rpi4": {pc, pi4}, "": {strange}} {

@@ -1,6 +1,7 @@
-package web
+package enroll
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -15,7 +16,7 @@ const AutoBoard = "auto"
 
 // board says which board the host has, and refuses one that does not fit. What is not known
 // yet, the machine's first request tells.
-func (s *Server) board(name string, h *hosts.Host, layout *disko.Layout) error {
+func (s *Service) board(name string, h *hosts.Host, layout *disko.Layout) error {
 	seen := name == "" || name == AutoBoard
 	if seen {
 		name = s.seenBoard(*h)
@@ -28,10 +29,11 @@ func (s *Server) board(name string, h *hosts.Host, layout *disko.Layout) error {
 	case err != nil:
 		return err
 	case string(b.Arch) != h.Arch && seen:
-		return fmt.Errorf("the machine was seen to be %s, which is %s, and the flake builds %s for %s: choose another host or another machine, or name its board with --board",
-			b, b.Arch, h.Name, h.Arch)
+		return fmt.Errorf("the machine was seen to be %s, which is %s, and the flake builds %s for %s: "+
+			"choose another host or another machine, or name its board with --board", b, b.Arch, h.Name, h.Arch)
 	case string(b.Arch) != h.Arch:
-		return fmt.Errorf("the board %s is %s, and the flake builds %s for %s: choose another --board or another host", b, b.Arch, h.Name, h.Arch)
+		return fmt.Errorf("the board %s is %s, and the flake builds %s for %s: choose another --board or another host",
+			b, b.Arch, h.Name, h.Arch)
 	}
 	h.Board = b.Name
 	var stops []string
@@ -41,13 +43,14 @@ func (s *Server) board(name string, h *hosts.Host, layout *disko.Layout) error {
 		}
 	}
 	if len(stops) > 0 {
-		return fmt.Errorf("the layout of %s does not suit its board, %s (--board says if it is another):\n  %s", h.Name, b, strings.Join(stops, "\n  "))
+		return fmt.Errorf("the layout of %s does not suit its board, %s (--board says if it is another):\n  %s",
+			h.Name, b, strings.Join(stops, "\n  "))
 	}
 	return nil
 }
 
 // seenBoard is what the machine was recognised as, or had before; empty: it was not seen.
-func (s *Server) seenBoard(h hosts.Host) string {
+func (s *Service) seenBoard(h hosts.Host) string {
 	for _, d := range s.Hosts.Discovered() {
 		if d.Board != "" && slices.Contains(h.MACs, d.MAC) {
 			return d.Board
@@ -60,6 +63,23 @@ func (s *Server) seenBoard(h hosts.Host) string {
 	return ""
 }
 
+// chosenBoard is the board that a host gets by its name, or what its machine was recognised as meanwhile.
+func (s *Service) chosenBoard(ctx context.Context, h hosts.Host, name string) (string, error) {
+	if name == "" || name == AutoBoard {
+		for _, d := range s.Hosts.Discovered() {
+			if d.Board != "" && slices.Contains(h.MACs, d.MAC) {
+				return d.Board, nil
+			}
+		}
+		return "", nil
+	}
+	found, err := s.Evaluate(ctx, h.Flake, h.Name, h.Choices)
+	if err == nil {
+		err = s.board(name, &h, found.Layout)
+	}
+	return h.Board, err
+}
+
 func sameMACs(a, b []string) bool {
 	a, b = slices.Clone(a), slices.Clone(b)
 	slices.Sort(a)
@@ -68,7 +88,7 @@ func sameMACs(a, b []string) bool {
 }
 
 // problems are warnings about a layout, and what the host's board makes of it.
-func (s *Server) problems(h hosts.Host, layout *disko.Layout) []disko.Problem {
+func (s *Service) problems(h hosts.Host, layout *disko.Layout) []disko.Problem {
 	b, err := images.ParseBoard(h.Board)
 	if err != nil { // not known yet
 		return layout.Problems()

@@ -1,0 +1,142 @@
+package main
+
+import (
+	"encoding"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"provision/disko"
+	"provision/hosts"
+	"provision/images"
+	"provision/internal/enroll"
+)
+
+// toEnroll are the choices of an enrolment that have a flag, toSet those that can be changed later.
+func toEnroll(ch hosts.Choice) bool { return ch.Flag != "" }
+func toSet(ch hosts.Choice) bool    { return ch.Set != "" }
+
+// choiceFlags adds the flags of some choices to a command, as hosts.Choices describes them.
+func choiceFlags(c *cobra.Command, choices *hosts.Choices, which func(hosts.Choice) bool) {
+	for _, ch := range hosts.AllChoices() {
+		if which(ch) {
+			choiceFlag(c, ch, ch.In(choices))
+		}
+	}
+}
+
+// choiceFlag adds a flag whose value goes to a pointer.
+func choiceFlag(c *cobra.Command, ch hosts.Choice, to any) {
+	fl := c.Flags()
+	help := strings.ReplaceAll(ch.Help, "{boards}", strings.Join(images.BoardNames(), ", "))
+	switch to := to.(type) {
+	case *bool:
+		fl.BoolVar(to, ch.Flag, *to, help)
+	case *[]string:
+		fl.StringArrayVar(to, ch.Flag, *to, help)
+	case *string:
+		fl.StringVar(to, ch.Flag, *to, help)
+	case encoding.TextUnmarshaler:
+		fl.Var(&textFlag{to: to, empty: ch.Empty}, ch.Flag, help)
+	default:
+		panic(fmt.Sprintf("--%s: a choice of a type that is not a flag's", ch.Flag))
+	}
+	if ch.NoArg != "" {
+		fl.Lookup(ch.Flag).NoOptDefVal = ch.NoArg
+	}
+
+	var complete cobra.CompletionFunc
+	switch words, ok := to.(interface{ Words() []string }); {
+	case ok:
+		complete = completeWays(words.Words()...)
+	case ch.Flag == "board":
+		complete = completeWays(append(images.BoardNames(), enroll.AutoBoard)...)
+	case ch.Flag == "layout":
+		complete = func(c *cobra.Command, _ []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+			return completePresets(c, nil, typed)
+		}
+	default:
+		return
+	}
+	// It errs only for a flag that does not exist.
+	_ = c.RegisterFlagCompletionFunc(ch.Flag, complete)
+}
+
+// textFlag is the flag of a value that reads itself.
+type textFlag struct {
+	to    encoding.TextUnmarshaler
+	text  string
+	empty string // why an empty value is refused; empty: it is not
+}
+
+// Set implements [pflag.Value].
+func (f *textFlag) Set(s string) error {
+	if s == "" && f.empty != "" {
+		return errors.New(f.empty)
+	}
+	f.text = s
+	return f.to.UnmarshalText([]byte(s))
+}
+
+func (f *textFlag) String() string { return f.text }
+
+// Type implements [pflag.Value]; help shows it.
+func (f *textFlag) Type() string { return "string" }
+
+// isChoice tells whether a flag's value reads itself, and says of a wrong one what to write instead.
+func isChoice(f *pflag.Flag) bool {
+	_, is := f.Value.(*textFlag)
+	return is
+}
+
+// choiceOf is the choice of a name.
+func choiceOf(name string) hosts.Choice {
+	all := hosts.AllChoices()
+	return all[slices.IndexFunc(all, func(ch hosts.Choice) bool { return ch.Name == name })]
+}
+
+// given are the names of the choices whose flags were given.
+func given(c *cobra.Command, which func(hosts.Choice) bool) (names []string) {
+	for _, ch := range hosts.AllChoices() {
+		if which(ch) && c.Flags().Changed(ch.Flag) {
+			names = append(names, ch.Name)
+		}
+	}
+	return names
+}
+
+// checkChoices refuses what the server would refuse, as far as can be told here.
+func checkChoices(c hosts.Choices) error {
+	if c.BootMethod != (hosts.Method{}) {
+		if _, err := hosts.ParseMethod(c.BootMethod.String()); err != nil {
+			return err
+		}
+	}
+	if err := c.TPM2.Check(); err != nil {
+		return err
+	}
+	if err := c.CheckBuild(); err != nil {
+		return err
+	}
+	if c.Board != "" && c.Board != enroll.AutoBoard {
+		if _, err := images.ParseBoard(c.Board); err != nil {
+			return fmt.Errorf("--board: %w", err)
+		}
+	}
+	if _, err := images.ParseKernelParams(c.KernelParams); err != nil {
+		return err
+	}
+	if c.Preset != "" {
+		if _, err := disko.FindPreset(string(c.Preset)); err != nil {
+			return err
+		}
+	}
+	if slices.Contains(c.Wipe, "") {
+		return fmt.Errorf("--wipe: name a disk by its serial number")
+	}
+	return nil
+}
