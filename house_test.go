@@ -10,13 +10,14 @@ import (
 )
 
 // TestArrows asserts the design's arrows. pxe, installer and web never call
-// each other; hosts imports only what bounds words; disko and images import nothing of ours.
+// each other; hosts imports only what bounds words; disko and initrd import nothing of ours, and images imports initrd
+// alone.
 func TestArrows(t *testing.T) {
 	may := map[string][]string{
 		"provision/cache":               {},
 		"provision/hosts":               {"provision/internal/text"},
 		"provision/disko":               {},
-		"provision/images":              {},
+		"provision/images":              {"provision/internal/initrd"},
 		"provision/pxe":                 {"provision/hosts", "provision/images"},
 		"provision/installer":           {"provision/cache", "provision/disko", "provision/hosts", "provision/images", "provision/internal/confirm", "provision/internal/hardware", "provision/internal/nix", "provision/internal/target", "provision/internal/text"},
 		"provision/internal/nix":        {"provision/internal/text"},
@@ -24,7 +25,8 @@ func TestArrows(t *testing.T) {
 		"provision/internal/hardware":   {},
 		"provision/internal/confirm":    {"provision/disko", "provision/hosts"},
 		"provision/internal/target":     {},
-		"provision/internal/firststage": {},
+		"provision/internal/initrd":     {},
+		"provision/internal/firststage": {"provision/internal/initrd"},
 		"provision/internal/sshlogin":   {},
 		"provision/internal/timeline":   {"provision/hosts"},
 		"provision/internal/web":        {"provision/disko", "provision/hosts", "provision/images", "provision/internal/confirm", "provision/internal/text", "provision/internal/timeline"},

@@ -53,7 +53,7 @@ type Image struct {
 	KernelParams []string `json:"kernel_params,omitempty"`
 
 	Kernel File      `json:"kernel"`
-	Initrd File      `json:"initrd"` // as added; see Overlay for what is appended per boot
+	Initrd File      `json:"initrd"` // as added; see Contract.Tail for what is appended per boot
 	Added  time.Time `json:"added"`
 
 	From string `json:"from,omitempty"` // what it was added from; empty: single files

@@ -17,6 +17,8 @@ import (
 	"github.com/diskfs/go-diskfs/backend"
 	"github.com/diskfs/go-diskfs/backend/file"
 	"github.com/diskfs/go-diskfs/filesystem/iso9660"
+
+	"provision/internal/initrd"
 )
 
 // isISO says whether a file is an ISO 9660 image (ECMA-119, 8.4.2: its first
@@ -83,10 +85,11 @@ func (s allThere) ReadAt(p []byte, offset int64) (int, error) {
 		return 0, errors.New("a directory of absurd size")
 	}
 	n, err := s.Storage.ReadAt(p, offset)
-	if n < len(p) {
-		err = cmp.Or(cutShort(err), io.ErrUnexpectedEOF)
-	} else {
-		err = nil
+	switch {
+	case n == len(p):
+		return n, nil
+	case err == nil, errors.Is(err, io.EOF):
+		return n, io.ErrUnexpectedEOF
 	}
 	return n, err
 }
@@ -224,7 +227,7 @@ func bootEntries(text string) []bootEntry {
 var ofMedium = regexp.MustCompile(`(?:^| )(root=(?:LABEL|UUID|PARTUUID|PARTLABEL|/dev/|live:)[^ ]*|findiso=[^ ]*|boot=live|boot=casper|archisolabel=[^ ]*)`)
 
 // fromMemory is an error if stage 1 looks for the medium.
-func (m medium) fromMemory(e bootEntry, initrd string) error {
+func (m medium) fromMemory(e bootEntry, initrdFile string) error {
 	if strings.Contains(e.initrd, ",") {
 		return fmt.Errorf("it boots with several initrds (%s): put them into one, and add that with --initrd", e.initrd)
 	}
@@ -238,14 +241,15 @@ func (m medium) fromMemory(e bootEntry, initrd string) error {
 	if word == nil && squashfs == "" {
 		return nil
 	}
-	f, err := os.Open(initrd)
+	f, err := os.Open(initrdFile)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	inside := false
-	err = eachFile(f, func(e cpioEntry, _ io.Reader) error {
-		if inside = strings.HasSuffix(e.Name, ".squashfs") || strings.HasSuffix(e.Name, ".erofs"); inside {
+	err = initrd.Walk(f, func(name string, _ initrd.Header, _ io.Reader) error {
+		inside = strings.HasSuffix(name, ".squashfs") || strings.HasSuffix(name, ".erofs")
+		if inside {
 			return fs.SkipAll
 		}
 		return nil

@@ -79,7 +79,7 @@ func TestNix(t *testing.T) {
 				cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"}
 				cmd.SysProcAttr = &syscall.SysProcAttr{
 					Cloneflags:   syscall.CLONE_NEWPID | syscall.CLONE_NEWNET, // the tests of the others have the same ports
-					Unshareflags: syscall.CLONE_NEWNS, // which makes mounts private, too
+					Unshareflags: syscall.CLONE_NEWNS,                         // which makes mounts private, too
 					Pdeathsig:    syscall.SIGKILL,
 				}
 				data, err := cmd.CombinedOutput()
