@@ -346,12 +346,12 @@ func TestOpenRemovesUnusedContent(t *testing.T) {
 	write(t, filepath.Join(c.dir, tmpPrefix+"folder", "kexec", "initrd"), "half")
 	write(t, filepath.Join(c.dir, "README"), "not ours")
 	for name, days := range map[string]int{"old": 8, "new": 6} { // a download goes on within a week
-		part := filepath.Join(c.dir, partPrefix+name)
-		write(t, part, "half")
-		must(t, os.Chtimes(part, time.Time{}, time.Now().AddDate(0, 0, -days)))
+		partial := filepath.Join(c.dir, partialPrefix+name)
+		write(t, partial, "half")
+		must(t, os.Chtimes(partial, time.Time{}, time.Now().AddDate(0, 0, -days)))
 	}
 	open(t, c.dir)
-	if got, want := content(t, c), "README"; strings.Count(got, "\n") != 5 || !strings.Contains(got, partPrefix+"new") || !strings.Contains(got, want) {
+	if got, want := content(t, c), "README"; strings.Count(got, "\n") != 5 || !strings.Contains(got, partialPrefix+"new") || !strings.Contains(got, want) {
 		t.Errorf("got\n%s", got)
 	}
 	must(t, c.Verify(t.Context(), img.Name))

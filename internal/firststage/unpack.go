@@ -112,7 +112,7 @@ func (u *unpacker) entry(in *initrd.Stream) error {
 
 	nameEnd := initrd.Align(start + initrd.HeaderSize + int64(h.NameSize))
 	end := nameEnd + h.Size
-	if known(h) {
+	if kernelMakes(h) {
 		name := make([]byte, h.NameSize)
 		if _, err := io.ReadFull(in, name); err != nil {
 			return noEOF(err)
@@ -139,9 +139,9 @@ func (u *unpacker) entry(in *initrd.Stream) error {
 	return err
 }
 
-// known reports whether the kernel makes a file of that header. It leaves out
+// kernelMakes reports whether the kernel makes a file of that header. It leaves out
 // names that are too long, and what has content though its type has none.
-func known(h initrd.Header) bool {
+func kernelMakes(h initrd.Header) bool {
 	if h.NameSize == 0 || h.NameSize > unix.PathMax {
 		return false
 	}

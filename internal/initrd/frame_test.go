@@ -23,9 +23,9 @@ func TestFrameEnd(t *testing.T) {
 
 // TestLZ4End: as the kernel does, the frame ends where there is no room for the size of a block.
 func TestLZ4End(t *testing.T) {
-	frame := packed(t, Archive(nil), "lz4", "-l")
+	lz4Frame := packed(t, Archive(nil), "lz4", "-l")
 	for n := range 4 {
-		if _, err := walked(append(bytes.Clone(frame), "abc"[:n]...)); err != nil {
+		if _, err := walked(append(bytes.Clone(lz4Frame), "abc"[:n]...)); err != nil {
 			t.Errorf("%d bytes behind it: %v", n, err)
 		}
 	}
