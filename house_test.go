@@ -18,6 +18,7 @@ func TestArrows(t *testing.T) {
 		"provision/hosts":               {"provision/internal/text"},
 		"provision/disko":               {},
 		"provision/images":              {"provision/internal/initrd"},
+		"provision/images/media":        {"provision/images"},
 		"provision/pxe":                 {"provision/hosts", "provision/images"},
 		"provision/installer":           {"provision/cache", "provision/disko", "provision/hosts", "provision/images", "provision/internal/confirm", "provision/internal/hardware", "provision/internal/nix", "provision/internal/target", "provision/internal/text"},
 		"provision/internal/nix":        {"provision/internal/text"},
@@ -29,7 +30,7 @@ func TestArrows(t *testing.T) {
 		"provision/internal/firststage": {"provision/internal/initrd"},
 		"provision/internal/sshlogin":   {},
 		"provision/internal/timeline":   {"provision/hosts"},
-		"provision/internal/web":        {"provision/disko", "provision/hosts", "provision/images", "provision/internal/confirm", "provision/internal/text", "provision/internal/timeline"},
+		"provision/internal/web":        {"provision/disko", "provision/hosts", "provision/images", "provision/images/media", "provision/internal/confirm", "provision/internal/text", "provision/internal/timeline"},
 		"provision/internal/doctor":     {"provision/hosts", "provision/images", "provision/internal/nix", "provision/pxe"},
 		"provision/cmd/provision":       {"provision/cache", "provision/disko", "provision/hosts", "provision/images", "provision/installer", "provision/internal/doctor", "provision/internal/nix", "provision/internal/sshlogin", "provision/internal/target", "provision/internal/text", "provision/internal/timeline", "provision/internal/web", "provision/pxe"},
 	}

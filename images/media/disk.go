@@ -1,4 +1,4 @@
-package images
+package media
 
 import (
 	"crypto/sha256"
@@ -105,10 +105,12 @@ func (m BootMedium) copyTo(fs filesystem.FileSystem, name string) (sum []byte, e
 		return nil, err
 	}
 	h := sha256.New()
-	// Each write writes the FATs as well.
-	n, err := io.CopyBuffer(struct{ io.Writer }{out}, io.TeeReader(io.LimitReader(in, m.Files[name].Size+1), h), make([]byte, min(m.Files[name].Size+1, 8*mebi)))
-	if err == nil && n != m.Files[name].Size {
-		err = fmt.Errorf("it has not %d bytes", m.Files[name].Size)
+	// Each write writes the FATs as well, so there are to be few.
+	size := m.Files[name].Size
+	limited := io.TeeReader(io.LimitReader(in, size+1), h) // one byte more shows that it is longer
+	n, err := io.CopyBuffer(struct{ io.Writer }{out}, limited, make([]byte, min(size+1, 8*mebi)))
+	if err == nil && n != size {
+		err = fmt.Errorf("it has not %d bytes", size)
 	}
 	return h.Sum(nil), errors.Join(err, out.Close())
 }
@@ -122,9 +124,22 @@ func uuidOf(b []byte) string {
 
 // writeGPT writes a GPT with one EFI system partition. whole is the disk's size.
 func writeGPT(f backend.WritableFile, id []byte, start, size, whole int64) error {
-	t := &gpt.Table{LogicalSectorSize: sector, PhysicalSectorSize: sector, ProtectiveMBR: true, GUID: uuidOf(id[:16]),
-		Partitions: []*gpt.Partition{{Index: 1, Start: uint64(start / sector), End: uint64((start+size)/sector - 1), Size: uint64(size),
-			Type: gpt.EFISystemPartition, Name: "provision", GUID: uuidOf(id[16:])}}}
+	partition := &gpt.Partition{
+		Index: 1,
+		Start: uint64(start / sector),
+		End:   uint64((start+size)/sector - 1),
+		Size:  uint64(size),
+		Type:  gpt.EFISystemPartition,
+		Name:  "provision",
+		GUID:  uuidOf(id[16:]),
+	}
+	t := &gpt.Table{
+		LogicalSectorSize:  sector,
+		PhysicalSectorSize: sector,
+		ProtectiveMBR:      true,
+		GUID:               uuidOf(id[:16]),
+		Partitions:         []*gpt.Partition{partition},
+	}
 	// The wrapping hides Sync, which it would call five times.
 	if err := t.Write(struct{ backend.WritableFile }{f}, whole); err != nil {
 		return fmt.Errorf("write the GPT: %w", err)
@@ -135,8 +150,17 @@ func writeGPT(f backend.WritableFile, id []byte, start, size, whole int64) error
 // writeMBR writes an MBR with one FAT32 partition (LBA). Its signature, by
 // which Linux makes PARTUUIDs, is the identity's.
 func writeMBR(f backend.WritableFile, id []byte, start, size int64) error {
-	t := &mbr.Table{LogicalSectorSize: sector, PhysicalSectorSize: sector,
-		Partitions: []*mbr.Partition{{Bootable: true, Type: mbr.Fat32LBA, Start: uint32(start / sector), Size: uint32(size / sector)}}}
+	partition := &mbr.Partition{
+		Bootable: true,
+		Type:     mbr.Fat32LBA,
+		Start:    uint32(start / sector),
+		Size:     uint32(size / sector),
+	}
+	t := &mbr.Table{
+		LogicalSectorSize:  sector,
+		PhysicalSectorSize: sector,
+		Partitions:         []*mbr.Partition{partition},
+	}
 	if err := t.Write(f, start+size); err != nil {
 		return fmt.Errorf("write the MBR: %w", err)
 	}

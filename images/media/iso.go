@@ -1,4 +1,4 @@
-package images
+package media
 
 import (
 	"encoding/binary"
