@@ -110,13 +110,20 @@ func ubootImage(script string) []byte {
 	data = be.AppendUint32(data, 0) // there is no other script
 	data = append(data, script...)
 
-	const magic, linux, arm64, kind, plain = 0x27051956, 5, 22, 6, 0
+	const (
+		magic = 0x27051956
+
+		linux        = 5
+		arm64        = 22
+		scriptType   = 6
+		uncompressed = 0
+	)
 	head := make([]byte, 64)
 	be.PutUint32(head, magic)
 	be.PutUint32(head[12:], uint32(len(data)))
 	be.PutUint32(head[24:], crc32.ChecksumIEEE(data))
-	copy(head[28:], []byte{linux, arm64, kind, plain})
+	copy(head[28:], []byte{linux, arm64, scriptType, uncompressed})
 	copy(head[32:], "provision")
-	be.PutUint32(head[4:], crc32.ChecksumIEEE(head))
+	be.PutUint32(head[4:], crc32.ChecksumIEEE(head)) // while that field is zero
 	return append(head, data...)
 }
