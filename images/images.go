@@ -9,6 +9,9 @@
 // What makes an image fit for installing (sshd, the keys taken out of the
 // initrd) cannot be seen from outside; what can be seen is checked by
 // [Catalog.Add].
+//
+// Of ours it imports internal/initrd alone, which reads and writes initrds.
+// images/media, which makes sticks and CDs of what is in the catalog, imports it.
 package images
 
 import (

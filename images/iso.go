@@ -55,7 +55,7 @@ func FromISO(ctx context.Context, name, tmpdir string, progress func(done, total
 	if err != nil {
 		return Source{}, fmt.Errorf("%s: %w (was it downloaded in full?)", name, err)
 	}
-	m := medium{fsys}
+	m := isoImage{fsys}
 	e, err := m.bootEntry()
 	if err != nil {
 		return Source{}, fmt.Errorf("%s: %w", name, err)
@@ -94,12 +94,12 @@ func (s allThere) ReadAt(p []byte, offset int64) (int, error) {
 	return n, err
 }
 
-// A medium is the file system of an ISO image.
-type medium struct{ *iso9660.FileSystem }
+// An isoImage is the file system of an ISO image.
+type isoImage struct{ *iso9660.FileSystem }
 
 // find returns the path of a file whatever the case that it is written in:
 // without Rock Ridge, names are upper case and may end in ";1".
-func (m medium) find(name string) (string, error) {
+func (m isoImage) find(name string) (string, error) {
 	at := "."
 	for part := range strings.SplitSeq(strings.Trim(path.Clean("/"+name), "/"), "/") {
 		entries, err := m.ReadDir(at)
@@ -118,7 +118,7 @@ func (m medium) find(name string) (string, error) {
 	return at, nil
 }
 
-func (m medium) open(name string) (fs.File, int64, error) {
+func (m isoImage) open(name string) (fs.File, int64, error) {
 	at, err := m.find(name)
 	if err != nil {
 		return nil, 0, err
@@ -138,7 +138,7 @@ func (m medium) open(name string) (fs.File, int64, error) {
 	return f, info.Size(), nil
 }
 
-func (m medium) copy(ctx context.Context, from, to string, limit int64, progress func(done, total int64)) error {
+func (m isoImage) copy(ctx context.Context, from, to string, limit int64, progress func(done, total int64)) error {
 	in, size, err := m.open(from)
 	if err != nil {
 		return err
@@ -160,7 +160,7 @@ type bootEntry struct{ kernel, initrd, cmdline string }
 
 // bootEntry finds the entry that the medium boots: the first that is complete,
 // of a NixOS system if there is one.
-func (m medium) bootEntry() (bootEntry, error) {
+func (m isoImage) bootEntry() (bootEntry, error) {
 	var found []bootEntry
 	for _, name := range []string{"isolinux/isolinux.cfg", "boot/isolinux/isolinux.cfg", "syslinux/syslinux.cfg", "boot/syslinux/syslinux.cfg",
 		"EFI/BOOT/grub.cfg", "boot/grub/grub.cfg", "boot/grub2/grub.cfg"} {
@@ -227,7 +227,7 @@ func bootEntries(text string) []bootEntry {
 var ofMedium = regexp.MustCompile(`(?:^| )(root=(?:LABEL|UUID|PARTUUID|PARTLABEL|/dev/|live:)[^ ]*|findiso=[^ ]*|boot=live|boot=casper|archisolabel=[^ ]*)`)
 
 // fromMemory is an error if stage 1 looks for the medium.
-func (m medium) fromMemory(e bootEntry, initrdFile string) error {
+func (m isoImage) fromMemory(e bootEntry, initrdFile string) error {
 	if strings.Contains(e.initrd, ",") {
 		return fmt.Errorf("it boots with several initrds (%s): put them into one, and add that with --initrd", e.initrd)
 	}
