@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"provision/internal/initrd"
 )
 
 // Add checks the files of src and stores them as image name. Either all of it
@@ -44,19 +46,20 @@ func (c *Catalog) add(ctx context.Context, img Image, src Source, progress func(
 		return Image{}, err
 	}
 	defer kernel.Close()
-	initrd, err := openInput("initrd", src.Initrd)
+	initrdFile, err := openInput("initrd", src.Initrd)
 	if err != nil {
 		return Image{}, err
 	}
-	defer initrd.Close()
+	defer initrdFile.Close()
 	if img.Arch, err = checkArch(img.Arch, kernel.File); err != nil {
 		return Image{}, fmt.Errorf("kernel %s: %w", src.Kernel, err)
 	}
-	if err := checkInitrd(initrd.File); err != nil {
+	if err := initrd.Check(initrdFile.File); err != nil {
 		return Image{}, fmt.Errorf("initrd %s: %w", src.Initrd, err)
 	}
 
-	done, total := int64(0), kernel.before.Size()+2*initrd.before.Size() // stored, and looked into
+	done := int64(0)
+	total := kernel.before.Size() + 2*initrdFile.before.Size() // the initrd is stored, and looked into
 	count := func(n int) {
 		if done += int64(n); progress != nil {
 			progress(done, total)
@@ -67,7 +70,7 @@ func (c *Catalog) add(ctx context.Context, img Image, src Source, progress func(
 		return Image{}, err
 	}
 	defer os.Remove(kernelBlob.tmp)
-	initrdBlob, err := c.copyIn(ctx, initrd, count)
+	initrdBlob, err := c.copyIn(ctx, initrdFile, count)
 	if err != nil {
 		return Image{}, err
 	}
@@ -75,17 +78,19 @@ func (c *Catalog) add(ctx context.Context, img Image, src Source, progress func(
 	if img.Look, err = lookAt(ctx, img.Arch, kernelBlob, initrdBlob, count); err != nil {
 		return Image{}, fmt.Errorf("initrd %s: %w (was it downloaded in full?)", src.Initrd, err)
 	}
-	img.Kernel, img.Initrd, img.Added = kernelBlob.File, initrdBlob.File, time.Now().UTC().Truncate(time.Second)
+	img.Kernel = kernelBlob.File
+	img.Initrd = initrdBlob.File
+	img.Added = time.Now().UTC().Truncate(time.Second)
 	return c.commit(img, kernelBlob, initrdBlob)
 }
 
-func lookAt(ctx context.Context, arch Arch, kernel, initrd blob, count func(int)) (*Look, error) {
+func lookAt(ctx context.Context, arch Arch, kernel, initrdFile blob, count func(int)) (*Look, error) {
 	k, err := os.Open(kernel.tmp)
 	if err != nil {
 		return nil, err
 	}
 	defer k.Close()
-	i, err := os.Open(initrd.tmp)
+	i, err := os.Open(initrdFile.tmp)
 	if err != nil {
 		return nil, err
 	}

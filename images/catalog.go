@@ -37,17 +37,17 @@ type Catalog struct {
 	program func(Arch) ([]byte, error) // of a first stage
 }
 
-// partDays is for how many days a download that broke off can go on.
-const partDays = 7
+// partialDays is for how many days a partial download can be continued.
+const partialDays = 7
 
 // Open opens the catalog in dir, makes the folder if there is none, and removes
-// what killed adds have left in it, and parts of downloads that are a week old.
+// what killed adds have left in it, and partial downloads that are a week old.
 func Open(dir string) (*Catalog, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make the image folder: %w", err)
 	}
 	c := &Catalog{dir: dir, http: newDownloader(), program: firstStageProgram}
-	err := errors.Join(c.sweep(true), c.dropParts(new(Freed), time.Now().AddDate(0, 0, -partDays)))
+	err := errors.Join(c.sweep(true), c.dropPartials(new(Freed), time.Now().AddDate(0, 0, -partialDays)))
 	if err != nil {
 		return nil, fmt.Errorf("open the image folder: %w", err)
 	}

@@ -17,15 +17,16 @@ import (
 	"testing"
 	"time"
 
+	"provision/internal/initrd"
 	"provision/internal/nix"
 )
 
 // fit is what an initrd holds in which nothing is missing.
-func fit(content string) []OverlayFile {
-	return []OverlayFile{
-		{"init", 0o755, []byte("#!/bin/sh\n[ -e /ssh/authorized_keys ] && install -D /ssh/authorized_keys /root/.ssh/authorized_keys\n# " + content)},
-		{"bin/sshd", 0o755, nil},
-		{"lib/modules/6.12.30/kernel/drivers/net/ethernet/intel/e1000e/e1000e.ko.xz", 0o644, nil},
+func fit(content string) []initrd.File {
+	return []initrd.File{
+		{Path: "init", Mode: 0o755, Data: []byte("#!/bin/sh\n[ -e /ssh/authorized_keys ] && install -D /ssh/authorized_keys /root/.ssh/authorized_keys\n# " + content)},
+		{Path: "bin/sshd", Mode: 0o755, Data: nil},
+		{Path: "lib/modules/6.12.30/kernel/drivers/net/ethernet/intel/e1000e/e1000e.ko.xz", Mode: 0o644, Data: nil},
 	}
 }
 
@@ -35,7 +36,7 @@ func files(t *testing.T, content string) Source {
 	dir := t.TempDir()
 	return Source{
 		Kernel:  write(t, filepath.Join(dir, "bzImage"), string(x86Kernel())),
-		Initrd:  write(t, filepath.Join(dir, "initrd"), string(Overlay(fit(content)))),
+		Initrd:  write(t, filepath.Join(dir, "initrd"), string(initrd.Overlay(fit(content)))),
 		Cmdline: "init=/nix/store/i/init initrd=initrd quiet",
 	}
 }
@@ -163,14 +164,14 @@ func TestVerify(t *testing.T) {
 	c := open(t, t.TempDir())
 	src := files(t, "one")
 	img := add(t, c, "a", src)
-	kernel, initrd := filepath.Join(c.dir, img.Kernel.SHA256), filepath.Join(c.dir, img.Initrd.SHA256)
+	kernel, initrdFile := filepath.Join(c.dir, img.Kernel.SHA256), filepath.Join(c.dir, img.Initrd.SHA256)
 
-	data, err := os.ReadFile(initrd)
+	data, err := os.ReadFile(initrdFile)
 	must(t, err)
 	data[len(data)/2] ^= 1
-	must(t, os.WriteFile(initrd, data, 0o644))
+	must(t, os.WriteFile(initrdFile, data, 0o644))
 	err = c.Verify(t.Context(), "a")
-	checkErr(t, err, "its initrd: "+initrd+" is damaged")
+	checkErr(t, err, "its initrd: "+initrdFile+" is damaged")
 	if strings.Contains(err.Error(), "kernel") {
 		t.Errorf("the kernel is blamed: %v", err)
 	}
@@ -345,12 +346,12 @@ func TestOpenRemovesUnusedContent(t *testing.T) {
 	write(t, filepath.Join(c.dir, tmpPrefix+"folder", "kexec", "initrd"), "half")
 	write(t, filepath.Join(c.dir, "README"), "not ours")
 	for name, days := range map[string]int{"old": 8, "new": 6} { // a download goes on within a week
-		part := filepath.Join(c.dir, partPrefix+name)
-		write(t, part, "half")
-		must(t, os.Chtimes(part, time.Time{}, time.Now().AddDate(0, 0, -days)))
+		partial := filepath.Join(c.dir, partialPrefix+name)
+		write(t, partial, "half")
+		must(t, os.Chtimes(partial, time.Time{}, time.Now().AddDate(0, 0, -days)))
 	}
 	open(t, c.dir)
-	if got, want := content(t, c), "README"; strings.Count(got, "\n") != 5 || !strings.Contains(got, partPrefix+"new") || !strings.Contains(got, want) {
+	if got, want := content(t, c), "README"; strings.Count(got, "\n") != 5 || !strings.Contains(got, partialPrefix+"new") || !strings.Contains(got, want) {
 		t.Errorf("got\n%s", got)
 	}
 	must(t, c.Verify(t.Context(), img.Name))

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"provision/internal/initrd"
 )
 
 // maxDebSize bounds what a package unpacks to; a kernel's is some 400 MB.
@@ -33,7 +35,7 @@ func (g *gathering) deb(file string) error {
 	if err != nil {
 		return err
 	}
-	out, err := decompress(data)
+	out, err := initrd.Decompress(data)
 	if err == nil {
 		defer out.Close()
 		err = g.tar(out)

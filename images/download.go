@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// A downloader fetches files over HTTP into part files, and goes on where it,
-// or an earlier process, stopped.
+// A downloader fetches files over HTTP into partial downloads, and continues where
+// it, or an earlier process, stopped.
 type downloader struct {
 	client *http.Client
 	stall  time.Duration // a connection that brings no byte for so long is given up
@@ -73,7 +73,7 @@ type remote struct {
 
 // get downloads the file into p. Count, which may be nil, is called with bytes;
 // total is 0 where the server does not tell.
-func (d downloader) get(ctx context.Context, r remote, p *part, count func(done, total int64)) error {
+func (d downloader) get(ctx context.Context, r remote, p *partialDownload, count func(done, total int64)) error {
 	for n := 1; ; n++ {
 		before := p.size
 		err := d.try(ctx, r, p, count)
@@ -133,7 +133,7 @@ func secure(u *url.URL) bool {
 	return u.Scheme == "https" || u.Hostname() == "localhost" || host != nil && host.IsLoopback()
 }
 
-func (d downloader) try(parent context.Context, r remote, p *part, count func(done, total int64)) error {
+func (d downloader) try(parent context.Context, r remote, p *partialDownload, count func(done, total int64)) error {
 	ctx, cancel := context.WithCancelCause(parent)
 	defer cancel(nil)
 	watchdog := time.AfterFunc(d.stall, func() { cancel(fmt.Errorf("the server has sent nothing for %v", d.stall)) })
@@ -177,21 +177,21 @@ func because(ctx context.Context, err error) error {
 
 // ask sends the request for what is missing of the file (RFC 9110, sections
 // 13.1.5 and 14.2).
-func (d downloader) ask(ctx context.Context, r remote, p *part) (*http.Response, error) {
+func (d downloader) ask(ctx context.Context, r remote, p *partialDownload) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.url.String(), nil)
 	if err != nil {
 		return nil, err
 	}
 	req.Header.Set("User-Agent", "provision")
 	req.Header.Set("Accept-Encoding", "identity") // ranges are of what is stored
-	if p.size > 0 && p.Validator == "" {
+	if p.size > 0 && p.saved.Validator == "" {
 		if err := p.restart(""); err != nil {
 			return nil, err
 		}
 	}
 	if p.size > 0 {
 		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", p.size))
-		req.Header.Set("If-Range", p.Validator)
+		req.Header.Set("If-Range", p.saved.Validator)
 	}
 	client := *d.client
 	client.CheckRedirect = func(req *http.Request, via []*http.Request) error {
@@ -210,8 +210,9 @@ func (d downloader) ask(ctx context.Context, r remote, p *part) (*http.Response,
 }
 
 // accept makes p ready for the body of the answer, or says what is wrong with it.
-func (p *part) accept(resp *http.Response) error {
-	p.complete, p.total = false, -1
+func (p *partialDownload) accept(resp *http.Response) error {
+	p.complete = false
+	p.total = -1
 	switch code := resp.StatusCode; code {
 	case http.StatusOK:
 		p.total = resp.ContentLength
@@ -225,7 +226,8 @@ func (p *part) accept(resp *http.Response) error {
 		return nil
 	case http.StatusRequestedRangeNotSatisfiable:
 		_, total := parseContentRange(resp.Header)
-		if p.complete = total == p.size && p.size > 0; p.complete {
+		p.complete = total == p.size && p.size > 0
+		if p.complete {
 			return nil
 		}
 		return errors.Join(p.restart(""), errors.New("the server no longer has the file that was begun"))

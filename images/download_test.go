@@ -146,7 +146,7 @@ func TestFromURL(t *testing.T) {
 	if kexec.Kernel != img.Kernel || kexec.Initrd != img.Initrd {
 		t.Errorf("got %+v", kexec)
 	}
-	if left := content(t, c); strings.Contains(left, partPrefix) || strings.Contains(left, tmpPrefix) {
+	if left := content(t, c); strings.Contains(left, partialPrefix) || strings.Contains(left, tmpPrefix) {
 		t.Errorf("left behind:\n%s", left)
 	}
 }
@@ -221,7 +221,7 @@ func TestDigests(t *testing.T) {
 			if err == nil && img.Checked != test.checked {
 				t.Errorf("checked by %q, want %q", img.Checked, test.checked)
 			}
-			if strings.Contains(test.err, "and the digest") && strings.Contains(content(t, c), partPrefix) {
+			if strings.Contains(test.err, "and the digest") && strings.Contains(content(t, c), partialPrefix) {
 				t.Errorf("what is damaged was kept:\n%s", content(t, c))
 			}
 			if test.plain && test.given == nil && test.m.asked("") > 0 {
@@ -434,7 +434,7 @@ func TestResumeLater(t *testing.T) {
 	if m.asked(fmt.Sprintf("/bzImage-x86_64-linux bytes=%d-", len(x86Kernel()))) != 1 {
 		t.Errorf("the kernel came again: %q", m.log)
 	}
-	if left := content(t, c); strings.Contains(left, partPrefix) {
+	if left := content(t, c); strings.Contains(left, partialPrefix) {
 		t.Errorf("left behind:\n%s", left)
 	}
 }

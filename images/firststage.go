@@ -16,6 +16,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"provision/internal/initrd"
 )
 
 // firstStagePrograms are made by "make build".
@@ -146,12 +148,12 @@ func (c *Catalog) packFirstStage(ctx context.Context, img Image, program []byte)
 	if err != nil {
 		return nil, err
 	}
-	files := []OverlayFile{
+	files := []initrd.File{
 		{Path: "init", Mode: 0o755, Data: plain},
 		{Path: "sbin/modprobe", Mode: fs.ModeSymlink, Data: []byte("/init")},
 	}
 	if init := rdinit(img.Cmdline); init != "/init" { // the kernel starts that, wherever it is
-		files = append(files, OverlayFile{Path: init, Mode: fs.ModeSymlink, Data: []byte("/init")})
+		files = append(files, initrd.File{Path: init, Mode: fs.ModeSymlink, Data: []byte("/init")})
 	}
 	modules, err := c.networkModules(ctx, img)
 	if err != nil {
@@ -162,7 +164,7 @@ func (c *Catalog) packFirstStage(ctx context.Context, img Image, program []byte)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := w.Write(Overlay(append(files, modules...))); err != nil {
+	if _, err := w.Write(initrd.Overlay(append(files, modules...))); err != nil {
 		return nil, err
 	}
 	if err := w.Close(); err != nil {

@@ -1,18 +1,18 @@
 package images
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"provision/internal/initrd"
 )
 
 // firstProgram stands for our program.
@@ -61,13 +61,13 @@ func bannerKernel(release string) []byte {
 // addTree adds an image whose initrd holds the files.
 func addTree(t *testing.T, c *Catalog, name string, kernel []byte, tree map[string]string) Image {
 	t.Helper()
-	var files []OverlayFile
+	var files []initrd.File
 	for file, data := range tree {
-		files = append(files, OverlayFile{Path: file, Mode: 0o644, Data: []byte(data)})
+		files = append(files, initrd.File{Path: file, Mode: 0o644, Data: []byte(data)})
 	}
 	dir := t.TempDir()
 	img, err := c.Add(t.Context(), name, AArch64, Source{
-		Kernel: write(t, filepath.Join(dir, "kernel"), string(kernel)), Initrd: write(t, filepath.Join(dir, "initrd"), string(gzipped(Overlay(files)))),
+		Kernel: write(t, filepath.Join(dir, "kernel"), string(kernel)), Initrd: write(t, filepath.Join(dir, "initrd"), string(gzipped(initrd.Overlay(files)))),
 		Cmdline: "init=/nix/store/x/init rdinit=/first",
 	}, nil)
 	must(t, err)
@@ -81,10 +81,10 @@ func unpackFirst(t *testing.T, c *Catalog, f File) map[string]string {
 	must(t, err)
 	defer in.Close()
 	got := map[string]string{}
-	must(t, eachFile(in, func(e cpioEntry, content io.Reader) error {
+	must(t, initrd.Walk(in, func(name string, h initrd.Header, content io.Reader) error {
 		data, err := io.ReadAll(content)
-		if e.Mode&fileType != typeFolder {
-			got[e.Name] = fmt.Sprintf("%o %s", e.Mode, data)
+		if !h.Type().IsDir() {
+			got[name] = fmt.Sprintf("%o %s", h.Mode, data)
 		}
 		return err
 	}))
@@ -330,17 +330,5 @@ func TestFirstStageCmdline(t *testing.T) {
 	}
 	if words := words(got); len(words) != 2 {
 		t.Errorf("words %q", words)
-	}
-}
-
-func TestOverlaySymlink(t *testing.T) {
-	got := map[string]string{}
-	must(t, eachFile(bytes.NewReader(Overlay([]OverlayFile{{"sbin/modprobe", fs.ModeSymlink, []byte("/init")}})), func(e cpioEntry, content io.Reader) error {
-		data, err := io.ReadAll(content)
-		got[e.Name] = fmt.Sprintf("%o %s", e.Mode, data)
-		return err
-	}))
-	if got["sbin/modprobe"] != "120777 /init" {
-		t.Errorf("%v", got)
 	}
 }

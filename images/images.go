@@ -9,6 +9,9 @@
 // What makes an image fit for installing (sshd, the keys taken out of the
 // initrd) cannot be seen from outside; what can be seen is checked by
 // [Catalog.Add].
+//
+// Of ours it imports internal/initrd alone, which reads and writes initrds.
+// images/media, which makes sticks and CDs of what is in the catalog, imports it.
 package images
 
 import (
@@ -53,7 +56,7 @@ type Image struct {
 	KernelParams []string `json:"kernel_params,omitempty"`
 
 	Kernel File      `json:"kernel"`
-	Initrd File      `json:"initrd"` // as added; see Overlay for what is appended per boot
+	Initrd File      `json:"initrd"` // as added; see Contract.Tail for what is appended per boot
 	Added  time.Time `json:"added"`
 
 	From string `json:"from,omitempty"` // what it was added from; empty: single files

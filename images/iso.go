@@ -17,6 +17,8 @@ import (
 	"github.com/diskfs/go-diskfs/backend"
 	"github.com/diskfs/go-diskfs/backend/file"
 	"github.com/diskfs/go-diskfs/filesystem/iso9660"
+
+	"provision/internal/initrd"
 )
 
 // isISO says whether a file is an ISO 9660 image (ECMA-119, 8.4.2: its first
@@ -53,7 +55,7 @@ func FromISO(ctx context.Context, name, tmpdir string, progress func(done, total
 	if err != nil {
 		return Source{}, fmt.Errorf("%s: %w (was it downloaded in full?)", name, err)
 	}
-	m := medium{fsys}
+	m := isoImage{fsys}
 	e, err := m.bootEntry()
 	if err != nil {
 		return Source{}, fmt.Errorf("%s: %w", name, err)
@@ -83,20 +85,21 @@ func (s allThere) ReadAt(p []byte, offset int64) (int, error) {
 		return 0, errors.New("a directory of absurd size")
 	}
 	n, err := s.Storage.ReadAt(p, offset)
-	if n < len(p) {
-		err = cmp.Or(cutShort(err), io.ErrUnexpectedEOF)
-	} else {
-		err = nil
+	switch {
+	case n == len(p):
+		return n, nil
+	case err == nil, errors.Is(err, io.EOF):
+		return n, io.ErrUnexpectedEOF
 	}
 	return n, err
 }
 
-// A medium is the file system of an ISO image.
-type medium struct{ *iso9660.FileSystem }
+// An isoImage is the file system of an ISO image.
+type isoImage struct{ *iso9660.FileSystem }
 
 // find returns the path of a file whatever the case that it is written in:
 // without Rock Ridge, names are upper case and may end in ";1".
-func (m medium) find(name string) (string, error) {
+func (m isoImage) find(name string) (string, error) {
 	at := "."
 	for part := range strings.SplitSeq(strings.Trim(path.Clean("/"+name), "/"), "/") {
 		entries, err := m.ReadDir(at)
@@ -115,7 +118,7 @@ func (m medium) find(name string) (string, error) {
 	return at, nil
 }
 
-func (m medium) open(name string) (fs.File, int64, error) {
+func (m isoImage) open(name string) (fs.File, int64, error) {
 	at, err := m.find(name)
 	if err != nil {
 		return nil, 0, err
@@ -135,7 +138,7 @@ func (m medium) open(name string) (fs.File, int64, error) {
 	return f, info.Size(), nil
 }
 
-func (m medium) copy(ctx context.Context, from, to string, limit int64, progress func(done, total int64)) error {
+func (m isoImage) copy(ctx context.Context, from, to string, limit int64, progress func(done, total int64)) error {
 	in, size, err := m.open(from)
 	if err != nil {
 		return err
@@ -157,7 +160,7 @@ type bootEntry struct{ kernel, initrd, cmdline string }
 
 // bootEntry finds the entry that the medium boots: the first that is complete,
 // of a NixOS system if there is one.
-func (m medium) bootEntry() (bootEntry, error) {
+func (m isoImage) bootEntry() (bootEntry, error) {
 	var found []bootEntry
 	for _, name := range []string{"isolinux/isolinux.cfg", "boot/isolinux/isolinux.cfg", "syslinux/syslinux.cfg", "boot/syslinux/syslinux.cfg",
 		"EFI/BOOT/grub.cfg", "boot/grub/grub.cfg", "boot/grub2/grub.cfg"} {
@@ -224,7 +227,7 @@ func bootEntries(text string) []bootEntry {
 var ofMedium = regexp.MustCompile(`(?:^| )(root=(?:LABEL|UUID|PARTUUID|PARTLABEL|/dev/|live:)[^ ]*|findiso=[^ ]*|boot=live|boot=casper|archisolabel=[^ ]*)`)
 
 // fromMemory is an error if stage 1 looks for the medium.
-func (m medium) fromMemory(e bootEntry, initrd string) error {
+func (m isoImage) fromMemory(e bootEntry, initrdFile string) error {
 	if strings.Contains(e.initrd, ",") {
 		return fmt.Errorf("it boots with several initrds (%s): put them into one, and add that with --initrd", e.initrd)
 	}
@@ -238,14 +241,15 @@ func (m medium) fromMemory(e bootEntry, initrd string) error {
 	if word == nil && squashfs == "" {
 		return nil
 	}
-	f, err := os.Open(initrd)
+	f, err := os.Open(initrdFile)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	inside := false
-	err = eachFile(f, func(e cpioEntry, _ io.Reader) error {
-		if inside = strings.HasSuffix(e.Name, ".squashfs") || strings.HasSuffix(e.Name, ".erofs"); inside {
+	err = initrd.Walk(f, func(name string, _ initrd.Header, _ io.Reader) error {
+		inside = strings.HasSuffix(name, ".squashfs") || strings.HasSuffix(name, ".erofs")
+		if inside {
 			return fs.SkipAll
 		}
 		return nil

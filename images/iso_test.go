@@ -8,6 +8,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"provision/internal/initrd"
 )
 
 // isolinux and grub are what NixOS's ISOs have.
@@ -55,11 +57,11 @@ func TestFromISO(t *testing.T) {
 	src := files(t, strings.Repeat("one", 1<<19))
 	kernel, err := os.ReadFile(src.Kernel)
 	must(t, err)
-	initrd, err := os.ReadFile(src.Initrd)
+	initrdData, err := os.ReadFile(src.Initrd)
 	must(t, err)
-	whole := append(initrd, Overlay([]OverlayFile{squashfs})...)
-	tree := func(initrd []byte, root string, more ...string) map[string]string {
-		m := map[string]string{"boot/bzImage": string(kernel), "boot/initrd": string(initrd), "version.txt": "25.05"}
+	whole := append(initrdData, initrd.Overlay([]initrd.File{squashfs})...)
+	tree := func(initrdData []byte, root string, more ...string) map[string]string {
+		m := map[string]string{"boot/bzImage": string(kernel), "boot/initrd": string(initrdData), "version.txt": "25.05"}
 		for i := 0; i < len(more); i += 2 {
 			m[more[i]] = strings.ReplaceAll(more[i+1], "ROOT", root)
 		}
@@ -73,16 +75,16 @@ func TestFromISO(t *testing.T) {
 		err   string
 	}{
 		{"isolinux", rockRidge, tree(whole, "root=fstab", "isolinux/isolinux.cfg", isolinux), ""},
-		{"isolinux, all in the initrd", rockRidge, tree(initrd, "", "isolinux/isolinux.cfg", isolinux), ""},
+		{"isolinux, all in the initrd", rockRidge, tree(initrdData, "", "isolinux/isolinux.cfg", isolinux), ""},
 		{"GRUB", []string{"-R", "-J"}, tree(whole, "root=fstab", "EFI/BOOT/grub.cfg", grub), ""},
 		{"plain names", nil, tree(whole, "", "isolinux/isolinux.cfg", isolinux), ""},
 		{"Joliet", joliet, tree(whole, "", "isolinux/isolinux.cfg", isolinux), ""},
 		{"a medium's root, and yet all inside", rockRidge, tree(whole, "root=LABEL=nixos-minimal", "isolinux/isolinux.cfg", isolinux), ""},
-		{"NixOS", rockRidge, tree(initrd, "root=LABEL=nixos-minimal-25.05-x86_64", "isolinux/isolinux.cfg", isolinux, "nix-store.squashfs", "hsqs"),
+		{"NixOS", rockRidge, tree(initrdData, "root=LABEL=nixos-minimal-25.05-x86_64", "isolinux/isolinux.cfg", isolinux, "nix-store.squashfs", "hsqs"),
 			"its stage 1 looks for the medium (root=LABEL=nixos-minimal-25.05-x86_64), which a netbooted machine does not have; use the netboot files"},
-		{"NixOS of later days", rockRidge, tree(initrd, "root=fstab", "EFI/BOOT/grub.cfg", grub, "nix-store.squashfs", "hsqs"), "its system is in nix-store.squashfs on the medium"},
-		{"Debian live", rockRidge, tree(initrd, "boot=live", "isolinux/isolinux.cfg", isolinux), "looks for the medium (boot=live)"},
-		{"no menu", rockRidge, tree(initrd, "", "isolinux/isolinux.cfg", "UI vesamenu.c32\n"), "names a kernel and an initrd"},
+		{"NixOS of later days", rockRidge, tree(initrdData, "root=fstab", "EFI/BOOT/grub.cfg", grub, "nix-store.squashfs", "hsqs"), "its system is in nix-store.squashfs on the medium"},
+		{"Debian live", rockRidge, tree(initrdData, "boot=live", "isolinux/isolinux.cfg", isolinux), "looks for the medium (boot=live)"},
+		{"no menu", rockRidge, tree(initrdData, "", "isolinux/isolinux.cfg", "UI vesamenu.c32\n"), "names a kernel and an initrd"},
 		{"no kernel", rockRidge, map[string]string{"boot/initrd": "070701", "isolinux/isolinux.cfg": isolinux}, "copy /boot/bzImage: /boot/bzImage: file does not exist"},
 		{"two initrds", rockRidge, tree(whole, "", "isolinux/isolinux.cfg", strings.Replace(isolinux, "INITRD /boot/initrd", "INITRD /boot/initrd,/boot/initrd2", 1)), "initrd2"},
 	} {
@@ -119,9 +121,9 @@ func TestBootEntries(t *testing.T) {
 // TestDamagedISO cuts and overwrites an image: it is refused, without a panic.
 func TestDamagedISO(t *testing.T) {
 	src := files(t, "one")
-	initrd, err := os.ReadFile(src.Initrd)
+	initrdData, err := os.ReadFile(src.Initrd)
 	must(t, err)
-	good, err := os.ReadFile(iso(t, []string{"-R", "-J"}, map[string]string{"boot/bzImage": string(x86Kernel()[:8192]), "boot/initrd": string(initrd), "isolinux/isolinux.cfg": isolinux}))
+	good, err := os.ReadFile(iso(t, []string{"-R", "-J"}, map[string]string{"boot/bzImage": string(x86Kernel()[:8192]), "boot/initrd": string(initrdData), "isolinux/isolinux.cfg": isolinux}))
 	must(t, err)
 	c := open(t, t.TempDir())
 	file := filepath.Join(t.TempDir(), "iso")
@@ -130,7 +132,7 @@ func TestDamagedISO(t *testing.T) {
 		_, err := c.From(t.Context(), Request{Name: "a", From: file}, nil)
 		return err
 	}
-	for _, cut := range []int{16*2048 + 6, 17 * 2048, 20 * 2048, 30 * 2048, bytes.Index(good, initrd) + len(initrd) - 1} {
+	for _, cut := range []int{16*2048 + 6, 17 * 2048, 20 * 2048, 30 * 2048, bytes.Index(good, initrdData) + len(initrdData) - 1} {
 		if try(good[:cut]) == nil {
 			t.Errorf("cut to %d of %d bytes: no error", cut, len(good))
 		}

@@ -16,6 +16,8 @@ import (
 	"strings"
 
 	"github.com/klauspost/compress/gzip"
+
+	"provision/internal/initrd"
 )
 
 // kernelExt ends the names of the records of packed kernels, which begin with
@@ -53,7 +55,7 @@ func (c *Catalog) packedKernel(ctx context.Context, kernel File) (File, error) {
 	if err != nil {
 		return File{}, err
 	}
-	if compression(head) == "gzip" {
+	if initrd.Compression(head) == "gzip" {
 		return kernel, nil
 	}
 	if f, err := c.readPacked(kernel.SHA256); err == nil {
@@ -93,7 +95,7 @@ func zbootPayload(in io.ReaderAt, head []byte, size int64) (tries []io.Reader, e
 		return nil, fmt.Errorf("its EFI zboot header says %d bytes at %d, and it has %d: was it downloaded in full?", length, offset, size)
 	}
 	for _, n := range []int64{length, length - 4} {
-		unpacked, err := decompress(io.NewSectionReader(in, offset, n))
+		unpacked, err := initrd.Decompress(io.NewSectionReader(in, offset, n))
 		if err != nil {
 			return nil, fmt.Errorf("unpack its EFI zboot payload: %w", err)
 		}

@@ -11,6 +11,8 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+
+	"provision/internal/initrd"
 )
 
 // armKernel is what looks like an arm64 Image.
@@ -70,7 +72,7 @@ func TestPackedKernel(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			img, err := c.Add(t.Context(), "arm", AArch64, Source{Kernel: write(t, filepath.Join(dir, "kernel"), string(kernel)), Initrd: write(t, filepath.Join(dir, "initrd"), string(Overlay(nil)))}, nil)
+			img, err := c.Add(t.Context(), "arm", AArch64, Source{Kernel: write(t, filepath.Join(dir, "kernel"), string(kernel)), Initrd: write(t, filepath.Join(dir, "initrd"), string(initrd.Overlay(nil)))}, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -135,7 +137,7 @@ func TestPackedKernelRefused(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		img, err := c.Add(t.Context(), "arm", AArch64, Source{Kernel: write(t, filepath.Join(dir, "kernel"), string(kernel)), Initrd: write(t, filepath.Join(dir, "initrd"), string(Overlay(nil)))}, nil)
+		img, err := c.Add(t.Context(), "arm", AArch64, Source{Kernel: write(t, filepath.Join(dir, "kernel"), string(kernel)), Initrd: write(t, filepath.Join(dir, "initrd"), string(initrd.Overlay(nil)))}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

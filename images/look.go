@@ -7,11 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"path"
 	"regexp"
 	"slices"
 	"strings"
+
+	"provision/internal/initrd"
 )
 
 // A Look is what an image's kernel and initrd tell of themselves when they are
@@ -46,20 +49,17 @@ func NetworkDrivers(arch Arch) []string {
 	return []string{"e1000e", "igb", "igc", "r8169", "ixgbe", "virtio_net", "tg3", "bnxt_en"}
 }
 
-// errNoDecoder is of an initrd that the kernel can unpack, and we cannot.
-var errNoDecoder = errors.New("no decoder")
-
 // look reads the kernel and the initrd. An error says that the initrd is
 // damaged: the kernel would stumble over it, too.
-func look(arch Arch, kernel, initrd io.Reader) (*Look, error) {
+func look(arch Arch, kernel, initrdFile io.Reader) (*Look, error) {
 	l := &looking{drivers: NetworkDrivers(arch), scripts: map[string]bool{}, modules: map[string]bool{}, nics: map[string]bool{}}
 	var err error
 	if l.Kernel, err = kernelVersion(arch, kernel); err != nil {
 		return nil, fmt.Errorf("look into the kernel: %w", err)
 	}
-	err = eachFile(initrd, l.file)
+	err = initrd.Walk(initrdFile, l.file)
 	switch {
-	case errors.Is(err, errNoDecoder):
+	case errors.Is(err, initrd.ErrNoDecoder):
 		return &Look{Kernel: l.Kernel, Contract: Unknown, SSHD: Unknown, Error: err.Error()}, nil
 	case err != nil:
 		return nil, err
@@ -92,40 +92,40 @@ var (
 )
 
 // file sees one file of the initrd.
-func (l *looking) file(e cpioEntry, content io.Reader) error {
-	if m := moduleFile.FindStringSubmatch(e.Name); m != nil {
+func (l *looking) file(name string, h initrd.Header, content io.Reader) error {
+	if m := moduleFile.FindStringSubmatch(name); m != nil {
 		if len(l.modules) < maxReleases {
 			l.modules[m[1]] = true
 		}
 		l.nic(m[2])
 		return nil
 	}
-	switch base := path.Base(e.Name); {
-	case base == "sshd" && strings.Contains(e.Name, "bin/"):
+	switch base := path.Base(name); {
+	case base == "sshd" && strings.Contains(name, "bin/"):
 		l.sshd = true
 	case strings.HasSuffix(base, ".squashfs"), strings.HasSuffix(base, ".erofs"):
 		l.Squashfs = true
 	}
-	switch e.Mode & fileType {
-	case typeSymlink:
-		if e.Size > maxLooked {
-			return fmt.Errorf("the link %s leads to a name of %d bytes", e.Name, e.Size)
+	switch h.Type() {
+	case fs.ModeSymlink:
+		if h.Size > maxLooked {
+			return fmt.Errorf("the link %s leads to a name of %d bytes", name, h.Size)
 		}
 		to, err := io.ReadAll(content)
-		if e.Name == "init" {
+		if name == "init" {
 			l.init = string(to)
 		}
 		return err
-	case typeRegular:
-		if builtinFile.MatchString(e.Name) {
+	case 0:
+		if builtinFile.MatchString(name) {
 			return l.builtin(content)
 		}
-		if e.Size > maxLooked {
+		if h.Size > maxLooked {
 			return nil
 		}
 		text, err := io.ReadAll(content)
 		if err == nil {
-			l.text(e.Name, text)
+			l.text(name, text)
 		}
 		return err
 	}
@@ -203,7 +203,7 @@ func kernelVersion(arch Arch, kernel io.Reader) (string, error) {
 			return "", nil // no kernel; it will not boot, and not for us to say
 		}
 	}
-	out, err := decompress(in)
+	out, err := initrd.Decompress(in)
 	if err != nil {
 		return "", nil
 	}

@@ -3,36 +3,39 @@ package images
 import (
 	"bytes"
 	"encoding/binary"
+	"os/exec"
 	"reflect"
 	"strings"
 	"testing"
+
+	"provision/internal/initrd"
 )
 
 // entry is a file of a test's initrd that Overlay cannot make: a symlink.
 func link(name, to string) []byte {
-	b := Overlay([]OverlayFile{{name, 0o777, []byte(to)}})
+	b := initrd.Overlay([]initrd.File{{Path: name, Mode: 0o777, Data: []byte(to)}})
 	return bytes.Replace(b, []byte("000081ff"), []byte("0000a1ff"), 1)
 }
 
 // nixInit is how a NixOS stage 1 with systemd looks from outside.
-func nixInit(more ...OverlayFile) []byte {
-	files := append([]OverlayFile{
-		{"nix/store/aaa-systemd-257/lib/systemd/systemd", 0o755, []byte("\x7fELF")},
-		{"nix/store/bbb-initrd-units/initrd.target", 0o644, []byte("[Unit]\n")},
-		{"nix/store/ccc-linux-6.12.30-modules-shrunk/lib/modules/6.12.30/kernel/drivers/net/ethernet/broadcom/genet/genet.ko.xz", 0o644, nil},
-		{"nix/store/ccc-linux-6.12.30-modules-shrunk/lib/modules/6.12.30/kernel/drivers/net/usb/lan78xx.ko.xz", 0o644, nil},
-		{"nix/store/ccc-linux-6.12.30-modules-shrunk/lib/modules/6.12.30/modules.builtin", 0o644,
-			[]byte("kernel/drivers/net/ethernet/cadence/macb.ko\nkernel/drivers/net/virtio_net.ko\nkernel/fs/ext4/ext4.ko\n")},
-		{"etc/initrd-release", 0o644, []byte("ID=nixos\n")},
-		{"root/.ssh/config", 0o600, []byte("AuthorizedKeysFile /root/.ssh/authorized_keys /etc/ssh/authorized_keys.d/%u\n")},
+func nixInit(more ...initrd.File) []byte {
+	files := append([]initrd.File{
+		{Path: "nix/store/aaa-systemd-257/lib/systemd/systemd", Mode: 0o755, Data: []byte("\x7fELF")},
+		{Path: "nix/store/bbb-initrd-units/initrd.target", Mode: 0o644, Data: []byte("[Unit]\n")},
+		{Path: "nix/store/ccc-linux-6.12.30-modules-shrunk/lib/modules/6.12.30/kernel/drivers/net/ethernet/broadcom/genet/genet.ko.xz", Mode: 0o644, Data: nil},
+		{Path: "nix/store/ccc-linux-6.12.30-modules-shrunk/lib/modules/6.12.30/kernel/drivers/net/usb/lan78xx.ko.xz", Mode: 0o644, Data: nil},
+		{Path: "nix/store/ccc-linux-6.12.30-modules-shrunk/lib/modules/6.12.30/modules.builtin", Mode: 0o644,
+			Data: []byte("kernel/drivers/net/ethernet/cadence/macb.ko\nkernel/drivers/net/virtio_net.ko\nkernel/fs/ext4/ext4.ko\n")},
+		{Path: "etc/initrd-release", Mode: 0o644, Data: []byte("ID=nixos\n")},
+		{Path: "root/.ssh/config", Mode: 0o600, Data: []byte("AuthorizedKeysFile /root/.ssh/authorized_keys /etc/ssh/authorized_keys.d/%u\n")},
 	}, more...)
-	return bytes.Join([][]byte{Overlay(files), link("init", "/nix/store/aaa-systemd-257/lib/systemd/systemd"), link("etc/systemd/system", "/nix/store/bbb-initrd-units")}, nil)
+	return bytes.Join([][]byte{initrd.Overlay(files), link("init", "/nix/store/aaa-systemd-257/lib/systemd/systemd"), link("etc/systemd/system", "/nix/store/bbb-initrd-units")}, nil)
 }
 
-var squashfs = OverlayFile{"nix-store.squashfs", 0o644, []byte("hsqs")}
+var squashfs = initrd.File{Path: "nix-store.squashfs", Mode: 0o644, Data: []byte("hsqs")}
 
 // restore is nix-community's unit.
-var restore = OverlayFile{"nix/store/ddd-unit-script-restore-state-from-initrd-start/bin/restore-state-from-initrd-start", 0o755, []byte(`#!/nix/store/eee-bash/bin/bash
+var restore = initrd.File{Path: "nix/store/ddd-unit-script-restore-state-from-initrd-start/bin/restore-state-from-initrd-start", Mode: 0o755, Data: []byte(`#!/nix/store/eee-bash/bin/bash
 set -e
 mkdir -m 700 -p /sysroot/root/.ssh
 mkdir -m 755 -p /sysroot/etc/ssh
@@ -68,17 +71,17 @@ func TestLook(t *testing.T) {
 		want   Look
 	}{
 		{"nixpkgs netboot", AArch64, arm64Kernel(), nixInit(squashfs), nix},
-		{"its second archive compressed", AArch64, arm64Kernel(), append(gzipped(nixInit()), gzipped(Overlay([]OverlayFile{squashfs}))...), nix},
+		{"its second archive compressed", AArch64, arm64Kernel(), append(gzipped(nixInit()), gzipped(initrd.Overlay([]initrd.File{squashfs}))...), nix},
 		{"nixos-images", AArch64, gzipped(arm64Kernel()), nixInit(squashfs, restore), with(func(l *Look) { l.Contract = Yes })},
 		{"zboot", AArch64, zboot(), nixInit(squashfs), nix},
 		{"x86_64", X86_64, x86Kernel(), nixInit(squashfs), with(func(l *Look) { l.NICs = []string{"virtio_net"} })},
 		{"kernel without a version", X86_64, bytes.Repeat([]byte{0}, 5000), nixInit(squashfs), with(func(l *Look) { l.Kernel, l.NICs = "", []string{"virtio_net"} })},
-		{"all in the initrd", AArch64, arm64Kernel(), nixInit(OverlayFile{"usr/sbin/sshd", 0o755, nil}), with(func(l *Look) { l.Squashfs, l.SSHD = false, Yes })},
-		{"no sshd", AArch64, arm64Kernel(), nixInit(OverlayFile{"etc/pam.d/sshd", 0o755, nil}), with(func(l *Look) { l.Squashfs, l.SSHD = false, No })},
-		{"script by link", X86_64, x86Kernel(), append(Overlay([]OverlayFile{{"nix/store/a-stage-1-init.sh", 0o755, []byte("#!/nix/store/x/bin/ash\nmount $targetRoot/root/.ssh\n")}}), link("init", "/nix/store/a-stage-1-init.sh")...),
+		{"all in the initrd", AArch64, arm64Kernel(), nixInit(initrd.File{Path: "usr/sbin/sshd", Mode: 0o755, Data: nil}), with(func(l *Look) { l.Squashfs, l.SSHD = false, Yes })},
+		{"no sshd", AArch64, arm64Kernel(), nixInit(initrd.File{Path: "etc/pam.d/sshd", Mode: 0o755, Data: nil}), with(func(l *Look) { l.Squashfs, l.SSHD = false, No })},
+		{"script by link", X86_64, x86Kernel(), append(initrd.Overlay([]initrd.File{{Path: "nix/store/a-stage-1-init.sh", Mode: 0o755, Data: []byte("#!/nix/store/x/bin/ash\nmount $targetRoot/root/.ssh\n")}}), link("init", "/nix/store/a-stage-1-init.sh")...),
 			Look{Stage1: "script", Contract: No, SSHD: No, Kernel: "6.12.30"}},
-		{"script", X86_64, x86Kernel(), Overlay(fit("")), Look{Stage1: "script", Contract: Yes, SSHD: Yes, Kernel: "6.12.30", Modules: []string{"6.12.30"}, NICs: []string{"e1000e"}}},
-		{"program", X86_64, x86Kernel(), Overlay([]OverlayFile{{"init", 0o755, []byte("\x7fELF")}}), Look{Stage1: "program", Contract: Unknown, SSHD: No, Kernel: "6.12.30"}},
+		{"script", X86_64, x86Kernel(), initrd.Overlay(fit("")), Look{Stage1: "script", Contract: Yes, SSHD: Yes, Kernel: "6.12.30", Modules: []string{"6.12.30"}, NICs: []string{"e1000e"}}},
+		{"program", X86_64, x86Kernel(), initrd.Overlay([]initrd.File{{Path: "init", Mode: 0o755, Data: []byte("\x7fELF")}}), Look{Stage1: "program", Contract: Unknown, SSHD: No, Kernel: "6.12.30"}},
 		{"not to be unpacked here", X86_64, x86Kernel(), packed(t, nixInit(), "xz", "--check=crc32", "--x86", "--lzma2"),
 			Look{Contract: Unknown, SSHD: Unknown, Kernel: "6.12.30", Error: "no decoder for xz with further filters here"}},
 	} {
@@ -137,12 +140,12 @@ func TestWarnings(t *testing.T) {
 
 // What the kernel would stumble over is refused, at whatever place it is.
 func TestAddRefusesDamage(t *testing.T) {
-	whole := bytes.Repeat(gzipped(Overlay(fit("x"))), 3)
+	whole := bytes.Repeat(gzipped(initrd.Overlay(fit("x"))), 3)
 	for _, compress := range [][]string{{"cat"}, {"gzip"}, {"zstd"}, {"xz", "--check=crc32"}, {"lz4", "-l"}, {"bzip2"}} {
-		whole := packed(t, Overlay(append(fit("x"), OverlayFile{"noise", 0o644, whole})), compress...)
-		for _, initrd := range [][]byte{whole[:len(whole)-len(whole)/3], append(bytes.Clone(whole), "junk"...)} {
+		whole := packed(t, initrd.Overlay(append(fit("x"), initrd.File{Path: "noise", Mode: 0o644, Data: whole})), compress...)
+		for _, initrdData := range [][]byte{whole[:len(whole)-len(whole)/3], append(bytes.Clone(whole), "junk"...)} {
 			c, src := open(t, t.TempDir()), files(t, "one")
-			write(t, src.Initrd, string(initrd))
+			write(t, src.Initrd, string(initrdData))
 			_, err := c.Add(t.Context(), "a", X86_64, src, nil)
 			checkErr(t, err, "was it downloaded in full?")
 			checkErr(t, err, "initrd "+src.Initrd+": ")
@@ -151,14 +154,26 @@ func TestAddRefusesDamage(t *testing.T) {
 			}
 		}
 	}
-	for name, initrd := range map[string]string{
-		"lz4's new format behind":   string(append(gzipped(Overlay(fit(""))), packed(t, Overlay(fit("")), "lz4")...)),
-		"a check behind, not known": string(append(gzipped(Overlay(fit(""))), packed(t, Overlay(fit("")), "xz")...)),
+	for name, initrdData := range map[string]string{
+		"lz4's new format behind":   string(append(gzipped(initrd.Overlay(fit(""))), packed(t, initrd.Overlay(fit("")), "lz4")...)),
+		"a check behind, not known": string(append(gzipped(initrd.Overlay(fit(""))), packed(t, initrd.Overlay(fit("")), "xz")...)),
 	} {
 		c, src := open(t, t.TempDir()), files(t, "one")
-		write(t, src.Initrd, initrd)
+		write(t, src.Initrd, initrdData)
 		if _, err := c.Add(t.Context(), "a", X86_64, src, nil); err == nil || !strings.Contains(err.Error(), "kernel cannot unpack") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// packed compresses data with a program.
+func packed(t testing.TB, data []byte, argv ...string) []byte {
+	t.Helper()
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Stdin = bytes.NewReader(data)
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v: %v (install it with apt)", argv, err)
+	}
+	return out
 }

@@ -12,6 +12,8 @@ import (
 
 	"github.com/diskfs/go-diskfs/backend/file"
 	sqfs "github.com/diskfs/go-diskfs/filesystem/squashfs"
+
+	"provision/internal/initrd"
 )
 
 // moduleFiles are the files below lib/modules in an image's initrd: in its
@@ -33,19 +35,19 @@ func (m *moduleFiles) close() {
 // each calls f with each file below lib/modules/VERSION, wherever that is: NixOS
 // has it in the nix store.
 func (m *moduleFiles) each(ctx context.Context, f func(version, name string, content io.Reader) error) error {
-	initrd, err := m.c.OpenFile(m.img.Initrd)
+	in, err := m.c.OpenFile(m.img.Initrd)
 	if err != nil {
 		return err
 	}
-	defer initrd.Close()
-	err = eachFile(&meter{ctx: ctx, r: initrd}, func(e cpioEntry, content io.Reader) error {
-		if e.Mode&fileType != typeRegular {
+	defer in.Close()
+	err = initrd.Walk(&meter{ctx: ctx, r: in}, func(file string, h initrd.Header, content io.Reader) error {
+		if !h.Type().IsRegular() {
 			return nil
 		}
-		if version, name, ok := cutModulePath(e.Name); ok {
+		if version, name, ok := cutModulePath(file); ok {
 			return f(version, name, content)
 		}
-		if strings.HasSuffix(e.Name, ".squashfs") && !m.looked && m.squashed == nil {
+		if strings.HasSuffix(file, ".squashfs") && !m.looked && m.squashed == nil {
 			return m.spool(content)
 		}
 		return nil

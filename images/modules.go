@@ -13,6 +13,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"provision/internal/initrd"
 )
 
 // maxModules bounds what the drivers of a first stage take, in compressed bytes.
@@ -40,7 +42,7 @@ func moduleName(file string) string { return strings.ReplaceAll(path.Base(file),
 // networkModules returns the files of /modules in a first stage: the network
 // drivers for img's kernel, which its initrd holds, and two indexes, dep and
 // alias (see internal/firststage). None if the kernel has its drivers built in.
-func (c *Catalog) networkModules(ctx context.Context, img Image) ([]OverlayFile, error) {
+func (c *Catalog) networkModules(ctx context.Context, img Image) ([]initrd.File, error) {
 	release, err := c.kernelRelease(img)
 	if err != nil {
 		return nil, err
@@ -223,7 +225,7 @@ func (m *moduleFiles) modules(ctx context.Context, release string, paths map[str
 
 func readModule(ext string, content io.Reader) (module, error) {
 	if ext != ".ko" {
-		z, err := decompress(content)
+		z, err := initrd.Decompress(content)
 		if err != nil {
 			return module{}, fmt.Errorf("unpack it: %w", err)
 		}
@@ -284,9 +286,9 @@ func (x moduleIndex) bounded(modules map[string]module, needed, useful []string,
 }
 
 // pack makes the files of the chosen modules.
-func (x moduleIndex) pack(modules map[string]module, chosen map[string]bool) []OverlayFile {
+func (x moduleIndex) pack(modules map[string]module, chosen map[string]bool) []initrd.File {
 	var dep, alias strings.Builder
-	var files []OverlayFile
+	var files []initrd.File
 	names := map[string]bool{}
 	for _, file := range slices.Sorted(maps.Keys(chosen)) {
 		names[moduleName(file)] = true
@@ -295,15 +297,15 @@ func (x moduleIndex) pack(modules map[string]module, chosen map[string]bool) []O
 			fmt.Fprintf(&dep, " %s", moduleName(n))
 		}
 		dep.WriteByte('\n')
-		files = append(files, OverlayFile{Path: "modules/" + moduleName(file) + ".ko", Mode: 0o644, Data: modules[file].data})
+		files = append(files, initrd.File{Path: "modules/" + moduleName(file) + ".ko", Mode: 0o644, Data: modules[file].data})
 	}
 	for line := range strings.Lines(x.aliases) {
 		if f := strings.Fields(line); len(f) == 3 && f[0] == "alias" && names[moduleName(f[2])] {
 			fmt.Fprintf(&alias, "alias %s %s\n", f[1], moduleName(f[2]))
 		}
 	}
-	return append(files, OverlayFile{Path: "modules/dep", Mode: 0o644, Data: []byte(dep.String())},
-		OverlayFile{Path: "modules/alias", Mode: 0o644, Data: []byte(alias.String())})
+	return append(files, initrd.File{Path: "modules/dep", Mode: 0o644, Data: []byte(dep.String())},
+		initrd.File{Path: "modules/alias", Mode: 0o644, Data: []byte(alias.String())})
 }
 
 // cutModule cuts the extension off a module's file name.

@@ -40,7 +40,7 @@ var programFiles = map[string][]string{
 // their place or beside them those in the folder dir, if that is given. Those that
 // are built in start a script of ours, where it can be put in (embedded.ipxe).
 func Programs(dir string) (map[string][]byte, error) {
-	all, err := programs(dir)
+	all, err := OriginalPrograms(dir)
 	for name, builtIn := range map[string][]byte{ProgramNative: binary.IpxeEFI, ProgramSNPArm64: binary.SNP} {
 		if err == nil && bytes.Equal(all[name], builtIn) {
 			all[name] = quickened(builtIn)
@@ -49,8 +49,8 @@ func Programs(dir string) (map[string][]byte, error) {
 	return all, err
 }
 
-// programs are those of Programs as they come.
-func programs(dir string) (map[string][]byte, error) {
+// OriginalPrograms returns the programs of [Programs] as they come: without a script of ours.
+func OriginalPrograms(dir string) (map[string][]byte, error) {
 	all := map[string][]byte{
 		ProgramUNDI:     binary.Undionly,
 		ProgramNative:   binary.IpxeEFI,

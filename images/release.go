@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+
+	"provision/internal/initrd"
 )
 
 // kernelRelease is what uname -r says on a machine that runs img's kernel, and
@@ -48,7 +50,7 @@ func releaseOf(kernel []byte) (string, error) {
 		kernel = kernel[at : at+size]
 	}
 	const most = 256 << 20
-	r, err := decompress(bytes.NewReader(kernel))
+	r, err := initrd.Decompress(bytes.NewReader(kernel))
 	if err != nil {
 		return "", fmt.Errorf("unpack its kernel: %w", err)
 	}

@@ -24,9 +24,9 @@ const (
 type fetch struct {
 	c        *Catalog
 	given    *digests
-	dir      string // where they get their names: links to parts
+	dir      string // where they get their names: links to partial downloads
 	progress func(Progress)
-	parts    []*part
+	partials []*partialDownload
 	texts    map[string]string // what was published, by URL; "" is nothing
 	checked  int               // how the files were checked: the weakest of checks
 }
@@ -135,7 +135,7 @@ func (f *fetch) file(ctx context.Context, u *url.URL, name string, limit int64) 
 	if !given && !secure(u) {
 		return errOpen{plain(u), name}
 	}
-	p, err := openPart(f.c.dir, u.String())
+	p, err := openPartial(f.c.dir, u.String())
 	if err != nil {
 		return err
 	}
@@ -145,7 +145,7 @@ func (f *fetch) file(ctx context.Context, u *url.URL, name string, limit int64) 
 	if err != nil {
 		return errors.Join(err, p.close(true))
 	}
-	f.parts = append(f.parts, p)
+	f.partials = append(f.partials, p)
 	how := 3
 	if !given {
 		how = 2
@@ -162,7 +162,7 @@ func (f *fetch) file(ctx context.Context, u *url.URL, name string, limit int64) 
 	return os.Symlink(p.f.Name(), filepath.Join(f.dir, name))
 }
 
-func check(ctx context.Context, p *part, name, want, whose string) error {
+func check(ctx context.Context, p *partialDownload, name, want, whose string) error {
 	got, err := p.sum(ctx)
 	if err == nil && got != want {
 		err = fmt.Errorf("%s: its sha256 is %s, and the %s is %s: it is not the file that was meant, or was damaged on the way", name, got, whose, want)
@@ -196,7 +196,7 @@ func (f *fetch) published(ctx context.Context, u *url.URL, name string) (string,
 
 // text downloads a small file, "" if there is none.
 func (f *fetch) text(ctx context.Context, u *url.URL) (string, error) {
-	p, err := openPart(f.dir, u.String())
+	p, err := openPartial(f.dir, u.String())
 	if err != nil {
 		return "", err
 	}
@@ -213,10 +213,11 @@ func (f *fetch) text(ctx context.Context, u *url.URL) (string, error) {
 	return string(text), err
 }
 
-// close ends the fetch. Parts that are kept shorten the next try.
+// close ends the fetch. Partial downloads that are kept shorten the next
+// try.
 func (f *fetch) close(keep bool) error {
 	var errs []error
-	for _, p := range f.parts {
+	for _, p := range f.partials {
 		errs = append(errs, p.close(keep))
 	}
 	return errors.Join(errs...)

@@ -3,6 +3,8 @@ package images
 import (
 	_ "embed"
 	"io/fs"
+
+	"provision/internal/initrd"
 )
 
 var (
@@ -28,7 +30,7 @@ func (img Image) needsRestore() bool {
 // only (systemd ignores a file there).
 func restoreArchive() []byte {
 	const units = "etc/systemd/system/"
-	return overlay(false, []OverlayFile{
+	return initrd.Archive([]initrd.File{
 		{Path: "provision-restore", Mode: 0o755, Data: restoreScript},
 		{Path: units + "provision-restore.service", Mode: 0o644, Data: restoreUnit},
 		{Path: units + "initrd.target.wants", Mode: fs.ModeDir | 0o755},

@@ -8,15 +8,18 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"provision/internal/initrd"
 )
 
 // TestTail: only the image that needs it gets the unit, and nothing takes the place of the symlink it crosses.
 func TestTail(t *testing.T) {
 	contract := Contract{Login: "ssh-ed25519 AAAA", HostKey: []byte("key"), HostKeyPublic: "ssh-ed25519 BBBB", MachineID: "m", Network: map[string][]byte{"a.json": []byte("{}")}}
 	tail := func(l *Look) (names string) {
-		initrd := make([]byte, 7)
-		must(t, eachFile(bytes.NewReader(append(initrd, contract.Tail(Image{Initrd: File{Size: 7}, Look: l})...)), func(e cpioEntry, r io.Reader) error {
-			names += " " + e.Name
+		img := Image{Initrd: File{Size: 7}, Look: l}
+		whole := append(make([]byte, 7), contract.Tail(img)...)
+		must(t, initrd.Walk(bytes.NewReader(whole), func(name string, _ initrd.Header, _ io.Reader) error {
+			names += " " + name
 			return nil
 		}))
 		return names

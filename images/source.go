@@ -11,6 +11,8 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+
+	"provision/internal/initrd"
 )
 
 // Source is where an image is added from: two files, and the kernel command
@@ -296,7 +298,7 @@ func FromTarball(ctx context.Context, file, tmpdir string, progress func(done, t
 	}
 	defer in.Close()
 	done := int64(0)
-	out, err := decompress(&meter{ctx, in, func(n int) {
+	out, err := initrd.Decompress(&meter{ctx, in, func(n int) {
 		if done += int64(n); progress != nil {
 			progress(done, in.before.Size())
 		}

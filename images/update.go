@@ -43,8 +43,8 @@ type Freed struct {
 	Bytes int64 `json:"bytes"`
 }
 
-// GC removes what no image, firmware or board needs: content, and parts of
-// downloads that broke off. Downloads that go on are left alone.
+// GC removes what no image, firmware or board needs: content, and
+// partial downloads that broke off. Downloads that go on are left alone.
 func (c *Catalog) GC() (Freed, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -52,22 +52,22 @@ func (c *Catalog) GC() (Freed, error) {
 	if err != nil {
 		return freed, fmt.Errorf("clean the image folder: %w", err)
 	}
-	err = c.dropParts(&freed, time.Now())
+	err = c.dropPartials(&freed, time.Now())
 	return freed, err
 }
 
-// dropParts removes parts of downloads that nobody goes on with and that were last written before then.
-func (c *Catalog) dropParts(freed *Freed, before time.Time) error {
-	parts, err := filepath.Glob(filepath.Join(c.dir, partPrefix+"*"))
+// dropPartials removes partial downloads that nobody continues and that were last written before then.
+func (c *Catalog) dropPartials(freed *Freed, before time.Time) error {
+	partials, err := filepath.Glob(filepath.Join(c.dir, partialPrefix+"*"))
 	if err != nil {
 		return err
 	}
-	for _, name := range parts {
+	for _, name := range partials {
 		if info, e := os.Stat(name); e == nil && info.ModTime().After(before) {
 			continue
 		}
-		if rest, isState := strings.CutSuffix(name, partState); !isState {
-			err = errors.Join(err, freed.part(name))
+		if rest, isState := strings.CutSuffix(name, stateSuffix); !isState {
+			err = errors.Join(err, freed.partial(name))
 		} else if _, gone := os.Stat(rest); errors.Is(gone, fs.ErrNotExist) {
 			err = errors.Join(err, freed.remove(name))
 		}
@@ -75,8 +75,8 @@ func (c *Catalog) dropParts(freed *Freed, before time.Time) error {
 	return err
 }
 
-// part removes a part that nobody is at.
-func (f *Freed) part(name string) error {
+// partial removes a partial download, unless one is going on.
+func (f *Freed) partial(name string) error {
 	file, err := os.OpenFile(name, os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -85,10 +85,10 @@ func (f *Freed) part(name string) error {
 		return err
 	}
 	defer file.Close()
-	if lockPart(file) != nil {
+	if lockPartial(file) != nil {
 		return nil
 	}
-	return errors.Join(f.remove(name+partState), f.remove(name))
+	return errors.Join(f.remove(name+stateSuffix), f.remove(name))
 }
 
 // remove removes a file or folder, if it is there, and counts what was in it.

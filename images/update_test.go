@@ -84,7 +84,7 @@ func TestGC(t *testing.T) {
 			cancel()
 		}
 	})
-	if err == nil || !strings.Contains(content(t, c), partPrefix) {
+	if err == nil || !strings.Contains(content(t, c), partialPrefix) {
 		t.Fatalf("%v:\n%s", err, content(t, c))
 	}
 	write(t, filepath.Join(c.dir, strings.Repeat("ab", 32)), "orphan")

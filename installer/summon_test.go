@@ -18,6 +18,7 @@ import (
 
 	"provision/hosts"
 	"provision/images"
+	"provision/internal/initrd"
 	"provision/internal/target"
 )
 
@@ -50,7 +51,7 @@ func takeOver(t *testing.T, via hosts.Via, pinned, shown ssh.Signer, admit bool,
 	copy(kernel[0x202:], "HdrS\x0f\x02")
 	copy(kernel[0x236:], "\x03\x00")
 	must(os.WriteFile(filepath.Join(dir, "kernel"), kernel, 0o600))
-	must(os.WriteFile(filepath.Join(dir, "initrd"), images.Overlay(nil), 0o600))
+	must(os.WriteFile(filepath.Join(dir, "initrd"), initrd.Overlay(nil), 0o600))
 	_, err = catalog.Add(t.Context(), "lab", images.X86_64, images.Source{Kernel: filepath.Join(dir, "kernel"), Initrd: filepath.Join(dir, "initrd"),
 		Cmdline: "init=/nix/store/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-nixos/init loglevel=4"}, func(int64, int64) {})
 	must(err)

@@ -16,7 +16,7 @@ import (
 
 // An iPXE that got no script by DHCP asks for one at /ipxe: in mode Off each
 // that the operator's DHCP server sends here, and in all modes that of a boot
-// medium (images.MediumScript).
+// medium (media.Script).
 
 // serveIPXE gives it the script of its boot, or one that says what else to do.
 // Its MAC and its state decide, as they do for DHCP.

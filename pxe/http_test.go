@@ -16,32 +16,33 @@ import (
 
 	"provision/hosts"
 	"provision/images"
+	"provision/internal/initrd"
 )
 
 // withImage adds an image of some size to the catalog; the bytes it is made
 // of are returned.
-func (s *Server) withImage(t testing.TB, size int) (kernel, initrd []byte) {
+func (s *Server) withImage(t testing.TB, size int) (kernel, initrdData []byte) {
 	t.Helper()
 	return s.addImage(t, "lab", images.X86_64, map[int]string{0x1fe: "\x55\xaa", 0x202: "HdrS\x0f\x02", 0x236: "\x03\x00"}, size)
 }
 
 // addImage adds an image whose kernel has magic numbers at some offsets.
-func (s *Server) addImage(t testing.TB, name string, arch images.Arch, magic map[int]string, size int) (kernel, initrd []byte) {
+func (s *Server) addImage(t testing.TB, name string, arch images.Arch, magic map[int]string, size int) (kernel, initrdData []byte) {
 	t.Helper()
 	kernel = make([]byte, 70000)
 	for at, bytes := range magic {
 		copy(kernel[at:], bytes)
 	}
-	initrd = images.Overlay([]images.OverlayFile{{Path: "init", Mode: 0o755, Data: bytes.Repeat([]byte("provision"), size/9)}})
+	initrdData = initrd.Overlay([]initrd.File{{Path: "init", Mode: 0o755, Data: bytes.Repeat([]byte("provision"), size/9)}})
 	dir := t.TempDir()
 	src := images.Source{Kernel: filepath.Join(dir, "kernel"), Initrd: filepath.Join(dir, "initrd"), Cmdline: "init=/nix/store/x/init quiet"}
-	if err := errors.Join(os.WriteFile(src.Kernel, kernel, 0o600), os.WriteFile(src.Initrd, initrd, 0o600)); err != nil {
+	if err := errors.Join(os.WriteFile(src.Kernel, kernel, 0o600), os.WriteFile(src.Initrd, initrdData, 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.Images.Add(context.Background(), name, arch, src, nil); err != nil {
 		t.Fatal(err)
 	}
-	return kernel, initrd
+	return kernel, initrdData
 }
 
 // begin enrolls a host and gives its machine a boot.
@@ -81,7 +82,7 @@ func get(t testing.TB, srv *httptest.Server, method, path, byteRange string) (*h
 
 func TestBootFiles(t *testing.T) {
 	s := server(t, Full)
-	kernel, initrd := s.withImage(t, 90001)
+	kernel, initrdData := s.withImage(t, 90001)
 	h := s.begin(t)
 	srv := httptest.NewServer(s.routes(s.links[0]))
 	defer srv.Close()
@@ -98,15 +99,15 @@ func TestBootFiles(t *testing.T) {
 
 	// HEAD does not use the boot up, and tells the length of the whole.
 	resp, _, err := get(t, srv, http.MethodHead, base+"/initrd", "")
-	if err != nil || resp.StatusCode != http.StatusOK || resp.ContentLength <= int64(len(initrd)) || resp.Header.Get("Accept-Ranges") != "bytes" {
+	if err != nil || resp.StatusCode != http.StatusOK || resp.ContentLength <= int64(len(initrdData)) || resp.Header.Get("Accept-Ranges") != "bytes" {
 		t.Fatalf("HEAD: %+v, %v", resp, err)
 	}
 	size := resp.ContentLength
 
 	// A range across the seam between the image's initrd and the overlay.
-	seam := int64(len(initrd))
+	seam := int64(len(initrdData))
 	resp, part, err := get(t, srv, http.MethodGet, base+"/initrd", fmt.Sprintf("bytes=%d-%d", seam-10, seam+20))
-	if err != nil || resp.StatusCode != http.StatusPartialContent || len(part) != 31 || !bytes.Equal(part[:10], initrd[seam-10:]) ||
+	if err != nil || resp.StatusCode != http.StatusPartialContent || len(part) != 31 || !bytes.Equal(part[:10], initrdData[seam-10:]) ||
 		resp.Header.Get("Content-Range") != fmt.Sprintf("bytes %d-%d/%d", seam-10, seam+20, size) {
 		t.Errorf("range: %+v, %d bytes, %v", resp, len(part), err)
 	}
@@ -115,11 +116,11 @@ func TestBootFiles(t *testing.T) {
 	}
 
 	resp, whole, err := get(t, srv, http.MethodGet, base+"/initrd", "")
-	if err != nil || int64(len(whole)) != size || resp.ContentLength != size || !bytes.Equal(whole[:seam], initrd) || !bytes.Equal(whole[seam-10:seam+21], part) {
+	if err != nil || int64(len(whole)) != size || resp.ContentLength != size || !bytes.Equal(whole[:seam], initrdData) || !bytes.Equal(whole[seam-10:seam+21], part) {
 		t.Fatalf("initrd: %d of %d bytes, %v", len(whole), size, err)
 	}
-	overlay := whole[seam+images.Padding(seam):]
-	if (seam+images.Padding(seam))%4 != 0 || !bytes.HasPrefix(overlay, []byte("070701")) {
+	overlay := whole[seam+initrd.Padding(seam):]
+	if (seam+initrd.Padding(seam))%4 != 0 || !bytes.HasPrefix(overlay, []byte("070701")) {
 		t.Error("the overlay does not start 4-byte aligned")
 	}
 	for _, want := range []string{"ssh/authorized_keys", s.Login, "ssh/ssh_host_ed25519_key", "BEGIN OPENSSH PRIVATE KEY", h.Boot.HostKey, "provision.json", "machine-id"} {
@@ -243,8 +244,8 @@ func (s *Server) imageFor(t testing.TB, arch string) string {
 	copy(kernel[0x38:], "ARM\x64")
 	dir := t.TempDir()
 	src := images.Source{Kernel: filepath.Join(dir, "kernel"), Initrd: filepath.Join(dir, "initrd"), Cmdline: "init=/nix/store/x/init quiet"}
-	initrd := images.Overlay([]images.OverlayFile{{Path: "init", Mode: 0o755}})
-	if err := errors.Join(os.WriteFile(src.Kernel, kernel, 0o600), os.WriteFile(src.Initrd, initrd, 0o600)); err != nil {
+	initrdData := initrd.Overlay([]initrd.File{{Path: "init", Mode: 0o755}})
+	if err := errors.Join(os.WriteFile(src.Kernel, kernel, 0o600), os.WriteFile(src.Initrd, initrdData, 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.Images.Add(context.Background(), "arm", images.AArch64, src, nil); err != nil {

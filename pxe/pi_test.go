@@ -19,6 +19,7 @@ import (
 
 	"provision/hosts"
 	"provision/images"
+	"provision/internal/initrd"
 )
 
 const (
@@ -118,10 +119,10 @@ func (s *Server) armImage(t testing.TB, name string, size int) images.Image {
 	}
 	copy(kernel[0x38:], "ARM\x64")
 	copy(kernel[0x100:], "Linux version 6.1.0-lab (lab@lab) ")
-	initrd := images.Overlay([]images.OverlayFile{{Path: "lib/modules/6.1.0-lab/modules.builtin", Mode: 0o644, Data: []byte("kernel/drivers/net/virtio_net.ko\n")}})
+	initrdData := initrd.Overlay([]initrd.File{{Path: "lib/modules/6.1.0-lab/modules.builtin", Mode: 0o644, Data: []byte("kernel/drivers/net/virtio_net.ko\n")}})
 	dir := t.TempDir()
 	src := images.Source{Kernel: filepath.Join(dir, "kernel"), Initrd: filepath.Join(dir, "initrd"), Cmdline: "init=/nix/store/x/init loglevel=4"}
-	if err := errors.Join(os.WriteFile(src.Kernel, kernel, 0o600), os.WriteFile(src.Initrd, initrd, 0o600)); err != nil {
+	if err := errors.Join(os.WriteFile(src.Kernel, kernel, 0o600), os.WriteFile(src.Initrd, initrdData, 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	img, err := s.Images.Add(t.Context(), name, images.AArch64, src, nil)

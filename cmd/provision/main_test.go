@@ -15,6 +15,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"provision/images"
+	"provision/internal/initrd"
 	"provision/internal/store"
 )
 
@@ -109,9 +110,9 @@ func writeImage(dir, arch string, bare bool) error {
 		copy(kernel[0x202:], "HdrS\x0f\x02") // boot protocol 2.15
 		copy(kernel[0x236:], "\x03\x00")     // XLF_KERNEL_64
 	}
-	inside := []images.OverlayFile{{Path: "init", Mode: 0o755, Data: []byte("#!/bin/sh\n")}}
+	inside := []initrd.File{{Path: "init", Mode: 0o755, Data: []byte("#!/bin/sh\n")}}
 	if !bare {
-		inside = []images.OverlayFile{
+		inside = []initrd.File{
 			{Path: "init", Mode: 0o755, Data: []byte("#!/bin/sh\ncp /ssh/authorized_keys /root/.ssh/\n")},
 			{Path: "bin/sshd", Mode: 0o755},
 			{Path: "lib/modules/6.12.30/kernel/drivers/net/virtio_net.ko", Mode: 0o644},
@@ -121,7 +122,7 @@ func writeImage(dir, arch string, bare bool) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	for file, data := range map[string][]byte{name: kernel, "initrd-" + arch + "-linux": images.Overlay(inside), "netboot-" + arch + "-linux.ipxe": []byte(script)} {
+	for file, data := range map[string][]byte{name: kernel, "initrd-" + arch + "-linux": initrd.Overlay(inside), "netboot-" + arch + "-linux.ipxe": []byte(script)} {
 		if err := os.WriteFile(filepath.Join(dir, file), data, 0o644); err != nil {
 			return err
 		}

@@ -5,6 +5,9 @@
 // Process 1 must not end, or the kernel panics. So it does next to nothing: a
 // second process does the work, which may fail or run out of memory, and is then
 // started again; process 1 hands over when all is ready.
+//
+// Of ours it imports internal/initrd alone: every machine that needs it downloads
+// it, and "make firststage" shows its size.
 package main
 
 import (

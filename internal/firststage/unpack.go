@@ -1,17 +1,17 @@
 package main
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"provision/internal/initrd"
 )
 
 // An unpacker unpacks an initrd into the root of the file system, as the kernel
@@ -36,34 +36,11 @@ type folder struct {
 	mtime uint32
 }
 
-// A stream knows how far it has been read.
-type stream struct {
-	*bufio.Reader
-	under *counter
-}
-
-type counter struct {
-	r io.Reader
-	n int64
-}
-
-func (c *counter) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	c.n += int64(n)
-	return n, err
-}
-
-func newStream(r io.Reader, buffer int) *stream {
-	c := &counter{r: r}
-	return &stream{bufio.NewReaderSize(c, buffer), c}
-}
-
-func (s *stream) at() int64 { return s.under.n - int64(s.Buffered()) }
-
 // unpack unpacks all of r.
 func (u *unpacker) unpack(r io.Reader) error {
-	u.links, u.buf = map[link]string{}, make([]byte, 256<<10)
-	if err := u.archives(newStream(r, 256<<10), false); err != nil {
+	u.links = map[link]string{}
+	u.buf = make([]byte, 256<<10)
+	if err := u.archives(initrd.NewStream(r, 256<<10), false); err != nil {
 		return err
 	}
 	for _, f := range slices.Backward(u.folders) {
@@ -72,9 +49,9 @@ func (u *unpacker) unpack(r io.Reader) error {
 	return nil
 }
 
-// archives unpacks archives until in ends; within a compressed one there is no
-// other such.
-func (u *unpacker) archives(in *stream, compressed bool) error {
+// archives unpacks archives until in ends. In a compressed frame there is not
+// another one.
+func (u *unpacker) archives(in *initrd.Stream, inFrame bool) error {
 	for {
 		head, err := in.Peek(1)
 		if errors.Is(err, io.EOF) {
@@ -83,7 +60,8 @@ func (u *unpacker) archives(in *stream, compressed bool) error {
 		if err != nil {
 			return err
 		}
-		at := in.at()
+
+		at := in.Offset()
 		switch {
 		case head[0] == 0:
 			_, err = in.Discard(1)
@@ -91,10 +69,10 @@ func (u *unpacker) archives(in *stream, compressed bool) error {
 			if err = u.entry(in); err != nil {
 				err = fmt.Errorf("the entry at byte %d: %w", at, err)
 			}
-		case compressed:
+		case inFrame:
 			err = errors.New("it is followed by what is no archive")
 		default:
-			if err = u.compressed(in); err != nil {
+			if err = u.frame(in); err != nil {
 				err = fmt.Errorf("the compressed archive at byte %d: %w", at, err)
 			}
 		}
@@ -104,95 +82,85 @@ func (u *unpacker) archives(in *stream, compressed bool) error {
 	}
 }
 
-func (u *unpacker) compressed(in *stream) error {
-	z, err := decompress(in.Reader)
+// frame unpacks the archives in one compressed frame.
+func (u *unpacker) frame(in *initrd.Stream) error {
+	if _, err := in.Peek(6); err != nil {
+		return fmt.Errorf("read the start of an archive: %w", noEOF(err))
+	}
+	content, err := initrd.OpenFrame(in.Reader)
+	if errors.Is(err, initrd.ErrNoDecoder) {
+		return errors.New("it is none, or is compressed in a way that is not known here")
+	}
 	if err != nil {
 		return err
 	}
-	if z == nil {
-		return errors.New("it is none, or is compressed in a way that is not known here")
-	}
-	err = u.archives(newStream(z, 64<<10), true)
-	if c, ok := z.(io.Closer); ok {
-		err = errors.Join(err, c.Close())
-	}
-	return err
-}
-
-// A header is that of one entry; see Linux,
-// Documentation/driver-api/early-userspace/buffer-format.rst.
-type header struct {
-	inode, mode, uid, gid, links, mtime, size, major, minor, rmajor, rminor, nameSize, sum uint32
-	summed                                                                                 bool
-}
-
-const headerSize = 110
-
-func readHeader(in *stream) (header, error) {
-	var raw [headerSize]byte
-	if _, err := io.ReadFull(in, raw[:]); err != nil {
-		return header{}, noEOF(err)
-	}
-	magic := string(raw[:6])
-	if magic != "070701" && magic != "070702" {
-		return header{}, fmt.Errorf("it begins with %q, where the kernel knows 070701 and 070702 only", magic)
-	}
-	var fields [13]uint32
-	for i := range fields {
-		v, err := strconv.ParseUint(string(raw[6+8*i:14+8*i]), 16, 32)
-		if err != nil {
-			return header{}, fmt.Errorf("its header: %w", err)
-		}
-		fields[i] = uint32(v)
-	}
-	return header{fields[0], fields[1], fields[2], fields[3], fields[4], fields[5], fields[6], fields[7], fields[8],
-		fields[9], fields[10], fields[11], fields[12], magic == "070702"}, nil
+	err = u.archives(initrd.NewStream(content, 64<<10), true)
+	return errors.Join(err, content.Close())
 }
 
 // entry unpacks one entry and what pads it.
-func (u *unpacker) entry(in *stream) error {
-	start := in.at()
-	h, err := readHeader(in)
+func (u *unpacker) entry(in *initrd.Stream) error {
+	start := in.Offset()
+	raw := make([]byte, initrd.HeaderSize)
+	if _, err := io.ReadFull(in, raw); err != nil {
+		return noEOF(err)
+	}
+	h, err := initrd.ParseHeader(raw)
 	if err != nil {
 		return err
 	}
-	nameEnd := align(start + headerSize + int64(h.nameSize))
-	end := nameEnd + int64(h.size)
-	kind := h.mode & unix.S_IFMT
-	known := h.nameSize > 0 && h.nameSize <= unix.PathMax && (kind != unix.S_IFLNK || h.size <= unix.PathMax)
-	if known && (kind == unix.S_IFLNK || kind == unix.S_IFREG || h.size == 0) {
-		name := make([]byte, h.nameSize)
+
+	nameEnd := initrd.Align(start + initrd.HeaderSize + int64(h.NameSize))
+	end := nameEnd + h.Size
+	if kernelMakes(h) {
+		name := make([]byte, h.NameSize)
 		if _, err := io.ReadFull(in, name); err != nil {
 			return noEOF(err)
 		}
 		if name[len(name)-1] != 0 {
 			return errors.New("its name has no end: the archive is damaged")
 		}
-		if err := skip(in, nameEnd-in.at()); err != nil {
+		if err := in.Skip(nameEnd - in.Offset()); err != nil {
 			return err
 		}
 		if err := u.make(in, h, cut(name)); err != nil {
 			return fmt.Errorf("%s: %w", cut(name), err)
 		}
 	}
-	if err := skip(in, end-in.at()); err != nil {
+	if err := in.Skip(end - in.Offset()); err != nil {
 		return err
 	}
+
 	// The last entry's padding may be missing.
-	if err := skip(in, align(end)-end); err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return err
+	err = in.Skip(initrd.Align(end) - end)
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return nil
 	}
-	return nil
+	return err
 }
 
-func align(n int64) int64 { return (n + 3) &^ 3 }
-
-func skip(in *stream, n int64) error {
-	_, err := io.CopyN(io.Discard, in, n)
-	if err != nil {
-		return noEOF(err)
+// kernelMakes reports whether the kernel makes a file of that header. It leaves out
+// names that are too long, and what has content though its type has none.
+func kernelMakes(h initrd.Header) bool {
+	if h.NameSize == 0 || h.NameSize > unix.PathMax {
+		return false
 	}
-	return nil
+	switch h.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		return true
+	case unix.S_IFLNK:
+		return h.Size <= unix.PathMax
+	}
+	return h.Size == 0
+}
+
+// noEOF returns err, or io.ErrUnexpectedEOF in the place of io.EOF, for where
+// there has to be more.
+func noEOF(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
 }
 
 // cut is what a C string holds.
@@ -202,25 +170,25 @@ func cut(s []byte) string {
 }
 
 // make makes what an entry describes; its content is next in in.
-func (u *unpacker) make(in *stream, h header, name string) error {
+func (u *unpacker) make(in *initrd.Stream, h initrd.Header, name string) error {
 	if name == "TRAILER!!!" {
 		clear(u.links)
 		return nil
 	}
-	switch h.mode & unix.S_IFMT {
+	switch h.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
-		clearWay(name, h.mode)
+		clearWay(name, h.Mode)
 		return u.file(in, h, name)
 	case unix.S_IFDIR:
-		clearWay(name, h.mode)
-		if err := unix.Mkdir(name, h.mode&0o7777); onlyFull(err) != nil {
+		clearWay(name, h.Mode)
+		if err := unix.Mkdir(name, h.Mode&0o7777); onlyFull(err) != nil {
 			return err
 		}
-		_ = unix.Lchown(name, int(h.uid), int(h.gid))
-		_ = unix.Chmod(name, h.mode&0o7777)
-		u.folders = append(u.folders, folder{name, h.mtime})
+		_ = unix.Lchown(name, int(h.UID), int(h.GID))
+		_ = unix.Chmod(name, h.Mode&0o7777)
+		u.folders = append(u.folders, folder{name, h.ModTime})
 	case unix.S_IFLNK:
-		to := make([]byte, h.size)
+		to := make([]byte, h.Size)
 		if _, err := io.ReadFull(in, to); err != nil {
 			return noEOF(err)
 		}
@@ -228,26 +196,26 @@ func (u *unpacker) make(in *stream, h header, name string) error {
 		if err := unix.Symlink(cut(to), name); onlyFull(err) != nil {
 			return err
 		}
-		_ = unix.Lchown(name, int(h.uid), int(h.gid))
-		setTime(name, h.mtime)
+		_ = unix.Lchown(name, int(h.UID), int(h.GID))
+		setTime(name, h.ModTime)
 	case unix.S_IFBLK, unix.S_IFCHR, unix.S_IFIFO, unix.S_IFSOCK:
-		clearWay(name, h.mode)
+		clearWay(name, h.Mode)
 		if linked, _ := u.linked(h, name); linked {
 			return nil
 		}
-		if err := unix.Mknod(name, h.mode, int(unix.Mkdev(h.rmajor, h.rminor))); onlyFull(err) != nil {
+		if err := unix.Mknod(name, h.Mode, int(unix.Mkdev(h.RdevMajor, h.RdevMinor))); onlyFull(err) != nil {
 			return err
 		}
-		_ = unix.Lchown(name, int(h.uid), int(h.gid))
-		_ = unix.Chmod(name, h.mode&0o7777)
-		setTime(name, h.mtime)
+		_ = unix.Lchown(name, int(h.UID), int(h.GID))
+		_ = unix.Chmod(name, h.Mode&0o7777)
+		setTime(name, h.ModTime)
 	}
 	return nil
 }
 
 // file writes a regular file. Of several names of one file, any may come with
 // the content, and the others with none.
-func (u *unpacker) file(in *stream, h header, name string) error {
+func (u *unpacker) file(in *initrd.Stream, h initrd.Header, name string) error {
 	linked, err := u.linked(h, name)
 	if err != nil {
 		return onlyFull(err)
@@ -256,31 +224,31 @@ func (u *unpacker) file(in *stream, h header, name string) error {
 	if !linked {
 		flags |= unix.O_TRUNC
 	}
-	fd, err := unix.Open(name, flags, h.mode&0o7777)
+	fd, err := unix.Open(name, flags, h.Mode&0o7777)
 	if err != nil {
 		return onlyFull(err)
 	}
-	_ = unix.Fchown(fd, int(h.uid), int(h.gid))
-	_ = unix.Fchmod(fd, h.mode&0o7777)
+	_ = unix.Fchown(fd, int(h.UID), int(h.GID))
+	_ = unix.Fchmod(fd, h.Mode&0o7777)
 	sum, err := u.content(fd, in, h)
-	if err == nil && sum != h.sum {
+	if err == nil && sum != h.Checksum {
 		err = errors.New("its checksum does not fit: the archive is damaged")
 	}
 	if closed := unix.Close(fd); err == nil {
 		err = closed
 	}
-	setTime(name, h.mtime)
+	setTime(name, h.ModTime)
 	return err
 }
 
 // content copies what is in a file. The sum is that of its bytes, if the header has one.
-func (u *unpacker) content(fd int, in *stream, h header) (sum uint32, err error) {
-	if !h.summed {
-		sum = h.sum
+func (u *unpacker) content(fd int, in *initrd.Stream, h initrd.Header) (sum uint32, err error) {
+	if !h.HasChecksum {
+		sum = h.Checksum
 	}
-	for left := int64(h.size); left > 0; {
+	for left := h.Size; left > 0; {
 		n, err := in.Read(u.buf[:min(int64(len(u.buf)), left)])
-		if h.summed {
+		if h.HasChecksum {
 			for _, c := range u.buf[:n] {
 				sum += uint32(c)
 			}
@@ -302,11 +270,11 @@ func (u *unpacker) content(fd int, in *stream, h header) (sum uint32, err error)
 }
 
 // linked makes name another name of the file, if one was there before.
-func (u *unpacker) linked(h header, name string) (bool, error) {
-	if h.links < 2 {
+func (u *unpacker) linked(h initrd.Header, name string) (bool, error) {
+	if h.Links < 2 {
 		return false, nil
 	}
-	key := link{h.major, h.minor, h.inode, h.mode & unix.S_IFMT}
+	key := link{h.DevMajor, h.DevMinor, h.Inode, h.Mode & unix.S_IFMT}
 	old, ok := u.links[key]
 	if !ok {
 		u.links[key] = name

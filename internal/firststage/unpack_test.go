@@ -131,6 +131,7 @@ func TestUnpack(t *testing.T) {
 		{"zstd, then plain", join(aligned(packed(t, hello, "zstd")), again), both, ""},
 		{"xz, then xz", join(packed(t, hello, "xz", "--check=crc32"), packed(t, again, "xz", "--check=none")), both, ""},
 		{"xz, then plain", join(aligned(packed(t, hello, "xz", "--check=crc32", "--lzma2=dict=512KiB")), again), both, ""},
+		{"bzip2, then gzip", join(packed(t, hello, "bzip2"), packed(t, again, "gzip")), both, ""},
 		{"lzma, then plain", join(aligned(packed(t, hello, "lzma")), again), both, ""},
 		{"lz4, zeros, then plain", join(aligned(append(packed(t, hello, "lz4", "-l"), zeros...)), again), both, ""},
 		{"lz4, zeros, then gzip", join(packed(t, hello, "lz4", "-l"), zeros, packed(t, again, "gzip")), both, ""},

@@ -15,6 +15,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"provision/images"
+	"provision/images/media"
 )
 
 // MediaRequest is the body of POST /v1/media.
@@ -63,8 +64,8 @@ func (s *Server) media(c echo.Context) error {
 }
 
 // medium is what is asked for.
-func (s *Server) medium(r MediaRequest) (m images.BootMedium, err error) {
-	to := images.MediumFor{Host: r.Host}
+func (s *Server) medium(r MediaRequest) (m media.BootMedium, err error) {
+	to := media.Purpose{Host: r.Host}
 	if to.Servers, err = s.askedAt(r.Servers); err != nil {
 		return m, err
 	}
@@ -103,16 +104,16 @@ func (s *Server) medium(r MediaRequest) (m images.BootMedium, err error) {
 			return m, err
 		}
 	}
-	program, err := images.MediumProgram(s.Programs, arch)
+	program, err := media.Program(s.Programs, arch)
 	if err != nil {
 		return m, err
 	}
-	return images.IPXEMedium(arch, program, images.MediumScript(to)), nil
+	return media.ForUEFI(arch, program, media.Script(to)), nil
 }
 
 // boardMedium is that of a board that does not start by UEFI; ok is false for one
 // that does.
-func (s *Server) boardMedium(r MediaRequest, arch images.Arch, to images.MediumFor) (m images.BootMedium, ok bool, err error) {
+func (s *Server) boardMedium(r MediaRequest, arch images.Arch, to media.Purpose) (m media.BootMedium, ok bool, err error) {
 	board, err := images.ParseBoard(r.Board)
 	switch {
 	case err != nil:
@@ -124,7 +125,7 @@ func (s *Server) boardMedium(r MediaRequest, arch images.Arch, to images.MediumF
 	case r.ISO:
 		return m, false, fmt.Errorf("board %s does not start from a CD: make a disk image, .img", board.Name)
 	}
-	m, err = s.Images.BoardMedium(board, to)
+	m, err = media.ForBoard(s.Images, board, to)
 	return m, true, err
 }
 

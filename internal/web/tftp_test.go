@@ -9,6 +9,7 @@ import (
 
 	"provision/hosts"
 	"provision/images"
+	"provision/internal/initrd"
 )
 
 // TestSlow: who loads what over TFTP, by what is known of the machine.
@@ -24,7 +25,7 @@ func TestSlow(t *testing.T) {
 	if err := os.WriteFile(src.Kernel, kernel, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(src.Initrd, images.Overlay([]images.OverlayFile{{Path: "init", Mode: 0o755}}), 0o600); err != nil {
+	if err := os.WriteFile(src.Initrd, initrd.Overlay([]initrd.File{{Path: "init", Mode: 0o755}}), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := catalog.Add(t.Context(), "arm", images.AArch64, src, nil); err != nil {

@@ -16,8 +16,8 @@ import (
 	"time"
 
 	"provision/disko"
-	"provision/images"
 	"provision/installer"
+	"provision/internal/initrd"
 	"provision/internal/lab"
 )
 
@@ -128,16 +128,16 @@ func machine(t *testing.T, name string) *lab.Shell {
 	check(t, err)
 	login, err := lab.NewKey("login")
 	check(t, err)
-	initrd, err := os.ReadFile(img.Initrd)
+	initrdData, err := os.ReadFile(img.Initrd)
 	check(t, err)
-	initrd = append(initrd, make([]byte, images.Padding(int64(len(initrd))))...)
-	initrd = append(initrd, images.Overlay([]images.OverlayFile{
+	initrdData = append(initrdData, make([]byte, initrd.Padding(int64(len(initrdData))))...)
+	initrdData = append(initrdData, initrd.Overlay([]initrd.File{
 		{Path: "ssh/ssh_host_ed25519_key", Mode: 0o600, Data: host.Private},
 		{Path: "ssh/ssh_host_ed25519_key.pub", Mode: 0o644, Data: host.Public},
 		{Path: "ssh/authorized_keys", Mode: 0o600, Data: login.Public},
 	})...)
 	dir := t.TempDir()
-	check(t, os.WriteFile(dir+"/initrd", initrd, 0o600))
+	check(t, os.WriteFile(dir+"/initrd", initrdData, 0o600))
 	disks, err := NewDisks(dir, name)
 	check(t, err)
 	m := &lab.Machine{Name: "beside", Dir: dir, LAN: lan, MAC: "52:54:00:be:51:de", Disks: disks, MemMB: 2048,

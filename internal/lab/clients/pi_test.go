@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"provision/images"
+	"provision/internal/initrd"
 	"provision/internal/lab/netboot"
 )
 
@@ -19,7 +20,7 @@ func (w *world) firmware() {
 	kernel := make([]byte, 70000)
 	copy(kernel[0x38:], "ARM\x64")
 	copy(kernel[0x100:], "Linux version 6.1.0-lab (lab@lab) ")
-	w.image(images.AArch64, kernel, images.OverlayFile{Path: "lib/modules/6.1.0-lab/modules.builtin", Mode: 0o644, Data: []byte("kernel/drivers/net/virtio_net.ko\n")})
+	w.image(images.AArch64, kernel, initrd.File{Path: "lib/modules/6.1.0-lab/modules.builtin", Mode: 0o644, Data: []byte("kernel/drivers/net/virtio_net.ko\n")})
 	dir := w.TempDir()
 	elf, tree := "\x7fELF"+strings.Repeat("firmware", 9999), "\xd0\x0d\xfe\xed\x00\x00\x00\x10"+strings.Repeat("tree", 99)
 	for name, data := range map[string]string{"bootcode.bin": strings.Repeat("boot", 999), "start.elf": elf, "fixup.dat": "fixup", "start4.elf": elf, "fixup4.dat": "fixup",

@@ -21,6 +21,7 @@ import (
 
 	"provision/hosts"
 	"provision/images"
+	"provision/internal/initrd"
 	"provision/internal/lab"
 	"provision/internal/lab/netboot"
 	"provision/internal/store"
@@ -122,12 +123,12 @@ func (w *world) now() time.Time {
 func (w *world) restart() { w.off.Add(int64(time.Minute)) }
 
 // image puts a kernel that looks like one into the catalog, under the name of its architecture.
-func (w *world) image(arch images.Arch, kernel []byte, more ...images.OverlayFile) {
+func (w *world) image(arch images.Arch, kernel []byte, more ...initrd.File) {
 	w.Helper()
 	dir := w.TempDir()
 	src := images.Source{Kernel: filepath.Join(dir, "kernel"), Initrd: filepath.Join(dir, "initrd"), Cmdline: "init=/nix/store/x/init quiet"}
-	initrd := images.Overlay(append(more, images.OverlayFile{Path: "init", Mode: 0o755, Data: bytes.Repeat([]byte("provision"), 9999)}))
-	must(w.T, errors.Join(os.WriteFile(src.Kernel, kernel, 0o600), os.WriteFile(src.Initrd, initrd, 0o600)))
+	initrdData := initrd.Overlay(append(more, initrd.File{Path: "init", Mode: 0o755, Data: bytes.Repeat([]byte("provision"), 9999)}))
+	must(w.T, errors.Join(os.WriteFile(src.Kernel, kernel, 0o600), os.WriteFile(src.Initrd, initrdData, 0o600)))
 	_, err := w.images.Add(w.ctx, string(arch), arch, src, nil)
 	must(w.T, err)
 }

@@ -23,7 +23,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"provision/images"
+	"provision/internal/initrd"
 	"provision/internal/lab"
 )
 
@@ -130,8 +130,8 @@ func (w *world) image() {
 	for at, magic := range map[int]string{0x1fe: "\x55\xaa", 0x202: "HdrS\x0f\x02", 0x236: "\x03\x00"} {
 		copy(kernel[at:], magic)
 	}
-	initrd := images.Overlay([]images.OverlayFile{{Path: "init", Mode: 0o755, Data: bytes.Repeat([]byte("provision"), 1<<20)}})
-	w.must(errors.Join(os.WriteFile(filepath.Join(w.dir, "kernel"), kernel, 0o600), os.WriteFile(filepath.Join(w.dir, "initrd"), initrd, 0o600)))
+	initrdData := initrd.Overlay([]initrd.File{{Path: "init", Mode: 0o755, Data: bytes.Repeat([]byte("provision"), 1<<20)}})
+	w.must(errors.Join(os.WriteFile(filepath.Join(w.dir, "kernel"), kernel, 0o600), os.WriteFile(filepath.Join(w.dir, "initrd"), initrdData, 0o600)))
 }
 
 // fleet is a flake with n hosts: each with a system of its own, which refers to 58 paths of half a MB that all have.

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"provision/images"
+	"provision/internal/initrd"
 	"provision/internal/lab"
 )
 
@@ -117,7 +117,7 @@ func TestSwitchRoot(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
 	defer cancel()
-	w := newWorld(t, ctx, 3, lab.X86_64, images.OverlayFile{Path: "init", Mode: 0o755, Data: []byte(switchScript)})
+	w := newWorld(t, ctx, 3, lab.X86_64, initrd.File{Path: "init", Mode: 0o755, Data: []byte(switchScript)})
 	w.router(t, w.lan, w.net)
 	newFaulty(t, w).start(t)
 	check(t, w.vm.Start(ctx))

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"provision/images"
+	"provision/internal/initrd"
 	"provision/internal/lab"
 )
 
@@ -41,15 +41,15 @@ func TestSystemd(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
 	defer cancel()
 	files := append(systemd(t),
-		images.OverlayFile{Path: "init", Mode: fs.ModeSymlink, Data: []byte("/usr/lib/systemd/systemd")},
-		images.OverlayFile{Path: "etc/initrd-release", Mode: 0o644, Data: []byte("ID=lab\nVERSION_ID=1\n")},
-		images.OverlayFile{Path: "etc/os-release", Mode: 0o644, Data: []byte("ID=lab\nVERSION_ID=1\n")},
-		images.OverlayFile{Path: "etc/machine-id", Mode: 0o644, Data: []byte(strings.Repeat("ab", 16) + "\n")},
-		images.OverlayFile{Path: "etc/systemd/system/initrd.target", Mode: 0o644,
+		initrd.File{Path: "init", Mode: fs.ModeSymlink, Data: []byte("/usr/lib/systemd/systemd")},
+		initrd.File{Path: "etc/initrd-release", Mode: 0o644, Data: []byte("ID=lab\nVERSION_ID=1\n")},
+		initrd.File{Path: "etc/os-release", Mode: 0o644, Data: []byte("ID=lab\nVERSION_ID=1\n")},
+		initrd.File{Path: "etc/machine-id", Mode: 0o644, Data: []byte(strings.Repeat("ab", 16) + "\n")},
+		initrd.File{Path: "etc/systemd/system/initrd.target", Mode: 0o644,
 			Data: []byte("[Unit]\nDescription=lab\nRequires=switch.service\nAfter=switch.service\n")},
-		images.OverlayFile{Path: "etc/systemd/system/switch.service", Mode: 0o644,
+		initrd.File{Path: "etc/systemd/system/switch.service", Mode: 0o644,
 			Data: []byte("[Unit]\nDefaultDependencies=no\n[Service]\nType=oneshot\nStandardOutput=tty\nTTYPath=/dev/ttyS0\nExecStart=/bin/busybox sh /switch\n")},
-		images.OverlayFile{Path: "switch", Mode: 0o755, Data: []byte(systemdSwitch)})
+		initrd.File{Path: "switch", Mode: 0o755, Data: []byte(systemdSwitch)})
 	w := newWorld(t, ctx, 5, lab.X86_64, files...)
 	w.router(t, w.lan, w.net)
 	newFaulty(t, w).start(t)
@@ -59,12 +59,12 @@ func TestSystemd(t *testing.T) {
 }
 
 // systemd is this machine's, with all that it is linked to, as files for an initrd.
-func systemd(t *testing.T) []images.OverlayFile {
+func systemd(t *testing.T) []initrd.File {
 	t.Helper()
 	const program = "/usr/lib/systemd/systemd"
 	out, err := exec.Command("ldd", program).Output()
 	check(t, err)
-	var files []images.OverlayFile
+	var files []initrd.File
 	for _, path := range append(strings.Fields(string(out)), program, "/usr/bin/systemctl") {
 		if !strings.HasPrefix(path, "/") {
 			continue
@@ -74,7 +74,7 @@ func systemd(t *testing.T) []images.OverlayFile {
 		if !strings.HasPrefix(path, "/usr/") { // which has them all
 			path = "/usr" + path
 		}
-		files = append(files, images.OverlayFile{Path: path, Mode: 0o755, Data: data})
+		files = append(files, initrd.File{Path: path, Mode: 0o755, Data: data})
 	}
 	return files
 }

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"provision/images"
+	"provision/internal/initrd"
 	"provision/internal/lab"
 )
 
@@ -48,7 +49,7 @@ type world struct {
 }
 
 // newWorld makes the LAN number n, 10.77.n.0/24, for a machine that is still off. More replaces files of the image.
-func newWorld(t testing.TB, ctx context.Context, n int, arch lab.Arch, more ...images.OverlayFile) *world {
+func newWorld(t testing.TB, ctx context.Context, n int, arch lab.Arch, more ...initrd.File) *world {
 	t.Helper()
 	w := &world{ctx: ctx, net: fmt.Sprintf("10.77.%d.", n)}
 	w.server = w.net + "1:80"
@@ -82,7 +83,7 @@ func newWorld(t testing.TB, ctx context.Context, n int, arch lab.Arch, more ...i
 }
 
 // pack makes the first stage and the tail of one boot, as the server does.
-func (w *world) pack(t testing.TB, arch lab.Arch, more []images.OverlayFile) {
+func (w *world) pack(t testing.TB, arch lab.Arch, more []initrd.File) {
 	t.Helper()
 	catalog, err := images.Open(t.TempDir())
 	check(t, err)
@@ -97,7 +98,7 @@ func (w *world) pack(t testing.TB, arch lab.Arch, more []images.OverlayFile) {
 	check(t, in.Close())
 	t.Logf("the first stage has %.1f MB, the image's initrd %.1f MB", float64(first.Size)/1e6, float64(w.added.Initrd.Size)/1e6)
 	if len(more) > 0 {
-		w.tail = append(make([]byte, images.Padding(w.added.Initrd.Size)), images.Overlay(more)...)
+		w.tail = append(make([]byte, initrd.Padding(w.added.Initrd.Size)), initrd.Overlay(more)...)
 		return
 	}
 	w.tail = images.Contract{Login: strings.TrimSpace(string(w.login.Public)), HostKey: w.host.Private,
@@ -165,10 +166,10 @@ type faulty struct {
 
 func newFaulty(t testing.TB, w *world, faults ...fault) *faulty {
 	t.Helper()
-	initrd, err := os.ReadFile(w.image.Initrd)
+	initrdData, err := os.ReadFile(w.image.Initrd)
 	check(t, err)
-	s := &faulty{file: string(append(initrd, w.tail...)), addr: w.server, faults: faults, killed: make(chan struct{})}
-	if sum := sha256.Sum256(initrd); hex.EncodeToString(sum[:]) != w.added.Initrd.SHA256 {
+	s := &faulty{file: string(append(initrdData, w.tail...)), addr: w.server, faults: faults, killed: make(chan struct{})}
+	if sum := sha256.Sum256(initrdData); hex.EncodeToString(sum[:]) != w.added.Initrd.SHA256 {
 		t.Fatal("the image has changed")
 	}
 	return s

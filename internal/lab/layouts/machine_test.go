@@ -16,8 +16,8 @@ import (
 	"time"
 
 	"provision/disko"
-	"provision/images"
 	"provision/installer"
+	"provision/internal/initrd"
 	"provision/internal/lab"
 )
 
@@ -64,16 +64,16 @@ func newMachine(t *testing.T) *machine {
 	check(t, err)
 	img, err := lab.Image(ctx, lab.CacheDir(), lab.X86_64, os.Stderr)
 	check(t, err)
-	initrd, err := os.ReadFile(img.Initrd) // a multiple of four bytes
+	initrdData, err := os.ReadFile(img.Initrd) // a multiple of four bytes
 	check(t, err)
-	initrd = append(initrd, images.Overlay([]images.OverlayFile{
+	initrdData = append(initrdData, initrd.Overlay([]initrd.File{
 		{Path: "ssh/ssh_host_ed25519_key", Mode: 0o600, Data: host.Private},
 		{Path: "ssh/ssh_host_ed25519_key.pub", Mode: 0o644, Data: host.Public},
 		{Path: "ssh/authorized_keys", Mode: 0o600, Data: login.Public},
 		{Path: "addrs.json", Mode: 0o644, Data: []byte("[]")},
 	})...)
 	dir := t.TempDir()
-	check(t, os.WriteFile(filepath.Join(dir, "initrd"), initrd, 0o600))
+	check(t, os.WriteFile(filepath.Join(dir, "initrd"), initrdData, 0o600))
 
 	m := &machine{ctx: ctx, disks: map[string]lab.Disk{}}
 	vm := &lab.Machine{Name: fmt.Sprintf("vm%d", n), Dir: dir, LAN: lan, MAC: fmt.Sprintf("52:54:00:12:34:%02x", n),

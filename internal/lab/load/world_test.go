@@ -20,6 +20,7 @@ import (
 
 	"provision/hosts"
 	"provision/images"
+	"provision/internal/initrd"
 	"provision/internal/lab"
 	"provision/internal/lab/dnsmasq"
 	"provision/internal/lab/netboot"
@@ -134,10 +135,10 @@ func (w *world) image(catalog *images.Catalog, arch images.Arch, magic map[int]s
 	for at, bytes := range magic {
 		copy(kernel[at:], bytes)
 	}
-	initrd := images.Overlay([]images.OverlayFile{{Path: "init", Mode: 0o755, Data: bytes.Repeat([]byte("provision"), 1<<20)}})
+	initrdData := initrd.Overlay([]initrd.File{{Path: "init", Mode: 0o755, Data: bytes.Repeat([]byte("provision"), 1<<20)}})
 	src := images.Source{Kernel: filepath.Join(w.dir, "kernel"), Initrd: filepath.Join(w.dir, "initrd"), Cmdline: "init=/nix/store/x/init"}
 	w.must(os.WriteFile(src.Kernel, kernel, 0o600))
-	w.must(os.WriteFile(src.Initrd, initrd, 0o600))
+	w.must(os.WriteFile(src.Initrd, initrdData, 0o600))
 	_, err := catalog.Add(w.ctx, string(arch), arch, src, nil)
 	w.must(err)
 }

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"provision/images"
+	"provision/internal/initrd"
 	"provision/internal/lab"
 	"provision/internal/lab/netboot"
 )
@@ -128,14 +129,14 @@ func (w *world) image() {
 	for at, magic := range map[int]string{0x1fe: "\x55\xaa", 0x202: "HdrS\x0f\x02", 0x236: "\x03\x00"} {
 		copy(kernel[at:], magic)
 	}
-	init := images.OverlayFile{Path: "init", Mode: 0o755, Data: bytes.Repeat([]byte("provision"), 9999)}
-	initrd := images.Overlay([]images.OverlayFile{init})
+	init := initrd.File{Path: "init", Mode: 0o755, Data: bytes.Repeat([]byte("provision"), 9999)}
+	initrdData := initrd.Overlay([]initrd.File{init})
 	src := images.Source{
 		Kernel:  filepath.Join(w.dir, "kernel"),
 		Initrd:  filepath.Join(w.dir, "initrd"),
 		Cmdline: "init=/nix/store/x/init",
 	}
-	w.must(errors.Join(os.WriteFile(src.Kernel, kernel, 0o600), os.WriteFile(src.Initrd, initrd, 0o600)))
+	w.must(errors.Join(os.WriteFile(src.Kernel, kernel, 0o600), os.WriteFile(src.Initrd, initrdData, 0o600)))
 	catalog, err := images.Open(filepath.Join(w.server.state(), "images"))
 	w.must(err)
 	_, err = catalog.Add(w.ctx, "lab", images.X86_64, src, nil)

@@ -20,7 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"provision/images"
+	"provision/internal/initrd"
 	"provision/internal/lab"
 	"provision/internal/target"
 )
@@ -65,10 +65,10 @@ func newMachine(t *testing.T, ctx context.Context, host lab.Key) *machine {
 	dir := t.TempDir()
 	disk, err := lab.NewDisk(filepath.Join(dir, "disk"), 256<<20, "LAB")
 	check(t, err)
-	initrd := filepath.Join(dir, "initrd")
-	check(t, os.WriteFile(initrd, m.initrd(t, host), 0o600))
+	initrdData := filepath.Join(dir, "initrd")
+	check(t, os.WriteFile(initrdData, m.initrd(t, host), 0o600))
 	m.vm = &lab.Machine{Name: "vm", Dir: dir, LAN: m.lan, MAC: "52:54:00:12:34:56", Firmware: lab.OVMFPXE,
-		Disks: []lab.Disk{disk}, Kernel: m.image.Kernel, Initrd: initrd, Cmdline: m.image.Cmdline}
+		Disks: []lab.Disk{disk}, Kernel: m.image.Kernel, Initrd: initrdData, Cmdline: m.image.Cmdline}
 	t.Cleanup(func() { check(t, m.vm.PowerOff()) })
 	t.Cleanup(func() {
 		if text := m.vm.Console().Text(); t.Failed() {
@@ -83,10 +83,10 @@ func newMachine(t *testing.T, ctx context.Context, host lab.Key) *machine {
 // initrd is the image's with the keys of one boot appended, as the server appends them.
 func (m *machine) initrd(t *testing.T, host lab.Key) []byte {
 	t.Helper()
-	initrd, err := os.ReadFile(m.image.Initrd)
+	initrdData, err := os.ReadFile(m.image.Initrd)
 	check(t, err)
-	initrd = append(initrd, make([]byte, images.Padding(int64(len(initrd))))...)
-	return append(initrd, images.Overlay([]images.OverlayFile{
+	initrdData = append(initrdData, make([]byte, initrd.Padding(int64(len(initrdData))))...)
+	return append(initrdData, initrd.Overlay([]initrd.File{
 		{Path: "ssh/ssh_host_ed25519_key", Mode: 0o600, Data: host.Private},
 		{Path: "ssh/ssh_host_ed25519_key.pub", Mode: 0o644, Data: host.Public},
 		{Path: "ssh/authorized_keys", Mode: 0o600, Data: m.login.Public},
@@ -159,13 +159,13 @@ func (m *machine) facts(t *testing.T) (f target.Facts) {
 }
 
 // load is what kexec-load reads.
-func load(t *testing.T, kernel, initrd []byte, cmdline string) (target.Load, io.Reader) {
+func load(t *testing.T, kernel, initrdData []byte, cmdline string) (target.Load, io.Reader) {
 	t.Helper()
 	sum := sha256.New()
 	sum.Write(kernel)
-	sum.Write(initrd)
-	l := target.Load{Kernel: uint64(len(kernel)), Initrd: uint64(len(initrd)), SHA256: fmt.Sprintf("%x", sum.Sum(nil)), Cmdline: cmdline}
-	return l, io.MultiReader(strings.NewReader(line(t, l)), bytes.NewReader(kernel), bytes.NewReader(initrd))
+	sum.Write(initrdData)
+	l := target.Load{Kernel: uint64(len(kernel)), Initrd: uint64(len(initrdData)), SHA256: fmt.Sprintf("%x", sum.Sum(nil)), Cmdline: cmdline}
+	return l, io.MultiReader(strings.NewReader(line(t, l)), bytes.NewReader(kernel), bytes.NewReader(initrdData))
 }
 
 func line(t *testing.T, l target.Load) string {
@@ -279,25 +279,25 @@ func (m *machine) testLoad(t *testing.T, next lab.Key) {
 	t.Helper()
 	kernel, err := os.ReadFile(m.image.Kernel)
 	check(t, err)
-	initrd := m.initrd(t, next)
+	initrdData := m.initrd(t, next)
 	m.refuses(t, nil, "kexec-start", "nothing is")
 
-	large, _ := load(t, kernel, initrd, "")
+	large, _ := load(t, kernel, initrdData, "")
 	large.Initrd = 3080<<20 - uint64(len(kernel))
 	m.refuses(t, strings.NewReader(line(t, large)), "kexec-load", "3080 MiB", "6800 MiB",
 		fmt.Sprintf("this one has %d MiB", (m.facts(t).Memory+1<<20-1)>>20), "--via netboot")
-	bad, _ := load(t, kernel[:100], initrd[:100], "")
+	bad, _ := load(t, kernel[:100], initrdData[:100], "")
 	bytesOf := func(s string) io.Reader { return strings.NewReader(line(t, bad) + strings.Repeat(s, 200)) }
 	m.refuses(t, bytesOf("x"), "kexec-load", "SHA-256", bad.SHA256, "nothing was loaded")
 	m.refuses(t, strings.NewReader(line(t, bad)+"short"), "kexec-load", "5 of 100 bytes")
-	_, noKernel := load(t, kernel[:100], initrd[:100], "")
+	_, noKernel := load(t, kernel[:100], initrdData[:100], "")
 	m.refuses(t, noKernel, "kexec-load", "kexec-tools", "--via netboot")
-	_, small := load(t, kernel, initrd[:100], "")
+	_, small := load(t, kernel, initrdData[:100], "")
 	m.loads(t, small)
 	m.says(t, "kexec-unload && cat /sys/kernel/kexec_loaded", "0")
 	// Where the emulator gets no time for a moment, a kernel takes the timer for broken ("IO-APIC + timer doesn't work!")
 	// and panics. Under other hypervisors than TCG it does not look.
-	_, stream := load(t, kernel, initrd, m.image.Cmdline+" lockdown=integrity")
+	_, stream := load(t, kernel, initrdData, m.image.Cmdline+" lockdown=integrity")
 	m.loads(t, stream)
 }
 

@@ -20,6 +20,7 @@ import (
 
 	"provision/hosts"
 	"provision/images"
+	"provision/internal/initrd"
 	"provision/internal/lab"
 	"provision/internal/store"
 )
@@ -99,9 +100,9 @@ func (w *world) state() {
 	copy(kernel[0x1fe:], "\x55\xaa")
 	copy(kernel[0x202:], "HdrS\x0f\x02")
 	copy(kernel[0x236:], "\x03\x00")
-	initrd := images.Overlay([]images.OverlayFile{{Path: "init", Mode: 0o755, Data: []byte("x")}})
+	initrdData := initrd.Overlay([]initrd.File{{Path: "init", Mode: 0o755, Data: []byte("x")}})
 	src := images.Source{Kernel: filepath.Join(w.dir, "kernel"), Initrd: filepath.Join(w.dir, "initrd"), Cmdline: "init=/nix/store/x/init"}
-	w.must(errors.Join(os.WriteFile(src.Kernel, kernel, 0o644), os.WriteFile(src.Initrd, initrd, 0o644)))
+	w.must(errors.Join(os.WriteFile(src.Kernel, kernel, 0o644), os.WriteFile(src.Initrd, initrdData, 0o644)))
 	_, err = catalog.Add(w.ctx, "lab", images.X86_64, src, nil)
 	w.must(err)
 	us, err := net.InterfaceByName(w.ours.lan.Interface) // the boot is for this process

@@ -1,4 +1,4 @@
-package images
+package media
 
 import (
 	"crypto/sha256"
@@ -33,18 +33,21 @@ func (m BootMedium) Disk(f *os.File) error {
 	if err := m.check(); err != nil {
 		return fmt.Errorf("make a boot medium: %w", err)
 	}
+
 	size := max(m.fatSize(), fat32Min)
-	if err := f.Truncate(size + 2*mebi); err != nil { // one for the table, one for its copy at the end
+	whole := size + 2*mebi // one for the table, one for its copy at the end
+	if err := f.Truncate(whole); err != nil {
 		return fmt.Errorf("make a boot medium: %w", err)
 	}
 	id, err := m.fat(f, mebi, size, true)
 	if err != nil {
 		return fmt.Errorf("make a boot medium: %w", err)
 	}
+
 	if m.MBR {
 		err = writeMBR(f, id, mebi, size)
 	} else {
-		err = writeGPT(f, id, mebi, size, size+2*mebi)
+		err = writeGPT(f, id, mebi, size, whole)
 	}
 	if err != nil {
 		return fmt.Errorf("make a boot medium: %w", err)
@@ -52,7 +55,8 @@ func (m BootMedium) Disk(f *os.File) error {
 	return nil
 }
 
-// fatSize is enough for all files, in whole MiB.
+// fatSize returns the size in bytes of a file system in which all files fit, in
+// whole MiB.
 func (m BootMedium) fatSize() int64 {
 	size := int64(mebi) // directories and FATs
 	for name, c := range m.Files {
@@ -64,8 +68,8 @@ func (m BootMedium) fatSize() int64 {
 	return (size + mebi - 1) / mebi * mebi
 }
 
-// fat makes the file system in f, of size bytes from start. It returns the
-// medium's identity.
+// fat makes the file system in f, of size bytes from start: FAT32 if it is big,
+// else FAT12. It returns the medium's identity.
 func (m BootMedium) fat(f *os.File, start, size int64, big bool) ([]byte, error) {
 	store := file.New(f, false)
 	var fs filesystem.FileSystem
@@ -78,6 +82,7 @@ func (m BootMedium) fat(f *os.File, start, size int64, big bool) ([]byte, error)
 	if err != nil {
 		return nil, fmt.Errorf("make a FAT file system: %w", err)
 	}
+
 	sums := map[string][]byte{}
 	for _, name := range m.names() {
 		if dir := path.Dir(name); dir != "." {
@@ -89,6 +94,7 @@ func (m BootMedium) fat(f *os.File, start, size int64, big bool) ([]byte, error)
 			return nil, fmt.Errorf("write %s: %w", name, err)
 		}
 	}
+
 	id := m.identity(sums)
 	return id, stampFAT(f, start, binary.LittleEndian.Uint32(id))
 }
@@ -104,27 +110,45 @@ func (m BootMedium) copyTo(fs filesystem.FileSystem, name string) (sum []byte, e
 	if err != nil {
 		return nil, err
 	}
+
 	h := sha256.New()
-	// Each write writes the FATs as well.
-	n, err := io.CopyBuffer(struct{ io.Writer }{out}, io.TeeReader(io.LimitReader(in, m.Files[name].Size+1), h), make([]byte, min(m.Files[name].Size+1, 8*mebi)))
-	if err == nil && n != m.Files[name].Size {
-		err = fmt.Errorf("it has not %d bytes", m.Files[name].Size)
+	// Each write writes the FATs as well, so there are to be few.
+	size := m.Files[name].Size
+	limited := io.TeeReader(io.LimitReader(in, size+1), h) // one byte more shows that it is longer
+	n, err := io.CopyBuffer(struct{ io.Writer }{out}, limited, make([]byte, min(size+1, 8*mebi)))
+	if err == nil && n != size {
+		err = fmt.Errorf("it has not %d bytes", size)
 	}
 	return h.Sum(nil), errors.Join(err, out.Close())
 }
 
-// uuidOf makes a UUID of 16 bytes (RFC 9562, version 8: by one's own rules).
+// uuidOf makes a UUID of 16 bytes (RFC 9562, version 8: for vendors' own use).
 func uuidOf(b []byte) string {
 	u := [16]byte(b)
-	u[6], u[8] = u[6]&0x0f|0x80, u[8]&0x3f|0x80
+	u[6] = u[6]&0x0f | 0x80 // the version
+	u[8] = u[8]&0x3f | 0x80 // the variant
 	return fmt.Sprintf("%X-%X-%X-%X-%X", u[:4], u[4:6], u[6:8], u[8:10], u[10:])
 }
 
 // writeGPT writes a GPT with one EFI system partition. whole is the disk's size.
 func writeGPT(f backend.WritableFile, id []byte, start, size, whole int64) error {
-	t := &gpt.Table{LogicalSectorSize: sector, PhysicalSectorSize: sector, ProtectiveMBR: true, GUID: uuidOf(id[:16]),
-		Partitions: []*gpt.Partition{{Index: 1, Start: uint64(start / sector), End: uint64((start+size)/sector - 1), Size: uint64(size),
-			Type: gpt.EFISystemPartition, Name: "provision", GUID: uuidOf(id[16:])}}}
+	partition := &gpt.Partition{
+		Index: 1,
+		Start: uint64(start / sector),
+		End:   uint64((start+size)/sector - 1),
+		Size:  uint64(size),
+		Type:  gpt.EFISystemPartition,
+		Name:  "provision",
+		GUID:  uuidOf(id[16:]),
+	}
+	t := &gpt.Table{
+		LogicalSectorSize:  sector,
+		PhysicalSectorSize: sector,
+		ProtectiveMBR:      true,
+		GUID:               uuidOf(id[:16]),
+		Partitions:         []*gpt.Partition{partition},
+	}
+
 	// The wrapping hides Sync, which it would call five times.
 	if err := t.Write(struct{ backend.WritableFile }{f}, whole); err != nil {
 		return fmt.Errorf("write the GPT: %w", err)
@@ -135,8 +159,17 @@ func writeGPT(f backend.WritableFile, id []byte, start, size, whole int64) error
 // writeMBR writes an MBR with one FAT32 partition (LBA). Its signature, by
 // which Linux makes PARTUUIDs, is the identity's.
 func writeMBR(f backend.WritableFile, id []byte, start, size int64) error {
-	t := &mbr.Table{LogicalSectorSize: sector, PhysicalSectorSize: sector,
-		Partitions: []*mbr.Partition{{Bootable: true, Type: mbr.Fat32LBA, Start: uint32(start / sector), Size: uint32(size / sector)}}}
+	partition := &mbr.Partition{
+		Bootable: true,
+		Type:     mbr.Fat32LBA,
+		Start:    uint32(start / sector),
+		Size:     uint32(size / sector),
+	}
+	t := &mbr.Table{
+		LogicalSectorSize:  sector,
+		PhysicalSectorSize: sector,
+		Partitions:         []*mbr.Partition{partition},
+	}
 	if err := t.Write(f, start+size); err != nil {
 		return fmt.Errorf("write the MBR: %w", err)
 	}

@@ -1,4 +1,4 @@
-package images
+package media
 
 import (
 	"cmp"
@@ -6,31 +6,20 @@ import (
 	"strings"
 )
 
-// MediumRounds is how often the script of a medium asks before it gives up:
-// some ten minutes.
-const MediumRounds = 30
+// rounds is how often the script of a medium asks before it gives up: some ten
+// minutes.
+const rounds = 30
 
-// MediumFor says whom a medium is for, and whom it asks.
-type MediumFor struct {
-	Host    string   // empty: any machine
-	MACs    []string // of the host
-	Servers []string // base URLs, such as http://10.0.0.1:8080, asked in this order
-}
-
-// MediumScript is the iPXE script of a medium. For each network card (of a
-// host, its own alone) it gets an address by DHCP and then asks the server,
-// which decides by MAC and permit, as for a machine that netboots. It hands out
+// Script returns the iPXE script of a medium. For each network card (of a host,
+// its own alone) it gets an address by DHCP and then asks the server, which
+// decides by MAC and permit, as for a machine that netboots. The server hands out
 // a script that starts the installer, or one that ends, which means that there is
-// nothing to install; then UEFI goes on to its next boot option.
-func MediumScript(m MediumFor) []byte {
+// nothing to install. Then UEFI goes on to its next boot option.
+func Script(to Purpose) []byte {
 	var b strings.Builder
 	say := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	whose := "any machine that is enrolled"
-	if m.Host != "" {
-		whose = m.Host + ", which has the network card " + strings.Join(m.MACs, " or ")
-	}
 	say("#!ipxe")
-	say("echo provision: boot medium for %s", whose)
+	say("echo provision: boot medium for %s", to.whose())
 	say("set user-class Tinkerbell") // so that the server takes it for the iPXE that it hands out
 	say("set round:int32 0")
 	say(":round")
@@ -39,40 +28,43 @@ func MediumScript(m MediumFor) []byte {
 	say("set idx:int32 0")
 	say(":card")
 	say("isset ${net${idx}/mac} || goto asked")
-	for _, mac := range m.MACs {
+	for _, mac := range to.MACs {
 		say("iseq ${net${idx}/mac} %s && goto ask ||", mac)
 	}
-	if m.Host != "" {
+	if to.Host != "" {
 		say("goto next")
 	}
 	say(":ask")
 	say("set mine yes")
 	say("echo provision: network card ${net${idx}/mac}: waiting for its link, and for an address by DHCP")
 	say("ifconf --configurator dhcp net${idx} || goto noaddress") // `dhcp` waits for an IPv6 router, too
-	for _, server := range m.Servers {
-		say("echo provision: ${net${idx}/mac} has the address ${net${idx}/ip}; asking %s, try ${round} of %d", server, MediumRounds)
-		say("chain --autofree %s/ipxe?platform=${platform}&arch=${buildarch}&mac=${net${idx}/mac}&uuid=${uuid}&from=medium && goto local ||", server)
+	for _, server := range to.Servers {
+		say("echo provision: ${net${idx}/mac} has the address ${net${idx}/ip}; asking %s, try ${round} of %d",
+			server, rounds)
+		say("chain --autofree %s/ipxe?platform=${platform}&arch=${buildarch}&mac=${net${idx}/mac}&uuid=${uuid}&from=medium"+
+			" && goto local ||", server)
 	}
-	say("echo provision: ${net${idx}/mac}: no answer from %s", strings.Join(m.Servers, " or "))
+	say("echo provision: ${net${idx}/mac}: no answer from %s", strings.Join(to.Servers, " or "))
 	say("echo Does provision serve run there, and is it reached from this network?")
 	say("goto close")
 	say(":noaddress")
 	say("echo provision: ${net${idx}/mac}: no address")
 	say("echo Is the cable in, and is there a DHCP server on this network?")
 	say(":close")
-	say("echo Is the machine enrolled? On the server: provision enroll ${net${idx}/mac} %s", cmp.Or(m.Host, "HOST"))
+	say("echo Is the machine enrolled? On the server: provision enroll ${net${idx}/mac} %s", cmp.Or(to.Host, "HOST"))
 	say("ifclose net${idx} ||") // the installer is told the card that was opened last
 	say(":next")
 	say("inc idx")
 	say("goto card")
 	say(":asked")
 	say("isset ${mine} || goto stranger")
-	say("iseq ${round} %d && goto local ||", MediumRounds)
+	say("iseq ${round} %d && goto local ||", rounds)
 	say("prompt --key s --timeout 10000 provision: asking again in 10 seconds; press s for a shell && shell ||")
 	say("goto round")
 	say(":stranger")
 	say("echo")
-	say("isset ${net0/mac} && echo provision: this medium is for %s; this machine has ${net0/mac} ${net1/mac} ${net2/mac} ${net3/mac} ||", whose)
+	say("isset ${net0/mac} && echo provision: this medium is for %s; this machine has"+
+		" ${net0/mac} ${net1/mac} ${net2/mac} ${net3/mac} ||", to.whose())
 	say("isset ${net0/mac} || echo provision: no network card that iPXE or the firmware has a driver for")
 	say("prompt --key s --timeout 30000 provision: starting from the disk in 30 seconds; press s for a shell && shell ||")
 	say(":local")

@@ -1,4 +1,4 @@
-package images
+package media
 
 import (
 	"encoding/binary"
@@ -8,43 +8,52 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+
+	"provision/images"
 )
 
 // bootScript is what U-Boot runs from a FAT partition, beside other ways.
 const bootScript = "boot.scr"
 
-// BoardMedium is a medium from which a board's own firmware starts U-Boot, which
-// asks the servers of to for a configuration over TFTP, as when it netboots, and
-// so gets the host's image from there. The error says so if a board has no U-Boot
-// that can do this, or what its firmware tree lacks.
-func (c *Catalog) BoardMedium(board Board, to MediumFor) (BootMedium, error) {
+// ForBoard returns a medium from which a board's own firmware starts U-Boot,
+// which asks the servers for a configuration over TFTP, as when it netboots, and
+// so gets the host's image from there. The board's firmware is in the catalog.
+// The error says so if a board has no U-Boot that can do this, or what its
+// firmware tree lacks.
+func ForBoard(c *images.Catalog, board images.Board, to Purpose) (BootMedium, error) {
 	if board.Name == "rpi5" {
-		return BootMedium{}, fmt.Errorf("board %s: U-Boot has no driver for its network card; its own firmware can netboot: "+
-			"set BOOT_ORDER=0xf142 in its EEPROM (rpi-eeprom-config)", board.Name)
+		return BootMedium{}, fmt.Errorf("board %s: U-Boot has no driver for its network card; "+
+			"its own firmware can netboot: set BOOT_ORDER=0xf142 in its EEPROM (rpi-eeprom-config)", board.Name)
 	}
-	f, err := c.Firmware(board.Firmware)
+	firmware, err := c.Firmware(board.Firmware)
 	if err != nil {
 		return BootMedium{}, err
 	}
-	if lacks := board.Missing(f, FAT); len(lacks) > 0 {
-		return BootMedium{}, fmt.Errorf("board %s cannot start from the firmware %s: it lacks %s; add it again with a source that has these too",
-			board.Name, f.Name, strings.Join(lacks, ", "))
+	if lacks := board.Missing(firmware, images.FAT); len(lacks) > 0 {
+		return BootMedium{}, fmt.Errorf("board %s cannot start from the firmware %s: it lacks %s; "+
+			"add it again with a source that has these too", board.Name, firmware.Name, strings.Join(lacks, ", "))
 	}
 	script, err := ubootScript(to)
 	if err != nil {
 		return BootMedium{}, err
 	}
-	m := BootMedium{Label: "PROVISION", MBR: true, Files: map[string]Content{
-		ConfigTxt: Bytes([]byte(board.Config(f))), bootScript: Bytes(ubootImage(script))}}
-	for name, file := range board.Files(f, FAT) {
-		m.Files[name] = Content{file.Size, func() (io.ReadCloser, error) { return c.OpenFile(file) }}
+
+	files := map[string]Content{
+		images.ConfigTxt: Bytes([]byte(board.Config(firmware))),
+		bootScript:       Bytes(ubootImage(script)),
 	}
-	return m, nil
+	for name, file := range board.Files(firmware, images.FAT) {
+		files[name] = Content{
+			Size: file.Size,
+			Open: func() (io.ReadCloser, error) { return c.OpenFile(file) },
+		}
+	}
+	return BootMedium{Label: "PROVISION", MBR: true, Files: files}, nil
 }
 
 // ubootScript is the script for U-Boot's shell. If nothing comes of it, U-Boot goes
 // on to its next way to boot.
-func ubootScript(to MediumFor) (string, error) {
+func ubootScript(to Purpose) (string, error) {
 	var servers []string
 	for _, s := range to.Servers {
 		u, err := url.Parse(s)
@@ -56,19 +65,18 @@ func ubootScript(to MediumFor) (string, error) {
 		}
 		servers = append(servers, u.Hostname())
 	}
+
 	var b strings.Builder
 	say := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	whose := "any machine that is enrolled"
-	if to.Host != "" {
-		whose = to.Host + ", which has the network card " + strings.Join(to.MACs, " or ")
-	}
-	say("echo provision: boot medium for %s", whose)
+	say("echo provision: boot medium for %s", to.whose())
 	say("usb start") // the network card of a Pi 3 hangs there
 	say("setenv provision_mine %s", map[bool]string{true: "yes", false: "no"}[to.Host == ""])
 	for _, mac := range to.MACs {
-		say("for mac in ${ethaddr} ${usbethaddr} ${eth1addr}; do if test ${mac} = %s; then setenv provision_mine yes; fi; done", mac)
+		say("for mac in ${ethaddr} ${usbethaddr} ${eth1addr}; do"+
+			" if test ${mac} = %s; then setenv provision_mine yes; fi; done", mac)
 	}
-	say("if test ${provision_mine} = no; then echo provision: this machine has ${ethaddr} ${usbethaddr} ${eth1addr}; fi")
+	say("if test ${provision_mine} = no; then" +
+		" echo provision: this machine has ${ethaddr} ${usbethaddr} ${eth1addr}; fi")
 	say("setenv autoload no")
 	say("setenv bootfile") // pxe looks in the folder that it names
 	say("for try in 1 2 3; do")
@@ -82,7 +90,8 @@ func ubootScript(to MediumFor) (string, error) {
 	}
 	say("else echo provision: no address. Is the cable in, and is there a DHCP server on this network?")
 	say("fi; fi; done")
-	say("if test ${provision_mine} = yes; then echo provision: nothing to install from %s. Is the machine enrolled?; fi", strings.Join(servers, " or "))
+	say("if test ${provision_mine} = yes; then"+
+		" echo provision: nothing to install from %s. Is the machine enrolled?; fi", strings.Join(servers, " or "))
 	say("echo provision: going on to the next way to boot")
 	return b.String(), nil
 }
@@ -96,16 +105,25 @@ func isIPv4(s string) bool {
 // script (u-boot, include/image.h), without a date.
 func ubootImage(script string) []byte {
 	be := binary.BigEndian
+
 	data := be.AppendUint32(nil, uint32(len(script)))
 	data = be.AppendUint32(data, 0) // there is no other script
 	data = append(data, script...)
-	const magic, linux, arm64, kind, plain = 0x27051956, 5, 22, 6, 0
+
+	const (
+		magic = 0x27051956
+
+		linux        = 5
+		arm64        = 22
+		scriptType   = 6
+		uncompressed = 0
+	)
 	head := make([]byte, 64)
 	be.PutUint32(head, magic)
 	be.PutUint32(head[12:], uint32(len(data)))
 	be.PutUint32(head[24:], crc32.ChecksumIEEE(data))
-	copy(head[28:], []byte{linux, arm64, kind, plain})
+	copy(head[28:], []byte{linux, arm64, scriptType, uncompressed})
 	copy(head[32:], "provision")
-	be.PutUint32(head[4:], crc32.ChecksumIEEE(head))
+	be.PutUint32(head[4:], crc32.ChecksumIEEE(head)) // while that field is zero
 	return append(head, data...)
 }

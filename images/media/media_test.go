@@ -1,4 +1,4 @@
-package images
+package media
 
 import (
 	"bytes"
@@ -13,16 +13,18 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"provision/images"
 )
 
 // ipxeMedium is one for bravo.
-func ipxeMedium(t *testing.T, arch Arch) BootMedium {
+func ipxeMedium(t *testing.T, arch images.Arch) BootMedium {
 	t.Helper()
-	program, err := MediumProgram("", arch)
+	program, err := Program("", arch)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return IPXEMedium(arch, program, MediumScript(MediumFor{Host: "bravo", MACs: []string{"52:54:00:12:34:56"}, Servers: []string{"http://10.0.0.1"}}))
+	return ForUEFI(arch, program, Script(Purpose{Host: "bravo", MACs: []string{"52:54:00:12:34:56"}, Servers: []string{"http://10.0.0.1"}}))
 }
 
 // deepMedium has what is hard: folders in folders, long names, many entries in
@@ -116,7 +118,7 @@ func nothingToSay(t *testing.T, name string) {
 }
 
 func TestDisk(t *testing.T) {
-	for name, m := range map[string]BootMedium{"x64": ipxeMedium(t, X86_64), "arm64": ipxeMedium(t, AArch64), "deep": deepMedium()} {
+	for name, m := range map[string]BootMedium{"x64": ipxeMedium(t, images.X86_64), "arm64": ipxeMedium(t, images.AArch64), "deep": deepMedium()} {
 		t.Run(name, func(t *testing.T) {
 			file, data := made(t, m.Disk)
 			nothingToSay(t, file)
@@ -133,7 +135,7 @@ func TestDisk(t *testing.T) {
 
 // TestDiskMBR: a board's firmware finds one bootable FAT32 partition.
 func TestDiskMBR(t *testing.T) {
-	m := ipxeMedium(t, AArch64)
+	m := ipxeMedium(t, images.AArch64)
 	m.MBR = true
 	_, data := made(t, m.Disk)
 	checkFAT(t, data[mebi:len(data)-mebi], m)
@@ -153,7 +155,7 @@ func TestDiskMBR(t *testing.T) {
 // TestISO: a CD that starts by El Torito, and from a stick by its GPT, whose
 // partition is the boot image.
 func TestISO(t *testing.T) {
-	for name, m := range map[string]BootMedium{"x64": ipxeMedium(t, X86_64), "arm64": ipxeMedium(t, AArch64)} {
+	for name, m := range map[string]BootMedium{"x64": ipxeMedium(t, images.X86_64), "arm64": ipxeMedium(t, images.AArch64)} {
 		t.Run(name, func(t *testing.T) {
 			file, data := made(t, m.ISO)
 			said := tool(t, "xorriso", "-indev", file, "-report_el_torito", "plain", "-report_system_area", "plain", "-pvd_info")
@@ -186,7 +188,7 @@ func TestISO(t *testing.T) {
 
 // TestOtherContent: other files have other identifiers.
 func TestOtherContent(t *testing.T) {
-	a, b := ipxeMedium(t, X86_64), ipxeMedium(t, X86_64)
+	a, b := ipxeMedium(t, images.X86_64), ipxeMedium(t, images.X86_64)
 	b.Files["more"] = Bytes(nil)
 	_, x := made(t, a.Disk)
 	_, y := made(t, b.Disk)
@@ -251,7 +253,7 @@ func TestFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer full.Close()
-	m := ipxeMedium(t, X86_64)
+	m := ipxeMedium(t, images.X86_64)
 	for _, write := range []func(*os.File) error{m.Disk, m.ISO} {
 		if err := write(full); err == nil {
 			t.Error("a full disk holds it")

@@ -1,4 +1,4 @@
-package images
+package initrd
 
 import (
 	"bytes"
@@ -13,39 +13,27 @@ import (
 	"testing"
 )
 
-// packed compresses data with a program.
-func packed(t testing.TB, data []byte, argv ...string) []byte {
-	t.Helper()
-	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Stdin = bytes.NewReader(data)
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("%v: %v (install it with apt)", argv, err)
-	}
-	return out
-}
-
 // walked lists an initrd: "name:content " for each file.
 func walked(initrd []byte) (string, error) {
 	var b strings.Builder
-	err := eachFile(bytes.NewReader(initrd), func(e cpioEntry, r io.Reader) error {
+	err := Walk(bytes.NewReader(initrd), func(name string, h Header, r io.Reader) error {
 		data, err := io.ReadAll(io.LimitReader(r, 5))
-		fmt.Fprintf(&b, "%s:%s ", e.Name, data)
+		fmt.Fprintf(&b, "%s:%s ", name, data)
 		return err
 	})
 	return b.String(), err
 }
 
-func TestEachFile(t *testing.T) {
+func TestWalk(t *testing.T) {
 	noise := make([]byte, 300<<10)
 	rand.NewChaCha8([32]byte{}).Read(noise)
 	files := func(big int) []byte {
-		return Overlay([]OverlayFile{{"one", 0o755, []byte("1")}, {"big", 0o644, bytes.Repeat([]byte("big"), big)}, {"noise", 0o600, noise}})
+		return Overlay([]File{{"one", 0o755, []byte("1")}, {"big", 0o644, bytes.Repeat([]byte("big"), big)}, {"noise", 0o600, noise}})
 	}
 	one := files(3 << 20)
-	two := Overlay([]OverlayFile{{"two", 0o644, []byte("22")}})
-	odd := append(bytes.Clone(two), 0, 0, 0, 0) // and one archive more in the same member
-	odd = append(odd, Overlay([]OverlayFile{{"/a/../three", 0o644, []byte("333")}})...)
+	two := Overlay([]File{{"two", 0o644, []byte("22")}})
+	odd := append(bytes.Clone(two), 0, 0, 0, 0) // and one archive more in the same frame
+	odd = append(odd, Overlay([]File{{"/a/../three", 0o644, []byte("333")}})...)
 	first, err := walked(one)
 	must(t, err)
 	if !strings.HasPrefix(first, "one:1 big:bigbi noise:") {
@@ -66,7 +54,7 @@ func TestEachFile(t *testing.T) {
 			if argv[0] == "lz4" {
 				initrd = append(initrd, 0, 0, 0, 0)
 			}
-			// A compressed member may start anywhere after a compressed one, a plain archive only at a multiple of four.
+			// A compressed frame may start anywhere after a compressed one, a plain archive only at a multiple of four.
 			if argv[0] != "cat" {
 				initrd = append(initrd, packed(t, odd, argv...)...)
 			} else {
@@ -88,7 +76,7 @@ func TestEachFile(t *testing.T) {
 	}
 }
 
-func TestEachFileByCpio(t *testing.T) {
+func TestWalkByCpio(t *testing.T) {
 	dir := t.TempDir()
 	for _, sh := range []string{"mkdir -p a/b && echo hi >a/b/c && ln -s b/c a/link && ln a/b/c a/d && chmod 751 a/b/c"} {
 		cmd := exec.Command("sh", "-c", sh+" && find . | LC_ALL=C sort | cpio -o -H newc --quiet")
@@ -96,9 +84,9 @@ func TestEachFileByCpio(t *testing.T) {
 		initrd, err := cmd.Output()
 		must(t, err)
 		got := map[string]string{}
-		must(t, eachFile(bytes.NewReader(initrd), func(e cpioEntry, r io.Reader) error {
+		must(t, Walk(bytes.NewReader(initrd), func(name string, h Header, r io.Reader) error {
 			data, err := io.ReadAll(r)
-			got[e.Name] = fmt.Sprintf("%o %d %s", e.Mode, e.Links, data)
+			got[name] = fmt.Sprintf("%o %d %s", h.Mode, h.Links, data)
 			return err
 		}))
 		want := map[string]string{"": "40755", "a": "40755", "a/b": "40755", "a/b/c": "100751 2 ", "a/d": "100751 2 hi\n", "a/link": "120777 1 b/c"}
@@ -110,8 +98,8 @@ func TestEachFileByCpio(t *testing.T) {
 	}
 }
 
-func TestEachFileRefuses(t *testing.T) {
-	one := Overlay([]OverlayFile{{"one", 0o755, []byte("1")}})
+func TestWalkRefuses(t *testing.T) {
+	one := Overlay([]File{{"one", 0o755, []byte("1")}})
 	edit := func(at int, with string) []byte {
 		b := bytes.Clone(one)
 		copy(b[at:], with)
@@ -151,19 +139,19 @@ func TestEachFileRefuses(t *testing.T) {
 		})
 	}
 
-	bomb := packed(t, Overlay([]OverlayFile{{"zeros", 0o644, zeros}, {"more", 0o644, zeros}}), "zstd", "-19")
+	bomb := packed(t, Overlay([]File{{"zeros", 0o644, zeros}, {"more", 0o644, zeros}}), "zstd", "-19")
 	if len(bomb) > 1000 {
 		t.Fatalf("%d bytes", len(bomb))
 	}
-	checkErr(t, eachFileUpTo(3<<20, bytes.NewReader(bomb), func(cpioEntry, io.Reader) error { return nil }), "")
+	checkErr(t, walkUpTo(3<<20, bytes.NewReader(bomb), func(string, Header, io.Reader) error { return nil }), "")
 	for _, initrd := range [][]byte{bomb, join(bomb[:0], packed(t, one, "zstd"), bomb)} {
-		checkErr(t, eachFileUpTo(1<<20, bytes.NewReader(initrd), func(cpioEntry, io.Reader) error { return nil }), "more than fits")
+		checkErr(t, walkUpTo(1<<20, bytes.NewReader(initrd), func(string, Header, io.Reader) error { return nil }), "more than fits")
 	}
 
 	stop := errors.New("stop")
 	for _, want := range []error{stop, fs.SkipAll} {
 		n := 0
-		err := eachFile(bytes.NewReader(join(one, gzipped(one))), func(cpioEntry, io.Reader) error {
+		err := Walk(bytes.NewReader(join(one, gzipped(one))), func(string, Header, io.Reader) error {
 			if n++; n == 2 {
 				return want
 			}
@@ -177,15 +165,15 @@ func TestEachFileRefuses(t *testing.T) {
 
 // laterBlock is an xz stream whose second block asks for a dictionary of 4 GiB.
 func laterBlock(t *testing.T) []byte {
-	big := Overlay([]OverlayFile{{"big", 0o644, bytes.Repeat([]byte("x"), 3<<20)}})
+	big := Overlay([]File{{"big", 0o644, bytes.Repeat([]byte("x"), 3<<20)}})
 	b := packed(t, big, "xz", "--check=crc32", "-0", "--block-size=1MiB")
 	at := bytes.LastIndex(b, []byte{0x21, 0x01})
 	b[at+2] = 40
 	return b
 }
 
-func FuzzEachFile(f *testing.F) {
-	one := Overlay([]OverlayFile{{"one", 0o755, []byte("1")}, {"a/b", 0o644, bytes.Repeat([]byte("b"), 200)}})
+func FuzzWalk(f *testing.F) {
+	one := Overlay([]File{{"one", 0o755, []byte("1")}, {"a/b", 0o644, bytes.Repeat([]byte("b"), 200)}})
 	two := append(append(bytes.Clone(one), 0, 0, 0, 0), one...)
 	for _, argv := range [][]string{{"cat"}, {"gzip"}, {"zstd"}, {"xz", "--check=crc32"}, {"lz4", "-l"}, {"bzip2"}, {"lzma"}} {
 		z := packed(f, two, argv...)
@@ -193,10 +181,10 @@ func FuzzEachFile(f *testing.F) {
 		f.Add(append(bytes.Clone(z), z...))
 	}
 	f.Fuzz(func(t *testing.T, initrd []byte) {
-		eachFileUpTo(1<<20, bytes.NewReader(initrd), func(e cpioEntry, r io.Reader) error {
+		walkUpTo(1<<20, bytes.NewReader(initrd), func(name string, h Header, r io.Reader) error {
 			n, err := io.Copy(io.Discard, r)
-			if n > e.Size || err == nil && n < e.Size || strings.HasPrefix(e.Name, "/") || strings.HasPrefix(e.Name, "../") || e.Name == ".." {
-				t.Errorf("%q has %d of %d bytes, %v", e.Name, n, e.Size, err)
+			if n > h.Size || err == nil && n < h.Size || strings.HasPrefix(name, "/") || strings.HasPrefix(name, "../") || name == ".." {
+				t.Errorf("%q has %d of %d bytes, %v", name, n, h.Size, err)
 			}
 			return err
 		})

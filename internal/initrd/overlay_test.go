@@ -1,7 +1,9 @@
-package images
+package initrd
 
 import (
 	"bytes"
+	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -10,7 +12,7 @@ import (
 )
 
 func TestOverlayGolden(t *testing.T) {
-	got := Overlay([]OverlayFile{{"ssh/authorized_keys", 0o600, []byte("key\n!")}})
+	got := Overlay([]File{{"ssh/authorized_keys", 0o600, []byte("key\n!")}})
 	field := func(s string) string { return "00000000"[len(s):] + s }
 	header := func(fields ...string) string {
 		s := "070701"
@@ -31,7 +33,7 @@ func TestOverlayGolden(t *testing.T) {
 }
 
 func TestOverlayUnpackedByCpio(t *testing.T) {
-	files := []OverlayFile{
+	files := []File{
 		{"ssh/authorized_keys", 0o644, []byte("ssh-ed25519 AAAA\n")},
 		{"ssh/ssh_host_ed25519_key", 0o600, bytes.Repeat([]byte("k"), 411)},
 		{"/provision.json", 0o640, []byte("{}")},
@@ -49,7 +51,7 @@ func TestOverlayUnpackedByCpio(t *testing.T) {
 	if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
 		t.Fatalf("cpio: %v: %s (apt install cpio)", err, out)
 	}
-	want := map[string]OverlayFile{".": {}, "ssh": {}, "a": {}, "a/c": {}, "a/c/d": {}, "outside": files[4],
+	want := map[string]File{".": {}, "ssh": {}, "a": {}, "a/c": {}, "a/c/d": {}, "outside": files[4],
 		"ssh/authorized_keys": files[0], "ssh/ssh_host_ed25519_key": files[1], "provision.json": files[2], "a/c/d/e": files[3], "machine-id": files[5]}
 	must(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		must(t, err)
@@ -84,5 +86,18 @@ func TestPadding(t *testing.T) {
 		if p := Padding(size); p < 4 || p > 7 || (size+p)%4 != 0 {
 			t.Errorf("Padding(%d) = %d", size, p)
 		}
+	}
+}
+
+func TestOverlaySymlink(t *testing.T) {
+	initrd := Overlay([]File{{"sbin/modprobe", fs.ModeSymlink, []byte("/init")}})
+	got := map[string]string{}
+	must(t, Walk(bytes.NewReader(initrd), func(name string, h Header, content io.Reader) error {
+		data, err := io.ReadAll(content)
+		got[name] = fmt.Sprintf("%o %s", h.Mode, data)
+		return err
+	}))
+	if got["sbin/modprobe"] != "120777 /init" {
+		t.Errorf("%v", got)
 	}
 }

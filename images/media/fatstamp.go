@@ -1,4 +1,4 @@
-package images
+package media
 
 import (
 	"encoding/binary"
@@ -7,13 +7,16 @@ import (
 	"os"
 )
 
-// stampFAT finishes a FAT file system that go-diskfs has just made. It becomes
-// independent of the time: go-diskfs takes the dates of all entries from the
-// clock, with no other way in than an environment variable of the whole process.
-// And it becomes what Microsoft's FAT specification (1.03) asks for, and fsck.vfat,
-// in what go-diskfs does otherwise: clusters of empty files and of FAT12's root
-// directory are freed, ".." of a folder in the root names cluster 0, and the volume
-// says where it is on its disk and how much of it is free.
+// stampFAT finishes a FAT file system that go-diskfs has just made.
+//
+// It makes it independent of the time. go-diskfs takes the dates of all entries
+// from the clock, and only an environment variable of the whole process changes
+// that.
+//
+// It also corrects what Microsoft's FAT specification (1.03) and fsck.vfat want
+// otherwise: the clusters of empty files and of FAT12's root directory are freed,
+// ".." of a folder in the root names cluster 0, and the volume says where it is on
+// its disk and how much of it is free.
 func stampFAT(f *os.File, start int64, serial uint32) error {
 	v, err := openFAT(f, start)
 	if err != nil {
@@ -28,7 +31,7 @@ func stampFAT(f *os.File, start int64, serial uint32) error {
 	return nil
 }
 
-// fatVolume is where the parts of a FAT12 or FAT32 file system are.
+// A fatVolume knows where the parts of a FAT12 or FAT32 file system are.
 type fatVolume struct {
 	f        *os.File
 	start    int64  // of the file system in f; all offsets are from there
@@ -48,30 +51,34 @@ func openFAT(f *os.File, start int64) (*fatVolume, error) {
 	if _, err := f.ReadAt(v.boot, start); err != nil {
 		return nil, err
 	}
+
 	le := binary.LittleEndian
-	per := int64(le.Uint16(v.boot[11:]))
-	fatSize := int64(le.Uint16(v.boot[22:])) * per
-	if fatSize == 0 {
-		fatSize, v.root = int64(le.Uint32(v.boot[36:]))*per, le.Uint32(v.boot[44:])
+	sectorSize := int64(le.Uint16(v.boot[11:]))
+	fatSize := int64(le.Uint16(v.boot[22:])) * sectorSize
+	if fatSize == 0 { // FAT32
+		fatSize = int64(le.Uint32(v.boot[36:])) * sectorSize
+		v.root = le.Uint32(v.boot[44:])
 	}
-	v.cluster = per * int64(v.boot[13])
-	v.fatAt = int64(le.Uint16(v.boot[14:])) * per
+	v.cluster = sectorSize * int64(v.boot[13])
+	v.fatAt = int64(le.Uint16(v.boot[14:])) * sectorSize
 	v.rootDir = v.fatAt + int64(v.boot[16])*fatSize
 	v.rootSize = int64(le.Uint16(v.boot[17:])) * 32
 	v.data = v.rootDir + v.rootSize
-	if per != sector || v.cluster == 0 || fatSize <= 0 || fatSize > 1<<28 {
+	if sectorSize != sector || v.cluster == 0 || fatSize <= 0 || fatSize > 1<<28 {
 		return nil, errors.New("its boot sector is damaged")
 	}
+
 	v.fat = make([]byte, fatSize)
 	sectors := int64(le.Uint16(v.boot[19:]))
 	if sectors == 0 {
 		sectors = int64(le.Uint32(v.boot[32:]))
 	}
 	entries := fatSize / 4
-	if v.root == 0 {
+	if v.root == 0 { // FAT12 has entries of 12 bits
 		entries = fatSize * 2 / 3
 	}
-	v.used = make([]bool, min(max(0, (sectors*sector-v.data)/v.cluster+2), entries))
+	clusters := max(0, (sectors*sector-v.data)/v.cluster+2) // the first has the number 2
+	v.used = make([]bool, min(clusters, entries))
 	_, err := f.ReadAt(v.fat, start+v.fatAt)
 	return v, err
 }
@@ -91,13 +98,17 @@ func (v *fatVolume) sweep() error {
 	return nil
 }
 
+// free marks a cluster as free in the copy of the FAT.
 func (v *fatVolume) free(c uint32) {
 	le := binary.LittleEndian
 	if v.root != 0 {
 		le.PutUint32(v.fat[4*c:], 0)
 		return
 	}
-	pair, keep := v.fat[c+c/2:], uint16(0xf000) // of the cluster after it
+
+	// Two bytes hold the entry, and half a byte of the entry of a neighbour.
+	pair := v.fat[c+c/2:]
+	keep := uint16(0xf000)
 	if c%2 == 1 {
 		keep = 0x000f
 	}
@@ -119,18 +130,25 @@ func (v *fatVolume) describe(serial uint32) error {
 	if v.root == 0 {
 		return write(39, serial)
 	}
+
 	free, next := uint32(0), uint32(0)
 	for c := 2; c < len(v.used); c++ {
 		if !v.used[c] {
-			if free++; next == 0 {
+			free++
+			if next == 0 {
 				next = uint32(c)
 			}
 		}
 	}
-	info, backup := int64(le.Uint16(v.boot[48:]))*sector, int64(le.Uint16(v.boot[50:]))*sector
+
+	info := int64(le.Uint16(v.boot[48:])) * sector
+	backup := int64(le.Uint16(v.boot[50:])) * sector
 	var errs []error
 	for _, boot := range []int64{0, backup} {
-		errs = append(errs, write(boot+28, uint32(v.start/sector)), write(boot+67, serial), write(boot+info+488, free, next))
+		errs = append(errs,
+			write(boot+28, uint32(v.start/sector)),
+			write(boot+67, serial),
+			write(boot+info+488, free, next))
 	}
 	return errors.Join(errs...)
 }
@@ -147,14 +165,15 @@ func (v *fatVolume) next(c uint32) uint32 {
 	if c%2 == 1 {
 		n >>= 4
 	}
-	if n &= 0xfff; n < 0xff8 {
+	n &= 0xfff
+	if n < 0xff8 {
 		return uint32(n)
 	}
 	return 0
 }
 
 // chain marks the clusters from c on as used, and calls f, which may be nil, with
-// where each is.
+// the offset of each.
 func (v *fatVolume) chain(c uint32, f func(at int64) error) error {
 	for c != 0 {
 		if c < 2 || int(c) >= len(v.used) || v.used[c] {
@@ -183,43 +202,30 @@ func (v *fatVolume) folder(c uint32, depth int) error {
 // fatDate is 2000-01-01, the date of all files.
 const fatDate = (2000-1980)<<9 | 1<<5 | 1
 
-// entries stamps those in size bytes from at.
+// A fatEntry is what entries goes on to: a file or a folder.
+type fatEntry struct {
+	cluster uint32 // the first
+	folder  bool
+}
+
+// entries stamps the entries in the size bytes from at on, and the folders among
+// them.
 func (v *fatVolume) entries(at, size int64, depth int) error {
 	buf := make([]byte, size)
 	if _, err := v.f.ReadAt(buf, v.start+at); err != nil {
 		return err
 	}
-	le := binary.LittleEndian
-	type start struct {
-		cluster uint32
-		folder  bool
-	}
-	var inside []start
+
+	var inside []fatEntry
 	for e := buf; len(e) >= 32 && e[0] != 0; e = e[32:] {
-		const long, folder, label = 0x0f, 0x10, 0x08
-		if e[0] == 0xe5 || e[11]&0x3f == long {
-			continue
-		}
-		copy(e[13:18], []byte{0, 0, 0, fatDate & 0xff, fatDate >> 8}) // made
-		le.PutUint16(e[18:], fatDate)                                 // read
-		copy(e[22:26], []byte{0, 0, fatDate & 0xff, fatDate >> 8})    // changed
-		nowhere := func() { copy(e[20:22], "\x00\x00"); copy(e[26:28], "\x00\x00") }
-		c := uint32(le.Uint16(e[20:]))<<16 | uint32(le.Uint16(e[26:]))
-		switch {
-		case e[11]&label != 0, string(e[:11]) == ".          ":
-		case string(e[:11]) == "..         ":
-			if depth == 1 {
-				nowhere()
-			}
-		case e[11]&folder == 0 && le.Uint32(e[28:]) == 0:
-			nowhere()
-		default:
-			inside = append(inside, start{c, e[11]&folder != 0})
+		if in, ok := stampEntry(e[:32], depth); ok {
+			inside = append(inside, in)
 		}
 	}
 	if _, err := v.f.WriteAt(buf, v.start+at); err != nil {
 		return err
 	}
+
 	for _, in := range inside {
 		var err error
 		if in.folder {
@@ -232,4 +238,56 @@ func (v *fatVolume) entries(at, size int64, depth int) error {
 		}
 	}
 	return nil
+}
+
+// stampEntry sets the dates of one entry (FAT specification, section 6), which is
+// depth folders below the root. ok is false if it has no clusters of its own.
+func stampEntry(e []byte, depth int) (in fatEntry, ok bool) {
+	const (
+		deleted = 0xe5
+
+		attributes = 11
+		longName   = 0x0f
+		label      = 0x08
+		folder     = 0x10
+
+		created      = 13 // tenths of a second, time, date
+		accessed     = 18 // date
+		clusterHigh  = 20
+		modified     = 22 // time, date
+		clusterLow   = 26
+		sizeOfFile   = 28
+		thisFolder   = ".          "
+		parentFolder = "..         "
+	)
+	if e[0] == deleted || e[attributes]&0x3f == longName {
+		return fatEntry{}, false
+	}
+
+	le := binary.LittleEndian
+	copy(e[created:], []byte{0, 0, 0, fatDate & 0xff, fatDate >> 8})
+	le.PutUint16(e[accessed:], fatDate)
+	copy(e[modified:], []byte{0, 0, fatDate & 0xff, fatDate >> 8})
+
+	noCluster := func() {
+		le.PutUint16(e[clusterHigh:], 0)
+		le.PutUint16(e[clusterLow:], 0)
+	}
+	in = fatEntry{
+		cluster: uint32(le.Uint16(e[clusterHigh:]))<<16 | uint32(le.Uint16(e[clusterLow:])),
+		folder:  e[attributes]&folder != 0,
+	}
+	switch name := string(e[:11]); {
+	case e[attributes]&label != 0, name == thisFolder:
+		return fatEntry{}, false
+	case name == parentFolder:
+		if depth == 1 {
+			noCluster()
+		}
+		return fatEntry{}, false
+	case !in.folder && le.Uint32(e[sizeOfFile:]) == 0:
+		noCluster()
+		return fatEntry{}, false
+	}
+	return in, true
 }

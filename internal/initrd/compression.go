@@ -1,0 +1,130 @@
+package initrd
+
+import (
+	"bufio"
+	"bytes"
+	"compress/bzip2"
+	"compress/gzip"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/pierrec/lz4/v4"
+	"github.com/ulikunitz/xz"
+	"github.com/ulikunitz/xz/lzma"
+)
+
+// ErrNoDecoder is the error for what the kernel can unpack and we cannot.
+var ErrNoDecoder = errors.New("no decoder")
+
+const (
+	// maxWindow bounds, in bytes, the memory that compressed data may make us take.
+	// The strongest ordinary settings need half of it (zstd -19: 8 MiB, xz -9: 64 MiB).
+	maxWindow = 128 << 20
+
+	// headSize is how many bytes are read ahead to see how a file is compressed.
+	headSize = 4096
+)
+
+// Compression names the way in which a file is compressed that starts with head:
+// "gzip", "zstd", "xz", "lz4" (the kernel's format, of lz4 -l), "lz4 frame" (that
+// of lz4 without it), "bzip2", "lzma" or "lzo". Anything else is "".
+func Compression(head []byte) string {
+	for _, c := range []struct{ magic, name string }{
+		{"\x1f\x8b", "gzip"},
+		{"\x28\xb5\x2f\xfd", "zstd"},
+		{"\xfd7zXZ\x00", "xz"},
+		{"\x02\x21\x4c\x18", "lz4"},
+		{"\x04\x22\x4d\x18", "lz4 frame"},
+		{"BZh", "bzip2"},
+		{"\x5d\x00\x00", "lzma"},
+		{"\x89LZO", "lzo"},
+	} {
+		if bytes.HasPrefix(head, []byte(c.magic)) {
+			return c.name
+		}
+	}
+	return ""
+}
+
+// Decompress returns what r holds, by its first bytes and in bounded memory. If
+// it is not compressed, or in no way known here, that is r itself. All of r
+// belongs together, unlike with [OpenFrame].
+func Decompress(r io.Reader) (io.ReadCloser, error) {
+	in := bufio.NewReaderSize(r, headSize)
+	head, _ := in.Peek(64) // an error comes again with the first read
+
+	switch Compression(head) {
+	case "gzip":
+		return closer(gzip.NewReader(in))
+	case "zstd":
+		return newZstd(in)
+	case "xz":
+		if err := checkXZ(head); err != nil {
+			return nil, err
+		}
+		return closer(xz.NewReader(in))
+	case "lz4", "lz4 frame":
+		return io.NopCloser(lz4.NewReader(in)), nil
+	case "bzip2":
+		return io.NopCloser(bzip2.NewReader(in)), nil
+	case "lzma":
+		return closer(newLZMA(in))
+	case "lzo":
+		return nil, fmt.Errorf("%w for lzo", ErrNoDecoder)
+	}
+	return io.NopCloser(in), nil
+}
+
+// closer gives a decoder that was opened without an error a Close method.
+func closer[R io.Reader](decoder R, err error) (io.ReadCloser, error) {
+	if err != nil {
+		return nil, err
+	}
+	return io.NopCloser(decoder), nil
+}
+
+func newZstd(in io.Reader) (io.ReadCloser, error) {
+	decoder, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
+		zstd.WithDecoderMaxWindow(maxWindow))
+	if err != nil {
+		return nil, err
+	}
+	return decoder.IOReadCloser(), nil
+}
+
+func newLZMA(in io.Reader) (*lzma.Reader, error) {
+	return lzma.ReaderConfig{DictCap: maxWindow}.NewReader(in)
+}
+
+// checkXZ refuses what would make the decoder take memory without bound: it
+// trusts the size of the dictionary in a block's header (xz file format, 3.1 and
+// 5.3.1). head starts with the stream's header.
+func checkXZ(head []byte) error {
+	if len(head) < 44 {
+		return io.ErrUnexpectedEOF
+	}
+	const streamHeader, blockHeaderSize = 12, 1
+	return checkXZFilter(head[streamHeader+blockHeaderSize:])
+}
+
+// checkXZFilter is checkXZ for a block's header without its first byte.
+func checkXZFilter(h []byte) error {
+	filter := h[1:]
+	for sizes := h[0] >> 6; sizes > 0; sizes &= sizes - 1 { // optional sizes
+		_, n := binary.Uvarint(filter)
+		filter = filter[max(n, 0):]
+	}
+	if len(filter) < 3 {
+		return errors.New("xz: a broken block header")
+	}
+
+	// A dictionary has 2 or 3 << (11 + half of the number) bytes.
+	const lzma2, max128MiB = 0x21, 30
+	if filter[0] == lzma2 && filter[2] > max128MiB {
+		return fmt.Errorf("it wants more than %d MiB of memory to unpack", maxWindow>>20)
+	}
+	return nil
+}
