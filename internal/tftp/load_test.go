@@ -1,4 +1,4 @@
-package pxe
+package tftp
 
 import (
 	"io"
@@ -18,7 +18,7 @@ func crowd(t *testing.T, s *shelf, n int) (clients []*bootROM, stop func()) {
 		clients = append(clients, newROM(t, addr))
 	}
 	for _, f := range clients {
-		f.ask(request("file", "tsize", "0", "blksize", "1468"))
+		f.ask(readRequest("file", "tsize", "0", "blksize", "1468"))
 	}
 	return clients, stop
 }
@@ -55,7 +55,7 @@ func settled(t *testing.T, before int) {
 
 // A thousand machines are switched on at once: every one is served, in little
 // memory, and afterwards nothing is left.
-func TestTFTPThousandClients(t *testing.T) {
+func TestThousandClients(t *testing.T) {
 	goroutines, before := runtime.NumGoroutine(), memory()
 	data := noise(20_000)
 	s := &shelf{files: map[string][]byte{"file": data}}
@@ -67,7 +67,7 @@ func TestTFTPThousandClients(t *testing.T) {
 			t.Logf("%d clients ask again", len(pending))
 		}
 		for _, f := range pending {
-			f.ask(request("file", "tsize", "0", "blksize", "1468"))
+			f.ask(readRequest("file", "tsize", "0", "blksize", "1468"))
 		}
 	}
 	all := memory()
@@ -97,14 +97,14 @@ func TestTFTPThousandClients(t *testing.T) {
 }
 
 // A thousand clients are switched off in the middle: their transfers end.
-func TestTFTPVanishingClients(t *testing.T) {
+func TestVanishingClients(t *testing.T) {
 	goroutines := runtime.NumGoroutine() + 2 // the server's own
 	s := &shelf{files: map[string][]byte{"file": noise(20_000)}}
 	addr, stop := s.serve(t, 1500)
 	var clients []*bootROM
 	for range 1000 {
 		f := newROM(t, addr)
-		f.ask(request("file"))
+		f.ask(readRequest("file"))
 		f.next()
 		clients = append(clients, f)
 	}
@@ -126,20 +126,20 @@ func TestTFTPVanishingClients(t *testing.T) {
 }
 
 // Whoever finds no place gets the first that becomes free.
-func TestTFTPWaiting(t *testing.T) {
+func TestWaiting(t *testing.T) {
 	data := noise(3)
 	s := &shelf{files: map[string][]byte{"file": data}}
 	addr, _ := s.serve(t, 1500)
 	var clients []*bootROM
 	for range MaxTransfers {
 		f := newROM(t, addr)
-		f.ask(request("file"))
+		f.ask(readRequest("file"))
 		f.next()
 		clients = append(clients, f)
 	}
 	late := newROM(t, addr)
 	for range 3 {
-		late.ask(request("file"))
+		late.ask(readRequest("file"))
 	}
 	if p := late.within(300 * time.Millisecond); p != nil {
 		t.Fatalf("a transfer more than %d: %q", MaxTransfers, p)
@@ -158,26 +158,30 @@ func TestTFTPWaiting(t *testing.T) {
 }
 
 // A client that asked long ago, and not again, is not sent anything.
-func TestTFTPGivesUpWaiting(t *testing.T) {
-	g := &gate{tftpServer: &tftpServer{}, ctx: t.Context(), places: make(chan struct{}, 1), waiting: make(chan *transfer, 2), known: make(map[conversation]*transfer)}
+func TestGivesUpWaiting(t *testing.T) {
+	d := newDispatcher(t.Context(), &Server{Transfers: 1})
 	ended := false
-	gone := &transfer{tftpRequest: tftpRequest{name: "gone"}, file: file(nil, 0), asked: time.Now().Add(-tftpPatience - time.Second)}
-	gone.file.done = func(bool) { ended = true }
-	here := &transfer{tftpRequest: tftpRequest{name: "here"}, file: file(nil, 0), asked: time.Now()}
-	for _, w := range []*transfer{gone, here} {
-		g.duplicate(w, nil)
-		g.waiting <- w
+	gone := &transfer{
+		Request: Request{Name: "gone"},
+		file:    fileOf(nil, 0),
+		asked:   time.Now().Add(-requestPatience - time.Second),
 	}
-	if got := g.next(); got != here || !ended || len(g.known) != 1 || len(g.places) != 1 {
-		t.Errorf("%s got the place; ended %v, %d known, %d places", got.name, ended, len(g.known), len(g.places))
+	gone.file.Done = func(bool) { ended = true }
+	here := &transfer{Request: Request{Name: "here"}, file: fileOf(nil, 0), asked: time.Now()}
+	for _, w := range []*transfer{gone, here} {
+		d.duplicate(w, nil)
+		d.waiting <- w
+	}
+	if got := d.next(); got != here || !ended || len(d.known) != 1 || len(d.slots) != 1 {
+		t.Errorf("%s got the slot; ended %v, %d known, %d slots", got.Name, ended, len(d.known), len(d.slots))
 	}
 }
 
 // When the server stops, clients that listen are told so, and none is waited
 // for.
-func TestTFTPStops(t *testing.T) {
+func TestStops(t *testing.T) {
 	goroutines := runtime.NumGoroutine()
-	s := &shelf{open: func(string) (tftpFile, error) { return file(rand.New(rand.NewSource(1)), 1<<40), nil }}
+	s := &shelf{open: func(string) (File, error) { return fileOf(rand.New(rand.NewSource(1)), 1<<40), nil }}
 	clients, stop := crowd(t, s, MaxTransfers+100) // a hundred find no place
 	f := clients[0]
 	f.options()

@@ -1,4 +1,4 @@
-package pxe
+package tftp
 
 import (
 	"bytes"
@@ -21,21 +21,22 @@ import (
 // shelf is what a TFTP server under test has, and what became of it.
 type shelf struct {
 	files map[string][]byte
-	open  func(name string) (tftpFile, error) // in place of files
+	open  func(name string) (File, error) // in place of files
 
 	mu             sync.Mutex
 	opened, closed int
 	texts          []string
 	ended          chan bool // whole or not, of each transfer
 	log            bytes.Buffer
-	took           func(client netip.AddrPort, blocks, blksize int64, took time.Duration)
-	answer         time.Duration // tftpServer.Answer
-	resolve        func()        // in place of asking for a MAC
+	ackTimeout     time.Duration
+	completed      func(Completed)
+	resolve        func() // in place of asking for a MAC
+	group          func(name string) string
 }
 
-func (s *shelf) Open(name string, client netip.AddrPort) (tftpFile, error) {
+func (s *shelf) Open(name string, client netip.AddrPort) (File, error) {
 	if client.Port() == 0 || !client.Addr().Is4() {
-		return tftpFile{}, errors.New("a client without an address")
+		return File{}, errors.New("a client without an address")
 	}
 	f, err := s.find(name)
 	if err != nil {
@@ -44,29 +45,29 @@ func (s *shelf) Open(name string, client netip.AddrPort) (tftpFile, error) {
 	s.mu.Lock()
 	s.opened++
 	s.mu.Unlock()
-	f.content = struct {
+	f.Content = struct {
 		io.Reader
 		io.Closer
-	}{f.content, closer(func() { s.mu.Lock(); s.closed++; s.mu.Unlock() })}
-	f.done = func(whole bool) { s.ended <- whole }
+	}{f.Content, closer(func() { s.mu.Lock(); s.closed++; s.mu.Unlock() })}
+	f.Done = func(whole bool) { s.ended <- whole }
 	return f, nil
 }
 
-func (s *shelf) find(name string) (tftpFile, error) {
+func (s *shelf) find(name string) (File, error) {
 	if s.open != nil {
 		return s.open(name)
 	}
 	switch data, ok := s.files[name]; {
 	case ok:
-		return file(bytes.NewReader(data), len(data)), nil
+		return fileOf(bytes.NewReader(data), len(data)), nil
 	case name == "missing":
-		return tftpFile{}, errNoFile
+		return File{}, ErrNotFound
 	}
-	return tftpFile{}, errNotServed
+	return File{}, ErrNotServed
 }
 
-func file(content io.Reader, size int) tftpFile {
-	return tftpFile{content: io.NopCloser(content), size: int64(size)}
+func fileOf(content io.Reader, size int) File {
+	return File{Content: io.NopCloser(content), Size: int64(size)}
 }
 
 type readFunc func(p []byte) (int, error)
@@ -77,11 +78,11 @@ type closer func()
 
 func (c closer) Close() error { c(); return nil }
 
-func (s *shelf) Seen(_ netip.AddrPort, _ bool, packet []byte, text string) {
+func (s *shelf) Observe(e Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if packet == nil {
-		s.texts = append(s.texts, text)
+	if e.Packet == nil {
+		s.texts = append(s.texts, e.Text)
 	}
 }
 
@@ -120,7 +121,16 @@ func (s *shelf) serve(t testing.TB, mtu int) (addr netip.AddrPort, stop func()) 
 		t.Fatal(err)
 	}
 	s.ended = make(chan bool, 10*MaxTransfers)
-	srv := &tftpServer{MTU: func() int { return mtu }, Open: s.Open, Seen: s.Seen, Took: s.took, Answer: s.answer, Resolve: func(context.Context, netip.Addr) { s.resolve() }, Log: slog.New(slog.NewTextHandler(&s.log, &slog.HandlerOptions{Level: slog.LevelInfo}))}
+	srv := &Server{
+		MTU:        func() int { return mtu },
+		AckTimeout: s.ackTimeout,
+		Open:       s.Open,
+		Resolve:    func(context.Context, netip.Addr) { s.resolve() },
+		Group:      s.group,
+		Observe:    s.Observe,
+		Completed:  s.completed,
+		Log:        slog.New(slog.NewTextHandler(&s.log, &slog.HandlerOptions{Level: slog.LevelInfo})),
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- srv.Run(ctx, conn) }()
@@ -169,8 +179,8 @@ func newROMAt(t testing.TB, server netip.AddrPort, at net.IP) *bootROM {
 	return &bootROM{TB: t, conn: conn, server: server, buf: make([]byte, 9000)}
 }
 
-// request is an RRQ in octet mode.
-func request(name string, options ...string) []byte {
+// readRequest is an RRQ in octet mode.
+func readRequest(name string, options ...string) []byte {
 	return []byte("\x00\x01" + strings.Join(append([]string{name, "octet"}, options...), "\x00") + "\x00")
 }
 
@@ -270,7 +280,7 @@ func (f *bootROM) download(to io.Writer, p []byte, blksize int) {
 // capturedRequests are requests of real firmware.
 func capturedRequests(t testing.TB) (packets [][]byte) {
 	t.Helper()
-	text, err := os.ReadFile("testdata/tftp-requests.txt")
+	text, err := os.ReadFile("testdata/requests.txt")
 	if err != nil {
 		t.Fatal(err)
 	}
