@@ -10,7 +10,7 @@ import (
 )
 
 // TestArrows asserts the design's arrows. pxe, installer and web never call
-// each other; hosts imports the store and what bounds words; disko and images import nothing of ours.
+// each other; hosts imports the store and what bounds words; disko, images and internal/tftp import nothing of ours.
 func TestArrows(t *testing.T) {
 	may := map[string][]string{
 		"provision/cache":               {},

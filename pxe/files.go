@@ -88,7 +88,7 @@ func (s *Server) openOfBoot(h hosts.Host, name, folder string, from netip.AddrPo
 			}
 		}
 		s.reached(h.Boot.MAC, hosts.StageScript)
-		return textFile(ubootConfig(h, cmdline, folder)), nil
+		return memoryFile([]byte(ubootConfig(h, cmdline, folder))), nil
 	case "kernel", "initrd":
 		h, err := s.Hosts.UseBoot(h.Boot.Token, hosts.Fetch{Client: client, File: name})
 		if err != nil {
@@ -123,12 +123,14 @@ func (s *Server) program(mac, name string) (tftp.File, error) {
 	}
 	s.ladders.note(mac, func(cl *climb) { cl.asked = true })
 	s.reached(mac, hosts.StageProgram)
-	return tftp.File{Content: io.NopCloser(bytes.NewReader(data)), Size: int64(len(data)), InMemory: true, Done: func(whole bool) {
-		if whole { // to ask for the size alone is customary, too
+	f := memoryFile(data)
+	f.Done = func(whole bool) {
+		if whole { // firmware often asks for the size alone, too
 			s.ladders.note(mac, func(cl *climb) { cl.loaded = true })
 			s.reached(mac, hosts.StageLoaded)
 		}
-	}}, nil
+	}
+	return f, nil
 }
 
 // openByNeighbour serves a machine that names no boot, if its MAC is known.
@@ -274,8 +276,13 @@ func (s *Server) started(h hosts.Host, client string, last hosts.Work) {
 	s.reached(h.Boot.MAC, hosts.StageStarted)
 }
 
-func textFile(s string) tftp.File {
-	return tftp.File{Content: io.NopCloser(strings.NewReader(s)), Size: int64(len(s)), InMemory: true}
+// memoryFile is a file with this content.
+func memoryFile(content []byte) tftp.File {
+	return tftp.File{
+		Content:  io.NopCloser(bytes.NewReader(content)),
+		Size:     int64(len(content)),
+		InMemory: true,
+	}
 }
 
 // pxelinux is the name of a machine's configuration, as PXELINUX and U-Boot

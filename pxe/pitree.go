@@ -351,7 +351,7 @@ func (s *Server) piFile(h hosts.Host, p piBoard, file string) (f tftp.File, err 
 		if file == piConfig { // the other comes before or after the kernel
 			s.reached(h.Boot.MAC, hosts.StageScript)
 		}
-		return textFile(body), nil
+		return memoryFile([]byte(body)), nil
 	case !ok:
 		return f, tftp.ErrNotFound
 	case file == piKernel, file == piInitrd:

@@ -11,7 +11,7 @@ import (
 
 // serveTFTP serves boot files over TFTP on one link (files.go says which).
 func (s *Server) serveTFTP(ctx context.Context, l *link) error {
-	server := &tftp.Server{
+	srv := &tftp.Server{
 		MTU:         func() int { return int(l.mtu.Load()) },
 		MaxBlksize:  s.TFTPBlksize,
 		Transfers:   s.transfers / max(1, len(s.Interfaces)),
@@ -23,7 +23,7 @@ func (s *Server) serveTFTP(ctx context.Context, l *link) error {
 		Completed:   func(t tftp.Completed) { s.traceBlocks(l.neighbour(t.Client.Addr()), t) },
 		Log:         s.Log,
 	}
-	return server.Run(ctx, l.sock.tftp)
+	return srv.Run(ctx, l.sock.tftp)
 }
 
 // openTFTP opens a file, and keeps the name of one that does not exist. The client learns no more of any other error

@@ -44,7 +44,7 @@ const (
 	defaultBlksize = 512
 	maxBlksize     = 65464
 
-	// headerBytes is what a block needs in a frame beside its data: the IPv4 header (20 bytes), UDP's (8) and TFTP's (4).
+	// headerBytes is what a frame holds beside a block's data: the headers of IPv4, UDP and TFTP.
 	headerBytes = 20 + 8 + 4
 )
 

@@ -18,20 +18,24 @@ import (
 	"time"
 )
 
-// shelf is what a TFTP server under test has, and what became of it.
+// shelf is a server under test: its files, its options, and what became of its transfers.
 type shelf struct {
 	files map[string][]byte
 	open  func(name string) (File, error) // in place of files
 
-	mu             sync.Mutex
-	opened, closed int
-	texts          []string
-	ended          chan bool // whole or not, of each transfer
-	log            bytes.Buffer
-	ackTimeout     time.Duration
-	completed      func(Completed)
-	resolve        func() // in place of asking for a MAC
-	group          func(name string) string
+	// Options of the Server.
+	ackTimeout time.Duration
+	resolve    func()
+	group      func(name string) string
+	completed  func(Completed)
+
+	ended chan bool // of each transfer, whether it was whole
+	log   bytes.Buffer
+
+	mu     sync.Mutex
+	opened int // files
+	closed int
+	texts  []string // the outcomes
 }
 
 func (s *shelf) Open(name string, client netip.AddrPort) (File, error) {
@@ -48,19 +52,26 @@ func (s *shelf) Open(name string, client netip.AddrPort) (File, error) {
 	f.Content = struct {
 		io.Reader
 		io.Closer
-	}{f.Content, closer(func() { s.mu.Lock(); s.closed++; s.mu.Unlock() })}
+	}{f.Content, closer(s.countClosed)}
 	f.Done = func(whole bool) { s.ended <- whole }
 	return f, nil
+}
+
+func (s *shelf) countClosed() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed++
+	return nil
 }
 
 func (s *shelf) find(name string) (File, error) {
 	if s.open != nil {
 		return s.open(name)
 	}
-	switch data, ok := s.files[name]; {
-	case ok:
+	if data, ok := s.files[name]; ok {
 		return fileOf(bytes.NewReader(data), len(data)), nil
-	case name == "missing":
+	}
+	if name == "missing" {
 		return File{}, ErrNotFound
 	}
 	return File{}, ErrNotServed
@@ -74,9 +85,9 @@ type readFunc func(p []byte) (int, error)
 
 func (f readFunc) Read(p []byte) (int, error) { return f(p) }
 
-type closer func()
+type closer func() error
 
-func (c closer) Close() error { c(); return nil }
+func (c closer) Close() error { return c() }
 
 func (s *shelf) Observe(e Event) {
 	s.mu.Lock()
@@ -86,7 +97,7 @@ func (s *shelf) Observe(e Event) {
 	}
 }
 
-// said reports whether a transfer's end was told in words that hold text.
+// said reports whether the text occurs in an outcome.
 func (s *shelf) said(text string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -111,9 +122,8 @@ func (s *shelf) count() int {
 	return s.opened
 }
 
-// serve runs a server of these files on loopback. At the test's end, or when
-// stop is called, it must end, having closed every file and ended every
-// transfer once, and without a warning unless the test took it from the log.
+// serve runs a server of these files on loopback. When the test ends or calls stop, the server must end, must have
+// closed each file, and must not have logged a warning, unless the test took that out of the log.
 func (s *shelf) serve(t testing.TB, mtu int) (addr netip.AddrPort, stop func()) {
 	t.Helper()
 	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
@@ -160,7 +170,7 @@ type bootROM struct {
 	window int // blocks that are acknowledged together; 0: one
 }
 
-// newROM is a machine with an address of its own.
+// newROM is a client with an address of its own.
 func newROM(t testing.TB, server netip.AddrPort) *bootROM {
 	t.Helper()
 	n := roms.Add(1)

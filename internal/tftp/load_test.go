@@ -9,8 +9,7 @@ import (
 	"time"
 )
 
-// crowd is n clients that all ask for the same file at once, each from a port
-// of its own. Like firmware they ask again if need be.
+// crowd is n clients that all ask for the same file at once, each from a port of its own.
 func crowd(t *testing.T, s *shelf, n int) (clients []*bootROM, stop func()) {
 	t.Helper()
 	addr, stop := s.serve(t, 1500)
@@ -23,7 +22,7 @@ func crowd(t *testing.T, s *shelf, n int) (clients []*bootROM, stop func()) {
 	return clients, stop
 }
 
-// unanswered are the clients that got no answer within a second.
+// unanswered are the clients that get no answer within a second.
 func unanswered(clients []*bootROM) (pending []*bootROM) {
 	deadline := time.Now().Add(time.Second)
 	for _, f := range clients {
@@ -34,7 +33,7 @@ func unanswered(clients []*bootROM) (pending []*bootROM) {
 	return pending
 }
 
-// memory is what the process has in use.
+// memory is how many bytes the process has in use.
 func memory() uint64 {
 	runtime.GC()
 	var m runtime.MemStats
@@ -42,41 +41,46 @@ func memory() uint64 {
 	return m.HeapInuse + m.StackInuse
 }
 
-// settled waits for the goroutines to be no more than before.
+// settled waits until there are no more goroutines than before.
 func settled(t *testing.T, before int) {
 	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > before; time.Sleep(time.Millisecond) {
+	deadline := time.Now().Add(5 * time.Second)
+	for runtime.NumGoroutine() > before {
 		if time.Now().After(deadline) {
 			stacks := make([]byte, 1<<20)
-			t.Fatalf("%d goroutines, %d before:\n%s", runtime.NumGoroutine(), before, stacks[:runtime.Stack(stacks, true)])
+			stacks = stacks[:runtime.Stack(stacks, true)]
+			t.Fatalf("%d goroutines, %d before:\n%s", runtime.NumGoroutine(), before, stacks)
 		}
+		time.Sleep(time.Millisecond)
 	}
 }
 
-// A thousand machines are switched on at once: every one is served, in little
-// memory, and afterwards nothing is left.
+// A thousand machines are switched on at once: every one is served, in little memory, and nothing is left afterwards.
+// Like firmware, they repeat a request that got no answer.
 func TestThousandClients(t *testing.T) {
-	goroutines, before := runtime.NumGoroutine(), memory()
-	data := noise(20_000)
-	s := &shelf{files: map[string][]byte{"file": data}}
+	goroutines := runtime.NumGoroutine()
+	before := memory()
+	s := &shelf{files: map[string][]byte{"file": noise(20_000)}}
 	clients, stop := crowd(t, s, 1000)
-	again := 0
-	for pending := clients; len(pending) > 0; {
-		if pending = unanswered(pending); len(pending) > 0 {
-			again += len(pending)
-			t.Logf("%d clients ask again", len(pending))
-		}
+
+	repeats := 0
+	for pending := unanswered(clients); len(pending) > 0; pending = unanswered(pending) {
+		repeats += len(pending)
+		t.Logf("%d clients repeat their requests", len(pending))
 		for _, f := range pending {
 			f.ask(readRequest("file", "tsize", "0", "blksize", "1468"))
 		}
 	}
-	all := memory()
-	t.Logf("1,000 transfers under way: %d goroutines, %.1f MB; %d had to ask again", runtime.NumGoroutine()-goroutines, float64(all-before)/1e6, again)
-	if all-before > 60e6 {
-		t.Errorf("%d bytes in use", all-before)
+
+	used := memory() - before
+	t.Logf("1,000 transfers under way: %d goroutines, %.1f MB; %d requests were repeated",
+		runtime.NumGoroutine()-goroutines, float64(used)/1e6, repeats)
+	if used > 60e6 {
+		t.Errorf("%d bytes in use", used)
 	}
+
 	var downloads sync.WaitGroup
-	for _, f := range clients { // side by side: the last of a queue would find its transfer given up
+	for _, f := range clients { // concurrently: by the turn of the last of a queue, its transfer would have ended
 		downloads.Go(func() {
 			f.ack(0)
 			p := f.next()
@@ -125,7 +129,7 @@ func TestVanishingClients(t *testing.T) {
 	stop()
 }
 
-// Whoever finds no place gets the first that becomes free.
+// A client that gets no slot gets the first that becomes free.
 func TestWaiting(t *testing.T) {
 	data := noise(3)
 	s := &shelf{files: map[string][]byte{"file": data}}
@@ -157,7 +161,7 @@ func TestWaiting(t *testing.T) {
 	}
 }
 
-// A client that asked long ago, and not again, is not sent anything.
+// A client that asked long ago, and did not repeat its request, is not sent anything.
 func TestGivesUpWaiting(t *testing.T) {
 	d := newDispatcher(t.Context(), &Server{Transfers: 1})
 	ended := false
@@ -177,22 +181,27 @@ func TestGivesUpWaiting(t *testing.T) {
 	}
 }
 
-// When the server stops, clients that listen are told so, and none is waited
-// for.
+// When the server stops, it says so to its clients, and waits for none of them.
 func TestStops(t *testing.T) {
 	goroutines := runtime.NumGoroutine()
 	s := &shelf{open: func(string) (File, error) { return fileOf(rand.New(rand.NewSource(1)), 1<<40), nil }}
-	clients, stop := crowd(t, s, MaxTransfers+100) // a hundred find no place
+	clients, stop := crowd(t, s, MaxTransfers+100) // a hundred get no slot
 	f := clients[0]
 	f.options()
-	for deadline := time.Now().Add(10 * time.Second); s.count() < len(clients); time.Sleep(time.Millisecond) {
+	deadline := time.Now().Add(10 * time.Second)
+	for s.count() < len(clients) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d requests came", s.count())
 		}
+		time.Sleep(time.Millisecond)
 	}
+
 	stopped := make(chan struct{})
 	began := time.Now()
-	go func() { stop(); close(stopped) }()
+	go func() {
+		stop()
+		close(stopped)
+	}()
 	for block := uint16(0); ; block++ {
 		f.ack(block)
 		if p := f.next(); p[1] == 5 {

@@ -28,13 +28,14 @@
 //   - [MaxTransfers] transfers at one time, or [Server.Transfers], and as many requests that wait for one to end.
 //   - 16 transfers and waiting requests for each client address, and for each [Server.Group].
 //   - 64 requests at one time wait for [Server.Resolve].
-//   - A block fits into one frame of [Server.MTU]. A client that acknowledges none of its first blocks gets smaller
-//     ones when it asks again, down to 512 bytes, which every network carries.
+//   - A block of more than 512 bytes fits into one frame of [Server.MTU]. A client that acknowledges none of its first
+//     blocks gets smaller ones when it asks again, down to 512 bytes, which every network carries.
 //   - A transfer holds one window of blocks and, unless the file is in memory, 16 KiB that are read ahead.
-//   - A packet is sent at most 9 times, a second apart. Then the transfer ends.
+//   - A packet that is not answered is sent 9 times, a second apart. Then the transfer ends. If the source
+//     address of a request was forged, its owner gets 9 packets of 516 bytes at most for it.
 //   - A request that waited and that its client did not repeat for 10 seconds is dropped.
 //
-// The package uses nothing else of this project, and may not: it knows no host and no boot.
+// The package may import nothing else of this project: it knows no host and no boot.
 package tftp
 
 import (

@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"math/rand"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -15,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// noise is a file of no pattern.
+// noise is a file in which no block is like another.
 func noise(size int) []byte {
 	data := make([]byte, size)
 	rand.New(rand.NewSource(int64(size))).Read(data)
@@ -54,22 +55,23 @@ func TestParseTFTP(t *testing.T) {
 	}
 }
 
-// Every kind of client gets every size of file, with the options that it asked
-// for where they make sense.
+// Every kind of client gets every size of file, with those of the options it asked for that make sense.
 func TestOptions(t *testing.T) {
 	s := &shelf{files: make(map[string][]byte)}
 	sizes := []int{0, 1, 511, 512, 513, 8968, 100_000}
-	// Each client has names of its own: where two have the same port within
-	// lingerTime, the second would be taken for the first.
+	// Each client has names of its own: where two have the same port within lingerTime, the second would be taken for
+	// the first.
 	name := func(client, size int) string { return fmt.Sprintf("%d/%d", client, size) }
 	for _, n := range sizes {
 		for client := range 16 {
 			s.files[name(client, n)] = noise(n)
 		}
 	}
+
 	ethernet, _ := s.serve(t, 1500)
 	jumbo := &shelf{files: s.files}
 	large, _ := jumbo.serve(t, 9000)
+
 	for client, c := range []struct {
 		name    string
 		ask     []string
@@ -98,9 +100,11 @@ func TestOptions(t *testing.T) {
 				}
 				f := newROM(t, addr)
 				f.ask(readRequest(name(client, size), c.ask...))
+
 				want := make(map[string]string)
 				if c.name == "EDK2" {
-					f.window, want["windowsize"] = 4, "4"
+					f.window = 4
+					want["windowsize"] = "4"
 				}
 				if c.blksize != 512 {
 					want["blksize"] = fmt.Sprint(c.blksize)
@@ -114,6 +118,7 @@ func TestOptions(t *testing.T) {
 					}
 					f.ack(0)
 				}
+
 				var got bytes.Buffer
 				f.download(&got, f.next(), c.blksize)
 				if !bytes.Equal(got.Bytes(), s.files[name(client, size)]) {
@@ -122,14 +127,14 @@ func TestOptions(t *testing.T) {
 			})
 		}
 	}
-	if s.whole(t); !s.said("sent 4/100000 whole: 100000 bytes, blksize 1468") {
-		t.Error("nothing told of it")
+	s.whole(t)
+	if !s.said("sent 4/100000 whole: 100000 bytes, blksize 1468") {
+		t.Errorf("the outcome was not observed: %q", s.texts)
 	}
 }
 
-// A client that asks for the size answers the OACK with an ERROR, and asks
-// again, some from the same port. That ERROR must not be answered: the client
-// would take the answer for that to its second request.
+// A client that only asks for the size answers the OACK with an ERROR, and then sends another request, sometimes from
+// the same port. That ERROR must not be answered: the client would take the answer for that to its second request.
 func TestSizeProbe(t *testing.T) {
 	s := &shelf{files: map[string][]byte{"file": noise(1000)}}
 	addr, _ := s.serve(t, 1500)
@@ -147,6 +152,7 @@ func TestSizeProbe(t *testing.T) {
 		f.ack(0)
 		f.download(io.Discard, f.next(), 1468)
 	}
+
 	whole := 0
 	for range 400 {
 		if s.whole(t) {
@@ -158,11 +164,14 @@ func TestSizeProbe(t *testing.T) {
 	}
 }
 
-// A packet is repeated after a second, not sooner, and never for a duplicate
-// ACK. No more is read ahead than it may be.
+// A packet is repeated after a second, not sooner, and never for a duplicate ACK. No more of the file is read than
+// readAhead.
 func TestRepeats(t *testing.T) {
 	var read atomic.Int64
-	content := readFunc(func(p []byte) (int, error) { read.Add(int64(len(p))); return len(p), nil })
+	content := readFunc(func(p []byte) (int, error) {
+		read.Add(int64(len(p)))
+		return len(p), nil
+	})
 	s := &shelf{open: func(string) (File, error) { return fileOf(content, 10_000), nil }}
 	addr, _ := s.serve(t, 1500)
 	f := newROM(t, addr)
@@ -180,9 +189,10 @@ func TestRepeats(t *testing.T) {
 			if n := read.Load(); n > readAhead {
 				t.Errorf("%d bytes read when block 5 came", n)
 			}
-			began, first := time.Now(), bytes.Clone(p)
-			if again := f.next(); !bytes.Equal(first, again) {
-				t.Errorf("%q is not block 5", again[:4])
+			began := time.Now()
+			first := bytes.Clone(p)
+			if repeated := f.next(); !bytes.Equal(first, repeated) {
+				t.Errorf("%q is not block 5", repeated[:4])
 			}
 			if took := time.Since(began); took < 990*time.Millisecond || took > 3*time.Second {
 				t.Errorf("block 5 repeated after %v", took)
@@ -204,10 +214,12 @@ func TestDuplicateRequests(t *testing.T) {
 	}
 	first := bytes.Clone(f.next())
 	tid := f.tid
+
 	f.ask(readRequest("file"))
 	began := time.Now()
-	if again := f.next(); f.tid != tid || !bytes.Equal(first, again) || time.Since(began) < 900*time.Millisecond {
-		t.Errorf("a second transfer: %q from %v", again[:4], f.tid)
+	repeated := f.next()
+	if f.tid != tid || !bytes.Equal(first, repeated) || time.Since(began) < 900*time.Millisecond {
+		t.Errorf("a second transfer: %q from %v", repeated[:4], f.tid)
 	}
 	f.ack(1)
 	f.next()
@@ -215,14 +227,17 @@ func TestDuplicateRequests(t *testing.T) {
 	if !s.whole(t) {
 		t.Fatal("not whole")
 	}
-	// The whole file is there; the old request comes once more, and then one
-	// for another file, which is answered first.
+
+	// The client has the whole file. The old request arrives once more, and then one for another file, which is the
+	// first to be answered.
 	over := time.Now()
 	f.ask(readRequest("file"))
 	f.ask(readRequest("other"))
 	f.download(io.Discard, f.next(), 512)
-	// A client that insists is served, if not at once.
-	for f.ask(readRequest("file")); f.within(10*time.Millisecond) == nil; {
+
+	// A client that goes on asking is served, but not at once.
+	f.ask(readRequest("file"))
+	for f.within(10*time.Millisecond) == nil {
 		f.ask(readRequest("file"))
 	}
 	if took := time.Since(over); took < lingerTime {
@@ -231,7 +246,7 @@ func TestDuplicateRequests(t *testing.T) {
 	f.quit()
 }
 
-// More than 65535 blocks: the number goes on at 0.
+// In a file of more than 65535 blocks, the numbers begin again at 0.
 func TestBlockNumbersRollOver(t *testing.T) {
 	const size = 512*65537 + 100
 	s := &shelf{open: func(string) (File, error) {
@@ -240,8 +255,10 @@ func TestBlockNumbersRollOver(t *testing.T) {
 	addr, _ := s.serve(t, 1500)
 	f := newROM(t, addr)
 	f.ask(readRequest("file"))
-	got, want := sha256.New(), sha256.New()
+	got := sha256.New()
 	f.download(got, f.next(), 512)
+
+	want := sha256.New()
 	if _, err := io.CopyN(want, rand.New(rand.NewSource(1)), size); err != nil {
 		t.Fatal(err)
 	}
@@ -263,12 +280,25 @@ func TestRefusals(t *testing.T) {
 		f.ask([]byte(in))
 		f.expect(want)
 	}
-	// Strangers learn nothing: what is answered first is the request after all
-	// of theirs.
+
+	// Strangers learn nothing: the first answer is for the request that comes after all of theirs.
 	f := newROM(t, addr)
-	for _, p := range []string{"\x00\x01x\x00octet\x00", "\x00\x01x\x00netascii\x00", "\x00\x02x\x00octet\x00", "\x00\x01../dir/file\x00octet\x00",
-		"\x00\x01dir/../dir/file\x00octet\x00", "\x00\x01dir/./file\x00octet\x00", "\x00\x01dir\\file\x00octet\x00", "\x00\x01DIR/file\x00octet\x00",
-		"\x00\x04\x00\x00", "\x00\x03\x00\x01x", "\x00\x05\x00\x00x\x00", "\x00", "", "\x00\x01dir/file"} {
+	for _, p := range []string{
+		"\x00\x01x\x00octet\x00",
+		"\x00\x01x\x00netascii\x00",
+		"\x00\x02x\x00octet\x00",
+		"\x00\x01../dir/file\x00octet\x00",
+		"\x00\x01dir/../dir/file\x00octet\x00",
+		"\x00\x01dir/./file\x00octet\x00",
+		"\x00\x01dir\\file\x00octet\x00",
+		"\x00\x01DIR/file\x00octet\x00",
+		"\x00\x04\x00\x00",
+		"\x00\x03\x00\x01x",
+		"\x00\x05\x00\x00x\x00",
+		"\x00",
+		"",
+		"\x00\x01dir/file",
+	} {
 		f.ask([]byte(p))
 	}
 	for _, p := range capturedRequests(t) {
@@ -279,8 +309,7 @@ func TestRefusals(t *testing.T) {
 	f.ack(1)
 }
 
-// What goes wrong with a file is told to the client, in words that tell it no
-// more, and logged.
+// An error of a file is logged. The client is told that there is one, and not which.
 func TestUnreadable(t *testing.T) {
 	s := &shelf{open: func(string) (File, error) { return fileOf(bytes.NewReader(noise(700)), 1024), nil }}
 	addr, _ := s.serve(t, 1500)
@@ -301,7 +330,7 @@ func TestUnreadable(t *testing.T) {
 	s.log.Reset()
 }
 
-// Where there is no socket for a transfer, its place is given back.
+// A transfer that gets no socket frees its slot.
 func TestWithoutSockets(t *testing.T) {
 	s := &shelf{files: map[string][]byte{"file": noise(3)}}
 	addr, _ := s.serve(t, 1500)
@@ -319,12 +348,14 @@ func TestWithoutSockets(t *testing.T) {
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: before.Max}); err != nil {
 		t.Fatal(err)
 	}
+
 	for range MaxTransfers + 1 {
 		f.ask(readRequest("file"))
 		if s.whole(t) {
 			t.Fatal("sent without a socket")
 		}
 	}
+
 	restore()
 	f.ask(readRequest("file"))
 	f.expect("\x00\x03\x00\x01" + string(s.files["file"]))
@@ -335,19 +366,23 @@ func TestWithoutSockets(t *testing.T) {
 	s.log.Reset()
 }
 
-// TestUnknownNeighbour: a client whose MAC is not known yet is not left to ask again, and one that has none gets silence.
-func TestUnknownNeighbour(t *testing.T) {
+// TestUnresolved: a client whose MAC is not known yet need not repeat its request, and one whose MAC cannot be found
+// out gets no answer.
+func TestUnresolved(t *testing.T) {
 	known := make(chan struct{})
-	s := &shelf{open: func(name string) (File, error) {
-		select {
-		case <-known:
-			if name == "file" {
-				return fileOf(bytes.NewReader([]byte("abc")), 3), nil
+	s := &shelf{
+		open: func(name string) (File, error) {
+			select {
+			case <-known:
+				if name == "file" {
+					return fileOf(strings.NewReader("abc"), 3), nil
+				}
+			default:
 			}
-		default:
-		}
-		return File{}, ErrUnresolved
-	}, resolve: sync.OnceFunc(func() { close(known) })}
+			return File{}, ErrUnresolved
+		},
+		resolve: sync.OnceFunc(func() { close(known) }),
+	}
 	addr, stop := s.serve(t, 1500)
 	f := newROM(t, addr)
 	f.ask(readRequest("file"))
@@ -356,6 +391,7 @@ func TestUnknownNeighbour(t *testing.T) {
 	if !s.whole(t) {
 		t.Error("not whole")
 	}
+
 	f.ask(readRequest("another"))
 	stop()
 	if p := f.within(time.Millisecond); p != nil {

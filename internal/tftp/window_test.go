@@ -12,8 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// inWindows is a client that asked for a file in windows of 4 blocks of 512
-// bytes, and has its options.
+// inWindows is a client that asked for a file in windows of 4 blocks of 512 bytes, and has got the OACK.
 func inWindows(t *testing.T, size int, ackTimeout time.Duration) (s *shelf, f *bootROM, stop func()) {
 	t.Helper()
 	s = &shelf{files: map[string][]byte{"file": noise(size)}, ackTimeout: ackTimeout}
@@ -40,7 +39,7 @@ func (f *bootROM) blocks(n int) (numbers []byte) {
 	return numbers
 }
 
-// TestWindow: what is lost comes again, from the block that was lost, and once.
+// TestWindow: after a loss, the server goes on with the block that was lost, and once.
 func TestWindow(t *testing.T) {
 	s, f, stop := inWindows(t, 9*512+100, time.Hour) // 10 blocks
 	f.ack(0)
@@ -49,7 +48,7 @@ func TestWindow(t *testing.T) {
 		ack  uint16
 	}{
 		{[]byte{1, 2, 3, 4}, 2}, // 3 was lost
-		{[]byte{3, 4, 5, 6}, 2}, // and again
+		{[]byte{3, 4, 5, 6}, 2}, // and once more
 		{[]byte{3, 4, 5, 6}, 6},
 		{[]byte{7, 8, 9, 10}, 9}, // the last one was
 		{[]byte{10}, 10},
@@ -65,8 +64,8 @@ func TestWindow(t *testing.T) {
 	stop()
 }
 
-// TestWindowSorcerer: of acknowledgements that say nothing new only the first makes
-// the window go out again; those of another window make none.
+// TestWindowSorcerer: of ACKs that acknowledge nothing new, only the first has the window sent again. Those for another
+// window do not.
 func TestWindowSorcerer(t *testing.T) {
 	s, f, stop := inWindows(t, 20*512, time.Hour)
 	f.ack(0)
@@ -88,7 +87,7 @@ func TestWindowSorcerer(t *testing.T) {
 	stop()
 }
 
-// TestWindowSilence: a window without an answer goes out again.
+// TestWindowSilence: a window is sent again when there is no answer.
 func TestWindowSilence(t *testing.T) {
 	s, f, stop := inWindows(t, 3*512, time.Second/10)
 	f.ack(0)
@@ -115,7 +114,7 @@ func TestWindowStop(t *testing.T) {
 	}
 }
 
-// TestWindowWraps: block numbers begin anew after 65535.
+// TestWindowWraps: block numbers begin again at 0 after 65535.
 func TestWindowWraps(t *testing.T) {
 	s, f, stop := inWindows(t, 65540*512+7, time.Second)
 	f.ack(0)
@@ -127,9 +126,9 @@ func TestWindowWraps(t *testing.T) {
 	stop()
 }
 
-// TestPasses: what the kernel says of a packet is not the end of a transfer, for it may be over in a moment; here, that
-// nobody listens at the client's port. And what is sent may be cut on its way.
-func TestPasses(t *testing.T) {
+// TestTemporaryErrors: an error of the kernel's about one packet does not end a transfer, since the cause may be over
+// in a moment. Here nobody listens on the client's port. And the packets may be fragmented.
+func TestTemporaryErrors(t *testing.T) {
 	gone := newROM(t, netip.AddrPort{})
 	gone.conn.Close()
 	conn, err := dial(gone.conn.LocalAddr().(*net.UDPAddr).AddrPort())
@@ -160,26 +159,27 @@ func TestPasses(t *testing.T) {
 		t.Fatal(err)
 	}
 	raw.Control(func(fd uintptr) {
-		if got, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER); got != unix.IP_PMTUDISC_DONT {
+		got, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER)
+		if err != nil || got != unix.IP_PMTUDISC_DONT {
 			t.Errorf("IP_MTU_DISCOVER is %d, %v", got, err)
 		}
 	})
 }
 
-// TestShrinks: who did not get the first blocks of a transfer gets smaller ones when it asks again, down to those
-// that everybody gets.
-func TestShrinks(t *testing.T) {
+// TestReduceBlksize: a client that acknowledged none of its first blocks gets smaller ones when it asks again, down to
+// 512 bytes.
+func TestReduceBlksize(t *testing.T) {
 	for _, window := range []string{"1", "4"} {
 		s := &shelf{files: map[string][]byte{"file": noise(10_000)}, ackTimeout: 100 * time.Millisecond}
 		addr, _ := s.serve(t, 1500)
 		f := newROM(t, addr)
 		for _, want := range []string{"1200", "600", "512"} {
-			again, err := net.ListenUDP("udp4", &net.UDPAddr{IP: f.conn.LocalAddr().(*net.UDPAddr).IP})
+			conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: f.conn.LocalAddr().(*net.UDPAddr).IP})
 			if err != nil {
 				t.Fatal(err)
 			}
 			f.conn.Close()
-			f.conn = again
+			f.conn = conn
 			f.ask(readRequest("file", "blksize", "1200", "windowsize", window))
 			if got := f.options()["blksize"]; got != want {
 				t.Fatalf("blksize %s, want %s", got, want)
