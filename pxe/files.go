@@ -70,7 +70,8 @@ func (s *Server) openOfBoot(h hosts.Host, name, folder string, from netip.AddrPo
 	client := from.Addr().Unmap().String()
 	switch name {
 	case pxelinux(h.Boot.MAC):
-		h, err := s.Hosts.UseBoot(h.Boot.Token, hosts.Fetch{Client: client, File: name, Method: hosts.Method{Offer: hosts.OfferUBoot}})
+		fetch := hosts.Fetch{Client: client, File: name, Method: hosts.Method{Offer: hosts.OfferUBoot}}
+		h, err := s.Hosts.UseBoot(h.Boot.Token, fetch)
 		if err != nil {
 			return tftp.File{}, err
 		}
@@ -221,7 +222,8 @@ func (s *Server) ubootPack(h hosts.Host, img images.Image) (made *pack, wait boo
 	}
 	line, err := s.firstCmdline(h, img)
 	if made.err != nil || err != nil || len(line) > maxUBootArgs {
-		s.Log.Debug("no first stage for U-Boot", "host", h.Name, "image", img.Name, "err", errors.Join(made.err, err), "bytes", len(line))
+		s.Log.Debug("no first stage for U-Boot", "host", h.Name, "image", img.Name,
+			"err", errors.Join(made.err, err), "bytes", len(line))
 		return nil, false
 	}
 	return made, false
