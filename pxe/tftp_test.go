@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"provision/hosts"
 	"provision/internal/tftp"
 )
 
@@ -130,9 +131,9 @@ func TestServeTFTP(t *testing.T) {
 	f.ask(dir + "/autoexec.ipxe\xff")
 	f.expect("\x00\x05\x00\x01file not found\x00")
 	const missing = `boot/…/autoexec.ipxe\xff`
-	tr, err := s.Traces.Get(mac)
-	if err != nil || tr.Missing != missing || tr.Packets[len(tr.Packets)-2].Text != "TFTP asks for "+missing {
-		t.Errorf("%v, %+v", err, tr)
+	tr := s.traceUntil(t, "TFTP refused: file not found")
+	if tr.Missing != missing || tr.Packets[len(tr.Packets)-2].Text != "TFTP asks for "+missing {
+		t.Errorf("%+v", tr)
 	}
 
 	f.ask("/"+dir+"//ipxe.efi", "blksize", "65464", "tsize", "0")
@@ -153,6 +154,25 @@ func TestServeTFTP(t *testing.T) {
 	tr, _ = s.Traces.Get(mac)
 	if tr.Missing != "" {
 		t.Errorf("it got its program, and %q is kept", tr.Missing)
+	}
+}
+
+// traceUntil waits until the last packet of a machine's trace has this text. A packet is traced after it was sent.
+func (s *Server) traceUntil(t *testing.T, last string) hosts.Trace {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		tr, err := s.Traces.Get(mac)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tr.Packets[len(tr.Packets)-1].Text == last {
+			return tr
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("not %q: %+v", last, tr)
+		}
+		time.Sleep(time.Millisecond)
 	}
 }
 
