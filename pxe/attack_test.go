@@ -14,6 +14,7 @@ import (
 	"github.com/insomniacslk/dhcp/iana"
 
 	"provision/hosts"
+	"provision/internal/tftp"
 )
 
 // told reports whether the host's log says something.
@@ -47,7 +48,7 @@ func TestBystanderGetsNothing(t *testing.T) {
 			if resp, _, err := get(t, srv, http.MethodGet, "/boot/"+h.Boot.Token+"/"+file, ""); err == nil {
 				t.Errorf("%s: HTTP %s: %s", mode, file, resp.Status)
 			}
-			if _, err := s.open(s.links[0], "boot/"+h.Boot.Token+"/"+file, addrPort("10.77.0.66:1024")); err != errNotServed {
+			if _, err := s.open(s.links[0], "boot/"+h.Boot.Token+"/"+file, addrPort("10.77.0.66:1024")); err != tftp.ErrNotServed {
 				t.Errorf("%s: TFTP %s: %v", mode, file, err)
 			}
 		}
@@ -308,41 +309,10 @@ func TestConnectionsAreShared(t *testing.T) {
 	}
 }
 
-// TestTFTPIsShared: one client, or whoever has one token, takes its share of the places, and another still finds one.
-func TestTFTPIsShared(t *testing.T) {
-	token := "boot/" + strings.Repeat("0", 32)
-	s := &shelf{files: map[string][]byte{"file": noise(3000), token + "/kernel": noise(3000)}}
-	addr, _ := s.serve(t, 1500)
-	at := net.IPv4(127, 0, 0, 66)
-	open := 0
-	for range perHolder {
-		f := newROMAt(t, addr, at)
-		f.ask(request("file"))
-		f.next()
-		open++
-	}
-	greedy := newROMAt(t, addr, at)
-	greedy.ask(request("file"))
-	for range perHolder { // each from another address
-		f := newROM(t, addr)
-		f.ask(request(token + "/kernel"))
-		f.next()
-		open++
-	}
-	late := newROM(t, addr)
-	late.ask(request(token + "/kernel"))
-	other := newROM(t, addr) // its request is looked at after theirs
-	other.ask(request("file"))
-	other.next()
-	if open+1 != s.count() {
-		t.Errorf("%d files opened, for %d transfers", s.count(), open+1)
-	}
-}
-
 // TestShares: whatever the limit, descriptors stay for the operator and the builds.
 func TestShares(t *testing.T) {
 	for limit, want := range map[uint64][2]int{
-		1024: {128, 256}, 4096: {512, 1024}, 1 << 20: {MaxTransfers, maxConnections},
+		1024: {128, 256}, 4096: {512, 1024}, 1 << 20: {tftp.MaxTransfers, maxConnections},
 	} {
 		transfers, connections := shares(limit)
 		if transfers != want[0] || connections != want[1] || uint64(2*transfers+2*connections) > limit*3/4 {

@@ -2,18 +2,17 @@ package pxe
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io"
 	"net/netip"
 	"path"
 	"strings"
-	"time"
 
 	"github.com/insomniacslk/dhcp/iana"
 
 	"provision/hosts"
 	"provision/images"
+	"provision/internal/tftp"
 )
 
 // What machines load over TFTP. The names are
@@ -31,37 +30,8 @@ import (
 
 const bootPath = "boot/"
 
-// serveTFTP serves them on one link.
-func (s *Server) serveTFTP(ctx context.Context, l *link) error {
-	t := &tftpServer{
-		MTU:       func() int { return int(l.mtu.Load()) },
-		Blksize:   s.TFTPBlksize,
-		Transfers: s.transfers / max(1, len(s.Interfaces)),
-		Log:       s.Log,
-		Open: func(name string, client netip.AddrPort) (tftpFile, error) {
-			f, err := s.open(l, name, client)
-			if errors.Is(err, errNoFile) {
-				s.traceMissing(l.neighbour(client.Addr()), name)
-			}
-			if err != nil && !errors.Is(err, errNotServed) && !errors.Is(err, errNoFile) {
-				// The client is told no more than that it is refused.
-				s.Log.Warn("TFTP", "client", client, "file", untold(name), "err", err)
-				err = errNoFile
-			}
-			return f, err
-		},
-		Resolve: func(ctx context.Context, client netip.Addr) { l.resolve(ctx, client) },
-		Seen: func(client netip.AddrPort, sent bool, packet []byte, text string) {
-			s.traceTFTP(l, client, sent, packet, text)
-		},
-		Took: func(client netip.AddrPort, blocks, blksize int64, took time.Duration) {
-			s.traceBlocks(l.neighbour(client.Addr()), blocks, blksize, took)
-		}}
-	return t.Run(ctx, l.sock.tftp)
-}
-
 // open looks up a file that the machine at this address asks for by TFTP.
-func (s *Server) open(l *link, name string, from netip.AddrPort) (tftpFile, error) {
+func (s *Server) open(l *link, name string, from netip.AddrPort) (tftp.File, error) {
 	rest, ok := strings.CutPrefix(name, bootPath)
 	if !ok {
 		return s.openByNeighbour(l, name, from)
@@ -72,63 +42,64 @@ func (s *Server) open(l *link, name string, from netip.AddrPort) (tftpFile, erro
 	}
 	h, err := s.Hosts.ByToken(token)
 	if err != nil {
-		return tftpFile{}, errNotServed
+		return tftp.File{}, tftp.ErrNotServed
 	}
 	client := from.Addr().Unmap()
 	mac := l.neighbour(client)
 	if mac == "" && l.net.Contains(client) {
-		return tftpFile{}, errors.Join(errNoNeighbour, l.ask(client))
+		return tftp.File{}, errors.Join(tftp.ErrUnresolved, l.ask(client))
 	}
 	if err := s.vouch(l, h, client, mac); err != nil {
 		s.tell(h, "%s asked for %s with the token of its boot and got no answer: %s", client, untold(name), err)
-		return tftpFile{}, errNotServed
+		return tftp.File{}, tftp.ErrNotServed
 	}
 	return s.openByToken(h, token, name, from)
 }
 
 // openByToken opens a file for the host's machine, which knows the token of a boot.
-func (s *Server) openByToken(h hosts.Host, token, name string, from netip.AddrPort) (tftpFile, error) {
+func (s *Server) openByToken(h hosts.Host, token, name string, from netip.AddrPort) (tftp.File, error) {
 	if h.Boot.Token != token || !h.Boot.Serves(s.Now()) || h.State != hosts.Booting {
-		return tftpFile{}, errNoFile // U-Boot would ask for ever; who had a token knows that we are here
+		return tftp.File{}, tftp.ErrNotFound // U-Boot would ask for ever; who had a token knows that we are here
 	}
 	return s.openOfBoot(h, name, "", from)
 }
 
 // openOfBoot opens a file of the boot that the host has now. folder leads from
 // where the client looks to the boot's folder.
-func (s *Server) openOfBoot(h hosts.Host, name, folder string, from netip.AddrPort) (tftpFile, error) {
+func (s *Server) openOfBoot(h hosts.Host, name, folder string, from netip.AddrPort) (tftp.File, error) {
 	client := from.Addr().Unmap().String()
 	switch name {
 	case pxelinux(h.Boot.MAC):
-		h, err := s.Hosts.UseBoot(h.Boot.Token, hosts.Fetch{Client: client, File: name, Method: hosts.Method{Offer: hosts.OfferUBoot}})
+		fetch := hosts.Fetch{Client: client, File: name, Method: hosts.Method{Offer: hosts.OfferUBoot}}
+		h, err := s.Hosts.UseBoot(h.Boot.Token, fetch)
 		if err != nil {
-			return tftpFile{}, err
+			return tftp.File{}, err
 		}
 		img, err := s.Images.Get(h.Image)
 		if err != nil {
-			return tftpFile{}, err
+			return tftp.File{}, err
 		}
 		cmdline := img.BootCmdline(h.KernelParams) + " BOOTIF=01-" + strings.ReplaceAll(h.Boot.MAC, ":", "-")
 		switch made, wait := s.ubootPack(h, img); {
 		case wait:
-			return tftpFile{}, errNotServed // it asks again
+			return tftp.File{}, tftp.ErrNotServed // it asks again
 		case made != nil:
 			if cmdline, err = s.firstCmdline(h, img); err != nil {
-				return tftpFile{}, err
+				return tftp.File{}, err
 			}
 		}
 		s.reached(h.Boot.MAC, hosts.StageScript)
-		return text(ubootConfig(h, cmdline, folder)), nil
+		return memoryFile([]byte(ubootConfig(h, cmdline, folder))), nil
 	case "kernel", "initrd":
 		h, err := s.Hosts.UseBoot(h.Boot.Token, hosts.Fetch{Client: client, File: name})
 		if err != nil {
-			return tftpFile{}, err
+			return tftp.File{}, err
 		}
 		s.reached(h.Boot.MAC, hosts.Stage(name))
 		return s.imageFile(h, name, client)
 	}
 	if !s.fresh(h) {
-		return tftpFile{}, errNoFile
+		return tftp.File{}, tftp.ErrNotFound
 	}
 	return s.program(h.Boot.MAC, name)
 }
@@ -146,26 +117,28 @@ func (s *Server) meant(name string) string {
 }
 
 // program opens a boot program. The machine's ladder hears of it.
-func (s *Server) program(mac, name string) (tftpFile, error) {
+func (s *Server) program(mac, name string) (tftp.File, error) {
 	data := s.programs[s.meant(name)]
 	if data == nil {
-		return tftpFile{}, errNoFile
+		return tftp.File{}, tftp.ErrNotFound
 	}
 	s.ladders.note(mac, func(cl *climb) { cl.asked = true })
 	s.reached(mac, hosts.StageProgram)
-	return tftpFile{content: io.NopCloser(bytes.NewReader(data)), size: int64(len(data)), inMemory: true, done: func(whole bool) {
-		if whole { // to ask for the size alone is customary, too
+	f := memoryFile(data)
+	f.Done = func(whole bool) {
+		if whole { // firmware often asks for the size alone, too
 			s.ladders.note(mac, func(cl *climb) { cl.loaded = true })
 			s.reached(mac, hosts.StageLoaded)
 		}
-	}}, nil
+	}
+	return f, nil
 }
 
 // openByNeighbour serves a machine that names no boot, if its MAC is known.
-func (s *Server) openByNeighbour(l *link, name string, from netip.AddrPort) (tftpFile, error) {
+func (s *Server) openByNeighbour(l *link, name string, from netip.AddrPort) (tftp.File, error) {
 	mac := l.neighbour(from.Addr().Unmap())
 	if mac == "" && l.net.Contains(from.Addr().Unmap()) {
-		return tftpFile{}, errors.Join(errNoNeighbour, l.ask(from.Addr().Unmap()))
+		return tftp.File{}, errors.Join(tftp.ErrUnresolved, l.ask(from.Addr().Unmap()))
 	}
 	if mac == "" {
 		return s.openBySerial(l, name, from)
@@ -191,17 +164,17 @@ func (s *Server) openByNeighbour(l *link, name string, from netip.AddrPort) (tft
 		if s.Hold && s.Mode == Off && c.Kind == firmware {
 			return s.program("", name)
 		}
-		return tftpFile{}, errNotServed
+		return tftp.File{}, tftp.ErrNotServed
 	}
 	if err != nil {
-		return tftpFile{}, err
+		return tftp.File{}, err
 	}
 	if a := s.decide(c, &h); a.Load == nothing || a.Load == local {
-		return tftpFile{}, errNoFile
+		return tftp.File{}, tftp.ErrNotFound
 	}
 	boot, err := s.boot(l, c, h)
 	if err != nil || boot.Token == "" {
-		return tftpFile{}, errors.Join(errNoFile, err)
+		return tftp.File{}, errors.Join(tftp.ErrNotFound, err)
 	}
 	h.Boot, h.State = boot, hosts.Booting
 	return s.openOfBoot(h, name, bootPath+boot.Token+"/", from)
@@ -249,7 +222,8 @@ func (s *Server) ubootPack(h hosts.Host, img images.Image) (made *pack, wait boo
 	}
 	line, err := s.firstCmdline(h, img)
 	if made.err != nil || err != nil || len(line) > maxUBootArgs {
-		s.Log.Debug("no first stage for U-Boot", "host", h.Name, "image", img.Name, "err", errors.Join(made.err, err), "bytes", len(line))
+		s.Log.Debug("no first stage for U-Boot", "host", h.Name, "image", img.Name,
+			"err", errors.Join(made.err, err), "bytes", len(line))
 		return nil, false
 	}
 	return made, false
@@ -258,37 +232,37 @@ func (s *Server) ubootPack(h hosts.Host, img images.Image) (made *pack, wait boo
 // imageFile opens the kernel or the initrd of a host's image, the initrd with
 // the boot's overlay, or its first stage. When both are out whole, in whichever order, the token is
 // used up.
-func (s *Server) imageFile(h hosts.Host, name, client string) (tftpFile, error) {
+func (s *Server) imageFile(h hosts.Host, name, client string) (tftp.File, error) {
 	img, err := s.Images.Get(h.Image)
 	if err != nil {
-		return tftpFile{}, err
+		return tftp.File{}, err
 	}
 	what, tail := img.Kernel, []byte(nil)
 	switch made, wait := s.ubootPack(h, img); {
 	case wait:
-		return tftpFile{}, errNotServed
+		return tftp.File{}, tftp.ErrNotServed
 	case made != nil:
 		if name == "initrd" || s.Images.OnlyUEFI(img) {
 			what = map[string]images.File{"kernel": made.kernel, "initrd": made.first}[name]
 		}
 		f, err := s.Images.OpenFile(what)
-		return tftpFile{content: f, size: what.Size}, err
+		return tftp.File{Content: f, Size: what.Size}, err
 	}
 	if name == "initrd" {
 		if what, tail, err = s.initrd(h, img); err != nil {
-			return tftpFile{}, err
+			return tftp.File{}, err
 		}
 	}
 	f, err := s.Images.OpenFile(what)
 	if err != nil {
-		return tftpFile{}, err
+		return tftp.File{}, err
 	}
 	both := struct {
 		io.Reader
 		io.Closer
 	}{io.MultiReader(f, bytes.NewReader(tail)), f}
 	begun, size := s.Now(), what.Size+int64(len(tail))
-	return tftpFile{content: both, size: size, done: func(whole bool) {
+	return tftp.File{Content: both, Size: size, Done: func(whole bool) {
 		if whole && s.ladders.other(h.Name, h.Boot.Token, name) {
 			s.started(h, client, hosts.Work{Bytes: size, Over: "tftp", Took: s.Now().Sub(begun)})
 		}
@@ -304,8 +278,13 @@ func (s *Server) started(h hosts.Host, client string, last hosts.Work) {
 	s.reached(h.Boot.MAC, hosts.StageStarted)
 }
 
-func text(s string) tftpFile {
-	return tftpFile{content: io.NopCloser(strings.NewReader(s)), size: int64(len(s)), inMemory: true}
+// memoryFile is a file with this content.
+func memoryFile(content []byte) tftp.File {
+	return tftp.File{
+		Content:  io.NopCloser(bytes.NewReader(content)),
+		Size:     int64(len(content)),
+		InMemory: true,
+	}
 }
 
 // pxelinux is the name of a machine's configuration, as PXELINUX and U-Boot

@@ -18,6 +18,7 @@ import (
 
 	"provision/hosts"
 	"provision/images"
+	"provision/internal/tftp"
 )
 
 // serveHTTP serves scripts, kernels and initrds.
@@ -188,22 +189,22 @@ func (s *Server) serveImage(l *link, c echo.Context, h hosts.Host, name string) 
 }
 
 // serveContent serves a boot program over HTTP.
-func (s *Server) serveContent(c echo.Context, f tftpFile, err error) error {
+func (s *Server) serveContent(c echo.Context, f tftp.File, err error) error {
 	if err != nil {
-		if errors.Is(err, errNoFile) {
+		if errors.Is(err, tftp.ErrNotFound) {
 			c.Set("known", true)
 		}
 		return echo.ErrNotFound
 	}
 	c.Set("known", true)
 	c.Response().Header().Set("Content-Type", "application/efi")
-	c.Response().Header().Set("Content-Length", strconv.FormatInt(f.size, 10)) // UEFI asks for it by HEAD
+	c.Response().Header().Set("Content-Length", strconv.FormatInt(f.Size, 10)) // UEFI asks for it by HEAD
 	c.Response().WriteHeader(http.StatusOK)
 	sent := int64(0)
 	if c.Request().Method == http.MethodGet {
-		sent, err = io.Copy(c.Response(), f.content)
+		sent, err = io.Copy(c.Response(), f.Content)
 	}
-	f.close(sent == f.size)
+	f.Close(sent == f.Size)
 	if err != nil {
 		s.Log.Debug("boot program not sent whole", "to", c.Request().RemoteAddr, "err", err)
 	}

@@ -147,7 +147,7 @@ func TestLadderOnTheWire(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.close(true)
+	f.Close(true)
 	if r := s.dhcp(packet(t, "ipxe-discover")); r == nil || tokenPattern.FindString(r.BootFileName) != token {
 		t.Fatal("iPXE was not led on", r)
 	}

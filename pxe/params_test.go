@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"provision/hosts"
+	"provision/internal/tftp"
 )
 
 // TestKernelParams: the operator's parameters for the image and for the host are in what iPXE, U-Boot and a
@@ -60,13 +61,13 @@ func (s *Server) pxelinuxOf(t *testing.T, h hosts.Host) string {
 	t.Helper()
 	for {
 		f, err := s.openOfBoot(h, pxelinux(h.Boot.MAC), "", netip.MustParseAddrPort("10.77.0.9:2000"))
-		if errors.Is(err, errNotServed) {
+		if errors.Is(err, tftp.ErrNotServed) {
 			continue // it was waited for as long as U-Boot waits
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
-		data, err := io.ReadAll(f.content)
+		data, err := io.ReadAll(f.Content)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -20,6 +20,7 @@ import (
 	"provision/hosts"
 	"provision/images"
 	"provision/internal/initrd"
+	"provision/internal/tftp"
 )
 
 const (
@@ -184,21 +185,21 @@ func (s *Server) fetch(t testing.TB, host, name string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, is, err := s.openPi(s.links[0], h, h.MACs[0], collapse(name))
+	f, is, err := s.openPi(s.links[0], h, h.MACs[0], requestedName(t, name))
 	if !is {
 		t.Fatalf("%s is not taken for what a Raspberry Pi asks", name)
 	}
 	if err != nil {
-		if !errors.Is(err, errNoFile) {
+		if !errors.Is(err, tftp.ErrNotFound) {
 			t.Fatal(err)
 		}
 		return ""
 	}
-	data, err := io.ReadAll(f.content)
-	if err != nil || int64(len(data)) != f.size {
-		t.Fatalf("%s: %d of %d bytes, %v", name, len(data), f.size, err)
+	data, err := io.ReadAll(f.Content)
+	if err != nil || int64(len(data)) != f.Size {
+		t.Fatalf("%s: %d of %d bytes, %v", name, len(data), f.Size, err)
 	}
-	f.close(true)
+	f.Close(true)
 	return string(data)
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"provision/hosts"
 	"provision/images"
+	"provision/internal/tftp"
 )
 
 // What a Raspberry Pi finds on its TFTP server is a folder like that of its SD
@@ -296,7 +297,7 @@ var piBegins = []string{"bootcode.bin", "start.elf", "start4.elf", "config.txt"}
 
 // openPi opens a file for the Raspberry Pi of a host, and reports whether it is
 // one that asks.
-func (s *Server) openPi(l *link, h hosts.Host, mac, name string) (f tftpFile, is bool, err error) {
+func (s *Server) openPi(l *link, h hosts.Host, mac, name string) (f tftp.File, is bool, err error) {
 	serial, folder, file := piName(name)
 	p := piBoardOf(h)
 	if !slices.Contains(piOUIs, mac[:8]) && p.Board == "" {
@@ -306,16 +307,16 @@ func (s *Server) openPi(l *link, h hosts.Host, mac, name string) (f tftpFile, is
 		return f, false, nil
 	}
 	if serial != "" && p.Serial != "" && serial != p.Serial || folder != "" && folder != mac {
-		return f, true, errNoFile
+		return f, true, tftp.ErrNotFound
 	}
 	c := client{MAC: mac, Kind: piROM, Pi: s.pis.fetched(mac)}
 	c.Pi.Board, c.Pi.Serial = cmp.Or(c.Pi.Board, p.Board), cmp.Or(c.Pi.Serial, serial)
 	if !s.fresh(h) || h.Boot.MAC != mac {
 		if !slices.Contains(piBegins, path.Base(file)) || s.decide(c, &h).Load != tree {
-			return f, true, errNoFile
+			return f, true, tftp.ErrNotFound
 		}
 		if b, err := s.bootPi(l, c, h); err != nil || b.Token == "" {
-			return f, true, errors.Join(errNoFile, err)
+			return f, true, errors.Join(tftp.ErrNotFound, err)
 		}
 		if h, err = s.Hosts.Get(h.Name); err != nil {
 			return f, true, err
@@ -327,14 +328,14 @@ func (s *Server) openPi(l *link, h hosts.Host, mac, name string) (f tftpFile, is
 
 // piFile opens a file of the boot that the host has now. It binds the boot to
 // nobody: that does the first stage, whose address may be another.
-func (s *Server) piFile(h hosts.Host, p piBoard, file string) (f tftpFile, err error) {
+func (s *Server) piFile(h hosts.Host, p piBoard, file string) (f tftp.File, err error) {
 	img, err := s.Images.Get(h.Image)
 	if err != nil {
 		return f, err
 	}
 	made := s.packed(img)
 	if made == nil {
-		return f, errNotServed // it asks again
+		return f, tftp.ErrNotServed // it asks again
 	}
 	if made.err != nil {
 		return f, made.err
@@ -350,9 +351,9 @@ func (s *Server) piFile(h hosts.Host, p piBoard, file string) (f tftpFile, err e
 		if file == piConfig { // the other comes before or after the kernel
 			s.reached(h.Boot.MAC, hosts.StageScript)
 		}
-		return text(body), nil
+		return memoryFile([]byte(body)), nil
 	case !ok:
-		return f, errNoFile
+		return f, tftp.ErrNotFound
 	case file == piKernel, file == piInitrd:
 		s.ladders.direct(h.Boot.MAC, hosts.Method{Offer: hosts.OfferPi})
 		s.reached(h.Boot.MAC, hosts.Stage(file))
@@ -360,20 +361,20 @@ func (s *Server) piFile(h hosts.Host, p piBoard, file string) (f tftpFile, err e
 		s.reached(h.Boot.MAC, hosts.StageProgram)
 	}
 	content, err := s.Images.OpenFile(what)
-	return tftpFile{content: content, size: what.Size}, err
+	return tftp.File{Content: content, Size: what.Size}, err
 }
 
 // openBySerial serves a Raspberry Pi behind a router, where the kernel resolves
 // no MAC: the one that told the serial number that its folder is called after,
 // at the address that it was seen to take.
-func (s *Server) openBySerial(l *link, name string, from netip.AddrPort) (tftpFile, error) {
+func (s *Server) openBySerial(l *link, name string, from netip.AddrPort) (tftp.File, error) {
 	serial, _, _ := piName(name)
 	if serial == "" {
-		return tftpFile{}, errNotServed
+		return tftp.File{}, tftp.ErrNotServed
 	}
 	h, err := s.Hosts.BySerial(serial)
 	if err != nil || h.Address != from.Addr().Unmap().String() || h.Boot.MAC == "" {
-		return tftpFile{}, errNotServed
+		return tftp.File{}, tftp.ErrNotServed
 	}
 	f, _, err := s.openPi(l, h, h.Boot.MAC, name)
 	return f, err
@@ -382,11 +383,11 @@ func (s *Server) openBySerial(l *link, name string, from netip.AddrPort) (tftpFi
 // reachable sees that the machine is found while the file goes out: a 3B answers
 // no ARP while it loads, so its entry among our neighbours, which came from its
 // own question for us, is renewed.
-func (l *link) reachable(f tftpFile, h hosts.Host, from netip.AddrPort, mac string) tftpFile {
-	if h.Boot.Board != "rpi3" || f.content == nil {
+func (l *link) reachable(f tftp.File, h hosts.Host, from netip.AddrPort, mac string) tftp.File {
+	if h.Boot.Board != "rpi3" || f.Content == nil {
 		return f
 	}
-	f.content = &renewing{ReadCloser: f.content, renew: func() { l.keepNeighbour(from.Addr().Unmap(), mac) }}
+	f.Content = &renewing{ReadCloser: f.Content, renew: func() { l.keepNeighbour(from.Addr().Unmap(), mac) }}
 	return f
 }
 

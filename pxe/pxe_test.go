@@ -21,6 +21,7 @@ import (
 	"provision/hosts"
 	"provision/images"
 	"provision/internal/store"
+	"provision/internal/tftp"
 )
 
 var update = flag.Bool("update", false, "write golden files anew")
@@ -412,16 +413,16 @@ func TestTFTPNames(t *testing.T) {
 	if s.dhcp(packet(t, "ovmf-x64-discover")) == nil {
 		t.Fatal("silence")
 	}
-	open := func(name string) (tftpFile, error) {
-		return s.open(s.links[0], collapse(name), netip.MustParseAddrPort("10.77.0.104:1024"))
+	open := func(name string) (tftp.File, error) {
+		return s.open(s.links[0], requestedName(t, name), netip.MustParseAddrPort("10.77.0.104:1024"))
 	}
 	h, _ := s.Hosts.Get("bravo")
 	token := h.Boot.Token
 	good := "boot/" + token + "/ipxe.efi"
 	// The last two are what firmware asks for that takes option 67 for a C string.
 	for _, name := range []string{good, "/" + good, good + "\xff", good + "a\x11"} {
-		if f, err := open(name); err != nil || f.size != int64(len(s.programs["ipxe.efi"])) {
-			t.Errorf("%s: %d bytes, %v", name, f.size, err)
+		if f, err := open(name); err != nil || f.Size != int64(len(s.programs["ipxe.efi"])) {
+			t.Errorf("%s: %d bytes, %v", name, f.Size, err)
 		}
 	}
 	for _, name := range []string{"", "ipxe.efi", "snp.efi", "boot/ipxe.efi", "boot//ipxe.efi", "boot/" + token, "../" + good,

@@ -5,10 +5,11 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"provision/internal/tftp"
 )
 
 // Nobody may take what all need: places for transfers, connections, the file descriptors of the process. A TFTP
@@ -21,15 +22,11 @@ const (
 
 	// perClient bounds the HTTP connections of one address. nix fetches by 25 at once.
 	perClient = 64
-
-	// perHolder bounds the TFTP transfers of one address, and those with one boot's token. Firmware has one at a time,
-	// and may not end the one before.
-	perHolder = 16
 )
 
 // shares are how many TFTP transfers and HTTP connections there may be with so many file descriptors.
 func shares(descriptors uint64) (transfers, connections int) {
-	return int(min(descriptors/8, MaxTransfers)), int(min(descriptors/4, maxConnections))
+	return int(min(descriptors/8, tftp.MaxTransfers)), int(min(descriptors/4, maxConnections))
 }
 
 // share sets the bounds for this process.
@@ -39,7 +36,7 @@ func (s *Server) share() error {
 		return fmt.Errorf("read the limit of open files: %w", err)
 	}
 	s.transfers, s.connections.most = shares(limit.Cur)
-	if s.transfers < MaxTransfers {
+	if s.transfers < tftp.MaxTransfers {
 		s.Log.Warn("the limit of open files is low; raise it (LimitNOFILE) if many machines boot at once",
 			"limit", limit.Cur, "tftp transfers", s.transfers, "http connections", s.connections.most)
 	}
@@ -76,20 +73,4 @@ func (c *connections) changed(conn net.Conn, state http.ConnState) {
 			delete(c.of, from.Addr())
 		}
 	}
-}
-
-// holder is whose a TFTP transfer is: a client, or a boot by its token.
-type holder struct {
-	client netip.Addr
-	token  string
-}
-
-func (t *transfer) holders() []holder {
-	all := []holder{{client: t.client.Addr()}}
-	if rest, ok := strings.CutPrefix(t.name, bootPath); ok {
-		if token, _, _ := strings.Cut(rest, "/"); token != "hold" { // which is all strangers'
-			all = append(all, holder{token: token})
-		}
-	}
-	return all
 }

@@ -22,6 +22,7 @@ import (
 
 	"provision/hosts"
 	"provision/internal/store"
+	"provision/internal/tftp"
 )
 
 // target is a server in one mode, with a host in each state that a machine
@@ -290,20 +291,20 @@ func (b *barrage) nextTFTP(tg *target) []byte {
 
 // tftpPacket has one request looked up, and checks what is served.
 func (tg *target) tftpPacket(t testing.TB, data []byte) string {
-	r, ok := parseTFTP(data)
+	r, ok := tftp.ParseRequest(data)
 	if !ok {
 		return "not TFTP"
 	}
-	f, err := tg.open(tg.links[0], r.name, addrPort("10.77.0.104:1024"))
+	f, err := tg.open(tg.links[0], r.Name, addrPort("10.77.0.104:1024"))
 	switch {
-	case errors.Is(err, errNotServed):
+	case errors.Is(err, tftp.ErrNotServed):
 		return "TFTP: silence"
 	case err != nil:
 		return "TFTP: refused"
 	}
-	f.close(false)
-	if wrong := tg.wrongFile(r.name); wrong != "" {
-		t.Errorf("%s: TFTP %q: %s", tg.name, r.name, wrong)
+	f.Close(false)
+	if wrong := tg.wrongFile(r.Name); wrong != "" {
+		t.Errorf("%s: TFTP %q: %s", tg.name, r.Name, wrong)
 	}
 	return "TFTP: a file"
 }
@@ -331,6 +332,28 @@ func (tg *target) wrongFile(name string) string {
 		return "there is no such file"
 	}
 	return ""
+}
+
+// memory is how many bytes the process has in use.
+func memory() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapInuse + m.StackInuse
+}
+
+// settled waits until there are no more goroutines than before.
+func settled(t *testing.T, before int) {
+	t.Helper()
+	deadline := time.Now().Add(5 * time.Second)
+	for runtime.NumGoroutine() > before {
+		if time.Now().After(deadline) {
+			stacks := make([]byte, 1<<20)
+			stacks = stacks[:runtime.Stack(stacks, true)]
+			t.Fatalf("%d goroutines, %d before:\n%s", runtime.NumGoroutine(), before, stacks)
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // TestSoak feeds damaged packets to servers in all modes: 100,000 of them, or

@@ -1,284 +1,107 @@
 package pxe
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"fmt"
-	"io"
-	"maps"
-	"math/rand"
 	"net"
-	"sync"
-	"sync/atomic"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"provision/hosts"
+	"provision/internal/tftp"
 )
 
-// noise is a file of no pattern.
-func noise(size int) []byte {
-	data := make([]byte, size)
-	rand.New(rand.NewSource(int64(size))).Read(data)
-	return data
+// bootROM is a client that speaks TFTP by hand. What the server does with packets is tested in internal/tftp.
+type bootROM struct {
+	testing.TB
+	conn     *net.UDPConn
+	server   netip.AddrPort // port 69
+	transfer netip.AddrPort // where the last packet came from
 }
 
-func TestParseTFTP(t *testing.T) {
-	for in, want := range map[string]tftpRequest{
-		"\x00\x01name\x00octet\x00":                                       {octet: true, name: "name"},
-		"\x00\x01name\x00OCTET\x00TSIZE\x000\x00BlkSize\x001468\x00":      {octet: true, name: "name", tsize: true, blksize: 1468},
-		"\x00\x01//a//b\x00octet\x00windowsize\x004\x00timeout\x000\x00":  {octet: true, name: "a/b", window: 4},
-		"\x00\x01a\x00octet\x00windowsize\x0065535\x00":                   {octet: true, name: "a", window: maxWindow},
-		"\x00\x01a\x00octet\x00WindowSize\x001\x00":                       {octet: true, name: "a"}, // lock-step
-		"\x00\x01a\x00octet\x00windowsize\x0065536\x00":                   {octet: true, name: "a"},
-		"\x00\x01../a\x00octet\x00blksize\x007\x00tsize\x00-1\x00":        {octet: true, name: "../a"},
-		"\x00\x01a\x00octet\x00blksize\x00x\x00tsize\x00\x00tsize\x00":    {octet: true, name: "a"},
-		"\x00\x01a\x00octet\x00blksize\x0065465\x00blksize\x0065464":      {octet: true, name: "a"},
-		"\x00\x01a\x00octet\x00blksize\x0099999999999999999999\x00\x00":   {octet: true, name: "a"},
-		"\x00\x01name\x00netascii\x00":                                    {name: "name"},
-		"\x00\x02name\x00octet\x00":                                       {write: true, octet: true, name: "name"},
-		"\x00\x01name\x00octet":                                           {},
-		"\x00\x01name":                                                    {},
-		"\x00\x01":                                                        {},
-		"":                                                                {},
-		"\x00\x04\x00\x01":                                                {},
-		"\x01\x01name\x00octet\x00":                                       {},
-		string(request(string(bytes.Repeat([]byte("a"), 512)), "tsize0")): {},
-	} {
-		got, ok := parseTFTP([]byte(in))
-		if !ok {
-			got = tftpRequest{}
-		}
-		if got != want || ok != (want != tftpRequest{}) {
-			t.Errorf("%q: %+v, %v", in, got, ok)
-		}
-	}
-}
-
-// Every kind of client gets every size of file, with the options that it asked
-// for where they make sense.
-func TestTFTPOptions(t *testing.T) {
-	s := &shelf{files: make(map[string][]byte)}
-	sizes := []int{0, 1, 511, 512, 513, 8968, 100_000}
-	// Each client has names of its own: where two have the same port within
-	// tftpLinger, the second would be taken for the first.
-	name := func(client, size int) string { return fmt.Sprintf("%d/%d", client, size) }
-	for _, n := range sizes {
-		for client := range 16 {
-			s.files[name(client, n)] = noise(n)
-		}
-	}
-	ethernet, _ := s.serve(t, 1500)
-	jumbo := &shelf{files: s.files}
-	large, _ := jumbo.serve(t, 9000)
-	for client, c := range []struct {
-		name    string
-		ask     []string
-		mtu     int
-		blksize int
-		tsize   bool
-	}{
-		{"none", nil, 1500, 512, false},
-		{"Pi 3 firmware", []string{"tsize", "0"}, 1500, 512, true},
-		{"Pi 4", []string{"tsize", "0", "blksize", "1024"}, 1500, 1024, true},
-		{"EDK2", []string{"tsize", "0", "blksize", "1468", "windowsize", "4"}, 1500, 1468, true},
-		{"U-Boot", []string{"timeout", "5", "blksize", "1468"}, 1500, 1468, false},
-		{"more than the link takes", []string{"blksize", "65464"}, 1500, 1468, false},
-		{"jumbo frames", []string{"blksize", "65464", "tsize", "0"}, 9000, 8968, true},
-		{"tiny", []string{"blksize", "8"}, 1500, 8, false},
-		{"less than the link takes", []string{"BLKSIZE", "1432", "TSIZE", "0"}, 9000, 1432, true},
-		{"nothings", []string{"blksize", "0", "timeout", "0", "windowsize", "0"}, 1500, 512, false},
-		{"nonsense", []string{"blksize", "-1", "tsize", "x", "", "", "windowsize"}, 1500, 512, false},
-		{"a size of the client's", []string{"tsize", "7"}, 1500, 512, true},
-	} {
-		for _, size := range sizes {
-			t.Run(fmt.Sprintf("%s/%d", c.name, size), func(t *testing.T) {
-				addr := ethernet
-				if c.mtu == 9000 {
-					addr = large
-				}
-				f := newROM(t, addr)
-				f.ask(request(name(client, size), c.ask...))
-				want := make(map[string]string)
-				if c.name == "EDK2" {
-					f.window, want["windowsize"] = 4, "4"
-				}
-				if c.blksize != 512 {
-					want["blksize"] = fmt.Sprint(c.blksize)
-				}
-				if c.tsize {
-					want["tsize"] = fmt.Sprint(size)
-				}
-				if len(want) > 0 {
-					if got := f.options(); !maps.Equal(got, want) {
-						t.Fatalf("options %v, want %v", got, want)
-					}
-					f.ack(0)
-				}
-				var got bytes.Buffer
-				f.download(&got, f.next(), c.blksize)
-				if !bytes.Equal(got.Bytes(), s.files[name(client, size)]) {
-					t.Error("not the file")
-				}
-			})
-		}
-	}
-	if s.whole(t); !s.said("sent 4/100000 whole: 100000 bytes, blksize 1468") {
-		t.Error("nothing told of it")
-	}
-}
-
-// A client that asks for the size answers the OACK with an ERROR, and asks
-// again, some from the same port. That ERROR must not be answered: the client
-// would take the answer for that to its second request.
-func TestTFTPSizeProbe(t *testing.T) {
-	s := &shelf{files: map[string][]byte{"file": noise(1000)}}
-	addr, _ := s.serve(t, 1500)
-	for range 100 {
-		f := newROM(t, addr)
-		for range 3 {
-			f.ask(request("file", "tsize", "0"))
-			if got := f.options(); got["tsize"] != "1000" {
-				t.Fatal(got)
-			}
-			f.quit()
-		}
-		f.ask(request("file", "tsize", "0", "blksize", "1468"))
-		f.options()
-		f.ack(0)
-		f.download(io.Discard, f.next(), 1468)
-	}
-	whole := 0
-	for range 400 {
-		if s.whole(t) {
-			whole++
-		}
-	}
-	if whole != 100 || !s.said("told the size of file: 1000 bytes") {
-		t.Errorf("%d whole; %q", whole, s.texts)
-	}
-}
-
-// A packet is repeated after a second, not sooner, and never for a duplicate
-// ACK. No more is read ahead than it may be.
-func TestTFTPRepeats(t *testing.T) {
-	var read atomic.Int64
-	content := readFunc(func(p []byte) (int, error) { read.Add(int64(len(p))); return len(p), nil })
-	s := &shelf{open: func(string) (tftpFile, error) { return file(content, 10_000), nil }}
-	addr, _ := s.serve(t, 1500)
-	f := newROM(t, addr)
-	f.ask(request("file", "blksize", "1024"))
-	f.options()
-	for block := uint16(0); block < 10; block++ {
-		for range 3 {
-			f.ack(block)
-		}
-		p := f.next()
-		if p[1] != 3 || p[3] != byte(block+1) {
-			t.Fatalf("after ACK %d: %q", block, p[:4])
-		}
-		if block == 4 {
-			if n := read.Load(); n > tftpAhead {
-				t.Errorf("%d bytes read when block 5 came", n)
-			}
-			began, first := time.Now(), bytes.Clone(p)
-			if again := f.next(); !bytes.Equal(first, again) {
-				t.Errorf("%q is not block 5", again[:4])
-			}
-			if took := time.Since(began); took < 990*time.Millisecond || took > 3*time.Second {
-				t.Errorf("block 5 repeated after %v", took)
-			}
-		}
-	}
-	f.ack(10)
-	if !s.whole(t) {
-		t.Error("not whole")
-	}
-}
-
-func TestTFTPDuplicateRequests(t *testing.T) {
-	s := &shelf{files: map[string][]byte{"file": noise(600), "other": noise(3)}}
-	addr, _ := s.serve(t, 1500)
-	f := newROM(t, addr)
-	for range 5 {
-		f.ask(request("file"))
-	}
-	first := bytes.Clone(f.next())
-	tid := f.tid
-	f.ask(request("file"))
-	began := time.Now()
-	if again := f.next(); f.tid != tid || !bytes.Equal(first, again) || time.Since(began) < 900*time.Millisecond {
-		t.Errorf("a second transfer: %q from %v", again[:4], f.tid)
-	}
-	f.ack(1)
-	f.next()
-	f.ack(2)
-	if !s.whole(t) {
-		t.Fatal("not whole")
-	}
-	// The whole file is there; the old request comes once more, and then one
-	// for another file, which is answered first.
-	over := time.Now()
-	f.ask(request("file"))
-	f.ask(request("other"))
-	f.download(io.Discard, f.next(), 512)
-	// A client that insists is served, if not at once.
-	for f.ask(request("file")); f.within(10*time.Millisecond) == nil; {
-		f.ask(request("file"))
-	}
-	if took := time.Since(over); took < tftpLinger {
-		t.Errorf("served again after %v", took)
-	}
-	f.quit()
-}
-
-// More than 65535 blocks: the number goes on at 0.
-func TestTFTPBlockNumbersRollOver(t *testing.T) {
-	const size = 512*65537 + 100
-	s := &shelf{open: func(string) (tftpFile, error) {
-		return file(rand.New(rand.NewSource(1)), size), nil
-	}}
-	addr, _ := s.serve(t, 1500)
-	f := newROM(t, addr)
-	f.ask(request("file"))
-	got, want := sha256.New(), sha256.New()
-	f.download(got, f.next(), 512)
-	if _, err := io.CopyN(want, rand.New(rand.NewSource(1)), size); err != nil {
+func newROM(t testing.TB, server netip.AddrPort) *bootROM {
+	t.Helper()
+	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 1, 0, 1)})
+	if err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Equal(got.Sum(nil), want.Sum(nil)) {
-		t.Error("not the file")
+	t.Cleanup(func() { conn.Close() })
+	return &bootROM{TB: t, conn: conn, server: server}
+}
+
+func (f *bootROM) send(to netip.AddrPort, packet string) {
+	f.Helper()
+	if _, err := f.conn.WriteToUDPAddrPort([]byte(packet), to); err != nil {
+		f.Fatal(err)
 	}
 }
 
-func TestTFTPRefusals(t *testing.T) {
-	s := &shelf{files: map[string][]byte{"dir/file": noise(3)}}
-	addr, _ := s.serve(t, 1500)
-	for in, want := range map[string]string{
-		"\x00\x01missing\x00octet\x00tsize\x000\x00": "\x00\x05\x00\x01file not found\x00",
-		"\x00\x01dir/file\x00netascii\x00":           "\x00\x05\x00\x00only octet mode is served\x00",
-		"\x00\x01dir/file\x00mail\x00":               "\x00\x05\x00\x00only octet mode is served\x00",
-		"\x00\x02dir/file\x00octet\x00":              "\x00\x05\x00\x02files can only be read\x00",
-	} {
-		f := newROM(t, addr)
-		f.ask([]byte(in))
-		f.expect(want)
+// ask sends a read request in octet mode.
+func (f *bootROM) ask(name string, options ...string) {
+	f.Helper()
+	fields := append([]string{name, "octet"}, options...)
+	f.send(f.server, "\x00\x01"+strings.Join(fields, "\x00")+"\x00")
+}
+
+func (f *bootROM) ack(block byte) {
+	f.Helper()
+	f.send(f.transfer, string([]byte{0, 4, 0, block}))
+}
+
+// next waits for a packet.
+func (f *bootROM) next() string {
+	f.Helper()
+	if err := f.conn.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		f.Fatal(err)
 	}
-	// Strangers learn nothing: what is answered first is the request after all
-	// of theirs.
-	f := newROM(t, addr)
-	for _, p := range []string{"\x00\x01x\x00octet\x00", "\x00\x01x\x00netascii\x00", "\x00\x02x\x00octet\x00", "\x00\x01../dir/file\x00octet\x00",
-		"\x00\x01dir/../dir/file\x00octet\x00", "\x00\x01dir/./file\x00octet\x00", "\x00\x01dir\\file\x00octet\x00", "\x00\x01DIR/file\x00octet\x00",
-		"\x00\x04\x00\x00", "\x00\x03\x00\x01x", "\x00\x05\x00\x00x\x00", "\x00", "", "\x00\x01dir/file"} {
-		f.ask([]byte(p))
+	buf := make([]byte, 9000)
+	n, from, err := f.conn.ReadFromUDPAddrPort(buf)
+	if err != nil {
+		f.Fatal(err)
 	}
-	for _, p := range capturedRequests(t) {
-		f.ask(p)
+	f.transfer = from
+	return string(buf[:n])
+}
+
+// expect takes the next packet and compares it.
+func (f *bootROM) expect(want string) {
+	f.Helper()
+	if got := f.next(); got != want {
+		f.Fatalf("got %q, want %q", got[:min(len(got), 100)], want)
 	}
-	f.ask(request("///dir//file"))
-	f.expect("\x00\x03\x00\x01" + string(s.files["dir/file"]))
-	f.ack(1)
+}
+
+// requestedName is a name as the TFTP server hands it on.
+func requestedName(t testing.TB, name string) string {
+	t.Helper()
+	r, ok := tftp.ParseRequest([]byte("\x00\x01" + name + "\x00octet\x00"))
+	if !ok {
+		t.Fatalf("%q cannot be asked for", name)
+	}
+	return r.Name
+}
+
+// capturedRequests are requests of real firmware.
+func capturedRequests(t testing.TB) (packets [][]byte) {
+	t.Helper()
+	text, err := os.ReadFile("../internal/tftp/testdata/requests.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if strings.HasPrefix(line, "#") {
+			continue
+		}
+		p, err := strconv.Unquote(strings.TrimSpace(line))
+		if err != nil {
+			t.Fatalf("%s: %v", line, err)
+		}
+		packets = append(packets, []byte(p))
+	}
+	return packets
 }
 
 // The server's own files, on an interface with an MTU of its own.
@@ -300,118 +123,94 @@ func TestServeTFTP(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.serveTFTP(ctx, s.links[0]) }()
+
 	f := newROM(t, conn.LocalAddr().(*net.UDPAddr).AddrPort())
 	dir := "boot/" + h.Boot.Token
-	f.ask(request("boot/00000000000000000000000000000000/ipxe.efi"))
-	f.ask(request("boot/hold/autoexec.ipxe"))
-	f.ask(request(dir + "/autoexec.ipxe\xff"))
+	f.ask("boot/00000000000000000000000000000000/ipxe.efi")
+	f.ask("boot/hold/autoexec.ipxe")
+	f.ask(dir + "/autoexec.ipxe\xff")
 	f.expect("\x00\x05\x00\x01file not found\x00")
 	const missing = `boot/…/autoexec.ipxe\xff`
-	if tr, err := s.Traces.Get(mac); err != nil || tr.Missing != missing || tr.Packets[len(tr.Packets)-2].Text != "TFTP asks for "+missing {
-		t.Errorf("%v, %+v", err, tr)
+	tr := s.traceUntil(t, "TFTP refused: file not found")
+	if tr.Missing != missing || tr.Packets[len(tr.Packets)-2].Text != "TFTP asks for "+missing {
+		t.Errorf("%+v", tr)
 	}
-	f.ask(request("/"+dir+"//ipxe.efi", "blksize", "65464", "tsize", "0"))
-	if got := f.options(); got["blksize"] != "65464" || got["tsize"] != "4" { // what fits that MTU
-		t.Error(got)
-	}
+
+	f.ask("/"+dir+"//ipxe.efi", "blksize", "65464", "tsize", "0")
+	f.expect("\x00\x06blksize\x0065464\x00tsize\x004\x00") // what fits that MTU
+
 	s.links[0].mtu.Store(1400)
 	f = newROM(t, conn.LocalAddr().(*net.UDPAddr).AddrPort())
-	f.ask(request(dir+"/ipxe.efi", "blksize", "1468"))
-	if got := f.options(); got["blksize"] != "1368" { // and what fits the one that it has got
-		t.Error(got)
-	}
+	f.ask(dir+"/ipxe.efi", "blksize", "1468")
+	f.expect("\x00\x06blksize\x001368\x00") // and what fits the one that it has now
 	f.ack(0)
 	f.expect("\x00\x03\x00\x01iPXE")
 	f.ack(1)
+
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	if tr, _ := s.Traces.Get(mac); tr.Missing != "" {
+	tr, _ = s.Traces.Get(mac)
+	if tr.Missing != "" {
 		t.Errorf("it got its program, and %q is kept", tr.Missing)
 	}
 }
 
-// What goes wrong with a file is told to the client, in words that tell it no
-// more, and logged.
-func TestTFTPUnreadable(t *testing.T) {
-	s := &shelf{open: func(string) (tftpFile, error) { return file(bytes.NewReader(noise(700)), 1024), nil }}
-	addr, _ := s.serve(t, 1500)
-	f := newROM(t, addr)
-	f.ask(request("file"))
-	f.next()
-	f.ack(1)
-	f.expect("\x00\x05\x00\x00the server cannot read the file\x00")
-	if s.whole(t) {
-		t.Error("whole")
-	}
-	for !s.said("file ended early: the server cannot read the file; after 700 bytes") { // the log was written before
+// traceUntil waits until the last packet of a machine's trace has this text. A packet is traced after it was sent.
+func (s *Server) traceUntil(t *testing.T, last string) hosts.Trace {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		tr, err := s.Traces.Get(mac)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tr.Packets[len(tr.Packets)-1].Text == last {
+			return tr
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("not %q: %+v", last, tr)
+		}
 		time.Sleep(time.Millisecond)
 	}
-	if !bytes.Contains(s.log.Bytes(), []byte("unexpected EOF")) {
-		t.Errorf("log: %s", &s.log)
-	}
-	s.log.Reset()
 }
 
-// Where there is no socket for a transfer, its place is given back.
-func TestTFTPWithoutSockets(t *testing.T) {
-	s := &shelf{files: map[string][]byte{"file": noise(3)}}
-	addr, _ := s.serve(t, 1500)
-	f := newROM(t, addr)
-	var before unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
-		t.Fatal(err)
-	}
-	restore := func() {
-		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
-			t.Error(err)
+// TestBootToken: the transfers of one boot are bounded together, but not those of all machines that wait.
+func TestBootToken(t *testing.T) {
+	token := strings.Repeat("0", 32)
+	for name, want := range map[string]string{
+		"boot/" + token + "/kernel":               token,
+		"boot/" + token + "/pxelinux.cfg/default": token,
+		"boot/" + token:                           token,
+		"boot/hold/ipxe.efi":                      "",
+		"boot":                                    "",
+		"ipxe.efi":                                "",
+		"other/boot/" + token:                     "",
+	} {
+		if got := bootToken(name); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
 		}
 	}
-	defer restore()
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: before.Max}); err != nil {
-		t.Fatal(err)
-	}
-	for range MaxTransfers + 1 {
-		f.ask(request("file"))
-		if s.whole(t) {
-			t.Fatal("sent without a socket")
-		}
-	}
-	restore()
-	f.ask(request("file"))
-	f.expect("\x00\x03\x00\x01" + string(s.files["file"]))
-	f.ack(1)
-	if !s.whole(t) || !bytes.Contains(s.log.Bytes(), []byte("too many open files")) {
-		t.Errorf("log: %s", &s.log)
-	}
-	s.log.Reset()
 }
 
-// TestTFTPUnknownNeighbour: a client whose MAC is not known yet is not left to ask again, and one that has none gets silence.
-func TestTFTPUnknownNeighbour(t *testing.T) {
-	known := make(chan struct{})
-	s := &shelf{open: func(name string) (tftpFile, error) {
-		select {
-		case <-known:
-			if name == "file" {
-				return file(bytes.NewReader([]byte("abc")), 3), nil
-			}
-		default:
+// TestTraceBlocks: only transfers that are long enough tell how long a block takes.
+func TestTraceBlocks(t *testing.T) {
+	s := server(t, Full)
+	s.dhcp(packet(t, "ovmf-x64-discover"))
+	for _, tt := range []struct {
+		blocks int64
+		took   time.Duration
+		want   time.Duration
+	}{
+		{10, time.Second, 0},
+		{1000, time.Second, time.Millisecond},
+		{63, time.Hour, time.Millisecond},
+	} {
+		s.traceBlocks(mac, tftp.Completed{Blocks: tt.blocks, Blksize: 1468, Took: tt.took})
+		tr, err := s.Traces.Get(mac)
+		if err != nil || tr.Block != tt.want {
+			t.Errorf("%d blocks in %s: %s, want %s, %v", tt.blocks, tt.took, tr.Block, tt.want, err)
 		}
-		return tftpFile{}, errNoNeighbour
-	}, resolve: sync.OnceFunc(func() { close(known) })}
-	addr, stop := s.serve(t, 1500)
-	f := newROM(t, addr)
-	f.ask(request("file"))
-	f.expect("\x00\x03\x00\x01abc")
-	f.ack(1)
-	if !s.whole(t) {
-		t.Error("not whole")
-	}
-	f.ask(request("another"))
-	stop()
-	if p := f.within(time.Millisecond); p != nil {
-		t.Errorf("a client without a MAC got %q", p)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
 	"provision/hosts"
+	"provision/internal/tftp"
 )
 
 // tokens are left out of what people read: while it lives, a token is a key.
@@ -122,41 +123,33 @@ func (s *Server) traceHTTP(l *link, client netip.AddrPort, mac, method, name str
 	s.Traces.Add(mac, hosts.Packet{From: client, To: to, Text: "HTTP " + method + " " + untold(name)}, nil)
 }
 
-// traceTFTP keeps what was said on the TFTP port, for the machine whose boot
-// the file belongs to.
-func (s *Server) traceTFTP(l *link, client netip.AddrPort, sent bool, packet []byte, words string) {
-	mac := l.neighbour(client.Addr())
+// traceTFTP keeps what was said on the TFTP port, for the machine whose boot the file belongs to.
+func (s *Server) traceTFTP(l *link, e tftp.Event) {
+	mac := l.neighbour(e.Client.Addr())
 	if mac == "" {
 		return
 	}
-	if words == "" {
-		words = tftpWords(packet)
+	text := e.Text
+	if text == "" {
+		text = describeTFTP(e.Packet)
 	}
-	p := hosts.Packet{From: client, To: netip.AddrPortFrom(l.self, 69), Sent: sent, Text: "TFTP " + words, Data: packet}
-	if sent {
+	p := hosts.Packet{
+		From: e.Client,
+		To:   netip.AddrPortFrom(l.self, 69),
+		Sent: e.Sent,
+		Text: "TFTP " + text,
+		Data: e.Packet,
+	}
+	if e.Sent {
 		p.From, p.To = p.To, p.From
 	}
 	s.Traces.Add(mac, p, nil)
 }
 
-// tftpWords says a request or an ERROR in words.
-func tftpWords(packet []byte) string {
-	if r, ok := parseTFTP(packet); ok {
-		verb := "asks for "
-		if r.write {
-			verb = "wants to write "
-		}
-		words := verb + untold(r.name)
-		if r.tsize {
-			words += ", and its size"
-		}
-		if r.blksize > 0 {
-			words += fmt.Sprintf(", in blocks of %d", r.blksize)
-		}
-		if r.window > 0 {
-			words += fmt.Sprintf(", %d at a time", r.window)
-		}
-		return words
+// describeTFTP says in words what a request or an ERROR packet says.
+func describeTFTP(packet []byte) string {
+	if r, ok := tftp.ParseRequest(packet); ok {
+		return describeRequest(r)
 	}
 	if len(packet) > 4 {
 		return "refused: " + strings.TrimRight(string(packet[4:]), "\x00")
@@ -164,13 +157,35 @@ func tftpWords(packet []byte) string {
 	return "nothing"
 }
 
-// enoughBlocks is from how many on a transfer tells how long one takes: what is
-// there once (to open the file, to ask for the size) is little beside them.
+func describeRequest(r tftp.Request) string {
+	verb := "asks for "
+	if r.Write {
+		verb = "wants to write "
+	}
+	text := verb + untold(r.Name)
+	if r.Tsize {
+		text += ", and its size"
+	}
+	if r.Blksize > 0 {
+		text += fmt.Sprintf(", in blocks of %d", r.Blksize)
+	}
+	if r.Window > 0 {
+		text += fmt.Sprintf(", %d at a time", r.Window)
+	}
+	return text
+}
+
+// enoughBlocks is how many blocks a transfer needs to tell how long one of them takes. In a shorter one, what happens
+// once (opening the file, asking for the size) counts for too much.
 const enoughBlocks = 64
 
-// traceBlocks keeps what a block of TFTP took with a machine.
-func (s *Server) traceBlocks(mac string, blocks, blksize int64, took time.Duration) {
-	if blocks >= enoughBlocks {
-		s.Traces.Note(mac, func(tr *hosts.Trace) { tr.Block, tr.Blksize = took/time.Duration(blocks), int(blksize) })
+// traceBlocks keeps how long a block of TFTP took with a machine.
+func (s *Server) traceBlocks(mac string, t tftp.Completed) {
+	if t.Blocks < enoughBlocks {
+		return
 	}
+	s.Traces.Note(mac, func(tr *hosts.Trace) {
+		tr.Block = t.Took / time.Duration(t.Blocks)
+		tr.Blksize = int(t.Blksize)
+	})
 }

@@ -14,7 +14,6 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"provision/images"
 	"provision/internal/initrd"
 	"provision/internal/store"
 )

@@ -1,4 +1,4 @@
-package pxe
+package tftp
 
 import (
 	"io"
@@ -9,8 +9,7 @@ import (
 	"time"
 )
 
-// crowd is n clients that all ask for the same file at once, each from a port
-// of its own. Like firmware they ask again if need be.
+// crowd is n clients that all ask for the same file at once, each from a port of its own.
 func crowd(t *testing.T, s *shelf, n int) (clients []*bootROM, stop func()) {
 	t.Helper()
 	addr, stop := s.serve(t, 1500)
@@ -18,12 +17,12 @@ func crowd(t *testing.T, s *shelf, n int) (clients []*bootROM, stop func()) {
 		clients = append(clients, newROM(t, addr))
 	}
 	for _, f := range clients {
-		f.ask(request("file", "tsize", "0", "blksize", "1468"))
+		f.ask(readRequest("file", "tsize", "0", "blksize", "1468"))
 	}
 	return clients, stop
 }
 
-// unanswered are the clients that got no answer within a second.
+// unanswered are the clients that get no answer within a second.
 func unanswered(clients []*bootROM) (pending []*bootROM) {
 	deadline := time.Now().Add(time.Second)
 	for _, f := range clients {
@@ -34,7 +33,7 @@ func unanswered(clients []*bootROM) (pending []*bootROM) {
 	return pending
 }
 
-// memory is what the process has in use.
+// memory is how many bytes the process has in use.
 func memory() uint64 {
 	runtime.GC()
 	var m runtime.MemStats
@@ -42,41 +41,46 @@ func memory() uint64 {
 	return m.HeapInuse + m.StackInuse
 }
 
-// settled waits for the goroutines to be no more than before.
+// settled waits until there are no more goroutines than before.
 func settled(t *testing.T, before int) {
 	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > before; time.Sleep(time.Millisecond) {
+	deadline := time.Now().Add(5 * time.Second)
+	for runtime.NumGoroutine() > before {
 		if time.Now().After(deadline) {
 			stacks := make([]byte, 1<<20)
-			t.Fatalf("%d goroutines, %d before:\n%s", runtime.NumGoroutine(), before, stacks[:runtime.Stack(stacks, true)])
+			stacks = stacks[:runtime.Stack(stacks, true)]
+			t.Fatalf("%d goroutines, %d before:\n%s", runtime.NumGoroutine(), before, stacks)
 		}
+		time.Sleep(time.Millisecond)
 	}
 }
 
-// A thousand machines are switched on at once: every one is served, in little
-// memory, and afterwards nothing is left.
-func TestTFTPThousandClients(t *testing.T) {
-	goroutines, before := runtime.NumGoroutine(), memory()
-	data := noise(20_000)
-	s := &shelf{files: map[string][]byte{"file": data}}
+// A thousand machines are switched on at once: every one is served, in little memory, and nothing is left afterwards.
+// Like firmware, they repeat a request that got no answer.
+func TestThousandClients(t *testing.T) {
+	goroutines := runtime.NumGoroutine()
+	before := memory()
+	s := &shelf{files: map[string][]byte{"file": noise(20_000)}}
 	clients, stop := crowd(t, s, 1000)
-	again := 0
-	for pending := clients; len(pending) > 0; {
-		if pending = unanswered(pending); len(pending) > 0 {
-			again += len(pending)
-			t.Logf("%d clients ask again", len(pending))
-		}
+
+	repeats := 0
+	for pending := unanswered(clients); len(pending) > 0; pending = unanswered(pending) {
+		repeats += len(pending)
+		t.Logf("%d clients repeat their requests", len(pending))
 		for _, f := range pending {
-			f.ask(request("file", "tsize", "0", "blksize", "1468"))
+			f.ask(readRequest("file", "tsize", "0", "blksize", "1468"))
 		}
 	}
-	all := memory()
-	t.Logf("1,000 transfers under way: %d goroutines, %.1f MB; %d had to ask again", runtime.NumGoroutine()-goroutines, float64(all-before)/1e6, again)
-	if all-before > 60e6 {
-		t.Errorf("%d bytes in use", all-before)
+
+	used := memory() - before
+	t.Logf("1,000 transfers under way: %d goroutines, %.1f MB; %d requests were repeated",
+		runtime.NumGoroutine()-goroutines, float64(used)/1e6, repeats)
+	if used > 60e6 {
+		t.Errorf("%d bytes in use", used)
 	}
+
 	var downloads sync.WaitGroup
-	for _, f := range clients { // side by side: the last of a queue would find its transfer given up
+	for _, f := range clients { // concurrently: by the turn of the last of a queue, its transfer would have ended
 		downloads.Go(func() {
 			f.ack(0)
 			p := f.next()
@@ -97,14 +101,14 @@ func TestTFTPThousandClients(t *testing.T) {
 }
 
 // A thousand clients are switched off in the middle: their transfers end.
-func TestTFTPVanishingClients(t *testing.T) {
+func TestVanishingClients(t *testing.T) {
 	goroutines := runtime.NumGoroutine() + 2 // the server's own
 	s := &shelf{files: map[string][]byte{"file": noise(20_000)}}
 	addr, stop := s.serve(t, 1500)
 	var clients []*bootROM
 	for range 1000 {
 		f := newROM(t, addr)
-		f.ask(request("file"))
+		f.ask(readRequest("file"))
 		f.next()
 		clients = append(clients, f)
 	}
@@ -125,21 +129,21 @@ func TestTFTPVanishingClients(t *testing.T) {
 	stop()
 }
 
-// Whoever finds no place gets the first that becomes free.
-func TestTFTPWaiting(t *testing.T) {
+// A client that gets no slot gets the first that becomes free.
+func TestWaiting(t *testing.T) {
 	data := noise(3)
 	s := &shelf{files: map[string][]byte{"file": data}}
 	addr, _ := s.serve(t, 1500)
 	var clients []*bootROM
 	for range MaxTransfers {
 		f := newROM(t, addr)
-		f.ask(request("file"))
+		f.ask(readRequest("file"))
 		f.next()
 		clients = append(clients, f)
 	}
 	late := newROM(t, addr)
 	for range 3 {
-		late.ask(request("file"))
+		late.ask(readRequest("file"))
 	}
 	if p := late.within(300 * time.Millisecond); p != nil {
 		t.Fatalf("a transfer more than %d: %q", MaxTransfers, p)
@@ -157,38 +161,47 @@ func TestTFTPWaiting(t *testing.T) {
 	}
 }
 
-// A client that asked long ago, and not again, is not sent anything.
-func TestTFTPGivesUpWaiting(t *testing.T) {
-	g := &gate{tftpServer: &tftpServer{}, ctx: t.Context(), places: make(chan struct{}, 1), waiting: make(chan *transfer, 2), known: make(map[conversation]*transfer)}
+// A client that asked long ago, and did not repeat its request, is not sent anything.
+func TestGivesUpWaiting(t *testing.T) {
+	d := newDispatcher(t.Context(), &Server{Transfers: 1})
 	ended := false
-	gone := &transfer{tftpRequest: tftpRequest{name: "gone"}, file: file(nil, 0), asked: time.Now().Add(-tftpPatience - time.Second)}
-	gone.file.done = func(bool) { ended = true }
-	here := &transfer{tftpRequest: tftpRequest{name: "here"}, file: file(nil, 0), asked: time.Now()}
-	for _, w := range []*transfer{gone, here} {
-		g.duplicate(w, nil)
-		g.waiting <- w
+	gone := &transfer{
+		Request: Request{Name: "gone"},
+		file:    fileOf(nil, 0),
+		asked:   time.Now().Add(-requestPatience - time.Second),
 	}
-	if got := g.next(); got != here || !ended || len(g.known) != 1 || len(g.places) != 1 {
-		t.Errorf("%s got the place; ended %v, %d known, %d places", got.name, ended, len(g.known), len(g.places))
+	gone.file.Done = func(bool) { ended = true }
+	here := &transfer{Request: Request{Name: "here"}, file: fileOf(nil, 0), asked: time.Now()}
+	for _, w := range []*transfer{gone, here} {
+		d.duplicate(w, nil)
+		d.waiting <- w
+	}
+	if got := d.next(); got != here || !ended || len(d.known) != 1 || len(d.slots) != 1 {
+		t.Errorf("%s got the slot; ended %v, %d known, %d slots", got.Name, ended, len(d.known), len(d.slots))
 	}
 }
 
-// When the server stops, clients that listen are told so, and none is waited
-// for.
-func TestTFTPStops(t *testing.T) {
+// When the server stops, it says so to its clients, and waits for none of them.
+func TestStops(t *testing.T) {
 	goroutines := runtime.NumGoroutine()
-	s := &shelf{open: func(string) (tftpFile, error) { return file(rand.New(rand.NewSource(1)), 1<<40), nil }}
-	clients, stop := crowd(t, s, MaxTransfers+100) // a hundred find no place
+	s := &shelf{open: func(string) (File, error) { return fileOf(rand.New(rand.NewSource(1)), 1<<40), nil }}
+	clients, stop := crowd(t, s, MaxTransfers+100) // a hundred get no slot
 	f := clients[0]
 	f.options()
-	for deadline := time.Now().Add(10 * time.Second); s.count() < len(clients); time.Sleep(time.Millisecond) {
+	deadline := time.Now().Add(10 * time.Second)
+	for s.count() < len(clients) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d requests came", s.count())
 		}
+		time.Sleep(time.Millisecond)
 	}
+
 	stopped := make(chan struct{})
 	began := time.Now()
-	go func() { stop(); close(stopped) }()
+	go func() {
+		stop()
+		close(stopped)
+	}()
 	for block := uint16(0); ; block++ {
 		f.ack(block)
 		if p := f.next(); p[1] == 5 {

@@ -1,4 +1,4 @@
-package pxe
+package tftp
 
 import (
 	"bytes"
@@ -18,24 +18,29 @@ import (
 	"time"
 )
 
-// shelf is what a TFTP server under test has, and what became of it.
+// shelf is a server under test: its files, its options, and what became of its transfers.
 type shelf struct {
 	files map[string][]byte
-	open  func(name string) (tftpFile, error) // in place of files
+	open  func(name string) (File, error) // in place of files
 
-	mu             sync.Mutex
-	opened, closed int
-	texts          []string
-	ended          chan bool // whole or not, of each transfer
-	log            bytes.Buffer
-	took           func(client netip.AddrPort, blocks, blksize int64, took time.Duration)
-	answer         time.Duration // tftpServer.Answer
-	resolve        func()        // in place of asking for a MAC
+	// Options of the Server.
+	ackTimeout time.Duration
+	resolve    func()
+	group      func(name string) string
+	completed  func(Completed)
+
+	ended chan bool // of each transfer, whether it was whole
+	log   bytes.Buffer
+
+	mu     sync.Mutex
+	opened int // files
+	closed int
+	texts  []string // the outcomes
 }
 
-func (s *shelf) Open(name string, client netip.AddrPort) (tftpFile, error) {
+func (s *shelf) Open(name string, client netip.AddrPort) (File, error) {
 	if client.Port() == 0 || !client.Addr().Is4() {
-		return tftpFile{}, errors.New("a client without an address")
+		return File{}, errors.New("a client without an address")
 	}
 	f, err := s.find(name)
 	if err != nil {
@@ -44,48 +49,55 @@ func (s *shelf) Open(name string, client netip.AddrPort) (tftpFile, error) {
 	s.mu.Lock()
 	s.opened++
 	s.mu.Unlock()
-	f.content = struct {
+	f.Content = struct {
 		io.Reader
 		io.Closer
-	}{f.content, closer(func() { s.mu.Lock(); s.closed++; s.mu.Unlock() })}
-	f.done = func(whole bool) { s.ended <- whole }
+	}{f.Content, closer(s.countClosed)}
+	f.Done = func(whole bool) { s.ended <- whole }
 	return f, nil
 }
 
-func (s *shelf) find(name string) (tftpFile, error) {
+func (s *shelf) countClosed() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed++
+	return nil
+}
+
+func (s *shelf) find(name string) (File, error) {
 	if s.open != nil {
 		return s.open(name)
 	}
-	switch data, ok := s.files[name]; {
-	case ok:
-		return file(bytes.NewReader(data), len(data)), nil
-	case name == "missing":
-		return tftpFile{}, errNoFile
+	if data, ok := s.files[name]; ok {
+		return fileOf(bytes.NewReader(data), len(data)), nil
 	}
-	return tftpFile{}, errNotServed
+	if name == "missing" {
+		return File{}, ErrNotFound
+	}
+	return File{}, ErrNotServed
 }
 
-func file(content io.Reader, size int) tftpFile {
-	return tftpFile{content: io.NopCloser(content), size: int64(size)}
+func fileOf(content io.Reader, size int) File {
+	return File{Content: io.NopCloser(content), Size: int64(size)}
 }
 
 type readFunc func(p []byte) (int, error)
 
 func (f readFunc) Read(p []byte) (int, error) { return f(p) }
 
-type closer func()
+type closer func() error
 
-func (c closer) Close() error { c(); return nil }
+func (c closer) Close() error { return c() }
 
-func (s *shelf) Seen(_ netip.AddrPort, _ bool, packet []byte, text string) {
+func (s *shelf) Observe(e Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if packet == nil {
-		s.texts = append(s.texts, text)
+	if e.Packet == nil {
+		s.texts = append(s.texts, e.Text)
 	}
 }
 
-// said reports whether a transfer's end was told in words that hold text.
+// said reports whether the text occurs in an outcome.
 func (s *shelf) said(text string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -110,9 +122,8 @@ func (s *shelf) count() int {
 	return s.opened
 }
 
-// serve runs a server of these files on loopback. At the test's end, or when
-// stop is called, it must end, having closed every file and ended every
-// transfer once, and without a warning unless the test took it from the log.
+// serve runs a server of these files on loopback. When the test ends or calls stop, the server must end, must have
+// closed each file, and must not have logged a warning, unless the test took that out of the log.
 func (s *shelf) serve(t testing.TB, mtu int) (addr netip.AddrPort, stop func()) {
 	t.Helper()
 	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
@@ -120,7 +131,16 @@ func (s *shelf) serve(t testing.TB, mtu int) (addr netip.AddrPort, stop func()) 
 		t.Fatal(err)
 	}
 	s.ended = make(chan bool, 10*MaxTransfers)
-	srv := &tftpServer{MTU: func() int { return mtu }, Open: s.Open, Seen: s.Seen, Took: s.took, Answer: s.answer, Resolve: func(context.Context, netip.Addr) { s.resolve() }, Log: slog.New(slog.NewTextHandler(&s.log, &slog.HandlerOptions{Level: slog.LevelInfo}))}
+	srv := &Server{
+		MTU:        func() int { return mtu },
+		AckTimeout: s.ackTimeout,
+		Open:       s.Open,
+		Resolve:    func(context.Context, netip.Addr) { s.resolve() },
+		Group:      s.group,
+		Observe:    s.Observe,
+		Completed:  s.completed,
+		Log:        slog.New(slog.NewTextHandler(&s.log, &slog.HandlerOptions{Level: slog.LevelInfo})),
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- srv.Run(ctx, conn) }()
@@ -150,7 +170,7 @@ type bootROM struct {
 	window int // blocks that are acknowledged together; 0: one
 }
 
-// newROM is a machine with an address of its own.
+// newROM is a client with an address of its own.
 func newROM(t testing.TB, server netip.AddrPort) *bootROM {
 	t.Helper()
 	n := roms.Add(1)
@@ -169,8 +189,8 @@ func newROMAt(t testing.TB, server netip.AddrPort, at net.IP) *bootROM {
 	return &bootROM{TB: t, conn: conn, server: server, buf: make([]byte, 9000)}
 }
 
-// request is an RRQ in octet mode.
-func request(name string, options ...string) []byte {
+// readRequest is an RRQ in octet mode.
+func readRequest(name string, options ...string) []byte {
 	return []byte("\x00\x01" + strings.Join(append([]string{name, "octet"}, options...), "\x00") + "\x00")
 }
 
@@ -270,7 +290,7 @@ func (f *bootROM) download(to io.Writer, p []byte, blksize int) {
 // capturedRequests are requests of real firmware.
 func capturedRequests(t testing.TB) (packets [][]byte) {
 	t.Helper()
-	text, err := os.ReadFile("testdata/tftp-requests.txt")
+	text, err := os.ReadFile("testdata/requests.txt")
 	if err != nil {
 		t.Fatal(err)
 	}

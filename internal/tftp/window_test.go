@@ -1,4 +1,4 @@
-package pxe
+package tftp
 
 import (
 	"bytes"
@@ -12,15 +12,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// inWindows is a client that asked for a file in windows of 4 blocks of 512
-// bytes, and has its options.
-func inWindows(t *testing.T, size int, answer time.Duration) (s *shelf, f *bootROM, stop func()) {
+// inWindows is a client that asked for a file in windows of 4 blocks of 512 bytes, and has got the OACK.
+func inWindows(t *testing.T, size int, ackTimeout time.Duration) (s *shelf, f *bootROM, stop func()) {
 	t.Helper()
-	s = &shelf{files: map[string][]byte{"file": noise(size)}, answer: answer}
+	s = &shelf{files: map[string][]byte{"file": noise(size)}, ackTimeout: ackTimeout}
 	addr, stop := s.serve(t, 1500)
 	f = newROM(t, addr)
 	f.window = 4
-	f.ask(request("file", "blksize", "512", "windowsize", "4"))
+	f.ask(readRequest("file", "blksize", "512", "windowsize", "4"))
 	if got := f.options(); got["windowsize"] != "4" || got["blksize"] != "512" {
 		t.Fatalf("options %v", got)
 	}
@@ -40,8 +39,8 @@ func (f *bootROM) blocks(n int) (numbers []byte) {
 	return numbers
 }
 
-// TestTFTPWindow: what is lost comes again, from the block that was lost, and once.
-func TestTFTPWindow(t *testing.T) {
+// TestWindow: after a loss, the server goes on with the block that was lost, and once.
+func TestWindow(t *testing.T) {
 	s, f, stop := inWindows(t, 9*512+100, time.Hour) // 10 blocks
 	f.ack(0)
 	for _, step := range []struct {
@@ -49,7 +48,7 @@ func TestTFTPWindow(t *testing.T) {
 		ack  uint16
 	}{
 		{[]byte{1, 2, 3, 4}, 2}, // 3 was lost
-		{[]byte{3, 4, 5, 6}, 2}, // and again
+		{[]byte{3, 4, 5, 6}, 2}, // and once more
 		{[]byte{3, 4, 5, 6}, 6},
 		{[]byte{7, 8, 9, 10}, 9}, // the last one was
 		{[]byte{10}, 10},
@@ -65,9 +64,9 @@ func TestTFTPWindow(t *testing.T) {
 	stop()
 }
 
-// TestTFTPWindowSorcerer: of acknowledgements that say nothing new only the first makes
-// the window go out again; those of another window make none.
-func TestTFTPWindowSorcerer(t *testing.T) {
+// TestWindowSorcerer: of ACKs that acknowledge nothing new, only the first has the window sent again. Those for another
+// window do not.
+func TestWindowSorcerer(t *testing.T) {
 	s, f, stop := inWindows(t, 20*512, time.Hour)
 	f.ack(0)
 	f.blocks(4)
@@ -88,8 +87,8 @@ func TestTFTPWindowSorcerer(t *testing.T) {
 	stop()
 }
 
-// TestTFTPWindowSilence: a window without an answer goes out again.
-func TestTFTPWindowSilence(t *testing.T) {
+// TestWindowSilence: a window is sent again when there is no answer.
+func TestWindowSilence(t *testing.T) {
 	s, f, stop := inWindows(t, 3*512, time.Second/10)
 	f.ack(0)
 	for range 2 {
@@ -104,8 +103,8 @@ func TestTFTPWindowSilence(t *testing.T) {
 	stop()
 }
 
-// TestTFTPWindowStop: a server that stops does not wait for a client's answers.
-func TestTFTPWindowStop(t *testing.T) {
+// TestWindowStop: a server that stops does not wait for a client's answers.
+func TestWindowStop(t *testing.T) {
 	s, f, stop := inWindows(t, 100*512, time.Hour)
 	f.ack(0)
 	f.blocks(4)
@@ -115,8 +114,8 @@ func TestTFTPWindowStop(t *testing.T) {
 	}
 }
 
-// TestTFTPWindowWraps: block numbers begin anew after 65535.
-func TestTFTPWindowWraps(t *testing.T) {
+// TestWindowWraps: block numbers begin again at 0 after 65535.
+func TestWindowWraps(t *testing.T) {
 	s, f, stop := inWindows(t, 65540*512+7, time.Second)
 	f.ack(0)
 	var got bytes.Buffer
@@ -127,32 +126,32 @@ func TestTFTPWindowWraps(t *testing.T) {
 	stop()
 }
 
-// TestTFTPPasses: what the kernel says of a packet is not the end of a transfer, for it may be over in a moment; here, that
-// nobody listens at the client's port. And what is sent may be cut on its way.
-func TestTFTPPasses(t *testing.T) {
+// TestTemporaryErrors: an error of the kernel's about one packet does not end a transfer, since the cause may be over
+// in a moment. Here nobody listens on the client's port. And the packets may be fragmented.
+func TestTemporaryErrors(t *testing.T) {
 	gone := newROM(t, netip.AddrPort{})
 	gone.conn.Close()
-	conn, err := dialTFTP(gone.conn.LocalAddr().(*net.UDPAddr).AddrPort())
+	conn, err := dial(gone.conn.LocalAddr().(*net.UDPAddr).AddrPort())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
 	w := &sender{transfer: &transfer{}, conn: conn}
 	for range 2 {
-		if err := w.put([]byte("block")); err != nil {
+		if err := w.writePacket([]byte("block")); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if !errors.Is(w.unsent, unix.ECONNREFUSED) {
-		t.Fatalf("the kernel says %v: this test sees nothing", w.unsent)
+	if !errors.Is(w.writeErr, unix.ECONNREFUSED) {
+		t.Fatalf("the kernel says %v: this test sees nothing", w.writeErr)
 	}
-	if err := w.put([]byte("block")); err != nil || w.unsent != nil {
-		t.Errorf("%v, %v: an error is told once", err, w.unsent)
+	if err := w.writePacket([]byte("block")); err != nil || w.writeErr != nil {
+		t.Errorf("%v, %v: an error is told once", err, w.writeErr)
 	}
 	if err := conn.SetReadDeadline(time.Now().Add(time.Millisecond)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.get(make([]byte, 4)); !errors.Is(err, os.ErrDeadlineExceeded) {
+	if _, err := w.readPacket(make([]byte, 4)); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Error(err)
 	}
 	raw, err := conn.SyscallConn()
@@ -160,27 +159,28 @@ func TestTFTPPasses(t *testing.T) {
 		t.Fatal(err)
 	}
 	raw.Control(func(fd uintptr) {
-		if got, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER); got != unix.IP_PMTUDISC_DONT {
+		got, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER)
+		if err != nil || got != unix.IP_PMTUDISC_DONT {
 			t.Errorf("IP_MTU_DISCOVER is %d, %v", got, err)
 		}
 	})
 }
 
-// TestTFTPShrinks: who did not get the first blocks of a transfer gets smaller ones when it asks again, down to those
-// that everybody gets.
-func TestTFTPShrinks(t *testing.T) {
+// TestReduceBlksize: a client that acknowledged none of its first blocks gets smaller ones when it asks again, down to
+// 512 bytes.
+func TestReduceBlksize(t *testing.T) {
 	for _, window := range []string{"1", "4"} {
-		s := &shelf{files: map[string][]byte{"file": noise(10_000)}, answer: 100 * time.Millisecond}
+		s := &shelf{files: map[string][]byte{"file": noise(10_000)}, ackTimeout: 100 * time.Millisecond}
 		addr, _ := s.serve(t, 1500)
 		f := newROM(t, addr)
 		for _, want := range []string{"1200", "600", "512"} {
-			again, err := net.ListenUDP("udp4", &net.UDPAddr{IP: f.conn.LocalAddr().(*net.UDPAddr).IP})
+			conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: f.conn.LocalAddr().(*net.UDPAddr).IP})
 			if err != nil {
 				t.Fatal(err)
 			}
 			f.conn.Close()
-			f.conn = again
-			f.ask(request("file", "blksize", "1200", "windowsize", window))
+			f.conn = conn
+			f.ask(readRequest("file", "blksize", "1200", "windowsize", window))
 			if got := f.options()["blksize"]; got != want {
 				t.Fatalf("blksize %s, want %s", got, want)
 			}
