@@ -181,33 +181,6 @@ func (s *Server) routes() http.Handler {
 	return e
 }
 
-// fail turns an error into an answer. What the operator did wrong is 400,
-// what is not there 404, what is not allowed now 409.
-func (s *Server) fail(err error, c echo.Context) {
-	code := http.StatusBadRequest
-	failure := Failure{}
-	var he *echo.HTTPError
-	var old *enroll.Outdated
-	switch {
-	case errors.As(err, &old):
-		code = http.StatusConflict
-		failure.Plan = old.Plan
-	case errors.As(err, &he):
-		code = he.Code
-		err = fmt.Errorf("%v", he.Message)
-	case errors.Is(err, hosts.ErrNotFound), errors.Is(err, images.ErrNotFound):
-		code = http.StatusNotFound
-	case errors.Is(err, hosts.ErrRefused):
-		code = http.StatusConflict
-	}
-	if !c.Response().Committed {
-		failure.Error = words(err)
-		if err := c.JSON(code, failure); err != nil {
-			s.Log.Debug("answer the operator", "err", err)
-		}
-	}
-}
-
 // words is an error as it is answered. Much of it may be what a flake or a machine says.
 func words(err error) string { return text.Short(err.Error(), hosts.MaxMessage) }
 
