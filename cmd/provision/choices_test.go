@@ -13,6 +13,7 @@ import (
 
 	"provision/hosts"
 	"provision/images"
+	"provision/internal/api"
 )
 
 var update = flag.Bool("update", false, "write the documents that are made of the code")
@@ -27,8 +28,8 @@ var byHand = map[string]string{
 
 // TestChoiceFlags: every choice has a flag, the same one in all commands.
 func TestChoiceFlags(t *testing.T) {
-	api := &client{}
-	for _, c := range []*cobra.Command{enrollCommand(api), installCommand(api), reinstallCommand(api)} {
+	daemon := &api.Client{}
+	for _, c := range []*cobra.Command{enrollCommand(daemon), installCommand(daemon), reinstallCommand(daemon)} {
 		for _, ch := range hosts.AllChoices() {
 			name := ch.Flag
 			if name == "" {
@@ -42,7 +43,7 @@ func TestChoiceFlags(t *testing.T) {
 			}
 		}
 	}
-	set := setCommand(api)
+	set := setCommand(daemon)
 	for _, ch := range hosts.AllChoices() {
 		if f := set.Flags().Lookup(ch.Flag); ch.Flag != "" && (f != nil) != (ch.Set != "") {
 			t.Errorf("set: --%s is there: %t", ch.Flag, f != nil)

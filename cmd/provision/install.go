@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"provision/hosts"
+	"provision/internal/api"
 	"provision/internal/sshlogin"
 )
 
@@ -37,14 +38,14 @@ port 22 of the machine, where the installer will listen.
   provision install bravo --ssh admin@203.0.113.9:2222 -i ~/.ssh/rescue \
     --ssh-host-key SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU`
 
-func installCommand(api *client) *cobra.Command {
+func installCommand(daemon *api.Client) *cobra.Command {
 	var e enrolment
 	var target, hostKey string
 	var identities []string
 	var yes bool
 	var port uint16
 	c := &cobra.Command{Use: "install HOST --ssh [USER@]ADDRESS[:PORT]", Short: "take over a machine that runs Linux, over SSH", Long: installHelp,
-		Args: cobra.ExactArgs(1), ValidArgsFunction: api.completeHosts,
+		Args: cobra.ExactArgs(1), ValidArgsFunction: completeHosts(daemon),
 		RunE: func(c *cobra.Command, args []string) error {
 			if target == "" {
 				return errUsage{errors.New("install needs --ssh [USER@]ADDRESS[:PORT]; for a machine that netboots, see `provision enroll --help`")}
@@ -63,7 +64,7 @@ func installCommand(api *client) *cobra.Command {
 				return err
 			}
 			e.request.Name = args[0]
-			v := &visit{api: api, login: login, via: e.request.Via}
+			v := &visit{daemon: daemon, login: login, via: e.request.Via}
 			v.take.PostKexecPort = int(port)
 			return v.takeOver(c, &e, yes)
 		}}

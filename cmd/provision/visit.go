@@ -19,15 +19,15 @@ import (
 	"provision/disko"
 	"provision/hosts"
 	"provision/installer"
+	"provision/internal/api"
 	"provision/internal/sshlogin"
-	"provision/internal/web"
 )
 
 // visit is a machine that is to be taken over, and how the operator and the server get into it.
 type visit struct {
-	api   *client
-	login *sshlogin.Login
-	via   hosts.Via
+	daemon *api.Client
+	login  *sshlogin.Login
+	via    hosts.Via
 
 	machine  *sshlogin.Machine
 	found    *surroundings
@@ -43,8 +43,8 @@ func (v *visit) byServer() bool { return v.via != hosts.ViaManual && v.via != ho
 // Nothing is changed on a machine that cannot be taken over.
 func (v *visit) takeOver(c *cobra.Command, e *enrolment, yes bool) error {
 	ctx := c.Context()
-	var server web.Serving
-	if err := v.api.call(ctx, http.MethodGet, "/v1/server", nil, &server); err != nil {
+	var server api.Serving
+	if err := v.daemon.Call(ctx, http.MethodGet, api.ServerPath, nil, &server); err != nil {
 		return err
 	}
 	v.key = server.SSHKey
@@ -147,7 +147,7 @@ func (v *visit) reach(ctx context.Context) (reached hosts.Reached, why []string)
 	for _, at := range v.addresses(ctx) {
 		take := v.take
 		take.Address, take.Port = at.Addr().String(), int(at.Port())
-		if err := v.api.call(ctx, http.MethodPost, "/v1/reach", take, &reached); err != nil {
+		if err := v.daemon.Call(ctx, http.MethodPost, api.ReachPath, take, &reached); err != nil {
 			why = append(why, err.Error())
 			continue
 		}
@@ -208,9 +208,9 @@ func (v *visit) unreached(why []string) error {
 
 // enroll shows what the install will do, and enrolls the host once that is confirmed and the server is let in. If that
 // fails, the server's key is taken out again.
-func (v *visit) enroll(c *cobra.Command, e *enrolment, yes bool) (s web.Status, err error) {
+func (v *visit) enroll(c *cobra.Command, e *enrolment, yes bool) (s api.Status, err error) {
 	ctx := c.Context()
-	q := newQuestion(c, v.api, e.request.Name, yes)
+	q := newQuestion(c, v.daemon, e.request.Name, yes)
 	e.request.Facts, q.unseen = v.disks(ctx)
 	if ctx.Err() != nil {
 		return s, ctx.Err()
@@ -234,14 +234,14 @@ func (v *visit) enroll(c *cobra.Command, e *enrolment, yes bool) (s web.Status, 
 		}
 		return nil
 	}
-	if err = q.put("/v1/hosts", e.agreed, &s); err != nil {
+	if err = q.put(api.HostsPath, e.agreed, &s); err != nil {
 		if added {
 			// The context may have ended, and this must be undone all the same.
 			err = errors.Join(err, v.letOut(context.WithoutCancel(ctx), v.key))
 		}
 		return s, err
 	}
-	tell(c, v.api, s)
+	tell(c, v.daemon, s)
 	return s, nil
 }
 
