@@ -9,6 +9,7 @@ import (
 	"provision/hosts"
 	"provision/internal/api"
 	"provision/internal/sshlogin"
+	"provision/internal/takeover"
 )
 
 const installHelp = `Take over a machine that runs any Linux with sshd, without netboot: it becomes
@@ -64,9 +65,9 @@ func installCommand(daemon *api.Client) *cobra.Command {
 				return err
 			}
 			e.request.Name = args[0]
-			v := &visit{daemon: daemon, login: login, via: e.request.Via}
-			v.take.PostKexecPort = int(port)
-			return v.takeOver(c, &e, yes)
+			v := &takeover.Visit{Login: login, Via: e.request.Via}
+			v.Take.PostKexecPort = int(port)
+			return takeOver(c, daemon, v, &e, yes)
 		}}
 	c.Flags().StringVar(&target, "ssh", "", "the machine: [USER@]ADDRESS[:PORT] (default: what ~/.ssh/config says, else user root, port 22)")
 	c.Flags().StringArrayVarP(&identities, "identity", "i", nil, "key file to log in with (default: ~/.ssh/config's, the SSH agent's, ~/.ssh/id_ed25519, id_ecdsa, id_rsa)")
