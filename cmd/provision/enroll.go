@@ -99,7 +99,7 @@ func enrollCommand(daemon *api.Client) *cobra.Command {
 			if err := daemon.Call(c.Context(), http.MethodPost, api.HostsPath, e.request, &s); err != nil {
 				return err
 			}
-			tell(c, daemon, s)
+			sayEnrolled(c, daemon, s)
 			fmt.Fprintf(c.OutOrStdout(), "%s. Switch it on; follow it with: provision watch %s\n", permission(s), s.Name)
 			return nil
 		}}
@@ -136,7 +136,7 @@ func viaFlag(c *cobra.Command, via *hosts.Via, otherwise hosts.Via) {
 // parse checks the flags and completes the request, but for MACs and name.
 func (e *enrolment) parse(c *cobra.Command) (err error) {
 	r := &e.request
-	r.Named = given(c, toEnroll)
+	r.Named = givenChoices(c, toEnroll)
 	for _, path := range []*string{&r.StorePath, &r.ExtraFiles} {
 		if *path == "" {
 			continue
@@ -160,8 +160,8 @@ func (e *enrolment) agreed(a enroll.Agreement) any {
 	return e.request
 }
 
-// tell says what an enrolled host shall be.
-func tell(c *cobra.Command, daemon *api.Client, s api.Status) {
+// sayEnrolled says what an enrolled host shall be.
+func sayEnrolled(c *cobra.Command, daemon *api.Client, s api.Status) {
 	fmt.Fprintf(c.OutOrStdout(), "%s shall become %s, with image %s.\n", strings.Join(s.MACs, ", "), s.Name, s.Image)
 	fmt.Fprintf(c.OutOrStdout(), "Its SSH host key: %s\n", s.HostKey)
 	for _, what := range s.Slow {

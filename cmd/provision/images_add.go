@@ -151,11 +151,11 @@ func changeImage(c *cobra.Command, daemon *api.Client, path string, r any) (last
 func showProgress(ctx context.Context, w io.Writer, body io.ReadCloser) (last api.ImageProgress, err error) {
 	terminal := terminalOf(w) != nil
 	var doing string
-	var begun rate
+	var begun transferRate
 	err = api.Lines(ctx, body, func(p api.ImageProgress) bool {
 		last = p
 		if p.Doing != doing && p.Doing != "" {
-			doing, begun = p.Doing, rate{at: time.Now(), done: p.Done}
+			doing, begun = p.Doing, transferRate{at: time.Now(), done: p.Done}
 			if !terminal {
 				fmt.Fprintln(w, doing)
 			}
@@ -172,7 +172,7 @@ func showProgress(ctx context.Context, w io.Writer, body io.ReadCloser) (last ap
 }
 
 // amount tells how far something is, how fast it goes, and when it ends.
-func amount(r rate, done, total int64) string {
+func amount(r transferRate, done, total int64) string {
 	s := fmt.Sprintf("%.1f MB", float64(done)/1e6)
 	if total > 0 {
 		s = fmt.Sprintf("%.1f of %.1f MB", float64(done)/1e6, float64(total)/1e6)

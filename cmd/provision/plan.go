@@ -142,7 +142,7 @@ func readLayout(name string, disks map[string]string, forMachine bool) (*disko.L
 }
 
 func showPlan(w io.Writer, p *disko.Plan) error {
-	width, color := terminal(w)
+	width, color := terminalSize(w)
 	drawPlan(w, p, width, color)
 	stage, sum := disko.Stage(""), time.Duration(0)
 	for _, s := range p.Steps {
@@ -212,8 +212,8 @@ func seconds(d time.Duration) string {
 	return fmt.Sprintf("%.0f s", d.Seconds())
 }
 
-// terminal returns the columns that there are to draw in, and whether in colour.
-func terminal(w io.Writer) (width int, color bool) {
+// terminalSize returns the columns that there are to draw in, and whether in colour.
+func terminalSize(w io.Writer) (width int, color bool) {
 	f := terminalOf(w)
 	if f == nil {
 		return 80, false

@@ -35,7 +35,7 @@ func setCommand(daemon *api.Client) *cobra.Command {
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: completeHosts(daemon),
 		RunE: func(c *cobra.Command, args []string) error {
-			r.Named = given(c, toSet)
+			r.Named = givenChoices(c, toSet)
 			if c.Flags().Changed("serial") {
 				r.Serial = &serial
 			}

@@ -87,7 +87,7 @@ func enrollVisited(c *cobra.Command, daemon *api.Client, v *takeover.Visit, e *e
 		}
 		return s, err
 	}
-	tell(c, daemon, s)
+	sayEnrolled(c, daemon, s)
 	return s, nil
 }
 

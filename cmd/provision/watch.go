@@ -104,19 +104,19 @@ type screen struct {
 	out   io.Writer
 	color bool
 	hosts map[string]api.Status
-	rates map[string]*rate
+	rates map[string]*transferRate
 	drawn int // lines at the bottom that are ours
 }
 
-// rate estimates speed and remaining time of a phase from its start.
-type rate struct {
+// transferRate estimates speed and remaining time of a phase from its start.
+type transferRate struct {
 	phase hosts.Phase
 	at    time.Time
 	done  int64
 }
 
 // pace is zero until there is something to judge by.
-func (r rate) pace(done, total int64) (perSecond float64, left time.Duration) {
+func (r transferRate) pace(done, total int64) (perSecond float64, left time.Duration) {
 	sec, moved := time.Since(r.at).Seconds(), float64(done-r.done)
 	if sec < 1 || moved <= 0 {
 		return 0, 0
@@ -126,7 +126,7 @@ func (r rate) pace(done, total int64) (perSecond float64, left time.Duration) {
 }
 
 func newScreen(out io.Writer) *screen {
-	return &screen{out: out, color: os.Getenv("NO_COLOR") == "", hosts: make(map[string]api.Status), rates: make(map[string]*rate)}
+	return &screen{out: out, color: os.Getenv("NO_COLOR") == "", hosts: make(map[string]api.Status), rates: make(map[string]*transferRate)}
 }
 
 func (s *screen) show(n api.News) {
@@ -174,7 +174,7 @@ func (s *screen) speed(st api.Status) string {
 	}
 	r := s.rates[st.Name]
 	if r == nil || r.phase != st.Phase || st.Progress.Done < r.done {
-		s.rates[st.Name] = &rate{st.Phase, time.Now(), st.Progress.Done}
+		s.rates[st.Name] = &transferRate{st.Phase, time.Now(), st.Progress.Done}
 		return ""
 	}
 	perSecond, left := r.pace(st.Progress.Done, st.Progress.Total)

@@ -74,7 +74,7 @@ func TestStatusTellsChoices(t *testing.T) {
 	for _, ch := range hosts.AllChoices() {
 		var c hosts.Choices
 		makeChoice(t, ch.In(&c))
-		data, err := json.Marshal(status(hosts.Host{Choices: c}))
+		data, err := json.Marshal(statusOf(hosts.Host{Choices: c}))
 		if err != nil {
 			t.Fatal(err)
 		}

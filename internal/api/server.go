@@ -180,8 +180,8 @@ func (s *Server) routes() http.Handler {
 	return e
 }
 
-// words is an error as it is answered. Much of it may be what a flake or a machine says.
-func words(err error) string { return text.Short(err.Error(), hosts.MaxMessage) }
+// answerText is an error as it is answered. Much of it may be what a flake or a machine says.
+func answerText(err error) string { return text.Short(err.Error(), hosts.MaxMessage) }
 
 func (s *Server) list(c echo.Context) error {
 	all, err := s.Hosts.List()
@@ -190,7 +190,7 @@ func (s *Server) list(c echo.Context) error {
 	}
 	out := make([]Status, len(all))
 	for i, h := range all {
-		out[i] = status(h)
+		out[i] = statusOf(h)
 	}
 	return c.JSON(http.StatusOK, out)
 }
@@ -200,7 +200,7 @@ func (s *Server) get(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.JSON(http.StatusOK, status(h))
+	return c.JSON(http.StatusOK, statusOf(h))
 }
 
 // host is the one that the path names; if there is none, the error lists
@@ -240,7 +240,7 @@ func (s *Server) cancel(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.JSON(http.StatusOK, status(h))
+	return c.JSON(http.StatusOK, statusOf(h))
 }
 
 func (s *Server) events(c echo.Context) error {
@@ -385,12 +385,12 @@ func (st *stream) send(name string) error {
 	}
 	for _, ev := range events {
 		st.last[name] = ev.Number
-		if err := enc.Encode(News{Event: &ev, Status: status(h)}); err != nil {
+		if err := enc.Encode(News{Event: &ev, Status: statusOf(h)}); err != nil {
 			return err
 		}
 	}
 	if len(events) > 0 {
 		return nil
 	}
-	return enc.Encode(News{Status: status(h)})
+	return enc.Encode(News{Status: statusOf(h)})
 }
