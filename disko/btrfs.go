@@ -192,7 +192,8 @@ func (f *btrfs) keepInside(b *builder, on place) {
 	if len(want) == 0 {
 		return
 	}
-	if b.look[on.found.device()] = want; !looked {
+	b.look[on.found.device()] = want
+	if !looked {
 		b.blind = true
 		return
 	}

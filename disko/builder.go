@@ -56,7 +56,9 @@ type mount struct {
 // fill walks the layout. Devices without a place stay as the layout names them.
 func (l *Layout) fill(b *builder, places map[*topDevice]place) {
 	b.stage = StageCreate
-	b.places, b.members, b.formatArgs = map[string]place{}, map[string][]place{}, map[string][]string{}
+	b.places = map[string]place{}
+	b.members = map[string][]place{}
+	b.formatArgs = map[string][]string{}
 	b.tables, b.labels = map[string]deviceContent{}, map[string]string{}
 	for _, d := range l.devices {
 		on, ok := places[d]

@@ -244,7 +244,9 @@ func unmounted(devices []BlockDevice) []BlockDevice {
 	devices = slices.Clone(devices)
 	for i := range devices {
 		d := &devices[i]
-		d.Mountpoint, d.Mountpoints, d.Children = "", nil, unmounted(d.Children)
+		d.Mountpoint = ""
+		d.Mountpoints = nil
+		d.Children = unmounted(d.Children)
 	}
 	return devices
 }
@@ -253,7 +255,9 @@ func (f *Facts) sign(devices []BlockDevice) {
 	for i := range devices {
 		d := &devices[i]
 		if s, ok := f.Signatures["/dev/"+d.KName]; ok && d.FSType == "" {
-			d.FSType, d.UUID, d.Label = s.Type, s.UUID, s.Label
+			d.FSType = s.Type
+			d.UUID = s.UUID
+			d.Label = s.Label
 		}
 		f.sign(d.Children)
 	}

@@ -112,7 +112,8 @@ func parsePartition(a *attrs, name string, align int) partition {
 	if _, present := a.raw["alignment"]; present {
 		align, _ = take[int](a, "alignment")
 	}
-	if p.alignment = uint64(align); align < 0 || align > 65536 {
+	p.alignment = uint64(align)
+	if align < 0 || align > 65536 {
 		a.bad("alignment", "%d is not between 0 and 65536 sectors", align)
 		p.alignment = 0
 	}

@@ -41,7 +41,7 @@ func (p *Plan) Guard(k Known) (all []Objection) {
 		if slices.Contains(wiped, d.Device) {
 			continue
 		}
-		owner, doubt := at(k.Owners, i), at(k.Doubts, i)
+		owner, doubt := element(k.Owners, i), element(k.Doubts, i)
 		var why []string
 		if owner != "" && owner != k.Host {
 			why = append(why, "it belongs to the host "+owner)
@@ -59,8 +59,8 @@ func (p *Plan) Guard(k Known) (all []Objection) {
 	return all
 }
 
-// at is an element of a list that may be too short.
-func at(list []string, i int) string {
+// element is one of a list that may be too short.
+func element(list []string, i int) string {
 	if i < len(list) {
 		return list[i]
 	}

@@ -170,7 +170,11 @@ func (g *gptTable) keepTable(b *builder, on place) []place {
 		at := place{device: p.device, name: p.name, at: p.path, sector: on.sector}
 		if c := p.find(b, on.found); c != nil {
 			p.compare(b, c, on.sector)
-			at.device, at.size, at.kernel, at.keep, at.found = c.device(), int64(c.Size), true, true, b.found[c.device()]
+			at.device = c.device()
+			at.size = int64(c.Size)
+			at.kernel = true
+			at.keep = true
+			at.found = b.found[c.device()]
 		}
 		places[n] = at
 	}
@@ -267,7 +271,10 @@ func (t *partedTable) keepTable(b *builder, on place) []place {
 		if t.format == "gpt" && c.PartLabel != udevName(p.name) && c.PartLabel != p.name {
 			b.errorf(p.path, "the name of %s is %q instead of %q", c.device(), c.PartLabel, p.name)
 		}
-		at.device, at.size, at.keep, at.found = c.device(), int64(c.Size), true, b.found[c.device()]
+		at.device = c.device()
+		at.size = int64(c.Size)
+		at.keep = true
+		at.found = b.found[c.device()]
 		places[i] = at
 	}
 	return places

@@ -250,7 +250,8 @@ func parseMember(a *attrs, group, attribute string) deviceContent {
 
 func (a *attrs) member(group, attribute string) (key string) {
 	name := a.str(attribute)
-	if key = group + " " + name; a.unread[attribute] {
+	key = group + " " + name
+	if a.unread[attribute] {
 		return key
 	}
 	a.members[key] = append(a.members[key], claim{name, a.at(attribute), a.owner})

@@ -144,7 +144,9 @@ func (r *raid) size(members []place) int64 {
 	if slices.ContainsFunc(members, func(m place) bool { return m.size == 0 }) {
 		return 0
 	}
-	n, least, sum := int64(len(members)), int64(math.MaxInt64), int64(0)
+	n := int64(len(members))
+	least := int64(math.MaxInt64)
+	sum := int64(0)
 	for _, m := range members {
 		least, sum = min(least, m.size), sum+m.size
 	}

@@ -47,7 +47,9 @@ func (l *Layout) Partitions() (all []Part) {
 			parts = t.list()
 		}
 		for n := range parts {
-			parts[n].Disk, parts[n].Device, parts[n].Number = d.on.name, d.on.device, n+1
+			parts[n].Disk = d.on.name
+			parts[n].Device = d.on.device
+			parts[n].Number = n + 1
 		}
 		all = append(all, parts...)
 	}
@@ -58,7 +60,9 @@ func (l *Layout) Partitions() (all []Part) {
 func (l *Layout) Bare() (all []Part) {
 	for _, d := range l.devices {
 		if p := holding(d.content()); p.Format != "" {
-			p.Disk, p.Device, p.Path = d.on.name, d.on.device, d.path
+			p.Disk = d.on.name
+			p.Device = d.on.device
+			p.Path = d.path
 			all = append(all, p)
 		}
 	}
@@ -79,7 +83,10 @@ func (d *topDevice) content() deviceContent {
 func (g *gptTable) list() (all []Part) {
 	for _, p := range g.parts {
 		part := holding(p.content)
-		part.Path, part.GPT, part.Type, part.Size = p.path, true, p.typeGUID, p.end.bytes(0)
+		part.Path = p.path
+		part.GPT = true
+		part.Type = p.typeGUID
+		part.Size = p.end.bytes(0)
 		part.Bootable = slices.Contains(p.attributes, 2)
 		if h := p.hybrid; h != nil {
 			part.MBR = h.mbrType(p.typeCode)

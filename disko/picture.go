@@ -64,7 +64,8 @@ func (p *Plan) picture(l *Layout, b *builder) {
 			disk.Before = n.stretches(!disk.Erased)
 		}
 		whole := b.within(d.on.device, d.on.name, d.body.(*wholeDisk).content)
-		if disk.After = whole.Children; whole.What != "partition table" || len(whole.Children) == 0 {
+		disk.After = whole.Children
+		if whole.What != "partition table" || len(whole.Children) == 0 {
 			disk.After = []Segment{whole}
 		}
 		disk.After = withGaps(append(disk.After, others(disk.Before, disk.After)...), disk.Size)
@@ -104,7 +105,8 @@ func withGaps(list []Segment, size int64) []Segment {
 	for i, s := range list {
 		gap(s.Start)
 		// Where parted rounds is not known to the last MiB.
-		if s.Size = min(s.Size, size-s.Start); i+1 < len(list) {
+		s.Size = min(s.Size, size-s.Start)
+		if i+1 < len(list) {
 			s.Size = min(s.Size, list[i+1].Start-s.Start)
 		}
 		all = append(all, s)
@@ -156,7 +158,8 @@ func (b *builder) sketch(s Segment, c deviceContent, on place) Segment {
 		s.What, s.Mountpoint = "btrfs", c.root.mountpoint
 		s.Children = subvolumes(append([]subvolume{c.root}, c.subs...), s.Kept)
 	case *swapArea:
-		if s.What = "swap"; c.random {
+		s.What = "swap"
+		if c.random {
 			s.What = "swap, encrypted anew at each boot"
 		}
 	case *luks:
@@ -240,7 +243,9 @@ func (b *builder) made(d *topDevice) Segment {
 		if _, ok := bare(body.content).(*gptTable); ok {
 			s.Children = inside.Children
 		} else {
-			inside.Name, inside.Of, inside.Device = "", nil, ""
+			inside.Name = ""
+			inside.Of = nil
+			inside.Device = ""
 			s.Children = []Segment{inside}
 		}
 		s.What = fmt.Sprintf("RAID %d", body.level)
@@ -266,8 +271,11 @@ func (b *builder) made(d *topDevice) Segment {
 		s.What, s.Mountpoint = "bcachefs", body.root.mountpoint
 		s.Children = subvolumes(body.subs, s.Kept)
 	case *nodev:
-		s.What, s.Mountpoint, s.Name = body.kind, body.mountpoint, ""
-		if s.Device = ""; body.bind() {
+		s.What = body.kind
+		s.Mountpoint = body.mountpoint
+		s.Name = ""
+		s.Device = ""
+		if body.bind() {
 			s.What, s.Of = "bind mount", []string{d.on.device}
 		}
 	}

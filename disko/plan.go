@@ -149,7 +149,11 @@ func NewPlan(l *Layout, f *Facts, o Options) (*Plan, error) {
 		p.Disks, p.takes = append(p.Disks, disk), append(p.takes, d)
 	}
 	l.fill(b, places)
-	p.tables, p.names, p.labels, p.keys, p.containers = b.tables, b.names, b.labels, b.keys, b.containers
+	p.tables = b.tables
+	p.names = b.names
+	p.labels = b.labels
+	p.keys = b.keys
+	p.containers = b.containers
 	p.typed = b.typed
 	p.hiddenRoot = slices.ContainsFunc(b.mounts, func(m *mount) bool { return m.point == "/" && !strings.HasPrefix(m.device, "/dev/") })
 	p.checkNodes(b.reader, b.devices)

@@ -148,7 +148,8 @@ func section(facts map[string]any, name, text string) (err error) {
 	case "pvs", "lvs":
 		var report volumeReport
 		report, err = readVolumes(name, text)
-		if facts[name] = report.PV; name == "lvs" {
+		facts[name] = report.PV
+		if name == "lvs" {
 			facts[name] = report.LV
 		}
 	case "pools":

@@ -140,7 +140,8 @@ func arrangeBeside(used []extent, parts []partition, size, sectorSize int64) ([]
 // setAlignment is what each sgdisk call finds when it reads the table: a partition that
 // does not start at 1 MiB lowers the alignment for those after it.
 func (g *arranger) setAlignment(explicit, sectors, ss uint64) {
-	if g.align = explicit; explicit > 0 {
+	g.align = explicit
+	if explicit > 0 {
 		return
 	}
 	g.align = max(mib/ss, 1)

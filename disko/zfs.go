@@ -68,7 +68,8 @@ func parseZpool(d *topDevice, a *attrs, _ string) {
 		a.unique("mountpoint", path.Clean(z.root.mountpoint), a.at("mountpoint"))
 	}
 	for _, name := range names {
-		if ds := parseDataset(sets[name], z.name, name); name == "__root" {
+		ds := parseDataset(sets[name], z.name, name)
+		if name == "__root" {
 			z.root = ds
 		} else {
 			z.datasets = append(z.datasets, ds)
@@ -141,7 +142,8 @@ func (z *zpool) parseMode(a *attrs) {
 
 func parseDataset(a *attrs, pool, key string) *dataset {
 	d := &dataset{path: a.path, hooks: a.hooks(), name: pool}
-	if name := a.str("name"); key != "__root" {
+	name := a.str("name")
+	if key != "__root" {
 		if d.name = pool + "/" + name; !datasetName.MatchString(name) || len(d.name) > 255 {
 			a.bad("name", "%q is not a name for a dataset", name)
 		}

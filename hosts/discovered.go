@@ -39,7 +39,9 @@ func (s *sightings) see(d Discovered) {
 	defer s.mu.Unlock()
 	if old, ok := s.byMAC.get(d.MAC); ok {
 		d.First = old.First
-		d.Vendor, d.Arch, d.Board = cmp.Or(d.Vendor, old.Vendor), cmp.Or(d.Arch, old.Arch), cmp.Or(d.Board, old.Board)
+		d.Vendor = cmp.Or(d.Vendor, old.Vendor)
+		d.Arch = cmp.Or(d.Arch, old.Arch)
+		d.Board = cmp.Or(d.Board, old.Board)
 		d.Address = cmp.Or(d.Address, old.Address)
 	} else if s.byMAC.len() >= MaxDiscovered {
 		mac, _ := s.byMAC.oldest()

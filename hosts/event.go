@@ -197,7 +197,10 @@ func change(h *Host, ev Event) error {
 		if !h.Permit.Live(ev.Time) || ev.Boot == nil || ev.Boot.Token != h.Boot.Token {
 			return refused(*h, ev)
 		}
-		h.Contact, h.Lost, h.Error, h.Address = true, time.Time{}, "", ev.Address
+		h.Contact = true
+		h.Lost = time.Time{}
+		h.Error = ""
+		h.Address = ev.Address
 		h.bind(h.Boot)
 		h.enter(PhaseFacts)
 	case Lost:
@@ -231,7 +234,9 @@ func change(h *Host, ev Event) error {
 		}
 		h.restart(ev)
 	case Broke:
-		h.Phase, h.Error, h.Contact = ev.Phase, ev.Message, false
+		h.Phase = ev.Phase
+		h.Error = ev.Message
+		h.Contact = false
 	case Cancelled:
 		if !h.Permit.Spent.IsZero() {
 			return fmt.Errorf("%s has no permit to cancel: it is %s", h.Name, h.State)
@@ -270,7 +275,9 @@ const lossPause = 30 * time.Second
 // restore makes what stands on the machine's disks, if anything does, the host again.
 func (h *Host) restore() {
 	if h.Intact() {
-		h.System, h.HostKey, h.Error = h.Standing.System, h.Standing.HostKey, ""
+		h.System = h.Standing.System
+		h.HostKey = h.Standing.HostKey
+		h.Error = ""
 	}
 }
 
@@ -296,7 +303,10 @@ func enrol(h *Host, ev Event) error {
 	// A machine that still runs the installer of its last boot needs no other,
 	// if it is still the machine that is meant.
 	if slices.Equal(old.MACs, h.MACs) {
-		h.Boot, h.Address, h.Method, h.Serial = old.Boot, old.Address, old.Method, old.Serial
+		h.Boot = old.Boot
+		h.Address = old.Address
+		h.Method = old.Method
+		h.Serial = old.Serial
 	} else { // on another machine, a name such as /dev/vda is another disk
 		h.Owned = namedDisks(old.Owned)
 	}
@@ -323,7 +333,10 @@ func netboot(h *Host, ev Event) error {
 	h.Losses = 0
 	// What the operator said stays; auto is decided by what asked first.
 	h.Board = cmp.Or(h.Board, ev.Boot.Board)
-	h.Boot, h.Error, h.Contact, h.Lost = *ev.Boot, "", false, time.Time{}
+	h.Boot = *ev.Boot
+	h.Error = ""
+	h.Contact = false
+	h.Lost = time.Time{}
 	h.Boot.Machine = ev.Machine
 	h.Permit.Come = ev.Time
 	h.Tokens = append(h.Tokens, ev.Boot.Token)
@@ -378,7 +391,10 @@ func retry(h *Host, ev Event) error {
 	h.Wipe = append(h.Wipe, ev.Wipe...)
 	p.Come = time.Time{}
 	h.Machine, h.Serial = "", "" // what machine it is, the next boot tells
-	h.Error, h.Contact, h.Lost, h.Losses = "", false, time.Time{}, 0
+	h.Error = ""
+	h.Contact = false
+	h.Lost = time.Time{}
+	h.Losses = 0
 	h.enter(PhaseNetboot)
 	return nil
 }

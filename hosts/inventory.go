@@ -76,7 +76,9 @@ func New(db store.Store, vault *Vault, now func() time.Time) (*Inventory, error)
 // Run saves discovered machines every few seconds, the time every minute, and both once more at the end. Every hour,
 // and at once, it destroys what is left of hosts that were forgotten long ago.
 func (inv *Inventory) Run(ctx context.Context) error {
-	tick, minute, hour := time.NewTicker(5*time.Second), time.NewTicker(time.Minute), time.NewTicker(time.Hour)
+	tick := time.NewTicker(5 * time.Second)
+	minute := time.NewTicker(time.Minute)
+	hour := time.NewTicker(time.Hour)
 	defer tick.Stop()
 	defer minute.Stop()
 	defer hour.Stop()
@@ -259,7 +261,9 @@ func (inv *Inventory) try(name string, ev Event, extra func(before, after *Host)
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return before, err
 	}
-	ev.Host, ev.Time, ev.Message = name, inv.now(), text.Short(ev.Message, MaxMessage)
+	ev.Host = name
+	ev.Time = inv.now()
+	ev.Message = text.Short(ev.Message, MaxMessage)
 	after, err := next(before, ev)
 	if err != nil {
 		return before, err

@@ -196,7 +196,9 @@ func (inv *Inventory) moveMACs(before, after Host, by string) (expect []store.Ve
 		if err != nil {
 			return nil, nil, nil, err
 		}
-		expect, writes, notes = append(expect, e...), append(writes, w...), append(notes, n...)
+		expect = append(expect, e...)
+		writes = append(writes, w...)
+		notes = append(notes, n...)
 	}
 	slices.Sort(notes)
 	return expect, writes, notes, nil

@@ -178,7 +178,10 @@ func (b *progressBar) arrange(left, right int) {
 	}
 	n := len(b.segments)
 	room := right - left - 3*n // a line and a blank at both sides of each text
-	sizes, least, sum, unknown := make([]float64, n), make([]int, n), 0.0, 0
+	sizes := make([]float64, n)
+	least := make([]int, n)
+	sum := 0.0
+	unknown := 0
 	for i, s := range b.segments {
 		sizes[i] = float64(s.Size)
 		sum += sizes[i]

@@ -154,7 +154,8 @@ func showPlan(w io.Writer, p *disko.Plan) error {
 			fmt.Fprintln(w, stage)
 		}
 		name := s.Name
-		if sum += s.Usual; s.Usual > 0 {
+		sum += s.Usual
+		if s.Usual > 0 {
 			name += ", ~" + seconds(s.Usual)
 		}
 		fmt.Fprintf(w, "  %s\n      %s\n", name, strings.Join(s.Argv, " "))

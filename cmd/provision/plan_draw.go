@@ -52,12 +52,16 @@ func (c *canvas) disk(d disko.Disk) {
 	case d.Content != "blank":
 		before = []disko.Segment{{Name: d.Content, Size: d.Size}}
 	}
-	label, badge, style := "now", " KEPT ", green
+	label := "now"
+	badge := " KEPT "
+	style := green
 	switch {
 	case d.Erased && before == nil:
 		badge, style = " blank ", faint
 	case d.Erased:
-		label, badge, style = "lost", " ERASED ", alarm
+		label = "lost"
+		badge = " ERASED "
+		style = alarm
 	}
 	y := len(c.rows)
 	c.put(1, y, clip(about, c.width-len(badge)-2), bold)
@@ -93,7 +97,9 @@ func (c *canvas) made(s disko.Segment) {
 func (b *progressBar) describe(s disko.Segment, width int) (lines []styledLine) {
 	add := func(text, where, style string) {
 		if b.lost {
-			text, where, style = text+where, "", red
+			text += where
+			where = ""
+			style = red
 		}
 		text = clip(text, width)
 		if room := width - len([]rune(text)); room > 1 {

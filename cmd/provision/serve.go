@@ -216,7 +216,12 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 		Looks:       installer.NewQueue(installer.QueueSlots()),
 	}
 	traces := &hosts.Traces{Now: clock.Now}
-	pxeServer.Hosts, pxeServer.Leases, pxeServer.Images, pxeServer.Traces, pxeServer.Login, pxeServer.Log = inventory, leases, catalog, traces, login, log
+	pxeServer.Hosts = inventory
+	pxeServer.Leases = leases
+	pxeServer.Images = catalog
+	pxeServer.Traces = traces
+	pxeServer.Login = login
+	pxeServer.Log = log
 	closures := new(cache.Cache)
 	pxeServer.Cache = closures
 	install := &installer.Installer{Hosts: inventory, Images: catalog, Nix: runs, Cache: closures, CachePort: pxeServer.HTTPPort, Key: key, LiveWithin: f.liveWithin, Log: log, Now: clock.Now,

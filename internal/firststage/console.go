@@ -102,5 +102,7 @@ func (c *console) close() {
 			_ = f.Close() // also of nil
 		}
 	}
-	c.screens, c.ports, c.log = nil, []*os.File{os.Stdout}, nil
+	c.screens = nil
+	c.ports = []*os.File{os.Stdout}
+	c.log = nil
 }

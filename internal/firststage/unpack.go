@@ -234,7 +234,8 @@ func (u *unpacker) file(in *initrd.Stream, h initrd.Header, name string) error {
 	if err == nil && sum != h.Checksum {
 		err = errors.New("its checksum does not fit: the archive is damaged")
 	}
-	if closed := unix.Close(fd); err == nil {
+	closed := unix.Close(fd)
+	if err == nil {
 		err = closed
 	}
 	setTime(name, h.ModTime)

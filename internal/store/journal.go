@@ -331,6 +331,9 @@ func (j *Journal) compact() error {
 		return errors.Join(f.Close(), os.Remove(next)) // as above
 	}
 	err = errors.Join(j.file.Close(), SyncDir(filepath.Dir(j.path)))
-	j.file, j.size, j.room, j.tidy = f, int64(len(b)), int64(len(b)), 0
+	j.file = f
+	j.size = int64(len(b))
+	j.room = int64(len(b))
+	j.tidy = 0
 	return err
 }

@@ -37,7 +37,8 @@ func (v *Visit) script(ctx context.Context, root []string, command, input string
 	session.Stderr = &text.Limit{To: &errOut, Most: maxAnswer, Full: end}
 	// The login shell may be any; words in single quotes are the same to all.
 	command = "'" + strings.ReplaceAll(command, "'", `'\''`) + "'"
-	if err = session.Run(strings.Join(append(root, "sh", "-c", command), " ")); ctx.Err() != nil {
+	err = session.Run(strings.Join(append(root, "sh", "-c", command), " "))
+	if ctx.Err() != nil {
 		return "", context.Cause(ctx)
 	}
 	if err != nil {

@@ -86,7 +86,9 @@ func (o *LoadOption) readPath(path []byte) error {
 		if size < 4 || size > len(path) {
 			return fmt.Errorf("its device path has a node of %d bytes, and %d are left", size, len(path))
 		}
-		kind, sub, body := path[0], path[1], path[4:size]
+		kind := path[0]
+		sub := path[1]
+		body := path[4:size]
 		path = path[size:]
 		switch {
 		case kind == pathEnd:
@@ -115,7 +117,11 @@ func (o *LoadOption) readPath(path []byte) error {
 		}
 	}
 	if other {
-		o.MAC, o.IPv4, o.IPv6, o.HTTP, o.URI = nil, false, false, false, ""
+		o.MAC = nil
+		o.IPv4 = false
+		o.IPv6 = false
+		o.HTTP = false
+		o.URI = ""
 	}
 	return nil
 }

@@ -187,7 +187,8 @@ func (m Machine) KexecUnload() error {
 	err := unix.KexecFileLoad(-1, -1, "", unix.KEXEC_FILE_UNLOAD)
 	if errors.Is(err, unix.ENOSYS) {
 		_, _, errno := unix.Syscall6(unix.SYS_KEXEC_LOAD, 0, 0, 0, 0, 0, 0) // no segments: nothing is loaded
-		if err = nil; errno != 0 {
+		err = nil
+		if errno != 0 {
 			err = errno
 		}
 	}

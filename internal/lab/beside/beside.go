@@ -104,7 +104,7 @@ func compare(name string, disko, ours Tables) []string {
 	asked := map[string]bool{}
 	disko.walk(func(table, thing, property string) { asked[disko[table][thing][property]] = true })
 	ours.Normalise(func(uuid string) bool { return asked[uuid] })
-	ours.withoutNewer(disko)
+	ours.alignVersions(disko)
 	return explain(name, diff(disko, ours), differences)
 }
 

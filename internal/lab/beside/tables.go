@@ -186,19 +186,51 @@ func (t Tables) Normalise(asked func(uuid string) bool) {
 	})
 }
 
-// newerOptions are mount options that kernels newer than the records' set by themselves, by file system.
-var newerOptions = map[string]string{
-	"btrfs": "discard=async", // since Linux 6.2, where the disk can discard
+// versions are what other versions of kernel and tools show than those of the records, by file system.
+var versions = map[string]struct {
+	newer []string // mount options that are shown now, and were not
+	older []string // mount options that were shown, and are not any more
+	fsver bool     // the tool writes its own version
+}{
+	"btrfs": {newer: []string{"discard=async"}}, // since Linux 6.2, where the disk can discard
+	"f2fs": { // Linux 6.12 and f2fs-tools 1.16, after 6.1 and 1.15
+		newer: []string{"nogc_merge", "barrier", "errors=continue"},
+		older: []string{"no_heap", "discard_unit=block"},
+		fsver: true,
+	},
 }
 
-// withoutNewer takes newerOptions out of the mounts, where the recorded ones do not have them.
-func (t Tables) withoutNewer(recorded Tables) {
+// alignVersions takes out of both what only the versions of kernel and tools make of the same disks. The order of mount
+// options is not compared.
+func (t Tables) alignVersions(recorded Tables) {
 	for target, mount := range t["mounts"] {
-		newer := newerOptions[mount["fstype"]]
-		if slices.Contains(strings.Split(recorded["mounts"][target]["options"], ","), newer) {
+		theirs := recorded["mounts"][target]
+		if theirs == nil {
 			continue
 		}
-		options := strings.Split(mount["options"], ",")
-		mount["options"] = strings.Join(slices.DeleteFunc(options, func(option string) bool { return option == newer }), ",")
+		v := versions[mount["fstype"]]
+		ours, other := strings.Split(mount["options"], ","), strings.Split(theirs["options"], ",")
+		mount["options"] = without(ours, v.newer, other)
+		theirs["options"] = without(other, v.older, ours)
 	}
+	for path, device := range t["lsblk"] {
+		theirs := recorded["lsblk"][path]
+		if versions[device["fstype"]].fsver {
+			delete(device, "fsver")
+			delete(theirs, "fsver")
+		}
+		// lsblk of util-linux 2.41 tells the table that a partition of an array is in; 2.38 does not.
+		if strings.Contains(path, "/md") && theirs["pttype"] == "" {
+			delete(device, "pttype")
+		}
+	}
+}
+
+// without joins the options but for those of gone that the others have not.
+func without(options, gone, others []string) string {
+	options = slices.DeleteFunc(slices.Clone(options), func(option string) bool {
+		return slices.Contains(gone, option) && !slices.Contains(others, option)
+	})
+	slices.Sort(options)
+	return strings.Join(options, ",")
 }

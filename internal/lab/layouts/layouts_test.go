@@ -52,13 +52,15 @@ func read(t *testing.T, kind, dir string) (list []layout) {
 	return list
 }
 
-// mended is what has to be replaced in layouts that a kernel cannot mount as they are.
+// mended is what has to be replaced in layouts that kernel or tools do not take as they are.
 var mended = map[string]map[string]string{
 	"layouts/btrfs-raid": {`"-d raid1"`: `"-d single"`}, // no swap on a file of which there are copies
 	"layouts/tmpfs-root": {`"rbind,ro"`: `"rbind"`},     // what is read-only gets no folder to bind
 	// It has no root.
 	"examples/multi-device-no-deps": {`"nodev": {}`: `"nodev": {"/": {"device": "tmpfs", "fsType": "tmpfs", "mountOptions": [], "mountpoint": "/", "type": "nodev"}}`},
-	"layouts/gpt":                   {`"prjquota"`: `"prjquota", "logdev=/dev/disk/by-partlabel/disk-main-log"`},
+	// parted 3.6 has this flag on partitions of types that have it, of which the layout names none.
+	"layouts/parted": {`"lba"`: `"raid"`},
+	"layouts/gpt":    {`"prjquota"`: `"prjquota", "logdev=/dev/disk/by-partlabel/disk-main-log"`},
 }
 
 // large are layouts for disks larger than the machine's.
