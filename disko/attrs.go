@@ -45,7 +45,12 @@ type fewestMembers struct {
 }
 
 func newReader() *reader {
-	return &reader{seen: map[string]string{}, blocks: map[string]*block{}, members: map[string][]claim{}, least: map[string]fewestMembers{}}
+	return &reader{
+		seen:    map[string]string{},
+		blocks:  map[string]*block{},
+		members: map[string][]claim{},
+		least:   map[string]fewestMembers{},
+	}
 }
 
 func (r *reader) atLeast(key string, n int, path, what string) {

@@ -199,7 +199,12 @@ func (b *builder) mountAfter(source, point, format, device string, options []str
 	argv := []string{"mount", device, path.Join(target, point), "-t", format}
 	argv = append(append(argv, flagArgs("-o", options)...), "-o", "X-mount.mkdir")
 	m := &mount{point: point, source: source, device: device}
-	b.system.FileSystems = append(b.system.FileSystems, FileSystem{MountPoint: path.Clean(point), Device: strings.TrimPrefix(device, target), Type: format, Options: options})
+	b.system.FileSystems = append(b.system.FileSystems, FileSystem{
+		MountPoint: path.Clean(point),
+		Device:     strings.TrimPrefix(device, target),
+		Type:       format,
+		Options:    options,
+	})
 	if !b.mounted(point, device, options) {
 		m.steps = b.framed(append(before, Step{Stage: StageMount, Name: "mount " + point, Argv: argv, Device: device})...)
 	}
@@ -259,7 +264,12 @@ func (b *builder) undoSteps() []Step {
 	steps = append(steps, b.unmounting...)
 	if len(b.mounts) > 0 {
 		// Recursive, as the installation may have mounted more below it.
-		steps = append(steps, Step{Stage: StageUnmount, Name: "unmount " + target, Device: b.mounts[0].device, Argv: []string{"umount", "--recursive", target}})
+		steps = append(steps, Step{
+			Stage:  StageUnmount,
+			Name:   "unmount " + target,
+			Device: b.mounts[0].device,
+			Argv:   []string{"umount", "--recursive", target},
+		})
 	}
 	steps = append(steps, b.unmounted...)
 	for _, s := range slices.Backward(b.closing) {

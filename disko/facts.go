@@ -30,7 +30,8 @@ type Facts struct {
 	// Signatures are what blkid found, by the devices' kernel names. [ParseFacts] puts it in its place where lsblk
 	// shows a device as empty.
 	Signatures map[string]Signature `json:"signatures"`
-	// Holders are all devices that lie on others, also those that lsblk leaves out. [ParseFacts] puts them in their places.
+	// Holders are all devices that lie on others, also those that lsblk leaves out. [ParseFacts] puts them in their
+	// places.
 	Holders []Holder `json:"holders,omitempty"`
 }
 

@@ -187,7 +187,8 @@ func (f *Facts) named(word string) (found []string) {
 		return nil
 	}
 	for _, d := range f.Disks() {
-		if word == d.Serial || strings.EqualFold(word, d.WWN) || f.Links[word] == d.Device || word == d.Device && f.lasting(d) == "" {
+		if word == d.Serial || strings.EqualFold(word, d.WWN) || f.Links[word] == d.Device ||
+			word == d.Device && f.lasting(d) == "" {
 			found = append(found, d.Device)
 		}
 	}

@@ -277,7 +277,8 @@ func (m *memberDevice) fill(b *builder, on place) {
 
 // disks returns the devices that are disks, in byte order of their names.
 func (l *Layout) disks() []*topDevice {
-	disks := slices.DeleteFunc(slices.Clone(l.devices), func(d *topDevice) bool { _, ok := d.body.(*wholeDisk); return !ok })
+	disks := slices.DeleteFunc(slices.Clone(l.devices),
+		func(d *topDevice) bool { _, ok := d.body.(*wholeDisk); return !ok })
 	slices.SortFunc(disks, func(a, b *topDevice) int { return strings.Compare(a.path, b.path) })
 	return disks
 }

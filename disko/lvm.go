@@ -192,7 +192,8 @@ func (g *volumeGroup) keepVolumes(b *builder, on place) {
 	closed := false
 	for _, v := range g.volumes {
 		at := place{device: v.device(g), name: v.name, at: v.path, sector: 512, size: v.bytes()}
-		i := slices.IndexFunc(b.facts.LogicalVolumes, func(lv LogicalVolume) bool { return lv.Group == g.name && lv.Name == v.name })
+		i := slices.IndexFunc(b.facts.LogicalVolumes,
+			func(lv LogicalVolume) bool { return lv.Group == g.name && lv.Name == v.name })
 		if i < 0 {
 			if b.lacks(v.path, "the volume group %s has no volume %s", g.name, v.name) {
 				b.step("make the volume "+v.name+" in "+g.name, on.device, v.lvcreate(g.name)...)

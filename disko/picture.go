@@ -81,7 +81,8 @@ func (p *Plan) picture(l *Layout, b *builder) {
 // others are the partitions of a disk that stay and are not the layout's.
 func others(before, after []Segment) (kept []Segment) {
 	for _, s := range before {
-		if s.Kept && strings.HasPrefix(s.Device, "/dev/") && !slices.ContainsFunc(after, func(a Segment) bool { return a.Device == s.Device }) {
+		if s.Kept && strings.HasPrefix(s.Device, "/dev/") &&
+			!slices.ContainsFunc(after, func(a Segment) bool { return a.Device == s.Device }) {
 			kept = append(kept, s)
 		}
 	}
@@ -131,8 +132,14 @@ func (n *placedDevice) stretches(kept bool) (list []Segment) {
 }
 
 func (d *BlockDevice) segment(kept bool) Segment {
-	s := Segment{Device: d.device(), Start: int64(d.Start) * 512, Size: int64(d.Size), Kept: kept,
-		Name: printable(cmp.Or(d.Label, d.PartLabel)), What: printable(cmp.Or(fsNames[d.FSType], d.FSType, unformatted(d.PartType)))}
+	s := Segment{
+		Device: d.device(),
+		Start:  int64(d.Start) * 512,
+		Size:   int64(d.Size),
+		Kept:   kept,
+		Name:   printable(cmp.Or(d.Label, d.PartLabel)),
+		What:   printable(cmp.Or(fsNames[d.FSType], d.FSType, unformatted(d.PartType))),
+	}
 	if points := d.mountpoints(); len(points) > 0 {
 		s.Mountpoint = printable(points[0])
 	}

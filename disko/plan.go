@@ -116,7 +116,13 @@ type uniqueName struct{ kind, name string }
 // machine does not have, that are too small, read-only or in use by the running system.
 func NewPlan(l *Layout, f *Facts, o Options) (*Plan, error) {
 	p := &Plan{Way: cmp.Or(o.Way, Fresh), facts: f}
-	b := &builder{reader: &reader{seen: map[string]string{}}, way: p.Way, facts: f, found: map[string]*placedDevice{}, look: Look{}}
+	b := &builder{
+		reader: &reader{seen: map[string]string{}},
+		way:    p.Way,
+		facts:  f,
+		found:  map[string]*placedDevice{},
+		look:   Look{},
+	}
 	switch {
 	case o.Script != "" && len(o.Disks) > 0:
 		return nil, errors.New("disko's own script names its disks itself; choose them in the layout, or let provision make them (no --disko script)")
@@ -142,8 +148,17 @@ func NewPlan(l *Layout, f *Facts, o Options) (*Plan, error) {
 			if keep {
 				b.clear(d.on.at, disk.Device)
 			}
-			places[d] = place{device: disk.Device, name: d.on.name, at: d.on.at, size: disk.Size, sector: disk.SectorSize, kernel: true, title: disk.String(),
-				keep: keep, found: b.found[disk.Device]}
+			places[d] = place{
+				device: disk.Device,
+				name:   d.on.name,
+				at:     d.on.at,
+				size:   disk.Size,
+				sector: disk.SectorSize,
+				kernel: true,
+				title:  disk.String(),
+				keep:   keep,
+				found:  b.found[disk.Device],
+			}
 		}
 		disk.Named = o.on(d).device
 		p.Disks, p.takes = append(p.Disks, disk), append(p.takes, d)
@@ -155,7 +170,8 @@ func NewPlan(l *Layout, f *Facts, o Options) (*Plan, error) {
 	p.keys = b.keys
 	p.containers = b.containers
 	p.typed = b.typed
-	p.hiddenRoot = slices.ContainsFunc(b.mounts, func(m *mount) bool { return m.point == "/" && !strings.HasPrefix(m.device, "/dev/") })
+	p.hiddenRoot = slices.ContainsFunc(b.mounts,
+		func(m *mount) bool { return m.point == "/" && !strings.HasPrefix(m.device, "/dev/") })
 	p.checkNodes(b.reader, b.devices)
 	mounts := b.mountSteps()
 	p.undo = b.undoSteps()

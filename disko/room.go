@@ -43,7 +43,8 @@ func (v logicalVolume) percent() (n int64, of string) {
 }
 
 // allocate returns the most that a volume can get, 0 if that is not known, and reports one for which nothing can be
-// left. LVM takes a percentage for what is left where that is less: 60%VG twice are 60% and 40% (tried with lvcreate 2.03).
+// left. LVM takes a percentage for what is left where that is less: 60%VG twice are 60% and 40% (tried with lvcreate
+// 2.03).
 func (r *groupCapacity) allocate(b *builder, v logicalVolume) (size int64) {
 	percent, of := v.percent()
 	switch {

@@ -10,7 +10,13 @@ func (p *Plan) script(path string) []Step {
 			loses = append(loses, d.loses())
 		}
 	}
-	return []Step{{Stage: StageDestroy, Name: "run disko's own script", Argv: []string{path}, Device: p.Disks[0].Device, Destroys: strings.Join(loses, "; ")}}
+	return []Step{{
+		Stage:    StageDestroy,
+		Name:     "run disko's own script",
+		Argv:     []string{path},
+		Device:   p.Disks[0].Device,
+		Destroys: strings.Join(loses, "; "),
+	}}
 }
 
 // checkHooks refuses hooks whose programs would not be there.

@@ -114,7 +114,8 @@ func (p *Plan) checkGroups(r *reader, nodes []*placedDevice) {
 	}
 	seen := map[string]bool{} // a volume that is active has said so
 	for _, n := range nodes {
-		if n.Type == "lvm" && (p.erasedRoot(n) == "" || slices.ContainsFunc(n.roots, func(root string) bool { return !p.erased(root) })) {
+		if n.Type == "lvm" && (p.erasedRoot(n) == "" ||
+			slices.ContainsFunc(n.roots, func(root string) bool { return !p.erased(root) })) {
 			seen[groupOf(n.Name)] = true
 		}
 	}

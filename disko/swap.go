@@ -69,7 +69,12 @@ func (b *builder) swapOn(device string, priority *int, options []string, flags .
 		argv = append(argv, "--options="+strings.Join(options, ","))
 	}
 	if !b.swapping(device) {
-		b.swaps = append(b.swaps, b.framed(Step{Stage: StageMount, Name: "turn on swap on " + device, Argv: append(argv, device), Device: device})...)
+		b.swaps = append(b.swaps, b.framed(Step{
+			Stage:  StageMount,
+			Name:   "turn on swap on " + device,
+			Argv:   append(argv, device),
+			Device: device,
+		})...)
 	}
 	b.system.Swaps = append(b.system.Swaps, strings.TrimPrefix(device, target))
 	b.swapOffs = append(b.swapOffs, Step{Stage: StageUnmount, Name: "turn off swap on " + device, Argv: []string{"swapoff", device}, Device: device})

@@ -116,7 +116,8 @@ func (s System) Nix() string {
 }
 
 func (s System) sorted() []FileSystem {
-	return slices.SortedFunc(slices.Values(s.FileSystems), func(a, b FileSystem) int { return cmp.Compare(a.MountPoint, b.MountPoint) })
+	return slices.SortedFunc(slices.Values(s.FileSystems),
+		func(a, b FileSystem) int { return cmp.Compare(a.MountPoint, b.MountPoint) })
 }
 
 // lasting is a name of a device that is the same on any disk: a legacy table's partitions have the disk's name in
@@ -180,7 +181,10 @@ func (s System) Differences(have System) (lines []string) {
 		other(attr+".device", u.Device, have.LUKS[i].Device)
 	}
 	for _, swap := range s.Swaps {
-		if !slices.ContainsFunc(have.Swaps, func(h string) bool { return !telling(h) || slices.Contains(s.names(swap), spelledOut(h)) }) {
+		if !slices.ContainsFunc(have.Swaps, func(h string) bool {
+			return !telling(h) ||
+				slices.Contains(s.names(swap), spelledOut(h))
+		}) {
 			say("swapDevices lacks %s", strings.Join(s.names(swap), " or "))
 		}
 	}

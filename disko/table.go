@@ -228,7 +228,8 @@ func (h *hybrid) verify(r *reader, path string, got MBREntry, part Partition) {
 	if uint64(got.First) != part.First || uint64(got.Sectors) != part.Last-part.First+1 {
 		r.errorf(path, "entry %d of the MBR has %d sectors from %d on, which are not the partition's", got.Number, got.Sectors, got.First)
 	}
-	if want, err := strconv.ParseUint(strings.TrimPrefix(strings.ToLower(h.typeCode), "0x"), 16, 8); err == nil && byte(want) != got.Type {
+	if want, err := strconv.ParseUint(strings.TrimPrefix(strings.ToLower(h.typeCode), "0x"), 16, 8); err == nil &&
+		byte(want) != got.Type {
 		r.errorf(path, "entry %d of the MBR has type %#02x instead of %s", got.Number, got.Type, h.typeCode)
 	}
 	if h.bootable != got.Bootable {

@@ -124,7 +124,11 @@ func (z *zpool) parseMode(a *attrs) {
 		sets := t.each(role)
 		vdevs := make([]vdev, len(sets))
 		for i, s := range sets {
-			vdevs[i] = vdev{role: strings.TrimPrefix(role, "vdev"), mode: s.oneOf("mode", slices.Sorted(maps.Keys(zpoolModes))...), members: s.list("members")}
+			vdevs[i] = vdev{
+				role:    strings.TrimPrefix(role, "vdev"),
+				mode:    s.oneOf("mode", slices.Sorted(maps.Keys(zpoolModes))...),
+				members: s.list("members"),
+			}
 			if least := max(1, zpoolModes[vdevs[i].mode]); len(vdevs[i].members) < least {
 				s.bad("members", "has %d, and mode %q needs %d at least", len(vdevs[i].members), vdevs[i].mode, least)
 			}

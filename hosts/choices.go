@@ -13,9 +13,10 @@ import (
 // Choices are what an operator can choose for a host. The zero value of each is its default. Enrolments, the inventory
 // and the status carry them, and the command line's flags are made of them.
 //
-// Of the tags, json is the name in requests, flag that of the option (where the command line adds it by itself) and help
-// what is said of it; noarg is what the option means without a value, and empty why it is refused with an empty one. set,
-// for what `provision set` changes, are the words by which a host's log calls it. docs/api.md has the table that is made of them.
+// Of the tags, json is the name in requests, flag that of the option (where the command line adds it by itself) and
+// help what is said of it; noarg is what the option means without a value, and empty why it is refused with an empty
+// one. set, for what `provision set` changes, are the words by which a host's log calls it. docs/api.md has the table
+// that is made of them.
 type Choices struct {
 	// Image is a name in the image catalog; empty: the only image for the host's architecture.
 	Image string `json:"image,omitempty" flag:"image" set:"image" help:"installer image (default: the only one for the host's architecture)"`

@@ -38,7 +38,8 @@ func claimKey(d Disk) string {
 	if !d.claimable() {
 		return ""
 	}
-	words := []string{url.PathEscape(d.Model), url.PathEscape(d.Serial), url.PathEscape(d.WWN), strconv.FormatInt(d.Size, 10)}
+	words := []string{url.PathEscape(d.Model), url.PathEscape(d.Serial), url.PathEscape(d.WWN),
+		strconv.FormatInt(d.Size, 10)}
 	return claimPrefix + strings.Join(words, "/")
 }
 
@@ -96,7 +97,8 @@ func (inv *Inventory) claims(d Disk) ([]claim, error) {
 // surely tells whether the claim is about this disk and no other.
 func (c claim) surely(d Disk) bool { return d.claimable() && c.disk.same(d) && c.disk.resembles(d) }
 
-// complete finds the rest of what an old claim was about among the disks of its host: the disk d, if it may be that one.
+// complete finds the rest of what an old claim was about among the disks of its host: the disk d, if it may be that
+// one.
 func (inv *Inventory) complete(c claim, d Disk) (Disk, error) {
 	h, _, err := inv.get(c.host)
 	if err != nil && !errors.Is(err, ErrNotFound) {
@@ -115,8 +117,8 @@ func (inv *Inventory) complete(c claim, d Disk) (Disk, error) {
 	return found, nil
 }
 
-// Owners tells for each of the disks whose it is: the host that has claimed it, or h if nobody has and an earlier permit
-// of h was burned for it.
+// Owners tells for each of the disks whose it is: the host that has claimed it, or h if nobody has and an earlier
+// permit of h was burned for it.
 func (inv *Inventory) Owners(h Host, disks []Disk) ([]Owner, error) {
 	owners := make([]Owner, len(disks))
 	for i, d := range disks {

@@ -66,7 +66,8 @@ func (inv *Inventory) SetAside(key, by string) error {
 		if name, ok := strings.CutPrefix(key, "host/"); ok {
 			return inv.putAside(name, by)
 		}
-		return inv.store.Commit([]store.Version{store.At(key, rec.Version)}, []store.Write{store.Put(damagedPrefix+key, rec.Value), store.Delete(key)})
+		return inv.store.Commit([]store.Version{store.At(key, rec.Version)},
+			[]store.Write{store.Put(damagedPrefix+key, rec.Value), store.Delete(key)})
 	})
 }
 

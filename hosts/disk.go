@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// A disk is known by its WWN, serial number, model and size together, for each of these lies somewhere: RAID controllers
-// give all their logical disks one serial number, virtual machines give theirs none or the same everywhere, and cheap
-// controllers say the same of every unit that was built.
+// A disk is known by its WWN, serial number, model and size together, for each of these lies somewhere: RAID
+// controllers give all their logical disks one serial number, virtual machines give theirs none or the same everywhere,
+// and cheap controllers say the same of every unit that was built.
 
 // madeUp are serial numbers that tell no disk from another, in upper case and without punctuation.
 var madeUp = regexp.MustCompile(`^(` + strings.Join([]string{
@@ -32,7 +32,8 @@ var usbPath = regexp.MustCompile(`^\d+-[0-9a-fA-F]{4}:[0-9a-fA-F]{2}:[0-9a-fA-F]
 // tells says whether a serial number tells a disk from others.
 func tells(serial string) bool {
 	plain := letters(serial)
-	return plain != "" && strings.Trim(plain, plain[:1]) != "" && !madeUp.MatchString(plain) && !usbPath.MatchString(strings.TrimSpace(serial))
+	return plain != "" && strings.Trim(plain, plain[:1]) != "" && !madeUp.MatchString(plain) &&
+		!usbPath.MatchString(strings.TrimSpace(serial))
 }
 
 // letters are the ASCII letters and digits of a word, in upper case.
@@ -137,8 +138,8 @@ func (h *Host) owns(d Disk) (certain, doubtful bool) {
 	return count > d.Twins, doubtful || count > 0
 }
 
-// own adds the disks of a burned permit to the host's. Of those that are told apart by their device's name, which may be
-// another after the next start, only the last stay.
+// own adds the disks of a burned permit to the host's. Of those that are told apart by their device's name, which may
+// be another after the next start, only the last stay.
 func (h *Host) own(disks []Disk) {
 	h.Owned = slices.DeleteFunc(slices.Clone(h.Owned), func(o Disk) bool {
 		return slices.ContainsFunc(disks, func(d Disk) bool { return d.Same(o) || d.Twins > 0 && d.same(o) })

@@ -8,8 +8,8 @@ import (
 )
 
 // DUID is how the DHCP client of the host's installer names itself, whatever network card it uses, in hex: what
-// systemd-networkd makes of the machine-id (a DUID-EN of RFC 8415 section 11.3; systemd, sd_dhcp_duid_set_en). Anybody can
-// compute it: it tells where to look, and proves nothing. It is empty for a host without a MAC.
+// systemd-networkd makes of the machine-id (a DUID-EN of RFC 8415 section 11.3; systemd, sd_dhcp_duid_set_en). Anybody
+// can compute it: it tells where to look, and proves nothing. It is empty for a host without a MAC.
 func (h *Host) DUID() string {
 	if len(h.MACs) == 0 {
 		return ""
@@ -46,7 +46,12 @@ func siphash(key, message [16]byte) uint64 {
 		}
 	}
 	const length = uint64(len(message)) << 56
-	for _, word := range []uint64{binary.LittleEndian.Uint64(message[:]), binary.LittleEndian.Uint64(message[8:]), length} {
+	words := []uint64{
+		binary.LittleEndian.Uint64(message[:]),
+		binary.LittleEndian.Uint64(message[8:]),
+		length,
+	}
+	for _, word := range words {
 		v[3] ^= word
 		rounds(2)
 		v[0] ^= word

@@ -286,7 +286,14 @@ func (inv *Inventory) UseBoot(token string, f Fetch) (Host, error) {
 	if f.Whole {
 		b.Used = inv.now()
 	}
-	return inv.Apply(h.Name, Event{Kind: Fetched, Boot: &b, Address: f.Client, Method: f.Method, Work: f.Work, Message: f.Client + " fetched " + f.File})
+	return inv.Apply(h.Name, Event{
+		Kind:    Fetched,
+		Boot:    &b,
+		Address: f.Client,
+		Method:  f.Method,
+		Work:    f.Work,
+		Message: f.Client + " fetched " + f.File,
+	})
 }
 
 // MaxFacts bounds what is kept of a machine's disks, in bytes. A thousand disks take about three MiB.

@@ -311,7 +311,8 @@ func enrol(h *Host, ev Event) error {
 		h.Owned = namedDisks(old.Owned)
 	}
 	take := h.Permit.Take
-	if old.State == Rebooting || old.State == Installed || old.State == Rehearsed && old.Intact() || take != nil && take.Installer {
+	if old.State == Rebooting || old.State == Installed || old.State == Rehearsed && old.Intact() ||
+		take != nil && take.Installer {
 		h.Boot = Boot{} // its installer is gone, or is another
 	}
 	h.Standing = old.Standing

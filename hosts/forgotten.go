@@ -139,7 +139,8 @@ func (inv *Inventory) takeOut(name string) (h Host, expect []store.Version, writ
 		if errors.Is(keyErr, ErrNotFound) {
 			return h, nil, nil, err
 		}
-		return Host{Name: name}, []store.Version{store.Absent(hostKey(name)), store.At(secretKey(name, SecretHostKey), key.Version)}, nil, keyErr
+		return Host{Name: name}, []store.Version{store.Absent(hostKey(name)),
+			store.At(secretKey(name, SecretHostKey), key.Version)}, nil, keyErr
 	}
 	if errors.As(err, new(*store.Damaged)) {
 		return inv.takeOutDamaged(name)

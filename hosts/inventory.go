@@ -240,7 +240,8 @@ func (inv *Inventory) Check(name string, ev Event) error {
 
 // apply retries while others change the host. extra adds writes that depend
 // on the host before and after. An event that changes the host does so even if there were too many to record it.
-func (inv *Inventory) apply(name string, ev Event, extra func(before, after *Host) ([]store.Version, []store.Write, error)) (Host, error) {
+func (inv *Inventory) apply(name string, ev Event,
+	extra func(before, after *Host) ([]store.Version, []store.Write, error)) (Host, error) {
 	ev.Stranger = ev.Stranger || slices.Contains(strangersCan, ev.Kind)
 	if !inv.notes.allow(name, ev, inv.now()) {
 		if ev.Kind == Noted {
@@ -256,7 +257,8 @@ func (inv *Inventory) apply(name string, ev Event, extra func(before, after *Hos
 	}
 }
 
-func (inv *Inventory) try(name string, ev Event, extra func(before, after *Host) ([]store.Version, []store.Write, error)) (Host, error) {
+func (inv *Inventory) try(name string, ev Event,
+	extra func(before, after *Host) ([]store.Version, []store.Write, error)) (Host, error) {
 	before, version, err := inv.get(name)
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return before, err

@@ -55,7 +55,8 @@ func (h *Host) Summons() bool {
 
 // Reinstall issues a permit for a host that is there. What runs on its machine
 // is known by the key that it has until now; newIdentity gives it another.
-func (inv *Inventory) Reinstall(h Host, permit time.Duration, secrets map[string][]byte, newIdentity bool) (Host, error) {
+func (inv *Inventory) Reinstall(h Host, permit time.Duration, secrets map[string][]byte,
+	newIdentity bool) (Host, error) {
 	before, err := inv.Get(h.Name)
 	if err != nil {
 		return Host{}, err

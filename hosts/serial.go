@@ -70,6 +70,7 @@ type SerialClash struct {
 	Has, Too string // names of hosts
 }
 
+// Error says how the board is given to the other host.
 func (e SerialClash) Error() string {
 	return fmt.Sprintf("the Raspberry Pi of %s tells the serial number %s, which that of %s told: %v; if the board is %s's now, run `provision set %s --serial=`",
 		e.Too, e.Serial, e.Has, ErrRefused, e.Too, e.Has)
@@ -79,8 +80,8 @@ func (e SerialClash) Error() string {
 func (e SerialClash) Unwrap() error { return ErrRefused }
 
 // NameBoard keeps the serial number that a machine tells only after its boot began, as the bootcode.bin of a Raspberry
-// Pi 3B does, whose ROM tells nothing. If another one was told before, it is not known whose boot it is, and it binds the
-// host to none. The boot of b must be the one under way.
+// Pi 3B does, whose ROM tells nothing. If another one was told before, it is not known whose boot it is, and it binds
+// the host to none. The boot of b must be the one under way.
 func (inv *Inventory) NameBoard(name string, b Boot, serial string) (Host, error) {
 	h, err := inv.Get(name)
 	if err != nil {

@@ -167,7 +167,8 @@ func chosenMACs(h Host, words []string) ([]string, error) {
 
 // moveMACs returns the writes by which the MACs lead to the host as it will be, and are no other's. The
 // others' logs tell it.
-func (inv *Inventory) moveMACs(before, after Host, by string) (expect []store.Version, writes []store.Write, notes []string, err error) {
+func (inv *Inventory) moveMACs(before, after Host, by string) (expect []store.Version, writes []store.Write,
+	notes []string, err error) {
 	for _, mac := range before.MACs {
 		if !slices.Contains(after.MACs, mac) {
 			writes = append(writes, store.Delete(macKey(mac)))
@@ -205,7 +206,8 @@ func (inv *Inventory) moveMACs(before, after Host, by string) (expect []store.Ve
 }
 
 // loseMACs takes MACs from a host that has no permit.
-func (inv *Inventory) loseMACs(name string, macs []string, to, by string) ([]store.Version, []store.Write, []string, error) {
+func (inv *Inventory) loseMACs(name string, macs []string,
+	to, by string) ([]store.Version, []store.Write, []string, error) {
 	before, version, err := inv.get(name)
 	if err != nil {
 		return nil, nil, nil, err

@@ -58,8 +58,8 @@ func (p PCRs) Check() error {
 	return nil
 }
 
-// changing says what a PCR measures that differs between the installer and the installed system,
-// by the TCG's PC Client Platform Firmware Profile and https://uapi-group.org/specifications/specs/linux_tpm_pcr_registry/.
+// changing says what a PCR measures that differs between the installer and the installed system, by the TCG's PC Client
+// Platform Firmware Profile and https://uapi-group.org/specifications/specs/linux_tpm_pcr_registry/.
 func changing(pcr int) string {
 	switch {
 	case pcr == 1:

@@ -122,7 +122,8 @@ func (t *Traces) Note(mac string, note func(*Trace)) {
 func (t *Traces) Restart(mac string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if tr, ok := t.byMAC.get(mac); ok && slices.Contains([]Stage{StageScript, StageKernel, StageInitrd, StageStarted}, tr.Stage) {
+	booted := []Stage{StageScript, StageKernel, StageInitrd, StageStarted}
+	if tr, ok := t.byMAC.get(mac); ok && slices.Contains(booted, tr.Stage) {
 		t.drop(tr)
 	}
 }

@@ -133,7 +133,11 @@ func ethernet(mac string, p hosts.Packet) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	eth := &layers.Ethernet{SrcMAC: machine, DstMAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, EthernetType: layers.EthernetTypeIPv4}
+	eth := &layers.Ethernet{
+		SrcMAC:       machine,
+		DstMAC:       net.HardwareAddr{2, 0, 0, 0, 0, 1},
+		EthernetType: layers.EthernetTypeIPv4,
+	}
 	if p.Sent {
 		eth.SrcMAC, eth.DstMAC = eth.DstMAC, eth.SrcMAC
 	}
@@ -145,12 +149,21 @@ func ethernet(mac string, p hosts.Packet) ([]byte, error) {
 	if !p.Sent && p.From.Addr().IsUnspecified() {
 		to = broadcast // it was sent to all, and came to us
 	}
-	ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolUDP, SrcIP: p.From.Addr().AsSlice(), DstIP: to.AsSlice()}
+	ip := &layers.IPv4{
+		Version:  4,
+		TTL:      64,
+		Protocol: layers.IPProtocolUDP,
+		SrcIP:    p.From.Addr().AsSlice(),
+		DstIP:    to.AsSlice(),
+	}
 	udp := &layers.UDP{SrcPort: layers.UDPPort(p.From.Port()), DstPort: layers.UDPPort(p.To.Port())}
 	if err := udp.SetNetworkLayerForChecksum(ip); err != nil {
 		return nil, err
 	}
 	b := gopacket.NewSerializeBuffer()
-	err = gopacket.SerializeLayers(b, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, eth, ip, udp, gopacket.Payload(p.Data))
+	err = gopacket.SerializeLayers(b, gopacket.SerializeOptions{
+		FixLengths:       true,
+		ComputeChecksums: true,
+	}, eth, ip, udp, gopacket.Payload(p.Data))
 	return b.Bytes(), err
 }

@@ -94,7 +94,8 @@ func doctorCommand(daemon *api.Client) *cobra.Command {
 
 // doctor is what the flags and the running server come to. The hints tell what
 // could not be looked at.
-func (f *doctorFlags) doctor(ctx context.Context, daemon *api.Client) (d *doctor.Doctor, hints []doctor.Finding, err error) {
+func (f *doctorFlags) doctor(ctx context.Context,
+	daemon *api.Client) (d *doctor.Doctor, hints []doctor.Finding, err error) {
 	d = &doctor.Doctor{Interfaces: f.ifaces, Mode: pxe.Mode(f.dhcp), Flake: f.flake, Wait: f.wait, Now: time.Now}
 	if f.http != "" {
 		if d.HTTPPort, err = strconv.Atoi(strings.TrimPrefix(f.http, ":")); err != nil || d.HTTPPort < 1 || d.HTTPPort > 65535 {
@@ -128,7 +129,11 @@ func askServer(ctx context.Context, daemon *api.Client, d *doctor.Doctor) (hints
 		return []doctor.Finding{{Check: "server", Severity: doctor.Hint,
 			What: why + ", so hosts, images and machines were not looked at", Remedy: remedy}}, nil
 	}
-	d.Server = &doctor.Server{Interfaces: make(map[string]netip.Addr), Mode: pxe.Mode(serving.DHCP), HTTPPort: serving.HTTP}
+	d.Server = &doctor.Server{
+		Interfaces: make(map[string]netip.Addr),
+		Mode:       pxe.Mode(serving.DHCP),
+		HTTPPort:   serving.HTTP,
+	}
 	for _, name := range serving.WaitsFor {
 		d.Server.Interfaces[name] = netip.Addr{}
 	}
@@ -143,10 +148,22 @@ func askServer(ctx context.Context, daemon *api.Client, d *doctor.Doctor) (hints
 	}
 	var all []api.Status
 	var slow []api.SlowLoad
-	err = errors.Join(daemon.Call(ctx, http.MethodGet, api.SlowLoadsPath, nil, &slow), daemon.Call(ctx, http.MethodGet, api.HostsPath, nil, &all), daemon.Call(ctx, http.MethodGet, api.ImagesPath, nil, &d.Images),
-		daemon.Call(ctx, http.MethodGet, api.TracesPath, nil, &d.Traces))
+	err = errors.Join(
+		daemon.Call(ctx, http.MethodGet, api.SlowLoadsPath, nil, &slow),
+		daemon.Call(ctx, http.MethodGet, api.HostsPath, nil, &all),
+		daemon.Call(ctx, http.MethodGet, api.ImagesPath, nil, &d.Images),
+		daemon.Call(ctx, http.MethodGet, api.TracesPath, nil, &d.Traces),
+	)
 	for _, s := range all {
-		d.Hosts = append(d.Hosts, hosts.Host{Name: s.Name, MACs: s.MACs, State: s.State, Phase: s.Phase, Arch: s.Arch, Permit: s.Permit, Choices: hosts.Choices{Image: s.Image, BootMethod: s.Pinned}})
+		d.Hosts = append(d.Hosts, hosts.Host{
+			Name:    s.Name,
+			MACs:    s.MACs,
+			State:   s.State,
+			Phase:   s.Phase,
+			Arch:    s.Arch,
+			Permit:  s.Permit,
+			Choices: hosts.Choices{Image: s.Image, BootMethod: s.Pinned},
+		})
 	}
 	d.Verify = func(ctx context.Context, image string) error {
 		return daemon.Call(ctx, http.MethodPost, api.ImagePath(image)+"/verify", nil, nil)

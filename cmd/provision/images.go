@@ -23,7 +23,8 @@ func imagesCommand(daemon *api.Client) *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error {
 			return errUsage{errors.New("images needs add, update, set, list, verify, remove, gc, media or firmware")}
 		}}
-	c.AddCommand(imagesAdd(daemon), imagesUpdate(daemon), imagesSet(daemon), imagesList(daemon), imagesGC(daemon), imagesMedia(daemon), firmwareCommand(daemon),
+	c.AddCommand(imagesAdd(daemon), imagesUpdate(daemon), imagesSet(daemon), imagesList(daemon), imagesGC(daemon),
+		imagesMedia(daemon), firmwareCommand(daemon),
 		&cobra.Command{Use: "verify NAME", Short: "read an image back and compare its digests", Args: cobra.ExactArgs(1),
 			RunE: func(c *cobra.Command, args []string) error {
 				if err := daemon.Call(c.Context(), http.MethodPost, api.ImagePath(args[0])+"/verify", nil, nil); err != nil {

@@ -152,7 +152,13 @@ func drawPreset(w io.Writer, p disko.Preset) error {
 	o := disko.Options{Disks: map[string]string{}}
 	for i, d := range p.Disks {
 		device := fmt.Sprintf("/dev/disk%d", i+1)
-		facts.BlockDevices = append(facts.BlockDevices, disko.BlockDevice{Name: device[len("/dev/"):], Path: device, Type: "disk", Size: 256 << 30, SectorSize: 512})
+		facts.BlockDevices = append(facts.BlockDevices, disko.BlockDevice{
+			Name:       device[len("/dev/"):],
+			Path:       device,
+			Type:       "disk",
+			Size:       256 << 30,
+			SectorSize: 512,
+		})
 		o.Disks[d.Name] = device
 	}
 	plan, err := disko.NewPlan(l, facts, o)

@@ -224,14 +224,25 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 	pxeServer.Log = log
 	closures := new(cache.Cache)
 	pxeServer.Cache = closures
-	install := &installer.Installer{Hosts: inventory, Images: catalog, Nix: runs, Cache: closures, CachePort: pxeServer.HTTPPort, Key: key, LiveWithin: f.liveWithin, Log: log, Now: clock.Now,
-		Program: program, Temp: sshFolder(temp),
+	install := &installer.Installer{
+		Hosts:      inventory,
+		Images:     catalog,
+		Nix:        runs,
+		Cache:      closures,
+		CachePort:  pxeServer.HTTPPort,
+		Key:        key,
+		LiveWithin: f.liveWithin,
+		Log:        log,
+		Now:        clock.Now,
+		Program:    program,
+		Temp:       sshFolder(temp),
 		Wake: func(ctx context.Context, mac string) (err error) {
 			for iface := range pxeServer.Addresses() {
 				err = errors.Join(err, installer.Wake(ctx, iface, mac))
 			}
 			return err
-		}}
+		},
+	}
 	enrolments := &enroll.Service{
 		Flake:        f.flake,
 		Hosts:        inventory,
@@ -289,7 +300,8 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 	}
 	serving = true
 	g, ctx := errgroup.WithContext(ctx)
-	for _, task := range []func(context.Context) error{inventory.Run, pxeServer.Run, install.Run, operator.Run, operator.Measure} {
+	for _, task := range []func(context.Context) error{inventory.Run, pxeServer.Run, install.Run, operator.Run,
+		operator.Measure} {
 		g.Go(func() error { return task(ctx) })
 	}
 	g.Go(func() error {
@@ -428,8 +440,18 @@ func (f *serveFlags) pxe() (*pxe.Server, error) {
 	if f.tftpBlksize != 0 && (f.tftpBlksize < 512 || f.tftpBlksize > 65464) {
 		return nil, fmt.Errorf("--tftp-blksize %d: blocks have 512 to 65464 bytes", f.tftpBlksize)
 	}
-	s := &pxe.Server{Interfaces: f.ifaces, TFTPBlksize: f.tftpBlksize, Programs: f.programs, Mode: pxe.Mode(f.dhcp), Domain: f.domain, Lease: f.lease, HTTPPort: port,
-		Hold: f.unknown == "hold", BootTime: 10 * time.Minute, Now: time.Now}
+	s := &pxe.Server{
+		Interfaces:  f.ifaces,
+		TFTPBlksize: f.tftpBlksize,
+		Programs:    f.programs,
+		Mode:        pxe.Mode(f.dhcp),
+		Domain:      f.domain,
+		Lease:       f.lease,
+		HTTPPort:    port,
+		Hold:        f.unknown == "hold",
+		BootTime:    10 * time.Minute,
+		Now:         time.Now,
+	}
 	if s.Lease < time.Minute {
 		return nil, fmt.Errorf("--dhcp-lease %s: a minute at least", f.lease)
 	}

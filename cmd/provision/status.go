@@ -216,7 +216,8 @@ func permitWords(p hosts.Permit) string {
 }
 
 // order is how far a state is on the way.
-var order = []hosts.State{hosts.Ready, hosts.Booting, hosts.Live, hosts.Rehearsed, hosts.Installing, hosts.Rebooting, hosts.Installed}
+var order = []hosts.State{hosts.Ready, hosts.Booting, hosts.Live, hosts.Rehearsed, hosts.Installing, hosts.Rebooting,
+	hosts.Installed}
 
 const waitHelp = `Wait until a host reaches a state (or one beyond it). Exit status 0 when it is
 reached, 1 when the install failed, 2 when the time is up. A dry run has reached
@@ -247,7 +248,8 @@ func waitCommand(daemon *api.Client) *cobra.Command {
 
 // wait follows the host, whose state was last, also over restarts of the server:
 // installs outlive them too.
-func wait(ctx context.Context, daemon *api.Client, host string, last hosts.State, want int, timeout time.Duration) error {
+func wait(ctx context.Context, daemon *api.Client, host string, last hosts.State, want int,
+	timeout time.Duration) error {
 	if timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, timeout)

@@ -206,7 +206,8 @@ func (s *stick) holds(size int64) error {
 
 // write writes size bytes to the stick's beginning, waits until it has them, and
 // reads them back from it. tell, called often, is told what is being done.
-func (s *stick) write(ctx context.Context, from io.ReaderAt, size int64, tell func(what string, done, total int64)) error {
+func (s *stick) write(ctx context.Context, from io.ReaderAt, size int64,
+	tell func(what string, done, total int64)) error {
 	done := int64(0)
 	partly := func(err error) error {
 		return fmt.Errorf("write %s: %w; %d of %d bytes were written, and what was on it is lost: write it again", s, err, done, size)
@@ -235,7 +236,8 @@ func (s *stick) write(ctx context.Context, from io.ReaderAt, size int64, tell fu
 }
 
 // compare reads back what was written, from the stick and not from memory.
-func (s *stick) compare(ctx context.Context, from io.ReaderAt, size int64, tell func(what string, done, total int64)) error {
+func (s *stick) compare(ctx context.Context, from io.ReaderAt, size int64,
+	tell func(what string, done, total int64)) error {
 	if err := unix.IoctlSetInt(int(s.Fd()), unix.BLKFLSBUF, 0); err != nil {
 		return fmt.Errorf("read %s back: %w", s, err)
 	}

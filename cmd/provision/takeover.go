@@ -55,9 +55,10 @@ func takeOver(c *cobra.Command, daemon *api.Client, v *takeover.Visit, e *enrolm
 	return nil
 }
 
-// enrollVisited shows what the install will do, and enrolls the host once that is confirmed and the server is let in. If
-// that fails, the server's key is taken out again.
-func enrollVisited(c *cobra.Command, daemon *api.Client, v *takeover.Visit, e *enrolment, yes bool) (s api.Status, err error) {
+// enrollVisited shows what the install will do, and enrolls the host once that is confirmed and the server is let in.
+// If that fails, the server's key is taken out again.
+func enrollVisited(c *cobra.Command, daemon *api.Client, v *takeover.Visit,
+	e *enrolment, yes bool) (s api.Status, err error) {
 	ctx := c.Context()
 	q := newQuestion(c, daemon, e.request.Name, yes)
 	e.request.Facts, q.unseen = visitedDisks(ctx, v)

@@ -21,9 +21,12 @@ import (
 )
 
 func watchCommand(daemon *api.Client) *cobra.Command {
-	return &cobra.Command{Use: "watch [HOST]", Short: "follow installs as they happen",
-		Long: "Follow installs as they happen: bars on a terminal, a line per event elsewhere.\nWith a HOST, it ends when that host is installed or has failed, or its dry run is done.",
-		Args: cobra.MaximumNArgs(1), ValidArgsFunction: completeHosts(daemon),
+	return &cobra.Command{
+		Use:               "watch [HOST]",
+		Short:             "follow installs as they happen",
+		Long:              "Follow installs as they happen: bars on a terminal, a line per event elsewhere.\nWith a HOST, it ends when that host is installed or has failed, or its dry run is done.",
+		Args:              cobra.MaximumNArgs(1),
+		ValidArgsFunction: completeHosts(daemon),
 		RunE: func(c *cobra.Command, args []string) error {
 			host := ""
 			if len(args) == 1 {
@@ -45,7 +48,8 @@ func watchCommand(daemon *api.Client) *cobra.Command {
 				show(n)
 				// Replayed events come with today's state; only the newest ends it.
 				current := n.Event == nil || n.Event.Number == n.Status.Event
-				if host == "" || !current || !slices.Contains([]hosts.State{hosts.Installed, hosts.Rehearsed, hosts.Failed}, n.Status.State) {
+				ends := []hosts.State{hosts.Installed, hosts.Rehearsed, hosts.Failed}
+				if host == "" || !current || !slices.Contains(ends, n.Status.State) {
 					if n.Gone && host != "" {
 						result = errStatus{exitFailed, host + " was forgotten"}
 						return false
@@ -62,7 +66,8 @@ func watchCommand(daemon *api.Client) *cobra.Command {
 				return nil
 			}
 			return cmp.Or(err, result)
-		}}
+		},
+	}
 }
 
 // plainView prints a line for each event, and for progress every tenth part.
@@ -126,7 +131,12 @@ func (r transferRate) pace(done, total int64) (perSecond float64, left time.Dura
 }
 
 func newScreen(out io.Writer) *screen {
-	return &screen{out: out, color: os.Getenv("NO_COLOR") == "", hosts: make(map[string]api.Status), rates: make(map[string]*transferRate)}
+	return &screen{
+		out:   out,
+		color: os.Getenv("NO_COLOR") == "",
+		hosts: make(map[string]api.Status),
+		rates: make(map[string]*transferRate),
+	}
 }
 
 func (s *screen) show(n api.News) {

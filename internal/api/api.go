@@ -12,8 +12,8 @@ import (
 	"provision/internal/enroll"
 )
 
-// Status is what `provision status --json` prints of a host. Its field names are stable. Where they differ from those of
-// requests, the choices have fields of their own here.
+// Status is what `provision status --json` prints of a host. Its field names are stable. Where they differ from those
+// of requests, the choices have fields of their own here.
 type Status struct {
 	Name     string         `json:"name"`
 	MACs     []string       `json:"macs"`

@@ -71,7 +71,14 @@ func (s *Server) forgotten(c echo.Context) error {
 		if err != nil {
 			return err
 		}
-		list = append(list, Forgotten{Name: f.Host.Name, MACs: array(f.Host.MACs), Time: f.Time, Until: f.Until, By: f.By, Kept: kept})
+		list = append(list, Forgotten{
+			Name:  f.Host.Name,
+			MACs:  array(f.Host.MACs),
+			Time:  f.Time,
+			Until: f.Until,
+			By:    f.By,
+			Kept:  kept,
+		})
 	}
 	return c.JSON(http.StatusOK, list)
 }

@@ -58,7 +58,8 @@ func (s *Server) addImage(c echo.Context) error {
 	if _, err := images.ParseKernelParams(r.KernelParams); err != nil {
 		return err
 	}
-	return s.streamImage(c, func(ctx context.Context, progress func(images.Progress)) (img images.Image, changed bool, err error) {
+	return s.streamImage(c, func(ctx context.Context,
+		progress func(images.Progress)) (img images.Image, changed bool, err error) {
 		defer func() {
 			if err == nil && len(r.KernelParams) > 0 {
 				img, err = s.Images.SetKernelParams(r.Name, r.KernelParams)
@@ -77,7 +78,8 @@ func (s *Server) addImage(c echo.Context) error {
 }
 
 // streamImage streams ImageProgress while add is at work; the last line holds the image or the error.
-func (s *Server) streamImage(c echo.Context, add func(context.Context, func(images.Progress)) (img images.Image, changed bool, err error)) error {
+func (s *Server) streamImage(c echo.Context, add func(context.Context, func(images.Progress)) (img images.Image,
+	changed bool, err error)) error {
 	enc := json.NewEncoder(c.Response())
 	var told time.Time
 	var doing string

@@ -113,7 +113,8 @@ func (s *Server) medium(r MediaRequest) (m media.BootMedium, err error) {
 
 // boardMedium is that of a board that does not start by UEFI; ok is false for one
 // that does.
-func (s *Server) boardMedium(r MediaRequest, arch images.Arch, to media.Purpose) (m media.BootMedium, ok bool, err error) {
+func (s *Server) boardMedium(r MediaRequest, arch images.Arch,
+	to media.Purpose) (m media.BootMedium, ok bool, err error) {
 	board, err := images.ParseBoard(r.Board)
 	switch {
 	case err != nil:
@@ -156,7 +157,8 @@ func (s *Server) askedAt(given []string) (urls []string, err error) {
 		odd := func(r rune) bool {
 			return (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && !strings.ContainsRune(".:-[]", r)
 		}
-		if err != nil || u.Scheme != "http" || u.Hostname() == "" || strings.ContainsFunc(u.Host, odd) || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+		if err != nil || u.Scheme != "http" || u.Hostname() == "" || strings.ContainsFunc(u.Host, odd) ||
+			strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
 			return nil, fmt.Errorf("--server %s: write this server's URL as machines reach it, such as http://10.0.0.1:8080", text)
 		}
 		if ip := net.ParseIP(u.Hostname()); ip != nil && ip.To4() == nil {

@@ -27,8 +27,8 @@ const (
 // HostPath is that of a host, and of what is below it: "" or such as "/plan".
 func HostPath(name, rest string) string { return below(HostsPath, name) + rest }
 
-// WatchPath is that of the stream of News: of one host, or of all if host is empty; replay has the events past after sent
-// first.
+// WatchPath is that of the stream of News: of one host, or of all if host is empty; replay has the events past after
+// sent first.
 func WatchPath(host string, after uint64, replay bool) string {
 	q := url.Values{}
 	if host != "" {

@@ -28,8 +28,14 @@ type offer struct {
 
 // readOffer takes what matters from a DHCPOFFER.
 func readOffer(m *dhcpv4.DHCPv4, mac string, from netip.Addr) offer {
-	o := offer{MAC: mac, Server: from, Class: m.ClassIdentifier(), Vendor: m.Options.Get(dhcpv4.OptionVendorSpecificInformation),
-		TFTP: m.TFTPServerName(), File: cmp.Or(m.BootFileNameOption(), m.BootFileName)}
+	o := offer{
+		MAC:    mac,
+		Server: from,
+		Class:  m.ClassIdentifier(),
+		Vendor: m.Options.Get(dhcpv4.OptionVendorSpecificInformation),
+		TFTP:   m.TFTPServerName(),
+		File:   cmp.Or(m.BootFileNameOption(), m.BootFileName),
+	}
 	if id, ok := netip.AddrFromSlice(m.ServerIdentifier().To4()); ok {
 		o.Server = id
 	}

@@ -25,8 +25,8 @@ type packet struct {
 // service is the port of this machine, on which the server listens.
 func (p packet) service() int { return pick(p.Out == "", p.Port, p.Source) }
 
-// packets are those that a server on these ports needs to come in, or its answers, which are to go out. The last is of a
-// TFTP transfer under way.
+// packets are those that a server on these ports needs to come in, or its answers, which are to go out. The last is of
+// a TFTP transfer under way.
 func packets(l link, ports []portUse, out bool) []packet {
 	one := func(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 	self, anyone := one(l.Address.Addr()), l.Address.Masked()

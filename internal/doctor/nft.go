@@ -50,7 +50,8 @@ func (f *firewall) addNFT(data []byte, texts map[string]string, except string) e
 		}
 	}
 	for _, o := range all.Nftables {
-		if c := o.Chain; c != nil && (c.Hook == "input" || c.Hook == "output") && (c.Family == "ip" || c.Family == "inet") && c.Family+" "+c.Table != except {
+		if c := o.Chain; c != nil && (c.Hook == "input" || c.Hook == "output") &&
+			(c.Family == "ip" || c.Family == "inet") && c.Family+" "+c.Table != except {
 			policy := accept
 			if c.Policy == "drop" {
 				policy = drop

@@ -145,7 +145,10 @@ func packetSocket(ifi *net.Interface) (*os.File, error) {
 		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
 	}
 	err = errors.Join(
-		unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}),
+		unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{
+			Len:    uint16(len(filter)),
+			Filter: &filter[0],
+		}),
 		unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: bigEndian(unix.ETH_P_IP), Ifindex: ifi.Index}))
 	if err != nil {
 		conn.Close()

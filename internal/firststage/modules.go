@@ -125,7 +125,8 @@ func loadModule(file, options string) error {
 // forDevices loads the modules for all devices that are there, and for those
 // that come, until ctx ends.
 func (m *modules) forDevices(ctx context.Context, say func(string, ...any)) error {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_KOBJECT_UEVENT)
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK,
+		unix.NETLINK_KOBJECT_UEVENT)
 	if err != nil {
 		return fmt.Errorf("listen for devices: %w", err)
 	}

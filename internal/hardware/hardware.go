@@ -1,5 +1,5 @@
-// Package hardware takes what nixos-generate-config says of a machine, and nothing else: it becomes part of a flake, which
-// is evaluated on the server and may read files there.
+// Package hardware takes what nixos-generate-config says of a machine, and nothing else: it becomes part of a flake,
+// which is evaluated on the server and may read files there.
 package hardware
 
 import (
@@ -22,9 +22,9 @@ var (
 	head    = regexp.MustCompile(`^(?:\{ (?:(?:config|lib|pkgs|modulesPath) , )*\.\.\. \} : )?\{$`)
 )
 
-// The statements of nixpkgs' nixos/modules/installer/tools/nixos-generate-config.pl, of all releases since 20.03, with a
-// blank between tokens. File systems, swap and what opens them are not among them, for the layout says these; nor is what
-// is said of containers, and the lambda by which older releases allow the unfree tools of Parallels.
+// The statements of nixpkgs' nixos/modules/installer/tools/nixos-generate-config.pl, of all releases since 20.03, with
+// a blank between tokens. File systems, swap and what opens them are not among them, for the layout says these; nor is
+// what is said of containers, and the lambda by which older releases allow the unfree tools of Parallels.
 var statements = oneOf(
 	`imports = \[(?: \( modulesPath \+ "/(?:installer/scan/not-detected|profiles/qemu-guest|hardware/network/broadcom-43xx)\.nix" \))* \]`,
 	`boot\.(?:initrd\.(?:availableKernelModules|kernelModules)|kernelModules) = \[(?: "[A-Za-z0-9_-]+")* \]`,

@@ -145,7 +145,8 @@ func (c *connection) readKey(ctx context.Context, file string, held []ssh.Signer
 }
 
 // readPublic finds the private half of a public key.
-func (c *connection) readPublic(ctx context.Context, file string, public ssh.PublicKey, held []ssh.Signer) (ssh.Signer, error) {
+func (c *connection) readPublic(ctx context.Context, file string, public ssh.PublicKey,
+	held []ssh.Signer) (ssh.Signer, error) {
 	if key := find(held, public); key != nil {
 		return key, nil
 	}
@@ -252,7 +253,8 @@ func (c *connection) askPassword(ctx context.Context) []ssh.AuthMethod {
 	prompt := fmt.Sprintf("Password of %s on %s: ", c.settings.user, c.settings.host)
 	return []ssh.AuthMethod{
 		ssh.RetryableAuthMethod(ssh.PasswordCallback(func() (string, error) { return c.Ask.Secret(ctx, prompt) }), tries),
-		ssh.RetryableAuthMethod(ssh.KeyboardInteractive(func(_, _ string, questions []string, echos []bool) ([]string, error) {
+		ssh.RetryableAuthMethod(ssh.KeyboardInteractive(func(_, _ string, questions []string,
+			echos []bool) ([]string, error) {
 			answers := make([]string, len(questions))
 			for i, q := range questions {
 				read := c.Ask.Secret

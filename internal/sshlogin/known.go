@@ -202,7 +202,8 @@ func (c *connection) asGiven(key ssh.PublicKey) error {
 
 // judgeCertificate believes a certificate that an authority of the known hosts has signed for the machine. Without such
 // an authority, what counts is the key inside.
-func (c *connection) judgeCertificate(cert *ssh.Certificate, remote net.Addr, lines []knownKey) (how string, err error) {
+func (c *connection) judgeCertificate(cert *ssh.Certificate, remote net.Addr,
+	lines []knownKey) (how string, err error) {
 	for _, k := range lines {
 		if k.marker == "revoked" && (sameKey(k.key, cert.Key) || sameKey(k.key, cert.SignatureKey)) {
 			return "", fmt.Errorf("%s has a host key or an authority that %s revokes", c.settings.name(), k)

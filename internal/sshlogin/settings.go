@@ -197,8 +197,20 @@ func (s *settings) expand(v value, r *reader) (string, error) {
 		return "", err
 	}
 	short, _, _ := strings.Cut(local, ".")
-	tokens := map[byte]string{'%': "%", 'h': s.host, 'n': r.to.Host, 'p': strconv.Itoa(s.port), 'r': s.user, 'd': v.operator.Home,
-		'u': v.operator.Name, 'i': v.operator.UID, 'k': cmp.Or(s.alias, r.to.Host), 'l': local, 'L': short, 'j': r.one["proxyjump"].text}
+	tokens := map[byte]string{
+		'%': "%",
+		'h': s.host,
+		'n': r.to.Host,
+		'p': strconv.Itoa(s.port),
+		'r': s.user,
+		'd': v.operator.Home,
+		'u': v.operator.Name,
+		'i': v.operator.UID,
+		'k': cmp.Or(s.alias, r.to.Host),
+		'l': local,
+		'L': short,
+		'j': r.one["proxyjump"].text,
+	}
 	tokens['C'] = hashOf(local + s.host + tokens['p'] + s.user + tokens['j'])
 	var b strings.Builder
 	for i := 0; i < len(text); i++ {

@@ -138,7 +138,10 @@ type Refused struct {
 	err     error
 }
 
+// Error is what SSH said.
 func (r *Refused) Error() string { return r.err.Error() }
+
+// Unwrap returns what SSH said.
 func (r *Refused) Unwrap() error { return r.err }
 
 // maxHops bounds the jumps: each may have jumps of its own.

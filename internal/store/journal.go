@@ -274,8 +274,8 @@ func (j *Journal) Commit(ctx context.Context, expect []Version, writes []Write) 
 	return n.err
 }
 
-// write appends, and waits for the disk. What failed is taken back, or nothing more is written: what follows it could not
-// be read.
+// write appends, and waits for the disk. What failed is taken back, or nothing more is written: what follows it could
+// not be read.
 func (j *Journal) write(b []byte) error {
 	if j.broken != nil {
 		return j.broken

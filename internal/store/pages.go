@@ -41,9 +41,9 @@ type pageFile struct {
 	visit func(bucket string, key, value []byte)
 }
 
-// walkPages checks the structure of a bbolt file of this many bytes and calls visit for each key that is not a bucket's;
-// key and value are valid until it returns. reverted means that of the last two transactions one is damaged, maybe the
-// last one.
+// walkPages checks the structure of a bbolt file of this many bytes and calls visit for each key that is not a
+// bucket's; key and value are valid until it returns. reverted means that of the last two transactions one is damaged,
+// maybe the last one.
 func walkPages(r io.ReaderAt, size int64, visit func(bucket string, key, value []byte)) (reverted bool, err error) {
 	tx, reverted, err := lastTransaction(r, size)
 	if err != nil {

@@ -1,6 +1,6 @@
-// Package takeover gets an operator and the server into a machine that runs Linux, so that it becomes an installer: it logs
-// in, looks around, finds where the server reaches the machine, and lets the server in. Nothing is changed on a machine
-// that cannot be taken over. It may import hosts, internal/sshlogin and internal/text.
+// Package takeover gets an operator and the server into a machine that runs Linux, so that it becomes an installer: it
+// logs in, looks around, finds where the server reaches the machine, and lets the server in. Nothing is changed on a
+// machine that cannot be taken over. It may import hosts, internal/sshlogin and internal/text.
 package takeover
 
 import (

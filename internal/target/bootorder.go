@@ -9,9 +9,9 @@ import (
 	"strings"
 )
 
-// ListBoot is a script for sh that prints what a machine's firmware boots, and where a system that is mounted below /mnt
-// has its ESP. Each line is two words: the name of a variable of UEFI and what efivarfs shows of it in hexadecimal, or
-// "esp" and the GUID of a partition. A machine that was started by BIOS has no variables.
+// ListBoot is a script for sh that prints what a machine's firmware boots, and where a system that is mounted below
+// /mnt has its ESP. Each line is two words: the name of a variable of UEFI and what efivarfs shows of it in
+// hexadecimal, or "esp" and the GUID of a partition. A machine that was started by BIOS has no variables.
 const ListBoot = `cd /sys/firmware/efi/efivars 2>/dev/null || exit 0
 for variable in BootOrder-` + globalGUID + ` Boot[0-9A-F][0-9A-F][0-9A-F][0-9A-F]-` + globalGUID + `; do
 	test ! -e "$variable" || echo "$variable $(od -An -v -tx1 <"$variable" | tr -d ' \n')"
@@ -56,8 +56,8 @@ func ParseBoots(printed string) (Boots, error) {
 // UEFI reports whether the machine's firmware has a boot order.
 func (b Boots) UEFI() bool { return b.variables["BootOrder"] != nil }
 
-// NewSystem returns the entry of the system below /mnt, such as Boot0007: the first that boots from its ESP and that the
-// boot loader made or changed since before, or else put first. Empty: the boot loader made none.
+// NewSystem returns the entry of the system below /mnt, such as Boot0007: the first that boots from its ESP and that
+// the boot loader made or changed since before, or else put first. Empty: the boot loader made none.
 func (b Boots) NewSystem(before Boots) (entry, label string) {
 	menu := b.menu()
 	for i, n := range menu.numbers() {

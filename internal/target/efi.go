@@ -126,8 +126,8 @@ func (o *LoadOption) readPath(path []byte) error {
 	return nil
 }
 
-// partitionGUID reads a hard drive node (UEFI 2.10, section 10.3.5.1): number, start and size of the partition (20 bytes),
-// its signature (16 bytes), and the types of the table and of the signature; "" if that is no GUID.
+// partitionGUID reads a hard drive node (UEFI 2.10, section 10.3.5.1): number, start and size of the partition (20
+// bytes), its signature (16 bytes), and the types of the table and of the signature; "" if that is no GUID.
 func partitionGUID(body []byte) string {
 	const signatureGUID = 2
 	if len(body) != 38 || body[37] != signatureGUID {

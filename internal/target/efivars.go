@@ -16,10 +16,12 @@ import (
 // efivars is where Linux shows UEFI's variables as files: the attributes (4 bytes), then the value.
 const efivars = "sys/firmware/efi/efivars"
 
-// globalGUID is EFI_GLOBAL_VARIABLE, the vendor of the variables that the specification defines (UEFI 2.10, section 3.3).
+// globalGUID is EFI_GLOBAL_VARIABLE, the vendor of the variables that the specification defines (UEFI 2.10, section
+// 3.3).
 const globalGUID = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
 
-// BootNext is what was done to the firmware's variable of that name, by which it boots an entry once, before all others.
+// BootNext is what was done to the firmware's variable of that name, by which it boots an entry once, before all
+// others.
 type BootNext struct {
 	Entry string `json:"entry"` // "Boot0003"
 	Label string `json:"label"`
@@ -27,7 +29,8 @@ type BootNext struct {
 	Had   string `json:"had"`   // what BootNext was before; "": it was not set
 }
 
-// SetBootNext makes the firmware netboot once, over IPv4 and from one of the MACs; by HTTP rather than PXE if so wanted.
+// SetBootNext makes the firmware netboot once, over IPv4 and from one of the MACs; by HTTP rather than PXE if so
+// wanted.
 func (m Machine) SetBootNext(macs []net.HardwareAddr, http bool) (BootNext, error) {
 	menu, err := m.bootMenu()
 	if err != nil {
@@ -132,8 +135,8 @@ func (m Machine) readVariable(name string) ([]byte, error) {
 	return data[4:], nil
 }
 
-// variableAttributes are of a variable that outlasts a power cut and that both firmware and system see: non-volatile, boot
-// service access, runtime access.
+// variableAttributes are of a variable that outlasts a power cut and that both firmware and system see: non-volatile,
+// boot service access, runtime access.
 const variableAttributes = 1 | 2 | 4
 
 // writeVariable sets such a variable.

@@ -126,7 +126,8 @@ func refused(err error) error {
 		return nil
 	case errors.Is(err, unix.EPERM):
 		return fmt.Errorf("%sthe kernel does not permit it (%w): it is in lockdown, as with Secure Boot, or the session lacks CAP_SYS_BOOT, as in a container; %s", doing, err, otherWays)
-	case errors.Is(err, unix.EKEYREJECTED), errors.Is(err, unix.ENOKEY), errors.Is(err, unix.ENODATA), errors.Is(err, unix.EBADMSG):
+	case errors.Is(err, unix.EKEYREJECTED), errors.Is(err, unix.ENOKEY),
+		errors.Is(err, unix.ENODATA), errors.Is(err, unix.EBADMSG):
 		return fmt.Errorf("%sthe kernel takes only kernels that are signed for it (%w); %s", doing, err, otherWays)
 	case errors.Is(err, unix.ENOMEM), errors.Is(err, unix.EADDRNOTAVAIL):
 		return fmt.Errorf("%sthe kernel found no room in memory (%w); stop what uses it, or %s", doing, err, otherWays)

@@ -24,8 +24,8 @@ const (
 // kernel/kexec_file.c, kimage_file_prepare_segments to kimage_file_post_load_cleanup). kexec's tool has a buffer of
 // its own in the kernel's place. Measured on Linux 6.1: of the lab's 91 MB, available memory fell by 344 MB.
 //
-// When it starts, the initrd is there twice: as it was loaded, and unpacked. Most of a NixOS image is a squashfs,
-// which does not grow by unpacking, and stays; the rest may grow to four times its size, and the first copy, freed then,
+// When it starts, the initrd is there twice: as it was loaded, and unpacked. Most of a NixOS image is a squashfs, which
+// does not grow by unpacking, and stays; the rest may grow to four times its size, and the first copy, freed then,
 // makes up for that. So nixos-images' 400 MB want 1.5 GB, which is what nixos-anywhere says of them.
 func loadNeeds(kernel, initrd uint64) uint64 { return 3*(kernel+initrd) + loadSpare }
 

@@ -18,6 +18,7 @@ type Lines struct {
 	line []byte // that has not ended
 }
 
+// Write implements [io.Writer].
 func (l *Lines) Write(p []byte) (int, error) {
 	for rest := p; len(rest) > 0; {
 		part, after, ended := bytes.Cut(rest, []byte("\n"))
@@ -50,6 +51,7 @@ type Limit struct {
 	over bool
 }
 
+// Write implements [io.Writer].
 func (l *Limit) Write(p []byte) (int, error) {
 	l.over = l.over || len(p) > l.Most-l.used
 	if l.over {

@@ -20,6 +20,7 @@ type Writer struct {
 	rest []byte // the beginning of a character
 }
 
+// Write implements [io.Writer].
 func (w *Writer) Write(p []byte) (int, error) {
 	data := append(w.rest, p...)
 	whole := len(data)

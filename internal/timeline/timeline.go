@@ -100,7 +100,8 @@ func Of(events []hosts.Event, now time.Time) Timeline {
 	n := -1
 	r.t.Phases = slices.DeleteFunc(r.t.Phases, func(p Phase) bool {
 		n++
-		return !p.Open && ((p.Name == Wait || p.Name == Plan) && p.Seconds < 0.05 || p.Name == Build && p.Seconds < 1 && n > first)
+		return !p.Open && ((p.Name == Wait || p.Name == Plan) && p.Seconds < 0.05 ||
+			p.Name == Build && p.Seconds < 1 && n > first)
 	})
 	return r.t
 }
