@@ -210,6 +210,10 @@ func (t Tables) alignVersions(recorded Tables) {
 		}
 		v := versions[mount["fstype"]]
 		ours, other := strings.Split(mount["options"], ","), strings.Split(theirs["options"], ",")
+		if mount["fstype"] == "tmpfs" { // a share of the machine's memory, of which there is another amount
+			ours = slices.DeleteFunc(ours, sized)
+			other = slices.DeleteFunc(other, sized)
+		}
 		mount["options"] = without(ours, v.newer, other)
 		theirs["options"] = without(other, v.older, ours)
 	}
@@ -225,6 +229,8 @@ func (t Tables) alignVersions(recorded Tables) {
 		}
 	}
 }
+
+func sized(option string) bool { return strings.HasPrefix(option, "size=") }
 
 // without joins the options but for those of gone that the others have not.
 func without(options, gone, others []string) string {
