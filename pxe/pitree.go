@@ -14,6 +14,7 @@ import (
 
 	"provision/hosts"
 	"provision/images"
+	"provision/internal/boards"
 	"provision/internal/tftp"
 )
 
@@ -48,16 +49,14 @@ const (
 // anew, which firmware before 2025-09-23 takes for the end (rpi-eeprom#720).
 const maxBlocks = 65535
 
-// piBlock is the block size that a board's firmware asks for: an EEPROM of
-// before 2022-10 asks for 1024 bytes, and a Pi 3 for no size at all.
+// piBlock is the block size that a board's firmware asks for at least. Where the
+// board is not known, it is that of an EEPROM of before 2022-10.
 func piBlock(board string) int64 {
-	switch board {
-	case "rpi3":
-		return 512
-	case "rpi5":
-		return 1468
+	b, err := boards.Parse(board)
+	if err != nil {
+		return 1024
 	}
-	return 1024
+	return b.TFTPBlock
 }
 
 // piTree is what one Raspberry Pi may fetch for one boot, by name.
@@ -69,29 +68,27 @@ type piTree struct {
 // piTree makes the folder for a host's boot. The error says what is missing, or
 // does not fit, in words for the operator.
 func (s *Server) piTree(h hosts.Host, p piBoard, img images.Image, made *pack) (t piTree, err error) {
-	firmware, err := s.Images.Firmware(images.RaspberryPi)
+	firmware, err := s.Images.Firmware(boards.RaspberryPi)
 	if err != nil {
 		return t, err
 	}
-	boards := []string{p.Board}
-	if p.Board == "" { // it asks for what it needs
-		boards = []string{"rpi3", "rpi4", "rpi5"}
+	candidates, err := p.candidates()
+	if err != nil {
+		return t, err
 	}
+
 	t.files = map[string]images.File{}
 	var lacks []string
-	uboot := ""
-	for _, name := range boards {
-		b, err := images.ParseBoard(name)
-		if err != nil {
-			return t, err
-		}
-		maps.Copy(t.files, b.Files(firmware, images.TFTP))
-		uboot = b.UBoot(firmware)
-		lacks = append(lacks, b.Missing(firmware, images.TFTP)...)
+	for _, b := range candidates {
+		files := firmware.For(b, boards.TFTP)
+		upstreamNames(files, b)
+		maps.Copy(t.files, files)
+		lacks = append(lacks, b.Missing(firmware.Names(), boards.TFTP)...)
 	}
-	upstreamNames(t.files)
-	if len(boards) > 1 {
-		lacks = nil
+	last := candidates[len(candidates)-1]
+	known := len(candidates) == 1
+	if !known {
+		lacks = nil // it is seen from what it asks for
 	} else if _, ok := t.files[p.Tree]; !ok && p.Tree != "" && lacks == nil {
 		lacks = []string{p.Tree}
 	}
@@ -105,11 +102,12 @@ func (s *Server) piTree(h hosts.Host, p piBoard, img images.Image, made *pack) (
 	t.files[piKernel], t.files[piInitrd] = made.kernel, made.first
 	kernel := piKernel
 	if h.BootMethod.Offer == hosts.OfferUBoot {
-		if p.Board == "rpi5" {
+		if known && last.NoUBootNetwork != "" {
 			return t, fmt.Errorf("U-Boot has no driver for its network: enroll it without --boot-method %s", hosts.OfferUBoot)
 		}
-		if kernel = uboot; kernel == "" {
-			return t, fmt.Errorf("the firmware %s has no U-Boot for it: add one, such as Debian's package u-boot-rpi, or enroll it without --boot-method %s", firmware.Name, hosts.OfferUBoot)
+		if kernel = last.UBoot(firmware.Names()); kernel == "" {
+			return t, fmt.Errorf("the firmware %s has no U-Boot for it: add one, such as Debian's package u-boot-rpi, "+
+				"or enroll it without --boot-method %s", firmware.Name, hosts.OfferUBoot)
 		}
 		t.files[kernel] = firmware.Files[kernel]
 	}
@@ -126,11 +124,10 @@ func (s *Server) piTree(h hosts.Host, p piBoard, img images.Image, made *pack) (
 }
 
 // upstreamNames gives the device trees of mainline Linux the names that the
-// firmware asks for, too, where they differ.
-func upstreamNames(files map[string]images.File) {
-	for _, name := range slices.Collect(maps.Keys(files)) {
-		asked := strings.Replace(name, "bcm2837-", "bcm2710-", 1)
-		asked = strings.NewReplacer("-cm4-io.", "-cm4.", "-cm3-io3.", "-cm3.").Replace(asked)
+// board's firmware asks for, too, where they differ.
+func upstreamNames(files map[string]images.File, b boards.Board) {
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		asked := b.AskedName(name)
 		if _, ok := files[asked]; !ok {
 			files[asked] = files[name]
 		}
@@ -212,7 +209,7 @@ func (s *Server) bootPi(l *link, c client, h hosts.Host) (hosts.Boot, error) {
 		return s.boot(l, c, h)
 	}
 	p := c.Pi
-	if p.Board == "" && strings.HasPrefix(h.Board, "rpi") {
+	if p.Board == "" && isPi(h.Board) {
 		p.Board = h.Board
 	}
 	img, err := s.Images.Get(h.Image)
@@ -384,7 +381,8 @@ func (s *Server) openBySerial(l *link, name string, from netip.AddrPort) (tftp.F
 // no ARP while it loads, so its entry among our neighbours, which came from its
 // own question for us, is renewed.
 func (l *link) reachable(f tftp.File, h hosts.Host, from netip.AddrPort, mac string) tftp.File {
-	if h.Boot.Board != "rpi3" || f.Content == nil {
+	b, err := boards.Parse(h.Boot.Board)
+	if err != nil || !b.NoARP || f.Content == nil {
 		return f
 	}
 	f.Content = &renewing{ReadCloser: f.Content, renew: func() { l.keepNeighbour(from.Addr().Unmap(), mac) }}

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"provision/images"
+	"provision/internal/boards"
 	"provision/internal/web"
 )
 
@@ -55,7 +56,7 @@ func firmwarePath(name string) string { return "/v1/firmware/" + url.PathEscape(
 func firmwareAdd(api *client) *cobra.Command {
 	var from []string
 	c := &cobra.Command{Use: "add raspberrypi --from DIR|DEB|URL|FLAKEREF...", Short: "add firmware, in the place of what was there",
-		Args: cobra.ExactArgs(1), ValidArgs: []string{images.RaspberryPi},
+		Args: cobra.ExactArgs(1), ValidArgs: []string{boards.RaspberryPi},
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(from) == 0 {
 				return errUsage{errors.New("images firmware add needs --from DIR, a Debian package, or a flake reference")}
