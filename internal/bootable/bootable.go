@@ -41,12 +41,14 @@ type check struct {
 
 // stop notes what keeps the board from starting.
 func (c *check) stop(path, format string, args ...any) {
-	c.problems = append(c.problems, disko.Problem{Stops: true, Path: path, Text: c.Name + ": " + fmt.Sprintf(format, args...)})
+	text := c.Name + ": " + fmt.Sprintf(format, args...)
+	c.problems = append(c.problems, disko.Problem{Stops: true, Path: path, Text: text})
 }
 
 // warn notes what may keep it from starting.
 func (c *check) warn(path, format string, args ...any) {
-	c.problems = append(c.problems, disko.Problem{Path: path, Text: c.Name + ": " + fmt.Sprintf(format, args...)})
+	text := c.Name + ": " + fmt.Sprintf(format, args...)
+	c.problems = append(c.problems, disko.Problem{Path: path, Text: text})
 }
 
 // pc checks for what UEFI starts, or a BIOS.

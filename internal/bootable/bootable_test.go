@@ -2,6 +2,7 @@ package bootable
 
 import (
 	"encoding/json"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -153,30 +154,36 @@ func TestProblems(t *testing.T) {
 	}
 }
 
-// TestPresetsSuitBoards: each layout that comes with provision suits the boards that it is for,
-// and the one for a Raspberry Pi with a GPT not the Pi 3.
+// TestPresetsSuitBoards: each layout that comes with provision suits the boards that it is for, and the one for a
+// Raspberry Pi with a GPT not the Pi 3.
 func TestPresetsSuitBoards(t *testing.T) {
 	for _, p := range disko.Presets() {
 		l, err := p.Layout()
 		if err != nil {
 			t.Fatal(err)
 		}
-		boards := []string{"pc", "uefi-aarch64"}
-		switch {
-		case strings.HasPrefix(p.Name, "rpi"):
-			boards = []string{p.Name}
-		case p.Arch == "x86_64":
-			boards = boards[:1]
-		}
-		for _, name := range boards {
-			for _, problem := range Problems(l, board(t, name)) {
-				if problem.Stops || name != "rpi4" {
-					t.Errorf("%s for %s: %s", p.Name, name, problem)
+		for _, b := range boardsOf(p) {
+			for _, problem := range Problems(l, b) {
+				if problem.Stops || b.GPTSince == "" {
+					t.Errorf("%s for %s: %s", p.Name, b, problem)
 				}
 			}
 		}
-		if problems := Problems(l, board(t, "rpi3")); (p.Name == "rpi4" || p.Name == "rpi5") && (len(problems) == 0 || !problems[0].Stops) {
+		problems := Problems(l, board(t, "rpi3"))
+		if (p.Name == "rpi4" || p.Name == "rpi5") && (len(problems) == 0 || !problems[0].Stops) {
 			t.Errorf("%s for rpi3: %v", p.Name, problems)
 		}
 	}
+}
+
+// boardsOf returns the boards that a preset is for: the one that it is called like, or else all that start what UEFI
+// and BIOS start.
+func boardsOf(p disko.Preset) []boards.Board {
+	b, err := boards.Parse(p.Name)
+	if err == nil {
+		return []boards.Board{b}
+	}
+	return slices.DeleteFunc(boards.All(), func(b boards.Board) bool {
+		return b.Firmware != "" || p.Arch != "" && p.Arch != b.Arch
+	})
 }
