@@ -274,8 +274,6 @@ func TestBoardFiles(t *testing.T) {
 	if got := names(f.EEPROM()); got != "pieeprom.bin pieeprom.upd recovery.bin vl805.sig" {
 		t.Error(got)
 	}
-	_, err = boards.Parse("rpi6")
-	checkErr(t, err, `unknown board "rpi6": it is one of pc, uefi-aarch64, rpi3, rpi4, rpi5`)
 }
 
 // TestFirmwareFromURL: packages are downloaded, checked by the digest that is published beside

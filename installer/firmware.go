@@ -101,7 +101,9 @@ func (f *follower) putFirmware(ctx context.Context, h hosts.Host, s *session, l 
 	return ", " + words, nil
 }
 
-func putFirmware(ctx context.Context, s *session, root, point string, b boards.Board, c *images.Catalog) (string, error) {
+func putFirmware(
+	ctx context.Context, s *session, root, point string, b boards.Board, c *images.Catalog,
+) (string, error) {
 	out, err := s.run(ctx, nil, "ls", "-A", "--", root+point)
 	if err != nil {
 		return "", err
@@ -137,7 +139,8 @@ func putFirmware(ctx context.Context, s *session, root, point string, b boards.B
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("put the firmware of %s into %s: %d files, %s", b, point, len(put), megabytes(images.Firmware{Files: put}.Size())), nil
+	size := images.Firmware{Files: put}.Size()
+	return fmt.Sprintf("put the firmware of %s into %s: %d files, %s", b, point, len(put), megabytes(size)), nil
 }
 
 // firmwareBegun is the folder in which the files lie until all are there.
@@ -146,7 +149,9 @@ const firmwareBegun = ".provision.part"
 // sendFirmware copies the files that are not there, and returns them. What is there stays as it
 // is. FAT knows neither owners nor modes, and a journal neither: what the board starts with comes
 // last.
-func sendFirmware(ctx context.Context, s *session, root, point string, b boards.Board, tree images.Firmware, c *images.Catalog) (map[string]images.File, error) {
+func sendFirmware(
+	ctx context.Context, s *session, root, point string, b boards.Board, tree images.Firmware, c *images.Catalog,
+) (map[string]images.File, error) {
 	const script = `set -e
 folder=$(realpath -m -- "$1$2")
 case $folder/ in

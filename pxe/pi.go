@@ -45,21 +45,26 @@ var piOUIs = []string{"b8:27:eb", "dc:a6:32", "e4:5f:01", "28:cd:c1", "d8:3a:dd"
 // readPi recognises the boot ROM and EEPROM of a Raspberry Pi. Option 97 of the
 // Pi 4 and later is a word, "RPi4" or "RPi5" unless it was set otherwise, the
 // board's revision, the end of its MAC and its serial number, little-endian;
-// that of others is the serial number four times, or, of a 3B's ROM, 0x44. What
-// looks so is a Pi; else one is a PC with a BIOS with the MAC of a Pi. What is booted from there
-// on (U-Boot, EDK2, Linux) says what it is.
+// that of others is the serial number four times, or, of a 3B's ROM, 0x44.
+//
+// What looks so is a Pi, and so is what says that it is a PC with a BIOS and has
+// the MAC of a Pi. What is booted from there on (U-Boot, EDK2, Linux) says what
+// it is.
 func readPi(m *dhcpv4.DHCPv4, c client) (p piBoard, yes bool) {
 	id := m.Options.Get(dhcpv4.OptionClientMachineIdentifier)
-	byMAC := c.Arch == iana.INTEL_X86PC && strings.HasPrefix(c.Vendor, "PXEClient") && slices.Contains(piOUIs, c.MAC[:8])
+	bios := c.Arch == iana.INTEL_X86PC && strings.HasPrefix(c.Vendor, "PXEClient")
+	byMAC := bios && slices.Contains(piOUIs, c.MAC[:8])
 	named := len(id) == 17 && string(id[1:4]) == "RPi"
 	if !named && !byMAC {
 		return p, false
 	}
+
 	xid := binary.BigEndian.Uint32(m.TransactionID[:])
 	p.recognise(func(b boards.Board) bool { return b.ROM != nil && b.ROM.XID == xid })
 	if len(id) == 17 {
 		p.readID(id, m.ClientHWAddr)
 	}
+
 	b, err := boards.Parse(p.Board)
 	if err == nil && b.Memory > 0 {
 		p.Memory = b.Memory
@@ -135,10 +140,10 @@ func (p piBoard) String() string {
 }
 
 // piVendor is option 43 of an offer to a Raspberry Pi: discovery control, a boot
-// menu whose prompt is "PXE", and the words by which it knows its server. Those before the Pi 4 compare
-// the three spaces, too. No other machine is to have it: PXE takes it for a menu
-// to ask port 4011 by.
-var piVendor = append(append([]byte{6, 1, 3, 10, 4, 0, 'P', 'X', 'E', 9, 23, 0, 0, 20}, "Raspberry Pi Boot   "...), 0xff)
+// menu whose prompt is "PXE", and the words by which it knows its server. Those
+// before the Pi 4 compare the three spaces, too. No other machine is to have it:
+// PXE takes it for a menu to ask port 4011 by.
+var piVendor = []byte("\x06\x01\x03" + "\x0a\x04\x00PXE" + "\x09\x17\x00\x00\x14Raspberry Pi Boot   " + "\xff")
 
 // addPi tells a Raspberry Pi that we are its TFTP server: in option 66, which
 // all read and which comes last, by option 43 to those that know no other, and

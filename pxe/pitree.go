@@ -85,10 +85,9 @@ func (s *Server) piTree(h hosts.Host, p piBoard, img images.Image, made *pack) (
 		maps.Copy(t.files, files)
 		lacks = append(lacks, b.Missing(firmware.Names(), boards.TFTP)...)
 	}
-	last := candidates[len(candidates)-1]
 	known := len(candidates) == 1
 	if !known {
-		lacks = nil // it is seen from what it asks for
+		lacks = nil // it asks for what it needs, and only then it is seen what is not there
 	} else if _, ok := t.files[p.Tree]; !ok && p.Tree != "" && lacks == nil {
 		lacks = []string{p.Tree}
 	}
@@ -102,6 +101,7 @@ func (s *Server) piTree(h hosts.Host, p piBoard, img images.Image, made *pack) (
 	t.files[piKernel], t.files[piInitrd] = made.kernel, made.first
 	kernel := piKernel
 	if h.BootMethod.Offer == hosts.OfferUBoot {
+		last := candidates[len(candidates)-1]
 		if known && last.NoUBootNetwork != "" {
 			return t, fmt.Errorf("U-Boot has no driver for its network: enroll it without --boot-method %s", hosts.OfferUBoot)
 		}
@@ -159,12 +159,14 @@ func configText(h hosts.Host, kernel string) (string, error) {
 	}
 	for _, line := range append(lines, h.PiConfig...) {
 		if len(line) > maxPiConfigLine {
-			return "", fmt.Errorf("its config.txt would have a line of %d characters, of which the firmware reads %d: shorten %q", len(line), maxPiConfigLine, line)
+			return "", fmt.Errorf("its config.txt would have a line of %d characters, of which the firmware reads %d: shorten %q",
+				len(line), maxPiConfigLine, line)
 		}
 	}
 	text := strings.Join(append(lines, h.PiConfig...), "\n") + "\n"
 	if len(text) > maxPiConfig {
-		return "", fmt.Errorf("its config.txt would have %d bytes, of which the firmware reads %d: give fewer lines with --config-txt", len(text), maxPiConfig)
+		return "", fmt.Errorf("its config.txt would have %d bytes, of which the firmware reads %d: "+
+			"give fewer lines with --config-txt", len(text), maxPiConfig)
 	}
 	return text, nil
 }
@@ -174,7 +176,8 @@ func configText(h hosts.Host, kernel string) (string, error) {
 func (s *Server) piCmdline(h hosts.Host, img images.Image) (string, error) {
 	line, err := s.firstCmdline(h, img)
 	if err == nil && len(line) > maxPiCmdline {
-		err = fmt.Errorf("the kernel's command line would have %d bytes, of which %d fit: shorten that of image %s, or take kernel parameters away with `provision set %s --kernel-param`", len(line), maxPiCmdline, img.Name, h.Name)
+		err = fmt.Errorf("the kernel's command line would have %d bytes, of which %d fit: shorten that of image %s, "+
+			"or take kernel parameters away with `provision set %s --kernel-param`", len(line), maxPiCmdline, img.Name, h.Name)
 	}
 	return line + "\n", err
 }
@@ -193,7 +196,12 @@ func (s *Server) firstCmdline(h hosts.Host, img images.Image) (string, error) {
 		}
 	}
 	url := s.url(h.Boot.Server, bootPath+token+"/initrd")
-	return img.BootCmdline(h.KernelParams) + " " + images.FirstStageCmdline(url, img, tail) + " BOOTIF=01-" + strings.ReplaceAll(h.Boot.MAC, ":", "-"), nil
+	words := []string{
+		img.BootCmdline(h.KernelParams),
+		images.FirstStageCmdline(url, img, tail),
+		"BOOTIF=01-" + strings.ReplaceAll(h.Boot.MAC, ":", "-"),
+	}
+	return strings.Join(words, " "), nil
 }
 
 // needsMemory is the least memory that an image can run in, in bytes: its
@@ -220,7 +228,8 @@ func (s *Server) bootPi(l *link, c client, h hosts.Host) (hosts.Boot, error) {
 	next.Boot = hosts.Boot{Server: l.self.String(), MAC: c.MAC}
 	_, err = s.piTree(next, p, img, &pack{}) // making the rest takes seconds
 	if err == nil && p.Memory > 0 && p.Memory < needsMemory(img) {
-		err = fmt.Errorf("it has %d MiB of memory, and image %s needs at least %d MiB: take one with a smaller initrd", p.Memory>>20, img.Name, needsMemory(img)>>20)
+		err = fmt.Errorf("it has %d MiB of memory, and image %s needs at least %d MiB: take one with a smaller initrd",
+			p.Memory>>20, img.Name, needsMemory(img)>>20)
 	}
 	if err != nil {
 		s.refuse(c, h, err)

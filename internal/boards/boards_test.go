@@ -59,11 +59,17 @@ func TestRows(t *testing.T) {
 	}
 }
 
-// TestAll: what a caller does with the list is not seen by the next.
-func TestAll(t *testing.T) {
-	slices.Reverse(All())
-	if got := strings.Join(Names(), " "); got != "pc uefi-aarch64 rpi3 rpi4 rpi5" {
-		t.Error(got)
+// TestParse: a board is found by its name, and by nothing else; the error names all that there are.
+func TestParse(t *testing.T) {
+	slices.Reverse(All()) // which the next caller does not see
+	for i, name := range Names() {
+		if b, err := Parse(name); err != nil || b.Name != name || All()[i].Name != name {
+			t.Errorf("%s: %s, %v", name, b, err)
+		}
+	}
+	const want = `unknown board "RPI4": it is one of pc, uefi-aarch64, rpi3, rpi4, rpi5`
+	if b, err := Parse("RPI4"); b.Name != "" || err == nil || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("%s, %v", b, err)
 	}
 	if _, ok := Find(func(b Board) bool { return b.Arch == "riscv64" }); ok {
 		t.Error("a board was found that is not there")

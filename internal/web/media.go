@@ -114,11 +114,14 @@ func (s *Server) medium(r MediaRequest) (m media.BootMedium, err error) {
 
 // boardMedium is that of a board that does not start by UEFI; ok is false for one
 // that does.
-func (s *Server) boardMedium(r MediaRequest, arch images.Arch, to media.Purpose) (m media.BootMedium, ok bool, err error) {
+func (s *Server) boardMedium(
+	r MediaRequest, arch images.Arch, to media.Purpose,
+) (m media.BootMedium, ok bool, err error) {
 	board, err := boards.Parse(r.Board)
-	switch {
-	case err != nil:
+	if err != nil {
 		return m, false, err
+	}
+	switch {
 	case board.Arch != string(arch):
 		return m, false, fmt.Errorf("board %s is %s, and the medium is to be for %s", board.Name, board.Arch, arch)
 	case board.Firmware == "":
