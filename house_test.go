@@ -34,13 +34,14 @@ internal/nix        : internal/text
 internal/confirm    : disko hosts
 internal/bootable   : disko internal/boards
 internal/enroll     : disko hosts images internal/boards internal/bootable internal/confirm internal/text
+internal/takeover   : hosts internal/sshlogin internal/text
 internal/timeline   : hosts
 internal/doctor     : hosts images internal/nix pxe
-internal/web        : hosts images images/media internal/boards internal/enroll internal/text internal/timeline
+internal/api        : hosts images images/media internal/boards internal/enroll internal/text internal/timeline
 
 cmd/provision       : cache disko hosts images installer pxe internal/boards internal/bootable internal/doctor
-cmd/provision       : internal/enroll internal/nix
-cmd/provision       : internal/sshlogin internal/store internal/target internal/text internal/timeline internal/web
+cmd/provision       : internal/enroll internal/nix internal/sshlogin internal/store internal/takeover
+cmd/provision       : internal/target internal/text internal/timeline internal/api
 `
 
 // TestArrows asserts them. The test bed is not of the house, and nothing that ships may import it.

@@ -166,7 +166,7 @@ func (c *Cache) find(url string) *Share {
 
 func (s *Share) answer(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		text(w, http.StatusMethodNotAllowed, "text/plain", "only GET and HEAD\n")
+		sendText(w, http.StatusMethodNotAllowed, "text/plain", "only GET and HEAD\n")
 		return
 	}
 	_, name, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, Prefix), "/")
@@ -177,13 +177,13 @@ func (s *Share) answer(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case name == "nix-cache-info":
 		// The priority puts it before the caches of the flake, which are further away.
-		text(w, http.StatusOK, "text/x-nix-cache-info", "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 10\n")
+		sendText(w, http.StatusOK, "text/x-nix-cache-info", "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 10\n")
 	case isInfo && s.paths[hash] != nil:
 		info := s.paths[hash].info
 		if s.zstd.Load() { // which is not signed: what it unpacks to is
 			info = strings.Replace(info, ".nar\nCompression: none\n", ".nar.zst\nCompression: zstd\n", 1)
 		}
-		text(w, http.StatusOK, "text/x-nix-narinfo", info)
+		sendText(w, http.StatusOK, "text/x-nix-narinfo", info)
 	case isNAR && packed && s.paths[nar] != nil:
 		s.servePacked(w, r, s.paths[nar])
 	case isNAR && s.paths[nar] != nil:
@@ -191,11 +191,11 @@ func (s *Share) answer(w http.ResponseWriter, r *http.Request) {
 	case name == RateName:
 		serveRate(w)
 	default:
-		text(w, http.StatusNotFound, "text/plain", "not of this install\n")
+		sendText(w, http.StatusNotFound, "text/plain", "not of this install\n")
 	}
 }
 
-func text(w http.ResponseWriter, status int, kind, body string) {
+func sendText(w http.ResponseWriter, status int, kind, body string) {
 	w.Header().Set("Content-Type", kind)
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)

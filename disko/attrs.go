@@ -19,36 +19,38 @@ type reader struct {
 	unknown  []string          // paths of attributes that nobody knows, and that say nothing
 	seen     map[string]string // what must be unique, and the path that has it
 
-	owner   *device            // whose content is being read
-	blocks  map[string]*block  // block devices, by the name that the layout gives them
-	members map[string][]claim // of RAIDs, volume groups and pools, by "GROUP NAME"
-	least   map[string]least   // how many members each of these needs
-	borrows []claim            // blocks that are named by content elsewhere
+	owner   *topDevice               // whose content is being read
+	blocks  map[string]*block        // block devices, by the name that the layout gives them
+	members map[string][]claim       // of RAIDs, volume groups and pools, by "GROUP NAME"
+	least   map[string]fewestMembers // how many members each of these needs
+	borrows []claim                  // blocks that are named by content elsewhere
 }
 
 // block is a block device that the layout makes or takes.
 type block struct {
-	owner *device
+	owner *topDevice
 	empty bool // has no content of its own
 }
 
 // claim says that what is found at a path belongs to, or needs, what has a name.
 type claim struct {
 	name, path string
-	owner      *device
+	owner      *topDevice
 }
 
-// least is the fewest members that something at a path can have.
-type least struct {
+// fewestMembers is the fewest members that something at a path can have.
+type fewestMembers struct {
 	n          int
 	path, what string
 }
 
 func newReader() *reader {
-	return &reader{seen: map[string]string{}, blocks: map[string]*block{}, members: map[string][]claim{}, least: map[string]least{}}
+	return &reader{seen: map[string]string{}, blocks: map[string]*block{}, members: map[string][]claim{}, least: map[string]fewestMembers{}}
 }
 
-func (r *reader) atLeast(key string, n int, path, what string) { r.least[key] = least{n, path, what} }
+func (r *reader) atLeast(key string, n int, path, what string) {
+	r.least[key] = fewestMembers{n, path, what}
+}
 
 func (r *reader) errorf(path, format string, args ...any) {
 	r.problems = append(r.problems, path+": "+fmt.Sprintf(format, args...))

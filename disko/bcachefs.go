@@ -17,24 +17,24 @@ type bcachefs struct {
 
 // bcachefsMember is a member with what bcachefs format says of it.
 type bcachefsMember struct {
-	member
+	memberDevice
 	args []string
 }
 
-func parseBcachefsMember(a *attrs) content {
-	m := &bcachefsMember{member: member{a.member("bcachefs_filesystems", "filesystem"), "bcachefs"}}
+func parseBcachefsMember(a *attrs) deviceContent {
+	m := &bcachefsMember{memberDevice: memberDevice{a.member("bcachefs_filesystems", "filesystem"), "bcachefs"}}
 	m.args = append([]string{"--label=" + a.optional("label")}, a.borrow("extraFormatArgs", a.list("extraFormatArgs"))...)
 	return m
 }
 
 func (m *bcachefsMember) fill(b *builder, on place) {
-	m.member.fill(b, on)
+	m.memberDevice.fill(b, on)
 	if list := b.members[m.key]; !list[len(list)-1].keep {
 		b.formatArgs[m.key] = slices.Concat(b.formatArgs[m.key], b.overwrite(m.args), []string{on.device})
 	}
 }
 
-func parseBcachefs(d *device, a *attrs, _ string) {
+func parseBcachefs(d *topDevice, a *attrs, _ string) {
 	a.want("type", "bcachefs_filesystem")
 	f := &bcachefs{name: a.str("name"), uuid: a.matches("uuid", guidPattern, "UUIDs"), passwordFile: a.file("passwordFile"),
 		args: a.borrow("extraFormatArgs", a.words("extraFormatArgs")), root: subvolume{mountpoint: a.mountpoint(), options: a.list("mountOptions")}}
@@ -97,7 +97,7 @@ func (f *bcachefs) make(b *builder, on place) {
 	}
 	b.step("make a folder to mount "+f.name, on.device, "mkdir", "-p", scratch)
 	b.step("mount "+f.name+" to make its subvolumes", on.device,
-		append([]string{"mount", on.device, scratch, "-t", "bcachefs"}, flags("-o", f.root.options)...)...)
+		append([]string{"mount", on.device, scratch, "-t", "bcachefs"}, flagArgs("-o", f.root.options)...)...)
 	made := []string{scratch}
 	for _, s := range f.subs {
 		at := path.Join(scratch, s.name)

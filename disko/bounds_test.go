@@ -39,7 +39,7 @@ func volumes(t testing.TB, list map[string]string) []byte {
 
 // oneDisk is a machine with a blank disk of some MiB.
 func oneDisk(size int64) *Facts {
-	return &Facts{BlockDevices: []BlockDevice{{Path: "/dev/sda", Name: "sda", Type: "disk", Size: number(size * mib), SectorSize: 512}}}
+	return &Facts{BlockDevices: []BlockDevice{{Path: "/dev/sda", Name: "sda", Type: "disk", Size: lenientNumber(size * mib), SectorSize: 512}}}
 }
 
 // TestVolumesThatNeverFit are found without a machine, where no machine could have room.
@@ -206,7 +206,7 @@ func TestVolumesLikeLVM(t *testing.T) {
 			continue // device mapper has to know these
 		}
 		l := mustParse(t, volumes(t, c.volumes))
-		i := slices.IndexFunc(l.devices, func(d *device) bool { _, ok := d.body.(*volumeGroup); return ok })
+		i := slices.IndexFunc(l.devices, func(d *topDevice) bool { _, ok := d.body.(*volumeGroup); return ok })
 		must("pvcreate", "-ff", "--yes", loop)
 		must("vgcreate", group, loop)
 		var sizes []string
@@ -250,7 +250,7 @@ func TestLeastLikeTheTools(t *testing.T) {
 	}
 	weak := []string{"--key-file", secret, "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"}
 	for _, c := range []struct {
-		content content
+		content deviceContent
 		argv    []string // the file comes last
 	}{
 		{&filesystem{format: "vfat"}, []string{"mkfs.vfat"}},
@@ -262,7 +262,7 @@ func TestLeastLikeTheTools(t *testing.T) {
 		{&btrfs{args: []string{"-f", "-L", "root"}}, []string{"mkfs.btrfs", "-f", "-L", "root"}},
 		{&btrfs{args: []string{"-f", "--mixed"}}, []string{"mkfs.btrfs", "-f", "--mixed"}},
 		{&btrfs{args: []string{"-m", "single"}}, []string{"mkfs.btrfs", "-f", "-m", "single"}},
-		{&swap{}, []string{"mkswap"}},
+		{&swapArea{}, []string{"mkswap"}},
 		{&luks{}, slices.Concat([]string{"cryptsetup", "-q", "luksFormat"}, weak)},
 		{&luks{formatArgs: []string{"--type", "luks1"}}, slices.Concat([]string{"cryptsetup", "-q", "luksFormat", "--type", "luks1"}, weak)},
 		{&luks{formatArgs: []string{"--offset", "2048"}}, slices.Concat([]string{"cryptsetup", "-q", "luksFormat", "--offset", "2048"}, weak)},

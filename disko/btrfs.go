@@ -34,7 +34,7 @@ type swapfile struct {
 
 var swapfileSize = regexp.MustCompile(`^[1-9][0-9]*[KMGTP]$`)
 
-func parseBtrfs(a *attrs) content {
+func parseBtrfs(a *attrs) deviceContent {
 	f := &btrfs{args: a.borrow("extraArgs", a.words("extraArgs")), root: parseSubvolume(a)}
 	names, sets := a.sets("subvolumes")
 	for _, name := range names {

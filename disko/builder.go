@@ -25,8 +25,8 @@ type builder struct {
 
 	way     Way
 	facts   *Facts
-	devices []*node          // the machine's
-	found   map[string]*node // by name
+	devices []*placedDevice          // the machine's
+	found   map[string]*placedDevice // by name
 	opens   []Step
 	look    Look // all that a probe has to look into
 	blind   bool // the facts do not tell all of that
@@ -34,8 +34,8 @@ type builder struct {
 	places     map[string]place   // by the layout's name of the device
 	members    map[string][]place // by "GROUP NAME", in the order in which they are made
 	formatArgs map[string][]string
-	tables     map[string]content
-	names      []name
+	tables     map[string]deviceContent
+	names      []uniqueName
 	labels     map[string]string
 	keys       []string
 	typed      []string // those of the keys that are passphrases
@@ -54,10 +54,10 @@ type mount struct {
 }
 
 // fill walks the layout. Devices without a place stay as the layout names them.
-func (l *Layout) fill(b *builder, places map[*device]place) {
+func (l *Layout) fill(b *builder, places map[*topDevice]place) {
 	b.stage = StageCreate
 	b.places, b.members, b.formatArgs = map[string]place{}, map[string][]place{}, map[string][]string{}
-	b.tables, b.labels = map[string]content{}, map[string]string{}
+	b.tables, b.labels = map[string]deviceContent{}, map[string]string{}
 	for _, d := range l.devices {
 		on, ok := places[d]
 		if !ok {
@@ -77,14 +77,14 @@ func (l *Layout) fill(b *builder, places map[*device]place) {
 }
 
 // fill walks content, which may be nil.
-func (b *builder) fill(c content, on place) {
+func (b *builder) fill(c deviceContent, on place) {
 	if c != nil {
 		c.fill(b, on)
 	}
 }
 
 // fits reports a device that is too small for its content.
-func (b *builder) fits(c content, on place) {
+func (b *builder) fits(c deviceContent, on place) {
 	title := on.title
 	if title == "" {
 		title = on.device + " (" + human(on.size) + ")"
@@ -195,7 +195,7 @@ func (b *builder) mountAfter(source, point, format, device string, options []str
 		return
 	}
 	argv := []string{"mount", device, path.Join(target, point), "-t", format}
-	argv = append(append(argv, flags("-o", options)...), "-o", "X-mount.mkdir")
+	argv = append(append(argv, flagArgs("-o", options)...), "-o", "X-mount.mkdir")
 	m := &mount{point: point, source: source, device: device}
 	b.system.FileSystems = append(b.system.FileSystems, FileSystem{MountPoint: path.Clean(point), Device: strings.TrimPrefix(device, target), Type: format, Options: options})
 	if !b.mounted(point, device, options) {

@@ -23,7 +23,7 @@ func (p *Plan) erased(device string) bool {
 }
 
 // destroy returns the steps after which the plan's disks are empty.
-func (p *Plan) destroy(nodes []*node) []Step {
+func (p *Plan) destroy(nodes []*placedDevice) []Step {
 	b := &builder{stage: StageDestroy}
 	p.release(b, nodes, p.erased)
 	for i, d := range p.Disks {
@@ -46,8 +46,8 @@ func (p *Plan) Close(f *Facts) []Step {
 
 // release adds the steps after which nothing holds the disks: swap off, unmounted,
 // containers and volumes closed, the innermost first.
-func (p *Plan) release(b *builder, nodes []*node, which func(string) bool) {
-	var held []*node
+func (p *Plan) release(b *builder, nodes []*placedDevice, which func(string) bool) {
+	var held []*placedDevice
 	for _, n := range nodes {
 		if slices.ContainsFunc(n.roots, which) {
 			held = append(held, n)
@@ -76,7 +76,7 @@ func (p *Plan) release(b *builder, nodes []*node, which func(string) bool) {
 }
 
 // unmount undoes what an earlier plan mounted, on whatever disk.
-func unmount(b *builder, nodes []*node) {
+func unmount(b *builder, nodes []*placedDevice) {
 	type mounted struct{ point, device string }
 	var list []mounted
 	seen := map[string]bool{}
@@ -111,7 +111,7 @@ func unmount(b *builder, nodes []*node) {
 }
 
 // erase removes every signature from the disk and its partitions, and the boot code.
-func erase(b *builder, d Disk, nodes []*node) {
+func erase(b *builder, d Disk, nodes []*placedDevice) {
 	for _, n := range nodes {
 		if n.Type == "part" && n.depth == 1 && n.roots[0] == d.Device {
 			b.destroy("wipe "+n.device(), n.device(), n.describe(), "wipefs", "--all", "--force", n.device())

@@ -64,11 +64,11 @@ type PhysicalVolume struct {
 
 // LogicalVolume is a volume, active or not, as lvs shows it.
 type LogicalVolume struct {
-	Group string `json:"vg_name"`
-	Name  string `json:"lv_name"`
-	Size  number `json:"lv_size"` // bytes
-	Type  string `json:"segtype"`
-	Pool  string `json:"pool_lv"`
+	Group string        `json:"vg_name"`
+	Name  string        `json:"lv_name"`
+	Size  lenientNumber `json:"lv_size"` // bytes
+	Type  string        `json:"segtype"`
+	Pool  string        `json:"pool_lv"`
 }
 
 // Dataset is one of a ZFS pool that is imported.
@@ -89,10 +89,10 @@ type BlockDevice struct {
 	Model       string        `json:"model,omitempty"`
 	Serial      string        `json:"serial,omitempty"`
 	WWN         string        `json:"wwn,omitempty"`
-	Size        number        `json:"size"`              // bytes
-	SectorSize  number        `json:"log-sec,omitempty"` // logical, bytes
-	Removable   flag          `json:"rm"`
-	ReadOnly    flag          `json:"ro"`
+	Size        lenientNumber `json:"size"`              // bytes
+	SectorSize  lenientNumber `json:"log-sec,omitempty"` // logical, bytes
+	Removable   lenientBool   `json:"rm"`
+	ReadOnly    lenientBool   `json:"ro"`
 	FSType      string        `json:"fstype,omitempty"`
 	FSVersion   string        `json:"fsver,omitempty"` // of a RAID's member, that of its metadata
 	Label       string        `json:"label,omitempty"`
@@ -101,9 +101,9 @@ type BlockDevice struct {
 	PartType    string        `json:"parttype,omitempty"`
 	PartUUID    string        `json:"partuuid,omitempty"`
 	PartFlags   string        `json:"partflags,omitempty"` // GPT attributes, such as 0x4
-	Start       number        `json:"start,omitempty"`     // of a partition, in units of 512 bytes
+	Start       lenientNumber `json:"start,omitempty"`     // of a partition, in units of 512 bytes
 	Transport   string        `json:"tran,omitempty"`      // nvme, sata, usb, …
-	Rotational  flag          `json:"rota,omitempty"`
+	Rotational  lenientBool   `json:"rota,omitempty"`
 	TableType   string        `json:"pttype,omitempty"`
 	Mountpoint  string        `json:"mountpoint,omitempty"`
 	Mountpoints []string      `json:"mountpoints,omitempty"` // "[SWAP]" for active swap
@@ -112,11 +112,11 @@ type BlockDevice struct {
 
 // number and flag read what lsblk of any age prints: 512 or "512", true or "1".
 type (
-	number int64
-	flag   bool
+	lenientNumber int64
+	lenientBool   bool
 )
 
-func (n *number) UnmarshalJSON(data []byte) error {
+func (n *lenientNumber) UnmarshalJSON(data []byte) error {
 	text := strings.Trim(string(data), `"`)
 	if text == "" || text == "null" {
 		return nil
@@ -125,11 +125,11 @@ func (n *number) UnmarshalJSON(data []byte) error {
 	if err != nil || v < 0 {
 		return fmt.Errorf("%s is not a number of bytes; run lsblk with --bytes", data)
 	}
-	*n = number(v)
+	*n = lenientNumber(v)
 	return nil
 }
 
-func (f *flag) UnmarshalJSON(data []byte) error {
+func (f *lenientBool) UnmarshalJSON(data []byte) error {
 	switch strings.Trim(string(data), `"`) {
 	case "true", "1":
 		*f = true
@@ -369,18 +369,18 @@ func (b *BlockDevice) mountpoints() []string {
 	return all
 }
 
-// node is a device with its place in the machine: every disk below which it is found,
+// placedDevice is a device with its place in the machine: every disk below which it is found,
 // and its greatest distance from one.
-type node struct {
+type placedDevice struct {
 	*BlockDevice
 	roots []string
 	depth int
 }
 
 // nodes returns every device once, parents before children where lsblk first shows them.
-func (f *Facts) nodes() []*node {
-	var all []*node
-	byDevice := map[string]*node{}
+func (f *Facts) nodes() []*placedDevice {
+	var all []*placedDevice
+	byDevice := map[string]*placedDevice{}
 	var walk func(list []BlockDevice, root string, depth int)
 	walk = func(list []BlockDevice, root string, depth int) {
 		for i := range list {
@@ -391,7 +391,7 @@ func (f *Facts) nodes() []*node {
 			}
 			n := byDevice[dev]
 			if n == nil {
-				n = &node{BlockDevice: &list[i]}
+				n = &placedDevice{BlockDevice: &list[i]}
 				byDevice[dev] = n
 				all = append(all, n)
 			}

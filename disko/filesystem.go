@@ -43,7 +43,7 @@ type filesystem struct {
 // The format is part of the name of a program.
 var formatPattern = regexp.MustCompile(`^[a-z0-9][a-z0-9_+-]*(\.[a-z0-9]+)*$`)
 
-func parseFilesystem(a *attrs) content {
+func parseFilesystem(a *attrs) deviceContent {
 	return &filesystem{
 		format:     a.matches("format", formatPattern, "what mkfs.FORMAT and mount -t know, such as ext4"),
 		mountpoint: a.mountpoint(), options: a.list("mountOptions"), args: a.borrow("extraArgs", a.list("extraArgs")),
@@ -67,7 +67,7 @@ type nodev struct {
 	options          []string
 }
 
-func parseNodev(d *device, a *attrs, name string) {
+func parseNodev(d *topDevice, a *attrs, name string) {
 	a.want("type", "nodev")
 	n := &nodev{kind: a.matches("fsType", formatPattern, "what mount -t knows, such as tmpfs"), options: a.list("mountOptions"), mountpoint: a.mountpoint()}
 	d.on = place{device: a.str("device"), name: name}

@@ -30,7 +30,7 @@ type partition struct {
 	attributes         []int
 	priority           int
 	hybrid             *hybrid
-	content            content // nil: left unformatted
+	content            deviceContent // nil: left unformatted
 }
 
 // hybrid is a partition's entry in a hybrid MBR.
@@ -39,7 +39,7 @@ type hybrid struct {
 	bootable bool
 }
 
-func parseGPT(a *attrs) content {
+func parseGPT(a *attrs) deviceContent {
 	align := 0
 	if _, present := a.raw["efiGptPartitionFirst"]; !present {
 		align = oldAlignment
@@ -197,7 +197,7 @@ func (g *gptTable) fill(b *builder, on place) {
 		if !places[n].keep {
 			b.wipe(places[n])
 			if part.uuid != "" {
-				b.names = append(b.names, name{"partuuid", strings.ToLower(part.uuid)})
+				b.names = append(b.names, uniqueName{"partuuid", strings.ToLower(part.uuid)})
 			}
 		}
 	}

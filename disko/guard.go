@@ -41,7 +41,7 @@ func (p *Plan) Guard(k Known) (all []Objection) {
 		if slices.Contains(wiped, d.Device) {
 			continue
 		}
-		owner, doubt := of(k.Owners, i), of(k.Doubts, i)
+		owner, doubt := at(k.Owners, i), at(k.Doubts, i)
 		var why []string
 		if owner != "" && owner != k.Host {
 			why = append(why, "it belongs to the host "+owner)
@@ -59,8 +59,8 @@ func (p *Plan) Guard(k Known) (all []Objection) {
 	return all
 }
 
-// of is an element of a list that may be too short.
-func of(list []string, i int) string {
+// at is an element of a list that may be too short.
+func at(list []string, i int) string {
 	if i < len(list) {
 		return list[i]
 	}
@@ -70,7 +70,7 @@ func of(list []string, i int) string {
 // losses says what speaks against erasing a disk. What is on the host's own is its own.
 func (p *Plan) losses(d Disk, own bool) (why []string) {
 	nodes := p.facts.nodes()
-	i := slices.IndexFunc(nodes, func(n *node) bool { return n.device() == d.Device })
+	i := slices.IndexFunc(nodes, func(n *placedDevice) bool { return n.device() == d.Device })
 	switch {
 	case i < 0:
 		return nil

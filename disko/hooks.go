@@ -137,16 +137,16 @@ func (h *hooks) step(stage Stage, name string, on place) []Step {
 
 // hooked is content with hooks.
 type hooked struct {
-	content
+	deviceContent
 	hooks *hooks
 }
 
-func (h hooked) fill(b *builder, on place) { b.around(h.hooks, on, h.content) }
+func (h hooked) fill(b *builder, on place) { b.around(h.hooks, on, h.deviceContent) }
 
 // bare returns content without its hooks.
-func bare(c content) content {
+func bare(c deviceContent) deviceContent {
 	if h, ok := c.(hooked); ok {
-		return h.content
+		return h.deviceContent
 	}
 	return c
 }

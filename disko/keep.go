@@ -14,7 +14,7 @@ import (
 
 // make tells whether content of a kind, which is lsblk's word for it, has to be made: it
 // is missing, or nothing is kept there.
-func (b *builder) make(c content, on place, kind string) bool {
+func (b *builder) make(c deviceContent, on place, kind string) bool {
 	switch {
 	case !on.keep:
 	case on.found == nil || on.found.holds() == kind:
@@ -78,7 +78,7 @@ func (d *BlockDevice) extent(sectorSize int64) extent {
 }
 
 // there returns a device of the machine by any of its names, nil if there is none.
-func (b *builder) there(device string) *node {
+func (b *builder) there(device string) *placedDevice {
 	if b.facts == nil {
 		return nil
 	}
@@ -89,7 +89,7 @@ func (b *builder) there(device string) *node {
 }
 
 // child returns what kind of device, such as crypt, there is on a node.
-func (b *builder) child(n *node, kind string) *node {
+func (b *builder) child(n *placedDevice, kind string) *placedDevice {
 	for i := range n.Children {
 		if c := &n.Children[i]; strings.HasPrefix(c.Type, kind) {
 			return b.found[c.device()]
@@ -201,7 +201,7 @@ func (g *gptTable) keepTable(b *builder, on place) []place {
 }
 
 // find returns the partition of a kept disk, nil if it has none such.
-func (p partition) find(b *builder, disk *node) (found *BlockDevice) {
+func (p partition) find(b *builder, disk *placedDevice) (found *BlockDevice) {
 	for i := range disk.Children {
 		c := &disk.Children[i]
 		switch {

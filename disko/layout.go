@@ -17,7 +17,7 @@ import (
 
 // Layout is a checked disk layout: what Parse understood.
 type Layout struct {
-	devices  []*device // in the order in which they are made: members first
+	devices  []*topDevice // in the order in which they are made: members first
 	warnings []Problem
 }
 
@@ -29,14 +29,14 @@ func (l *Layout) Problems() []Problem {
 	return slices.Clone(l.warnings)
 }
 
-// device is one of the layout's top level: a disk, what is made of several devices, or a
+// topDevice is one of the layout's top level: a disk, what is made of several devices, or a
 // file system without one.
-type device struct {
+type topDevice struct {
 	path  string // "disk.main"
 	on    place  // as the layout names it
 	hooks *hooks
 	body  filler
-	needs []*device // made before
+	needs []*topDevice // made before
 }
 
 // filler adds what is to be done with a device to a plan.
@@ -44,8 +44,8 @@ type filler interface {
 	fill(b *builder, on place)
 }
 
-// content is what fills a block device.
-type content interface {
+// deviceContent is what fills a block device.
+type deviceContent interface {
 	filler
 	// minimum is the smallest device, in bytes, that the tools accept.
 	minimum() int64
@@ -53,16 +53,16 @@ type content interface {
 
 // place is a device that is to be filled.
 type place struct {
-	device string // as commands name it
-	name   string // for people
-	at     string // where problems of its size are reported
-	start  int64  // of a partition, bytes from the start of the disk
-	size   int64  // bytes; 0: not known
-	sector int64  // bytes; 0: not known
-	kernel bool   // device is the kernel's own name
-	found  *node  // what the facts show there, where it is kept; nil: not seen, as in a closed container
-	title  string // of a disk, for people, with its size
-	keep   bool   // what is there stays, if it is as the layout says
+	device string        // as commands name it
+	name   string        // for people
+	at     string        // where problems of its size are reported
+	start  int64         // of a partition, bytes from the start of the disk
+	size   int64         // bytes; 0: not known
+	sector int64         // bytes; 0: not known
+	kernel bool          // device is the kernel's own name
+	found  *placedDevice // what the facts show there, where it is kept; nil: not seen, as in a closed container
+	title  string        // of a disk, for people, with its size
+	keep   bool          // what is there stays, if it is as the layout says
 }
 
 // Parse reads an evaluated config.disko.devices as JSON, without disko's internal and
@@ -80,10 +80,10 @@ func Parse(data []byte) (*Layout, error) {
 	}
 	r := newReader()
 	top := &attrs{reader: r, raw: raw, unread: map[string]bool{}}
-	devices := map[string]*device{}
+	devices := map[string]*topDevice{}
 	for _, group := range []struct {
 		name  string
-		parse func(*device, *attrs, string)
+		parse func(*topDevice, *attrs, string)
 	}{
 		{"bcachefs_filesystems", parseBcachefs}, {"disk", parseDisk}, {"lvm_vg", parseVolumeGroup},
 		{"mdadm", parseRAID}, {"nodev", parseNodev}, {"zpool", parseZpool},
@@ -91,7 +91,7 @@ func Parse(data []byte) (*Layout, error) {
 		names, sets := top.sets(group.name)
 		for _, name := range names {
 			a := sets[name]
-			d := &device{path: a.path, hooks: a.hooks()}
+			d := &topDevice{path: a.path, hooks: a.hooks()}
 			r.owner = d
 			group.parse(d, a, name)
 			a.done()
@@ -120,7 +120,7 @@ func Parse(data []byte) (*Layout, error) {
 
 // link joins members to what they are part of, and returns the devices in the order that
 // disko has: by group and name, each after those that it needs.
-func (r *reader) link(devices map[string]*device) []*device {
+func (r *reader) link(devices map[string]*topDevice) []*topDevice {
 	for key, members := range r.members {
 		group, name, _ := strings.Cut(key, " ")
 		for _, m := range members {
@@ -148,10 +148,10 @@ func (r *reader) link(devices map[string]*device) []*device {
 		}
 		r.unique("empty device", want.name, want.path)
 	}
-	var order []*device
-	state := map[*device]int{} // 1: being visited, 2: in order
-	var visit func(d *device)
-	visit = func(d *device) {
+	var order []*topDevice
+	state := map[*topDevice]int{} // 1: being visited, 2: in order
+	var visit func(d *topDevice)
+	visit = func(d *topDevice) {
 		if state[d] == 1 {
 			r.errorf(d.path, "is made of itself, through its members")
 		}
@@ -159,7 +159,7 @@ func (r *reader) link(devices map[string]*device) []*device {
 			return
 		}
 		state[d] = 1
-		slices.SortStableFunc(d.needs, func(a, b *device) int { return strings.Compare(a.path, b.path) })
+		slices.SortStableFunc(d.needs, func(a, b *topDevice) int { return strings.Compare(a.path, b.path) })
 		for _, n := range d.needs {
 			visit(n)
 		}
@@ -173,7 +173,7 @@ func (r *reader) link(devices map[string]*device) []*device {
 }
 
 // content reads the attribute "content" of what is found at device, nil if null.
-func (a *attrs) content(device string) content {
+func (a *attrs) content(device string) deviceContent {
 	raw, _ := take[json.RawMessage](a, "content")
 	var c *attrs
 	if raw != nil {
@@ -190,7 +190,7 @@ func (a *attrs) content(device string) content {
 	if dev := c.str("device"); dev != device {
 		c.bad("device", "%q differs from %q, where the content is; that is not supported", dev, device)
 	}
-	var read content
+	var read deviceContent
 	switch kind := c.str("type"); kind {
 	case "bcachefs":
 		read = parseBcachefsMember(c)
@@ -225,7 +225,7 @@ func (a *attrs) content(device string) content {
 
 // volume is content for what cannot hold a partition table: the kernel shows no
 // partitions of partitions, nor of what device mapper makes.
-func (a *attrs) volume(device string) content {
+func (a *attrs) volume(device string) deviceContent {
 	c := a.content(device)
 	switch bare(c).(type) {
 	case *gptTable, *partedTable:
@@ -234,8 +234,8 @@ func (a *attrs) volume(device string) content {
 	return c
 }
 
-// member is a device that is part of something larger.
-type member struct {
+// memberDevice is a device that is part of something larger.
+type memberDevice struct {
 	key  string
 	kind string // what lsblk calls it
 }
@@ -244,8 +244,8 @@ var memberKinds = map[string]string{
 	"bcachefs_filesystems": "bcachefs", "lvm_vg": "LVM2_member", "mdadm": "linux_raid_member", "zpool": "zfs_member",
 }
 
-func parseMember(a *attrs, group, attribute string) content {
-	return &member{a.member(group, attribute), memberKinds[group]}
+func parseMember(a *attrs, group, attribute string) deviceContent {
+	return &memberDevice{a.member(group, attribute), memberKinds[group]}
 }
 
 func (a *attrs) member(group, attribute string) (key string) {
@@ -258,11 +258,11 @@ func (a *attrs) member(group, attribute string) (key string) {
 }
 
 // minimum is LVM's pv_min_size, and ZFS's SPA_MINDEVSIZE.
-func (m *member) minimum() int64 {
+func (m *memberDevice) minimum() int64 {
 	return map[string]int64{"LVM2_member": 2 * mib, "zfs_member": 64 * mib}[m.kind]
 }
 
-func (m *member) fill(b *builder, on place) {
+func (m *memberDevice) fill(b *builder, on place) {
 	if !b.make(m, on, m.kind) {
 		b.members[m.key] = append(b.members[m.key], on)
 		return
@@ -275,19 +275,19 @@ func (m *member) fill(b *builder, on place) {
 }
 
 // disks returns the devices that are disks, in byte order of their names.
-func (l *Layout) disks() []*device {
-	disks := slices.DeleteFunc(slices.Clone(l.devices), func(d *device) bool { _, ok := d.body.(*wholeDisk); return !ok })
-	slices.SortFunc(disks, func(a, b *device) int { return strings.Compare(a.path, b.path) })
+func (l *Layout) disks() []*topDevice {
+	disks := slices.DeleteFunc(slices.Clone(l.devices), func(d *topDevice) bool { _, ok := d.body.(*wholeDisk); return !ok })
+	slices.SortFunc(disks, func(a, b *topDevice) int { return strings.Compare(a.path, b.path) })
 	return disks
 }
 
 // wholeDisk is a disk of the machine.
 type wholeDisk struct {
-	content content
+	content deviceContent
 	destroy bool
 }
 
-func parseDisk(d *device, a *attrs, name string) {
+func parseDisk(d *topDevice, a *attrs, name string) {
 	dev := a.str("device")
 	d.on = place{device: dev, name: name, at: a.at("device")}
 	a.absolute("device", dev)

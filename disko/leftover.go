@@ -41,7 +41,7 @@ func (d *BlockDevice) ofMapper() bool {
 	return strings.HasPrefix(d.device(), "/dev/mapper/") || dmName.MatchString(d.kname()) || slices.Contains(mapperTypes, d.Type)
 }
 
-func (n *node) holder() holder {
+func (n *placedDevice) holder() holder {
 	switch {
 	case n.depth == 0, n.Type == "part" && !n.ofMapper():
 		return holdsNothing
@@ -71,8 +71,8 @@ done
 ! [ -e "$at" ]`
 
 // stop adds the steps that stop what lies on disks, given from the innermost on.
-func stop(b *builder, held []*node) {
-	last := map[string]*node{} // a volume group goes when the outermost of its volumes is due
+func stop(b *builder, held []*placedDevice) {
+	last := map[string]*placedDevice{} // a volume group goes when the outermost of its volumes is due
 	for _, n := range held {
 		if n.Type == "lvm" {
 			last[groupOf(n.Name)] = n
@@ -103,14 +103,14 @@ func stop(b *builder, held []*node) {
 
 // innermost sorts what lies on disks in the order in which it is stopped: containers of firmware's RAIDs have no size,
 // and go after the RAIDs in them, which lsblk shows beside them.
-func innermost(held []*node) {
-	slices.SortStableFunc(held, func(a, b *node) int {
+func innermost(held []*placedDevice) {
+	slices.SortStableFunc(held, func(a, b *placedDevice) int {
 		return cmp.Or(cmp.Compare(b.depth, a.depth), cmp.Compare(b.Size, a.Size))
 	})
 }
 
 // byHand is how a device is stopped that lies on a disk which stays, too, so that the disk root can be wiped.
-func (n *node) byHand(root string) string {
+func (n *placedDevice) byHand(root string) string {
 	member := root
 	switch n.holder() {
 	case holdsLVM:

@@ -17,13 +17,13 @@ type luks struct {
 	triesTPM2              bool // the installed system does, by the settings
 	formatArgs, openArgs   []string
 	moreKeys               []string // files whose bytes are keys too
-	content                content
+	content                deviceContent
 }
 
 // Device mapper escapes other characters, so that the name would not be the file's in /dev/mapper.
 var mapperName = regexp.MustCompile(`^[A-Za-z0-9#+.:=@_][A-Za-z0-9#+.:=@_-]{0,126}$`)
 
-func parseLUKS(a *attrs) content {
+func parseLUKS(a *attrs) deviceContent {
 	l := &luks{name: a.str("name"), passwordFile: a.file("passwordFile")}
 	if !mapperName.MatchString(l.name) || l.name == "control" || l.name == "." || l.name == ".." {
 		a.bad("name", "%q is not a name for /dev/mapper", l.name)
@@ -208,7 +208,7 @@ func (l *luks) format(b *builder, on place) {
 		b.secret("add the key "+file+" to "+on.name, on.device, l.passwordFile, argv)
 	}
 	b.keys = append(b.keys, l.moreKeys...)
-	b.names = append(b.names, name{"crypt", l.name})
+	b.names = append(b.names, uniqueName{"crypt", l.name})
 }
 
 func (l *luks) open(b *builder, on place) []string {
@@ -224,7 +224,7 @@ func (l *luks) open(b *builder, on place) []string {
 
 // keepOpen returns what is inside a container that is kept, nil if it has to be opened
 // first. That its key fits shows then; other keys of it stay as they are.
-func (l *luks) keepOpen(b *builder, on place) *node {
+func (l *luks) keepOpen(b *builder, on place) *placedDevice {
 	if on.found != nil {
 		if l.header() == "" && on.found.holds() != "crypto_LUKS" {
 			return nil // missing said so
@@ -236,7 +236,7 @@ func (l *luks) keepOpen(b *builder, on place) *node {
 			return c
 		}
 	}
-	b.names = append(b.names, name{"crypt", l.name})
+	b.names = append(b.names, uniqueName{"crypt", l.name})
 	b.open(on, "open "+on.name+" as "+l.name, on.device, l.passwordFile, l.open(b, on)...)
 	return nil
 }

@@ -14,15 +14,15 @@ const extentSize = 4 * mib
 // volumeGroup is made of lvm_pv members, and divided into volumes.
 type volumeGroup struct {
 	path, name string
-	volumes    []volume // in the order in which they are made
+	volumes    []logicalVolume // in the order in which they are made
 }
 
-type volume struct {
+type logicalVolume struct {
 	path, name, size string
 	kind, pool       string // lvm_type; of thinlv its thin-pool
 	args             []string
 	priority         int
-	content          content
+	content          deviceContent
 }
 
 // lvm(8): names. snapshot and pvmove are LVM's own.
@@ -41,7 +41,7 @@ func (a *attrs) lvmName(name string) string {
 	return v
 }
 
-func parseVolumeGroup(d *device, a *attrs, _ string) {
+func parseVolumeGroup(d *topDevice, a *attrs, _ string) {
 	a.want("type", "lvm_vg")
 	g := &volumeGroup{path: a.path, name: a.lvmName("name")}
 	a.unique("volume group", g.name, a.at("name"))
@@ -52,7 +52,7 @@ func parseVolumeGroup(d *device, a *attrs, _ string) {
 		g.volumes = append(g.volumes, parseVolume(sets[name], g.name, i))
 	}
 	// As disko: stable by priority, ties in byte order of the attribute.
-	slices.SortStableFunc(g.volumes, func(a, b volume) int { return cmp.Compare(a.priority, b.priority) })
+	slices.SortStableFunc(g.volumes, func(a, b logicalVolume) int { return cmp.Compare(a.priority, b.priority) })
 	pools := map[string]bool{}
 	for _, v := range g.volumes {
 		if v.kind == "thinlv" && !pools[v.pool] {
@@ -63,8 +63,8 @@ func parseVolumeGroup(d *device, a *attrs, _ string) {
 }
 
 // parseVolume reads the nth volume of a group, in byte order of the attributes.
-func parseVolume(a *attrs, group string, n int) volume {
-	v := volume{path: a.path, name: a.lvmName("name"), pool: a.optional("pool"),
+func parseVolume(a *attrs, group string, n int) logicalVolume {
+	v := logicalVolume{path: a.path, name: a.lvmName("name"), pool: a.optional("pool"),
 		kind: a.oneOf("lvm_type", "mirror", "raid0", "raid1", "raid4", "raid5", "raid6", "thin-pool", "thinlv"),
 		size: a.str("size"), args: a.words("extraArgs")}
 	switch n, _ := v.percent(); {
@@ -97,7 +97,7 @@ func parseVolume(a *attrs, group string, n int) volume {
 }
 
 // bytes returns the size if it is a number, rounded up to whole extents, else 0.
-func (v volume) bytes() int64 {
+func (v logicalVolume) bytes() int64 {
 	m := lvmSize.FindStringSubmatch(v.size)
 	if m == nil {
 		return 0
@@ -143,7 +143,7 @@ func (g *volumeGroup) fill(b *builder, on place) {
 	}
 }
 
-func (v volume) device(g *volumeGroup) string { return "/dev/" + g.name + "/" + v.name }
+func (v logicalVolume) device(g *volumeGroup) string { return "/dev/" + g.name + "/" + v.name }
 
 // state compares the members that are kept with the group that is there.
 func (g *volumeGroup) state(b *builder, members []place) memberState {
@@ -178,7 +178,7 @@ func (g *volumeGroup) state(b *builder, members []place) memberState {
 }
 
 // groupOf returns the volume group that a device is in, empty if it is in none.
-func (b *builder) groupOf(n *node) string {
+func (b *builder) groupOf(n *placedDevice) string {
 	for _, pv := range b.facts.PhysicalVolumes {
 		if b.there(pv.Device) == n {
 			return pv.Group
@@ -222,7 +222,7 @@ func mapperOf(name string) string { return strings.ReplaceAll(name, "-", "--") }
 
 // compare reports how a volume that is kept differs. LVM rounds sizes to whole extents of
 // each of its devices.
-func (v volume) compare(b *builder, lv LogicalVolume) {
+func (v logicalVolume) compare(b *builder, lv LogicalVolume) {
 	kind := cmp.Or(map[string]string{"thinlv": "thin"}[v.kind], v.kind, "linear")
 	if kind == "linear" && lv.Type == "striped" { // on several devices, by its arguments
 		kind = lv.Type
@@ -255,7 +255,7 @@ func (g *volumeGroup) makeAll(b *builder, on place, members []place) {
 		argv = append(argv, m.device)
 	}
 	b.step("make the volume group "+g.name, on.device, argv...)
-	b.names = append(b.names, name{"lvm", g.name})
+	b.names = append(b.names, uniqueName{"lvm", g.name})
 	r := newRoom(members)
 	for _, v := range g.volumes {
 		b.step("make the volume "+v.name+" in "+g.name, on.device, v.lvcreate(g.name)...)
@@ -266,7 +266,7 @@ func (g *volumeGroup) makeAll(b *builder, on place, members []place) {
 }
 
 // lvcreate wipes what is found at the volume's start, as --yes lets it.
-func (v volume) lvcreate(group string) []string {
+func (v logicalVolume) lvcreate(group string) []string {
 	argv := []string{"lvcreate", "--yes"}
 	size := strings.TrimPrefix(v.size, "+") // which only matters to lvextend, and which -V refuses
 	if strings.HasSuffix(size, "%") {

@@ -15,7 +15,7 @@ type raid struct {
 	name, metadata string
 	level          int
 	args           []string
-	content        content
+	content        deviceContent
 }
 
 // The superblock has 32 bytes for "any:" and the name (md(4)).
@@ -24,7 +24,7 @@ var raidName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,27}$`)
 // levels are those of mdadm, and the fewest members of each.
 var levels = map[int]int{0: 1, 1: 1, 4: 2, 5: 2, 6: 4, 10: 2}
 
-func parseRAID(d *device, a *attrs, _ string) {
+func parseRAID(d *topDevice, a *attrs, _ string) {
 	a.want("type", "mdadm")
 	r := &raid{name: a.matches("name", raidName, "up to 28 letters, digits and _.+- not beginning with one of .+-"),
 		level: need[int](a, "level"), args: a.list("extraArgs"),
@@ -78,8 +78,8 @@ func (r *raid) assemble(on place, members []place) []string {
 
 // keep compares a RAID that is there, and returns its device, nil if it has to be
 // assembled first.
-func (r *raid) keep(b *builder, on place, members []place) *node {
-	var array *node
+func (r *raid) keep(b *builder, on place, members []place) *placedDevice {
+	var array *placedDevice
 	for i, m := range members {
 		// md(4): the name is behind the name of the host that made it; old metadata has none.
 		if _, name, ok := strings.Cut(m.found.Label, ":"); ok && name != r.name {
@@ -112,7 +112,7 @@ func (r *raid) keep(b *builder, on place, members []place) *node {
 }
 
 // holders counts the devices that something is made of.
-func (b *builder) holders(n *node) (count int) {
+func (b *builder) holders(n *placedDevice) (count int) {
 	for _, p := range b.devices {
 		for i := range p.Children {
 			if p.Children[i].device() == n.device() {
@@ -132,7 +132,7 @@ func (r *raid) make(b *builder, on place, members []place) {
 		argv = append(argv, m.device)
 	}
 	b.step("make the RAID "+r.name, on.device, argv...)
-	b.names = append(b.names, name{"mdadm", r.name})
+	b.names = append(b.names, uniqueName{"mdadm", r.name})
 	b.reread(on.device)
 	// What was on the members at the place where the RAID's data now begin shows again.
 	b.wipe(on)

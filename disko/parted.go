@@ -19,7 +19,7 @@ type tablePart struct {
 	kind, fsType       string
 	start, end         string
 	flags              []string
-	content            content
+	content            deviceContent
 }
 
 var (
@@ -27,7 +27,7 @@ var (
 	partedFlag = regexp.MustCompile(`^[a-z][a-z0-9_-]*$`)
 )
 
-func parseTable(a *attrs, device string) content {
+func parseTable(a *attrs, device string) deviceContent {
 	t := &partedTable{format: a.oneOf("format", "gpt", "msdos")}
 	if t.format == "" {
 		a.bad("format", "must be gpt or msdos")

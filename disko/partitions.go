@@ -66,7 +66,7 @@ func (l *Layout) Bare() (all []Part) {
 }
 
 // content is what is on a disk or RAID; nil on what is neither.
-func (d *device) content() content {
+func (d *topDevice) content() deviceContent {
 	switch body := d.body.(type) {
 	case *wholeDisk:
 		return body.content
@@ -143,7 +143,7 @@ func (t *partedTable) list() (all []Part) {
 }
 
 // holding is a partition of which only the content is known.
-func holding(c content) (p Part) {
+func holding(c deviceContent) (p Part) {
 	switch c := bare(c).(type) {
 	case *filesystem:
 		p.Format = c.format

@@ -36,8 +36,8 @@ func (s Segment) Amount() string {
 // leastGap is the smallest free space, in bytes, that is worth showing.
 const leastGap = 32 * mib
 
-// words are what people call lsblk's FSTYPE, where that is not the same.
-var words = map[string]string{
+// fsNames are what people call lsblk's FSTYPE, where that is not the same.
+var fsNames = map[string]string{
 	"crypto_LUKS": "LUKS", "LVM2_member": "LVM member", "linux_raid_member": "RAID member", "zfs_member": "ZFS member",
 }
 
@@ -115,7 +115,7 @@ func withGaps(list []Segment, size int64) []Segment {
 }
 
 // stretches are what is on a disk now: its partitions, or itself.
-func (n *node) stretches(kept bool) (list []Segment) {
+func (n *placedDevice) stretches(kept bool) (list []Segment) {
 	for i := range n.Children {
 		extended := []string{"0x5", "0xf", "0x85"} // partitions that hold others, which are listed too
 		if c := &n.Children[i]; c.Type == "part" && !slices.Contains(extended, c.PartType) {
@@ -130,7 +130,7 @@ func (n *node) stretches(kept bool) (list []Segment) {
 
 func (d *BlockDevice) segment(kept bool) Segment {
 	s := Segment{Device: d.device(), Start: int64(d.Start) * 512, Size: int64(d.Size), Kept: kept,
-		Name: printable(cmp.Or(d.Label, d.PartLabel)), What: printable(cmp.Or(words[d.FSType], d.FSType, unformatted(d.PartType)))}
+		Name: printable(cmp.Or(d.Label, d.PartLabel)), What: printable(cmp.Or(fsNames[d.FSType], d.FSType, unformatted(d.PartType)))}
 	if points := d.mountpoints(); len(points) > 0 {
 		s.Mountpoint = printable(points[0])
 	}
@@ -144,7 +144,7 @@ func (d *BlockDevice) segment(kept bool) Segment {
 }
 
 // sketch says what a device will hold.
-func (b *builder) sketch(s Segment, c content, on place) Segment {
+func (b *builder) sketch(s Segment, c deviceContent, on place) Segment {
 	// A partition that is kept may be empty and get its content now.
 	s.Kept = on.keep && (c == nil || on.found == nil || on.found.holds() != "")
 	switch c := bare(c).(type) {
@@ -155,14 +155,14 @@ func (b *builder) sketch(s Segment, c content, on place) Segment {
 	case *btrfs:
 		s.What, s.Mountpoint = "btrfs", c.root.mountpoint
 		s.Children = subvolumes(append([]subvolume{c.root}, c.subs...), s.Kept)
-	case *swap:
+	case *swapArea:
 		if s.What = "swap"; c.random {
 			s.What = "swap, encrypted anew at each boot"
 		}
 	case *luks:
 		s.What = "LUKS"
 		s.Children = []Segment{b.within("/dev/mapper/"+c.name, c.name, c.content)}
-	case *member:
+	case *memberDevice:
 		group, name, _ := strings.Cut(c.key, " ")
 		s.What = "in " + map[string]string{"lvm_vg": "volume group", "mdadm": "RAID", "zpool": "pool"}[group] + " " + name
 	case *bcachefsMember:
@@ -190,7 +190,7 @@ func (b *builder) sketch(s Segment, c content, on place) Segment {
 }
 
 // within is what is in a device of the layout, by the layout's name of it.
-func (b *builder) within(device, name string, c content) Segment {
+func (b *builder) within(device, name string, c deviceContent) Segment {
 	on := b.places[device]
 	if on.found != nil && on.found.Type == "part" {
 		on.start = int64(on.found.Start) * 512
@@ -223,7 +223,7 @@ func subvolumes(subs []subvolume, kept bool) (list []Segment) {
 }
 
 // made is what is made of many devices, or of none.
-func (b *builder) made(d *device) Segment {
+func (b *builder) made(d *topDevice) Segment {
 	on := b.places[d.on.device]
 	s := Segment{Name: d.on.name, Device: on.device, Kept: on.keep}
 	of := func(key string) {

@@ -90,9 +90,9 @@ type Plan struct {
 	Problems []Problem `json:"problems,omitempty"`
 
 	facts  *Facts
-	takes  []*device          // the layout's, same order as Disks
-	tables map[string]content // by disk, for Verify
-	names  []name
+	takes  []*topDevice             // the layout's, same order as Disks
+	tables map[string]deviceContent // by disk, for Verify
+	names  []uniqueName
 	labels map[string]string // GPT labels, and their paths
 	undo   []Step
 	keys   []string
@@ -103,9 +103,9 @@ type Plan struct {
 	hiddenRoot bool
 }
 
-// name is something that one machine has once only: a device-mapper name, a volume
+// uniqueName is something that one machine has once only: a device-mapper name, a volume
 // group, a pool. The kind is lsblk's type or file system.
-type name struct{ kind, name string }
+type uniqueName struct{ kind, name string }
 
 // NewPlan resolves the layout's disks against the machine, checks them, and orders the
 // steps. Every run of the steps starts from what the facts say, also half-way through an
@@ -116,7 +116,7 @@ type name struct{ kind, name string }
 // machine does not have, that are too small, read-only or in use by the running system.
 func NewPlan(l *Layout, f *Facts, o Options) (*Plan, error) {
 	p := &Plan{Way: cmp.Or(o.Way, Fresh), facts: f}
-	b := &builder{reader: &reader{seen: map[string]string{}}, way: p.Way, facts: f, found: map[string]*node{}, look: Look{}}
+	b := &builder{reader: &reader{seen: map[string]string{}}, way: p.Way, facts: f, found: map[string]*placedDevice{}, look: Look{}}
 	switch {
 	case o.Script != "" && len(o.Disks) > 0:
 		return nil, errors.New("disko's own script names its disks itself; choose them in the layout, or let provision make them (no --disko script)")
@@ -125,7 +125,7 @@ func NewPlan(l *Layout, f *Facts, o Options) (*Plan, error) {
 	case f != nil:
 		b.index(f)
 	}
-	places := map[*device]place{}
+	places := map[*topDevice]place{}
 	o.check(b.reader, l)
 	for _, d := range l.disks() {
 		places[d] = o.on(d)

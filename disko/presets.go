@@ -123,7 +123,7 @@ func (p Preset) On(devices map[string]string) (Preset, error) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(devices)) {
 		to := devices[name]
-		i := slices.IndexFunc(l.disks(), func(d *device) bool { return d.on.name == name })
+		i := slices.IndexFunc(l.disks(), func(d *topDevice) bool { return d.on.name == name })
 		switch {
 		case i < 0:
 			return p, fmt.Errorf("layout %s has no disk %q; it has %s", p.Name, name, strings.Join(p.diskNames(), ", "))

@@ -7,15 +7,15 @@ import (
 	"strings"
 )
 
-// room is the most that a volume group can have while its volumes are made, in bytes of whole extents.
-type room struct {
+// groupCapacity is the most that a volume group can have while its volumes are made, in bytes of whole extents.
+type groupCapacity struct {
 	total, free int64    // math.MaxInt64: not known
 	taken       []string // the volumes that have taken of it
 }
 
 // newRoom is that of a new group. Each member begins with a MiB of LVM's own.
-func newRoom(members []place) *room {
-	r := &room{}
+func newRoom(members []place) *groupCapacity {
+	r := &groupCapacity{}
 	for _, m := range members {
 		r.total += max(0, m.size-mib) / extentSize * extentSize
 	}
@@ -27,7 +27,7 @@ func newRoom(members []place) *room {
 }
 
 // percent returns what a volume takes of what, "FREE" or "VG"; 0 if its size is a number.
-func (v volume) percent() (n int64, of string) {
+func (v logicalVolume) percent() (n int64, of string) {
 	m := lvmPercent.FindStringSubmatch(v.size)
 	if m == nil {
 		return 0, ""
@@ -44,7 +44,7 @@ func (v volume) percent() (n int64, of string) {
 
 // allocate returns the most that a volume can get, 0 if that is not known, and reports one for which nothing can be
 // left. LVM takes a percentage for what is left where that is less: 60%VG twice are 60% and 40% (tried with lvcreate 2.03).
-func (r *room) allocate(b *builder, v volume) (size int64) {
+func (r *groupCapacity) allocate(b *builder, v logicalVolume) (size int64) {
 	percent, of := v.percent()
 	switch {
 	case v.kind == "thinlv":
@@ -85,7 +85,7 @@ func share(of, percent int64) int64 {
 }
 
 // copies is how many there are of each extent, at least.
-func (v volume) copies() int64 {
+func (v logicalVolume) copies() int64 {
 	said := slices.ContainsFunc(v.args, func(arg string) bool {
 		return strings.HasPrefix(arg, "-m") || strings.HasPrefix(arg, "--mirrors")
 	})
@@ -95,7 +95,7 @@ func (v volume) copies() int64 {
 	return 1
 }
 
-func (r *room) refuse(b *builder, v volume, needs int64) {
+func (r *groupCapacity) refuse(b *builder, v logicalVolume, needs int64) {
 	before := ""
 	if len(r.taken) > 0 {
 		before = " after " + strings.Join(r.taken, ", ") + "; volumes of lower priority are made first"
@@ -105,7 +105,7 @@ func (r *room) refuse(b *builder, v volume, needs int64) {
 }
 
 // take takes away what a volume uses at least.
-func (r *room) take(v volume, percent int64, of string, uses int64) {
+func (r *groupCapacity) take(v logicalVolume, percent int64, of string, uses int64) {
 	r.taken = append(r.taken, v.name)
 	whole := percent >= 100 && (of == "FREE" || of == "VG")
 	switch {
@@ -138,7 +138,7 @@ func (z *zpool) checkVolumes(b *builder, members []place) {
 		if d.size == "" || sparse {
 			continue
 		}
-		if needs += (volume{size: d.size}).bytes(); needs > room {
+		if needs += (logicalVolume{size: d.size}).bytes(); needs > room {
 			const tooMuch = "the volumes up to this one take %s, and the pool's members have %s"
 			b.errorf(join(d.path, "size"), tooMuch, human(needs), human(room))
 			return

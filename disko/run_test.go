@@ -234,7 +234,7 @@ func interrupted(t *testing.T) {
 		}
 	}
 	run(t, again.Unmount())
-	if got := facts(t, dev).nodes(); slices.ContainsFunc(got, func(n *node) bool { return len(n.mountpoints()) > 0 }) {
+	if got := facts(t, dev).nodes(); slices.ContainsFunc(got, func(n *placedDevice) bool { return len(n.mountpoints()) > 0 }) {
 		t.Error("something is mounted after Unmount")
 	}
 }

@@ -75,7 +75,7 @@ func (p *Plan) Devices() map[string]string {
 }
 
 // on is where a disk of the layout is looked for.
-func (o Options) on(d *device) place {
+func (o Options) on(d *topDevice) place {
 	on := d.on
 	if selector, ok := o.Disks[on.name]; ok {
 		on.device = selector

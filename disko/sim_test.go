@@ -49,7 +49,7 @@ func newSim(t testing.TB, f *Facts) *sim {
 }
 
 func (m *sim) add(name, kind string, size int64, on ...string) *simDevice {
-	d := &simDevice{BlockDevice: BlockDevice{Path: name, Name: strings.TrimPrefix(strings.TrimPrefix(name, "/dev/"), "mapper/"), Type: kind, Size: number(size), SectorSize: 512}, on: on}
+	d := &simDevice{BlockDevice: BlockDevice{Path: name, Name: strings.TrimPrefix(strings.TrimPrefix(name, "/dev/"), "mapper/"), Type: kind, Size: lenientNumber(size), SectorSize: 512}, on: on}
 	if m.devices[name] == nil {
 		m.names = append(m.names, name)
 	}
@@ -241,7 +241,7 @@ func (m *sim) table(argv []string) {
 }
 
 func (d *simDevice) setExtent(start, end int64) {
-	d.Start, d.Size = number(start/512), number(end-start)
+	d.Start, d.Size = lenientNumber(start/512), lenientNumber(end-start)
 }
 
 func (m *sim) newPartition(disk *simDevice, argv []string, used []extent) {
@@ -285,7 +285,7 @@ func (m *sim) newPartition(disk *simDevice, argv []string, used []extent) {
 		}
 	}
 	made := m.add(numbered(disk.Path, at), "part", int64(e.last-e.first+1)*512, disk.Path)
-	made.Start, made.PartLabel, made.PartType, made.PartUUID = number(e.first), d.PartLabel, d.PartType, d.PartUUID
+	made.Start, made.PartLabel, made.PartType, made.PartUUID = lenientNumber(e.first), d.PartLabel, d.PartType, d.PartUUID
 	if flags > 0 {
 		made.PartFlags = fmt.Sprintf("%#x", flags)
 	}
@@ -406,7 +406,7 @@ func (m *sim) lvcreate(argv []string, group string) {
 		case "-n":
 			lv.Name = argv[i+1]
 		case "-L", "-V":
-			lv.Size = number(volume{size: argv[i+1]}.bytes())
+			lv.Size = lenientNumber(logicalVolume{size: argv[i+1]}.bytes())
 		case "-l":
 			lv.Size = 1 << 30
 		case "--type":
@@ -460,10 +460,10 @@ func (m *sim) zfs(argv []string) {
 		}
 		d := Dataset{Name: last, Type: "filesystem"}
 		if i := slices.Index(argv, "-V"); i > 0 {
-			d.Type, d.Size = "volume", strconv.FormatInt(volume{size: argv[i+1]}.bytes(), 10)
+			d.Type, d.Size = "volume", strconv.FormatInt(logicalVolume{size: argv[i+1]}.bytes(), 10)
 			name := fmt.Sprintf("/dev/zd%d", 16*len(m.data))
 			m.links["/dev/zvol/"+last] = name
-			m.add(name, "disk", volume{size: argv[i+1]}.bytes())
+			m.add(name, "disk", logicalVolume{size: argv[i+1]}.bytes())
 		}
 		m.data = append(m.data, d)
 	}

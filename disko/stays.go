@@ -11,7 +11,7 @@ import (
 // disks that are erased at once is found, before anything is erased.
 
 // checkNodes reports what stands in the way of taking the disks.
-func (p *Plan) checkNodes(r *reader, nodes []*node) {
+func (p *Plan) checkNodes(r *reader, nodes []*placedDevice) {
 	for _, n := range nodes {
 		if root := p.erasedRoot(n); root != "" {
 			p.checkHolds(r, p.at(root), root, n)
@@ -25,7 +25,7 @@ func (p *Plan) checkNodes(r *reader, nodes []*node) {
 }
 
 // erasedRoot is a disk that the plan empties and on which a device lies, empty if there is none.
-func (p *Plan) erasedRoot(n *node) string {
+func (p *Plan) erasedRoot(n *placedDevice) string {
 	if i := slices.IndexFunc(n.roots, p.erased); i >= 0 {
 		return n.roots[i]
 	}
@@ -38,7 +38,7 @@ func (p *Plan) at(device string) string {
 }
 
 // checkHolds reports uses of a disk that is to be erased.
-func (p *Plan) checkHolds(r *reader, at, root string, n *node) {
+func (p *Plan) checkHolds(r *reader, at, root string, n *placedDevice) {
 	for _, point := range n.mountpoints() {
 		if point != "[SWAP]" && !ours(point) {
 			r.errorf(at, "%s is in use by the running system: %s is mounted at %s", root, n.device(), point)
@@ -82,7 +82,7 @@ var (
 )
 
 // checkMembers reports what is kept on several devices of which only some are erased.
-func (p *Plan) checkMembers(r *reader, nodes []*node) {
+func (p *Plan) checkMembers(r *reader, nodes []*placedDevice) {
 	for _, n := range nodes {
 		root := p.erasedRoot(n)
 		if root == "" {
@@ -108,7 +108,7 @@ func (p *Plan) checkMembers(r *reader, nodes []*node) {
 
 // checkGroups reports volume groups, active or not, that are on disks that stay, too, or have a name that the layout
 // gives.
-func (p *Plan) checkGroups(r *reader, nodes []*node) {
+func (p *Plan) checkGroups(r *reader, nodes []*placedDevice) {
 	if p.facts == nil {
 		return
 	}
@@ -122,7 +122,7 @@ func (p *Plan) checkGroups(r *reader, nodes []*node) {
 		if pv.Group == "" || seen[pv.Group] {
 			continue
 		}
-		var erased, stays []*node
+		var erased, stays []*placedDevice
 		for _, other := range p.facts.PhysicalVolumes {
 			n := p.facts.lookUp(nodes, other.Device)
 			switch {
@@ -141,14 +141,14 @@ func (p *Plan) checkGroups(r *reader, nodes []*node) {
 			r.errorf(p.at(root), "%s holds a part of the volume group %s, which is on %s too; the layout does not take all of its disks: take %s out of the group (vgreduce %[2]s %[4]s), remove the group (vgremove %[2]s), or take all of its disks",
 				root, group, stays[0].device(), erased[0].device())
 		default:
-			p.clash(r, stays[0], name{"lvm", pv.Group})
+			p.clash(r, stays[0], uniqueName{"lvm", pv.Group})
 		}
 	}
 }
 
 // lookUp finds a device by any of its names, nil if there is none.
-func (f *Facts) lookUp(nodes []*node, device string) *node {
-	i := slices.IndexFunc(nodes, func(n *node) bool {
+func (f *Facts) lookUp(nodes []*placedDevice, device string) *placedDevice {
+	i := slices.IndexFunc(nodes, func(n *placedDevice) bool {
 		return n.device() == device || "/dev/"+n.kname() == device || n.device() == f.Links[device] || "/dev/"+n.kname() == f.Links[device]
 	})
 	if i < 0 {
@@ -158,7 +158,7 @@ func (f *Facts) lookUp(nodes []*node, device string) *node {
 }
 
 // checkOther reports what is on disks that stay and has a name that the layout gives.
-func (p *Plan) checkOther(r *reader, n *node) {
+func (p *Plan) checkOther(r *reader, n *placedDevice) {
 	for _, has := range p.namesOf(n) {
 		p.clash(r, n, has)
 	}
@@ -168,10 +168,10 @@ func (p *Plan) checkOther(r *reader, n *node) {
 }
 
 // namesOf are the names that a device has where there may be only one of a name.
-func (p *Plan) namesOf(n *node) (names []name) {
+func (p *Plan) namesOf(n *placedDevice) (names []uniqueName) {
 	add := func(kind, word string) {
-		if word != "" && !slices.Contains(names, name{kind, word}) {
-			names = append(names, name{kind, word})
+		if word != "" && !slices.Contains(names, uniqueName{kind, word}) {
+			names = append(names, uniqueName{kind, word})
 		}
 	}
 	switch {
@@ -204,7 +204,7 @@ func (p *Plan) namesOf(n *node) (names []name) {
 }
 
 // clash reports a name of a device that stays, if the layout gives it, too.
-func (p *Plan) clash(r *reader, n *node, has name) {
+func (p *Plan) clash(r *reader, n *placedDevice, has uniqueName) {
 	if !slices.Contains(p.names, has) {
 		return
 	}
@@ -229,7 +229,7 @@ func (p *Plan) clash(r *reader, n *node, has name) {
 }
 
 // relabel is how a file system gets another label.
-func relabel(n *node) string {
+func relabel(n *placedDevice) string {
 	commands := map[string]string{
 		"ext2": "e2label %s NEW", "ext3": "e2label %s NEW", "ext4": "e2label %s NEW", "vfat": "fatlabel %s NEW", "exfat": "exfatlabel %s NEW",
 		"btrfs": "btrfs filesystem label %s NEW", "xfs": "xfs_admin -L NEW %s", "swap": "swaplabel -L NEW %s", "ntfs": "ntfslabel %s NEW",

@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-type swap struct {
+type swapArea struct {
 	discard       string
 	priority      *int
 	random        bool // NixOS makes it anew, with a new key, at each boot
@@ -13,8 +13,8 @@ type swap struct {
 	args, options []string
 }
 
-func parseSwap(a *attrs) content {
-	s := &swap{discard: a.oneOf("discardPolicy", "once", "pages", "both"), random: a.flag("randomEncryption"),
+func parseSwap(a *attrs) deviceContent {
+	s := &swapArea{discard: a.oneOf("discardPolicy", "once", "pages", "both"), random: a.flag("randomEncryption"),
 		args: a.borrow("extraArgs", a.words("extraArgs")), options: a.list("mountOptions"), priority: a.priority()}
 	if s.resume = a.flag("resumeDevice"); s.resume && s.random {
 		a.warnf(a.at("resumeDevice"), "has no use with randomEncryption, whose key is lost at each boot: nothing resumes")
@@ -34,9 +34,9 @@ func (a *attrs) priority() *int {
 }
 
 // minimum is mkswap's, ten pages.
-func (s *swap) minimum() int64 { return 40 << 10 }
+func (s *swapArea) minimum() int64 { return 40 << 10 }
 
-func (s *swap) fill(b *builder, on place) {
+func (s *swapArea) fill(b *builder, on place) {
 	if s.random {
 		return
 	}

@@ -58,7 +58,7 @@ func (b *builder) labelled(on place, format string, args []string) {
 	}
 	b.system.labels[on.device] = label
 	if !on.keep {
-		b.names = append(b.names, name{"label", label})
+		b.names = append(b.names, uniqueName{"label", label})
 	}
 }
 

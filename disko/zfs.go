@@ -38,7 +38,7 @@ type dataset struct {
 	hooks      *hooks
 	size       string
 	args       []string
-	content    content
+	content    deviceContent
 }
 
 var (
@@ -50,7 +50,7 @@ var (
 // zpoolModes are the ways in which members hold the same data, and the fewest of each.
 var zpoolModes = map[string]int{"": 1, "mirror": 2, "raidz": 2, "raidz1": 2, "raidz2": 3, "raidz3": 4}
 
-func parseZpool(d *device, a *attrs, _ string) {
+func parseZpool(d *topDevice, a *attrs, _ string) {
 	a.want("type", "zpool")
 	z := &zpool{at: a.at("mode"), name: a.matches("name", zpoolName, "up to 63 letters, digits and _.:- beginning with a letter"),
 		options: a.options("options")}
@@ -241,17 +241,17 @@ func (z *zpool) make(b *builder) {
 	if z.root.option("canmount") == "off" {
 		argv = append(argv, "-m", "none")
 	}
-	argv = append(argv, flags("-o", z.options)...)
-	argv = append(argv, flags("-O", z.rootFsOptions)...)
+	argv = append(argv, flagArgs("-o", z.options)...)
+	argv = append(argv, flagArgs("-O", z.rootFsOptions)...)
 	argv = append(argv, z.topology(b)...)
 	b.secret("make the pool "+z.name, z.name, z.root.key(b), argv)
-	b.names = append(b.names, name{"zfs_member", z.name})
+	b.names = append(b.names, uniqueName{"zfs_member", z.name})
 	if m, c := z.root.option("mountpoint"), z.root.option("canmount"); m != "none" && m != "legacy" && c != "off" && c != "noauto" {
 		b.step("unmount the pool "+z.name, z.name, "zfs", "unmount", z.name)
 	}
 }
 
-func flags(flag string, values []string) (args []string) {
+func flagArgs(flag string, values []string) (args []string) {
 	for _, v := range values {
 		args = append(args, flag, v)
 	}
@@ -331,7 +331,7 @@ func (d *dataset) keep(b *builder, on place) bool {
 	if have.Type != want {
 		b.errorf(d.path, "the dataset %s is a %s instead of a %s", d.name, have.Type, want)
 	}
-	if size := (volume{size: d.size}).bytes(); size > 0 && have.Size != strconv.FormatInt(size, 10) {
+	if size := (logicalVolume{size: d.size}).bytes(); size > 0 && have.Size != strconv.FormatInt(size, 10) {
 		b.errorf(d.path, "the volume %s has %s bytes instead of %d", d.name, have.Size, size)
 	}
 	if have.Locked {
@@ -371,7 +371,7 @@ func (d *dataset) make(b *builder) {
 	}
 	if strings.Contains(d.name, "/") {
 		// -u: do not mount yet, -p: make parents.
-		argv := append([]string{"zfs", "create", "-u", "-p"}, flags("-o", options)...)
+		argv := append([]string{"zfs", "create", "-u", "-p"}, flagArgs("-o", options)...)
 		b.secret("make the dataset "+d.name, d.name, d.key(b), append(argv, d.name))
 	} else {
 		settable := slices.DeleteFunc(slices.Clone(options), func(o string) bool {
@@ -386,7 +386,7 @@ func (d *dataset) make(b *builder) {
 
 func (d *dataset) fillVolume(b *builder, kept bool) {
 	dev := "/dev/zvol/" + d.name
-	at := place{device: dev, name: d.name, at: d.path, size: volume{size: d.size}.bytes(), sector: 512}
+	at := place{device: dev, name: d.name, at: d.path, size: logicalVolume{size: d.size}.bytes(), sector: 512}
 	if kept {
 		if at.keep, at.found = true, b.there(dev); at.found != nil {
 			at.device = at.found.device()
@@ -399,7 +399,7 @@ func (d *dataset) fillVolume(b *builder, kept bool) {
 }
 
 func (d *dataset) makeVolume(b *builder, dev string) {
-	argv := append([]string{"zfs", "create"}, flags("-o", d.options)...)
+	argv := append([]string{"zfs", "create"}, flagArgs("-o", d.options)...)
 	argv = append(append(argv, "-V", d.size), d.args...)
 	b.secret("make the volume "+d.name, dev, d.key(b), append(argv, d.name))
 	b.step("wait for the volume "+d.name, dev, "zvol_wait")

@@ -18,7 +18,7 @@ const (
 )
 
 // Words are all ways.
-func (d *Disko) Words() []string { return words(Fresh, Format, Mount, Script) }
+func (d *Disko) Words() []string { return wordsOf(Fresh, Format, Mount, Script) }
 
 // UnmarshalText reads a way; empty is [Fresh].
 func (d *Disko) UnmarshalText(text []byte) error {
@@ -38,7 +38,7 @@ func choose[T ~string](to *T, option, what string, text []byte, otherwise T, all
 	return nil
 }
 
-func words[T ~string](all ...T) (words []string) {
+func wordsOf[T ~string](all ...T) (words []string) {
 	for _, w := range all {
 		words = append(words, string(w))
 	}

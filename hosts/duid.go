@@ -18,10 +18,10 @@ func (h *Host) DUID() string {
 	if err != nil {
 		panic(err) // it is made as hex
 	}
-	return duid([16]byte(id))
+	return duidOf([16]byte(id))
 }
 
-func duid(machineID [16]byte) string {
+func duidOf(machineID [16]byte) string {
 	const head = "00020000ab11" // its type, and systemd's enterprise number
 	key := [16]byte{0x80, 0x11, 0x8c, 0xc2, 0xfe, 0x4a, 0x03, 0xee, 0x3e, 0xd6, 0x0c, 0x6f, 0x36, 0x39, 0x14, 0x09}
 	return head + hex.EncodeToString(binary.LittleEndian.AppendUint64(nil, siphash(key, machineID)))

@@ -9,7 +9,7 @@ import (
 // TestDUID has the values of systemd's own test mode.
 func TestDUID(t *testing.T) {
 	id := [16]byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}
-	if got := duid(id); got != "00020000ab11617740de1342c3a2" {
+	if got := duidOf(id); got != "00020000ab11617740de1342c3a2" {
 		t.Error(got)
 	}
 }

@@ -22,8 +22,8 @@ const (
 	gutter = 6         // columns left of the boxes, for a word
 )
 
-// cell is one character of a picture.
-type cell struct {
+// diskCell is one character of a picture.
+type diskCell struct {
 	char  rune
 	style string
 }
@@ -31,16 +31,16 @@ type cell struct {
 // canvas is what a picture is drawn on; it grows downwards.
 type canvas struct {
 	width int
-	rows  [][]cell
+	rows  [][]diskCell
 }
 
 func (c *canvas) put(x, y int, text, style string) {
 	for len(c.rows) <= y {
-		c.rows = append(c.rows, slices.Repeat([]cell{{char: ' '}}, c.width))
+		c.rows = append(c.rows, slices.Repeat([]diskCell{{char: ' '}}, c.width))
 	}
 	for _, char := range text {
 		if x < c.width {
-			c.rows[y][x] = cell{char, style}
+			c.rows[y][x] = diskCell{char, style}
 		}
 		x++
 	}
@@ -72,30 +72,30 @@ func (c *canvas) print(w io.Writer, color bool) {
 	}
 }
 
-// bar is a row of boxes, to scale as far as their words allow.
-type bar struct {
+// progressBar is a row of boxes, to scale as far as their words allow.
+type progressBar struct {
 	label    string
 	segments []disko.Segment
 	lost     bool
 
 	edges []int // columns of the lines between the boxes
-	texts [][]line
+	texts [][]styledLine
 }
 
 // newBar shows what there is after the plan.
-func newBar(segments []disko.Segment) bar {
+func newBar(segments []disko.Segment) progressBar {
 	if slices.ContainsFunc(segments, func(s disko.Segment) bool { return !s.Kept && s.What != "free" }) {
-		return bar{label: "new", segments: segments}
+		return progressBar{label: "new", segments: segments}
 	}
-	return bar{label: "kept", segments: segments}
+	return progressBar{label: "kept", segments: segments}
 }
 
-// line is a line of text in a box, and where something is mounted.
-type line struct{ text, where, style string }
+// styledLine is a line of text in a box, and where something is mounted.
+type styledLine struct{ text, where, style string }
 
 // bars draws one or two bars, the second below the first.
-func (c *canvas) bars(list ...bar) {
-	list = slices.DeleteFunc(list, func(b bar) bool { return len(b.segments) == 0 })
+func (c *canvas) bars(list ...progressBar) {
+	list = slices.DeleteFunc(list, func(b progressBar) bool { return len(b.segments) == 0 })
 	if len(list) == 0 {
 		return
 	}
@@ -136,7 +136,7 @@ func lineStyle(lost bool) string {
 }
 
 // boxes draws a bar's boxes, and its label beside them.
-func (c *canvas) boxes(b *bar) {
+func (c *canvas) boxes(b *progressBar) {
 	y, height := len(c.rows), 0
 	for _, text := range b.texts {
 		height = max(height, len(text))
@@ -168,7 +168,7 @@ func (c *canvas) boxes(b *bar) {
 
 // arrange decides where the boxes are: each as wide as its size says, but wide enough to
 // be read. What has no known size takes the rest.
-func (b *bar) arrange(left, right int) {
+func (b *progressBar) arrange(left, right int) {
 	wide := 12 // characters of text in a box that is too small for its scale
 	if len(b.segments) > 3 {
 		wide = 9 // "931.5 GiB"
@@ -203,7 +203,7 @@ func (b *bar) arrange(left, right int) {
 }
 
 // list puts what is too much for a row of boxes into one, a line each.
-func (b *bar) list() {
+func (b *progressBar) list() {
 	all := disko.Segment{Children: slices.Clone(b.segments)}
 	for i := range all.Children {
 		s := &all.Children[i]

@@ -100,8 +100,8 @@ func choiceOf(name string) hosts.Choice {
 	return all[slices.IndexFunc(all, func(ch hosts.Choice) bool { return ch.Name == name })]
 }
 
-// given are the names of the choices whose flags were given.
-func given(c *cobra.Command, which func(hosts.Choice) bool) (names []string) {
+// givenChoices are the names of the choices whose flags were given.
+func givenChoices(c *cobra.Command, which func(hosts.Choice) bool) (names []string) {
 	for _, ch := range hosts.AllChoices() {
 		if which(ch) && c.Flags().Changed(ch.Flag) {
 			names = append(names, ch.Name)

@@ -159,7 +159,7 @@ func drawPreset(w io.Writer, p disko.Preset) error {
 	if err != nil {
 		return err
 	}
-	width, color := terminal(w)
+	width, color := terminalSize(w)
 	drawPlan(w, plan, width, color)
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 
 	"provision/disko"
 	"provision/hosts"
+	"provision/internal/api"
 	"provision/internal/boards"
 	"provision/internal/bootable"
 	"provision/internal/enroll"
@@ -37,13 +38,13 @@ Facts are what provision facts prints on the machine. For the way fresh, the
 output of lsblk --json --bytes --output-all does. For --disk see provision enroll
 --help; a host's disks are chosen when it is enrolled.`
 
-func planCommand(api *client) *cobra.Command {
+func planCommand(daemon *api.Client) *cobra.Command {
 	var layout, facts, board string
 	var way hosts.Disko
 	var disks []string
 	var asJSON bool
 	c := &cobra.Command{Use: "plan HOST", Short: "show what an install would do to the disks", Long: planHelp,
-		Args: cobra.MaximumNArgs(1), ValidArgsFunction: api.completeHosts,
+		Args: cobra.MaximumNArgs(1), ValidArgsFunction: completeHosts(daemon),
 		RunE: func(c *cobra.Command, args []string) error {
 			if (len(args) == 1) == (layout != "") {
 				return errUsage{errors.New("plan needs a HOST, or --layout FILE|NAME without one")}
@@ -66,7 +67,7 @@ func planCommand(api *client) *cobra.Command {
 				}
 				p, err = planFiles(layout, facts, board, o)
 			} else {
-				err = api.call(c.Context(), http.MethodGet, hostPath(args[0], "/plan"), nil, p)
+				err = daemon.Call(c.Context(), http.MethodGet, api.HostPath(args[0], "/plan"), nil, p)
 			}
 			if err != nil {
 				return err
@@ -141,7 +142,7 @@ func readLayout(name string, disks map[string]string, forMachine bool) (*disko.L
 }
 
 func showPlan(w io.Writer, p *disko.Plan) error {
-	width, color := terminal(w)
+	width, color := terminalSize(w)
 	drawPlan(w, p, width, color)
 	stage, sum := disko.Stage(""), time.Duration(0)
 	for _, s := range p.Steps {
@@ -211,8 +212,8 @@ func seconds(d time.Duration) string {
 	return fmt.Sprintf("%.0f s", d.Seconds())
 }
 
-// terminal returns the columns that there are to draw in, and whether in colour.
-func terminal(w io.Writer) (width int, color bool) {
+// terminalSize returns the columns that there are to draw in, and whether in colour.
+func terminalSize(w io.Writer) (width int, color bool) {
 	f := terminalOf(w)
 	if f == nil {
 		return 80, false

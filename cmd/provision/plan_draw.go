@@ -66,7 +66,7 @@ func (c *canvas) disk(d disko.Disk) {
 	if after.label == "kept" {
 		before = nil // the same
 	}
-	c.bars(bar{label: label, segments: before, lost: d.Erased}, after)
+	c.bars(progressBar{label: label, segments: before, lost: d.Erased}, after)
 }
 
 // made draws what is made of several devices, or of volumes.
@@ -90,20 +90,20 @@ func (c *canvas) made(s disko.Segment) {
 }
 
 // describe says what is in a segment, in lines of at most so many characters.
-func (b *bar) describe(s disko.Segment, width int) (lines []line) {
+func (b *progressBar) describe(s disko.Segment, width int) (lines []styledLine) {
 	add := func(text, where, style string) {
 		if b.lost {
 			text, where, style = text+where, "", red
 		}
 		text = clip(text, width)
 		if room := width - len([]rune(text)); room > 1 {
-			lines = append(lines, line{text, clip(where, room), style})
+			lines = append(lines, styledLine{text, clip(where, room), style})
 		} else {
-			lines = append(lines, line{text, "", style})
+			lines = append(lines, styledLine{text, "", style})
 		}
 	}
 	if s.What == "free" {
-		return []line{{clip("free", width), "", faint}, {clip(s.Amount(), width), "", faint}}
+		return []styledLine{{clip("free", width), "", faint}, {clip(s.Amount(), width), "", faint}}
 	}
 	if name := cmp.Or(s.Name, strings.TrimPrefix(s.Device, "/dev/")); name != "" {
 		add(name, "", bold)

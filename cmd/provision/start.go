@@ -22,7 +22,7 @@ type start struct {
 
 // newStart looks at the state folder and at that of the socket.
 func newStart(state, socket string) *start {
-	s := &start{state: state, before: names(state)}
+	s := &start{state: state, before: entriesOf(state)}
 	for _, dir := range []string{state, socket} {
 		for ; ; dir = filepath.Dir(dir) {
 			if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
@@ -38,7 +38,7 @@ func newStart(state, socket string) *start {
 func (s *start) undo() error {
 	var errs []error
 	if s.locked {
-		for _, name := range names(s.state) {
+		for _, name := range entriesOf(s.state) {
 			// A copy of a store that this start brought to another format is needed to go back.
 			if !slices.Contains(s.before, name) && name != store.CopiesFolder {
 				errs = append(errs, os.RemoveAll(filepath.Join(s.state, name)))
@@ -86,8 +86,8 @@ func sshFolder(temp string) string {
 	return temp
 }
 
-// names are those of what is in a folder, if it is there.
-func names(dir string) (all []string) {
+// entriesOf are those of what is in a folder, if it is there.
+func entriesOf(dir string) (all []string) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil

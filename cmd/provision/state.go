@@ -12,8 +12,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"provision/hosts"
+	"provision/internal/api"
 	"provision/internal/store"
-	"provision/internal/web"
 )
 
 const stateHelp = `What the server keeps in its state folder: look at it, copy it, mend it.
@@ -32,16 +32,16 @@ Copies do not hold secrets.key, without which no secret in them can be read.
 
 const defaultState = "/var/lib/provision"
 
-// state is the folder that the subcommands are about.
-type state struct {
-	api *client
-	dir string
+// stateCommands is the folder that the subcommands are about.
+type stateCommands struct {
+	daemon *api.Client
+	dir    string
 }
 
-func (s *state) path(name string) string { return filepath.Join(s.dir, name) }
+func (s *stateCommands) path(name string) string { return filepath.Join(s.dir, name) }
 
-func stateCommand(api *client) *cobra.Command {
-	s := &state{api: api}
+func stateCommand(daemon *api.Client) *cobra.Command {
+	s := &stateCommands{daemon: daemon}
 	c := &cobra.Command{Use: "state", Short: "check, back up and restore what the server keeps", Long: stateHelp,
 		Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
 	c.PersistentFlags().StringVar(&s.dir, "state-dir", defaultState, "state folder of the server")
@@ -66,7 +66,7 @@ func stateCommand(api *client) *cobra.Command {
 	return c
 }
 
-func (s *state) check(c *cobra.Command, args []string) error {
+func (s *stateCommands) check(c *cobra.Command, args []string) error {
 	out := c.OutOrStdout()
 	if len(args) > 0 {
 		found, err := store.CheckFile(args[0])
@@ -100,7 +100,7 @@ func running(err error) bool {
 }
 
 // checkRunning looks at a copy that the server makes.
-func (s *state) checkRunning(c *cobra.Command) (store.Check, error) {
+func (s *stateCommands) checkRunning(c *cobra.Command) (store.Check, error) {
 	tmp, err := os.MkdirTemp("", "provision-check-")
 	if err != nil {
 		return store.Check{}, err
@@ -110,7 +110,7 @@ func (s *state) checkRunning(c *cobra.Command) (store.Check, error) {
 }
 
 // download writes a copy that the server makes into a file that is not there, and looks at it.
-func (s *state) download(c *cobra.Command, path string) (store.Check, error) {
+func (s *stateCommands) download(c *cobra.Command, path string) (store.Check, error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return store.Check{}, err
@@ -119,7 +119,7 @@ func (s *state) download(c *cobra.Command, path string) (store.Check, error) {
 	err = store.Backup(f, s.path(storeFile))
 	if running(err) {
 		var body io.ReadCloser
-		if body, err = s.api.do(c.Context(), http.MethodGet, "/v1/state", nil); err == nil {
+		if body, err = s.daemon.Do(c.Context(), http.MethodGet, api.StatePath, nil); err == nil {
 			_, err = io.Copy(f, body)
 			err = errors.Join(err, body.Close())
 		}
@@ -147,7 +147,7 @@ func sayCheck(out io.Writer, path string, found store.Check, err error) error {
 	return err
 }
 
-func (s *state) backup(c *cobra.Command, file string) error {
+func (s *stateCommands) backup(c *cobra.Command, file string) error {
 	found, err := s.download(c, file)
 	if errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("%s is there already; choose another name", file)
@@ -163,7 +163,7 @@ func (s *state) backup(c *cobra.Command, file string) error {
 	return nil
 }
 
-func (s *state) restore(out io.Writer, args []string) error {
+func (s *stateCommands) restore(out io.Writer, args []string) error {
 	path := s.path(storeFile)
 	var from string
 	if len(args) > 0 {
@@ -187,12 +187,12 @@ func (s *state) restore(out io.Writer, args []string) error {
 	return sayCheck(out, path, found, nil)
 }
 
-func (s *state) setAside(c *cobra.Command, key string) error {
+func (s *stateCommands) setAside(c *cobra.Command, key string) error {
 	db, err := store.OpenBolt(s.path(storeFile))
 	if err == nil {
 		err = errors.Join(s.setAsideIn(db, key), db.Close())
 	} else if running(err) {
-		err = s.api.call(c.Context(), http.MethodPost, "/v1/state/set-aside", web.SetAsideRequest{Record: key}, nil)
+		err = s.daemon.Call(c.Context(), http.MethodPost, api.SetAsidePath, api.SetAsideRequest{Record: key}, nil)
 	}
 	if err != nil {
 		return err
@@ -201,7 +201,7 @@ func (s *state) setAside(c *cobra.Command, key string) error {
 	return nil
 }
 
-func (s *state) setAsideIn(db *store.Bolt, key string) error {
+func (s *stateCommands) setAsideIn(db *store.Bolt, key string) error {
 	vault, err := hosts.VaultOf(db, s.path(keyFile))
 	if err != nil {
 		return err
@@ -213,7 +213,7 @@ func (s *state) setAsideIn(db *store.Bolt, key string) error {
 	return inventory.SetAside(key, "an operator, while no server ran")
 }
 
-func (s *state) dropSecrets(out io.Writer, yes bool) error {
+func (s *stateCommands) dropSecrets(out io.Writer, yes bool) error {
 	db, err := store.OpenBolt(s.path(storeFile))
 	if err != nil {
 		return err

@@ -57,8 +57,8 @@ func openStick(in sticks, path string) (*stick, error) {
 	if err != nil {
 		return nil, fmt.Errorf("write %s: find out what it is: %w", path, err)
 	}
-	s := &stick{path: path, model: strings.TrimSpace(read(dir, "device/model") + " " + read(dir, "device/name"))}
-	sectors, _ := strconv.ParseInt(read(dir, "size"), 10, 64)
+	s := &stick{path: path, model: strings.TrimSpace(readTrimmed(dir, "device/model") + " " + readTrimmed(dir, "device/name"))}
+	sectors, _ := strconv.ParseInt(readTrimmed(dir, "size"), 10, 64)
 	s.size = sectors * 512 // whatever its sectors are (Documentation/ABI/stable/sysfs-block)
 	if err := in.fit(dir); err != nil {
 		return nil, fmt.Errorf("%s is not written: %w", s, err)
@@ -75,8 +75,8 @@ func openStick(in sticks, path string) (*stick, error) {
 
 func devno(dev uint64) string { return fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev)) }
 
-// read is the text of a file of sysfs; empty if there is none.
-func read(dir, name string) string {
+// readTrimmed is the text of a file of sysfs; empty if there is none.
+func readTrimmed(dir, name string) string {
 	text, _ := os.ReadFile(filepath.Join(dir, name))
 	return strings.TrimSpace(string(text))
 }
@@ -84,13 +84,13 @@ func read(dir, name string) string {
 // fit says why the disk at dir, in sysfs, must not be written.
 func (in sticks) fit(dir string) error {
 	name := filepath.Base(dir)
-	if number := read(dir, "partition"); number != "" {
+	if number := readTrimmed(dir, "partition"); number != "" {
 		return fmt.Errorf("it is a partition; name the whole disk, /dev/%s", filepath.Base(filepath.Dir(dir)))
 	}
 	switch {
-	case read(dir, "size") == "0":
+	case readTrimmed(dir, "size") == "0":
 		return errors.New("there is no medium in it")
-	case read(dir, "ro") == "1":
+	case readTrimmed(dir, "ro") == "1":
 		return errors.New("it is read-only: is there a switch on it?")
 	case !removable(dir):
 		return fmt.Errorf("it is not removable (nor on USB, nor an SD card), and may be a disk of this machine. "+
@@ -107,7 +107,7 @@ func (in sticks) fit(dir string) error {
 // bit, which disks in USB cases lack, or by where it hangs. An MMC that is no
 // SD card is soldered on.
 func removable(dir string) bool {
-	if read(dir, "device/type") == "MMC" {
+	if readTrimmed(dir, "device/type") == "MMC" {
 		return false
 	}
 	usb := slices.ContainsFunc(strings.Split(dir, "/"), func(part string) bool {
@@ -115,7 +115,7 @@ func removable(dir string) bool {
 		_, err := strconv.Atoi(bus)
 		return ok && err == nil
 	})
-	return read(dir, "removable") == "1" || usb || read(dir, "device/type") == "SD"
+	return readTrimmed(dir, "removable") == "1" || usb || readTrimmed(dir, "device/type") == "SD"
 }
 
 // parts are the disk and its partitions: names by device number. What is made
@@ -136,12 +136,12 @@ func (in sticks) parts(dir string) (map[string]string, error) {
 		}
 		for _, h := range held {
 			what := h.Name()
-			if name := read(filepath.Join(d, "holders", h.Name()), "dm/name"); name != "" {
+			if name := readTrimmed(filepath.Join(d, "holders", h.Name()), "dm/name"); name != "" {
 				what = "/dev/mapper/" + name
 			}
 			return nil, fmt.Errorf("/dev/%s is in use: %s lies on it; close that first", filepath.Base(d), what)
 		}
-		parts[read(d, "dev")] = filepath.Base(d)
+		parts[readTrimmed(d, "dev")] = filepath.Base(d)
 	}
 	return parts, nil
 }

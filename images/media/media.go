@@ -14,7 +14,8 @@
 // stampISO then set the dates and identifiers, which it takes from the clock.
 //
 // This package imports images, which has the boards' firmware and the programs
-// of iPXE, and internal/boards, which knows what boards load of that firmware. It is imported by what hands media out, internal/web.
+// of iPXE, and internal/boards, which knows what boards load of that firmware.
+// It is imported by what hands media out, internal/api.
 package media
 
 import (

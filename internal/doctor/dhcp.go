@@ -109,7 +109,7 @@ func judgeBeside(l link, offers []offer, local bool) (found []Finding) {
 	case len(servers) == 0 && !local:
 		add(Stop, "no DHCP server answers, and a proxy gives no addresses", "switch the LAN's DHCP server on, or serve with --dhcp server --dhcp-range FIRST-LAST")
 	case len(servers) > 1:
-		add(Warning, fmt.Sprintf("%d DHCP servers answer: %s; machines take an address from any", len(servers), list(servers)),
+		add(Warning, fmt.Sprintf("%d DHCP servers answer: %s; machines take an address from any", len(servers), enumerate(servers)),
 			"switch off all but one, unless they are meant to share the LAN")
 	}
 	return found
@@ -132,7 +132,7 @@ func judgeForeign(l link, offers []offer, local bool) []Finding {
 		}
 		names = append(names, o.String()+o.boots())
 	}
-	return []Finding{{"dhcp", Stop, l.Name, fmt.Sprintf("no DHCP server points machines to %s: there is %s", l.Address.Addr(), list(names)), remedy}}
+	return []Finding{{"dhcp", Stop, l.Name, fmt.Sprintf("no DHCP server points machines to %s: there is %s", l.Address.Addr(), enumerate(names)), remedy}}
 }
 
 // discovery reports whether option 43 has one of the sub-options 6 to 10, which
@@ -172,5 +172,5 @@ func (o offer) boots() string {
 	if len(has) == 0 {
 		return ", which sends no boot options"
 	}
-	return ", which sends " + list(has)
+	return ", which sends " + enumerate(has)
 }

@@ -100,7 +100,7 @@ func (d *Doctor) Run(ctx context.Context) []Finding {
 		if !usable {
 			continue
 		}
-		check(func() []Finding { return rules.judge(l, ports(d.Mode, d.HTTPPort)) })
+		check(func() []Finding { return rules.judge(l, usedPorts(d.Mode, d.HTTPPort)) })
 		check(func() []Finding {
 			taken, dhcp := d.takenPorts(ctx, l)
 			return append(taken, d.dhcp(ctx, l, dhcp)...)
@@ -140,8 +140,8 @@ type link struct {
 	Members  map[string]int // of a bridge, with their MTUs
 }
 
-// list writes words as people do: a, b and c.
-func list(words []string) string {
+// enumerate writes words as people do: a, b and c.
+func enumerate(words []string) string {
 	if len(words) < 2 {
 		return strings.Join(words, "")
 	}

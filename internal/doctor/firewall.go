@@ -27,7 +27,7 @@ func (p packet) service() int { return pick(p.Out == "", p.Port, p.Source) }
 
 // packets are those that a server on these ports needs to come in, or its answers, which are to go out. The last is of a
 // TFTP transfer under way.
-func packets(l link, ports []port, out bool) []packet {
+func packets(l link, ports []portUse, out bool) []packet {
 	one := func(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 	self, anyone := one(l.Address.Addr()), l.Address.Masked()
 	everyone := one(netip.AddrFrom4([4]byte{255, 255, 255, 255}))
@@ -72,23 +72,23 @@ func truthOf(b bool) truth { return pick(b, yes, no) }
 
 func (t truth) not() truth { return yes - t }
 
-// verdict is what a rule does with a packet that it matches.
-type verdict int
+// ruleVerdict is what a rule does with a packet that it matches.
+type ruleVerdict int
 
 const (
-	accept  verdict = iota
-	drop            // or reject
-	leave           // go back to the calling chain
-	jump            // to a chain, and come back
-	goTo            // to a chain, and come back where this chain would
-	unknown         // accepted or dropped, by somebody else
+	accept  ruleVerdict = iota
+	drop                // or reject
+	leave               // go back to the calling chain
+	jump                // to a chain, and come back
+	goTo                // to a chain, and come back where this chain would
+	unknown             // accepted or dropped, by somebody else
 )
 
 // rule is one of a firewall's.
 type rule struct {
 	Text    string
 	Match   func(packet) truth
-	Verdict verdict
+	Verdict ruleVerdict
 	Target  string // of jump and goTo: a name in firewall.Chains
 }
 
@@ -97,7 +97,7 @@ type base struct {
 	Tool   string // nftables, iptables or iptables-legacy
 	Chain  string // name in firewall.Chains
 	Out    bool
-	Policy verdict
+	Policy ruleVerdict
 	Kind   kind
 }
 
@@ -118,14 +118,14 @@ type firewall struct {
 	Bases  []base
 }
 
-// ends are the ways in which a packet may leave a chain, each with what makes
+// chainExits are the ways in which a packet may leave a chain, each with what makes
 // it. It is certain if there is one.
-type ends struct {
-	By     map[verdict]string
+type chainExits struct {
+	By     map[ruleVerdict]string
 	Unsure string // the first rule that leaves it open
 }
 
-func (e *ends) add(v verdict, by string) {
+func (e *chainExits) add(v ruleVerdict, by string) {
 	if _, ok := e.By[v]; !ok {
 		e.By[v] = by
 	}
@@ -133,8 +133,8 @@ func (e *ends) add(v verdict, by string) {
 
 // walk follows a packet through a chain. The kernel refuses loops, and nftables
 // more than 16 jumps (NFT_JUMP_STACK_SIZE).
-func (f *firewall) walk(name string, p packet, depth int) ends {
-	out := ends{By: make(map[verdict]string)}
+func (f *firewall) walk(name string, p packet, depth int) chainExits {
+	out := chainExits{By: make(map[ruleVerdict]string)}
 	if depth > 16 {
 		out.add(leave, "")
 		return out
@@ -179,7 +179,7 @@ func (f *firewall) walk(name string, p packet, depth int) ends {
 }
 
 // enter is walk for a base chain, whose end is its policy.
-func (f *firewall) enter(b base, p packet) ends {
+func (f *firewall) enter(b base, p packet) chainExits {
 	out := f.walk(b.Chain, p, 0)
 	if _, ok := out.By[leave]; ok {
 		delete(out.By, leave)
@@ -190,7 +190,7 @@ func (f *firewall) enter(b base, p packet) ends {
 
 // judge says which packets to the server do not come in, and which of its answers do not go out, grouped by what stops
 // them.
-func (f *firewall) judge(l link, ports []port) (found []Finding) {
+func (f *firewall) judge(l link, ports []portUse) (found []Finding) {
 	type cause struct{ words, by string }
 	for _, b := range f.Bases {
 		var causes []cause
@@ -247,7 +247,7 @@ func packetWords(ps []packet) string {
 	if transfer {
 		words = append(words, "TFTP transfers")
 	}
-	return list(words)
+	return enumerate(words)
 }
 
 // remedy is the line to add, in the words of what manages the firewall.

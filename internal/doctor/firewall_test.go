@@ -241,7 +241,7 @@ func TestFirewall(t *testing.T) {
 			}
 		}
 		f := load(t, tt.tool, tt.rules)
-		found := f.judge(br0, ports(pxe.Proxy, 80))
+		found := f.judge(br0, usedPorts(pxe.Proxy, 80))
 		same(t, tt.name, found, tt.want...)
 		agree(tt.name, f)
 		if !tt.mends {
@@ -251,7 +251,7 @@ func TestFirewall(t *testing.T) {
 			run(t, "sh", "-c", fd.Remedy)
 		}
 		f, _ = loadFirewall(t.Context())
-		same(t, tt.name+", mended", f.judge(br0, ports(pxe.Proxy, 80)))
+		same(t, tt.name+", mended", f.judge(br0, usedPorts(pxe.Proxy, 80)))
 		agree(tt.name+", mended", f)
 	}
 	flush(t)
@@ -339,7 +339,7 @@ func newWire(t *testing.T) *wire {
 	l := lan(t)
 	w := &wire{client: plug(t, l, "pc", "52:54:00:77:00:09", "10.77.0.9/24"), udp: make(map[int]*net.UDPConn), sent: make(map[int][]byte)}
 	closes := func(c interface{ Close() error }) { t.Cleanup(func() { c.Close() }) }
-	for _, p := range packets(br0, ports(pxe.Proxy, 80), false) {
+	for _, p := range packets(br0, usedPorts(pxe.Proxy, 80), false) {
 		if p.Proto != "udp" {
 			continue
 		}
@@ -378,10 +378,10 @@ func newWire(t *testing.T) *wire {
 // It returns how many were judged with certainty.
 func (w *wire) agrees(t *testing.T, name string, f *firewall) (sure int) {
 	t.Helper()
-	for _, p := range packets(br0, ports(pxe.Proxy, 80), false) {
+	for _, p := range packets(br0, usedPorts(pxe.Proxy, 80), false) {
 		w.send(t, p)
 	}
-	for _, p := range packets(br0, ports(pxe.Proxy, 80), false) {
+	for _, p := range packets(br0, usedPorts(pxe.Proxy, 80), false) {
 		passes := f.passes(p)
 		if passes == maybe {
 			continue
@@ -412,7 +412,7 @@ func (f *firewall) passes(p packet) truth {
 // answersAgree is agrees for what the server sends, where nothing that comes in is stopped.
 func (w *wire) answersAgree(t *testing.T, name string, f *firewall) {
 	t.Helper()
-	for _, p := range packets(br0, ports(pxe.Proxy, 80), true) {
+	for _, p := range packets(br0, usedPorts(pxe.Proxy, 80), true) {
 		passes := f.passes(p)
 		if passes == maybe {
 			continue
@@ -547,5 +547,5 @@ func TestFirewallUnread(t *testing.T) {
 		t.Error("half a ruleset is read")
 	}
 	f.addIptables("iptables", "*filter\n:INPUT\n-A INPUT\n-A INPUT !\n-A INPUT -j\n-A INPUT -g INPUT\n")
-	f.judge(br0, ports(pxe.Off, 80))
+	f.judge(br0, usedPorts(pxe.Off, 80))
 }

@@ -12,7 +12,7 @@ import (
 func (f *firewall) addIptables(tool, saved string) {
 	prefix := tool + " "
 	var chains []string
-	policies := make(map[string]verdict)
+	policies := make(map[string]ruleVerdict)
 	table := ""
 	for line := range strings.Lines(saved) {
 		line = strings.TrimSpace(line)
@@ -25,7 +25,7 @@ func (f *firewall) addIptables(tool, saved string) {
 			chains = append(chains, name)
 			policies[name] = pick(strings.HasPrefix(rest, "DROP"), drop, accept)
 		case strings.HasPrefix(line, "-A "):
-			w := words(line)
+			w := quotedWords(line)
 			f.Chains[prefix+w[1]] = append(f.Chains[prefix+w[1]], iptablesRule(line, w[2:], prefix)...)
 		}
 	}
@@ -36,8 +36,8 @@ func (f *firewall) addIptables(tool, saved string) {
 	}
 }
 
-// words splits a line of iptables-save; a comment may be quoted.
-func words(line string) (out []string) {
+// quotedWords splits a line of iptables-save; a comment may be quoted.
+func quotedWords(line string) (out []string) {
 	var word strings.Builder
 	quoted, escaped := false, false
 	for _, r := range line + " " {
@@ -112,7 +112,7 @@ func iptablesRule(text string, w []string, prefix string) []rule {
 }
 
 // iptablesTarget reads -j or -g; decides is false if the packet only goes on.
-func iptablesTarget(option, name, prefix string) (v verdict, target string, decides bool) {
+func iptablesTarget(option, name, prefix string) (v ruleVerdict, target string, decides bool) {
 	switch name {
 	case "ACCEPT":
 		return accept, "", true

@@ -199,14 +199,14 @@ func TestJudgeServed(t *testing.T) {
 
 func TestTakenPort(t *testing.T) {
 	for _, tt := range []struct {
-		port  port
+		port  portUse
 		owner string
 		want  string
 	}{
-		{port{"udp", 67}, "dnsmasq (pid 7)", "udp port 67 is taken by dnsmasq (pid 7) → stop that program, or leave DHCP to it: --dhcp off, and `provision doctor --dhcp-config dnsmasq` for its settings"},
-		{port{"udp", 69}, "", "udp port 69 is taken → stop that program"},
-		{port{"tcp", 80}, "nginx (pid 8)", "tcp port 80 is taken by nginx (pid 8) → stop that program, or choose another port: --http :8080"},
-		{port{"udp", 4011}, "provision (pid 9)", "udp port 4011 is taken by provision (pid 9) → if that is the server, name its socket with --socket"},
+		{portUse{"udp", 67}, "dnsmasq (pid 7)", "udp port 67 is taken by dnsmasq (pid 7) → stop that program, or leave DHCP to it: --dhcp off, and `provision doctor --dhcp-config dnsmasq` for its settings"},
+		{portUse{"udp", 69}, "", "udp port 69 is taken → stop that program"},
+		{portUse{"tcp", 80}, "nginx (pid 8)", "tcp port 80 is taken by nginx (pid 8) → stop that program, or choose another port: --http :8080"},
+		{portUse{"udp", 4011}, "provision (pid 9)", "udp port 4011 is taken by provision (pid 9) → if that is the server, name its socket with --socket"},
 	} {
 		same(t, tt.owner, []Finding{takenPort("br0", tt.port, tt.owner)}, "stop port: "+tt.want)
 	}

@@ -134,10 +134,10 @@ func judgeServed(l link, address netip.Addr, served bool) []Finding {
 	case l.Missing || !l.Up || len(l.All) == 0:
 		return nil
 	case !address.IsValid():
-		return []Finding{{"interface", Stop, l.Name, fmt.Sprintf("the running server waits for it, although it is up and has %s", list(addresses(l.All))),
+		return []Finding{{"interface", Stop, l.Name, fmt.Sprintf("the running server waits for it, although it is up and has %s", enumerate(addresses(l.All))),
 			"see in the server's log what it waits for: a port that is taken, or the address that --interface " + l.Name + "=ADDRESS chose"}}
 	case !slices.ContainsFunc(l.All, has):
-		return []Finding{{"interface", Stop, l.Name, fmt.Sprintf("the running server answers with its address %s, and the interface has %s now", address, list(addresses(l.All))),
+		return []Finding{{"interface", Stop, l.Name, fmt.Sprintf("the running server answers with its address %s, and the interface has %s now", address, enumerate(addresses(l.All))),
 			fmt.Sprintf("ip address add %s/%d dev %s, or restart the server", address, l.All[0].Bits(), l.Name)}}
 	}
 	return nil
@@ -163,7 +163,7 @@ func judgeMTU(l link) (found []Finding) {
 	}
 	switch {
 	case len(odd) > 0:
-		add(Warning, fmt.Sprintf("the bridge has MTU %d and its member %s: the larger frames are lost", l.MTU, list(odd)),
+		add(Warning, fmt.Sprintf("the bridge has MTU %d and its member %s: the larger frames are lost", l.MTU, enumerate(odd)),
 			fmt.Sprintf("give all the same, such as: ip link set IF mtu %d", ethernetMTU))
 	case l.MTU < ethernetMTU:
 		add(Warning, fmt.Sprintf("its MTU is %d: firmware asks for TFTP blocks that need %d, and often drops fragments", l.MTU, ethernetMTU),

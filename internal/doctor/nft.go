@@ -144,7 +144,7 @@ func (n nftRule) rules(text string, exprs []map[string]any) (out []rule) {
 }
 
 // verdict reads {"accept": null} or {"jump": {"target": "x"}}.
-func (n nftRule) verdict(v any) (verdict, string, bool) {
+func (n nftRule) verdict(v any) (ruleVerdict, string, bool) {
 	m, _ := v.(map[string]any)
 	for name, body := range m {
 		switch name {

@@ -15,30 +15,30 @@ import (
 	"provision/pxe"
 )
 
-// port is one that machines send to.
-type port struct {
+// portUse is one that machines send to.
+type portUse struct {
 	Proto  string // udp, tcp
 	Number int
 }
 
-func (p port) String() string { return fmt.Sprintf("%s port %d", p.Proto, p.Number) }
+func (p portUse) String() string { return fmt.Sprintf("%s port %d", p.Proto, p.Number) }
 
-// ports are those that a server in this mode listens on.
-func ports(mode pxe.Mode, http int) []port {
+// usedPorts are those that a server in this mode listens on.
+func usedPorts(mode pxe.Mode, http int) []portUse {
 	if mode == pxe.Off {
-		return []port{{"udp", 69}, {"tcp", http}}
+		return []portUse{{"udp", 69}, {"tcp", http}}
 	}
-	return []port{{"udp", 67}, {"udp", 69}, {"udp", 4011}, {"tcp", http}}
+	return []portUse{{"udp", 67}, {"udp", 69}, {"udp", 4011}, {"tcp", http}}
 }
 
 // takenPorts tries to open each port as the server will, but for those that
 // the running server has. dhcp reports whether another program has DHCP's.
 func (d *Doctor) takenPorts(ctx context.Context, l link) (found []Finding, dhcp bool) {
-	var opened []port
+	var opened []portUse
 	if d.Server != nil && d.Server.Interfaces[l.Name].IsValid() {
-		opened = ports(d.Server.Mode, d.Server.HTTPPort)
+		opened = usedPorts(d.Server.Mode, d.Server.HTTPPort)
 	}
-	for _, p := range ports(d.Mode, d.HTTPPort) {
+	for _, p := range usedPorts(d.Mode, d.HTTPPort) {
 		if slices.Contains(opened, p) {
 			continue
 		}
@@ -54,7 +54,7 @@ func (d *Doctor) takenPorts(ctx context.Context, l link) (found []Finding, dhcp 
 	return found, dhcp
 }
 
-func tryPort(ctx context.Context, l link, p port) error {
+func tryPort(ctx context.Context, l link, p portUse) error {
 	if p.Proto == "tcp" {
 		c, err := new(net.ListenConfig).Listen(ctx, "tcp4", netip.AddrPortFrom(l.Address.Addr(), uint16(p.Number)).String())
 		if err == nil {
@@ -77,7 +77,7 @@ func tryPort(ctx context.Context, l link, p port) error {
 
 // takenPort is the finding for a port that a program has; owner is empty if it
 // cannot be seen.
-func takenPort(ifname string, p port, owner string) Finding {
+func takenPort(ifname string, p portUse, owner string) Finding {
 	what := p.String() + " is taken"
 	if owner != "" {
 		what += " by " + owner

@@ -24,7 +24,7 @@ type lease struct {
 }
 
 // lease gets an address for a card and keeps it, until ctx ends.
-func (n *network) lease(ctx context.Context, c *card) error {
+func (n *network) lease(ctx context.Context, c *netCard) error {
 	var had netip.Addr
 	for {
 		l, err := n.askFor(ctx, c, had)
@@ -47,7 +47,7 @@ func (n *network) lease(ctx context.Context, c *card) error {
 //
 // Answers are asked for as broadcasts: an ordinary socket gets them though the
 // card has no address yet, and so the kernel need not have packet sockets.
-func (n *network) askFor(ctx context.Context, c *card, had netip.Addr) (lease, error) {
+func (n *network) askFor(ctx context.Context, c *netCard, had netip.Addr) (lease, error) {
 	conn, err := listenDHCP(ctx, c.name)
 	if err != nil {
 		return lease{}, fmt.Errorf("DHCP: %w", err)

@@ -30,7 +30,7 @@ func main() {
 		os.Exit(work(openConsole()))
 	case os.Getpid() == 1:
 		for {
-			if err := guarded(first); err != nil {
+			if err := guarded(runFirst); err != nil {
 				fmt.Fprintln(os.Stderr, "provision:", err)
 			}
 			time.Sleep(10 * time.Second)
@@ -41,8 +41,8 @@ func main() {
 	}
 }
 
-// first is what process 1 does. It returns only if that went wrong.
-func first() error {
+// runFirst is what process 1 does. It returns only if that went wrong.
+func runFirst() error {
 	if err := mountAll(); err != nil {
 		return err
 	}

@@ -23,14 +23,14 @@ type network struct {
 	say   func(string, ...any)
 
 	mu      sync.Mutex
-	cards   map[string]*card // by name
-	changed chan struct{}    // closed and renewed when a card got or lost its address
-	seen    chan struct{}    // changed, as it was when the server was last tried
-	best    string           // the card through which the server answered last
+	cards   map[string]*netCard // by name
+	changed chan struct{}       // closed and renewed when a card got or lost its address
+	seen    chan struct{}       // changed, as it was when the server was last tried
+	best    string              // the card through which the server answered last
 }
 
 // A card is one network card.
-type card struct {
+type netCard struct {
 	name   string
 	mac    net.HardwareAddr
 	link   bool
@@ -40,7 +40,7 @@ type card struct {
 }
 
 func newNetwork(o order, say func(string, ...any)) *network {
-	return &network{order: o, say: say, cards: map[string]*card{}, changed: make(chan struct{})}
+	return &network{order: o, say: say, cards: map[string]*netCard{}, changed: make(chan struct{})}
 }
 
 // run looks after the cards until ctx ends.
@@ -89,7 +89,7 @@ func (n *network) look(ctx context.Context, wg *sync.WaitGroup) error {
 		there[i.Name] = true
 		c := n.cards[i.Name]
 		if c == nil {
-			c = &card{name: i.Name, mac: i.HardwareAddr, state: "no link: is its cable in?"}
+			c = &netCard{name: i.Name, mac: i.HardwareAddr, state: "no link: is its cable in?"}
 			n.cards[i.Name] = c
 			n.say("%s: found, %s", i.Name, i.HardwareAddr)
 			if err := setFlags(i.Name, unix.IFF_UP, 0); err != nil {
@@ -118,7 +118,7 @@ func (n *network) look(ctx context.Context, wg *sync.WaitGroup) error {
 }
 
 // start gets an address for a card that has a link.
-func (n *network) start(ctx context.Context, c *card, wg *sync.WaitGroup) {
+func (n *network) start(ctx context.Context, c *netCard, wg *sync.WaitGroup) {
 	ctx, c.cancel = context.WithCancel(ctx)
 	c.state = "the link is up"
 	s := n.order.static
@@ -141,7 +141,7 @@ func (n *network) start(ctx context.Context, c *card, wg *sync.WaitGroup) {
 }
 
 // stop ends what is under way on a card. The caller holds the lock.
-func (n *network) stop(c *card, why string) {
+func (n *network) stop(c *netCard, why string) {
 	if c.cancel != nil {
 		c.cancel()
 		c.cancel = nil
@@ -157,7 +157,7 @@ func (n *network) wake() {
 }
 
 // set notes how a card stands, and says it if that is new.
-func (n *network) set(c *card, state string) {
+func (n *network) set(c *netCard, state string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if c.state != state {
@@ -167,7 +167,7 @@ func (n *network) set(c *card, state string) {
 }
 
 // settle gives a card its address.
-func (n *network) settle(ctx context.Context, c *card, l lease) error {
+func (n *network) settle(ctx context.Context, c *netCard, l lease) error {
 	if err := setAddress(c.name, l.addr); err != nil {
 		return fmt.Errorf("set its address %s: %w", l.addr, err)
 	}

@@ -11,7 +11,7 @@ import (
 func TestBootedCardFirst(t *testing.T) {
 	n := newNetwork(order{bootIf: "52:54:00:00:00:02"}, nil)
 	for name, last := range map[string]byte{"eth0": 1, "eth1": 2} {
-		n.cards[name] = &card{name: name, mac: net.HardwareAddr{0x52, 0x54, 0, 0, 0, last}, addr: netip.MustParsePrefix("10.0.0.9/24")}
+		n.cards[name] = &netCard{name: name, mac: net.HardwareAddr{0x52, 0x54, 0, 0, 0, last}, addr: netip.MustParsePrefix("10.0.0.9/24")}
 	}
 	n.best = "eth0"
 	if _, best, _ := n.ready(); best != "eth0" {

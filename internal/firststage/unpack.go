@@ -22,14 +22,14 @@ import (
 // It belongs on a thread whose root is the folder to unpack to (see inRoot), for
 // symlinks lead to where they would on the booted machine.
 type unpacker struct {
-	links    map[link]string // the first name of a file that has several
-	folders  []folder        // their times are set last
-	unpacked atomic.Int64    // bytes of files
+	links    map[hardLink]string // the first name of a file that has several
+	folders  []folder            // their times are set last
+	unpacked atomic.Int64        // bytes of files
 	buf      []byte
 }
 
 // A link is a file within one archive.
-type link struct{ major, minor, inode, kind uint32 }
+type hardLink struct{ major, minor, inode, kind uint32 }
 
 type folder struct {
 	name  string
@@ -38,7 +38,7 @@ type folder struct {
 
 // unpack unpacks all of r.
 func (u *unpacker) unpack(r io.Reader) error {
-	u.links = map[link]string{}
+	u.links = map[hardLink]string{}
 	u.buf = make([]byte, 256<<10)
 	if err := u.archives(initrd.NewStream(r, 256<<10), false); err != nil {
 		return err
@@ -274,7 +274,7 @@ func (u *unpacker) linked(h initrd.Header, name string) (bool, error) {
 	if h.Links < 2 {
 		return false, nil
 	}
-	key := link{h.DevMajor, h.DevMinor, h.Inode, h.Mode & unix.S_IFMT}
+	key := hardLink{h.DevMajor, h.DevMinor, h.Inode, h.Mode & unix.S_IFMT}
 	old, ok := u.links[key]
 	if !ok {
 		u.links[key] = name

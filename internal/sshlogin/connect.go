@@ -23,7 +23,7 @@ type connection struct {
 	settings  *settings
 	primary   bool // it is the one that was asked for
 	passwords bool
-	way       []hop // it is reached through the last of these
+	way       []jumpHop // it is reached through the last of these
 }
 
 // connect tries one type of host key after another.
@@ -82,7 +82,7 @@ func (c *connection) jump() string {
 }
 
 // try connects once, asking for a host key of the given types.
-func (c *connection) try(ctx context.Context, algorithms []string, auth *auth) (*Machine, error) {
+func (c *connection) try(ctx context.Context, algorithms []string, auth *authFlow) (*Machine, error) {
 	conn, err := c.dial(ctx)
 	if err != nil {
 		return nil, err

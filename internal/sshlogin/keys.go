@@ -15,21 +15,21 @@ import (
 	"golang.org/x/crypto/ssh/agent"
 )
 
-// auth is what can be logged in with.
-type auth struct {
+// authFlow is what can be logged in with.
+type authFlow struct {
 	methods []ssh.AuthMethod
 	tried   []string // for people
 	conn    net.Conn // to the agent
 }
 
-func (a *auth) String() string {
+func (a *authFlow) String() string {
 	if len(a.tried) == 0 {
 		return "nothing, for there is no key"
 	}
 	return strings.Join(a.tried, ", ")
 }
 
-func (a *auth) close() {
+func (a *authFlow) close() {
 	if a.conn != nil {
 		a.conn.Close()
 	}
@@ -37,8 +37,8 @@ func (a *auth) close() {
 
 // auth collects the keys: files that were named come before the agent's keys, others after them. sshd takes six tries
 // or so, and an agent may hold more keys than that.
-func (c *connection) auth(ctx context.Context) (*auth, error) {
-	a := new(auth)
+func (c *connection) auth(ctx context.Context) (*authFlow, error) {
+	a := new(authFlow)
 	var held []ssh.Signer
 	if c.settings.agent != "" {
 		held = a.askAgent(ctx, c.settings.agent)
@@ -71,7 +71,7 @@ func (c *connection) auth(ctx context.Context) (*auth, error) {
 }
 
 // askAgent returns the keys that the SSH agent holds.
-func (a *auth) askAgent(ctx context.Context, socket string) []ssh.Signer {
+func (a *authFlow) askAgent(ctx context.Context, socket string) []ssh.Signer {
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
 	if err != nil {
 		a.tried = append(a.tried, fmt.Sprintf("the SSH agent (%v)", err))
@@ -96,7 +96,7 @@ func find(keys []ssh.Signer, public ssh.PublicKey) ssh.Signer {
 }
 
 // keyFiles reads the key files. A file that was named must be there, and be a key.
-func (c *connection) keyFiles(ctx context.Context, a *auth, held []ssh.Signer) (keys []ssh.Signer, err error) {
+func (c *connection) keyFiles(ctx context.Context, a *authFlow, held []ssh.Signer) (keys []ssh.Signer, err error) {
 	for _, id := range c.settings.identities {
 		key, err := c.readKey(ctx, id.file, held)
 		switch {

@@ -43,7 +43,7 @@ func knownKeys(files []string, name string) []knownKey {
 		for line := range bytes.Lines(data) {
 			number++
 			marker, names, key, _, _, err := ssh.ParseKnownHosts(line)
-			if err != nil || !slices.Contains([]string{"", "cert-authority", "revoked"}, marker) || !named(name, names) {
+			if err != nil || !slices.Contains([]string{"", "cert-authority", "revoked"}, marker) || !namesMatch(name, names) {
 				continue
 			}
 			found = append(found, knownKey{file, number, marker, key})
@@ -52,8 +52,8 @@ func knownKeys(files []string, name string) []knownKey {
 	return found
 }
 
-// named reports whether the first field of a line names a machine, plainly or as a hash.
-func named(name string, names []string) bool {
+// namesMatch reports whether the first field of a line names a machine, plainly or as a hash.
+func namesMatch(name string, names []string) bool {
 	hashed, is := strings.CutPrefix(names[0], "|1|")
 	if !is {
 		return matchesList(name, strings.Join(names, ","))

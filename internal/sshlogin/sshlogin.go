@@ -110,11 +110,11 @@ type Machine struct {
 	Jump    string         // the last machine on the way, host and port; "": reached from here
 	Notes   []string       // what in the settings was not honoured, for people
 
-	way []hop
+	way []jumpHop
 }
 
-// hop is a machine on the way.
-type hop struct {
+// jumpHop is a machine on the way.
+type jumpHop struct {
 	*ssh.Client
 	name string
 }
@@ -178,7 +178,7 @@ func (l *Login) connect(ctx context.Context, to Target, passwords bool, depth in
 }
 
 // jumps logs in to the machines on the way, one through the other.
-func (l *Login) jumps(ctx context.Context, s *settings, depth int) (way []hop, err error) {
+func (l *Login) jumps(ctx context.Context, s *settings, depth int) (way []jumpHop, err error) {
 	for i, next := range s.jumps {
 		var m *Machine
 		if i == 0 {
@@ -190,13 +190,13 @@ func (l *Login) jumps(ctx context.Context, s *settings, depth int) (way []hop, e
 			(&Machine{way: way}).Close()
 			return nil, fmt.Errorf("on the way to %s (ProxyJump, %s): %w", s.name(), s.jumpsAt, err)
 		}
-		way = append(append(way, m.way...), hop{m.Client, m.Name()})
+		way = append(append(way, m.way...), jumpHop{m.Client, m.Name()})
 	}
 	return way, nil
 }
 
 // connectThrough logs in to a further machine on the way. Its own ProxyJump does not count, as with ssh.
-func (l *Login) connectThrough(ctx context.Context, to Target, way []hop) (*Machine, error) {
+func (l *Login) connectThrough(ctx context.Context, to Target, way []jumpHop) (*Machine, error) {
 	s, err := l.resolve(to, false)
 	if err != nil {
 		return nil, err

@@ -208,7 +208,7 @@ func (b *Bolt) apply(tx *bbolt.Tx, c *commit) error {
 		return err
 	}
 	for _, w := range c.writes {
-		changed, err := write(tx, w, version)
+		changed, err := writeTo(tx, w, version)
 		if err != nil {
 			return err
 		}
@@ -217,8 +217,8 @@ func (b *Bolt) apply(tx *bbolt.Tx, c *commit) error {
 	return nil
 }
 
-// write returns the keys that it changed.
-func write(tx *bbolt.Tx, w Write, version uint64) (changed []string, err error) {
+// writeTo returns the keys that it changed.
+func writeTo(tx *bbolt.Tx, w Write, version uint64) (changed []string, err error) {
 	records := tx.Bucket(recordsBucket)
 	switch {
 	case w.Prefix:
@@ -277,7 +277,7 @@ func untie(tx *bbolt.Tx, which func(lease int64) bool) (changed []string, err er
 	})
 	for _, key := range changed {
 		if err == nil {
-			_, err = write(tx, Delete(key), 0)
+			_, err = writeTo(tx, Delete(key), 0)
 		}
 	}
 	return changed, err

@@ -107,15 +107,15 @@ func readTransaction(r io.ReaderAt, at int64) (tx transaction, ok bool) {
 	return tx, ok
 }
 
-// page is a page with those that belong to it.
-type page struct {
+// boltPage is a page with those that belong to it.
+type boltPage struct {
 	id          uint64
 	kind, count uint16
 	data        []byte
 }
 
 // read reads a page, which nothing else may use.
-func (f *pageFile) read(id uint64) (p page, err error) {
+func (f *pageFile) read(id uint64) (p boltPage, err error) {
 	if id < 2 || id >= f.pages {
 		return p, fmt.Errorf("there is no page %d", id)
 	}
@@ -128,7 +128,7 @@ func (f *pageFile) read(id uint64) (p page, err error) {
 	if _, err := f.ReadAt(data, int64(id*f.pageSize)); err != nil {
 		return p, err
 	}
-	p = page{
+	p = boltPage{
 		id:    binary.LittleEndian.Uint64(data),
 		kind:  binary.LittleEndian.Uint16(data[8:]),
 		count: binary.LittleEndian.Uint16(data[10:]),
@@ -152,7 +152,7 @@ func (f *pageFile) read(id uint64) (p page, err error) {
 }
 
 // free gives back the memory of a page that is done with.
-func (f *pageFile) free(p page) {
+func (f *pageFile) free(p boltPage) {
 	if uint64(len(p.data)) == f.pageSize {
 		f.spare = append(f.spare, p.data)
 	}
@@ -167,7 +167,7 @@ func (f *pageFile) use(id uint64) error {
 }
 
 // element returns the head of an element, the key that it leads to, and what follows the key.
-func (p page) element(i int) (head, key, after []byte, err error) {
+func (p boltPage) element(i int) (head, key, after []byte, err error) {
 	at := pageHead + i*elementSize
 	if at+elementSize > len(p.data) {
 		return nil, nil, nil, fmt.Errorf("page %d has fewer elements than it says", p.id)
@@ -209,7 +209,7 @@ func (f *pageFile) walk(id uint64, bucket string, keys limits, depth int) error 
 	return fmt.Errorf("page %d is not what it is used as", id)
 }
 
-func (f *pageFile) walkBranch(p page, bucket string, keys limits, depth int) error {
+func (f *pageFile) walkBranch(p boltPage, bucket string, keys limits, depth int) error {
 	for i := range int(p.count) {
 		head, key, _, err := p.element(i)
 		if err != nil {
@@ -231,7 +231,7 @@ func (f *pageFile) walkBranch(p page, bucket string, keys limits, depth int) err
 	return nil
 }
 
-func (f *pageFile) walkLeaf(p page, bucket string, keys limits, depth int) error {
+func (f *pageFile) walkLeaf(p boltPage, bucket string, keys limits, depth int) error {
 	var before []byte
 	for i := range int(p.count) {
 		head, key, after, err := p.element(i)
@@ -271,7 +271,7 @@ func (f *pageFile) walkBucket(within uint64, name string, value []byte, depth in
 	if len(inline) < pageHead || binary.LittleEndian.Uint16(inline[8:]) != leafPage {
 		return fmt.Errorf("page %d has a damaged bucket", within)
 	}
-	return f.walkLeaf(page{within, leafPage, binary.LittleEndian.Uint16(inline[10:]), inline}, name, limits{}, depth+1)
+	return f.walkLeaf(boltPage{within, leafPage, binary.LittleEndian.Uint16(inline[10:]), inline}, name, limits{}, depth+1)
 }
 
 // walkFree checks the list of free pages: with it, each page is used exactly once.

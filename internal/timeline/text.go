@@ -16,14 +16,14 @@ func (t Timeline) Text(w io.Writer) error {
 	b := new(strings.Builder)
 	fmt.Fprintf(b, "%s, %s: %s\n", t.Host, t.Start.Format(time.DateTime), t.summary())
 	for _, p := range t.Phases {
-		fmt.Fprintf(b, "%9s %9s  %-10s  %s  %s\n", seconds(p.Start), p.took(), p.Name, p.bar(t.Seconds), p.words())
+		fmt.Fprintf(b, "%9s %9s  %-10s  %s  %s\n", inSeconds(p.Start), p.took(), p.Name, p.bar(t.Seconds), p.words())
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }
 
 func (t Timeline) summary() string {
-	took := seconds(t.Seconds)
+	took := inSeconds(t.Seconds)
 	switch t.State {
 	case hosts.Installed, hosts.Rehearsed, hosts.Failed:
 		return fmt.Sprintf("%s after %s%s", t.State, took, t.longest())
@@ -42,11 +42,11 @@ func (t Timeline) longest() string {
 	if most.Name == "" {
 		return ""
 	}
-	return fmt.Sprintf("; longest: %s, %s", most.Name, seconds(most.Seconds))
+	return fmt.Sprintf("; longest: %s, %s", most.Name, inSeconds(most.Seconds))
 }
 
 func (p Phase) took() string {
-	s := seconds(p.Seconds)
+	s := inSeconds(p.Seconds)
 	if p.Open {
 		s += "…"
 	}
@@ -85,12 +85,12 @@ func (p Phase) words() string {
 	}
 	b.WriteString(p.For)
 	if p.Queued >= 0.05 {
-		fmt.Fprintf(&b, ", %s of it for its turn", seconds(p.Queued))
+		fmt.Fprintf(&b, ", %s of it for its turn", inSeconds(p.Queued))
 	}
 	return b.String()
 }
 
-func seconds(s float64) string {
+func inSeconds(s float64) string {
 	if s < 100 {
 		return fmt.Sprintf("%.1f s", s)
 	}

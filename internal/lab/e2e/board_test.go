@@ -8,14 +8,14 @@ import (
 	"slices"
 	"strings"
 
+	"provision/internal/api"
 	"provision/internal/boards"
-	"provision/internal/web"
 )
 
 // firmwareIsThere compares what is on the host's disk with what was added.
 func (w *world) firmwareIsThere(host, name, at string) {
 	w.t.Helper()
-	var trees []web.Firmware
+	var trees []api.Firmware
 	w.must(json.Unmarshal([]byte(w.provision("images", "firmware", "list", "--json")), &trees))
 	want := map[string]string{}
 	board, err := boards.Parse(name)

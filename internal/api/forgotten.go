@@ -1,4 +1,4 @@
-package web
+package api
 
 import (
 	"errors"
@@ -85,7 +85,7 @@ func (s *Server) restore(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.JSON(http.StatusOK, status(h))
+	return c.JSON(http.StatusOK, statusOf(h))
 }
 
 // restorable is what is said of a name that is not enrolled and was forgotten; empty: it was not.

@@ -1,4 +1,4 @@
-package web
+package api
 
 import (
 	"encoding/json"
@@ -72,7 +72,7 @@ func (s *Server) addFirmware(c echo.Context) error {
 		}
 	})
 	if err != nil {
-		return enc.Encode(FirmwareProgress{Error: words(err)})
+		return enc.Encode(FirmwareProgress{Error: answerText(err)})
 	}
 	s.Log.Info("firmware added", "name", f.Name, "files", len(f.Files), "bytes", f.Size())
 	of := firmware(f)

@@ -1,4 +1,4 @@
-package web
+package api
 
 import (
 	"cmp"
@@ -57,7 +57,7 @@ type Hardware struct {
 	Path string `json:"path"` // below the flake's folder, with slashes
 }
 
-func status(h hosts.Host) Status {
+func statusOf(h hosts.Host) Status {
 	st := Status{
 		Name:         h.Name,
 		MACs:         h.MACs,

@@ -1,4 +1,4 @@
-package web
+package api
 
 import (
 	"encoding/json"
@@ -34,7 +34,7 @@ func (s *Server) enroll(c echo.Context) error {
 	if r.PlanOnly {
 		return c.JSON(http.StatusOK, plan)
 	}
-	st := status(h)
+	st := statusOf(h)
 	st.Warnings = plan.Warnings
 	if programs, err := images.Programs(s.Programs); err == nil { // else serve would not have started
 		st.Slow = s.slow(h, s.Traces.List(), programs)
@@ -60,7 +60,7 @@ func (s *Server) reinstall(c echo.Context) error {
 	if r.PlanOnly {
 		return c.JSON(http.StatusOK, plan)
 	}
-	st := status(h)
+	st := statusOf(h)
 	st.Warnings = plan.Warnings
 	return c.JSON(http.StatusCreated, st)
 }
@@ -95,7 +95,7 @@ func (s *Server) retry(c echo.Context) error {
 	if r.PlanOnly {
 		return c.JSON(http.StatusOK, plan)
 	}
-	return c.JSON(http.StatusOK, status(h))
+	return c.JSON(http.StatusOK, statusOf(h))
 }
 
 // SetAnswer is how the host stands, and what is different.
@@ -119,7 +119,7 @@ func (s *Server) set(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.JSON(http.StatusOK, SetAnswer{status(done.Host), array(done.What), done.Notes})
+	return c.JSON(http.StatusOK, SetAnswer{statusOf(done.Host), array(done.What), done.Notes})
 }
 
 // look has the host's machine asked for its disks, if it is up.

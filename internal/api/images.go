@@ -1,4 +1,4 @@
-package web
+package api
 
 import (
 	"context"
@@ -91,7 +91,7 @@ func (s *Server) streamImage(c echo.Context, add func(context.Context, func(imag
 	c.Response().Header().Set(echo.HeaderContentType, "application/x-ndjson")
 	img, changed, err := add(c.Request().Context(), progress)
 	if err != nil {
-		return enc.Encode(ImageProgress{Error: words(err)})
+		return enc.Encode(ImageProgress{Error: answerText(err)})
 	}
 	s.Log.Info("image added", "changed", changed, "name", img.Name, "arch", img.Arch, "bytes", img.Kernel.Size+img.Initrd.Size)
 	return enc.Encode(ImageProgress{Image: &img, Changed: changed, Warnings: img.Warnings()})
