@@ -36,7 +36,9 @@ const (
 //
 // What is good for no board is refused. Notes tell what was left out, and why. Progress, which
 // may be nil, is called with bytes of one package after the other.
-func (c *Catalog) AddFirmware(ctx context.Context, name string, from []string, progress func(done, total int64)) (f Firmware, notes []string, err error) {
+func (c *Catalog) AddFirmware(
+	ctx context.Context, name string, from []string, progress func(done, total int64),
+) (f Firmware, notes []string, err error) {
 	var words []string
 	for _, source := range from {
 		words = append(words, sourceWords(source))

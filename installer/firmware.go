@@ -47,11 +47,11 @@ func (f *follower) checkBoard(h hosts.Host, l *disko.Layout, p *disko.Plan) erro
 
 // checkFirmware makes sure that the board's firmware has room in its partition.
 func (f *follower) checkFirmware(l *disko.Layout, p *disko.Plan, b boards.Board) error {
-	part, ok := bootable.FirmwarePartition(l, b)
+	fw, ok := bootable.FirmwarePartition(l, b)
 	if b.Firmware == "" || !ok {
 		return nil
 	}
-	tree, err := f.Images.Firmware(b.Firmware)
+	vendor, err := f.Images.Firmware(b.Firmware)
 	if errors.Is(err, images.ErrNotFound) {
 		f.note("no firmware is here to be put on the disk: the host has to bring its own, or add it before the install: provision images firmware add %s --from DIR", b.Firmware)
 		return nil
@@ -59,14 +59,14 @@ func (f *follower) checkFirmware(l *disko.Layout, p *disko.Plan, b boards.Board)
 	if err != nil {
 		return err
 	}
-	if lacks := b.Missing(tree.Names(), boards.FAT); len(lacks) > 0 {
+	if lacks := b.Missing(vendor.Names(), boards.FAT); len(lacks) > 0 {
 		f.note("the firmware that is here is not enough to start %s from its disk, for which the host has to bring its own: it lacks %s", b, strings.Join(lacks, ", "))
 		return nil
 	}
-	need := firmwareRoom(tree.For(b, boards.FAT))
-	if has := cmp.Or(part.Size, p.SizeOf(part.Mountpoints[0])); has > 0 && has < need {
+	need := firmwareRoom(vendor.For(b, boards.FAT))
+	if has := cmp.Or(fw.Size, p.SizeOf(fw.Mountpoints[0])); has > 0 && has < need {
 		return fmt.Errorf("nothing was changed. %s: the partition for the firmware has %s, and that of %s needs %s: make it larger",
-			part.Path, megabytes(has), b, megabytes(need))
+			fw.Path, megabytes(has), b, megabytes(need))
 	}
 	return nil
 }
@@ -89,11 +89,11 @@ func (f *follower) putFirmware(ctx context.Context, h hosts.Host, s *session, l 
 	if err != nil || b.Firmware == "" {
 		return "", nil
 	}
-	part, ok := bootable.FirmwarePartition(l, b)
+	fw, ok := bootable.FirmwarePartition(l, b)
 	if !ok {
 		return "", nil
 	}
-	point := part.Mountpoints[0]
+	point := fw.Mountpoints[0]
 	words, err := putFirmware(ctx, s, newRoot, point, b, f.Images)
 	if err != nil {
 		return "", fmt.Errorf("put the firmware of %s into %s: %w", b, point, err)
@@ -113,20 +113,20 @@ func putFirmware(
 	if b.Starts(there) && !slices.Contains(there, firmwareBegun) {
 		return "the firmware is in " + point + " already", nil
 	}
-	tree, err := c.Firmware(b.Firmware)
+	vendor, err := c.Firmware(b.Firmware)
 	if errors.Is(err, images.ErrNotFound) {
 		return "", fmt.Errorf("the host did not put it there, and there is none here: add it with `provision images firmware add %s --from DIR`, then run `provision retry`", b.Firmware)
 	}
 	if err != nil {
 		return "", err
 	}
-	if lacks := b.Missing(tree.Names(), boards.FAT); len(lacks) > 0 {
+	if lacks := b.Missing(vendor.Names(), boards.FAT); len(lacks) > 0 {
 		return "", fmt.Errorf("the host did not put it there, and what is here lacks %s: add it with `provision images firmware add %s --from DIR`, then run `provision retry`", strings.Join(lacks, ", "), b.Firmware)
 	}
 	if _, err := s.run(ctx, nil, "rm", "-rf", "--", root+point+"/"+firmwareBegun); err != nil {
 		return "", err
 	}
-	files := tree.For(b, boards.FAT)
+	files := vendor.For(b, boards.FAT)
 	maps.DeleteFunc(files, func(name string, _ images.File) bool { return slices.Contains(there, name) })
 	free, err := freeSpace(ctx, s, root+point)
 	if err != nil {
@@ -135,7 +135,7 @@ func putFirmware(
 	if need := firmwareRoom(files); free < need {
 		return "", fmt.Errorf("it has %s free, and %s are needed: make the partition larger in the layout", megabytes(free), megabytes(need))
 	}
-	put, err := sendFirmware(ctx, s, root, point, b, tree, c)
+	put, err := sendFirmware(ctx, s, root, point, b, vendor, c)
 	if err != nil {
 		return "", err
 	}
@@ -150,7 +150,7 @@ const firmwareBegun = ".provision.part"
 // is. FAT knows neither owners nor modes, and a journal neither: what the board starts with comes
 // last.
 func sendFirmware(
-	ctx context.Context, s *session, root, point string, b boards.Board, tree images.Firmware, c *images.Catalog,
+	ctx context.Context, s *session, root, point string, b boards.Board, vendor images.Firmware, c *images.Catalog,
 ) (map[string]images.File, error) {
 	const script = `set -e
 folder=$(realpath -m -- "$1$2")
@@ -174,7 +174,7 @@ done
 sync -f .
 rm -rf -- "$part"
 sync -f .`
-	files := tree.For(b, boards.FAT)
+	files := vendor.For(b, boards.FAT)
 	names := slices.Sorted(maps.Keys(files))
 	slices.SortStableFunc(names, func(x, y string) int {
 		switch first := b.Starts([]string{x}); {
@@ -185,7 +185,7 @@ sync -f .`
 		}
 		return -1
 	})
-	config := b.Config(tree.Names())
+	config := b.Config(vendor.Names())
 	r, w := io.Pipe()
 	packed := make(chan error, 1)
 	go func() {

@@ -83,23 +83,23 @@ func (p *piBoard) recognise(told func(boards.Board) bool) (ok bool) {
 
 // readID reads option 97.
 func (p *piBoard) readID(id []byte, mac net.HardwareAddr) {
-	words := [4]uint32{}
-	for i := range words {
-		words[i] = binary.LittleEndian.Uint32(id[1+4*i:])
+	told := [4]uint32{}
+	for i := range told {
+		told[i] = binary.LittleEndian.Uint32(id[1+4*i:])
 	}
-	silent := func(b boards.Board) bool { return b.ROM != nil && b.ROM.ID == words[0] }
+	silent := func(b boards.Board) bool { return b.ROM != nil && b.ROM.ID == told[0] }
 	switch {
 	case string(id[1:4]) == "RPi" || bytes.Equal(id[9:13], mac[2:]):
-		p.revision(words[1])
-		p.Serial = fmt.Sprintf("%08x", words[3])
+		p.revision(told[1])
+		p.Serial = fmt.Sprintf("%08x", told[3])
 		if p.Board == "" {
 			digit := id[4]
 			p.recognise(func(b boards.Board) bool { return b.Digit != 0 && b.Digit == digit })
 		}
-	case words[0] == words[1] && p.recognise(silent):
+	case told[0] == told[1] && p.recognise(silent):
 		p.Deaf = true
-	case words[0] == words[1] && words[1] == words[2] && words[2] == words[3]:
-		p.Serial = fmt.Sprintf("%08x", words[0])
+	case told[0] == told[1] && told[1] == told[2] && told[2] == told[3]:
+		p.Serial = fmt.Sprintf("%08x", told[0])
 	}
 }
 
@@ -111,7 +111,9 @@ func (p *piBoard) revision(code uint32) {
 		return
 	}
 	p.Memory = 256 << 20 << (code >> 20 & 7)
-	p.Board, p.Model, p.Tree = "", "", ""
+	p.Board = ""
+	p.Model = ""
+	p.Tree = ""
 	for _, b := range boards.All() {
 		for _, m := range b.Models {
 			if m.Code == byte(code>>4) {
@@ -125,18 +127,18 @@ func (p *piBoard) revision(code uint32) {
 
 // String is the board in words.
 func (p piBoard) String() string {
-	words := p.Model
+	name := p.Model
 	b, err := boards.Parse(p.Board)
-	if words == "" && err == nil {
-		words = b.Description
+	if name == "" && err == nil {
+		name = b.Description
 	}
-	if words == "" {
-		words = "Raspberry Pi"
+	if name == "" {
+		name = "Raspberry Pi"
 	}
 	if p.Serial != "" {
-		words += " " + p.Serial
+		name += " " + p.Serial
 	}
-	return words
+	return name
 }
 
 // piVendor is option 43 of an offer to a Raspberry Pi: discovery control, a boot

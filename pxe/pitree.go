@@ -68,7 +68,7 @@ type piTree struct {
 // piTree makes the folder for a host's boot. The error says what is missing, or
 // does not fit, in words for the operator.
 func (s *Server) piTree(h hosts.Host, p piBoard, img images.Image, made *pack) (t piTree, err error) {
-	firmware, err := s.Images.Firmware(boards.RaspberryPi)
+	vendor, err := s.Images.Firmware(boards.RaspberryPi)
 	if err != nil {
 		return t, err
 	}
@@ -76,42 +76,26 @@ func (s *Server) piTree(h hosts.Host, p piBoard, img images.Image, made *pack) (
 	if err != nil {
 		return t, err
 	}
-
-	t.files = map[string]images.File{}
-	var lacks []string
-	for _, b := range candidates {
-		files := firmware.For(b, boards.TFTP)
-		upstreamNames(files, b)
-		maps.Copy(t.files, files)
-		lacks = append(lacks, b.Missing(firmware.Names(), boards.TFTP)...)
-	}
-	known := len(candidates) == 1
-	if !known {
-		lacks = nil // it asks for what it needs, and only then it is seen what is not there
-	} else if _, ok := t.files[p.Tree]; !ok && p.Tree != "" && lacks == nil {
-		lacks = []string{p.Tree}
-	}
-	if lacks != nil {
-		return t, fmt.Errorf("the firmware %s lacks %s, which it needs: add it from a source that has them, with `provision images firmware add %s --from …`",
-			firmware.Name, strings.Join(lacks, ", "), firmware.Name)
+	t.files, err = p.firmwareFiles(candidates, vendor)
+	if err != nil {
+		return t, err
 	}
 	if h.AllowEEPROM {
-		maps.Copy(t.files, firmware.EEPROM())
+		maps.Copy(t.files, vendor.EEPROM())
 	}
-	t.files[piKernel], t.files[piInitrd] = made.kernel, made.first
+	t.files[piKernel] = made.kernel
+	t.files[piInitrd] = made.first
+
 	kernel := piKernel
 	if h.BootMethod.Offer == hosts.OfferUBoot {
-		last := candidates[len(candidates)-1]
-		if known && last.NoUBootNetwork != "" {
-			return t, fmt.Errorf("U-Boot has no driver for its network: enroll it without --boot-method %s", hosts.OfferUBoot)
+		kernel, err = ubootFor(candidates, vendor)
+		if err != nil {
+			return t, err
 		}
-		if kernel = last.UBoot(firmware.Names()); kernel == "" {
-			return t, fmt.Errorf("the firmware %s has no U-Boot for it: add one, such as Debian's package u-boot-rpi, "+
-				"or enroll it without --boot-method %s", firmware.Name, hosts.OfferUBoot)
-		}
-		t.files[kernel] = firmware.Files[kernel]
+		t.files[kernel] = vendor.Files[kernel]
 	}
-	config, err := configText(h, kernel)
+
+	configTxt, err := configText(h, kernel)
 	if err != nil {
 		return t, err
 	}
@@ -119,8 +103,50 @@ func (s *Server) piTree(h hosts.Host, p piBoard, img images.Image, made *pack) (
 	if err != nil {
 		return t, err
 	}
-	t.texts = map[string]string{piConfig: config, piCmdline: cmdline}
+	t.texts = map[string]string{piConfig: configTxt, piCmdline: cmdline}
 	return t, t.fits(piBlock(p.Board))
+}
+
+// firmwareFiles are what the board may load of the tree. Where it is not known
+// which board it is, those of all candidates are there, and nothing is missed: it
+// asks for what it needs.
+func (p piBoard) firmwareFiles(candidates []boards.Board, vendor images.Firmware) (map[string]images.File, error) {
+	all := map[string]images.File{}
+	var lacks []string
+	for _, b := range candidates {
+		files := vendor.For(b, boards.TFTP)
+		upstreamNames(files, b)
+		maps.Copy(all, files)
+		lacks = append(lacks, b.Missing(vendor.Names(), boards.TFTP)...)
+	}
+	if len(candidates) > 1 {
+		return all, nil
+	}
+
+	_, hasTree := all[p.Tree]
+	if lacks == nil && p.Tree != "" && !hasTree {
+		lacks = []string{p.Tree}
+	}
+	if lacks != nil {
+		return nil, fmt.Errorf("the firmware %s lacks %s, which it needs: add it from a source that has them, "+
+			"with `provision images firmware add %s --from …`", vendor.Name, strings.Join(lacks, ", "), vendor.Name)
+	}
+	return all, nil
+}
+
+// ubootFor is the U-Boot that netboots a board, by its name in the tree. Where it
+// is not known which board it is, it is that of the latest.
+func ubootFor(candidates []boards.Board, vendor images.Firmware) (string, error) {
+	b := candidates[len(candidates)-1]
+	if len(candidates) == 1 && b.NoUBootNetwork != "" {
+		return "", fmt.Errorf("U-Boot has no driver for its network: enroll it without --boot-method %s", hosts.OfferUBoot)
+	}
+	file := b.UBoot(vendor.Names())
+	if file == "" {
+		return "", fmt.Errorf("the firmware %s has no U-Boot for it: add one, such as Debian's package u-boot-rpi, "+
+			"or enroll it without --boot-method %s", vendor.Name, hosts.OfferUBoot)
+	}
+	return file, nil
 }
 
 // upstreamNames gives the device trees of mainline Linux the names that the
@@ -196,12 +222,12 @@ func (s *Server) firstCmdline(h hosts.Host, img images.Image) (string, error) {
 		}
 	}
 	url := s.url(h.Boot.Server, bootPath+token+"/initrd")
-	words := []string{
+	params := []string{
 		img.BootCmdline(h.KernelParams),
 		images.FirstStageCmdline(url, img, tail),
 		"BOOTIF=01-" + strings.ReplaceAll(h.Boot.MAC, ":", "-"),
 	}
-	return strings.Join(words, " "), nil
+	return strings.Join(params, " "), nil
 }
 
 // needsMemory is the least memory that an image can run in, in bytes: its
