@@ -14,15 +14,17 @@ import (
 const arrows = `
 disko               :
 hosts               : internal/store internal/text
-images              : internal/initrd
-images/media        : images
-pxe                 : hosts images internal/store internal/tftp
-installer           : cache disko hosts images internal/confirm internal/hardware internal/nix internal/target internal/text
+images              : internal/boards internal/initrd
+images/media        : images internal/boards
+pxe                 : hosts images internal/boards internal/store internal/tftp
+installer           : cache disko hosts images internal/boards internal/bootable internal/confirm internal/hardware
+installer           : internal/nix internal/target internal/text
 
 cache               :
 internal/store      :
 internal/tftp       :
 internal/initrd     :
+internal/boards     :
 internal/text       :
 internal/hardware   :
 internal/sshlogin   :
@@ -30,15 +32,16 @@ internal/target     :
 internal/firststage : internal/initrd
 internal/nix        : internal/text
 internal/confirm    : disko hosts
-internal/enroll     : disko hosts images internal/confirm internal/text
+internal/bootable   : disko internal/boards
+internal/enroll     : disko hosts images internal/boards internal/bootable internal/confirm internal/text
 internal/takeover   : hosts internal/sshlogin internal/text
 internal/timeline   : hosts
 internal/doctor     : hosts images internal/nix pxe
-internal/api        : hosts images images/media internal/enroll internal/text internal/timeline
+internal/api        : hosts images images/media internal/boards internal/enroll internal/text internal/timeline
 
-cmd/provision       : cache disko hosts images installer pxe internal/doctor internal/enroll internal/nix
-cmd/provision       : internal/sshlogin internal/store internal/takeover internal/target internal/text
-cmd/provision       : internal/timeline internal/api
+cmd/provision       : cache disko hosts images installer pxe internal/boards internal/bootable internal/doctor
+cmd/provision       : internal/enroll internal/nix internal/sshlogin internal/store internal/takeover
+cmd/provision       : internal/target internal/text internal/timeline internal/api
 `
 
 // TestArrows asserts them. The test bed is not of the house, and nothing that ships may import it.

@@ -17,7 +17,7 @@ type Discovered struct {
 	MAC    string `json:"mac"`
 	Vendor string `json:"vendor,omitempty"` // DHCP vendor class, option 60
 	Arch   string `json:"arch,omitempty"`   // what asked, in words: "x86-64 UEFI PXE", …
-	Board  string `json:"board,omitempty"`  // what was recognised, as images.Board.Name
+	Board  string `json:"board,omitempty"`  // the name of the board that was recognised
 	// Address is what it asked another DHCP server for last, on our link.
 	Address string    `json:"address,omitempty"`
 	First   time.Time `json:"first"`

@@ -161,7 +161,7 @@ type Boot struct {
 	Machine string    `json:"machine,omitempty"` // SMBIOS UUID that asked; "": not told, or several did
 	Via     string    `json:"via,omitempty"`     // what asked: "UEFI x64 PXE", …
 	MAC     string    `json:"mac,omitempty"`     // of the NIC that asked
-	Board   string    `json:"board,omitempty"`   // what asked, as images.Board, if it is a board that has a name
+	Board   string    `json:"board,omitempty"`   // the name of the board that asked, if it has one
 	Serial  string    `json:"serial,omitempty"`  // of the Raspberry Pi that asked: 8 hex digits; "": it told none
 	Several bool      `json:"several,omitempty"` // boards with other serial numbers asked for it, too
 	Server  string    `json:"server,omitempty"`  // our address on the machine's link

@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"provision/internal/boards"
 )
 
 // firmwareExt ends the names of the records of firmware trees: other than an image's.
@@ -28,6 +30,18 @@ type Firmware struct {
 	Licences map[string]File `json:"licences"`
 	From     string          `json:"from"`
 	Added    time.Time       `json:"added"`
+}
+
+// Names returns the slash paths of the files in the tree, sorted.
+func (f Firmware) Names() []string { return slices.Sorted(maps.Keys(f.Files)) }
+
+// For returns the files that a board's firmware loads from m if they are there, by the names that it asks for.
+func (f Firmware) For(b boards.Board, m boards.Medium) map[string]File {
+	files := map[string]File{}
+	for _, name := range b.Files(f.Names(), m) {
+		files[name] = f.Files[name]
+	}
+	return files
 }
 
 // EEPROM are the tree's files that make a Raspberry Pi 4 or 5 write its EEPROM anew when it
@@ -69,7 +83,7 @@ func (c *Catalog) Firmware(name string) (Firmware, error) {
 		}
 	}
 	return Firmware{}, fmt.Errorf("%w: there is no firmware %q yet; add it with: provision images firmware add %s --from DIR",
-		ErrNotFound, name, RaspberryPi)
+		ErrNotFound, name, boards.RaspberryPi)
 }
 
 // Firmwares returns all trees, by name.

@@ -16,6 +16,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"provision/internal/boards"
 )
 
 // Bounds of a tree: many times what there is. The largest files are start4db.elf and kernels'
@@ -27,14 +29,16 @@ const (
 	maxDeb           = 1 << 30 // bytes that are downloaded; a kernel's has some 100 MB
 )
 
-// AddFirmware stores the tree of a family of boards ([RaspberryPi]) from what from names: each
+// AddFirmware stores the tree of a family of boards ([boards.RaspberryPi]) from what from names: each
 // a folder, a Debian package (raspi-firmware, linux-image-*-arm64, u-boot-rpi) or its URL, or a
 // flake reference that nix builds (nixpkgs#raspberrypifw). Of a file that several have, the last is
 // taken. Either all of it happens or nothing, and it takes the place of the tree before.
 //
 // What is good for no board is refused. Notes tell what was left out, and why. Progress, which
 // may be nil, is called with bytes of one package after the other.
-func (c *Catalog) AddFirmware(ctx context.Context, name string, from []string, progress func(done, total int64)) (f Firmware, notes []string, err error) {
+func (c *Catalog) AddFirmware(
+	ctx context.Context, name string, from []string, progress func(done, total int64),
+) (f Firmware, notes []string, err error) {
 	var words []string
 	for _, source := range from {
 		words = append(words, sourceWords(source))
@@ -62,8 +66,8 @@ type gathering struct {
 }
 
 func (g *gathering) add(from []string) (Firmware, error) {
-	if g.Name != RaspberryPi {
-		return Firmware{}, fmt.Errorf("no board needs firmware of that name: it is %s", RaspberryPi)
+	if g.Name != boards.RaspberryPi {
+		return Firmware{}, fmt.Errorf("no board needs firmware of that name: it is %s", boards.RaspberryPi)
 	}
 	if len(from) == 0 {
 		return Firmware{}, errors.New("say where it is: --from DIR, a .deb, or a flake reference")
@@ -205,8 +209,11 @@ func (g *gathering) take(file, where string, r io.Reader, size int64) error {
 		return g.takeLicence(where, r, size)
 	case name == "":
 		return nil
-	case name == "u-boot.bin":
-		g.note("%s is left out: its name does not say for which board it is; call it u-boot-rpi3.bin, u-boot-rpi4.bin or u-boot-rpi-arm64.bin", where)
+	case name == unknownUBoot:
+		known := boards.UBootFiles()
+		last := len(known) - 1
+		g.note("%s is left out: its name does not say for which board it is; call it %s or %s",
+			where, strings.Join(known[:last], ", "), known[last])
 		return nil
 	case size > maxFirmwareFile:
 		return fmt.Errorf("%s has %d bytes; no firmware file has more than %d", where, size, maxFirmwareFile)
@@ -276,7 +283,7 @@ func (g *gathering) discard() {
 
 // goodForSome refuses a tree from which no board starts.
 func (g *gathering) goodForSome() error {
-	fit := g.Fitness(TFTP)
+	fit := g.Fitness(boards.TFTP)
 	if slices.ContainsFunc(fit, func(b Fit) bool { return len(b.Missing) == 0 }) {
 		return nil
 	}
@@ -294,10 +301,12 @@ type Fit struct {
 }
 
 // Fitness says for each board that needs the tree what it lacks to start from m.
-func (f Firmware) Fitness(m Medium) (all []Fit) {
-	for _, b := range boards() {
+func (f Firmware) Fitness(m boards.Medium) []Fit {
+	var all []Fit
+	for _, b := range boards.All() {
 		if b.Firmware == f.Name {
-			all = append(all, Fit{b.Name, append([]string{}, b.Missing(f, m)...)})
+			missing := append([]string{}, b.Missing(f.Names(), m)...)
+			all = append(all, Fit{Board: b.Name, Missing: missing})
 		}
 	}
 	return all

@@ -1,6 +1,7 @@
 package images
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -9,6 +10,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"provision/internal/boards"
 )
 
 // firmwareNames are the files of a Raspberry Pi's firmware, but for device trees and U-Boot.
@@ -20,7 +23,7 @@ var firmwareNames = []string{
 var plainName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$`)
 
 // treeName is where in the tree a file belongs, by its path where it was found; empty: nowhere.
-// "u-boot.bin" is a U-Boot for a board that the path does not tell.
+// [unknownUBoot] is a U-Boot for a board that the path does not tell.
 func treeName(file string) string {
 	dir, base := path.Split(filepath.ToSlash(file))
 	parent := path.Base(dir)
@@ -32,7 +35,7 @@ func treeName(file string) string {
 		return "overlays/" + base
 	case matches("bcm2*-rpi-*.dtb"), slices.ContainsFunc(firmwareNames, matches):
 		return base
-	case base == "u-boot.bin":
+	case base == unknownUBoot:
 		return ubootName(dir)
 	case matches("u-boot-rpi*.bin"):
 		return ubootName(base)
@@ -40,19 +43,11 @@ func treeName(file string) string {
 	return ""
 }
 
-// ubootName is the tree's name for a U-Boot, by the name of the configuration that it was built
-// with: Debian has rpi_4/u-boot.bin, nixpkgs a path like …-uboot-rpi_4_defconfig-2025.01.
-func ubootName(where string) string {
-	where = strings.ReplaceAll(strings.ToLower(where), "-", "_")
-	for _, board := range []struct{ config, name string }{
-		{"rpi_arm64", "u-boot-rpi-arm64.bin"}, {"rpi_3", "u-boot-rpi3.bin"}, {"rpi3", "u-boot-rpi3.bin"}, {"rpi_4", "u-boot-rpi4.bin"}, {"rpi4", "u-boot-rpi4.bin"},
-	} {
-		if strings.Contains(where, board.config) {
-			return board.name
-		}
-	}
-	return "u-boot.bin"
-}
+// unknownUBoot is what U-Boot is called whatever board it was built for.
+const unknownUBoot = "u-boot.bin"
+
+// ubootName is the tree's name for a U-Boot, by the path or the name that it was found by.
+func ubootName(where string) string { return cmp.Or(boards.UBootFile(where), unknownUBoot) }
 
 func isLicence(file string) bool {
 	base := strings.ToLower(filepath.Base(file))

@@ -19,6 +19,8 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
+
+	"provision/internal/boards"
 )
 
 // bootFile is content that passes for that of a firmware file.
@@ -87,31 +89,31 @@ const pi3and4 = "bootcode.bin start.elf fixup.dat bcm2710-rpi-3-b.dtb start4.elf
 
 func TestAddFirmware(t *testing.T) {
 	c := open(t, t.TempDir())
-	_, err := c.Firmware(RaspberryPi)
+	_, err := c.Firmware(boards.RaspberryPi)
 	checkErr(t, err, "add it with: provision images firmware add raspberrypi --from DIR")
 	if !errors.Is(err, ErrNotFound) {
 		t.Error(err)
 	}
 	dir := bootDir(t, pi3and4+" LICENCE.broadcom boot/overlays/vc4.dtbo boot/overlays/README boot/bcm2712-rpi-5-b.dtb "+
 		"uboot-rpi_4_defconfig-2025.01/u-boot.bin start4x.elf pieeprom.bin kernel8.img issue.txt overlays/evil.sh")
-	f, notes, err := c.AddFirmware(t.Context(), RaspberryPi, []string{dir}, nil)
+	f, notes, err := c.AddFirmware(t.Context(), boards.RaspberryPi, []string{dir}, nil)
 	must(t, err)
 	const want = "bcm2710-rpi-3-b.dtb bcm2711-rpi-4-b.dtb bcm2712-rpi-5-b.dtb bootcode.bin fixup.dat fixup4.dat " +
 		"overlays/README overlays/vc4.dtbo pieeprom.bin start.elf start4.elf start4x.elf u-boot-rpi4.bin"
 	if got := names(f.Files); got != want || names(f.Licences) != "LICENCE.broadcom" || len(notes) > 0 {
 		t.Errorf("got %s, licences %s, notes %q", got, names(f.Licences), notes)
 	}
-	if got := FitWords(f.Fitness(TFTP)); got != "enough for rpi3, rpi4, rpi5" {
+	if got := FitWords(f.Fitness(boards.TFTP)); got != "enough for rpi3, rpi4, rpi5" {
 		t.Error(got)
 	}
-	if got := FitWords(f.Fitness(FAT)); got != "enough for rpi4; rpi3 needs u-boot-rpi3.bin or u-boot-rpi-arm64.bin; rpi5 needs u-boot-rpi-arm64.bin" {
+	if got := FitWords(f.Fitness(boards.FAT)); got != "enough for rpi4; rpi3 needs u-boot-rpi3.bin or u-boot-rpi-arm64.bin; rpi5 needs u-boot-rpi-arm64.bin" {
 		t.Error(got)
 	}
 
 	again := open(t, c.dir) // as after a restart, which sweeps
-	got, err := again.Firmware(RaspberryPi)
+	got, err := again.Firmware(boards.RaspberryPi)
 	must(t, err)
-	must(t, again.VerifyFirmware(t.Context(), RaspberryPi))
+	must(t, again.VerifyFirmware(t.Context(), boards.RaspberryPi))
 	file, err := again.OpenFile(got.Files["overlays/vc4.dtbo"])
 	must(t, err)
 	defer file.Close()
@@ -125,28 +127,28 @@ func TestAddFirmware(t *testing.T) {
 	two := bootDir(t, pi3and4)
 	write(t, filepath.Join(two, "LICENCE.broadcom"), "another")
 	other := open(t, t.TempDir())
-	if f, _, err := other.AddFirmware(t.Context(), RaspberryPi, []string{dir, two, dir}, nil); err != nil || names(f.Licences) != "LICENCE.broadcom LICENCE.broadcom-2" {
+	if f, _, err := other.AddFirmware(t.Context(), boards.RaspberryPi, []string{dir, two, dir}, nil); err != nil || names(f.Licences) != "LICENCE.broadcom LICENCE.broadcom-2" {
 		t.Errorf("%s, %v", names(f.Licences), err)
 	}
 
 	// The same again changes nothing; less takes the place of what was there.
 	before := content(t, c)
 	f.Added = f.Added.Add(-time.Hour)
-	must(t, c.placeAs(RaspberryPi+firmwareExt, f, nil))
-	if same, _, err := c.AddFirmware(t.Context(), RaspberryPi, []string{dir}, nil); err != nil || !same.Added.Equal(f.Added) || content(t, c) != before {
+	must(t, c.placeAs(boards.RaspberryPi+firmwareExt, f, nil))
+	if same, _, err := c.AddFirmware(t.Context(), boards.RaspberryPi, []string{dir}, nil); err != nil || !same.Added.Equal(f.Added) || content(t, c) != before {
 		t.Errorf("the same again: %v, %v", same.Added, err)
 	}
 	img := add(t, c, "beside", files(t, "one"))
-	less, _, err := c.AddFirmware(t.Context(), RaspberryPi, []string{bootDir(t, pi3and4)}, nil)
+	less, _, err := c.AddFirmware(t.Context(), boards.RaspberryPi, []string{bootDir(t, pi3and4)}, nil)
 	must(t, err)
 	if n := strings.Count(content(t, c), "\n"); len(less.Files) != 7 || n != 7+1+3 {
 		t.Errorf("%d files, %d in the folder:\n%s", len(less.Files), n, content(t, c))
 	}
 	must(t, os.WriteFile(filepath.Join(c.dir, less.Files["start.elf"].SHA256), []byte("x"), 0o644))
-	err = c.VerifyFirmware(t.Context(), RaspberryPi)
+	err = c.VerifyFirmware(t.Context(), boards.RaspberryPi)
 	checkErr(t, err, "verify firmware raspberrypi: start.elf: ")
-	checkErr(t, c.RemoveFirmware(RaspberryPi, []string{"alpha"}), "needed by alpha")
-	must(t, c.RemoveFirmware(RaspberryPi, nil))
+	checkErr(t, c.RemoveFirmware(boards.RaspberryPi, []string{"alpha"}), "needed by alpha")
+	must(t, c.RemoveFirmware(boards.RaspberryPi, nil))
 	must(t, c.Verify(t.Context(), img.Name))
 	if n := strings.Count(content(t, c), "\n"); n != 3 {
 		t.Errorf("left behind:\n%s", content(t, c))
@@ -170,7 +172,7 @@ func TestFirmwareFromDebs(t *testing.T) {
 				tar.Header{Name: "./usr/lib/u-boot/rpi_arm64/u-boot.bin"}, tar.Header{Name: "./usr/lib/u-boot/rpi_4/uboot.elf"},
 				tar.Header{Name: "./usr/share/doc/u-boot-rpi/copyright"})
 			var last, total int64
-			f, _, err := c.AddFirmware(t.Context(), RaspberryPi, []string{firmware, kernel, uboot}, func(d, n int64) { last, total = d, n })
+			f, _, err := c.AddFirmware(t.Context(), boards.RaspberryPi, []string{firmware, kernel, uboot}, func(d, n int64) { last, total = d, n })
 			must(t, err)
 			if got := names(f.Files); got != "bcm2711-rpi-4-b.dtb fixup4.dat start4.elf u-boot-rpi-arm64.bin u-boot-rpi3.bin u-boot-rpi4.bin" ||
 				names(f.Licences) != "raspi-firmware/copyright u-boot-rpi/copyright" {
@@ -218,7 +220,7 @@ func TestFirmwareRefuses(t *testing.T) {
 		{dir + "/none", "no such file"},
 	} {
 		c := open(t, t.TempDir())
-		_, _, err := c.AddFirmware(t.Context(), RaspberryPi, []string{test.from}, nil)
+		_, _, err := c.AddFirmware(t.Context(), boards.RaspberryPi, []string{test.from}, nil)
 		checkErr(t, err, test.err)
 		checkErr(t, err, "add firmware raspberrypi: ")
 		if strings.Contains(err.Error(), "secret") {
@@ -235,10 +237,10 @@ func TestFirmwareRefuses(t *testing.T) {
 	checkErr(t, err, "no firmware")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, _, err = c.AddFirmware(ctx, RaspberryPi, []string{bootDir(t, pi3and4)}, nil); !errors.Is(err, context.Canceled) {
+	if _, _, err = c.AddFirmware(ctx, boards.RaspberryPi, []string{bootDir(t, pi3and4)}, nil); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
-	f, notes, err := c.AddFirmware(t.Context(), RaspberryPi, []string{bootDir(t, pi3and4+" u-boot.bin")}, nil)
+	f, notes, err := c.AddFirmware(t.Context(), boards.RaspberryPi, []string{bootDir(t, pi3and4+" u-boot.bin")}, nil)
 	if err != nil || f.Files["u-boot.bin"] != (File{}) || !strings.Contains(strings.Join(notes, "\n"), "does not say for which board") {
 		t.Errorf("%v, %q, %v", f, notes, err)
 	}
@@ -247,32 +249,31 @@ func TestFirmwareRefuses(t *testing.T) {
 // TestBoardFiles: each board gets its own files, and what writes an EEPROM is never among them.
 func TestBoardFiles(t *testing.T) {
 	c := open(t, t.TempDir())
-	f, _, err := c.AddFirmware(t.Context(), RaspberryPi, []string{bootDir(t, pi3and4+" bcm2712-rpi-5-b.dtb bcm2712d0-rpi-5-b.dtb overlays/vc4.dtbo "+
+	f, _, err := c.AddFirmware(t.Context(), boards.RaspberryPi, []string{bootDir(t, pi3and4+" bcm2712-rpi-5-b.dtb bcm2712d0-rpi-5-b.dtb overlays/vc4.dtbo "+
 		"start_x.elf start4x.elf pieeprom.bin pieeprom.upd recovery.bin vl805.sig armstub8-gic.bin u-boot-rpi3.bin u-boot-rpi_arm64.bin")}, nil)
 	must(t, err)
 	for _, test := range []struct {
 		board string
-		m     Medium
+		m     boards.Medium
 		want  string
 	}{
-		{"rpi3", TFTP, "bcm2710-rpi-3-b.dtb bootcode.bin fixup.dat overlays/vc4.dtbo start.elf start_x.elf"},
-		{"rpi3", FAT, "bcm2710-rpi-3-b.dtb bootcode.bin fixup.dat overlays/vc4.dtbo start.elf u-boot-rpi3.bin"},
-		{"rpi4", TFTP, "armstub8-gic.bin bcm2711-rpi-4-b.dtb fixup4.dat overlays/vc4.dtbo start4.elf start4x.elf"},
-		{"rpi4", FAT, "armstub8-gic.bin bcm2711-rpi-4-b.dtb fixup4.dat overlays/vc4.dtbo start4.elf u-boot-rpi-arm64.bin"},
-		{"rpi5", FAT, "bcm2712-rpi-5-b.dtb bcm2712d0-rpi-5-b.dtb overlays/vc4.dtbo u-boot-rpi-arm64.bin"},
-		{"pc", TFTP, ""},
+		{"rpi3", boards.TFTP, "bcm2710-rpi-3-b.dtb bootcode.bin fixup.dat overlays/vc4.dtbo start.elf start_x.elf"},
+		{"rpi3", boards.FAT, "bcm2710-rpi-3-b.dtb bootcode.bin fixup.dat overlays/vc4.dtbo start.elf u-boot-rpi3.bin"},
+		{"rpi4", boards.TFTP, "armstub8-gic.bin bcm2711-rpi-4-b.dtb fixup4.dat overlays/vc4.dtbo start4.elf start4x.elf"},
+		{"rpi4", boards.FAT, "armstub8-gic.bin bcm2711-rpi-4-b.dtb fixup4.dat overlays/vc4.dtbo start4.elf u-boot-rpi-arm64.bin"},
+		{"rpi5", boards.FAT, "bcm2712-rpi-5-b.dtb bcm2712d0-rpi-5-b.dtb overlays/vc4.dtbo u-boot-rpi-arm64.bin"},
+		{"pc", boards.TFTP, ""},
 	} {
-		b, err := ParseBoard(test.board)
+		b, err := boards.Parse(test.board)
 		must(t, err)
-		if got := names(b.Files(f, test.m)); got != test.want || b.Missing(f, test.m) != nil {
-			t.Errorf("%s, %d: %s, missing %q", test.board, test.m, got, b.Missing(f, test.m))
+		missing := b.Missing(f.Names(), test.m)
+		if got := names(f.For(b, test.m)); got != test.want || missing != nil {
+			t.Errorf("%s, %d: %s, missing %q", test.board, test.m, got, missing)
 		}
 	}
 	if got := names(f.EEPROM()); got != "pieeprom.bin pieeprom.upd recovery.bin vl805.sig" {
 		t.Error(got)
 	}
-	_, err = ParseBoard("rpi6")
-	checkErr(t, err, `unknown board "rpi6": it is one of pc, uefi-aarch64, rpi3, rpi4, rpi5`)
 }
 
 // TestFirmwareFromURL: packages are downloaded, checked by the digest that is published beside
@@ -284,15 +285,15 @@ func TestFirmwareFromURL(t *testing.T) {
 	srv := httptest.NewServer(m)
 	defer srv.Close()
 	c := open(t, t.TempDir())
-	f, _, err := c.AddFirmware(t.Context(), RaspberryPi, []string{srv.URL + "/raspi.deb"}, nil)
+	f, _, err := c.AddFirmware(t.Context(), boards.RaspberryPi, []string{srv.URL + "/raspi.deb"}, nil)
 	must(t, err)
 	if names(f.Files) != "bcm2711-rpi-4-b.dtb fixup4.dat start4.elf" || strings.Count(content(t, c), "\n") != 4 {
 		t.Errorf("%s\n%s", names(f.Files), content(t, c))
 	}
 	m.files["/raspi.deb.sha256"] = strings.Repeat("0", 64)
-	_, _, err = c.AddFirmware(t.Context(), RaspberryPi, []string{srv.URL + "/raspi.deb"}, nil)
+	_, _, err = c.AddFirmware(t.Context(), boards.RaspberryPi, []string{srv.URL + "/raspi.deb"}, nil)
 	checkErr(t, err, "it is not the file that was meant")
-	_, _, err = c.AddFirmware(t.Context(), RaspberryPi, []string{srv.URL + "/none.deb"}, nil)
+	_, _, err = c.AddFirmware(t.Context(), boards.RaspberryPi, []string{srv.URL + "/none.deb"}, nil)
 	checkErr(t, err, "404")
 	if strings.Count(content(t, c), "\n") != 4 {
 		t.Errorf("left behind:\n%s", content(t, c))
@@ -309,7 +310,7 @@ func TestDamagedDeb(t *testing.T) {
 		for what, data := range map[string][]byte{"cut": good[:n], "flipped": append(append(bytes.Clone(good[:n]), good[n]^0x55), good[n+1:]...)} {
 			c := open(t, t.TempDir())
 			must(t, os.WriteFile(file, data, 0o600))
-			f, _, err := c.AddFirmware(t.Context(), RaspberryPi, []string{file}, nil)
+			f, _, err := c.AddFirmware(t.Context(), boards.RaspberryPi, []string{file}, nil)
 			// What follows the compressed data is padding, if anything.
 			if what == "cut" && n < len(good)-1 && err == nil {
 				t.Errorf("%d of %d bytes are taken", n, len(good))

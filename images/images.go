@@ -10,7 +10,8 @@
 // initrd) cannot be seen from outside; what can be seen is checked by
 // [Catalog.Add].
 //
-// Of ours it imports internal/initrd alone, which reads and writes initrds.
+// Of ours it imports internal/initrd, which reads and writes initrds, and
+// internal/boards, which knows what boards load of a tree of firmware.
 // images/media, which makes sticks and CDs of what is in the catalog, imports it.
 package images
 

@@ -17,12 +17,14 @@ import (
 	"provision/disko"
 	"provision/hosts"
 	"provision/images"
+	"provision/internal/boards"
+	"provision/internal/bootable"
 )
 
 // checkBoard stops an install before anything is changed, if the host's board would not start
 // from the disks.
 func (f *follower) checkBoard(h hosts.Host, l *disko.Layout, p *disko.Plan) error {
-	b, err := images.ParseBoard(h.Board)
+	b, err := boards.Parse(h.Board)
 	if err != nil { // it was not recognised
 		return nil
 	}
@@ -30,7 +32,7 @@ func (f *follower) checkBoard(h hosts.Host, l *disko.Layout, p *disko.Plan) erro
 		f.note("it is enrolled as %s, and asked to boot as %s does", b.Name, asked)
 	}
 	var stops []string
-	for _, problem := range BoardProblems(l, b) {
+	for _, problem := range bootable.Problems(l, b) {
 		if problem.Stops {
 			stops = append(stops, problem.String())
 		} else {
@@ -44,12 +46,12 @@ func (f *follower) checkBoard(h hosts.Host, l *disko.Layout, p *disko.Plan) erro
 }
 
 // checkFirmware makes sure that the board's firmware has room in its partition.
-func (f *follower) checkFirmware(l *disko.Layout, p *disko.Plan, b images.Board) error {
-	part, ok := firmwarePart(l.Partitions(), b)
+func (f *follower) checkFirmware(l *disko.Layout, p *disko.Plan, b boards.Board) error {
+	fw, ok := bootable.FirmwarePartition(l, b)
 	if b.Firmware == "" || !ok {
 		return nil
 	}
-	tree, err := f.Images.Firmware(b.Firmware)
+	vendor, err := f.Images.Firmware(b.Firmware)
 	if errors.Is(err, images.ErrNotFound) {
 		f.note("no firmware is here to be put on the disk: the host has to bring its own, or add it before the install: provision images firmware add %s --from DIR", b.Firmware)
 		return nil
@@ -57,14 +59,14 @@ func (f *follower) checkFirmware(l *disko.Layout, p *disko.Plan, b images.Board)
 	if err != nil {
 		return err
 	}
-	if lacks := b.Missing(tree, images.FAT); len(lacks) > 0 {
+	if lacks := b.Missing(vendor.Names(), boards.FAT); len(lacks) > 0 {
 		f.note("the firmware that is here is not enough to start %s from its disk, for which the host has to bring its own: it lacks %s", b, strings.Join(lacks, ", "))
 		return nil
 	}
-	need := firmwareRoom(b.Files(tree, images.FAT))
-	if has := cmp.Or(part.Size, p.SizeOf(part.Mountpoints[0])); has > 0 && has < need {
+	need := firmwareRoom(vendor.For(b, boards.FAT))
+	if has := cmp.Or(fw.Size, p.SizeOf(fw.Mountpoints[0])); has > 0 && has < need {
 		return fmt.Errorf("nothing was changed. %s: the partition for the firmware has %s, and that of %s needs %s: make it larger",
-			part.Path, megabytes(has), b, megabytes(need))
+			fw.Path, megabytes(has), b, megabytes(need))
 	}
 	return nil
 }
@@ -83,15 +85,15 @@ func firmwareRoom(files map[string]images.File) int64 {
 // putFirmware puts what the host's board loads first into its firmware partition, unless the
 // host's own activation did. It says so for the log, behind a comma; empty: the board needs none.
 func (f *follower) putFirmware(ctx context.Context, h hosts.Host, s *session, l *disko.Layout) (string, error) {
-	b, err := images.ParseBoard(h.Board)
+	b, err := boards.Parse(h.Board)
 	if err != nil || b.Firmware == "" {
 		return "", nil
 	}
-	part, ok := firmwarePart(l.Partitions(), b)
+	fw, ok := bootable.FirmwarePartition(l, b)
 	if !ok {
 		return "", nil
 	}
-	point := part.Mountpoints[0]
+	point := fw.Mountpoints[0]
 	words, err := putFirmware(ctx, s, newRoot, point, b, f.Images)
 	if err != nil {
 		return "", fmt.Errorf("put the firmware of %s into %s: %w", b, point, err)
@@ -99,30 +101,32 @@ func (f *follower) putFirmware(ctx context.Context, h hosts.Host, s *session, l 
 	return ", " + words, nil
 }
 
-func putFirmware(ctx context.Context, s *session, root, point string, b images.Board, c *images.Catalog) (string, error) {
+func putFirmware(
+	ctx context.Context, s *session, root, point string, b boards.Board, c *images.Catalog,
+) (string, error) {
 	out, err := s.run(ctx, nil, "ls", "-A", "--", root+point)
 	if err != nil {
 		return "", err
 	}
 	there := strings.Fields(string(out))
 	// What we began and did not end is no host's.
-	if b.Started(there) && !slices.Contains(there, firmwareBegun) {
+	if b.Starts(there) && !slices.Contains(there, firmwareBegun) {
 		return "the firmware is in " + point + " already", nil
 	}
-	tree, err := c.Firmware(b.Firmware)
+	vendor, err := c.Firmware(b.Firmware)
 	if errors.Is(err, images.ErrNotFound) {
 		return "", fmt.Errorf("the host did not put it there, and there is none here: add it with `provision images firmware add %s --from DIR`, then run `provision retry`", b.Firmware)
 	}
 	if err != nil {
 		return "", err
 	}
-	if lacks := b.Missing(tree, images.FAT); len(lacks) > 0 {
+	if lacks := b.Missing(vendor.Names(), boards.FAT); len(lacks) > 0 {
 		return "", fmt.Errorf("the host did not put it there, and what is here lacks %s: add it with `provision images firmware add %s --from DIR`, then run `provision retry`", strings.Join(lacks, ", "), b.Firmware)
 	}
 	if _, err := s.run(ctx, nil, "rm", "-rf", "--", root+point+"/"+firmwareBegun); err != nil {
 		return "", err
 	}
-	files := b.Files(tree, images.FAT)
+	files := vendor.For(b, boards.FAT)
 	maps.DeleteFunc(files, func(name string, _ images.File) bool { return slices.Contains(there, name) })
 	free, err := freeSpace(ctx, s, root+point)
 	if err != nil {
@@ -131,11 +135,12 @@ func putFirmware(ctx context.Context, s *session, root, point string, b images.B
 	if need := firmwareRoom(files); free < need {
 		return "", fmt.Errorf("it has %s free, and %s are needed: make the partition larger in the layout", megabytes(free), megabytes(need))
 	}
-	put, err := sendFirmware(ctx, s, root, point, b, tree, c)
+	put, err := sendFirmware(ctx, s, root, point, b, vendor, c)
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("put the firmware of %s into %s: %d files, %s", b, point, len(put), megabytes(images.Firmware{Files: put}.Size())), nil
+	size := images.Firmware{Files: put}.Size()
+	return fmt.Sprintf("put the firmware of %s into %s: %d files, %s", b, point, len(put), megabytes(size)), nil
 }
 
 // firmwareBegun is the folder in which the files lie until all are there.
@@ -144,7 +149,9 @@ const firmwareBegun = ".provision.part"
 // sendFirmware copies the files that are not there, and returns them. What is there stays as it
 // is. FAT knows neither owners nor modes, and a journal neither: what the board starts with comes
 // last.
-func sendFirmware(ctx context.Context, s *session, root, point string, b images.Board, tree images.Firmware, c *images.Catalog) (map[string]images.File, error) {
+func sendFirmware(
+	ctx context.Context, s *session, root, point string, b boards.Board, vendor images.Firmware, c *images.Catalog,
+) (map[string]images.File, error) {
 	const script = `set -e
 folder=$(realpath -m -- "$1$2")
 case $folder/ in
@@ -167,18 +174,18 @@ done
 sync -f .
 rm -rf -- "$part"
 sync -f .`
-	files := b.Files(tree, images.FAT)
+	files := vendor.For(b, boards.FAT)
 	names := slices.Sorted(maps.Keys(files))
 	slices.SortStableFunc(names, func(x, y string) int {
-		switch first := b.Started([]string{x}); {
-		case first == b.Started([]string{y}):
+		switch first := b.Starts([]string{x}); {
+		case first == b.Starts([]string{y}):
 			return 0
 		case first:
 			return 1
 		}
 		return -1
 	})
-	config := b.Config(tree)
+	config := b.Config(vendor.Names())
 	r, w := io.Pipe()
 	packed := make(chan error, 1)
 	go func() {
@@ -186,7 +193,7 @@ sync -f .`
 		w.CloseWithError(err)
 		packed <- err
 	}()
-	argv := append([]string{"sh", "-c", script, "sh", root, point, firmwareBegun, images.ConfigTxt}, names...)
+	argv := append([]string{"sh", "-c", script, "sh", root, point, firmwareBegun, boards.ConfigTxt}, names...)
 	out, err := s.run(ctx, r, argv...)
 	r.Close()
 	if packErr := <-packed; packErr != nil && !errors.Is(packErr, io.ErrClosedPipe) {
@@ -199,9 +206,9 @@ sync -f .`
 	for _, name := range strings.Fields(string(out)) {
 		put[name] = files[name]
 	}
-	if _, ok := put[images.ConfigTxt]; ok {
+	if _, ok := put[boards.ConfigTxt]; ok {
 		sum := sha256.Sum256([]byte(config))
-		put[images.ConfigTxt] = images.File{SHA256: hex.EncodeToString(sum[:]), Size: int64(len(config))}
+		put[boards.ConfigTxt] = images.File{SHA256: hex.EncodeToString(sum[:]), Size: int64(len(config))}
 	}
 	return put, checkPut(ctx, s, root+point, put)
 }
@@ -209,7 +216,7 @@ sync -f .`
 // writeFirmware packs the files and the configuration.
 func writeFirmware(w io.Writer, files map[string]images.File, config string, c *images.Catalog) error {
 	out := tar.NewWriter(w)
-	err := out.WriteHeader(&tar.Header{Name: images.ConfigTxt, Mode: 0o644, Size: int64(len(config))})
+	err := out.WriteHeader(&tar.Header{Name: boards.ConfigTxt, Mode: 0o644, Size: int64(len(config))})
 	if err == nil {
 		_, err = io.WriteString(out, config)
 	}

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"provision/images"
+	"provision/internal/boards"
 )
 
 // firmwareCatalog has the firmware of a Pi 3 and a Pi 4.
@@ -31,7 +32,7 @@ func firmwareCatalog(t *testing.T, but ...string) *images.Catalog {
 	}
 	c, err := images.Open(t.TempDir())
 	if err == nil {
-		_, _, err = c.AddFirmware(t.Context(), images.RaspberryPi, []string{dir}, nil)
+		_, _, err = c.AddFirmware(t.Context(), boards.RaspberryPi, []string{dir}, nil)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -68,9 +69,9 @@ func contents(t *testing.T, dir string) map[string]string {
 	return all
 }
 
-func board(t *testing.T, name string) images.Board {
+func board(t *testing.T, name string) boards.Board {
 	t.Helper()
-	b, err := images.ParseBoard(name)
+	b, err := boards.Parse(name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +84,7 @@ func TestPutFirmware(t *testing.T) {
 	c, s := firmwareCatalog(t), connect(t)
 	const point = "/boot/firmware"
 	put := func(root, board string, ctx context.Context) (string, error) {
-		b, err := images.ParseBoard(board)
+		b, err := boards.Parse(board)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -170,7 +171,7 @@ func TestPutFirmwareRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	damaged := firmwareCatalog(t)
-	f, err := damaged.Firmware(images.RaspberryPi)
+	f, err := damaged.Firmware(boards.RaspberryPi)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,22 +3,21 @@ package pxe
 import (
 	"github.com/insomniacslk/dhcp/iana"
 
-	"provision/images"
+	"provision/internal/boards"
 )
 
-// board is what the client was recognised as, by images.Board's name; "" where
+// board is the name of the board that the client was recognised as; "" where
 // what asks does not tell. U-Boot and operating systems run on many boards. iPXE
 // for arm64 is there for UEFI only.
 func (c client) board() string {
 	switch {
 	case c.Kind == piROM:
 		return c.Pi.Board
-	case c.Kind != firmware && c.Kind != httpBoot && c.Kind != ipxe, c.processor() == "":
+	case c.Kind != firmware && c.Kind != httpBoot && c.Kind != ipxe:
 		return ""
-	case c.processor() == string(images.AArch64) && c.Arch != iana.UBOOT_ARM64 && c.Arch != iana.UBOOT_ARM64_HTTP:
-		return "uefi-aarch64"
-	case c.processor() == string(images.X86_64):
-		return "pc"
+	case c.Arch == iana.UBOOT_ARM64, c.Arch == iana.UBOOT_ARM64_HTTP:
+		return ""
 	}
-	return ""
+	b, _ := boards.Find(func(b boards.Board) bool { return b.Generic && b.Arch == c.processor() })
+	return b.Name
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/insomniacslk/dhcp/iana"
 
 	"provision/hosts"
-	"provision/images"
+	"provision/internal/boards"
 )
 
 // The boot ROMs and EEPROMs of Raspberry Pis. They call themselves PXEClient on
@@ -29,7 +29,7 @@ import (
 // piBoard is what a Raspberry Pi tells of itself. Models before the 4 tell
 // less, and the ROM of a 3B nothing at all.
 type piBoard struct {
-	Board  string // as images.Board: rpi3, rpi4, rpi5; "": not told
+	Board  string // the name of the board; "": not told
 	Model  string // in words; "": not told
 	Serial string // its low half, 8 hex digits, as its TFTP folder is called; "": not told
 	Memory int64  // bytes; 0: not told
@@ -42,52 +42,64 @@ type piBoard struct {
 // Prefixes of MAC addresses that Raspberry Pi boards have.
 var piOUIs = []string{"b8:27:eb", "dc:a6:32", "e4:5f:01", "28:cd:c1", "d8:3a:dd", "2c:cf:67", "88:a2:9e", "3a:35:41"}
 
-// pi3xid is the transaction ID of all requests of a 3B, and of the bootcode.bin
-// that it loads.
-const pi3xid = 0x26f30339
-
 // readPi recognises the boot ROM and EEPROM of a Raspberry Pi. Option 97 of the
 // Pi 4 and later is a word, "RPi4" or "RPi5" unless it was set otherwise, the
 // board's revision, the end of its MAC and its serial number, little-endian;
-// that of others is the serial number four times, or, of a 3B's ROM, 0x44. What
-// looks so is a Pi; else one is a PC with a BIOS with the MAC of a Pi. What is booted from there
-// on (U-Boot, EDK2, Linux) says what it is.
+// that of others is the serial number four times, or, of a 3B's ROM, 0x44.
+//
+// What looks so is a Pi, and so is what says that it is a PC with a BIOS and has
+// the MAC of a Pi. What is booted from there on (U-Boot, EDK2, Linux) says what
+// it is.
 func readPi(m *dhcpv4.DHCPv4, c client) (p piBoard, yes bool) {
 	id := m.Options.Get(dhcpv4.OptionClientMachineIdentifier)
-	byMAC := c.Arch == iana.INTEL_X86PC && strings.HasPrefix(c.Vendor, "PXEClient") && slices.Contains(piOUIs, c.MAC[:8])
+	bios := c.Arch == iana.INTEL_X86PC && strings.HasPrefix(c.Vendor, "PXEClient")
+	byMAC := bios && slices.Contains(piOUIs, c.MAC[:8])
 	named := len(id) == 17 && string(id[1:4]) == "RPi"
 	if !named && !byMAC {
 		return p, false
 	}
-	if binary.BigEndian.Uint32(m.TransactionID[:]) == pi3xid {
-		p.Board = "rpi3"
-	}
+
+	xid := binary.BigEndian.Uint32(m.TransactionID[:])
+	p.recognise(func(b boards.Board) bool { return b.ROM != nil && b.ROM.XID == xid })
 	if len(id) == 17 {
 		p.readID(id, m.ClientHWAddr)
 	}
-	if p.Board == "rpi3" {
-		p.Memory = 1 << 30 // all of them
+
+	b, err := boards.Parse(p.Board)
+	if err == nil && b.Memory > 0 {
+		p.Memory = b.Memory
 	}
 	return p, true
 }
 
+// recognise takes the board for the first that is as told, if there is one.
+func (p *piBoard) recognise(told func(boards.Board) bool) (ok bool) {
+	b, ok := boards.Find(told)
+	if ok {
+		p.Board = b.Name
+	}
+	return ok
+}
+
 // readID reads option 97.
 func (p *piBoard) readID(id []byte, mac net.HardwareAddr) {
-	words := [4]uint32{}
-	for i := range words {
-		words[i] = binary.LittleEndian.Uint32(id[1+4*i:])
+	told := [4]uint32{}
+	for i := range told {
+		told[i] = binary.LittleEndian.Uint32(id[1+4*i:])
 	}
+	silent := func(b boards.Board) bool { return b.ROM != nil && b.ROM.ID == told[0] }
 	switch {
 	case string(id[1:4]) == "RPi" || bytes.Equal(id[9:13], mac[2:]):
-		p.revision(words[1])
-		p.Serial = fmt.Sprintf("%08x", words[3])
+		p.revision(told[1])
+		p.Serial = fmt.Sprintf("%08x", told[3])
 		if p.Board == "" {
-			p.Board = map[byte]string{'4': "rpi4", '5': "rpi5"}[id[4]]
+			digit := id[4]
+			p.recognise(func(b boards.Board) bool { return b.Digit != 0 && b.Digit == digit })
 		}
-	case words[0] == 0x44444444 && words[0] == words[1]:
-		p.Deaf, p.Board = true, "rpi3"
-	case words[0] == words[1] && words[1] == words[2] && words[2] == words[3]:
-		p.Serial = fmt.Sprintf("%08x", words[0])
+	case told[0] == told[1] && p.recognise(silent):
+		p.Deaf = true
+	case told[0] == told[1] && told[1] == told[2] && told[2] == told[3]:
+		p.Serial = fmt.Sprintf("%08x", told[0])
 	}
 }
 
@@ -99,47 +111,41 @@ func (p *piBoard) revision(code uint32) {
 		return
 	}
 	p.Memory = 256 << 20 << (code >> 20 & 7)
-	model := piModels[byte(code>>4)]
-	p.Board, p.Model, p.Tree = model.board, model.words, model.tree
-}
-
-// piModels are the models that can netboot a 64-bit kernel. Where the tree is
-// not said, it depends on what the module is plugged into.
-var piModels = map[byte]struct{ board, words, tree string }{
-	0x08: {"rpi3", "Raspberry Pi 3B", "bcm2710-rpi-3-b.dtb"},
-	0x0a: {"rpi3", "Raspberry Pi CM3", "bcm2710-rpi-cm3.dtb"},
-	0x0d: {"rpi3", "Raspberry Pi 3B+", "bcm2710-rpi-3-b-plus.dtb"},
-	0x10: {"rpi3", "Raspberry Pi CM3+", "bcm2710-rpi-cm3.dtb"},
-	0x11: {"rpi4", "Raspberry Pi 4B", "bcm2711-rpi-4-b.dtb"},
-	0x13: {"rpi4", "Raspberry Pi 400", "bcm2711-rpi-400.dtb"},
-	0x14: {"rpi4", "Raspberry Pi CM4", "bcm2711-rpi-cm4.dtb"},
-	0x15: {"rpi4", "Raspberry Pi CM4S", "bcm2711-rpi-cm4s.dtb"},
-	0x17: {"rpi5", "Raspberry Pi 5", "bcm2712-rpi-5-b.dtb"},
-	0x18: {"rpi5", "Raspberry Pi CM5", ""},
-	0x19: {"rpi5", "Raspberry Pi 500", ""},
-	0x1a: {"rpi5", "Raspberry Pi CM5 Lite", ""},
+	p.Board = ""
+	p.Model = ""
+	p.Tree = ""
+	for _, b := range boards.All() {
+		for _, m := range b.Models {
+			if m.Code == byte(code>>4) {
+				p.Board = b.Name
+				p.Model = m.Name
+				p.Tree = m.Tree
+			}
+		}
+	}
 }
 
 // String is the board in words.
 func (p piBoard) String() string {
-	words := p.Model
-	if b, err := images.ParseBoard(p.Board); words == "" && err == nil {
-		words = b.Words
+	name := p.Model
+	b, err := boards.Parse(p.Board)
+	if name == "" && err == nil {
+		name = b.Description
 	}
-	if words == "" {
-		words = "Raspberry Pi"
+	if name == "" {
+		name = "Raspberry Pi"
 	}
 	if p.Serial != "" {
-		words += " " + p.Serial
+		name += " " + p.Serial
 	}
-	return words
+	return name
 }
 
 // piVendor is option 43 of an offer to a Raspberry Pi: discovery control, a boot
-// menu whose prompt is "PXE", and the words by which it knows its server. Those before the Pi 4 compare
-// the three spaces, too. No other machine is to have it: PXE takes it for a menu
-// to ask port 4011 by.
-var piVendor = append(append([]byte{6, 1, 3, 10, 4, 0, 'P', 'X', 'E', 9, 23, 0, 0, 20}, "Raspberry Pi Boot   "...), 0xff)
+// menu whose prompt is "PXE", and the words by which it knows its server. Those
+// before the Pi 4 compare the three spaces, too. No other machine is to have it:
+// PXE takes it for a menu to ask port 4011 by.
+var piVendor = []byte("\x06\x01\x03" + "\x0a\x04\x00PXE" + "\x09\x17\x00\x00\x14Raspberry Pi Boot   " + "\xff")
 
 // addPi tells a Raspberry Pi that we are its TFTP server: in option 66, which
 // all read and which comes last, by option 43 to those that know no other, and
@@ -249,6 +255,17 @@ func sendFrame(ifname string, to net.HardwareAddr, data []byte) error {
 	return unix.Sendto(fd, data, 0, addr)
 }
 
+// candidates are the boards that it can be: the one that it told, or all
+// Raspberry Pis.
+func (p piBoard) candidates() ([]boards.Board, error) {
+	if p.Board != "" {
+		b, err := boards.Parse(p.Board)
+		return []boards.Board{b}, err
+	}
+	all := boards.All()
+	return slices.DeleteFunc(all, func(b boards.Board) bool { return b.Firmware != boards.RaspberryPi }), nil
+}
+
 // piBoardOf is what is known of the Raspberry Pi of a host: what it told when
 // its boot began, else what the operator said.
 func piBoardOf(h hosts.Host) piBoard {
@@ -256,10 +273,16 @@ func piBoardOf(h hosts.Host) piBoard {
 	if p.Serial == "" && !h.Boot.Several {
 		p.Serial = h.Boot.Serial
 	}
-	for _, board := range []string{h.Board, h.Boot.Board} {
-		if strings.HasPrefix(board, "rpi") {
-			p.Board = board
+	for _, name := range []string{h.Board, h.Boot.Board} {
+		if isPi(name) {
+			p.Board = name
 		}
 	}
 	return p
+}
+
+// isPi reports whether a board of that name is a Raspberry Pi.
+func isPi(name string) bool {
+	b, err := boards.Parse(name)
+	return err == nil && b.Firmware == boards.RaspberryPi
 }

@@ -19,6 +19,7 @@ import (
 
 	"provision/hosts"
 	"provision/images"
+	"provision/internal/boards"
 	"provision/internal/initrd"
 	"provision/internal/tftp"
 )
@@ -64,9 +65,9 @@ func piServer(t testing.TB, mode Mode) *Server {
 	return s
 }
 
-// boards is the files of a catalog with the image "arm" and its first stage, which takes
+// piCatalog is the files of a catalog with the image "arm" and its first stage, which takes
 // seconds to make.
-var boards struct {
+var piCatalog struct {
 	sync.Once
 	files map[string][]byte
 	err   error // why there are none
@@ -75,30 +76,30 @@ var boards struct {
 // boardImage gives the server a copy of that, with its own image beside.
 func (s *Server) boardImage(t testing.TB) {
 	t.Helper()
-	boards.Do(func() {
+	piCatalog.Do(func() {
 		dir := t.TempDir()
 		c, err := images.Open(dir)
 		if err != nil {
-			boards.err = err
+			piCatalog.err = err
 			return
 		}
 		img := (&Server{Images: c}).armImage(t, "arm", 9000)
 		_, first := c.FirstStage(t.Context(), img)
 		_, kernel := c.PackedKernel(t.Context(), img)
 		files, err := os.ReadDir(dir)
-		boards.files = map[string][]byte{}
+		piCatalog.files = map[string][]byte{}
 		for _, f := range files {
 			data, e := os.ReadFile(filepath.Join(dir, f.Name()))
-			boards.files[f.Name()] = data
+			piCatalog.files[f.Name()] = data
 			err = errors.Join(err, e)
 		}
-		boards.err = errors.Join(first, kernel, err)
+		piCatalog.err = errors.Join(first, kernel, err)
 	})
-	if boards.err != nil {
-		t.Fatal(boards.err)
+	if piCatalog.err != nil {
+		t.Fatal(piCatalog.err)
 	}
 	dir := t.TempDir()
-	for name, data := range boards.files {
+	for name, data := range piCatalog.files {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -135,7 +136,7 @@ func (s *Server) armImage(t testing.TB, name string, size int) images.Image {
 
 func (s *Server) addFirmware(t testing.TB, dir string) {
 	t.Helper()
-	if _, _, err := s.Images.AddFirmware(t.Context(), images.RaspberryPi, []string{dir}, nil); err != nil {
+	if _, _, err := s.Images.AddFirmware(t.Context(), boards.RaspberryPi, []string{dir}, nil); err != nil {
 		t.Fatal(err)
 	}
 }

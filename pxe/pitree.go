@@ -14,6 +14,7 @@ import (
 
 	"provision/hosts"
 	"provision/images"
+	"provision/internal/boards"
 	"provision/internal/tftp"
 )
 
@@ -48,16 +49,14 @@ const (
 // anew, which firmware before 2025-09-23 takes for the end (rpi-eeprom#720).
 const maxBlocks = 65535
 
-// piBlock is the block size that a board's firmware asks for: an EEPROM of
-// before 2022-10 asks for 1024 bytes, and a Pi 3 for no size at all.
+// piBlock is the block size that a board's firmware asks for at least. Where the
+// board is not known, it is that of an EEPROM of before 2022-10.
 func piBlock(board string) int64 {
-	switch board {
-	case "rpi3":
-		return 512
-	case "rpi5":
-		return 1468
+	b, err := boards.Parse(board)
+	if err != nil {
+		return 1024
 	}
-	return 1024
+	return b.TFTPBlock
 }
 
 // piTree is what one Raspberry Pi may fetch for one boot, by name.
@@ -69,51 +68,34 @@ type piTree struct {
 // piTree makes the folder for a host's boot. The error says what is missing, or
 // does not fit, in words for the operator.
 func (s *Server) piTree(h hosts.Host, p piBoard, img images.Image, made *pack) (t piTree, err error) {
-	firmware, err := s.Images.Firmware(images.RaspberryPi)
+	vendor, err := s.Images.Firmware(boards.RaspberryPi)
 	if err != nil {
 		return t, err
 	}
-	boards := []string{p.Board}
-	if p.Board == "" { // it asks for what it needs
-		boards = []string{"rpi3", "rpi4", "rpi5"}
+	candidates, err := p.candidates()
+	if err != nil {
+		return t, err
 	}
-	t.files = map[string]images.File{}
-	var lacks []string
-	uboot := ""
-	for _, name := range boards {
-		b, err := images.ParseBoard(name)
+	t.files, err = p.firmwareFiles(candidates, vendor)
+	if err != nil {
+		return t, err
+	}
+	if h.AllowEEPROM {
+		maps.Copy(t.files, vendor.EEPROM())
+	}
+	t.files[piKernel] = made.kernel
+	t.files[piInitrd] = made.first
+
+	kernel := piKernel
+	if h.BootMethod.Offer == hosts.OfferUBoot {
+		kernel, err = ubootFor(candidates, vendor)
 		if err != nil {
 			return t, err
 		}
-		maps.Copy(t.files, b.Files(firmware, images.TFTP))
-		uboot = b.UBoot(firmware)
-		lacks = append(lacks, b.Missing(firmware, images.TFTP)...)
+		t.files[kernel] = vendor.Files[kernel]
 	}
-	upstreamNames(t.files)
-	if len(boards) > 1 {
-		lacks = nil
-	} else if _, ok := t.files[p.Tree]; !ok && p.Tree != "" && lacks == nil {
-		lacks = []string{p.Tree}
-	}
-	if lacks != nil {
-		return t, fmt.Errorf("the firmware %s lacks %s, which it needs: add it from a source that has them, with `provision images firmware add %s --from …`",
-			firmware.Name, strings.Join(lacks, ", "), firmware.Name)
-	}
-	if h.AllowEEPROM {
-		maps.Copy(t.files, firmware.EEPROM())
-	}
-	t.files[piKernel], t.files[piInitrd] = made.kernel, made.first
-	kernel := piKernel
-	if h.BootMethod.Offer == hosts.OfferUBoot {
-		if p.Board == "rpi5" {
-			return t, fmt.Errorf("U-Boot has no driver for its network: enroll it without --boot-method %s", hosts.OfferUBoot)
-		}
-		if kernel = uboot; kernel == "" {
-			return t, fmt.Errorf("the firmware %s has no U-Boot for it: add one, such as Debian's package u-boot-rpi, or enroll it without --boot-method %s", firmware.Name, hosts.OfferUBoot)
-		}
-		t.files[kernel] = firmware.Files[kernel]
-	}
-	config, err := configText(h, kernel)
+
+	configTxt, err := configText(h, kernel)
 	if err != nil {
 		return t, err
 	}
@@ -121,16 +103,57 @@ func (s *Server) piTree(h hosts.Host, p piBoard, img images.Image, made *pack) (
 	if err != nil {
 		return t, err
 	}
-	t.texts = map[string]string{piConfig: config, piCmdline: cmdline}
+	t.texts = map[string]string{piConfig: configTxt, piCmdline: cmdline}
 	return t, t.fits(piBlock(p.Board))
 }
 
+// firmwareFiles are what the board may load of the tree. Where it is not known
+// which board it is, those of all candidates are there, and nothing is missed: it
+// asks for what it needs.
+func (p piBoard) firmwareFiles(candidates []boards.Board, vendor images.Firmware) (map[string]images.File, error) {
+	all := map[string]images.File{}
+	var lacks []string
+	for _, b := range candidates {
+		files := vendor.For(b, boards.TFTP)
+		upstreamNames(files, b)
+		maps.Copy(all, files)
+		lacks = append(lacks, b.Missing(vendor.Names(), boards.TFTP)...)
+	}
+	if len(candidates) > 1 {
+		return all, nil
+	}
+
+	_, hasTree := all[p.Tree]
+	if lacks == nil && p.Tree != "" && !hasTree {
+		lacks = []string{p.Tree}
+	}
+	if lacks != nil {
+		return nil, fmt.Errorf("the firmware %s lacks %s, which it needs: add it from a source that has them, "+
+			"with `provision images firmware add %s --from …`", vendor.Name, strings.Join(lacks, ", "), vendor.Name)
+	}
+	return all, nil
+}
+
+// ubootFor is the U-Boot that netboots a board, by its name in the tree. Where it
+// is not known which board it is, it is that of the latest.
+func ubootFor(candidates []boards.Board, vendor images.Firmware) (string, error) {
+	b := candidates[len(candidates)-1]
+	if len(candidates) == 1 && b.NoUBootNetwork != "" {
+		return "", fmt.Errorf("U-Boot has no driver for its network: enroll it without --boot-method %s", hosts.OfferUBoot)
+	}
+	file := b.UBoot(vendor.Names())
+	if file == "" {
+		return "", fmt.Errorf("the firmware %s has no U-Boot for it: add one, such as Debian's package u-boot-rpi, "+
+			"or enroll it without --boot-method %s", vendor.Name, hosts.OfferUBoot)
+	}
+	return file, nil
+}
+
 // upstreamNames gives the device trees of mainline Linux the names that the
-// firmware asks for, too, where they differ.
-func upstreamNames(files map[string]images.File) {
-	for _, name := range slices.Collect(maps.Keys(files)) {
-		asked := strings.Replace(name, "bcm2837-", "bcm2710-", 1)
-		asked = strings.NewReplacer("-cm4-io.", "-cm4.", "-cm3-io3.", "-cm3.").Replace(asked)
+// board's firmware asks for, too, where they differ.
+func upstreamNames(files map[string]images.File, b boards.Board) {
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		asked := b.AskedName(name)
 		if _, ok := files[asked]; !ok {
 			files[asked] = files[name]
 		}
@@ -162,12 +185,14 @@ func configText(h hosts.Host, kernel string) (string, error) {
 	}
 	for _, line := range append(lines, h.PiConfig...) {
 		if len(line) > maxPiConfigLine {
-			return "", fmt.Errorf("its config.txt would have a line of %d characters, of which the firmware reads %d: shorten %q", len(line), maxPiConfigLine, line)
+			return "", fmt.Errorf("its config.txt would have a line of %d characters, of which the firmware reads %d: shorten %q",
+				len(line), maxPiConfigLine, line)
 		}
 	}
 	text := strings.Join(append(lines, h.PiConfig...), "\n") + "\n"
 	if len(text) > maxPiConfig {
-		return "", fmt.Errorf("its config.txt would have %d bytes, of which the firmware reads %d: give fewer lines with --config-txt", len(text), maxPiConfig)
+		return "", fmt.Errorf("its config.txt would have %d bytes, of which the firmware reads %d: "+
+			"give fewer lines with --config-txt", len(text), maxPiConfig)
 	}
 	return text, nil
 }
@@ -177,7 +202,8 @@ func configText(h hosts.Host, kernel string) (string, error) {
 func (s *Server) piCmdline(h hosts.Host, img images.Image) (string, error) {
 	line, err := s.firstCmdline(h, img)
 	if err == nil && len(line) > maxPiCmdline {
-		err = fmt.Errorf("the kernel's command line would have %d bytes, of which %d fit: shorten that of image %s, or take kernel parameters away with `provision set %s --kernel-param`", len(line), maxPiCmdline, img.Name, h.Name)
+		err = fmt.Errorf("the kernel's command line would have %d bytes, of which %d fit: shorten that of image %s, "+
+			"or take kernel parameters away with `provision set %s --kernel-param`", len(line), maxPiCmdline, img.Name, h.Name)
 	}
 	return line + "\n", err
 }
@@ -196,7 +222,12 @@ func (s *Server) firstCmdline(h hosts.Host, img images.Image) (string, error) {
 		}
 	}
 	url := s.url(h.Boot.Server, bootPath+token+"/initrd")
-	return img.BootCmdline(h.KernelParams) + " " + images.FirstStageCmdline(url, img, tail) + " BOOTIF=01-" + strings.ReplaceAll(h.Boot.MAC, ":", "-"), nil
+	params := []string{
+		img.BootCmdline(h.KernelParams),
+		images.FirstStageCmdline(url, img, tail),
+		"BOOTIF=01-" + strings.ReplaceAll(h.Boot.MAC, ":", "-"),
+	}
+	return strings.Join(params, " "), nil
 }
 
 // needsMemory is the least memory that an image can run in, in bytes: its
@@ -212,7 +243,7 @@ func (s *Server) bootPi(l *link, c client, h hosts.Host) (hosts.Boot, error) {
 		return s.boot(l, c, h)
 	}
 	p := c.Pi
-	if p.Board == "" && strings.HasPrefix(h.Board, "rpi") {
+	if p.Board == "" && isPi(h.Board) {
 		p.Board = h.Board
 	}
 	img, err := s.Images.Get(h.Image)
@@ -223,7 +254,8 @@ func (s *Server) bootPi(l *link, c client, h hosts.Host) (hosts.Boot, error) {
 	next.Boot = hosts.Boot{Server: l.self.String(), MAC: c.MAC}
 	_, err = s.piTree(next, p, img, &pack{}) // making the rest takes seconds
 	if err == nil && p.Memory > 0 && p.Memory < needsMemory(img) {
-		err = fmt.Errorf("it has %d MiB of memory, and image %s needs at least %d MiB: take one with a smaller initrd", p.Memory>>20, img.Name, needsMemory(img)>>20)
+		err = fmt.Errorf("it has %d MiB of memory, and image %s needs at least %d MiB: take one with a smaller initrd",
+			p.Memory>>20, img.Name, needsMemory(img)>>20)
 	}
 	if err != nil {
 		s.refuse(c, h, err)
@@ -384,7 +416,8 @@ func (s *Server) openBySerial(l *link, name string, from netip.AddrPort) (tftp.F
 // no ARP while it loads, so its entry among our neighbours, which came from its
 // own question for us, is renewed.
 func (l *link) reachable(f tftp.File, h hosts.Host, from netip.AddrPort, mac string) tftp.File {
-	if h.Boot.Board != "rpi3" || f.Content == nil {
+	b, err := boards.Parse(h.Boot.Board)
+	if err != nil || !b.NoARP || f.Content == nil {
 		return f
 	}
 	f.Content = &renewing{ReadCloser: f.Content, renew: func() { l.keepNeighbour(from.Addr().Unmap(), mac) }}

@@ -13,6 +13,7 @@ import (
 	"provision/disko"
 	"provision/hosts"
 	"provision/images"
+	"provision/internal/boards"
 	"provision/internal/enroll"
 )
 
@@ -32,7 +33,7 @@ func choiceFlags(c *cobra.Command, choices *hosts.Choices, which func(hosts.Choi
 // choiceFlag adds a flag whose value goes to a pointer.
 func choiceFlag(c *cobra.Command, ch hosts.Choice, to any) {
 	fl := c.Flags()
-	help := strings.ReplaceAll(ch.Help, "{boards}", strings.Join(images.BoardNames(), ", "))
+	help := strings.ReplaceAll(ch.Help, "{boards}", strings.Join(boards.Names(), ", "))
 	switch to := to.(type) {
 	case *bool:
 		fl.BoolVar(to, ch.Flag, *to, help)
@@ -54,7 +55,7 @@ func choiceFlag(c *cobra.Command, ch hosts.Choice, to any) {
 	case ok:
 		complete = completeWays(words.Words()...)
 	case ch.Flag == "board":
-		complete = completeWays(append(images.BoardNames(), enroll.AutoBoard)...)
+		complete = completeWays(append(boards.Names(), enroll.AutoBoard)...)
 	case ch.Flag == "layout":
 		complete = func(c *cobra.Command, _ []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
 			return completePresets(c, nil, typed)
@@ -123,7 +124,7 @@ func checkChoices(c hosts.Choices) error {
 		return err
 	}
 	if c.Board != "" && c.Board != enroll.AutoBoard {
-		if _, err := images.ParseBoard(c.Board); err != nil {
+		if _, err := boards.Parse(c.Board); err != nil {
 			return fmt.Errorf("--board: %w", err)
 		}
 	}

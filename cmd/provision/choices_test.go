@@ -12,8 +12,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"provision/hosts"
-	"provision/images"
 	"provision/internal/api"
+	"provision/internal/boards"
 )
 
 var update = flag.Bool("update", false, "write the documents that are made of the code")
@@ -88,7 +88,7 @@ func choicesTable() string {
 		if ch.Set != "" {
 			notes = append(notes, "can be set")
 		}
-		help := strings.ReplaceAll(ch.Help, "{boards}", strings.Join(images.BoardNames(), ", "))
+		help := strings.ReplaceAll(ch.Help, "{boards}", strings.Join(boards.Names(), ", "))
 		fmt.Fprintf(&b, "| `%s` | `--%s` | %s | %s |\n", ch.Name, name, strings.ReplaceAll(help, "|", `\|`),
 			strings.Join(notes, ", "))
 	}

@@ -15,6 +15,7 @@ import (
 
 	"provision/images"
 	"provision/internal/api"
+	"provision/internal/boards"
 )
 
 const firmwareHelp = `Manage the firmware that boards load before anything else: what a Raspberry Pi
@@ -52,7 +53,7 @@ func firmwareCommand(daemon *api.Client) *cobra.Command {
 func firmwareAdd(daemon *api.Client) *cobra.Command {
 	var from []string
 	c := &cobra.Command{Use: "add raspberrypi --from DIR|DEB|URL|FLAKEREF...", Short: "add firmware, in the place of what was there",
-		Args: cobra.ExactArgs(1), ValidArgs: []string{images.RaspberryPi},
+		Args: cobra.ExactArgs(1), ValidArgs: []string{boards.RaspberryPi},
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(from) == 0 {
 				return errUsage{errors.New("images firmware add needs --from DIR, a Debian package, or a flake reference")}

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"provision/internal/api"
+	"provision/internal/boards"
 )
 
 const mediaHelp = `Make a boot medium for machines that cannot netboot: a disk image for a stick,
@@ -57,7 +58,7 @@ func imagesMedia(daemon *api.Client) *cobra.Command {
 	c.Flags().StringVar(&f.Host, "host", "", "the host that it shall start, and no other")
 	c.Flags().BoolVar(&f.any, "any", false, "start any machine that is enrolled")
 	c.Flags().StringVar(&f.Arch, "arch", "", "x86_64 or aarch64 (with --host: the host's)")
-	c.Flags().StringVar(&f.Board, "board", "", "rpi3 or rpi4: with the board's firmware (with --host: the host's board)")
+	c.Flags().StringVar(&f.Board, "board", "", strings.Join(mediaBoards(), " or ")+": with the board's firmware (with --host: the host's board)")
 	c.Flags().StringSliceVar(&f.Servers, "server", nil, "this server's URL as the machine reaches it (default: each address that is served)")
 	c.Flags().StringVar(&f.write, "write", "", "write it to this disk, such as /dev/sdX; all that is on it is lost")
 	c.Flags().BoolVar(&f.yes, "yes", false, "do not ask before the disk is written")
@@ -65,6 +66,17 @@ func imagesMedia(daemon *api.Client) *cobra.Command {
 		return completeHosts(daemon)(c, nil, s)
 	}) // it errs only for a flag that does not exist
 	return c
+}
+
+// mediaBoards are the boards that have media of their own: their firmware starts U-Boot, which finds the network.
+func mediaBoards() []string {
+	var names []string
+	for _, b := range boards.All() {
+		if b.Firmware != "" && b.NoUBootNetwork == "" {
+			names = append(names, b.Name)
+		}
+	}
+	return names
 }
 
 func media(c *cobra.Command, daemon *api.Client, f mediaFlags, args []string) error {

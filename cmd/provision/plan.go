@@ -14,9 +14,9 @@ import (
 
 	"provision/disko"
 	"provision/hosts"
-	"provision/images"
-	"provision/installer"
 	"provision/internal/api"
+	"provision/internal/boards"
+	"provision/internal/bootable"
 	"provision/internal/enroll"
 	"provision/internal/text"
 )
@@ -80,8 +80,8 @@ func planCommand(daemon *api.Client) *cobra.Command {
 	c.Flags().StringVar(&layout, "layout", "", "FILE|NAME: evaluated disko.devices, as JSON, or a layout of provision layout list")
 	c.Flags().StringVar(&facts, "facts", "", "what the machine has: the output of provision facts")
 	choiceFlag(c, choiceOf("disko"), &way)
-	c.Flags().StringVar(&board, "board", "", "what the machine is, which tells whether its firmware starts from such disks: "+strings.Join(images.BoardNames(), ", "))
-	_ = c.RegisterFlagCompletionFunc("board", completeWays(images.BoardNames()...))
+	c.Flags().StringVar(&board, "board", "", "what the machine is, which tells whether its firmware starts from such disks: "+strings.Join(boards.Names(), ", "))
+	_ = c.RegisterFlagCompletionFunc("board", completeWays(boards.Names()...))
 	diskFlag(c, &disks)
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON (stable)")
 	return c
@@ -114,11 +114,11 @@ func planFiles(layoutFile, factsFile, board string, o disko.Options) (*disko.Pla
 	if err != nil || board == "" {
 		return p, err
 	}
-	b, err := images.ParseBoard(board)
+	b, err := boards.Parse(board)
 	if err != nil {
 		return nil, errUsage{fmt.Errorf("--board: %w", err)}
 	}
-	p.Problems = append(p.Problems, installer.BoardProblems(layout, b)...)
+	p.Problems = append(p.Problems, bootable.Problems(layout, b)...)
 	return p, nil
 }
 

@@ -247,7 +247,6 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 		Flake:        f.flake,
 		Hosts:        inventory,
 		Images:       catalog,
-		Problems:     installer.BoardProblems,
 		Prepare:      runs.Prepare,
 		CheckAddress: pxeServer.CheckAddress,
 		NoDHCP:       f.dhcp == "off",

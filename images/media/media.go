@@ -13,8 +13,9 @@
 // the server would make now. go-diskfs writes the file systems; stampFAT and
 // stampISO then set the dates and identifiers, which it takes from the clock.
 //
-// This package imports images, which has the boards, their firmware and the
-// programs of iPXE. It is imported by what hands media out, internal/api.
+// This package imports images, which has the boards' firmware and the programs
+// of iPXE, and internal/boards, which knows what boards load of that firmware.
+// It is imported by what hands media out, internal/api.
 package media
 
 import (

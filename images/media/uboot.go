@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"provision/images"
+	"provision/internal/boards"
 )
 
 // bootScript is what U-Boot runs from a FAT partition, beside other ways.
@@ -20,16 +21,16 @@ const bootScript = "boot.scr"
 // so gets the host's image from there. The board's firmware is in the catalog.
 // The error says so if a board has no U-Boot that can do this, or what its
 // firmware tree lacks.
-func ForBoard(c *images.Catalog, board images.Board, to Purpose) (BootMedium, error) {
-	if board.Name == "rpi5" {
-		return BootMedium{}, fmt.Errorf("board %s: U-Boot has no driver for its network card; "+
-			"its own firmware can netboot: set BOOT_ORDER=0xf142 in its EEPROM (rpi-eeprom-config)", board.Name)
+func ForBoard(c *images.Catalog, board boards.Board, to Purpose) (BootMedium, error) {
+	if board.NoUBootNetwork != "" {
+		return BootMedium{}, fmt.Errorf("board %s: U-Boot has no driver for its network card; %s",
+			board.Name, board.NoUBootNetwork)
 	}
 	firmware, err := c.Firmware(board.Firmware)
 	if err != nil {
 		return BootMedium{}, err
 	}
-	if lacks := board.Missing(firmware, images.FAT); len(lacks) > 0 {
+	if lacks := board.Missing(firmware.Names(), boards.FAT); len(lacks) > 0 {
 		return BootMedium{}, fmt.Errorf("board %s cannot start from the firmware %s: it lacks %s; "+
 			"add it again with a source that has these too", board.Name, firmware.Name, strings.Join(lacks, ", "))
 	}
@@ -39,10 +40,10 @@ func ForBoard(c *images.Catalog, board images.Board, to Purpose) (BootMedium, er
 	}
 
 	files := map[string]Content{
-		images.ConfigTxt: Bytes([]byte(board.Config(firmware))),
+		boards.ConfigTxt: Bytes([]byte(board.Config(firmware.Names()))),
 		bootScript:       Bytes(ubootImage(script)),
 	}
-	for name, file := range board.Files(firmware, images.FAT) {
+	for name, file := range firmware.For(board, boards.FAT) {
 		files[name] = Content{
 			Size: file.Size,
 			Open: func() (io.ReadCloser, error) { return c.OpenFile(file) },

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"provision/images"
+	"provision/internal/boards"
 )
 
 // addFirmware adds files to a catalog that pass for those of Raspberry Pis.
@@ -27,7 +28,7 @@ func addFirmware(t *testing.T, c *images.Catalog, names string) {
 		must(t, os.MkdirAll(filepath.Dir(file), 0o755))
 		must(t, os.WriteFile(file, []byte(content), 0o644))
 	}
-	_, _, err := c.AddFirmware(t.Context(), images.RaspberryPi, []string{dir}, nil)
+	_, _, err := c.AddFirmware(t.Context(), boards.RaspberryPi, []string{dir}, nil)
 	must(t, err)
 }
 
@@ -49,8 +50,8 @@ func checkErr(t *testing.T, err error, want string) {
 func TestForBoard(t *testing.T) {
 	c, err := images.Open(t.TempDir())
 	must(t, err)
-	board := func(name string) images.Board {
-		b, err := images.ParseBoard(name)
+	board := func(name string) boards.Board {
+		b, err := boards.Parse(name)
 		must(t, err)
 		return b
 	}

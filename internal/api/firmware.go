@@ -13,6 +13,7 @@ import (
 
 	"provision/hosts"
 	"provision/images"
+	"provision/internal/boards"
 )
 
 // FirmwareRequest is the body of POST /v1/firmware. Paths are absolute, on the server.
@@ -39,7 +40,7 @@ type Firmware struct {
 }
 
 func firmware(f images.Firmware) Firmware {
-	return Firmware{f, array(f.Fitness(images.TFTP)), array(f.Fitness(images.FAT))}
+	return Firmware{f, array(f.Fitness(boards.TFTP)), array(f.Fitness(boards.FAT))}
 }
 
 func (s *Server) listFirmware(c echo.Context) error {
@@ -126,6 +127,6 @@ func (s *Server) removeFirmware(c echo.Context) error {
 }
 
 func needsFirmware(h hosts.Host, name string) bool {
-	b, err := images.ParseBoard(h.Board)
+	b, err := boards.Parse(h.Board)
 	return err == nil && b.Firmware == name
 }

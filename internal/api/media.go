@@ -16,6 +16,7 @@ import (
 
 	"provision/images"
 	"provision/images/media"
+	"provision/internal/boards"
 )
 
 // MediaRequest is the body of POST /v1/media.
@@ -86,11 +87,11 @@ func (s *Server) medium(r MediaRequest) (m media.BootMedium, err error) {
 		}
 	}
 	if r.Arch == "" && r.Board != "" {
-		board, err := images.ParseBoard(r.Board)
+		board, err := boards.Parse(r.Board)
 		if err != nil {
 			return m, err
 		}
-		r.Arch = string(board.Arch)
+		r.Arch = board.Arch
 	}
 	if r.Arch == "" {
 		return m, errors.New("the medium's architecture is missing: x86_64 or aarch64")
@@ -113,13 +114,15 @@ func (s *Server) medium(r MediaRequest) (m media.BootMedium, err error) {
 
 // boardMedium is that of a board that does not start by UEFI; ok is false for one
 // that does.
-func (s *Server) boardMedium(r MediaRequest, arch images.Arch,
-	to media.Purpose) (m media.BootMedium, ok bool, err error) {
-	board, err := images.ParseBoard(r.Board)
-	switch {
-	case err != nil:
+func (s *Server) boardMedium(
+	r MediaRequest, arch images.Arch, to media.Purpose,
+) (m media.BootMedium, ok bool, err error) {
+	board, err := boards.Parse(r.Board)
+	if err != nil {
 		return m, false, err
-	case board.Arch != arch:
+	}
+	switch {
+	case board.Arch != string(arch):
 		return m, false, fmt.Errorf("board %s is %s, and the medium is to be for %s", board.Name, board.Arch, arch)
 	case board.Firmware == "":
 		return m, false, nil

@@ -10,6 +10,7 @@ import (
 
 	"provision/hosts"
 	"provision/images"
+	"provision/internal/boards"
 )
 
 // SlowLoad is what a host's machine will wait for because it loads it over TFTP.
@@ -52,9 +53,11 @@ func (s *Server) slow(h hosts.Host, traces []hosts.Trace, programs map[string][]
 	if i := slices.IndexFunc(traces, func(tr hosts.Trace) bool { return slices.Contains(h.MACs, tr.MAC) }); i >= 0 {
 		tr = traces[i]
 	}
+	board, err := boards.Parse(h.Board)
+	ownFirmware := err == nil && board.Firmware != ""
 	var loads []images.TFTPLoad
 	switch who := cmp.Or(tr.Client, h.Boot.Via); {
-	case strings.HasPrefix(h.Board, "rpi") || strings.HasPrefix(who, "Raspberry Pi"), strings.Contains(who, "U-Boot"):
+	case ownFirmware, strings.HasPrefix(who, "Raspberry Pi"), strings.Contains(who, "U-Boot"):
 		loads = s.Images.BoardLoads(img)
 	case strings.HasSuffix(who, " PXE"): // firmware without HTTP boot, or in which it is off
 		loads = []images.TFTPLoad{{What: "iPXE", Size: programSize(who, programs)}}

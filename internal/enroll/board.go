@@ -8,7 +8,8 @@ import (
 
 	"provision/disko"
 	"provision/hosts"
-	"provision/images"
+	"provision/internal/boards"
+	"provision/internal/bootable"
 )
 
 // AutoBoard stands for whatever board the machine is recognised as.
@@ -24,20 +25,20 @@ func (s *Service) board(name string, h *hosts.Host, layout *disko.Layout) error 
 	if name == "" {
 		return nil
 	}
-	b, err := images.ParseBoard(name)
+	b, err := boards.Parse(name)
 	switch {
 	case err != nil:
 		return err
-	case string(b.Arch) != h.Arch && seen:
+	case b.Arch != h.Arch && seen:
 		return fmt.Errorf("the machine was seen to be %s, which is %s, and the flake builds %s for %s: "+
 			"choose another host or another machine, or name its board with --board", b, b.Arch, h.Name, h.Arch)
-	case string(b.Arch) != h.Arch:
+	case b.Arch != h.Arch:
 		return fmt.Errorf("the board %s is %s, and the flake builds %s for %s: choose another --board or another host",
 			b, b.Arch, h.Name, h.Arch)
 	}
 	h.Board = b.Name
 	var stops []string
-	for _, p := range s.problems(*h, layout) {
+	for _, p := range problems(*h, layout) {
 		if p.Stops {
 			stops = append(stops, p.String())
 		}
@@ -88,10 +89,10 @@ func sameMACs(a, b []string) bool {
 }
 
 // problems are warnings about a layout, and what the host's board makes of it.
-func (s *Service) problems(h hosts.Host, layout *disko.Layout) []disko.Problem {
-	b, err := images.ParseBoard(h.Board)
+func problems(h hosts.Host, layout *disko.Layout) []disko.Problem {
+	b, err := boards.Parse(h.Board)
 	if err != nil { // not known yet
 		return layout.Problems()
 	}
-	return append(layout.Problems(), s.Problems(layout, b)...)
+	return append(layout.Problems(), bootable.Problems(layout, b)...)
 }

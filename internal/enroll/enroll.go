@@ -28,8 +28,6 @@ type Service struct {
 
 	// Evaluate reads what the flake says about a host; the layout comes from elsewhere if the choices say so.
 	Evaluate func(ctx context.Context, flake, host string, c hosts.Choices) (Evaluation, error)
-	// Problems are what a board makes of a layout.
-	Problems func(*disko.Layout, images.Board) []disko.Problem
 	// Prepare makes sure that a hardware configuration's file is in the flake; undo takes back what it made.
 	Prepare func(ctx context.Context, flake string, hw hosts.Hardware) (undo func() error, err error)
 	// CheckAddress says why machines with these MACs cannot get an address.

@@ -72,7 +72,7 @@ func (s *Service) propose(h hosts.Host, layout *disko.Layout, seen json.RawMessa
 	if p.Objections, err = confirm.Objections(p.Plan, h, s.Hosts); err != nil {
 		return nil, err
 	}
-	p.Problems = s.problems(h, layout)
+	p.Problems = problems(h, layout)
 	p.confirmed = confirm.Of(p.Plan, h.Wipe)
 	for i, d := range p.confirmed.Disks {
 		if d.Wipe {

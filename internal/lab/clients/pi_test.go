@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"provision/images"
+	"provision/internal/boards"
 	"provision/internal/initrd"
 	"provision/internal/lab/netboot"
 )
@@ -28,7 +29,7 @@ func (w *world) firmware() {
 		"pieeprom.upd": "flash", "pieeprom.sig": "flash", "recovery.bin": "flash"} {
 		must(w.T, os.WriteFile(filepath.Join(dir, name), []byte(data), 0o600))
 	}
-	_, _, err := w.images.AddFirmware(w.ctx, images.RaspberryPi, []string{dir}, nil)
+	_, _, err := w.images.AddFirmware(w.ctx, boards.RaspberryPi, []string{dir}, nil)
 	must(w.T, err)
 	for name, data := range made {
 		must(w.T, os.WriteFile(filepath.Join(w.folder, name), data, 0o600))

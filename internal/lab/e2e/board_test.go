@@ -8,8 +8,8 @@ import (
 	"slices"
 	"strings"
 
-	"provision/images"
 	"provision/internal/api"
+	"provision/internal/boards"
 )
 
 // firmwareIsThere compares what is on the host's disk with what was added.
@@ -18,9 +18,9 @@ func (w *world) firmwareIsThere(host, name, at string) {
 	var trees []api.Firmware
 	w.must(json.Unmarshal([]byte(w.provision("images", "firmware", "list", "--json")), &trees))
 	want := map[string]string{}
-	board, err := images.ParseBoard(name)
+	board, err := boards.Parse(name)
 	w.must(err)
-	for name, file := range board.Files(trees[0].Firmware, images.FAT) {
+	for name, file := range trees[0].For(board, boards.FAT) {
 		want[name] = file.SHA256
 	}
 	uboot := map[string]string{"rpi3": "u-boot-rpi3.bin", "rpi4": "u-boot-rpi4.bin", "rpi5": "u-boot-rpi-arm64.bin"}[name]
@@ -48,7 +48,7 @@ func (w *world) firmwareIsThere(host, name, at string) {
 	if n := strings.Count(said, "\n") + 1; n != len(names) {
 		w.t.Errorf("%d files, want %d", n, len(names))
 	}
-	if logs := w.provision("logs", host); !strings.Contains(logs, fmt.Sprintf("put the firmware of %s (%s) into %s: ", name, board.Words, at)) {
+	if logs := w.provision("logs", host); !strings.Contains(logs, fmt.Sprintf("put the firmware of %s (%s) into %s: ", name, board.Description, at)) {
 		w.t.Errorf("the log does not tell of it:\n%s", logs)
 	}
 }

@@ -1,20 +1,26 @@
-package installer
+package bootable
 
 import (
 	"encoding/json"
-	"fmt"
-	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"provision/disko"
-	"provision/hosts"
-	"provision/images"
+	"provision/internal/boards"
 )
 
-// part is a partition of a layout: "NAME TYPE SIZE FORMAT MOUNTPOINT OPTION...". Of a GPT, TYPE is
+func board(t *testing.T, name string) boards.Board {
+	t.Helper()
+	b, err := boards.Parse(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// layoutOf makes a layout of one disk. Each part is "NAME TYPE SIZE FORMAT MOUNTPOINT OPTION...". Of a GPT, TYPE is
 // sgdisk's code and an option is hybrid=TYPE or legacy; of an MBR, TYPE is parted's fs-type and an
 // option is a flag.
 func layoutOf(t *testing.T, table, device string, parts ...string) *disko.Layout {
@@ -86,8 +92,8 @@ func layoutOf(t *testing.T, table, device string, parts ...string) *disko.Layout
 	return l
 }
 
-// TestBoardProblems: what each board would not start from is said, with what mends it.
-func TestBoardProblems(t *testing.T) {
+// TestProblems: what each board would not start from is said, with what mends it.
+func TestProblems(t *testing.T) {
 	const card, nvme = "/dev/mmcblk0", "/dev/nvme0n1"
 	for _, test := range []struct {
 		board, table, device string
@@ -126,7 +132,7 @@ func TestBoardProblems(t *testing.T) {
 		{"rpi5", "gpt", nvme, []string{"fw EF00 500M vfat /boot/firmware", "root 8300 100% ext4 / legacy"}, []string{"does not read NVMe"}},
 	} {
 		t.Run(test.board+" "+strings.Join(test.parts, ", "), func(t *testing.T) {
-			got := BoardProblems(layoutOf(t, test.table, test.device, test.parts...), board(t, test.board))
+			got := Problems(layoutOf(t, test.table, test.device, test.parts...), board(t, test.board))
 			for i, p := range got {
 				words := p.String()
 				if p.Stops {
@@ -148,89 +154,36 @@ func TestBoardProblems(t *testing.T) {
 	}
 }
 
-// TestCheckBoard: what the board would not start from ends the install before anything is
-// changed; what is only doubtful is noted.
-func TestCheckBoard(t *testing.T) {
-	dir := t.TempDir()
-	inv := inventory(t, dir)
-	full := firmwareCatalog(t)
-	none, err := images.Open(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	const card, root = "/dev/mmcblk0", "root - 100% ext4 / boot"
-	for i, test := range []struct {
-		board, asked, table string
-		parts               []string
-		catalog             *images.Catalog
-		err, note           string
-	}{
-		{"rpi4", "rpi4", "msdos", []string{"fw fat32 200M vfat /boot/firmware", root}, full, "", ""},
-		{"", "", "msdos", []string{"fw ext4 1M vfat /boot/firmware", root}, full, "", ""},
-		{"pc", "pc", "msdos", []string{"root - 100% ext4 / boot"}, none, "", ""},
-		{"rpi4", "rpi5", "msdos", []string{"fw fat32 200M vfat /boot/firmware", root}, full, "", "it is enrolled as rpi4, and asked to boot as rpi5 does"},
-		{"rpi4", "", "msdos", []string{"fw fat32 1M vfat /boot/firmware", root}, full, "nothing was changed. disk.main.content.partitions[0]: the partition for the firmware has ", ""},
-		{"rpi4", "", "gpt", []string{"fw 0700 1M vfat /boot/firmware", "root 8300 100% ext4 / legacy"}, full,
-			"nothing was changed. disk.main.content.partitions.fw: the partition for the firmware has 1 MB, and that of rpi4 (Raspberry Pi 4, 400 or CM4) needs 1.1 MB: make it larger", "EEPROM of September 2020"},
-		{"rpi4", "", "msdos", []string{"fw fat32 1M vfat /boot/firmware", root}, none, "", "no firmware is here to be put on the disk: the host has to bring its own"},
-		{"rpi5", "", "msdos", []string{"fw fat32 1M vfat /boot/firmware", root}, full, "", "it lacks bcm2712*-rpi-*.dtb"},
-		{"rpi3", "", "gpt", []string{"fw 0700 200M vfat /boot/firmware", "root 8300 100% ext4 / legacy"}, full,
-			"nothing was changed. The layout does not suit the board, rpi3 (Raspberry Pi 3B, 3B+ or CM3) (enroll it with --board if it is another):\n  disk.main.content.partitions.fw: rpi3: its boot ROM reads no GPT", ""},
-	} {
-		layout := layoutOf(t, test.table, card, test.parts...)
-		plan, err := disko.NewPlan(layout, nil, disko.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		name := fmt.Sprint("host", i)
-		h, err := inv.Enroll(hosts.Host{Name: name, MACs: []string{fmt.Sprintf("52:54:00:00:00:%02x", i)}, Choices: hosts.Choices{Board: test.board}}, time.Hour, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		h.Boot.Board = test.asked
-		f := &follower{name: name, Installer: &Installer{Hosts: inv, Images: test.catalog, Now: time.Now, Log: slog.New(slog.DiscardHandler)}}
-		err = f.checkBoard(h, layout, plan)
-		if (err == nil) != (test.err == "") || err != nil && !strings.Contains(err.Error(), test.err) {
-			t.Errorf("%d: %v", i, err)
-		}
-		events, err := inv.Events(name, 1)
-		if err != nil {
-			t.Fatal(err)
-		}
-		notes := ""
-		for _, ev := range events {
-			notes += ev.Message + "\n"
-		}
-		if (notes == "") != (test.note == "") || !strings.Contains(notes, test.note) {
-			t.Errorf("%d: noted %q", i, notes)
-		}
-	}
-}
-
-// TestPresetsSuitBoards: each layout that comes with provision suits the boards that it is for,
-// and the one for a Raspberry Pi with a GPT not the Pi 3.
+// TestPresetsSuitBoards: each layout that comes with provision suits the boards that it is for, and the one for a
+// Raspberry Pi with a GPT not the Pi 3.
 func TestPresetsSuitBoards(t *testing.T) {
 	for _, p := range disko.Presets() {
 		l, err := p.Layout()
 		if err != nil {
 			t.Fatal(err)
 		}
-		boards := []string{"pc", "uefi-aarch64"}
-		switch {
-		case strings.HasPrefix(p.Name, "rpi"):
-			boards = []string{p.Name}
-		case p.Arch == "x86_64":
-			boards = boards[:1]
-		}
-		for _, name := range boards {
-			for _, problem := range BoardProblems(l, board(t, name)) {
-				if problem.Stops || name != "rpi4" {
-					t.Errorf("%s for %s: %s", p.Name, name, problem)
+		for _, b := range boardsOf(p) {
+			for _, problem := range Problems(l, b) {
+				if problem.Stops || b.GPTSince == "" {
+					t.Errorf("%s for %s: %s", p.Name, b, problem)
 				}
 			}
 		}
-		if problems := BoardProblems(l, board(t, "rpi3")); (p.Name == "rpi4" || p.Name == "rpi5") && (len(problems) == 0 || !problems[0].Stops) {
+		problems := Problems(l, board(t, "rpi3"))
+		if (p.Name == "rpi4" || p.Name == "rpi5") && (len(problems) == 0 || !problems[0].Stops) {
 			t.Errorf("%s for rpi3: %v", p.Name, problems)
 		}
 	}
+}
+
+// boardsOf returns the boards that a preset is for: the one that it is called like, or else all that start what UEFI
+// and BIOS start.
+func boardsOf(p disko.Preset) []boards.Board {
+	b, err := boards.Parse(p.Name)
+	if err == nil {
+		return []boards.Board{b}
+	}
+	return slices.DeleteFunc(boards.All(), func(b boards.Board) bool {
+		return b.Firmware != "" || p.Arch != "" && p.Arch != b.Arch
+	})
 }
