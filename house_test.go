@@ -17,9 +17,9 @@ hosts               : internal/store internal/text
 images              : internal/initrd
 images/media        : images
 pxe                 : hosts images internal/store internal/tftp
-installer           : cache disko hosts images internal/confirm internal/hardware internal/nix internal/target internal/text
+installer           : disko hosts images internal/cache internal/confirm internal/hardware internal/nix internal/target internal/text
 
-cache               :
+internal/cache      :
 internal/store      :
 internal/tftp       :
 internal/initrd     :
@@ -35,7 +35,7 @@ internal/timeline   : hosts
 internal/doctor     : hosts images internal/nix pxe
 internal/web        : hosts images images/media internal/enroll internal/text internal/timeline
 
-cmd/provision       : cache disko hosts images installer pxe internal/doctor internal/enroll internal/nix
+cmd/provision       : disko hosts images installer pxe internal/cache internal/doctor internal/enroll internal/nix
 cmd/provision       : internal/sshlogin internal/store internal/target internal/text internal/timeline internal/web
 `
 

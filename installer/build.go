@@ -10,10 +10,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"provision/cache"
 	"provision/disko"
 	"provision/hosts"
 	"provision/images"
+	"provision/internal/cache"
 )
 
 // build is what comes of a host's flake. It is started when the host is

@@ -18,9 +18,9 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
-	"provision/cache"
 	"provision/hosts"
 	"provision/images"
+	"provision/internal/cache"
 )
 
 // Installer installs every host of the inventory that is to be installed. Its

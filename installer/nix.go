@@ -15,9 +15,9 @@ import (
 	"strings"
 	"time"
 
-	"provision/cache"
 	"provision/disko"
 	"provision/hosts"
+	"provision/internal/cache"
 	"provision/internal/nix"
 	"provision/internal/text"
 )

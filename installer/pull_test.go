@@ -15,8 +15,8 @@ import (
 	"testing"
 	"time"
 
-	"provision/cache"
 	"provision/hosts"
+	"provision/internal/cache"
 	"provision/internal/lab"
 	"provision/internal/nix"
 )

@@ -21,10 +21,10 @@ import (
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sync/errgroup"
 
-	"provision/cache"
 	"provision/hosts"
 	"provision/images"
 	"provision/installer"
+	"provision/internal/cache"
 	"provision/internal/enroll"
 	"provision/internal/nix"
 	"provision/internal/store"
