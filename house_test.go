@@ -28,7 +28,7 @@ internal/hardware   :
 internal/sshlogin   :
 internal/target     :
 internal/firststage : internal/initrd
-internal/nix        : internal/text
+internal/nix        : disko internal/text
 internal/confirm    : disko hosts
 internal/enroll     : disko hosts images internal/confirm internal/text
 internal/timeline   : hosts

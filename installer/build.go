@@ -14,6 +14,7 @@ import (
 	"provision/hosts"
 	"provision/images"
 	"provision/internal/cache"
+	"provision/internal/nix"
 )
 
 // build is what comes of a host's flake. It is started when the host is
@@ -33,15 +34,15 @@ type build struct {
 
 	// Valid once done is closed.
 	err    error
-	source string     // what the flake was, see Nix.source
-	system closure    // the toplevel
-	drv    Derivation // if the machine is to build the toplevel; system has only its path then
-	script closure    // disko's own script, if that is to make the disks
+	source string         // what the flake was, see nix.Builder.Source
+	system closure        // the toplevel
+	drv    nix.Derivation // if the machine is to build the toplevel; system has only its path then
+	script closure        // disko's own script, if that is to make the disks
 	layout *disko.Layout
 	digest string // of the layout
 	// hostKeys are the files of the new system that hold its SSH key.
 	hostKeys []string
-	config   Config
+	config   nix.Config
 }
 
 // closure is a store path with all that it needs.
@@ -85,7 +86,7 @@ func (f *follower) startBuild(ctx context.Context, h hosts.Host, hardware string
 		defer cancel()
 		start := f.Now()
 		f.apply(hosts.Event{Kind: hosts.Building, Message: "evaluates the flake"})
-		if b.source = f.queued(b).source(ctx, h.Flake); f.unchanged(ctx, b, old) {
+		if b.source = f.queued(b).Source(ctx, h.Flake); f.unchanged(ctx, b, old) {
 			f.apply(hosts.Event{Kind: hosts.Built, System: b.system.path, Expected: b.expect(),
 				Message: "the flake has not changed since " + b.system.path + " was built"})
 			return
@@ -108,7 +109,7 @@ func (f *follower) unchanged(ctx context.Context, b, old *build) bool {
 	if old.drv.Path != "" {
 		needs = []string{old.drv.Path}
 	}
-	if gone, err := f.Nix.missing(ctx, needs); err != nil || slices.ContainsFunc(needs, func(p string) bool { return gone[p] }) {
+	if gone, err := f.Nix.Missing(ctx, needs); err != nil || slices.ContainsFunc(needs, func(p string) bool { return gone[p] }) {
 		return false
 	}
 	b.system, b.drv, b.script, b.layout, b.digest, b.hostKeys = old.system, old.drv, old.script, old.layout, old.digest, old.hostKeys
@@ -118,7 +119,7 @@ func (f *follower) unchanged(ctx context.Context, b, old *build) bool {
 
 // expect is what its system is to show on the network.
 func (b *build) expect() *hosts.Expected {
-	e := b.config.expect(b.layout)
+	e := expected(b.config, b.layout)
 	return &e
 }
 
@@ -156,18 +157,18 @@ func (f *follower) make(ctx context.Context, h hosts.Host, b *build) error {
 	if h.Disko == hosts.Script {
 		builds = append(builds, "diskoScript")
 	}
-	config, layout, err := runs.evaluate(ctx, h.Flake, h.Name, h.Choices, builds...)
+	config, layout, err := Evaluate(ctx, runs, h.Flake, h.Name, h.Choices, builds...)
 	if err != nil {
 		return err
 	}
-	for _, warning := range config.Flake {
+	for _, warning := range config.Warnings {
 		f.note("%s", warning)
 	}
 	if arch, err := images.ParseArch(config.System); err != nil || string(arch) != h.Arch {
 		return fmt.Errorf("the flake builds %s for %s now, and it was enrolled for %s: enroll it again", h.Name, config.System, h.Arch)
 	}
 	b.layout, b.config = layout, config
-	b.hostKeys = config.hostKeyFiles(layout)
+	b.hostKeys = config.HostKeyFiles(layout)
 	sum := sha256.Sum256(config.Devices)
 	b.digest = hex.EncodeToString(sum[:8])
 	if h.Disko != hosts.Script {
@@ -181,7 +182,7 @@ func (f *follower) make(ctx context.Context, h hosts.Host, b *build) error {
 }
 
 // makeSystem builds the toplevel, or finds it built, or finds out what the machine is to build.
-func (f *follower) makeSystem(ctx context.Context, runs Nix, h hosts.Host, b *build, c Config) (err error) {
+func (f *follower) makeSystem(ctx context.Context, runs nix.Builder, h hosts.Host, b *build, c nix.Config) (err error) {
 	if h.StorePath != "" {
 		b.system, err = f.prebuilt(ctx, h)
 		return err
@@ -198,10 +199,17 @@ func (f *follower) makeSystem(ctx context.Context, runs Nix, h hosts.Host, b *bu
 }
 
 // closure builds an attribute of the host's config.system.build.
-func (f *follower) closure(ctx context.Context, runs Nix, h hosts.Host, attr string, from Config) (c closure, err error) {
-	if c.path, err = runs.build(ctx, h.Flake, h.Name, attr, from.Builds[attr], func(line string) {
+func (f *follower) closure(ctx context.Context, runs nix.Builder, h hosts.Host, attr string, from nix.Config) (c closure, err error) {
+	what := nix.Attribute{
+		Flake:      h.Flake,
+		Host:       h.Name,
+		Name:       attr,
+		Derivation: from.Builds[attr],
+	}
+	c.path, err = runs.Build(ctx, what, func(line string) {
 		f.Log.Debug("nix build", "host", h.Name, "line", line)
-	}); err != nil {
+	})
+	if err != nil {
 		return c, err
 	}
 	return c, f.measure(ctx, &c, c.path)
@@ -209,7 +217,8 @@ func (f *follower) closure(ctx context.Context, runs Nix, h hosts.Host, attr str
 
 // measure finds out what belongs to the closure of a path, or of several.
 func (f *follower) measure(ctx context.Context, c *closure, of ...string) (err error) {
-	if c.infos, err = f.Nix.Closure(ctx, of...); err != nil {
+	c.infos, err = pathInfos(ctx, f.Nix.Settings, of...)
+	if err != nil {
 		return err
 	}
 	c.paths = make(map[string]int64, len(c.infos))
@@ -218,6 +227,19 @@ func (f *follower) measure(ctx context.Context, c *closure, of ...string) (err e
 		c.size += p.NarSize
 	}
 	return nil
+}
+
+// pathInfos is what nix knows of the store paths that a path, or several, need, themselves included.
+func pathInfos(ctx context.Context, s nix.Settings, of ...string) ([]cache.Path, error) {
+	out, err := s.Run(ctx, nil, append([]string{"path-info", "--recursive", "--json"}, of...)...)
+	var all []cache.Path
+	if err == nil {
+		all, err = cache.ParsePaths(out)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("closure of %s: %w", of[len(of)-1], err)
+	}
+	return all, nil
 }
 
 // evaluated waits until the host's layout is known and all of it evaluates.
@@ -259,15 +281,15 @@ func (f *follower) built(ctx context.Context, b *build) error {
 
 // queued is nix for a build, which waits its turn and says so. A machine that is at the door is
 // waited for by somebody, and goes first.
-func (f *follower) queued(b *build) Nix {
-	nix := f.Nix
-	wait := func(what string) waiter {
-		return waiter{
-			hurry: func() bool {
+func (f *follower) queued(b *build) nix.Builder {
+	runs := f.Nix
+	wait := func(what string) nix.Waiter {
+		return nix.Waiter{
+			Hurry: func() bool {
 				h, err := f.Hosts.Get(f.name)
 				return err == nil && h.State != hosts.Ready
 			},
-			waits: func(ahead int) {
+			Waits: func(ahead int) {
 				words := "waits for its turn to be " + what
 				if ahead > 0 {
 					words += fmt.Sprintf(", behind %d others", ahead)
@@ -276,15 +298,16 @@ func (f *follower) queued(b *build) Nix {
 				b.turn.Store(words)
 				f.tellTurn(words)
 			},
-			goes: func() {
+			Goes: func() {
 				b.turn.Store("")
 				f.apply(hosts.Event{Kind: hosts.Building, Message: "is being " + what})
 				f.tellTurn("")
 			},
 		}
 	}
-	nix.evaluates, nix.builds = wait("evaluated"), wait("built")
-	return nix
+	runs.Evaluates = wait("evaluated")
+	runs.Building = wait("built")
+	return runs
 }
 
 // tellTurn shows that the build waits its turn, or does not any more, where nothing else goes on.

@@ -2,126 +2,24 @@ package installer
 
 import (
 	"context"
-	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"provision/hosts"
+	"provision/internal/nix"
 )
-
-// TestQueue: no more than the slots go at once, who came first goes first, who is in a hurry before
-// them, and who gives up takes no turn.
-func TestQueue(t *testing.T) {
-	q := NewQueue(1)
-	leave, err := q.enter(t.Context(), waiter{waits: func(int) { t.Error("the first waits") }})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var mu sync.Mutex
-	var order, ahead []string
-	var hurry atomic.Bool
-	var all sync.WaitGroup
-	giveUp, cancel := context.WithCancel(t.Context())
-	for i := range 5 {
-		ctx, name := t.Context(), strconv.Itoa(i)
-		if i == 1 {
-			ctx = giveUp
-		}
-		queued := make(chan struct{})
-		w := waiter{waits: func(n int) { ahead = append(ahead, strconv.Itoa(n)); close(queued) }}
-		if i == 3 { // only after it came
-			w.hurry = hurry.Load
-		}
-		all.Go(func() {
-			leave, err := q.enter(ctx, w)
-			if i == 1 {
-				if !errors.Is(err, context.Canceled) {
-					t.Errorf("who gave up got %v", err)
-				}
-				return
-			}
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			mu.Lock()
-			order = append(order, name)
-			mu.Unlock()
-			leave()
-		})
-		<-queued
-	}
-	cancel()
-	hurry.Store(true)
-	leave()
-	all.Wait()
-	order = slices.DeleteFunc(order, func(s string) bool { return s == "1" })
-	if got := strings.Join(order, " "); got != "3 0 2 4" {
-		t.Errorf("they went as %s", got)
-	}
-	if got := strings.Join(ahead, " "); got != "0 1 2 3 4" {
-		t.Errorf("they were told that so many go first: %s", got)
-	}
-	if q.free != 1 || len(q.waiting) != 0 {
-		t.Errorf("%d slots are free, %d wait", q.free, len(q.waiting))
-	}
-}
-
-// TestQueueBound: many at once never go past the slots.
-func TestQueueBound(t *testing.T) {
-	q := NewQueue(3)
-	var now, most atomic.Int64
-	var all sync.WaitGroup
-	for range 200 {
-		all.Go(func() {
-			leave, err := q.enter(t.Context(), waiter{})
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			n := now.Add(1)
-			for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
-			}
-			now.Add(-1)
-			leave()
-		})
-	}
-	all.Wait()
-	if most.Load() > 3 {
-		t.Errorf("%d went at once", most.Load())
-	}
-}
-
-func TestSlots(t *testing.T) {
-	for _, tt := range []struct {
-		cores  int
-		memory uint64
-		want   int
-	}{{1, 512 << 20, 1}, {2, 24 << 30, 2}, {16, 8 << 30, 4}, {64, 256 << 30, 64}} {
-		if got := slots(tt.cores, tt.memory); got != tt.want {
-			t.Errorf("%d cores and %d bytes take %d, want %d", tt.cores, tt.memory, got, tt.want)
-		}
-	}
-	if QueueSlots() < 1 {
-		t.Error("nothing would go")
-	}
-}
 
 // TestWaitsForTurn: a host that waits for its evaluation says so, and goes on when its turn comes.
 func TestWaitsForTurn(t *testing.T) {
-	nix, dir := flake(t, fleet)
-	nix.Evaluations = NewQueue(1)
-	f, h := following(t, nix, dir, hosts.Choices{})
-	leave, err := f.Nix.Evaluations.enter(t.Context(), waiter{})
+	n, dir := flake(t, fleet)
+	n.Evaluations = nix.NewQueue(1)
+	f, h := following(t, n, dir, hosts.Choices{})
+	leave, err := f.Nix.Evaluations.Enter(t.Context(), nix.Waiter{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,50 +57,27 @@ func TestWaitsForTurn(t *testing.T) {
 	if err := f.builds["a"].err; err == nil || !strings.Contains(err.Error(), "has no nixosConfigurations.a") {
 		t.Errorf("it was not evaluated: %v", err)
 	}
-	if f.Nix.Evaluations.free != 1 {
+	cancel()
+	if _, err := f.Nix.Evaluations.Enter(ctx, nix.Waiter{}); err != nil { // who has to wait gives up at once
 		t.Error("its turn was not given back")
 	}
 }
 
 // TestAtTheDoor: a host is in a hurry once its machine is there.
 func TestAtTheDoor(t *testing.T) {
-	f, _ := following(t, Nix{}, t.TempDir(), hosts.Choices{})
-	nix := f.queued(&build{})
-	if nix.evaluates.hurry() || nix.builds.hurry() {
+	f, _ := following(t, nix.Builder{}, t.TempDir(), hosts.Choices{})
+	n := f.queued(&build{})
+	if n.Evaluates.Hurry() || n.Building.Hurry() {
 		t.Error("it is in a hurry before its machine asked")
 	}
 	if _, err := f.Hosts.Apply("a", hosts.Event{Kind: hosts.Netboot, Machine: "m", Boot: &hosts.Boot{Token: "t", Expires: f.Now().Add(time.Hour)}}); err != nil {
 		t.Fatal(err)
 	}
-	if !nix.evaluates.hurry() || !nix.builds.hurry() {
+	if !n.Evaluates.Hurry() || !n.Building.Hurry() {
 		t.Error("it is in no hurry with its machine at the door")
 	}
-	if !(Nix{}).AtOnce().evaluates.hurry() {
+	if !(nix.Builder{}).AtOnce().Evaluates.Hurry() {
 		t.Error("who waits for an answer is in no hurry")
-	}
-}
-
-// TestLooksWait: a thousand machines at once do not have a thousand programs look at the flake.
-func TestLooksWait(t *testing.T) {
-	nix, dir := flake(t, fleet)
-	nix.Looks = NewQueue(1)
-	leave, err := nix.Looks.enter(t.Context(), waiter{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithCancel(t.Context())
-		ended := false
-		go func() { nix.source(ctx, dir); ended = true }()
-		synctest.Wait()
-		if ended || len(nix.Looks.waiting) != 1 {
-			t.Error("it did not wait for its turn")
-		}
-		cancel()
-	})
-	leave()
-	if nix.source(t.Context(), dir) == "" || nix.Looks.free != 1 {
-		t.Error("it did not have its turn, or did not give it back")
 	}
 }
 
@@ -216,10 +91,10 @@ func TestUnchanged(t *testing.T) {
 		}
 	}
 	word := filepath.Base(t.TempDir()) + strconv.Itoa(os.Getpid()) // nothing that an earlier run built
-	nix, dir := flake(t, "")
+	n, dir := flake(t, "")
 	write(dir, word)
-	nix.Roots, nix.Evaluations = t.TempDir(), NewQueue(1) // the roots are not in the flake
-	f, h := following(t, nix, dir, hosts.Choices{})
+	n.Roots, n.Evaluations = t.TempDir(), nix.NewQueue(1) // the roots are not in the flake
+	f, h := following(t, n, dir, hosts.Choices{})
 	build := func(token string) *build {
 		h.Boot.Token, h.Boot.Client = token, "10.0.0.2"
 		f.startBuild(t.Context(), h, "")
@@ -231,7 +106,7 @@ func TestUnchanged(t *testing.T) {
 		return b
 	}
 	first := build("")
-	leave, err := nix.Evaluations.enter(t.Context(), waiter{}) // from now on an evaluation has to wait
+	leave, err := n.Evaluations.Enter(t.Context(), nix.Waiter{}) // from now on an evaluation has to wait
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -244,7 +119,7 @@ func TestUnchanged(t *testing.T) {
 	if second.system.path == first.system.path {
 		t.Error("a flake that changed was not evaluated")
 	}
-	if err := os.RemoveAll(nix.Roots); err != nil {
+	if err := os.RemoveAll(n.Roots); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := exec.Command("nix-store", "--delete", second.system.path).CombinedOutput(); err != nil {

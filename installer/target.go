@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"provision/hosts"
+	"provision/internal/nix"
 )
 
 // buildLimit bounds a build on the machine.
@@ -19,7 +20,7 @@ const buildLimit = 12 * time.Hour
 const buildFile = "/run/provision.build"
 
 // place decides where the host's system is built. drv is set if that is the target.
-func (f *follower) place(ctx context.Context, h hosts.Host, c Config) (drv Derivation, err error) {
+func (f *follower) place(ctx context.Context, h hosts.Host, c nix.Config) (drv nix.Derivation, err error) {
 	switch h.BuildOn {
 	case hosts.BuildServer:
 		return drv, nil
@@ -31,7 +32,7 @@ func (f *follower) place(ctx context.Context, h hosts.Host, c Config) (drv Deriv
 	}
 	drv = c.Builds["toplevel"]
 	if can, err := f.Nix.CanBuild(ctx, drv.System); err != nil || can { // cross-built
-		return Derivation{}, err
+		return nix.Derivation{}, err
 	}
 	if h.Disko == hosts.Script {
 		return drv, fmt.Errorf("--disko script needs the flake's script built before there is a disk to build on, and nix here does not build for %s: give it a remote builder, or use another --disko", drv.System)
@@ -41,7 +42,7 @@ func (f *follower) place(ctx context.Context, h hosts.Host, c Config) (drv Deriv
 
 // buildThere copies what the system is built from into /mnt, with what we have of it, and has the
 // machine build it there.
-func (f *follower) buildThere(ctx context.Context, h hosts.Host, s *session, drv Derivation) error {
+func (f *follower) buildThere(ctx context.Context, h hosts.Host, s *session, drv nix.Derivation) error {
 	start := f.Now()
 	sent, err := f.sendInputs(ctx, h, s, drv)
 	if err != nil {
@@ -60,7 +61,7 @@ func (f *follower) buildThere(ctx context.Context, h hosts.Host, s *session, drv
 
 // sendInputs copies a derivation with all that it refers to, and the outputs that we have of its
 // inputs.
-func (f *follower) sendInputs(ctx context.Context, h hosts.Host, s *session, drv Derivation) (sent hosts.Work, err error) {
+func (f *follower) sendInputs(ctx context.Context, h hosts.Host, s *session, drv nix.Derivation) (sent hosts.Work, err error) {
 	inputs, err := f.Nix.Inputs(ctx, drv.Path)
 	if err != nil {
 		return sent, err
@@ -84,7 +85,7 @@ func (f *follower) sendInputs(ctx context.Context, h hosts.Host, s *session, drv
 
 // realise builds a derivation on the machine, in the store below root. It works there, too, and not
 // in the installer's memory: where new versions of nix would, of themselves.
-func realise(ctx context.Context, s *session, root string, drv Derivation, line func(string)) error {
+func realise(ctx context.Context, s *session, root string, drv nix.Derivation, line func(string)) error {
 	const script = `set -e
 work=$0/nix/var/nix/builds
 rm -rf -- "$work" "$2"

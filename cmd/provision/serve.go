@@ -208,12 +208,12 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 		return err
 	}
 
-	runs := installer.Nix{
+	runs := nix.Builder{
 		Settings:    settings,
 		Roots:       filepath.Join(f.stateDir, "roots"),
-		Evaluations: installer.NewQueue(cmp.Or(f.evaluations, installer.QueueSlots())),
-		Builds:      installer.NewQueue(cmp.Or(f.builds, installer.QueueSlots())),
-		Looks:       installer.NewQueue(installer.QueueSlots()),
+		Evaluations: nix.NewQueue(cmp.Or(f.evaluations, nix.QueueSlots())),
+		Builds:      nix.NewQueue(cmp.Or(f.builds, nix.QueueSlots())),
+		Looks:       nix.NewQueue(nix.QueueSlots()),
 	}
 	traces := &hosts.Traces{Now: clock.Now}
 	pxeServer.Hosts, pxeServer.Leases, pxeServer.Images, pxeServer.Traces, pxeServer.Login, pxeServer.Log = inventory, leases, catalog, traces, login, log
@@ -232,16 +232,16 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 		Hosts:        inventory,
 		Images:       catalog,
 		Problems:     installer.BoardProblems,
-		Prepare:      runs.Prepare,
+		Prepare:      installer.Prepare,
 		CheckAddress: pxeServer.CheckAddress,
 		NoDHCP:       f.dhcp == "off",
 		Evaluate: func(ctx context.Context, flake, host string, c hosts.Choices) (enroll.Evaluation, error) {
-			config, layout, err := runs.AtOnce().Evaluate(ctx, flake, host, c)
+			config, layout, err := installer.Evaluate(ctx, runs.AtOnce(), flake, host, c)
 			found := enroll.Evaluation{
 				System: config.System,
 				Layout: layout,
 				Warnings: func(c hosts.Choices) []string {
-					return slices.Concat(config.Flake, config.Warnings(host, c, layout))
+					return slices.Concat(config.Warnings, installer.Warnings(config, host, c, layout))
 				},
 			}
 			return found, err

@@ -1,4 +1,4 @@
-package installer
+package nix
 
 import (
 	"context"
@@ -9,8 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-
-	"provision/internal/nix"
 )
 
 // Derivation is a host's toplevel that is not built yet.
@@ -22,10 +20,10 @@ type Derivation struct {
 
 // CanBuild reports whether nix here can build for a system: by itself, by what it emulates, or by a
 // remote builder.
-func (n Nix) CanBuild(ctx context.Context, system string) (bool, error) {
-	out, err := n.Run(ctx, nil, "show-config", "--json")
+func (b Builder) CanBuild(ctx context.Context, system string) (bool, error) {
+	out, err := b.Run(ctx, nil, "show-config", "--json")
 	if err != nil { // nix 2.20 and later have another name for it
-		if newer, newErr := n.Run(ctx, nil, "config", "show", "--json"); newErr == nil {
+		if newer, newErr := b.Run(ctx, nil, "config", "show", "--json"); newErr == nil {
 			out, err = newer, nil
 		}
 	}
@@ -68,7 +66,7 @@ func builderSystems(builders, own string) (systems []string) {
 
 // Inputs are the outputs that we have of what a derivation needs to be built. What made these is
 // not needed any more.
-func (n Nix) Inputs(ctx context.Context, drv string) (have []string, err error) {
+func (b Builder) Inputs(ctx context.Context, drv string) (have []string, err error) {
 	seen := map[string]bool{drv: true}
 	for level := []string{drv}; len(level) > 0; {
 		var wanted, next []string
@@ -89,7 +87,7 @@ func (n Nix) Inputs(ctx context.Context, drv string) (have []string, err error) 
 				wanted = append(wanted, outputs[input]...)
 			}
 		}
-		missing, err := n.missing(ctx, wanted)
+		missing, err := b.Missing(ctx, wanted)
 		if err != nil {
 			return nil, err
 		}
@@ -111,15 +109,15 @@ func (n Nix) Inputs(ctx context.Context, drv string) (have []string, err error) 
 	return slices.Compact(have), nil
 }
 
-// missing are those of the paths that our store does not have.
-func (n Nix) missing(ctx context.Context, paths []string) (map[string]bool, error) {
+// Missing are those of the paths that our store does not have.
+func (b Builder) Missing(ctx context.Context, paths []string) (map[string]bool, error) {
 	lacks := map[string]bool{"": true} // an output that has its path only once it is built
 	slices.Sort(paths)
 	paths = slices.DeleteFunc(slices.Compact(paths), func(p string) bool { return p == "" })
 	for some := range slices.Chunk(paths, 1000) { // a command line has its limits
 		cmd := exec.CommandContext(ctx, "nix-store", append([]string{"--check-validity", "--print-invalid"}, some...)...)
-		cmd.Env = n.Env()
-		out, err := nix.Output(cmd, nil)
+		cmd.Env = b.Env()
+		out, err := Output(cmd, nil)
 		if err != nil {
 			return nil, fmt.Errorf("ask nix what of the inputs is here: %w", err)
 		}

@@ -1,7 +1,6 @@
-package installer
+package nix
 
 import (
-	"fmt"
 	"path"
 	"path/filepath"
 	"regexp"
@@ -9,7 +8,6 @@ import (
 	"strings"
 
 	"provision/disko"
-	"provision/hosts"
 )
 
 // keptAt is what a module such as impermanence keeps of a system that is new at each boot.
@@ -19,14 +17,14 @@ type keptAt struct {
 	Folders []string `json:"folders"`
 }
 
-// usualHostKey is where sshd has its ed25519 key if nothing else is said.
-const usualHostKey = "/etc/ssh/ssh_host_ed25519_key"
+// DefaultHostKey is where sshd has its ed25519 key if nothing else is said.
+const DefaultHostKey = "/etc/ssh/ssh_host_ed25519_key"
 
-// hostKeyFiles are where the host's SSH key is to be written: where sshd looks for its ed25519 keys, or where these are
+// HostKeyFiles are where the host's SSH key is to be written: where sshd looks for its ed25519 keys, or where these are
 // kept.
-func (c Config) hostKeyFiles(layout *disko.Layout) (files []string) {
+func (c Config) HostKeyFiles(layout *disko.Layout) (files []string) {
 	for _, name := range c.hostKeyPaths() {
-		if file, _ := c.place(name, layout); !slices.Contains(files, file) {
+		if file, _ := c.Place(name, layout); !slices.Contains(files, file) {
 			files = append(files, file)
 		}
 	}
@@ -35,8 +33,8 @@ func (c Config) hostKeyFiles(layout *disko.Layout) (files []string) {
 
 // hostKeyPaths are the usual one, and those of sshd's ed25519 keys.
 func (c Config) hostKeyPaths() []string {
-	paths := []string{usualHostKey}
-	for _, name := range c.Expected.keysOf("ed25519") {
+	paths := []string{DefaultHostKey}
+	for _, name := range c.Expected.HostKeys("ed25519") {
 		if filepath.IsAbs(name) && filepath.Clean(name) == name && !slices.Contains(paths, name) {
 			paths = append(paths, name)
 		}
@@ -44,9 +42,9 @@ func (c Config) hostKeyPaths() []string {
 	return paths
 }
 
-// place is where a file is to be written, so that the running system finds it under its name. lost is the mount point
+// Place is where a file is to be written, so that the running system finds it under its name. lost is the mount point
 // that is new at each boot and takes the file with it; empty: it stays.
-func (c Config) place(name string, layout *disko.Layout) (file, lost string) {
+func (c Config) Place(name string, layout *disko.Layout) (file, lost string) {
 	mounts := c.mounts(layout)
 	file = name
 	for range 8 { // what is kept in one place may be mounted from another
@@ -134,25 +132,4 @@ func (c Config) isNew(m disko.FileSystem) bool {
 		return m.MountPoint == "/" && (rollback.Match(c.Devices) || slices.ContainsFunc(c.Expected.Stage1.Scripts, rollback.MatchString))
 	}
 	return false
-}
-
-// lost says what would not outlast the first start.
-func (c Config) lost(host string, o hosts.Choices, layout *disko.Layout) (told []string) {
-	looked := c.Expected.keysOf("ed25519")
-	if len(looked) == 0 {
-		looked = []string{usualHostKey}
-	}
-	stays := func(name string) bool { _, lost := c.place(name, layout); return lost == "" }
-	if !slices.ContainsFunc(looked, stays) && (c.Expected.SSHD.Enable == nil || *c.Expected.SSHD.Enable) {
-		_, on := c.place(looked[0], layout)
-		told = append(told, fmt.Sprintf("the SSH host key of %s would be lost when it starts: %s lies on %s, which is new at each boot, and nothing keeps it; "+
-			"let environment.persistence or fileSystems keep it, or have services.openssh.hostKeys name a path that stays", host, looked[0], on))
-	}
-	for _, s := range o.Secrets {
-		if _, on := c.place(s.Path, layout); on != "" {
-			told = append(told, fmt.Sprintf("--secret %s would be lost when %s starts: it lies on %s, which is new at each boot, and nothing keeps it; "+
-				"choose a path that stays, or let environment.persistence or fileSystems keep it", s.Path, host, on))
-		}
-	}
-	return told
 }
