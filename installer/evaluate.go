@@ -11,11 +11,12 @@ import (
 	"provision/internal/nix"
 )
 
-// Evaluate reads a host's configuration and layout from the flake; the layout is the preset of the choices if these have
-// one. builds are attributes of config.system.build that are to evaluate, too. Errors are nix's own words, or name what
-// the flake lacks. With an error the configuration is what is known of it.
+// Evaluate reads a host's configuration and layout from the flake. The layout is the preset of the choices if these have
+// one. builds are attributes of config.system.build that are to evaluate, too.
 //
-// It is the one place where what an operator chose meets what a flake says of the layout: package nix knows no choices.
+// Errors are nix's own words, or name what the flake lacks. With an error, the configuration is what is known of it.
+//
+// This is where what an operator chose meets what a flake says of the layout: package nix knows no choices.
 func Evaluate(ctx context.Context, b nix.Builder, flake, host string, o hosts.Choices, builds ...string) (
 	c nix.Config, layout *disko.Layout, err error,
 ) {
@@ -62,7 +63,8 @@ func usePreset(c *nix.Config, host string, o hosts.Choices) (*disko.Layout, erro
 	if err != nil {
 		return nil, err
 	}
-	if arch, _, _ := strings.Cut(c.System, "-"); preset.Arch != "" && arch != preset.Arch {
+	arch, _, _ := strings.Cut(c.System, "-")
+	if preset.Arch != "" && arch != preset.Arch {
 		return nil, fmt.Errorf("layout %s is for %s, which is %s, and nixosConfigurations.%s is built for %s: "+
 			"choose another of `provision layout list`", preset.Name, preset.For, preset.Arch, host, c.System)
 	}
@@ -80,9 +82,11 @@ func usePreset(c *nix.Config, host string, o hosts.Choices) (*disko.Layout, erro
 		return nil, err
 	}
 	// What is kept has the UUIDs that it had.
-	if wrong := system.Differences(c.Mounts); o.Disko.Erases() && len(wrong) > 0 {
-		return nil, fmt.Errorf("nixosConfigurations.%s would not start from layout %s, for it does not mount what that makes; "+
-			"give it what `provision layout show %s --filesystems` prints, in the place of its own:\n  %s",
+	wrong := system.Differences(c.Mounts)
+	if o.Disko.Erases() && len(wrong) > 0 {
+		return nil, fmt.Errorf("nixosConfigurations.%s would not start from layout %s, "+
+			"for it does not mount what that makes; give it what `provision layout show %s --filesystems` prints, "+
+			"in the place of its own:\n  %s",
 			host, preset.Name, preset.Name, strings.Join(wrong, "\n  "))
 	}
 	c.Devices = preset.JSON()

@@ -26,8 +26,8 @@ func Warnings(c nix.Config, host string, o hosts.Choices, layout *disko.Layout) 
 	if o.Proof.BySSH() {
 		told = r.unproved()
 	} else if o.Proof == hosts.ProofSeen && c.Expected.HostName == "" {
-		told = append(told, fmt.Sprintf("networking.hostName of %s is empty or not known, so no DHCP request can be told to be its: "+
-			"--proof seen then waits for an SSH server on it", host))
+		told = append(told, fmt.Sprintf("networking.hostName of %s is empty or not known, "+
+			"so no DHCP request can be told to be its: --proof seen then waits for an SSH server on it", host))
 	}
 	told = append(told, r.missing()...)
 	return append(told, r.lost()...)
@@ -41,8 +41,8 @@ type review struct {
 	layout  *disko.Layout // nil: not known
 }
 
-// expected is what the machine is to show once it starts from its disk.
-func expected(c nix.Config, layout *disko.Layout) hosts.Expected {
+// expectedOf is what the machine is to show once it starts from its disk.
+func expectedOf(c nix.Config, layout *disko.Layout) hosts.Expected {
 	return hosts.Expected{
 		HostName: c.Expected.HostName,
 		Ports:    c.Expected.SSHPorts(),
@@ -57,15 +57,15 @@ const otherProof = "choose --proof seen (it asks for an address by its name) or 
 func (r review) unproved() (told []string) {
 	e := r.Expected
 	if e.SSHD.Enable != nil && !*e.SSHD.Enable {
-		return []string{fmt.Sprintf("%s has no sshd (services.openssh.enable is false), and is to prove itself by its SSH key: %s",
-			r.host, otherProof)}
+		return []string{fmt.Sprintf("%s has no sshd (services.openssh.enable is false), "+
+			"and is to prove itself by its SSH key: %s", r.host, otherProof)}
 	}
 	if e.OnlyLoopback() {
 		told = append(told, fmt.Sprintf("sshd of %s listens for its own machine only (services.openssh.listenAddresses): %s",
 			r.host, otherProof))
 	}
 
-	h := hosts.Host{Choices: r.choices, Expected: expected(r.Config, r.layout)}
+	h := hosts.Host{Choices: r.choices, Expected: expectedOf(r.Config, r.layout)}
 	ports := h.SSHPorts()
 	open := false
 	var only []string
@@ -102,6 +102,7 @@ func (r review) unproved() (told []string) {
 	return told
 }
 
+// join lists numbers for people.
 func join(numbers []int) string {
 	return strings.Trim(strings.ReplaceAll(fmt.Sprint(numbers), " ", ", "), "[]")
 }
@@ -136,7 +137,7 @@ func (r review) brings(file string) bool {
 		return true
 	}
 	for _, secret := range r.choices.Secrets {
-		at, _ := r.Place(secret.Path, r.layout)
+		at, _ := r.Locate(secret.Path, r.layout)
 		if at == file || strings.HasPrefix(at, file+"/") {
 			return true
 		}
@@ -155,19 +156,19 @@ func (r review) lost() (told []string) {
 		keys = []string{nix.DefaultHostKey}
 	}
 	stays := func(name string) bool {
-		_, on := r.Place(name, r.layout)
+		_, on := r.Locate(name, r.layout)
 		return on == ""
 	}
 	sshd := r.Expected.SSHD.Enable == nil || *r.Expected.SSHD.Enable
 	if sshd && !slices.ContainsFunc(keys, stays) {
-		_, on := r.Place(keys[0], r.layout)
+		_, on := r.Locate(keys[0], r.layout)
 		told = append(told, fmt.Sprintf("the SSH host key of %s would be lost when it starts: %s lies on %s, "+
 			"which is new at each boot, and nothing keeps it; let environment.persistence or fileSystems keep it, "+
 			"or have services.openssh.hostKeys name a path that stays", r.host, keys[0], on))
 	}
 
 	for _, s := range r.choices.Secrets {
-		if _, on := r.Place(s.Path, r.layout); on != "" {
+		if _, on := r.Locate(s.Path, r.layout); on != "" {
 			told = append(told, fmt.Sprintf("--secret %s would be lost when %s starts: it lies on %s, "+
 				"which is new at each boot, and nothing keeps it; "+
 				"choose a path that stays, or let environment.persistence or fileSystems keep it", s.Path, r.host, on))

@@ -138,7 +138,7 @@ func TestWarnings(t *testing.T) {
 			t.Errorf("%s: told of a proof that was chosen", host)
 		}
 		if host == "other-port" {
-			e := expected(c, nil)
+			e := expectedOf(c, nil)
 			told = Warnings(c, "bare", hosts.Choices{Proof: hosts.ProofSeen}, nil)
 			if e.HostName != "Other" || !slices.Equal(e.Ports, []int{2222}) || len(told) > 0 {
 				t.Errorf("it is expected as %+v; told %q", e, told)

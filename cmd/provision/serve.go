@@ -208,25 +208,37 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 		return err
 	}
 
-	runs := nix.Builder{
+	slots := nix.QueueSlots()
+	builder := nix.Builder{
 		Settings:    settings,
 		Roots:       filepath.Join(f.stateDir, "roots"),
-		Evaluations: nix.NewQueue(cmp.Or(f.evaluations, nix.QueueSlots())),
-		Builds:      nix.NewQueue(cmp.Or(f.builds, nix.QueueSlots())),
-		Looks:       nix.NewQueue(nix.QueueSlots()),
+		Evaluations: nix.NewQueue(cmp.Or(f.evaluations, slots)),
+		Builds:      nix.NewQueue(cmp.Or(f.builds, slots)),
+		Looks:       nix.NewQueue(slots),
 	}
 	traces := &hosts.Traces{Now: clock.Now}
 	pxeServer.Hosts, pxeServer.Leases, pxeServer.Images, pxeServer.Traces, pxeServer.Login, pxeServer.Log = inventory, leases, catalog, traces, login, log
 	closures := new(cache.Cache)
 	pxeServer.Cache = closures
-	install := &installer.Installer{Hosts: inventory, Images: catalog, Nix: runs, Cache: closures, CachePort: pxeServer.HTTPPort, Key: key, LiveWithin: f.liveWithin, Log: log, Now: clock.Now,
-		Program: program, Temp: sshFolder(temp),
+	install := &installer.Installer{
+		Hosts:      inventory,
+		Images:     catalog,
+		Nix:        builder,
+		Cache:      closures,
+		CachePort:  pxeServer.HTTPPort,
+		Key:        key,
+		LiveWithin: f.liveWithin,
+		Log:        log,
+		Now:        clock.Now,
+		Program:    program,
+		Temp:       sshFolder(temp),
 		Wake: func(ctx context.Context, mac string) (err error) {
 			for iface := range pxeServer.Addresses() {
 				err = errors.Join(err, installer.Wake(ctx, iface, mac))
 			}
 			return err
-		}}
+		},
+	}
 	enrolments := &enroll.Service{
 		Flake:        f.flake,
 		Hosts:        inventory,
@@ -236,7 +248,7 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 		CheckAddress: pxeServer.CheckAddress,
 		NoDHCP:       f.dhcp == "off",
 		Evaluate: func(ctx context.Context, flake, host string, c hosts.Choices) (enroll.Evaluation, error) {
-			config, layout, err := installer.Evaluate(ctx, runs.AtOnce(), flake, host, c)
+			config, layout, err := installer.Evaluate(ctx, builder.AtOnce(), flake, host, c)
 			found := enroll.Evaluation{
 				System: config.System,
 				Layout: layout,

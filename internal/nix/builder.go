@@ -46,8 +46,8 @@ func (b Builder) AtOnce() Builder {
 	return b
 }
 
-// Source identifies what a flake and its inputs hold, and thus what comes of it: evaluation is pure. It is empty if that
-// cannot be told, as of a tree with changes by some versions of nix.
+// Source identifies what a flake and its inputs hold, and thus what comes of it: evaluation is pure. It is empty if
+// that cannot be told, as of a tree with changes by some versions of nix.
 func (b Builder) Source(ctx context.Context, flake string) string {
 	if b.Impure { // then it is not all
 		return ""

@@ -59,8 +59,8 @@ func (b Builder) Evaluate(ctx context.Context, flake, host string, builds ...str
 	defer cancel()
 	out, warnings, err := f.Hosts(limited, configOf(host, builds))
 	if err != nil && limited.Err() != nil && ctx.Err() == nil {
-		return c, fmt.Errorf("evaluate %s: nixosConfigurations.%s did not end within %s: look for what has no end in it, with "+
-			"`nix eval`", flake, host, patience)
+		return c, fmt.Errorf("evaluate %s: nixosConfigurations.%s did not end within %s: "+
+			"look for what has no end in it, with `nix eval`", flake, host, patience)
 	}
 	if err != nil {
 		return c, fmt.Errorf("evaluate %s: %w", flake, err)

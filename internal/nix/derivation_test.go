@@ -23,7 +23,7 @@ func TestBuilds(t *testing.T) {
 		t.Setenv("NIX_CONFIG", base+builders)
 		var got []string
 		for _, system := range []string{"x86_64-linux", "i686-linux", "aarch64-linux", "riscv64-linux"} {
-			can, err := Builder{}.CanBuild(t.Context(), system)
+			can, err := Settings{}.CanBuild(t.Context(), system)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -75,12 +75,12 @@ func TestExpected(t *testing.T) {
 		if got := strings.Join(c.HostKeyFiles(nil), " "); got != keys {
 			t.Errorf("%s: its key goes to %s, want %s", tt.host, got, keys)
 		}
-		if got, _ := c.Place("/var/lib/x", nil); got != secret {
+		if got, _ := c.Locate("/var/lib/x", nil); got != secret {
 			t.Errorf("%s: a secret goes to %s, want %s", tt.host, got, secret)
 		}
 	}
 	c, err := n.Evaluate(t.Context(), dir, "by-folders")
-	if got, lost := c.Place("/home/a/.keys/id", nil); err != nil || got != "/persist/system/home/a/.keys/id" || lost != "" {
+	if got, lost := c.Locate("/home/a/.keys/id", nil); err != nil || got != "/persist/system/home/a/.keys/id" || lost != "" {
 		t.Errorf("a user's file goes to %s, %s, %v", got, lost, err)
 	}
 	c, err = n.Evaluate(t.Context(), dir, "other-port")
@@ -100,20 +100,20 @@ func TestLayoutIsNew(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, lost := new(Config).Place("/etc/ssh/x", layout); lost != want {
+		if _, lost := new(Config).Locate("/etc/ssh/x", layout); lost != want {
 			t.Errorf("%s: it lies on %q", name, lost)
 		}
-		if at, lost := new(Config).Place("/nix/persist/x", layout); lost != "" || at != "/nix/persist/x" {
+		if at, lost := new(Config).Locate("/nix/persist/x", layout); lost != "" || at != "/nix/persist/x" {
 			t.Errorf("%s: it goes to %s and is lost with %q", name, at, lost)
 		}
 	}
 	blank := Config{Devices: []byte(`{"postCreateHook":"mount $1 /tmp/m\nbtrfs subvolume snapshot -r /tmp/m/root /tmp/m/root-blank"}`)}
 	for root, want := range map[string]string{"btrfs": "/", "ext4": ""} {
 		blank.Expected.FileSystems = []disko.FileSystem{{MountPoint: "/", Type: root}, {MountPoint: "/nix", Type: root}}
-		if _, lost := blank.Place("/etc/x", nil); lost != want {
+		if _, lost := blank.Locate("/etc/x", nil); lost != want {
 			t.Errorf("a root of %s that is rolled back: lost with %q", root, lost)
 		}
-		if _, lost := blank.Place("/nix/x", nil); lost != "" {
+		if _, lost := blank.Locate("/nix/x", nil); lost != "" {
 			t.Errorf("%s: /nix is lost with %q", root, lost)
 		}
 	}

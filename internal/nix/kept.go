@@ -21,10 +21,11 @@ type keptAt struct {
 const DefaultHostKey = "/etc/ssh/ssh_host_ed25519_key"
 
 // HostKeyFiles are where the host's SSH key is to be written: where sshd looks for its ed25519 keys, or where these are
-// kept.
+// kept. The layout may be nil.
 func (c Config) HostKeyFiles(layout *disko.Layout) (files []string) {
 	for _, name := range c.hostKeyPaths() {
-		if file, _ := c.Place(name, layout); !slices.Contains(files, file) {
+		file, _ := c.Locate(name, layout)
+		if !slices.Contains(files, file) {
 			files = append(files, file)
 		}
 	}
@@ -42,9 +43,9 @@ func (c Config) hostKeyPaths() []string {
 	return paths
 }
 
-// Place is where a file is to be written, so that the running system finds it under its name. lost is the mount point
-// that is new at each boot and takes the file with it; empty: it stays.
-func (c Config) Place(name string, layout *disko.Layout) (file, lost string) {
+// Locate finds where a file is to be written, so that the running system finds it under its name. lost is the mount point
+// that is new at each boot and takes the file with it; empty: it stays. The layout may be nil.
+func (c Config) Locate(name string, layout *disko.Layout) (file, lost string) {
 	mounts := c.mounts(layout)
 	file = name
 	for range 8 { // what is kept in one place may be mounted from another
@@ -54,7 +55,9 @@ func (c Config) Place(name string, layout *disko.Layout) (file, lost string) {
 		}
 		file = next
 	}
-	if on := mountOf(file, mounts); c.isNew(on) {
+
+	on := mountOf(file, mounts)
+	if c.isNew(on) {
 		lost = on.MountPoint
 	}
 	return file, lost
@@ -67,7 +70,8 @@ func (c Config) mounts(layout *disko.Layout) []disko.FileSystem {
 		return all
 	}
 	for _, f := range layout.FileSystems() {
-		if !slices.ContainsFunc(all, func(o disko.FileSystem) bool { return path.Clean(o.MountPoint) == f.MountPoint }) {
+		same := func(o disko.FileSystem) bool { return path.Clean(o.MountPoint) == f.MountPoint }
+		if !slices.ContainsFunc(all, same) {
 			all = append(all, f)
 		}
 	}
@@ -97,6 +101,7 @@ func (c Config) kept(file string, mounts []disko.FileSystem) string {
 	if isBind(on) && filepath.IsAbs(on.Device) {
 		return path.Join(on.Device, strings.TrimPrefix(file, on.MountPoint))
 	}
+
 	for _, k := range c.Expected.Kept {
 		if !filepath.IsAbs(k.Root) || below(file, k.Root) {
 			continue
@@ -109,6 +114,7 @@ func (c Config) kept(file string, mounts []disko.FileSystem) string {
 	return file
 }
 
+// isBind reports whether a mount shows a folder that is elsewhere, too.
 func isBind(m disko.FileSystem) bool {
 	for _, option := range m.Options {
 		for _, word := range strings.Split(option, ",") {
@@ -121,7 +127,8 @@ func isBind(m disko.FileSystem) bool {
 }
 
 // rollback matches what makes a root anew, in stage 1 or by a snapshot that a layout's hook takes for it.
-var rollback = regexp.MustCompile(`(btrfs|bcachefs)(\s+-\S+)*\s+sub(v|vol|volume)?\s+(delete|del|snapshot|snap)\b|zfs\s+rollback\b`)
+var rollback = regexp.MustCompile(`(btrfs|bcachefs)(\s+-\S+)*\s+sub(v|vol|volume)?\s+(delete|del|snapshot|snap)\b` +
+	`|zfs\s+rollback\b`)
 
 // isNew reports whether a file system is empty, or as it was made, at each boot.
 func (c Config) isNew(m disko.FileSystem) bool {
@@ -129,7 +136,8 @@ func (c Config) isNew(m disko.FileSystem) bool {
 	case "tmpfs", "ramfs":
 		return true
 	case "btrfs", "bcachefs", "zfs", "auto", "":
-		return m.MountPoint == "/" && (rollback.Match(c.Devices) || slices.ContainsFunc(c.Expected.Stage1.Scripts, rollback.MatchString))
+		rolledBack := rollback.Match(c.Devices) || slices.ContainsFunc(c.Expected.Stage1.Scripts, rollback.MatchString)
+		return m.MountPoint == "/" && rolledBack
 	}
 	return false
 }

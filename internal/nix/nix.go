@@ -1,5 +1,11 @@
 // Package nix runs the nix command on flakes: as the user whom a flake belongs to, without writing into it, and with
 // errors that say what to do.
+//
+// [Settings] are how nix is run, and a [Flake] is what it is run on. A [Builder] evaluates and builds the hosts of a flake
+// (nixosConfigurations), a few at a time, in a [Queue]; [Config] is what a flake says about one of them.
+//
+// It takes what it needs as values and knows neither the inventory nor what an operator chose. Of the house it imports
+// disko, for the file systems of a layout, and text.
 package nix
 
 import (
