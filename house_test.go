@@ -31,12 +31,14 @@ internal/firststage : internal/initrd
 internal/nix        : disko internal/text
 internal/confirm    : disko hosts
 internal/enroll     : disko hosts images internal/confirm internal/text
+internal/takeover   : hosts internal/sshlogin internal/text
 internal/timeline   : hosts
 internal/doctor     : hosts images internal/nix pxe
-internal/web        : hosts images images/media internal/enroll internal/text internal/timeline
+internal/api        : hosts images images/media internal/enroll internal/text internal/timeline
 
 cmd/provision       : disko hosts images installer pxe internal/cache internal/doctor internal/enroll internal/nix
-cmd/provision       : internal/sshlogin internal/store internal/target internal/text internal/timeline internal/web
+cmd/provision       : internal/sshlogin internal/store internal/takeover internal/target internal/text
+cmd/provision       : internal/timeline internal/api
 `
 
 // TestArrows asserts them. The test bed is not of the house, and nothing that ships may import it.

@@ -78,7 +78,7 @@ func (v *Vault) Seal(plain []byte) ([]byte, error) {
 func (v *Vault) Open(sealed []byte) ([]byte, error) {
 	r, err := age.Decrypt(bytes.NewReader(sealed), v.identity)
 	if err != nil {
-		return nil, fmt.Errorf("open a secret: %w; was the store's key replaced?", err)
+		return nil, &Fault{fmt.Errorf("open a secret: %w; was the store's key replaced?", err)}
 	}
 	return io.ReadAll(r)
 }

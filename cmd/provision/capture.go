@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"os"
 	"time"
 
@@ -16,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"provision/hosts"
+	"provision/internal/api"
 )
 
 const captureHelp = `Show what one machine and this server said to each other when it last netbooted,
@@ -25,14 +25,14 @@ HTTP requests are in the text only.
   provision capture bravo
   provision capture 52:54:00:12:34:56 --pcap bravo.pcap`
 
-func captureCommand(api *client) *cobra.Command {
+func captureCommand(daemon *api.Client) *cobra.Command {
 	var asJSON bool
 	var file string
 	c := &cobra.Command{Use: "capture HOST|MAC", Short: "show a machine's last netboot, packet by packet", Long: captureHelp,
-		Args: cobra.ExactArgs(1), ValidArgsFunction: api.completeHosts,
+		Args: cobra.ExactArgs(1), ValidArgsFunction: completeHosts(daemon),
 		RunE: func(c *cobra.Command, args []string) error {
 			var tr hosts.Trace
-			if err := api.call(c.Context(), http.MethodGet, "/v1/traces/"+url.PathEscape(args[0]), nil, &tr); err != nil {
+			if err := daemon.Call(c.Context(), http.MethodGet, api.TracePath(args[0]), nil, &tr); err != nil {
 				return err
 			}
 			switch {

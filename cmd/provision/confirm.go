@@ -10,17 +10,17 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"provision/internal/api"
 	"provision/internal/enroll"
-	"provision/internal/web"
 )
 
 // question asks an operator whether what a request would do is meant.
 type question struct {
-	c    *cobra.Command
-	api  *client
-	in   *bufio.Reader
-	host string
-	yes  bool // it is, whatever the server plans when it gets the request
+	c      *cobra.Command
+	daemon *api.Client
+	in     *bufio.Reader
+	host   string
+	yes    bool // it is, whatever the server plans when it gets the request
 	// seen means that the machine told its disks just now; if it could not be asked, unseen says why.
 	seen   bool
 	unseen error
@@ -30,16 +30,16 @@ type question struct {
 	before func() error
 }
 
-func newQuestion(c *cobra.Command, api *client, host string, yes bool) *question {
-	return &question{c: c, api: api, in: bufio.NewReader(c.InOrStdin()), host: host, yes: yes}
+func newQuestion(c *cobra.Command, daemon *api.Client, host string, yes bool) *question {
+	return &question{c: c, daemon: daemon, in: bufio.NewReader(c.InOrStdin()), host: host, yes: yes}
 }
 
 // put shows the plan that the server makes of a request, has it confirmed, and sends the request
 // with the digest of that plan. Where the plan is another by then, that one is shown and is to be
 // confirmed. body is the request with an agreement; the answer is decoded into s.
-func (q *question) put(path string, body func(enroll.Agreement) any, s *web.Status) error {
+func (q *question) put(path string, body func(enroll.Agreement) any, s *api.Status) error {
 	p := new(enroll.Proposal)
-	if err := q.api.call(q.c.Context(), http.MethodPost, path, body(enroll.Agreement{PlanOnly: true}), p); err != nil {
+	if err := q.daemon.Call(q.c.Context(), http.MethodPost, path, body(enroll.Agreement{PlanOnly: true}), p); err != nil {
 		return err
 	}
 	if p.Unfit != "" && q.seen {
@@ -55,13 +55,13 @@ func (q *question) put(path string, body func(enroll.Agreement) any, s *web.Stat
 				return err
 			}
 		}
-		err = q.api.call(q.c.Context(), http.MethodPost, path, body(a), s)
-		var old *outdatedPlan
+		err = q.daemon.Call(q.c.Context(), http.MethodPost, path, body(a), s)
+		var old *api.OutdatedPlan
 		if !errors.As(err, &old) {
 			return err
 		}
 		fmt.Fprintf(q.c.OutOrStdout(), "\nNot done: %v.\n\n", err)
-		p, q.unasked = old.plan, nil // somebody reads the screen by now
+		p, q.unasked = old.Plan, nil // somebody reads the screen by now
 	}
 }
 
@@ -111,7 +111,7 @@ func showProposal(out io.Writer, p *enroll.Proposal) {
 
 // look has the host's machine asked for its disks, before the plan is made.
 func (q *question) look() {
-	q.unseen = q.api.call(q.c.Context(), http.MethodPost, hostPath(q.host, "/look"), nil, nil)
+	q.unseen = q.daemon.Call(q.c.Context(), http.MethodPost, api.HostPath(q.host, "/look"), nil, nil)
 	q.seen = q.unseen == nil
 }
 

@@ -23,10 +23,10 @@ import (
 	"provision/hosts"
 	"provision/images"
 	"provision/installer"
+	"provision/internal/api"
 	plans "provision/internal/confirm"
 	"provision/internal/enroll"
 	"provision/internal/store"
-	"provision/internal/web"
 )
 
 // TestNothingUnseenIsErased is a model of operators, flakes and machines: enroll, then reinstall
@@ -113,7 +113,7 @@ func newModel(t *testing.T) *model {
 	}
 	quiet := slog.New(slog.DiscardHandler)
 	m.installer = &installer.Installer{Hosts: m.inventory, Log: quiet, Now: time.Now}
-	server := &web.Server{
+	server := &api.Server{
 		Socket: m.socket,
 		Enroll: &enroll.Service{Flake: "fleet", Hosts: m.inventory, Images: catalog, Evaluate: m.evaluate},
 		Hosts:  m.inventory,
@@ -328,9 +328,9 @@ func (m *model) install(args []string) (ok bool) {
 		m.t.Fatal(err)
 	}
 	e.request.Name, e.request.MACs, e.request.Facts = m.host, []string{m.mac}, m.facts()
-	q := newQuestion(c, &client{m.socket}, m.host, false)
+	q := newQuestion(c, &api.Client{Socket: m.socket}, m.host, false)
 	q.seen = true
-	err = q.put("/v1/hosts", e.agreed, new(web.Status))
+	err = q.put(api.HostsPath, e.agreed, new(api.Status))
 	m.again += max(0, m.prompts-1)
 	return err == nil
 }

@@ -19,9 +19,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"provision/hosts"
+	"provision/internal/api"
 	"provision/internal/doctor"
 	"provision/internal/nix"
-	"provision/internal/web"
 	"provision/pxe"
 )
 
@@ -45,11 +45,11 @@ type doctorFlags struct {
 	asJSON            bool
 }
 
-func doctorCommand(api *client) *cobra.Command {
+func doctorCommand(daemon *api.Client) *cobra.Command {
 	var f doctorFlags
 	c := &cobra.Command{Use: "doctor [--interface IF]", Short: "find what keeps machines from netbooting", Long: doctorHelp, Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			d, hints, err := f.doctor(c.Context(), api)
+			d, hints, err := f.doctor(c.Context(), daemon)
 			if err != nil {
 				return err
 			}
@@ -94,7 +94,7 @@ func doctorCommand(api *client) *cobra.Command {
 
 // doctor is what the flags and the running server come to. The hints tell what
 // could not be looked at.
-func (f *doctorFlags) doctor(ctx context.Context, api *client) (d *doctor.Doctor, hints []doctor.Finding, err error) {
+func (f *doctorFlags) doctor(ctx context.Context, daemon *api.Client) (d *doctor.Doctor, hints []doctor.Finding, err error) {
 	d = &doctor.Doctor{Interfaces: f.ifaces, Mode: pxe.Mode(f.dhcp), Flake: f.flake, Wait: f.wait, Now: time.Now}
 	if f.http != "" {
 		if d.HTTPPort, err = strconv.Atoi(strings.TrimPrefix(f.http, ":")); err != nil || d.HTTPPort < 1 || d.HTTPPort > 65535 {
@@ -109,7 +109,7 @@ func (f *doctorFlags) doctor(ctx context.Context, api *client) (d *doctor.Doctor
 			return nil, nil, err
 		}
 	}
-	if hints, err = askServer(ctx, api, d); err != nil {
+	if hints, err = askServer(ctx, daemon, d); err != nil {
 		return nil, nil, err
 	}
 	d.Mode, d.HTTPPort = cmp.Or(d.Mode, pxe.Proxy), cmp.Or(d.HTTPPort, 80)
@@ -121,9 +121,9 @@ func (f *doctorFlags) doctor(ctx context.Context, api *client) (d *doctor.Doctor
 
 // askServer fills in what a running server knows. It is no error if there is
 // none.
-func askServer(ctx context.Context, api *client, d *doctor.Doctor) (hints []doctor.Finding, err error) {
-	var serving web.Serving
-	if err := api.call(ctx, http.MethodGet, "/v1/server", nil, &serving); err != nil {
+func askServer(ctx context.Context, daemon *api.Client, d *doctor.Doctor) (hints []doctor.Finding, err error) {
+	var serving api.Serving
+	if err := daemon.Call(ctx, http.MethodGet, api.ServerPath, nil, &serving); err != nil {
 		why, remedy, _ := strings.Cut(err.Error(), ": ")
 		return []doctor.Finding{{Check: "server", Severity: doctor.Hint,
 			What: why + ", so hosts, images and machines were not looked at", Remedy: remedy}}, nil
@@ -141,15 +141,15 @@ func askServer(ctx context.Context, api *client, d *doctor.Doctor) (hints []doct
 	if len(d.Interfaces) == 0 {
 		d.Interfaces = slices.Sorted(maps.Keys(d.Server.Interfaces))
 	}
-	var all []web.Status
-	var slow []web.SlowLoad
-	err = errors.Join(api.call(ctx, http.MethodGet, "/v1/slow-loads", nil, &slow), api.call(ctx, http.MethodGet, "/v1/hosts", nil, &all), api.call(ctx, http.MethodGet, "/v1/images", nil, &d.Images),
-		api.call(ctx, http.MethodGet, "/v1/traces", nil, &d.Traces))
+	var all []api.Status
+	var slow []api.SlowLoad
+	err = errors.Join(daemon.Call(ctx, http.MethodGet, api.SlowLoadsPath, nil, &slow), daemon.Call(ctx, http.MethodGet, api.HostsPath, nil, &all), daemon.Call(ctx, http.MethodGet, api.ImagesPath, nil, &d.Images),
+		daemon.Call(ctx, http.MethodGet, api.TracesPath, nil, &d.Traces))
 	for _, s := range all {
 		d.Hosts = append(d.Hosts, hosts.Host{Name: s.Name, MACs: s.MACs, State: s.State, Phase: s.Phase, Arch: s.Arch, Permit: s.Permit, Choices: hosts.Choices{Image: s.Image, BootMethod: s.Pinned}})
 	}
 	d.Verify = func(ctx context.Context, image string) error {
-		return api.call(ctx, http.MethodPost, "/v1/images/"+image+"/verify", nil, nil)
+		return daemon.Call(ctx, http.MethodPost, api.ImagePath(image)+"/verify", nil, nil)
 	}
 	for _, l := range slow {
 		hints = append(hints, doctor.Finding{Check: "machine", Severity: doctor.Hint, What: l.Host + ": " + l.What,

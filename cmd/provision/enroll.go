@@ -11,8 +11,8 @@ import (
 
 	"provision/disko"
 	"provision/hosts"
+	"provision/internal/api"
 	"provision/internal/enroll"
-	"provision/internal/web"
 )
 
 const enrollHelp = `Say which machine shall become which host of the flake, and permit, once, that
@@ -86,20 +86,20 @@ fileSystems keep it.
   provision enroll 52:54:00:12:34:56 bravo --secret /var/lib/tailscale.key=ts.key:0400 \
     --extra-files ./extra --chown /home/ada=1000:100`
 
-func enrollCommand(api *client) *cobra.Command {
+func enrollCommand(daemon *api.Client) *cobra.Command {
 	var e enrolment
 	c := &cobra.Command{Use: "enroll MAC[,MAC...] HOST", Short: "say which machine shall become which host", Long: enrollHelp,
-		Args: cobra.ExactArgs(2), ValidArgsFunction: api.completeMACs,
+		Args: cobra.ExactArgs(2), ValidArgsFunction: completeMACs(daemon),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := e.parse(c); err != nil {
 				return err
 			}
 			e.request.MACs, e.request.Name = strings.Split(args[0], ","), args[1]
-			var s web.Status
-			if err := api.call(c.Context(), http.MethodPost, "/v1/hosts", e.request, &s); err != nil {
+			var s api.Status
+			if err := daemon.Call(c.Context(), http.MethodPost, api.HostsPath, e.request, &s); err != nil {
 				return err
 			}
-			tell(c, api, s)
+			tell(c, daemon, s)
 			fmt.Fprintf(c.OutOrStdout(), "%s. Switch it on; follow it with: provision watch %s\n", permission(s), s.Name)
 			return nil
 		}}
@@ -161,7 +161,7 @@ func (e *enrolment) agreed(a enroll.Agreement) any {
 }
 
 // tell says what an enrolled host shall be.
-func tell(c *cobra.Command, api *client, s web.Status) {
+func tell(c *cobra.Command, daemon *api.Client, s api.Status) {
 	fmt.Fprintf(c.OutOrStdout(), "%s shall become %s, with image %s.\n", strings.Join(s.MACs, ", "), s.Name, s.Image)
 	fmt.Fprintf(c.OutOrStdout(), "Its SSH host key: %s\n", s.HostKey)
 	for _, what := range s.Slow {
@@ -171,11 +171,11 @@ func tell(c *cobra.Command, api *client, s web.Status) {
 	if len(s.EscrowTo) > 0 {
 		fmt.Fprintf(c.OutOrStdout(), "Its disk passphrases are in escrow: provision secrets %s\n", s.Name)
 	}
-	sayNamesake(c, api, s)
+	sayNamesake(c, daemon, s)
 }
 
 // warn prints what to know before the host is installed.
-func warn(c *cobra.Command, s web.Status) {
+func warn(c *cobra.Command, s api.Status) {
 	for _, what := range s.Warnings {
 		fmt.Fprintf(c.OutOrStdout(), "Warning: %s.\n", what)
 	}
@@ -186,7 +186,7 @@ func completeWays(ways ...cobra.Completion) cobra.CompletionFunc {
 }
 
 // permission is what the permit allows, and until when.
-func permission(s web.Status) string {
+func permission(s api.Status) string {
 	may := "Its disks may be erased once"
 	switch {
 	case s.Permit.DryRun:

@@ -6,7 +6,6 @@ import (
 	"io"
 	"maps"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,7 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"provision/images"
-	"provision/internal/web"
+	"provision/internal/api"
 )
 
 const firmwareHelp = `Manage the firmware that boards load before anything else: what a Raspberry Pi
@@ -29,15 +28,15 @@ provision, and is taken from folders, Debian's packages (or their URLs), or nixp
 Of a file that several sources have, the last is taken. Adding replaces what was
 there. The licences are kept beside the files: list --licences prints them.`
 
-func firmwareCommand(api *client) *cobra.Command {
+func firmwareCommand(daemon *api.Client) *cobra.Command {
 	c := &cobra.Command{Use: "firmware", Short: "manage the firmware of boards", Long: firmwareHelp, Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return errUsage{errors.New("images firmware needs add, list, verify or remove")}
 		}}
-	c.AddCommand(firmwareAdd(api), firmwareList(api),
+	c.AddCommand(firmwareAdd(daemon), firmwareList(daemon),
 		&cobra.Command{Use: "verify NAME", Short: "read the files back and compare their digests", Args: cobra.ExactArgs(1),
 			RunE: func(c *cobra.Command, args []string) error {
-				if err := api.call(c.Context(), http.MethodPost, firmwarePath(args[0])+"/verify", nil, nil); err != nil {
+				if err := daemon.Call(c.Context(), http.MethodPost, api.FirmwareTreePath(args[0])+"/verify", nil, nil); err != nil {
 					return err
 				}
 				fmt.Fprintf(c.OutOrStdout(), "%s is as it was added.\n", args[0])
@@ -45,14 +44,12 @@ func firmwareCommand(api *client) *cobra.Command {
 			}},
 		&cobra.Command{Use: "remove NAME", Short: "remove firmware that no host needs", Args: cobra.ExactArgs(1),
 			RunE: func(c *cobra.Command, args []string) error {
-				return api.call(c.Context(), http.MethodDelete, firmwarePath(args[0]), nil, nil)
+				return daemon.Call(c.Context(), http.MethodDelete, api.FirmwareTreePath(args[0]), nil, nil)
 			}})
 	return c
 }
 
-func firmwarePath(name string) string { return "/v1/firmware/" + url.PathEscape(name) }
-
-func firmwareAdd(api *client) *cobra.Command {
+func firmwareAdd(daemon *api.Client) *cobra.Command {
 	var from []string
 	c := &cobra.Command{Use: "add raspberrypi --from DIR|DEB|URL|FLAKEREF...", Short: "add firmware, in the place of what was there",
 		Args: cobra.ExactArgs(1), ValidArgs: []string{images.RaspberryPi},
@@ -60,7 +57,7 @@ func firmwareAdd(api *client) *cobra.Command {
 			if len(from) == 0 {
 				return errUsage{errors.New("images firmware add needs --from DIR, a Debian package, or a flake reference")}
 			}
-			r := web.FirmwareRequest{Name: args[0]}
+			r := api.FirmwareRequest{Name: args[0]}
 			for _, source := range from {
 				abs, err := absSource(source)
 				if err != nil {
@@ -68,7 +65,7 @@ func firmwareAdd(api *client) *cobra.Command {
 				}
 				r.From = append(r.From, abs)
 			}
-			return addFirmware(c, api, r)
+			return addFirmware(c, daemon, r)
 		}}
 	c.Flags().StringSliceVar(&from, "from", nil, "folder, Debian package (raspi-firmware, linux-image-*-arm64, u-boot-rpi), its https URL, or flake reference (nixpkgs#raspberrypifw); may be given several times")
 	return c
@@ -91,15 +88,15 @@ func absSource(source string) (string, error) {
 	return abs, err
 }
 
-func addFirmware(c *cobra.Command, api *client, r web.FirmwareRequest) error {
-	body, err := api.do(c.Context(), http.MethodPost, "/v1/firmware", r)
+func addFirmware(c *cobra.Command, daemon *api.Client, r api.FirmwareRequest) error {
+	body, err := daemon.Do(c.Context(), http.MethodPost, api.FirmwarePath, r)
 	if err != nil {
 		return err
 	}
 	out := c.ErrOrStderr()
 	bar := terminalOf(out) != nil
-	var last web.FirmwareProgress
-	err = lines(c.Context(), body, func(p web.FirmwareProgress) bool {
+	var last api.FirmwareProgress
+	err = api.Lines(c.Context(), body, func(p api.FirmwareProgress) bool {
 		last = p
 		if bar && p.Total > 0 {
 			fmt.Fprintf(out, "%s%d of %d MB", clearLine, p.Done/1e6, p.Total/1e6)
@@ -124,7 +121,7 @@ func addFirmware(c *cobra.Command, api *client, r web.FirmwareRequest) error {
 	return nil
 }
 
-func printFirmware(w io.Writer, f web.Firmware) {
+func printFirmware(w io.Writer, f api.Firmware) {
 	fmt.Fprintf(w, "%s: %d files, %.1f MB, added %s from %s\n", f.Name, len(f.Files), float64(f.Size())/1e6, ago(f.Added), f.From)
 	fmt.Fprintf(w, "  to netboot: %s\n  on a disk: %s\n", images.FitWords(f.Netboot), images.FitWords(f.Disk))
 	if eeprom := slices.Sorted(maps.Keys(f.EEPROM())); len(eeprom) > 0 {
@@ -135,12 +132,12 @@ func printFirmware(w io.Writer, f web.Firmware) {
 	}
 }
 
-func firmwareList(api *client) *cobra.Command {
+func firmwareList(daemon *api.Client) *cobra.Command {
 	var asJSON, licences bool
 	c := &cobra.Command{Use: "list", Short: "list the firmware, what it is good for, and its licences", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			var all []web.Firmware
-			if err := api.call(c.Context(), http.MethodGet, "/v1/firmware", nil, &all); err != nil {
+			var all []api.Firmware
+			if err := daemon.Call(c.Context(), http.MethodGet, api.FirmwarePath, nil, &all); err != nil {
 				return err
 			}
 			w := c.OutOrStdout()
@@ -153,7 +150,7 @@ func firmwareList(api *client) *cobra.Command {
 			for _, f := range all {
 				if !licences {
 					printFirmware(w, f)
-				} else if err := printLicences(c, api, f.Name); err != nil {
+				} else if err := printLicences(c, daemon, f.Name); err != nil {
 					return err
 				}
 			}
@@ -164,8 +161,8 @@ func firmwareList(api *client) *cobra.Command {
 	return c
 }
 
-func printLicences(c *cobra.Command, api *client, name string) error {
-	body, err := api.do(c.Context(), http.MethodGet, firmwarePath(name)+"/licences", nil)
+func printLicences(c *cobra.Command, daemon *api.Client, name string) error {
+	body, err := daemon.Do(c.Context(), http.MethodGet, api.FirmwareTreePath(name)+"/licences", nil)
 	if err != nil {
 		return err
 	}

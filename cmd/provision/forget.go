@@ -14,7 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"provision/hosts"
-	"provision/internal/web"
+	"provision/internal/api"
 )
 
 const forgetHelp = `Take a host out of the inventory. Its name and its MACs are free then, and its
@@ -32,13 +32,13 @@ cancel; to install it again, provision reinstall.
   provision restore bravo
   provision forget bravo --purge`
 
-func forgetCommand(api *client) *cobra.Command {
+func forgetCommand(daemon *api.Client) *cobra.Command {
 	var yes, purge bool
 	c := &cobra.Command{Use: "forget HOST", Short: "take a host out of the inventory", Long: forgetHelp,
-		Args: cobra.ExactArgs(1), ValidArgsFunction: api.completeHosts,
+		Args: cobra.ExactArgs(1), ValidArgsFunction: completeHosts(daemon),
 		RunE: func(c *cobra.Command, args []string) error {
 			name, out := args[0], c.OutOrStdout()
-			ask, err := showForgotten(c, api, name, purge)
+			ask, err := showForgotten(c, daemon, name, purge)
 			if err != nil {
 				return err
 			}
@@ -47,11 +47,11 @@ func forgetCommand(api *client) *cobra.Command {
 					return err
 				}
 			}
-			path := hostPath(name, "")
+			path := api.HostPath(name, "")
 			if purge {
 				path += "?purge=true"
 			}
-			if err := api.call(c.Context(), http.MethodDelete, path, nil, nil); err != nil {
+			if err := daemon.Call(c.Context(), http.MethodDelete, path, nil, nil); err != nil {
 				return err
 			}
 			fmt.Fprintf(out, "%s is forgotten; the machine itself is as it was.\n", name)
@@ -59,7 +59,7 @@ func forgetCommand(api *client) *cobra.Command {
 				fmt.Fprintln(out, "Nothing of it is kept.")
 				return nil
 			}
-			if all, err := forgottenHosts(c.Context(), api, name); err == nil && len(all) > 0 {
+			if all, err := forgottenHosts(c.Context(), daemon, name); err == nil && len(all) > 0 {
 				fmt.Fprintf(out, "Until %s it can be taken back: provision restore %s\n", minute(all[len(all)-1].Until), name)
 			}
 			return nil
@@ -71,16 +71,16 @@ func forgetCommand(api *client) *cobra.Command {
 
 // showForgotten shows what goes with a host, and what is kept of it. ask is that something is among it that
 // nobody can make again.
-func showForgotten(c *cobra.Command, api *client, name string, purge bool) (ask bool, err error) {
+func showForgotten(c *cobra.Command, daemon *api.Client, name string, purge bool) (ask bool, err error) {
 	out := c.OutOrStdout()
-	var kept []web.Forgotten
+	var kept []api.Forgotten
 	if purge {
-		if kept, err = forgottenHosts(c.Context(), api, name); err != nil {
+		if kept, err = forgottenHosts(c.Context(), daemon, name); err != nil {
 			return false, err
 		}
 	}
 	var loss hosts.Loss
-	err = api.call(c.Context(), http.MethodGet, hostPath(name, "/loss"), nil, &loss)
+	err = daemon.Call(c.Context(), http.MethodGet, api.HostPath(name, "/loss"), nil, &loss)
 	switch {
 	case err == nil:
 		drawLoss(out, "With "+name+" goes:", loss)
@@ -126,10 +126,10 @@ func drawLoss(out io.Writer, head string, l hosts.Loss) {
 }
 
 // forgottenHosts are those that can be restored; name, if given, is theirs.
-func forgottenHosts(ctx context.Context, api *client, name string) ([]web.Forgotten, error) {
-	var all []web.Forgotten
-	err := api.call(ctx, http.MethodGet, "/v1/forgotten", nil, &all)
-	return slices.DeleteFunc(all, func(f web.Forgotten) bool { return name != "" && f.Name != name }), err
+func forgottenHosts(ctx context.Context, daemon *api.Client, name string) ([]api.Forgotten, error) {
+	var all []api.Forgotten
+	err := daemon.Call(ctx, http.MethodGet, api.ForgottenPath, nil, &all)
+	return slices.DeleteFunc(all, func(f api.Forgotten) bool { return name != "" && f.Name != name }), err
 }
 
 func minute(t time.Time) string { return t.Local().Format("2006-01-02 15:04") }
@@ -140,19 +140,19 @@ its log. It has no permit then. Without a host, those are listed that can be tak
   provision restore
   provision restore bravo`
 
-func restoreCommand(api *client) *cobra.Command {
+func restoreCommand(daemon *api.Client) *cobra.Command {
 	var asJSON bool
 	var forgotten string
 	c := &cobra.Command{Use: "restore [HOST]", Short: "take back a host that was forgotten", Long: restoreHelp,
-		Args: cobra.MaximumNArgs(1), ValidArgsFunction: api.completeForgotten,
+		Args: cobra.MaximumNArgs(1), ValidArgsFunction: completeForgotten(daemon),
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) == 0 && forgotten != "" {
 				return errUsage{errors.New("--forgotten goes with a host")}
 			}
 			if len(args) == 0 {
-				return listForgotten(c, api, asJSON)
+				return listForgotten(c, daemon, asJSON)
 			}
-			var r web.RestoreRequest
+			var r api.RestoreRequest
 			if forgotten != "" {
 				at, err := parseSecond(forgotten)
 				if err != nil {
@@ -160,8 +160,8 @@ func restoreCommand(api *client) *cobra.Command {
 				}
 				r.Forgotten = at
 			}
-			var s web.Status
-			if err := api.call(c.Context(), http.MethodPost, hostPath(args[0], "/restore"), r, &s); err != nil {
+			var s api.Status
+			if err := daemon.Call(c.Context(), http.MethodPost, api.HostPath(args[0], "/restore"), r, &s); err != nil {
 				return err
 			}
 			if asJSON {
@@ -175,7 +175,7 @@ func restoreCommand(api *client) *cobra.Command {
 	return c
 }
 
-func sayRestored(out io.Writer, s web.Status) {
+func sayRestored(out io.Writer, s api.Status) {
 	switch s.State {
 	case "":
 		fmt.Fprintf(out, "The SSH key of %s is there again; it was never enrolled.\n", s.Name)
@@ -197,8 +197,8 @@ func parseSecond(s string) (time.Time, error) {
 	return at, nil
 }
 
-func listForgotten(c *cobra.Command, api *client, asJSON bool) error {
-	all, err := forgottenHosts(c.Context(), api, "")
+func listForgotten(c *cobra.Command, daemon *api.Client, asJSON bool) error {
+	all, err := forgottenHosts(c.Context(), daemon, "")
 	if err != nil {
 		return err
 	}
@@ -228,8 +228,8 @@ func keptWords(l hosts.Loss) string {
 }
 
 // sayForgotten says that hosts can be taken back, if there are any.
-func sayForgotten(c *cobra.Command, api *client) {
-	all, err := forgottenHosts(c.Context(), api, "")
+func sayForgotten(c *cobra.Command, daemon *api.Client) {
+	all, err := forgottenHosts(c.Context(), daemon, "")
 	if err != nil || len(all) == 0 {
 		return // it is only a hint
 	}
@@ -241,8 +241,8 @@ func sayForgotten(c *cobra.Command, api *client) {
 }
 
 // sayNamesake says that a host whose name was enrolled again is another than the one that was forgotten.
-func sayNamesake(c *cobra.Command, api *client, s web.Status) {
-	all, err := forgottenHosts(c.Context(), api, s.Name)
+func sayNamesake(c *cobra.Command, daemon *api.Client, s api.Status) {
+	all, err := forgottenHosts(c.Context(), daemon, s.Name)
 	if err != nil || len(all) == 0 || all[len(all)-1].Kept.HostKey == s.HostKey {
 		return // it is only a hint
 	}
@@ -252,17 +252,19 @@ func sayNamesake(c *cobra.Command, api *client, s web.Status) {
 }
 
 // completeForgotten completes the names of hosts that can be restored.
-func (a *client) completeForgotten(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
+func completeForgotten(daemon *api.Client) cobra.CompletionFunc {
+	return func(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		all, err := forgottenHosts(c.Context(), daemon, "")
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		var names []string
+		for _, f := range all {
+			names = append(names, f.Name)
+		}
+		return slices.Compact(names), cobra.ShellCompDirectiveNoFileComp
 	}
-	all, err := forgottenHosts(c.Context(), a, "")
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	var names []string
-	for _, f := range all {
-		names = append(names, f.Name)
-	}
-	return slices.Compact(names), cobra.ShellCompDirectiveNoFileComp
 }

@@ -5,13 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"provision/images"
-	"provision/internal/web"
+	"provision/internal/api"
 )
 
 const imagesHelp = `Manage the installer images that machines boot.
@@ -19,15 +18,15 @@ const imagesHelp = `Manage the installer images that machines boot.
   provision images add nixos --from nixos-kexec-installer.tar.gz
   provision images list`
 
-func imagesCommand(api *client) *cobra.Command {
+func imagesCommand(daemon *api.Client) *cobra.Command {
 	c := &cobra.Command{Use: "images", Short: "manage the installer images", Long: imagesHelp, Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return errUsage{errors.New("images needs add, update, set, list, verify, remove, gc, media or firmware")}
 		}}
-	c.AddCommand(imagesAdd(api), imagesUpdate(api), imagesSet(api), imagesList(api), imagesGC(api), imagesMedia(api), firmwareCommand(api),
+	c.AddCommand(imagesAdd(daemon), imagesUpdate(daemon), imagesSet(daemon), imagesList(daemon), imagesGC(daemon), imagesMedia(daemon), firmwareCommand(daemon),
 		&cobra.Command{Use: "verify NAME", Short: "read an image back and compare its digests", Args: cobra.ExactArgs(1),
 			RunE: func(c *cobra.Command, args []string) error {
-				if err := api.call(c.Context(), http.MethodPost, imagePath(args[0])+"/verify", nil, nil); err != nil {
+				if err := daemon.Call(c.Context(), http.MethodPost, api.ImagePath(args[0])+"/verify", nil, nil); err != nil {
 					return err
 				}
 				fmt.Fprintf(c.OutOrStdout(), "%s is as it was added.\n", args[0])
@@ -35,19 +34,17 @@ func imagesCommand(api *client) *cobra.Command {
 			}},
 		&cobra.Command{Use: "remove NAME", Short: "remove an image that no host uses", Args: cobra.ExactArgs(1),
 			RunE: func(c *cobra.Command, args []string) error {
-				return api.call(c.Context(), http.MethodDelete, imagePath(args[0]), nil, nil)
+				return daemon.Call(c.Context(), http.MethodDelete, api.ImagePath(args[0]), nil, nil)
 			}})
 	return c
 }
 
-func imagePath(name string) string { return "/v1/images/" + url.PathEscape(name) }
-
-func imagesList(api *client) *cobra.Command {
+func imagesList(daemon *api.Client) *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{Use: "list", Short: "list the images", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			var all []web.ImageInfo
-			if err := api.call(c.Context(), http.MethodGet, "/v1/images", nil, &all); err != nil {
+			var all []api.ImageInfo
+			if err := daemon.Call(c.Context(), http.MethodGet, api.ImagesPath, nil, &all); err != nil {
 				return err
 			}
 			if asJSON {
@@ -68,7 +65,7 @@ func imagesList(api *client) *cobra.Command {
 	return c
 }
 
-func imagesUpdate(api *client) *cobra.Command {
+func imagesUpdate(daemon *api.Client) *cobra.Command {
 	var digests []string
 	c := &cobra.Command{Use: "update NAME", Short: "fetch an image again from where it came", Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -76,7 +73,7 @@ func imagesUpdate(api *client) *cobra.Command {
 			if err != nil {
 				return errUsage{err}
 			}
-			last, err := changeImage(c, api, imagePath(args[0])+"/update", web.ImageUpdate{SHA256: given})
+			last, err := changeImage(c, daemon, api.ImagePath(args[0])+"/update", api.ImageUpdate{SHA256: given})
 			if err == nil && !last.Changed {
 				fmt.Fprintf(c.OutOrStdout(), "%s is the newest already.\n", args[0])
 			}
@@ -86,8 +83,8 @@ func imagesUpdate(api *client) *cobra.Command {
 	return c
 }
 
-func imagesSet(api *client) *cobra.Command {
-	var r web.ImageSet
+func imagesSet(daemon *api.Client) *cobra.Command {
+	var r api.ImageSet
 	c := &cobra.Command{Use: "set NAME --kernel-param NAME[=VALUE]", Short: "set what is added to the kernel command line of an image", Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if _, err := images.ParseKernelParams(r.KernelParams); err != nil {
@@ -97,7 +94,7 @@ func imagesSet(api *client) *cobra.Command {
 				return errUsage{errors.New("images set needs --kernel-param; --kernel-param '' takes all away")}
 			}
 			var img images.Image
-			if err := api.call(c.Context(), http.MethodPatch, imagePath(args[0]), r, &img); err != nil {
+			if err := daemon.Call(c.Context(), http.MethodPatch, api.ImagePath(args[0]), r, &img); err != nil {
 				return err
 			}
 			printImage(c.OutOrStdout(), img)
@@ -107,11 +104,11 @@ func imagesSet(api *client) *cobra.Command {
 	return c
 }
 
-func imagesGC(api *client) *cobra.Command {
+func imagesGC(daemon *api.Client) *cobra.Command {
 	return &cobra.Command{Use: "gc", Short: "remove what no image needs, and parts of downloads", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			var freed images.Freed
-			if err := api.call(c.Context(), http.MethodPost, "/v1/images/gc", nil, &freed); err != nil {
+			if err := daemon.Call(c.Context(), http.MethodPost, api.ImagesPath+"/gc", nil, &freed); err != nil {
 				return err
 			}
 			fmt.Fprintf(c.OutOrStdout(), "freed %.1f MB in %d files\n", float64(freed.Bytes)/1e6, freed.Files)

@@ -15,7 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"provision/images"
-	"provision/internal/web"
+	"provision/internal/api"
 )
 
 const imagesAddHelp = `Add an installer image. SOURCE is one of
@@ -36,8 +36,8 @@ download that breaks off goes on where it was when the command is given again.
   provision images add nixos --from ~/fleet#nixosConfigurations.installer
   provision images add own --kernel bzImage --initrd initrd --cmdline "init=/nix/store/...-nixos/init"`
 
-func imagesAdd(api *client) *cobra.Command {
-	var r web.ImageRequest
+func imagesAdd(daemon *api.Client) *cobra.Command {
+	var r api.ImageRequest
 	var digests []string
 	c := &cobra.Command{Use: "add NAME (--from SOURCE | --kernel FILE --initrd FILE [--cmdline TEXT])", Short: "add an image", Long: imagesAddHelp,
 		Args: cobra.ExactArgs(1),
@@ -67,7 +67,7 @@ func imagesAdd(api *client) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			_, err = changeImage(c, api, "/v1/images", r)
+			_, err = changeImage(c, daemon, api.ImagesPath, r)
 			return err
 		}}
 	c.Flags().StringVar(&r.Arch, "arch", "", "x86_64 or aarch64, where the source has both")
@@ -125,8 +125,8 @@ func absoluteSource(from string) (string, error) {
 }
 
 // changeImage asks the server to add or update an image, and shows how that goes.
-func changeImage(c *cobra.Command, api *client, path string, r any) (last web.ImageProgress, err error) {
-	body, err := api.do(c.Context(), http.MethodPost, path, r)
+func changeImage(c *cobra.Command, daemon *api.Client, path string, r any) (last api.ImageProgress, err error) {
+	body, err := daemon.Do(c.Context(), http.MethodPost, path, r)
 	if err != nil {
 		return last, err
 	}
@@ -148,11 +148,11 @@ func changeImage(c *cobra.Command, api *client, path string, r any) (last web.Im
 
 // showProgress draws a line on a terminal, and elsewhere prints one for each
 // thing that is begun. It returns what the server said last.
-func showProgress(ctx context.Context, w io.Writer, body io.ReadCloser) (last web.ImageProgress, err error) {
+func showProgress(ctx context.Context, w io.Writer, body io.ReadCloser) (last api.ImageProgress, err error) {
 	terminal := terminalOf(w) != nil
 	var doing string
 	var begun rate
-	err = lines(ctx, body, func(p web.ImageProgress) bool {
+	err = api.Lines(ctx, body, func(p api.ImageProgress) bool {
 		last = p
 		if p.Doing != doing && p.Doing != "" {
 			doing, begun = p.Doing, rate{at: time.Now(), done: p.Done}

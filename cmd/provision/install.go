@@ -7,7 +7,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"provision/hosts"
+	"provision/internal/api"
 	"provision/internal/sshlogin"
+	"provision/internal/takeover"
 )
 
 const installHelp = `Take over a machine that runs any Linux with sshd, without netboot: it becomes
@@ -37,14 +39,14 @@ port 22 of the machine, where the installer will listen.
   provision install bravo --ssh admin@203.0.113.9:2222 -i ~/.ssh/rescue \
     --ssh-host-key SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU`
 
-func installCommand(api *client) *cobra.Command {
+func installCommand(daemon *api.Client) *cobra.Command {
 	var e enrolment
 	var target, hostKey string
 	var identities []string
 	var yes bool
 	var port uint16
 	c := &cobra.Command{Use: "install HOST --ssh [USER@]ADDRESS[:PORT]", Short: "take over a machine that runs Linux, over SSH", Long: installHelp,
-		Args: cobra.ExactArgs(1), ValidArgsFunction: api.completeHosts,
+		Args: cobra.ExactArgs(1), ValidArgsFunction: completeHosts(daemon),
 		RunE: func(c *cobra.Command, args []string) error {
 			if target == "" {
 				return errUsage{errors.New("install needs --ssh [USER@]ADDRESS[:PORT]; for a machine that netboots, see `provision enroll --help`")}
@@ -63,9 +65,9 @@ func installCommand(api *client) *cobra.Command {
 				return err
 			}
 			e.request.Name = args[0]
-			v := &visit{api: api, login: login, via: e.request.Via}
-			v.take.PostKexecPort = int(port)
-			return v.takeOver(c, &e, yes)
+			v := &takeover.Visit{Login: login, Via: e.request.Via}
+			v.Take.PostKexecPort = int(port)
+			return takeOver(c, daemon, v, &e, yes)
 		}}
 	c.Flags().StringVar(&target, "ssh", "", "the machine: [USER@]ADDRESS[:PORT] (default: what ~/.ssh/config says, else user root, port 22)")
 	c.Flags().StringArrayVarP(&identities, "identity", "i", nil, "key file to log in with (default: ~/.ssh/config's, the SSH agent's, ~/.ssh/id_ed25519, id_ecdsa, id_rsa)")

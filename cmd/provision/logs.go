@@ -8,19 +8,19 @@ import (
 	"github.com/spf13/cobra"
 
 	"provision/hosts"
-	"provision/internal/web"
+	"provision/internal/api"
 )
 
-func logsCommand(api *client) *cobra.Command {
+func logsCommand(daemon *api.Client) *cobra.Command {
 	var follow, asJSON, installer bool
 	c := &cobra.Command{Use: "logs HOST", Short: "print what happened to a host",
-		Args: cobra.ExactArgs(1), ValidArgsFunction: api.completeHosts,
+		Args: cobra.ExactArgs(1), ValidArgsFunction: completeHosts(daemon),
 		RunE: func(c *cobra.Command, args []string) error {
 			if installer {
-				return printJournal(c, api, args[0], asJSON)
+				return printJournal(c, daemon, args[0], asJSON)
 			}
 			var events []hosts.Event
-			if err := api.call(c.Context(), http.MethodGet, hostPath(args[0], "/events"), nil, &events); err != nil {
+			if err := daemon.Call(c.Context(), http.MethodGet, api.HostPath(args[0], "/events"), nil, &events); err != nil {
 				return err
 			}
 			if asJSON && !follow {
@@ -34,11 +34,11 @@ func logsCommand(api *client) *cobra.Command {
 			if !follow {
 				return nil
 			}
-			r, err := api.do(c.Context(), http.MethodGet, watchPath(args[0], last, true), nil)
+			r, err := daemon.Do(c.Context(), http.MethodGet, api.WatchPath(args[0], last, true), nil)
 			if err != nil {
 				return err
 			}
-			err = lines(c.Context(), r, func(n web.News) bool {
+			err = api.Lines(c.Context(), r, func(n api.News) bool {
 				if n.Event != nil {
 					fmt.Fprintln(c.OutOrStdout(), eventLine(*n.Event, false))
 				}
@@ -57,9 +57,9 @@ func logsCommand(api *client) *cobra.Command {
 	return c
 }
 
-func printJournal(c *cobra.Command, api *client, host string, asJSON bool) error {
-	var j web.Journal
-	if err := api.call(c.Context(), http.MethodGet, hostPath(host, "/journal"), nil, &j); err != nil {
+func printJournal(c *cobra.Command, daemon *api.Client, host string, asJSON bool) error {
+	var j api.Journal
+	if err := daemon.Call(c.Context(), http.MethodGet, api.HostPath(host, "/journal"), nil, &j); err != nil {
 		return err
 	}
 	if asJSON {

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"provision/internal/api"
 	"provision/internal/text"
 )
 
@@ -107,12 +108,12 @@ func rootCommand() *cobra.Command {
 		}
 		return errUsage{fmt.Errorf("%w; see `%s --help`", err, c.CommandPath())}
 	})
-	api := &client{}
-	root.PersistentFlags().StringVar(&api.socket, "socket", defaultSocket(), "Unix socket of the server (or set PROVISION_SOCKET)")
+	daemon := &api.Client{}
+	root.PersistentFlags().StringVar(&daemon.Socket, "socket", defaultSocket(), "Unix socket of the server (or set PROVISION_SOCKET)")
 	root.AddCommand(
-		serveCommand(&api.socket), enrollCommand(api), installCommand(api), reinstallCommand(api), retryCommand(api), statusCommand(api), watchCommand(api), waitCommand(api),
-		logsCommand(api), timelineCommand(api), captureCommand(api), planCommand(api), layoutCommand(), factsCommand(), cancelCommand(api), forgetCommand(api), restoreCommand(api), setCommand(api), hostKeyCommand(api), secretsCommand(api), discoveredCommand(api),
-		imagesCommand(api), doctorCommand(api), stateCommand(api), versionCommand(), targetCommand(),
+		serveCommand(&daemon.Socket), enrollCommand(daemon), installCommand(daemon), reinstallCommand(daemon), retryCommand(daemon), statusCommand(daemon), watchCommand(daemon), waitCommand(daemon),
+		logsCommand(daemon), timelineCommand(daemon), captureCommand(daemon), planCommand(daemon), layoutCommand(), factsCommand(), cancelCommand(daemon), forgetCommand(daemon), restoreCommand(daemon), setCommand(daemon), hostKeyCommand(daemon), secretsCommand(daemon), discoveredCommand(daemon),
+		imagesCommand(daemon), doctorCommand(daemon), stateCommand(daemon), versionCommand(), targetCommand(),
 	)
 	for _, c := range root.Commands() {
 		checkArgs(c)

@@ -12,16 +12,16 @@ import (
 	"github.com/spf13/cobra"
 
 	"provision/hosts"
+	"provision/internal/api"
 	"provision/internal/text"
-	"provision/internal/web"
 )
 
-func cancelCommand(api *client) *cobra.Command {
+func cancelCommand(daemon *api.Client) *cobra.Command {
 	return &cobra.Command{Use: "cancel HOST", Short: "withdraw a host's permit and stop its install",
-		Args: cobra.ExactArgs(1), ValidArgsFunction: api.completeHosts,
+		Args: cobra.ExactArgs(1), ValidArgsFunction: completeHosts(daemon),
 		RunE: func(c *cobra.Command, args []string) error {
-			var s web.Status
-			if err := api.call(c.Context(), http.MethodPost, hostPath(args[0], "/cancel"), nil, &s); err != nil {
+			var s api.Status
+			if err := daemon.Call(c.Context(), http.MethodPost, api.HostPath(args[0], "/cancel"), nil, &s); err != nil {
 				return err
 			}
 			fmt.Fprintf(c.OutOrStdout(), "The permit of %s is withdrawn.\n", s.Name)
@@ -35,12 +35,12 @@ func cancelCommand(api *client) *cobra.Command {
 		}}
 }
 
-func discoveredCommand(api *client) *cobra.Command {
+func discoveredCommand(daemon *api.Client) *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{Use: "discovered", Short: "list machines that asked and are not enrolled", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			var all []hosts.Discovered
-			if err := api.call(c.Context(), http.MethodGet, "/v1/discovered", nil, &all); err != nil {
+			if err := daemon.Call(c.Context(), http.MethodGet, api.DiscoveredPath, nil, &all); err != nil {
 				return err
 			}
 			if asJSON {

@@ -14,7 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"provision/internal/web"
+	"provision/internal/api"
 )
 
 const mediaHelp = `Make a boot medium for machines that cannot netboot: a disk image for a stick,
@@ -34,12 +34,12 @@ and U-Boot, which asks in the same way.
 
 // mediaFlags are those of images media.
 type mediaFlags struct {
-	web.MediaRequest
+	api.MediaRequest
 	any, yes bool
 	write    string
 }
 
-func imagesMedia(api *client) *cobra.Command {
+func imagesMedia(daemon *api.Client) *cobra.Command {
 	var f mediaFlags
 	c := &cobra.Command{Use: "media --host HOST|--any --arch ARCH [--server URL] [--write DISK] [FILE]", Short: "make a boot medium for machines that cannot netboot",
 		Long: mediaHelp, Args: cobra.MaximumNArgs(1),
@@ -52,7 +52,7 @@ func imagesMedia(api *client) *cobra.Command {
 			case len(args) == 0 && f.write == "":
 				return errUsage{errors.New("images media needs a file to write, or --write DISK")}
 			}
-			return media(c, api, f, args)
+			return media(c, daemon, f, args)
 		}}
 	c.Flags().StringVar(&f.Host, "host", "", "the host that it shall start, and no other")
 	c.Flags().BoolVar(&f.any, "any", false, "start any machine that is enrolled")
@@ -62,12 +62,12 @@ func imagesMedia(api *client) *cobra.Command {
 	c.Flags().StringVar(&f.write, "write", "", "write it to this disk, such as /dev/sdX; all that is on it is lost")
 	c.Flags().BoolVar(&f.yes, "yes", false, "do not ask before the disk is written")
 	_ = c.RegisterFlagCompletionFunc("host", func(c *cobra.Command, _ []string, s string) ([]string, cobra.ShellCompDirective) {
-		return api.completeHosts(c, nil, s)
+		return completeHosts(daemon)(c, nil, s)
 	}) // it errs only for a flag that does not exist
 	return c
 }
 
-func media(c *cobra.Command, api *client, f mediaFlags, args []string) error {
+func media(c *cobra.Command, daemon *api.Client, f mediaFlags, args []string) error {
 	var to *stick
 	if f.write != "" {
 		var err error
@@ -84,7 +84,7 @@ func media(c *cobra.Command, api *client, f mediaFlags, args []string) error {
 		name = args[0]
 		f.ISO = strings.EqualFold(filepath.Ext(name), ".iso")
 	}
-	img, err := fetchMedia(c.Context(), api, f.MediaRequest, name)
+	img, err := fetchMedia(c.Context(), daemon, f.MediaRequest, name)
 	if err != nil {
 		return err
 	}
@@ -161,8 +161,8 @@ func writing(out io.Writer) func(what string, done, total int64) {
 
 // fetchMedia gets the image from the server into the file, which is there whole
 // or not at all; without a name, into one that nobody sees.
-func fetchMedia(ctx context.Context, api *client, r web.MediaRequest, name string) (_ *os.File, err error) {
-	body, size, err := api.sized(ctx, http.MethodPost, "/v1/media", r)
+func fetchMedia(ctx context.Context, daemon *api.Client, r api.MediaRequest, name string) (_ *os.File, err error) {
+	body, size, err := daemon.Sized(ctx, http.MethodPost, api.MediaPath, r)
 	if err != nil {
 		return nil, err
 	}

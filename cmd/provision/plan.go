@@ -16,6 +16,7 @@ import (
 	"provision/hosts"
 	"provision/images"
 	"provision/installer"
+	"provision/internal/api"
 	"provision/internal/enroll"
 	"provision/internal/text"
 )
@@ -37,13 +38,13 @@ Facts are what provision facts prints on the machine. For the way fresh, the
 output of lsblk --json --bytes --output-all does. For --disk see provision enroll
 --help; a host's disks are chosen when it is enrolled.`
 
-func planCommand(api *client) *cobra.Command {
+func planCommand(daemon *api.Client) *cobra.Command {
 	var layout, facts, board string
 	var way hosts.Disko
 	var disks []string
 	var asJSON bool
 	c := &cobra.Command{Use: "plan HOST", Short: "show what an install would do to the disks", Long: planHelp,
-		Args: cobra.MaximumNArgs(1), ValidArgsFunction: api.completeHosts,
+		Args: cobra.MaximumNArgs(1), ValidArgsFunction: completeHosts(daemon),
 		RunE: func(c *cobra.Command, args []string) error {
 			if (len(args) == 1) == (layout != "") {
 				return errUsage{errors.New("plan needs a HOST, or --layout FILE|NAME without one")}
@@ -66,7 +67,7 @@ func planCommand(api *client) *cobra.Command {
 				}
 				p, err = planFiles(layout, facts, board, o)
 			} else {
-				err = api.call(c.Context(), http.MethodGet, hostPath(args[0], "/plan"), nil, p)
+				err = daemon.Call(c.Context(), http.MethodGet, api.HostPath(args[0], "/plan"), nil, p)
 			}
 			if err != nil {
 				return err

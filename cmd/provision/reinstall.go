@@ -7,8 +7,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"provision/hosts"
+	"provision/internal/api"
 	"provision/internal/enroll"
-	"provision/internal/web"
 )
 
 const reinstallHelp = `Erase a host's machine and install it again from the flake as it is now. What
@@ -32,23 +32,23 @@ touched, provision cancel leaves all as it was.
   provision reinstall bravo
   provision reinstall bravo --via wol --yes`
 
-func reinstallCommand(api *client) *cobra.Command {
+func reinstallCommand(daemon *api.Client) *cobra.Command {
 	var e enrolment
 	var yes bool
 	c := &cobra.Command{Use: "reinstall HOST", Short: "erase a host's machine and install it again", Long: reinstallHelp,
-		Args: cobra.ExactArgs(1), ValidArgsFunction: api.completeHosts,
+		Args: cobra.ExactArgs(1), ValidArgsFunction: completeHosts(daemon),
 		RunE: func(c *cobra.Command, args []string) error {
 			name, out := args[0], c.OutOrStdout()
 			if err := e.parse(c); err != nil {
 				return err
 			}
-			if err := api.call(c.Context(), http.MethodGet, hostPath(name, ""), nil, new(web.Status)); err != nil {
+			if err := daemon.Call(c.Context(), http.MethodGet, api.HostPath(name, ""), nil, new(api.Status)); err != nil {
 				return err
 			}
-			q := newQuestion(c, api, name, yes)
+			q := newQuestion(c, daemon, name, yes)
 			q.look()
-			var s web.Status
-			if err := q.put(hostPath(name, "/reinstall"), e.agreed, &s); err != nil {
+			var s api.Status
+			if err := q.put(api.HostPath(name, "/reinstall"), e.agreed, &s); err != nil {
 				return err
 			}
 			warn(c, s)
@@ -82,18 +82,18 @@ confirmed before, the plan is shown and the host's name is to be typed (or --yes
   provision retry bravo --via wol
   provision retry bravo --wipe S3Z9NB0K`
 
-func retryCommand(api *client) *cobra.Command {
+func retryCommand(daemon *api.Client) *cobra.Command {
 	var r enroll.RetryRequest
 	var yes bool
 	c := &cobra.Command{Use: "retry HOST", Short: "let a failed install go on", Long: retryHelp,
-		Args: cobra.ExactArgs(1), ValidArgsFunction: api.completeHosts,
+		Args: cobra.ExactArgs(1), ValidArgsFunction: completeHosts(daemon),
 		RunE: func(c *cobra.Command, args []string) error {
-			var s web.Status
-			q := newQuestion(c, api, args[0], yes)
+			var s api.Status
+			q := newQuestion(c, daemon, args[0], yes)
 			q.look()
 			// What was confirmed before needs no second decision.
 			q.unasked = func(p *enroll.Proposal) bool { return len(p.Beyond) == 0 && len(r.Wipe) == 0 }
-			err := q.put(hostPath(args[0], "/retry"), func(a enroll.Agreement) any {
+			err := q.put(api.HostPath(args[0], "/retry"), func(a enroll.Agreement) any {
 				r.Agreement = a
 				return r
 			}, &s)

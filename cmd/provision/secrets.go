@@ -19,8 +19,8 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"provision/hosts"
+	"provision/internal/api"
 	"provision/internal/enroll"
-	"provision/internal/web"
 )
 
 // secretFlags are the flags that give a host what nobody else may read.
@@ -192,17 +192,17 @@ can be encrypted before there is a machine. Enrolling it takes the key up.
 
   provision host-key bravo --make --age`
 
-func hostKeyCommand(api *client) *cobra.Command {
+func hostKeyCommand(daemon *api.Client) *cobra.Command {
 	var asAge, make bool
 	c := &cobra.Command{Use: "host-key HOST", Short: "print a host's public SSH key, or its age recipient", Long: hostKeyHelp,
-		Args: cobra.ExactArgs(1), ValidArgsFunction: api.completeHosts,
+		Args: cobra.ExactArgs(1), ValidArgsFunction: completeHosts(daemon),
 		RunE: func(c *cobra.Command, args []string) error {
 			method := http.MethodGet
 			if make {
 				method = http.MethodPost
 			}
-			var k web.HostKey
-			if err := api.call(c.Context(), method, hostPath(args[0], "/host-key"), nil, &k); err != nil {
+			var k api.HostKey
+			if err := daemon.Call(c.Context(), method, api.HostPath(args[0], "/host-key"), nil, &k); err != nil {
 				return err
 			}
 			if asAge {
@@ -226,11 +226,11 @@ an event of the host.
   provision secrets bravo
   provision secrets bravo --armor | age -d -i keys.txt`
 
-func secretsCommand(api *client) *cobra.Command {
+func secretsCommand(daemon *api.Client) *cobra.Command {
 	var identity string
 	var armored bool
 	c := &cobra.Command{Use: "secrets HOST", Short: "print a host's escrowed disk passphrases", Long: secretsHelp,
-		Args: cobra.ExactArgs(1), ValidArgsFunction: api.completeHosts,
+		Args: cobra.ExactArgs(1), ValidArgsFunction: completeHosts(daemon),
 		RunE: func(c *cobra.Command, args []string) error {
 			var with []age.Identity
 			if !armored {
@@ -240,7 +240,7 @@ func secretsCommand(api *client) *cobra.Command {
 				}
 			}
 			var all []hosts.Escrow
-			if err := api.call(c.Context(), http.MethodPost, hostPath(args[0], "/escrow"), nil, &all); err != nil {
+			if err := daemon.Call(c.Context(), http.MethodPost, api.HostPath(args[0], "/escrow"), nil, &all); err != nil {
 				return err
 			}
 			return showEscrow(raw(c.OutOrStdout()), all, with)

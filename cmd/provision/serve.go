@@ -24,11 +24,11 @@ import (
 	"provision/hosts"
 	"provision/images"
 	"provision/installer"
+	"provision/internal/api"
 	"provision/internal/cache"
 	"provision/internal/enroll"
 	"provision/internal/nix"
 	"provision/internal/store"
-	"provision/internal/web"
 	"provision/pxe"
 )
 
@@ -259,7 +259,7 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 			return found, err
 		},
 	}
-	operator := &web.Server{
+	operator := &api.Server{
 		Socket:     socket,
 		Group:      f.group,
 		Programs:   f.programs,
@@ -273,7 +273,7 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 		Reach:      install.Reach,
 		Interfaces: pxeServer.Addresses,
 		Log:        log,
-		Serving: web.Serving{
+		Serving: api.Serving{
 			Version:           version,
 			PID:               os.Getpid(),
 			Flake:             f.flake,

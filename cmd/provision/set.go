@@ -7,8 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"provision/internal/api"
 	"provision/internal/enroll"
-	"provision/internal/web"
 )
 
 const setHelp = `Change what is known of a host, or how it boots, without a decision to erase it. An
@@ -25,7 +25,7 @@ such as that of a dock, moves from there, and the logs of both tell it.
   provision set bravo --kernel-param console=ttyS0,115200 --kernel-param nomodeset
   provision set bravo --address '' --image nixos`
 
-func setCommand(api *client) *cobra.Command {
+func setCommand(daemon *api.Client) *cobra.Command {
 	var r enroll.SetRequest
 	var serial string
 	c := &cobra.Command{
@@ -33,7 +33,7 @@ func setCommand(api *client) *cobra.Command {
 		Short:             "change a host's machine, image or boot",
 		Long:              setHelp,
 		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: api.completeHosts,
+		ValidArgsFunction: completeHosts(daemon),
 		RunE: func(c *cobra.Command, args []string) error {
 			r.Named = given(c, toSet)
 			if c.Flags().Changed("serial") {
@@ -42,8 +42,8 @@ func setCommand(api *client) *cobra.Command {
 			if err := checkSet(c, r); err != nil {
 				return errUsage{err}
 			}
-			var a web.SetAnswer
-			if err := api.call(c.Context(), http.MethodPatch, hostPath(args[0], ""), r, &a); err != nil {
+			var a api.SetAnswer
+			if err := daemon.Call(c.Context(), http.MethodPatch, api.HostPath(args[0], ""), r, &a); err != nil {
 				return err
 			}
 			if len(a.Changed) == 0 {

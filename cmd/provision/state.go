@@ -12,8 +12,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"provision/hosts"
+	"provision/internal/api"
 	"provision/internal/store"
-	"provision/internal/web"
 )
 
 const stateHelp = `What the server keeps in its state folder: look at it, copy it, mend it.
@@ -34,14 +34,14 @@ const defaultState = "/var/lib/provision"
 
 // state is the folder that the subcommands are about.
 type state struct {
-	api *client
-	dir string
+	daemon *api.Client
+	dir    string
 }
 
 func (s *state) path(name string) string { return filepath.Join(s.dir, name) }
 
-func stateCommand(api *client) *cobra.Command {
-	s := &state{api: api}
+func stateCommand(daemon *api.Client) *cobra.Command {
+	s := &state{daemon: daemon}
 	c := &cobra.Command{Use: "state", Short: "check, back up and restore what the server keeps", Long: stateHelp,
 		Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
 	c.PersistentFlags().StringVar(&s.dir, "state-dir", defaultState, "state folder of the server")
@@ -119,7 +119,7 @@ func (s *state) download(c *cobra.Command, path string) (store.Check, error) {
 	err = store.Backup(f, s.path(storeFile))
 	if running(err) {
 		var body io.ReadCloser
-		if body, err = s.api.do(c.Context(), http.MethodGet, "/v1/state", nil); err == nil {
+		if body, err = s.daemon.Do(c.Context(), http.MethodGet, api.StatePath, nil); err == nil {
 			_, err = io.Copy(f, body)
 			err = errors.Join(err, body.Close())
 		}
@@ -192,7 +192,7 @@ func (s *state) setAside(c *cobra.Command, key string) error {
 	if err == nil {
 		err = errors.Join(s.setAsideIn(db, key), db.Close())
 	} else if running(err) {
-		err = s.api.call(c.Context(), http.MethodPost, "/v1/state/set-aside", web.SetAsideRequest{Record: key}, nil)
+		err = s.daemon.Call(c.Context(), http.MethodPost, api.SetAsidePath, api.SetAsideRequest{Record: key}, nil)
 	}
 	if err != nil {
 		return err

@@ -12,17 +12,17 @@ import (
 	"github.com/spf13/cobra"
 
 	"provision/hosts"
-	"provision/internal/web"
+	"provision/internal/api"
 )
 
-func statusCommand(api *client) *cobra.Command {
+func statusCommand(daemon *api.Client) *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{Use: "status [HOST]", Short: "show how the hosts stand, and what proves it",
-		Args: cobra.MaximumNArgs(1), ValidArgsFunction: api.completeHosts,
+		Args: cobra.MaximumNArgs(1), ValidArgsFunction: completeHosts(daemon),
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) == 1 {
-				var s web.Status
-				if err := api.call(c.Context(), http.MethodGet, hostPath(args[0], ""), nil, &s); err != nil {
+				var s api.Status
+				if err := daemon.Call(c.Context(), http.MethodGet, api.HostPath(args[0], ""), nil, &s); err != nil {
 					return err
 				}
 				if asJSON {
@@ -30,8 +30,8 @@ func statusCommand(api *client) *cobra.Command {
 				}
 				return showOne(c, s)
 			}
-			var all []web.Status
-			if err := api.call(c.Context(), http.MethodGet, "/v1/hosts", nil, &all); err != nil {
+			var all []api.Status
+			if err := daemon.Call(c.Context(), http.MethodGet, api.HostsPath, nil, &all); err != nil {
 				return err
 			}
 			if asJSON {
@@ -39,7 +39,7 @@ func statusCommand(api *client) *cobra.Command {
 			}
 			if len(all) == 0 {
 				fmt.Fprintln(c.OutOrStdout(), "No host is enrolled yet: provision enroll MAC HOST")
-				sayForgotten(c, api)
+				sayForgotten(c, daemon)
 				return nil
 			}
 			t := table(c.OutOrStdout(), "HOST", "STATE", "SINCE", "ADDRESS", "MAC", "DETAIL")
@@ -49,7 +49,7 @@ func statusCommand(api *client) *cobra.Command {
 			if err := t.Flush(); err != nil {
 				return err
 			}
-			sayForgotten(c, api)
+			sayForgotten(c, daemon)
 			return nil
 		}}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON (stable; one object per host)")
@@ -57,7 +57,7 @@ func statusCommand(api *client) *cobra.Command {
 }
 
 // detail is the one thing to know about a host beside its state.
-func detail(s web.Status) string {
+func detail(s api.Status) string {
 	switch {
 	case s.Error != "":
 		first, _, _ := strings.Cut(s.Error, "\n")
@@ -84,7 +84,7 @@ func detail(s web.Status) string {
 }
 
 // restartWords is what a restarted machine does, as far as that is known.
-func restartWords(s web.Status) string {
+func restartWords(s api.Status) string {
 	r := s.Restart
 	switch {
 	case r.Waits != "":
@@ -97,7 +97,7 @@ func restartWords(s web.Status) string {
 	return progressWords(s)
 }
 
-func progressWords(s web.Status) string {
+func progressWords(s api.Status) string {
 	p := s.Progress
 	switch {
 	case p.Total == 0 && p.Now != "":
@@ -113,7 +113,7 @@ func progressWords(s web.Status) string {
 	return fmt.Sprintf("%s %d %% (%d of %d %s)", s.Phase, s.Percent, p.Done, p.Total, p.Unit)
 }
 
-func showOne(c *cobra.Command, s web.Status) error {
+func showOne(c *cobra.Command, s api.Status) error {
 	t := rows{table(c.OutOrStdout(), s.Name, string(s.State)+", since "+ago(s.Since)).Writer}
 	line := func(name, value string) {
 		if value != "" {
@@ -186,7 +186,7 @@ func diskoWords(way hosts.Disko) string {
 	}[way]
 }
 
-func methodWords(s web.Status) string {
+func methodWords(s api.Status) string {
 	switch {
 	case s.Pinned != (hosts.Method{}) && s.Method != (hosts.Method{}):
 		return fmt.Sprintf("%s, pinned to %s", s.Method, s.Pinned)
@@ -224,21 +224,21 @@ what is waited for when it is at its end.
 
   provision wait bravo --timeout 30m && ssh root@bravo`
 
-func waitCommand(api *client) *cobra.Command {
+func waitCommand(daemon *api.Client) *cobra.Command {
 	var state string
 	var timeout time.Duration
 	c := &cobra.Command{Use: "wait HOST", Short: "wait until a host is installed", Long: waitHelp,
-		Args: cobra.ExactArgs(1), ValidArgsFunction: api.completeHosts,
+		Args: cobra.ExactArgs(1), ValidArgsFunction: completeHosts(daemon),
 		RunE: func(c *cobra.Command, args []string) error {
 			want := slices.Index(order, hosts.State(state))
 			if want < 0 && state != string(hosts.Failed) {
 				return errUsage{fmt.Errorf("--for %s: not a state; states are %v and failed", state, order)}
 			}
-			var s web.Status
-			if err := api.call(c.Context(), http.MethodGet, hostPath(args[0], ""), nil, &s); err != nil {
+			var s api.Status
+			if err := daemon.Call(c.Context(), http.MethodGet, api.HostPath(args[0], ""), nil, &s); err != nil {
 				return err
 			}
-			return wait(c.Context(), api, args[0], s.State, want, timeout)
+			return wait(c.Context(), daemon, args[0], s.State, want, timeout)
 		}}
 	c.Flags().StringVar(&state, "for", string(hosts.Installed), "state to wait for")
 	c.Flags().DurationVar(&timeout, "timeout", 0, "how long to wait (0: for ever)")
@@ -247,7 +247,7 @@ func waitCommand(api *client) *cobra.Command {
 
 // wait follows the host, whose state was last, also over restarts of the server:
 // installs outlive them too.
-func wait(ctx context.Context, api *client, host string, last hosts.State, want int, timeout time.Duration) error {
+func wait(ctx context.Context, daemon *api.Client, host string, last hosts.State, want int, timeout time.Duration) error {
 	if timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, timeout)
@@ -255,9 +255,9 @@ func wait(ctx context.Context, api *client, host string, last hosts.State, want 
 	}
 	for {
 		var result *errStatus
-		r, err := api.do(ctx, http.MethodGet, watchPath(host, 0, false), nil)
+		r, err := daemon.Do(ctx, http.MethodGet, api.WatchPath(host, 0, false), nil)
 		if err == nil {
-			err = lines(ctx, r, func(n web.News) bool {
+			err = api.Lines(ctx, r, func(n api.News) bool {
 				last = n.Status.State
 				result = verdict(n, want)
 				return result == nil
@@ -281,7 +281,7 @@ func wait(ctx context.Context, api *client, host string, last hosts.State, want 
 }
 
 // verdict is how a wait ends with this news; nil if it goes on.
-func verdict(n web.News, want int) *errStatus {
+func verdict(n api.News, want int) *errStatus {
 	s := n.Status
 	switch {
 	case n.Gone:

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"provision/hosts"
+	"provision/internal/api"
 	"provision/internal/timeline"
 )
 
@@ -17,13 +18,13 @@ host is built while the machine boots.
   provision timeline bravo
   provision timeline bravo --svg >bravo.svg`
 
-func timelineCommand(api *client) *cobra.Command {
+func timelineCommand(daemon *api.Client) *cobra.Command {
 	var asJSON, asSVG bool
 	c := &cobra.Command{Use: "timeline HOST", Short: "show where the time of an install went", Long: timelineHelp,
-		Args: cobra.ExactArgs(1), ValidArgsFunction: api.completeHosts,
+		Args: cobra.ExactArgs(1), ValidArgsFunction: completeHosts(daemon),
 		RunE: func(c *cobra.Command, args []string) error {
 			var events []hosts.Event
-			if err := api.call(c.Context(), http.MethodGet, hostPath(args[0], "/events"), nil, &events); err != nil {
+			if err := daemon.Call(c.Context(), http.MethodGet, api.HostPath(args[0], "/events"), nil, &events); err != nil {
 				return err
 			}
 			t := timeline.Of(events, time.Now())

@@ -16,23 +16,23 @@ import (
 	"golang.org/x/term"
 
 	"provision/hosts"
+	"provision/internal/api"
 	"provision/internal/text"
-	"provision/internal/web"
 )
 
-func watchCommand(api *client) *cobra.Command {
+func watchCommand(daemon *api.Client) *cobra.Command {
 	return &cobra.Command{Use: "watch [HOST]", Short: "follow installs as they happen",
 		Long: "Follow installs as they happen: bars on a terminal, a line per event elsewhere.\nWith a HOST, it ends when that host is installed or has failed, or its dry run is done.",
-		Args: cobra.MaximumNArgs(1), ValidArgsFunction: api.completeHosts,
+		Args: cobra.MaximumNArgs(1), ValidArgsFunction: completeHosts(daemon),
 		RunE: func(c *cobra.Command, args []string) error {
 			host := ""
 			if len(args) == 1 {
 				host = args[0]
-				if err := api.call(c.Context(), http.MethodGet, hostPath(host, ""), nil, new(web.Status)); err != nil {
+				if err := daemon.Call(c.Context(), http.MethodGet, api.HostPath(host, ""), nil, new(api.Status)); err != nil {
 					return err
 				}
 			}
-			r, err := api.do(c.Context(), http.MethodGet, watchPath(host, 0, host != ""), nil)
+			r, err := daemon.Do(c.Context(), http.MethodGet, api.WatchPath(host, 0, host != ""), nil)
 			if err != nil {
 				return err
 			}
@@ -41,7 +41,7 @@ func watchCommand(api *client) *cobra.Command {
 				show = newScreen(c.OutOrStdout()).show
 			}
 			result := errors.New("the server stopped; the installs go on when it is back")
-			err = lines(c.Context(), r, func(n web.News) bool {
+			err = api.Lines(c.Context(), r, func(n api.News) bool {
 				show(n)
 				// Replayed events come with today's state; only the newest ends it.
 				current := n.Event == nil || n.Event.Number == n.Status.Event
@@ -66,9 +66,9 @@ func watchCommand(api *client) *cobra.Command {
 }
 
 // plainView prints a line for each event, and for progress every tenth part.
-func plainView(w io.Writer) func(web.News) {
+func plainView(w io.Writer) func(api.News) {
 	tenth := make(map[string]int)
-	return func(n web.News) {
+	return func(n api.News) {
 		s := n.Status
 		if n.Event != nil {
 			fmt.Fprintln(w, eventLine(*n.Event, true))
@@ -103,7 +103,7 @@ func eventLine(ev hosts.Event, withHost bool) string {
 type screen struct {
 	out   io.Writer
 	color bool
-	hosts map[string]web.Status
+	hosts map[string]api.Status
 	rates map[string]*rate
 	drawn int // lines at the bottom that are ours
 }
@@ -126,10 +126,10 @@ func (r rate) pace(done, total int64) (perSecond float64, left time.Duration) {
 }
 
 func newScreen(out io.Writer) *screen {
-	return &screen{out: out, color: os.Getenv("NO_COLOR") == "", hosts: make(map[string]web.Status), rates: make(map[string]*rate)}
+	return &screen{out: out, color: os.Getenv("NO_COLOR") == "", hosts: make(map[string]api.Status), rates: make(map[string]*rate)}
 }
 
-func (s *screen) show(n web.News) {
+func (s *screen) show(n api.News) {
 	var b strings.Builder
 	if s.drawn > 0 {
 		b.WriteString(text.Control(fmt.Sprintf("\x1b[%dA\r\x1b[J", s.drawn)))
@@ -155,7 +155,7 @@ func (s *screen) show(n web.News) {
 	io.WriteString(s.out, b.String())
 }
 
-func (s *screen) line(st web.Status, width int) string {
+func (s *screen) line(st api.Status, width int) string {
 	text := fmt.Sprintf("%-12s %-11s", st.Name, st.State)
 	if st.Progress.Total == 0 || st.State == hosts.Failed || st.State == hosts.Installed || st.State == hosts.Rehearsed {
 		return s.paint(stateColor(st.State), clip(text+" "+detail(st), width))
@@ -168,7 +168,7 @@ func (s *screen) line(st web.Status, width int) string {
 }
 
 // speed is rate and remaining time, once there is something to judge by.
-func (s *screen) speed(st web.Status) string {
+func (s *screen) speed(st api.Status) string {
 	if st.Progress.Now != "" {
 		return fmt.Sprintf("%d of %d %s: %s", st.Progress.Done, st.Progress.Total, st.Progress.Unit, st.Progress.Now)
 	}

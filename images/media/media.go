@@ -14,7 +14,7 @@
 // stampISO then set the dates and identifiers, which it takes from the clock.
 //
 // This package imports images, which has the boards, their firmware and the
-// programs of iPXE. It is imported by what hands media out, internal/web.
+// programs of iPXE. It is imported by what hands media out, internal/api.
 package media
 
 import (

@@ -9,13 +9,13 @@ import (
 	"strings"
 
 	"provision/images"
-	"provision/internal/web"
+	"provision/internal/api"
 )
 
 // firmwareIsThere compares what is on the host's disk with what was added.
 func (w *world) firmwareIsThere(host, name, at string) {
 	w.t.Helper()
-	var trees []web.Firmware
+	var trees []api.Firmware
 	w.must(json.Unmarshal([]byte(w.provision("images", "firmware", "list", "--json")), &trees))
 	want := map[string]string{}
 	board, err := images.ParseBoard(name)

@@ -22,9 +22,9 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"provision/hosts"
+	"provision/internal/api"
 	"provision/internal/lab"
 	"provision/internal/store"
-	"provision/internal/web"
 )
 
 // A fault comes and goes in each of its phases, one after the other, in one install.
@@ -232,7 +232,7 @@ func (w *world) once(host string) {
 // reach waits until the host is in a phase.
 func (w *world) reach(host string, phase hosts.Phase) {
 	w.t.Helper()
-	w.news(host, string(phase), func(n web.News) bool {
+	w.news(host, string(phase), func(n api.News) bool {
 		s := n.Status
 		switch phase {
 		case hosts.PhaseBuild: // it begins with the enrolment
@@ -247,20 +247,20 @@ func (w *world) reach(host string, phase hosts.Phase) {
 }
 
 // news follows what the server says of a host until it is what is waited for.
-func (w *world) news(host, what string, is func(web.News) bool) {
+func (w *world) news(host, what string, is func(api.News) bool) {
 	w.t.Helper()
 	ctx, cancel := context.WithCancel(w.ctx)
 	defer cancel()
-	api := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(w.dir, "sock"))
 	}}}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://provision/v1/watch?host="+host, nil)
 	w.must(err)
-	resp, err := api.Do(req)
+	resp, err := client.Do(req)
 	w.must(err)
 	defer resp.Body.Close()
 	for lines := json.NewDecoder(resp.Body); ; {
-		var n web.News
+		var n api.News
 		if err := lines.Decode(&n); err != nil {
 			w.t.Fatalf("%s: waited in vain for %s: %v; its log:\n%s", host, what, err, w.provision("logs", host))
 		}

@@ -23,9 +23,9 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"provision/hosts"
+	"provision/internal/api"
 	"provision/internal/lab"
 	"provision/internal/timeline"
-	"provision/internal/web"
 )
 
 func TestMain(m *testing.M) { os.Exit(lab.InNamespace(m.Run)) }
@@ -295,7 +295,7 @@ func tailOf(s string, n int) string {
 	return strings.Join(l[max(0, len(l)-n):], "\n")
 }
 
-func (w *world) status(host string) (s web.Status) {
+func (w *world) status(host string) (s api.Status) {
 	w.t.Helper()
 	w.must(json.Unmarshal([]byte(w.provision("status", host, "--json")), &s))
 	return s
@@ -345,7 +345,7 @@ func (w *world) awaitCopied(host string, percent int) {
 	w.must(cmd.Start())
 	defer func() { cancel(); cmd.Wait() }()
 	for news := json.NewDecoder(out); ; {
-		var n web.News
+		var n api.News
 		if err := news.Decode(&n); err != nil {
 			w.t.Fatalf("%s: waited in vain for the copy: %v; its log:\n%s", host, err, w.provision("logs", host))
 		}

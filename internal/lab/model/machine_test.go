@@ -17,9 +17,9 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"provision/internal/api"
 	"provision/internal/lab"
 	"provision/internal/lab/netboot"
-	"provision/internal/web"
 )
 
 // machine is a simulated one, with a network card and a disk.
@@ -163,7 +163,7 @@ func (m *machine) runs(ctx context.Context, b booted) {
 }
 
 // install boots honestly, at most so many times, until the machine's host needs it no more, and returns how it stands.
-func (m *machine) install(ctx context.Context, boots int) (web.Status, error) {
+func (m *machine) install(ctx context.Context, boots int) (api.Status, error) {
 	var why []string
 	for i := range boots {
 		if i > 0 && why[i-1] != "" { // by a server, who asks again within 5 s is not taken for somebody who restarted
@@ -174,7 +174,7 @@ func (m *machine) install(ctx context.Context, boots int) (web.Status, error) {
 		}
 		b, err := m.netboot(ctx, 1)
 		if err != nil {
-			return web.Status{}, err
+			return api.Status{}, err
 		}
 		why = append(why, b.why)
 		now, err := m.whileUp(ctx, b)
@@ -189,7 +189,7 @@ func (m *machine) install(ctx context.Context, boots int) (web.Status, error) {
 }
 
 // whileUp is what an honest machine does in one boot.
-func (m *machine) whileUp(ctx context.Context, b booted) (now web.Status, err error) {
+func (m *machine) whileUp(ctx context.Context, b booted) (now api.Status, err error) {
 	key := b.key
 	if key == nil && m.disk.system != "" {
 		if key, err = ssh.ParsePrivateKey(m.disk.key); err != nil {

@@ -10,12 +10,12 @@ import (
 	"time"
 
 	"provision/hosts"
+	"provision/internal/api"
 	"provision/internal/enroll"
-	"provision/internal/web"
 )
 
 // status is how the machine's host stands.
-func (m *machine) status(ctx context.Context) (s web.Status, err error) {
+func (m *machine) status(ctx context.Context) (s api.Status, err error) {
 	data, err := m.server.request(ctx, http.MethodGet, "/v1/hosts/"+m.name, nil)
 	if err == nil {
 		err = json.Unmarshal(data, &s)
@@ -34,7 +34,7 @@ func (m *machine) log(ctx context.Context) string {
 }
 
 // settled tells whether nothing is to come any more.
-func settled(s web.Status) bool {
+func settled(s api.Status) bool {
 	return s.State == hosts.Installed || s.State == hosts.Rehearsed || s.State == hosts.Failed && s.Error != ""
 }
 
@@ -141,7 +141,7 @@ func (o operator) step(ctx context.Context, m *machine) {
 		retry := call{host: m.name, kind: hosts.Retried, extends: true}
 		o.change(ctx, retry, http.MethodPost, path+"/retry", enroll.RetryRequest{})
 	case "restore":
-		o.change(ctx, call{host: m.name, kind: hosts.Restored}, http.MethodPost, path+"/restore", web.RestoreRequest{})
+		o.change(ctx, call{host: m.name, kind: hosts.Restored}, http.MethodPost, path+"/restore", api.RestoreRequest{})
 	case "set":
 		params := enroll.SetRequest{Choices: hosts.Choices{KernelParams: []string{fmt.Sprintf("quiet=%d", o.rand.IntN(1e9))}}}
 		o.change(ctx, call{host: m.name, kind: hosts.Changed}, http.MethodPatch, path, params)

@@ -20,8 +20,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"provision/internal/api"
 	"provision/internal/lab"
-	"provision/internal/web"
 )
 
 // server is `provision serve`, one process after the other on one state folder.
@@ -207,7 +207,7 @@ func (s *server) request(ctx context.Context, method, path string, body any) ([]
 	defer resp.Body.Close()
 	data, err := io.ReadAll(resp.Body)
 	if err == nil && resp.StatusCode >= 300 {
-		var f web.Failure
+		var f api.Failure
 		if json.Unmarshal(data, &f) != nil || f.Error == "" {
 			f.Error = fmt.Sprintf("no sentence: %q", data)
 		}
@@ -256,7 +256,7 @@ func (s *server) watch(ctx context.Context) {
 				break
 			}
 			s.w.journal.said("watch", raw)
-			var n web.News
+			var n api.News
 			if err := json.Unmarshal(raw, &n); err != nil {
 				s.w.Errorf("news %s: %v", raw, err)
 			}

@@ -1,6 +1,6 @@
-// Package web is the operator's API: JSON over HTTP on a Unix socket, as
+// Package api is the operator's API: JSON over HTTP on a Unix socket, as
 // docs/api.md describes it.
-package web
+package api
 
 import (
 	"context"
@@ -136,76 +136,48 @@ func (s *Server) routes() http.Handler {
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
 	e.HTTPErrorHandler = s.fail
-	e.GET("/metrics", s.metrics)
-	v1 := e.Group("/v1")
-	v1.GET("/server", func(c echo.Context) error { return c.JSON(http.StatusOK, s.serving()) })
-	v1.GET("/hosts", s.list)
-	v1.POST("/hosts", s.enroll)
-	v1.GET("/hosts/:name", s.get)
-	v1.DELETE("/hosts/:name", s.forget)
-	v1.PATCH("/hosts/:name", s.set)
-	v1.GET("/hosts/:name/loss", s.loss)
-	v1.POST("/hosts/:name/restore", s.restore)
-	v1.GET("/forgotten", s.forgotten)
-	v1.POST("/hosts/:name/cancel", s.cancel)
-	v1.POST("/hosts/:name/reinstall", s.reinstall)
-	v1.POST("/hosts/:name/retry", s.retry)
-	v1.POST("/hosts/:name/look", s.look)
-	v1.GET("/hosts/:name/events", s.events)
-	v1.GET("/hosts/:name/journal", s.journal)
-	v1.GET("/hosts/:name/plan", s.plan)
-	v1.GET("/hosts/:name/host-key", s.hostKey)
-	v1.POST("/hosts/:name/host-key", s.makeHostKey)
-	v1.POST("/hosts/:name/escrow", s.escrow)
-	v1.POST("/reach", s.reach)
-	v1.GET("/watch", s.watch)
-	v1.GET("/discovered", s.discovered)
-	v1.GET("/traces", func(c echo.Context) error { return c.JSON(http.StatusOK, s.Traces.List()) })
-	v1.GET("/traces/:machine", s.trace)
-	v1.GET("/slow-loads", s.slowLoads)
-	v1.GET("/images", s.listImages)
-	v1.POST("/images", s.addImage)
-	v1.POST("/images/gc", s.collectImages)
-	v1.POST("/images/:name/verify", s.verifyImage)
-	v1.POST("/images/:name/update", s.updateImage)
-	v1.PATCH("/images/:name", s.setImage)
-	v1.DELETE("/images/:name", s.removeImage)
-	v1.POST("/media", s.media)
-	v1.GET("/state", s.backup)
-	v1.POST("/state/set-aside", s.setAside)
-	v1.GET("/firmware", s.listFirmware)
-	v1.POST("/firmware", s.addFirmware)
-	v1.GET("/firmware/:name/licences", s.firmwareLicences)
-	v1.POST("/firmware/:name/verify", s.verifyFirmware)
-	v1.DELETE("/firmware/:name", s.removeFirmware)
+	e.GET(metricsPath, s.metrics)
+	e.GET(ServerPath, func(c echo.Context) error { return c.JSON(http.StatusOK, s.serving()) })
+	e.GET(HostsPath, s.list)
+	e.POST(HostsPath, s.enroll)
+	e.GET(HostsPath+"/:name", s.get)
+	e.DELETE(HostsPath+"/:name", s.forget)
+	e.PATCH(HostsPath+"/:name", s.set)
+	e.GET(HostsPath+"/:name/loss", s.loss)
+	e.POST(HostsPath+"/:name/restore", s.restore)
+	e.GET(ForgottenPath, s.forgotten)
+	e.POST(HostsPath+"/:name/cancel", s.cancel)
+	e.POST(HostsPath+"/:name/reinstall", s.reinstall)
+	e.POST(HostsPath+"/:name/retry", s.retry)
+	e.POST(HostsPath+"/:name/look", s.look)
+	e.GET(HostsPath+"/:name/events", s.events)
+	e.GET(HostsPath+"/:name/journal", s.journal)
+	e.GET(HostsPath+"/:name/plan", s.plan)
+	e.GET(HostsPath+"/:name/host-key", s.hostKey)
+	e.POST(HostsPath+"/:name/host-key", s.makeHostKey)
+	e.POST(HostsPath+"/:name/escrow", s.escrow)
+	e.POST(ReachPath, s.reach)
+	e.GET(watchPath, s.watch)
+	e.GET(DiscoveredPath, s.discovered)
+	e.GET(TracesPath, func(c echo.Context) error { return c.JSON(http.StatusOK, s.Traces.List()) })
+	e.GET(TracesPath+"/:machine", s.trace)
+	e.GET(SlowLoadsPath, s.slowLoads)
+	e.GET(ImagesPath, s.listImages)
+	e.POST(ImagesPath, s.addImage)
+	e.POST(ImagesPath+"/gc", s.collectImages)
+	e.POST(ImagesPath+"/:name/verify", s.verifyImage)
+	e.POST(ImagesPath+"/:name/update", s.updateImage)
+	e.PATCH(ImagesPath+"/:name", s.setImage)
+	e.DELETE(ImagesPath+"/:name", s.removeImage)
+	e.POST(MediaPath, s.media)
+	e.GET(StatePath, s.backup)
+	e.POST(SetAsidePath, s.setAside)
+	e.GET(FirmwarePath, s.listFirmware)
+	e.POST(FirmwarePath, s.addFirmware)
+	e.GET(FirmwarePath+"/:name/licences", s.firmwareLicences)
+	e.POST(FirmwarePath+"/:name/verify", s.verifyFirmware)
+	e.DELETE(FirmwarePath+"/:name", s.removeFirmware)
 	return e
-}
-
-// fail turns an error into an answer. What the operator did wrong is 400,
-// what is not there 404, what is not allowed now 409.
-func (s *Server) fail(err error, c echo.Context) {
-	code := http.StatusBadRequest
-	failure := Failure{}
-	var he *echo.HTTPError
-	var old *enroll.Outdated
-	switch {
-	case errors.As(err, &old):
-		code = http.StatusConflict
-		failure.Plan = old.Plan
-	case errors.As(err, &he):
-		code = he.Code
-		err = fmt.Errorf("%v", he.Message)
-	case errors.Is(err, hosts.ErrNotFound), errors.Is(err, images.ErrNotFound):
-		code = http.StatusNotFound
-	case errors.Is(err, hosts.ErrRefused):
-		code = http.StatusConflict
-	}
-	if !c.Response().Committed {
-		failure.Error = words(err)
-		if err := c.JSON(code, failure); err != nil {
-			s.Log.Debug("answer the operator", "err", err)
-		}
-	}
 }
 
 // words is an error as it is answered. Much of it may be what a flake or a machine says.

@@ -1,4 +1,4 @@
-package main
+package takeover
 
 import (
 	"cmp"
@@ -14,13 +14,18 @@ import (
 
 // surroundings are what a machine is, as it was found.
 type surroundings struct {
-	kernel, arch, uid, id, variant, name string
-	sudo                                 bool
-	nics                                 []nic
-	routes                               []string              // interfaces with a default route
-	addrs                                map[netip.Addr]string // to their interface
-	sshd                                 map[string]string     // its settings for root; empty: not known
-	here                                 netip.AddrPort        // where its sshd was reached, as it sees it; may be not valid
+	kernel  string // as uname says
+	arch    string
+	uid     string // of the user who logged in
+	sudo    bool   // that user becomes root without a password
+	id      string // of os-release(5), as are the next two
+	variant string
+	name    string
+	nics    []nic
+	routes  []string              // interfaces with a default route
+	addrs   map[netip.Addr]string // to their interface
+	sshd    map[string]string     // its settings for root; empty: not known
+	here    netip.AddrPort        // where its sshd was reached, as it sees it; may be not valid
 }
 
 // nic is an Ethernet interface.
@@ -105,11 +110,13 @@ func (s *surroundings) usable(user string, admitted bool) error {
 	case s.kernel != "Linux":
 		return fmt.Errorf("it runs %q, not Linux", s.kernel)
 	case len(s.wired()) == 0:
-		return errors.New("it has no wired network card of its own: a container cannot be taken over, and the installer has no Wi-Fi")
+		return errors.New("it has no wired network card of its own: a container cannot be taken over, " +
+			"and the installer has no Wi-Fi")
 	case admitted:
 		return nil
 	case s.uid != "0" && !s.sudo:
-		return fmt.Errorf("%s is not root there, and sudo asks for a password or is missing (`sudo -n true` fails): log in as root, or let %s use sudo without a password", user, user)
+		return fmt.Errorf("%s is not root there, and sudo asks for a password or is missing (`sudo -n true` fails): "+
+			"log in as root, or let %s use sudo without a password", user, user)
 	}
 	return s.rootLogin()
 }
@@ -124,7 +131,8 @@ func (s *surroundings) forwarded(t hosts.Takeover) error {
 	if !s.here.IsValid() || !other || t.Installer || t.PostKexecPort != 0 {
 		return nil
 	}
-	return fmt.Errorf("%s is a forwarded port, for the machine's own sshd has it for %s, and the installer will listen on port 22 of the machine: "+
+	return fmt.Errorf("%s is a forwarded port, for the machine's own sshd has it for %s, "+
+		"and the installer will listen on port 22 of the machine: "+
 		"say by which port of %s the server reaches that, with --post-kexec-port PORT", reached, s.here, reached.Addr())
 }
 
@@ -132,7 +140,8 @@ func (s *surroundings) forwarded(t hosts.Takeover) error {
 func (s *surroundings) rootLogin() error {
 	switch p := s.sshd["permitrootlogin"]; {
 	case p == "no", p == "forced-commands-only":
-		return fmt.Errorf("its sshd lets root in by no key (PermitRootLogin %s): set it to prohibit-password in /etc/ssh/sshd_config and reload sshd", p)
+		return fmt.Errorf("its sshd lets root in by no key (PermitRootLogin %s): "+
+			"set it to prohibit-password in /etc/ssh/sshd_config and reload sshd", p)
 	case s.sshd["pubkeyauthentication"] == "no":
 		return errors.New("its sshd takes no keys (PubkeyAuthentication no): set it to yes in /etc/ssh/sshd_config and reload sshd")
 	}
@@ -140,7 +149,8 @@ func (s *surroundings) rootLogin() error {
 	if len(files) > 0 && !slices.ContainsFunc(files, func(f string) bool {
 		return f == ".ssh/authorized_keys" || f == "%h/.ssh/authorized_keys" || f == "/root/.ssh/authorized_keys"
 	}) {
-		return fmt.Errorf("its sshd does not read root's .ssh/authorized_keys (AuthorizedKeysFile %s): add that file in /etc/ssh/sshd_config and reload sshd", strings.Join(files, " "))
+		return fmt.Errorf("its sshd does not read root's .ssh/authorized_keys (AuthorizedKeysFile %s): "+
+			"add that file in /etc/ssh/sshd_config and reload sshd", strings.Join(files, " "))
 	}
 	return nil
 }

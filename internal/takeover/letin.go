@@ -1,4 +1,4 @@
-package main
+package takeover
 
 import (
 	"bytes"
@@ -19,7 +19,7 @@ const (
 )
 
 // script runs a constant shell script on the machine, as root if asked to, with input for its data.
-func (v *visit) script(ctx context.Context, root []string, command, input string) (string, error) {
+func (v *Visit) script(ctx context.Context, root []string, command, input string) (string, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, sshCommandLimit, fmt.Errorf("no end within %s", sshCommandLimit))
 	defer cancel()
 	ctx, end := context.WithCancelCause(ctx)
@@ -77,21 +77,23 @@ func serverLine(key string) string {
 	return key + " provision: the provisioning server, by `provision install`\n"
 }
 
-// letIn lets the server log in as root, and reports whether it could not before.
-func (v *visit) letIn(ctx context.Context, key string) (added bool, err error) {
-	if _, _, _, _, err := ssh.ParseAuthorizedKey([]byte(key)); err != nil {
+// LetIn lets the server log in as root, and reports whether it could not before.
+func (v *Visit) LetIn(ctx context.Context) (added bool, err error) {
+	if _, _, _, _, err := ssh.ParseAuthorizedKey([]byte(v.ServerKey)); err != nil {
 		return false, fmt.Errorf("read the server's SSH key from its answer: %w; is `provision serve` of another version?", err)
 	}
-	out, err := v.script(ctx, v.found.root(), allow, serverLine(key))
+	out, err := v.script(ctx, v.found.root(), allow, serverLine(v.ServerKey))
 	if err != nil {
 		return false, fmt.Errorf("add the server's key to root's authorized keys on %s: %w", v.machine.Name(), err)
 	}
 	return strings.TrimSpace(out) == "added", nil
 }
 
-func (v *visit) letOut(ctx context.Context, key string) error {
-	if _, err := v.script(ctx, v.found.root(), disallow, serverLine(key)); err != nil {
-		return fmt.Errorf("take the server's key out of root's authorized keys on %s again: %w; the line ends in `provision install`", v.machine.Name(), err)
+// LetOut takes back what LetIn added.
+func (v *Visit) LetOut(ctx context.Context) error {
+	if _, err := v.script(ctx, v.found.root(), disallow, serverLine(v.ServerKey)); err != nil {
+		return fmt.Errorf("take the server's key out of root's authorized keys on %s again: %w; "+
+			"the line ends in `provision install`", v.machine.Name(), err)
 	}
 	return nil
 }

@@ -1,0 +1,141 @@
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+
+	"provision/hosts"
+	"provision/images"
+	"provision/internal/api"
+)
+
+var update = flag.Bool("update", false, "write the documents that are made of the code")
+
+// byHand are the choices whose flags do more than name a value.
+var byHand = map[string]string{
+	"disks":     "disk",      // NAME=DISK
+	"escrow_to": "escrow-to", // reads files
+	"secrets":   "secret",    // reads files
+	"chown":     "chown",     // PATH=UID:GID
+}
+
+// TestChoiceFlags: every choice has a flag, the same one in all commands.
+func TestChoiceFlags(t *testing.T) {
+	daemon := &api.Client{}
+	for _, c := range []*cobra.Command{enrollCommand(daemon), installCommand(daemon), reinstallCommand(daemon)} {
+		for _, ch := range hosts.AllChoices() {
+			name := ch.Flag
+			if name == "" {
+				name = byHand[ch.Name]
+			}
+			f := c.Flags().Lookup(name)
+			if f == nil {
+				t.Errorf("%s: %s has no flag", c.Name(), ch.Name)
+			} else if ch.Flag != "" && strings.Contains(f.Usage, "{") {
+				t.Errorf("%s: --%s: %s", c.Name(), ch.Flag, f.Usage)
+			}
+		}
+	}
+	set := setCommand(daemon)
+	for _, ch := range hosts.AllChoices() {
+		if f := set.Flags().Lookup(ch.Flag); ch.Flag != "" && (f != nil) != (ch.Set != "") {
+			t.Errorf("set: --%s is there: %t", ch.Flag, f != nil)
+		}
+	}
+}
+
+// TestChoicesTable: docs/api.md describes every choice.
+func TestChoicesTable(t *testing.T) {
+	const doc, start, end = "../../docs/api.md", "-run TestChoicesTable -update -->\n", "<!-- end -->"
+	data, err := os.ReadFile(doc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	head, rest, ok := strings.Cut(string(data), start)
+	_, tail, also := strings.Cut(rest, end)
+	if !ok || !also {
+		t.Fatalf("%s has no place for the table", doc)
+	}
+	if want := head + start + choicesTable() + end + tail; *update {
+		err = os.WriteFile(doc, []byte(want), 0o644)
+	} else if want != string(data) {
+		err = fmt.Errorf("%s is not what the code says: go test ./cmd/provision %s", doc, strings.TrimSuffix(start, " -->\n"))
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func choicesTable() string {
+	var b strings.Builder
+	b.WriteString("| field | flag | meaning | kept, set |\n|---|---|---|---|\n")
+	for _, ch := range hosts.AllChoices() {
+		name := ch.Flag
+		if name == "" {
+			name = byHand[ch.Name]
+		}
+		var notes []string
+		if !kept(ch) {
+			notes = append(notes, "not kept")
+		}
+		if ch.Set != "" {
+			notes = append(notes, "can be set")
+		}
+		help := strings.ReplaceAll(ch.Help, "{boards}", strings.Join(images.BoardNames(), ", "))
+		fmt.Fprintf(&b, "| `%s` | `--%s` | %s | %s |\n", ch.Name, name, strings.ReplaceAll(help, "|", `\|`),
+			strings.Join(notes, ", "))
+	}
+	return b.String()
+}
+
+// kept tells whether a reinstall takes a choice over.
+func kept(ch hosts.Choice) bool {
+	var c hosts.Choices
+	value := reflect.ValueOf(ch.In(&c)).Elem()
+	switch value.Kind() {
+	case reflect.String:
+		value.SetString("x")
+	case reflect.Bool:
+		value.SetBool(true)
+	case reflect.Slice:
+		value.Set(reflect.MakeSlice(value.Type(), 1, 1))
+	case reflect.Map:
+		value.Set(reflect.MakeMap(value.Type()))
+	case reflect.Struct:
+		value.Field(0).SetString("x")
+	}
+	again := c.Again()
+	return !reflect.ValueOf(ch.In(&again)).Elem().IsZero()
+}
+
+// TestChoicesGiven: only flags that were given are named, and those at their default, too.
+func TestChoicesGiven(t *testing.T) {
+	var e enrolment
+	c := &cobra.Command{}
+	e.flags(c, "")
+	if err := c.ParseFlags([]string{"--tpm2", "--layout", "none", "--keep=false", "--proof", "seen"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.parse(c); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"layout", "tpm2", "proof", "keep_secrets"}; !slices.Equal(e.request.Named, want) {
+		t.Errorf("named %v, want %v", e.request.Named, want)
+	}
+	data, err := e.request.MarshalJSON()
+	for _, want := range []string{`"tpm2":"7"`, `"layout":"none"`, `"keep_secrets":false`, `"proof":"seen"`} {
+		if err != nil || !strings.Contains(string(data), want) {
+			t.Errorf("%s has no %s, %v", data, want, err)
+		}
+	}
+	if strings.Contains(string(data), "disko") {
+		t.Errorf("%s has what was not given", data)
+	}
+}

@@ -1,0 +1,75 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"syscall"
+
+	"github.com/labstack/echo/v4"
+
+	"provision/hosts"
+	"provision/images"
+	"provision/internal/enroll"
+)
+
+// codes say what an error means to whoever asked; the first that matches counts. What matches none was wrong in the
+// request, or in the flake: 400.
+var codes = []struct {
+	code int
+	is   func(error) bool
+}{
+	{http.StatusConflict, isA[*enroll.Outdated]},
+	{http.StatusNotFound, one(hosts.ErrNotFound, images.ErrNotFound)},
+	{http.StatusConflict, one(hosts.ErrRefused)},
+	{http.StatusInternalServerError, isA[*hosts.Fault]},
+	{http.StatusInternalServerError, one(syscall.ENOSPC, syscall.EDQUOT, syscall.EIO, syscall.EROFS, syscall.EMFILE,
+		syscall.ENFILE, syscall.ENOMEM)},
+}
+
+func isA[T error](err error) bool { return errors.As(err, new(T)) }
+
+func one(all ...error) func(error) bool {
+	return func(err error) bool {
+		return slices.ContainsFunc(all, func(target error) bool { return errors.Is(err, target) })
+	}
+}
+
+// code is the status of an answer that is an error.
+func code(err error) int {
+	var he *echo.HTTPError
+	if errors.As(err, &he) {
+		return he.Code
+	}
+	for _, c := range codes {
+		if c.is(err) {
+			return c.code
+		}
+	}
+	return http.StatusBadRequest
+}
+
+// fail turns an error into an answer.
+func (s *Server) fail(err error, c echo.Context) {
+	if c.Response().Committed {
+		return
+	}
+	status := code(err)
+	failure := Failure{}
+	var old *enroll.Outdated
+	if errors.As(err, &old) {
+		failure.Plan = old.Plan
+	}
+	var he *echo.HTTPError
+	if errors.As(err, &he) {
+		err = fmt.Errorf("%v", he.Message)
+	}
+	failure.Error = words(err)
+	if status == http.StatusInternalServerError {
+		s.Log.Error("answer the operator", "path", c.Request().URL.Path, "err", failure.Error)
+	}
+	if err := c.JSON(status, failure); err != nil {
+		s.Log.Debug("answer the operator", "err", err)
+	}
+}
