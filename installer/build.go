@@ -82,8 +82,8 @@ func (f *follower) startBuild(ctx context.Context, h hosts.Host, hardware string
 
 	key := fmt.Sprint(h.Permit.Issued.Format(time.RFC3339Nano), h.Permit.Retries, boot, hardware)
 	if old != nil {
-		running := old.permit.Equal(h.Permit.Issued) && old.hardware == hardware && !old.over()
-		if running || old.key == key {
+		same := old.permit.Equal(h.Permit.Issued) && old.hardware == hardware && !old.over()
+		if same || old.key == key {
 			return // a long build is not started over because the machine boots
 		}
 	}
@@ -115,22 +115,22 @@ func (f *follower) runBuild(ctx context.Context, h hosts.Host, b, old *build) {
 	start := f.Now()
 	f.apply(hosts.Event{Kind: hosts.Building, Message: "evaluates the flake"})
 	b.source = f.queued(b).Source(ctx, h.Flake)
-	built := hosts.Event{Kind: hosts.Built}
+	event := hosts.Event{Kind: hosts.Built}
 	if f.unchanged(ctx, b, old) {
-		built.Message = "the flake has not changed since " + b.system.path + " was built"
+		event.Message = "the flake has not changed since " + b.system.path + " was built"
 	} else {
 		b.err = f.make(ctx, h, b)
 		if b.err != nil {
 			f.reportEarly(ctx, b.err)
 			return
 		}
-		built.Message = b.summary(since(f.Now(), start))
+		event.Message = b.summary(since(f.Now(), start))
 	}
 
 	e := expectedOf(b.config, b.layout)
-	built.System = b.system.path
-	built.Expected = &e
-	f.apply(built)
+	event.System = b.system.path
+	event.Expected = &e
+	f.apply(event)
 }
 
 // unchanged takes over what an earlier build for the same permit came to, if it is of the same flake and is still there:
@@ -183,7 +183,7 @@ func (f *follower) reportEarly(ctx context.Context, err error) {
 
 // make evaluates the host's configuration and has built what the install needs of it.
 func (f *follower) make(ctx context.Context, h hosts.Host, b *build) error {
-	runs := f.queued(b)
+	builder := f.queued(b)
 	var builds []string
 	if h.StorePath == "" {
 		builds = append(builds, "toplevel")
@@ -192,7 +192,7 @@ func (f *follower) make(ctx context.Context, h hosts.Host, b *build) error {
 		builds = append(builds, "diskoScript")
 	}
 
-	config, layout, err := Evaluate(ctx, runs, h.Flake, h.Name, h.Choices, builds...)
+	config, layout, err := Evaluate(ctx, builder, h.Flake, h.Name, h.Choices, builds...)
 	if err != nil {
 		return err
 	}
@@ -212,16 +212,16 @@ func (f *follower) make(ctx context.Context, h hosts.Host, b *build) error {
 		close(b.evaluated)
 	}
 
-	err = f.makeSystem(ctx, runs, h, b)
+	err = f.makeSystem(ctx, builder, h, b)
 	if err != nil || h.Disko != hosts.Script {
 		return err
 	}
-	b.script, err = f.closure(ctx, runs, h, "diskoScript", config.Builds)
+	b.script, err = f.closure(ctx, builder, h, "diskoScript", config.Builds)
 	return err
 }
 
 // makeSystem builds the toplevel, or finds it built, or finds out what the machine is to build.
-func (f *follower) makeSystem(ctx context.Context, runs nix.Builder, h hosts.Host, b *build) (err error) {
+func (f *follower) makeSystem(ctx context.Context, builder nix.Builder, h hosts.Host, b *build) (err error) {
 	if h.StorePath != "" {
 		b.system, err = f.prebuilt(ctx, h)
 		return err
@@ -234,13 +234,13 @@ func (f *follower) makeSystem(ctx context.Context, runs nix.Builder, h hosts.Hos
 		b.system.path = b.drv.Out
 		return nil
 	}
-	b.system, err = f.closure(ctx, runs, h, "toplevel", b.config.Builds)
+	b.system, err = f.closure(ctx, builder, h, "toplevel", b.config.Builds)
 	return err
 }
 
 // closure builds an attribute of the host's config.system.build.
 func (f *follower) closure(
-	ctx context.Context, runs nix.Builder, h hosts.Host, name string, evaluated map[string]nix.Derivation,
+	ctx context.Context, builder nix.Builder, h hosts.Host, name string, evaluated map[string]nix.Derivation,
 ) (c closure, err error) {
 	what := nix.Attribute{
 		Flake:      h.Flake,
@@ -248,7 +248,7 @@ func (f *follower) closure(
 		Name:       name,
 		Derivation: evaluated[name],
 	}
-	c.path, err = runs.Build(ctx, what, func(line string) {
+	c.path, err = builder.Build(ctx, what, func(line string) {
 		f.Log.Debug("nix build", "host", h.Name, "line", line)
 	})
 	if err != nil {
@@ -325,10 +325,10 @@ func (f *follower) built(ctx context.Context, b *build) error {
 // queued is nix for a build, which waits its turn and says so. A machine that is there is waited for by somebody, and
 // goes first.
 func (f *follower) queued(b *build) nix.Builder {
-	runs := f.Nix
-	runs.Evaluates = f.waiter(b, "evaluated")
-	runs.Building = f.waiter(b, "built")
-	return runs
+	builder := f.Nix
+	builder.Evaluates = f.waiter(b, "evaluated")
+	builder.Building = f.waiter(b, "built")
+	return builder
 }
 
 // waiter is a build that waits its turn to be evaluated, or built.

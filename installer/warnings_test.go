@@ -124,9 +124,9 @@ func TestWarnings(t *testing.T) {
 		}
 		o := hosts.Choices{Secrets: []hosts.SecretFile{{Path: "/var/lib/x"}}}
 		told := Warnings(c, host, o, nil)
-		for i, part := range want {
-			if i >= len(told) || !strings.Contains(told[i], part) {
-				t.Errorf("%s: told %q, want one about %q", host, told, part)
+		for i, words := range want {
+			if i >= len(told) || !strings.Contains(told[i], words) {
+				t.Errorf("%s: told %q, want one about %q", host, told, words)
 			}
 		}
 		if len(told) != len(want) {

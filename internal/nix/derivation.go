@@ -77,17 +77,17 @@ func (s Settings) Inputs(ctx context.Context, drv string) (have []string, err er
 		if err != nil {
 			return nil, err
 		}
-		missing, err := s.Missing(ctx, slices.Concat(slices.Collect(maps.Values(outputs))...))
+		absent, err := s.Missing(ctx, slices.Concat(slices.Collect(maps.Values(outputs))...))
 		if err != nil {
 			return nil, err
 		}
-		missing[""] = true // an output that has its path only once it is built
+		absent[""] = true // an output that has its path only once it is built
 
 		level = nil
 		for input, paths := range outputs {
 			complete := true
 			for _, p := range paths {
-				if missing[p] {
+				if absent[p] {
 					complete = false
 				} else {
 					have = append(have, p)
@@ -111,12 +111,12 @@ func inputsOf(drvs []string) (outputs map[string][]string, err error) {
 		if err != nil {
 			return nil, err
 		}
-		for input, names := range d.inputs {
+		for input, needed := range d.inputs {
 			in, err := readDerivation(input)
 			if err != nil {
 				return nil, err
 			}
-			for _, name := range names {
+			for _, name := range needed {
 				outputs[input] = append(outputs[input], in.outputs[name])
 			}
 		}
@@ -126,7 +126,7 @@ func inputsOf(drvs []string) (outputs map[string][]string, err error) {
 
 // Missing are those of the paths that our store does not have.
 func (s Settings) Missing(ctx context.Context, paths []string) (map[string]bool, error) {
-	missing := make(map[string]bool)
+	absent := make(map[string]bool)
 	paths = slices.DeleteFunc(slices.Clone(paths), func(p string) bool { return p == "" })
 	slices.Sort(paths)
 	for some := range slices.Chunk(slices.Compact(paths), 1000) { // a command line has its limits
@@ -138,10 +138,10 @@ func (s Settings) Missing(ctx context.Context, paths []string) (map[string]bool,
 			return nil, fmt.Errorf("ask nix what of the inputs is here: %w", err)
 		}
 		for _, path := range strings.Fields(string(out)) {
-			missing[path] = true
+			absent[path] = true
 		}
 	}
-	return missing, nil
+	return absent, nil
 }
 
 // derivation is what a .drv file says of its outputs and inputs.

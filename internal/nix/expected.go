@@ -141,13 +141,13 @@ func (e Expected) LetsIn(port int) (in bool, only []string) {
 		return true, nil
 	}
 
-	names := slices.Clone(fw.Trusted)
+	from := slices.Clone(fw.Trusted)
 	for _, i := range fw.Interfaces {
-		if i.has(port) && !slices.Contains(names, i.Name) {
-			names = append(names, i.Name)
+		if i.has(port) && !slices.Contains(from, i.Name) {
+			from = append(from, i.Name)
 		}
 	}
-	for _, name := range names {
+	for _, name := range from {
 		switch {
 		case !notLAN.MatchString(name): // it may be the one that is meant
 			return true, nil

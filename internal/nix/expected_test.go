@@ -58,9 +58,9 @@ func TestExpected(t *testing.T) {
 			t.Errorf("%s: %v", tt.host, err)
 			continue
 		}
-		stage1 := c.Stage1(nil)
-		if tt.stage1 != "" && fmt.Sprint(stage1) != tt.stage1 || tt.stage1 == "" && stage1 != (Stage1{}) {
-			t.Errorf("%s: stage 1 %v; want %s", tt.host, stage1, tt.stage1)
+		got := c.Stage1(nil)
+		if tt.stage1 != "" && fmt.Sprint(got) != tt.stage1 || tt.stage1 == "" && got != (Stage1{}) {
+			t.Errorf("%s: stage 1 %v; want %s", tt.host, got, tt.stage1)
 		}
 		if ports := c.Expected.SSHPorts(); !slices.Equal(ports, tt.ports) {
 			t.Errorf("%s: listens at %v; want %v", tt.host, ports, tt.ports)

@@ -89,10 +89,10 @@ func mountOf(file string, mounts []disko.FileSystem) (on disko.FileSystem) {
 	return on
 }
 
-// below reports whether a path is the folder's, or the folder.
-func below(name, folder string) bool {
-	folder = path.Clean(folder)
-	return name == folder || strings.HasPrefix(name, strings.TrimSuffix(folder, "/")+"/")
+// below reports whether a path is in a folder, or the folder itself.
+func below(name, dir string) bool {
+	dir = path.Clean(dir)
+	return name == dir || strings.HasPrefix(name, strings.TrimSuffix(dir, "/")+"/")
 }
 
 // kept is where a file lies instead of its own path: in what is mounted there from elsewhere, or in what keeps it.
@@ -106,7 +106,7 @@ func (c Config) kept(file string, mounts []disko.FileSystem) string {
 		if !filepath.IsAbs(k.Root) || below(file, k.Root) {
 			continue
 		}
-		in := func(folder string) bool { return filepath.IsAbs(folder) && below(file, folder) }
+		in := func(dir string) bool { return filepath.IsAbs(dir) && below(file, dir) }
 		if slices.Contains(k.Files, file) || slices.ContainsFunc(k.Folders, in) {
 			return path.Join(k.Root, file)
 		}

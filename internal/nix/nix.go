@@ -34,8 +34,8 @@ type Settings struct {
 type Option struct{ Name, Value string }
 
 // ParseOption reads NAME=VALUE.
-func ParseOption(text string) (Option, error) {
-	name, value, is := strings.Cut(text, "=")
+func ParseOption(s string) (Option, error) {
+	name, value, is := strings.Cut(s, "=")
 	o := Option{strings.TrimSpace(name), strings.TrimSpace(value)}
 	if !is || o.Name == "" || strings.ContainsAny(o.Name, " \t#") || strings.ContainsAny(o.Value, "\n\r") {
 		return o, fmt.Errorf("%q: write NAME=VALUE, as in nix.conf, such as connect-timeout=5", name)
@@ -107,11 +107,11 @@ func Output(cmd *exec.Cmd, line func(string)) ([]byte, error) {
 // Logged runs a command and hands each line of its messages to line. The first and last of them are in the error.
 func Logged(cmd *exec.Cmd, line func(string)) error {
 	var said lines
-	stderr := text.Lines{To: func(text string) {
+	stderr := text.Lines{To: func(s string) {
 		if line != nil {
-			line(text)
+			line(s)
 		}
-		said.add(text)
+		said.add(s)
 	}}
 	// A copy that outlives a killed server would keep /mnt busy.
 	if cmd.SysProcAttr == nil {
@@ -147,11 +147,11 @@ type commandError struct {
 func (e *commandError) Unwrap() error { return e.err }
 
 func (e *commandError) Error() string {
-	text := fmt.Sprintf("%s: %v", e.what, e.err)
+	message := fmt.Sprintf("%s: %v", e.what, e.err)
 	if words := Excerpt(e.said); len(words) > 0 {
-		text += ":\n  " + strings.Join(words, "\n  ")
+		message += ":\n  " + strings.Join(words, "\n  ")
 	}
-	return text
+	return message
 }
 
 // called is the program and its first argument that is not a flag or its value: enough to say which of nix's commands
@@ -177,10 +177,10 @@ func version(ctx context.Context) (major, minor int) {
 }
 
 // ParseVersion reads what nix --version prints.
-func ParseVersion(text string) (major, minor int, err error) {
-	m := versionNumber.FindStringSubmatch(text)
+func ParseVersion(s string) (major, minor int, err error) {
+	m := versionNumber.FindStringSubmatch(s)
 	if m == nil {
-		return 0, 0, fmt.Errorf("nix --version printed no version: %.100q", text)
+		return 0, 0, fmt.Errorf("nix --version printed no version: %.100q", s)
 	}
 	major, err = strconv.Atoi(m[1])
 	if err != nil {

@@ -34,8 +34,8 @@ type Waiter struct {
 	Goes func()
 }
 
-// NewQueue is a queue of which so many go at a time, at least one.
-func NewQueue(slots int) *Queue { return &Queue{free: max(1, slots)} }
+// NewQueue is a queue of which n go at a time, at least one.
+func NewQueue(n int) *Queue { return &Queue{free: max(1, n)} }
 
 // QueueSlots is how many evaluations of nix, and as many builds beside them, this machine takes at a time: one for each
 // core, as long as half of the memory has a GiB for each, which is what an evaluation with nixpkgs takes. (A build holds
