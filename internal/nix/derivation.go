@@ -133,7 +133,7 @@ func (s Settings) Missing(ctx context.Context, paths []string) (map[string]bool,
 		args := append([]string{"--check-validity", "--print-invalid"}, some...)
 		cmd := exec.CommandContext(ctx, "nix-store", args...)
 		cmd.Env = s.Env()
-		out, err := Output(cmd, nil)
+		out, err := commandOutput(cmd, nil)
 		if err != nil {
 			return nil, fmt.Errorf("ask nix what of the inputs is here: %w", err)
 		}

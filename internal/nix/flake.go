@@ -55,7 +55,7 @@ func (f *Flake) run(ctx context.Context, args ...string) (a answer, err error) {
 		cmd.Env = append(cmd.Env, "NIX_REMOTE="+owners.remote, "NIX_CONFIG="+f.conf(nil))
 	}
 	var said lines
-	a.out, err = Output(cmd, said.add)
+	a.out, err = commandOutput(cmd, said.add)
 	a.said = said.all()
 	if owners != nil {
 		closed := owners.close() // what the daemon said is whole once it has ended

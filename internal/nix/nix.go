@@ -83,14 +83,14 @@ func (s Settings) env(more []Option) []string {
 func (s Settings) Run(ctx context.Context, line func(string), args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, "nix", slices.Concat(Features, args)...)
 	cmd.Env = s.Env()
-	return Output(cmd, line)
+	return commandOutput(cmd, line)
 }
 
 // maxOutput bounds what nix and git may print, in bytes: of a desktop's closure nix tells about ten MB.
 const maxOutput = 64 << 20
 
-// Output is [Logged], and returns what the command printed.
-func Output(cmd *exec.Cmd, line func(string)) ([]byte, error) {
+// commandOutput is [Logged], and returns what the command printed.
+func commandOutput(cmd *exec.Cmd, line func(string)) ([]byte, error) {
 	var out bytes.Buffer
 	var tooMuch error
 	cmd.Stdout = &text.Limit{To: &out, Most: maxOutput, Full: func(err error) {
@@ -148,7 +148,7 @@ func (e *commandError) Unwrap() error { return e.err }
 
 func (e *commandError) Error() string {
 	message := fmt.Sprintf("%s: %v", e.what, e.err)
-	if words := Excerpt(e.said); len(words) > 0 {
+	if words := excerpt(e.said); len(words) > 0 {
 		message += ":\n  " + strings.Join(words, "\n  ")
 	}
 	return message
