@@ -19,8 +19,8 @@ import (
 
 // build is what comes of a host's flake.
 //
-// It is started when the host is enrolled and again for each boot, since the flake may have changed; nix makes the second
-// one quick.
+// It is started when the host is enrolled and again for each boot, since the flake may have changed; nix makes the
+// second one quick.
 type build struct {
 	key      string    // what it was started for
 	boot     string    // token of the last boot that was fetched; empty: none was
@@ -65,7 +65,8 @@ func (c closure) String() string {
 	return fmt.Sprintf("%d paths, %s", len(c.paths), megabytes(c.size))
 }
 
-// startBuild starts the build for this enrolment and boot, and for the machine's hardware configuration, unless it runs.
+// startBuild starts the build for this enrolment and boot, and for the machine's hardware configuration, unless it
+// runs.
 //
 // A boot that nobody has fetched is not one: a forged packet is enough to have it offered.
 func (f *follower) startBuild(ctx context.Context, h hosts.Host, hardware string) {
@@ -133,8 +134,8 @@ func (f *follower) runBuild(ctx context.Context, h hosts.Host, b, old *build) {
 	f.apply(event)
 }
 
-// unchanged takes over what an earlier build for the same permit came to, if it is of the same flake and is still there:
-// a machine that boots is then not waited for by an evaluation, and many at once by none.
+// unchanged takes over what an earlier build for the same permit came to, if it is of the same flake and is still
+// there: a machine that boots is then not waited for by an evaluation, and many at once by none.
 func (f *follower) unchanged(ctx context.Context, b, old *build) bool {
 	if old == nil || old.err != nil || !b.permit.Equal(old.permit) {
 		return false

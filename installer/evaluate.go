@@ -11,8 +11,8 @@ import (
 	"provision/internal/nix"
 )
 
-// Evaluate reads a host's configuration and layout from the flake. The layout is the preset of the choices if these have
-// one. builds are attributes of config.system.build that are to evaluate, too.
+// Evaluate reads a host's configuration and layout from the flake. The layout is the preset of the choices if these
+// have one. builds are attributes of config.system.build that are to evaluate, too.
 //
 // Errors are nix's own words, or name what the flake lacks. With an error, the configuration is what is known of it.
 //

@@ -19,8 +19,8 @@ const buildLimit = 12 * time.Hour
 // buildFile holds the process id of a build on the machine.
 const buildFile = "/run/provision.build"
 
-// builtThere decides where the host's system is built: it is the derivation if that is on the machine, and zero if it is
-// here.
+// builtThere decides where the host's system is built: it is the derivation if that is on the machine, and zero if it
+// is here.
 func (f *follower) builtThere(ctx context.Context, h hosts.Host, c nix.Config) (drv nix.Derivation, err error) {
 	switch h.BuildOn {
 	case hosts.BuildServer:
@@ -45,7 +45,8 @@ func (f *follower) builtThere(ctx context.Context, h hosts.Host, c nix.Config) (
 	return toplevel, nil
 }
 
-// buildThere copies what the system is built from into /mnt, with what we have of it, and has the machine build it there.
+// buildThere copies what the system is built from into /mnt, with what we have of it, and has the machine build it
+// there.
 func (f *follower) buildThere(ctx context.Context, h hosts.Host, s *session, drv nix.Derivation) error {
 	start := f.Now()
 	sent, err := f.sendInputs(ctx, h, s, drv)
@@ -96,8 +97,8 @@ func (f *follower) sendInputs(
 	return sent, nil
 }
 
-// realise builds a derivation on the machine, in the store below root. Its temporary files are there, too, and not in the
-// installer's memory, where new versions of nix would have them.
+// realise builds a derivation on the machine, in the store below root. Its temporary files are there, too, and not in
+// the installer's memory, where new versions of nix would have them.
 func realise(ctx context.Context, s *session, root string, drv nix.Derivation, line func(string)) error {
 	const script = `set -e
 work=$0/nix/var/nix/builds

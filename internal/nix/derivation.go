@@ -46,8 +46,8 @@ func (s Settings) CanBuild(ctx context.Context, system string) (bool, error) {
 	return slices.Contains(systems, system) || slices.Contains(c.Extra.Value, system), nil
 }
 
-// builderSystems are those of nix's remote builders: in its setting `builders`, or in the files that this names with @. A
-// builder that names none has ours.
+// builderSystems are those of nix's remote builders: in its setting `builders`, or in the files that this names with
+// @. A builder that names none has ours.
 func builderSystems(builders, own string) (systems []string) {
 	for _, line := range strings.FieldsFunc(builders, func(r rune) bool { return r == '\n' || r == ';' }) {
 		line, _, _ = strings.Cut(line, "#")

@@ -184,7 +184,9 @@ func (f *Flake) Realise(ctx context.Context, drv, root string, line func(string)
 // Build builds attributes of a flake, or fetches what they make, and keeps that from the garbage collector by links
 // whose names begin with root. It returns the store paths. refresh has nix look for what is new, where the reference is
 // to what changes.
-func (s Settings) Build(ctx context.Context, ref, root string, refresh bool, attrs ...string) (paths []string, err error) {
+func (s Settings) Build(
+	ctx context.Context, ref, root string, refresh bool, attrs ...string,
+) (paths []string, err error) {
 	f, err := s.Open(ref)
 	if err != nil {
 		return nil, err

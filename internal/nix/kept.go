@@ -43,8 +43,8 @@ func (c Config) hostKeyPaths() []string {
 	return paths
 }
 
-// Locate finds where a file is to be written, so that the running system finds it under its name. lost is the mount point
-// that is new at each boot and takes the file with it; empty: it stays. The layout may be nil.
+// Locate finds where a file is to be written, so that the running system finds it under its name. lost is the mount
+// point that is new at each boot and takes the file with it; empty: it stays. The layout may be nil.
 func (c Config) Locate(name string, layout *disko.Layout) (file, lost string) {
 	mounts := c.mounts(layout)
 	file = name

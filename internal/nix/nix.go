@@ -1,8 +1,8 @@
 // Package nix runs the nix command on flakes: as the user whom a flake belongs to, without writing into it, and with
 // errors that say what to do.
 //
-// [Settings] are how nix is run, and a [Flake] is what it is run on. A [Builder] evaluates and builds the hosts of a flake
-// (nixosConfigurations), a few at a time, in a [Queue]; [Config] is what a flake says about one of them.
+// [Settings] are how nix is run, and a [Flake] is what it is run on. A [Builder] evaluates and builds the hosts of a
+// flake (nixosConfigurations), a few at a time, in a [Queue]; [Config] is what a flake says about one of them.
 //
 // It takes what it needs as values and knows neither the inventory nor what an operator chose. Of the house it imports
 // disko, for the file systems of a layout, and text.
@@ -63,7 +63,8 @@ func (s Settings) conf(more []Option) string {
 }
 
 // Env is the environment of a nix command that runs as ourselves. The settings are in it and not among the arguments,
-// for they may hold a token. Git is not told who called sudo: it would then run what that user has put into a repository.
+// for they may hold a token. Git is not told who called sudo: it would then run what that user has put into a
+// repository.
 func (s Settings) Env() []string { return s.env(nil) }
 
 func (s Settings) env(more []Option) []string {

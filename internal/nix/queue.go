@@ -37,9 +37,9 @@ type Waiter struct {
 // NewQueue is a queue of which n go at a time, at least one.
 func NewQueue(n int) *Queue { return &Queue{free: max(1, n)} }
 
-// QueueSlots is how many evaluations of nix, and as many builds beside them, this machine takes at a time: one for each
-// core, as long as half of the memory has a GiB for each, which is what an evaluation with nixpkgs takes. (A build holds
-// on to what its evaluation took.)
+// QueueSlots is how many evaluations of nix, and as many builds beside them, this machine takes at a time: one for
+// each core, as long as half of the memory has a GiB for each, which is what an evaluation with nixpkgs takes. (A
+// build holds on to what its evaluation took.)
 func QueueSlots() int {
 	var info unix.Sysinfo_t
 	if err := unix.Sysinfo(&info); err != nil { // it has no reason to fail
