@@ -17,10 +17,10 @@ hosts               : internal/store internal/text
 images              : internal/boards internal/initrd
 images/media        : images internal/boards
 pxe                 : hosts images internal/boards internal/store internal/tftp
-installer           : cache disko hosts images internal/boards internal/bootable internal/confirm internal/hardware
-installer           : internal/nix internal/target internal/text
+installer           : disko hosts images internal/boards internal/bootable internal/cache internal/confirm
+installer           : internal/hardware internal/nix internal/target internal/text
 
-cache               :
+internal/cache      :
 internal/store      :
 internal/tftp       :
 internal/initrd     :
@@ -30,7 +30,7 @@ internal/hardware   :
 internal/sshlogin   :
 internal/target     :
 internal/firststage : internal/initrd
-internal/nix        : internal/text
+internal/nix        : disko internal/text
 internal/confirm    : disko hosts
 internal/bootable   : disko internal/boards
 internal/enroll     : disko hosts images internal/boards internal/bootable internal/confirm internal/text
@@ -39,8 +39,8 @@ internal/timeline   : hosts
 internal/doctor     : hosts images internal/nix pxe
 internal/api        : hosts images images/media internal/boards internal/enroll internal/text internal/timeline
 
-cmd/provision       : cache disko hosts images installer pxe internal/boards internal/bootable internal/doctor
-cmd/provision       : internal/enroll internal/nix internal/sshlogin internal/store internal/takeover
+cmd/provision       : disko hosts images installer pxe internal/boards internal/bootable internal/cache
+cmd/provision       : internal/doctor internal/enroll internal/nix internal/sshlogin internal/store internal/takeover
 cmd/provision       : internal/target internal/text internal/timeline internal/api
 `
 

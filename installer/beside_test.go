@@ -168,11 +168,11 @@ func live(t *testing.T, f *follower, s *session) hosts.Host {
 func slowInstall(t *testing.T) (f *follower, gate, log string) {
 	t.Helper()
 	gate = fifo(t, t.TempDir(), "gate")
-	nix, dir := flake(t, strings.Replace(slowFleet, "TOPLEVEL",
+	n, dir := flake(t, strings.Replace(slowFleet, "TOPLEVEL",
 		`derivation { name = "slow"; system = "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" "read x < `+gate+`; echo $x >&2; exit 1" ]; }`, 1))
-	nix.Roots = t.TempDir()
+	n.Roots = t.TempDir()
 	machine := slowMachine(t, "52:54:00:00:00:01")
-	f, _ = following(t, nix, dir, hosts.Choices{})
+	f, _ = following(t, n, dir, hosts.Choices{})
 	return f, gate, filepath.Join(machine, "log")
 }
 

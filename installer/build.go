@@ -10,38 +10,47 @@ import (
 	"sync/atomic"
 	"time"
 
-	"provision/cache"
 	"provision/disko"
 	"provision/hosts"
 	"provision/images"
+	"provision/internal/cache"
+	"provision/internal/nix"
 )
 
-// build is what comes of a host's flake. It is started when the host is
-// enrolled and again for each boot, since the flake may have changed; nix
-// makes the second one quick.
+// build is what comes of a host's flake.
+//
+// It is started when the host is enrolled and again for each boot, since the flake may have changed; nix makes the
+// second one quick.
 type build struct {
 	key      string    // what it was started for
-	boot     string    // token of the last boot that was fetched; "": none was
+	boot     string    // token of the last boot that was fetched; empty: none was
 	permit   time.Time // under which permit
 	hardware string    // digest of the machine's hardware configuration, if that is in it
-	// evaluated is closed when layout and digest are valid, and the host's toplevel evaluates: what is
-	// left may take long, but is only to be built. It stays open where disko's script is to be built.
+
+	// evaluated is closed when layout and digest are valid, and the host's toplevel evaluates: what is left may take
+	// long, but is only to be built. It stays open where disko's script is to be built.
 	evaluated chan struct{}
 	done      chan struct{}
 	cancel    context.CancelFunc
-	turn      atomic.Value // string: what it waits its turn for, empty if it does not
+
+	turn atomic.Value // string: what it waits its turn for, empty if it does not
 
 	// Valid once done is closed.
 	err    error
-	source string     // what the flake was, see Nix.source
-	system closure    // the toplevel
-	drv    Derivation // if the machine is to build the toplevel; system has only its path then
-	script closure    // disko's own script, if that is to make the disks
-	layout *disko.Layout
-	digest string // of the layout
-	// hostKeys are the files of the new system that hold its SSH key.
-	hostKeys []string
-	config   Config
+	source string // what the flake was: nix.Builder.Source
+	result
+}
+
+// result is what a build made or found.
+type result struct {
+	system closure        // the toplevel
+	drv    nix.Derivation // if the machine is to build the toplevel; system has only its path then
+	script closure        // disko's own script, if that is to make the disks
+
+	config   nix.Config
+	layout   *disko.Layout
+	digest   string   // of the layout
+	hostKeys []string // the files of the new system that hold its SSH key
 }
 
 // closure is a store path with all that it needs.
@@ -56,8 +65,10 @@ func (c closure) String() string {
 	return fmt.Sprintf("%d paths, %s", len(c.paths), megabytes(c.size))
 }
 
-// startBuild starts the build for this enrolment and boot, and for the machine's hardware
-// configuration, unless it runs. A boot that nobody has fetched is not one: a forged packet is enough to have it offered.
+// startBuild starts the build for this enrolment and boot, and for the machine's hardware configuration, unless it
+// runs.
+//
+// A boot that nobody has fetched is not one: a forged packet is enough to have it offered.
 func (f *follower) startBuild(ctx context.Context, h hosts.Host, hardware string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -69,61 +80,85 @@ func (f *follower) startBuild(ctx context.Context, h hosts.Host, hardware string
 			boot = old.boot
 		}
 	}
+
 	key := fmt.Sprint(h.Permit.Issued.Format(time.RFC3339Nano), h.Permit.Retries, boot, hardware)
-	if old != nil && (old.key == key || (old.permit.Equal(h.Permit.Issued) && old.hardware == hardware && !old.over())) {
-		return // a long build is not started over because the machine boots
+	if old != nil {
+		same := old.permit.Equal(h.Permit.Issued) && old.hardware == hardware && !old.over()
+		if same || old.key == key {
+			return // a long build is not started over because the machine boots
+		}
 	}
+
 	ctx, cancel := context.WithCancel(ctx)
-	b := &build{key: key, boot: boot, permit: h.Permit.Issued, hardware: hardware, evaluated: make(chan struct{}), done: make(chan struct{}), cancel: cancel}
+	b := &build{
+		key:       key,
+		boot:      boot,
+		permit:    h.Permit.Issued,
+		hardware:  hardware,
+		evaluated: make(chan struct{}),
+		done:      make(chan struct{}),
+		cancel:    cancel,
+	}
 	f.builds[h.Name] = b
 	f.building.Go(func() {
+		defer close(b.done)
+		defer cancel()
 		if old != nil {
 			old.cancel()
 			<-old.done
 		}
-		defer close(b.done)
-		defer cancel()
-		start := f.Now()
-		f.apply(hosts.Event{Kind: hosts.Building, Message: "evaluates the flake"})
-		if b.source = f.queued(b).source(ctx, h.Flake); f.unchanged(ctx, b, old) {
-			f.apply(hosts.Event{Kind: hosts.Built, System: b.system.path, Expected: b.expect(),
-				Message: "the flake has not changed since " + b.system.path + " was built"})
-			return
-		}
-		if b.err = f.make(ctx, h, b); b.err != nil {
+		f.runBuild(ctx, h, b, old)
+	})
+}
+
+// runBuild evaluates and builds, after an earlier build if there was one, and says what came of it.
+func (f *follower) runBuild(ctx context.Context, h hosts.Host, b, old *build) {
+	start := f.Now()
+	f.apply(hosts.Event{Kind: hosts.Building, Message: "evaluates the flake"})
+	b.source = f.queued(b).Source(ctx, h.Flake)
+	event := hosts.Event{Kind: hosts.Built}
+	if f.unchanged(ctx, b, old) {
+		event.Message = "the flake has not changed since " + b.system.path + " was built"
+	} else {
+		b.err = f.make(ctx, h, b)
+		if b.err != nil {
 			f.reportEarly(ctx, b.err)
 			return
 		}
-		f.apply(hosts.Event{Kind: hosts.Built, System: b.system.path, Expected: b.expect(), Message: b.words(since(f.Now(), start))})
-	})
+		event.Message = b.summary(since(f.Now(), start))
+	}
+
+	e := expectedOf(b.config, b.layout)
+	event.System = b.system.path
+	event.Expected = &e
+	f.apply(event)
 }
 
 // unchanged takes over what an earlier build for the same permit came to, if it is of the same flake and is still
 // there: a machine that boots is then not waited for by an evaluation, and many at once by none.
 func (f *follower) unchanged(ctx context.Context, b, old *build) bool {
-	if old == nil || old.err != nil || b.source == "" || b.source != old.source || !b.permit.Equal(old.permit) || b.hardware != old.hardware {
+	if old == nil || old.err != nil || !b.permit.Equal(old.permit) {
 		return false
 	}
-	needs := slices.DeleteFunc([]string{old.system.path, old.script.path}, func(p string) bool { return p == "" })
+	if b.source == "" || b.source != old.source || b.hardware != old.hardware {
+		return false
+	}
+
+	needs := []string{old.system.path, old.script.path}
 	if old.drv.Path != "" {
 		needs = []string{old.drv.Path}
 	}
-	if gone, err := f.Nix.missing(ctx, needs); err != nil || slices.ContainsFunc(needs, func(p string) bool { return gone[p] }) {
+	needs = slices.DeleteFunc(needs, func(path string) bool { return path == "" })
+	missing, err := f.Nix.Missing(ctx, needs)
+	if err != nil || len(missing) > 0 {
 		return false
 	}
-	b.system, b.drv, b.script, b.layout, b.digest, b.hostKeys = old.system, old.drv, old.script, old.layout, old.digest, old.hostKeys
-	b.config = old.config
+	b.result = old.result
 	return true
 }
 
-// expect is what its system is to show on the network.
-func (b *build) expect() *hosts.Expected {
-	e := b.config.expect(b.layout)
-	return &e
-}
-
-// words say what came of it.
-func (b *build) words(took time.Duration) string {
+// summary says what came of it.
+func (b *build) summary(took time.Duration) string {
 	if b.drv.Path != "" {
 		return fmt.Sprintf("evaluated in %s; the machine itself is to build %s, for %s", took, b.system.path, b.drv.System)
 	}
@@ -139,16 +174,17 @@ func (b *build) over() bool {
 	}
 }
 
-// reportEarly fails a host whose machine has not even asked yet; later, the
-// install itself says that the build failed.
+// reportEarly fails a host whose machine has not even asked yet; later, the install itself says that the build failed.
 func (f *follower) reportEarly(ctx context.Context, err error) {
-	if h, getErr := f.Hosts.Get(f.name); getErr == nil && h.State == hosts.Ready && ctx.Err() == nil {
+	h, getErr := f.Hosts.Get(f.name)
+	if getErr == nil && h.State == hosts.Ready && ctx.Err() == nil {
 		f.fail(hosts.PhaseBuild, err)
 	}
 }
 
+// make evaluates the host's configuration and has built what the install needs of it.
 func (f *follower) make(ctx context.Context, h hosts.Host, b *build) error {
-	runs := f.queued(b)
+	builder := f.queued(b)
 	var builds []string
 	if h.StorePath == "" {
 		builds = append(builds, "toplevel")
@@ -156,52 +192,67 @@ func (f *follower) make(ctx context.Context, h hosts.Host, b *build) error {
 	if h.Disko == hosts.Script {
 		builds = append(builds, "diskoScript")
 	}
-	config, layout, err := runs.evaluate(ctx, h.Flake, h.Name, h.Choices, builds...)
+
+	config, layout, err := Evaluate(ctx, builder, h.Flake, h.Name, h.Choices, builds...)
 	if err != nil {
 		return err
 	}
-	for _, warning := range config.Flake {
+	for _, warning := range config.Warnings {
 		f.note("%s", warning)
 	}
 	if arch, err := images.ParseArch(config.System); err != nil || string(arch) != h.Arch {
-		return fmt.Errorf("the flake builds %s for %s now, and it was enrolled for %s: enroll it again", h.Name, config.System, h.Arch)
+		return fmt.Errorf("the flake builds %s for %s now, and it was enrolled for %s: enroll it again",
+			h.Name, config.System, h.Arch)
 	}
-	b.layout, b.config = layout, config
-	b.hostKeys = config.hostKeyFiles(layout)
+	b.layout = layout
+	b.config = config
+	b.hostKeys = config.HostKeyFiles(layout)
 	sum := sha256.Sum256(config.Devices)
 	b.digest = hex.EncodeToString(sum[:8])
 	if h.Disko != hosts.Script {
 		close(b.evaluated)
 	}
-	if err := f.makeSystem(ctx, runs, h, b, config); err != nil || h.Disko != hosts.Script {
+
+	err = f.makeSystem(ctx, builder, h, b)
+	if err != nil || h.Disko != hosts.Script {
 		return err
 	}
-	b.script, err = f.closure(ctx, runs, h, "diskoScript", config)
+	b.script, err = f.closure(ctx, builder, h, "diskoScript", config.Builds)
 	return err
 }
 
 // makeSystem builds the toplevel, or finds it built, or finds out what the machine is to build.
-func (f *follower) makeSystem(ctx context.Context, runs Nix, h hosts.Host, b *build, c Config) (err error) {
+func (f *follower) makeSystem(ctx context.Context, builder nix.Builder, h hosts.Host, b *build) (err error) {
 	if h.StorePath != "" {
 		b.system, err = f.prebuilt(ctx, h)
 		return err
 	}
-	if b.drv, err = f.place(ctx, h, c); err != nil {
+	b.drv, err = f.builtThere(ctx, h, b.config)
+	if err != nil {
 		return err
 	}
 	if b.drv.Path != "" {
 		b.system.path = b.drv.Out
 		return nil
 	}
-	b.system, err = f.closure(ctx, runs, h, "toplevel", c)
+	b.system, err = f.closure(ctx, builder, h, "toplevel", b.config.Builds)
 	return err
 }
 
 // closure builds an attribute of the host's config.system.build.
-func (f *follower) closure(ctx context.Context, runs Nix, h hosts.Host, attr string, from Config) (c closure, err error) {
-	if c.path, err = runs.build(ctx, h.Flake, h.Name, attr, from.Builds[attr], func(line string) {
+func (f *follower) closure(
+	ctx context.Context, builder nix.Builder, h hosts.Host, name string, evaluated map[string]nix.Derivation,
+) (c closure, err error) {
+	what := nix.Attribute{
+		Flake:      h.Flake,
+		Host:       h.Name,
+		Name:       name,
+		Derivation: evaluated[name],
+	}
+	c.path, err = builder.Build(ctx, what, func(line string) {
 		f.Log.Debug("nix build", "host", h.Name, "line", line)
-	}); err != nil {
+	})
+	if err != nil {
 		return c, err
 	}
 	return c, f.measure(ctx, &c, c.path)
@@ -209,7 +260,8 @@ func (f *follower) closure(ctx context.Context, runs Nix, h hosts.Host, attr str
 
 // measure finds out what belongs to the closure of a path, or of several.
 func (f *follower) measure(ctx context.Context, c *closure, of ...string) (err error) {
-	if c.infos, err = f.Nix.Closure(ctx, of...); err != nil {
+	c.infos, err = pathInfos(ctx, f.Nix.Settings, of...)
+	if err != nil {
 		return err
 	}
 	c.paths = make(map[string]int64, len(c.infos))
@@ -220,13 +272,27 @@ func (f *follower) measure(ctx context.Context, c *closure, of ...string) (err e
 	return nil
 }
 
+// pathInfos is what nix knows of the store paths that a path, or several, need, themselves included.
+func pathInfos(ctx context.Context, s nix.Settings, of ...string) ([]cache.Path, error) {
+	out, err := s.Run(ctx, nil, append([]string{"path-info", "--recursive", "--json"}, of...)...)
+	var all []cache.Path
+	if err == nil {
+		all, err = cache.ParsePaths(out)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("closure of %s: %w", of[len(of)-1], err)
+	}
+	return all, nil
+}
+
 // evaluated waits until the host's layout is known and all of it evaluates.
 func (f *follower) evaluated(ctx context.Context) (*build, error) {
 	f.mu.Lock()
 	b := f.builds[f.name]
 	f.mu.Unlock()
+
 	if words, _ := b.turn.Load().(string); words != "" {
-		f.tellTurn(words)
+		f.noteTurn(words)
 	}
 	select {
 	case <-b.evaluated:
@@ -257,44 +323,53 @@ func (f *follower) built(ctx context.Context, b *build) error {
 	}
 }
 
-// queued is nix for a build, which waits its turn and says so. A machine that is at the door is
-// waited for by somebody, and goes first.
-func (f *follower) queued(b *build) Nix {
-	nix := f.Nix
-	wait := func(what string) waiter {
-		return waiter{
-			hurry: func() bool {
-				h, err := f.Hosts.Get(f.name)
-				return err == nil && h.State != hosts.Ready
-			},
-			waits: func(ahead int) {
-				words := "waits for its turn to be " + what
-				if ahead > 0 {
-					words += fmt.Sprintf(", behind %d others", ahead)
-				}
-				f.apply(hosts.Event{Kind: hosts.Queued, Message: words})
-				b.turn.Store(words)
-				f.tellTurn(words)
-			},
-			goes: func() {
-				b.turn.Store("")
-				f.apply(hosts.Event{Kind: hosts.Building, Message: "is being " + what})
-				f.tellTurn("")
-			},
-		}
-	}
-	nix.evaluates, nix.builds = wait("evaluated"), wait("built")
-	return nix
+// queued is nix for a build, which waits its turn and says so. A machine that is there is waited for by somebody, and
+// goes first.
+func (f *follower) queued(b *build) nix.Builder {
+	builder := f.Nix
+	builder.Evaluates = f.waiter(b, "evaluated")
+	builder.Building = f.waiter(b, "built")
+	return builder
 }
 
-// tellTurn shows that the build waits its turn, or does not any more, where nothing else goes on.
-func (f *follower) tellTurn(words string) {
+// waiter is a build that waits its turn to be evaluated, or built.
+func (f *follower) waiter(b *build, what string) nix.Waiter {
+	return nix.Waiter{
+		Hurry: func() bool {
+			h, err := f.Hosts.Get(f.name)
+			return err == nil && h.State != hosts.Ready
+		},
+		Waits: func(ahead int) {
+			words := "waits for its turn to be " + what
+			if ahead > 0 {
+				words += fmt.Sprintf(", behind %d others", ahead)
+			}
+			f.apply(hosts.Event{Kind: hosts.Queued, Message: words})
+			b.turn.Store(words)
+			f.noteTurn(words)
+		},
+		Goes: func() {
+			b.turn.Store("")
+			f.apply(hosts.Event{Kind: hosts.Building, Message: "is being " + what})
+			f.noteTurn("")
+		},
+	}
+}
+
+// noteTurn shows that the build waits its turn, or does not any more, where nothing else goes on.
+func (f *follower) noteTurn(words string) {
 	h, err := f.Hosts.Get(f.name)
-	if err == nil && (h.State == hosts.Ready && h.Phase == hosts.PhaseNetboot || h.Phase == hosts.PhaseBuild && h.State != hosts.Failed) {
+	if err != nil {
+		return
+	}
+	waiting := h.State == hosts.Ready && h.Phase == hosts.PhaseNetboot
+	building := h.State != hosts.Failed && h.Phase == hosts.PhaseBuild
+	if waiting || building {
 		f.apply(hosts.Event{Kind: hosts.Advanced, Phase: h.Phase, Progress: &hosts.Progress{Now: words}})
 	}
 }
 
+// megabytes is a number of bytes for people.
 func megabytes(n int64) string {
 	s := fmt.Sprintf("%.1f MB", float64(n)/1e6)
 	return strings.Replace(s, ".0 MB", " MB", 1)

@@ -84,7 +84,7 @@ func takeHardware(tool string, data []byte) ([]byte, error) {
 
 // Prepare puts an empty hardware file into the flake if there is none yet, and stages it, so
 // that the flake evaluates before the machine was seen. What it made, undo takes back.
-func (n Nix) Prepare(ctx context.Context, flake string, hw hosts.Hardware) (undo func() error, err error) {
+func Prepare(ctx context.Context, flake string, hw hosts.Hardware) (undo func() error, err error) {
 	t, err := openTree(flake)
 	if err != nil {
 		return nil, err

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"provision/hosts"
+	"provision/internal/nix"
 )
 
 // importing is a flake whose host a is built of its hardware files.
@@ -47,7 +48,7 @@ func git(t *testing.T, dir string, args ...string) string {
 }
 
 // following is company for a new host a of an inventory of its own.
-func following(t *testing.T, nix Nix, flake string, o hosts.Choices) (*follower, hosts.Host) {
+func following(t *testing.T, n nix.Builder, flake string, o hosts.Choices) (*follower, hosts.Host) {
 	t.Helper()
 	dir := t.TempDir()
 	inv := inventory(t, dir)
@@ -55,7 +56,7 @@ func following(t *testing.T, nix Nix, flake string, o hosts.Choices) (*follower,
 	if err != nil {
 		t.Fatal(err)
 	}
-	in := &Installer{Hosts: inv, Nix: nix, Now: time.Now, Log: slog.New(slog.DiscardHandler), builds: make(map[string]*build)}
+	in := &Installer{Hosts: inv, Nix: n, Now: time.Now, Log: slog.New(slog.DiscardHandler), builds: make(map[string]*build)}
 	t.Cleanup(in.building.Wait)
 	return &follower{Installer: in, name: "a"}, h
 }
@@ -63,8 +64,8 @@ func following(t *testing.T, nix Nix, flake string, o hosts.Choices) (*follower,
 // TestHardware: a git flake gets placeholders, staged, then what the tools tell, and only then
 // is anything built. What differs is built anew, what does not is not.
 func TestHardware(t *testing.T) {
-	nix, dir := flake(t, importing)
-	nix.Roots = t.TempDir()
+	n, dir := flake(t, importing)
+	n.Roots = t.TempDir()
 	layout, err := os.ReadFile("../disko/testdata/layouts/luks.json")
 	if err == nil {
 		err = os.WriteFile(filepath.Join(dir, "layout.json"), layout, 0o644)
@@ -75,19 +76,19 @@ func TestHardware(t *testing.T) {
 	git(t, dir, "init", "--quiet")
 	git(t, dir, "add", "flake.nix", "layout.json")
 	facter, module := hosts.Hardware{Tool: hosts.Facter, Path: "hosts/a/facter.json"}, hosts.Hardware{Tool: hosts.GenerateConfig, Path: "hosts/a/hardware-configuration.nix"}
-	if _, err := nix.Run(t.Context(), nil, "eval", "--raw", dir+"#nixosConfigurations.a.config.system.build.toplevel"); err == nil {
+	if _, err := n.Run(t.Context(), nil, "eval", "--raw", dir+"#nixosConfigurations.a.config.system.build.toplevel"); err == nil {
 		t.Fatal("the flake evaluates without its hardware file")
 	}
 	for _, hw := range []hosts.Hardware{facter, module} {
-		if _, err := nix.Prepare(t.Context(), dir, hw); err != nil {
+		if _, err := Prepare(t.Context(), dir, hw); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if out, err := nix.Run(t.Context(), nil, "eval", "--raw", dir+"#nixosConfigurations.a.config.system.build.toplevel"); err != nil {
+	if out, err := n.Run(t.Context(), nil, "eval", "--raw", dir+"#nixosConfigurations.a.config.system.build.toplevel"); err != nil {
 		t.Fatalf("the placeholders do not do: %s, %v", out, err)
 	}
 
-	f, h := following(t, nix, dir, hosts.Choices{Hardware: module})
+	f, h := following(t, n, dir, hosts.Choices{Hardware: module})
 	f.step(t.Context(), h)
 	if len(f.builds) > 0 {
 		t.Fatal("a build was started before the machine was looked at")
@@ -144,7 +145,7 @@ func TestHardwareAsKnown(t *testing.T) {
 }
 
 func TestHardwareRefused(t *testing.T) {
-	nix, dir := flake(t, importing)
+	n, dir := flake(t, importing)
 	s := connect(t)
 	for _, tt := range []struct{ name, tool, script, want string }{
 		{"empty", hosts.GenerateConfig, "echo no such bus >&2", "nixos-generate-config printed nothing:\n  no such bus"},
@@ -157,7 +158,7 @@ func TestHardwareRefused(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			fakeTool(t, tt.tool, tt.script)
 			hw := hosts.Hardware{Tool: tt.tool, Path: "made"}
-			f, h := following(t, nix, dir, hosts.Choices{Hardware: hw})
+			f, h := following(t, n, dir, hosts.Choices{Hardware: hw})
 			if _, err := f.hardware(t.Context(), h, s); err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("%v", err)
 			}
@@ -166,7 +167,7 @@ func TestHardwareRefused(t *testing.T) {
 			}
 		})
 	}
-	f, h := following(t, nix, dir, hosts.Choices{Hardware: hosts.Hardware{Tool: hosts.Facter, Path: "made"}})
+	f, h := following(t, n, dir, hosts.Choices{Hardware: hosts.Hardware{Tool: hosts.Facter, Path: "made"}})
 	if _, err := f.hardware(t.Context(), h, s); err == nil || !strings.Contains(err.Error(), "the installer's image has no nixos-facter") {
 		t.Errorf("without the tool: %v", err)
 	}
@@ -174,10 +175,10 @@ func TestHardwareRefused(t *testing.T) {
 
 // TestPrepare: what a refused enrolment made is gone; what was there stays.
 func TestPrepare(t *testing.T) {
-	nix, dir := flake(t, importing)
+	_, dir := flake(t, importing)
 	git(t, dir, "init", "--quiet")
 	hw := hosts.Hardware{Tool: hosts.GenerateConfig, Path: "hosts/a/hardware-configuration.nix"}
-	undo, err := nix.Prepare(t.Context(), dir, hw)
+	undo, err := Prepare(t.Context(), dir, hw)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,7 +195,7 @@ func TestPrepare(t *testing.T) {
 	if err := os.WriteFile(file, []byte("{ mine = true; }"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if undo, err = nix.Prepare(t.Context(), dir, hw); err == nil {
+	if undo, err = Prepare(t.Context(), dir, hw); err == nil {
 		err = undo()
 	}
 	if got, readErr := os.ReadFile(file); err != nil || readErr != nil || string(got) != "{ mine = true; }" || git(t, dir, "ls-files") != hw.Path+"\n" {
@@ -204,7 +205,7 @@ func TestPrepare(t *testing.T) {
 
 // TestTreeStaysInside: neither links nor other flakes lead out of the folder.
 func TestTreeStaysInside(t *testing.T) {
-	nix, dir := flake(t, importing)
+	_, dir := flake(t, importing)
 	outside := t.TempDir()
 	victim := filepath.Join(outside, "x.nix")
 	if err := os.WriteFile(victim, []byte("{ }"), 0o644); err != nil {
@@ -216,7 +217,7 @@ func TestTreeStaysInside(t *testing.T) {
 		}
 	}
 	for _, path := range []string{"folder/x.nix", "folder/new.nix", "folder/sub/new.nix", "link.nix"} {
-		if _, err := nix.Prepare(t.Context(), dir, hosts.Hardware{Tool: hosts.GenerateConfig, Path: path}); err == nil {
+		if _, err := Prepare(t.Context(), dir, hosts.Hardware{Tool: hosts.GenerateConfig, Path: path}); err == nil {
 			t.Errorf("%s was taken", path)
 		}
 		tree, err := openTree(dir)
@@ -258,10 +259,10 @@ func TestTreeStaysInside(t *testing.T) {
 }
 
 func TestNoGit(t *testing.T) {
-	nix, dir := flake(t, importing)
+	_, dir := flake(t, importing)
 	git(t, dir, "init", "--quiet")
 	t.Setenv("PATH", "/nowhere")
-	_, err := nix.Prepare(t.Context(), dir, hosts.Hardware{Tool: hosts.Facter, Path: "facter.json"})
+	_, err := Prepare(t.Context(), dir, hosts.Hardware{Tool: hosts.Facter, Path: "facter.json"})
 	if err == nil || !strings.Contains(err.Error(), "git is not installed") {
 		t.Error(err)
 	}
@@ -269,7 +270,7 @@ func TestNoGit(t *testing.T) {
 
 // TestTreeOfAnother: the flake is a user's, and stays so.
 func TestTreeOfAnother(t *testing.T) {
-	nix, dir := flake(t, importing)
+	_, dir := flake(t, importing)
 	git(t, dir, "init", "--quiet")
 	if out, err := exec.CommandContext(t.Context(), "chown", "-R", "65534:65534", dir).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
@@ -279,7 +280,7 @@ func TestTreeOfAnother(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := nix.Prepare(t.Context(), dir, hosts.Hardware{Tool: hosts.Facter, Path: "hosts/a/facter.json"}); err != nil {
+	if _, err := Prepare(t.Context(), dir, hosts.Hardware{Tool: hosts.Facter, Path: "hosts/a/facter.json"}); err != nil {
 		t.Fatal(err)
 	}
 	out, err := exec.CommandContext(t.Context(), "find", dir, "!", "-uid", "65534").CombinedOutput()

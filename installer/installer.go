@@ -18,9 +18,10 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
-	"provision/cache"
 	"provision/hosts"
 	"provision/images"
+	"provision/internal/cache"
+	"provision/internal/nix"
 )
 
 // Installer installs every host of the inventory that is to be installed. Its
@@ -28,7 +29,7 @@ import (
 type Installer struct {
 	Hosts  *hosts.Inventory
 	Images *images.Catalog
-	Nix    Nix
+	Nix    nix.Builder
 	Key    *ed25519.PrivateKey // logs in to installers
 	Log    *slog.Logger
 	Now    func() time.Time
@@ -103,7 +104,7 @@ func (in *Installer) Run(ctx context.Context) (err error) {
 		kept[h.Name] = true
 		start(h.Name)
 	}
-	if err := in.Nix.release(func(host string) bool { return !kept[host] }); err != nil {
+	if err := in.Nix.Release(func(host string) bool { return !kept[host] }); err != nil {
 		in.Log.Error("release what was built for forgotten hosts", "err", err)
 	}
 	for name := range changes {
@@ -142,7 +143,7 @@ func (f *follower) release() {
 		b.cancel()
 		<-b.done
 	}
-	if err := f.Nix.release(func(host string) bool { return host == f.name }); err != nil {
+	if err := f.Nix.Release(func(host string) bool { return host == f.name }); err != nil {
 		f.Log.Error("release what was built for a forgotten host", "host", f.name, "err", err)
 	}
 }

@@ -14,8 +14,8 @@ import (
 	"sync"
 	"time"
 
-	"provision/cache"
 	"provision/hosts"
+	"provision/internal/cache"
 	"provision/internal/nix"
 )
 

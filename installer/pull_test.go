@@ -15,8 +15,8 @@ import (
 	"testing"
 	"time"
 
-	"provision/cache"
 	"provision/hosts"
+	"provision/internal/cache"
 	"provision/internal/lab"
 	"provision/internal/nix"
 )
@@ -74,11 +74,11 @@ func fetches(t *testing.T, c *cache.Cache, srv *httptest.Server) (*follower, *se
 // TestNearer: only --substituters-on-target fetches from the machine's own caches, and believes their keys.
 func TestNearer(t *testing.T) {
 	n, dir := flake(t, `{ outputs = { self }: { nixosConfigurations.a.config.system.build.x = derivation { name = "nearer"; system = "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" "echo nearer >$out" ]; }; }; }`)
-	path, err := n.Build(t.Context(), dir, "a", "x", nil)
+	path, err := n.Build(t.Context(), nix.Attribute{Flake: dir, Host: "a", Name: "x"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	infos, err := n.Closure(t.Context(), path)
+	infos, err := pathInfos(t.Context(), n.Settings, path)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"path"
+	"strings"
 
 	"provision/hosts"
 )
@@ -47,7 +49,7 @@ func (f *follower) deliverSecrets(ctx context.Context, h hosts.Host, s *session,
 	for _, file := range h.Secrets {
 		content, err := f.Hosts.Secret(h.Name, hosts.SecretContent(file.Path))
 		if err == nil {
-			where, _ := b.config.place(file.Path, b.layout)
+			where, _ := b.config.Locate(file.Path, b.layout)
 			err = deliver(ctx, s, newRoot, where, file.Mode, bytes.NewReader(content))
 		}
 		if err != nil {
@@ -60,10 +62,10 @@ func (f *follower) deliverSecrets(ctx context.Context, h hosts.Host, s *session,
 // chown gives what is below a path of the running system an owner, the secrets that are kept elsewhere too.
 func (b *build) chown(ctx context.Context, s *session, h hosts.Host, c hosts.Chown) error {
 	name := c.Path
-	c.Path, _ = b.config.place(name, b.layout)
+	c.Path, _ = b.config.Locate(name, b.layout)
 	top, moved := c.Path, false
 	for _, secret := range h.Secrets {
-		where, _ := b.config.place(secret.Path, b.layout)
+		where, _ := b.config.Locate(secret.Path, b.layout)
 		if !below(secret.Path, name) || below(where, top) {
 			continue
 		}
@@ -94,4 +96,10 @@ chown -R -P --no-dereference -- "$3" "$target"`
 		return fmt.Errorf("--chown %s=%s: %w", c.Path, owner, err)
 	}
 	return nil
+}
+
+// below reports whether a path is the folder's, or the folder.
+func below(name, folder string) bool {
+	folder = path.Clean(folder)
+	return name == folder || strings.HasPrefix(name, strings.TrimSuffix(folder, "/")+"/")
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"provision/hosts"
+	"provision/internal/nix"
 )
 
 // buildLimit bounds a build on the machine.
@@ -18,49 +19,58 @@ const buildLimit = 12 * time.Hour
 // buildFile holds the process id of a build on the machine.
 const buildFile = "/run/provision.build"
 
-// place decides where the host's system is built. drv is set if that is the target.
-func (f *follower) place(ctx context.Context, h hosts.Host, c Config) (drv Derivation, err error) {
+// builtThere decides where the host's system is built: it is the derivation if that is on the machine, and zero if it
+// is here.
+func (f *follower) builtThere(ctx context.Context, h hosts.Host, c nix.Config) (drv nix.Derivation, err error) {
 	switch h.BuildOn {
 	case hosts.BuildServer:
 		return drv, nil
 	case hosts.BuildTarget:
 		return c.Builds["toplevel"], nil
 	}
-	if can, err := f.Nix.CanBuild(ctx, c.System); err != nil || can {
+
+	can, err := f.Nix.CanBuild(ctx, c.System)
+	if err != nil || can {
 		return drv, err
 	}
-	drv = c.Builds["toplevel"]
-	if can, err := f.Nix.CanBuild(ctx, drv.System); err != nil || can { // cross-built
-		return Derivation{}, err
+	toplevel := c.Builds["toplevel"]
+	can, err = f.Nix.CanBuild(ctx, toplevel.System)
+	if err != nil || can { // cross-built
+		return drv, err
 	}
 	if h.Disko == hosts.Script {
-		return drv, fmt.Errorf("--disko script needs the flake's script built before there is a disk to build on, and nix here does not build for %s: give it a remote builder, or use another --disko", drv.System)
+		return drv, fmt.Errorf("--disko script needs the flake's script built before there is a disk to build on, and "+
+			"nix here does not build for %s: give it a remote builder, or use another --disko", toplevel.System)
 	}
-	return drv, nil
+	return toplevel, nil
 }
 
-// buildThere copies what the system is built from into /mnt, with what we have of it, and has the
-// machine build it there.
-func (f *follower) buildThere(ctx context.Context, h hosts.Host, s *session, drv Derivation) error {
+// buildThere copies what the system is built from into /mnt, with what we have of it, and has the machine build it
+// there.
+func (f *follower) buildThere(ctx context.Context, h hosts.Host, s *session, drv nix.Derivation) error {
 	start := f.Now()
 	sent, err := f.sendInputs(ctx, h, s, drv)
 	if err != nil {
 		return err
 	}
-	f.note("%s of what %s is built from was copied, in %s; the machine builds it", megabytes(sent.Bytes), drv.Out, since(f.Now(), start))
+	f.note("%s of what %s is built from was copied, in %s; the machine builds it",
+		megabytes(sent.Bytes), drv.Out, since(f.Now(), start))
+
 	start = f.Now()
-	if err := realise(ctx, s, "/mnt", drv, func(line string) {
+	err = realise(ctx, s, "/mnt", drv, func(line string) {
 		f.Log.Debug("nix build on the machine", "host", h.Name, "line", line)
-	}); err != nil {
+	})
+	if err != nil {
 		return err
 	}
 	f.copied(sent, "the machine built %s in %s", drv.Out, since(f.Now(), start))
 	return nil
 }
 
-// sendInputs copies a derivation with all that it refers to, and the outputs that we have of its
-// inputs.
-func (f *follower) sendInputs(ctx context.Context, h hosts.Host, s *session, drv Derivation) (sent hosts.Work, err error) {
+// sendInputs copies a derivation with all that it refers to, and the outputs that we have of its inputs.
+func (f *follower) sendInputs(
+	ctx context.Context, h hosts.Host, s *session, drv nix.Derivation,
+) (sent hosts.Work, err error) {
 	inputs, err := f.Nix.Inputs(ctx, drv.Path)
 	if err != nil {
 		return sent, err
@@ -69,10 +79,15 @@ func (f *follower) sendInputs(ctx context.Context, h hosts.Host, s *session, drv
 	loads = slices.AppendSeq(loads, slices.Chunk(inputs, 1000)) // a command line has its limits
 	for _, what := range loads {
 		c := closure{path: what[len(what)-1]}
-		if err = f.measure(ctx, &c, what...); err != nil {
+		if err := f.measure(ctx, &c, what...); err != nil {
 			return sent, err
 		}
-		w, err := f.copies(ctx, h, s, transfer{closure: c, phase: hosts.PhaseCopy, root: "/mnt", what: what})
+		w, err := f.copies(ctx, h, s, transfer{
+			closure: c,
+			phase:   hosts.PhaseCopy,
+			root:    "/mnt",
+			what:    what,
+		})
 		sent.Bytes += w.Bytes
 		sent.Over = w.Over
 		if err != nil {
@@ -82,9 +97,9 @@ func (f *follower) sendInputs(ctx context.Context, h hosts.Host, s *session, drv
 	return sent, nil
 }
 
-// realise builds a derivation on the machine, in the store below root. It works there, too, and not
-// in the installer's memory: where new versions of nix would, of themselves.
-func realise(ctx context.Context, s *session, root string, drv Derivation, line func(string)) error {
+// realise builds a derivation on the machine, in the store below root. Its temporary files are there, too, and not in
+// the installer's memory, where new versions of nix would have them.
+func realise(ctx context.Context, s *session, root string, drv nix.Derivation, line func(string)) error {
 	const script = `set -e
 work=$0/nix/var/nix/builds
 rm -rf -- "$work" "$2"
@@ -95,7 +110,8 @@ wait $!
 rm -rf -- "$work" "$2"`
 	limit := strconv.Itoa(int(buildLimit.Seconds())) // sshd lets it go on when we are away
 	out, err := s.runWithin(ctx, buildLimit, nil, line, beside("sh", "-c", script, root, drv.Path, buildFile, limit)...)
-	if cause := context.Cause(ctx); errors.Is(cause, errUnwanted) || errors.Is(cause, errBeside) { // closing the disks waits for its lock
+	cause := context.Cause(ctx)
+	if errors.Is(cause, errUnwanted) || errors.Is(cause, errBeside) { // closing the disks waits for its lock
 		_, killErr := s.run(context.WithoutCancel(ctx), nil, "sh", "-c", `kill "$(cat "$0")"`, buildFile)
 		err = errors.Join(err, killErr)
 	}

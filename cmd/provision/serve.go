@@ -21,11 +21,11 @@ import (
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sync/errgroup"
 
-	"provision/cache"
 	"provision/hosts"
 	"provision/images"
 	"provision/installer"
 	"provision/internal/api"
+	"provision/internal/cache"
 	"provision/internal/enroll"
 	"provision/internal/nix"
 	"provision/internal/store"
@@ -208,12 +208,13 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 		return err
 	}
 
-	runs := installer.Nix{
+	slots := nix.QueueSlots()
+	builder := nix.Builder{
 		Settings:    settings,
 		Roots:       filepath.Join(f.stateDir, "roots"),
-		Evaluations: installer.NewQueue(cmp.Or(f.evaluations, installer.QueueSlots())),
-		Builds:      installer.NewQueue(cmp.Or(f.builds, installer.QueueSlots())),
-		Looks:       installer.NewQueue(installer.QueueSlots()),
+		Evaluations: nix.NewQueue(cmp.Or(f.evaluations, slots)),
+		Builds:      nix.NewQueue(cmp.Or(f.builds, slots)),
+		Looks:       nix.NewQueue(slots),
 	}
 	traces := &hosts.Traces{Now: clock.Now}
 	pxeServer.Hosts = inventory
@@ -227,7 +228,7 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 	install := &installer.Installer{
 		Hosts:      inventory,
 		Images:     catalog,
-		Nix:        runs,
+		Nix:        builder,
 		Cache:      closures,
 		CachePort:  pxeServer.HTTPPort,
 		Key:        key,
@@ -247,16 +248,16 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 		Flake:        f.flake,
 		Hosts:        inventory,
 		Images:       catalog,
-		Prepare:      runs.Prepare,
+		Prepare:      installer.Prepare,
 		CheckAddress: pxeServer.CheckAddress,
 		NoDHCP:       f.dhcp == "off",
 		Evaluate: func(ctx context.Context, flake, host string, c hosts.Choices) (enroll.Evaluation, error) {
-			config, layout, err := runs.AtOnce().Evaluate(ctx, flake, host, c)
+			config, layout, err := installer.Evaluate(ctx, builder.AtOnce(), flake, host, c)
 			found := enroll.Evaluation{
 				System: config.System,
 				Layout: layout,
 				Warnings: func(c hosts.Choices) []string {
-					return slices.Concat(config.Flake, config.Warnings(host, c, layout))
+					return slices.Concat(config.Warnings, installer.Warnings(config, host, c, layout))
 				},
 			}
 			return found, err

@@ -185,7 +185,7 @@ func (l *Local) git(ctx context.Context, dir string, args ...string) ([]byte, er
 		cmd.Env = append(cmd.Env, "GIT_CONFIG_GLOBAL=/dev/null")
 	}
 	cmd.Env = append(cmd.Env, "GIT_LITERAL_PATHSPECS=1", "GIT_OPTIONAL_LOCKS=0")
-	return Output(cmd, nil)
+	return commandOutput(cmd, nil)
 }
 
 // elsewhere lists hosts by the outputs that other tools read; their names only, none of them is evaluated.

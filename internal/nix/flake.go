@@ -55,7 +55,7 @@ func (f *Flake) run(ctx context.Context, args ...string) (a answer, err error) {
 		cmd.Env = append(cmd.Env, "NIX_REMOTE="+owners.remote, "NIX_CONFIG="+f.conf(nil))
 	}
 	var said lines
-	a.out, err = Output(cmd, said.add)
+	a.out, err = commandOutput(cmd, said.add)
 	a.said = said.all()
 	if owners != nil {
 		closed := owners.close() // what the daemon said is whole once it has ended
@@ -184,7 +184,9 @@ func (f *Flake) Realise(ctx context.Context, drv, root string, line func(string)
 // Build builds attributes of a flake, or fetches what they make, and keeps that from the garbage collector by links
 // whose names begin with root. It returns the store paths. refresh has nix look for what is new, where the reference is
 // to what changes.
-func (s Settings) Build(ctx context.Context, ref, root string, refresh bool, attrs ...string) (paths []string, err error) {
+func (s Settings) Build(
+	ctx context.Context, ref, root string, refresh bool, attrs ...string,
+) (paths []string, err error) {
 	f, err := s.Open(ref)
 	if err != nil {
 		return nil, err

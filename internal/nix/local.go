@@ -88,7 +88,8 @@ func (l *Local) find() error {
 			return fmt.Errorf("flake %s: %w; write one that has nixosConfigurations", l.Ref, err)
 		}
 	}
-	if l.Top = ""; !git {
+	l.Top = ""
+	if !git {
 		return nil
 	}
 	if l.Top, err = upwards(dir, ".git"); err == nil {

@@ -1,5 +1,11 @@
 // Package nix runs the nix command on flakes: as the user whom a flake belongs to, without writing into it, and with
 // errors that say what to do.
+//
+// [Settings] are how nix is run, and a [Flake] is what it is run on. A [Builder] evaluates and builds the hosts of a
+// flake (nixosConfigurations), a few at a time, in a [Queue]; [Config] is what a flake says about one of them.
+//
+// It takes what it needs as values and knows neither the inventory nor what an operator chose. Of the house it imports
+// disko, for the file systems of a layout, and text.
 package nix
 
 import (
@@ -28,8 +34,8 @@ type Settings struct {
 type Option struct{ Name, Value string }
 
 // ParseOption reads NAME=VALUE.
-func ParseOption(text string) (Option, error) {
-	name, value, is := strings.Cut(text, "=")
+func ParseOption(s string) (Option, error) {
+	name, value, is := strings.Cut(s, "=")
 	o := Option{strings.TrimSpace(name), strings.TrimSpace(value)}
 	if !is || o.Name == "" || strings.ContainsAny(o.Name, " \t#") || strings.ContainsAny(o.Value, "\n\r") {
 		return o, fmt.Errorf("%q: write NAME=VALUE, as in nix.conf, such as connect-timeout=5", name)
@@ -57,7 +63,8 @@ func (s Settings) conf(more []Option) string {
 }
 
 // Env is the environment of a nix command that runs as ourselves. The settings are in it and not among the arguments,
-// for they may hold a token. Git is not told who called sudo: it would then run what that user has put into a repository.
+// for they may hold a token. Git is not told who called sudo: it would then run what that user has put into a
+// repository.
 func (s Settings) Env() []string { return s.env(nil) }
 
 func (s Settings) env(more []Option) []string {
@@ -77,14 +84,14 @@ func (s Settings) env(more []Option) []string {
 func (s Settings) Run(ctx context.Context, line func(string), args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, "nix", slices.Concat(Features, args)...)
 	cmd.Env = s.Env()
-	return Output(cmd, line)
+	return commandOutput(cmd, line)
 }
 
 // maxOutput bounds what nix and git may print, in bytes: of a desktop's closure nix tells about ten MB.
 const maxOutput = 64 << 20
 
-// Output is [Logged], and returns what the command printed.
-func Output(cmd *exec.Cmd, line func(string)) ([]byte, error) {
+// commandOutput is [Logged], and returns what the command printed.
+func commandOutput(cmd *exec.Cmd, line func(string)) ([]byte, error) {
 	var out bytes.Buffer
 	var tooMuch error
 	cmd.Stdout = &text.Limit{To: &out, Most: maxOutput, Full: func(err error) {
@@ -101,11 +108,11 @@ func Output(cmd *exec.Cmd, line func(string)) ([]byte, error) {
 // Logged runs a command and hands each line of its messages to line. The first and last of them are in the error.
 func Logged(cmd *exec.Cmd, line func(string)) error {
 	var said lines
-	stderr := text.Lines{To: func(text string) {
+	stderr := text.Lines{To: func(s string) {
 		if line != nil {
-			line(text)
+			line(s)
 		}
-		said.add(text)
+		said.add(s)
 	}}
 	// A copy that outlives a killed server would keep /mnt busy.
 	if cmd.SysProcAttr == nil {
@@ -141,11 +148,11 @@ type commandError struct {
 func (e *commandError) Unwrap() error { return e.err }
 
 func (e *commandError) Error() string {
-	text := fmt.Sprintf("%s: %v", e.what, e.err)
-	if words := Excerpt(e.said); len(words) > 0 {
-		text += ":\n  " + strings.Join(words, "\n  ")
+	message := fmt.Sprintf("%s: %v", e.what, e.err)
+	if words := excerpt(e.said); len(words) > 0 {
+		message += ":\n  " + strings.Join(words, "\n  ")
 	}
-	return text
+	return message
 }
 
 // called is the program and its first argument that is not a flag or its value: enough to say which of nix's commands
@@ -171,10 +178,10 @@ func version(ctx context.Context) (major, minor int) {
 }
 
 // ParseVersion reads what nix --version prints.
-func ParseVersion(text string) (major, minor int, err error) {
-	m := versionNumber.FindStringSubmatch(text)
+func ParseVersion(s string) (major, minor int, err error) {
+	m := versionNumber.FindStringSubmatch(s)
 	if m == nil {
-		return 0, 0, fmt.Errorf("nix --version printed no version: %.100q", text)
+		return 0, 0, fmt.Errorf("nix --version printed no version: %.100q", s)
 	}
 	major, err = strconv.Atoi(m[1])
 	if err != nil {

@@ -25,6 +25,7 @@ type Account struct {
 	home     string
 }
 
+// String is its name, or its number if it has none.
 func (a Account) String() string { return a.Name }
 
 // chown is the user as chown(1) takes it, with its group.

@@ -49,9 +49,9 @@ const (
 	showLast  = 20
 )
 
-// Excerpt is what a person needs of a command's messages: of nix's error, the first and the last lines, without what
+// excerpt is what a person needs of a command's messages: of nix's error, the first and the last lines, without what
 // it tells of the expression that we gave it.
-func Excerpt(said []string) []string {
+func excerpt(said []string) []string {
 	words := fromError(withoutOurs(said))
 	if len(words) <= showFirst+showLast+1 {
 		return words

@@ -24,7 +24,7 @@ func TestExcerpt(t *testing.T) {
 		long = append(long, fmt.Sprintf("       … while evaluating level %d", i))
 	}
 	long = append(long, "       (stack trace truncated; use '--show-trace' to show the full, detailed trace)", "       error: the reason", "       and what to do")
-	got := strings.Join(Excerpt(long), "\n")
+	got := strings.Join(excerpt(long), "\n")
 	for want, is := range map[string]bool{
 		"error:\n       … while evaluating a branch condition\n         at /nix/store/x-source/lib/lists.nix:57:9:\n": true,
 		"level 0": true, "level 30": false, "lines are left out)": true, "level 59": true,
@@ -35,7 +35,7 @@ func TestExcerpt(t *testing.T) {
 			t.Errorf("%q is there: %v\n%s", want, !is, got)
 		}
 	}
-	if n := len(Excerpt(long)); n > 40 {
+	if n := len(excerpt(long)); n > 40 {
 		t.Errorf("%d lines", n)
 	}
 	for _, tt := range []struct {
@@ -51,7 +51,7 @@ func TestExcerpt(t *testing.T) {
 			"no such luck\nerror: builder for x failed"},
 		{"another program", []string{"bash: x: not found"}, "bash: x: not found"},
 	} {
-		if got := strings.Join(Excerpt(tt.said), "\n"); got != tt.want {
+		if got := strings.Join(excerpt(tt.said), "\n"); got != tt.want {
 			t.Errorf("%s: %s", tt.name, got)
 		}
 	}
@@ -85,12 +85,12 @@ func TestLines(t *testing.T) {
 // TestOutputIsBounded: a command that does not stop talking is ended, and of a line without an end no more than its
 // start is kept.
 func TestOutputIsBounded(t *testing.T) {
-	out, err := Output(exec.CommandContext(t.Context(), "yes"), nil)
+	out, err := commandOutput(exec.CommandContext(t.Context(), "yes"), nil)
 	if err == nil || !strings.Contains(err.Error(), "yes: printed more than 64 MiB") || len(out) > maxOutput {
 		t.Errorf("%d bytes, %v", len(out), err)
 	}
 	endless := exec.CommandContext(t.Context(), "sh", "-c", `head -c 3000000 /dev/zero | tr '\0' x >&2; exit 1`)
-	if _, err := Output(endless, nil); err == nil || len(err.Error()) > 2*text.MaxLine {
+	if _, err := commandOutput(endless, nil); err == nil || len(err.Error()) > 2*text.MaxLine {
 		t.Errorf("an error of %d bytes", len(fmt.Sprint(err)))
 	}
 }

@@ -16,7 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"provision/cache"
+	"provision/internal/cache"
 )
 
 func TestMain(m *testing.M) {

@@ -18,7 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"provision/cache"
+	"provision/internal/cache"
 	"provision/internal/lab"
 )
 

@@ -52,7 +52,7 @@ func TestNix(t *testing.T) {
 		t.Fatal(err)
 	}
 	tests := make(map[string]string) // the program by the package's folder
-	for _, folder := range []string{"internal/nix", "installer", "cache"} {
+	for _, folder := range []string{"internal/nix", "installer", "internal/cache"} {
 		tests[folder] = filepath.Join(t.TempDir(), "test")
 		compile := exec.CommandContext(t.Context(), "go", "test", "-c", "-o", tests[folder], "./"+folder)
 		compile.Dir = source

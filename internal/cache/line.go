@@ -18,8 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// line is a connection that a machine asks for one thing after another on. net/http wakes two more goroutines for each, and
-// writes the headers by themselves: with a thousand small NARs that is a third of the processor time, and
+// line is a connection that a machine asks for one thing after another on. net/http wakes two more goroutines for
+// each, and writes the headers by themselves: with a thousand small NARs that is a third of the processor time, and
 // nix waits for it.
 type line struct {
 	net.Conn
@@ -36,8 +36,8 @@ const (
 	lineRequest = 64 << 10    // bytes of a request at most
 )
 
-// take has the rest of a connection, if it is one of HTTP/1.1 that can be taken, and answers what is asked on it, beginning
-// with r, for as long as that is for the share.
+// take has the rest of a connection, if it is one of HTTP/1.1 that can be taken, and answers what is asked on it,
+// beginning with r, for as long as that is for the share.
 func (s *Share) take(w http.ResponseWriter, r *http.Request) bool {
 	if r.ProtoMajor != 1 || r.ProtoMinor != 1 {
 		return false
@@ -56,7 +56,9 @@ func (s *Share) take(w http.ResponseWriter, r *http.Request) bool {
 		l.raw, _ = tcp.SyscallConn()
 	}
 	for err == nil && s.cache.find(r.URL.Path) == s {
-		l.begun, l.bodied, l.chunked = false, r.Method != http.MethodHead, false
+		l.begun = false
+		l.bodied = r.Method != http.MethodHead
+		l.chunked = false
 		clear(l.header)
 		s.answer(l, r)
 		if l.chunked {

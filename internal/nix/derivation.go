@@ -1,51 +1,53 @@
-package installer
+package nix
 
 import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
-
-	"provision/internal/nix"
 )
 
-// Derivation is a host's toplevel that is not built yet.
+// Derivation is what an attribute of config.system.build evaluates to: how it is built.
 type Derivation struct {
 	Path   string `json:"path"`   // the .drv in our store
 	Out    string `json:"out"`    // what it makes
 	System string `json:"system"` // that builds it, such as x86_64-linux: not the host's, if that is cross-built
 }
 
-// CanBuild reports whether nix here can build for a system: by itself, by what it emulates, or by a
-// remote builder.
-func (n Nix) CanBuild(ctx context.Context, system string) (bool, error) {
-	out, err := n.Run(ctx, nil, "show-config", "--json")
+// CanBuild reports whether nix here can build for a system, such as x86_64-linux: by itself, by what it emulates, or by
+// a remote builder.
+func (s Settings) CanBuild(ctx context.Context, system string) (bool, error) {
+	out, err := s.Run(ctx, nil, "show-config", "--json")
 	if err != nil { // nix 2.20 and later have another name for it
-		if newer, newErr := n.Run(ctx, nil, "config", "show", "--json"); newErr == nil {
-			out, err = newer, nil
+		newer, newErr := s.Run(ctx, nil, "config", "show", "--json")
+		if newErr == nil {
+			out = newer
+			err = nil
 		}
-	}
-	if err != nil {
-		return false, fmt.Errorf("ask nix what it builds for: %w", err)
 	}
 	var c struct {
 		System   struct{ Value string }   `json:"system"`
 		Extra    struct{ Value []string } `json:"extra-platforms"`
 		Builders struct{ Value string }   `json:"builders"`
 	}
-	if err := json.Unmarshal(out, &c); err != nil {
+	if err == nil {
+		err = json.Unmarshal(out, &c)
+	}
+	if err != nil {
 		return false, fmt.Errorf("ask nix what it builds for: %w", err)
 	}
-	return system == c.System.Value || slices.Contains(c.Extra.Value, system) ||
-		slices.Contains(builderSystems(c.Builders.Value, c.System.Value), system), nil
+
+	systems := append(builderSystems(c.Builders.Value, c.System.Value), c.System.Value)
+	return slices.Contains(systems, system) || slices.Contains(c.Extra.Value, system), nil
 }
 
-// builderSystems are those of nix's remote builders: in its setting `builders`, or in the files
-// that this names with @. A builder that names none has ours.
+// builderSystems are those of nix's remote builders: in its setting `builders`, or in the files that this names with
+// @. A builder that names none has ours.
 func builderSystems(builders, own string) (systems []string) {
 	for _, line := range strings.FieldsFunc(builders, func(r rune) bool { return r == '\n' || r == ';' }) {
 		line, _, _ = strings.Cut(line, "#")
@@ -66,68 +68,80 @@ func builderSystems(builders, own string) (systems []string) {
 	return systems
 }
 
-// Inputs are the outputs that we have of what a derivation needs to be built. What made these is
-// not needed any more.
-func (n Nix) Inputs(ctx context.Context, drv string) (have []string, err error) {
+// Inputs are the outputs that our store has of what a derivation needs to be built. It looks for the inputs of an input
+// only where that is not here.
+func (s Settings) Inputs(ctx context.Context, drv string) (have []string, err error) {
 	seen := map[string]bool{drv: true}
 	for level := []string{drv}; len(level) > 0; {
-		var wanted, next []string
-		outputs := make(map[string][]string)
-		for _, path := range level {
-			d, err := readDerivation(path)
-			if err != nil {
-				return nil, err
-			}
-			for input, names := range d.inputs {
-				in, err := readDerivation(input)
-				if err != nil {
-					return nil, err
-				}
-				for _, name := range names {
-					outputs[input] = append(outputs[input], in.outputs[name])
-				}
-				wanted = append(wanted, outputs[input]...)
-			}
-		}
-		missing, err := n.missing(ctx, wanted)
+		outputs, err := inputsOf(level)
 		if err != nil {
 			return nil, err
 		}
+		absent, err := s.Missing(ctx, slices.Concat(slices.Collect(maps.Values(outputs))...))
+		if err != nil {
+			return nil, err
+		}
+		absent[""] = true // an output that has its path only once it is built
+
+		level = nil
 		for input, paths := range outputs {
-			lacks := slices.ContainsFunc(paths, func(p string) bool { return missing[p] })
+			complete := true
 			for _, p := range paths {
-				if !missing[p] {
+				if absent[p] {
+					complete = false
+				} else {
 					have = append(have, p)
 				}
 			}
-			if lacks && !seen[input] {
+			if !complete && !seen[input] {
 				seen[input] = true
-				next = append(next, input)
+				level = append(level, input)
 			}
 		}
-		level = next
 	}
 	slices.Sort(have)
 	return slices.Compact(have), nil
 }
 
-// missing are those of the paths that our store does not have.
-func (n Nix) missing(ctx context.Context, paths []string) (map[string]bool, error) {
-	lacks := map[string]bool{"": true} // an output that has its path only once it is built
+// inputsOf are the outputs that derivations need, by the derivation that makes them.
+func inputsOf(drvs []string) (outputs map[string][]string, err error) {
+	outputs = make(map[string][]string)
+	for _, path := range drvs {
+		d, err := readDerivation(path)
+		if err != nil {
+			return nil, err
+		}
+		for input, needed := range d.inputs {
+			in, err := readDerivation(input)
+			if err != nil {
+				return nil, err
+			}
+			for _, name := range needed {
+				outputs[input] = append(outputs[input], in.outputs[name])
+			}
+		}
+	}
+	return outputs, nil
+}
+
+// Missing are those of the paths that our store does not have.
+func (s Settings) Missing(ctx context.Context, paths []string) (map[string]bool, error) {
+	absent := make(map[string]bool)
+	paths = slices.DeleteFunc(slices.Clone(paths), func(p string) bool { return p == "" })
 	slices.Sort(paths)
-	paths = slices.DeleteFunc(slices.Compact(paths), func(p string) bool { return p == "" })
-	for some := range slices.Chunk(paths, 1000) { // a command line has its limits
-		cmd := exec.CommandContext(ctx, "nix-store", append([]string{"--check-validity", "--print-invalid"}, some...)...)
-		cmd.Env = n.Env()
-		out, err := nix.Output(cmd, nil)
+	for some := range slices.Chunk(slices.Compact(paths), 1000) { // a command line has its limits
+		args := append([]string{"--check-validity", "--print-invalid"}, some...)
+		cmd := exec.CommandContext(ctx, "nix-store", args...)
+		cmd.Env = s.Env()
+		out, err := commandOutput(cmd, nil)
 		if err != nil {
 			return nil, fmt.Errorf("ask nix what of the inputs is here: %w", err)
 		}
 		for _, path := range strings.Fields(string(out)) {
-			lacks[path] = true
+			absent[path] = true
 		}
 	}
-	return lacks, nil
+	return absent, nil
 }
 
 // derivation is what a .drv file says of its outputs and inputs.
@@ -139,11 +153,15 @@ type derivation struct {
 // readDerivation reads a .drv file: Derive([(name,path,algorithm,hash),…],[(drv,[output,…]),…],…),
 // as nix's src/libstore/derivations.cc writes it.
 func readDerivation(path string) (derivation, error) {
-	d := derivation{make(map[string]string), make(map[string][]string)}
+	d := derivation{
+		outputs: make(map[string]string),
+		inputs:  make(map[string][]string),
+	}
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return d, fmt.Errorf("read what the system is built from: %w; if it was garbage-collected, run `provision retry`", err)
 	}
+
 	p := aterm{text: string(data)}
 	p.expect("Derive(")
 	p.list(func() {

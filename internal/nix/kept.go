@@ -1,7 +1,6 @@
-package installer
+package nix
 
 import (
-	"fmt"
 	"path"
 	"path/filepath"
 	"regexp"
@@ -9,7 +8,6 @@ import (
 	"strings"
 
 	"provision/disko"
-	"provision/hosts"
 )
 
 // keptAt is what a module such as impermanence keeps of a system that is new at each boot.
@@ -19,14 +17,15 @@ type keptAt struct {
 	Folders []string `json:"folders"`
 }
 
-// usualHostKey is where sshd has its ed25519 key if nothing else is said.
-const usualHostKey = "/etc/ssh/ssh_host_ed25519_key"
+// DefaultHostKey is where sshd has its ed25519 key if nothing else is said.
+const DefaultHostKey = "/etc/ssh/ssh_host_ed25519_key"
 
-// hostKeyFiles are where the host's SSH key is to be written: where sshd looks for its ed25519 keys, or where these are
-// kept.
-func (c Config) hostKeyFiles(layout *disko.Layout) (files []string) {
+// HostKeyFiles are where the host's SSH key is to be written: where sshd looks for its ed25519 keys, or where these are
+// kept. The layout may be nil.
+func (c Config) HostKeyFiles(layout *disko.Layout) (files []string) {
 	for _, name := range c.hostKeyPaths() {
-		if file, _ := c.place(name, layout); !slices.Contains(files, file) {
+		file, _ := c.Locate(name, layout)
+		if !slices.Contains(files, file) {
 			files = append(files, file)
 		}
 	}
@@ -35,8 +34,8 @@ func (c Config) hostKeyFiles(layout *disko.Layout) (files []string) {
 
 // hostKeyPaths are the usual one, and those of sshd's ed25519 keys.
 func (c Config) hostKeyPaths() []string {
-	paths := []string{usualHostKey}
-	for _, name := range c.Expected.keysOf("ed25519") {
+	paths := []string{DefaultHostKey}
+	for _, name := range c.Expected.HostKeys("ed25519") {
 		if filepath.IsAbs(name) && filepath.Clean(name) == name && !slices.Contains(paths, name) {
 			paths = append(paths, name)
 		}
@@ -44,9 +43,9 @@ func (c Config) hostKeyPaths() []string {
 	return paths
 }
 
-// place is where a file is to be written, so that the running system finds it under its name. lost is the mount point
-// that is new at each boot and takes the file with it; empty: it stays.
-func (c Config) place(name string, layout *disko.Layout) (file, lost string) {
+// Locate finds where a file is to be written, so that the running system finds it under its name. lost is the mount
+// point that is new at each boot and takes the file with it; empty: it stays. The layout may be nil.
+func (c Config) Locate(name string, layout *disko.Layout) (file, lost string) {
 	mounts := c.mounts(layout)
 	file = name
 	for range 8 { // what is kept in one place may be mounted from another
@@ -56,7 +55,9 @@ func (c Config) place(name string, layout *disko.Layout) (file, lost string) {
 		}
 		file = next
 	}
-	if on := mountOf(file, mounts); c.isNew(on) {
+
+	on := mountOf(file, mounts)
+	if c.isNew(on) {
 		lost = on.MountPoint
 	}
 	return file, lost
@@ -69,7 +70,8 @@ func (c Config) mounts(layout *disko.Layout) []disko.FileSystem {
 		return all
 	}
 	for _, f := range layout.FileSystems() {
-		if !slices.ContainsFunc(all, func(o disko.FileSystem) bool { return path.Clean(o.MountPoint) == f.MountPoint }) {
+		same := func(o disko.FileSystem) bool { return path.Clean(o.MountPoint) == f.MountPoint }
+		if !slices.ContainsFunc(all, same) {
 			all = append(all, f)
 		}
 	}
@@ -87,10 +89,10 @@ func mountOf(file string, mounts []disko.FileSystem) (on disko.FileSystem) {
 	return on
 }
 
-// below reports whether a path is the folder's, or the folder.
-func below(name, folder string) bool {
-	folder = path.Clean(folder)
-	return name == folder || strings.HasPrefix(name, strings.TrimSuffix(folder, "/")+"/")
+// below reports whether a path is in a folder, or the folder itself.
+func below(name, dir string) bool {
+	dir = path.Clean(dir)
+	return name == dir || strings.HasPrefix(name, strings.TrimSuffix(dir, "/")+"/")
 }
 
 // kept is where a file lies instead of its own path: in what is mounted there from elsewhere, or in what keeps it.
@@ -99,11 +101,12 @@ func (c Config) kept(file string, mounts []disko.FileSystem) string {
 	if isBind(on) && filepath.IsAbs(on.Device) {
 		return path.Join(on.Device, strings.TrimPrefix(file, on.MountPoint))
 	}
+
 	for _, k := range c.Expected.Kept {
 		if !filepath.IsAbs(k.Root) || below(file, k.Root) {
 			continue
 		}
-		in := func(folder string) bool { return filepath.IsAbs(folder) && below(file, folder) }
+		in := func(dir string) bool { return filepath.IsAbs(dir) && below(file, dir) }
 		if slices.Contains(k.Files, file) || slices.ContainsFunc(k.Folders, in) {
 			return path.Join(k.Root, file)
 		}
@@ -111,6 +114,7 @@ func (c Config) kept(file string, mounts []disko.FileSystem) string {
 	return file
 }
 
+// isBind reports whether a mount shows a folder that is elsewhere, too.
 func isBind(m disko.FileSystem) bool {
 	for _, option := range m.Options {
 		for _, word := range strings.Split(option, ",") {
@@ -123,7 +127,8 @@ func isBind(m disko.FileSystem) bool {
 }
 
 // rollback matches what makes a root anew, in stage 1 or by a snapshot that a layout's hook takes for it.
-var rollback = regexp.MustCompile(`(btrfs|bcachefs)(\s+-\S+)*\s+sub(v|vol|volume)?\s+(delete|del|snapshot|snap)\b|zfs\s+rollback\b`)
+var rollback = regexp.MustCompile(`(btrfs|bcachefs)(\s+-\S+)*\s+sub(v|vol|volume)?\s+(delete|del|snapshot|snap)\b` +
+	`|zfs\s+rollback\b`)
 
 // isNew reports whether a file system is empty, or as it was made, at each boot.
 func (c Config) isNew(m disko.FileSystem) bool {
@@ -131,28 +136,8 @@ func (c Config) isNew(m disko.FileSystem) bool {
 	case "tmpfs", "ramfs":
 		return true
 	case "btrfs", "bcachefs", "zfs", "auto", "":
-		return m.MountPoint == "/" && (rollback.Match(c.Devices) || slices.ContainsFunc(c.Expected.Stage1.Scripts, rollback.MatchString))
+		rolledBack := rollback.Match(c.Devices) || slices.ContainsFunc(c.Expected.Stage1.Scripts, rollback.MatchString)
+		return m.MountPoint == "/" && rolledBack
 	}
 	return false
-}
-
-// lost says what would not outlast the first start.
-func (c Config) lost(host string, o hosts.Choices, layout *disko.Layout) (told []string) {
-	looked := c.Expected.keysOf("ed25519")
-	if len(looked) == 0 {
-		looked = []string{usualHostKey}
-	}
-	stays := func(name string) bool { _, lost := c.place(name, layout); return lost == "" }
-	if !slices.ContainsFunc(looked, stays) && (c.Expected.SSHD.Enable == nil || *c.Expected.SSHD.Enable) {
-		_, on := c.place(looked[0], layout)
-		told = append(told, fmt.Sprintf("the SSH host key of %s would be lost when it starts: %s lies on %s, which is new at each boot, and nothing keeps it; "+
-			"let environment.persistence or fileSystems keep it, or have services.openssh.hostKeys name a path that stays", host, looked[0], on))
-	}
-	for _, s := range o.Secrets {
-		if _, on := c.place(s.Path, layout); on != "" {
-			told = append(told, fmt.Sprintf("--secret %s would be lost when %s starts: it lies on %s, which is new at each boot, and nothing keeps it; "+
-				"choose a path that stays, or let environment.persistence or fileSystems keep it", s.Path, host, on))
-		}
-	}
-	return told
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"provision/hosts"
+	"provision/internal/nix"
 )
 
 // layered is a host whose system needs something that is built here, and something that is not.
@@ -30,7 +31,7 @@ const layered = `{
 }`
 
 // elsewhere is the derivation of the flake's toplevel, and the root of another store that has it.
-func elsewhere(t *testing.T, n Nix, dir string) (drv Derivation, root string) {
+func elsewhere(t *testing.T, n nix.Builder, dir string) (drv nix.Derivation, root string) {
 	t.Helper()
 	// On NixOS the sandbox has a shell; Debian's nix gives it none.
 	t.Setenv("NIX_CONFIG", os.Getenv("NIX_CONFIG")+"\nexperimental-features = nix-command flakes\nsandbox-paths = /bin/sh=/bin/dash /lib /lib64 /usr/lib /usr/lib64")
@@ -62,7 +63,7 @@ func copyTo(t *testing.T, root string, what ...string) {
 // TestBuildThere: a system is built in another store, from its derivation and what our own store has of its inputs.
 func TestBuildThere(t *testing.T) {
 	n, dir := flake(t, layered)
-	here, err := n.Build(t.Context(), dir, "a", "here", nil)
+	here, err := n.Build(t.Context(), nix.Attribute{Flake: dir, Host: "a", Name: "here"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,40 +126,10 @@ func TestBuildThereEnds(t *testing.T) {
 	}
 }
 
-// TestBuilds: nix's own system is built for here; that of a remote builder, too; no other.
-func TestBuilds(t *testing.T) {
-	list := filepath.Join(t.TempDir(), "machines")
-	if err := os.WriteFile(list, []byte("# ours\nssh://arm aarch64-linux,armv7l-linux - 4\nssh://same\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	base := "experimental-features = nix-command flakes\nsystem = x86_64-linux\nextra-platforms = i686-linux\n"
-	for builders, want := range map[string]string{
-		"": "x86_64-linux i686-linux",
-		"builders = ssh://one riscv64-linux; ssh://two - - 1": "x86_64-linux i686-linux riscv64-linux",
-		"builders = @" + list:               "x86_64-linux i686-linux aarch64-linux",
-		"builders = @/nowhere/that/we/know": "x86_64-linux i686-linux",
-	} {
-		t.Setenv("NIX_CONFIG", base+builders)
-		var got []string
-		for _, system := range []string{"x86_64-linux", "i686-linux", "aarch64-linux", "riscv64-linux"} {
-			can, err := Nix{}.CanBuild(t.Context(), system)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if can {
-				got = append(got, system)
-			}
-		}
-		if strings.Join(got, " ") != want {
-			t.Errorf("%s: it builds for %s, want %s", builders, got, want)
-		}
-	}
-}
-
 // TestPrebuilt: a system that is built already is taken as it is, and kept from the garbage collector.
 func TestPrebuilt(t *testing.T) {
 	n, dir := flake(t, layered)
-	built, err := n.Build(t.Context(), dir, "a", "here", nil)
+	built, err := n.Build(t.Context(), nix.Attribute{Flake: dir, Host: "a", Name: "here"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,8 @@ package cache
 
 import "slices"
 
-// Patience is nix's with a server that was killed: it is not asked for long, for who comes after it waits for this to end.
+// Patience is nix's with a server that was killed: it is not asked for long, for who comes after it waits for this to
+// end.
 var Patience = []string{"--option", "download-attempts", "3", "--option", "connect-timeout", "5", "--option", "stalled-download-timeout", "30"}
 
 // Fetch is how a machine fetches the closures of paths out of a binary cache into a store (as nix names it), trusting

@@ -38,9 +38,9 @@ let
   };
   attrsOf = names: set: builtins.intersectAttrs (builtins.listToAttrs (map (name: { inherit name; value = null; }) names)) set;
 in
-if builtins.hasAttr "@HOST@" configurations then
+if builtins.hasAttr @HOST@ configurations then
   let
-    host = configurations."@HOST@";
+    host = configurations.@HOST@;
     devices = layoutOf host.config;
   in
   {

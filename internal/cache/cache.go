@@ -1,12 +1,12 @@
 // Package cache is a nix binary cache of what is being installed: to each machine exactly the store paths of its own
 // install, under a token, signed with a key made for that install.
 //
-// Nothing is packed beforehand: a NAR is streamed out of the store as it is asked for. What arrives is authentic without
-// trust in the network, for the machine is told the public key over its pinned SSH connection. It is not secret: nothing
-// in a nix store should be.
+// Nothing is packed beforehand: a NAR is streamed out of the store as it is asked for. What arrives is authentic
+// without trust in the network, for the machine is told the public key over its pinned SSH connection. It is not
+// secret: nothing in a nix store should be.
 //
-// The protocol is nix's own (nix.dev/manual/nix, "HTTP Binary Cache Store"): nix-cache-info, HASH.narinfo, nar/HASH.nar, and
-// nar/HASH.nar.zst over a slow network.
+// The protocol is nix's own (nix.dev/manual/nix, "HTTP Binary Cache Store"): nix-cache-info, HASH.narinfo,
+// nar/HASH.nar, and nar/HASH.nar.zst over a slow network.
 package cache
 
 import (
@@ -209,8 +209,14 @@ func (p Path) describe(hash string, key signature.SecretKey) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("hash of %s: %w", p.Path, err)
 	}
-	n := narinfo.NarInfo{StorePath: p.Path, URL: "nar/" + hash + ".nar", Compression: "none", CA: p.CA,
-		NarHash: nixhash.MustNewHashWithEncoding(nixhash.SHA256, digest.Digest(), nixhash.NixBase32, true), NarSize: uint64(p.NarSize)}
+	n := narinfo.NarInfo{
+		StorePath:   p.Path,
+		URL:         "nar/" + hash + ".nar",
+		Compression: "none",
+		CA:          p.CA,
+		NarHash:     nixhash.MustNewHashWithEncoding(nixhash.SHA256, digest.Digest(), nixhash.NixBase32, true),
+		NarSize:     uint64(p.NarSize),
+	}
 	references := slices.Sorted(slices.Values(p.References))
 	for _, ref := range references {
 		n.References = append(n.References, path.Base(ref))
@@ -263,7 +269,11 @@ func (s *Share) end(err error) {
 
 // encoders compress as fast as zstd can, each with one core and few megabytes.
 var encoders = sync.Pool{New: func() any {
-	e, _ := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20)) // the options are valid
+	e, _ := zstd.NewWriter(nil, // the options are valid
+		zstd.WithEncoderLevel(zstd.SpeedFastest),
+		zstd.WithEncoderConcurrency(1),
+		zstd.WithWindowSize(1<<20),
+	)
 	return e
 }}
 
