@@ -24,7 +24,8 @@ import (
 // nothing, and mends stored files that are damaged; other content replaces the
 // image. Progress, which may be nil, is called with bytes, often and from this
 // goroutine.
-func (c *Catalog) Add(ctx context.Context, name string, arch Arch, src Source, progress func(done, total int64)) (Image, error) {
+func (c *Catalog) Add(ctx context.Context, name string, arch Arch, src Source,
+	progress func(done, total int64)) (Image, error) {
 	img, err := c.add(ctx, Image{Name: name, Arch: arch}, src, progress)
 	if err != nil {
 		return Image{}, fmt.Errorf("add image %s: %w", name, err)
@@ -61,7 +62,8 @@ func (c *Catalog) add(ctx context.Context, img Image, src Source, progress func(
 	done := int64(0)
 	total := kernel.before.Size() + 2*initrdFile.before.Size() // the initrd is stored, and looked into
 	count := func(n int) {
-		if done += int64(n); progress != nil {
+		done += int64(n)
+		if progress != nil {
 			progress(done, total)
 		}
 	}

@@ -63,7 +63,7 @@ func words(s string) []string {
 
 // ipxeCmdline takes the command line from the kernel line of a netboot.ipxe:
 //
-//	kernel bzImage-x86_64-linux init=/nix/store/…-nixos-system/init initrd=initrd-x86_64-linux nohibernate loglevel=4 ${cmdline}
+//	kernel bzImage-x86_64-linux init=/nix/store/…-nixos-system/init initrd=initrd-x86_64-linux loglevel=4 ${cmdline}
 func ipxeCmdline(script string) (string, error) {
 	for line := range strings.Lines(strings.ReplaceAll(script, "\\\n", " ")) {
 		w := words(line)

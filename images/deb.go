@@ -27,7 +27,8 @@ func (g *gathering) deb(file string) error {
 	defer in.Close()
 	done := int64(0)
 	r := &meter{g.ctx, in, func(n int) {
-		if done += int64(n); g.progress != nil {
+		done += int64(n)
+		if g.progress != nil {
 			g.progress(done, in.before.Size())
 		}
 	}}

@@ -81,13 +81,13 @@ func (d downloader) get(ctx context.Context, r remote, p *partialDownload, count
 			return nil
 		}
 		if ctx.Err() != nil || !passing(err) {
-			return fmt.Errorf("download %s: %w", plain(r.url), reason(ctx, err))
+			return fmt.Errorf("download %s: %w", plainURL(r.url), reason(ctx, err))
 		}
 		if p.size > before {
 			n = 0
 		}
 		if n >= d.tries {
-			return errBroken{fmt.Errorf("download %s: %w (tried %d times)", plain(r.url), reason(ctx, err), n)}
+			return errBroken{fmt.Errorf("download %s: %w (tried %d times)", plainURL(r.url), reason(ctx, err), n)}
 		}
 		if err := d.pause(ctx, max(n, 1)); err != nil {
 			return err
@@ -120,10 +120,12 @@ func reason(ctx context.Context, err error) error {
 	return context.Cause(ctx)
 }
 
-// plain is a URL without what may be secret.
-func plain(u *url.URL) string {
+// plainURL is a URL without what may be secret.
+func plainURL(u *url.URL) string {
 	s := *u
-	s.User, s.RawQuery, s.Fragment = nil, "", ""
+	s.User = nil
+	s.RawQuery = ""
+	s.Fragment = ""
 	return s.String()
 }
 
@@ -202,7 +204,7 @@ func (d downloader) ask(ctx context.Context, r remote, p *partialDownload) (*htt
 			return errRemote{text: fmt.Sprintf("it redirects to a URL of %q", req.URL.Scheme)}
 		case !r.proven && !secure(req.URL):
 			return errRemote{text: fmt.Sprintf("it redirects to %s, which anyone on the way can change: give its digest with --sha256 %s=HEX",
-				plain(req.URL), path.Base(r.url.Path))}
+				plainURL(req.URL), path.Base(r.url.Path))}
 		}
 		return nil
 	}

@@ -97,7 +97,7 @@ func sourceWords(source string) string {
 	case err != nil || u.Host == "":
 		return source
 	case u.Scheme == "http", u.Scheme == "https":
-		return plain(u)
+		return plainURL(u)
 	}
 	u.User = nil
 	return u.String()

@@ -175,7 +175,7 @@ func TestFirstStageSquashfs(t *testing.T) {
 
 // TestFirstStageBounded: the largest drivers are left out, never the needed ones.
 func TestFirstStageBounded(t *testing.T) {
-	modules := map[string]module{"kernel/drivers/net/phy/p": {size: 100}, "kernel/drivers/net/ethernet/a": {size: 8},
+	modules := map[string]kernelModule{"kernel/drivers/net/phy/p": {size: 100}, "kernel/drivers/net/ethernet/a": {size: 8},
 		"kernel/drivers/net/ethernet/b": {size: 3}, "kernel/drivers/net/ethernet/c": {size: 4}, "lib": {size: 2}}
 	x := moduleIndex{needs: map[string][]string{"kernel/drivers/net/phy/p": nil, "kernel/drivers/net/ethernet/a": nil,
 		"kernel/drivers/net/ethernet/b": {"lib"}, "kernel/drivers/net/ethernet/c": {"lib"}, "kernel/drivers/net/ethernet/gone": nil}}

@@ -149,7 +149,8 @@ func (m isoImage) copy(ctx context.Context, from, to string, limit int64, progre
 	}
 	done := int64(0)
 	return writeFile(to, &meter{ctx, in, func(n int) {
-		if done += int64(n); progress != nil {
+		done += int64(n)
+		if progress != nil {
 			progress(done, size)
 		}
 	}})

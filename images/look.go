@@ -52,7 +52,12 @@ func NetworkDrivers(arch Arch) []string {
 // look reads the kernel and the initrd. An error says that the initrd is
 // damaged: the kernel would stumble over it, too.
 func look(arch Arch, kernel, initrdFile io.Reader) (*Look, error) {
-	l := &looking{drivers: NetworkDrivers(arch), scripts: map[string]bool{}, modules: map[string]bool{}, nics: map[string]bool{}}
+	l := &looking{
+		drivers: NetworkDrivers(arch),
+		scripts: map[string]bool{},
+		modules: map[string]bool{},
+		nics:    map[string]bool{},
+	}
 	var err error
 	if l.Kernel, err = kernelVersion(arch, kernel); err != nil {
 		return nil, fmt.Errorf("look into the kernel: %w", err)
@@ -198,7 +203,8 @@ func kernelVersion(arch Arch, kernel io.Reader) (string, error) {
 	switch {
 	case arch == X86_64 && len(head) >= 0x210 && string(head[0x202:0x206]) == "HdrS":
 		return bzImageVersion(in, int(binary.LittleEndian.Uint16(head[0x20e:])))
-	case len(head) >= 0x1c && string(head[4:8]) == "zimg": // an EFI zboot image (Linux, drivers/firmware/efi/libstub/zboot-header.S)
+	// An EFI zboot image (Linux, drivers/firmware/efi/libstub/zboot-header.S).
+	case len(head) >= 0x1c && string(head[4:8]) == "zimg":
 		if _, err := in.Discard(int(binary.LittleEndian.Uint32(head[8:]))); err != nil {
 			return "", nil // no kernel; it will not boot, and not for us to say
 		}

@@ -52,7 +52,8 @@ func (m *moduleFiles) each(ctx context.Context, f func(version, name string, con
 		}
 		return nil
 	})
-	if m.looked = true; err != nil || m.squashed == nil {
+	m.looked = true
+	if err != nil || m.squashed == nil {
 		return err
 	}
 	if err := m.eachSquashed(ctx, f); err != nil {
@@ -73,7 +74,8 @@ func (m *moduleFiles) spool(content io.Reader) error {
 }
 
 // eachSquashed is each for the squashfs, whose root is the nix store.
-func (m *moduleFiles) eachSquashed(ctx context.Context, f func(version, name string, content io.Reader) error) (err error) {
+func (m *moduleFiles) eachSquashed(ctx context.Context,
+	f func(version, name string, content io.Reader) error) (err error) {
 	defer func() { // the reader trusts what it reads
 		if p := recover(); p != nil {
 			err = fmt.Errorf("it is damaged: %v", p)

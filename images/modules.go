@@ -102,7 +102,8 @@ func (m *moduleFiles) index(ctx context.Context, release string) (moduleIndex, e
 		for v := range others {
 			found = append(found, v)
 		}
-		if slices.Sort(found); len(found) > 0 {
+		slices.Sort(found)
+		if len(found) > 0 {
 			return moduleIndex{}, fmt.Errorf("its kernel is %s, and its initrd holds modules for %s: give the kernel and the initrd of one build",
 				release, strings.Join(found, ", "))
 		}
@@ -113,7 +114,12 @@ func (m *moduleFiles) index(ctx context.Context, release string) (moduleIndex, e
 
 // parseModuleIndex reads modules.dep(5), modules.softdep and modules.builtin.
 func parseModuleIndex(files map[string]string) moduleIndex {
-	x := moduleIndex{needs: map[string][]string{}, byName: map[string]string{}, soft: map[string][]string{}, aliases: files["modules.alias"]}
+	x := moduleIndex{
+		needs:   map[string][]string{},
+		byName:  map[string]string{},
+		soft:    map[string][]string{},
+		aliases: files["modules.alias"],
+	}
 	for line := range strings.Lines(files["modules.dep"]) {
 		file, needs, ok := strings.Cut(strings.TrimSpace(line), ":")
 		name, _, isModule := cutModule(file)
@@ -201,14 +207,15 @@ func (x moduleIndex) closure(name string, within []string) []string {
 }
 
 // A module is what is in a kernel module.
-type module struct {
+type kernelModule struct {
 	data []byte // not compressed
 	size int    // compressed
 }
 
 // modules reads the modules of those paths; what is not there is left out.
-func (m *moduleFiles) modules(ctx context.Context, release string, paths map[string]bool) (map[string]module, error) {
-	modules := map[string]module{}
+func (m *moduleFiles) modules(ctx context.Context, release string,
+	paths map[string]bool) (map[string]kernelModule, error) {
+	modules := map[string]kernelModule{}
 	err := m.each(ctx, func(version, name string, content io.Reader) error {
 		file, ext, ok := cutModule(name)
 		if version != release || !ok || !paths[file] || modules[file].data != nil {
@@ -223,31 +230,31 @@ func (m *moduleFiles) modules(ctx context.Context, release string, paths map[str
 	return modules, err
 }
 
-func readModule(ext string, content io.Reader) (module, error) {
+func readModule(ext string, content io.Reader) (kernelModule, error) {
 	if ext != ".ko" {
 		z, err := initrd.Decompress(content)
 		if err != nil {
-			return module{}, fmt.Errorf("unpack it: %w", err)
+			return kernelModule{}, fmt.Errorf("unpack it: %w", err)
 		}
 		defer z.Close()
 		content = z
 	}
 	data, err := io.ReadAll(io.LimitReader(content, 64<<20))
 	if err != nil {
-		return module{}, err
+		return kernelModule{}, err
 	}
 	var packed bytes.Buffer
 	w := gzip.NewWriter(&packed)
 	if _, err := w.Write(data); err != nil {
-		return module{}, err
+		return kernelModule{}, err
 	}
 	err = w.Close()
-	return module{data, packed.Len()}, err
+	return kernelModule{data, packed.Len()}, err
 }
 
 // bounded chooses the modules to pack: all that are needed, then the useful ones
 // by the room that they take with what they need, the smallest first.
-func (x moduleIndex) bounded(modules map[string]module, needed, useful []string, room int) map[string]bool {
+func (x moduleIndex) bounded(modules map[string]kernelModule, needed, useful []string, room int) map[string]bool {
 	chosen := map[string]bool{}
 	cost := func(name string) (size int, whole bool) {
 		for _, each := range append(x.closure(name, nil), name) {
@@ -286,7 +293,7 @@ func (x moduleIndex) bounded(modules map[string]module, needed, useful []string,
 }
 
 // pack makes the files of the chosen modules.
-func (x moduleIndex) pack(modules map[string]module, chosen map[string]bool) []initrd.File {
+func (x moduleIndex) pack(modules map[string]kernelModule, chosen map[string]bool) []initrd.File {
 	var dep, alias strings.Builder
 	var files []initrd.File
 	names := map[string]bool{}

@@ -58,7 +58,7 @@ func parseURL(s string) (*url.URL, error) {
 	case u.User != nil:
 		return nil, errors.New("from: a name or password in a URL ends up in logs and in the image's record: download it yourself, and add the files")
 	case u.Host == "":
-		return nil, fmt.Errorf("from %s: the URL names no server", plain(u))
+		return nil, fmt.Errorf("from %s: the URL names no server", plainURL(u))
 	}
 	return u, nil
 }
@@ -92,18 +92,18 @@ func (f *fetch) folder(ctx context.Context, base *url.URL, arch Arch) error {
 		_, err := f.first(ctx, base, maxText, []string{""}, func(string) string { return "netboot.ipxe" })
 		if errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("%s has no netboot.ipxe, and no netboot-ARCH-linux.ipxe with ARCH %s: "+
-				"give the URL of a folder with the files of a nixos-images release, or of a .tar.gz or .iso", plain(base), arches)
+				"give the URL of a folder with the files of a nixos-images release, or of a .tar.gz or .iso", plainURL(base), arches)
 		}
 		if err != nil {
 			return err
 		}
 		found = []string{""}
 	case len(found) > 1:
-		return fmt.Errorf("%s holds images for x86_64 and for aarch64: say which with --arch", plain(base))
+		return fmt.Errorf("%s holds images for x86_64 and for aarch64: say which with --arch", plainURL(base))
 	}
 	_, err := f.first(ctx, base, maxKernel, []string{"bzImage", "Image"}, func(s string) string { return s + found[0] })
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s has no %s and no %s", plain(base), "bzImage"+found[0], "Image"+found[0])
+		return fmt.Errorf("%s has no %s and no %s", plainURL(base), "bzImage"+found[0], "Image"+found[0])
 	}
 	if err == nil {
 		err = f.file(ctx, base.JoinPath("initrd"+found[0]), "initrd"+found[0], maxInitrd)
@@ -114,7 +114,8 @@ func (f *fetch) folder(ctx context.Context, base *url.URL, arch Arch) error {
 // first downloads the first of several files that is there, and returns which:
 // the error is fs.ErrNotExist if none is. What must not be had over plain http
 // is left out while there is another.
-func (f *fetch) first(ctx context.Context, base *url.URL, limit int64, which []string, name func(string) string) (string, error) {
+func (f *fetch) first(ctx context.Context, base *url.URL, limit int64, which []string,
+	name func(string) string) (string, error) {
 	var refused error
 	for _, w := range which {
 		err := f.file(ctx, base.JoinPath(name(w)), name(w), limit)
@@ -133,7 +134,7 @@ func (f *fetch) first(ctx context.Context, base *url.URL, limit int64, which []s
 func (f *fetch) file(ctx context.Context, u *url.URL, name string, limit int64) error {
 	want, given := f.given.of(name)
 	if !given && !secure(u) {
-		return errOpen{plain(u), name}
+		return errOpen{plainURL(u), name}
 	}
 	p, err := openPartial(f.c.dir, u.String())
 	if err != nil {

@@ -125,7 +125,14 @@ func (a adding) fromURL(ctx context.Context) (img Image, err error) {
 	if err != nil {
 		return Image{}, err
 	}
-	f := &fetch{c: a.c, given: a.given, dir: a.tmp, progress: a.progress, texts: map[string]string{}, checked: len(checks) - 1}
+	f := &fetch{
+		c:        a.c,
+		given:    a.given,
+		dir:      a.tmp,
+		progress: a.progress,
+		texts:    map[string]string{},
+		checked:  len(checks) - 1,
+	}
 	if isFile(u) {
 		err = f.file(ctx, u, path.Base(u.Path), maxInitrd)
 	} else if err = a.given.named(); err == nil {
@@ -254,7 +261,9 @@ func findImage(dir string, suffixes ...string) ([]Source, error) {
 }
 
 func findCmdline(dir, suffix string) (cmdline, file string, err error) {
-	ipxe, run, params := filepath.Join(dir, "netboot"+suffix+".ipxe"), filepath.Join(dir, "run"), filepath.Join(dir, "kernel-params")
+	ipxe := filepath.Join(dir, "netboot"+suffix+".ipxe")
+	run := filepath.Join(dir, "run")
+	params := filepath.Join(dir, "kernel-params")
 	switch {
 	case exists(ipxe):
 		file = ipxe
@@ -299,7 +308,8 @@ func FromTarball(ctx context.Context, file, tmpdir string, progress func(done, t
 	defer in.Close()
 	done := int64(0)
 	out, err := initrd.Decompress(&meter{ctx, in, func(n int) {
-		if done += int64(n); progress != nil {
+		done += int64(n)
+		if progress != nil {
 			progress(done, in.before.Size())
 		}
 	}})
@@ -308,7 +318,7 @@ func FromTarball(ctx context.Context, file, tmpdir string, progress func(done, t
 	}
 	defer out.Close()
 	var src Source
-	if err = unpack(out, tmpdir); err == nil {
+	if err = unpackInto(out, tmpdir); err == nil {
 		src, err = FromDir(tmpdir, "")
 	}
 	if err != nil {
@@ -317,9 +327,9 @@ func FromTarball(ctx context.Context, file, tmpdir string, progress func(done, t
 	return src, nil
 }
 
-// unpack writes the three files we want of a kexec tarball to dir, under names
+// unpackInto writes the three files we want of a kexec tarball to dir, under names
 // of our own, and reads the rest, so that the compression's checksum is checked.
-func unpack(r io.Reader, dir string) error {
+func unpackInto(r io.Reader, dir string) error {
 	limits := map[string]int64{"kexec/bzImage": 1 << 30, "kexec/initrd": 16 << 30, "kexec/run": 1 << 20} // bytes
 	if err := os.Mkdir(filepath.Join(dir, "kexec"), 0o755); err != nil {
 		return err

@@ -54,8 +54,9 @@ func (l TFTPLoad) Slow(blksize int, block time.Duration) string {
 	if block > 0 {
 		return fmt.Sprintf("%s %.0f s over TFTP at %.1f ms a block, as measured with this machine; %s", head, longest.Seconds(), block.Seconds()*1000, tail)
 	}
+	shortest := TFTPTime(l.Size, blksize, quickRound)
 	return fmt.Sprintf("%s %.0f to %.0f s over TFTP at %.1f to %.0f ms a block (assumed: none was measured yet); %s", head,
-		TFTPTime(l.Size, blksize, quickRound).Seconds(), longest.Seconds(), quickRound.Seconds()*1000, slowRound.Seconds()*1000, tail)
+		shortest.Seconds(), longest.Seconds(), quickRound.Seconds()*1000, slowRound.Seconds()*1000, tail)
 }
 
 // BoardLoads are what a board loads of an image over TFTP: the packed kernel and

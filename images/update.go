@@ -15,7 +15,8 @@ import (
 // another one now: where the digests are the same, nothing changes. For an image
 // whose digests were given, sha256 must give those of the new one (see
 // [Request]); else it may be nil. The rest is as with [Catalog.From].
-func (c *Catalog) Update(ctx context.Context, name string, sha256 map[string]string, progress func(Progress)) (img Image, changed bool, err error) {
+func (c *Catalog) Update(ctx context.Context, name string, sha256 map[string]string,
+	progress func(Progress)) (img Image, changed bool, err error) {
 	old, err := c.Get(name)
 	switch {
 	case err != nil:
@@ -26,7 +27,13 @@ func (c *Catalog) Update(ctx context.Context, name string, sha256 map[string]str
 		return Image{}, false, fmt.Errorf("update image %s: it is pinned by the digests that were given for it, so nothing else may come: "+
 			"give the new ones with --sha256", name)
 	}
-	if img, err = c.From(ctx, Request{Name: name, Arch: old.Arch, From: old.From, SHA256: sha256, fresh: true}, progress); err != nil {
+	if img, err = c.From(ctx, Request{
+		Name:   name,
+		Arch:   old.Arch,
+		From:   old.From,
+		SHA256: sha256,
+		fresh:  true,
+	}, progress); err != nil {
 		return Image{}, false, err
 	}
 	return img, !img.same(old), nil
@@ -34,7 +41,8 @@ func (c *Catalog) Update(ctx context.Context, name string, sha256 map[string]str
 
 // same says whether two images boot the same.
 func (img Image) same(other Image) bool {
-	return img.Arch == other.Arch && img.Kernel == other.Kernel && img.Initrd == other.Initrd && img.Cmdline == other.Cmdline
+	return img.Arch == other.Arch && img.Kernel == other.Kernel && img.Initrd == other.Initrd &&
+		img.Cmdline == other.Cmdline
 }
 
 // Freed is what was removed.

@@ -31,8 +31,8 @@ const (
 	installerUp     // the installer, which did not restart
 )
 
-// answer is what came of one look at a port.
-type answer struct {
+// sshAnswer is what came of one look at a port.
+type sshAnswer struct {
 	who    who
 	addr   string
 	port   int
@@ -43,7 +43,7 @@ type answer struct {
 }
 
 // at is the place for people: ssh's own port is not told.
-func (a answer) at() string {
+func (a sshAnswer) at() string {
 	if a.port == 22 {
 		return a.addr
 	}
@@ -51,8 +51,8 @@ func (a answer) at() string {
 }
 
 // ask looks who answers.
-func (f *follower) ask(ctx context.Context, h hosts.Host, addr string, port int) answer {
-	a := answer{addr: addr, port: port}
+func (f *follower) ask(ctx context.Context, h hosts.Host, addr string, port int) sshAnswer {
+	a := sshAnswer{addr: addr, port: port}
 	stage1 := h.Expected.Stage1.Port == port
 	s, proved, other, err := dial(ctx, addr, port, h.HostKey, f.signer)
 	var noCommon *ssh.AlgorithmNegotiationError
@@ -87,7 +87,7 @@ func (f *follower) ask(ctx context.Context, h hosts.Host, addr string, port int)
 const question = `readlink -f /run/current-system || echo none; [ ! -e /etc/initrd-release ] || echo initrd`
 
 // read asks what runs. In stage 1 there is no system yet.
-func (a *answer) read(ctx context.Context, s *session) {
+func (a *sshAnswer) read(ctx context.Context, s *session) {
 	out, err := s.runWithin(ctx, askLimit, nil, nil, "sh", "-c", question)
 	said := strings.Fields(string(out))
 	switch {
@@ -103,7 +103,7 @@ func (a *answer) read(ctx context.Context, s *session) {
 }
 
 // tellApart decides whether the host's key was shown by its system or by its stage 1, at the port of stage 1.
-func (f *follower) tellApart(ctx context.Context, h hosts.Host, a answer) who {
+func (f *follower) tellApart(ctx context.Context, h hosts.Host, a sshAnswer) who {
 	stage1 := h.Expected.Stage1
 	switch {
 	case a.who == unclear, !slices.Contains(h.SSHPorts(), stage1.Port):
@@ -143,7 +143,7 @@ func offers(ctx context.Context, addr string, port int, keyType string) bool {
 
 // onMachine reports whether an address is the machine's still, by our neighbour table; an address that was leased anew
 // is not. What is behind a router is in no table.
-func (a answer) onMachine(h hosts.Host) bool {
+func (a sshAnswer) onMachine(h hosts.Host) bool {
 	mac := neighbour(a.addr)
 	if mac == "" {
 		return a.addr == h.Address

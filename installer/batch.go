@@ -47,7 +47,7 @@ type batch struct {
 	log    *slog.Logger
 	tell   func(step int) // which step runs now, if that has changed since it was last told
 
-	said    []tail // by the steps, in their order
+	said    []lastLines // by the steps, in their order
 	current atomic.Int64
 }
 
@@ -61,7 +61,7 @@ func (b *batch) run(ctx context.Context, s *session) error {
 	if b.limit == 0 {
 		b.limit = commandLimit
 	}
-	b.said = make([]tail, len(b.steps)+1) // the first is for what is said before the first step
+	b.said = make([]lastLines, len(b.steps)+1) // the first is for what is said before the first step
 	sess, err := s.client.NewSession()
 	if err != nil {
 		return fmt.Errorf("%w: %s: %w", errLost, b.steps[0].Name, err)
@@ -120,7 +120,8 @@ func (b *batch) words() []byte {
 
 // follow reads how the steps fare, in the lines that begin with the mark: which failed, and whether
 // it came to an end.
-func (b *batch) follow(stdout io.Reader, mark string, cancel context.CancelCauseFunc) (failed map[int]string, over bool) {
+func (b *batch) follow(stdout io.Reader, mark string, cancel context.CancelCauseFunc,
+) (failed map[int]string, over bool) {
 	bound := func(what string) *time.Timer {
 		return time.AfterFunc(b.limit+stopLimit, func() { cancel(fmt.Errorf("%s did not end within %s", what, b.limit)) })
 	}

@@ -16,7 +16,7 @@ import (
 //
 // A build that fails after the disks were made leaves the permit burned and the machine in its
 // installer. `provision retry` then goes on without making them again.
-func (f *follower) mayFormat(ctx context.Context, h hosts.Host, b *build, d *Disks) bool {
+func (f *follower) mayFormat(ctx context.Context, h hosts.Host, b *hostBuild, d *Disks) bool {
 	switch {
 	case b.over():
 		return false // all the better: there is nothing to wait for
@@ -41,7 +41,8 @@ var errBeside = errors.New("something beside it failed")
 // fill puts the system and the host's files on the new disks, and makes it start. The files come
 // while the system is copied: nothing needs them before it is activated. The disks are read back, and what was copied
 // goes to them, while the boot loader is installed.
-func (f *follower) fill(ctx context.Context, h hosts.Host, s *session, d *Disks, b *build, share *offer) (at hosts.Phase, err error) {
+func (f *follower) fill(ctx context.Context, h hosts.Host, s *session, d *Disks, b *hostBuild,
+	share *offer) (at hosts.Phase, err error) {
 	flush, stop := f.flushing(ctx, s)
 	defer stop()
 	f.begin(hosts.PhaseFiles)
@@ -53,26 +54,26 @@ func (f *follower) fill(ctx context.Context, h hosts.Host, s *session, d *Disks,
 				f.waitsFor(slowest, "")
 			}
 		},
-		part{hosts.PhaseFiles, func(ctx context.Context) error { return f.files(ctx, h, s, b) }},
-		part{hosts.PhaseCopy, func(ctx context.Context) error { return f.copySystem(ctx, h, s, b, share) }})
+		batchPart{hosts.PhaseFiles, func(ctx context.Context) error { return f.files(ctx, h, s, b) }},
+		batchPart{hosts.PhaseCopy, func(ctx context.Context) error { return f.copySystem(ctx, h, s, b, share) }})
 	if err != nil {
 		return at, err
 	}
 	flush() // unmounting waits for it
 	return abreast(ctx, func(hosts.Phase) {},
-		part{hosts.PhaseBootloader, func(ctx context.Context) error { return f.bootloader(ctx, h, s, d, b) }},
-		part{hosts.PhaseDisks, func(ctx context.Context) error { return f.readBack(ctx, d) }})
+		batchPart{hosts.PhaseBootloader, func(ctx context.Context) error { return f.bootloader(ctx, h, s, d, b) }},
+		batchPart{hosts.PhaseDisks, func(ctx context.Context) error { return f.readBack(ctx, d) }})
 }
 
-// part is a phase that runs beside another.
-type part struct {
+// batchPart is a phase that runs beside another.
+type batchPart struct {
 	phase hosts.Phase
 	run   func(context.Context) error
 }
 
 // abreast runs parts at a time. The first that fails ends the others, with errBeside, and its
 // error is returned once all have ended. left is told which one is still running when the others are done.
-func abreast(ctx context.Context, left func(hosts.Phase), parts ...part) (at hosts.Phase, err error) {
+func abreast(ctx context.Context, left func(hosts.Phase), parts ...batchPart) (at hosts.Phase, err error) {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	type ended struct {

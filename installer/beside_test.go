@@ -22,7 +22,7 @@ import (
 // all have ended.
 func TestAbreast(t *testing.T) {
 	broken := errors.New("broken")
-	part := func(p hosts.Phase, run func(context.Context) error) part { return part{p, run} }
+	part := func(p hosts.Phase, run func(context.Context) error) batchPart { return batchPart{p, run} }
 	aRuns, bRuns, cIsLeft := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	var left hosts.Phase
 	at, err := abreast(t.Context(), func(p hosts.Phase) { left = p; close(cIsLeft) },
@@ -64,7 +64,7 @@ func TestNothingIsLeft(t *testing.T) {
 	s, dir := connect(t), t.TempDir()
 	begun, log := fifo(t, dir, "begun"), filepath.Join(dir, "log")
 	_, err := abreast(t.Context(), func(hosts.Phase) { t.Error("nothing failed") },
-		part{hosts.PhaseFiles, func(ctx context.Context) error {
+		batchPart{hosts.PhaseFiles, func(ctx context.Context) error {
 			r, w, err := os.Pipe()
 			if err != nil {
 				return err
@@ -75,7 +75,7 @@ func TestNothingIsLeft(t *testing.T) {
 			_, err = s.run(ctx, r, beside("sh", "-c", `echo >"$0"; cat >/dev/null; i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo files are over >>"$1"`, begun, log)...)
 			return err
 		}},
-		part{hosts.PhaseCopy, func(ctx context.Context) error {
+		batchPart{hosts.PhaseCopy, func(ctx context.Context) error {
 			// Both at a time, although each holds the lock.
 			_, err := s.run(ctx, nil, beside("sh", "-c", `read x <"$0"; echo copy broke >>"$1"; exit 1`, begun, log)...)
 			return err
@@ -322,7 +322,7 @@ func TestMayFormat(t *testing.T) {
 				h.Permit.Burned = h.Permit.Issued.Add(1)
 			}
 			d := &Disks{Client: connect(t).client, Layout: layout, Log: slog.New(slog.DiscardHandler)}
-			if got := f.mayFormat(t.Context(), h, &build{done: tt.done}, d); got != tt.want {
+			if got := f.mayFormat(t.Context(), h, &hostBuild{done: tt.done}, d); got != tt.want {
 				t.Errorf("%v, want %v", got, tt.want)
 			}
 		})

@@ -21,9 +21,9 @@ func (f *follower) boots(ctx context.Context, h hosts.Host, s *session) (target.
 	return target.ParseBoots(string(printed))
 }
 
-// diskFirst puts the new system's entry first in the firmware's order. It says so for the log, behind a comma; where that
-// cannot be done the host is installed all the same, and a note says why. The variable is written as it is: installer images
-// have no efibootmgr.
+// diskFirst puts the new system's entry first in the firmware's order. It says so for the log, behind a comma; where
+// that cannot be done the host is installed all the same, and a note says why. The variable is written as it is:
+// installer images have no efibootmgr.
 func (f *follower) diskFirst(ctx context.Context, h hosts.Host, s *session, before target.Boots) (string, error) {
 	if h.BootOrder != hosts.OrderDiskFirst {
 		return "", nil

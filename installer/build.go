@@ -17,11 +17,11 @@ import (
 	"provision/internal/nix"
 )
 
-// build is what comes of a host's flake.
+// hostBuild is what comes of a host's flake.
 //
 // It is started when the host is enrolled and again for each boot, since the flake may have changed; nix makes the
 // second one quick.
-type build struct {
+type hostBuild struct {
 	key      string    // what it was started for
 	boot     string    // token of the last boot that was fetched; empty: none was
 	permit   time.Time // under which permit
@@ -90,7 +90,7 @@ func (f *follower) startBuild(ctx context.Context, h hosts.Host, hardware string
 	}
 
 	ctx, cancel := context.WithCancel(ctx)
-	b := &build{
+	b := &hostBuild{
 		key:       key,
 		boot:      boot,
 		permit:    h.Permit.Issued,
@@ -112,7 +112,7 @@ func (f *follower) startBuild(ctx context.Context, h hosts.Host, hardware string
 }
 
 // runBuild evaluates and builds, after an earlier build if there was one, and says what came of it.
-func (f *follower) runBuild(ctx context.Context, h hosts.Host, b, old *build) {
+func (f *follower) runBuild(ctx context.Context, h hosts.Host, b, old *hostBuild) {
 	start := f.Now()
 	f.apply(hosts.Event{Kind: hosts.Building, Message: "evaluates the flake"})
 	b.source = f.queued(b).Source(ctx, h.Flake)
@@ -125,7 +125,7 @@ func (f *follower) runBuild(ctx context.Context, h hosts.Host, b, old *build) {
 			f.reportEarly(ctx, b.err)
 			return
 		}
-		event.Message = b.summary(since(f.Now(), start))
+		event.Message = b.summary(elapsed(f.Now(), start))
 	}
 
 	e := expectedOf(b.config, b.layout)
@@ -136,7 +136,7 @@ func (f *follower) runBuild(ctx context.Context, h hosts.Host, b, old *build) {
 
 // unchanged takes over what an earlier build for the same permit came to, if it is of the same flake and is still
 // there: a machine that boots is then not waited for by an evaluation, and many at once by none.
-func (f *follower) unchanged(ctx context.Context, b, old *build) bool {
+func (f *follower) unchanged(ctx context.Context, b, old *hostBuild) bool {
 	if old == nil || old.err != nil || !b.permit.Equal(old.permit) {
 		return false
 	}
@@ -158,14 +158,14 @@ func (f *follower) unchanged(ctx context.Context, b, old *build) bool {
 }
 
 // summary says what came of it.
-func (b *build) summary(took time.Duration) string {
+func (b *hostBuild) summary(took time.Duration) string {
 	if b.drv.Path != "" {
 		return fmt.Sprintf("evaluated in %s; the machine itself is to build %s, for %s", took, b.system.path, b.drv.System)
 	}
 	return fmt.Sprintf("built %s: %s, in %s", b.system.path, b.system, took)
 }
 
-func (b *build) over() bool {
+func (b *hostBuild) over() bool {
 	select {
 	case <-b.done:
 		return true
@@ -183,7 +183,7 @@ func (f *follower) reportEarly(ctx context.Context, err error) {
 }
 
 // make evaluates the host's configuration and has built what the install needs of it.
-func (f *follower) make(ctx context.Context, h hosts.Host, b *build) error {
+func (f *follower) make(ctx context.Context, h hosts.Host, b *hostBuild) error {
 	builder := f.queued(b)
 	var builds []string
 	if h.StorePath == "" {
@@ -222,7 +222,7 @@ func (f *follower) make(ctx context.Context, h hosts.Host, b *build) error {
 }
 
 // makeSystem builds the toplevel, or finds it built, or finds out what the machine is to build.
-func (f *follower) makeSystem(ctx context.Context, builder nix.Builder, h hosts.Host, b *build) (err error) {
+func (f *follower) makeSystem(ctx context.Context, builder nix.Builder, h hosts.Host, b *hostBuild) (err error) {
 	if h.StorePath != "" {
 		b.system, err = f.prebuilt(ctx, h)
 		return err
@@ -286,7 +286,7 @@ func pathInfos(ctx context.Context, s nix.Settings, of ...string) ([]cache.Path,
 }
 
 // evaluated waits until the host's layout is known and all of it evaluates.
-func (f *follower) evaluated(ctx context.Context) (*build, error) {
+func (f *follower) evaluated(ctx context.Context) (*hostBuild, error) {
 	f.mu.Lock()
 	b := f.builds[f.name]
 	f.mu.Unlock()
@@ -310,7 +310,7 @@ func (f *follower) evaluated(ctx context.Context) (*build, error) {
 }
 
 // built waits for the host's build, and shows that, if it is not over.
-func (f *follower) built(ctx context.Context, b *build) error {
+func (f *follower) built(ctx context.Context, b *hostBuild) error {
 	if !b.over() {
 		words, _ := b.turn.Load().(string)
 		f.waitsFor(hosts.PhaseBuild, words)
@@ -325,7 +325,7 @@ func (f *follower) built(ctx context.Context, b *build) error {
 
 // queued is nix for a build, which waits its turn and says so. A machine that is there is waited for by somebody, and
 // goes first.
-func (f *follower) queued(b *build) nix.Builder {
+func (f *follower) queued(b *hostBuild) nix.Builder {
 	builder := f.Nix
 	builder.Evaluates = f.waiter(b, "evaluated")
 	builder.Building = f.waiter(b, "built")
@@ -333,7 +333,7 @@ func (f *follower) queued(b *build) nix.Builder {
 }
 
 // waiter is a build that waits its turn to be evaluated, or built.
-func (f *follower) waiter(b *build, what string) nix.Waiter {
+func (f *follower) waiter(b *hostBuild, what string) nix.Waiter {
 	return nix.Waiter{
 		Hurry: func() bool {
 			h, err := f.Hosts.Get(f.name)

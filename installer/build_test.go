@@ -66,7 +66,7 @@ func TestWaitsForTurn(t *testing.T) {
 // TestAtTheDoor: a host is in a hurry once its machine is there.
 func TestAtTheDoor(t *testing.T) {
 	f, _ := following(t, nix.Builder{}, t.TempDir(), hosts.Choices{})
-	n := f.queued(&build{})
+	n := f.queued(&hostBuild{})
 	if n.Evaluates.Hurry() || n.Building.Hurry() {
 		t.Error("it is in a hurry before its machine asked")
 	}
@@ -95,7 +95,7 @@ func TestUnchanged(t *testing.T) {
 	write(dir, word)
 	n.Roots, n.Evaluations = t.TempDir(), nix.NewQueue(1) // the roots are not in the flake
 	f, h := following(t, n, dir, hosts.Choices{})
-	build := func(token string) *build {
+	build := func(token string) *hostBuild {
 		h.Boot.Token, h.Boot.Client = token, "10.0.0.2"
 		f.startBuild(t.Context(), h, "")
 		b := f.builds["a"]

@@ -41,7 +41,7 @@ type transfer struct {
 }
 
 // copySystem puts the host's system and all it needs into /mnt.
-func (f *follower) copySystem(ctx context.Context, h hosts.Host, s *session, b *build, o *offer) error {
+func (f *follower) copySystem(ctx context.Context, h hosts.Host, s *session, b *hostBuild, o *offer) error {
 	start := f.Now()
 	if b.drv.Path != "" {
 		return f.buildThere(ctx, h, s, b.drv)
@@ -54,7 +54,7 @@ func (f *follower) copySystem(ctx context.Context, h hosts.Host, s *session, b *
 	if sent.Bytes < b.system.size {
 		there = fmt.Sprintf("; %s were there already", megabytes(b.system.size-sent.Bytes))
 	}
-	f.copied(sent, "%s, in %s%s", b.system, since(f.Now(), start), there)
+	f.copied(sent, "%s, in %s%s", b.system, elapsed(f.Now(), start), there)
 	return nil
 }
 
@@ -106,7 +106,7 @@ func (f *follower) nixCopy(ctx context.Context, h hosts.Host, addr string, t tra
 	env := append(f.Nix.Env(), "SSH_AUTH_SOCK="+f.agentSocket(), "NIX_SSHOPTS="+strings.Join([]string{
 		"-F", "/dev/null",
 		"-o", "UserKnownHostsFile=" + known, "-o", "GlobalKnownHostsFile=/dev/null",
-		"-o", "StrictHostKeyChecking=yes", "-o", "HostKeyAlgorithms=" + strings.Join(algorithms(keyType(h.Boot.HostKey)), ","),
+		"-o", "StrictHostKeyChecking=yes", "-o", "HostKeyAlgorithms=" + strings.Join(algorithms(typeOfKey(h.Boot.HostKey)), ","),
 		"-o", "HostKeyAlias=installer", "-o", "Port=" + strconv.Itoa(cmp.Or(h.Boot.Port, 22)),
 		"-o", "PreferredAuthentications=publickey", "-o", "Compression=no",
 		"-o", "Ciphers=aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com",
@@ -124,8 +124,8 @@ func (f *follower) nixCopy(ctx context.Context, h hosts.Host, addr string, t tra
 	return sent, err
 }
 
-// keyType is that of a key in authorized_keys form.
-func keyType(key string) string {
+// typeOfKey is that of a key in authorized_keys form.
+func typeOfKey(key string) string {
 	t, _, _ := strings.Cut(key, " ")
 	return t
 }
@@ -166,7 +166,7 @@ const (
 	resProgress = 105
 )
 
-func (p *copyProgress) read(line string, said *tail) {
+func (p *copyProgress) read(line string, said *lastLines) {
 	body, ok := strings.CutPrefix(line, "@nix ")
 	if !ok {
 		said.add(line)

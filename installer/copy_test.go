@@ -24,7 +24,7 @@ func TestCopyProgress(t *testing.T) {
 	}
 	size := infos[0].NarSize
 	p := copyProgress{sizes: map[string]int64{path: size}}
-	var said tail
+	var said lastLines
 	if err := nix.Logged(cmd, func(line string) { p.read(line, &said) }); err != nil {
 		t.Fatal(err)
 	}

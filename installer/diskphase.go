@@ -12,7 +12,7 @@ import (
 )
 
 // layout is what makes and closes the host's disks.
-func (f *follower) layout(h hosts.Host, s *session, b *build) *Disks {
+func (f *follower) layout(h hosts.Host, s *session, b *hostBuild) *Disks {
 	o := confirm.Options(h.Choices, b.script.path)
 	return &Disks{
 		Client: s.client, Layout: b.layout, Options: o, Log: f.Log,
@@ -84,7 +84,7 @@ func (in *Installer) Burn(h hosts.Host, p *disko.Plan) error {
 
 // disks burns the permit and makes the layout. What was made before an interruption, by a
 // server that was killed or in an earlier boot, is taken up again.
-func (f *follower) disks(ctx context.Context, h hosts.Host, s *session, d *Disks, b *build) error {
+func (f *follower) disks(ctx context.Context, h hosts.Host, s *session, d *Disks, b *hostBuild) error {
 	if h.Layout == b.digest {
 		err := f.takeUp(ctx, s, d)
 		if err == nil {
@@ -102,7 +102,7 @@ func (f *follower) disks(ctx context.Context, h hosts.Host, s *session, d *Disks
 		return err
 	}
 	f.apply(hosts.Event{Kind: hosts.Finished, Phase: hosts.PhaseDisks, Layout: b.digest,
-		Message: fmt.Sprintf("%s in %s", stepCount(steps), since(f.Now(), start))})
+		Message: fmt.Sprintf("%s in %s", stepCount(steps), elapsed(f.Now(), start))})
 	return nil
 }
 

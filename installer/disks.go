@@ -169,7 +169,8 @@ func (d *Disks) session() *session { return &session{client: d.Client} }
 // newPlan plans for the machine as it is now.
 func (d *Disks) newPlan(ctx context.Context, o disko.Options, look disko.Look) (_ *disko.Plan, err error) {
 	facts := d.facts
-	if d.facts = nil; facts == nil || look != nil {
+	d.facts = nil
+	if facts == nil || look != nil {
 		if facts, err = d.probe(ctx, look); err != nil {
 			return nil, err
 		}

@@ -73,8 +73,8 @@ func readFacts(ctx context.Context, s *session, limit time.Duration, probe []str
 	return disko.ReadProbe(out)
 }
 
-// knownCard makes sure that the machine is the host's. The one that fetched the boot by firmware is, for it has the boot's
-// key; its kernel may use another network card, of which the operator is told.
+// knownCard makes sure that the machine is the host's. The one that fetched the boot by firmware is, for it has the
+// boot's key; its kernel may use another network card, of which the operator is told.
 func (f *follower) knownCard(h hosts.Host, s *session, macs []string) error {
 	if slices.ContainsFunc(h.MACs, func(m string) bool { return slices.Contains(macs, m) }) {
 		return nil

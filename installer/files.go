@@ -20,7 +20,7 @@ import (
 // files copies the extra files over /mnt and gives the host its secrets and its
 // SSH key. All come before nixos-install, since activation may need them to
 // decrypt secrets.
-func (f *follower) files(ctx context.Context, h hosts.Host, s *session, b *build) error {
+func (f *follower) files(ctx context.Context, h hosts.Host, s *session, b *hostBuild) error {
 	what := "the host's SSH key"
 	if dir := h.ExtraFiles; dir != "" {
 		if err := sendTree(ctx, s, newRoot, dir); err != nil {
@@ -110,7 +110,9 @@ func writeTree(w io.Writer, dir string) error {
 		if err != nil {
 			return err
 		}
-		head.Name, head.Uname, head.Gname = filepath.ToSlash(rel), "", ""
+		head.Name = filepath.ToSlash(rel)
+		head.Uname = ""
+		head.Gname = ""
 		if head.Uid == int(top.Uid) {
 			head.Uid = 0
 		}

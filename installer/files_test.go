@@ -42,7 +42,7 @@ func TestDiskKeysComeAndGo(t *testing.T) {
 	plan := luksPlan(t, path)
 	f, s := &follower{Installer: &Installer{Hosts: inv}}, connect(t)
 	disks := func(h hosts.Host) *Disks {
-		d := f.layout(h, s, &build{})
+		d := f.layout(h, s, &hostBuild{})
 		d.plan = plan
 		return d
 	}

@@ -51,7 +51,7 @@ exec "$0" "$@"`
 	if tool == hosts.GenerateConfig { // the layout says the file systems
 		argv = append(argv, "--show-hardware-config", "--no-filesystems")
 	}
-	var said tail
+	var said lastLines
 	data, err := s.runWithin(ctx, hardwareLimit, nil, said.add, argv...)
 	if err != nil {
 		return nil, err

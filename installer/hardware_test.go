@@ -56,7 +56,7 @@ func following(t *testing.T, n nix.Builder, flake string, o hosts.Choices) (*fol
 	if err != nil {
 		t.Fatal(err)
 	}
-	in := &Installer{Hosts: inv, Nix: n, Now: time.Now, Log: slog.New(slog.DiscardHandler), builds: make(map[string]*build)}
+	in := &Installer{Hosts: inv, Nix: n, Now: time.Now, Log: slog.New(slog.DiscardHandler), builds: make(map[string]*hostBuild)}
 	t.Cleanup(in.building.Wait)
 	return &follower{Installer: in, name: "a"}, h
 }

@@ -55,7 +55,7 @@ type Installer struct {
 	run    string // folder for the agent's socket and pinned keys
 
 	mu       sync.Mutex
-	builds   map[string]*build // by host
+	builds   map[string]*hostBuild // by host
 	building sync.WaitGroup
 }
 
@@ -68,7 +68,7 @@ func (in *Installer) Run(ctx context.Context) (err error) {
 		return fmt.Errorf("make a folder for this run: %w", err)
 	}
 	defer os.RemoveAll(in.run)
-	in.builds = make(map[string]*build)
+	in.builds = make(map[string]*hostBuild)
 
 	var followers sync.WaitGroup
 	defer in.building.Wait()
@@ -337,7 +337,8 @@ func (f *follower) untilUnwanted(ctx context.Context, h hosts.Host, cancel conte
 		now, err := f.Hosts.Get(h.Name)
 		gone := errors.Is(err, hosts.ErrNotFound)
 		cancelled := err == nil && (now.State == hosts.Failed || now.State == hosts.Installed)
-		if gone || cancelled || (err == nil && (now.Boot.Token != h.Boot.Token || !now.Permit.Issued.Equal(h.Permit.Issued))) {
+		if gone || cancelled || (err == nil && (now.Boot.Token != h.Boot.Token ||
+			!now.Permit.Issued.Equal(h.Permit.Issued))) {
 			cancel(errUnwanted)
 			return
 		}

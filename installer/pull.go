@@ -39,11 +39,12 @@ func (f *follower) offer(s *session, c closure) (*offer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &offer{share, "http://" + netip.AddrPortFrom(local.AddrPort().Addr().Unmap(), uint16(f.CachePort)).String() + cache.Prefix + share.Token}, nil
+	return &offer{share, "http://" + netip.AddrPortFrom(local.AddrPort().Addr().Unmap(), uint16(f.CachePort)).String() +
+		cache.Prefix + share.Token}, nil
 }
 
-// A network that carries fewer bytes a second than slowLink is better used if they are compressed, should the cores keep up:
-// zstd's fastest makes 0.4 of a system. Gigabit Ethernet carries 117e6.
+// A network that carries fewer bytes a second than slowLink is better used if they are compressed, should the cores
+// keep up: zstd's fastest makes 0.4 of a system. Gigabit Ethernet carries 117e6.
 const (
 	slowLink = 30e6
 	packRate = 100e6 // bytes that a core of the server compresses in a second
@@ -51,14 +52,16 @@ const (
 	storing = 1. / 3
 )
 
-// faster reports whether NARs arrive faster compressed, over a network that carries link bytes a second, if the server's cores are shared by
-// so many machines, and each of this machine's hashes so many bytes a second. A slow machine makes its network look slow.
+// faster reports whether NARs arrive faster compressed, over a network that carries link bytes a second, if the
+// server's cores are shared by so many machines, and each of this machine's hashes so many bytes a second. A slow
+// machine makes its network look slow.
 func faster(link float64, serverCores, machines, machineCores int, hashes float64) bool {
 	packed := min(link/0.4, packRate*float64(serverCores)/float64(max(1, machines)), storing*hashes*float64(machineCores))
 	return link < slowLink && packed > 1.3*link
 }
 
-// compress has the network to the machine measured, and what is offered compressed if that helps. If the machine cannot tell, it is not.
+// compress has the network to the machine measured, and what is offered compressed if that helps. If the machine cannot
+// tell, it is not.
 func (f *follower) compress(ctx context.Context, s *session, o *offer) {
 	const script = `read -r path && exec 3<>"/dev/tcp/$0/$1" && printf 'GET %s HTTP/1.0\r\n\r\n' "$path" >&3 || exit
 read -r _ <&3 || exit
@@ -74,7 +77,8 @@ echo "$bytes" $((fetched - begun)) "$(nproc)" $((${EPOCHREALTIME//[.,]/} - fetch
 	out, err := s.run(ctx, strings.NewReader(url.Path+"/"+cache.RateName+"\n"), "bash", "-c", script, url.Hostname(), url.Port())
 	var bytes, micros, hashing float64
 	var cores int
-	if _, scanErr := fmt.Sscan(string(out), &bytes, &micros, &cores, &hashing); err != nil || scanErr != nil || micros <= 0 || hashing <= 0 {
+	if _, scanErr := fmt.Sscan(string(out), &bytes, &micros, &cores, &hashing); err != nil || scanErr != nil ||
+		micros <= 0 || hashing <= 0 {
 		return
 	}
 	link, hashes := bytes/micros*1e6, 4e6/hashing*1e6
@@ -86,9 +90,9 @@ echo "$bytes" $((fetched - begun)) "$(nproc)" $((${EPOCHREALTIME//[.,]/} - fetch
 	}
 }
 
-// shareEarly offers the host's system, if that is built, while the disks are made, and has the machine ask already for all
-// that nix wants to know before it fetches the first path. done ends this.
-func (f *follower) shareEarly(ctx context.Context, h hosts.Host, s *session, b *build) (_ *offer, done func()) {
+// shareEarly offers the host's system, if that is built, while the disks are made, and has the machine ask already for
+// all that nix wants to know before it fetches the first path. done ends this.
+func (f *follower) shareEarly(ctx context.Context, h hosts.Host, s *session, b *hostBuild) (_ *offer, done func()) {
 	if f.Cache == nil || h.CopyOver == hosts.CopySSH || !b.over() || b.err != nil || b.drv.Path != "" {
 		return nil, func() {}
 	}
@@ -101,7 +105,8 @@ func (f *follower) shareEarly(ctx context.Context, h hosts.Host, s *session, b *
 	asking.Go(func() {
 		f.compress(ctx, s, o)
 		// What it says is not wanted: it is all said again by who fetches.
-		s.run(ctx, nil, slices.Concat([]string{"sh", "-c", `exec "$@" >/dev/null 2>&1`, "sh", "nix"}, nix.Features, []string{"path-info", "--recursive", "--store", o.url}, cache.Patience, []string{b.system.path})...)
+		s.run(ctx, nil, slices.Concat([]string{"sh", "-c", `exec "$@" >/dev/null 2>&1`, "sh", "nix"}, nix.Features,
+			[]string{"path-info", "--recursive", "--store", o.url}, cache.Patience, []string{b.system.path})...)
 	})
 	return o, func() {
 		cancel()
@@ -130,7 +135,12 @@ func (f *follower) pull(ctx context.Context, h hosts.Host, s *session, t transfe
 	argv := cache.Fetch(o.url, o.PublicKey, to, h.TargetSubstitutes, t.path)
 	// What the machine runs outlives a session that ends; its id is kept, to end it.
 	argv = beside(append([]string{"sh", "-c", `"$@" & echo $! >"$0"; wait $!`, pullFile}, argv...)...)
-	sent, err = f.watchCopy(ctx, t, &pullProgress{share: o.Share, before: before, from: o.url, sizes: t.paths}, func(ctx context.Context, line func(string)) error {
+	sent, err = f.watchCopy(ctx, t, &pullProgress{
+		share:  o.Share,
+		before: before,
+		from:   o.url,
+		sizes:  t.paths,
+	}, func(ctx context.Context, line func(string)) error {
 		_, err := s.runWithin(ctx, buildLimit, nil, line, argv...)
 		return err
 	})
@@ -170,7 +180,7 @@ type pullProgress struct {
 	last      int64 // bytes of the path that is copied from elsewhere
 }
 
-func (p *pullProgress) read(line string, said *tail) {
+func (p *pullProgress) read(line string, said *lastLines) {
 	rest, copying := strings.CutPrefix(line, "copying ")
 	if !copying {
 		said.add(line)
@@ -186,16 +196,17 @@ func (p *pullProgress) read(line string, said *tail) {
 func (p *pullProgress) bytes() int64   { return p.share.Sent() - p.before + p.elsewhere }
 func (p *pullProgress) largest() int64 { return p.last }
 
-// copying is how far a copy is.
-type copying interface {
-	read(line string, said *tail) // of nix's stderr; what is for people goes to said
+// closureCopy is how far a copy is.
+type closureCopy interface {
+	read(line string, said *lastLines) // of nix's stderr; what is for people goes to said
 	bytes() int64
 	largest() int64 // bytes of the largest path under way of which nothing is known until it is there
 }
 
 // watchCopy runs nix, tells how far it is, and ends it when nothing moves. It returns how many bytes the
 // machine did not have.
-func (f *follower) watchCopy(ctx context.Context, t transfer, p copying, run func(ctx context.Context, line func(string)) error) (int64, error) {
+func (f *follower) watchCopy(ctx context.Context, t transfer, p closureCopy,
+	run func(ctx context.Context, line func(string)) error) (int64, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	lines, done := make(chan string), make(chan error, 1)
@@ -207,7 +218,7 @@ func (f *follower) watchCopy(ctx context.Context, t transfer, p copying, run fun
 			}
 		})
 	}()
-	var said tail
+	var said lastLines
 	told, moved := int64(-1), time.Now()
 	for tick := time.NewTicker(time.Second); ; {
 		select {
@@ -236,8 +247,8 @@ func (f *follower) watchCopy(ctx context.Context, t transfer, p copying, run fun
 	}
 }
 
-// copies is how the closure goes to the machine: as the host's options say. It returns what the machine did not have, and how that
-// went in the end.
+// copies is how the closure goes to the machine: as the host's options say. It returns what the machine did not have,
+// and how that went in the end.
 func (f *follower) copies(ctx context.Context, h hosts.Host, s *session, t transfer) (hosts.Work, error) {
 	w := hosts.Work{Over: string(hosts.CopyHTTP)}
 	want := cmp.Or(h.CopyOver, hosts.CopyAuto)

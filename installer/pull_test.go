@@ -124,7 +124,7 @@ func TestNearer(t *testing.T) {
 
 func TestPullProgress(t *testing.T) {
 	p := pullProgress{share: new(cache.Share), from: "http://192.0.2.1/cache/X", sizes: map[string]int64{"/nix/store/a": 10, "/nix/store/b": 5}}
-	var said tail
+	var said lastLines
 	for _, line := range []string{"copying 3 paths...", "copying path '/nix/store/a' from 'https://near.example'...", "copying path '/nix/store/b' from 'http://192.0.2.1/cache/X'...", "error: no", "copying path '"} {
 		p.read(line, &said)
 	}

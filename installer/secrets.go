@@ -45,7 +45,7 @@ mv -fT -- "$target.part" "$target"`
 }
 
 // deliverSecrets writes the host's secret files, where the running system will find them.
-func (f *follower) deliverSecrets(ctx context.Context, h hosts.Host, s *session, b *build) error {
+func (f *follower) deliverSecrets(ctx context.Context, h hosts.Host, s *session, b *hostBuild) error {
 	for _, file := range h.Secrets {
 		content, err := f.Hosts.Secret(h.Name, hosts.SecretContent(file.Path))
 		if err == nil {
@@ -60,7 +60,7 @@ func (f *follower) deliverSecrets(ctx context.Context, h hosts.Host, s *session,
 }
 
 // chown gives what is below a path of the running system an owner, the secrets that are kept elsewhere too.
-func (b *build) chown(ctx context.Context, s *session, h hosts.Host, c hosts.Chown) error {
+func (b *hostBuild) chown(ctx context.Context, s *session, h hosts.Host, c hosts.Chown) error {
 	name := c.Path
 	c.Path, _ = b.config.Locate(name, b.layout)
 	top, moved := c.Path, false

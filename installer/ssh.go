@@ -74,7 +74,8 @@ func algorithms(keyType string) []string {
 // (authorized_keys form). With a wrong key the error is errWrongKey and
 // `other` the key that was shown. proved is true as soon as the machine has
 // shown that it holds the pinned key, even if it then lets nobody in.
-func dial(ctx context.Context, addr string, port int, pinned string, login ssh.Signer) (s *session, proved bool, other string, err error) {
+func dial(ctx context.Context, addr string, port int, pinned string,
+	login ssh.Signer) (s *session, proved bool, other string, err error) {
 	want, _, _, _, err := ssh.ParseAuthorizedKey([]byte(pinned))
 	if err != nil {
 		return nil, false, "", fmt.Errorf("read the pinned key of %s: %w", addr, err)
@@ -153,7 +154,8 @@ func (s *session) run(ctx context.Context, stdin io.Reader, argv ...string) ([]b
 }
 
 // runWithin is run with another limit. Each line of the command's stderr goes to line, if given.
-func (s *session) runWithin(ctx context.Context, limit time.Duration, stdin io.Reader, line func(string), argv ...string) ([]byte, error) {
+func (s *session) runWithin(ctx context.Context, limit time.Duration, stdin io.Reader, line func(string),
+	argv ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("did not end within %s", limit))
 	defer cancel()
 	ctx, end := context.WithCancelCause(ctx)
@@ -165,7 +167,7 @@ func (s *session) runWithin(ctx context.Context, limit time.Duration, stdin io.R
 	defer sess.Close()
 	stop := context.AfterFunc(ctx, func() { sess.Close() })
 	defer stop()
-	var said tail
+	var said lastLines
 	lines := text.Lines{To: func(l string) {
 		said.add(l)
 		if line != nil {
@@ -190,7 +192,7 @@ func (s *session) runWithin(ctx context.Context, limit time.Duration, stdin io.R
 	if err != nil && !errors.As(err, &exit) {
 		return nil, fmt.Errorf("%w during %s: %w", errLost, argv[0], err)
 	}
-	var last tail
+	var last lastLines
 	printed := text.Lines{To: last.add}
 	_, _ = printed.Write(answer) // it cannot fail
 	printed.End()

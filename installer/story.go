@@ -19,7 +19,8 @@ const factsFresh = 5 * time.Second
 // install is the story: from a live installer to a machine that restarts from
 // its own disk. It returns the phase that it came to. build starts the build, if it was not
 // started yet.
-func (f *follower) install(ctx context.Context, h hosts.Host, s *session, build func(hardware string)) (at hosts.Phase, err error) {
+func (f *follower) install(ctx context.Context, h hosts.Host, s *session,
+	build func(hardware string)) (at hosts.Phase, err error) {
 	// Commands of a server that was killed may still run: they hold the lock.
 	limit := commandLimit
 	if h.Layout != "" && h.BuildOn != hosts.BuildServer { // it may be a build
@@ -107,7 +108,7 @@ func beside(argv ...string) []string {
 }
 
 // bootloader makes the copied system the one that starts, and lets the TPM open its disks.
-func (f *follower) bootloader(ctx context.Context, h hosts.Host, s *session, d *Disks, b *build) error {
+func (f *follower) bootloader(ctx context.Context, h hosts.Host, s *session, d *Disks, b *hostBuild) error {
 	f.begin(hosts.PhaseBootloader)
 	before, err := f.boots(ctx, h, s)
 	if err != nil {
@@ -118,7 +119,7 @@ func (f *follower) bootloader(ctx context.Context, h hosts.Host, s *session, d *
 	if err != nil {
 		return err
 	}
-	took := since(f.Now(), start)
+	took := elapsed(f.Now(), start)
 	order, err := f.diskFirst(ctx, h, s, before)
 	if err != nil {
 		return err
@@ -180,7 +181,7 @@ func restart(ctx context.Context, s *session) error {
 	return err
 }
 
-func since(now, start time.Time) time.Duration { return now.Sub(start).Round(100 * time.Millisecond) }
+func elapsed(now, start time.Time) time.Duration { return now.Sub(start).Round(100 * time.Millisecond) }
 
 // write writes a file on the machine, mode as given, from data that never
 // appears in a command line. Its folder is made if need be.

@@ -207,8 +207,8 @@ func (f *follower) adopt(h hosts.Host, s *session) (string, error) {
 	return "an installer runs there already, with the host key that was given", err
 }
 
-// running is our own program on a machine that runs something.
-type running struct {
+// remoteProgram is our own program on a machine that runs something.
+type remoteProgram struct {
 	*session
 	program string // path on the machine
 	facts   target.Facts
@@ -230,7 +230,7 @@ echo "no folder of /run, /tmp, /var/tmp and /root lets programs be executed" >&2
 exit 1`
 
 // upload puts our program on the machine.
-func (f *follower) upload(ctx context.Context, h hosts.Host, s *session) (t running, err error) {
+func (f *follower) upload(ctx context.Context, h hosts.Host, s *session) (t remoteProgram, err error) {
 	path, err := f.Program(h.Arch)
 	if err != nil {
 		return t, err
@@ -244,7 +244,7 @@ func (f *follower) upload(ctx context.Context, h hosts.Host, s *session) (t runn
 	if err != nil {
 		return t, fmt.Errorf("send our program to %s: %w", s.addr, err)
 	}
-	t = running{session: s, program: strings.TrimSpace(string(out))}
+	t = remoteProgram{session: s, program: strings.TrimSpace(string(out))}
 	if out, err = t.do(ctx, nil, "facts"); err == nil {
 		err = json.Unmarshal(out, &t.facts)
 	}
@@ -258,18 +258,18 @@ func (f *follower) upload(ctx context.Context, h hosts.Host, s *session) (t runn
 	return t, nil
 }
 
-func (t running) do(ctx context.Context, stdin io.Reader, args ...string) ([]byte, error) {
+func (t remoteProgram) do(ctx context.Context, stdin io.Reader, args ...string) ([]byte, error) {
 	return t.run(ctx, stdin, append([]string{t.program, "target"}, args...)...)
 }
 
-func (t running) remove(ctx context.Context) {
+func (t remoteProgram) remove(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), dialLimit)
 	defer cancel()
 	_, _ = t.run(ctx, nil, "rm", "-f", "--", t.program) // it may be gone with its machine
 }
 
 // bootNext has the firmware start from the network, once.
-func (f *follower) bootNext(ctx context.Context, h hosts.Host, t running) (string, error) {
+func (f *follower) bootNext(ctx context.Context, h hosts.Host, t remoteProgram) (string, error) {
 	out, err := t.do(ctx, nil, "boot-next", "--mac", strings.Join(h.MACs, ","))
 	if err != nil {
 		return "", err
@@ -290,7 +290,7 @@ func (f *follower) bootNext(ctx context.Context, h hosts.Host, t running) (strin
 }
 
 // kexec has the running kernel start the installer's.
-func (f *follower) kexec(ctx context.Context, h hosts.Host, t running) (string, error) {
+func (f *follower) kexec(ctx context.Context, h hosts.Host, t remoteProgram) (string, error) {
 	img, err := f.Images.Get(h.Image)
 	if err != nil {
 		return "", err
@@ -307,7 +307,7 @@ func (f *follower) kexec(ctx context.Context, h hosts.Host, t running) (string, 
 	if _, err := f.Hosts.UseBoot(h.Boot.Token, hosts.Fetch{Client: t.addr, File: "kernel and initrd over SSH", Whole: true}); err != nil {
 		return "", err
 	}
-	how := fmt.Sprintf("kexec: sent %s in %s, starting the installer", megabytes(img.Kernel.Size+img.Initrd.Size), since(f.Now(), start))
+	how := fmt.Sprintf("kexec: sent %s in %s, starting the installer", megabytes(img.Kernel.Size+img.Initrd.Size), elapsed(f.Now(), start))
 	started, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	_, err = t.do(started, nil, "kexec-start")
@@ -318,13 +318,18 @@ func (f *follower) kexec(ctx context.Context, h hosts.Host, t running) (string, 
 }
 
 // load sends kernel and initrd, as `provision target kexec-load` wants them.
-func (f *follower) load(ctx context.Context, h hosts.Host, t running, img images.Image) error {
+func (f *follower) load(ctx context.Context, h hosts.Host, t remoteProgram, img images.Image) error {
 	key, err := f.Hosts.Secret(h.Name, hosts.SecretBootKey)
 	if err != nil {
 		return err
 	}
-	contract := images.Contract{Login: strings.TrimSpace(string(ssh.MarshalAuthorizedKey(f.signer.PublicKey()))), HostKey: key, HostKeyPublic: h.Boot.HostKey, MachineID: h.MachineID(),
-		Network: map[string][]byte{"provision.json": h.About()}}
+	contract := images.Contract{
+		Login:         strings.TrimSpace(string(ssh.MarshalAuthorizedKey(f.signer.PublicKey()))),
+		HostKey:       key,
+		HostKeyPublic: h.Boot.HostKey,
+		MachineID:     h.MachineID(),
+		Network:       map[string][]byte{"provision.json": h.About()},
+	}
 	for name, data := range map[string][]byte{"addrs.json": t.facts.Addrs, "routes-v4.json": t.facts.RoutesV4, "routes-v6.json": t.facts.RoutesV6} {
 		if data != nil {
 			contract.Network[name] = data
@@ -354,8 +359,12 @@ func (f *follower) load(ctx context.Context, h hosts.Host, t running, img images
 		return fmt.Errorf("read image %s: %w", img.Name, err)
 	}
 	total := img.Initrd.Size + int64(len(tail))
-	head, err := json.Marshal(target.Load{Kernel: uint64(img.Kernel.Size), Initrd: uint64(total), SHA256: hex.EncodeToString(sum.Sum(nil)),
-		Cmdline: img.BootCmdline(h.KernelParams) + " BOOTIF=01-" + strings.ReplaceAll(h.Boot.MAC, ":", "-")})
+	head, err := json.Marshal(target.Load{
+		Kernel:  uint64(img.Kernel.Size),
+		Initrd:  uint64(total),
+		SHA256:  hex.EncodeToString(sum.Sum(nil)),
+		Cmdline: img.BootCmdline(h.KernelParams) + " BOOTIF=01-" + strings.ReplaceAll(h.Boot.MAC, ":", "-"),
+	})
 	if err != nil {
 		return err
 	}

@@ -6,10 +6,10 @@ import (
 	"provision/internal/text"
 )
 
-// tail keeps the last lines of a command's output.
-type tail []string
+// lastLines keeps the last lines of a command's output.
+type lastLines []string
 
-func (t *tail) add(line string) {
+func (t *lastLines) add(line string) {
 	const most = 20
 	*t = append(*t, line)
 	if len(*t) > most {
@@ -18,7 +18,7 @@ func (t *tail) add(line string) {
 }
 
 // String is the lines behind a colon, or nothing.
-func (t tail) String() string {
+func (t lastLines) String() string {
 	if len(t) == 0 {
 		return ""
 	}

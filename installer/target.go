@@ -54,7 +54,7 @@ func (f *follower) buildThere(ctx context.Context, h hosts.Host, s *session, drv
 		return err
 	}
 	f.note("%s of what %s is built from was copied, in %s; the machine builds it",
-		megabytes(sent.Bytes), drv.Out, since(f.Now(), start))
+		megabytes(sent.Bytes), drv.Out, elapsed(f.Now(), start))
 
 	start = f.Now()
 	err = realise(ctx, s, "/mnt", drv, func(line string) {
@@ -63,7 +63,7 @@ func (f *follower) buildThere(ctx context.Context, h hosts.Host, s *session, drv
 	if err != nil {
 		return err
 	}
-	f.copied(sent, "the machine built %s in %s", drv.Out, since(f.Now(), start))
+	f.copied(sent, "the machine built %s in %s", drv.Out, elapsed(f.Now(), start))
 	return nil
 }
 

@@ -174,7 +174,7 @@ func TestTPM2Checks(t *testing.T) {
 				t.Errorf("%v", err)
 			}
 			if c.want != "" {
-				if again := f.layout(h, s, &build{result: result{layout: layout}}).Permit(t.Context(), plan); again == nil || again.Error() != err.Error() {
+				if again := f.layout(h, s, &hostBuild{result: result{layout: layout}}).Permit(t.Context(), plan); again == nil || again.Error() != err.Error() {
 					t.Errorf("the permit is given: %v", again)
 				}
 			}

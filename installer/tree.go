@@ -13,16 +13,16 @@ import (
 	"provision/internal/nix"
 )
 
-// tree is the folder of a local flake, to write files into. It is locked for others of our kind:
+// fileTree is the folder of a local flake, to write files into. It is locked for others of our kind:
 // git knows no waiting for its index.
-type tree struct {
+type fileTree struct {
 	*nix.Local
 	root *os.Root
 	lock *os.File
 }
 
 // openTree opens the folder of a flake reference, and refuses a flake that is not one.
-func openTree(flake string) (*tree, error) {
+func openTree(flake string) (*fileTree, error) {
 	local, err := nix.FindLocal(flake)
 	switch {
 	case err != nil:
@@ -34,7 +34,7 @@ func openTree(flake string) (*tree, error) {
 		return nil, fmt.Errorf("the hardware configuration is written into the flake's folder, and %s is pinned to what was committed: "+
 			"start the server with --flake FOLDER", flake)
 	}
-	t := &tree{Local: local}
+	t := &fileTree{Local: local}
 	if t.root, err = os.OpenRoot(t.Dir); err != nil {
 		return nil, fmt.Errorf("open the flake's folder: %w", err)
 	}
@@ -52,7 +52,7 @@ func openTree(flake string) (*tree, error) {
 	return t, nil
 }
 
-func (t *tree) close() {
+func (t *fileTree) close() {
 	if t.lock != nil {
 		t.lock.Close()
 	}
@@ -61,7 +61,7 @@ func (t *tree) close() {
 
 // has reports whether there is such a file. Another thing of that name is an error, and so is
 // what a link leads to outside the folder.
-func (t *tree) has(name string) (bool, error) {
+func (t *fileTree) has(name string) (bool, error) {
 	info, err := t.root.Lstat(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -76,7 +76,7 @@ func (t *tree) has(name string) (bool, error) {
 }
 
 // write writes a file, whole or not at all, and has git know it.
-func (t *tree) write(ctx context.Context, name string, data []byte) error {
+func (t *fileTree) write(ctx context.Context, name string, data []byte) error {
 	there, err := t.has(name)
 	if err != nil {
 		return err
@@ -104,7 +104,7 @@ func (t *tree) write(ctx context.Context, name string, data []byte) error {
 }
 
 // folders makes a folder and those above it.
-func (t *tree) folders(name string) error {
+func (t *fileTree) folders(name string) error {
 	if name == "." {
 		return nil
 	}
@@ -122,7 +122,7 @@ func (t *tree) folders(name string) error {
 }
 
 // own gives what root made to the flake's owner.
-func (t *tree) own(name string) error {
+func (t *fileTree) own(name string) error {
 	if os.Geteuid() != 0 {
 		return nil
 	}
@@ -130,12 +130,12 @@ func (t *tree) own(name string) error {
 }
 
 // stage has git know the file, without its content: nix does not see it else.
-func (t *tree) stage(ctx context.Context, name string) error {
+func (t *fileTree) stage(ctx context.Context, name string) error {
 	return t.runGit(ctx, "add", "--intent-to-add", "--force", "--", name)
 }
 
 // remove takes a file away again, and the folders that are empty then.
-func (t *tree) remove(ctx context.Context, name string) error {
+func (t *fileTree) remove(ctx context.Context, name string) error {
 	err := ignoreMissing(t.root.Remove(name))
 	for dir := path.Dir(name); dir != "." && t.root.Remove(dir) == nil; {
 		dir = path.Dir(dir)
@@ -151,7 +151,7 @@ func ignoreMissing(err error) error {
 }
 
 // runGit runs git in the flake's folder, if nix sees only what git knows.
-func (t *tree) runGit(ctx context.Context, args ...string) error {
+func (t *fileTree) runGit(ctx context.Context, args ...string) error {
 	if t.Top == "" {
 		return nil
 	}

@@ -51,7 +51,7 @@ func (f *follower) verify(ctx context.Context, h hosts.Host) bool {
 	if !f.outlook.restarted.Equal(h.Permit.Spent) {
 		f.outlook = outlook{restarted: h.Permit.Spent}
 	}
-	best := answer{}
+	best := sshAnswer{}
 	for _, addr := range addresses(h) {
 		for _, port := range portsOf(h) {
 			a := f.ask(ctx, h, addr, port)
@@ -96,7 +96,7 @@ func portsOf(h hosts.Host) []int {
 }
 
 // accept takes an answer with the host's key for its proof, if what it runs is as it should be.
-func (f *follower) accept(h hosts.Host, a answer) bool {
+func (f *follower) accept(h hosts.Host, a sshAnswer) bool {
 	proof := fmt.Sprintf("%s answers at %s with its own SSH key", h.Name, a.at())
 	switch {
 	case a.system == h.System && a.system != "":
@@ -125,7 +125,7 @@ func (f *follower) accept(h hosts.Host, a answer) bool {
 }
 
 // waits tells where stage 1 waits for a passphrase, and when it does not any more.
-func (f *follower) waits(h hosts.Host, a answer) {
+func (f *follower) waits(h hosts.Host, a sshAnswer) {
 	switch {
 	case a.who == inStage1 || a.who == unclear && a.port == h.Expected.Stage1.Port:
 		f.outlook.opened = time.Time{}
@@ -145,7 +145,7 @@ func (f *follower) waits(h hosts.Host, a answer) {
 }
 
 // lesserProof is what counts where the operator asked for less than the host's own key; empty: nothing yet.
-func lesserProof(h hosts.Host, a answer, away bool) string {
+func lesserProof(h hosts.Host, a sshAnswer, away bool) string {
 	switch {
 	case !away, a.who >= inStage1, h.Restart.Returns > 1:
 		return ""

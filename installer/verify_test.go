@@ -205,7 +205,7 @@ func TestStage1Apart(t *testing.T) {
 		r := newRestarted(t, hosts.Expected{Ports: []int{22}, Stage1: hosts.Stage1{Network: true, Port: port}}, hosts.Choices{})
 		stop := r.serves(port, true, newSigner(t))
 		h := r.look(0)
-		if r.is(h, hosts.Rebooting, answer{addr: r.addr, port: port}.at(), ""); len(r.told(hosts.Noted)) > 0 {
+		if r.is(h, hosts.Rebooting, sshAnswer{addr: r.addr, port: port}.at(), ""); len(r.told(hosts.Noted)) > 0 {
 			t.Errorf("%s: %s", name, r.told(hosts.Noted))
 		}
 		stop()

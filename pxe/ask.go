@@ -20,10 +20,10 @@ import (
 
 // serveIPXE gives it the script of its boot, or one that says what else to do.
 // Its MAC and its state decide, as they do for DHCP.
-func (s *Server) serveIPXE(l *link, c echo.Context) error {
+func (s *Server) serveIPXE(l *servedLink, c echo.Context) error {
 	from := remote(c)
 	medium := c.QueryParam("from") == "medium"
-	cl := client{MAC: s.whoAsks(c.Request().Context(), l, from.Addr(), c.QueryParam("mac")), Kind: ipxe,
+	cl := bootClient{MAC: s.whoAsks(c.Request().Context(), l, from.Addr(), c.QueryParam("mac")), Kind: ipxe,
 		Arch: buildArch(c.QueryParam("platform"), c.QueryParam("arch")), Machine: uuidText(c.QueryParam("uuid"))}
 	told := c.QueryParam("arch") != ""
 	if cl.MAC == "" && s.Mode != Off {
@@ -72,7 +72,7 @@ func (s *Server) serveIPXE(l *link, c echo.Context) error {
 // the link the kernel knows it, whatever it says itself. From a network that is
 // served it is believed in mode Off, where there is no other way; in the others if
 // DHCP has seen that MAC take this very address, through a relay.
-func (s *Server) whoAsks(ctx context.Context, l *link, from netip.Addr, told string) string {
+func (s *Server) whoAsks(ctx context.Context, l *servedLink, from netip.Addr, told string) string {
 	if mac := l.resolve(ctx, from); mac != "" || l.net.Contains(from) {
 		return mac
 	}

@@ -259,7 +259,7 @@ func TestStrangersMethods(t *testing.T) {
 
 // TestConnectionsAreShared: one address has its share of connections, and all have theirs.
 func TestConnectionsAreShared(t *testing.T) {
-	c := connections{most: perClient + 2}
+	c := connectionShares{most: perClient + 2}
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusNoContent)
 	}))

@@ -9,11 +9,11 @@ import (
 // board is the name of the board that the client was recognised as; "" where
 // what asks does not tell. U-Boot and operating systems run on many boards. iPXE
 // for arm64 is there for UEFI only.
-func (c client) board() string {
+func (c bootClient) board() string {
 	switch {
 	case c.Kind == piROM:
 		return c.Pi.Board
-	case c.Kind != firmware && c.Kind != httpBoot && c.Kind != ipxe:
+	case c.Kind != pxeFirmware && c.Kind != httpBoot && c.Kind != ipxe:
 		return ""
 	case c.Arch == iana.UBOOT_ARM64, c.Arch == iana.UBOOT_ARM64_HTTP:
 		return ""

@@ -13,22 +13,22 @@ import (
 // TestBoard: what tells its board is recognised, and nothing else.
 func TestBoard(t *testing.T) {
 	for _, tt := range []struct {
-		c    client
+		c    bootClient
 		want string
 	}{
-		{client{Kind: firmware, Arch: iana.EFI_X86_64}, "pc"},
-		{client{Kind: firmware, Arch: iana.INTEL_X86PC}, "pc"},
-		{client{Kind: httpBoot, Arch: iana.EFI_X86_64_HTTP}, "pc"},
-		{client{Kind: ipxe, Arch: iana.EFI_X86_64}, "pc"},
-		{client{Kind: firmware, Arch: iana.EFI_ARM64}, "uefi-aarch64"},
-		{client{Kind: httpBoot, Arch: iana.EFI_ARM64_HTTP}, "uefi-aarch64"},
-		{client{Kind: ipxe, Arch: iana.EFI_ARM64}, "uefi-aarch64"},
-		{client{Kind: uboot, Arch: iana.UBOOT_ARM64}, ""},
-		{client{Kind: firmware, Arch: iana.UBOOT_ARM64}, ""},
-		{client{Kind: firmware, Arch: iana.EFI_IA32}, ""},
-		{client{Kind: system, Arch: iana.INTEL_X86PC}, ""},
-		{client{Kind: piROM, Arch: iana.INTEL_X86PC, Pi: piBoard{Board: "rpi4"}}, "rpi4"},
-		{client{Kind: piROM, Arch: iana.INTEL_X86PC}, ""},
+		{bootClient{Kind: pxeFirmware, Arch: iana.EFI_X86_64}, "pc"},
+		{bootClient{Kind: pxeFirmware, Arch: iana.INTEL_X86PC}, "pc"},
+		{bootClient{Kind: httpBoot, Arch: iana.EFI_X86_64_HTTP}, "pc"},
+		{bootClient{Kind: ipxe, Arch: iana.EFI_X86_64}, "pc"},
+		{bootClient{Kind: pxeFirmware, Arch: iana.EFI_ARM64}, "uefi-aarch64"},
+		{bootClient{Kind: httpBoot, Arch: iana.EFI_ARM64_HTTP}, "uefi-aarch64"},
+		{bootClient{Kind: ipxe, Arch: iana.EFI_ARM64}, "uefi-aarch64"},
+		{bootClient{Kind: uboot, Arch: iana.UBOOT_ARM64}, ""},
+		{bootClient{Kind: pxeFirmware, Arch: iana.UBOOT_ARM64}, ""},
+		{bootClient{Kind: pxeFirmware, Arch: iana.EFI_IA32}, ""},
+		{bootClient{Kind: system, Arch: iana.INTEL_X86PC}, ""},
+		{bootClient{Kind: piROM, Arch: iana.INTEL_X86PC, Pi: piBoard{Board: "rpi4"}}, "rpi4"},
+		{bootClient{Kind: piROM, Arch: iana.INTEL_X86PC}, ""},
 	} {
 		if got := tt.c.board(); got != tt.want {
 			t.Errorf("%+v: %q, want %q", tt.c, got, tt.want)

@@ -69,7 +69,7 @@ func (s *Server) behind(relay, at netip.Addr) bool {
 
 // admits reports whether a request comes from a network that is served, through a relay or, if that is invalid,
 // directly; or from the host's last address. Else it says so.
-func (s *Server) admits(from, relay netip.Addr, c client, h *hosts.Host) bool {
+func (s *Server) admits(from, relay netip.Addr, c bootClient, h *hosts.Host) bool {
 	switch {
 	case relay.IsValid():
 		if s.serves(relay) {

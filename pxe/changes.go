@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// changes tells, until ctx ends, that the machine's interfaces or their IPv4 addresses have changed. What
+// linkChanges tells, until ctx ends, that the machine's interfaces or their IPv4 addresses have changed. What
 // has changed is for its reader to look up: several changes may be one.
-func changes(ctx context.Context) (<-chan struct{}, error) {
+func linkChanges(ctx context.Context) (<-chan struct{}, error) {
 	socket, err := openRTNetlink(unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR)
 	if err != nil {
 		return nil, fmt.Errorf("follow the network interfaces: %w", err)

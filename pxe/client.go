@@ -14,10 +14,10 @@ import (
 	"provision/images"
 )
 
-// client is what a DHCP packet says about who sent it.
-type client struct {
+// bootClient is what a DHCP packet says about who sent it.
+type bootClient struct {
 	MAC     string
-	Kind    kind
+	Kind    clientKind
 	Arch    iana.Arch // option 93, RFC 4578; of a list the first that is known
 	Vendor  string    // option 60
 	Machine string    // SMBIOS UUID from option 97, canonical; "" if not told
@@ -25,41 +25,43 @@ type client struct {
 	Pi      piBoard   // of a piROM
 }
 
-// kind is which program on the machine asks.
-type kind int
+// clientKind is which program on the machine asks.
+type clientKind int
 
 const (
-	system   kind = iota // an operating system: wants an address, nothing else
-	firmware             // PXE in firmware: wants a program over TFTP
-	ipxe                 // iPXE: takes a script over HTTP
-	httpBoot             // UEFI HTTP boot: wants a program over HTTP
-	uboot                // U-Boot: takes a PXELINUX configuration, kernel and initrd over TFTP
-	piROM                // the boot ROM of a Raspberry Pi: says that it is a BIOS, and is none
+	system      clientKind = iota // an operating system: wants an address, nothing else
+	pxeFirmware                   // PXE in firmware: wants a program over TFTP
+	ipxe                          // iPXE: takes a script over HTTP
+	httpBoot                      // UEFI HTTP boot: wants a program over HTTP
+	uboot                         // U-Boot: takes a PXELINUX configuration, kernel and initrd over TFTP
+	piROM                         // the boot ROM of a Raspberry Pi: says that it is a BIOS, and is none
 )
 
 var errNotClient = errors.New("not from an Ethernet client")
 
 // identify reads a client from a packet. It trusts nothing in it.
-func identify(m *dhcpv4.DHCPv4) (client, error) {
+func identify(m *dhcpv4.DHCPv4) (bootClient, error) {
 	if m.OpCode != dhcpv4.OpcodeBootRequest || m.HWType != iana.HWTypeEthernet {
-		return client{}, errNotClient
+		return bootClient{}, errNotClient
 	}
 	mac, err := hosts.ParseMAC(m.ClientHWAddr.String())
 	if err != nil {
-		return client{}, errNotClient
+		return bootClient{}, errNotClient
 	}
-	c := client{MAC: mac, Vendor: printable(m.ClassIdentifier())}
+	c := bootClient{MAC: mac, Vendor: printable(m.ClassIdentifier())}
 	c.Arch = archOf(m.ClientArch(), c.Vendor)
 	c.Machine = machineID(m.Options.Get(dhcpv4.OptionClientMachineIdentifier))
 	user := m.Options.Get(dhcpv4.OptionUserClassInformation)
-	pi, isPi := readPi(m, c)
+	pi, itIs := readPi(m, c)
 	switch c.Ours = isOurs(user); {
 	case c.Ours, isIPXE(user, m.Options.Get(etherboot)):
 		c.Kind = ipxe
-	case isPi:
-		c.Kind, c.Pi, c.Machine = piROM, pi, "" // it has no UUID, and the 3B tells another one in each stage
+	case itIs:
+		c.Kind = piROM
+		c.Pi = pi
+		c.Machine = "" // it has no UUID, and the 3B tells another one in each stage
 	case strings.HasPrefix(c.Vendor, "PXEClient"):
-		c.Kind = firmware
+		c.Kind = pxeFirmware
 	case strings.HasPrefix(c.Vendor, "HTTPClient"):
 		c.Kind = httpBoot
 	case strings.HasPrefix(c.Vendor, "U-Boot"):
@@ -110,7 +112,7 @@ var archNames = map[iana.Arch]struct{ words, processor string }{
 }
 
 // processor is the client's, as images.Arch; "" if it is not served.
-func (c client) processor() string {
+func (c bootClient) processor() string {
 	if c.Kind == piROM {
 		return string(images.AArch64)
 	}
@@ -175,18 +177,18 @@ func printable(s string) string {
 }
 
 // words says what asks as people do.
-func (c client) words() string {
+func (c bootClient) words() string {
 	if n, known := archNames[c.Arch]; known {
 		return n.words
 	}
 	return fmt.Sprintf("architecture %d (%s)", uint16(c.Arch), c.Arch)
 }
 
-func (c client) String() string {
+func (c bootClient) String() string {
 	switch c.Kind {
 	case ipxe:
 		return "iPXE " + c.words()
-	case firmware:
+	case pxeFirmware:
 		return c.words() + " PXE"
 	case httpBoot, uboot:
 		return c.words()

@@ -23,12 +23,13 @@ const (
 type loader int
 
 const (
-	nothing loader = iota
-	program        // iPXE, over TFTP or HTTP
-	script         // the boot's iPXE script, over HTTP
-	config         // the boot's PXELINUX configuration, over TFTP
-	tree           // a Raspberry Pi's firmware and kernel, over TFTP by its own names
-	local          // a PXE menu whose one entry is the local disk; for HTTP boot and a Raspberry Pi files that are not there
+	nothing     loader = iota
+	loadProgram        // iPXE, over TFTP or HTTP
+	script             // the boot's iPXE script, over HTTP
+	config             // the boot's PXELINUX configuration, over TFTP
+	tree               // a Raspberry Pi's firmware and kernel, over TFTP by its own names
+	// local is a PXE menu whose one entry is the local disk; for HTTP boot and a Raspberry Pi, files that are not there.
+	local
 )
 
 // answer is what is decided about one DHCP request.
@@ -41,13 +42,13 @@ type answer struct {
 
 // decide is the table of the design, "What a machine is told when it
 // netboots". h is nil for an unknown MAC.
-func decide(h *hosts.Host, c client, mode Mode, holdUnknown bool, now time.Time) answer {
+func decide(h *hosts.Host, c bootClient, mode Mode, holdUnknown bool, now time.Time) answer {
 	a := answer{Lease: mode == Full}
 	if h == nil {
 		if !holdUnknown {
 			return answer{Why: "not enrolled"}
 		}
-		a.Load, a.Why = stage(c)
+		a.Load, a.Why = nextStage(c)
 		if a.Load == config || a.Load == tree { // it shows no screen
 			a.Load, a.Why = nothing, "not enrolled"
 		}
@@ -66,7 +67,7 @@ func decide(h *hosts.Host, c client, mode Mode, holdUnknown bool, now time.Time)
 	if why := stranger(h, c); why != "" {
 		return answer{Why: why, Tell: true}
 	}
-	a.Load, a.Why = stage(c)
+	a.Load, a.Why = nextStage(c)
 	if a.Load != nothing && c.processor() != h.Arch {
 		a.Load, a.Why = nothing, fmt.Sprintf("the machine is %s (%s) and %s is built for %s", c.processor(), c, h.Name, h.Arch)
 	}
@@ -78,7 +79,7 @@ func decide(h *hosts.Host, c client, mode Mode, holdUnknown bool, now time.Time)
 // "" if it may be. Firmware and iPXE of one machine tell the same UUID. One that
 // told it and then does not is as suspicious as another one. A Raspberry Pi has
 // a serial number, which not all of its programs tell.
-func stranger(h *hosts.Host, c client) string {
+func stranger(h *hosts.Host, c bootClient) string {
 	switch {
 	case c.Kind == piROM && h.Serial != "" && c.Pi.Serial != "" && h.Serial != c.Pi.Serial:
 		return h.OtherBoard(c.Pi.Serial)
@@ -88,8 +89,8 @@ func stranger(h *hosts.Host, c client) string {
 	return ""
 }
 
-// stage is what leads this client on, or why nothing does.
-func stage(c client) (loader, string) {
+// nextStage is what leads this client on, or why nothing does.
+func nextStage(c bootClient) (loader, string) {
 	switch {
 	case c.Kind == system:
 		return nothing, ""
@@ -102,11 +103,11 @@ func stage(c client) (loader, string) {
 	case c.Kind == uboot:
 		return config, ""
 	}
-	return program, ""
+	return loadProgram, ""
 }
 
 // isUEFI reports whether UEFI firmware asks, by PXE or by HTTP boot. A BIOS
 // needs no menu to go on: without a file name it gives up at once.
-func isUEFI(c client) bool {
-	return (c.Kind == firmware || c.Kind == httpBoot) && c.processor() != "" && c.Arch != iana.INTEL_X86PC
+func isUEFI(c bootClient) bool {
+	return (c.Kind == pxeFirmware || c.Kind == httpBoot) && c.processor() != "" && c.Arch != iana.INTEL_X86PC
 }

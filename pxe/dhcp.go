@@ -19,7 +19,7 @@ import (
 )
 
 // A responder answers what came to one port; a nil reply is silence.
-type responder func(*link, *dhcpv4.DHCPv4, client, *hosts.Host) (*dhcpv4.DHCPv4, error)
+type responder func(*servedLink, *dhcpv4.DHCPv4, bootClient, *hosts.Host) (*dhcpv4.DHCPv4, error)
 
 const (
 	// waitingRoom is how many requests may wait to be read: those of so many
@@ -43,7 +43,7 @@ type dhcpRequest struct {
 
 // serveDHCP reads requests and has them answered: those of one machine one
 // after another, as they came.
-func (s *Server) serveDHCP(ctx context.Context, l *link, conn *net.UDPConn, respond responder) error {
+func (s *Server) serveDHCP(ctx context.Context, l *servedLink, conn *net.UDPConn, respond responder) error {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	if err := roomFor(conn, waitingRoom); err != nil {
@@ -83,7 +83,7 @@ func (s *Server) serveDHCP(ctx context.Context, l *link, conn *net.UDPConn, resp
 
 // answer has one request answered, and sends the answer, which the client may be
 // deaf to.
-func (s *Server) answer(l *link, conn *net.UDPConn, m dhcpRequest, respond responder) (isDeaf bool) {
+func (s *Server) answer(l *servedLink, conn *net.UDPConn, m dhcpRequest, respond responder) (isDeaf bool) {
 	port := conn.LocalAddr().(*net.UDPAddr).Port
 	r, to := s.handle(l, m.from, uint16(port), m.raw, m.DHCPv4, respond)
 	if r == nil {
@@ -113,7 +113,8 @@ func (s *Server) unsent(mac string, to netip.AddrPort, err error) {
 }
 
 // handle has one request answered, and keeps both in the machine's trace.
-func (s *Server) handle(l *link, from netip.AddrPort, port uint16, raw []byte, m *dhcpv4.DHCPv4, respond responder) (*dhcpv4.DHCPv4, netip.AddrPort) {
+func (s *Server) handle(l *servedLink, from netip.AddrPort, port uint16, raw []byte, m *dhcpv4.DHCPv4,
+	respond responder) (*dhcpv4.DHCPv4, netip.AddrPort) {
 	c, h, err := s.who(l, m)
 	if c.MAC == "" {
 		return nil, netip.AddrPort{}
@@ -162,10 +163,10 @@ func (s *Server) handle(l *link, from netip.AddrPort, port uint16, raw []byte, m
 
 // who finds the host behind a packet: nil for a MAC that is not enrolled. A client
 // without a MAC is nobody's.
-func (s *Server) who(l *link, m *dhcpv4.DHCPv4) (client, *hosts.Host, error) {
+func (s *Server) who(l *servedLink, m *dhcpv4.DHCPv4) (bootClient, *hosts.Host, error) {
 	c, err := identify(m)
 	if err != nil || c.MAC == l.mac { // somebody else's packet is not our error; our own is `provision doctor`
-		return client{}, nil, nil
+		return bootClient{}, nil, nil
 	}
 	h, err := s.Hosts.ByMAC(c.MAC)
 	if errors.Is(err, hosts.ErrNotFound) {
@@ -178,7 +179,7 @@ func (s *Server) who(l *link, m *dhcpv4.DHCPv4) (client, *hosts.Host, error) {
 }
 
 // discovered records a machine that is not enrolled.
-func (s *Server) discovered(l *link, m *dhcpv4.DHCPv4, c client) {
+func (s *Server) discovered(l *servedLink, m *dhcpv4.DHCPv4, c bootClient) {
 	d := hosts.Discovered{MAC: c.MAC, Vendor: c.Vendor, Board: c.board()}
 	if addr := requested(m); addr.IsValid() && l.net.Contains(addr) && m.MessageType() == dhcpv4.MessageTypeRequest {
 		d.Address = addr.String()
@@ -190,7 +191,7 @@ func (s *Server) discovered(l *link, m *dhcpv4.DHCPv4, c client) {
 }
 
 // answerDHCP answers what came to port 67.
-func (s *Server) answerDHCP(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host) (*dhcpv4.DHCPv4, error) {
+func (s *Server) answerDHCP(l *servedLink, m *dhcpv4.DHCPv4, c bootClient, h *hosts.Host) (*dhcpv4.DHCPv4, error) {
 	if h != nil && c.Kind == piROM && s.pis.again(m, c, s.Now()) {
 		return nil, nil
 	}
@@ -218,7 +219,7 @@ func (s *Server) answerDHCP(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host) 
 // answerProxy is ProxyDHCP on port 67 (PXE 2.1 section 2.2): offers to those
 // who may boot. An address is never given. Requests to the real server pass
 // by and tell where the machine will be.
-func (s *Server) answerProxy(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host) (*dhcpv4.DHCPv4, error) {
+func (s *Server) answerProxy(l *servedLink, m *dhcpv4.DHCPv4, c bootClient, h *hosts.Host) (*dhcpv4.DHCPv4, error) {
 	switch m.MessageType() {
 	case dhcpv4.MessageTypeRequest:
 		if h != nil {
@@ -243,7 +244,7 @@ func (s *Server) answerProxy(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host)
 
 // answerBINL answers on port 4011, where a PXE client asks for its file name
 // after it has an address.
-func (s *Server) answerBINL(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host) (*dhcpv4.DHCPv4, error) {
+func (s *Server) answerBINL(l *servedLink, m *dhcpv4.DHCPv4, c bootClient, h *hosts.Host) (*dhcpv4.DHCPv4, error) {
 	if t := m.MessageType(); t != dhcpv4.MessageTypeRequest && t != dhcpv4.MessageTypeInform || c.Kind == piROM {
 		return nil, nil
 	}
@@ -261,7 +262,7 @@ func (s *Server) answerBINL(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host) 
 // answerFull is DHCP (RFC 2131) for those who may have a lease. What the machine
 // loads is arranged last, so that a request that comes to nothing uses
 // no boot up.
-func (s *Server) answerFull(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host) (*dhcpv4.DHCPv4, error) {
+func (s *Server) answerFull(l *servedLink, m *dhcpv4.DHCPv4, c bootClient, h *hosts.Host) (*dhcpv4.DHCPv4, error) {
 	a := s.decide(c, h)
 	if !a.Lease {
 		return nil, nil
@@ -286,7 +287,7 @@ func (s *Server) answerFull(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host) 
 	if err != nil {
 		return nil, err
 	}
-	n := network{
+	n := bootNetwork{
 		Server: serverID(l, m),
 		Mask:   net.CIDRMask(sub.prefix.Bits(), 32),
 		Router: sub.router,
@@ -303,7 +304,8 @@ func (s *Server) answerFull(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host) 
 // lease is the address for a DISCOVER, or the one that a REQUEST confirms.
 // With ok false the request is to be refused; with no address it is another
 // server's.
-func (s *Server) lease(l *link, sub *subnet, m *dhcpv4.DHCPv4, c client, h *hosts.Host) (addr netip.Addr, ok bool, err error) {
+func (s *Server) lease(l *servedLink, sub *subnet, m *dhcpv4.DHCPv4, c bootClient, h *hosts.Host) (addr netip.Addr,
+	ok bool, err error) {
 	var fixed netip.Addr
 	if h != nil && h.FixedAddress != "" && slices.Contains(h.MACs, c.MAC) {
 		if fixed, err = netip.ParseAddr(h.FixedAddress); err != nil {
@@ -350,7 +352,8 @@ func (s *Server) lease(l *link, sub *subnet, m *dhcpv4.DHCPv4, c client, h *host
 
 // leaseBOOTP is the host's fixed address, the only one for a BOOTP client: it never renews, so that a lease of it would
 // have to last for ever (RFC 1534 section 2).
-func (s *Server) leaseBOOTP(l *link, sub *subnet, m *dhcpv4.DHCPv4, c client, h *hosts.Host, fixed netip.Addr) (
+func (s *Server) leaseBOOTP(l *servedLink, sub *subnet, m *dhcpv4.DHCPv4, c bootClient, h *hosts.Host,
+	fixed netip.Addr) (
 	addr netip.Addr, ok bool, err error) {
 	if !fixed.IsValid() {
 		s.tell(*h, "%s asked by BOOTP, which knows no leases, and got no address: give it one outside of --dhcp-range "+
@@ -368,7 +371,7 @@ func (s *Server) leaseBOOTP(l *link, sub *subnet, m *dhcpv4.DHCPv4, c client, h 
 }
 
 // tellDoubt tells of an address that was handed out although it may be in use.
-func (s *Server) tellDoubt(h hosts.Host, c client, why string) {
+func (s *Server) tellDoubt(h hosts.Host, c bootClient, why string) {
 	if why == "" {
 		return
 	}
@@ -399,7 +402,7 @@ func requested(m *dhcpv4.DHCPv4) netip.Addr {
 }
 
 // decide decides, and tells why there is no boot where there is none.
-func (s *Server) decide(c client, h *hosts.Host) answer {
+func (s *Server) decide(c bootClient, h *hosts.Host) answer {
 	a := decide(h, c, s.Mode, s.Hold, s.Now())
 	if a.Why != "" {
 		s.Log.Debug("no boot", "mac", c.MAC, "client", c, "why", a.Why)
@@ -413,7 +416,7 @@ func (s *Server) decide(c client, h *hosts.Host) answer {
 
 // load is where the machine finds what was decided that it loads. It begins a
 // boot where that is a new one.
-func (s *Server) load(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host, a answer) (bootInfo, error) {
+func (s *Server) load(l *servedLink, m *dhcpv4.DHCPv4, c bootClient, h *hosts.Host, a answer) (bootInfo, error) {
 	b := bootInfo{Server: l.self, Kind: c.Kind, Arch: c.Arch, Local: a.Load == local}
 	if a.Load == local && c.Kind == httpBoot {
 		b.File, b.Local = s.url(l.self.String(), localPath), false
@@ -433,11 +436,12 @@ func (s *Server) load(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host, a answ
 	}
 	if a.Load == script && !c.Ours && pinned != (hosts.Method{}) && !s.ladders.loaded(c.MAC) {
 		// An iPXE in ROM is not trusted: it loads another as firmware does.
-		a.Load, b.Kind = program, firmware
+		a.Load, b.Kind = loadProgram, pxeFirmware
 	}
 	file := map[loader]string{script: "script", config: "u-boot"}[a.Load]
-	if a.Load == program {
-		how := s.ladders.ask(c, stepsFor(c, s.Mode, s.programs), m.MessageType() == dhcpv4.MessageTypeDiscover, pinned, worked, s.Now())
+	if a.Load == loadProgram {
+		how := s.ladders.ask(c, stepsFor(c, s.Mode, s.programs), m.MessageType() == dhcpv4.MessageTypeDiscover, pinned,
+			worked, s.Now())
 		if file = programFile(c, how.Program); file == "" || how.Program == "" {
 			if h != nil {
 				s.tell(*h, "%s asked, and its boot method %s cannot be used with it in %s mode: enroll it with another --boot-method", c, pinned, s.Mode)
@@ -463,7 +467,7 @@ func (s *Server) load(l *link, m *dhcpv4.DHCPv4, c client, h *hosts.Host, a answ
 
 // boot is the host's boot: the one under way, or a new one. It is empty if the
 // host cannot be booted after all.
-func (s *Server) boot(l *link, c client, h hosts.Host) (hosts.Boot, error) {
+func (s *Server) boot(l *servedLink, c bootClient, h hosts.Host) (hosts.Boot, error) {
 	turn := &s.booting[maphash.String(seed, h.Name)%lanes]
 	turn.Lock()
 	defer turn.Unlock()
@@ -490,8 +494,14 @@ func (s *Server) boot(l *link, c client, h hosts.Host) (hosts.Boot, error) {
 	if c.Kind == piROM {
 		machine = h.Machine // it tells none
 	}
-	next, err := s.Hosts.BeginBoot(h.Name, hosts.Boot{Via: c.String(), MAC: c.MAC, Server: l.self.String(), Expires: s.Now().Add(s.BootTime),
-		Board: c.board(), Serial: c.Pi.Serial}, machine)
+	next, err := s.Hosts.BeginBoot(h.Name, hosts.Boot{
+		Via:     c.String(),
+		MAC:     c.MAC,
+		Server:  l.self.String(),
+		Expires: s.Now().Add(s.BootTime),
+		Board:   c.board(),
+		Serial:  c.Pi.Serial,
+	}, machine)
 	if s.clash(err) {
 		return hosts.Boot{}, nil
 	}
@@ -505,9 +515,9 @@ func (s *Server) boot(l *link, c client, h hosts.Host) (hosts.Boot, error) {
 	return next.Boot, nil
 }
 
-// oneOfTwo is the host's boot as it is. Where machines with several UUIDs have asked before anybody fetched it, it is not
-// known which of them will: it binds the host to none.
-func (s *Server) oneOfTwo(c client, h hosts.Host) (hosts.Boot, error) {
+// oneOfTwo is the host's boot as it is. Where machines with several UUIDs have asked before anybody fetched it, it is
+// not known which of them will: it binds the host to none.
+func (s *Server) oneOfTwo(c bootClient, h hosts.Host) (hosts.Boot, error) {
 	if !s.fresh(h) || c.Machine == "" || h.Boot.Machine == "" || h.Boot.Machine == c.Machine {
 		return h.Boot, nil
 	}
@@ -536,7 +546,7 @@ func (s *Server) late(h hosts.Host) bool {
 // moved keeps where a machine is, if that is new, on our link or behind a
 // relay to it, and of use: once the host is installed, nobody looks for it any
 // more.
-func (s *Server) moved(l *link, h hosts.Host, m *dhcpv4.DHCPv4, addr netip.Addr) {
+func (s *Server) moved(l *servedLink, h hosts.Host, m *dhcpv4.DHCPv4, addr netip.Addr) {
 	via := agentOf(m)
 	if !addr.IsValid() || h.Address == addr.String() || h.State == hosts.Installed ||
 		!l.net.Contains(addr) && !s.behind(via.addr, addr) && !s.behind(via.link, addr) {

@@ -16,11 +16,12 @@ import (
 	"provision/hosts"
 )
 
-// Nothing is booted over IPv6. UEFI firmware that tries it before its disk waits a minute for a DHCPv6 server, for PXE and
-// again for HTTP boot. EDK2 looks at what it was offered four seconds after its first SOLICIT, and gives the attempt up if
-// that names nothing to boot. So the firmware of an installed host is sent an ADVERTISE that offers nothing at all: no
-// address, which is another server's to give, and no boot file. A status code (NoAddrsAvail) would have EDK2 ignore it, and
-// wait on. All other clients, which ignore an ADVERTISE without addresses (RFC 8415, section 18.2.9), are not answered.
+// Nothing is booted over IPv6. UEFI firmware that tries it before its disk waits a minute for a DHCPv6 server, for PXE
+// and again for HTTP boot. EDK2 looks at what it was offered four seconds after its first SOLICIT, and gives the
+// attempt up if that names nothing to boot. So the firmware of an installed host is sent an ADVERTISE that offers
+// nothing at all: no address, which is another server's to give, and no boot file. A status code (NoAddrsAvail) would
+// have EDK2 ignore it, and wait on. All other clients, which ignore an ADVERTISE without addresses (RFC 8415, section
+// 18.2.9), are not answered.
 
 // The ports of DHCPv6 (RFC 8415, section 7.2), and the length of a UDP header.
 const (
@@ -29,9 +30,9 @@ const (
 	udpHeader   = 8
 )
 
-// listenDHCP6 hears what is sent to all DHCPv6 servers on an interface. It takes no port: a DHCPv6 server on this machine
-// has it, or may want it.
-func listenDHCP6(ctx context.Context, l *link) (*net.IPConn, error) {
+// listenDHCP6 hears what is sent to all DHCPv6 servers on an interface. It takes no port: a DHCPv6 server on this
+// machine has it, or may want it.
+func listenDHCP6(ctx context.Context, l *servedLink) (*net.IPConn, error) {
 	lc := net.ListenConfig{Control: withOptions(func(fd int) error {
 		const checksumAt = 6
 		group := &unix.IPv6Mreq{Multiaddr: netip.MustParseAddr("ff02::1:2").As16(), Interface: uint32(l.index)}
@@ -55,7 +56,7 @@ func listenDHCP6(ctx context.Context, l *link) (*net.IPConn, error) {
 }
 
 // serveDHCP6 ends the attempts of installed hosts to netboot over IPv6.
-func (s *Server) serveDHCP6(ctx context.Context, l *link) error {
+func (s *Server) serveDHCP6(ctx context.Context, l *servedLink) error {
 	conn := l.sock.dhcp6
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
@@ -82,7 +83,7 @@ func (s *Server) serveDHCP6(ctx context.Context, l *link) error {
 }
 
 // answerDHCP6 is the ADVERTISE for a SOLICIT; nil is silence.
-func (s *Server) answerDHCP6(l *link, from netip.Addr, packet []byte) *dhcpv6.Message {
+func (s *Server) answerDHCP6(l *servedLink, from netip.Addr, packet []byte) *dhcpv6.Message {
 	m, err := dhcpv6.MessageFromBytes(packet)
 	if err != nil || m.Type() != dhcpv6.MessageTypeSolicit {
 		return nil
@@ -113,11 +114,11 @@ func (s *Server) answerDHCP6(l *link, from netip.Addr, packet []byte) *dhcpv6.Me
 	return r
 }
 
-// identify6 reads a client from a SOLICIT: firmware or httpBoot, or system for all others. Firmware makes its link-local
-// address of its MAC.
-func identify6(from netip.Addr, m *dhcpv6.Message) client {
+// identify6 reads a client from a SOLICIT: firmware or httpBoot, or system for all others. Firmware makes its
+// link-local address of its MAC.
+func identify6(from netip.Addr, m *dhcpv6.Message) bootClient {
 	archs := m.Options.ArchTypes()
-	c := client{MAC: macOf(from)}
+	c := bootClient{MAC: macOf(from)}
 	if c.MAC == "" || len(archs) == 0 {
 		return c
 	}
@@ -125,7 +126,7 @@ func identify6(from netip.Addr, m *dhcpv6.Message) client {
 		for _, data := range class.Data {
 			switch vendor := string(data); {
 			case strings.HasPrefix(vendor, "PXEClient"):
-				c.Kind = firmware
+				c.Kind = pxeFirmware
 			case strings.HasPrefix(vendor, "HTTPClient"):
 				c.Kind = httpBoot
 			}

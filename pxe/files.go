@@ -31,7 +31,7 @@ import (
 const bootPath = "boot/"
 
 // open looks up a file that the machine at this address asks for by TFTP.
-func (s *Server) open(l *link, name string, from netip.AddrPort) (tftp.File, error) {
+func (s *Server) open(l *servedLink, name string, from netip.AddrPort) (tftp.File, error) {
 	rest, ok := strings.CutPrefix(name, bootPath)
 	if !ok {
 		return s.openByNeighbour(l, name, from)
@@ -135,7 +135,7 @@ func (s *Server) program(mac, name string) (tftp.File, error) {
 }
 
 // openByNeighbour serves a machine that names no boot, if its MAC is known.
-func (s *Server) openByNeighbour(l *link, name string, from netip.AddrPort) (tftp.File, error) {
+func (s *Server) openByNeighbour(l *servedLink, name string, from netip.AddrPort) (tftp.File, error) {
 	mac := l.neighbour(from.Addr().Unmap())
 	if mac == "" && l.net.Contains(from.Addr().Unmap()) {
 		return tftp.File{}, errors.Join(tftp.ErrUnresolved, l.ask(from.Addr().Unmap()))
@@ -149,9 +149,9 @@ func (s *Server) openByNeighbour(l *link, name string, from netip.AddrPort) (tft
 			return l.reachable(f, h, from, mac), err
 		}
 	}
-	c := client{MAC: mac, Kind: uboot, Arch: iana.UBOOT_ARM64}
+	c := bootClient{MAC: mac, Kind: uboot, Arch: iana.UBOOT_ARM64}
 	if name != pxelinux(mac) {
-		c.Kind, c.Arch = firmware, programArch(name)
+		c.Kind, c.Arch = pxeFirmware, programArch(name)
 		if name = s.have(c, s.meant(name)); s.Mode != Off || name == "" {
 			c.Kind = system // whatever it is after, there is an answer for those we know
 		}
@@ -161,7 +161,7 @@ func (s *Server) openByNeighbour(l *link, name string, from netip.AddrPort) (tft
 		if s.Mode == Off {
 			s.Hosts.See(hosts.Discovered{MAC: mac, Arch: c.String(), Board: c.board()})
 		}
-		if s.Hold && s.Mode == Off && c.Kind == firmware {
+		if s.Hold && s.Mode == Off && c.Kind == pxeFirmware {
 			return s.program("", name)
 		}
 		return tftp.File{}, tftp.ErrNotServed
@@ -193,7 +193,7 @@ func programArch(name string) iana.Arch {
 
 // have is the program that this client asks for, or the other kind of iPXE for
 // it, where that is what we have; "" if it asks for none.
-func (s *Server) have(c client, name string) string {
+func (s *Server) have(c bootClient, name string) string {
 	st := stepsFor(c, s.Mode, s.programs)
 	firmware, native := programFile(c, hosts.ProgramFirmware), programFile(c, hosts.ProgramNative)
 	switch {

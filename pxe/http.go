@@ -22,9 +22,15 @@ import (
 )
 
 // serveHTTP serves scripts, kernels and initrds.
-func (s *Server) serveHTTP(ctx context.Context, l *link) error {
-	srv := &http.Server{Handler: s.withCache(s.routes(l)), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute,
-		BaseContext: func(net.Listener) context.Context { return ctx }, ConnState: s.connections.changed, DisableGeneralOptionsHandler: true}
+func (s *Server) serveHTTP(ctx context.Context, l *servedLink) error {
+	srv := &http.Server{
+		Handler:                      s.withCache(s.routes(l)),
+		ReadHeaderTimeout:            10 * time.Second,
+		IdleTimeout:                  time.Minute,
+		BaseContext:                  func(net.Listener) context.Context { return ctx },
+		ConnState:                    s.connections.changed,
+		DisableGeneralOptionsHandler: true,
+	}
 	g := new(errgroup.Group)
 	stop := context.AfterFunc(ctx, func() { g.Go(srv.Close) })
 	defer stop()
@@ -49,7 +55,7 @@ func (s *Server) withCache(boots http.Handler) http.Handler {
 	})
 }
 
-func (s *Server) routes(l *link) http.Handler {
+func (s *Server) routes(l *servedLink) http.Handler {
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
 	// A stranger gets no answer at all: the connection just ends.
@@ -66,7 +72,7 @@ func (s *Server) routes(l *link) http.Handler {
 			c.NoContent(he.Code)
 		}
 	}
-	with := func(f func(*link, echo.Context) error) echo.HandlerFunc {
+	with := func(f func(*servedLink, echo.Context) error) echo.HandlerFunc {
 		return func(c echo.Context) error { return f(l, c) }
 	}
 	for _, method := range []string{http.MethodGet, http.MethodHead} {
@@ -81,7 +87,7 @@ func (s *Server) routes(l *link) http.Handler {
 	return e
 }
 
-func (s *Server) serveHold(l *link, c echo.Context) error {
+func (s *Server) serveHold(l *servedLink, c echo.Context) error {
 	if !s.Hold {
 		return echo.ErrNotFound
 	}
@@ -94,7 +100,7 @@ func (s *Server) serveHold(l *link, c echo.Context) error {
 const localPath = "local-disk"
 
 // serveLocal serves nothing. A stranger is not even told so.
-func (s *Server) serveLocal(l *link, c echo.Context) error {
+func (s *Server) serveLocal(l *servedLink, c echo.Context) error {
 	from := remote(c)
 	mac := l.neighbour(from.Addr())
 	if _, err := s.Hosts.ByMAC(mac); err == nil {
@@ -113,7 +119,7 @@ func remote(c echo.Context) netip.AddrPort {
 // serveBoot serves one file of a boot. The token must be the host's current
 // one, in the hands of the host's machine; kernel and initrd are for the address
 // that used it first.
-func (s *Server) serveBoot(l *link, c echo.Context) error {
+func (s *Server) serveBoot(l *servedLink, c echo.Context) error {
 	token, name := c.Param("token"), c.Param("file")
 	from := remote(c)
 	if token == "hold" {
@@ -140,7 +146,11 @@ func (s *Server) serveBoot(l *link, c echo.Context) error {
 	case name != "script" && name != "kernel" && name != "initrd":
 		return echo.ErrNotFound // iPXE looks for autoexec.ipxe; that binds nobody
 	}
-	h, err = s.Hosts.UseBoot(token, hosts.Fetch{Client: from.Addr().String(), File: name, Method: s.ladders.worked(h.Boot.MAC)})
+	h, err = s.Hosts.UseBoot(token, hosts.Fetch{
+		Client: from.Addr().String(),
+		File:   name,
+		Method: s.ladders.worked(h.Boot.MAC),
+	})
 	if overtaken(err) {
 		if name == "script" && (h.State == hosts.Rebooting || h.State == hosts.Installed) {
 			return c.Blob(http.StatusOK, "text/plain", []byte(localScript))
@@ -159,7 +169,7 @@ func (s *Server) serveBoot(l *link, c echo.Context) error {
 
 // serveImage serves the script, the kernel or the initrd of a boot that is the
 // client's.
-func (s *Server) serveImage(l *link, c echo.Context, h hosts.Host, name string) error {
+func (s *Server) serveImage(l *servedLink, c echo.Context, h hosts.Host, name string) error {
 	img, err := s.Images.Get(h.Image)
 	if err != nil {
 		s.tell(h, "its image cannot be served: %s", err)
@@ -212,7 +222,7 @@ func (s *Server) serveContent(c echo.Context, f tftp.File, err error) error {
 }
 
 // serveProgram serves a boot program in mode Off, where machines know no token.
-func (s *Server) serveProgram(l *link, c echo.Context) error {
+func (s *Server) serveProgram(l *servedLink, c echo.Context) error {
 	f, err := s.open(l, c.Param("program"), remote(c))
 	return s.serveContent(c, f, err)
 }
@@ -256,7 +266,8 @@ func (s *Server) send(c echo.Context, h hosts.Host, file images.File, tail []byt
 
 // copyOut sends length bytes from first. The file's part goes by sendfile,
 // for which the copy needs the writer under echo's.
-func (s *Server) copyOut(c echo.Context, h hosts.Host, f *os.File, fileSize int64, tail []byte, first, length int64) error {
+func (s *Server) copyOut(c echo.Context, h hosts.Host, f *os.File, fileSize int64, tail []byte, first,
+	length int64) error {
 	const chunk = 16 << 20
 	w := c.Response().Writer
 	if _, err := f.Seek(min(first, fileSize), io.SeekStart); err != nil {
@@ -273,7 +284,11 @@ func (s *Server) copyOut(c echo.Context, h hosts.Host, f *os.File, fileSize int6
 		if tail != nil && s.Now().Sub(told) > time.Second {
 			told = s.Now()
 			p := hosts.Progress{Done: at, Total: total, Unit: "bytes"}
-			if _, err := s.Hosts.Apply(h.Name, hosts.Event{Kind: hosts.Advanced, Phase: hosts.PhaseNetboot, Progress: &p}); err != nil {
+			if _, err := s.Hosts.Apply(h.Name, hosts.Event{
+				Kind:     hosts.Advanced,
+				Phase:    hosts.PhaseNetboot,
+				Progress: &p,
+			}); err != nil {
 				return err
 			}
 		}

@@ -267,7 +267,7 @@ func TestOvertaken(t *testing.T) {
 	m := packet(t, "ovmf-x64-request")
 	s.moved(s.links[0], h, m, requested(m))
 	s.started(h, "10.77.0.104", hosts.Work{})
-	if _, err := s.boot(s.links[0], client{MAC: mac}, h); !overtaken(err) {
+	if _, err := s.boot(s.links[0], bootClient{MAC: mac}, h); !overtaken(err) {
 		t.Errorf("a boot: %v", err)
 	}
 	if log.Len() > 0 {

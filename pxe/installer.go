@@ -9,10 +9,10 @@ import (
 	"provision/hosts"
 )
 
-// installerOf is the host whose installer asks from a network card that is not enrolled, or nil: firmware may pass on the
-// MAC of another card than a dock's, which the kernel's driver then uses. It is known by its client identifier
-// (RFC 4361: 255, four bytes for the card, a DUID).
-func (s *Server) installerOf(m *dhcpv4.DHCPv4, c client) *hosts.Host {
+// installerOf is the host whose installer asks from a network card that is not enrolled, or nil: firmware may pass on
+// the MAC of another card than a dock's, which the kernel's driver then uses. It is known by its client identifier (RFC
+// 4361: 255, four bytes for the card, a DUID).
+func (s *Server) installerOf(m *dhcpv4.DHCPv4, c bootClient) *hosts.Host {
 	const duidAt = 5
 	id := m.Options.Get(dhcpv4.OptionClientIdentifier)
 	if c.Kind != system || len(id) <= duidAt || id[0] != 255 {

@@ -24,7 +24,7 @@ type steps struct {
 }
 
 // stepsFor are the steps for a client that loads a program.
-func stepsFor(c client, mode Mode, programs map[string][]byte) (st steps) {
+func stepsFor(c bootClient, mode Mode, programs map[string][]byte) (st steps) {
 	switch {
 	case c.Kind == httpBoot:
 		st.offers = []string{hosts.OfferHTTP}
@@ -46,7 +46,7 @@ func stepsFor(c client, mode Mode, programs map[string][]byte) (st steps) {
 }
 
 // programFile is the program of this kind for this client; "" if there is none.
-func programFile(c client, program string) string {
+func programFile(c bootClient, program string) string {
 	firmware := program == hosts.ProgramFirmware
 	pick := func(snp, native string) string {
 		if firmware {
@@ -95,7 +95,7 @@ type half struct{ token, file string }
 // DISCOVER moves the machine on if the last round came to nothing: to the next
 // offer if it asked for no program, to the next program if that one never
 // asked for its script.
-func (l *ladders) ask(c client, st steps, discover bool, pinned, worked hosts.Method, now time.Time) hosts.Method {
+func (l *ladders) ask(c bootClient, st steps, discover bool, pinned, worked hosts.Method, now time.Time) hosts.Method {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	st.offers, st.programs = pin(st.offers, pinned.Offer), pin(st.programs, pinned.Program)
@@ -105,7 +105,11 @@ func (l *ladders) ask(c client, st steps, discover bool, pinned, worked hosts.Me
 	cl := l.byMAC[c.MAC]
 	switch {
 	case cl == nil:
-		cl = &climb{offer: max(slices.Index(st.offers, worked.Offer), 0), program: max(slices.Index(st.programs, worked.Program), 0), round: now}
+		cl = &climb{
+			offer:   max(slices.Index(st.offers, worked.Offer), 0),
+			program: max(slices.Index(st.programs, worked.Program), 0),
+			round:   now,
+		}
 		l.init()
 		l.byMAC[c.MAC] = cl
 	case discover && now.Sub(cl.round) >= again:
@@ -117,7 +121,10 @@ func (l *ladders) ask(c client, st steps, discover bool, pinned, worked hosts.Me
 		case !cl.asked:
 			cl.offer++
 		}
-		cl.asked, cl.loaded, cl.ipxe, cl.done = false, false, false, false
+		cl.asked = false
+		cl.loaded = false
+		cl.ipxe = false
+		cl.done = false
 	}
 	cl.method = hosts.Method{Offer: st.offers[cl.offer%len(st.offers)], Program: st.programs[cl.program%len(st.programs)]}
 	return cl.method
@@ -176,7 +183,12 @@ func (l *ladders) init() {
 // done notes that the machine has its script. Whatever asks next has loaded
 // nothing yet.
 func (l *ladders) done(mac string) {
-	l.note(mac, func(cl *climb) { cl.asked, cl.loaded, cl.ipxe, cl.done = false, false, false, true })
+	l.note(mac, func(cl *climb) {
+		cl.asked = false
+		cl.loaded = false
+		cl.ipxe = false
+		cl.done = true
+	})
 }
 
 // loaded reports whether the machine has its program whole.

@@ -18,18 +18,18 @@ var both = map[string][]byte{images.ProgramUNDI: {1}, images.ProgramSNP: {1}, im
 func TestSteps(t *testing.T) {
 	for _, tt := range []struct {
 		name            string
-		c               client
+		c               bootClient
 		proxy, full     []string
 		programs        []string
 		program, native string
 	}{
-		{"x64", client{Kind: firmware, Arch: iana.EFI_X86_64}, []string{"binl", "first", "header"},
+		{"x64", bootClient{Kind: pxeFirmware, Arch: iana.EFI_X86_64}, []string{"binl", "first", "header"},
 			[]string{"first", "binl", "plain", "header"}, []string{"snponly", "native"}, "snponly.efi", "ipxe.efi"},
-		{"arm64", client{Kind: firmware, Arch: iana.EFI_ARM64}, []string{"binl", "first", "header"},
+		{"arm64", bootClient{Kind: pxeFirmware, Arch: iana.EFI_ARM64}, []string{"binl", "first", "header"},
 			[]string{"first", "binl", "plain", "header"}, []string{"snponly"}, "snponly-arm64.efi", "ipxe-arm64.efi"},
-		{"BIOS", client{Kind: firmware, Arch: iana.INTEL_X86PC}, []string{"first", "binl", "header"},
+		{"BIOS", bootClient{Kind: pxeFirmware, Arch: iana.INTEL_X86PC}, []string{"first", "binl", "header"},
 			[]string{"first", "binl", "plain", "header"}, []string{"snponly"}, "undionly.kpxe", "ipxe.pxe"},
-		{"HTTP", client{Kind: httpBoot, Arch: iana.EFI_X86_64_HTTP}, []string{"http"}, []string{"http"},
+		{"HTTP", bootClient{Kind: httpBoot, Arch: iana.EFI_X86_64_HTTP}, []string{"http"}, []string{"http"},
 			[]string{"snponly", "native"}, "snponly.efi", "ipxe.efi"},
 	} {
 		for mode, want := range map[Mode][]string{Proxy: tt.proxy, Full: tt.full} {
@@ -47,7 +47,7 @@ func TestSteps(t *testing.T) {
 // TestLadder follows one machine: each line is what happens, and the method
 // with which the next DISCOVER is answered.
 func TestLadder(t *testing.T) {
-	c := client{MAC: mac, Kind: firmware, Arch: iana.EFI_X86_64}
+	c := bootClient{MAC: mac, Kind: pxeFirmware, Arch: iana.EFI_X86_64}
 	asked := func(cl *climb) { cl.asked = true }
 	loaded := func(cl *climb) { cl.asked, cl.loaded = true, true }
 	up := func(cl *climb) { cl.asked, cl.loaded, cl.ipxe = true, true, true }
@@ -95,7 +95,7 @@ func TestLadder(t *testing.T) {
 // TestWorked: what led a machine to its script is that of its ladder if it asked
 // for a program by it, even if it was not seen to have it whole.
 func TestWorked(t *testing.T) {
-	c := client{MAC: mac, Kind: firmware, Arch: iana.EFI_X86_64}
+	c := bootClient{MAC: mac, Kind: pxeFirmware, Arch: iana.EFI_X86_64}
 	for _, tt := range []struct {
 		now  climb
 		want string

@@ -34,7 +34,7 @@ func TestOneMachineInOrder(t *testing.T) {
 	// machine 0, and a full one holds up all.
 	others := make(chan struct{})
 	var answered atomic.Int32
-	respond := func(_ *link, m *dhcpv4.DHCPv4, _ client, _ *hosts.Host) (*dhcpv4.DHCPv4, error) {
+	respond := func(_ *servedLink, m *dhcpv4.DHCPv4, _ bootClient, _ *hosts.Host) (*dhcpv4.DHCPv4, error) {
 		defer all.Done()
 		who := m.ClientHWAddr[5]
 		if who == 0 {

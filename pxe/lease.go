@@ -22,6 +22,7 @@ type Range struct {
 	Bits        int // prefix length of their network; 0: that of the interface
 }
 
+// String is FIRST-LAST.
 func (r Range) String() string { return r.First.String() + "-" + r.Last.String() }
 
 // MaxRange bounds a range: a /12 is more than any link holds.
@@ -95,7 +96,8 @@ type pool struct {
 	wanted chan struct{}        // tells that they may be fewer
 }
 
-// maxDeclines is how many addresses a machine may decline in an hour. One that declines more keeps addresses from others.
+// maxDeclines is how many addresses a machine may decline in an hour. One that declines more keeps addresses from
+// others.
 const maxDeclines = 3
 
 // LeasePrefix begins the keys of leases.
@@ -211,9 +213,9 @@ func (p *pool) pick(mac string, asked netip.Addr, known bool) netip.Addr {
 		case !taken:
 			return addr
 		case l.Expires.Before(p.now()):
-			expired = first(expired, addr)
+			expired = firstOf(expired, addr)
 		case l.loose:
-			loose = first(loose, addr)
+			loose = firstOf(loose, addr)
 		case l.MAC == "" && (!declined.IsValid() || l.Expires.Before(p.by[declined].Expires)):
 			declined = addr
 		}
@@ -221,11 +223,11 @@ func (p *pool) pick(mac string, asked netip.Addr, known bool) netip.Addr {
 	if !known {
 		return expired
 	}
-	return first(expired, first(loose, first(declined, answered)))
+	return firstOf(expired, firstOf(loose, firstOf(declined, answered)))
 }
 
-// first is the first of two addresses that is valid.
-func first(a, b netip.Addr) netip.Addr {
+// firstOf is the first of two addresses that is valid.
+func firstOf(a, b netip.Addr) netip.Addr {
 	if a.IsValid() {
 		return a
 	}
@@ -294,9 +296,9 @@ func (p *pool) confirm(mac string, addr netip.Addr) (bool, error) {
 	return true, nil
 }
 
-// release frees addr if it is the client's; declined keeps it from everybody
-// for a term, because the client found it in use (RFC 2131 section 4.3.3). Only an address that was leased to the client
-// can be declined, and only a few in an hour: who was offered one, or declines all, is not to keep others from theirs.
+// release frees addr if it is the client's; declined keeps it from everybody for a term, because the client found it in
+// use (RFC 2131 section 4.3.3). Only an address that was leased to the client can be declined, and only a few in an
+// hour: who was offered one, or declines all, is not to keep others from theirs.
 func (p *pool) release(mac string, addr netip.Addr, declined bool) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()

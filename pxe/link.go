@@ -16,8 +16,8 @@ import (
 	"provision/hosts"
 )
 
-// link is one network interface that is served, as it is at a time.
-type link struct {
+// servedLink is one network interface that is served, as it is at a time.
+type servedLink struct {
 	name  string
 	index int          // an interface that is made again has another
 	self  netip.Addr   // our address on it
@@ -71,9 +71,9 @@ func parseInterface(text string) (name string, chosen netip.Prefix, err error) {
 	return name, chosen, nil
 }
 
-// openLink looks an interface up, and which of its IPv4 addresses is ours: the one that was chosen; else the first that is
-// not link-local, if there is one. was is what it was before: an address that is still there stays ours.
-func openLink(text string, was *link) (*link, error) {
+// openLink looks an interface up, and which of its IPv4 addresses is ours: the one that was chosen; else the first that
+// is not link-local, if there is one. was is what it was before: an address that is still there stays ours.
+func openLink(text string, was *servedLink) (*servedLink, error) {
 	name, chosen, err := parseInterface(text)
 	if err != nil {
 		return nil, err
@@ -93,21 +93,21 @@ func openLink(text string, was *link) (*link, error) {
 		}
 	}
 	slices.SortStableFunc(all, func(a, b netip.Prefix) int { return rank(a, chosen, was) - rank(b, chosen, was) })
-	l := &link{name: name, index: ifi.Index, mac: ifi.HardwareAddr.String()}
+	l := &servedLink{name: name, index: ifi.Index, mac: ifi.HardwareAddr.String()}
 	l.mtu.Store(int64(ifi.MTU))
 	l.neighbour = l.kernelNeighbour
 	switch {
 	case len(all) == 0 && !chosen.IsValid():
 		return nil, fmt.Errorf("network interface %s has no IPv4 address; give it one: ip address add ADDRESS/24 dev %s", name, name)
 	case chosen.IsValid() && (len(all) == 0 || all[0].Addr() != chosen.Addr()):
-		return nil, fmt.Errorf("network interface %s has not the address %s; it has: %s", name, chosen.Addr(), words(all))
+		return nil, fmt.Errorf("network interface %s has not the address %s; it has: %s", name, chosen.Addr(), networksText(all))
 	}
 	l.self, l.net = all[0].Addr(), all[0].Masked()
 	return l, nil
 }
 
 // rank is lower for an address that is rather ours.
-func rank(p, chosen netip.Prefix, was *link) int {
+func rank(p, chosen netip.Prefix, was *servedLink) int {
 	switch {
 	case p.Addr() == chosen.Addr():
 		return 0
@@ -119,7 +119,7 @@ func rank(p, chosen netip.Prefix, was *link) int {
 	return 2
 }
 
-func words(all []netip.Prefix) string {
+func networksText(all []netip.Prefix) string {
 	if len(all) == 0 {
 		return "none"
 	}
@@ -145,9 +145,9 @@ func (s *Server) Addresses() map[string]netip.Addr {
 	return all
 }
 
-// kernelNeighbour looks an address up in the kernel's table. Who sends us TCP or answered UDP is in its table, which may
-// be long: it is asked for the one address (arp(7), SIOCGARP).
-func (l *link) kernelNeighbour(addr netip.Addr) string {
+// kernelNeighbour looks an address up in the kernel's table. Who sends us TCP or answered UDP is in its table, which
+// may be long: it is asked for the one address (arp(7), SIOCGARP).
+func (l *servedLink) kernelNeighbour(addr netip.Addr) string {
 	if !addr.Is4() {
 		return ""
 	}
@@ -173,7 +173,7 @@ func (l *link) kernelNeighbour(addr netip.Addr) string {
 // keepNeighbour renews an entry of the kernel's table (arp(7), SIOCSARP), as one
 // that is to be asked for when it is next used; it outlasts nothing. Without
 // CAP_NET_ADMIN it does nothing.
-func (l *link) keepNeighbour(addr netip.Addr, mac string) {
+func (l *servedLink) keepNeighbour(addr netip.Addr, mac string) {
 	hardware, err := net.ParseMAC(mac)
 	if err != nil || !addr.Is4() || l.neighbour(addr) != mac {
 		return
@@ -275,14 +275,14 @@ func (s *Server) where() string {
 // subnetFor is the subnet of a request that came by a link: that of the link which the relay
 // names, by which it came; else that of a relay by which the client had its address,
 // which it asks us directly to renew; else the link's. nil: there is none.
-func (s *Server) subnetFor(l *link, m *dhcpv4.DHCPv4) *subnet {
+func (s *Server) subnetFor(l *servedLink, m *dhcpv4.DHCPv4) *subnet {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if via := agentOf(m); via.addr.IsValid() {
 		return s.subnet(via.link)
 	}
 	sub := s.subnet(addrOf(m.ClientIPAddr))
-	if sub != nil && !slices.ContainsFunc(s.links, func(l *link) bool { return l.net.Overlaps(sub.prefix) }) {
+	if sub != nil && !slices.ContainsFunc(s.links, func(l *servedLink) bool { return l.net.Overlaps(sub.prefix) }) {
 		return sub
 	}
 	return s.subnet(l.self)

@@ -45,7 +45,7 @@ func TestNeighbour(t *testing.T) {
 			"neighbour add 10.77.0.104 lladdr " + mac + " dev port1", "neighbour add 10.77.0.105 lladdr " + mac + " dev port2"} {
 			run(t, "ip "+args)
 		}
-		l := &link{name: "port1"}
+		l := &servedLink{name: "port1"}
 		for addr, want := range map[string]string{"10.77.0.104": mac, "10.77.0.105": "", "10.77.0.106": "", "fe80::1": ""} {
 			if got := l.kernelNeighbour(netip.MustParseAddr(addr)); got != want {
 				t.Errorf("%s is %q, want %q", addr, got, want)
@@ -56,7 +56,7 @@ func TestNeighbour(t *testing.T) {
 
 // besideMachine runs f in a network namespace that has a cable, port1 with the address 10.77.0.1, to a machine whose MAC
 // is mac. That is another namespace, in which there runs a command.
-func besideMachine(t *testing.T, f func(l *link, there func(command string))) {
+func besideMachine(t *testing.T, f func(l *servedLink, there func(command string))) {
 	t.Helper()
 	machine := exec.Command("sleep", "infinity") // its namespace is the machine's
 	machine.SysProcAttr = &unix.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: unix.SIGKILL}
@@ -87,7 +87,7 @@ func besideMachine(t *testing.T, f func(l *link, there func(command string))) {
 
 // TestForgottenNeighbour: a neighbour that the kernel has forgotten is asked for before it is taken for nobody.
 func TestForgottenNeighbour(t *testing.T) {
-	besideMachine(t, func(l *link, there func(string)) {
+	besideMachine(t, func(l *servedLink, there func(string)) {
 		there("ip address add 10.77.0.104/24 dev port2")
 		if got := l.neighbour(netip.MustParseAddr("10.77.0.104")); got != "" {
 			t.Errorf("it was known before it was asked for: %s", got)

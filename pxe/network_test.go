@@ -391,7 +391,7 @@ func options(r *dhcpv4.DHCPv4) string {
 func TestLinks(t *testing.T) {
 	s := server(t, Full)
 	s.subnets = nil
-	s.links = append(s.links, &link{name: "eth0.20", self: netip.MustParseAddr("10.88.0.1"), net: netip.MustParsePrefix("10.88.0.0/24")})
+	s.links = append(s.links, &servedLink{name: "eth0.20", self: netip.MustParseAddr("10.88.0.1"), net: netip.MustParsePrefix("10.88.0.0/24")})
 	s.Ranges = []Range{{First: netip.MustParseAddr("10.77.0.100"), Last: netip.MustParseAddr("10.77.0.199")},
 		{First: netip.MustParseAddr("10.88.0.100"), Last: netip.MustParseAddr("10.88.0.199")}}
 	if err := s.openSubnets(false); err != nil {

@@ -50,7 +50,7 @@ var piOUIs = []string{"b8:27:eb", "dc:a6:32", "e4:5f:01", "28:cd:c1", "d8:3a:dd"
 // What looks so is a Pi, and so is what says that it is a PC with a BIOS and has
 // the MAC of a Pi. What is booted from there on (U-Boot, EDK2, Linux) says what
 // it is.
-func readPi(m *dhcpv4.DHCPv4, c client) (p piBoard, yes bool) {
+func readPi(m *dhcpv4.DHCPv4, c bootClient) (p piBoard, yes bool) {
 	id := m.Options.Get(dhcpv4.OptionClientMachineIdentifier)
 	bios := c.Arch == iana.INTEL_X86PC && strings.HasPrefix(c.Vendor, "PXEClient")
 	byMAC := bios && slices.Contains(piOUIs, c.MAC[:8])
@@ -165,7 +165,7 @@ type piAsks struct {
 }
 
 type piAsk struct {
-	client
+	bootClient
 	xid  dhcpv4.TransactionID
 	kind dhcpv4.MessageType
 	at   time.Time
@@ -174,18 +174,18 @@ type piAsk struct {
 // resume returns the client that a known host's packet is from. The REQUEST of a
 // Pi 4 with an EEPROM of 2020 looks like an operating system's (rpi-eeprom#82):
 // only its transaction tells.
-func (p *piAsks) resume(m *dhcpv4.DHCPv4, c client) client {
+func (p *piAsks) resume(m *dhcpv4.DHCPv4, c bootClient) bootClient {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if last, ok := p.byMAC[c.MAC]; ok && c.Kind == system && last.xid == m.TransactionID {
-		return last.client
+		return last.bootClient
 	}
 	return c
 }
 
 // again reports whether this very question was answered just now: a network may
 // let it arrive twice, and a Pi is to be told once.
-func (p *piAsks) again(m *dhcpv4.DHCPv4, c client, now time.Time) bool {
+func (p *piAsks) again(m *dhcpv4.DHCPv4, c bootClient, now time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	last, ok := p.byMAC[c.MAC]
@@ -217,7 +217,7 @@ var wakeAfter = [2]time.Duration{600 * time.Millisecond, 1200 * time.Millisecond
 
 // wake sends those frames to the one machine alone: magic packets, which nothing
 // on it takes for anything, as netboot-rpi3b does.
-func (s *Server) wake(ctx context.Context, l *link, mac net.HardwareAddr) {
+func (s *Server) wake(ctx context.Context, l *servedLink, mac net.HardwareAddr) {
 	begun := time.Now()
 	for _, after := range wakeAfter {
 		select {

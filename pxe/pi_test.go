@@ -246,7 +246,7 @@ func TestReadPi(t *testing.T) {
 	}
 	bios := packet(t, "ovmf-x64-discover")
 	bios.UpdateOption(dhcpv4.OptClientArch(iana.INTEL_X86PC))
-	if c, _ := identify(bios); c.Kind != firmware {
+	if c, _ := identify(bios); c.Kind != pxeFirmware {
 		t.Errorf("a PC is %+v", c)
 	}
 }

@@ -238,7 +238,7 @@ func needsMemory(img images.Image) int64 { return img.Initrd.Size + 320<<20 }
 // bootPi is the boot of a Raspberry Pi, empty if it is to have none (yet). All
 // that may be in the way is looked at before the board is told anything, for
 // firmware says little where it stops half-way.
-func (s *Server) bootPi(l *link, c client, h hosts.Host) (hosts.Boot, error) {
+func (s *Server) bootPi(l *servedLink, c bootClient, h hosts.Host) (hosts.Boot, error) {
 	if s.fresh(h) && h.Boot.MAC == c.MAC {
 		return s.boot(l, c, h)
 	}
@@ -277,13 +277,13 @@ func (s *Server) bootPi(l *link, c client, h hosts.Host) (hosts.Boot, error) {
 }
 
 // refuse tells why a machine is given nothing to boot.
-func (s *Server) refuse(c client, h hosts.Host, why error) {
+func (s *Server) refuse(c bootClient, h hosts.Host, why error) {
 	s.tell(h, "%s asked to boot and was refused: %s", c, why)
 	s.traceRefusal(c.MAC, why.Error())
 }
 
 // toldMore keeps what a machine tells of itself in a later stage of its boot.
-func (s *Server) toldMore(c client, h hosts.Host) (hosts.Boot, error) {
+func (s *Server) toldMore(c bootClient, h hosts.Host) (hosts.Boot, error) {
 	if c.Pi.Serial == "" || h.Boot.Serial == c.Pi.Serial || h.Boot.Several {
 		return h.Boot, nil
 	}
@@ -329,7 +329,7 @@ var piBegins = []string{"bootcode.bin", "start.elf", "start4.elf", "config.txt"}
 
 // openPi opens a file for the Raspberry Pi of a host, and reports whether it is
 // one that asks.
-func (s *Server) openPi(l *link, h hosts.Host, mac, name string) (f tftp.File, is bool, err error) {
+func (s *Server) openPi(l *servedLink, h hosts.Host, mac, name string) (f tftp.File, is bool, err error) {
 	serial, folder, file := piName(name)
 	p := piBoardOf(h)
 	if !slices.Contains(piOUIs, mac[:8]) && p.Board == "" {
@@ -341,7 +341,7 @@ func (s *Server) openPi(l *link, h hosts.Host, mac, name string) (f tftp.File, i
 	if serial != "" && p.Serial != "" && serial != p.Serial || folder != "" && folder != mac {
 		return f, true, tftp.ErrNotFound
 	}
-	c := client{MAC: mac, Kind: piROM, Pi: s.pis.fetched(mac)}
+	c := bootClient{MAC: mac, Kind: piROM, Pi: s.pis.fetched(mac)}
 	c.Pi.Board, c.Pi.Serial = cmp.Or(c.Pi.Board, p.Board), cmp.Or(c.Pi.Serial, serial)
 	if !s.fresh(h) || h.Boot.MAC != mac {
 		if !slices.Contains(piBegins, path.Base(file)) || s.decide(c, &h).Load != tree {
@@ -399,7 +399,7 @@ func (s *Server) piFile(h hosts.Host, p piBoard, file string) (f tftp.File, err 
 // openBySerial serves a Raspberry Pi behind a router, where the kernel resolves
 // no MAC: the one that told the serial number that its folder is called after,
 // at the address that it was seen to take.
-func (s *Server) openBySerial(l *link, name string, from netip.AddrPort) (tftp.File, error) {
+func (s *Server) openBySerial(l *servedLink, name string, from netip.AddrPort) (tftp.File, error) {
 	serial, _, _ := piName(name)
 	if serial == "" {
 		return tftp.File{}, tftp.ErrNotServed
@@ -415,7 +415,7 @@ func (s *Server) openBySerial(l *link, name string, from netip.AddrPort) (tftp.F
 // reachable sees that the machine is found while the file goes out: a 3B answers
 // no ARP while it loads, so its entry among our neighbours, which came from its
 // own question for us, is renewed.
-func (l *link) reachable(f tftp.File, h hosts.Host, from netip.AddrPort, mac string) tftp.File {
+func (l *servedLink) reachable(f tftp.File, h hosts.Host, from netip.AddrPort, mac string) tftp.File {
 	b, err := boards.Parse(h.Boot.Board)
 	if err != nil || !b.NoARP || f.Content == nil {
 		return f

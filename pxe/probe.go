@@ -146,7 +146,7 @@ func (p *pool) calm() {
 }
 
 // probeAhead keeps free addresses of the range on a link probed, until ctx ends.
-func (s *Server) probeAhead(ctx context.Context, l *link) error {
+func (s *Server) probeAhead(ctx context.Context, l *servedLink) error {
 	s.mu.RLock()
 	sub := s.subnet(l.self)
 	s.mu.RUnlock()
@@ -186,7 +186,7 @@ type arpSocket struct {
 }
 
 // openARP needs CAP_NET_RAW.
-func openARP(l *link) (*arpSocket, error) {
+func openARP(l *servedLink) (*arpSocket, error) {
 	mac, err := net.ParseMAC(l.mac)
 	if err != nil || len(mac) != 6 {
 		return nil, fmt.Errorf("interface %s is not an Ethernet", l.name)

@@ -49,12 +49,12 @@ func (l lines) probed(t *testing.T) {
 // needs.
 func besideProbing(t *testing.T, rng, command string, f func(s *Server, log lines)) {
 	t.Helper()
-	besideMachine(t, func(l *link, there func(string)) {
+	besideMachine(t, func(l *servedLink, there func(string)) {
 		there(command)
 		s := server(t, Full)
 		log := make(lines, 1000)
 		s.Log = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-		s.links, s.subnets = []*link{l}, nil
+		s.links, s.subnets = []*servedLink{l}, nil
 		r, err := ParseRange(rng)
 		s.Ranges = []Range{r}
 		if err := errors.Join(err, s.openSubnets(false)); err != nil {

@@ -49,7 +49,7 @@ type Server struct {
 	Now    func() time.Time
 
 	mu      sync.RWMutex // guards links and subnets
-	links   []*link
+	links   []*servedLink
 	subnets []subnet
 
 	programs map[string][]byte // what firmware loads, by name
@@ -59,7 +59,7 @@ type Server struct {
 
 	beyond, exhausted, doubted, muted seldom
 
-	connections connections
+	connections connectionShares
 	transfers   int // TFTP transfers at a time
 	packs       packs
 	warmth      warmth
@@ -113,7 +113,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 // follow serves an interface whenever it is there, with the address that it has.
 func (s *Server) follow(ctx context.Context, text string) error {
-	changed, err := changes(ctx)
+	changed, err := linkChanges(ctx)
 	if err != nil {
 		return err
 	}
@@ -146,7 +146,7 @@ func (s *Server) follow(ctx context.Context, text string) error {
 }
 
 // serve serves a link until ctx ends or it is another.
-func (s *Server) serve(ctx context.Context, text string, l *link, changed <-chan struct{}) error {
+func (s *Server) serve(ctx context.Context, text string, l *servedLink, changed <-chan struct{}) error {
 	s.Log.Info("answering booting machines", "interface", l.name, "address", l.self, "dhcp", s.Mode, "http", s.HTTPPort)
 	ctx, end := context.WithCancel(ctx)
 	defer end()
@@ -186,7 +186,7 @@ func (s *Server) serve(ctx context.Context, text string, l *link, changed <-chan
 	return g.Wait()
 }
 
-func (s *Server) linkOf(name string) *link {
+func (s *Server) linkOf(name string) *servedLink {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	for _, l := range s.links {
@@ -198,7 +198,7 @@ func (s *Server) linkOf(name string) *link {
 }
 
 // join opens the ports on an interface that is there by now.
-func (s *Server) join(ctx context.Context, text string) (*link, error) {
+func (s *Server) join(ctx context.Context, text string) (*servedLink, error) {
 	l, err := openLink(text, nil)
 	if err == nil {
 		err = s.listen(ctx, l)
@@ -211,9 +211,9 @@ func (s *Server) join(ctx context.Context, text string) (*link, error) {
 }
 
 // leave takes a link away that is not served any more.
-func (s *Server) leave(l *link) {
+func (s *Server) leave(l *servedLink) {
 	l.sock.close()
-	s.arrange(func() { s.links = slices.DeleteFunc(s.links, func(o *link) bool { return o == l }) })
+	s.arrange(func() { s.links = slices.DeleteFunc(s.links, func(o *servedLink) bool { return o == l }) })
 }
 
 // arrange changes the links, and has the ranges belong to what they are then.
@@ -226,7 +226,7 @@ func (s *Server) arrange(change func()) {
 	}
 }
 
-func (s *Server) listen(ctx context.Context, l *link) (err error) {
+func (s *Server) listen(ctx context.Context, l *servedLink) (err error) {
 	defer func() {
 		if err != nil {
 			l.sock.close()

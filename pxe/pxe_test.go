@@ -73,7 +73,7 @@ func serverOn(t testing.TB, mode Mode, db store.Store, now func() time.Time) *Se
 	if s.Images, err = images.Open(filepath.Join(dir, "images")); err != nil {
 		t.Fatal(err)
 	}
-	s.links = []*link{{name: "eth0", self: netip.MustParseAddr("10.77.0.1"), net: netip.MustParsePrefix("10.77.0.0/24"), mac: "52:54:00:00:00:01",
+	s.links = []*servedLink{{name: "eth0", self: netip.MustParseAddr("10.77.0.1"), net: netip.MustParsePrefix("10.77.0.0/24"), mac: "52:54:00:00:00:01",
 		neighbour: func(netip.Addr) string { return mac }}}
 	s.links[0].mtu.Store(1500)
 	if s.programs, err = images.Programs(""); err != nil {
@@ -130,11 +130,11 @@ func (s *Server) reach(t testing.TB, name string, state hosts.State) {
 func TestIdentify(t *testing.T) {
 	for _, tt := range []struct {
 		file string
-		kind kind
+		kind clientKind
 		arch iana.Arch
 	}{
-		{"ovmf-x64-discover", firmware, iana.EFI_X86_64},
-		{"ovmf-x64-request", firmware, iana.EFI_X86_64},
+		{"ovmf-x64-discover", pxeFirmware, iana.EFI_X86_64},
+		{"ovmf-x64-request", pxeFirmware, iana.EFI_X86_64},
 		{"ipxe-discover", ipxe, iana.EFI_X86_64},
 		{"ipxe-request", ipxe, iana.EFI_X86_64},
 	} {
@@ -187,7 +187,7 @@ func TestIsIPXE(t *testing.T) {
 
 // TestDecide is the design's table "What a machine is told when it netboots".
 func TestDecide(t *testing.T) {
-	pxe := client{MAC: mac, Kind: firmware, Arch: iana.EFI_X86_64, Machine: "m1"}
+	pxe := bootClient{MAC: mac, Kind: pxeFirmware, Arch: iana.EFI_X86_64, Machine: "m1"}
 	host := func(state hosts.State, edit ...func(*hosts.Host)) *hosts.Host {
 		h := &hosts.Host{Name: "bravo", MACs: []string{mac}, Arch: "x86_64", State: state, Address: "10.77.0.9",
 			Permit: hosts.Permit{Issued: noon.Add(-time.Hour), Expires: noon.Add(time.Hour)}}
@@ -200,11 +200,11 @@ func TestDecide(t *testing.T) {
 		return h
 	}
 	arm := func(h *hosts.Host) { h.Arch = "aarch64" }
-	with := func(c client, edit func(*client)) client { edit(&c); return c }
+	with := func(c bootClient, edit func(*bootClient)) bootClient { edit(&c); return c }
 	for _, tt := range []struct {
 		name string
 		h    *hosts.Host
-		c    client
+		c    bootClient
 		hold bool
 		load loader
 		none bool // not even a lease
@@ -212,47 +212,47 @@ func TestDecide(t *testing.T) {
 		tell bool
 	}{
 		{name: "unknown", c: pxe, none: true, why: "not enrolled"},
-		{name: "unknown, hold", c: pxe, hold: true, load: program},
-		{name: "unknown iPXE, hold", c: with(pxe, func(c *client) { c.Kind = ipxe }), hold: true, load: script},
-		{name: "unknown system, hold", c: client{MAC: mac}, hold: true},
-		{name: "ready", h: host(hosts.Ready), c: pxe, load: program},
-		{name: "ready, architecture 9", h: host(hosts.Ready), c: with(pxe, func(c *client) { c.Arch = iana.EFI_BC }), load: program},
-		{name: "ready iPXE", h: host(hosts.Ready), c: with(pxe, func(c *client) { c.Kind = ipxe }), load: script},
-		{name: "ready, a running system", h: host(hosts.Ready), c: client{MAC: mac}},
+		{name: "unknown, hold", c: pxe, hold: true, load: loadProgram},
+		{name: "unknown iPXE, hold", c: with(pxe, func(c *bootClient) { c.Kind = ipxe }), hold: true, load: script},
+		{name: "unknown system, hold", c: bootClient{MAC: mac}, hold: true},
+		{name: "ready", h: host(hosts.Ready), c: pxe, load: loadProgram},
+		{name: "ready, architecture 9", h: host(hosts.Ready), c: with(pxe, func(c *bootClient) { c.Arch = iana.EFI_BC }), load: loadProgram},
+		{name: "ready iPXE", h: host(hosts.Ready), c: with(pxe, func(c *bootClient) { c.Kind = ipxe }), load: script},
+		{name: "ready, a running system", h: host(hosts.Ready), c: bootClient{MAC: mac}},
 		{name: "ready, permit expired", h: host(hosts.Ready, func(h *hosts.Host) { h.Permit.Expires = noon }), c: pxe, why: "permit expired", tell: true},
-		{name: "booting", h: host(hosts.Booting), c: pxe, load: program},
+		{name: "booting", h: host(hosts.Booting), c: pxe, load: loadProgram},
 		{name: "live, in contact", h: host(hosts.Live, func(h *hosts.Host) { h.Contact = true }), c: pxe, why: "answers at 10.77.0.9", tell: true},
 		{name: "installing, in contact", h: host(hosts.Installing, func(h *hosts.Host) { h.Contact = true }), c: pxe, why: "answers at 10.77.0.9", tell: true},
-		{name: "installing, lost", h: host(hosts.Installing), c: pxe, load: program},
-		{name: "failed, permit live", h: host(hosts.Failed), c: pxe, load: program},
+		{name: "installing, lost", h: host(hosts.Installing), c: pxe, load: loadProgram},
+		{name: "failed, permit live", h: host(hosts.Failed), c: pxe, load: loadProgram},
 		{name: "failed, permit spent", h: host(hosts.Failed, func(h *hosts.Host) { h.Permit.Spent = noon }), c: pxe, load: local, why: "spent", tell: true},
 		{name: "rebooting", h: host(hosts.Rebooting), c: pxe, load: local, why: "rebooting"},
 		{name: "installed", h: host(hosts.Installed), c: pxe, load: local, why: "installed"},
-		{name: "installed, a running system", h: host(hosts.Installed), c: client{MAC: mac}},
-		{name: "installed iPXE", h: host(hosts.Installed), c: with(pxe, func(c *client) { c.Kind = ipxe }), why: "installed"},
+		{name: "installed, a running system", h: host(hosts.Installed), c: bootClient{MAC: mac}},
+		{name: "installed iPXE", h: host(hosts.Installed), c: with(pxe, func(c *bootClient) { c.Kind = ipxe }), why: "installed"},
 		{name: "another machine", h: host(hosts.Booting, func(h *hosts.Host) { h.Machine = "m2" }), c: pxe, none: true, why: "another machine", tell: true},
-		{name: "a machine that tells no UUID any more", h: host(hosts.Booting, func(h *hosts.Host) { h.Machine = "m1" }), c: with(pxe, func(c *client) { c.Machine = "" }), none: true, why: "another machine (UUID not told, not m1)", tell: true},
-		{name: "installed BIOS", h: host(hosts.Installed), c: client{MAC: mac, Kind: firmware, Arch: iana.INTEL_X86PC}, why: "installed"},
+		{name: "a machine that tells no UUID any more", h: host(hosts.Booting, func(h *hosts.Host) { h.Machine = "m1" }), c: with(pxe, func(c *bootClient) { c.Machine = "" }), none: true, why: "another machine (UUID not told, not m1)", tell: true},
+		{name: "installed BIOS", h: host(hosts.Installed), c: bootClient{MAC: mac, Kind: pxeFirmware, Arch: iana.INTEL_X86PC}, why: "installed"},
 		{name: "wrong architecture", h: host(hosts.Ready, func(h *hosts.Host) { h.Arch = "aarch64" }), c: pxe, why: "built for aarch64", tell: true},
-		{name: "BIOS", h: host(hosts.Ready), c: client{MAC: mac, Kind: firmware, Arch: iana.INTEL_X86PC}, load: program},
-		{name: "BIOS for arm64", h: host(hosts.Ready, arm), c: client{MAC: mac, Kind: firmware, Arch: iana.INTEL_X86PC}, why: "built for aarch64", tell: true},
-		{name: "arm64", h: host(hosts.Ready, arm), c: client{MAC: mac, Kind: firmware, Arch: iana.EFI_ARM64}, load: program},
-		{name: "installed arm64", h: host(hosts.Installed, arm), c: client{MAC: mac, Kind: firmware, Arch: iana.EFI_ARM64}, load: local, why: "installed"},
-		{name: "arm64 for x86-64", h: host(hosts.Ready), c: client{MAC: mac, Kind: firmware, Arch: iana.EFI_ARM64}, why: "the machine is aarch64 (arm64 UEFI PXE) and bravo is built for x86_64", tell: true},
-		{name: "arm64 iPXE for x86-64", h: host(hosts.Ready), c: client{MAC: mac, Kind: ipxe, Arch: iana.EFI_ARM64}, why: "built for x86_64", tell: true},
-		{name: "HTTP boot", h: host(hosts.Ready), c: client{MAC: mac, Kind: httpBoot, Arch: iana.EFI_X86_64_HTTP}, load: program},
-		{name: "arm64 HTTP boot", h: host(hosts.Ready, arm), c: client{MAC: mac, Kind: httpBoot, Arch: iana.EFI_ARM64_HTTP}, load: program},
-		{name: "installed HTTP boot", h: host(hosts.Installed), c: client{MAC: mac, Kind: httpBoot, Arch: iana.EFI_X86_64_HTTP}, load: local, why: "installed"},
-		{name: "U-Boot", h: host(hosts.Ready, arm), c: client{MAC: mac, Kind: uboot, Arch: iana.UBOOT_ARM64}, load: config},
-		{name: "unknown U-Boot, hold", c: client{MAC: mac, Kind: uboot, Arch: iana.UBOOT_ARM64}, hold: true, why: "not enrolled"},
-		{name: "arm32 U-Boot", h: host(hosts.Ready, arm), c: client{MAC: mac, Kind: uboot, Arch: iana.UBOOT_ARM32}, why: "arm32 U-Boot, for which there is no installer", tell: true},
-		{name: "IA32", h: host(hosts.Ready), c: client{MAC: mac, Kind: firmware, Arch: iana.EFI_IA32}, why: "IA32 UEFI, for which there is no installer: choose 64-bit", tell: true},
-		{name: "a Raspberry Pi", h: host(hosts.Ready, arm), c: client{MAC: mac, Kind: piROM}, load: tree},
-		{name: "an unknown Raspberry Pi, hold", c: client{MAC: mac, Kind: piROM}, hold: true, why: "not enrolled"},
-		{name: "a Raspberry Pi, permit expired", h: host(hosts.Ready, arm, func(h *hosts.Host) { h.Permit.Expires = noon }), c: client{MAC: mac, Kind: piROM}, load: local, why: "permit expired", tell: true},
-		{name: "a Raspberry Pi, in contact", h: host(hosts.Live, arm, func(h *hosts.Host) { h.Contact = true }), c: client{MAC: mac, Kind: piROM}, why: "answers at 10.77.0.9", tell: true},
-		{name: "a Raspberry Pi for x86-64", h: host(hosts.Ready), c: client{MAC: mac, Kind: piROM}, why: "built for x86_64", tell: true},
-		{name: "installed Raspberry Pi", h: host(hosts.Installed, arm), c: client{MAC: mac, Kind: piROM}, load: local, why: "installed"},
+		{name: "BIOS", h: host(hosts.Ready), c: bootClient{MAC: mac, Kind: pxeFirmware, Arch: iana.INTEL_X86PC}, load: loadProgram},
+		{name: "BIOS for arm64", h: host(hosts.Ready, arm), c: bootClient{MAC: mac, Kind: pxeFirmware, Arch: iana.INTEL_X86PC}, why: "built for aarch64", tell: true},
+		{name: "arm64", h: host(hosts.Ready, arm), c: bootClient{MAC: mac, Kind: pxeFirmware, Arch: iana.EFI_ARM64}, load: loadProgram},
+		{name: "installed arm64", h: host(hosts.Installed, arm), c: bootClient{MAC: mac, Kind: pxeFirmware, Arch: iana.EFI_ARM64}, load: local, why: "installed"},
+		{name: "arm64 for x86-64", h: host(hosts.Ready), c: bootClient{MAC: mac, Kind: pxeFirmware, Arch: iana.EFI_ARM64}, why: "the machine is aarch64 (arm64 UEFI PXE) and bravo is built for x86_64", tell: true},
+		{name: "arm64 iPXE for x86-64", h: host(hosts.Ready), c: bootClient{MAC: mac, Kind: ipxe, Arch: iana.EFI_ARM64}, why: "built for x86_64", tell: true},
+		{name: "HTTP boot", h: host(hosts.Ready), c: bootClient{MAC: mac, Kind: httpBoot, Arch: iana.EFI_X86_64_HTTP}, load: loadProgram},
+		{name: "arm64 HTTP boot", h: host(hosts.Ready, arm), c: bootClient{MAC: mac, Kind: httpBoot, Arch: iana.EFI_ARM64_HTTP}, load: loadProgram},
+		{name: "installed HTTP boot", h: host(hosts.Installed), c: bootClient{MAC: mac, Kind: httpBoot, Arch: iana.EFI_X86_64_HTTP}, load: local, why: "installed"},
+		{name: "U-Boot", h: host(hosts.Ready, arm), c: bootClient{MAC: mac, Kind: uboot, Arch: iana.UBOOT_ARM64}, load: config},
+		{name: "unknown U-Boot, hold", c: bootClient{MAC: mac, Kind: uboot, Arch: iana.UBOOT_ARM64}, hold: true, why: "not enrolled"},
+		{name: "arm32 U-Boot", h: host(hosts.Ready, arm), c: bootClient{MAC: mac, Kind: uboot, Arch: iana.UBOOT_ARM32}, why: "arm32 U-Boot, for which there is no installer", tell: true},
+		{name: "IA32", h: host(hosts.Ready), c: bootClient{MAC: mac, Kind: pxeFirmware, Arch: iana.EFI_IA32}, why: "IA32 UEFI, for which there is no installer: choose 64-bit", tell: true},
+		{name: "a Raspberry Pi", h: host(hosts.Ready, arm), c: bootClient{MAC: mac, Kind: piROM}, load: tree},
+		{name: "an unknown Raspberry Pi, hold", c: bootClient{MAC: mac, Kind: piROM}, hold: true, why: "not enrolled"},
+		{name: "a Raspberry Pi, permit expired", h: host(hosts.Ready, arm, func(h *hosts.Host) { h.Permit.Expires = noon }), c: bootClient{MAC: mac, Kind: piROM}, load: local, why: "permit expired", tell: true},
+		{name: "a Raspberry Pi, in contact", h: host(hosts.Live, arm, func(h *hosts.Host) { h.Contact = true }), c: bootClient{MAC: mac, Kind: piROM}, why: "answers at 10.77.0.9", tell: true},
+		{name: "a Raspberry Pi for x86-64", h: host(hosts.Ready), c: bootClient{MAC: mac, Kind: piROM}, why: "built for x86_64", tell: true},
+		{name: "installed Raspberry Pi", h: host(hosts.Installed, arm), c: bootClient{MAC: mac, Kind: piROM}, load: local, why: "installed"},
 	} {
 		for _, mode := range []Mode{Proxy, Full} {
 			a := decide(tt.h, tt.c, mode, tt.hold, noon)
@@ -395,7 +395,7 @@ func TestOneBootSideBySide(t *testing.T) {
 	var all sync.WaitGroup
 	for i := range tokens {
 		all.Go(func() {
-			b, err := s.boot(s.links[0], client{MAC: mac, Kind: uboot}, h)
+			b, err := s.boot(s.links[0], bootClient{MAC: mac, Kind: uboot}, h)
 			if tokens[i] = b.Token; err != nil {
 				t.Error(err)
 			}

@@ -29,7 +29,7 @@ func agentOf(m *dhcpv4.DHCPv4) agent {
 	if !a.addr.IsValid() || info == nil {
 		return a
 	}
-	a.link = first(addrOf(info.Get(dhcpv4.LinkSelectionSubOption)), a.addr)
+	a.link = firstOf(addrOf(info.Get(dhcpv4.LinkSelectionSubOption)), a.addr)
 	a.server = addrOf(info.Get(dhcpv4.ServerIdentifierOverrideSubOption))
 	return a
 }
@@ -46,10 +46,10 @@ func (a agent) router(network netip.Prefix) netip.Addr {
 }
 
 // serverID is what we call ourselves as the DHCP server of a request, and what the client then calls us.
-func serverID(l *link, m *dhcpv4.DHCPv4) netip.Addr { return first(agentOf(m).server, l.self) }
+func serverID(l *servedLink, m *dhcpv4.DHCPv4) netip.Addr { return firstOf(agentOf(m).server, l.self) }
 
 // isSelf reports whether a request names us as its server.
-func isSelf(l *link, m *dhcpv4.DHCPv4) bool {
+func isSelf(l *servedLink, m *dhcpv4.DHCPv4) bool {
 	id := addrOf(m.ServerIdentifier())
 	return id.IsValid() && (id == l.self || id == agentOf(m).server)
 }

@@ -15,7 +15,7 @@ import (
 type bootInfo struct {
 	Server netip.Addr // ours, on the machine's link
 	File   string     // TFTP file name or URL; "": nothing to load
-	Kind   kind
+	Kind   clientKind
 	Arch   iana.Arch
 	Offer  string // hosts.OfferBINL, …: how firmware is told
 	Local  bool   // tell firmware to start from its disk
@@ -37,8 +37,8 @@ var (
 	localDisk = append(append([]byte{6, 1, 7, 9, 13, 0, 0, 10}, "local disk"...), 10, 2, 0, ' ', 0xff)
 )
 
-// network is what a lease tells about the LAN.
-type network struct {
+// bootNetwork is what a lease tells about the LAN.
+type bootNetwork struct {
 	Server netip.Addr
 	Mask   net.IPMask
 	Router netip.Addr   // invalid: none
@@ -67,7 +67,7 @@ func proxyReply(m *dhcpv4.DHCPv4, b bootInfo) (*dhcpv4.DHCPv4, error) {
 // leaseReply answers as the DHCP server: the address, the network, and boot
 // information if b names a file. To DHCPINFORM it tells no address and no lease
 // time (RFC 2131 section 4.3.5), and BOOTP has no lease.
-func leaseReply(m *dhcpv4.DHCPv4, yours netip.Addr, n network, b bootInfo) (*dhcpv4.DHCPv4, error) {
+func leaseReply(m *dhcpv4.DHCPv4, yours netip.Addr, n bootNetwork, b bootInfo) (*dhcpv4.DHCPv4, error) {
 	r, err := replyTo(m, n.Server)
 	if err != nil {
 		return nil, err
@@ -151,7 +151,7 @@ func addBoot(r *dhcpv4.DHCPv4, b bootInfo) {
 		r.BootFileName = b.File
 	}
 	name := b.File
-	if b.Kind == firmware || b.Kind == httpBoot {
+	if b.Kind == pxeFirmware || b.Kind == httpBoot {
 		name += "\x00"
 	}
 	if b.Offer != hosts.OfferHeader {
@@ -161,7 +161,7 @@ func addBoot(r *dhcpv4.DHCPv4, b bootInfo) {
 	case httpBoot:
 		// Without it EDK2 asks for no file (measured).
 		r.UpdateOption(dhcpv4.OptClassIdentifier("HTTPClient"))
-	case firmware:
+	case pxeFirmware:
 		r.UpdateOption(dhcpv4.OptTFTPServerName(b.Server.String()))
 		if b.Arch == iana.INTEL_X86PC {
 			r.ServerHostName = b.Server.String()

@@ -56,7 +56,7 @@ func (r *restarts) of(h *hosts.Host) *restart {
 }
 
 // watchRestart tells what a DHCP request says of a machine that was told to start from its disk.
-func (s *Server) watchRestart(m *dhcpv4.DHCPv4, c client, h *hosts.Host) {
+func (s *Server) watchRestart(m *dhcpv4.DHCPv4, c bootClient, h *hosts.Host) {
 	if h == nil {
 		return
 	}
@@ -70,14 +70,14 @@ func (s *Server) watchRestart(m *dhcpv4.DHCPv4, c client, h *hosts.Host) {
 }
 
 // request takes note of a request, and returns what is worth an event; its kind is empty if nothing is.
-func (r *restarts) request(m *dhcpv4.DHCPv4, c client, h *hosts.Host, now time.Time) (ev hosts.Event) {
+func (r *restarts) request(m *dhcpv4.DHCPv4, c bootClient, h *hosts.Host, now time.Time) (ev hosts.Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	known := r.of(h)
 	switch {
 	case !h.Restarting():
 		if c.Kind == system && installerRuns(h) {
-			known.isInstaller(manner(m))
+			known.isInstaller(askingManner(m))
 		}
 	case c.Kind != system:
 		return known.netboot(m, c, now)
@@ -100,9 +100,10 @@ func (r *restart) isInstaller(manner string) {
 
 // isHost reports whether the host's own system asks: by its name, and not as the installer or stage 1 do.
 func (r *restart) isHost(m *dhcpv4.DHCPv4, h *hosts.Host) bool {
-	how := manner(m)
+	how := askingManner(m)
 	switch {
-	case h.Expected.HostName == "" || !strings.EqualFold(hostName(m), h.Expected.HostName), slices.Contains(r.installer, how):
+	case h.Expected.HostName == "" || !strings.EqualFold(hostName(m), h.Expected.HostName), slices.Contains(r.installer,
+		how):
 		return false
 	case !h.Expected.Stage1.Network:
 		return true
@@ -116,7 +117,8 @@ func (r *restart) isHost(m *dhcpv4.DHCPv4, h *hosts.Host) bool {
 
 // isSystem reports whether nothing in a request speaks of firmware or a boot loader.
 func isSystem(m *dhcpv4.DHCPv4) bool {
-	for _, code := range []dhcpv4.OptionCode{dhcpv4.OptionClientSystemArchitectureType, dhcpv4.OptionClientNetworkInterfaceIdentifier,
+	for _, code := range []dhcpv4.OptionCode{dhcpv4.OptionClientSystemArchitectureType,
+		dhcpv4.OptionClientNetworkInterfaceIdentifier,
 		dhcpv4.OptionClientMachineIdentifier, etherboot} {
 		if m.Options.Has(code) {
 			return false
@@ -127,14 +129,14 @@ func isSystem(m *dhcpv4.DHCPv4) bool {
 	return asks && string(user) != "iPXE"
 }
 
-// manner is how a program asks: what two programs on one machine differ in, though not two requests of one.
-func manner(m *dhcpv4.DHCPv4) string {
+// askingManner is how a program asks: what two programs on one machine differ in, though not two requests of one.
+func askingManner(m *dhcpv4.DHCPv4) string {
 	return fmt.Sprintf("%s|%x|%x|%s", m.ClassIdentifier(), m.Options.Get(dhcpv4.OptionClientIdentifier),
 		m.Options.Get(dhcpv4.OptionParameterRequestList), hostName(m))
 }
 
-// hostName is the first label of the name that a client says it has: option 12, or 81 (RFC 4702), which has either plain
-// text or DNS labels behind three bytes.
+// hostName is the first label of the name that a client says it has: option 12, or 81 (RFC 4702), which has either
+// plain text or DNS labels behind three bytes.
 func hostName(m *dhcpv4.DHCPv4) string {
 	name := []byte(m.HostName())
 	if fqdn := m.Options.Get(dhcpv4.OptionFQDN); len(name) == 0 && len(fqdn) > 3 {
@@ -148,16 +150,16 @@ func hostName(m *dhcpv4.DHCPv4) string {
 	return strings.TrimRight(string(label), "\x00")
 }
 
-// Firmware asks several times in one boot, of each card and by each protocol. Its next boot begins where the same program
-// on the same card asks again after a pause, in another exchange or with its clock set back; or after a long one. What
-// other programs ask is part of the same boot.
+// Firmware asks several times in one boot, of each card and by each protocol. Its next boot begins where the same
+// program on the same card asks again after a pause, in another exchange or with its clock set back; or after a long
+// one. What other programs ask is part of the same boot.
 const (
 	shortPause = 10 * time.Second
 	longPause  = 90 * time.Second
 )
 
 // netboot takes note of firmware that asks for a boot, and tells of the second time, the fourth, the eighth and so on.
-func (r *restart) netboot(m *dhcpv4.DHCPv4, c client, now time.Time) (ev hosts.Event) {
+func (r *restart) netboot(m *dhcpv4.DHCPv4, c bootClient, now time.Time) (ev hosts.Event) {
 	if m.MessageType() != dhcpv4.MessageTypeDiscover || c.Ours {
 		return ev
 	}

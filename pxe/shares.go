@@ -43,8 +43,8 @@ func (s *Server) share() error {
 	return nil
 }
 
-// connections are those of all HTTP clients.
-type connections struct {
+// connectionShares are those of all HTTP clients.
+type connectionShares struct {
 	most int
 
 	mu  sync.Mutex
@@ -53,7 +53,7 @@ type connections struct {
 }
 
 // changed is http.Server.ConnState. A connection too many is closed at once, and then told of like any other.
-func (c *connections) changed(conn net.Conn, state http.ConnState) {
+func (c *connectionShares) changed(conn net.Conn, state http.ConnState) {
 	from, _ := netip.ParseAddrPort(conn.RemoteAddr().String())
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -10,7 +10,7 @@ import (
 )
 
 // serveTFTP serves boot files over TFTP on one link (files.go says which).
-func (s *Server) serveTFTP(ctx context.Context, l *link) error {
+func (s *Server) serveTFTP(ctx context.Context, l *servedLink) error {
 	srv := &tftp.Server{
 		MTU:         func() int { return int(l.mtu.Load()) },
 		MaxBlksize:  s.TFTPBlksize,
@@ -28,7 +28,7 @@ func (s *Server) serveTFTP(ctx context.Context, l *link) error {
 
 // openTFTP opens a file, and keeps the name of one that does not exist. The client learns no more of any other error
 // than that there is no file for it.
-func (s *Server) openTFTP(l *link, name string, from netip.AddrPort) (tftp.File, error) {
+func (s *Server) openTFTP(l *servedLink, name string, from netip.AddrPort) (tftp.File, error) {
 	f, err := s.open(l, name, from)
 	switch {
 	case errors.Is(err, tftp.ErrNotFound):

@@ -27,7 +27,8 @@ func untold(name string) string {
 
 // traceRequest keeps a DHCP request, and what it says about how far its sender
 // came.
-func (s *Server) traceRequest(l *link, from netip.AddrPort, port uint16, raw []byte, m *dhcpv4.DHCPv4, c client, h *hosts.Host) {
+func (s *Server) traceRequest(l *servedLink, from netip.AddrPort, port uint16, raw []byte, m *dhcpv4.DHCPv4,
+	c bootClient, h *hosts.Host) {
 	text := fmt.Sprintf("%s from %s", messageWords(m), c)
 	if a := requested(m); a.IsValid() {
 		text += ", address " + a.String()
@@ -71,19 +72,21 @@ func messageWords(m *dhcpv4.DHCPv4) string {
 }
 
 // describe puts who asks into a trace.
-func (c client) describe(tr *hosts.Trace, h *hosts.Host) {
-	tr.Client, tr.Arch, tr.Why = c.String(), c.processor(), ""
+func (c bootClient) describe(tr *hosts.Trace, h *hosts.Host) {
+	tr.Client = c.String()
+	tr.Arch = c.processor()
+	tr.Why = ""
 	if h != nil {
 		tr.Host = h.Name
 	}
 }
 
 // traceClient is for those whose DHCP packets are not ours to see.
-func (s *Server) traceClient(c client, h hosts.Host) {
+func (s *Server) traceClient(c bootClient, h hosts.Host) {
 	s.Traces.Note(c.MAC, func(tr *hosts.Trace) { c.describe(tr, &h) })
 }
 
-func (s *Server) traceReply(l *link, to netip.AddrPort, port uint16, r *dhcpv4.DHCPv4, c client) {
+func (s *Server) traceReply(l *servedLink, to netip.AddrPort, port uint16, r *dhcpv4.DHCPv4, c bootClient) {
 	text := messageWords(r)
 	if a := addrOf(r.YourIPAddr); a.IsValid() {
 		text += " " + a.String()
@@ -108,7 +111,10 @@ func (s *Server) traceRefusal(mac, why string) {
 // reached keeps how far a machine came.
 func (s *Server) reached(mac string, stage hosts.Stage) {
 	s.Traces.Note(mac, func(tr *hosts.Trace) {
-		tr.Stage, tr.Rounds, tr.Missing, tr.Last = stage, 0, "", s.Now()
+		tr.Stage = stage
+		tr.Rounds = 0
+		tr.Missing = ""
+		tr.Last = s.Now()
 	})
 }
 
@@ -118,13 +124,13 @@ func (s *Server) traceMissing(mac, name string) {
 }
 
 // traceHTTP keeps a request for a file of a boot.
-func (s *Server) traceHTTP(l *link, client netip.AddrPort, mac, method, name string) {
+func (s *Server) traceHTTP(l *servedLink, client netip.AddrPort, mac, method, name string) {
 	to := netip.AddrPortFrom(l.self, uint16(s.HTTPPort))
 	s.Traces.Add(mac, hosts.Packet{From: client, To: to, Text: "HTTP " + method + " " + untold(name)}, nil)
 }
 
 // traceTFTP keeps what was said on the TFTP port, for the machine whose boot the file belongs to.
-func (s *Server) traceTFTP(l *link, e tftp.Event) {
+func (s *Server) traceTFTP(l *servedLink, e tftp.Event) {
 	mac := l.neighbour(e.Client.Addr())
 	if mac == "" {
 		return

@@ -19,7 +19,7 @@ import (
 
 // vouch returns a hosts.ErrRefused unless the client at an address, whose MAC is this one, or "" if that is not known,
 // is the host's machine.
-func (s *Server) vouch(l *link, h hosts.Host, at netip.Addr, mac string) error {
+func (s *Server) vouch(l *servedLink, h hosts.Host, at netip.Addr, mac string) error {
 	switch {
 	case slices.Contains(h.MACs, mac):
 		return nil
@@ -38,7 +38,7 @@ func (s *Server) vouch(l *link, h hosts.Host, at netip.Addr, mac string) error {
 
 // vouchSoon is vouch for somebody who waits for an answer: the kernel asks for a MAC that it has forgotten, and a
 // DHCPREQUEST that came just now may still be on its way to the disk.
-func (s *Server) vouchSoon(ctx context.Context, l *link, h hosts.Host, at netip.Addr) error {
+func (s *Server) vouchSoon(ctx context.Context, l *servedLink, h hosts.Host, at netip.Addr) error {
 	mac := l.resolve(ctx, at)
 	err := s.vouch(l, h, at, mac)
 	if err == nil || mac != "" || l.net.Contains(at) {
@@ -60,7 +60,7 @@ func (s *Server) vouchSoon(ctx context.Context, l *link, h hosts.Host, at netip.
 }
 
 // resolve is neighbour, and has the kernel ask for an address on the link that it has forgotten.
-func (l *link) resolve(ctx context.Context, addr netip.Addr) string {
+func (l *servedLink) resolve(ctx context.Context, addr netip.Addr) string {
 	mac := l.neighbour(addr)
 	if mac != "" || !l.net.Contains(addr) {
 		return mac
@@ -84,7 +84,7 @@ func (l *link) resolve(ctx context.Context, addr netip.Addr) string {
 }
 
 // ask has the kernel ask for an address by ARP, by sending it a datagram to the port that discards them (RFC 863).
-func (l *link) ask(addr netip.Addr) error {
+func (l *servedLink) ask(addr netip.Addr) error {
 	d := net.Dialer{Control: withOptions(func(fd int) error { return unix.BindToDevice(fd, l.name) })}
 	conn, err := d.Dial("udp4", netip.AddrPortFrom(addr, 9).String())
 	if err != nil {

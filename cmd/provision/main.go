@@ -111,9 +111,32 @@ func rootCommand() *cobra.Command {
 	daemon := &api.Client{}
 	root.PersistentFlags().StringVar(&daemon.Socket, "socket", defaultSocket(), "Unix socket of the server (or set PROVISION_SOCKET)")
 	root.AddCommand(
-		serveCommand(&daemon.Socket), enrollCommand(daemon), installCommand(daemon), reinstallCommand(daemon), retryCommand(daemon), statusCommand(daemon), watchCommand(daemon), waitCommand(daemon),
-		logsCommand(daemon), timelineCommand(daemon), captureCommand(daemon), planCommand(daemon), layoutCommand(), factsCommand(), cancelCommand(daemon), forgetCommand(daemon), restoreCommand(daemon), setCommand(daemon), hostKeyCommand(daemon), secretsCommand(daemon), discoveredCommand(daemon),
-		imagesCommand(daemon), doctorCommand(daemon), stateCommand(daemon), versionCommand(), targetCommand(),
+		serveCommand(&daemon.Socket),
+		enrollCommand(daemon),
+		installCommand(daemon),
+		reinstallCommand(daemon),
+		retryCommand(daemon),
+		statusCommand(daemon),
+		watchCommand(daemon),
+		waitCommand(daemon),
+		logsCommand(daemon),
+		timelineCommand(daemon),
+		captureCommand(daemon),
+		planCommand(daemon),
+		layoutCommand(),
+		factsCommand(),
+		cancelCommand(daemon),
+		forgetCommand(daemon),
+		restoreCommand(daemon),
+		setCommand(daemon),
+		hostKeyCommand(daemon),
+		secretsCommand(daemon),
+		discoveredCommand(daemon),
+		imagesCommand(daemon),
+		doctorCommand(daemon),
+		stateCommand(daemon),
+		versionCommand(),
+		targetCommand(),
 	)
 	for _, c := range root.Commands() {
 		checkArgs(c)
