@@ -18,7 +18,7 @@ images              : internal/boards internal/initrd
 images/media        : images internal/boards
 pxe                 : hosts images internal/boards internal/store internal/tftp
 installer           : disko hosts images internal/boards internal/bootable internal/cache internal/confirm
-installer           : internal/hardware internal/nix internal/target internal/text
+installer           : internal/hardware internal/nix internal/handover internal/text
 
 internal/cache      :
 internal/store      :
@@ -28,7 +28,7 @@ internal/boards     :
 internal/text       :
 internal/hardware   :
 internal/sshlogin   :
-internal/target     :
+internal/handover     :
 internal/firststage : internal/initrd
 internal/nix        : disko internal/text
 internal/confirm    : disko hosts
@@ -41,7 +41,7 @@ internal/api        : hosts images images/media internal/boards internal/enroll 
 
 cmd/provision       : disko hosts images installer pxe internal/boards internal/bootable internal/cache
 cmd/provision       : internal/doctor internal/enroll internal/nix internal/sshlogin internal/store internal/takeover
-cmd/provision       : internal/target internal/text internal/timeline internal/api
+cmd/provision       : internal/handover internal/text internal/timeline internal/api
 `
 
 // TestArrows asserts them. The test bed is not of the house, and nothing that ships may import it.

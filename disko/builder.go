@@ -23,13 +23,13 @@ type builder struct {
 	// Hooks around unmounting; what closes, with its hooks, is read backwards.
 	unmounting, unmounted, closing []Step
 
-	way     Way
+	mode    Mode
 	facts   *Facts
 	devices []*placedDevice          // the machine's
 	found   map[string]*placedDevice // by name
 	opens   []Step
-	look    Look // all that a probe has to look into
-	blind   bool // the facts do not tell all of that
+	look    ProbePaths // all that a probe has to look into
+	blind   bool       // the facts do not tell all of that
 
 	places     map[string]place   // by the layout's name of the device
 	members    map[string][]place // by "GROUP NAME", in the order in which they are made
@@ -65,7 +65,7 @@ func (l *Layout) fill(b *builder, places map[*topDevice]place) {
 		if !ok {
 			on = d.on
 		}
-		if b.facts == nil && b.way == Mount {
+		if b.facts == nil && b.mode == Mount {
 			_, isDisk := d.body.(*wholeDisk)
 			on.keep = isDisk
 		}
@@ -73,7 +73,7 @@ func (l *Layout) fill(b *builder, places map[*topDevice]place) {
 		from, borrowed := len(b.steps), b.borrowed
 		b.around(d.hooks, on, d.body)
 		if _, isDisk := d.body.(*wholeDisk); isDisk && b.borrowed == borrowed {
-			alone(b.steps[from:], on.device)
+			nameDisk(b.steps[from:], on.device)
 		}
 	}
 }

@@ -19,7 +19,7 @@ func (p *Plan) taken(device string) bool {
 // erased tells whether a whole disk is one that the plan empties.
 func (p *Plan) erased(device string) bool {
 	i := slices.IndexFunc(p.Disks, func(d Disk) bool { return d.Device == device })
-	return i >= 0 && p.Way == Fresh && p.takes[i].body.(*wholeDisk).destroy
+	return i >= 0 && p.Mode == Fresh && p.takes[i].body.(*wholeDisk).destroy
 }
 
 // destroy returns the steps after which the plan's disks are empty.
@@ -30,7 +30,7 @@ func (p *Plan) destroy(nodes []*placedDevice) []Step {
 		if p.takes[i].body.(*wholeDisk).destroy {
 			from := len(b.steps)
 			erase(b, d, nodes)
-			alone(b.steps[from:], d.Device)
+			nameDisk(b.steps[from:], d.Device)
 		}
 	}
 	return b.steps

@@ -86,7 +86,7 @@ func TestGuard(t *testing.T) {
 // host's.
 func TestGuardKept(t *testing.T) {
 	m, l := made(t, "luks.json")
-	for _, way := range []Way{Format, Mount} {
+	for _, way := range []Mode{Format, Mount} {
 		p, err := m.plan(l, way)
 		if err != nil {
 			t.Fatal(err)

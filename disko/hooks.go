@@ -185,7 +185,7 @@ func (b *builder) around(h *hooks, on place, inside filler) {
 		b.unmounting = append(b.unmounting, h.step(StageUnmount, "preUnmountHook", on)...)
 		b.unmounted = append(b.unmounted, h.step(StageUnmount, "postUnmountHook", on)...)
 	}
-	if b.way != Fresh && len(b.steps) == made {
+	if b.mode != Fresh && len(b.steps) == made {
 		b.steps = b.steps[:before] // nothing was made between its hooks
 		return
 	}

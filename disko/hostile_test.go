@@ -252,8 +252,8 @@ func fuzzed(t *testing.T, data []byte) {
 	checkPlan(t, p)
 	facts := blank(t, l)
 	facts.Mounts = []MountedAt{}
-	for _, way := range []Way{Fresh, Format} {
-		if p, err = NewPlan(l, facts, Options{Way: way}); err == nil {
+	for _, way := range []Mode{Fresh, Format} {
+		if p, err = NewPlan(l, facts, Options{Mode: way}); err == nil {
 			checkPlan(t, p)
 			checkDisks(t, p)
 		}
@@ -269,8 +269,8 @@ func fuzzed(t *testing.T, data []byte) {
 			{Path: d.Path + "3", Type: "part", Start: 1 << 40, PartLabel: "disk-main-luks", FSType: "crypto_LUKS"},
 		}
 	}
-	for _, way := range []Way{Fresh, Format, Mount} {
-		if p, err = NewPlan(l, facts, Options{Way: way}); err == nil {
+	for _, way := range []Mode{Fresh, Format, Mount} {
+		if p, err = NewPlan(l, facts, Options{Mode: way}); err == nil {
 			checkDisks(t, p)
 		}
 	}

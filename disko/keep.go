@@ -43,10 +43,10 @@ func (b *builder) clear(at, disk string) {
 
 // lacks says what is missing, and tells whether it may be made.
 func (b *builder) lacks(at, format string, args ...any) bool {
-	if b.way == Mount {
+	if b.mode == Mount {
 		b.errorf(at, format, args...)
 	}
-	return b.way != Mount
+	return b.mode != Mount
 }
 
 // holds names what is on a device: a file system, a member's signature or a partition
@@ -294,7 +294,7 @@ func (t *partedTable) compareBounds(r *reader, p tablePart, disk, start, end int
 
 // mounted tells whether a mount is in place already, and reports another one there.
 func (b *builder) mounted(point, device string, options []string) bool {
-	if b.facts == nil || b.way == Fresh {
+	if b.facts == nil || b.mode == Fresh {
 		return false
 	}
 	at := path.Join(target, point)
@@ -321,7 +321,7 @@ func (b *builder) mounted(point, device string, options []string) bool {
 
 // swapping tells whether a swap device or file is on already.
 func (b *builder) swapping(device string) bool {
-	if b.facts == nil || b.way == Fresh {
+	if b.facts == nil || b.mode == Fresh {
 		return false
 	}
 	if n := b.there(device); n != nil {

@@ -105,7 +105,7 @@ func TestDiffer(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			m, l := made(t, c.layout)
 			c.change(m)
-			for _, way := range []Way{Format, Mount} {
+			for _, way := range []Mode{Format, Mount} {
 				_, err := m.plan(l, way)
 				if err == nil || !strings.Contains(err.Error(), c.want) {
 					t.Errorf("%s: got %v\nwant %s", way, err, c.want)

@@ -108,7 +108,7 @@ func Parse(data []byte) (*Layout, error) {
 	}
 	if len(r.problems) == 0 {
 		// What no machine can satisfy is the layout's fault.
-		b := &builder{reader: r, way: Fresh}
+		b := &builder{reader: r, mode: Fresh}
 		l.fill(b, nil)
 		b.mountSteps()
 	}

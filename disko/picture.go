@@ -59,7 +59,7 @@ func (p *Plan) picture(l *Layout, b *builder) {
 	for i, d := range p.takes {
 		disk := &p.Disks[i]
 		disk.Name = d.on.name
-		disk.Erased = p.Way == Fresh && d.body.(*wholeDisk).destroy
+		disk.Erased = p.Mode == Fresh && d.body.(*wholeDisk).destroy
 		if n := b.found[disk.Device]; n != nil {
 			disk.Before = n.stretches(!disk.Erased)
 		}

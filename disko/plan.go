@@ -35,8 +35,8 @@ type Step struct {
 	// Stdin is a path on the target. The runner feeds the file's content without its
 	// trailing newlines to the command, as disko's $(cat file) does.
 	Stdin string `json:"stdin,omitempty"`
-	// Usual is how long the step usually takes; 0 if that is under a second, or not known.
-	Usual time.Duration `json:"-"` // "usual_seconds", a number
+	// Expected is how long the step usually takes; 0 if that is under a second, or not known.
+	Expected time.Duration `json:"-"` // "usual_seconds", a number
 	// Hook is the path of the layout's attribute that the command is from. It is the
 	// layout's own shell, which may do anything.
 	Hook string `json:"hook,omitempty"`
@@ -48,19 +48,19 @@ type Step struct {
 // Destructive tells whether the step loses data.
 func (s Step) Destructive() bool { return s.Destroys != "" }
 
-// Way is how much of what is on the disks a plan replaces.
-type Way string
+// Mode is how much of what is on the disks a plan replaces.
+type Mode string
 
 // The ways.
 const (
-	Fresh  Way = "fresh"  // erase the disks, and make all
-	Format Way = "format" // make what is missing, keep what is as the layout says
-	Mount  Way = "mount"  // make nothing
+	Fresh  Mode = "fresh"  // erase the disks, and make all
+	Format Mode = "format" // make what is missing, keep what is as the layout says
+	Mount  Mode = "mount"  // make nothing
 )
 
 // Options are what else a plan depends on.
 type Options struct {
-	Way Way // Fresh if empty
+	Mode Mode // Fresh if empty
 	// Disks overrides the layout's devices, by the attribute name of the disk: a path, or
 	// which of the machine's disks.
 	Disks map[string]string
@@ -72,17 +72,17 @@ type Options struct {
 // Plan is a layout for certain disks. Its methods work on the value that [NewPlan]
 // returned, not on one that was read back from JSON.
 type Plan struct {
-	Way   Way    `json:"way"`
+	Mode  Mode   `json:"way"`
 	Steps []Step `json:"steps"`
 	Disks []Disk `json:"disks"` // the disks it takes, in byte order of their names in the layout
 	// Made are RAIDs, volume groups, pools and file systems without a disk, in the order in
 	// which they are made.
 	Made []Segment `json:"made,omitempty"`
 
-	// Look is what the facts have to tell before the plan can be whole. Where it is not
+	// Paths is what the facts have to tell before the plan can be whole. Where it is not
 	// empty, or there are steps of [StageOpen], only those steps are in the plan: run them,
 	// probe again, looking there, and plan again.
-	Look Look `json:"look,omitempty"`
+	Paths ProbePaths `json:"look,omitempty"`
 
 	// Objections are those of [Plan.Guard], where a plan is shown for a host.
 	Objections []Objection `json:"objections,omitempty"`
@@ -115,18 +115,18 @@ type uniqueName struct{ kind, name string }
 // All that is wrong is reported at once, each with its attribute path: disks that the
 // machine does not have, that are too small, read-only or in use by the running system.
 func NewPlan(l *Layout, f *Facts, o Options) (*Plan, error) {
-	p := &Plan{Way: cmp.Or(o.Way, Fresh), facts: f}
+	p := &Plan{Mode: cmp.Or(o.Mode, Fresh), facts: f}
 	b := &builder{
 		reader: &reader{seen: map[string]string{}},
-		way:    p.Way,
+		mode:   p.Mode,
 		facts:  f,
 		found:  map[string]*placedDevice{},
-		look:   Look{},
+		look:   ProbePaths{},
 	}
 	switch {
 	case o.Script != "" && len(o.Disks) > 0:
 		return nil, errors.New("disko's own script names its disks itself; choose them in the layout, or let provision make them (no --disko script)")
-	case f == nil && p.Way == Format:
+	case f == nil && p.Mode == Format:
 		return nil, errors.New("what is to be kept shows on the machine only; the way format needs its facts")
 	case f != nil:
 		b.index(f)
@@ -140,7 +140,7 @@ func NewPlan(l *Layout, f *Facts, o Options) (*Plan, error) {
 			if disk = f.find(b.reader, places[d]); disk.Device == "" {
 				continue
 			}
-			keep := p.Way != Fresh || !d.body.(*wholeDisk).destroy
+			keep := p.Mode != Fresh || !d.body.(*wholeDisk).destroy
 			if keep && f.Mounts == nil && disk.Content != "blank" {
 				b.errorf(d.on.at, "what is on %s is kept, and lsblk alone does not tell what to compare; take the facts with `provision facts` on the machine", disk)
 				continue
@@ -183,18 +183,18 @@ func NewPlan(l *Layout, f *Facts, o Options) (*Plan, error) {
 	}
 	p.Problems = l.Problems()
 	p.picture(l, b)
-	setUsual(b.opens, b.places)
-	setUsual(b.steps, b.places)
+	setExpected(b.opens, b.places)
+	setExpected(b.steps, b.places)
 	switch {
-	case o.Script != "" && p.Way == Fresh:
+	case o.Script != "" && p.Mode == Fresh:
 		p.Steps = p.script(o.Script)
 		return p, nil
 	case f != nil && (len(b.opens) > 0 || b.blind):
-		p.Steps, p.Look = b.opens, b.look
+		p.Steps, p.Paths = b.opens, b.look
 		return p, nil
-	case p.Way != Fresh && len(mounts)+len(b.swaps) == 0:
+	case p.Mode != Fresh && len(mounts)+len(b.swaps) == 0:
 		b.opening = nil // nothing is mounted after it
-	case p.Way == Fresh:
+	case p.Mode == Fresh:
 		p.Steps = p.destroy(b.devices)
 	}
 	p.Steps = slices.Concat(p.Steps, b.opens, b.steps, b.opening, mounts, b.swaps)
@@ -204,7 +204,7 @@ func NewPlan(l *Layout, f *Facts, o Options) (*Plan, error) {
 // Unfinished tells whether the plan is only the way to the next one, see Look.
 func (p *Plan) Unfinished() bool {
 	// A whole plan that opens something mounts it, too.
-	return len(p.Look) > 0 || len(p.Steps) > 0 && p.Steps[len(p.Steps)-1].Stage == StageOpen
+	return len(p.Paths) > 0 || len(p.Steps) > 0 && p.Steps[len(p.Steps)-1].Stage == StageOpen
 }
 
 // index makes the machine's devices known by all of their names.

@@ -301,7 +301,7 @@ func TestPlanJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	var got struct {
-		Way          Way
+		Way          Mode
 		Steps, Disks []map[string]any
 	}
 	if err := json.Unmarshal(data, &got); err != nil {

@@ -15,13 +15,13 @@ import (
 //go:embed probe.sh
 var probe string
 
-// Look says which paths on which btrfs devices a probe looks for, by device.
-type Look map[string][]string
+// ProbePaths says which paths on which btrfs devices a probe looks for, by device.
+type ProbePaths map[string][]string
 
 // Probe returns the command that prints, as root on the machine, what its disks are. It
 // changes nothing, but for the mounts that looking into a btrfs takes. [ReadProbe] reads
 // what it prints.
-func Probe(look Look) []string {
+func Probe(look ProbePaths) []string {
 	argv := []string{"sh", "-c", probe, "probe"}
 	for _, device := range slices.Sorted(maps.Keys(look)) {
 		argv = append(append(append(argv, device), look[device]...), "")
@@ -100,7 +100,7 @@ func readProbe(words []string) (map[string]any, error) {
 }
 
 // Answered returns an error if the facts do not say what is at all the paths that were asked for.
-func (look Look) Answered(f *Facts) error {
+func (look ProbePaths) Answered(f *Facts) error {
 	for device, paths := range look {
 		for _, path := range paths {
 			if _, ok := f.Inside[device][path]; !ok {

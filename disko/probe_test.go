@@ -10,7 +10,7 @@ import (
 )
 
 // probed runs the probe with programs of the test's own.
-func probed(t *testing.T, programs map[string]string, look Look) []byte {
+func probed(t *testing.T, programs map[string]string, look ProbePaths) []byte {
 	t.Helper()
 	dir := t.TempDir()
 	for name, script := range programs {
@@ -41,7 +41,7 @@ func TestProbeChatter(t *testing.T) {
 		"umount":  chatter + "exit 0",
 		"mkdir":   chatter + "exit 0",
 		"udevadm": chatter + "exit 0",
-	}, Look{"/dev/vdb": {"no such/home", "swap"}})
+	}, ProbePaths{"/dev/vdb": {"no such/home", "swap"}})
 	data, err := ReadProbe(out)
 	if err != nil {
 		t.Fatal(err)

@@ -84,7 +84,7 @@ func (m *sim) uuid() string {
 }
 
 // facts are what a probe would find.
-func (m *sim) facts(look Look) *Facts {
+func (m *sim) facts(look ProbePaths) *Facts {
 	f := &Facts{Links: m.links, Mounts: m.mounts, Swaps: m.swaps, PhysicalVolumes: []PhysicalVolume{}, LogicalVolumes: m.lvs, Datasets: []Dataset{}, Inside: map[string]map[string]string{}}
 	var tree func(name string) BlockDevice
 	tree = func(name string) BlockDevice {
@@ -509,23 +509,23 @@ func (m *sim) mount(argv []string) {
 }
 
 // plan plans in a way, and goes on until all that is closed is open.
-func (m *sim) plan(l *Layout, way Way) (*Plan, error) {
+func (m *sim) plan(l *Layout, way Mode) (*Plan, error) {
 	m.t.Helper()
-	var look Look
+	var look ProbePaths
 	for range 10 {
-		p, err := NewPlan(l, m.facts(look), Options{Way: way})
-		if err != nil || len(p.Look) == 0 && !slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Stage == StageOpen }) {
+		p, err := NewPlan(l, m.facts(look), Options{Mode: way})
+		if err != nil || len(p.Paths) == 0 && !slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Stage == StageOpen }) {
 			return p, err
 		}
 		m.run(p.Steps)
-		look = p.Look
+		look = p.Paths
 	}
-	p, _ := NewPlan(l, m.facts(look), Options{Way: way})
-	m.t.Fatalf("it never ends: %v\n%s", p.Look, planText(p))
+	p, _ := NewPlan(l, m.facts(look), Options{Mode: way})
+	m.t.Fatalf("it never ends: %v\n%s", p.Paths, planText(p))
 	return nil, nil
 }
 
-func (m *sim) empty(l *Layout, way Way, when string) {
+func (m *sim) empty(l *Layout, way Mode, when string) {
 	m.t.Helper()
 	p, err := m.plan(l, way)
 	if err != nil {

@@ -72,7 +72,7 @@ func TestNamesThatStay(t *testing.T) {
 func TestNamesOfKept(t *testing.T) {
 	for _, name := range []string{"lvm.json", "mdadm.json", "luks.json"} {
 		m, l := made(t, name)
-		for _, way := range []Way{Format, Mount} {
+		for _, way := range []Mode{Format, Mount} {
 			if _, err := m.plan(l, way); err != nil {
 				t.Errorf("%s: %s: %v", name, way, err)
 			}

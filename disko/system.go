@@ -39,7 +39,7 @@ type Unlocked struct {
 
 // system is that of a layout on no machine in particular.
 func (l *Layout) system() System {
-	b := &builder{reader: &reader{seen: map[string]string{}}, way: Mount}
+	b := &builder{reader: &reader{seen: map[string]string{}}, mode: Mount}
 	l.fill(b, nil)
 	return b.system
 }

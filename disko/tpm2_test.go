@@ -48,7 +48,7 @@ func TestTPM2Refused(t *testing.T) {
 		layout  string
 		changes map[string]any
 		facts   *Facts
-		way     Way
+		way     Mode
 		want    string
 	}{
 		"LUKS1":         {"luks", map[string]any{at + ".extraFormatArgs": []any{"--type luks1"}}, nil, Fresh, "disk.main.content.partitions.luks: crypted is LUKS1, which has no place for a TPM; make it LUKS2"},
@@ -60,7 +60,7 @@ func TestTPM2Refused(t *testing.T) {
 		"no LUKS":       {"efi", nil, nil, Fresh, "the layout has no LUKS container for a TPM to open"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p, err := NewPlan(mustParse(t, edit(t, readFile(t, "layouts/"+c.layout+".json"), c.changes)), c.facts, Options{Way: c.way})
+			p, err := NewPlan(mustParse(t, edit(t, readFile(t, "layouts/"+c.layout+".json"), c.changes)), c.facts, Options{Mode: c.way})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -34,7 +34,7 @@ type Choices struct {
 	AllowEEPROM bool `json:"allow_eeprom,omitempty" flag:"allow-eeprom-update" help:"let a Raspberry Pi fetch the firmware's recovery and EEPROM files, with which it writes its EEPROM anew"`
 
 	// Disko is how the host's disks are made.
-	Disko Disko `json:"disko,omitempty" flag:"disko" help:"how its disks are made: fresh, format, mount or script (default fresh)"`
+	Disko DiskoMode `json:"disko,omitempty" flag:"disko" help:"how its disks are made: fresh, format, mount or script (default fresh)"`
 	// Preset is the disk layout of a host whose flake has none.
 	Preset Preset `json:"layout,omitempty" flag:"layout" help:"a layout of provision layout list, for a host whose flake has no disko; none: no more"`
 	// Disks say which of the machine's disks are meant, by their names in the layout: disko.CheckSelector.

@@ -221,7 +221,7 @@ func (inv *Inventory) tellOwner(name, message string) ([]store.Version, []store.
 	if err != nil {
 		return nil, nil, err
 	}
-	writes, err := inv.log(&h, Event{Host: name, Time: inv.now(), Kind: Noted, Message: message})
+	writes, err := inv.log(&h, Event{Host: name, Time: inv.now(), Kind: EventNote, Message: message})
 	return []store.Version{store.At(hostKey(name), version)}, writes, err
 }
 

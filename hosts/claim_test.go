@@ -13,7 +13,7 @@ func live(t *testing.T, inv *Inventory, name, mac string) Host {
 	enroll(t, inv, name, mac)
 	h, err := inv.BeginBoot(name, Boot{Expires: inv.now().Add(time.Hour)}, "")
 	if err == nil {
-		h, err = inv.Apply(name, Event{Kind: Contacted, Boot: &h.Boot})
+		h, err = inv.Apply(name, Event{Kind: EventContacted, Boot: &h.Boot})
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -22,13 +22,13 @@ func live(t *testing.T, inv *Inventory, name, mac string) Host {
 }
 
 func burnFor(inv *Inventory, name string, disks ...Disk) error {
-	_, err := inv.Apply(name, Event{Kind: Burned, Disks: disks})
+	_, err := inv.Apply(name, Event{Kind: EventBurned, Disks: disks})
 	return err
 }
 
 func fail(t *testing.T, inv *Inventory, name string) {
 	t.Helper()
-	if _, err := inv.Apply(name, Event{Kind: Broke, Message: "over"}); err != nil {
+	if _, err := inv.Apply(name, Event{Kind: EventFailed, Message: "over"}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -77,7 +77,7 @@ func TestClaims(t *testing.T) {
 	if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "/dev/sdx (serial S/1) belongs to alpha") || !strings.Contains(err.Error(), "--wipe S/1") {
 		t.Errorf("%v", err)
 	}
-	if h, _ := inv.Get("bravo"); h.State != Live || !h.Permit.Burned.IsZero() || h.Owned != nil {
+	if h, _ := inv.Get("bravo"); h.State != StateLive || !h.Permit.Burned.IsZero() || h.Owned != nil {
 		t.Errorf("after a refusal: %+v", h)
 	}
 	if err := burnFor(inv, "bravo", bare); err != nil {
@@ -94,7 +94,7 @@ func TestClaims(t *testing.T) {
 		t.Error("the claim did not move")
 	}
 	events, err := inv.Events("alpha", 0)
-	if last := events[len(events)-1]; err != nil || last.Kind != Noted || last.Host != "alpha" || last.State != Failed ||
+	if last := events[len(events)-1]; err != nil || last.Kind != EventNote || last.Host != "alpha" || last.State != StateFailed ||
 		!strings.Contains(last.Message, "claimed by bravo now") || !strings.Contains(last.Message, "/dev/sdx (serial S/1)") {
 		t.Errorf("alpha was told %+v, %v", last, err)
 	}
@@ -145,7 +145,7 @@ func TestDryRun(t *testing.T) {
 	}
 	h, err := inv.BeginBoot("alpha", Boot{Expires: noon.Add(time.Hour)}, "")
 	if err == nil {
-		h, err = inv.Apply("alpha", Event{Kind: Contacted, Boot: &h.Boot})
+		h, err = inv.Apply("alpha", Event{Kind: EventContacted, Boot: &h.Boot})
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -153,16 +153,16 @@ func TestDryRun(t *testing.T) {
 	if err := burnFor(inv, "alpha", Disk{Device: "/dev/vda"}); !errors.Is(err, ErrRefused) {
 		t.Errorf("the permit of a dry run was burned: %v", err)
 	}
-	h, err = inv.Apply("alpha", Event{Kind: Rehearsal})
-	if ok, _ := h.MayBoot(noon); err != nil || h.State != Rehearsed || ok || h.Contact || h.Permit.Spent.IsZero() || !h.Permit.Burned.IsZero() {
+	h, err = inv.Apply("alpha", Event{Kind: EventRehearsed})
+	if ok, _ := h.MayBoot(noon); err != nil || h.State != StateRehearsed || ok || h.Connected || h.Permit.Spent.IsZero() || !h.Permit.Burned.IsZero() {
 		t.Errorf("%+v, %v", h, err)
 	}
 	again := enroll(t, inv, "alpha", mac1)
-	if again.State != Ready || again.Permit.DryRun || again.Boot.Token != h.Boot.Token {
+	if again.State != StateReady || again.Permit.DryRun || again.Boot.Token != h.Boot.Token {
 		t.Errorf("enrolled after the dry run: %+v", again)
 	}
 	live(t, inv, "bravo", mac2)
-	if _, err := inv.Apply("bravo", Event{Kind: Rehearsal}); !errors.Is(err, ErrRefused) {
+	if _, err := inv.Apply("bravo", Event{Kind: EventRehearsed}); !errors.Is(err, ErrRefused) {
 		t.Errorf("an install that is none ended as a dry run: %v", err)
 	}
 }
@@ -185,18 +185,18 @@ func TestDryRunOfReinstall(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	apply(t, inv, "alpha", Event{Kind: Contacted, Boot: &h.Boot})
-	apply(t, inv, "alpha", Event{Kind: Built, System: "/nix/store/new"})
-	h = apply(t, inv, "alpha", Event{Kind: Rehearsal})
+	apply(t, inv, "alpha", Event{Kind: EventContacted, Boot: &h.Boot})
+	apply(t, inv, "alpha", Event{Kind: EventBuilt, System: "/nix/store/new"})
+	h = apply(t, inv, "alpha", Event{Kind: EventRehearsed})
 	private, err := inv.Secret("alpha", SecretHostKey)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if h.State != Rehearsed || !h.Intact() || h.System != before.System || h.HostKey != before.HostKey || publicOf(t, private) != before.HostKey {
+	if h.State != StateRehearsed || !h.HasInstalled() || h.System != before.System || h.HostKey != before.HostKey || publicOf(t, private) != before.HostKey {
 		t.Errorf("after the dry run: %+v", h)
 	}
 	h, err = inv.Reinstall(before, time.Hour, nil, false)
-	if err != nil || h.State != Ready || h.Boot.Token != "" {
+	if err != nil || h.State != StateReady || h.Boot.Token != "" {
 		t.Errorf("reinstalled after the dry run: %+v, %v", h, err)
 	}
 }

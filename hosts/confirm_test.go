@@ -64,34 +64,34 @@ func TestBurnWhatWasConfirmed(t *testing.T) {
 	shown := Taken{Disk: Disk{Device: "/dev/sda", Serial: "A", Size: 1}, Name: "main", Named: "/dev/sda", Erased: true}
 	other := Taken{Disk: Disk{Device: "/dev/sdb", Serial: "B", Size: 1}, Name: "main", Named: "/dev/sda", Erased: true}
 	burnFor := func(d Taken) Event {
-		return Event{Kind: Burned, Time: noon, Disks: []Disk{d.Disk}, Takes: []Taken{d}}
+		return Event{Kind: EventBurned, Time: noon, Disks: []Disk{d.Disk}, Takes: []Taken{d}}
 	}
-	h := hostIn(Live)
+	h := hostIn(StateLive)
 	h.Permit.Confirmed = &Confirmed{Disks: []Taken{shown}}
 	_, err := next(h, burnFor(other))
 	if !errors.Is(err, ErrRefused) || !strings.HasPrefix(err.Error(), "nothing was changed.") || !strings.Contains(err.Error(), "provision retry ") {
 		t.Errorf("another disk than the one that was confirmed: %v", err)
 	}
-	if _, err := next(h, Event{Kind: Burned, Time: noon, Disks: []Disk{shown.Disk}}); !errors.Is(err, ErrRefused) {
+	if _, err := next(h, Event{Kind: EventBurned, Time: noon, Disks: []Disk{shown.Disk}}); !errors.Is(err, ErrRefused) {
 		t.Errorf("nobody said what is erased: %v", err)
 	}
-	if after, err := next(h, burnFor(shown)); err != nil || after.State != Installing {
+	if after, err := next(h, burnFor(shown)); err != nil || after.State != StateInstalling {
 		t.Errorf("what was confirmed: %v", err)
 	}
-	failed, err := next(h, Event{Kind: Broke, Time: noon, Phase: PhaseDisks, Message: "another disk"})
+	failed, err := next(h, Event{Kind: EventFailed, Time: noon, Phase: PhaseDisks, Message: "another disk"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := next(failed, Event{Kind: Retried, Time: noon, Confirmed: &Confirmed{Disks: []Taken{other}}})
+	again, err := next(failed, Event{Kind: EventRetried, Time: noon, Confirmed: &Confirmed{Disks: []Taken{other}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	again.State = Live
+	again.State = StateLive
 	if after, err := next(again, burnFor(other)); err != nil || after.Permit.Disks[0].Serial != "B" {
 		t.Errorf("what was confirmed by retry: %v", err)
 	}
 	h.Permit.Confirmed = nil
-	if _, err := next(h, Event{Kind: Burned, Time: noon, Disks: []Disk{other.Disk}}); err != nil {
+	if _, err := next(h, Event{Kind: EventBurned, Time: noon, Disks: []Disk{other.Disk}}); err != nil {
 		t.Errorf("an old permit: %v", err)
 	}
 }

@@ -32,7 +32,7 @@ func (inv *Inventory) withdrawStale() error {
 			continue
 		}
 		g.Go(func() error {
-			_, err := inv.Apply(h.Name, Event{Kind: Cancelled, Message: why, Error: why})
+			_, err := inv.Apply(h.Name, Event{Kind: EventCancelled, Message: why, Error: why})
 			return err
 		})
 	}
@@ -46,7 +46,7 @@ func (inv *Inventory) withdrawStale() error {
 func unreadable(key string) Host {
 	return Host{
 		Name:  strings.TrimPrefix(key, "host/"),
-		State: Failed,
+		State: StateFailed,
 		Error: (&store.Damaged{Keys: []string{key}}).Error(),
 	}
 }

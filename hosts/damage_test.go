@@ -43,7 +43,7 @@ func TestCopyHasNoPermit(t *testing.T) {
 	}
 
 	inv, db, _ = open(t, dir)
-	for name, state := range map[string]State{"waiting": Failed, "booting": Failed, "burned": Failed, "done": Installed} {
+	for name, state := range map[string]State{"waiting": StateFailed, "booting": StateFailed, "burned": StateFailed, "done": StateInstalled} {
 		h, err := inv.Get(name)
 		if err != nil {
 			t.Fatal(err)
@@ -51,25 +51,25 @@ func TestCopyHasNoPermit(t *testing.T) {
 		if ok, _ := h.MayBoot(noon); ok || h.Permit.Live(noon) || h.Boot.Serves(noon) || h.State != state {
 			t.Errorf("%s is %s: permit %+v, boot %+v", name, h.State, h.Permit, h.Boot)
 		}
-		if state == Failed && !strings.HasPrefix(h.Error, "the permit was withdrawn: the store is a copy of 20") {
+		if state == StateFailed && !strings.HasPrefix(h.Error, "the permit was withdrawn: the store is a copy of 20") {
 			t.Errorf("%s: %s", name, h.Error)
 		}
 		events, err := inv.Events(name, 0)
-		if last := events[len(events)-1]; err != nil || (last.Kind == Cancelled) != (state == Failed) {
+		if last := events[len(events)-1]; err != nil || (last.Kind == EventCancelled) != (state == StateFailed) {
 			t.Errorf("%s: %+v, %v", name, last, err)
 		}
 	}
 	if _, err := inv.UseBoot(booting.Boot.Token, Fetch{Client: "10.0.0.1", File: "kernel"}); !errors.Is(err, ErrRefused) {
 		t.Errorf("its boot: %v", err)
 	}
-	_, err = inv.Apply("waiting", Event{Kind: Retried})
+	_, err = inv.Apply("waiting", Event{Kind: EventRetried})
 	if err == nil || !strings.Contains(err.Error(), "the permit of waiting was withdrawn") {
 		t.Errorf("retried: %v", err)
 	}
 	enroll(t, inv, "waiting", mac1)
 	db.Close()
 	inv, _, _ = open(t, dir)
-	if h, err := inv.Get("waiting"); err != nil || h.State != Ready || !h.Permit.Live(noon) {
+	if h, err := inv.Get("waiting"); err != nil || h.State != StateReady || !h.Permit.Live(noon) {
 		t.Errorf("after the next start: %s, %+v, %v", h.State, h.Permit, err)
 	}
 }
@@ -118,7 +118,7 @@ func TestSetAside(t *testing.T) {
 		t.Errorf("%d are discovered", n)
 	}
 	all, err := inv.List()
-	if err != nil || len(all) != 2 || all[0].State != Failed || all[0].Permit.Live(noon) || all[1].State != Ready ||
+	if err != nil || len(all) != 2 || all[0].State != StateFailed || all[0].Permit.Live(noon) || all[1].State != StateReady ||
 		!strings.Contains(all[0].Error, "`provision state set-aside host/alpha`") {
 		t.Errorf("%+v, %v", all, err)
 	}
@@ -309,7 +309,7 @@ func TestLostKey(t *testing.T) {
 	if _, err := inv.Restore("bravo", time.Time{}, "ada"); err != nil {
 		t.Error(err)
 	}
-	if now := enroll(t, inv, "alpha", mac1); now.State != Ready {
+	if now := enroll(t, inv, "alpha", mac1); now.State != StateReady {
 		t.Error(now.State)
 	}
 }

@@ -6,27 +6,27 @@ import (
 	"slices"
 )
 
-// Disko is how a host's disks are made.
-type Disko string
+// DiskoMode is how a host's disks are made.
+type DiskoMode string
 
 // The ways of disko.Way, and the flake's own script.
 const (
-	Fresh  Disko = "fresh"  // erased, and all made
-	Format Disko = "format" // what is missing is made, nothing is erased
-	Mount  Disko = "mount"  // nothing is made
-	Script Disko = "script" // erased, and all made, by config.system.build.diskoScript
+	Fresh  DiskoMode = "fresh"  // erased, and all made
+	Format DiskoMode = "format" // what is missing is made, nothing is erased
+	Mount  DiskoMode = "mount"  // nothing is made
+	Script DiskoMode = "script" // erased, and all made, by config.system.build.diskoScript
 )
 
 // Words are all ways.
-func (d *Disko) Words() []string { return wordsOf(Fresh, Format, Mount, Script) }
+func (d *DiskoMode) Words() []string { return wordsOf(Fresh, Format, Mount, Script) }
 
 // UnmarshalText reads a way; empty is [Fresh].
-func (d *Disko) UnmarshalText(text []byte) error {
+func (d *DiskoMode) UnmarshalText(text []byte) error {
 	return choose(d, "--disko", "a way to make disks", text, Fresh, d.Words())
 }
 
 // MarshalText implements [encoding.TextMarshaler].
-func (d Disko) MarshalText() ([]byte, error) { return []byte(cmp.Or(d, Fresh)), nil }
+func (d DiskoMode) MarshalText() ([]byte, error) { return []byte(cmp.Or(d, Fresh)), nil }
 
 // choose reads the value of an option that is one of all; empty is otherwise.
 func choose[T ~string](to *T, option, what string, text []byte, otherwise T, all []string) error {
@@ -64,4 +64,4 @@ func (p *Preset) UnmarshalText(text []byte) error {
 func (p Preset) MarshalText() ([]byte, error) { return []byte(cmp.Or(p, noPreset)), nil }
 
 // Erases tells whether what is on the disks is lost.
-func (d Disko) Erases() bool { return d != Format && d != Mount }
+func (d DiskoMode) Erases() bool { return d != Format && d != Mount }

@@ -30,7 +30,7 @@ func TestByDUID(t *testing.T) {
 		t.Fatal(err)
 	}
 	find(nil)
-	if _, err := inv.Apply("bravo", Event{Kind: Cancelled}); err != nil {
+	if _, err := inv.Apply("bravo", Event{Kind: EventCancelled}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := inv.Set("bravo", Change{MACs: []string{"52:54:00:00:00:77"}}, "ada"); err != nil {

@@ -230,7 +230,7 @@ func (inv *Inventory) Reveal(name, who string) ([]Escrow, error) {
 		}
 		names = append(names, words)
 	}
-	_, err = inv.Apply(name, Event{Kind: Revealed, Message: fmt.Sprintf("%s was given the escrowed disk keys, encrypted: %s", who, strings.Join(names, ", "))})
+	_, err = inv.Apply(name, Event{Kind: EventRevealed, Message: fmt.Sprintf("%s was given the escrowed disk keys, encrypted: %s", who, strings.Join(names, ", "))})
 	if err != nil {
 		return nil, err
 	}

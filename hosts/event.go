@@ -13,33 +13,33 @@ type Kind string
 
 // The kinds of events.
 const (
-	Enrolled  Kind = "enrolled"  // by the operator, with a permit
-	Retried   Kind = "retried"   // by the operator: a failed install goes on under its permit
-	Summoned  Kind = "summoned"  // the machine was made to come to its installer
-	Netboot   Kind = "netboot"   // a boot was handed to the machine
-	Fetched   Kind = "fetched"   // the machine fetched a file of its boot
-	Contacted Kind = "contacted" // the installer answered with the boot's key
-	Lost      Kind = "lost"      // the SSH session to the installer broke
-	Queued    Kind = "queued"    // the build waits for its turn
-	Building  Kind = "building"  // the build begins, or goes on after it waited
-	Built     Kind = "built"     // the host's system is in our store
-	Burned    Kind = "burned"    // the permit is burned, or taken up again, for these disks
-	Started   Kind = "started"   // a phase began; others may be under way
-	Advanced  Kind = "advanced"  // progress within the phase that is waited for; only the newest is kept
-	Finished  Kind = "finished"  // a phase ended well; others may be under way
-	Rebooted  Kind = "rebooted"  // told to start from its disk; the permit is spent
-	Waiting   Kind = "waits"     // stage 1 of the restarted machine waits for a passphrase at Address; empty: no more
-	Sighted   Kind = "seen"      // the restarted machine showed itself on the network, as Message says; that proves nothing
-	Returned  Kind = "returned"  // the restarted machine asked the network for a boot again; Event.Count says how often
-	Proved    Kind = "proved"    // the host answered with its own key, or did what Options.Proof asks for
-	Broke     Kind = "failed"    // Event.Phase and Event.Message say where and why
-	Cancelled Kind = "cancelled" // by the operator
-	Rehearsal Kind = "rehearsed" // a dry run came to its end; the permit is spent
-	Moved     Kind = "address"   // the machine was seen at another address
-	Noted     Kind = "note"      // worth telling, changes nothing
-	Changed   Kind = "changed"   // by the operator, without a decision to erase
-	Restored  Kind = "restored"  // the host was forgotten, and the operator took it back
-	Revealed  Kind = "revealed"  // escrowed passphrases were handed out, encrypted; Message says to whom
+	EventEnrolled  Kind = "enrolled"  // by the operator, with a permit
+	EventRetried   Kind = "retried"   // by the operator: a failed install goes on under its permit
+	EventSummoned  Kind = "summoned"  // the machine was made to come to its installer
+	EventNetboot   Kind = "netboot"   // a boot was handed to the machine
+	EventFetched   Kind = "fetched"   // the machine fetched a file of its boot
+	EventContacted Kind = "contacted" // the installer answered with the boot's key
+	EventLost      Kind = "lost"      // the SSH session to the installer broke
+	EventQueued    Kind = "queued"    // the build waits for its turn
+	EventBuilding  Kind = "building"  // the build begins, or goes on after it waited
+	EventBuilt     Kind = "built"     // the host's system is in our store
+	EventBurned    Kind = "burned"    // the permit is burned, or taken up again, for these disks
+	EventStarted   Kind = "started"   // a phase began; others may be under way
+	EventAdvanced  Kind = "advanced"  // progress within the phase that is waited for; only the newest is kept
+	EventFinished  Kind = "finished"  // a phase ended well; others may be under way
+	EventRebooted  Kind = "rebooted"  // told to start from its disk; the permit is spent
+	EventWaits     Kind = "waits"     // stage 1 of the restarted machine waits for a passphrase at Address; empty: no more
+	EventSeen      Kind = "seen"      // the restarted machine showed itself on the network, as Message says; that proves nothing
+	EventReturned  Kind = "returned"  // the restarted machine asked the network for a boot again; Event.Count says how often
+	EventProved    Kind = "proved"    // the host answered with its own key, or did what Options.Proof asks for
+	EventFailed    Kind = "failed"    // Event.Phase and Event.Message say where and why
+	EventCancelled Kind = "cancelled" // by the operator
+	EventRehearsed Kind = "rehearsed" // a dry run came to its end; the permit is spent
+	EventAddress   Kind = "address"   // the machine was seen at another address
+	EventNote      Kind = "note"      // worth telling, changes nothing
+	EventChanged   Kind = "changed"   // by the operator, without a decision to erase
+	EventRestored  Kind = "restored"  // the host was forgotten, and the operator took it back
+	EventRevealed  Kind = "revealed"  // escrowed passphrases were handed out, encrypted; Message says to whom
 )
 
 // Event is everything that can happen to a host. Which of the fields after
@@ -69,7 +69,7 @@ type Event struct {
 	Stranger bool      `json:"stranger,omitempty"`
 	Boot     *Boot     `json:"-"`
 	Expected *Expected `json:"-"`
-	Enrol    *Host     `json:"-"`
+	Enroll   *Host     `json:"-"`
 	Change   *Change   `json:"-"`
 	// Takes are Disks as they are compared with what was confirmed; of Burned.
 	Takes []Taken `json:"-"`
@@ -94,40 +94,40 @@ type rule struct {
 }
 
 // strangersCan are the kinds that a forged packet is enough for.
-var strangersCan = []Kind{Netboot, Moved, Returned, Sighted}
+var strangersCan = []Kind{EventNetboot, EventAddress, EventReturned, EventSeen}
 
-var working = []State{Ready, Booting, Live, Installing}
+var working = []State{StateReady, StateBooting, StateLive, StateInstalling}
 
 // The table: which event may follow which state, and where it leads. An empty
 // State is a host that does not exist yet.
 var table = map[Kind]rule{
-	Enrolled:  {[]State{"", Ready, Rehearsed, Failed, Rebooting, Installed}, Ready},
-	Retried:   {[]State{Ready, Booting, Failed}, Ready},
-	Summoned:  {[]State{Ready, Booting}, ""},
-	Netboot:   {[]State{Ready, Booting, Live, Installing, Failed}, Booting},
-	Fetched:   {[]State{Booting}, ""},
-	Contacted: {[]State{Ready, Booting, Live, Installing, Failed}, Live},
-	Lost:      {[]State{Live, Installing}, ""},
-	Queued:    {nil, ""},
-	Building:  {nil, ""},
-	Built:     {nil, ""},
-	Burned:    {[]State{Live, Installing}, Installing},
-	Started:   {working, ""},
-	Advanced:  {working, ""},
-	Finished:  {working, ""},
-	Rebooted:  {[]State{Installing}, Rebooting},
-	Waiting:   {[]State{Rebooting, Failed}, ""},
-	Sighted:   {[]State{Rebooting, Failed}, ""},
-	Returned:  {[]State{Rebooting, Failed}, ""},
-	Proved:    {[]State{Rebooting, Failed}, Installed},
-	Broke:     {[]State{Ready, Booting, Live, Installing, Rebooting}, Failed},
-	Cancelled: {[]State{Ready, Booting, Live, Installing, Failed}, Failed},
-	Rehearsal: {[]State{Live}, Rehearsed},
-	Moved:     {nil, ""},
-	Noted:     {nil, ""},
-	Restored:  {nil, ""},
-	Changed:   {nil, ""},
-	Revealed:  {nil, ""},
+	EventEnrolled:  {[]State{"", StateReady, StateRehearsed, StateFailed, StateRebooting, StateInstalled}, StateReady},
+	EventRetried:   {[]State{StateReady, StateBooting, StateFailed}, StateReady},
+	EventSummoned:  {[]State{StateReady, StateBooting}, ""},
+	EventNetboot:   {[]State{StateReady, StateBooting, StateLive, StateInstalling, StateFailed}, StateBooting},
+	EventFetched:   {[]State{StateBooting}, ""},
+	EventContacted: {[]State{StateReady, StateBooting, StateLive, StateInstalling, StateFailed}, StateLive},
+	EventLost:      {[]State{StateLive, StateInstalling}, ""},
+	EventQueued:    {nil, ""},
+	EventBuilding:  {nil, ""},
+	EventBuilt:     {nil, ""},
+	EventBurned:    {[]State{StateLive, StateInstalling}, StateInstalling},
+	EventStarted:   {working, ""},
+	EventAdvanced:  {working, ""},
+	EventFinished:  {working, ""},
+	EventRebooted:  {[]State{StateInstalling}, StateRebooting},
+	EventWaits:     {[]State{StateRebooting, StateFailed}, ""},
+	EventSeen:      {[]State{StateRebooting, StateFailed}, ""},
+	EventReturned:  {[]State{StateRebooting, StateFailed}, ""},
+	EventProved:    {[]State{StateRebooting, StateFailed}, StateInstalled},
+	EventFailed:    {[]State{StateReady, StateBooting, StateLive, StateInstalling, StateRebooting}, StateFailed},
+	EventCancelled: {[]State{StateReady, StateBooting, StateLive, StateInstalling, StateFailed}, StateFailed},
+	EventRehearsed: {[]State{StateLive}, StateRehearsed},
+	EventAddress:   {nil, ""},
+	EventNote:      {nil, ""},
+	EventRestored:  {nil, ""},
+	EventChanged:   {nil, ""},
+	EventRevealed:  {nil, ""},
 }
 
 // next is the host after the event, or why the event cannot follow. It is
@@ -137,7 +137,7 @@ func next(h Host, ev Event) (Host, error) {
 	if !known {
 		return h, fmt.Errorf("unknown event %q", ev.Kind)
 	}
-	if h.State == "" && ev.Kind != Enrolled {
+	if h.State == "" && ev.Kind != EventEnrolled {
 		return h, fmt.Errorf("host %s: %w", ev.Host, ErrNotFound)
 	}
 	if r.from != nil && !slices.Contains(r.from, h.State) {
@@ -147,8 +147,8 @@ func next(h Host, ev Event) (Host, error) {
 		return h, err
 	}
 	to := r.to
-	if ev.Kind == Cancelled && h.Intact() {
-		to = Installed // as it was
+	if ev.Kind == EventCancelled && h.HasInstalled() {
+		to = StateInstalled // as it was
 	}
 	if to != "" && to != h.State {
 		h.State, h.Since = to, ev.Time
@@ -158,11 +158,11 @@ func next(h Host, ev Event) (Host, error) {
 
 func refused(h Host, ev Event) error {
 	switch ev.Kind {
-	case Enrolled:
+	case EventEnrolled:
 		return fmt.Errorf("%s is %s: %w; run `provision cancel %s` first", h.Name, h.State, ErrRefused, h.Name)
-	case Retried:
+	case EventRetried:
 		return fmt.Errorf("%s is %s: %w; only a failed install is tried again, or one whose machine has not come to its installer", h.Name, h.State, ErrRefused)
-	case Cancelled:
+	case EventCancelled:
 		return fmt.Errorf("%s is %s: %w; there is nothing to cancel", h.Name, h.State, ErrRefused)
 	}
 	return fmt.Errorf("%s is %s: %w (event %q)", h.Name, h.State, ErrRefused, ev.Kind)
@@ -171,20 +171,20 @@ func refused(h Host, ev Event) error {
 // change applies what the event carries.
 func change(h *Host, ev Event) error {
 	switch ev.Kind {
-	case Enrolled:
-		return enrol(h, ev)
-	case Retried:
+	case EventEnrolled:
+		return enrollHost(h, ev)
+	case EventRetried:
 		return retry(h, ev)
-	case Summoned:
+	case EventSummoned:
 		h.Permit.Come = ev.Time
-	case Netboot:
+	case EventNetboot:
 		return netboot(h, ev)
-	case Fetched:
+	case EventFetched:
 		b := h.Boot
-		if b.Token != ev.Boot.Token || !b.Serves(ev.Time) || (b.Client != "" && b.Client != ev.Boot.Client) {
+		if b.Token != ev.Boot.Token || !b.Serves(ev.Time) || (b.TakenBy != "" && b.TakenBy != ev.Boot.TakenBy) {
 			return refused(*h, ev)
 		}
-		if b.Client == "" && ev.Boot.Client != "" { // a boot that nobody fetched uses nothing up
+		if b.TakenBy == "" && ev.Boot.TakenBy != "" { // a boot that nobody fetched uses nothing up
 			h.Permit.Boots++
 			h.bind(*ev.Boot)
 		}
@@ -193,51 +193,51 @@ func change(h *Host, ev Event) error {
 		if ev.Method != (Method{}) {
 			h.Method = ev.Method
 		}
-	case Contacted:
+	case EventContacted:
 		if !h.Permit.Live(ev.Time) || ev.Boot == nil || ev.Boot.Token != h.Boot.Token {
 			return refused(*h, ev)
 		}
-		h.Contact = true
+		h.Connected = true
 		h.Lost = time.Time{}
 		h.Error = ""
 		h.Address = ev.Address
 		h.bind(h.Boot)
 		h.enter(PhaseFacts)
-	case Lost:
-		h.Contact, h.Lost = false, ev.Time
-		if ev.Time.Sub(h.Counted) >= lossPause {
-			h.Counted = ev.Time
-			h.Losses++
+	case EventLost:
+		h.Connected, h.Lost = false, ev.Time
+		if ev.Time.Sub(h.LastDisconnect) >= lossPause {
+			h.LastDisconnect = ev.Time
+			h.Disconnects++
 		}
-	case Built:
+	case EventBuilt:
 		h.System = ev.System
 		if ev.Expected != nil {
 			h.Expected = *ev.Expected
 		}
-	case Burned:
+	case EventBurned:
 		return burn(h, ev)
-	case Started:
+	case EventStarted:
 		h.enter(ev.Phase)
-	case Advanced:
+	case EventAdvanced:
 		h.Phase, h.Progress = ev.Phase, *ev.Progress
-	case Finished:
+	case EventFinished:
 		if ev.Layout != "" {
 			h.Layout = ev.Layout
 		}
-	case Rebooted:
-		h.Contact, h.Permit.Spent = false, ev.Time
+	case EventRebooted:
+		h.Connected, h.Permit.Spent = false, ev.Time
 		h.Restart = Restart{}
 		h.enter(PhaseReboot)
-	case Waiting, Sighted, Returned, Proved:
+	case EventWaits, EventSeen, EventReturned, EventProved:
 		if !h.Restarting() { // nothing was installed
 			return refused(*h, ev)
 		}
 		h.restart(ev)
-	case Broke:
+	case EventFailed:
 		h.Phase = ev.Phase
 		h.Error = ev.Message
-		h.Contact = false
-	case Cancelled:
+		h.Connected = false
+	case EventCancelled:
 		if !h.Permit.Spent.IsZero() {
 			return fmt.Errorf("%s has no permit to cancel: it is %s", h.Name, h.State)
 		}
@@ -245,23 +245,23 @@ func change(h *Host, ev Event) error {
 		h.Error = cmp.Or(ev.Error, "cancelled by the operator")
 		h.restore()
 		h.enter("")
-		h.Boot.Expires, h.Contact = ev.Time, false
-	case Rehearsal:
+		h.Boot.Expires, h.Connected = ev.Time, false
+	case EventRehearsed:
 		if !h.Permit.DryRun {
 			return refused(*h, ev)
 		}
-		h.Contact, h.Permit.Spent = false, ev.Time
+		h.Connected, h.Permit.Spent = false, ev.Time
 		h.restore()
 		h.enter("")
-	case Moved:
+	case EventAddress:
 		h.Address = ev.Address
-	case Changed:
+	case EventChanged:
 		return set(h, ev)
-	case Restored: // its boots are gone; where it was restarting, that is followed from now on
+	case EventRestored: // its boots are gone; where it was restarting, that is followed from now on
 		h.Boot = Boot{}
 		h.Tokens = nil
-		h.Contact = false
-		if h.State == Rebooting {
+		h.Connected = false
+		if h.State == StateRebooting {
 			h.Since = ev.Time
 		}
 	}
@@ -274,17 +274,17 @@ const lossPause = 30 * time.Second
 
 // restore makes what stands on the machine's disks, if anything does, the host again.
 func (h *Host) restore() {
-	if h.Intact() {
-		h.System = h.Standing.System
-		h.HostKey = h.Standing.HostKey
+	if h.HasInstalled() {
+		h.System = h.Installed.System
+		h.HostKey = h.Installed.HostKey
 		h.Error = ""
 	}
 }
 
 func (h *Host) enter(p Phase) { h.Phase, h.Progress = p, Progress{} }
 
-func enrol(h *Host, ev Event) error {
-	old, e := *h, ev.Enrol
+func enrollHost(h *Host, ev Event) error {
+	old, e := *h, ev.Enroll
 	*h = Host{
 		Name:      e.Name,
 		MACs:      e.MACs,
@@ -311,12 +311,12 @@ func enrol(h *Host, ev Event) error {
 		h.Owned = namedDisks(old.Owned)
 	}
 	take := h.Permit.Take
-	if old.State == Rebooting || old.State == Installed || old.State == Rehearsed && old.Intact() ||
+	if old.State == StateRebooting || old.State == StateInstalled || old.State == StateRehearsed && old.HasInstalled() ||
 		take != nil && take.Installer {
 		h.Boot = Boot{} // its installer is gone, or is another
 	}
-	h.Standing = old.Standing
-	h.State, h.Since = Ready, ev.Time
+	h.Installed = old.Installed
+	h.State, h.Since = StateReady, ev.Time
 	h.enter(PhaseNetboot)
 	return nil
 }
@@ -331,12 +331,12 @@ func netboot(h *Host, ev Event) error {
 	if h.Serial != "" && ev.Boot.Serial != "" && h.Serial != ev.Boot.Serial {
 		return fmt.Errorf("%s: %w: %s", h.Name, ErrRefused, h.OtherBoard(ev.Boot.Serial))
 	}
-	h.Losses = 0
+	h.Disconnects = 0
 	// What the operator said stays; auto is decided by what asked first.
 	h.Board = cmp.Or(h.Board, ev.Boot.Board)
 	h.Boot = *ev.Boot
 	h.Error = ""
-	h.Contact = false
+	h.Connected = false
 	h.Lost = time.Time{}
 	h.Boot.Machine = ev.Machine
 	h.Permit.Come = ev.Time
@@ -393,9 +393,9 @@ func retry(h *Host, ev Event) error {
 	p.Come = time.Time{}
 	h.Machine, h.Serial = "", "" // what machine it is, the next boot tells
 	h.Error = ""
-	h.Contact = false
+	h.Connected = false
 	h.Lost = time.Time{}
-	h.Losses = 0
+	h.Disconnects = 0
 	h.enter(PhaseNetboot)
 	return nil
 }
@@ -417,7 +417,7 @@ func burn(h *Host, ev Event) error {
 	switch {
 	case p.Burned.IsZero():
 		p.Burned, p.Disks = ev.Time, disks
-		h.Standing = Standing{}
+		h.Installed = InstalledSystem{}
 	case !slices.EqualFunc(p.Disks, disks, Disk.Same):
 		return fmt.Errorf("%s: the permit was burned for %s, and the layout now takes %s: %w; "+
 			"if that is meant, run `provision cancel %s` and enroll it again",

@@ -9,7 +9,7 @@ import (
 
 var noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 
-var states = []State{Ready, Booting, Live, Installing, Rebooting, Installed, Failed, Rehearsed}
+var states = []State{StateReady, StateBooting, StateLive, StateInstalling, StateRebooting, StateInstalled, StateFailed, StateRehearsed}
 
 // hostIn is a host in a state, with all that usually goes with it.
 func hostIn(s State) Host {
@@ -17,15 +17,15 @@ func hostIn(s State) Host {
 		Permit: Permit{Issued: noon, Expires: noon.Add(time.Hour)}}
 	boot := Boot{Token: "t1", Expires: noon.Add(time.Hour)}
 	switch s {
-	case Ready, Booting, Live: // ready: enrolled again while its installer runs
+	case StateReady, StateBooting, StateLive: // ready: enrolled again while its installer runs
 		h.Boot = boot
-	case Installing:
+	case StateInstalling:
 		h.Boot, h.Permit.Burned, h.Permit.Disks = boot, noon, []Disk{{Device: "/dev/vda", Serial: "A", Size: 1}}
-	case Rebooting, Installed:
+	case StateRebooting, StateInstalled:
 		h.Boot, h.Permit.Burned, h.Permit.Spent, h.Phase = boot, noon, noon, PhaseReboot
-	case Failed:
+	case StateFailed:
 		h.Boot, h.Phase, h.Error = boot, PhaseCopy, "it broke"
-	case Rehearsed:
+	case StateRehearsed:
 		h.Boot, h.Permit.Spent = boot, noon
 	}
 	return h
@@ -34,20 +34,20 @@ func hostIn(s State) Host {
 func eventOf(k Kind) Event {
 	ev := Event{Kind: k, Time: noon.Add(time.Minute), Message: "m", Phase: PhaseCopy}
 	switch k {
-	case Enrolled:
+	case EventEnrolled:
 		h := hostIn("")
-		ev.Enrol = &h
-	case Netboot:
+		ev.Enroll = &h
+	case EventNetboot:
 		ev.Boot = &Boot{Token: "t2", Expires: noon.Add(time.Hour)}
-	case Fetched:
-		ev.Boot = &Boot{Token: "t1", Client: "10.0.0.9", Expires: noon.Add(time.Hour)}
-	case Contacted:
+	case EventFetched:
+		ev.Boot = &Boot{Token: "t1", TakenBy: "10.0.0.9", Expires: noon.Add(time.Hour)}
+	case EventContacted:
 		ev.Boot = &Boot{Token: "t1"}
-	case Burned:
+	case EventBurned:
 		ev.Disks = []Disk{{Device: "/dev/vda", Serial: "A", Size: 1}}
-	case Changed:
+	case EventChanged:
 		ev.Change = &Change{}
-	case Advanced:
+	case EventAdvanced:
 		ev.Progress = &Progress{Done: 1, Total: 2, Unit: "bytes"}
 	}
 	return ev
@@ -57,33 +57,33 @@ func eventOf(k Kind) Event {
 // refusal. It is the table of event.go written the other way round.
 func TestTable(t *testing.T) {
 	want := map[Kind]string{ // ready booting live installing rebooting installed failed rehearsed
-		Enrolled:  "ready - - - ready ready ready ready",
-		Retried:   "ready ready - - - - ready -",
-		Summoned:  "ready booting - - - - - -",
-		Netboot:   "booting booting booting booting - - booting -",
-		Fetched:   "- booting - - - - - -",
-		Contacted: "live live live live - - live -",
-		Lost:      "- - live installing - - - -",
-		Queued:    "ready booting live installing rebooting installed failed rehearsed",
-		Building:  "ready booting live installing rebooting installed failed rehearsed",
-		Built:     "ready booting live installing rebooting installed failed rehearsed",
-		Burned:    "- - installing installing - - - -",
-		Started:   "ready booting live installing - - - -",
-		Advanced:  "ready booting live installing - - - -",
-		Finished:  "ready booting live installing - - - -",
-		Rebooted:  "- - - rebooting - - - -",
-		Waiting:   "- - - - rebooting - - -",
-		Sighted:   "- - - - rebooting - - -",
-		Returned:  "- - - - rebooting - - -",
-		Proved:    "- - - - installed - - -",
-		Broke:     "failed failed failed failed failed - - -",
-		Cancelled: "failed failed failed failed - - failed -",
-		Rehearsal: "- - rehearsed - - - - -",
-		Moved:     "ready booting live installing rebooting installed failed rehearsed",
-		Noted:     "ready booting live installing rebooting installed failed rehearsed",
-		Changed:   "ready booting live installing rebooting installed failed rehearsed",
-		Restored:  "ready booting live installing rebooting installed failed rehearsed",
-		Revealed:  "ready booting live installing rebooting installed failed rehearsed",
+		EventEnrolled:  "ready - - - ready ready ready ready",
+		EventRetried:   "ready ready - - - - ready -",
+		EventSummoned:  "ready booting - - - - - -",
+		EventNetboot:   "booting booting booting booting - - booting -",
+		EventFetched:   "- booting - - - - - -",
+		EventContacted: "live live live live - - live -",
+		EventLost:      "- - live installing - - - -",
+		EventQueued:    "ready booting live installing rebooting installed failed rehearsed",
+		EventBuilding:  "ready booting live installing rebooting installed failed rehearsed",
+		EventBuilt:     "ready booting live installing rebooting installed failed rehearsed",
+		EventBurned:    "- - installing installing - - - -",
+		EventStarted:   "ready booting live installing - - - -",
+		EventAdvanced:  "ready booting live installing - - - -",
+		EventFinished:  "ready booting live installing - - - -",
+		EventRebooted:  "- - - rebooting - - - -",
+		EventWaits:     "- - - - rebooting - - -",
+		EventSeen:      "- - - - rebooting - - -",
+		EventReturned:  "- - - - rebooting - - -",
+		EventProved:    "- - - - installed - - -",
+		EventFailed:    "failed failed failed failed failed - - -",
+		EventCancelled: "failed failed failed failed - - failed -",
+		EventRehearsed: "- - rehearsed - - - - -",
+		EventAddress:   "ready booting live installing rebooting installed failed rehearsed",
+		EventNote:      "ready booting live installing rebooting installed failed rehearsed",
+		EventChanged:   "ready booting live installing rebooting installed failed rehearsed",
+		EventRestored:  "ready booting live installing rebooting installed failed rehearsed",
+		EventRevealed:  "ready booting live installing rebooting installed failed rehearsed",
 	}
 	if len(want) != len(table) {
 		t.Fatalf("the test knows %d kinds of events, the table %d", len(want), len(table))
@@ -91,7 +91,7 @@ func TestTable(t *testing.T) {
 	for kind, row := range want {
 		for i, to := range strings.Fields(row) {
 			before := hostIn(states[i])
-			before.Permit.DryRun = kind == Rehearsal
+			before.Permit.DryRun = kind == EventRehearsed
 			h, err := next(before, eventOf(kind))
 			switch {
 			case to == "-" && err == nil:
@@ -102,7 +102,7 @@ func TestTable(t *testing.T) {
 				t.Errorf("%s in state %s: leads to %s, want %s", kind, states[i], h.State, to)
 			}
 		}
-		if _, err := next(Host{}, eventOf(kind)); (err == nil) != (kind == Enrolled) {
+		if _, err := next(Host{}, eventOf(kind)); (err == nil) != (kind == EventEnrolled) {
 			t.Errorf("%s for a host that does not exist: %v", kind, err)
 		}
 	}
@@ -120,21 +120,21 @@ func TestNetbootNeedsPermit(t *testing.T) {
 		{"spent", func(h *Host) { h.Permit.Spent = noon }, "spent"},
 		{"never issued", func(h *Host) { h.Permit = Permit{} }, "expired"},
 		{"too many boots", func(h *Host) { h.Permit.Boots = MaxBoots }, "booted 20 times"},
-		{"installer still answers", func(h *Host) { h.State, h.Contact, h.Address = Installing, true, "10.0.0.9" }, "answers at 10.0.0.9"},
+		{"installer still answers", func(h *Host) { h.State, h.Connected, h.Address = StateInstalling, true, "10.0.0.9" }, "answers at 10.0.0.9"},
 		{"another machine", func(h *Host) { h.Machine = "uuid-1" }, "another machine"},
 		{"same machine", func(h *Host) { h.Machine = "uuid-2" }, ""},
 		{"a machine that does not tell", func(h *Host) { h.Machine = "uuid-2"; h.Since = time.Time{} }, "another machine"},
 	} {
-		h := hostIn(Ready)
+		h := hostIn(StateReady)
 		tt.edit(&h)
-		ev := eventOf(Netboot)
+		ev := eventOf(EventNetboot)
 		ev.Machine = "uuid-2"
 		if h.Since.IsZero() {
 			ev.Machine = ""
 		}
 		after, err := next(h, ev)
 		if tt.want == "" {
-			if err != nil || after.State != Booting || after.Permit.Boots != h.Permit.Boots || after.Boot.Token != "t2" {
+			if err != nil || after.State != StateBooting || after.Permit.Boots != h.Permit.Boots || after.Boot.Token != "t2" {
 				t.Errorf("%s: %+v, %v", tt.name, after, err)
 			}
 			continue
@@ -146,40 +146,40 @@ func TestNetbootNeedsPermit(t *testing.T) {
 }
 
 func TestBurnedPermitNamesItsDisks(t *testing.T) {
-	h, err := next(hostIn(Live), eventOf(Burned))
+	h, err := next(hostIn(StateLive), eventOf(EventBurned))
 	if err != nil || h.Permit.Burned.IsZero() || len(h.Permit.Disks) != 1 {
 		t.Fatalf("%+v, %v", h.Permit, err)
 	}
-	h.State = Live // contacted again after an interruption
-	if _, err := next(h, eventOf(Burned)); err != nil {
+	h.State = StateLive // contacted again after an interruption
+	if _, err := next(h, eventOf(EventBurned)); err != nil {
 		t.Errorf("the same disks again: %v", err)
 	}
-	moved := eventOf(Burned)
+	moved := eventOf(EventBurned)
 	moved.Disks = []Disk{{Device: "/dev/vdb", Serial: "A", Size: 1}}
 	if _, err := next(h, moved); err != nil {
 		t.Errorf("the same disk under another name: %v", err)
 	}
-	other := eventOf(Burned)
+	other := eventOf(EventBurned)
 	other.Disks = []Disk{{Device: "/dev/vda", Serial: "B", Size: 1}}
 	if _, err := next(h, other); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "serial A") {
 		t.Errorf("another disk: %v", err)
 	}
-	if _, err := next(h, Event{Kind: Burned, Time: noon}); !errors.Is(err, ErrRefused) {
+	if _, err := next(h, Event{Kind: EventBurned, Time: noon}); !errors.Is(err, ErrRefused) {
 		t.Errorf("no disk: %v", err)
 	}
 }
 
 func TestLateProof(t *testing.T) {
-	h := hostIn(Rebooting)
-	h, err := next(h, Event{Kind: Broke, Time: noon, Phase: PhaseReboot, Message: "did not come up"})
-	if err != nil || h.State != Failed {
+	h := hostIn(StateRebooting)
+	h, err := next(h, Event{Kind: EventFailed, Time: noon, Phase: PhaseReboot, Message: "did not come up"})
+	if err != nil || h.State != StateFailed {
 		t.Fatal(h.State, err)
 	}
-	h, err = next(h, eventOf(Proved))
-	if err != nil || h.State != Installed || h.Error != "" {
+	h, err = next(h, eventOf(EventProved))
+	if err != nil || h.State != StateInstalled || h.Error != "" {
 		t.Errorf("it came up late: %s, %q, %v", h.State, h.Error, err)
 	}
-	if _, err := next(hostIn(Failed), eventOf(Proved)); err == nil {
+	if _, err := next(hostIn(StateFailed), eventOf(EventProved)); err == nil {
 		t.Error("an install that failed during the copy was proved")
 	}
 }
@@ -188,9 +188,9 @@ func TestLateProof(t *testing.T) {
 // another boot does not count for that.
 func TestContactIsOfThisBoot(t *testing.T) {
 	for _, boot := range []*Boot{nil, {}, {Token: "t0"}} {
-		ev := eventOf(Contacted)
+		ev := eventOf(EventContacted)
 		ev.Boot = boot
-		if _, err := next(hostIn(Booting), ev); !errors.Is(err, ErrRefused) {
+		if _, err := next(hostIn(StateBooting), ev); !errors.Is(err, ErrRefused) {
 			t.Errorf("%+v: %v", boot, err)
 		}
 	}
@@ -214,27 +214,27 @@ func TestParseMAC(t *testing.T) {
 // TestLosses: a connection that breaks ten times in a quarter of a second is one loss; one that breaks again and again
 // counts all the same.
 func TestLosses(t *testing.T) {
-	h := Host{Name: "bravo", State: Live}
+	h := Host{Name: "bravo", State: StateLive}
 	at := noon
 	lose := func(after time.Duration) {
 		t.Helper()
 		at = at.Add(after)
 		var err error
-		if h, err = next(h, Event{Kind: Lost, Time: at}); err != nil {
+		if h, err = next(h, Event{Kind: EventLost, Time: at}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for range 10 {
 		lose(25 * time.Millisecond)
 	}
-	if h.Losses != 1 || !h.Lost.Equal(at) {
-		t.Errorf("%d losses, the last at %s", h.Losses, h.Lost)
+	if h.Disconnects != 1 || !h.Lost.Equal(at) {
+		t.Errorf("%d losses, the last at %s", h.Disconnects, h.Lost)
 	}
 	for range 100 {
 		lose(3 * time.Second)
 	}
-	if h.Losses != 11 {
-		t.Errorf("%d losses in five minutes", h.Losses)
+	if h.Disconnects != 11 {
+		t.Errorf("%d losses in five minutes", h.Disconnects)
 	}
 }
 
@@ -245,7 +245,7 @@ func TestRetryAnotherWay(t *testing.T) {
 	enroll(t, inv, "bravo", mac1)
 	boot := func(via, uuid string) {
 		t.Helper()
-		h, err := inv.BeginBoot("bravo", Boot{Via: via, MAC: mac1, Expires: clk.Now().Add(time.Minute)}, uuid)
+		h, err := inv.BeginBoot("bravo", Boot{Client: via, MAC: mac1, Expires: clk.Now().Add(time.Minute)}, uuid)
 		if err == nil {
 			_, err = inv.UseBoot(h.Boot.Token, Fetch{Client: "10.0.0.9", File: "initrd", Whole: true})
 		}
@@ -254,7 +254,7 @@ func TestRetryAnotherWay(t *testing.T) {
 		}
 	}
 	boot("x86-64 UEFI PXE", "uuid-1")
-	for _, ev := range []Event{{Kind: Broke, Phase: PhaseNetboot, Message: "no installer"}, {Kind: Retried, Via: ViaKexec}} {
+	for _, ev := range []Event{{Kind: EventFailed, Phase: PhaseNetboot, Message: "no installer"}, {Kind: EventRetried, Via: ViaKexec}} {
 		if _, err := inv.Apply("bravo", ev); err != nil {
 			t.Fatal(err)
 		}

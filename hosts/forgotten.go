@@ -77,9 +77,9 @@ func retryConflicts(do func() error) error {
 // for [ForgottenFor]: Restore takes it back. by is who wants it, for people.
 func (inv *Inventory) Forget(name, by string) error {
 	h, err := inv.Get(name)
-	if err == nil && h.Permit.Spent.IsZero() && !h.Contact {
+	if err == nil && h.Permit.Spent.IsZero() && !h.Connected {
 		// What was prepared for another install is undone, as by a cancel.
-		_, err = inv.Apply(name, Event{Kind: Cancelled, Message: "the permit was withdrawn: the host is forgotten"})
+		_, err = inv.Apply(name, Event{Kind: EventCancelled, Message: "the permit was withdrawn: the host is forgotten"})
 		if errors.Is(err, ErrRefused) {
 			err = nil // there was nothing to withdraw
 		}
@@ -148,7 +148,7 @@ func (inv *Inventory) takeOut(name string) (h Host, expect []store.Version, writ
 	if err != nil {
 		return h, nil, nil, err
 	}
-	if h.Contact {
+	if h.Connected {
 		return h, nil, nil, fmt.Errorf("%s is being installed: %w; run `provision cancel %s` first", name, ErrRefused, name)
 	}
 	writes = []store.Write{store.Delete(hostKey(name))}
@@ -213,7 +213,7 @@ func (inv *Inventory) takeBack(name string, forgotten time.Time, by string) (Hos
 	h := f.Host
 	writes := []store.Write{store.Delete(forgottenKey(name, f.Time))}
 	if h.State != "" {
-		ev := Event{Host: name, Time: inv.now(), Kind: Restored,
+		ev := Event{Host: name, Time: inv.now(), Kind: EventRestored,
 			Message: fmt.Sprintf("restored by %s; %s forgot it on %s", by, f.By, f.Time.Format(time.RFC3339))}
 		if h, err = next(h, ev); err != nil {
 			return Host{}, err

@@ -63,8 +63,8 @@ func keyed(t *testing.T, inv *Inventory) Host {
 	}
 	h = boot(t, inv, "bravo", "e5ef6e9d")
 	for _, ev := range []Event{
-		{Kind: Contacted, Boot: &h.Boot}, {Kind: Burned, Disks: []Disk{{Device: "/dev/sda", Model: "M", Serial: "S3Z9NB0K", Size: 5}}},
-		{Kind: Rebooted}, {Kind: Proved, Message: "it answers"},
+		{Kind: EventContacted, Boot: &h.Boot}, {Kind: EventBurned, Disks: []Disk{{Device: "/dev/sda", Model: "M", Serial: "S3Z9NB0K", Size: 5}}},
+		{Kind: EventRebooted}, {Kind: EventProved, Message: "it answers"},
 	} {
 		h = apply(t, inv, "bravo", ev)
 	}
@@ -118,7 +118,7 @@ func TestRestore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if h.State != Installed || h.HostKey != was.HostKey || h.Standing != was.Standing || h.Permit.Live(c.Now()) || len(h.Tokens) > 0 {
+	if h.State != StateInstalled || h.HostKey != was.HostKey || h.Installed != was.Installed || h.Permit.Live(c.Now()) || len(h.Tokens) > 0 {
 		t.Errorf("restored: %+v", h)
 	}
 	if ok, _ := h.MayBoot(c.Now()); ok {
@@ -143,7 +143,7 @@ func TestRestore(t *testing.T) {
 	if err != nil || len(events) != loss.Events+2 { // restored, revealed
 		t.Fatalf("%d events, %v", len(events), err)
 	}
-	if ev := events[loss.Events]; ev.Kind != Restored || !strings.Contains(ev.Message, "restored by eve; ada forgot it on 2") {
+	if ev := events[loss.Events]; ev.Kind != EventRestored || !strings.Contains(ev.Message, "restored by eve; ada forgot it on 2") {
 		t.Errorf("its log: %+v", ev)
 	}
 	if recs, _ := db.List(t.Context(), "aside/", ""); len(recs) > 0 {
@@ -165,7 +165,7 @@ func TestForgetWithdraws(t *testing.T) {
 	if h, err := inv.Reinstall(next, time.Hour, nil, true); err != nil || h.HostKey == was.HostKey {
 		t.Fatalf("reinstall: %v", err)
 	}
-	for name, want := range map[string]State{"alpha": Failed, "bravo": Installed} {
+	for name, want := range map[string]State{"alpha": StateFailed, "bravo": StateInstalled} {
 		if err := inv.Forget(name, "ada"); err != nil {
 			t.Fatal(err)
 		}

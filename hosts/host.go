@@ -22,14 +22,14 @@ type State string
 
 // The states, in the order of a smooth install.
 const (
-	Ready      State = "ready"      // enrolled, with a permit; waits for the machine to ask
-	Booting    State = "booting"    // the machine was given a boot
-	Live       State = "live"       // the installer answered with this boot's key
-	Rehearsed  State = "rehearsed"  // a dry run: all was done but what changes the machine
-	Installing State = "installing" // the permit is burned; the disks are being changed
-	Rebooting  State = "rebooting"  // everything is on the disk; the machine starts from it
-	Installed  State = "installed"  // the host answered with its own key
-	Failed     State = "failed"     // Host.Phase and Host.Error say where and why
+	StateReady      State = "ready"      // enrolled, with a permit; waits for the machine to ask
+	StateBooting    State = "booting"    // the machine was given a boot
+	StateLive       State = "live"       // the installer answered with this boot's key
+	StateRehearsed  State = "rehearsed"  // a dry run: all was done but what changes the machine
+	StateInstalling State = "installing" // the permit is burned; the disks are being changed
+	StateRebooting  State = "rebooting"  // everything is on the disk; the machine starts from it
+	StateInstalled  State = "installed"  // the host answered with its own key
+	StateFailed     State = "failed"     // Host.Phase and Host.Error say where and why
 )
 
 // Phase names a stretch of the install, for progress and for failures.
@@ -60,27 +60,27 @@ type Host struct {
 	DiskKeys  []string `json:"disk_keys,omitempty"` // installer paths; contents are secrets named "disk:PATH"
 	Generated []string `json:"generated,omitempty"` // of DiskKeys, those whose passphrase the server makes
 
-	State    State     `json:"state"`
-	Since    time.Time `json:"since"`           // when State was entered
-	Phase    Phase     `json:"phase,omitempty"` // that is waited for; another may be under way
-	Progress Progress  `json:"progress"`
-	Error    string    `json:"error,omitempty"`
-	Address  string    `json:"address,omitempty"` // where the machine was last seen
-	Contact  bool      `json:"contact"`           // an SSH session to its installer is up
-	Lost     time.Time `json:"lost,omitzero"`     // when the session broke, if it is broken
-	Losses   int       `json:"losses,omitempty"`  // how often it broke since the boot, see lossPause
-	Counted  time.Time `json:"counted,omitzero"`  // when Losses grew last
-	System   string    `json:"system,omitempty"`  // store path of the toplevel that was built
-	Machine  string    `json:"machine,omitempty"` // SMBIOS UUID of the machine that boots under this permit
-	Serial   string    `json:"serial,omitempty"`  // of the Raspberry Pi that is the host's; see Inventory.BySerial
-	Method   Method    `json:"method,omitzero"`   // what led this machine to its installer last
-	Layout   string    `json:"layout,omitempty"`  // digest of the layout whose disks were made under this permit
-	Standing Standing  `json:"standing,omitzero"` // what is installed, until a permit is burned
-	Expected Expected  `json:"expected,omitzero"` // what System is to show on the network
-	Restart  Restart   `json:"restart,omitzero"`  // what was seen of the machine since it left the installer
-	Permit   Permit    `json:"permit"`
-	Owned    []Disk    `json:"owned,omitempty"` // all that permits of this host were burned for
-	Boot     Boot      `json:"boot"`
+	State          State           `json:"state"`
+	Since          time.Time       `json:"since"`           // when State was entered
+	Phase          Phase           `json:"phase,omitempty"` // that is waited for; another may be under way
+	Progress       Progress        `json:"progress"`
+	Error          string          `json:"error,omitempty"`
+	Address        string          `json:"address,omitempty"` // where the machine was last seen
+	Connected      bool            `json:"contact"`           // an SSH session to its installer is up
+	Lost           time.Time       `json:"lost,omitzero"`     // when the session broke, if it is broken
+	Disconnects    int             `json:"losses,omitempty"`  // how often it broke since the boot, see lossPause
+	LastDisconnect time.Time       `json:"counted,omitzero"`  // when Disconnects grew last
+	System         string          `json:"system,omitempty"`  // store path of the toplevel that was built
+	Machine        string          `json:"machine,omitempty"` // SMBIOS UUID of the machine that boots under this permit
+	Serial         string          `json:"serial,omitempty"`  // of the Raspberry Pi that is the host's; see Inventory.BySerial
+	Method         Method          `json:"method,omitzero"`   // what led this machine to its installer last
+	Layout         string          `json:"layout,omitempty"`  // digest of the layout whose disks were made under this permit
+	Installed      InstalledSystem `json:"standing,omitzero"` // what is installed, until a permit is burned
+	Expected       Expected        `json:"expected,omitzero"` // what System is to show on the network
+	Restart        Restart         `json:"restart,omitzero"`  // what was seen of the machine since it left the installer
+	Permit         Permit          `json:"permit"`
+	Owned          []Disk          `json:"owned,omitempty"` // all that permits of this host were burned for
+	Boot           Boot            `json:"boot"`
 
 	LastEvent uint64 `json:"last_event"`       // number; they run per host from 1
 	Events    int    `json:"events,omitempty"` // that are kept
@@ -155,11 +155,11 @@ type Boot struct {
 	HostKey string    `json:"host_key"`          // public key of this boot's installer
 	Started time.Time `json:"started"`           //
 	Expires time.Time `json:"expires"`           // nothing is served under the token after this
-	Client  string    `json:"client"`            // address of the first to fetch a file of it; no other gets anything
+	TakenBy string    `json:"client"`            // address of the first to fetch a file of it; no other gets anything
 	Taken   time.Time `json:"taken,omitzero"`    // when that request came
 	Used    time.Time `json:"used,omitzero"`     // the initrd went out whole
 	Machine string    `json:"machine,omitempty"` // SMBIOS UUID that asked; "": not told, or several did
-	Via     string    `json:"via,omitempty"`     // what asked: "UEFI x64 PXE", …
+	Client  string    `json:"via,omitempty"`     // what asked: "UEFI x64 PXE", …
 	MAC     string    `json:"mac,omitempty"`     // of the NIC that asked
 	Board   string    `json:"board,omitempty"`   // the name of the board that asked, if it has one
 	Serial  string    `json:"serial,omitempty"`  // of the Raspberry Pi that asked: 8 hex digits; "": it told none
@@ -195,7 +195,7 @@ func (h *Host) About() []byte {
 // if not, why not, in words for the operator.
 func (h *Host) MayBoot(now time.Time) (bool, string) {
 	switch {
-	case h.State == Rebooting || h.State == Installed:
+	case h.State == StateRebooting || h.State == StateInstalled:
 		return false, fmt.Sprintf("%s is %s", h.Name, h.State)
 	case !h.Permit.Spent.IsZero():
 		return false, "the permit is spent"
@@ -203,7 +203,7 @@ func (h *Host) MayBoot(now time.Time) (bool, string) {
 		return false, fmt.Sprintf("it booted %d times under one permit without being installed", h.Permit.Boots)
 	case !h.Permit.Live(now):
 		return false, "the permit expired at " + h.Permit.Expires.Format(time.RFC3339)
-	case h.Contact:
+	case h.Connected:
 		return false, "its installer is up and answers at " + h.Address
 	}
 	return true, ""

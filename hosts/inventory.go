@@ -213,12 +213,12 @@ func (inv *Inventory) Apply(name string, ev Event) (Host, error) {
 	return inv.apply(name, ev, func(before, after *Host) (expect []store.Version, writes []store.Write, err error) {
 		var identity []store.Write
 		switch ev.Kind {
-		case Burned:
+		case EventBurned:
 			if expect, writes, err = inv.claimDisks(before, ev.Disks); err != nil {
 				return nil, nil, err
 			}
 			fallthrough
-		case Cancelled, Rehearsal:
+		case EventCancelled, EventRehearsed:
 			identity, err = inv.settleIdentity(before, after)
 		}
 		secrets, settled := inv.settleSecrets(ev.Kind, after)
@@ -244,7 +244,7 @@ func (inv *Inventory) apply(name string, ev Event,
 	extra func(before, after *Host) ([]store.Version, []store.Write, error)) (Host, error) {
 	ev.Stranger = ev.Stranger || slices.Contains(strangersCan, ev.Kind)
 	if !inv.notes.allow(name, ev, inv.now()) {
-		if ev.Kind == Noted {
+		if ev.Kind == EventNote {
 			return inv.Get(name)
 		}
 		ev.unrecorded = true
@@ -297,7 +297,7 @@ func (inv *Inventory) try(name string, ev Event,
 // counts.
 func (inv *Inventory) log(h *Host, ev Event) ([]store.Write, error) {
 	var writes []store.Write
-	if ev.Kind != Advanced && !ev.unrecorded {
+	if ev.Kind != EventAdvanced && !ev.unrecorded {
 		var err error
 		if writes, err = inv.makeRoom(h); err != nil {
 			return nil, err
@@ -382,7 +382,7 @@ type noted struct {
 
 // allow tells whether an event is to be recorded.
 func (l *noteLimits) allow(host string, ev Event, now time.Time) bool {
-	if ev.Kind != Noted && !ev.Stranger {
+	if ev.Kind != EventNote && !ev.Stranger {
 		return true
 	}
 	l.mu.Lock()
@@ -397,7 +397,7 @@ func (l *noteLimits) allow(host string, ev Event, now time.Time) bool {
 		return false
 	}
 	n.count++
-	if ev.Kind == Noted {
+	if ev.Kind == EventNote {
 		if n.last == nil {
 			n.last = make(map[string]time.Time)
 		}

@@ -96,7 +96,7 @@ func TestEnroll(t *testing.T) {
 	if _, err := inv.Get("bravo"); !errors.Is(err, ErrNotFound) {
 		t.Error("the refused enrolment left something behind")
 	}
-	_, err = inv.Apply("bravo", Event{Kind: Retried}) // as of one that is forgotten while its retry is prepared
+	_, err = inv.Apply("bravo", Event{Kind: EventRetried}) // as of one that is forgotten while its retry is prepared
 	if !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "host bravo") {
 		t.Errorf("an event of a host that is not there: %v", err)
 	}
@@ -151,14 +151,14 @@ func install(t testing.TB, inv *Inventory, name string) {
 		t.Fatal(err)
 	}
 	for _, ev := range []Event{
-		{Kind: Contacted, Address: "10.0.0.9", Boot: &Boot{Token: h.Boot.Token}}, {Kind: Burned, Disks: []Disk{{Device: "/dev/vda"}}},
-		{Kind: Finished, Phase: PhaseDisks, Layout: "x"}, {Kind: Rebooted}, {Kind: Proved, Message: "it answers"},
+		{Kind: EventContacted, Address: "10.0.0.9", Boot: &Boot{Token: h.Boot.Token}}, {Kind: EventBurned, Disks: []Disk{{Device: "/dev/vda"}}},
+		{Kind: EventFinished, Phase: PhaseDisks, Layout: "x"}, {Kind: EventRebooted}, {Kind: EventProved, Message: "it answers"},
 	} {
 		if h, err = inv.Apply(name, ev); err != nil {
 			t.Fatalf("%s: %v", ev.Kind, err)
 		}
 	}
-	if h.State != Installed {
+	if h.State != StateInstalled {
 		t.Fatal(h.State)
 	}
 }
@@ -173,7 +173,7 @@ func TestAnotherMachineIsMeant(t *testing.T) {
 	}
 	cancel := func() {
 		t.Helper()
-		if _, err := inv.Apply("alpha", Event{Kind: Cancelled}); err != nil {
+		if _, err := inv.Apply("alpha", Event{Kind: EventCancelled}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -193,7 +193,7 @@ func TestAnotherMachineIsMeant(t *testing.T) {
 func TestMachinesWordsAreBounded(t *testing.T) {
 	inv, _, _ := open(t, t.TempDir())
 	enroll(t, inv, "alpha", mac1)
-	h, err := inv.Apply("alpha", Event{Kind: Broke, Message: "mkfs: " + strings.Repeat("x", 1<<20) + " no space"})
+	h, err := inv.Apply("alpha", Event{Kind: EventFailed, Message: "mkfs: " + strings.Repeat("x", 1<<20) + " no space"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -288,10 +288,10 @@ func TestEventsAreBounded(t *testing.T) {
 	enroll(t, inv, "alpha", mac1)
 	for i := range MaxEvents + 50 {
 		clk.add(time.Minute)
-		if _, err := inv.Apply("alpha", Event{Kind: Started, Phase: PhaseCopy, Message: fmt.Sprint(i)}); err != nil {
+		if _, err := inv.Apply("alpha", Event{Kind: EventStarted, Phase: PhaseCopy, Message: fmt.Sprint(i)}); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := inv.Apply("alpha", Event{Kind: Advanced, Phase: PhaseCopy, Progress: &Progress{Done: int64(i)}}); err != nil {
+		if _, err := inv.Apply("alpha", Event{Kind: EventAdvanced, Phase: PhaseCopy, Progress: &Progress{Done: int64(i)}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -315,7 +315,7 @@ func TestNotesDoNotFlood(t *testing.T) {
 	inv, _, clk := open(t, t.TempDir())
 	enroll(t, inv, "alpha", mac1)
 	note := func(m string) {
-		if _, err := inv.Apply("alpha", Event{Kind: Noted, Message: m}); err != nil {
+		if _, err := inv.Apply("alpha", Event{Kind: EventNote, Message: m}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -420,7 +420,7 @@ func TestWatch(t *testing.T) {
 		t.Error(n)
 	}
 	for range 100 { // a slow reader
-		if _, err := inv.Apply("alpha", Event{Kind: Started, Phase: PhaseCopy}); err != nil {
+		if _, err := inv.Apply("alpha", Event{Kind: EventStarted, Phase: PhaseCopy}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -443,7 +443,7 @@ func TestKill(t *testing.T) {
 	if dir := os.Getenv("HOSTS_KILL_DIR"); dir != "" {
 		inv, _, _ := open(t, dir)
 		for i := 0; ; i++ {
-			h, err := inv.Apply("alpha", Event{Kind: Started, Phase: PhaseCopy, Message: fmt.Sprint(i)})
+			h, err := inv.Apply("alpha", Event{Kind: EventStarted, Phase: PhaseCopy, Message: fmt.Sprint(i)})
 			if err != nil {
 				t.Fatal(err)
 			}

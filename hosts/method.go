@@ -28,8 +28,8 @@ const (
 
 // The programs: iPXE, with the network driver of the firmware or with its own.
 const (
-	ProgramFirmware = "snponly"
-	ProgramNative   = "native"
+	DriverFirmware = "snponly"
+	DriverNative   = "native"
 )
 
 // String is OFFER+PROGRAM, or the one that is there.
@@ -47,7 +47,7 @@ func ParseMethod(s string) (m Method, err error) {
 		switch part {
 		case OfferBINL, OfferFirst, OfferHeader, OfferPlain:
 			into = &m.Offer
-		case ProgramFirmware, ProgramNative:
+		case DriverFirmware, DriverNative:
 		default:
 			return m, fmt.Errorf("boot method %q: choose binl, first, header or plain; snponly or native; "+
 				"or both, such as first+snponly; for a Raspberry Pi, pi or u-boot", s)
@@ -67,7 +67,7 @@ func (m Method) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
 // remembered, which may be more than what can be chosen.
 func (m *Method) UnmarshalText(text []byte) error {
 	m.Offer, m.Program, _ = strings.Cut(string(text), "+")
-	if m.Offer == ProgramFirmware || m.Offer == ProgramNative {
+	if m.Offer == DriverFirmware || m.Offer == DriverNative {
 		m.Offer, m.Program = "", m.Offer
 	}
 	return nil

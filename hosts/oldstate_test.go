@@ -38,15 +38,15 @@ func TestOldState(t *testing.T) {
 		states[h.Name] = h.State
 	}
 	want := map[string]State{
-		"ready":      Ready,
-		"booting":    Booting,
-		"live":       Live,
-		"rehearsed":  Rehearsed,
-		"installing": Installing,
-		"rebooting":  Rebooting,
-		"installed":  Installed,
-		"failed":     Failed,
-		"cancelled":  Failed,
+		"ready":      StateReady,
+		"booting":    StateBooting,
+		"live":       StateLive,
+		"rehearsed":  StateRehearsed,
+		"installing": StateInstalling,
+		"rebooting":  StateRebooting,
+		"installed":  StateInstalled,
+		"failed":     StateFailed,
+		"cancelled":  StateFailed,
 	}
 	if !reflect.DeepEqual(states, want) {
 		t.Errorf("states %v, want %v", states, want)
@@ -64,7 +64,7 @@ func TestOldState(t *testing.T) {
 		Image:             "nixos",
 		Board:             "pc",
 		FixedAddress:      "10.0.0.7",
-		BootMethod:        Method{Offer: OfferFirst, Program: ProgramNative},
+		BootMethod:        Method{Offer: OfferFirst, Program: DriverNative},
 		Disko:             Fresh,
 		Preset:            "luks-ext4",
 		Hardware:          Hardware{Tool: Facter, Path: "hosts/installing/facter.json"},
@@ -96,16 +96,16 @@ func TestOldState(t *testing.T) {
 	}
 
 	for _, ev := range []Event{
-		{Kind: Finished, Phase: PhaseCopy},
-		{Kind: Finished, Phase: PhaseBootloader},
-		{Kind: Rebooted},
-		{Kind: Proved, Message: "it answers"},
+		{Kind: EventFinished, Phase: PhaseCopy},
+		{Kind: EventFinished, Phase: PhaseBootloader},
+		{Kind: EventRebooted},
+		{Kind: EventProved, Message: "it answers"},
 	} {
 		if h, err = inv.Apply("installing", ev); err != nil {
 			t.Fatalf("%s: %v", ev.Kind, err)
 		}
 	}
-	if h.State != Installed || h.Permit.Live(noon) {
+	if h.State != StateInstalled || h.Permit.Live(noon) {
 		t.Errorf("%s, %+v", h.State, h.Permit)
 	}
 	if _, err := inv.BeginBoot("ready", Boot{Expires: noon.Add(time.Hour)}, ""); err != nil {

@@ -84,7 +84,7 @@ func (h *Host) SSHPorts() []int {
 
 // Restarting reports whether everything is on the disk, and the machine has not yet shown that it starts from it.
 func (h *Host) Restarting() bool {
-	return (h.State == Rebooting || h.State == Failed) && h.Phase == PhaseReboot && !h.Permit.Spent.IsZero()
+	return (h.State == StateRebooting || h.State == StateFailed) && h.Phase == PhaseReboot && !h.Permit.Spent.IsZero()
 }
 
 // Restart is what was seen of a machine since it was told to start from its disk, until it has proved itself.
@@ -104,20 +104,20 @@ const LookAt = "its disk does not start. Look at its screen (does its kernel pan
 func (h *Host) restart(ev Event) {
 	r := &h.Restart
 	switch ev.Kind {
-	case Waiting:
+	case EventWaits:
 		r.Waits = ev.Address
 		if ev.Address == "" {
 			r.Waited = ev.Time
 		}
-	case Sighted:
+	case EventSeen:
 		r.Seen = ev.Message
-	case Returned:
+	case EventReturned:
 		r.Returns = ev.Count
-	case Proved:
+	case EventProved:
 		h.Error = ""
 		h.Phase = ""
 		h.Progress = Progress{}
 		h.Restart = Restart{}
-		h.Standing = Standing{System: h.System, HostKey: h.HostKey, Proof: ev.Message, Port: ev.Port}
+		h.Installed = InstalledSystem{System: h.System, HostKey: h.HostKey, Proof: ev.Message, Port: ev.Port}
 	}
 }

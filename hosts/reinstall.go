@@ -36,21 +36,21 @@ func (v *Via) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// Standing is what is known to be on a machine's disks: it proved itself, and
+// InstalledSystem is what is known to be on a machine's disks: it proved itself, and
 // nothing was permitted to touch it since.
-type Standing struct {
+type InstalledSystem struct {
 	System  string `json:"system"`         // store path
 	HostKey string `json:"host_key"`       // what it proved itself by
 	Proof   string `json:"proof"`          // for people
 	Port    int    `json:"port,omitempty"` // of its SSH; 0: 22
 }
 
-// Intact reports whether an installed host is on the machine's disks still.
-func (h *Host) Intact() bool { return h.Standing != (Standing{}) }
+// HasInstalled reports whether an installed host is on the machine's disks still.
+func (h *Host) HasInstalled() bool { return h.Installed != (InstalledSystem{}) }
 
-// Summons reports whether the machine is still to be made to come.
-func (h *Host) Summons() bool {
-	return h.State == Ready && h.Permit.Via != "" && h.Permit.Come.IsZero()
+// MustBeBroughtUp reports whether the machine is still to be made to come.
+func (h *Host) MustBeBroughtUp() bool {
+	return h.State == StateReady && h.Permit.Via != "" && h.Permit.Come.IsZero()
 }
 
 // Reinstall issues a permit for a host that is there. What runs on its machine
@@ -61,8 +61,8 @@ func (inv *Inventory) Reinstall(h Host, permit time.Duration, secrets map[string
 	if err != nil {
 		return Host{}, err
 	}
-	if h.Permit.Take == nil && before.Intact() {
-		h.Permit.Take = &Takeover{Address: before.Address, Port: before.Standing.Port, HostKey: before.Standing.HostKey}
+	if h.Permit.Take == nil && before.HasInstalled() {
+		h.Permit.Take = &Takeover{Address: before.Address, Port: before.Installed.Port, HostKey: before.Installed.HostKey}
 	}
 	return inv.permit(h, permit, secrets, newIdentity)
 }
@@ -73,7 +73,7 @@ const secretOldKey = SecretHostKey + ".old"
 
 // keepIdentity keeps the private key of a host that stands when it gets another.
 func (inv *Inventory) keepIdentity(before, after *Host) ([]store.Write, error) {
-	if !before.Intact() || before.HostKey != before.Standing.HostKey || after.HostKey == before.HostKey {
+	if !before.HasInstalled() || before.HostKey != before.Installed.HostKey || after.HostKey == before.HostKey {
 		return nil, nil
 	}
 	rec, err := inv.store.Get(secretKey(before.Name, SecretHostKey))
@@ -88,7 +88,7 @@ func (inv *Inventory) settleIdentity(before, after *Host) ([]store.Write, error)
 		return nil, nil
 	}
 	writes := []store.Write{store.Delete(secretKey(before.Name, secretOldKey))}
-	if after.Intact() {
+	if after.HasInstalled() {
 		writes = append(writes, store.Put(secretKey(before.Name, SecretHostKey), rec.Value))
 	}
 	return writes, err

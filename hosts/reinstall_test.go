@@ -34,14 +34,14 @@ func TestReinstall(t *testing.T) {
 		inv, _, _ := open(t, t.TempDir())
 		enroll(t, inv, "alpha", mac1)
 		install(t, inv, "alpha")
-		before := apply(t, inv, "alpha", Event{Kind: Moved, Address: "10.0.0.9"})
+		before := apply(t, inv, "alpha", Event{Kind: EventAddress, Address: "10.0.0.9"})
 		h := before
 		h.Permit.Via = ViaKexec
 		h, err := inv.Reinstall(h, time.Hour, nil, newIdentity)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if h.State != Ready || h.Boot.Token != "" || h.Layout != "" || !h.Permit.Burned.IsZero() || h.Permit.Via != ViaKexec || !h.Intact() {
+		if h.State != StateReady || h.Boot.Token != "" || h.Layout != "" || !h.Permit.Burned.IsZero() || h.Permit.Via != ViaKexec || !h.HasInstalled() {
 			t.Errorf("after reinstall: %+v", h)
 		}
 		if take := h.Permit.Take; take == nil || take.HostKey != before.HostKey || take.Address != "10.0.0.9" {
@@ -51,9 +51,9 @@ func TestReinstall(t *testing.T) {
 			t.Errorf("new identity %v: key %s, was %s", newIdentity, h.HostKey, before.HostKey)
 		}
 		// What was not begun is undone.
-		apply(t, inv, "alpha", Event{Kind: Built, System: "/nix/store/new"})
-		h = apply(t, inv, "alpha", Event{Kind: Cancelled})
-		if h.State != Installed || h.System != before.System || h.HostKey != before.HostKey || !h.Intact() {
+		apply(t, inv, "alpha", Event{Kind: EventBuilt, System: "/nix/store/new"})
+		h = apply(t, inv, "alpha", Event{Kind: EventCancelled})
+		if h.State != StateInstalled || h.System != before.System || h.HostKey != before.HostKey || !h.HasInstalled() {
 			t.Errorf("cancelled: %+v", h)
 		}
 		if ok, _ := h.MayBoot(noon); ok {
@@ -70,7 +70,7 @@ func TestReinstall(t *testing.T) {
 		}
 		install(t, inv, "alpha")
 		now, err := inv.Get("alpha")
-		if err != nil || now.State != Installed || now.Standing.HostKey != h.HostKey {
+		if err != nil || now.State != StateInstalled || now.Installed.HostKey != h.HostKey {
 			t.Errorf("installed again: %+v, %v", now, err)
 		}
 	}
@@ -90,12 +90,12 @@ func TestBurnEndsWhatStood(t *testing.T) {
 	if h, err = inv.BeginBoot("alpha", Boot{Expires: noon.Add(time.Hour)}, ""); err != nil {
 		t.Fatal(err)
 	}
-	apply(t, inv, "alpha", Event{Kind: Contacted, Boot: &h.Boot})
-	h = apply(t, inv, "alpha", Event{Kind: Burned, Disks: []Disk{{Device: "/dev/vda"}}})
-	if h.Intact() {
+	apply(t, inv, "alpha", Event{Kind: EventContacted, Boot: &h.Boot})
+	h = apply(t, inv, "alpha", Event{Kind: EventBurned, Disks: []Disk{{Device: "/dev/vda"}}})
+	if h.HasInstalled() {
 		t.Error("what stood is said to stand after the permit was burned")
 	}
-	if h = apply(t, inv, "alpha", Event{Kind: Cancelled}); h.State != Failed {
+	if h = apply(t, inv, "alpha", Event{Kind: EventCancelled}); h.State != StateFailed {
 		t.Errorf("cancelled after the permit was burned: %s", h.State)
 	}
 }
@@ -109,9 +109,9 @@ func TestRetry(t *testing.T) {
 	t.Run("unburned, expired", func(t *testing.T) {
 		inv, c := begin(t)
 		c.add(48 * time.Hour)
-		apply(t, inv, "alpha", Event{Kind: Broke, Phase: PhaseBuild, Message: "no"})
-		h := apply(t, inv, "alpha", Event{Kind: Retried, Via: ViaWake})
-		if !h.Permit.Live(c.Now()) || h.State != Ready || h.Error != "" || h.Permit.Via != ViaWake || h.Permit.Retries != 1 {
+		apply(t, inv, "alpha", Event{Kind: EventFailed, Phase: PhaseBuild, Message: "no"})
+		h := apply(t, inv, "alpha", Event{Kind: EventRetried, Via: ViaWake})
+		if !h.Permit.Live(c.Now()) || h.State != StateReady || h.Error != "" || h.Permit.Via != ViaWake || h.Permit.Retries != 1 {
 			t.Errorf("%+v", h)
 		}
 	})
@@ -121,29 +121,29 @@ func TestRetry(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		apply(t, inv, "alpha", Event{Kind: Contacted, Boot: &h.Boot})
-		apply(t, inv, "alpha", Event{Kind: Burned, Disks: []Disk{{Device: "/dev/vda", Serial: "A", Size: 1}}})
-		apply(t, inv, "alpha", Event{Kind: Broke, Phase: PhaseCopy, Message: "no"})
-		h = apply(t, inv, "alpha", Event{Kind: Retried})
+		apply(t, inv, "alpha", Event{Kind: EventContacted, Boot: &h.Boot})
+		apply(t, inv, "alpha", Event{Kind: EventBurned, Disks: []Disk{{Device: "/dev/vda", Serial: "A", Size: 1}}})
+		apply(t, inv, "alpha", Event{Kind: EventFailed, Phase: PhaseCopy, Message: "no"})
+		h = apply(t, inv, "alpha", Event{Kind: EventRetried})
 		if h.Permit.Burned.IsZero() || len(h.Permit.Disks) != 1 || h.Machine != "" || h.Boot.Token == "" || h.Permit.Boots != 0 {
 			t.Errorf("%+v", h)
 		}
-		apply(t, inv, "alpha", Event{Kind: Contacted, Boot: &h.Boot})
-		if _, err := inv.Apply("alpha", Event{Kind: Burned, Disks: []Disk{{Device: "/dev/vda", Serial: "B", Size: 1}}}); !errors.Is(err, ErrRefused) {
+		apply(t, inv, "alpha", Event{Kind: EventContacted, Boot: &h.Boot})
+		if _, err := inv.Apply("alpha", Event{Kind: EventBurned, Disks: []Disk{{Device: "/dev/vda", Serial: "B", Size: 1}}}); !errors.Is(err, ErrRefused) {
 			t.Errorf("another disk under the same permit: %v", err)
 		}
 	})
 	t.Run("cancelled", func(t *testing.T) {
 		inv, _ := begin(t)
-		apply(t, inv, "alpha", Event{Kind: Cancelled})
-		if _, err := inv.Apply("alpha", Event{Kind: Retried}); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "withdrawn") {
+		apply(t, inv, "alpha", Event{Kind: EventCancelled})
+		if _, err := inv.Apply("alpha", Event{Kind: EventRetried}); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "withdrawn") {
 			t.Errorf("a withdrawn permit is taken up again: %v", err)
 		}
 	})
 	t.Run("installed", func(t *testing.T) {
 		inv, _ := begin(t)
 		install(t, inv, "alpha")
-		if _, err := inv.Apply("alpha", Event{Kind: Retried}); !errors.Is(err, ErrRefused) {
+		if _, err := inv.Apply("alpha", Event{Kind: EventRetried}); !errors.Is(err, ErrRefused) {
 			t.Errorf("an installed host is tried again: %v", err)
 		}
 	})

@@ -172,8 +172,8 @@ func (inv *Inventory) HasDiskKey(name, p string) bool {
 // needs them. It is also for when a permit is withdrawn, or was for a dry run, and
 // the host stands as before: what was made for it is dropped, and what was in escrow is again.
 func (inv *Inventory) settleSecrets(kind Kind, after *Host) (writes []store.Write, err error) {
-	undone := (kind == Cancelled || kind == Rehearsal) && after.Intact()
-	if kind != Proved && !undone {
+	undone := (kind == EventCancelled || kind == EventRehearsed) && after.HasInstalled()
+	if kind != EventProved && !undone {
 		return nil, nil
 	}
 	for _, p := range after.Generated {

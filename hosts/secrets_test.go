@@ -159,7 +159,7 @@ func TestEscrow(t *testing.T) {
 		t.Fatal(err)
 	}
 	last := events[len(events)-1]
-	if last.Kind != Revealed || last.State != Ready || last.Message != "root (uid 0) was given the escrowed disk keys, encrypted: /tmp/data.key, /tmp/disk.key" {
+	if last.Kind != EventRevealed || last.State != StateReady || last.Message != "root (uid 0) was given the escrowed disk keys, encrypted: /tmp/data.key, /tmp/disk.key" {
 		t.Errorf("%+v", last)
 	}
 	// Enrolled again before it was installed, the passphrase stays: the disk may have it.
@@ -188,7 +188,7 @@ func TestEscrow(t *testing.T) {
 	if second[made] == first[made] || second[made+" previous"] != first[made] || second[given] != "the owner's own" {
 		t.Errorf("after a reinstall: %q", second)
 	}
-	if _, err := inv.Apply("bravo", Event{Kind: Cancelled}); err != nil {
+	if _, err := inv.Apply("bravo", Event{Kind: EventCancelled}); err != nil {
 		t.Fatal(err)
 	}
 	if back := reveal(); len(back) != 2 || back[made] != first[made] {

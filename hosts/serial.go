@@ -87,7 +87,7 @@ func (inv *Inventory) NameBoard(name string, b Boot, serial string) (Host, error
 	if err != nil {
 		return h, err
 	}
-	ev := Event{Kind: Fetched, Boot: &b, Address: h.Address}
+	ev := Event{Kind: EventFetched, Boot: &b, Address: h.Address}
 	if b.Serial == "" {
 		b.Serial = serial
 		ev.Message = "it is the Raspberry Pi with the serial number " + serial

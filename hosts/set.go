@@ -47,7 +47,7 @@ func (inv *Inventory) set(name string, c Change, by string) (Alteration, error) 
 	if err != nil {
 		return Alteration{}, err
 	}
-	ev := Event{Host: name, Time: inv.now(), Kind: Changed, Change: &c}
+	ev := Event{Host: name, Time: inv.now(), Kind: EventChanged, Change: &c}
 	after, err := next(before, ev)
 	if err != nil {
 		return Alteration{Host: before}, err
@@ -216,7 +216,7 @@ func (inv *Inventory) loseMACs(name string, macs []string,
 	for _, mac := range macs {
 		words = append(words, "-"+mac)
 	}
-	ev := Event{Host: name, Time: inv.now(), Kind: Changed, Change: &Change{MACs: words},
+	ev := Event{Host: name, Time: inv.now(), Kind: EventChanged, Change: &Change{MACs: words},
 		Message: fmt.Sprintf("%s moved its MAC %s to %s", by, strings.Join(macs, ", "), to)}
 	h, err := next(before, ev)
 	if err != nil {

@@ -92,13 +92,13 @@ func TestDockMoves(t *testing.T) {
 		t.Errorf("notes: %s", notes)
 	}
 	alpha, err := inv.Get("alpha")
-	if err != nil || len(alpha.MACs) > 0 || alpha.State != Installed || alpha.Standing != was.Standing || alpha.HostKey != was.HostKey {
+	if err != nil || len(alpha.MACs) > 0 || alpha.State != StateInstalled || alpha.Installed != was.Installed || alpha.HostKey != was.HostKey {
 		t.Errorf("alpha is %+v, %v", alpha, err)
 	}
-	if ev := lastEvent(t, inv, "alpha"); ev.Kind != Changed || ev.Message != "ada moved its MAC "+dock+" to bravo" {
+	if ev := lastEvent(t, inv, "alpha"); ev.Kind != EventChanged || ev.Message != "ada moved its MAC "+dock+" to bravo" {
 		t.Errorf("alpha was told %+v", ev)
 	}
-	if ev := lastEvent(t, inv, "bravo"); ev.Kind != Changed || ev.Message != "ada changed it: MAC "+mac1+" → "+mac1+", "+dock {
+	if ev := lastEvent(t, inv, "bravo"); ev.Kind != EventChanged || ev.Message != "ada changed it: MAC "+mac1+" → "+mac1+", "+dock {
 		t.Errorf("bravo was told %+v", ev)
 	}
 	if h, err := inv.ByMAC(dock); err != nil || h.Name != "bravo" {
@@ -137,7 +137,7 @@ func TestPermitIsForAMachine(t *testing.T) {
 		if after := everything(t, db); !slices.EqualFunc(before, after, func(a, b store.Record) bool { return a.Version == b.Version }) {
 			t.Errorf("%s: a refusal wrote", name)
 		}
-		apply(t, inv, "alpha", Event{Kind: Cancelled})
+		apply(t, inv, "alpha", Event{Kind: EventCancelled})
 		if _, err := inv.Set("alpha", c, "ada"); err != nil {
 			t.Errorf("%s, cancelled: %v", name, err)
 		}
@@ -161,7 +161,7 @@ func TestPermitIsForAMachine(t *testing.T) {
 		Choices: Choices{FixedAddress: "10.0.0.7", BootMethod: Method{Offer: OfferBINL}, KernelParams: params, Disko: Format},
 		Named:   []string{"address", "boot_method", "kernel_params", "image"},
 	}, "ada")
-	if err != nil || done.Host.State != Live || done.Host.FixedAddress != "10.0.0.7" || done.Host.BootMethod.Offer != OfferBINL ||
+	if err != nil || done.Host.State != StateLive || done.Host.FixedAddress != "10.0.0.7" || done.Host.BootMethod.Offer != OfferBINL ||
 		!slices.Equal(done.Host.KernelParams, params) || done.Host.Disko != "" || len(done.What) != 3 {
 		t.Errorf("what is not the machine's: %q, %v", done.What, err)
 	}
@@ -189,7 +189,7 @@ func TestAnotherMachineByMAC(t *testing.T) {
 	enroll(t, inv, "alpha", mac1, mac2)
 	h := boot(t, inv, "alpha", "e5ef6e9d")
 	bare := Disk{Device: "/dev/vda", Size: 5}
-	for _, ev := range []Event{{Kind: Contacted, Boot: &h.Boot}, {Kind: Burned, Disks: []Disk{bare}}, {Kind: Rebooted}, {Kind: Proved}} {
+	for _, ev := range []Event{{Kind: EventContacted, Boot: &h.Boot}, {Kind: EventBurned, Disks: []Disk{bare}}, {Kind: EventRebooted}, {Kind: EventProved}} {
 		apply(t, inv, "alpha", ev)
 	}
 	if _, err := inv.Set("alpha", Change{MACs: []string{"-" + mac2, "+" + mac3}}, "ada"); err != nil || owner(t, inv, "alpha", bare) != "alpha" {

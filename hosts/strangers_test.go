@@ -27,8 +27,8 @@ func TestUUIDBinds(t *testing.T) {
 		}
 	}
 	contact := func(t *testing.T, inv *Inventory, h Host) {
-		apply(t, inv, "alpha", Event{Kind: Contacted, Boot: &h.Boot, Address: "10.0.0.9"})
-		apply(t, inv, "alpha", Event{Kind: Lost})
+		apply(t, inv, "alpha", Event{Kind: EventContacted, Boot: &h.Boot, Address: "10.0.0.9"})
+		apply(t, inv, "alpha", Event{Kind: EventLost})
 	}
 	for name, claim := range map[string]func(*testing.T, *Inventory, Host){"fetched": fetch, "contacted": contact} {
 		t.Run(name, func(t *testing.T) {
@@ -41,9 +41,9 @@ func TestUUIDBinds(t *testing.T) {
 				t.Fatalf("a machine with another UUID: %v", err)
 			}
 			if name == "contacted" {
-				apply(t, inv, "alpha", Event{Kind: Broke, Phase: PhaseCopy, Message: "no"})
+				apply(t, inv, "alpha", Event{Kind: EventFailed, Phase: PhaseCopy, Message: "no"})
 			}
-			apply(t, inv, "alpha", Event{Kind: Retried})
+			apply(t, inv, "alpha", Event{Kind: EventRetried})
 			asks(t, inv, "forged")
 		})
 	}
@@ -68,8 +68,8 @@ func TestSerialBinds(t *testing.T) {
 			return err
 		},
 		"contacted": func(inv *Inventory, h Host) error {
-			_, err := inv.Apply(h.Name, Event{Kind: Contacted, Boot: &h.Boot, Address: "10.0.0.9"})
-			_, lost := inv.Apply(h.Name, Event{Kind: Lost})
+			_, err := inv.Apply(h.Name, Event{Kind: EventContacted, Boot: &h.Boot, Address: "10.0.0.9"})
+			_, lost := inv.Apply(h.Name, Event{Kind: EventLost})
 			return errors.Join(err, lost)
 		},
 	} {
@@ -104,9 +104,9 @@ func TestSerialBinds(t *testing.T) {
 			}
 			leads(t, inv, mine, "alpha")
 			if name == "contacted" {
-				apply(t, inv, "alpha", Event{Kind: Broke, Phase: PhaseCopy, Message: "no"})
+				apply(t, inv, "alpha", Event{Kind: EventFailed, Phase: PhaseCopy, Message: "no"})
 			}
-			apply(t, inv, "alpha", Event{Kind: Retried})
+			apply(t, inv, "alpha", Event{Kind: EventRetried})
 			if _, err := begin(inv, "alpha", others); err != nil {
 				t.Error(err)
 			}
@@ -141,16 +141,16 @@ func TestBootsThatNobodyFetched(t *testing.T) {
 func TestStrangersHideNothing(t *testing.T) {
 	inv, db, clk := open(t, t.TempDir())
 	enroll(t, inv, "alpha", mac1)
-	apply(t, inv, "alpha", Event{Kind: Revealed, Message: "to somebody"})
+	apply(t, inv, "alpha", Event{Kind: EventRevealed, Message: "to somebody"})
 	var h Host
 	for range MaxEvents/10 + 5 {
 		clk.add(61 * time.Second)
 		for i := range 12 {
 			address := fmt.Sprint("10.0.0.", i)
-			h = apply(t, inv, "alpha", Event{Kind: Moved, Address: address, Message: "has address " + address})
-			apply(t, inv, "alpha", Event{Kind: Noted, Stranger: true, Message: fmt.Sprint(clk.Now(), i)})
+			h = apply(t, inv, "alpha", Event{Kind: EventAddress, Address: address, Message: "has address " + address})
+			apply(t, inv, "alpha", Event{Kind: EventNote, Stranger: true, Message: fmt.Sprint(clk.Now(), i)})
 		}
-		apply(t, inv, "alpha", Event{Kind: Noted, Message: "of ours"})
+		apply(t, inv, "alpha", Event{Kind: EventNote, Message: "of ours"})
 	}
 	if h.Address != "10.0.0.11" {
 		t.Errorf("the address is %s", h.Address)
@@ -165,7 +165,7 @@ func TestStrangersHideNothing(t *testing.T) {
 			kinds[ev.Kind]++
 		}
 	}
-	if kinds[Enrolled] != 1 || kinds[Revealed] != 1 || kinds[Noted] < 5 {
+	if kinds[EventEnrolled] != 1 || kinds[EventRevealed] != 1 || kinds[EventNote] < 5 {
 		t.Errorf("of what strangers did not cause there are %v", kinds)
 	}
 	if recs, _ := db.List(t.Context(), "event/", ""); len(events) > MaxEvents || len(recs) != len(events) || h.Events > MaxEvents {

@@ -77,7 +77,7 @@ func (c *Catalog) add(ctx context.Context, img Image, src Source, progress func(
 		return Image{}, err
 	}
 	defer os.Remove(initrdBlob.tmp)
-	if img.Look, err = lookAt(ctx, img.Arch, kernelBlob, initrdBlob, count); err != nil {
+	if img.Look, err = inspectFiles(ctx, img.Arch, kernelBlob, initrdBlob, count); err != nil {
 		return Image{}, fmt.Errorf("initrd %s: %w (was it downloaded in full?)", src.Initrd, err)
 	}
 	img.Kernel = kernelBlob.File
@@ -86,7 +86,7 @@ func (c *Catalog) add(ctx context.Context, img Image, src Source, progress func(
 	return c.commit(img, kernelBlob, initrdBlob)
 }
 
-func lookAt(ctx context.Context, arch Arch, kernel, initrdFile blob, count func(int)) (*Look, error) {
+func inspectFiles(ctx context.Context, arch Arch, kernel, initrdFile blob, count func(int)) (*Inspection, error) {
 	k, err := os.Open(kernel.tmp)
 	if err != nil {
 		return nil, err
@@ -97,7 +97,7 @@ func lookAt(ctx context.Context, arch Arch, kernel, initrdFile blob, count func(
 		return nil, err
 	}
 	defer i.Close()
-	return look(arch, k, &meter{ctx, i, count})
+	return inspect(arch, k, &meter{ctx, i, count})
 }
 
 // An input is a file being added.

@@ -66,8 +66,8 @@ type Image struct {
 	// Checked says how what was added was known to be right: "digest given",
 	// "digest published beside it" (which tells damage; the publisher is known by
 	// https), "https", or "" for what was here already.
-	Checked string `json:"checked,omitempty"`
-	Look    *Look  `json:"look,omitempty"` // nil: added by an older version
+	Checked string      `json:"checked,omitempty"`
+	Look    *Inspection `json:"look,omitempty"` // nil: added by an older version
 }
 
 // File is content in the catalog; see [Catalog.OpenFile].

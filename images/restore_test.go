@@ -15,7 +15,7 @@ import (
 // TestTail: only the image that needs it gets the unit, and nothing takes the place of the symlink it crosses.
 func TestTail(t *testing.T) {
 	contract := Contract{Login: "ssh-ed25519 AAAA", HostKey: []byte("key"), HostKeyPublic: "ssh-ed25519 BBBB", MachineID: "m", Network: map[string][]byte{"a.json": []byte("{}")}}
-	tail := func(l *Look) (names string) {
+	tail := func(l *Inspection) (names string) {
 		img := Image{Initrd: File{Size: 7}, Look: l}
 		whole := append(make([]byte, 7), contract.Tail(img)...)
 		must(t, initrd.Walk(bytes.NewReader(whole), func(name string, _ initrd.Header, _ io.Reader) error {
@@ -25,14 +25,14 @@ func TestTail(t *testing.T) {
 		return names
 	}
 	const plain = " ssh ssh/authorized_keys ssh/ssh_host_ed25519_key ssh/ssh_host_ed25519_key.pub machine-id a.json"
-	for _, l := range []*Look{nil, {Stage1: "systemd", Contract: Yes}, {Stage1: "script", Contract: No}, {Contract: Unknown}} {
+	for _, l := range []*Inspection{nil, {Stage1: "systemd", Contract: Yes}, {Stage1: "script", Contract: No}, {Contract: Unknown}} {
 		if got := tail(l); got != plain {
 			t.Errorf("%+v: got %s", l, got)
 		}
 	}
 	want := plain + " provision-restore etc/systemd/system/provision-restore.service" +
 		" etc/systemd/system/initrd.target.wants etc/systemd/system/initrd.target.wants/provision-restore.service"
-	if got := tail(&Look{Stage1: "systemd", Contract: No}); got != want {
+	if got := tail(&Inspection{Stage1: "systemd", Contract: No}); got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 }

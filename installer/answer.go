@@ -51,7 +51,7 @@ func (a sshAnswer) at() string {
 }
 
 // ask looks who answers.
-func (f *follower) ask(ctx context.Context, h hosts.Host, addr string, port int) sshAnswer {
+func (f *reconciler) ask(ctx context.Context, h hosts.Host, addr string, port int) sshAnswer {
 	a := sshAnswer{addr: addr, port: port}
 	stage1 := h.Expected.Stage1.Port == port
 	s, proved, other, err := dial(ctx, addr, port, h.HostKey, f.signer)
@@ -103,7 +103,7 @@ func (a *sshAnswer) read(ctx context.Context, s *session) {
 }
 
 // tellApart decides whether the host's key was shown by its system or by its stage 1, at the port of stage 1.
-func (f *follower) tellApart(ctx context.Context, h hosts.Host, a sshAnswer) who {
+func (f *reconciler) tellApart(ctx context.Context, h hosts.Host, a sshAnswer) who {
 	stage1 := h.Expected.Stage1
 	switch {
 	case a.who == unclear, !slices.Contains(h.SSHPorts(), stage1.Port):

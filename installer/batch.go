@@ -42,7 +42,7 @@ const (
 type batch struct {
 	steps  []disko.Step
 	anyway bool          // go on after a step that failed
-	beside bool          // other batches run at the same time
+	shared bool          // other batches run at the same time
 	limit  time.Duration // of each step; commandLimit if 0
 	log    *slog.Logger
 	tell   func(step int) // which step runs now, if that has changed since it was last told
@@ -72,9 +72,9 @@ func (b *batch) run(ctx context.Context, s *session) error {
 	sess.Stdin = bytes.NewReader(b.words())
 	stdout, outErr := sess.StdoutPipe()
 	stderr, errErr := sess.StderrPipe()
-	lock := locked
-	if b.beside {
-		lock = beside
+	lock := exclusiveLock
+	if b.shared {
+		lock = sharedLock
 	}
 	mark := rand.Text()
 	argv := lock("bash", "-c", batchScript, "batch", mark, map[bool]string{true: "anyway"}[b.anyway])

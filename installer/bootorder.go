@@ -6,25 +6,25 @@ import (
 	"fmt"
 
 	"provision/hosts"
-	"provision/internal/target"
+	"provision/internal/handover"
 )
 
 // boots is what the machine's firmware boots; nothing where the install does not change it.
-func (f *follower) boots(ctx context.Context, h hosts.Host, s *session) (target.Boots, error) {
+func (f *reconciler) boots(ctx context.Context, h hosts.Host, s *session) (handover.Boots, error) {
 	if h.BootOrder != hosts.OrderDiskFirst {
-		return target.Boots{}, nil
+		return handover.Boots{}, nil
 	}
-	printed, err := s.run(ctx, nil, "sh", "-c", target.ListBoot)
+	printed, err := s.run(ctx, nil, "sh", "-c", handover.ListBoot)
 	if err != nil {
-		return target.Boots{}, err
+		return handover.Boots{}, err
 	}
-	return target.ParseBoots(string(printed))
+	return handover.ParseBoots(string(printed))
 }
 
 // diskFirst puts the new system's entry first in the firmware's order. It says so for the log, behind a comma; where
 // that cannot be done the host is installed all the same, and a note says why. The variable is written as it is:
 // installer images have no efibootmgr.
-func (f *follower) diskFirst(ctx context.Context, h hosts.Host, s *session, before target.Boots) (string, error) {
+func (f *reconciler) diskFirst(ctx context.Context, h hosts.Host, s *session, before handover.Boots) (string, error) {
 	if h.BootOrder != hosts.OrderDiskFirst {
 		return "", nil
 	}
@@ -39,7 +39,7 @@ func (f *follower) diskFirst(ctx context.Context, h hosts.Host, s *session, befo
 	return ", " + words, nil
 }
 
-func (f *follower) orderBoots(ctx context.Context, h hosts.Host, s *session, before target.Boots) (string, error) {
+func (f *reconciler) orderBoots(ctx context.Context, h hosts.Host, s *session, before handover.Boots) (string, error) {
 	now, err := f.boots(ctx, h, s)
 	if err != nil {
 		return "", err
@@ -57,7 +57,7 @@ func (f *follower) orderBoots(ctx context.Context, h hosts.Host, s *session, bef
 		return "", err
 	}
 	if order != "" {
-		if _, err := s.run(ctx, nil, beside("sh", "-c", target.SetBootOrder, "sh", order)...); err != nil {
+		if _, err := s.run(ctx, nil, sharedLock("sh", "-c", handover.SetBootOrder, "sh", order)...); err != nil {
 			return "", fmt.Errorf("write UEFI variable BootOrder: %w", err)
 		}
 	}

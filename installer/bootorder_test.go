@@ -8,12 +8,12 @@ import (
 	"testing"
 
 	"provision/hosts"
-	"provision/internal/target"
+	"provision/internal/handover"
 )
 
 // TestDiskFirst: what is done to the firmware's boot order, and said.
 func TestDiskFirst(t *testing.T) {
-	captured, err := os.ReadFile("../internal/target/testdata/ovmf-installed.txt")
+	captured, err := os.ReadFile("../internal/handover/testdata/ovmf-installed.txt")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +35,7 @@ func TestDiskFirst(t *testing.T) {
 				t.Fatal(err)
 			}
 			h := hosts.Host{Name: "bravo", Choices: hosts.Choices{BootOrder: hosts.OrderDiskFirst}}
-			words, err := new(follower).orderBoots(t.Context(), h, s, target.Boots{})
+			words, err := new(reconciler).orderBoots(t.Context(), h, s, handover.Boots{})
 			if err != nil {
 				words = err.Error()
 			}

@@ -69,12 +69,12 @@ func (c closure) String() string {
 // runs.
 //
 // A boot that nobody has fetched is not one: a forged packet is enough to have it offered.
-func (f *follower) startBuild(ctx context.Context, h hosts.Host, hardware string) {
+func (f *reconciler) startBuild(ctx context.Context, h hosts.Host, hardware string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	old := f.builds[h.Name]
 	boot := h.Boot.Token
-	if h.Boot.Client == "" {
+	if h.Boot.TakenBy == "" {
 		boot = ""
 		if old != nil {
 			boot = old.boot
@@ -112,11 +112,11 @@ func (f *follower) startBuild(ctx context.Context, h hosts.Host, hardware string
 }
 
 // runBuild evaluates and builds, after an earlier build if there was one, and says what came of it.
-func (f *follower) runBuild(ctx context.Context, h hosts.Host, b, old *hostBuild) {
+func (f *reconciler) runBuild(ctx context.Context, h hosts.Host, b, old *hostBuild) {
 	start := f.Now()
-	f.apply(hosts.Event{Kind: hosts.Building, Message: "evaluates the flake"})
+	f.apply(hosts.Event{Kind: hosts.EventBuilding, Message: "evaluates the flake"})
 	b.source = f.queued(b).Source(ctx, h.Flake)
-	event := hosts.Event{Kind: hosts.Built}
+	event := hosts.Event{Kind: hosts.EventBuilt}
 	if f.unchanged(ctx, b, old) {
 		event.Message = "the flake has not changed since " + b.system.path + " was built"
 	} else {
@@ -136,7 +136,7 @@ func (f *follower) runBuild(ctx context.Context, h hosts.Host, b, old *hostBuild
 
 // unchanged takes over what an earlier build for the same permit came to, if it is of the same flake and is still
 // there: a machine that boots is then not waited for by an evaluation, and many at once by none.
-func (f *follower) unchanged(ctx context.Context, b, old *hostBuild) bool {
+func (f *reconciler) unchanged(ctx context.Context, b, old *hostBuild) bool {
 	if old == nil || old.err != nil || !b.permit.Equal(old.permit) {
 		return false
 	}
@@ -175,15 +175,15 @@ func (b *hostBuild) over() bool {
 }
 
 // reportEarly fails a host whose machine has not even asked yet; later, the install itself says that the build failed.
-func (f *follower) reportEarly(ctx context.Context, err error) {
+func (f *reconciler) reportEarly(ctx context.Context, err error) {
 	h, getErr := f.Hosts.Get(f.name)
-	if getErr == nil && h.State == hosts.Ready && ctx.Err() == nil {
+	if getErr == nil && h.State == hosts.StateReady && ctx.Err() == nil {
 		f.fail(hosts.PhaseBuild, err)
 	}
 }
 
 // make evaluates the host's configuration and has built what the install needs of it.
-func (f *follower) make(ctx context.Context, h hosts.Host, b *hostBuild) error {
+func (f *reconciler) make(ctx context.Context, h hosts.Host, b *hostBuild) error {
 	builder := f.queued(b)
 	var builds []string
 	if h.StorePath == "" {
@@ -222,7 +222,7 @@ func (f *follower) make(ctx context.Context, h hosts.Host, b *hostBuild) error {
 }
 
 // makeSystem builds the toplevel, or finds it built, or finds out what the machine is to build.
-func (f *follower) makeSystem(ctx context.Context, builder nix.Builder, h hosts.Host, b *hostBuild) (err error) {
+func (f *reconciler) makeSystem(ctx context.Context, builder nix.Builder, h hosts.Host, b *hostBuild) (err error) {
 	if h.StorePath != "" {
 		b.system, err = f.prebuilt(ctx, h)
 		return err
@@ -240,7 +240,7 @@ func (f *follower) makeSystem(ctx context.Context, builder nix.Builder, h hosts.
 }
 
 // closure builds an attribute of the host's config.system.build.
-func (f *follower) closure(
+func (f *reconciler) closure(
 	ctx context.Context, builder nix.Builder, h hosts.Host, name string, evaluated map[string]nix.Derivation,
 ) (c closure, err error) {
 	what := nix.Attribute{
@@ -259,7 +259,7 @@ func (f *follower) closure(
 }
 
 // measure finds out what belongs to the closure of a path, or of several.
-func (f *follower) measure(ctx context.Context, c *closure, of ...string) (err error) {
+func (f *reconciler) measure(ctx context.Context, c *closure, of ...string) (err error) {
 	c.infos, err = pathInfos(ctx, f.Nix.Settings, of...)
 	if err != nil {
 		return err
@@ -286,7 +286,7 @@ func pathInfos(ctx context.Context, s nix.Settings, of ...string) ([]cache.Path,
 }
 
 // evaluated waits until the host's layout is known and all of it evaluates.
-func (f *follower) evaluated(ctx context.Context) (*hostBuild, error) {
+func (f *reconciler) evaluated(ctx context.Context) (*hostBuild, error) {
 	f.mu.Lock()
 	b := f.builds[f.name]
 	f.mu.Unlock()
@@ -310,7 +310,7 @@ func (f *follower) evaluated(ctx context.Context) (*hostBuild, error) {
 }
 
 // built waits for the host's build, and shows that, if it is not over.
-func (f *follower) built(ctx context.Context, b *hostBuild) error {
+func (f *reconciler) built(ctx context.Context, b *hostBuild) error {
 	if !b.over() {
 		words, _ := b.turn.Load().(string)
 		f.waitsFor(hosts.PhaseBuild, words)
@@ -325,7 +325,7 @@ func (f *follower) built(ctx context.Context, b *hostBuild) error {
 
 // queued is nix for a build, which waits its turn and says so. A machine that is there is waited for by somebody, and
 // goes first.
-func (f *follower) queued(b *hostBuild) nix.Builder {
+func (f *reconciler) queued(b *hostBuild) nix.Builder {
 	builder := f.Nix
 	builder.Evaluates = f.waiter(b, "evaluated")
 	builder.Building = f.waiter(b, "built")
@@ -333,39 +333,39 @@ func (f *follower) queued(b *hostBuild) nix.Builder {
 }
 
 // waiter is a build that waits its turn to be evaluated, or built.
-func (f *follower) waiter(b *hostBuild, what string) nix.Waiter {
+func (f *reconciler) waiter(b *hostBuild, what string) nix.Waiter {
 	return nix.Waiter{
 		Hurry: func() bool {
 			h, err := f.Hosts.Get(f.name)
-			return err == nil && h.State != hosts.Ready
+			return err == nil && h.State != hosts.StateReady
 		},
 		Waits: func(ahead int) {
 			words := "waits for its turn to be " + what
 			if ahead > 0 {
 				words += fmt.Sprintf(", behind %d others", ahead)
 			}
-			f.apply(hosts.Event{Kind: hosts.Queued, Message: words})
+			f.apply(hosts.Event{Kind: hosts.EventQueued, Message: words})
 			b.turn.Store(words)
 			f.noteTurn(words)
 		},
 		Goes: func() {
 			b.turn.Store("")
-			f.apply(hosts.Event{Kind: hosts.Building, Message: "is being " + what})
+			f.apply(hosts.Event{Kind: hosts.EventBuilding, Message: "is being " + what})
 			f.noteTurn("")
 		},
 	}
 }
 
 // noteTurn shows that the build waits its turn, or does not any more, where nothing else goes on.
-func (f *follower) noteTurn(words string) {
+func (f *reconciler) noteTurn(words string) {
 	h, err := f.Hosts.Get(f.name)
 	if err != nil {
 		return
 	}
-	waiting := h.State == hosts.Ready && h.Phase == hosts.PhaseNetboot
-	building := h.State != hosts.Failed && h.Phase == hosts.PhaseBuild
+	waiting := h.State == hosts.StateReady && h.Phase == hosts.PhaseNetboot
+	building := h.State != hosts.StateFailed && h.Phase == hosts.PhaseBuild
 	if waiting || building {
-		f.apply(hosts.Event{Kind: hosts.Advanced, Phase: h.Phase, Progress: &hosts.Progress{Now: words}})
+		f.apply(hosts.Event{Kind: hosts.EventAdvanced, Phase: h.Phase, Progress: &hosts.Progress{Now: words}})
 	}
 }
 

@@ -48,7 +48,7 @@ func TestWaitsForTurn(t *testing.T) {
 	}
 	f.startBuild(t.Context(), h, "")
 	until("it said that it waits", func(h hosts.Host) bool { return strings.Contains(h.Progress.Now, "waits for its turn to be evaluated") })
-	if now, _ := f.Hosts.Get("a"); now.Phase != hosts.PhaseNetboot || now.State != hosts.Ready {
+	if now, _ := f.Hosts.Get("a"); now.Phase != hosts.PhaseNetboot || now.State != hosts.StateReady {
 		t.Errorf("while it waits it is %s, %s", now.State, now.Phase)
 	}
 	leave()
@@ -70,7 +70,7 @@ func TestAtTheDoor(t *testing.T) {
 	if n.Evaluates.Hurry() || n.Building.Hurry() {
 		t.Error("it is in a hurry before its machine asked")
 	}
-	if _, err := f.Hosts.Apply("a", hosts.Event{Kind: hosts.Netboot, Machine: "m", Boot: &hosts.Boot{Token: "t", Expires: f.Now().Add(time.Hour)}}); err != nil {
+	if _, err := f.Hosts.Apply("a", hosts.Event{Kind: hosts.EventNetboot, Machine: "m", Boot: &hosts.Boot{Token: "t", Expires: f.Now().Add(time.Hour)}}); err != nil {
 		t.Fatal(err)
 	}
 	if !n.Evaluates.Hurry() || !n.Building.Hurry() {
@@ -96,7 +96,7 @@ func TestUnchanged(t *testing.T) {
 	n.Roots, n.Evaluations = t.TempDir(), nix.NewQueue(1) // the roots are not in the flake
 	f, h := following(t, n, dir, hosts.Choices{})
 	build := func(token string) *hostBuild {
-		h.Boot.Token, h.Boot.Client = token, "10.0.0.2"
+		h.Boot.Token, h.Boot.TakenBy = token, "10.0.0.2"
 		f.startBuild(t.Context(), h, "")
 		b := f.builds["a"]
 		<-b.done

@@ -110,7 +110,7 @@ func TestCheckBoard(t *testing.T) {
 			t.Fatal(err)
 		}
 		h.Boot.Board = test.asked
-		f := &follower{name: name, Installer: &Installer{Hosts: inv, Images: test.catalog, Now: time.Now, Log: slog.New(slog.DiscardHandler)}}
+		f := &reconciler{name: name, Installer: &Installer{Hosts: inv, Images: test.catalog, Now: time.Now, Log: slog.New(slog.DiscardHandler)}}
 		err = f.checkBoard(h, layout, plan)
 		if (err == nil) != (test.err == "") || err != nil && !strings.Contains(err.Error(), test.err) {
 			t.Errorf("%d: %v", i, err)

@@ -41,7 +41,7 @@ type transfer struct {
 }
 
 // copySystem puts the host's system and all it needs into /mnt.
-func (f *follower) copySystem(ctx context.Context, h hosts.Host, s *session, b *hostBuild, o *offer) error {
+func (f *reconciler) copySystem(ctx context.Context, h hosts.Host, s *session, b *hostBuild, o *offer) error {
 	start := f.Now()
 	if b.drv.Path != "" {
 		return f.buildThere(ctx, h, s, b.drv)
@@ -59,12 +59,17 @@ func (f *follower) copySystem(ctx context.Context, h hosts.Host, s *session, b *
 }
 
 // copied ends the phase that something was copied in.
-func (f *follower) copied(sent hosts.Work, format string, args ...any) {
-	f.apply(hosts.Event{Kind: hosts.Finished, Phase: hosts.PhaseCopy, Message: fmt.Sprintf(format, args...), Work: &sent})
+func (f *reconciler) copied(sent hosts.Work, format string, args ...any) {
+	f.apply(hosts.Event{
+		Kind:    hosts.EventFinished,
+		Phase:   hosts.PhaseCopy,
+		Message: fmt.Sprintf(format, args...),
+		Work:    &sent,
+	})
 }
 
 // again tries a copy several times, and adds up how many bytes of it the machine did not have.
-func (f *follower) again(ctx context.Context, try func() (int64, error)) (sent int64, err error) {
+func (f *reconciler) again(ctx context.Context, try func() (int64, error)) (sent int64, err error) {
 	for n := range copyTries {
 		if n > 0 {
 			f.note("copy, try %d of %d: %v", n+1, copyTries, err)
@@ -87,7 +92,7 @@ func (f *follower) again(ctx context.Context, try func() (int64, error)) (sent i
 // nixCopy is `nix copy` over ssh:// without compression, which is three times
 // faster than with. It uses OpenSSH with the boot's host key pinned, and our
 // key by an agent, so that the key is in no file.
-func (f *follower) nixCopy(ctx context.Context, h hosts.Host, addr string, t transfer) (sent int64, err error) {
+func (f *reconciler) nixCopy(ctx context.Context, h hosts.Host, addr string, t transfer) (sent int64, err error) {
 	known := filepath.Join(f.run, h.Name+".known_hosts")
 	if err := os.WriteFile(known, []byte("installer "+h.Boot.HostKey+"\n"), 0o600); err != nil {
 		return 0, fmt.Errorf("pin the installer's key: %w", err)
@@ -144,7 +149,7 @@ if [ -n "$spoiled" ]; then
 	nix-store --store "$0" --delete --ignore-liveness $spoiled
 fi
 check || rm -rf -- "$0/nix/var/nix/db"`
-	if _, err := s.run(ctx, nil, locked("sh", "-c", script, root)...); err != nil {
+	if _, err := s.run(ctx, nil, exclusiveLock("sh", "-c", script, root)...); err != nil {
 		return fmt.Errorf("check what was copied before the interruption: %w", err)
 	}
 	return nil

@@ -12,7 +12,7 @@ import (
 )
 
 // layout is what makes and closes the host's disks.
-func (f *follower) layout(h hosts.Host, s *session, b *hostBuild) *Disks {
+func (f *reconciler) layout(h hosts.Host, s *session, b *hostBuild) *Disks {
 	o := confirm.Options(h.Choices, b.script.path)
 	return &Disks{
 		Client: s.client, Layout: b.layout, Options: o, Log: f.Log,
@@ -37,7 +37,7 @@ func (f *follower) layout(h hosts.Host, s *session, b *hostBuild) *Disks {
 			return err
 		},
 		Tell: func(done, total int, step disko.Step) {
-			f.apply(hosts.Event{Kind: hosts.Advanced, Phase: hosts.PhaseDisks,
+			f.apply(hosts.Event{Kind: hosts.EventAdvanced, Phase: hosts.PhaseDisks,
 				Progress: &hosts.Progress{Done: int64(done), Total: int64(total), Unit: "steps", Now: stepWords(step)}})
 		},
 	}
@@ -45,20 +45,20 @@ func (f *follower) layout(h hosts.Host, s *session, b *hostBuild) *Disks {
 
 // stepWords says what a step does, for the progress.
 func stepWords(s disko.Step) string {
-	if s.Usual == 0 {
+	if s.Expected == 0 {
 		return s.Name
 	}
-	return fmt.Sprintf("%s (usually %s)", s.Name, s.Usual)
+	return fmt.Sprintf("%s (usually %s)", s.Name, s.Expected)
 }
 
 // burn burns the permit for the plan's disks, or takes it up again for the same, if nothing
 // speaks against that.
-func (f *follower) burn(h hosts.Host, p *disko.Plan) error {
+func (f *reconciler) burn(h hosts.Host, p *disko.Plan) error {
 	if err := f.guard(h, p); err != nil {
 		return err
 	}
 	ev := hosts.Event{
-		Kind:    hosts.Burned,
+		Kind:    hosts.EventBurned,
 		Disks:   confirm.Disks(p, h.Wipe),
 		Takes:   confirm.Of(p, h.Wipe).Disks,
 		Message: "burned the permit for " + diskWords(p),
@@ -79,12 +79,12 @@ func (f *follower) burn(h hosts.Host, p *disko.Plan) error {
 // Burn burns a host's permit for a plan that was made of what its machine has now. It is the
 // last question before anything is changed, and refuses what was not confirmed.
 func (in *Installer) Burn(h hosts.Host, p *disko.Plan) error {
-	return (&follower{Installer: in, name: h.Name}).burn(h, p)
+	return (&reconciler{Installer: in, name: h.Name}).burn(h, p)
 }
 
 // disks burns the permit and makes the layout. What was made before an interruption, by a
 // server that was killed or in an earlier boot, is taken up again.
-func (f *follower) disks(ctx context.Context, h hosts.Host, s *session, d *Disks, b *hostBuild) error {
+func (f *reconciler) disks(ctx context.Context, h hosts.Host, s *session, d *Disks, b *hostBuild) error {
 	if h.Layout == b.digest {
 		err := f.takeUp(ctx, s, d)
 		if err == nil {
@@ -101,7 +101,7 @@ func (f *follower) disks(ctx context.Context, h hosts.Host, s *session, d *Disks
 	if err != nil {
 		return err
 	}
-	f.apply(hosts.Event{Kind: hosts.Finished, Phase: hosts.PhaseDisks, Layout: b.digest,
+	f.apply(hosts.Event{Kind: hosts.EventFinished, Phase: hosts.PhaseDisks, Layout: b.digest,
 		Message: fmt.Sprintf("%s in %s", stepCount(steps), elapsed(f.Now(), start))})
 	return nil
 }
@@ -114,9 +114,9 @@ func stepCount(n int) string {
 }
 
 // takeUp mounts disks that were made.
-func (f *follower) takeUp(ctx context.Context, s *session, d *Disks) error {
+func (f *reconciler) takeUp(ctx context.Context, s *session, d *Disks) error {
 	made := *d
-	made.Options.Way = disko.Mount
+	made.Options.Mode = disko.Mount
 	steps, err := made.Make(ctx)
 	d.plan, d.verified = made.plan, made.verified
 	if err == nil && steps > 0 { // they were not mounted: the machine was off
@@ -127,7 +127,7 @@ func (f *follower) takeUp(ctx context.Context, s *session, d *Disks) error {
 
 // closeAfter closes the disks after a failure or a cancel. Where the connection broke or the
 // server stops, the install goes on later with what is open.
-func (f *follower) closeAfter(ctx context.Context, d *Disks, err error) {
+func (f *reconciler) closeAfter(ctx context.Context, d *Disks, err error) {
 	cause := context.Cause(ctx)
 	switch {
 	case err == nil, errors.Is(err, errLost), cause != nil && !errors.Is(cause, errUnwanted):

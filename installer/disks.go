@@ -81,7 +81,7 @@ func (d *Disks) make(ctx context.Context) (steps int, err error) {
 		if !d.plan.Unfinished() {
 			return steps, nil
 		}
-		next, err := d.newPlan(ctx, d.Options, d.plan.Look)
+		next, err := d.newPlan(ctx, d.Options, d.plan.Paths)
 		if err != nil {
 			return steps, err
 		}
@@ -102,8 +102,8 @@ func (d *Disks) verify(ctx context.Context) error {
 		}
 	}
 	o := d.Options
-	o.Way = disko.Mount
-	var look disko.Look
+	o.Mode = disko.Mount
+	var look disko.ProbePaths
 	for range maxRounds {
 		plan, err := d.newPlan(ctx, o, look)
 		switch {
@@ -111,11 +111,11 @@ func (d *Disks) verify(ctx context.Context) error {
 			return fmt.Errorf("all steps ran, and the disks are not as the layout says: %w", err)
 		case len(plan.Steps) > 0:
 			return fmt.Errorf("all steps ran, and the disks are not as the layout says; still to do: %s", stepNames(plan.Steps))
-		case len(plan.Look) == 0:
+		case len(plan.Paths) == 0:
 			d.verified = true
 			return nil
 		}
-		look = plan.Look
+		look = plan.Paths
 	}
 	return fmt.Errorf("all steps ran, and the plan for reading the disks back does not end after %d rounds", maxRounds)
 }
@@ -167,7 +167,7 @@ func (d *Disks) Close(ctx context.Context) error {
 func (d *Disks) session() *session { return &session{client: d.Client} }
 
 // newPlan plans for the machine as it is now.
-func (d *Disks) newPlan(ctx context.Context, o disko.Options, look disko.Look) (_ *disko.Plan, err error) {
+func (d *Disks) newPlan(ctx context.Context, o disko.Options, look disko.ProbePaths) (_ *disko.Plan, err error) {
 	facts := d.facts
 	d.facts = nil
 	if facts == nil || look != nil {
@@ -181,10 +181,10 @@ func (d *Disks) newPlan(ctx context.Context, o disko.Options, look disko.Look) (
 	return disko.NewPlan(d.Layout, facts, o)
 }
 
-func (d *Disks) probe(ctx context.Context, look disko.Look) (*disko.Facts, error) {
-	lock := locked
+func (d *Disks) probe(ctx context.Context, look disko.ProbePaths) (*disko.Facts, error) {
+	lock := exclusiveLock
 	if d.filled {
-		lock = beside
+		lock = sharedLock
 	}
 	raw, err := readFacts(ctx, d.session(), commandLimit, lock(disko.Probe(look)...))
 	if err != nil {

@@ -81,7 +81,7 @@ func TestReadBack(t *testing.T) {
 	if _, err := d.Make(t.Context()); err == nil || !strings.HasPrefix(err.Error(), "read back the partition table of /dev/vdb: ") {
 		t.Errorf("%v", err)
 	}
-	d.Options.Way = disko.Mount
+	d.Options.Mode = disko.Mount
 	if _, err := d.Make(t.Context()); err == nil || !strings.Contains(err.Error(), "/dev/vdb is empty, and the layout has gpt there") {
 		t.Errorf("%v", err)
 	}

@@ -19,7 +19,7 @@ import (
 
 // facts asks the machine what it is: disks, firmware, memory, network cards,
 // one of which must be the host's. It waits at most limit for what changes the machine.
-func (f *follower) facts(ctx context.Context, h hosts.Host, s *session, limit time.Duration) (*disko.Facts, error) {
+func (f *reconciler) facts(ctx context.Context, h hosts.Host, s *session, limit time.Duration) (*disko.Facts, error) {
 	var facts *disko.Facts
 	var words, macs []string
 	asked, within := errgroup.WithContext(ctx)
@@ -52,8 +52,8 @@ func (f *follower) facts(ctx context.Context, h hosts.Host, s *session, limit ti
 
 // readDisks asks for the disks as they are now, and keeps the answer for plans
 // that are made while the machine is off.
-func (f *follower) readDisks(ctx context.Context, s *session, limit time.Duration) (*disko.Facts, error) {
-	raw, err := readFacts(ctx, s, limit, locked(disko.Probe(nil)...))
+func (f *reconciler) readDisks(ctx context.Context, s *session, limit time.Duration) (*disko.Facts, error) {
+	raw, err := readFacts(ctx, s, limit, exclusiveLock(disko.Probe(nil)...))
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +75,7 @@ func readFacts(ctx context.Context, s *session, limit time.Duration, probe []str
 
 // knownCard makes sure that the machine is the host's. The one that fetched the boot by firmware is, for it has the
 // boot's key; its kernel may use another network card, of which the operator is told.
-func (f *follower) knownCard(h hosts.Host, s *session, macs []string) error {
+func (f *reconciler) knownCard(h hosts.Host, s *session, macs []string) error {
 	if slices.ContainsFunc(h.MACs, func(m string) bool { return slices.Contains(macs, m) }) {
 		return nil
 	}
@@ -140,8 +140,8 @@ func addresses(h hosts.Host) []string {
 	if h.Address != "" {
 		found = append(found, h.Address)
 	}
-	if h.Boot.Client != "" && !slices.Contains(found, h.Boot.Client) {
-		found = append(found, h.Boot.Client)
+	if h.Boot.TakenBy != "" && !slices.Contains(found, h.Boot.TakenBy) {
+		found = append(found, h.Boot.TakenBy)
 	}
 	for addr, mac := range neighbours() {
 		if slices.Contains(h.MACs, mac) && !slices.Contains(found, addr) {
@@ -153,7 +153,7 @@ func addresses(h hosts.Host) []string {
 
 // newcomers are where machines that are not enrolled went since the boot was fetched: with another network card than
 // its firmware's, the host's may be one of them. The newest are first.
-func (f *follower) newcomers(h hosts.Host) (found []string) {
+func (f *reconciler) newcomers(h hosts.Host) (found []string) {
 	const most = 4 // each that does not answer is waited for
 	if h.Boot.SSH || h.Boot.Used.IsZero() {
 		return nil

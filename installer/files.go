@@ -20,7 +20,7 @@ import (
 // files copies the extra files over /mnt and gives the host its secrets and its
 // SSH key. All come before nixos-install, since activation may need them to
 // decrypt secrets.
-func (f *follower) files(ctx context.Context, h hosts.Host, s *session, b *hostBuild) error {
+func (f *reconciler) files(ctx context.Context, h hosts.Host, s *session, b *hostBuild) error {
 	what := "the host's SSH key"
 	if dir := h.ExtraFiles; dir != "" {
 		if err := sendTree(ctx, s, newRoot, dir); err != nil {
@@ -66,7 +66,7 @@ func sendTree(ctx context.Context, s *session, root, dir string) error {
 		w.CloseWithError(err)
 		done <- err
 	}()
-	_, err := s.run(ctx, r, beside("tar", "-C", root, "-xpf", "-", "--same-owner", "--numeric-owner", "--no-overwrite-dir")...)
+	_, err := s.run(ctx, r, sharedLock("tar", "-C", root, "-xpf", "-", "--same-owner", "--numeric-owner", "--no-overwrite-dir")...)
 	r.Close()
 	if packed := <-done; packed != nil && !errors.Is(packed, io.ErrClosedPipe) {
 		return packed

@@ -40,7 +40,7 @@ func TestDiskKeysComeAndGo(t *testing.T) {
 	inv := inventory(t, dir)
 	path := filepath.Join(dir, "keys/disk.key")
 	plan := luksPlan(t, path)
-	f, s := &follower{Installer: &Installer{Hosts: inv}}, connect(t)
+	f, s := &reconciler{Installer: &Installer{Hosts: inv}}, connect(t)
 	disks := func(h hosts.Host) *Disks {
 		d := f.layout(h, s, &hostBuild{})
 		d.plan = plan

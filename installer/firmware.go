@@ -23,7 +23,7 @@ import (
 
 // checkBoard stops an install before anything is changed, if the host's board would not start
 // from the disks.
-func (f *follower) checkBoard(h hosts.Host, l *disko.Layout, p *disko.Plan) error {
+func (f *reconciler) checkBoard(h hosts.Host, l *disko.Layout, p *disko.Plan) error {
 	b, err := boards.Parse(h.Board)
 	if err != nil { // it was not recognised
 		return nil
@@ -46,7 +46,7 @@ func (f *follower) checkBoard(h hosts.Host, l *disko.Layout, p *disko.Plan) erro
 }
 
 // checkFirmware makes sure that the board's firmware has room in its partition.
-func (f *follower) checkFirmware(l *disko.Layout, p *disko.Plan, b boards.Board) error {
+func (f *reconciler) checkFirmware(l *disko.Layout, p *disko.Plan, b boards.Board) error {
 	fw, ok := bootable.FirmwarePartition(l, b)
 	if b.Firmware == "" || !ok {
 		return nil
@@ -84,7 +84,7 @@ func firmwareRoom(files map[string]images.File) int64 {
 
 // putFirmware puts what the host's board loads first into its firmware partition, unless the
 // host's own activation did. It says so for the log, behind a comma; empty: the board needs none.
-func (f *follower) putFirmware(ctx context.Context, h hosts.Host, s *session, l *disko.Layout) (string, error) {
+func (f *reconciler) putFirmware(ctx context.Context, h hosts.Host, s *session, l *disko.Layout) (string, error) {
 	b, err := boards.Parse(h.Board)
 	if err != nil || b.Firmware == "" {
 		return "", nil

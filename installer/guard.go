@@ -13,7 +13,7 @@ import (
 
 // guard stops an install before anything is changed, if something speaks against taking the
 // plan's disks and the operator did not name them.
-func (f *follower) guard(h hosts.Host, p *disko.Plan) error {
+func (f *reconciler) guard(h hosts.Host, p *disko.Plan) error {
 	for _, word := range h.Wipe {
 		if why := p.Unnamed(word); why != "" {
 			f.note("--wipe %s has no effect: %s", word, why)
@@ -38,7 +38,7 @@ func (f *follower) guard(h hosts.Host, p *disko.Plan) error {
 
 // rehearse ends a dry run: all is done that comes before the first change. A blank machine
 // stays in its installer, from which an install can go on.
-func (f *follower) rehearse(ctx context.Context, h hosts.Host, s *session, d *Disks) error {
+func (f *reconciler) rehearse(ctx context.Context, h hosts.Host, s *session, d *Disks) error {
 	p, err := d.newPlan(ctx, d.Options, nil)
 	if err != nil {
 		return err
@@ -60,7 +60,7 @@ func (f *follower) rehearse(ctx context.Context, h hosts.Host, s *session, d *Di
 			return err
 		}
 	}
-	if _, err = f.Hosts.Apply(f.name, hosts.Event{Kind: hosts.Rehearsal, Message: rehearsalWords(p)}); err != nil {
+	if _, err = f.Hosts.Apply(f.name, hosts.Event{Kind: hosts.EventRehearsed, Message: rehearsalWords(p)}); err != nil {
 		return err
 	}
 	f.giveBack(ctx, s) // a host that was installed before starts its own system again

@@ -19,7 +19,7 @@ const hardwareLimit = 5 * time.Minute
 
 // hardware has the live installer look at its machine and puts what it says into the flake,
 // if the host was enrolled so. It returns a digest of that.
-func (f *follower) hardware(ctx context.Context, h hosts.Host, s *session) (digest string, err error) {
+func (f *reconciler) hardware(ctx context.Context, h hosts.Host, s *session) (digest string, err error) {
 	hw := h.Hardware
 	if hw.Tool == "" {
 		return "", nil

@@ -48,7 +48,7 @@ func git(t *testing.T, dir string, args ...string) string {
 }
 
 // following is company for a new host a of an inventory of its own.
-func following(t *testing.T, n nix.Builder, flake string, o hosts.Choices) (*follower, hosts.Host) {
+func following(t *testing.T, n nix.Builder, flake string, o hosts.Choices) (*reconciler, hosts.Host) {
 	t.Helper()
 	dir := t.TempDir()
 	inv := inventory(t, dir)
@@ -58,7 +58,7 @@ func following(t *testing.T, n nix.Builder, flake string, o hosts.Choices) (*fol
 	}
 	in := &Installer{Hosts: inv, Nix: n, Now: time.Now, Log: slog.New(slog.DiscardHandler), builds: make(map[string]*hostBuild)}
 	t.Cleanup(in.building.Wait)
-	return &follower{Installer: in, name: "a"}, h
+	return &reconciler{Installer: in, name: "a"}, h
 }
 
 // TestHardware: a git flake gets placeholders, staged, then what the tools tell, and only then
@@ -89,7 +89,7 @@ func TestHardware(t *testing.T) {
 	}
 
 	f, h := following(t, n, dir, hosts.Choices{Hardware: module})
-	f.step(t.Context(), h)
+	f.reconcile(t.Context(), h)
 	if len(f.builds) > 0 {
 		t.Fatal("a build was started before the machine was looked at")
 	}

@@ -70,9 +70,9 @@ func (in *Installer) Run(ctx context.Context) (err error) {
 	defer os.RemoveAll(in.run)
 	in.builds = make(map[string]*hostBuild)
 
-	var followers sync.WaitGroup
+	var reconcilers sync.WaitGroup
 	defer in.building.Wait()
-	defer followers.Wait()
+	defer reconcilers.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	agentDone, err := in.serveAgent(ctx)
@@ -92,7 +92,7 @@ func (in *Installer) Run(ctx context.Context) (err error) {
 		if !running {
 			ch = make(chan struct{}, 1)
 			wake[name] = ch
-			followers.Go(func() { in.follow(ctx, name, ch) })
+			reconcilers.Go(func() { in.reconcileHost(ctx, name, ch) })
 		}
 		select {
 		case ch <- struct{}{}:
@@ -113,9 +113,9 @@ func (in *Installer) Run(ctx context.Context) (err error) {
 	return nil
 }
 
-// follow does for one host what its state asks for, again and again.
-func (in *Installer) follow(ctx context.Context, name string, wake <-chan struct{}) {
-	f := &follower{Installer: in, name: name, wake: wake}
+// reconcileHost does for one host what its state asks for, again and again.
+func (in *Installer) reconcileHost(ctx context.Context, name string, wake <-chan struct{}) {
+	f := &reconciler{Installer: in, name: name, wake: wake}
 	for ctx.Err() == nil {
 		h, err := in.Hosts.Get(name)
 		switch {
@@ -124,7 +124,7 @@ func (in *Installer) follow(ctx context.Context, name string, wake <-chan struct
 		case err != nil:
 			in.Log.Error("read a host", "host", name, "err", err)
 		}
-		wait := f.step(ctx, h)
+		wait := f.reconcile(ctx, h)
 		select {
 		case <-ctx.Done():
 		case <-wake:
@@ -134,7 +134,7 @@ func (in *Installer) follow(ctx context.Context, name string, wake <-chan struct
 }
 
 // release ends the build of a host that was forgotten and lets the garbage collector have it.
-func (f *follower) release() {
+func (f *reconciler) release() {
 	f.mu.Lock()
 	b := f.builds[f.name]
 	delete(f.builds, f.name)
@@ -148,19 +148,19 @@ func (f *follower) release() {
 	}
 }
 
-// follower is one host's company.
-type follower struct {
+// reconciler is one host's company.
+type reconciler struct {
 	*Installer
 	name    string
 	wake    <-chan struct{}
 	outlook outlook
 }
 
-// step does one thing for the host and returns when to look again if nothing
+// reconcile does one thing for the host and returns when to look again if nothing
 // changes before.
-func (f *follower) step(ctx context.Context, h hosts.Host) <-chan time.Time {
+func (f *reconciler) reconcile(ctx context.Context, h hosts.Host) <-chan time.Time {
 	switch h.State {
-	case hosts.Ready, hosts.Booting, hosts.Live, hosts.Installing:
+	case hosts.StateReady, hosts.StateBooting, hosts.StateLive, hosts.StateInstalling:
 		if !h.Permit.Live(f.Now()) {
 			f.fail(h.Phase, errors.New("the permit expired, or was used for too many boots: enroll the host again"))
 			return nil
@@ -168,15 +168,15 @@ func (f *follower) step(ctx context.Context, h hosts.Host) <-chan time.Time {
 		if h.Hardware.Tool == "" { // else the machine is looked at first
 			f.startBuild(ctx, h, "")
 		}
-		if h.Boot.Token == "" && !h.Summons() { // pxe wakes us, or the permit's end
+		if h.Boot.Token == "" && !h.MustBeBroughtUp() { // pxe wakes us, or the permit's end
 			return time.After(h.Permit.Expires.Sub(f.Now()))
 		}
 		var s *session
 		if fetched(h, f.Now()) {
 			s = f.contact(ctx, h)
 		}
-		if s == nil && h.Summons() {
-			f.summon(ctx, h)
+		if s == nil && h.MustBeBroughtUp() {
+			f.bootInstaller(ctx, h)
 			return time.After(contactEvery)
 		}
 		if s == nil {
@@ -184,7 +184,7 @@ func (f *follower) step(ctx context.Context, h hosts.Host) <-chan time.Time {
 		}
 		f.work(ctx, h, s)
 		return time.After(contactEvery)
-	case hosts.Installed:
+	case hosts.StateInstalled:
 		// A reinstall was cancelled while its machine was on the way to the installer.
 		if used := h.Boot.Used; !used.IsZero() && h.Permit.Burned.IsZero() && f.Now().Sub(used) < f.LiveWithin {
 			for _, addr := range addresses(h) {
@@ -192,13 +192,13 @@ func (f *follower) step(ctx context.Context, h hosts.Host) <-chan time.Time {
 			}
 			return time.After(10 * verifyEvery)
 		}
-	case hosts.Rebooting:
+	case hosts.StateRebooting:
 		if f.verify(ctx, h) {
 			return nil
 		}
 		return time.After(verifyEvery)
-	case hosts.Failed:
-		if !h.Lost.IsZero() && h.Losses <= maxLosses && h.Permit.Live(f.Now()) {
+	case hosts.StateFailed:
+		if !h.Lost.IsZero() && h.Disconnects <= maxLosses && h.Permit.Live(f.Now()) {
 			// It was away for too long; it may still come back as it was.
 			if s := f.contact(ctx, h); s != nil {
 				f.work(ctx, h, s)
@@ -226,7 +226,7 @@ const (
 
 // contact tries the installer of the host's boot at every address that the
 // machine may have. The right machine is the one that has the key.
-func (f *follower) contact(ctx context.Context, h hosts.Host) *session {
+func (f *reconciler) contact(ctx context.Context, h hosts.Host) *session {
 	if f.Now().Sub(h.Lost) < lostPause {
 		return nil
 	}
@@ -241,7 +241,7 @@ func (f *follower) contact(ctx context.Context, h hosts.Host) *session {
 			f.Log.Debug("no contact", "host", h.Name, "addr", addr, "err", err)
 			continue
 		}
-		_, err = f.Hosts.Apply(h.Name, hosts.Event{Kind: hosts.Contacted, Address: addr, Boot: &h.Boot,
+		_, err = f.Hosts.Apply(h.Name, hosts.Event{Kind: hosts.EventContacted, Address: addr, Boot: &h.Boot,
 			Message: "the installer answers at " + addr + " with this boot's key"})
 		if err != nil { // a new boot or a cancel came first
 			f.Log.Info("contact not wanted any more", "host", h.Name, "err", err)
@@ -258,19 +258,19 @@ func (f *follower) contact(ctx context.Context, h hosts.Host) *session {
 }
 
 // overdue fails a host whose installer does not answer in time.
-func (f *follower) overdue(h hosts.Host) <-chan time.Time {
-	if h.Contact { // left over from a server that was killed
-		f.apply(hosts.Event{Kind: hosts.Lost, Message: "the installer does not answer any more"})
+func (f *reconciler) overdue(h hosts.Host) <-chan time.Time {
+	if h.Connected { // left over from a server that was killed
+		f.apply(hosts.Event{Kind: hosts.EventLost, Message: "the installer does not answer any more"})
 		return time.After(0)
 	}
 	since := h.Boot.Started
 	if h.Lost.After(since) {
 		since = h.Lost
 	}
-	if h.State == hosts.Ready || f.Now().Sub(since) < f.LiveWithin {
+	if h.State == hosts.StateReady || f.Now().Sub(since) < f.LiveWithin {
 		return time.After(contactEvery)
 	}
-	if h.State == hosts.Live || h.State == hosts.Installing {
+	if h.State == hosts.StateLive || h.State == hosts.StateInstalling {
 		f.fail(h.Phase, fmt.Errorf("the installer at %s stopped answering and did not come back within %s; "+
 			"netboot the machine again and the install goes on under the same permit", h.Address, f.LiveWithin))
 		return nil
@@ -288,11 +288,11 @@ func (f *follower) overdue(h hosts.Host) <-chan time.Time {
 // initrd whole, or it has begun so long ago that we may have been killed
 // between the last byte and the note of it.
 func fetched(h hosts.Host, now time.Time) bool {
-	return !h.Boot.Used.IsZero() || h.Boot.Client != "" && now.Sub(h.Boot.Taken) > time.Minute
+	return !h.Boot.Used.IsZero() || h.Boot.TakenBy != "" && now.Sub(h.Boot.Taken) > time.Minute
 }
 
 // work runs the story over a session, and says how it ended.
-func (f *follower) work(ctx context.Context, h hosts.Host, s *session) {
+func (f *reconciler) work(ctx context.Context, h hosts.Host, s *session) {
 	server := ctx // a build goes on when the session breaks
 	ctx, cancel := context.WithCancelCause(ctx)
 	var watching sync.WaitGroup
@@ -313,9 +313,9 @@ func (f *follower) work(ctx context.Context, h hosts.Host, s *session) {
 	switch {
 	case err == nil, errors.Is(cause, errUnwanted):
 	case errors.Is(err, errLost) || errors.Is(cause, errLost):
-		f.apply(hosts.Event{Kind: hosts.Lost, Phase: phase, Message: fmt.Sprintf("lost the installer during %s: %v; it goes on when the machine is back", phase, err)})
-		if now, getErr := f.Hosts.Get(f.name); getErr == nil && now.Losses > maxLosses {
-			f.fail(phase, fmt.Errorf("the installer was lost %d times in one boot; the last time: %w", now.Losses, err))
+		f.apply(hosts.Event{Kind: hosts.EventLost, Phase: phase, Message: fmt.Sprintf("lost the installer during %s: %v; it goes on when the machine is back", phase, err)})
+		if now, getErr := f.Hosts.Get(f.name); getErr == nil && now.Disconnects > maxLosses {
+			f.fail(phase, fmt.Errorf("the installer was lost %d times in one boot; the last time: %w", now.Disconnects, err))
 		}
 	case cause != nil: // the server stops
 	default:
@@ -327,7 +327,7 @@ func (f *follower) work(ctx context.Context, h hosts.Host, s *session) {
 var errUnwanted = errors.New("not wanted any more")
 
 // untilUnwanted ends the work when the host's boot or permit does.
-func (f *follower) untilUnwanted(ctx context.Context, h hosts.Host, cancel context.CancelCauseFunc) {
+func (f *reconciler) untilUnwanted(ctx context.Context, h hosts.Host, cancel context.CancelCauseFunc) {
 	for {
 		select {
 		case <-ctx.Done():
@@ -336,7 +336,7 @@ func (f *follower) untilUnwanted(ctx context.Context, h hosts.Host, cancel conte
 		}
 		now, err := f.Hosts.Get(h.Name)
 		gone := errors.Is(err, hosts.ErrNotFound)
-		cancelled := err == nil && (now.State == hosts.Failed || now.State == hosts.Installed)
+		cancelled := err == nil && (now.State == hosts.StateFailed || now.State == hosts.StateInstalled)
 		if gone || cancelled || (err == nil && (now.Boot.Token != h.Boot.Token ||
 			!now.Permit.Issued.Equal(h.Permit.Issued))) {
 			cancel(errUnwanted)
@@ -346,9 +346,9 @@ func (f *follower) untilUnwanted(ctx context.Context, h hosts.Host, cancel conte
 }
 
 // giveBack restarts a machine whose reinstall ended before its disks were touched.
-func (f *follower) giveBack(ctx context.Context, s *session) {
+func (f *reconciler) giveBack(ctx context.Context, s *session) {
 	h, err := f.Hosts.Get(f.name)
-	if err != nil || !h.Intact() {
+	if err != nil || !h.HasInstalled() {
 		return
 	}
 	if err := restart(ctx, s); err != nil {
@@ -358,7 +358,7 @@ func (f *follower) giveBack(ctx context.Context, s *session) {
 	f.note("its disks were not touched; restarting into what is installed there")
 }
 
-func (f *follower) apply(ev hosts.Event) {
+func (f *reconciler) apply(ev hosts.Event) {
 	_, err := f.Hosts.Apply(f.name, ev)
 	switch {
 	case err == nil:
@@ -369,10 +369,10 @@ func (f *follower) apply(ev hosts.Event) {
 	}
 }
 
-func (f *follower) note(format string, args ...any) {
-	f.apply(hosts.Event{Kind: hosts.Noted, Message: fmt.Sprintf(format, args...)})
+func (f *reconciler) note(format string, args ...any) {
+	f.apply(hosts.Event{Kind: hosts.EventNote, Message: fmt.Sprintf(format, args...)})
 }
 
-func (f *follower) fail(phase hosts.Phase, err error) {
-	f.apply(hosts.Event{Kind: hosts.Broke, Phase: phase, Message: err.Error()})
+func (f *reconciler) fail(phase hosts.Phase, err error) {
+	f.apply(hosts.Event{Kind: hosts.EventFailed, Phase: phase, Message: err.Error()})
 }

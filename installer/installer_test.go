@@ -8,11 +8,11 @@ import (
 )
 
 func TestAddresses(t *testing.T) {
-	h := hosts.Host{Address: "10.0.0.9", Boot: hosts.Boot{Client: "10.0.0.9"}, MACs: []string{"52:54:00:00:00:01"}}
+	h := hosts.Host{Address: "10.0.0.9", Boot: hosts.Boot{TakenBy: "10.0.0.9"}, MACs: []string{"52:54:00:00:00:01"}}
 	if got := addresses(h); len(got) != 1 || got[0] != "10.0.0.9" {
 		t.Error(got)
 	}
-	h.Boot.Client = "10.0.0.8"
+	h.Boot.TakenBy = "10.0.0.8"
 	if got := addresses(h); len(got) != 2 || got[0] != "10.0.0.9" {
 		t.Error(got)
 	}
@@ -31,9 +31,9 @@ func TestFetched(t *testing.T) {
 		want bool
 	}{
 		{"offered", hosts.Boot{Token: "t"}, false},
-		{"begun", hosts.Boot{Client: "10.0.0.9", Taken: now.Add(-10 * time.Second)}, false},
-		{"whole", hosts.Boot{Client: "10.0.0.9", Taken: now.Add(-10 * time.Second), Used: now}, true},
-		{"begun long ago", hosts.Boot{Client: "10.0.0.9", Taken: now.Add(-2 * time.Minute)}, true},
+		{"begun", hosts.Boot{TakenBy: "10.0.0.9", Taken: now.Add(-10 * time.Second)}, false},
+		{"whole", hosts.Boot{TakenBy: "10.0.0.9", Taken: now.Add(-10 * time.Second), Used: now}, true},
+		{"begun long ago", hosts.Boot{TakenBy: "10.0.0.9", Taken: now.Add(-2 * time.Minute)}, true},
 	} {
 		if got := fetched(hosts.Host{Boot: tt.boot}, now); got != tt.want {
 			t.Errorf("%s: %v", tt.name, got)

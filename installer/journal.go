@@ -18,7 +18,7 @@ const journal = `{ journalctl --boot --no-pager --lines=2000 2>/dev/null || dmes
 
 // keepJournal keeps what the installer says when an install fails: the machine may be switched off by the time that
 // somebody looks.
-func (f *follower) keepJournal(ctx context.Context, h hosts.Host, s *session) {
+func (f *reconciler) keepJournal(ctx context.Context, h hosts.Host, s *session) {
 	out, err := s.runWithin(ctx, journalLimit, nil, nil, "sh", "-c", journal, strconv.Itoa(hosts.MaxJournal))
 	if err != nil || len(out) == 0 {
 		f.Log.Debug("read the installer's journal", "host", h.Name, "err", err)
@@ -37,7 +37,7 @@ func (f *follower) keepJournal(ctx context.Context, h hosts.Host, s *session) {
 
 // withoutSecrets leaves out what is in the host's secrets, should a program have told it. Shorter lines than that are
 // words that a journal has anyway.
-func (f *follower) withoutSecrets(h hosts.Host, text string) (string, error) {
+func (f *reconciler) withoutSecrets(h hosts.Host, text string) (string, error) {
 	const shortest = 6
 	names := []string{hosts.SecretHostKey, hosts.SecretBootKey}
 	for _, path := range h.DiskKeys {

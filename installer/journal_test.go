@@ -22,7 +22,7 @@ func TestKeepJournal(t *testing.T) {
 	if _, err := inv.Journal("bravo"); !errors.Is(err, hosts.ErrNotFound) {
 		t.Errorf("before anything failed: %v", err)
 	}
-	f := &follower{name: "bravo", Installer: &Installer{Hosts: inv, Log: slog.New(slog.DiscardHandler), Now: time.Now}}
+	f := &reconciler{name: "bravo", Installer: &Installer{Hosts: inv, Log: slog.New(slog.DiscardHandler), Now: time.Now}}
 	pretend(t, map[string]string{
 		"journalctl": "echo no journal >&2; exit 1",
 		"dmesg":      `printf 'first\n'; head -c 100000 /dev/zero | tr '\0' '\n'; printf 'opened with "correct horse"\n\033[31mlast box\n'`,
@@ -44,12 +44,12 @@ func TestKeepJournal(t *testing.T) {
 func TestOvertaken(t *testing.T) {
 	var log bytes.Buffer
 	inv := inventory(t, t.TempDir())
-	f := &follower{name: "bravo", Installer: &Installer{Hosts: inv, Log: slog.New(slog.NewTextHandler(&log, nil)), Now: time.Now}}
-	f.apply(hosts.Event{Kind: hosts.Proved, Message: "of a host that is forgotten"})
+	f := &reconciler{name: "bravo", Installer: &Installer{Hosts: inv, Log: slog.New(slog.NewTextHandler(&log, nil)), Now: time.Now}}
+	f.apply(hosts.Event{Kind: hosts.EventProved, Message: "of a host that is forgotten"})
 	if _, err := inv.Enroll(hosts.Host{Name: "bravo", MACs: []string{theMAC}}, time.Hour, nil); err != nil {
 		t.Fatal(err)
 	}
-	f.apply(hosts.Event{Kind: hosts.Lost, Message: "of one that is not installed any more"})
+	f.apply(hosts.Event{Kind: hosts.EventLost, Message: "of one that is not installed any more"})
 	if strings.Count(log.String(), "event not wanted any more") != 2 || strings.Contains(log.String(), "ERROR") {
 		t.Errorf("the log says:\n%s", &log)
 	}

@@ -52,7 +52,7 @@ func TestNoise(t *testing.T) {
 	if out, err := s.run(ctx, nil, "mine"); string(out) != "mine\n" || err == nil || strings.Contains(err.Error(), "welcome") {
 		t.Errorf("of a command that fails: %q, %v", out, err)
 	}
-	raw, err := readFacts(ctx, s, commandLimit, locked(disko.Probe(nil)...))
+	raw, err := readFacts(ctx, s, commandLimit, exclusiveLock(disko.Probe(nil)...))
 	if err != nil || !strings.Contains(string(raw), "/dev/vdb") {
 		t.Errorf("disks: %s, %v", raw, err)
 	}
@@ -113,14 +113,14 @@ func TestLookUnanswered(t *testing.T) {
 		"umount":  "exit 0",
 	})
 	d := &Disks{Client: connect(t).client}
-	facts, err := d.probe(t.Context(), disko.Look{"/dev/vdb": {"home"}})
+	facts, err := d.probe(t.Context(), disko.ProbePaths{"/dev/vdb": {"home"}})
 	if err != nil || facts.Inside["/dev/vdb"]["home"] != "" {
 		t.Errorf("%v, %v", facts, err)
 	}
-	if err := (disko.Look{"/dev/vdb": {"home"}}).Answered(facts); err != nil {
+	if err := (disko.ProbePaths{"/dev/vdb": {"home"}}).Answered(facts); err != nil {
 		t.Errorf("an answer that nothing is there: %v", err)
 	}
-	if err := (disko.Look{"/dev/vdc": {"home"}}).Answered(facts); err == nil || !strings.Contains(err.Error(), "/dev/vdc") {
+	if err := (disko.ProbePaths{"/dev/vdc": {"home"}}).Answered(facts); err == nil || !strings.Contains(err.Error(), "/dev/vdc") {
 		t.Errorf("no answer: %v", err)
 	}
 }

@@ -29,7 +29,7 @@ type offer struct {
 }
 
 // offer opens it, for the machine at the other end of the session.
-func (f *follower) offer(s *session, c closure) (*offer, error) {
+func (f *reconciler) offer(s *session, c closure) (*offer, error) {
 	local, ok := s.client.LocalAddr().(*net.TCPAddr)
 	client, err := netip.ParseAddr(s.addr)
 	if !ok || err != nil {
@@ -62,7 +62,7 @@ func faster(link float64, serverCores, machines, machineCores int, hashes float6
 
 // compress has the network to the machine measured, and what is offered compressed if that helps. If the machine cannot
 // tell, it is not.
-func (f *follower) compress(ctx context.Context, s *session, o *offer) {
+func (f *reconciler) compress(ctx context.Context, s *session, o *offer) {
 	const script = `read -r path && exec 3<>"/dev/tcp/$0/$1" && printf 'GET %s HTTP/1.0\r\n\r\n' "$path" >&3 || exit
 read -r _ <&3 || exit
 begun=${EPOCHREALTIME//[.,]/}
@@ -92,7 +92,7 @@ echo "$bytes" $((fetched - begun)) "$(nproc)" $((${EPOCHREALTIME//[.,]/} - fetch
 
 // shareEarly offers the host's system, if that is built, while the disks are made, and has the machine ask already for
 // all that nix wants to know before it fetches the first path. done ends this.
-func (f *follower) shareEarly(ctx context.Context, h hosts.Host, s *session, b *hostBuild) (_ *offer, done func()) {
+func (f *reconciler) shareEarly(ctx context.Context, h hosts.Host, s *session, b *hostBuild) (_ *offer, done func()) {
 	if f.Cache == nil || h.CopyOver == hosts.CopySSH || !b.over() || b.err != nil || b.drv.Path != "" {
 		return nil, func() {}
 	}
@@ -118,7 +118,7 @@ func (f *follower) shareEarly(ctx context.Context, h hosts.Host, s *session, b *
 // pull has the machine fetch a closure out of our binary cache, past SSH: over HTTP, for as long as this
 // takes, and believing only what is signed with a key that it is told here. It returns how many bytes the machine did
 // not have.
-func (f *follower) pull(ctx context.Context, h hosts.Host, s *session, t transfer) (sent int64, err error) {
+func (f *reconciler) pull(ctx context.Context, h hosts.Host, s *session, t transfer) (sent int64, err error) {
 	o := t.offer
 	if o == nil {
 		if o, err = f.offer(s, t.closure); err != nil {
@@ -134,7 +134,7 @@ func (f *follower) pull(ctx context.Context, h hosts.Host, s *session, t transfe
 	}
 	argv := cache.Fetch(o.url, o.PublicKey, to, h.TargetSubstitutes, t.path)
 	// What the machine runs outlives a session that ends; its id is kept, to end it.
-	argv = beside(append([]string{"sh", "-c", `"$@" & echo $! >"$0"; wait $!`, pullFile}, argv...)...)
+	argv = sharedLock(append([]string{"sh", "-c", `"$@" & echo $! >"$0"; wait $!`, pullFile}, argv...)...)
 	sent, err = f.watchCopy(ctx, t, &pullProgress{
 		share:  o.Share,
 		before: before,
@@ -205,7 +205,7 @@ type closureCopy interface {
 
 // watchCopy runs nix, tells how far it is, and ends it when nothing moves. It returns how many bytes the
 // machine did not have.
-func (f *follower) watchCopy(ctx context.Context, t transfer, p closureCopy,
+func (f *reconciler) watchCopy(ctx context.Context, t transfer, p closureCopy,
 	run func(ctx context.Context, line func(string)) error) (int64, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -249,7 +249,7 @@ func (f *follower) watchCopy(ctx context.Context, t transfer, p closureCopy,
 
 // copies is how the closure goes to the machine: as the host's options say. It returns what the machine did not have,
 // and how that went in the end.
-func (f *follower) copies(ctx context.Context, h hosts.Host, s *session, t transfer) (hosts.Work, error) {
+func (f *reconciler) copies(ctx context.Context, h hosts.Host, s *session, t transfer) (hosts.Work, error) {
 	w := hosts.Work{Over: string(hosts.CopyHTTP)}
 	want := cmp.Or(h.CopyOver, hosts.CopyAuto)
 	if f.Cache != nil && want != hosts.CopySSH && t.what == nil {

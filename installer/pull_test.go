@@ -63,12 +63,12 @@ curl -sf "$2/nix-cache-info" >` + dir + `/info
 }
 
 // fetches is an install whose machine is this computer, and is to fetch from srv.
-func fetches(t *testing.T, c *cache.Cache, srv *httptest.Server) (*follower, *session) {
+func fetches(t *testing.T, c *cache.Cache, srv *httptest.Server) (*reconciler, *session) {
 	t.Helper()
 	s := connect(t)
 	s.addr = "127.0.0.1"
 	port := netip.MustParseAddrPort(srv.Listener.Addr().String()).Port()
-	return &follower{Installer: &Installer{Hosts: inventory(t, t.TempDir()), Cache: c, CachePort: int(port), Now: time.Now, Log: slog.New(slog.DiscardHandler)}}, s
+	return &reconciler{Installer: &Installer{Hosts: inventory(t, t.TempDir()), Cache: c, CachePort: int(port), Now: time.Now, Log: slog.New(slog.DiscardHandler)}}, s
 }
 
 // TestNearer: only --substituters-on-target fetches from the machine's own caches, and believes their keys.

@@ -40,7 +40,7 @@ func TestPostKexecPort(t *testing.T) {
 	key := newSigner(t)
 	x := takeOver(t, hosts.ViaKexec, key, key, true, "case $1 in kexec-load) cat >/dev/null; esac")
 	x.host.Permit.Take.PostKexecPort = 2299
-	if _, err := x.come(t.Context(), x.host); err != nil {
+	if _, err := x.bringUp(t.Context(), x.host); err != nil {
 		t.Fatal(err)
 	}
 	if h, err := x.Hosts.Get("bravo"); err != nil || h.Boot.Port != 2299 {

@@ -24,7 +24,7 @@ max=/proc/sys/dev/raid/speed_limit_max
 test -w "$max" || exit 0
 test -e "$0" || { cat "$max" >"$0.part" && mv -- "$0.part" "$0"; }
 cat /proc/sys/dev/raid/speed_limit_min >"$max"`
-	if _, err := d.session().run(ctx, nil, locked("sh", "-c", script, resyncFile)...); err != nil {
+	if _, err := d.session().run(ctx, nil, exclusiveLock("sh", "-c", script, resyncFile)...); err != nil {
 		return fmt.Errorf("hold the sync of RAIDs back: %w", err)
 	}
 	return nil
@@ -42,7 +42,7 @@ func (d *Disks) restoreResync(ctx context.Context) error {
 	}
 	const script = `test -e "$0" || exit 0
 cat -- "$0" >/proc/sys/dev/raid/speed_limit_max && rm -f -- "$0"`
-	if _, err := d.session().run(ctx, nil, locked("sh", "-c", script, resyncFile)...); err != nil {
+	if _, err := d.session().run(ctx, nil, exclusiveLock("sh", "-c", script, resyncFile)...); err != nil {
 		return fmt.Errorf("let RAIDs be synced as before: %w", err)
 	}
 	return nil

@@ -38,14 +38,14 @@ cat >"$target.part"
 chown 0:0 -- "$target.part"
 chmod "$3" -- "$target.part"
 mv -fT -- "$target.part" "$target"`
-	if _, err := s.run(ctx, data, beside("sh", "-c", script, "sh", root, path, mode)...); err != nil {
+	if _, err := s.run(ctx, data, sharedLock("sh", "-c", script, "sh", root, path, mode)...); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return nil
 }
 
 // deliverSecrets writes the host's secret files, where the running system will find them.
-func (f *follower) deliverSecrets(ctx context.Context, h hosts.Host, s *session, b *hostBuild) error {
+func (f *reconciler) deliverSecrets(ctx context.Context, h hosts.Host, s *session, b *hostBuild) error {
 	for _, file := range h.Secrets {
 		content, err := f.Hosts.Secret(h.Name, hosts.SecretContent(file.Path))
 		if err == nil {
@@ -92,7 +92,7 @@ func chown(ctx context.Context, s *session, root string, c hosts.Chown) error {
 	echo "$2: is not on the new system; neither its layout nor --extra-files nor --secret makes it"; exit 1; }
 chown -R -P --no-dereference -- "$3" "$target"`
 	owner := fmt.Sprintf("%d:%d", c.UID, c.GID)
-	if _, err := s.run(ctx, nil, beside("sh", "-c", script, "sh", root, c.Path, owner)...); err != nil {
+	if _, err := s.run(ctx, nil, sharedLock("sh", "-c", script, "sh", root, c.Path, owner)...); err != nil {
 		return fmt.Errorf("--chown %s=%s: %w", c.Path, owner, err)
 	}
 	return nil

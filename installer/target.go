@@ -21,7 +21,7 @@ const buildFile = "/run/provision.build"
 
 // builtThere decides where the host's system is built: it is the derivation if that is on the machine, and zero if it
 // is here.
-func (f *follower) builtThere(ctx context.Context, h hosts.Host, c nix.Config) (drv nix.Derivation, err error) {
+func (f *reconciler) builtThere(ctx context.Context, h hosts.Host, c nix.Config) (drv nix.Derivation, err error) {
 	switch h.BuildOn {
 	case hosts.BuildServer:
 		return drv, nil
@@ -47,7 +47,7 @@ func (f *follower) builtThere(ctx context.Context, h hosts.Host, c nix.Config) (
 
 // buildThere copies what the system is built from into /mnt, with what we have of it, and has the machine build it
 // there.
-func (f *follower) buildThere(ctx context.Context, h hosts.Host, s *session, drv nix.Derivation) error {
+func (f *reconciler) buildThere(ctx context.Context, h hosts.Host, s *session, drv nix.Derivation) error {
 	start := f.Now()
 	sent, err := f.sendInputs(ctx, h, s, drv)
 	if err != nil {
@@ -68,7 +68,7 @@ func (f *follower) buildThere(ctx context.Context, h hosts.Host, s *session, drv
 }
 
 // sendInputs copies a derivation with all that it refers to, and the outputs that we have of its inputs.
-func (f *follower) sendInputs(
+func (f *reconciler) sendInputs(
 	ctx context.Context, h hosts.Host, s *session, drv nix.Derivation,
 ) (sent hosts.Work, err error) {
 	inputs, err := f.Nix.Inputs(ctx, drv.Path)
@@ -109,9 +109,9 @@ echo $! >"$2"
 wait $!
 rm -rf -- "$work" "$2"`
 	limit := strconv.Itoa(int(buildLimit.Seconds())) // sshd lets it go on when we are away
-	out, err := s.runWithin(ctx, buildLimit, nil, line, beside("sh", "-c", script, root, drv.Path, buildFile, limit)...)
+	out, err := s.runWithin(ctx, buildLimit, nil, line, sharedLock("sh", "-c", script, root, drv.Path, buildFile, limit)...)
 	cause := context.Cause(ctx)
-	if errors.Is(cause, errUnwanted) || errors.Is(cause, errBeside) { // closing the disks waits for its lock
+	if errors.Is(cause, errUnwanted) || errors.Is(cause, errConcurrent) { // closing the disks waits for its lock
 		_, killErr := s.run(context.WithoutCancel(ctx), nil, "sh", "-c", `kill "$(cat "$0")"`, buildFile)
 		err = errors.Join(err, killErr)
 	}
@@ -125,7 +125,7 @@ rm -rf -- "$work" "$2"`
 }
 
 // prebuilt is the system that was built beforehand, kept from the garbage collector.
-func (f *follower) prebuilt(ctx context.Context, h hosts.Host) (c closure, err error) {
+func (f *reconciler) prebuilt(ctx context.Context, h hosts.Host) (c closure, err error) {
 	c.path = h.StorePath
 	if err := f.Nix.Keep(ctx, h.Name, c.path); err != nil {
 		return c, err

@@ -134,7 +134,7 @@ func TestPrebuilt(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.Roots = filepath.Join(t.TempDir(), "roots")
-	f := &follower{name: "a", Installer: &Installer{Nix: n}}
+	f := &reconciler{name: "a", Installer: &Installer{Nix: n}}
 	c, err := f.prebuilt(t.Context(), hosts.Host{Name: "a", Choices: hosts.Choices{StorePath: built}})
 	if err != nil || c.path != built || c.size == 0 || len(c.paths) != 1 {
 		t.Errorf("%+v, %v", c, err)

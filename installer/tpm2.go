@@ -37,7 +37,7 @@ systemd-cryptenroll --tpm2-device=list && systemd-cryptenroll --help`
 }
 
 // checkTPM2 stops an install, before anything is changed, whose containers the TPM cannot be made to open.
-func (f *follower) checkTPM2(ctx context.Context, h hosts.Host, s *session, p *disko.Plan) error {
+func (f *reconciler) checkTPM2(ctx context.Context, h hosts.Host, s *session, p *disko.Plan) error {
 	if h.TPM2 == "" {
 		return nil
 	}
@@ -61,7 +61,7 @@ func (f *follower) checkTPM2(ctx context.Context, h hosts.Host, s *session, p *d
 }
 
 // checkKey refuses a key that cannot be given to systemd-cryptenroll.
-func (f *follower) checkKey(h hosts.Host, c disko.Container, binary bool) error {
+func (f *reconciler) checkKey(h hosts.Host, c disko.Container, binary bool) error {
 	if binary || !c.Binary || strings.HasPrefix(c.KeyFile, "/dev/") { // what is on a device is not known
 		return nil
 	}
@@ -78,7 +78,7 @@ func (f *follower) checkKey(h hosts.Host, c disko.Container, binary bool) error 
 
 // enrollTPM2 makes the TPM open the new system's containers, and says so for people. Their
 // passphrases stay.
-func (f *follower) enrollTPM2(ctx context.Context, h hosts.Host, s *session, p *disko.Plan) (string, error) {
+func (f *reconciler) enrollTPM2(ctx context.Context, h hosts.Host, s *session, p *disko.Plan) (string, error) {
 	if h.TPM2 == "" {
 		return "", nil
 	}

@@ -168,7 +168,7 @@ func TestTPM2Checks(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			f := &follower{Installer: &Installer{Hosts: inv, Log: slog.New(slog.DiscardHandler)}, name: "bravo"}
+			f := &reconciler{Installer: &Installer{Hosts: inv, Log: slog.New(slog.DiscardHandler)}, name: "bravo"}
 			s := connect(t)
 			if err = f.checkTPM2(t.Context(), h, s, plan); (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 				t.Errorf("%v", err)
@@ -184,10 +184,10 @@ func TestTPM2Checks(t *testing.T) {
 			}
 			noted := ""
 			for _, ev := range events {
-				if ev.Kind == hosts.Burned {
+				if ev.Kind == hosts.EventBurned {
 					t.Error("the permit is burned")
 				}
-				if ev.Kind == hosts.Noted {
+				if ev.Kind == hosts.EventNote {
 					noted += ev.Message
 				}
 			}

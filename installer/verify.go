@@ -38,7 +38,7 @@ type outlook struct {
 }
 
 // since starts a clock that does not run, and reports whether it runs for so long.
-func (f *follower) since(clock *time.Time, limit time.Duration) bool {
+func (f *reconciler) since(clock *time.Time, limit time.Duration) bool {
 	if clock.IsZero() {
 		*clock = f.Now()
 	}
@@ -47,7 +47,7 @@ func (f *follower) since(clock *time.Time, limit time.Duration) bool {
 
 // verify asks whether the host came up from its own disk: it must answer with the key that was made for it. Where it
 // lets us in, it must also run the system that we built. True: there is nothing more to ask.
-func (f *follower) verify(ctx context.Context, h hosts.Host) bool {
+func (f *reconciler) verify(ctx context.Context, h hosts.Host) bool {
 	if !f.outlook.restarted.Equal(h.Permit.Spent) {
 		f.outlook = outlook{restarted: h.Permit.Spent}
 	}
@@ -77,7 +77,7 @@ func (f *follower) verify(ctx context.Context, h hosts.Host) bool {
 	f.waits(h, best)
 	away := f.since(&f.outlook.away, awayFor)
 	if proof := lesserProof(h, best, away); proof != "" {
-		f.apply(hosts.Event{Kind: hosts.Proved, Message: proof})
+		f.apply(hosts.Event{Kind: hosts.EventProved, Message: proof})
 		return true
 	}
 	f.giveUp(h)
@@ -96,7 +96,7 @@ func portsOf(h hosts.Host) []int {
 }
 
 // accept takes an answer with the host's key for its proof, if what it runs is as it should be.
-func (f *follower) accept(h hosts.Host, a sshAnswer) bool {
+func (f *reconciler) accept(h hosts.Host, a sshAnswer) bool {
 	proof := fmt.Sprintf("%s answers at %s with its own SSH key", h.Name, a.at())
 	switch {
 	case a.system == h.System && a.system != "":
@@ -104,10 +104,10 @@ func (f *follower) accept(h hosts.Host, a sshAnswer) bool {
 	case a.system != "":
 		late := f.since(&f.outlook.other, otherFor)
 		wrong := fmt.Errorf("%s runs %s, not %s", h.Name, a.system, h.System)
-		if late && h.State == hosts.Rebooting {
+		if late && h.State == hosts.StateRebooting {
 			f.fail(hosts.PhaseReboot, fmt.Errorf("%w, %s after it was first asked: look at its boot loader's choice. "+
 				"It counts as installed as soon as it runs what was installed", wrong, otherFor))
-		} else if h.State == hosts.Rebooting {
+		} else if h.State == hosts.StateRebooting {
 			f.note("%v; it is asked again", wrong)
 		}
 		return false
@@ -118,14 +118,14 @@ func (f *follower) accept(h hosts.Host, a sshAnswer) bool {
 		proof += fmt.Sprintf("; %v, so the system it runs was not compared", a.why)
 	}
 	if a.addr != h.Address {
-		f.apply(hosts.Event{Kind: hosts.Moved, Address: a.addr, Message: "has address " + a.addr})
+		f.apply(hosts.Event{Kind: hosts.EventAddress, Address: a.addr, Message: "has address " + a.addr})
 	}
-	f.apply(hosts.Event{Kind: hosts.Proved, Port: a.port, Message: proof})
+	f.apply(hosts.Event{Kind: hosts.EventProved, Port: a.port, Message: proof})
 	return true
 }
 
 // waits tells where stage 1 waits for a passphrase, and when it does not any more.
-func (f *follower) waits(h hosts.Host, a sshAnswer) {
+func (f *reconciler) waits(h hosts.Host, a sshAnswer) {
 	switch {
 	case a.who == inStage1 || a.who == unclear && a.port == h.Expected.Stage1.Port:
 		f.outlook.opened = time.Time{}
@@ -137,10 +137,10 @@ func (f *follower) waits(h hosts.Host, a sshAnswer) {
 			words = fmt.Sprintf("answers at %s with its own SSH key, and may be its stage 1 that waits for its passphrase, which has that key, too: %v, "+
 				"so this server cannot tell", a.at(), a.why)
 		}
-		f.apply(hosts.Event{Kind: hosts.Waiting, Address: a.at(), Message: words})
+		f.apply(hosts.Event{Kind: hosts.EventWaits, Address: a.at(), Message: words})
 	case h.Restart.Waits != "" && f.since(&f.outlook.opened, openedFor):
 		f.outlook.opened = time.Time{}
-		f.apply(hosts.Event{Kind: hosts.Waiting, Message: "does not wait at " + h.Restart.Waits + " any more"})
+		f.apply(hosts.Event{Kind: hosts.EventWaits, Message: "does not wait at " + h.Restart.Waits + " any more"})
 	}
 }
 
@@ -162,13 +162,13 @@ func lesserProof(h hosts.Host, a sshAnswer, away bool) string {
 }
 
 // giveUp fails a host that does not show itself in time, or that its machine does not start.
-func (f *follower) giveUp(h hosts.Host) {
+func (f *reconciler) giveUp(h hosts.Host) {
 	since := h.Since
 	if h.Restart.Waited.After(since) {
 		since = h.Restart.Waited
 	}
 	switch {
-	case h.State != hosts.Rebooting:
+	case h.State != hosts.StateRebooting:
 	case h.Restart.Returns >= maxReturns:
 		f.fail(hosts.PhaseReboot, fmt.Errorf("%s came back to the network %d times since it was told to start from its disk: %s. "+
 			"It counts as installed as soon as it answers", h.Name, h.Restart.Returns, hosts.LookAt))
@@ -180,7 +180,7 @@ func (f *follower) giveUp(h hosts.Host) {
 
 // restartInstaller reboots an installer that still runs because the server was
 // killed between the event and the command.
-func (f *follower) restartInstaller(ctx context.Context, h hosts.Host, addr string) {
+func (f *reconciler) restartInstaller(ctx context.Context, h hosts.Host, addr string) {
 	s, _, _, err := dial(ctx, addr, h.Boot.Port, h.Boot.HostKey, f.signer)
 	if err != nil {
 		return

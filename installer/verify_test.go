@@ -24,7 +24,7 @@ const (
 
 // restarted is a host whose machine was told to start from its disk.
 type restarted struct {
-	*follower
+	*reconciler
 	t        *testing.T
 	clock    time.Time
 	addr     string
@@ -55,12 +55,12 @@ func newRestarted(t *testing.T, e hosts.Expected, o hosts.Choices) *restarted {
 	h, err = inv.BeginBoot("bravo", hosts.Boot{HostKey: strings.TrimSpace(authorizedKey(r.installs)), Expires: r.clock.Add(time.Hour)}, "")
 	r.must(err)
 	boot := h.Boot
-	for _, ev := range []hosts.Event{{Kind: hosts.Built, System: built, Expected: &e}, {Kind: hosts.Contacted, Boot: &boot, Address: r.addr},
-		{Kind: hosts.Burned, Disks: []hosts.Disk{{Device: "/dev/vda"}}}, {Kind: hosts.Rebooted}} {
+	for _, ev := range []hosts.Event{{Kind: hosts.EventBuilt, System: built, Expected: &e}, {Kind: hosts.EventContacted, Boot: &boot, Address: r.addr},
+		{Kind: hosts.EventBurned, Disks: []hosts.Disk{{Device: "/dev/vda"}}}, {Kind: hosts.EventRebooted}} {
 		_, err := inv.Apply("bravo", ev)
 		r.must(err)
 	}
-	r.follower = &follower{name: "bravo", Installer: &Installer{Hosts: inv, Now: func() time.Time { return r.clock }, Log: slog.New(slog.DiscardHandler), signer: newSigner(t)}}
+	r.reconciler = &reconciler{name: "bravo", Installer: &Installer{Hosts: inv, Now: func() time.Time { return r.clock }, Log: slog.New(slog.DiscardHandler), signer: newSigner(t)}}
 	return r
 }
 
@@ -89,7 +89,7 @@ func (r *restarted) look(after time.Duration) hosts.Host {
 	r.clock = r.clock.Add(after)
 	h, err := r.Hosts.Get("bravo")
 	r.must(err)
-	r.step(r.t.Context(), h)
+	r.reconcile(r.t.Context(), h)
 	h, err = r.Hosts.Get("bravo")
 	r.must(err)
 	return h
@@ -98,8 +98,8 @@ func (r *restarted) look(after time.Duration) hosts.Host {
 // is complains of a host that is not as it should be.
 func (r *restarted) is(h hosts.Host, state hosts.State, waits, proof string) {
 	r.t.Helper()
-	if h.State != state || h.Restart.Waits != waits || !strings.Contains(h.Standing.Proof, proof) || (proof == "") != (h.Standing.Proof == "") {
-		r.t.Errorf("it is %s (%s), waits at %q, proof %q; want %s, %q, %q", h.State, h.Error, h.Restart.Waits, h.Standing.Proof, state, waits, proof)
+	if h.State != state || h.Restart.Waits != waits || !strings.Contains(h.Installed.Proof, proof) || (proof == "") != (h.Installed.Proof == "") {
+		r.t.Errorf("it is %s (%s), waits at %q, proof %q; want %s, %q, %q", h.State, h.Error, h.Restart.Waits, h.Installed.Proof, state, waits, proof)
 	}
 }
 
@@ -139,12 +139,12 @@ func TestOtherPort(t *testing.T) {
 		r := newRestarted(t, expected, o)
 		r.system(built)
 		r.serves(22, true, newSigner(t)) // of another program
-		if r.is(r.look(0), hosts.Rebooting, "", ""); len(r.told(hosts.Noted)) > 0 {
-			t.Errorf("%s: %s", name, r.told(hosts.Noted))
+		if r.is(r.look(0), hosts.StateRebooting, "", ""); len(r.told(hosts.EventNote)) > 0 {
+			t.Errorf("%s: %s", name, r.told(hosts.EventNote))
 		}
 		r.serves(2222, true, r.own)
 		h := r.look(time.Second)
-		r.is(h, hosts.Installed, "", "answers at "+r.addr+" port 2222 with its own SSH key and runs "+built)
+		r.is(h, hosts.StateInstalled, "", "answers at "+r.addr+" port 2222 with its own SSH key and runs "+built)
 		again, err := r.Hosts.Reinstall(h, time.Hour, nil, false)
 		if err != nil || again.Permit.Take == nil || again.Permit.Take.Port != 2222 {
 			t.Errorf("%s: it is to be taken over by %+v, %v", name, again.Permit.Take, err)
@@ -157,22 +157,22 @@ func TestStage1WithOwnKey(t *testing.T) {
 	r := newRestarted(t, hosts.Expected{Ports: []int{22}, Stage1: hosts.Stage1{Network: true, Port: 22, OwnKey: true}}, hosts.Choices{})
 	stop := r.serves(22, true, r.own)
 	r.system("/run/current-system") // as readlink -f says it of a link that is not there
-	r.is(r.look(0), hosts.Rebooting, r.addr, "")
-	r.follower = &follower{name: "bravo", Installer: r.Installer} // the server starts anew
-	r.is(r.look(5*time.Hour), hosts.Rebooting, r.addr, "")
-	if told := r.told(hosts.Waiting); len(told) != 1 || told[0] != "waits for its passphrase at "+r.addr {
+	r.is(r.look(0), hosts.StateRebooting, r.addr, "")
+	r.reconciler = &reconciler{name: "bravo", Installer: r.Installer} // the server starts anew
+	r.is(r.look(5*time.Hour), hosts.StateRebooting, r.addr, "")
+	if told := r.told(hosts.EventWaits); len(told) != 1 || told[0] != "waits for its passphrase at "+r.addr {
 		t.Errorf("told %q", told)
 	}
 	stop()
 	r.look(time.Second)
-	r.is(r.look(time.Minute), hosts.Rebooting, "", "") // it was unlocked
-	r.is(r.look(RebootWithin-time.Minute), hosts.Rebooting, "", "")
-	if h := r.look(2 * time.Minute); h.State != hosts.Failed {
+	r.is(r.look(time.Minute), hosts.StateRebooting, "", "") // it was unlocked
+	r.is(r.look(RebootWithin-time.Minute), hosts.StateRebooting, "", "")
+	if h := r.look(2 * time.Minute); h.State != hosts.StateFailed {
 		t.Errorf("an hour after it was unlocked it is %s", h.State)
 	}
 	r.serves(22, true, r.own)
 	r.system(built)
-	r.is(r.look(time.Minute), hosts.Installed, "", "runs "+built)
+	r.is(r.look(time.Minute), hosts.StateInstalled, "", "runs "+built)
 }
 
 // TestStage1WithoutLogin: where neither lets this server in, a key that only the system has tells, or that it asked for
@@ -181,22 +181,22 @@ func TestStage1WithoutLogin(t *testing.T) {
 	stage1 := hosts.Stage1{Network: true, Port: 22, OwnKey: true, SystemKey: ssh.KeyAlgoRSA}
 	r := newRestarted(t, hosts.Expected{Stage1: stage1}, hosts.Choices{})
 	stop := r.serves(22, false, r.own)
-	r.is(r.look(0), hosts.Rebooting, r.addr, "")
+	r.is(r.look(0), hosts.StateRebooting, r.addr, "")
 	stop()
 	r.serves(22, false, r.own, newRSA(t))
-	r.is(r.look(time.Minute), hosts.Installed, "", "it lets this server not log in, so the system it runs was not compared")
+	r.is(r.look(time.Minute), hosts.StateInstalled, "", "it lets this server not log in, so the system it runs was not compared")
 
 	stage1.SystemKey = ""
 	r = newRestarted(t, hosts.Expected{Stage1: stage1}, hosts.Choices{})
 	r.serves(22, false, r.own)
-	r.is(r.look(0), hosts.Rebooting, r.addr, "")
-	r.is(r.look(5*time.Hour), hosts.Rebooting, r.addr, "")
-	if told := r.told(hosts.Waiting); len(told) != 1 || !strings.Contains(told[0], "may be its stage 1") {
+	r.is(r.look(0), hosts.StateRebooting, r.addr, "")
+	r.is(r.look(5*time.Hour), hosts.StateRebooting, r.addr, "")
+	if told := r.told(hosts.EventWaits); len(told) != 1 || !strings.Contains(told[0], "may be its stage 1") {
 		t.Errorf("told %q", told)
 	}
-	_, err := r.Hosts.Apply("bravo", hosts.Event{Kind: hosts.Sighted, Message: "it asked"})
+	_, err := r.Hosts.Apply("bravo", hosts.Event{Kind: hosts.EventSeen, Message: "it asked"})
 	r.must(err)
-	r.is(r.look(time.Minute), hosts.Installed, "", "with its own SSH key")
+	r.is(r.look(time.Minute), hosts.StateInstalled, "", "with its own SSH key")
 }
 
 // TestStage1Apart: sshd in stage 1 with a key or a port of its own, and one that no configuration tells of.
@@ -205,18 +205,18 @@ func TestStage1Apart(t *testing.T) {
 		r := newRestarted(t, hosts.Expected{Ports: []int{22}, Stage1: hosts.Stage1{Network: true, Port: port}}, hosts.Choices{})
 		stop := r.serves(port, true, newSigner(t))
 		h := r.look(0)
-		if r.is(h, hosts.Rebooting, sshAnswer{addr: r.addr, port: port}.at(), ""); len(r.told(hosts.Noted)) > 0 {
-			t.Errorf("%s: %s", name, r.told(hosts.Noted))
+		if r.is(h, hosts.StateRebooting, sshAnswer{addr: r.addr, port: port}.at(), ""); len(r.told(hosts.EventNote)) > 0 {
+			t.Errorf("%s: %s", name, r.told(hosts.EventNote))
 		}
 		stop()
 		r.serves(22, false, r.own)
-		r.is(r.look(time.Minute), hosts.Installed, "", "with its own SSH key")
+		r.is(r.look(time.Minute), hosts.StateInstalled, "", "with its own SSH key")
 	}
 	r := newRestarted(t, hosts.Expected{Ports: []int{22}}, hosts.Choices{})
 	r.serves(22, true, r.own)
 	r.system("/run/current-system")
-	r.is(r.look(0), hosts.Rebooting, "", "")
-	r.is(r.look(10*time.Minute), hosts.Rebooting, "", "")
+	r.is(r.look(0), hosts.StateRebooting, "", "")
+	r.is(r.look(10*time.Minute), hosts.StateRebooting, "", "")
 }
 
 // TestOtherSystem: a host that runs another system is asked again before it has failed, and after.
@@ -224,13 +224,13 @@ func TestOtherSystem(t *testing.T) {
 	r := newRestarted(t, hosts.Expected{}, hosts.Choices{})
 	r.serves(22, true, r.own)
 	r.system(another)
-	r.is(r.look(0), hosts.Rebooting, "", "")
-	r.is(r.look(otherFor-time.Second), hosts.Rebooting, "", "")
-	if h := r.look(time.Second); h.State != hosts.Failed || !strings.Contains(h.Error, "runs "+another+", not "+built) {
+	r.is(r.look(0), hosts.StateRebooting, "", "")
+	r.is(r.look(otherFor-time.Second), hosts.StateRebooting, "", "")
+	if h := r.look(time.Second); h.State != hosts.StateFailed || !strings.Contains(h.Error, "runs "+another+", not "+built) {
 		t.Errorf("%s: %s", h.State, h.Error)
 	}
 	r.system(built)
-	r.is(r.look(time.Minute), hosts.Installed, "", "runs "+built)
+	r.is(r.look(time.Minute), hosts.StateInstalled, "", "runs "+built)
 }
 
 // TestMute: a host that lets us in and cannot say what it runs has proved itself by its key, after a while.
@@ -238,8 +238,8 @@ func TestMute(t *testing.T) {
 	r := newRestarted(t, hosts.Expected{}, hosts.Choices{})
 	pretend(t, map[string]string{"sh": "echo nope; exit 1"})
 	r.serves(22, true, r.own)
-	r.is(r.look(0), hosts.Rebooting, "", "")
-	r.is(r.look(muteFor), hosts.Installed, "", "it does not say what it runs")
+	r.is(r.look(0), hosts.StateRebooting, "", "")
+	r.is(r.look(muteFor), hosts.StateInstalled, "", "it does not say what it runs")
 }
 
 // TestLoginBreaksOff: a host that breaks off the login, as a busy one may, has not refused it, and is asked again. One
@@ -262,8 +262,8 @@ func TestLoginBreaksOff(t *testing.T) {
 			go ssh.NewServerConn(c, config)
 		}
 	}()
-	r.is(r.look(0), hosts.Rebooting, "", "")
-	r.is(r.look(muteFor), hosts.Installed, "", "its login breaks off")
+	r.is(r.look(0), hosts.StateRebooting, "", "")
+	r.is(r.look(muteFor), hosts.StateInstalled, "", "its login breaks off")
 }
 
 // TestNoisyRoot: what root's start-up files print is not the system that runs.
@@ -272,7 +272,7 @@ func TestNoisyRoot(t *testing.T) {
 	noisy(t, nil)
 	r.serves(22, true, r.own)
 	r.system(built)
-	r.is(r.look(0), hosts.Installed, "", "runs "+built)
+	r.is(r.look(0), hosts.StateInstalled, "", "runs "+built)
 }
 
 // TestProofNone: the machine must have left the installer, and that is all.
@@ -280,13 +280,13 @@ func TestProofNone(t *testing.T) {
 	r := newRestarted(t, hosts.Expected{Ports: []int{2222}}, hosts.Choices{Proof: hosts.ProofNone})
 	stop := r.serves(22, true, r.installs)
 	r.look(0)
-	r.is(r.look(time.Minute), hosts.Rebooting, "", "")
+	r.is(r.look(time.Minute), hosts.StateRebooting, "", "")
 	if _, err := os.Stat(filepath.Join(filepath.Dir(r.runs), "rebooted")); err != nil {
 		t.Errorf("the installer was not restarted: %v", err)
 	}
 	stop()
-	r.is(r.look(time.Second), hosts.Rebooting, "", "")
-	r.is(r.look(awayFor), hosts.Installed, "", "nothing was proved")
+	r.is(r.look(time.Second), hosts.StateRebooting, "", "")
+	r.is(r.look(awayFor), hosts.StateInstalled, "", "nothing was proved")
 }
 
 // TestProofSeen: a sighting, or any SSH server on the machine that is neither its installer's nor its stage 1's.
@@ -294,24 +294,24 @@ func TestProofSeen(t *testing.T) {
 	expected := hosts.Expected{Ports: []int{22}, Stage1: hosts.Stage1{Network: true, Port: 2222}}
 	r := newRestarted(t, expected, hosts.Choices{Proof: hosts.ProofSeen})
 	r.look(0)
-	r.is(r.look(awayFor), hosts.Rebooting, "", "")
-	_, err := r.Hosts.Apply("bravo", hosts.Event{Kind: hosts.Sighted, Message: "it asked for an address"})
+	r.is(r.look(awayFor), hosts.StateRebooting, "", "")
+	_, err := r.Hosts.Apply("bravo", hosts.Event{Kind: hosts.EventSeen, Message: "it asked for an address"})
 	r.must(err)
-	r.is(r.look(time.Second), hosts.Installed, "", "seen: it asked for an address")
+	r.is(r.look(time.Second), hosts.StateInstalled, "", "seen: it asked for an address")
 
 	r = newRestarted(t, expected, hosts.Choices{Proof: hosts.ProofSeen})
 	stop := r.serves(2222, true, newSigner(t))
 	r.look(0)
-	r.is(r.look(time.Minute), hosts.Rebooting, r.addr+" port 2222", "")
+	r.is(r.look(time.Minute), hosts.StateRebooting, r.addr+" port 2222", "")
 	stop()
 	r.serves(22, true, newRSA(t)) // it has no key of the host's type
-	r.is(r.look(time.Minute), hosts.Installed, "", "seen: an SSH server answers at "+r.addr)
+	r.is(r.look(time.Minute), hosts.StateInstalled, "", "seen: an SSH server answers at "+r.addr)
 
 	r = newRestarted(t, expected, hosts.Choices{})
 	r.serves(22, true, newRSA(t))
 	r.look(0)
-	r.is(r.look(time.Minute), hosts.Rebooting, "", "")
-	if told := r.told(hosts.Noted); len(told) != 1 || !strings.Contains(told[0], "not believed") {
+	r.is(r.look(time.Minute), hosts.StateRebooting, "", "")
+	if told := r.told(hosts.EventNote); len(told) != 1 || !strings.Contains(told[0], "not believed") {
 		t.Errorf("told %q", told)
 	}
 }
@@ -321,11 +321,11 @@ func TestComesBack(t *testing.T) {
 	r := newRestarted(t, hosts.Expected{}, hosts.Choices{Proof: hosts.ProofNone})
 	r.look(0)
 	for n := 2; n <= maxReturns; n++ {
-		_, err := r.Hosts.Apply("bravo", hosts.Event{Kind: hosts.Returned, Count: n})
+		_, err := r.Hosts.Apply("bravo", hosts.Event{Kind: hosts.EventReturned, Count: n})
 		r.must(err)
-		want := hosts.Rebooting
+		want := hosts.StateRebooting
 		if n == maxReturns {
-			want = hosts.Failed
+			want = hosts.StateFailed
 		}
 		r.is(r.look(time.Minute), want, "", "")
 	}

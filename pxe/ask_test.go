@@ -23,7 +23,7 @@ func TestMediumAsks(t *testing.T) {
 	ask := "/ipxe?platform=efi&arch=x86_64&from=medium&uuid=" + uuid + "&mac="
 	at := func(address string) func(*testing.T, *Server) {
 		return func(t *testing.T, s *Server) {
-			if _, err := s.Hosts.Apply("bravo", hosts.Event{Kind: hosts.Moved, Address: address}); err != nil {
+			if _, err := s.Hosts.Apply("bravo", hosts.Event{Kind: hosts.EventAddress, Address: address}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -45,8 +45,8 @@ func TestMediumAsks(t *testing.T) {
 		{name: "off, no MAC", mode: Off, path: "/ipxe", want: "chain --replace"},
 		{name: "off, a stranger", mode: Off, path: ask + "52:54:00:00:00:99"},
 		{name: "off, another processor", mode: Off, path: strings.Replace(ask, "x86_64", "arm64", 1) + mac, want: localScript},
-		{name: "off, installed", mode: Off, before: state(hosts.Installed), path: ask + mac, want: localScript},
-		{name: "off, rebooting", mode: Off, before: state(hosts.Rebooting), path: ask + mac, want: localScript},
+		{name: "off, installed", mode: Off, before: state(hosts.StateInstalled), path: ask + mac, want: localScript},
+		{name: "off, rebooting", mode: Off, before: state(hosts.StateRebooting), path: ask + mac, want: localScript},
 		{name: "off, hold", mode: Off, hold: true, path: ask + "52:54:00:00:00:99", want: "provision enroll 52:54:00:00:00:99 HOST"},
 		{name: "proxy, address not known", mode: Proxy, path: ask + mac},
 		{name: "proxy, another address", mode: Proxy, before: at("127.0.0.2"), path: ask + mac},
@@ -79,8 +79,8 @@ func TestMediumAsks(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if boots := strings.Contains(tt.want, "kernel"); boots != (h.Boot.Client == "127.0.0.1") || boots && h.Method.Offer != hosts.OfferMedium {
-				t.Errorf("its boot is that of %q, by %s", h.Boot.Client, h.Method)
+			if boots := strings.Contains(tt.want, "kernel"); boots != (h.Boot.TakenBy == "127.0.0.1") || boots && h.Method.Offer != hosts.OfferMedium {
+				t.Errorf("its boot is that of %q, by %s", h.Boot.TakenBy, h.Method)
 			}
 			if strings.Contains(string(body), "/kernel") && h.Machine != uuidText(uuid) {
 				t.Errorf("it is bound to the machine %q", h.Machine)

@@ -53,8 +53,8 @@ func TestBystanderGetsNothing(t *testing.T) {
 			}
 		}
 		told := s.told(t, "127.0.0.1 has the MAC 52:54:00:00:00:66, which is not one of bravo's")
-		if h, _ := s.Hosts.Get("bravo"); h.Boot.Client != "" || !told {
-			t.Errorf("%s: the boot is that of %q, or the log does not tell", mode, h.Boot.Client)
+		if h, _ := s.Hosts.Get("bravo"); h.Boot.TakenBy != "" || !told {
+			t.Errorf("%s: the boot is that of %q, or the log does not tell", mode, h.Boot.TakenBy)
 		}
 		asker = mac
 		_, script, err := get(t, srv, http.MethodGet, "/boot/"+h.Boot.Token+"/script", "")
@@ -142,7 +142,7 @@ func TestBorder(t *testing.T) {
 				return
 			}
 			told := s.told(t, "in no network that is served, and got no answer: if it is yours, serve with --relay 10.20.0.66")
-			if h, _ := s.Hosts.Get("bravo"); r != nil || h.State != hosts.Ready || !told {
+			if h, _ := s.Hosts.Get("bravo"); r != nil || h.State != hosts.StateReady || !told {
 				t.Errorf("%s, to %s: %v", h.State, to, r)
 			}
 		})
@@ -214,7 +214,7 @@ func TestForgedAddressesHoldNothingBack(t *testing.T) {
 	s.mustEnroll(t, "bravo", mac)
 	for i := range 40 {
 		address := fmt.Sprint("10.77.0.", i+2)
-		forged := hosts.Event{Kind: hosts.Moved, Address: address, Message: "has address " + address}
+		forged := hosts.Event{Kind: hosts.EventAddress, Address: address, Message: "has address " + address}
 		if _, err := s.Hosts.Apply("bravo", forged); err != nil {
 			t.Fatal(err)
 		}

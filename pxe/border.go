@@ -83,7 +83,7 @@ func (s *Server) admits(from, relay netip.Addr, c bootClient, h *hosts.Host) boo
 		beyond, words = relay, "through the relay "+relay.String()
 	}
 	if h != nil {
-		s.tell(*h, "%s asked %s, which is in no network that is served, and got no answer: "+
+		s.note(*h, "%s asked %s, which is in no network that is served, and got no answer: "+
 			"if it is yours, serve with --relay %s, or better with the whole network", c, words, beyond)
 	}
 	if s.beyond.due(s.Now()) {

@@ -37,7 +37,7 @@ type answer struct {
 	Lease bool   // an address, in full DHCP mode
 	Load  loader //
 	Why   string // why Load is nothing although the machine asked to boot
-	Tell  bool   // Why belongs into the host's log
+	Note  bool   // Why belongs into the host's log
 }
 
 // decide is the table of the design, "What a machine is told when it
@@ -58,20 +58,20 @@ func decide(h *hosts.Host, c bootClient, mode Mode, holdUnknown bool, now time.T
 		return a
 	}
 	if ok, why := h.MayBoot(now); !ok {
-		a.Why, a.Tell = why, h.State != hosts.Installed && h.State != hosts.Rebooting
-		if !h.Permit.Spent.IsZero() && isUEFI(c) || c.Kind == piROM && !h.Contact {
+		a.Why, a.Note = why, h.State != hosts.StateInstalled && h.State != hosts.StateRebooting
+		if !h.Permit.Spent.IsZero() && isUEFI(c) || c.Kind == piROM && !h.Connected {
 			a.Load = local
 		}
 		return a
 	}
 	if why := stranger(h, c); why != "" {
-		return answer{Why: why, Tell: true}
+		return answer{Why: why, Note: true}
 	}
 	a.Load, a.Why = nextStage(c)
 	if a.Load != nothing && c.processor() != h.Arch {
 		a.Load, a.Why = nothing, fmt.Sprintf("the machine is %s (%s) and %s is built for %s", c.processor(), c, h.Name, h.Arch)
 	}
-	a.Tell = a.Why != ""
+	a.Note = a.Why != ""
 	return a
 }
 

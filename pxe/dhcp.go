@@ -26,9 +26,9 @@ const (
 	// machines that are switched on at once.
 	waitingRoom = 4096
 
-	// lanes is how many requests of one port are answered at a time. Most of that
+	// shards is how many requests of one port are answered at a time. Most of that
 	// time the disk has them, and it takes many at once (store.Journal).
-	lanes = 256
+	shards = 256
 )
 
 // seed spreads machines and hosts over lanes.
@@ -51,9 +51,9 @@ func (s *Server) serveDHCP(ctx context.Context, l *servedLink, conn *net.UDPConn
 	}
 	var answering sync.WaitGroup
 	defer answering.Wait()
-	var lane [lanes]chan dhcpRequest
+	var lane [shards]chan dhcpRequest
 	for i := range lane {
-		lane[i] = make(chan dhcpRequest, waitingRoom/lanes)
+		lane[i] = make(chan dhcpRequest, waitingRoom/shards)
 		defer close(lane[i])
 		answering.Go(func() {
 			for m := range lane[i] {
@@ -77,7 +77,7 @@ func (s *Server) serveDHCP(ctx context.Context, l *servedLink, conn *net.UDPConn
 			s.Log.Debug("not a DHCP packet", "from", from, "err", err)
 			continue
 		}
-		lane[maphash.Bytes(seed, m.ClientHWAddr)%lanes] <- dhcpRequest{m, bytes.Clone(buf[:n]), from}
+		lane[maphash.Bytes(seed, m.ClientHWAddr)%shards] <- dhcpRequest{m, bytes.Clone(buf[:n]), from}
 	}
 }
 
@@ -105,7 +105,7 @@ func (s *Server) unsent(mac string, to netip.AddrPort, err error) {
 	const help = "look at the rules for output of this machine's firewall, and whether the interface is up"
 	s.traceFailure(mac, fmt.Errorf("the answer could not be sent (%w)", err), help)
 	if h, hostErr := s.Hosts.ByMAC(mac); hostErr == nil {
-		s.tell(h, "the answer to %s could not be sent to %s: %v; %s", mac, to, err, help)
+		s.note(h, "the answer to %s could not be sent to %s: %v; %s", mac, to, err, help)
 	}
 	if s.muted.due(s.Now()) {
 		s.Log.Warn("an answer could not be sent; "+help, "mac", mac, "to", to, "err", err)
@@ -142,7 +142,7 @@ func (s *Server) handle(l *servedLink, from netip.AddrPort, port uint16, raw []b
 		const help = "end leases, or serve with a larger --dhcp-range"
 		s.traceFailure(c.MAC, err, help)
 		if h != nil {
-			s.tell(*h, "%s got no address: %v; %s", c, err, help)
+			s.note(*h, "%s got no address: %v; %s", c, err, help)
 		}
 		if s.exhausted.due(s.Now()) {
 			s.Log.Warn("no address is left to hand out: serve with a larger --dhcp-range", "mac", c.MAC, "err", err)
@@ -192,7 +192,7 @@ func (s *Server) discovered(l *servedLink, m *dhcpv4.DHCPv4, c bootClient) {
 
 // answerDHCP answers what came to port 67.
 func (s *Server) answerDHCP(l *servedLink, m *dhcpv4.DHCPv4, c bootClient, h *hosts.Host) (*dhcpv4.DHCPv4, error) {
-	if h != nil && c.Kind == piROM && s.pis.again(m, c, s.Now()) {
+	if h != nil && c.Kind == piROM && s.pis.askedBefore(m, c, s.Now()) {
 		return nil, nil
 	}
 	if s.Mode == Proxy {
@@ -271,7 +271,7 @@ func (s *Server) answerFull(l *servedLink, m *dhcpv4.DHCPv4, c bootClient, h *ho
 	sub := s.subnetFor(l, m)
 	if sub == nil {
 		if via.addr.IsValid() && h != nil {
-			s.tell(*h, "%s asked %s, for whose network there are no addresses: "+
+			s.note(*h, "%s asked %s, for whose network there are no addresses: "+
 				"serve with --dhcp-range FIRST-LAST/BITS for it too", c, via)
 		}
 		return nil, nil
@@ -356,7 +356,7 @@ func (s *Server) leaseBOOTP(l *servedLink, sub *subnet, m *dhcpv4.DHCPv4, c boot
 	fixed netip.Addr) (
 	addr netip.Addr, ok bool, err error) {
 	if !fixed.IsValid() {
-		s.tell(*h, "%s asked by BOOTP, which knows no leases, and got no address: give it one outside of --dhcp-range "+
+		s.note(*h, "%s asked by BOOTP, which knows no leases, and got no address: give it one outside of --dhcp-range "+
 			"with `provision set %s --address ADDRESS`", c.MAC, h.Name)
 		return addr, false, nil
 	}
@@ -376,7 +376,7 @@ func (s *Server) tellDoubt(h hosts.Host, c bootClient, why string) {
 		return
 	}
 	const help = "look for the machine with that MAC; if the addresses are really in use, serve with another --dhcp-range"
-	s.tell(h, "%s got an address that may be in use: %s; %s", c, why, help)
+	s.note(h, "%s got an address that may be in use: %s; %s", c, why, help)
 	if s.doubted.due(s.Now()) {
 		s.Log.Warn("an address was handed out that may be in use; "+help, "host", h.Name, "mac", c.MAC, "why", why)
 	}
@@ -408,8 +408,8 @@ func (s *Server) decide(c bootClient, h *hosts.Host) answer {
 		s.Log.Debug("no boot", "mac", c.MAC, "client", c, "why", a.Why)
 		s.traceRefusal(c.MAC, a.Why)
 	}
-	if h != nil && a.Tell {
-		s.tell(*h, "%s asked to boot and was refused: %s", c, a.Why)
+	if h != nil && a.Note {
+		s.note(*h, "%s asked to boot and was refused: %s", c, a.Why)
 	}
 	return a
 }
@@ -444,7 +444,7 @@ func (s *Server) load(l *servedLink, m *dhcpv4.DHCPv4, c bootClient, h *hosts.Ho
 			worked, s.Now())
 		if file = programFile(c, how.Program); file == "" || how.Program == "" {
 			if h != nil {
-				s.tell(*h, "%s asked, and its boot method %s cannot be used with it in %s mode: enroll it with another --boot-method", c, pinned, s.Mode)
+				s.note(*h, "%s asked, and its boot method %s cannot be used with it in %s mode: enroll it with another --boot-method", c, pinned, s.Mode)
 			}
 			return b, nil
 		}
@@ -468,7 +468,7 @@ func (s *Server) load(l *servedLink, m *dhcpv4.DHCPv4, c bootClient, h *hosts.Ho
 // boot is the host's boot: the one under way, or a new one. It is empty if the
 // host cannot be booted after all.
 func (s *Server) boot(l *servedLink, c bootClient, h hosts.Host) (hosts.Boot, error) {
-	turn := &s.booting[maphash.String(seed, h.Name)%lanes]
+	turn := &s.booting[maphash.String(seed, h.Name)%shards]
 	turn.Lock()
 	defer turn.Unlock()
 	h, err := s.Hosts.Get(h.Name) // DHCP and TFTP are answered side by side
@@ -484,10 +484,10 @@ func (s *Server) boot(l *servedLink, c bootClient, h hosts.Host) (hosts.Boot, er
 	img, err := s.Images.Get(h.Image)
 	switch {
 	case err != nil:
-		s.tell(h, "%s asked to boot and was refused: %s", c, err)
+		s.note(h, "%s asked to boot and was refused: %s", c, err)
 		return hosts.Boot{}, nil
 	case string(img.Arch) != h.Arch:
-		s.tell(h, "%s asked to boot and was refused: image %s is for %s, and %s is built for %s: enroll it with another --image", c, h.Image, img.Arch, h.Name, h.Arch)
+		s.note(h, "%s asked to boot and was refused: image %s is for %s, and %s is built for %s: enroll it with another --image", c, h.Image, img.Arch, h.Name, h.Arch)
 		return hosts.Boot{}, nil
 	}
 	machine := c.Machine
@@ -495,7 +495,7 @@ func (s *Server) boot(l *servedLink, c bootClient, h hosts.Host) (hosts.Boot, er
 		machine = h.Machine // it tells none
 	}
 	next, err := s.Hosts.BeginBoot(h.Name, hosts.Boot{
-		Via:     c.String(),
+		Client:  c.String(),
 		MAC:     c.MAC,
 		Server:  l.self.String(),
 		Expires: s.Now().Add(s.BootTime),
@@ -511,7 +511,7 @@ func (s *Server) boot(l *servedLink, c bootClient, h hosts.Host) (hosts.Boot, er
 	if err != nil {
 		return hosts.Boot{}, fmt.Errorf("begin a boot of %s: %w", h.Name, err)
 	}
-	s.warm(img)
+	s.prefetch(img)
 	return next.Boot, nil
 }
 
@@ -532,7 +532,7 @@ func (s *Server) oneOfTwo(c bootClient, h hosts.Host) (hosts.Boot, error) {
 // firmware asks several times before it loads anything, and iPXE asks again
 // after it. One that was taken up and is asked for again was interrupted.
 func (s *Server) fresh(h hosts.Host) bool {
-	return h.State == hosts.Booting && h.Boot.Serves(s.Now()) && h.Boot.Client == ""
+	return h.State == hosts.StateBooting && h.Boot.Serves(s.Now()) && h.Boot.TakenBy == ""
 }
 
 // late reports whether the host's boot was taken up so short a time ago that
@@ -540,7 +540,7 @@ func (s *Server) fresh(h hosts.Host) bool {
 // and U-Boot does not wait for a proxy's offer. A machine that restarted as
 // quickly has the same address, and goes on with the same boot.
 func (s *Server) late(h hosts.Host) bool {
-	return h.State == hosts.Booting && s.Now().Sub(h.Boot.Taken) < 5*time.Second
+	return h.State == hosts.StateBooting && s.Now().Sub(h.Boot.Taken) < 5*time.Second
 }
 
 // moved keeps where a machine is, if that is new, on our link or behind a
@@ -548,11 +548,15 @@ func (s *Server) late(h hosts.Host) bool {
 // more.
 func (s *Server) moved(l *servedLink, h hosts.Host, m *dhcpv4.DHCPv4, addr netip.Addr) {
 	via := agentOf(m)
-	if !addr.IsValid() || h.Address == addr.String() || h.State == hosts.Installed ||
+	if !addr.IsValid() || h.Address == addr.String() || h.State == hosts.StateInstalled ||
 		!l.net.Contains(addr) && !s.behind(via.addr, addr) && !s.behind(via.link, addr) {
 		return
 	}
-	_, err := s.Hosts.Apply(h.Name, hosts.Event{Kind: hosts.Moved, Address: addr.String(), Message: "has address " + addr.String()})
+	_, err := s.Hosts.Apply(h.Name, hosts.Event{
+		Kind:    hosts.EventAddress,
+		Address: addr.String(),
+		Message: "has address " + addr.String(),
+	})
 	if err != nil && !overtaken(err) {
 		s.Log.Error("keep an address", "host", h.Name, "err", err)
 	}

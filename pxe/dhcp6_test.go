@@ -40,20 +40,20 @@ func TestDHCP6(t *testing.T) {
 		edit   func([]byte) []byte
 		told   bool
 	}{
-		{name: "PXE", packet: pxe, state: hosts.Installed, told: true},
-		{name: "HTTP boot", packet: http, state: hosts.Installed, told: true},
-		{name: "restarting", packet: pxe, state: hosts.Rebooting, told: true},
-		{name: "to be installed", packet: pxe, state: hosts.Ready},
-		{name: "in its installer", packet: http, state: hosts.Live},
+		{name: "PXE", packet: pxe, state: hosts.StateInstalled, told: true},
+		{name: "HTTP boot", packet: http, state: hosts.StateInstalled, told: true},
+		{name: "restarting", packet: pxe, state: hosts.StateRebooting, told: true},
+		{name: "to be installed", packet: pxe, state: hosts.StateReady},
+		{name: "in its installer", packet: http, state: hosts.StateLive},
 		{name: "a stranger", packet: pxe},
-		{name: "another machine", packet: pxe, state: hosts.Installed, from: "fe80::5054:ff:fe12:3457"},
-		{name: "an address that is not made of a MAC", packet: pxe, state: hosts.Installed, from: "fe80::1234"},
-		{name: "an address of another network", packet: pxe, state: hosts.Installed, from: "2001:db8::5054:ff:fe12:3456"},
-		{name: "an operating system", packet: pxe, state: hosts.Installed, edit: system},
-		{name: "another class", packet: pxe, state: hosts.Installed,
+		{name: "another machine", packet: pxe, state: hosts.StateInstalled, from: "fe80::5054:ff:fe12:3457"},
+		{name: "an address that is not made of a MAC", packet: pxe, state: hosts.StateInstalled, from: "fe80::1234"},
+		{name: "an address of another network", packet: pxe, state: hosts.StateInstalled, from: "2001:db8::5054:ff:fe12:3456"},
+		{name: "an operating system", packet: pxe, state: hosts.StateInstalled, edit: system},
+		{name: "another class", packet: pxe, state: hosts.StateInstalled,
 			edit: func(b []byte) []byte { return bytes.Replace(b, []byte("PXEClient"), []byte("PXEServer"), 1) }},
-		{name: "a REQUEST", packet: pxe, state: hosts.Installed, edit: func(b []byte) []byte { b[0] = 3; return b }},
-		{name: "a relay's", packet: pxe, state: hosts.Installed, edit: func(b []byte) []byte { b[0] = 12; return b }},
+		{name: "a REQUEST", packet: pxe, state: hosts.StateInstalled, edit: func(b []byte) []byte { b[0] = 3; return b }},
+		{name: "a relay's", packet: pxe, state: hosts.StateInstalled, edit: func(b []byte) []byte { b[0] = 12; return b }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := server(t, Full)
@@ -88,7 +88,7 @@ func TestDHCP6(t *testing.T) {
 func TestDHCP6Damaged(t *testing.T) {
 	s := server(t, Proxy)
 	s.mustEnroll(t, "bravo", mac)
-	s.reach(t, "bravo", hosts.Installed)
+	s.reach(t, "bravo", hosts.StateInstalled)
 	from, whole := netip.MustParseAddr("fe80::5054:ff:fe12:3456"), solicit(t, "ovmf-x64-http-solicit")
 	for i := range whole {
 		s.answerDHCP6(s.links[0], from, whole[:i])

@@ -50,7 +50,7 @@ func (s *Server) open(l *servedLink, name string, from netip.AddrPort) (tftp.Fil
 		return tftp.File{}, errors.Join(tftp.ErrUnresolved, l.ask(client))
 	}
 	if err := s.vouch(l, h, client, mac); err != nil {
-		s.tell(h, "%s asked for %s with the token of its boot and got no answer: %s", client, untold(name), err)
+		s.note(h, "%s asked for %s with the token of its boot and got no answer: %s", client, untold(name), err)
 		return tftp.File{}, tftp.ErrNotServed
 	}
 	return s.openByToken(h, token, name, from)
@@ -58,7 +58,7 @@ func (s *Server) open(l *servedLink, name string, from netip.AddrPort) (tftp.Fil
 
 // openByToken opens a file for the host's machine, which knows the token of a boot.
 func (s *Server) openByToken(h hosts.Host, token, name string, from netip.AddrPort) (tftp.File, error) {
-	if h.Boot.Token != token || !h.Boot.Serves(s.Now()) || h.State != hosts.Booting {
+	if h.Boot.Token != token || !h.Boot.Serves(s.Now()) || h.State != hosts.StateBooting {
 		return tftp.File{}, tftp.ErrNotFound // U-Boot would ask for ever; who had a token knows that we are here
 	}
 	return s.openOfBoot(h, name, "", from)
@@ -80,7 +80,7 @@ func (s *Server) openOfBoot(h hosts.Host, name, folder string, from netip.AddrPo
 			return tftp.File{}, err
 		}
 		cmdline := img.BootCmdline(h.KernelParams) + " BOOTIF=01-" + strings.ReplaceAll(h.Boot.MAC, ":", "-")
-		switch made, wait := s.ubootPack(h, img); {
+		switch made, wait := s.ubootStage(h, img); {
 		case wait:
 			return tftp.File{}, tftp.ErrNotServed // it asks again
 		case made != nil:
@@ -176,7 +176,7 @@ func (s *Server) openByNeighbour(l *servedLink, name string, from netip.AddrPort
 	if err != nil || boot.Token == "" {
 		return tftp.File{}, errors.Join(tftp.ErrNotFound, err)
 	}
-	h.Boot, h.State = boot, hosts.Booting
+	h.Boot, h.State = boot, hosts.StateBooting
 	return s.openOfBoot(h, name, bootPath+boot.Token+"/", from)
 }
 
@@ -195,7 +195,7 @@ func programArch(name string) iana.Arch {
 // it, where that is what we have; "" if it asks for none.
 func (s *Server) have(c bootClient, name string) string {
 	st := stepsFor(c, s.Mode, s.programs)
-	firmware, native := programFile(c, hosts.ProgramFirmware), programFile(c, hosts.ProgramNative)
+	firmware, native := programFile(c, hosts.DriverFirmware), programFile(c, hosts.DriverNative)
 	switch {
 	case name != firmware && name != native || len(st.programs) == 0:
 		return ""
@@ -209,15 +209,15 @@ func (s *Server) have(c bootClient, name string) string {
 // (CONFIG_SYS_CBSIZE, with its NUL): a longer one starts nothing.
 const maxUBootArgs = 1023
 
-// ubootPack is the first stage for a U-Boot on arm64: TFTP is slow, block by
+// ubootStage is the first stage for a U-Boot on arm64: TFTP is slow, block by
 // block, and an initrd of hundreds of megabytes is more than U-Boot has room
 // for. nil is the image's own initrd, where there can be no first stage. With wait
 // it is being made.
-func (s *Server) ubootPack(h hosts.Host, img images.Image) (made *pack, wait bool) {
+func (s *Server) ubootStage(h hosts.Host, img images.Image) (made *builtStage, wait bool) {
 	if img.Arch != images.AArch64 {
 		return nil, false
 	}
-	if made = s.packed(img); made == nil {
+	if made = s.firstStage(img); made == nil {
 		return nil, true
 	}
 	line, err := s.firstCmdline(h, img)
@@ -238,7 +238,7 @@ func (s *Server) imageFile(h hosts.Host, name, client string) (tftp.File, error)
 		return tftp.File{}, err
 	}
 	what, tail := img.Kernel, []byte(nil)
-	switch made, wait := s.ubootPack(h, img); {
+	switch made, wait := s.ubootStage(h, img); {
 	case wait:
 		return tftp.File{}, tftp.ErrNotServed
 	case made != nil:

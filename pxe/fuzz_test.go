@@ -63,7 +63,7 @@ func FuzzTFTP(f *testing.F) {
 func (tg *target) booting(t testing.TB) string {
 	t.Helper()
 	h, err := tg.Hosts.Get(fmt.Sprintf("host%d", roleReady))
-	if err == nil && h.State != hosts.Booting {
+	if err == nil && h.State != hosts.StateBooting {
 		h, err = tg.Hosts.BeginBoot(h.Name, hosts.Boot{MAC: h.MACs[0], Server: "10.77.0.1", Expires: tg.clock.Add(1000 * time.Hour)}, "")
 	}
 	if err != nil {

@@ -134,7 +134,7 @@ func (s *Server) serveBoot(l *servedLink, c echo.Context) error {
 		return err
 	}
 	if err := s.vouchSoon(c.Request().Context(), l, h, from.Addr()); err != nil {
-		s.tell(h, "%s asked for %s with the token of its boot and got no answer: %s", from.Addr(), untold(name), err)
+		s.note(h, "%s asked for %s with the token of its boot and got no answer: %s", from.Addr(), untold(name), err)
 		return echo.ErrNotFound
 	}
 	c.Set("known", true)
@@ -152,10 +152,10 @@ func (s *Server) serveBoot(l *servedLink, c echo.Context) error {
 		Method: s.ladders.worked(h.Boot.MAC),
 	})
 	if overtaken(err) {
-		if name == "script" && (h.State == hosts.Rebooting || h.State == hosts.Installed) {
+		if name == "script" && (h.State == hosts.StateRebooting || h.State == hosts.StateInstalled) {
 			return c.Blob(http.StatusOK, "text/plain", []byte(localScript))
 		}
-		s.tell(h, "%s asked for %s with the token of a boot that is over or not its own", from.Addr(), untold(name))
+		s.note(h, "%s asked for %s with the token of a boot that is over or not its own", from.Addr(), untold(name))
 		return echo.ErrNotFound
 	}
 	if err != nil {
@@ -172,7 +172,7 @@ func (s *Server) serveBoot(l *servedLink, c echo.Context) error {
 func (s *Server) serveImage(l *servedLink, c echo.Context, h hosts.Host, name string) error {
 	img, err := s.Images.Get(h.Image)
 	if err != nil {
-		s.tell(h, "its image cannot be served: %s", err)
+		s.note(h, "its image cannot be served: %s", err)
 		return echo.ErrNotFound
 	}
 	s.traceHTTP(l, remote(c), h.Boot.MAC, c.Request().Method, name)
@@ -191,7 +191,7 @@ func (s *Server) serveImage(l *servedLink, c echo.Context, h hosts.Host, name st
 		begun := s.Now()
 		whole, err := s.send(c, h, what, tail)
 		if whole {
-			s.started(h, h.Boot.Client, hosts.Work{Bytes: what.Size + int64(len(tail)), Over: "http", Took: s.Now().Sub(begun)})
+			s.started(h, h.Boot.TakenBy, hosts.Work{Bytes: what.Size + int64(len(tail)), Over: "http", Took: s.Now().Sub(begun)})
 		}
 		return err
 	}
@@ -233,7 +233,7 @@ func (s *Server) serveProgram(l *servedLink, c echo.Context) error {
 func (s *Server) send(c echo.Context, h hosts.Host, file images.File, tail []byte) (whole bool, err error) {
 	f, err := s.Images.OpenFile(file)
 	if err != nil {
-		s.tell(h, "its image cannot be served: %s", err)
+		s.note(h, "its image cannot be served: %s", err)
 		return false, echo.ErrNotFound
 	}
 	defer f.Close()
@@ -285,7 +285,7 @@ func (s *Server) copyOut(c echo.Context, h hosts.Host, f *os.File, fileSize int6
 			told = s.Now()
 			p := hosts.Progress{Done: at, Total: total, Unit: "bytes"}
 			if _, err := s.Hosts.Apply(h.Name, hosts.Event{
-				Kind:     hosts.Advanced,
+				Kind:     hosts.EventAdvanced,
 				Phase:    hosts.PhaseNetboot,
 				Progress: &p,
 			}); err != nil {

@@ -170,7 +170,7 @@ func TestInstalledIsRefused(t *testing.T) {
 	if resp, _, err := get(t, srv, http.MethodGet, kernel, ""); err != nil || resp.StatusCode != http.StatusOK {
 		t.Fatal(resp, err)
 	}
-	for _, ev := range []hosts.Event{{Kind: hosts.Contacted, Address: "127.0.0.1", Boot: &h.Boot}, {Kind: hosts.Burned}, {Kind: hosts.Rebooted}, {Kind: hosts.Proved}} {
+	for _, ev := range []hosts.Event{{Kind: hosts.EventContacted, Address: "127.0.0.1", Boot: &h.Boot}, {Kind: hosts.EventBurned}, {Kind: hosts.EventRebooted}, {Kind: hosts.EventProved}} {
 		h, err := s.Hosts.Apply("bravo", ev)
 		if err != nil {
 			t.Fatal(err)
@@ -263,7 +263,7 @@ func TestOvertaken(t *testing.T) {
 	if err := s.Hosts.Forget("bravo", "a test"); err != nil {
 		t.Fatal(err)
 	}
-	s.tell(h, "a note")
+	s.note(h, "a note")
 	m := packet(t, "ovmf-x64-request")
 	s.moved(s.links[0], h, m, requested(m))
 	s.started(h, "10.77.0.104", hosts.Work{})

@@ -44,7 +44,7 @@ func TestAnotherCard(t *testing.T) {
 		if r := s.dhcp(ask(dhcpv4.MessageTypeDiscover, id(h))); r != nil {
 			t.Fatalf("%s: before there is an installer: %s", mode, r)
 		}
-		s.reach(t, "bravo", hosts.Live)
+		s.reach(t, "bravo", hosts.StateLive)
 		offered := s.dhcp(ask(dhcpv4.MessageTypeDiscover, id(h)))
 		if (offered != nil) != (mode == Full) || offered != nil && offered.BootFileName != "" {
 			t.Fatalf("%s: offered %v", mode, offered)

@@ -37,7 +37,7 @@ func stepsFor(c bootClient, mode Mode, programs map[string][]byte) (st steps) {
 	default:
 		st.offers = []string{hosts.OfferBINL, hosts.OfferFirst, hosts.OfferHeader}
 	}
-	for _, p := range []string{hosts.ProgramFirmware, hosts.ProgramNative} {
+	for _, p := range []string{hosts.DriverFirmware, hosts.DriverNative} {
 		if programs[programFile(c, p)] != nil {
 			st.programs = append(st.programs, p)
 		}
@@ -47,7 +47,7 @@ func stepsFor(c bootClient, mode Mode, programs map[string][]byte) (st steps) {
 
 // programFile is the program of this kind for this client; "" if there is none.
 func programFile(c bootClient, program string) string {
-	firmware := program == hosts.ProgramFirmware
+	firmware := program == hosts.DriverFirmware
 	pick := func(snp, native string) string {
 		if firmware {
 			return snp

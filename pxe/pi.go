@@ -185,7 +185,7 @@ func (p *piAsks) resume(m *dhcpv4.DHCPv4, c bootClient) bootClient {
 
 // again reports whether this very question was answered just now: a network may
 // let it arrive twice, and a Pi is to be told once.
-func (p *piAsks) again(m *dhcpv4.DHCPv4, c bootClient, now time.Time) bool {
+func (p *piAsks) askedBefore(m *dhcpv4.DHCPv4, c bootClient, now time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	last, ok := p.byMAC[c.MAC]

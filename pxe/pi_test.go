@@ -275,7 +275,7 @@ func TestGoldenPi(t *testing.T) {
 	for _, mode := range []Mode{Proxy, Full} {
 		var got strings.Builder
 		for _, model := range []string{"pi3b", "pi3bplus", "pi4", "pi5"} {
-			for _, state := range []hosts.State{"unknown", hosts.Ready, hosts.Installed} {
+			for _, state := range []hosts.State{"unknown", hosts.StateReady, hosts.StateInstalled} {
 				s := piServer(t, mode)
 				m := piPacket(t, model)
 				if state != "unknown" {
@@ -283,7 +283,7 @@ func TestGoldenPi(t *testing.T) {
 					s.reach(t, "bravo", state)
 				}
 				fmt.Fprintf(&got, "%s, %s, DISCOVER\n%s", model, state, reply(t, s.dhcp, m))
-				if mode == Full && state == hosts.Ready && m.TransactionID != (dhcpv4.TransactionID{0x26, 0xf3, 0x03, 0x39}) {
+				if mode == Full && state == hosts.StateReady && m.TransactionID != (dhcpv4.TransactionID{0x26, 0xf3, 0x03, 0x39}) {
 					fmt.Fprintf(&got, "%s, %s, REQUEST\n%s", model, state, reply(t, s.dhcp, piRequest(m, s.mustOffer(t, m))))
 				}
 			}
@@ -387,7 +387,7 @@ func TestPiTree(t *testing.T) {
 	if i := s.fetch(t, "bravo", "initrd"); !strings.HasPrefix(i, "\x1f\x8b") || len(i) < 1<<20 {
 		t.Errorf("the first stage has %d bytes", len(i))
 	}
-	if h, _ = s.Hosts.Get("bravo"); h.Boot.Client != "" || len(h.Tokens) != 1 {
+	if h, _ = s.Hosts.Get("bravo"); h.Boot.TakenBy != "" || len(h.Tokens) != 1 {
 		t.Errorf("the boot is %+v", h.Boot)
 	}
 }
@@ -447,7 +447,7 @@ func TestPiLocal(t *testing.T) {
 	for _, mode := range []Mode{Proxy, Full} {
 		s := piServer(t, mode)
 		s.enrollPi(t, "bravo", mac4)
-		s.reach(t, "bravo", hosts.Installed)
+		s.reach(t, "bravo", hosts.StateInstalled)
 		r := s.dhcp(packet(t, "pi4-discover"))
 		if r == nil || !bytes.Equal(r.Options.Get(dhcpv4.OptionVendorSpecificInformation), piVendor) {
 			t.Errorf("%s: %v", mode, r)
@@ -457,13 +457,13 @@ func TestPiLocal(t *testing.T) {
 				t.Errorf("%s is served", name)
 			}
 		}
-		if h, _ := s.Hosts.Get("bravo"); h.State != hosts.Installed || len(h.Tokens) != 1 {
+		if h, _ := s.Hosts.Get("bravo"); h.State != hosts.StateInstalled || len(h.Tokens) != 1 {
 			t.Errorf("%s, %d boots", h.State, len(h.Tokens))
 		}
 	}
 	s := piServer(t, Proxy)
 	s.enrollPi(t, "bravo", mac4)
-	s.reach(t, "bravo", hosts.Live) // it lost its power, which is not known yet: it shall ask again
+	s.reach(t, "bravo", hosts.StateLive) // it lost its power, which is not known yet: it shall ask again
 	if r := s.dhcp(packet(t, "pi4-discover")); r != nil {
 		t.Errorf("%v", r)
 	}
@@ -476,7 +476,7 @@ func TestPiByTFTP(t *testing.T) {
 	if s.fetch(t, "bravo", serial4+"/kernel") != "" || s.fetch(t, "bravo", serial4+"/start4.elf") == "" || s.fetch(t, "bravo", serial4+"/kernel") == "" {
 		t.Error("no boot")
 	}
-	if h, _ := s.Hosts.Get("bravo"); h.State != hosts.Booting || h.Boot.Serial != serial4 {
+	if h, _ := s.Hosts.Get("bravo"); h.State != hosts.StateBooting || h.Boot.Serial != serial4 {
 		t.Errorf("%s, serial %q", h.State, h.Boot.Serial)
 	}
 }
@@ -669,7 +669,7 @@ func TestSerialClash(t *testing.T) {
 	if r := s.dhcp(other); r != nil || !strings.Contains(s.logOf(t, "bravo"), why) {
 		t.Errorf("%v\n%s", r, s.logOf(t, "bravo"))
 	}
-	if _, err := s.Hosts.Apply("bravo", hosts.Event{Kind: hosts.Retried}); err != nil {
+	if _, err := s.Hosts.Apply("bravo", hosts.Event{Kind: hosts.EventRetried}); err != nil {
 		t.Fatal(err)
 	}
 	s.pis = piAsks{}

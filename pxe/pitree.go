@@ -67,7 +67,7 @@ type piTree struct {
 
 // piTree makes the folder for a host's boot. The error says what is missing, or
 // does not fit, in words for the operator.
-func (s *Server) piTree(h hosts.Host, p piBoard, img images.Image, made *pack) (t piTree, err error) {
+func (s *Server) piTree(h hosts.Host, p piBoard, img images.Image, made *builtStage) (t piTree, err error) {
 	vendor, err := s.Images.Firmware(boards.RaspberryPi)
 	if err != nil {
 		return t, err
@@ -252,7 +252,7 @@ func (s *Server) bootPi(l *servedLink, c bootClient, h hosts.Host) (hosts.Boot, 
 	}
 	next := h
 	next.Boot = hosts.Boot{Server: l.self.String(), MAC: c.MAC}
-	_, err = s.piTree(next, p, img, &pack{}) // making the rest takes seconds
+	_, err = s.piTree(next, p, img, &builtStage{}) // making the rest takes seconds
 	if err == nil && p.Memory > 0 && p.Memory < needsMemory(img) {
 		err = fmt.Errorf("it has %d MiB of memory, and image %s needs at least %d MiB: take one with a smaller initrd",
 			p.Memory>>20, img.Name, needsMemory(img)>>20)
@@ -261,7 +261,7 @@ func (s *Server) bootPi(l *servedLink, c bootClient, h hosts.Host) (hosts.Boot, 
 		s.refuse(c, h, err)
 		return hosts.Boot{}, nil
 	}
-	made := s.packed(img)
+	made := s.firstStage(img)
 	if made == nil {
 		s.Log.Debug("the board's kernel and first stage are being made", "host", h.Name, "image", img.Name)
 		return hosts.Boot{}, nil
@@ -278,7 +278,7 @@ func (s *Server) bootPi(l *servedLink, c bootClient, h hosts.Host) (hosts.Boot, 
 
 // refuse tells why a machine is given nothing to boot.
 func (s *Server) refuse(c bootClient, h hosts.Host, why error) {
-	s.tell(h, "%s asked to boot and was refused: %s", c, why)
+	s.note(h, "%s asked to boot and was refused: %s", c, why)
 	s.traceRefusal(c.MAC, why.Error())
 }
 
@@ -302,7 +302,7 @@ func (s *Server) clash(err error) bool {
 	}
 	for _, name := range []string{clash.Too, clash.Has} {
 		if h, err := s.Hosts.Get(name); err == nil {
-			s.tell(h, "a Raspberry Pi asked to boot and was refused: %s", clash)
+			s.note(h, "a Raspberry Pi asked to boot and was refused: %s", clash)
 		}
 	}
 	return true
@@ -365,7 +365,7 @@ func (s *Server) piFile(h hosts.Host, p piBoard, file string) (f tftp.File, err 
 	if err != nil {
 		return f, err
 	}
-	made := s.packed(img)
+	made := s.firstStage(img)
 	if made == nil {
 		return f, tftp.ErrNotServed // it asks again
 	}

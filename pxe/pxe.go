@@ -61,9 +61,9 @@ type Server struct {
 
 	connections connectionShares
 	transfers   int // TFTP transfers at a time
-	packs       packs
-	warmth      warmth
-	booting     [lanes]sync.Mutex // by host; held while its boot is looked for and begun
+	firstStages firstStages
+	prefetcher  prefetcher
+	booting     [shards]sync.Mutex // by host; held while its boot is looked for and begun
 }
 
 // Listen checks the options and opens the ports on all interfaces that are there, so that a server either
@@ -100,11 +100,11 @@ func (s *Server) Listen(ctx context.Context) (err error) {
 // Run serves until ctx ends, and then returns nil.
 func (s *Server) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	s.packs.run(ctx)
-	defer s.packs.work.Wait()
-	s.warmth.run(ctx)
-	defer s.warmth.work.Wait()
-	g.Go(func() error { return s.warmEach(s.Hosts.Watch(ctx)) })
+	s.firstStages.run(ctx)
+	defer s.firstStages.work.Wait()
+	s.prefetcher.run(ctx)
+	defer s.prefetcher.work.Wait()
+	g.Go(func() error { return s.prefetchEach(s.Hosts.Watch(ctx)) })
 	for _, text := range s.Interfaces {
 		g.Go(func() error { return s.follow(ctx, text) })
 	}
@@ -261,9 +261,9 @@ func (s *Server) url(self, path string) string {
 	return "http://" + self + "/" + path
 }
 
-// tell puts a note into a host's log that a packet caused.
-func (s *Server) tell(h hosts.Host, format string, args ...any) {
-	note := hosts.Event{Kind: hosts.Noted, Stranger: true, Message: fmt.Sprintf(format, args...)}
+// note puts a note into a host's log that a packet caused.
+func (s *Server) note(h hosts.Host, format string, args ...any) {
+	note := hosts.Event{Kind: hosts.EventNote, Stranger: true, Message: fmt.Sprintf(format, args...)}
 	if _, err := s.Hosts.Apply(h.Name, note); err != nil && !overtaken(err) {
 		s.Log.Error("keep a note", "host", h.Name, "err", err)
 	}

@@ -111,13 +111,13 @@ func (s *Server) mustEnroll(t testing.TB, name, mac string) hosts.Host {
 func (s *Server) reach(t testing.TB, name string, state hosts.State) {
 	t.Helper()
 	h, err := s.Hosts.Get(name)
-	if err == nil && state != hosts.Ready {
+	if err == nil && state != hosts.StateReady {
 		h, err = s.Hosts.BeginBoot(name, hosts.Boot{Expires: noon.Add(time.Minute)}, "")
 	}
 	boot := h.Boot
 	path := []hosts.Event{
-		{Kind: hosts.Contacted, Address: "10.77.0.104", Boot: &boot}, {Kind: hosts.Burned},
-		{Kind: hosts.Rebooted}, {Kind: hosts.Proved},
+		{Kind: hosts.EventContacted, Address: "10.77.0.104", Boot: &boot}, {Kind: hosts.EventBurned},
+		{Kind: hosts.EventRebooted}, {Kind: hosts.EventProved},
 	}
 	for i := 0; err == nil && h.State != state; i++ {
 		h, err = s.Hosts.Apply(name, path[i])
@@ -191,7 +191,7 @@ func TestDecide(t *testing.T) {
 	host := func(state hosts.State, edit ...func(*hosts.Host)) *hosts.Host {
 		h := &hosts.Host{Name: "bravo", MACs: []string{mac}, Arch: "x86_64", State: state, Address: "10.77.0.9",
 			Permit: hosts.Permit{Issued: noon.Add(-time.Hour), Expires: noon.Add(time.Hour)}}
-		if state == hosts.Rebooting || state == hosts.Installed {
+		if state == hosts.StateRebooting || state == hosts.StateInstalled {
 			h.Permit.Spent = noon
 		}
 		for _, e := range edit {
@@ -215,48 +215,48 @@ func TestDecide(t *testing.T) {
 		{name: "unknown, hold", c: pxe, hold: true, load: loadProgram},
 		{name: "unknown iPXE, hold", c: with(pxe, func(c *bootClient) { c.Kind = ipxe }), hold: true, load: script},
 		{name: "unknown system, hold", c: bootClient{MAC: mac}, hold: true},
-		{name: "ready", h: host(hosts.Ready), c: pxe, load: loadProgram},
-		{name: "ready, architecture 9", h: host(hosts.Ready), c: with(pxe, func(c *bootClient) { c.Arch = iana.EFI_BC }), load: loadProgram},
-		{name: "ready iPXE", h: host(hosts.Ready), c: with(pxe, func(c *bootClient) { c.Kind = ipxe }), load: script},
-		{name: "ready, a running system", h: host(hosts.Ready), c: bootClient{MAC: mac}},
-		{name: "ready, permit expired", h: host(hosts.Ready, func(h *hosts.Host) { h.Permit.Expires = noon }), c: pxe, why: "permit expired", tell: true},
-		{name: "booting", h: host(hosts.Booting), c: pxe, load: loadProgram},
-		{name: "live, in contact", h: host(hosts.Live, func(h *hosts.Host) { h.Contact = true }), c: pxe, why: "answers at 10.77.0.9", tell: true},
-		{name: "installing, in contact", h: host(hosts.Installing, func(h *hosts.Host) { h.Contact = true }), c: pxe, why: "answers at 10.77.0.9", tell: true},
-		{name: "installing, lost", h: host(hosts.Installing), c: pxe, load: loadProgram},
-		{name: "failed, permit live", h: host(hosts.Failed), c: pxe, load: loadProgram},
-		{name: "failed, permit spent", h: host(hosts.Failed, func(h *hosts.Host) { h.Permit.Spent = noon }), c: pxe, load: local, why: "spent", tell: true},
-		{name: "rebooting", h: host(hosts.Rebooting), c: pxe, load: local, why: "rebooting"},
-		{name: "installed", h: host(hosts.Installed), c: pxe, load: local, why: "installed"},
-		{name: "installed, a running system", h: host(hosts.Installed), c: bootClient{MAC: mac}},
-		{name: "installed iPXE", h: host(hosts.Installed), c: with(pxe, func(c *bootClient) { c.Kind = ipxe }), why: "installed"},
-		{name: "another machine", h: host(hosts.Booting, func(h *hosts.Host) { h.Machine = "m2" }), c: pxe, none: true, why: "another machine", tell: true},
-		{name: "a machine that tells no UUID any more", h: host(hosts.Booting, func(h *hosts.Host) { h.Machine = "m1" }), c: with(pxe, func(c *bootClient) { c.Machine = "" }), none: true, why: "another machine (UUID not told, not m1)", tell: true},
-		{name: "installed BIOS", h: host(hosts.Installed), c: bootClient{MAC: mac, Kind: pxeFirmware, Arch: iana.INTEL_X86PC}, why: "installed"},
-		{name: "wrong architecture", h: host(hosts.Ready, func(h *hosts.Host) { h.Arch = "aarch64" }), c: pxe, why: "built for aarch64", tell: true},
-		{name: "BIOS", h: host(hosts.Ready), c: bootClient{MAC: mac, Kind: pxeFirmware, Arch: iana.INTEL_X86PC}, load: loadProgram},
-		{name: "BIOS for arm64", h: host(hosts.Ready, arm), c: bootClient{MAC: mac, Kind: pxeFirmware, Arch: iana.INTEL_X86PC}, why: "built for aarch64", tell: true},
-		{name: "arm64", h: host(hosts.Ready, arm), c: bootClient{MAC: mac, Kind: pxeFirmware, Arch: iana.EFI_ARM64}, load: loadProgram},
-		{name: "installed arm64", h: host(hosts.Installed, arm), c: bootClient{MAC: mac, Kind: pxeFirmware, Arch: iana.EFI_ARM64}, load: local, why: "installed"},
-		{name: "arm64 for x86-64", h: host(hosts.Ready), c: bootClient{MAC: mac, Kind: pxeFirmware, Arch: iana.EFI_ARM64}, why: "the machine is aarch64 (arm64 UEFI PXE) and bravo is built for x86_64", tell: true},
-		{name: "arm64 iPXE for x86-64", h: host(hosts.Ready), c: bootClient{MAC: mac, Kind: ipxe, Arch: iana.EFI_ARM64}, why: "built for x86_64", tell: true},
-		{name: "HTTP boot", h: host(hosts.Ready), c: bootClient{MAC: mac, Kind: httpBoot, Arch: iana.EFI_X86_64_HTTP}, load: loadProgram},
-		{name: "arm64 HTTP boot", h: host(hosts.Ready, arm), c: bootClient{MAC: mac, Kind: httpBoot, Arch: iana.EFI_ARM64_HTTP}, load: loadProgram},
-		{name: "installed HTTP boot", h: host(hosts.Installed), c: bootClient{MAC: mac, Kind: httpBoot, Arch: iana.EFI_X86_64_HTTP}, load: local, why: "installed"},
-		{name: "U-Boot", h: host(hosts.Ready, arm), c: bootClient{MAC: mac, Kind: uboot, Arch: iana.UBOOT_ARM64}, load: config},
+		{name: "ready", h: host(hosts.StateReady), c: pxe, load: loadProgram},
+		{name: "ready, architecture 9", h: host(hosts.StateReady), c: with(pxe, func(c *bootClient) { c.Arch = iana.EFI_BC }), load: loadProgram},
+		{name: "ready iPXE", h: host(hosts.StateReady), c: with(pxe, func(c *bootClient) { c.Kind = ipxe }), load: script},
+		{name: "ready, a running system", h: host(hosts.StateReady), c: bootClient{MAC: mac}},
+		{name: "ready, permit expired", h: host(hosts.StateReady, func(h *hosts.Host) { h.Permit.Expires = noon }), c: pxe, why: "permit expired", tell: true},
+		{name: "booting", h: host(hosts.StateBooting), c: pxe, load: loadProgram},
+		{name: "live, in contact", h: host(hosts.StateLive, func(h *hosts.Host) { h.Connected = true }), c: pxe, why: "answers at 10.77.0.9", tell: true},
+		{name: "installing, in contact", h: host(hosts.StateInstalling, func(h *hosts.Host) { h.Connected = true }), c: pxe, why: "answers at 10.77.0.9", tell: true},
+		{name: "installing, lost", h: host(hosts.StateInstalling), c: pxe, load: loadProgram},
+		{name: "failed, permit live", h: host(hosts.StateFailed), c: pxe, load: loadProgram},
+		{name: "failed, permit spent", h: host(hosts.StateFailed, func(h *hosts.Host) { h.Permit.Spent = noon }), c: pxe, load: local, why: "spent", tell: true},
+		{name: "rebooting", h: host(hosts.StateRebooting), c: pxe, load: local, why: "rebooting"},
+		{name: "installed", h: host(hosts.StateInstalled), c: pxe, load: local, why: "installed"},
+		{name: "installed, a running system", h: host(hosts.StateInstalled), c: bootClient{MAC: mac}},
+		{name: "installed iPXE", h: host(hosts.StateInstalled), c: with(pxe, func(c *bootClient) { c.Kind = ipxe }), why: "installed"},
+		{name: "another machine", h: host(hosts.StateBooting, func(h *hosts.Host) { h.Machine = "m2" }), c: pxe, none: true, why: "another machine", tell: true},
+		{name: "a machine that tells no UUID any more", h: host(hosts.StateBooting, func(h *hosts.Host) { h.Machine = "m1" }), c: with(pxe, func(c *bootClient) { c.Machine = "" }), none: true, why: "another machine (UUID not told, not m1)", tell: true},
+		{name: "installed BIOS", h: host(hosts.StateInstalled), c: bootClient{MAC: mac, Kind: pxeFirmware, Arch: iana.INTEL_X86PC}, why: "installed"},
+		{name: "wrong architecture", h: host(hosts.StateReady, func(h *hosts.Host) { h.Arch = "aarch64" }), c: pxe, why: "built for aarch64", tell: true},
+		{name: "BIOS", h: host(hosts.StateReady), c: bootClient{MAC: mac, Kind: pxeFirmware, Arch: iana.INTEL_X86PC}, load: loadProgram},
+		{name: "BIOS for arm64", h: host(hosts.StateReady, arm), c: bootClient{MAC: mac, Kind: pxeFirmware, Arch: iana.INTEL_X86PC}, why: "built for aarch64", tell: true},
+		{name: "arm64", h: host(hosts.StateReady, arm), c: bootClient{MAC: mac, Kind: pxeFirmware, Arch: iana.EFI_ARM64}, load: loadProgram},
+		{name: "installed arm64", h: host(hosts.StateInstalled, arm), c: bootClient{MAC: mac, Kind: pxeFirmware, Arch: iana.EFI_ARM64}, load: local, why: "installed"},
+		{name: "arm64 for x86-64", h: host(hosts.StateReady), c: bootClient{MAC: mac, Kind: pxeFirmware, Arch: iana.EFI_ARM64}, why: "the machine is aarch64 (arm64 UEFI PXE) and bravo is built for x86_64", tell: true},
+		{name: "arm64 iPXE for x86-64", h: host(hosts.StateReady), c: bootClient{MAC: mac, Kind: ipxe, Arch: iana.EFI_ARM64}, why: "built for x86_64", tell: true},
+		{name: "HTTP boot", h: host(hosts.StateReady), c: bootClient{MAC: mac, Kind: httpBoot, Arch: iana.EFI_X86_64_HTTP}, load: loadProgram},
+		{name: "arm64 HTTP boot", h: host(hosts.StateReady, arm), c: bootClient{MAC: mac, Kind: httpBoot, Arch: iana.EFI_ARM64_HTTP}, load: loadProgram},
+		{name: "installed HTTP boot", h: host(hosts.StateInstalled), c: bootClient{MAC: mac, Kind: httpBoot, Arch: iana.EFI_X86_64_HTTP}, load: local, why: "installed"},
+		{name: "U-Boot", h: host(hosts.StateReady, arm), c: bootClient{MAC: mac, Kind: uboot, Arch: iana.UBOOT_ARM64}, load: config},
 		{name: "unknown U-Boot, hold", c: bootClient{MAC: mac, Kind: uboot, Arch: iana.UBOOT_ARM64}, hold: true, why: "not enrolled"},
-		{name: "arm32 U-Boot", h: host(hosts.Ready, arm), c: bootClient{MAC: mac, Kind: uboot, Arch: iana.UBOOT_ARM32}, why: "arm32 U-Boot, for which there is no installer", tell: true},
-		{name: "IA32", h: host(hosts.Ready), c: bootClient{MAC: mac, Kind: pxeFirmware, Arch: iana.EFI_IA32}, why: "IA32 UEFI, for which there is no installer: choose 64-bit", tell: true},
-		{name: "a Raspberry Pi", h: host(hosts.Ready, arm), c: bootClient{MAC: mac, Kind: piROM}, load: tree},
+		{name: "arm32 U-Boot", h: host(hosts.StateReady, arm), c: bootClient{MAC: mac, Kind: uboot, Arch: iana.UBOOT_ARM32}, why: "arm32 U-Boot, for which there is no installer", tell: true},
+		{name: "IA32", h: host(hosts.StateReady), c: bootClient{MAC: mac, Kind: pxeFirmware, Arch: iana.EFI_IA32}, why: "IA32 UEFI, for which there is no installer: choose 64-bit", tell: true},
+		{name: "a Raspberry Pi", h: host(hosts.StateReady, arm), c: bootClient{MAC: mac, Kind: piROM}, load: tree},
 		{name: "an unknown Raspberry Pi, hold", c: bootClient{MAC: mac, Kind: piROM}, hold: true, why: "not enrolled"},
-		{name: "a Raspberry Pi, permit expired", h: host(hosts.Ready, arm, func(h *hosts.Host) { h.Permit.Expires = noon }), c: bootClient{MAC: mac, Kind: piROM}, load: local, why: "permit expired", tell: true},
-		{name: "a Raspberry Pi, in contact", h: host(hosts.Live, arm, func(h *hosts.Host) { h.Contact = true }), c: bootClient{MAC: mac, Kind: piROM}, why: "answers at 10.77.0.9", tell: true},
-		{name: "a Raspberry Pi for x86-64", h: host(hosts.Ready), c: bootClient{MAC: mac, Kind: piROM}, why: "built for x86_64", tell: true},
-		{name: "installed Raspberry Pi", h: host(hosts.Installed, arm), c: bootClient{MAC: mac, Kind: piROM}, load: local, why: "installed"},
+		{name: "a Raspberry Pi, permit expired", h: host(hosts.StateReady, arm, func(h *hosts.Host) { h.Permit.Expires = noon }), c: bootClient{MAC: mac, Kind: piROM}, load: local, why: "permit expired", tell: true},
+		{name: "a Raspberry Pi, in contact", h: host(hosts.StateLive, arm, func(h *hosts.Host) { h.Connected = true }), c: bootClient{MAC: mac, Kind: piROM}, why: "answers at 10.77.0.9", tell: true},
+		{name: "a Raspberry Pi for x86-64", h: host(hosts.StateReady), c: bootClient{MAC: mac, Kind: piROM}, why: "built for x86_64", tell: true},
+		{name: "installed Raspberry Pi", h: host(hosts.StateInstalled, arm), c: bootClient{MAC: mac, Kind: piROM}, load: local, why: "installed"},
 	} {
 		for _, mode := range []Mode{Proxy, Full} {
 			a := decide(tt.h, tt.c, mode, tt.hold, noon)
-			if a.Load != tt.load || a.Tell != tt.tell || !strings.Contains(a.Why, tt.why) || (tt.why == "" && a.Why != "") {
+			if a.Load != tt.load || a.Note != tt.tell || !strings.Contains(a.Why, tt.why) || (tt.why == "" && a.Why != "") {
 				t.Errorf("%s, %s: %+v", tt.name, mode, a)
 			}
 			if want := mode == Full && !tt.none; a.Lease != want {
@@ -272,7 +272,7 @@ var tokenPattern = regexp.MustCompile(`[0-9a-f]{32}`)
 // replaced by one of the same length.
 func TestGolden(t *testing.T) {
 	for _, mode := range []Mode{Proxy, Full} {
-		for _, state := range []hosts.State{"unknown", hosts.Ready, hosts.Rebooting, hosts.Installed} {
+		for _, state := range []hosts.State{"unknown", hosts.StateReady, hosts.StateRebooting, hosts.StateInstalled} {
 			s := server(t, mode)
 			if state != "unknown" {
 				s.mustEnroll(t, "bravo", mac)

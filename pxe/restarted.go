@@ -82,14 +82,15 @@ func (r *restarts) request(m *dhcpv4.DHCPv4, c bootClient, h *hosts.Host, now ti
 	case c.Kind != system:
 		return known.netboot(m, c, now)
 	case h.Restart.Seen == "" && isSystem(m) && known.isHost(m, h):
-		ev = hosts.Event{Kind: hosts.Sighted, Message: fmt.Sprintf("asked for an address as %s, from %s", h.Expected.HostName, c.MAC)}
+		ev = hosts.Event{Kind: hosts.EventSeen, Message: fmt.Sprintf("asked for an address as %s, from %s", h.Expected.HostName, c.MAC)}
 	}
 	return ev
 }
 
 // installerRuns reports whether what asks is the installer: the system that it replaces may ask just as its successor.
 func installerRuns(h *hosts.Host) bool {
-	return h.State == hosts.Live || h.State == hosts.Installing || h.State == hosts.Booting && !h.Boot.Used.IsZero()
+	return h.State == hosts.StateLive || h.State == hosts.StateInstalling ||
+		h.State == hosts.StateBooting && !h.Boot.Used.IsZero()
 }
 
 func (r *restart) isInstaller(manner string) {
@@ -177,6 +178,6 @@ func (r *restart) netboot(m *dhcpv4.DHCPv4, c bootClient, now time.Time) (ev hos
 	if r.returns < 2 || r.returns&(r.returns-1) != 0 {
 		return ev
 	}
-	return hosts.Event{Kind: hosts.Returned, Count: r.returns,
+	return hosts.Event{Kind: hosts.EventReturned, Count: r.returns,
 		Message: fmt.Sprintf("came back to the network %d times since it was told to start from its disk: %s", r.returns, hosts.LookAt)}
 }

@@ -32,15 +32,15 @@ func newRestarting(t *testing.T, e hosts.Expected, installer ...dhcpv4.Modifier)
 	r := &restarting{t: t, clock: noon}
 	r.Server = serverOn(t, Proxy, db, func() time.Time { return r.clock })
 	r.mustEnroll(t, "bravo", mac)
-	if _, err := r.Hosts.Apply("bravo", hosts.Event{Kind: hosts.Built, Expected: &e}); err != nil {
+	if _, err := r.Hosts.Apply("bravo", hosts.Event{Kind: hosts.EventBuilt, Expected: &e}); err != nil {
 		t.Fatal(err)
 	}
 	r.asks(installer...) // whatever runs before the boot
-	r.reach(t, "bravo", hosts.Installing)
+	r.reach(t, "bravo", hosts.StateInstalling)
 	if installer != nil {
 		r.asks(installer...)
 	}
-	if _, err := r.Hosts.Apply("bravo", hosts.Event{Kind: hosts.Rebooted}); err != nil {
+	if _, err := r.Hosts.Apply("bravo", hosts.Event{Kind: hosts.EventRebooted}); err != nil {
 		t.Fatal(err)
 	}
 	return r
@@ -161,7 +161,7 @@ func TestReturns(t *testing.T) {
 			}
 			told := ""
 			for _, ev := range events {
-				if ev.Kind == hosts.Returned {
+				if ev.Kind == hosts.EventReturned {
 					told = ev.Message
 				}
 			}

@@ -75,9 +75,9 @@ func newTarget(t testing.TB, mode Mode, hold bool) *target {
 		_, err := s.Hosts.Enroll(h, permit, nil)
 		switch role {
 		case roleInstalled:
-			s.reach(t, h.Name, hosts.Installed)
+			s.reach(t, h.Name, hosts.StateInstalled)
 		case roleCancelled:
-			_, err = s.Hosts.Apply(h.Name, hosts.Event{Kind: hosts.Cancelled})
+			_, err = s.Hosts.Apply(h.Name, hosts.Event{Kind: hosts.EventCancelled})
 		}
 		if err != nil {
 			t.Fatal(err)

@@ -117,7 +117,7 @@ func kept(ch hosts.Choice) bool {
 
 // TestChoicesGiven: only flags that were given are named, and those at their default, too.
 func TestChoicesGiven(t *testing.T) {
-	var e enrolment
+	var e enrollment
 	c := &cobra.Command{}
 	e.flags(c, "")
 	if err := c.ParseFlags([]string{"--tpm2", "--layout", "none", "--keep=false", "--proof", "seen"}); err != nil {

@@ -314,7 +314,7 @@ func (m *model) install(args []string) (ok bool) {
 	m.out.Reset()
 	m.prompts = 0
 	m.known = m.machine
-	var e enrolment
+	var e enrollment
 	c := &cobra.Command{}
 	e.flags(c, hosts.ViaManual)
 	c.SetContext(m.t.Context())
@@ -386,9 +386,9 @@ func (m *model) play(seed uint64) {
 // burn is the machine that comes to its installer, and what the installer does until the first
 // disk is lost. It reports whether the install went on.
 func (m *model) burn() bool {
-	h, err := m.inventory.BeginBoot(m.host, hosts.Boot{Via: "model", MAC: m.mac, Expires: time.Now().Add(time.Hour)}, "")
+	h, err := m.inventory.BeginBoot(m.host, hosts.Boot{Client: "model", MAC: m.mac, Expires: time.Now().Add(time.Hour)}, "")
 	if err == nil {
-		_, err = m.inventory.Apply(m.host, hosts.Event{Kind: hosts.Contacted, Boot: &h.Boot, Address: "127.0.0.1"})
+		_, err = m.inventory.Apply(m.host, hosts.Event{Kind: hosts.EventContacted, Boot: &h.Boot, Address: "127.0.0.1"})
 	}
 	if err == nil {
 		h, err = m.inventory.Get(m.host)
@@ -405,7 +405,7 @@ func (m *model) burn() bool {
 		}
 	}
 	if err != nil {
-		if _, err := m.inventory.Apply(m.host, hosts.Event{Kind: hosts.Broke, Phase: hosts.PhaseDisks, Message: err.Error()}); err != nil {
+		if _, err := m.inventory.Apply(m.host, hosts.Event{Kind: hosts.EventFailed, Phase: hosts.PhaseDisks, Message: err.Error()}); err != nil {
 			m.t.Fatal(err)
 		}
 		return false

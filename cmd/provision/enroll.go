@@ -87,7 +87,7 @@ fileSystems keep it.
     --extra-files ./extra --chown /home/ada=1000:100`
 
 func enrollCommand(daemon *api.Client) *cobra.Command {
-	var e enrolment
+	var e enrollment
 	c := &cobra.Command{Use: "enroll MAC[,MAC...] HOST", Short: "say which machine shall become which host", Long: enrollHelp,
 		Args: cobra.ExactArgs(2), ValidArgsFunction: completeMACs(daemon),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -107,15 +107,15 @@ func enrollCommand(daemon *api.Client) *cobra.Command {
 	return c
 }
 
-// enrolment is what a host is enrolled with, as it was typed.
-type enrolment struct {
+// enrollment is what a host is enrolled with, as it was typed.
+type enrollment struct {
 	request enroll.Request
 	disks   []string
 	secret  secretFlags
 }
 
 // flags adds those of enroll, install and reinstall. via is how the machine is made to come if nothing is said.
-func (e *enrolment) flags(c *cobra.Command, via hosts.Via) {
+func (e *enrollment) flags(c *cobra.Command, via hosts.Via) {
 	r := &e.request
 	choiceFlags(c, &r.Choices, toEnroll)
 	diskFlag(c, &e.disks)
@@ -134,7 +134,7 @@ func viaFlag(c *cobra.Command, via *hosts.Via, otherwise hosts.Via) {
 }
 
 // parse checks the flags and completes the request, but for MACs and name.
-func (e *enrolment) parse(c *cobra.Command) (err error) {
+func (e *enrollment) parse(c *cobra.Command) (err error) {
 	r := &e.request
 	r.Named = givenChoices(c, toEnroll)
 	for _, path := range []*string{&r.StorePath, &r.ExtraFiles} {
@@ -155,7 +155,7 @@ func (e *enrolment) parse(c *cobra.Command) (err error) {
 }
 
 // agreed is the request, with what the operator agrees to.
-func (e *enrolment) agreed(a enroll.Agreement) any {
+func (e *enrollment) agreed(a enroll.Agreement) any {
 	e.request.Agreement = a
 	return e.request
 }

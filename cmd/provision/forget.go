@@ -179,7 +179,7 @@ func sayRestored(out io.Writer, s api.Status) {
 	switch s.State {
 	case "":
 		fmt.Fprintf(out, "The SSH key of %s is there again; it was never enrolled.\n", s.Name)
-	case hosts.Installed, hosts.Rebooting:
+	case hosts.StateInstalled, hosts.StateRebooting:
 		fmt.Fprintf(out, "%s is there again, %s, without a permit.\n", s.Name, s.State)
 	default:
 		fmt.Fprintf(out, "%s is there again, without a permit: enroll it again to install it.\n", s.Name)

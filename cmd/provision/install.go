@@ -40,7 +40,7 @@ port 22 of the machine, where the installer will listen.
     --ssh-host-key SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU`
 
 func installCommand(daemon *api.Client) *cobra.Command {
-	var e enrolment
+	var e enrollment
 	var target, hostKey string
 	var identities []string
 	var yes bool

@@ -40,7 +40,7 @@ output of lsblk --json --bytes --output-all does. For --disk see provision enrol
 
 func planCommand(daemon *api.Client) *cobra.Command {
 	var layout, facts, board string
-	var way hosts.Disko
+	var way hosts.DiskoMode
 	var disks []string
 	var asJSON bool
 	c := &cobra.Command{Use: "plan HOST", Short: "show what an install would do to the disks", Long: planHelp,
@@ -87,7 +87,7 @@ func planCommand(daemon *api.Client) *cobra.Command {
 	return c
 }
 
-func planOptions(way hosts.Disko, disks []string) (disko.Options, error) {
+func planOptions(way hosts.DiskoMode, disks []string) (disko.Options, error) {
 	chosen, err := disko.ParseDisks(disks)
 	if err != nil {
 		return disko.Options{}, errUsage{fmt.Errorf("--disk: %w", err)}
@@ -154,9 +154,9 @@ func showPlan(w io.Writer, p *disko.Plan) error {
 			fmt.Fprintln(w, stage)
 		}
 		name := s.Name
-		sum += s.Usual
-		if s.Usual > 0 {
-			name += ", ~" + seconds(s.Usual)
+		sum += s.Expected
+		if s.Expected > 0 {
+			name += ", ~" + seconds(s.Expected)
 		}
 		fmt.Fprintf(w, "  %s\n      %s\n", name, strings.Join(s.Argv, " "))
 		if s.Destroys != "" {

@@ -19,7 +19,7 @@ func TestPictures(t *testing.T) {
 	for _, c := range []struct {
 		name, layout, facts string
 		width               int
-		way                 disko.Way
+		way                 disko.Mode
 	}{
 		{"ext4", "ext4", "blank", 80, disko.Fresh},
 		{"ext4-unknown", "ext4", "", 80, disko.Fresh},
@@ -61,14 +61,14 @@ func TestPictures(t *testing.T) {
 }
 
 // planPicture plans a layout; a machine without facts is called ".facts.json".
-func planPicture(layoutFile, factsFile string, way disko.Way) (*disko.Plan, error) {
+func planPicture(layoutFile, factsFile string, way disko.Mode) (*disko.Plan, error) {
 	data, err := os.ReadFile(layoutFile)
 	if err != nil {
 		return nil, err
 	}
 	layout, err := disko.Parse(data)
 	if err != nil || filepath.Base(factsFile) == ".facts.json" {
-		return disko.NewPlan(layout, nil, disko.Options{Way: way})
+		return disko.NewPlan(layout, nil, disko.Options{Mode: way})
 	}
 	if data, err = os.ReadFile(factsFile); err != nil {
 		return nil, err
@@ -77,7 +77,7 @@ func planPicture(layoutFile, factsFile string, way disko.Way) (*disko.Plan, erro
 	if err != nil {
 		return nil, err
 	}
-	return disko.NewPlan(layout, facts, disko.Options{Way: way})
+	return disko.NewPlan(layout, facts, disko.Options{Mode: way})
 }
 
 // TestPlanTimes: steps that take long say so, and how long they take together.

@@ -33,7 +33,7 @@ touched, provision cancel leaves all as it was.
   provision reinstall bravo --via wol --yes`
 
 func reinstallCommand(daemon *api.Client) *cobra.Command {
-	var e enrolment
+	var e enrollment
 	var yes bool
 	c := &cobra.Command{Use: "reinstall HOST", Short: "erase a host's machine and install it again", Long: reinstallHelp,
 		Args: cobra.ExactArgs(1), ValidArgsFunction: completeHosts(daemon),

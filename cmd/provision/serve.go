@@ -244,7 +244,7 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 			return err
 		},
 	}
-	enrolments := &enroll.Service{
+	service := &enroll.Service{
 		Flake:        f.flake,
 		Hosts:        inventory,
 		Images:       catalog,
@@ -267,13 +267,13 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 		Socket:     socket,
 		Group:      f.group,
 		Programs:   f.programs,
-		Enroll:     enrolments,
+		Enroll:     service,
 		Hosts:      inventory,
 		Images:     catalog,
 		Traces:     traces,
 		Store:      db,
 		Temp:       temp,
-		Look:       install.Look,
+		Look:       install.ProbeMachine,
 		Reach:      install.Reach,
 		Interfaces: pxeServer.Addresses,
 		Log:        log,

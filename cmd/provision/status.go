@@ -65,19 +65,19 @@ func detail(s api.Status) string {
 			return string(s.Phase) + ": " + first
 		}
 		return first
-	case s.State == hosts.Ready && time.Now().After(s.Permit.Expires):
+	case s.State == hosts.StateReady && time.Now().After(s.Permit.Expires):
 		return "its permit expired " + ago(s.Permit.Expires) + ": enroll it again"
-	case s.State == hosts.Ready:
+	case s.State == hosts.StateReady:
 		words := "switch it on; permit until " + s.Permit.Expires.Local().Format("2006-01-02 15:04")
 		if s.Progress.Now != "" {
 			words += "; " + s.Progress.Now
 		}
 		return words
-	case s.State == hosts.Rehearsed:
+	case s.State == hosts.StateRehearsed:
 		return "dry run done, nothing was changed; enroll it again to install it"
-	case s.State == hosts.Installed:
+	case s.State == hosts.StateInstalled:
 		return s.System
-	case s.State == hosts.Rebooting:
+	case s.State == hosts.StateRebooting:
 		return restartWords(s)
 	}
 	return progressWords(s)
@@ -122,9 +122,9 @@ func showOne(c *cobra.Command, s api.Status) error {
 	}
 	line("machine", strings.Join(s.MACs, ", "))
 	line("address", s.Address)
-	if s.State == hosts.Rehearsed {
+	if s.State == hosts.StateRehearsed {
 		line("plan", "provision plan "+s.Name+"; "+detail(s))
-	} else if s.State != hosts.Installed && s.State != hosts.Failed {
+	} else if s.State != hosts.StateInstalled && s.State != hosts.StateFailed {
 		line("phase", progressWords(s))
 	}
 	if s.Restart.Waits != "" {
@@ -177,8 +177,8 @@ func showOne(c *cobra.Command, s api.Status) error {
 	return t.Flush()
 }
 
-func diskoWords(way hosts.Disko) string {
-	return string(way) + map[hosts.Disko]string{
+func diskoWords(way hosts.DiskoMode) string {
+	return string(way) + map[hosts.DiskoMode]string{
 		hosts.Fresh:  ": erased, and all made",
 		hosts.Format: ": what is missing is made, nothing is erased",
 		hosts.Mount:  ": mounted as they are",
@@ -216,8 +216,9 @@ func permitWords(p hosts.Permit) string {
 }
 
 // order is how far a state is on the way.
-var order = []hosts.State{hosts.Ready, hosts.Booting, hosts.Live, hosts.Rehearsed, hosts.Installing, hosts.Rebooting,
-	hosts.Installed}
+var order = []hosts.State{hosts.StateReady, hosts.StateBooting, hosts.StateLive, hosts.StateRehearsed,
+	hosts.StateInstalling, hosts.StateRebooting,
+	hosts.StateInstalled}
 
 const waitHelp = `Wait until a host reaches a state (or one beyond it). Exit status 0 when it is
 reached, 1 when the install failed, 2 when the time is up. A dry run has reached
@@ -232,7 +233,7 @@ func waitCommand(daemon *api.Client) *cobra.Command {
 		Args: cobra.ExactArgs(1), ValidArgsFunction: completeHosts(daemon),
 		RunE: func(c *cobra.Command, args []string) error {
 			want := slices.Index(order, hosts.State(state))
-			if want < 0 && state != string(hosts.Failed) {
+			if want < 0 && state != string(hosts.StateFailed) {
 				return errUsage{fmt.Errorf("--for %s: not a state; states are %v and failed", state, order)}
 			}
 			var s api.Status
@@ -241,7 +242,7 @@ func waitCommand(daemon *api.Client) *cobra.Command {
 			}
 			return wait(c.Context(), daemon, args[0], s.State, want, timeout)
 		}}
-	c.Flags().StringVar(&state, "for", string(hosts.Installed), "state to wait for")
+	c.Flags().StringVar(&state, "for", string(hosts.StateInstalled), "state to wait for")
 	c.Flags().DurationVar(&timeout, "timeout", 0, "how long to wait (0: for ever)")
 	return c
 }
@@ -288,9 +289,9 @@ func verdict(n api.News, want int) *errStatus {
 	switch {
 	case n.Gone:
 		return &errStatus{exitFailed, s.Name + " was forgotten"}
-	case s.State == hosts.Failed && want >= 0:
+	case s.State == hosts.StateFailed && want >= 0:
 		return &errStatus{exitFailed, fmt.Sprintf("%s failed during %s: %s", s.Name, s.Phase, s.Error)}
-	case s.State == hosts.Failed, s.State == hosts.Rehearsed, want >= 0 && slices.Index(order, s.State) >= want:
+	case s.State == hosts.StateFailed, s.State == hosts.StateRehearsed, want >= 0 && slices.Index(order, s.State) >= want:
 		return &errStatus{code: exitDone}
 	}
 	return nil

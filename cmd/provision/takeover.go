@@ -18,7 +18,7 @@ import (
 
 // takeOver logs in, looks around, lets the server in, and enrolls the host. Nothing is changed on a machine that cannot
 // be taken over.
-func takeOver(c *cobra.Command, daemon *api.Client, v *takeover.Visit, e *enrolment, yes bool) error {
+func takeOver(c *cobra.Command, daemon *api.Client, v *takeover.Visit, e *enrollment, yes bool) error {
 	ctx := c.Context()
 	var server api.Serving
 	if err := daemon.Call(ctx, http.MethodGet, api.ServerPath, nil, &server); err != nil {
@@ -58,7 +58,7 @@ func takeOver(c *cobra.Command, daemon *api.Client, v *takeover.Visit, e *enrolm
 // enrollVisited shows what the install will do, and enrolls the host once that is confirmed and the server is let in.
 // If that fails, the server's key is taken out again.
 func enrollVisited(c *cobra.Command, daemon *api.Client, v *takeover.Visit,
-	e *enrolment, yes bool) (s api.Status, err error) {
+	e *enrollment, yes bool) (s api.Status, err error) {
 	ctx := c.Context()
 	q := newQuestion(c, daemon, e.request.Name, yes)
 	e.request.Facts, q.unseen = visitedDisks(ctx, v)

@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"provision/internal/target"
+	"provision/internal/handover"
 )
 
 const targetHelp = `What the server runs on a machine that is up and shall be installed again. It
@@ -19,7 +19,7 @@ func targetCommand() *cobra.Command {
 		RunE: func(*cobra.Command, []string) error {
 			return errUsage{errors.New("target needs facts, kexec-load, kexec-unload, kexec-start or boot-next")}
 		}}
-	var here target.Machine
+	var here handover.Machine
 	c.AddCommand(
 		&cobra.Command{Use: "facts", Short: "print what this machine is, as JSON", Args: cobra.NoArgs,
 			RunE: func(c *cobra.Command, _ []string) error {
@@ -48,13 +48,13 @@ func targetCommand() *cobra.Command {
 	return c
 }
 
-func bootNextCommand(here target.Machine) *cobra.Command {
+func bootNextCommand(here handover.Machine) *cobra.Command {
 	var macs, restore string
 	var http, clear bool
 	c := &cobra.Command{Use: "boot-next --mac MAC[,MAC] [--http] | --clear | --restore ENTRY",
 		Short: "make the firmware netboot next time", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			var done target.BootNext
+			var done handover.BootNext
 			var err error
 			given := 0
 			for _, flag := range []string{"mac", "clear", "restore"} {

@@ -48,7 +48,7 @@ func watchCommand(daemon *api.Client) *cobra.Command {
 				show(n)
 				// Replayed events come with today's state; only the newest ends it.
 				current := n.Event == nil || n.Event.Number == n.Status.Event
-				ends := []hosts.State{hosts.Installed, hosts.Rehearsed, hosts.Failed}
+				ends := []hosts.State{hosts.StateInstalled, hosts.StateRehearsed, hosts.StateFailed}
 				if host == "" || !current || !slices.Contains(ends, n.Status.State) {
 					if n.Gone && host != "" {
 						result = errStatus{exitFailed, host + " was forgotten"}
@@ -57,7 +57,7 @@ func watchCommand(daemon *api.Client) *cobra.Command {
 					return true
 				}
 				result = nil
-				if n.Status.State == hosts.Failed {
+				if n.Status.State == hosts.StateFailed {
 					result = errStatus{exitFailed, ""}
 				}
 				return false
@@ -167,7 +167,8 @@ func (s *screen) show(n api.News) {
 
 func (s *screen) line(st api.Status, width int) string {
 	text := fmt.Sprintf("%-12s %-11s", st.Name, st.State)
-	if st.Progress.Total == 0 || st.State == hosts.Failed || st.State == hosts.Installed || st.State == hosts.Rehearsed {
+	if st.Progress.Total == 0 || st.State == hosts.StateFailed || st.State == hosts.StateInstalled ||
+		st.State == hosts.StateRehearsed {
 		return s.paint(stateColor(st.State), clip(text+" "+detail(st), width))
 	}
 	const cells = 30
@@ -206,11 +207,11 @@ func clip(s string, width int) string {
 
 func stateColor(st hosts.State) string {
 	switch st {
-	case hosts.Installed, hosts.Rehearsed:
+	case hosts.StateInstalled, hosts.StateRehearsed:
 		return "32" // green
-	case hosts.Failed:
+	case hosts.StateFailed:
 		return "31" // red
-	case hosts.Installing, hosts.Rebooting:
+	case hosts.StateInstalling, hosts.StateRebooting:
 		return "36" // cyan
 	}
 	return ""

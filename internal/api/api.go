@@ -69,7 +69,7 @@ func statusOf(h hosts.Host) Status {
 		System:       h.System,
 		Error:        h.Error,
 		Since:        h.Since,
-		Proof:        h.Standing.Proof,
+		Proof:        h.Installed.Proof,
 		HostKey:      h.HostKey,
 		Arch:         h.Arch,
 		Method:       h.Method,

@@ -91,7 +91,7 @@ func (m *meter) write(w io.Writer) {
 	defer m.mu.Unlock()
 	about := func(name, kind, help string) { fmt.Fprintf(w, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind) }
 	about("provision_installs_total", "counter", "Installs that came to an end since the server started.")
-	for _, s := range []hosts.State{hosts.Installed, hosts.Failed} {
+	for _, s := range []hosts.State{hosts.StateInstalled, hosts.StateFailed} {
 		fmt.Fprintf(w, "provision_installs_total{state=%q} %d\n", s, m.installs[s])
 	}
 	about("provision_install_seconds", "histogram", "From the enrolment to the proof that the host came up.")
@@ -126,7 +126,8 @@ func (s *Server) Measure(ctx context.Context) error {
 		if err == nil && h.LastEvent < last[name] { // it was forgotten and enrolled again
 			delete(last, name)
 		}
-		if err == nil && h.State != hosts.Installed && h.State != hosts.Failed { // what came before is read when it is
+		if err == nil && h.State != hosts.StateInstalled &&
+			h.State != hosts.StateFailed { // what came before is read when it is
 			continue
 		}
 		news, eventsErr := s.Hosts.Events(name, last[name])
@@ -144,10 +145,10 @@ func (s *Server) Measure(ctx context.Context) error {
 
 func (s *Server) measure(ev hosts.Event) error {
 	switch ev.Kind {
-	case hosts.Broke:
-		s.meter.ended(hosts.Failed)
-	case hosts.Proved:
-		s.meter.ended(hosts.Installed)
+	case hosts.EventFailed:
+		s.meter.ended(hosts.StateFailed)
+	case hosts.EventProved:
+		s.meter.ended(hosts.StateInstalled)
 		events, err := s.Hosts.Events(ev.Host, 0)
 		if err != nil {
 			return err

@@ -10,9 +10,9 @@ import (
 
 func TestMetrics(t *testing.T) {
 	var m meter
-	m.ended(hosts.Failed)
+	m.ended(hosts.StateFailed)
 	for _, s := range []float64{1, 9, 4000} {
-		m.ended(hosts.Installed)
+		m.ended(hosts.StateInstalled)
 		m.observe(timeline.Timeline{Seconds: s, Phases: []timeline.Phase{
 			{Name: timeline.Copy, Side: timeline.Network, Seconds: s / 2, Bytes: 1000, Over: "http"}, {Name: timeline.Disks, Side: timeline.Machine, Seconds: 0.05}}})
 	}

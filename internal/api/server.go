@@ -233,10 +233,10 @@ func (s *Server) cancel(c echo.Context) error {
 		return err
 	}
 	message := "the permit was withdrawn"
-	if h.Intact() {
+	if h.HasInstalled() {
 		message += "; its disks were not touched"
 	}
-	h, err = s.Hosts.Apply(h.Name, hosts.Event{Kind: hosts.Cancelled, Message: message})
+	h, err = s.Hosts.Apply(h.Name, hosts.Event{Kind: hosts.EventCancelled, Message: message})
 	if err != nil {
 		return err
 	}

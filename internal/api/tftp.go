@@ -32,7 +32,7 @@ func (s *Server) slowLoads(c echo.Context) error {
 	slow := []SlowLoad{}
 	traces := s.Traces.List()
 	for _, h := range all {
-		if h.State == hosts.Installed || h.State == hosts.Rebooting {
+		if h.State == hosts.StateInstalled || h.State == hosts.StateRebooting {
 			continue
 		}
 		for _, what := range s.slow(h, traces, programs) {
@@ -56,7 +56,7 @@ func (s *Server) slow(h hosts.Host, traces []hosts.Trace, programs map[string][]
 	board, err := boards.Parse(h.Board)
 	ownFirmware := err == nil && board.Firmware != ""
 	var loads []images.TFTPLoad
-	switch who := cmp.Or(tr.Client, h.Boot.Via); {
+	switch who := cmp.Or(tr.Client, h.Boot.Client); {
 	case ownFirmware, strings.HasPrefix(who, "Raspberry Pi"), strings.Contains(who, "U-Boot"):
 		loads = s.Images.BoardLoads(img)
 	case strings.HasSuffix(who, " PXE"): // firmware without HTTP boot, or in which it is off

@@ -55,7 +55,7 @@ func TestSlow(t *testing.T) {
 		{"", "arm64 UEFI HTTP", "", 50 * time.Millisecond, ""},
 		{"", "iPXE arm64 UEFI", "", 50 * time.Millisecond, ""},
 	} {
-		h := hosts.Host{Name: "bravo", MACs: []string{mac}, Choices: hosts.Choices{Image: "arm", Board: tt.board}, Boot: hosts.Boot{Via: tt.via}}
+		h := hosts.Host{Name: "bravo", MACs: []string{mac}, Choices: hosts.Choices{Image: "arm", Board: tt.board}, Boot: hosts.Boot{Client: tt.via}}
 		got := strings.Join(s.slow(h, []hosts.Trace{{MAC: "52:54:00:00:00:01", Client: "arm64 U-Boot"}, {MAC: mac, Client: tt.client, Block: tt.block, Blksize: 1468}}, programs), "; ")
 		if (got == "") != (tt.want == "") || !strings.HasPrefix(got, tt.want) {
 			t.Errorf("%+v: %q", tt, got)

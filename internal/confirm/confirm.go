@@ -21,7 +21,7 @@ func Options(o hosts.Choices, script string) disko.Options {
 	if o.Disko == hosts.Script {
 		return disko.Options{Script: script, Disks: o.Disks}
 	}
-	return disko.Options{Way: disko.Way(o.Disko), Disks: o.Disks}
+	return disko.Options{Mode: disko.Mode(o.Disko), Disks: o.Disks}
 }
 
 // Of is what a plan takes and destroys, with the disks that the operator named with --wipe.
@@ -78,11 +78,11 @@ func Objections(p *disko.Plan, h hosts.Host, inventory *hosts.Inventory) ([]disk
 // known: that may be another disk's after the next start.
 func digest(p *disko.Plan, takes []hosts.Taken, unknown []string) string {
 	sum := struct {
-		Way      disko.Way
+		Way      disko.Mode
 		Takes    []hosts.Taken
 		Destroys [][]string
 		Unknown  []string
-	}{Way: p.Way, Unknown: slices.Sorted(slices.Values(unknown))}
+	}{Way: p.Mode, Unknown: slices.Sorted(slices.Values(unknown))}
 	for _, t := range takes {
 		if t.Size > 0 {
 			t.Named = ""

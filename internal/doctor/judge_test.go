@@ -268,14 +268,14 @@ func TestStalled(t *testing.T) {
 		{hosts.StageInitrd, "Raspberry Pi 4B e5ef6e9d", "loaded its kernel and first stage, which did not get its image whole", "device trees"},
 		{hosts.StageStarted, "iPXE x86-64 UEFI", "started its installer, which never answered", "init="},
 	} {
-		h := waiting(hosts.Booting)
+		h := waiting(hosts.StateBooting)
 		f, ok := stalled(trace(tt.stage, tt.client), &h, noon)
 		what := "bravo 52:54:00:12:34:56 " + tt.want + " (" + tt.client + ", 4 min ago)"
 		if !ok || f.Severity != Stop || f.What != what || !strings.Contains(f.Remedy, tt.remedy) {
 			t.Errorf("%s: %t, %+v", tt.stage, ok, f)
 		}
 	}
-	h := waiting(hosts.Ready)
+	h := waiting(hosts.StateReady)
 	for _, tt := range []struct {
 		stage  hosts.Stage
 		client string
@@ -301,7 +301,7 @@ func TestStalled(t *testing.T) {
 }
 
 func TestRefused(t *testing.T) {
-	fresh, expired := waiting(hosts.Ready), waiting(hosts.Failed)
+	fresh, expired := waiting(hosts.StateReady), waiting(hosts.StateFailed)
 	expired.Phase, expired.Permit.Expires = hosts.PhaseNetboot, noon.Add(-time.Minute)
 	for _, tt := range []struct {
 		client, why string
@@ -322,17 +322,17 @@ func TestRefused(t *testing.T) {
 
 func TestNotStalled(t *testing.T) {
 	tr := hosts.Trace{MAC: "52:54:00:12:34:56", Client: "x86-64 UEFI PXE", Stage: hosts.StageAsked, Last: noon.Add(-4 * time.Minute)}
-	failed := waiting(hosts.Failed)
+	failed := waiting(hosts.StateFailed)
 	failed.Phase = hosts.PhaseCopy
-	again := waiting(hosts.Ready)
+	again := waiting(hosts.StateReady)
 	again.Permit.Issued = noon.Add(-time.Minute)
-	for name, h := range map[string]hosts.Host{"installed": waiting(hosts.Installed), "live": waiting(hosts.Live),
-		"rebooting": waiting(hosts.Rebooting), "failed later": failed, "enrolled since": again} {
+	for name, h := range map[string]hosts.Host{"installed": waiting(hosts.StateInstalled), "live": waiting(hosts.StateLive),
+		"rebooting": waiting(hosts.StateRebooting), "failed later": failed, "enrolled since": again} {
 		if f, ok := stalled(tr, &h, noon); ok {
 			t.Errorf("%s: %+v", name, f)
 		}
 	}
-	h := waiting(hosts.Ready)
+	h := waiting(hosts.StateReady)
 	for name, last := range map[string]time.Time{"just now": noon.Add(-59 * time.Second), "yesterday": noon.Add(-25 * time.Hour)} {
 		tr := tr
 		tr.Last = last
@@ -366,14 +366,14 @@ func TestImages(t *testing.T) {
 		verify error
 		want   []string
 	}{
-		{"fine", hosts.Ready, []images.Image{good}, nil, nil},
-		{"none", hosts.Ready, nil, nil, []string{"stop image: there is no installer image for x86_64, which bravo needs" + again}},
-		{"none needed", hosts.Installed, nil, nil, nil},
-		{"gone", hosts.Ready, []images.Image{other}, nil, []string{"stop image: image nixos, with which bravo is enrolled, is gone" + again}},
-		{"other architecture", hosts.Booting, []images.Image{arm}, nil, []string{"stop image: image nixos is for aarch64 now, and bravo is built for x86_64" + again}},
-		{"damaged", hosts.Failed, []images.Image{good}, errors.New("verify image nixos: its kernel is damaged"),
+		{"fine", hosts.StateReady, []images.Image{good}, nil, nil},
+		{"none", hosts.StateReady, nil, nil, []string{"stop image: there is no installer image for x86_64, which bravo needs" + again}},
+		{"none needed", hosts.StateInstalled, nil, nil, nil},
+		{"gone", hosts.StateReady, []images.Image{other}, nil, []string{"stop image: image nixos, with which bravo is enrolled, is gone" + again}},
+		{"other architecture", hosts.StateBooting, []images.Image{arm}, nil, []string{"stop image: image nixos is for aarch64 now, and bravo is built for x86_64" + again}},
+		{"damaged", hosts.StateFailed, []images.Image{good}, errors.New("verify image nixos: its kernel is damaged"),
 			[]string{"stop image: verify image nixos: its kernel is damaged" + again}},
-		{"without init=", hosts.Ready, []images.Image{mute}, nil, []string{"warning image: image nixos has no init= in its command line: " +
+		{"without init=", hosts.StateReady, []images.Image{mute}, nil, []string{"warning image: image nixos has no init= in its command line: " +
 			"a NixOS image then ends in an emergency shell → add it with --from, or give its own init=/nix/store/…/init with --cmdline"}},
 	} {
 		d := &Doctor{Images: tt.images, Hosts: []hosts.Host{waiting(tt.state)},

@@ -18,7 +18,7 @@ func (d *Doctor) images(ctx context.Context) (found []Finding) {
 	}
 	seen := make(map[string]bool)
 	for _, h := range d.Hosts {
-		if h.State == hosts.Installed || h.State == hosts.Rebooting {
+		if h.State == hosts.StateInstalled || h.State == hosts.StateRebooting {
 			continue
 		}
 		i := slices.IndexFunc(d.Images, func(img images.Image) bool { return img.Name == h.Image })
@@ -156,7 +156,8 @@ func stalled(t hosts.Trace, h *hosts.Host, now time.Time) (f Finding, ok bool) {
 // waits reports whether the host is still to be netbooted: nothing of its
 // installer was seen.
 func waits(h *hosts.Host) bool {
-	return h.State == hosts.Ready || h.State == hosts.Booting || h.State == hosts.Failed && h.Phase == hosts.PhaseNetboot
+	return h.State == hosts.StateReady || h.State == hosts.StateBooting ||
+		h.State == hosts.StateFailed && h.Phase == hosts.PhaseNetboot
 }
 
 // refused is how a machine was refused. Some reasons hold their remedy.

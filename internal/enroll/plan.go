@@ -13,7 +13,7 @@ import (
 )
 
 // PlanOptions are those of a plan that is shown.
-func PlanOptions(way hosts.Disko, disks map[string]string) disko.Options {
+func PlanOptions(way hosts.DiskoMode, disks map[string]string) disko.Options {
 	return confirm.Options(hosts.Choices{Disko: way, Disks: disks}, "diskoScript") // which is not built for that
 }
 
@@ -85,13 +85,13 @@ func (s *Service) propose(h hosts.Host, layout *disko.Layout, seen json.RawMessa
 
 // unseen plans for a machine of which nothing is known.
 func unseen(layout *disko.Layout, o disko.Options) (*disko.Plan, error) {
-	if o.Way != disko.Format {
+	if o.Mode != disko.Format {
 		return disko.NewPlan(layout, nil, o)
 	}
-	o.Way = disko.Mount // what else is to be made shows on the machine only
+	o.Mode = disko.Mount // what else is to be made shows on the machine only
 	p, err := disko.NewPlan(layout, nil, o)
 	if err == nil {
-		p.Way = disko.Format
+		p.Mode = disko.Format
 	}
 	return p, err
 }
@@ -144,7 +144,7 @@ func (s *Service) Retry(ctx context.Context, name string, r RetryRequest) (hosts
 		return h, nil, err
 	}
 	ev := hosts.Event{
-		Kind:    hosts.Retried,
+		Kind:    hosts.EventRetried,
 		Wipe:    r.Wipe,
 		Via:     r.Via,
 		Message: "the install is tried again",

@@ -40,7 +40,7 @@ func (s *Service) secretsFor(r Request, h *hosts.Host, layout *disko.Layout) (ma
 func (s *Service) diskKeys(r Request, h *hosts.Host, layout *disko.Layout) (map[string][]byte, error) {
 	// Before the machine was seen there is nothing to keep; the keys are the same in all ways.
 	o := PlanOptions(h.Disko, r.Disks)
-	o.Way = disko.Fresh
+	o.Mode = disko.Fresh
 	plan, err := disko.NewPlan(layout, nil, o)
 	if err != nil {
 		return nil, err

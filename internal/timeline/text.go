@@ -25,7 +25,7 @@ func (t Timeline) Text(w io.Writer) error {
 func (t Timeline) summary() string {
 	took := inSeconds(t.Seconds)
 	switch t.State {
-	case hosts.Installed, hosts.Rehearsed, hosts.Failed:
+	case hosts.StateInstalled, hosts.StateRehearsed, hosts.StateFailed:
 		return fmt.Sprintf("%s after %s%s", t.State, took, t.longest())
 	}
 	return fmt.Sprintf("%s, for %s so far", t.State, took)

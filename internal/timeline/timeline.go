@@ -154,7 +154,7 @@ func (r *reader) idle() bool {
 
 func (r *reader) read(ev hosts.Event) {
 	t := ev.Time
-	if ev.Kind == hosts.Enrolled || r.open == nil {
+	if ev.Kind == hosts.EventEnrolled || r.open == nil {
 		*r = reader{t: Timeline{Host: ev.Host, Start: t}, open: make(map[string]int)}
 	}
 	if r.over {
@@ -162,7 +162,7 @@ func (r *reader) read(ev hosts.Event) {
 	}
 	r.t.State = ev.State
 	switch ev.Kind {
-	case hosts.Retried, hosts.Netboot, hosts.Contacted, hosts.Proved:
+	case hosts.EventRetried, hosts.EventNetboot, hosts.EventContacted, hosts.EventProved:
 		if !r.failed.IsZero() {
 			r.begin(Mend, r.failed)
 			r.end(Mend, t)
@@ -170,45 +170,45 @@ func (r *reader) read(ev hosts.Event) {
 		}
 	}
 	switch ev.Kind {
-	case hosts.Enrolled, hosts.Retried:
+	case hosts.EventEnrolled, hosts.EventRetried:
 		r.begin(SwitchOn, t)
-	case hosts.Netboot:
+	case hosts.EventNetboot:
 		r.machine(t)
 		r.begin(Firmware, t)
-	case hosts.Queued, hosts.Building, hosts.Built:
+	case hosts.EventQueued, hosts.EventBuilding, hosts.EventBuilt:
 		r.build(ev)
-	case hosts.Fetched:
+	case hosts.EventFetched:
 		r.fetched(ev)
-	case hosts.Contacted:
+	case hosts.EventContacted:
 		r.machine(t)
 		r.begin(Facts, t)
-	case hosts.Started, hosts.Finished:
+	case hosts.EventStarted, hosts.EventFinished:
 		r.phase(ev)
-	case hosts.Lost:
+	case hosts.EventLost:
 		r.machine(t)
 		r.begin(Lost, t)
-	case hosts.Rebooted:
+	case hosts.EventRebooted:
 		r.machine(t)
 		r.begin(Restart, t)
-	case hosts.Proved, hosts.Rehearsal, hosts.Cancelled, hosts.Broke:
+	case hosts.EventProved, hosts.EventRehearsed, hosts.EventCancelled, hosts.EventFailed:
 		r.ended(ev)
 	}
 }
 
 func (r *reader) build(ev hosts.Event) {
 	switch ev.Kind {
-	case hosts.Queued:
+	case hosts.EventQueued:
 		r.begin(Build, ev.Time)
 		r.queued = ev.Time
 		return
-	case hosts.Building:
+	case hosts.EventBuilding:
 		r.begin(Build, ev.Time)
 	}
 	if i, ok := r.open[Build]; ok && !r.queued.IsZero() {
 		r.t.Phases[i].Queued += ev.Time.Sub(r.queued).Seconds()
 	}
 	r.queued = time.Time{}
-	if ev.Kind == hosts.Built {
+	if ev.Kind == hosts.EventBuilt {
 		r.end(Build, ev.Time)
 		if _, ok := r.open[Wait]; ok {
 			r.end(Wait, ev.Time)
@@ -235,7 +235,7 @@ func (r *reader) phase(ev hosts.Event) {
 	if _, known := about[name]; !known {
 		return
 	}
-	if ev.Kind == hosts.Started {
+	if ev.Kind == hosts.EventStarted {
 		r.end(Facts, ev.Time)
 		r.end(Wait, ev.Time)
 		r.end(Plan, ev.Time)
@@ -262,7 +262,7 @@ func (r *reader) phase(ev hosts.Event) {
 
 // ended is of the install. One that failed may go on.
 func (r *reader) ended(ev hosts.Event) {
-	if r.over = ev.Kind != hosts.Broke; !r.over {
+	if r.over = ev.Kind != hosts.EventFailed; !r.over {
 		r.failed = ev.Time
 	}
 	_, known := r.open[string(ev.Phase)]

@@ -23,7 +23,7 @@ var start = time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
 
 // ev is an event so many seconds after the start.
 func ev(s float64, kind hosts.Kind, change ...func(*hosts.Event)) hosts.Event {
-	e := hosts.Event{Host: "bravo", Kind: kind, Time: start.Add(time.Duration(s * float64(time.Second))), State: hosts.Installing}
+	e := hosts.Event{Host: "bravo", Kind: kind, Time: start.Add(time.Duration(s * float64(time.Second))), State: hosts.StateInstalling}
 	for _, c := range change {
 		c(&e)
 	}
@@ -44,8 +44,8 @@ type want struct {
 }
 
 func TestPhases(t *testing.T) {
-	boot := []hosts.Event{ev(0, hosts.Enrolled), ev(0, hosts.Building), ev(3, hosts.Built), ev(10, hosts.Netboot), ev(12, hosts.Fetched),
-		ev(20, hosts.Fetched, work(80e6, "http", 4*time.Second)), ev(30, hosts.Contacted), ev(31, hosts.Finished, in(hosts.PhaseFacts)), ev(31, hosts.Started, in(hosts.PhaseBuild))}
+	boot := []hosts.Event{ev(0, hosts.EventEnrolled), ev(0, hosts.EventBuilding), ev(3, hosts.EventBuilt), ev(10, hosts.EventNetboot), ev(12, hosts.EventFetched),
+		ev(20, hosts.EventFetched, work(80e6, "http", 4*time.Second)), ev(30, hosts.EventContacted), ev(31, hosts.EventFinished, in(hosts.PhaseFacts)), ev(31, hosts.EventStarted, in(hosts.PhaseBuild))}
 	booted := []want{{SwitchOn, 0, 10}, {Build, 0, 3}, {Firmware, 10, 12}, {Load, 12, 20}, {Boot, 20, 30}, {Facts, 30, 31}}
 	for name, tt := range map[string]struct {
 		events []hosts.Event
@@ -55,29 +55,29 @@ func TestPhases(t *testing.T) {
 	}{
 		"nothing": {},
 		"smooth, then the host goes on living": {
-			append(boot[:9:9], ev(31, hosts.Started, in(hosts.PhaseDisks)), ev(40, hosts.Finished, in(hosts.PhaseDisks)),
-				ev(40, hosts.Started, in(hosts.PhaseFiles)), ev(40, hosts.Started, in(hosts.PhaseCopy)), ev(42, hosts.Finished, in(hosts.PhaseFiles)),
-				ev(50, hosts.Finished, in(hosts.PhaseCopy), work(500e6, "http", 0)), ev(50, hosts.Started, in(hosts.PhaseBootloader)),
-				ev(55, hosts.Finished, in(hosts.PhaseBootloader)), ev(56, hosts.Rebooted), ev(90, hosts.Proved, state(hosts.Installed)), ev(9000, hosts.Moved), ev(9001, hosts.Fetched)),
-			append(booted[:6:6], want{Disks, 31, 40}, want{Files, 40, 42}, want{Copy, 40, 50}, want{Bootloader, 50, 55}, want{Unmount, 55, 56}, want{Restart, 56, 90}), hosts.Installed, 90,
+			append(boot[:9:9], ev(31, hosts.EventStarted, in(hosts.PhaseDisks)), ev(40, hosts.EventFinished, in(hosts.PhaseDisks)),
+				ev(40, hosts.EventStarted, in(hosts.PhaseFiles)), ev(40, hosts.EventStarted, in(hosts.PhaseCopy)), ev(42, hosts.EventFinished, in(hosts.PhaseFiles)),
+				ev(50, hosts.EventFinished, in(hosts.PhaseCopy), work(500e6, "http", 0)), ev(50, hosts.EventStarted, in(hosts.PhaseBootloader)),
+				ev(55, hosts.EventFinished, in(hosts.PhaseBootloader)), ev(56, hosts.EventRebooted), ev(90, hosts.EventProved, state(hosts.StateInstalled)), ev(9000, hosts.EventAddress), ev(9001, hosts.EventFetched)),
+			append(booted[:6:6], want{Disks, 31, 40}, want{Files, 40, 42}, want{Copy, 40, 50}, want{Bootloader, 50, 55}, want{Unmount, 55, 56}, want{Restart, 56, 90}), hosts.StateInstalled, 90,
 		},
 		"the build is waited for, before and after the disks": {
-			[]hosts.Event{ev(0, hosts.Enrolled), ev(0, hosts.Queued), ev(8, hosts.Building), ev(5, hosts.Contacted), ev(6, hosts.Started, in(hosts.PhaseBuild)), ev(10, hosts.Started, in(hosts.PhaseDisks)),
-				ev(12, hosts.Finished, in(hosts.PhaseDisks)), ev(20, hosts.Built), ev(20, hosts.Started, in(hosts.PhaseCopy))},
-			[]want{{SwitchOn, 0, 5}, {Build, 0, 20}, {Facts, 5, 6}, {Wait, 6, 10}, {Disks, 10, 12}, {Wait, 12, 20}, {Copy, 20, 100}}, hosts.Installing, 100,
+			[]hosts.Event{ev(0, hosts.EventEnrolled), ev(0, hosts.EventQueued), ev(8, hosts.EventBuilding), ev(5, hosts.EventContacted), ev(6, hosts.EventStarted, in(hosts.PhaseBuild)), ev(10, hosts.EventStarted, in(hosts.PhaseDisks)),
+				ev(12, hosts.EventFinished, in(hosts.PhaseDisks)), ev(20, hosts.EventBuilt), ev(20, hosts.EventStarted, in(hosts.PhaseCopy))},
+			[]want{{SwitchOn, 0, 5}, {Build, 0, 20}, {Facts, 5, 6}, {Wait, 6, 10}, {Disks, 10, 12}, {Wait, 12, 20}, {Copy, 20, 100}}, hosts.StateInstalling, 100,
 		},
 		"lost, and failed, and tried again": {
-			append(boot[:9:9], ev(31, hosts.Started, in(hosts.PhaseDisks)), ev(35, hosts.Lost), ev(50, hosts.Contacted), ev(51, hosts.Started, in(hosts.PhaseDisks)),
-				ev(55, hosts.Broke, in(hosts.PhaseDisks), state(hosts.Failed)), ev(60, hosts.Noted), ev(70, hosts.Retried), ev(80, hosts.Contacted, state(hosts.Live))),
-			append(booted[:6:6], want{Disks, 31, 35}, want{Lost, 35, 50}, want{Facts, 50, 51}, want{Disks, 51, 55}, want{Mend, 55, 70}, want{SwitchOn, 70, 80}, want{Facts, 80, 100}), hosts.Live, 100,
+			append(boot[:9:9], ev(31, hosts.EventStarted, in(hosts.PhaseDisks)), ev(35, hosts.EventLost), ev(50, hosts.EventContacted), ev(51, hosts.EventStarted, in(hosts.PhaseDisks)),
+				ev(55, hosts.EventFailed, in(hosts.PhaseDisks), state(hosts.StateFailed)), ev(60, hosts.EventNote), ev(70, hosts.EventRetried), ev(80, hosts.EventContacted, state(hosts.StateLive))),
+			append(booted[:6:6], want{Disks, 31, 35}, want{Lost, 35, 50}, want{Facts, 50, 51}, want{Disks, 51, 55}, want{Mend, 55, 70}, want{SwitchOn, 70, 80}, want{Facts, 80, 100}), hosts.StateLive, 100,
 		},
-		"failed": {append(boot[:4:4], ev(25, hosts.Broke, in(hosts.PhaseNetboot), state(hosts.Failed)), ev(60, hosts.Noted, state(hosts.Failed))),
-			[]want{{SwitchOn, 0, 10}, {Build, 0, 3}, {Firmware, 10, 25}}, hosts.Failed, 25},
-		"cancelled": {append(boot[:4:4], ev(25, hosts.Cancelled, state(hosts.Failed)), ev(60, hosts.Netboot)),
-			[]want{{SwitchOn, 0, 10}, {Build, 0, 3}, {Firmware, 10, 25}}, hosts.Failed, 25},
-		"enrolled anew": {append(boot[:9:9], ev(95, hosts.Enrolled, state(hosts.Ready))), []want{{SwitchOn, 0, 5}}, hosts.Ready, 5},
-		"the oldest events are gone": {[]hosts.Event{ev(0, hosts.Finished, in(hosts.PhaseDisks)), ev(0, hosts.Started, in(hosts.PhaseCopy)), ev(9, hosts.Rebooted)},
-			[]want{{Copy, 0, 9}, {Restart, 9, 100}}, hosts.Installing, 100},
+		"failed": {append(boot[:4:4], ev(25, hosts.EventFailed, in(hosts.PhaseNetboot), state(hosts.StateFailed)), ev(60, hosts.EventNote, state(hosts.StateFailed))),
+			[]want{{SwitchOn, 0, 10}, {Build, 0, 3}, {Firmware, 10, 25}}, hosts.StateFailed, 25},
+		"cancelled": {append(boot[:4:4], ev(25, hosts.EventCancelled, state(hosts.StateFailed)), ev(60, hosts.EventNetboot)),
+			[]want{{SwitchOn, 0, 10}, {Build, 0, 3}, {Firmware, 10, 25}}, hosts.StateFailed, 25},
+		"enrolled anew": {append(boot[:9:9], ev(95, hosts.EventEnrolled, state(hosts.StateReady))), []want{{SwitchOn, 0, 5}}, hosts.StateReady, 5},
+		"the oldest events are gone": {[]hosts.Event{ev(0, hosts.EventFinished, in(hosts.PhaseDisks)), ev(0, hosts.EventStarted, in(hosts.PhaseCopy)), ev(9, hosts.EventRebooted)},
+			[]want{{Copy, 0, 9}, {Restart, 9, 100}}, hosts.StateInstalling, 100},
 	} {
 		got := Of(tt.events, start.Add(100*time.Second))
 		var phases []want
@@ -97,10 +97,10 @@ func TestPhases(t *testing.T) {
 }
 
 func TestWork(t *testing.T) {
-	got := Of([]hosts.Event{ev(0, hosts.Enrolled), ev(1, hosts.Queued), ev(3, hosts.Building), ev(3, hosts.Queued), ev(4, hosts.Building), ev(9, hosts.Built),
-		ev(9, hosts.Netboot), ev(10, hosts.Fetched), ev(20, hosts.Fetched, work(80e6, "tftp", 4*time.Second)), ev(30, hosts.Contacted),
-		ev(30, hosts.Started, in(hosts.PhaseCopy)), ev(40, hosts.Finished, in(hosts.PhaseCopy), work(500e6, "ssh", 0)),
-		ev(40, hosts.Started, in(hosts.PhaseBootloader)), ev(41, hosts.Broke, in(hosts.PhaseBootloader))}, start)
+	got := Of([]hosts.Event{ev(0, hosts.EventEnrolled), ev(1, hosts.EventQueued), ev(3, hosts.EventBuilding), ev(3, hosts.EventQueued), ev(4, hosts.EventBuilding), ev(9, hosts.EventBuilt),
+		ev(9, hosts.EventNetboot), ev(10, hosts.EventFetched), ev(20, hosts.EventFetched, work(80e6, "tftp", 4*time.Second)), ev(30, hosts.EventContacted),
+		ev(30, hosts.EventStarted, in(hosts.PhaseCopy)), ev(40, hosts.EventFinished, in(hosts.PhaseCopy), work(500e6, "ssh", 0)),
+		ev(40, hosts.EventStarted, in(hosts.PhaseBootloader)), ev(41, hosts.EventFailed, in(hosts.PhaseBootloader))}, start)
 	for _, p := range got.Phases {
 		switch p.Name {
 		case Build:

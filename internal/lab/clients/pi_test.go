@@ -81,7 +81,7 @@ func TestPi(t *testing.T) {
 				if woke := slices.ContainsFunc(r.Trace, func(msg netboot.Message) bool { return msg.Text == "a magic packet" }); woke != (m.Kind == netboot.Pi3B) && !m.Twice {
 					t.Errorf("%s: it was sent magic packets: %v", m.Kind, woke)
 				}
-				if h := m.host(); h.Boot.Serial == "" || h.Serial != "" || !strings.HasPrefix(h.Boot.Via, "Raspberry Pi") || h.Boot.Client != "" {
+				if h := m.host(); h.Boot.Serial == "" || h.Serial != "" || !strings.HasPrefix(h.Boot.Client, "Raspberry Pi") || h.Boot.TakenBy != "" {
 					t.Errorf("%s: %+v", m.Kind, h.Boot)
 				}
 			}

@@ -168,11 +168,11 @@ func (m *machine) install() {
 	m.w.Helper()
 	h, err := m.w.hosts.BeginBoot(m.name, hosts.Boot{Expires: m.w.now().Add(time.Hour)}, "")
 	must(m.w.T, err)
-	for _, ev := range []hosts.Event{{Kind: hosts.Contacted, Address: "10.77.0.99", Boot: &h.Boot}, {Kind: hosts.Burned}, {Kind: hosts.Rebooted}, {Kind: hosts.Proved}} {
+	for _, ev := range []hosts.Event{{Kind: hosts.EventContacted, Address: "10.77.0.99", Boot: &h.Boot}, {Kind: hosts.EventBurned}, {Kind: hosts.EventRebooted}, {Kind: hosts.EventProved}} {
 		h, err = m.w.hosts.Apply(m.name, ev)
 		must(m.w.T, err)
 	}
-	if h.State != hosts.Installed {
+	if h.State != hosts.StateInstalled {
 		m.w.Fatal(h.State)
 	}
 }
@@ -211,7 +211,7 @@ func TestNoBoot(t *testing.T) {
 			for i, r := range w.bootAll(machines...) {
 				m := machines[i]
 				h := m.host()
-				if want := slices.Contains(local[mode], m.Kind); r.Local != want || (r.Stopped == "") != (want || m.Kind == netboot.System) || got(r) || h.State != hosts.Installed || len(h.Tokens) != 1 {
+				if want := slices.Contains(local[mode], m.Kind); r.Local != want || (r.Stopped == "") != (want || m.Kind == netboot.System) || got(r) || h.State != hosts.StateInstalled || len(h.Tokens) != 1 {
 					t.Errorf("%s, %s with %d boots:\n%s", m.Kind, h.State, len(h.Tokens), m.conversation(r))
 				}
 				if http := slices.Contains(on(netboot.HTTPX64, netboot.HTTPARM64), m.Kind); http && !strings.HasSuffix(r.Stopped, "404 Not Found") {

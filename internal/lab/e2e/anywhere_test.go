@@ -46,7 +46,7 @@ func TestAnywhereByHand(t *testing.T) {
 	m := w.machine(host)
 	w.enroll(m, host)
 	w.on(m)
-	w.await(host, "the installer", func(ev hosts.Event) bool { return ev.Kind == hosts.Contacted })
+	w.await(host, "the installer", func(ev hosts.Event) bool { return ev.Kind == hosts.EventContacted })
 	w.provision("cancel", host)
 	h, err := w.inventory().Get(host)
 	w.must(err)
@@ -57,7 +57,7 @@ func TestAnywhereByHand(t *testing.T) {
 	m = w.machine(host)
 	w.enroll(m, host)
 	w.on(m)
-	w.await(host, "the installer", func(ev hosts.Event) bool { return ev.Kind == hosts.Contacted })
+	w.await(host, "the installer", func(ev hosts.Event) bool { return ev.Kind == hosts.EventContacted })
 	_, err = m.Console().Expect(w.ctx, restarting)
 	ourRestart := time.Now()
 	w.must(err)
@@ -67,9 +67,9 @@ func TestAnywhereByHand(t *testing.T) {
 	var live, rebooting time.Time
 	for _, ev := range w.events(host) {
 		switch {
-		case ev.Kind == hosts.Contacted:
+		case ev.Kind == hosts.EventContacted:
 			live = ev.Time
-		case ev.Kind == hosts.Rebooted:
+		case ev.Kind == hosts.EventRebooted:
 			rebooting = ev.Time
 		}
 	}

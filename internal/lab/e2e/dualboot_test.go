@@ -54,7 +54,7 @@ func TestDualBoot(t *testing.T) {
 	}
 	s := w.status(host)
 	const refusal = `nothing was changed. /dev/vda (LAB-juliett, 4 GiB): /dev/vda2 is Windows's reserved partition, 16 MiB; /dev/vda3 holds NTFS "Windows", 256 MiB. If it shall be taken anyway, say --wipe LAB-juliett`
-	if s.State != hosts.Failed || s.Phase != hosts.PhaseDisks || s.Error != refusal || !s.Permit.Burned.IsZero() {
+	if s.State != hosts.StateFailed || s.Phase != hosts.PhaseDisks || s.Error != refusal || !s.Permit.Burned.IsZero() {
 		t.Errorf("refused with %+v", s)
 	}
 	if plan := w.provision("plan", host); !strings.Contains(plan, "An install would stop before it changes anything:\n  /dev/vda (LAB-juliett, 4 GiB): ") {
@@ -65,10 +65,10 @@ func TestDualBoot(t *testing.T) {
 	w.must(os.WriteFile(file, layouts, 0o644))
 	w.enroll(m, host, "--disk-encryption-key", "/tmp/data.key="+key, "--disko", "format", "--dry-run")
 	w.provision("wait", host)
-	if s := w.status(host); s.State != hosts.Rehearsed || !s.Permit.Burned.IsZero() || s.Permit.Spent.IsZero() || s.Error != "" {
+	if s := w.status(host); s.State != hosts.StateRehearsed || !s.Permit.Burned.IsZero() || s.Permit.Spent.IsZero() || s.Error != "" {
 		t.Errorf("after the dry run: %+v", s)
 	}
-	end := w.await(host, "the end of the dry run", func(ev hosts.Event) bool { return ev.Kind == hosts.Rehearsal })
+	end := w.await(host, "the end of the dry run", func(ev hosts.Event) bool { return ev.Kind == hosts.EventRehearsed })
 	for _, want := range []string{"a dry run; nothing was changed", "/dev/vda (4.3 GB, LAB-juliett)", "the keys for /tmp/data.key, /tmp/disk.key are there", "nothing would be lost"} {
 		if !strings.Contains(end.Message, want) {
 			t.Errorf("the dry run ends with %q, without %q", end.Message, want)

@@ -97,7 +97,7 @@ func exhausted(t *testing.T, table *faultTable) {
 		t.Helper()
 		w.try("wait", host)
 		s := w.status(host)
-		if s.State != hosts.Failed || !slices.Contains(append(beside, phase), s.Phase) || !strings.Contains(s.Error, reason) {
+		if s.State != hosts.StateFailed || !slices.Contains(append(beside, phase), s.Phase) || !strings.Contains(s.Error, reason) {
 			t.Fatalf("%s: it is %s in %s: %s\n%s", fault, s.State, s.Phase, s.Error, w.provision("logs", host))
 		}
 		table.set(fault, phase, "failed, retried")
@@ -219,7 +219,7 @@ func (w *world) once(host string) {
 	w.t.Helper()
 	rebooted := 0
 	for _, ev := range w.events(host) {
-		if ev.Kind == hosts.Rebooted {
+		if ev.Kind == hosts.EventRebooted {
 			rebooted++
 		}
 	}
@@ -236,13 +236,13 @@ func (w *world) reach(host string, phase hosts.Phase) {
 		s := n.Status
 		switch phase {
 		case hosts.PhaseBuild: // it begins with the enrolment
-			return s.State == hosts.Ready
+			return s.State == hosts.StateReady
 		case hosts.PhaseNetboot: // firmware that finds no network stops for good; iPXE does not
-			return n.Event != nil && n.Event.Kind == hosts.Fetched
+			return n.Event != nil && n.Event.Kind == hosts.EventFetched
 		case hosts.PhaseFiles: // the copy is what is shown: it begins a moment later, beside it
-			return n.Event != nil && n.Event.Kind == hosts.Started && n.Event.Phase == phase
+			return n.Event != nil && n.Event.Kind == hosts.EventStarted && n.Event.Phase == phase
 		}
-		return s.Phase == phase && s.State != hosts.Ready && s.State != hosts.Failed
+		return s.Phase == phase && s.State != hosts.StateReady && s.State != hosts.StateFailed
 	})
 }
 

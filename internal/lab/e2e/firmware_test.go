@@ -118,7 +118,7 @@ func (w *world) reachesInstaller(host string, f lab.Firmware, pin, via, method s
 	}
 	w.provision("cancel", host)
 	w.must(m.PowerOff())
-	asked := w.await(host, "a boot", func(ev hosts.Event) bool { return ev.Kind == hosts.Netboot })
+	asked := w.await(host, "a boot", func(ev hosts.Event) bool { return ev.Kind == hosts.EventNetboot })
 	if !strings.HasPrefix(asked.Message, via+" asked") {
 		w.t.Errorf("%s: %s", f, asked.Message)
 	}

@@ -109,7 +109,7 @@ func TestCancel(t *testing.T) {
 	w.installed(m, "bravo")
 	made := 0
 	for _, ev := range w.events("bravo") {
-		if ev.Kind == hosts.Finished && ev.Layout != "" {
+		if ev.Kind == hosts.EventFinished && ev.Layout != "" {
 			made++
 		}
 	}
@@ -143,7 +143,7 @@ func killServer(w *world, _ *lab.Machine) {
 func wentOn(w *world) {
 	resumed := false
 	for _, ev := range w.events("bravo") {
-		resumed = resumed || ev.Kind == hosts.Finished && strings.Contains(ev.Message, "before the interruption")
+		resumed = resumed || ev.Kind == hosts.EventFinished && strings.Contains(ev.Message, "before the interruption")
 	}
 	if s := w.status("bravo"); !resumed || s.Permit.Boots != 1 {
 		w.t.Errorf("went on: %v, with %d boots", resumed, s.Permit.Boots)
@@ -172,7 +172,7 @@ func tookUp(w *world) {
 	made, taken, there := 0, false, ""
 	for _, ev := range w.events("charlie") {
 		switch {
-		case ev.Kind != hosts.Finished:
+		case ev.Kind != hosts.EventFinished:
 		case ev.Phase == hosts.PhaseDisks && ev.Layout != "":
 			made++
 		case ev.Phase == hosts.PhaseDisks:
@@ -235,7 +235,7 @@ func inputsHere(w *world) (flags []string) {
 func builtThere(w *world) {
 	made := ""
 	for _, ev := range w.events("lima") {
-		if ev.Kind == hosts.Finished && ev.Phase == hosts.PhaseCopy {
+		if ev.Kind == hosts.EventFinished && ev.Phase == hosts.PhaseCopy {
 			made = ev.Message
 		}
 	}
@@ -262,9 +262,9 @@ func hardwareKnown(w *world) {
 	told, built := -1, -1
 	for i, ev := range w.events("hotel") {
 		switch {
-		case ev.Kind == hosts.Noted && strings.Contains(ev.Message, file):
+		case ev.Kind == hosts.EventNote && strings.Contains(ev.Message, file):
 			told = i
-		case ev.Kind == hosts.Built && built < 0:
+		case ev.Kind == hosts.EventBuilt && built < 0:
 			built = i
 		}
 	}

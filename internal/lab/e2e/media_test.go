@@ -136,7 +136,7 @@ func (w *world) mediumLive(host, client, offer string) {
 // byMedium: what asked first was what is on the medium.
 func (w *world) byMedium(host, client, offer string) {
 	w.t.Helper()
-	asked := w.await(host, "a boot", func(ev hosts.Event) bool { return ev.Kind == hosts.Netboot })
+	asked := w.await(host, "a boot", func(ev hosts.Event) bool { return ev.Kind == hosts.EventNetboot })
 	if s := w.status(host); !strings.HasPrefix(asked.Message, client+" asked") || s.Method.String() != offer {
 		w.t.Errorf("%s: %s; its boot method is %s", host, asked.Message, s.Method)
 	}
@@ -154,7 +154,7 @@ func (w *world) fromItsDisk(m *lab.Machine, host, client, mediumFor string) {
 		w.says(m, said)
 	}
 	w.check(host)
-	if s := w.status(host); s.State != hosts.Installed || s.Permit.Boots != boots {
+	if s := w.status(host); s.State != hosts.StateInstalled || s.Permit.Boots != boots {
 		w.t.Errorf("%s is %s, with %d boots instead of %d", host, s.State, s.Permit.Boots, boots)
 	}
 }

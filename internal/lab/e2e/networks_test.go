@@ -68,7 +68,7 @@ func installsAcross(t *testing.T) {
 	w.installed(m, "alpha")
 	booted := 0
 	for _, ev := range w.events("alpha") {
-		if ev.Kind == hosts.Netboot {
+		if ev.Kind == hosts.EventNetboot {
 			booted++
 		}
 	}

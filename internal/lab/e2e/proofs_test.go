@@ -33,7 +33,7 @@ func testPortAndPersist(t *testing.T) {
 		t.Errorf("enroll says\n%s", said)
 	}
 	w.on(m)
-	w.waitFor(host, hosts.Rebooting)
+	w.waitFor(host, hosts.StateRebooting)
 	w.unlock(m, host)
 	if text := m.Console().Text(); strings.Contains(text, "made a new host key") {
 		t.Fatal("the host did not find its key when it started")
@@ -68,7 +68,7 @@ func testStage1(t *testing.T) {
 		t.Errorf("enroll says\n%s", said)
 	}
 	w.on(m)
-	waits := w.await(host, "that it waits for its passphrase", func(ev hosts.Event) bool { return ev.Kind == hosts.Waiting })
+	waits := w.await(host, "that it waits for its passphrase", func(ev hosts.Event) bool { return ev.Kind == hosts.EventWaits })
 	s := w.status(host)
 	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(s.HostKey))
 	w.must(err)
@@ -83,7 +83,7 @@ func testStage1(t *testing.T) {
 		t.Fatalf("in stage 1: %q, %v", system, err)
 	}
 	s = w.status(host)
-	if s.State != hosts.Rebooting || s.Restart.Waits != waits.Address || waits.Address != s.Address {
+	if s.State != hosts.StateRebooting || s.Restart.Waits != waits.Address || waits.Address != s.Address {
 		t.Errorf("it is %s and waits at %q; it told %q", s.State, s.Restart.Waits, waits.Address)
 	}
 	if said := w.provision("status"); !strings.Contains(said, "waits for its passphrase at "+s.Address) {
@@ -97,7 +97,7 @@ func testStage1(t *testing.T) {
 	w.proved(host)
 	told := 0
 	for _, ev := range w.events(host) {
-		if ev.Kind == hosts.Waiting && ev.Address != "" {
+		if ev.Kind == hosts.EventWaits && ev.Address != "" {
 			told++
 		}
 	}

@@ -29,7 +29,7 @@ func TestReinstall(t *testing.T) {
 		}
 		summoned := ""
 		for _, ev := range w.events(host) {
-			if ev.Kind == hosts.Summoned {
+			if ev.Kind == hosts.EventSummoned {
 				summoned = ev.Message
 			}
 		}
@@ -42,11 +42,11 @@ func TestReinstall(t *testing.T) {
 	mark()
 	w.notConfirmed(host)
 	w.provision("reinstall", host, "--yes", "--via", "manual")
-	if s := w.status(host); s.State != hosts.Ready {
+	if s := w.status(host); s.State != hosts.StateReady {
 		t.Errorf("%+v", s)
 	}
 	w.provision("cancel", host)
-	if s := w.status(host); s.State != hosts.Installed || s.System != first.System || s.Error != "" {
+	if s := w.status(host); s.State != hosts.StateInstalled || s.System != first.System || s.Error != "" {
 		t.Errorf("after the cancel of a reinstall: %+v", s)
 	}
 
@@ -91,7 +91,7 @@ func (w *world) notConfirmed(host string) {
 	if err == nil || !strings.Contains(string(out), `"bravo" is not alpha: nothing was changed`) {
 		w.t.Errorf("the wrong name was typed: %v\n%s", err, out)
 	}
-	if after := w.status(host); after.State != hosts.Installed || after.Event != before.Event {
+	if after := w.status(host); after.State != hosts.StateInstalled || after.Event != before.Event {
 		w.t.Errorf("it is %s after a wrong name", after.State)
 	}
 }

@@ -132,7 +132,7 @@ func secretsArrived(w *world) {
 	}
 	w.leaks.server("bravo")
 	w.leaks.processes("provision serve -v --flake "+w.flake, "nix --extra-experimental-features nix-command flakes copy")
-	asked := w.await("bravo", "that the passphrase was asked for", func(ev hosts.Event) bool { return ev.Kind == hosts.Revealed })
+	asked := w.await("bravo", "that the passphrase was asked for", func(ev hosts.Event) bool { return ev.Kind == hosts.EventRevealed })
 	if !regexp.MustCompile(`^root \(uid 0, gid 0, pid \d+\) was given the escrowed disk keys, encrypted: /tmp/disk.key$`).MatchString(asked.Message) {
 		w.t.Errorf("%+v", asked)
 	}

@@ -308,7 +308,7 @@ func TestWrongDisk(t *testing.T) {
 	if err == nil || !strings.Contains(out, "/dev/vda is not a disk of this machine; it has /dev/nvme0n1") || !strings.Contains(out, "LAB-alpha") {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	if s := w.status("alpha"); s.State != hosts.Failed || !s.Permit.Burned.IsZero() {
+	if s := w.status("alpha"); s.State != hosts.StateFailed || !s.Permit.Burned.IsZero() {
 		t.Errorf("%+v", s)
 	}
 	if now, err := m.Disks[0].PartitionTable(); err != nil || now != blank {

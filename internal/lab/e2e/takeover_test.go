@@ -38,7 +38,7 @@ func TestTakeover(t *testing.T) {
 	w.installed(m, host)
 	via := ""
 	for _, ev := range w.events(host) {
-		if ev.Kind == hosts.Netboot {
+		if ev.Kind == hosts.EventNetboot {
 			via += ev.Message
 		}
 	}

@@ -25,7 +25,7 @@ func TestTPM(t *testing.T) {
 		t.Errorf("somebody had to type the passphrase:\n%s", tailOf(said, 40))
 	}
 	told := w.await(host, "that the boot loader is there", func(ev hosts.Event) bool {
-		return ev.Kind == hosts.Finished && ev.Phase == hosts.PhaseBootloader
+		return ev.Kind == hosts.EventFinished && ev.Phase == hosts.PhaseBootloader
 	})
 	if !strings.HasSuffix(told.Message, "; the TPM opens /dev/vda2 (crypted) while PCR 7 stays as it is") {
 		t.Errorf("%q", told.Message)

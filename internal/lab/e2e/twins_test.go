@@ -40,7 +40,7 @@ func TestOneSerial(t *testing.T) {
 				out, err := w.try("wait", second)
 				s := w.status(second)
 				const doubt = "the host alpha has claimed a disk with its serial number and another size (4.3 GB), and it holds ext4"
-				if err == nil || s.State != hosts.Failed || !strings.Contains(s.Error, doubt) || !s.Permit.Burned.IsZero() {
+				if err == nil || s.State != hosts.StateFailed || !strings.Contains(s.Error, doubt) || !s.Permit.Burned.IsZero() {
 					t.Fatalf("the disk was taken without a question: %v: %s\n%+v", err, out, s)
 				}
 				if w.digest(two.Disks[0].Path, 0, 5<<30) != before {

@@ -331,7 +331,7 @@ func (w *world) await(host, what string, is func(hosts.Event) bool) hosts.Event 
 
 func (w *world) awaitPhase(host string, p hosts.Phase) {
 	w.t.Helper()
-	w.await(host, string(p), func(ev hosts.Event) bool { return ev.Kind == hosts.Started && ev.Phase == p })
+	w.await(host, string(p), func(ev hosts.Event) bool { return ev.Kind == hosts.EventStarted && ev.Phase == p })
 }
 
 // awaitCopied waits until a part of the system, in percent, is copied.
@@ -385,7 +385,7 @@ func (w *world) unlock(m *lab.Machine, host string) {
 // installed waits for the end of the install, and checks the host.
 func (w *world) installed(m *lab.Machine, host string) {
 	w.t.Helper()
-	w.waitFor(host, hosts.Rebooting)
+	w.waitFor(host, hosts.StateRebooting)
 	w.unlock(m, host)
 	w.proved(host)
 }
@@ -402,9 +402,9 @@ func (w *world) waitFor(host string, state hosts.State, flags ...string) {
 // runs what was built, from its own disk.
 func (w *world) proved(host string) {
 	w.t.Helper()
-	w.waitFor(host, hosts.Installed, "--timeout", "5m") // its login prompt was seen
+	w.waitFor(host, hosts.StateInstalled, "--timeout", "5m") // its login prompt was seen
 	s := w.status(host)
-	if s.State != hosts.Installed || !strings.Contains(s.Proof, "with its own SSH key and runs "+s.System) || s.Error != "" {
+	if s.State != hosts.StateInstalled || !strings.Contains(s.Proof, "with its own SSH key and runs "+s.System) || s.Error != "" {
 		w.t.Errorf("%+v", s)
 	}
 	w.check(host)
@@ -429,7 +429,7 @@ func (w *world) timeline(host string) {
 		covered = max(covered, p.Start+p.Seconds)
 		sent = sent || p.Name == timeline.Copy && p.Over != ""
 	}
-	if len(missing) > 0 || !sent || t.State != hosts.Installed || covered < t.Seconds-0.5 || t.Host != host {
+	if len(missing) > 0 || !sent || t.State != hosts.StateInstalled || covered < t.Seconds-0.5 || t.Host != host {
 		w.t.Errorf("lacks %v, %s, %.1f of %.1f s:\n%s", missing, t.State, covered, t.Seconds, text)
 	}
 	if dir := os.Getenv("PROVISION_TIMELINES"); dir != "" { // to look at
@@ -442,7 +442,7 @@ func (w *world) overlapped(host string) {
 	w.t.Helper()
 	var order []string
 	for _, ev := range w.events(host) {
-		if (ev.Kind == hosts.Started || ev.Kind == hosts.Finished) && (ev.Phase == hosts.PhaseCopy || ev.Phase == hosts.PhaseFiles) {
+		if (ev.Kind == hosts.EventStarted || ev.Kind == hosts.EventFinished) && (ev.Phase == hosts.PhaseCopy || ev.Phase == hosts.PhaseFiles) {
 			order = append(order, fmt.Sprint(ev.Phase, " ", ev.Kind))
 		}
 	}
@@ -559,7 +559,7 @@ func (w *world) powerCycles(m *lab.Machine, host string) {
 			}
 		}
 	}
-	if s := w.status(host); s.State != hosts.Installed || s.Permit.Boots != boots {
+	if s := w.status(host); s.State != hosts.StateInstalled || s.Permit.Boots != boots {
 		w.t.Errorf("%s: after power cycles it is %s, with %d boots instead of %d", host, s.State, s.Permit.Boots, boots)
 	}
 	if tried := strings.Contains(m.Console().Text(), "PXE"); tried == w.diskFirst {

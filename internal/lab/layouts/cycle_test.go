@@ -107,7 +107,7 @@ func (m *machine) use(t *testing.T, f func(*testing.T, *machine)) {
 }
 
 // make makes the layout in a way, which reads back what it made.
-func (l layout) make(t *testing.T, m *machine, way disko.Way) {
+func (l layout) make(t *testing.T, m *machine, way disko.Mode) {
 	t.Helper()
 	m.made = m.tool(t, l.data, way)
 	if _, err := m.made.Make(m.ctx); err != nil {

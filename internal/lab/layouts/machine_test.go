@@ -140,12 +140,12 @@ func (m *machine) sh(t *testing.T, script string) string {
 }
 
 // tool returns what makes a layout on the machine: the product's own code for that.
-func (m *machine) tool(t *testing.T, data []byte, way disko.Way) *installer.Disks {
+func (m *machine) tool(t *testing.T, data []byte, way disko.Mode) *installer.Disks {
 	t.Helper()
 	parsed, err := disko.Parse(data)
 	check(t, err)
 	return &installer.Disks{
-		Client: m.shell.Client(), Layout: parsed, Options: disko.Options{Way: way}, Log: slog.New(slog.DiscardHandler),
+		Client: m.shell.Client(), Layout: parsed, Options: disko.Options{Mode: way}, Log: slog.New(slog.DiscardHandler),
 		Key: func(string) ([]byte, error) { return key, nil },
 	}
 }
@@ -154,7 +154,7 @@ func (m *machine) tool(t *testing.T, data []byte, way disko.Way) *installer.Disk
 var key = bytes.Repeat([]byte("correct horse\n"), 1000)
 
 // facts probes the machine.
-func (m *machine) facts(t *testing.T, look disko.Look) *disko.Facts {
+func (m *machine) facts(t *testing.T, look disko.ProbePaths) *disko.Facts {
 	t.Helper()
 	words := disko.Probe(look)
 	for i, word := range words {
@@ -168,13 +168,13 @@ func (m *machine) facts(t *testing.T, look disko.Look) *disko.Facts {
 }
 
 // remaining returns what a plan would do with what the machine has, which must be open.
-func (m *machine) remaining(t *testing.T, data []byte, way disko.Way) []disko.Step {
+func (m *machine) remaining(t *testing.T, data []byte, way disko.Mode) []disko.Step {
 	t.Helper()
 	parsed, err := disko.Parse(data)
 	check(t, err)
 	var p *disko.Plan
-	for look := (disko.Look)(nil); p == nil || p.Unfinished() && len(p.Steps) == 0; look = p.Look {
-		p, err = disko.NewPlan(parsed, m.facts(t, look), disko.Options{Way: way})
+	for look := (disko.ProbePaths)(nil); p == nil || p.Unfinished() && len(p.Steps) == 0; look = p.Paths {
+		p, err = disko.NewPlan(parsed, m.facts(t, look), disko.Options{Mode: way})
 		check(t, err)
 	}
 	return p.Steps

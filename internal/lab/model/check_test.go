@@ -56,7 +56,7 @@ func (s *records) kept(c call, calls []call) bool {
 	within := func(t time.Time) bool { return !t.Before(c.start) && !t.After(c.end) }
 	if c.kind == forgotten {
 		return slices.ContainsFunc(s.gone[c.host], within) || slices.ContainsFunc(calls, func(o call) bool {
-			return o.host == c.host && o.kind == hosts.Restored && o.end.After(c.start)
+			return o.host == c.host && o.kind == hosts.EventRestored && o.end.After(c.start)
 		})
 	}
 	became := func(ev hosts.Event) bool { return ev.Number == c.event && ev.Kind == c.kind && within(ev.Time) }
@@ -86,11 +86,11 @@ func unburned(events []hosts.Event, erasures []erasure) (wrong []string) {
 	live, burned, dry := false, 0, false
 	apply := func(ev hosts.Event) {
 		switch ev.Kind {
-		case hosts.Enrolled:
+		case hosts.EventEnrolled:
 			live, dry = true, strings.HasSuffix(ev.Message, ", for a dry run")
-		case hosts.Cancelled, hosts.Rebooted, hosts.Rehearsal:
+		case hosts.EventCancelled, hosts.EventRebooted, hosts.EventRehearsed:
 			live = false
-		case hosts.Burned:
+		case hosts.EventBurned:
 			if !live || dry {
 				wrong = append(wrong, fmt.Sprintf("or was to be, at %s: event %d burned a permit that was not there",
 					ev.Time.Format(clock), ev.Number))
@@ -134,7 +134,7 @@ func (e erasure) under(p call, events []hosts.Event, calls []call) bool {
 		return false
 	}
 	inTime := !p.brief || slices.ContainsFunc(events, func(ev hosts.Event) bool {
-		return ev.Kind == hosts.Burned && ev.Time.After(p.start) && ev.Time.Before(p.end.Add(brief))
+		return ev.Kind == hosts.EventBurned && ev.Time.After(p.start) && ev.Time.Before(p.end.Add(brief))
 	})
 	for _, c := range calls {
 		switch {

@@ -18,16 +18,16 @@ func TestChecks(t *testing.T) {
 		return hosts.Event{Number: number, Time: at(s), Kind: kind}
 	}
 	erased := func(since, s float64) erasure { return erasure{since: at(since), at: at(s)} }
-	enroll := call{kind: hosts.Enrolled, start: at(0.5), end: at(1.5), event: 1, permits: true}
+	enroll := call{kind: hosts.EventEnrolled, start: at(0.5), end: at(1.5), event: 1, permits: true}
 	short := enroll
 	short.brief = true
 	cancel := func(start, end float64) call {
-		return call{kind: hosts.Cancelled, start: at(start), end: at(end), event: 3, withdraws: true}
+		return call{kind: hosts.EventCancelled, start: at(start), end: at(end), event: 3, withdraws: true}
 	}
 	lost := cancel(4, 5)
 	lost.lost = true
-	burned := []hosts.Event{event(1, 1, hosts.Enrolled), event(2, 3, hosts.Burned)}
-	cancelled := append(slices.Clone(burned), event(3, 4.5, hosts.Cancelled))
+	burned := []hosts.Event{event(1, 1, hosts.EventEnrolled), event(2, 3, hosts.EventBurned)}
+	cancelled := append(slices.Clone(burned), event(3, 4.5, hosts.EventCancelled))
 	dry := slices.Clone(burned)
 	dry[0].Message = "alpha; permit until then, for a dry run"
 
@@ -46,14 +46,14 @@ func TestChecks(t *testing.T) {
 		{"nobody permitted it, and nothing was burned", nil, []erasure{erased(2, 3.1)}, nil, 2},
 		{"burned without a permit", burned[1:], []erasure{erased(2, 3.1)}, []call{enroll}, 1},
 		{"burned in a dry run", dry, []erasure{erased(2, 3.1)}, []call{enroll}, 1},
-		{"a burning after the cancel", append(slices.Clone(cancelled), event(4, 6, hosts.Burned)), nil, []call{enroll}, 1},
+		{"a burning after the cancel", append(slices.Clone(cancelled), event(4, 6, hosts.EventBurned)), nil, []call{enroll}, 1},
 		{"on its way while it was cancelled", cancelled, []erasure{erased(2, 5.1)}, []call{enroll, cancel(4, 5)}, 0},
 		{"long after the cancel", cancelled, []erasure{erased(2, 16)}, []call{enroll, cancel(4, 5)}, 1},
 		{"in a connection of after the cancel", cancelled, []erasure{erased(5.5, 5.6)}, []call{enroll, cancel(4, 5)}, 1},
 		{"a cancel that may not have been", burned, []erasure{erased(5.5, 5.6)}, []call{enroll, lost}, 0},
 		{"a cancel at the same time as the permit", burned, []erasure{erased(5.5, 5.6)}, []call{enroll, cancel(1, 2)}, 0},
 		{"within a brief permit", burned, []erasure{erased(2, 9)}, []call{short}, 0},
-		{"burned after a brief permit", []hosts.Event{burned[0], event(2, 3.6, hosts.Burned)}, []erasure{erased(2, 9)}, []call{short}, 1},
+		{"burned after a brief permit", []hosts.Event{burned[0], event(2, 3.6, hosts.EventBurned)}, []erasure{erased(2, 9)}, []call{short}, 1},
 	} {
 		wrong := slices.Concat(unburned(tt.events, tt.erasures), unpermitted(tt.events, tt.erasures, tt.calls))
 		if len(wrong) != tt.wrong {
@@ -69,9 +69,9 @@ func TestChecks(t *testing.T) {
 		kept bool
 	}{
 		{"an enrolment", enroll, true},
-		{"of another number", call{kind: hosts.Enrolled, start: at(0.5), end: at(1.5), event: 2}, false},
-		{"of another time", call{kind: hosts.Enrolled, start: at(1.1), end: at(1.5), event: 1}, false},
-		{"of another kind", call{kind: hosts.Retried, start: at(0.5), end: at(1.5), event: 1}, false},
+		{"of another number", call{kind: hosts.EventEnrolled, start: at(0.5), end: at(1.5), event: 2}, false},
+		{"of another time", call{kind: hosts.EventEnrolled, start: at(1.1), end: at(1.5), event: 1}, false},
+		{"of another kind", call{kind: hosts.EventRetried, start: at(0.5), end: at(1.5), event: 1}, false},
 		{"forgotten", forget(6, 8), true},
 		{"forgotten at another time", forget(8, 9), false},
 	} {

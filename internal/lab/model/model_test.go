@@ -156,7 +156,7 @@ func (m *machine) settle(ctx context.Context) error {
 		return err
 	}
 	erased := m.journal.count(m.name)
-	if before.Permit.Live(time.Now()) || before.State == hosts.Rebooting {
+	if before.Permit.Live(time.Now()) || before.State == hosts.StateRebooting {
 		_, err := m.install(ctx, 5)
 		return err
 	}
@@ -186,10 +186,10 @@ func (m *machine) anew(ctx context.Context, forget bool) error {
 	}
 	before := m.journal.count(m.name)
 	permit := "/v1/hosts"
-	if now, err := m.status(ctx); err == nil && now.State == hosts.Installed {
+	if now, err := m.status(ctx); err == nil && now.State == hosts.StateInstalled {
 		permit += "/" + m.name + "/reinstall"
 	}
-	if !o.change(ctx, call{host: m.name, kind: hosts.Enrolled, permits: true}, http.MethodPost, permit, o.request(m)) {
+	if !o.change(ctx, call{host: m.name, kind: hosts.EventEnrolled, permits: true}, http.MethodPost, permit, o.request(m)) {
 		_, err := m.server.request(ctx, http.MethodPost, permit, o.request(m))
 		return fmt.Errorf("no permit is given: %w", err)
 	}
@@ -204,7 +204,7 @@ func (m *machine) anew(ctx context.Context, forget bool) error {
 	switch {
 	case err != nil:
 		return err
-	case now.State != hosts.Installed:
+	case now.State != hosts.StateInstalled:
 		return fmt.Errorf("it is %s in phase %s: %s", now.State, now.Phase, now.Error)
 	case m.journal.count(m.name) != before+1:
 		return fmt.Errorf("it was erased %d times, not once", m.journal.count(m.name)-before)

@@ -35,7 +35,7 @@ func (m *machine) log(ctx context.Context) string {
 
 // settled tells whether nothing is to come any more.
 func settled(s api.Status) bool {
-	return s.State == hosts.Installed || s.State == hosts.Rehearsed || s.State == hosts.Failed && s.Error != ""
+	return s.State == hosts.StateInstalled || s.State == hosts.StateRehearsed || s.State == hosts.StateFailed && s.Error != ""
 }
 
 // operator is one of several who know nothing of each other.
@@ -112,7 +112,7 @@ const brief = 2 * time.Second
 func (o operator) step(ctx context.Context, m *machine) {
 	path := "/v1/hosts/" + m.name
 	r := o.request(m)
-	permit := call{host: m.name, kind: hosts.Enrolled, permits: true}
+	permit := call{host: m.name, kind: hosts.EventEnrolled, permits: true}
 	switch what := o.choose(); what {
 	case "enroll":
 		o.change(ctx, permit, http.MethodPost, "/v1/hosts", r)
@@ -127,7 +127,7 @@ func (o operator) step(ctx context.Context, m *machine) {
 		}
 	case "dry run": // it ends what was permitted before
 		r.DryRun = true
-		o.change(ctx, call{host: m.name, kind: hosts.Enrolled, withdraws: true}, http.MethodPost, "/v1/hosts", r)
+		o.change(ctx, call{host: m.name, kind: hosts.EventEnrolled, withdraws: true}, http.MethodPost, "/v1/hosts", r)
 	case "outdated":
 		r.Digest, permit.permits = "0123456789abcdef0123456789abcdef", false
 		if o.change(ctx, permit, http.MethodPost, "/v1/hosts", r) {
@@ -138,13 +138,13 @@ func (o operator) step(ctx context.Context, m *machine) {
 	case "forget":
 		o.forget(ctx, m)
 	case "retry":
-		retry := call{host: m.name, kind: hosts.Retried, extends: true}
+		retry := call{host: m.name, kind: hosts.EventRetried, extends: true}
 		o.change(ctx, retry, http.MethodPost, path+"/retry", enroll.RetryRequest{})
 	case "restore":
-		o.change(ctx, call{host: m.name, kind: hosts.Restored}, http.MethodPost, path+"/restore", api.RestoreRequest{})
+		o.change(ctx, call{host: m.name, kind: hosts.EventRestored}, http.MethodPost, path+"/restore", api.RestoreRequest{})
 	case "set":
 		params := enroll.SetRequest{Choices: hosts.Choices{KernelParams: []string{fmt.Sprintf("quiet=%d", o.rand.IntN(1e9))}}}
-		o.change(ctx, call{host: m.name, kind: hosts.Changed}, http.MethodPatch, path, params)
+		o.change(ctx, call{host: m.name, kind: hosts.EventChanged}, http.MethodPatch, path, params)
 	case "host-key":
 		o.ask(ctx, http.MethodPost, path+"/host-key")
 	case "list":
@@ -157,7 +157,7 @@ func (o operator) step(ctx context.Context, m *machine) {
 }
 
 func (o operator) cancel(ctx context.Context, m *machine) {
-	c := call{host: m.name, kind: hosts.Cancelled, withdraws: true}
+	c := call{host: m.name, kind: hosts.EventCancelled, withdraws: true}
 	o.change(ctx, c, http.MethodPost, "/v1/hosts/"+m.name+"/cancel", nil)
 }
 

@@ -1,6 +1,6 @@
 // Package target runs bin/provision on a virtual machine, as the server does on one that is up: it lets the firmware
 // netboot next, and starts the installer in place of the running system.
-package target
+package handover
 
 import (
 	"bufio"
@@ -20,9 +20,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"provision/internal/handover"
 	"provision/internal/initrd"
 	"provision/internal/lab"
-	"provision/internal/target"
 )
 
 func TestMain(m *testing.M) { os.Exit(lab.InNamespace(m.Run)) }
@@ -152,23 +152,23 @@ func (m *machine) refuses(t *testing.T, stdin io.Reader, args string, words ...s
 	}
 }
 
-func (m *machine) facts(t *testing.T) (f target.Facts) {
+func (m *machine) facts(t *testing.T) (f handover.Facts) {
 	t.Helper()
 	check(t, json.Unmarshal([]byte(m.sh(t, "/run/provision target facts")), &f))
 	return f
 }
 
 // load is what kexec-load reads.
-func load(t *testing.T, kernel, initrdData []byte, cmdline string) (target.Load, io.Reader) {
+func load(t *testing.T, kernel, initrdData []byte, cmdline string) (handover.Load, io.Reader) {
 	t.Helper()
 	sum := sha256.New()
 	sum.Write(kernel)
 	sum.Write(initrdData)
-	l := target.Load{Kernel: uint64(len(kernel)), Initrd: uint64(len(initrdData)), SHA256: fmt.Sprintf("%x", sum.Sum(nil)), Cmdline: cmdline}
+	l := handover.Load{Kernel: uint64(len(kernel)), Initrd: uint64(len(initrdData)), SHA256: fmt.Sprintf("%x", sum.Sum(nil)), Cmdline: cmdline}
 	return l, io.MultiReader(strings.NewReader(line(t, l)), bytes.NewReader(kernel), bytes.NewReader(initrdData))
 }
 
-func line(t *testing.T, l target.Load) string {
+func line(t *testing.T, l handover.Load) string {
 	t.Helper()
 	data, err := json.Marshal(l)
 	check(t, err)
@@ -212,7 +212,7 @@ func (m *machine) testFacts(t *testing.T) {
 	check(t, err)
 	got := fmt.Sprint(f.Kernel, f.Arch, f.UEFI, f.SecureBoot, f.Lockdown, f.Kexec, f.KexecFileLoad, f.KexecTool, f.KexecDisabled, f.KexecLoaded, f.ID, f.VariantID, f.Interfaces)
 	want := fmt.Sprint(m.sh(t, "uname -r"), "x86_64", true, "off", "none", true, true, false, false, false, "nixos", "installer",
-		[]target.Interface{{Name: m.sh(t, "ls /sys/class/net | grep -v lo"), MAC: m.vm.MAC, Addresses: []string{address.String() + "/24"}}})
+		[]handover.Interface{{Name: m.sh(t, "ls /sys/class/net | grep -v lo"), MAC: m.vm.MAC, Addresses: []string{address.String() + "/24"}}})
 	if got != want {
 		t.Errorf("facts are\n%s, and should be\n%s", got, want)
 	}

@@ -25,7 +25,7 @@ func TestAbreast(t *testing.T) {
 	part := func(p hosts.Phase, run func(context.Context) error) batchPart { return batchPart{p, run} }
 	aRuns, bRuns, cIsLeft := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	var left hosts.Phase
-	at, err := abreast(t.Context(), func(p hosts.Phase) { left = p; close(cIsLeft) },
+	at, err := concurrently(t.Context(), func(p hosts.Phase) { left = p; close(cIsLeft) },
 		part("a", func(context.Context) error { close(aRuns); <-bRuns; return nil }),
 		part("b", func(context.Context) error { <-aRuns; close(bRuns); return nil }),
 		part("c", func(context.Context) error { <-cIsLeft; return nil }))
@@ -40,17 +40,17 @@ func TestAbreast(t *testing.T) {
 					return broken
 				}
 				<-ctx.Done()
-				cleared = errors.Is(context.Cause(ctx), errBeside)
+				cleared = errors.Is(context.Cause(ctx), errConcurrent)
 				return context.Cause(ctx)
 			}
 		}
-		at, err := abreast(t.Context(), func(hosts.Phase) { t.Error("a failed part left another") }, part("a", run("a")), part("b", run("b")))
+		at, err := concurrently(t.Context(), func(hosts.Phase) { t.Error("a failed part left another") }, part("a", run("a")), part("b", run("b")))
 		if at != failing || !errors.Is(err, broken) || !cleared {
 			t.Errorf("%s failed: %v at %s; the other was ended: %v", failing, err, at, cleared)
 		}
 	}
 	waits := make(chan struct{})
-	at, err = abreast(t.Context(), func(hosts.Phase) { close(waits) },
+	at, err = concurrently(t.Context(), func(hosts.Phase) { close(waits) },
 		part("a", func(context.Context) error { <-waits; return broken }),
 		part("b", func(context.Context) error { return nil }))
 	if at != "a" || !errors.Is(err, broken) {
@@ -63,7 +63,7 @@ func TestAbreast(t *testing.T) {
 func TestNothingIsLeft(t *testing.T) {
 	s, dir := connect(t), t.TempDir()
 	begun, log := fifo(t, dir, "begun"), filepath.Join(dir, "log")
-	_, err := abreast(t.Context(), func(hosts.Phase) { t.Error("nothing failed") },
+	_, err := concurrently(t.Context(), func(hosts.Phase) { t.Error("nothing failed") },
 		batchPart{hosts.PhaseFiles, func(ctx context.Context) error {
 			r, w, err := os.Pipe()
 			if err != nil {
@@ -72,18 +72,18 @@ func TestNothingIsLeft(t *testing.T) {
 			defer r.Close()
 			defer w.Close()
 			// It ends when its input does, and then needs a while.
-			_, err = s.run(ctx, r, beside("sh", "-c", `echo >"$0"; cat >/dev/null; i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo files are over >>"$1"`, begun, log)...)
+			_, err = s.run(ctx, r, sharedLock("sh", "-c", `echo >"$0"; cat >/dev/null; i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo files are over >>"$1"`, begun, log)...)
 			return err
 		}},
 		batchPart{hosts.PhaseCopy, func(ctx context.Context) error {
 			// Both at a time, although each holds the lock.
-			_, err := s.run(ctx, nil, beside("sh", "-c", `read x <"$0"; echo copy broke >>"$1"; exit 1`, begun, log)...)
+			_, err := s.run(ctx, nil, sharedLock("sh", "-c", `read x <"$0"; echo copy broke >>"$1"; exit 1`, begun, log)...)
 			return err
 		}})
 	if err == nil || !strings.Contains(err.Error(), "exit status 1") {
 		t.Fatalf("%v", err)
 	}
-	out, err := s.run(t.Context(), nil, locked("cat", log)...)
+	out, err := s.run(t.Context(), nil, exclusiveLock("cat", log)...)
 	if got := string(out); err != nil || got != "copy broke\nfiles are over\n" {
 		t.Errorf("when the lock is free: %q, %v", got, err)
 	}
@@ -148,14 +148,14 @@ func slowMachine(t *testing.T, mac string) (dir string) {
 }
 
 // live brings the host's installer up, as far as the inventory knows.
-func live(t *testing.T, f *follower, s *session) hosts.Host {
+func live(t *testing.T, f *reconciler, s *session) hosts.Host {
 	t.Helper()
 	h, err := f.Hosts.Get("a")
 	if err == nil && h.Boot.Token == "" {
-		h, err = f.Hosts.Apply("a", hosts.Event{Kind: hosts.Netboot, Machine: "m", Boot: &hosts.Boot{Token: "t", Expires: f.Now().Add(time.Hour)}})
+		h, err = f.Hosts.Apply("a", hosts.Event{Kind: hosts.EventNetboot, Machine: "m", Boot: &hosts.Boot{Token: "t", Expires: f.Now().Add(time.Hour)}})
 	}
 	if err == nil {
-		h, err = f.Hosts.Apply("a", hosts.Event{Kind: hosts.Contacted, Boot: &h.Boot, Address: s.addr})
+		h, err = f.Hosts.Apply("a", hosts.Event{Kind: hosts.EventContacted, Boot: &h.Boot, Address: s.addr})
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -165,7 +165,7 @@ func live(t *testing.T, f *follower, s *session) hosts.Host {
 
 // slowInstall is a host whose build waits for a line in the gate, and then fails with it, and what its machine
 // did.
-func slowInstall(t *testing.T) (f *follower, gate, log string) {
+func slowInstall(t *testing.T) (f *reconciler, gate, log string) {
 	t.Helper()
 	gate = fifo(t, t.TempDir(), "gate")
 	n, dir := flake(t, strings.Replace(slowFleet, "TOPLEVEL",
@@ -183,7 +183,7 @@ type ended struct {
 }
 
 // untilBuild installs until the disks are mounted and only the build is waited for.
-func untilBuild(t *testing.T, ctx context.Context, f *follower, s *session) <-chan ended {
+func untilBuild(t *testing.T, ctx context.Context, f *reconciler, s *session) <-chan ended {
 	t.Helper()
 	h := live(t, f, s)
 	watching, stop := context.WithCancel(t.Context())
@@ -208,7 +208,7 @@ func untilBuild(t *testing.T, ctx context.Context, f *follower, s *session) <-ch
 		if err != nil {
 			t.Fatal(err)
 		}
-		made := slices.ContainsFunc(all, func(ev hosts.Event) bool { return ev.Kind == hosts.Finished && ev.Phase == hosts.PhaseDisks })
+		made := slices.ContainsFunc(all, func(ev hosts.Event) bool { return ev.Kind == hosts.EventFinished && ev.Phase == hosts.PhaseDisks })
 		if made && now.Phase == hosts.PhaseBuild && !now.Permit.Burned.IsZero() {
 			return end
 		}
@@ -242,7 +242,7 @@ func TestDisksBesideBuild(t *testing.T) {
 		}
 		did(t, log, want)
 		f.fail(e.at, e.err)
-		if _, err := f.Hosts.Apply("a", hosts.Event{Kind: hosts.Retried}); err != nil {
+		if _, err := f.Hosts.Apply("a", hosts.Event{Kind: hosts.EventRetried}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -288,7 +288,7 @@ func TestMayFormat(t *testing.T) {
 		t.Fatal(err)
 	}
 	machine := slowMachine(t, "")
-	f := &follower{name: "a"}
+	f := &reconciler{name: "a"}
 	over := make(chan struct{})
 	close(over)
 	for i, tt := range []struct {

@@ -30,7 +30,7 @@ func TestAbreast(t *testing.T) {
 			t.Fatal(err)
 		}
 		count, widths := 0, []string{}
-		for _, abreast := range Abreast(p.Steps) {
+		for _, abreast := range Concurrent(p.Steps) {
 			if len(abreast) > 1 {
 				widths = append(widths, fmt.Sprint(len(abreast)))
 			}

@@ -16,7 +16,7 @@ import (
 //
 // A build that fails after the disks were made leaves the permit burned and the machine in its
 // installer. `provision retry` then goes on without making them again.
-func (f *follower) mayFormat(ctx context.Context, h hosts.Host, b *hostBuild, d *Disks) bool {
+func (f *reconciler) mayFormat(ctx context.Context, h hosts.Host, b *hostBuild, d *Disks) bool {
 	switch {
 	case b.over():
 		return false // all the better: there is nothing to wait for
@@ -35,20 +35,20 @@ func (f *follower) mayFormat(ctx context.Context, h hosts.Host, b *hostBuild, d 
 	return true
 }
 
-// errBeside ends what runs beside something that failed.
-var errBeside = errors.New("something beside it failed")
+// errConcurrent ends what runs beside something that failed.
+var errConcurrent = errors.New("something beside it failed")
 
 // fill puts the system and the host's files on the new disks, and makes it start. The files come
 // while the system is copied: nothing needs them before it is activated. The disks are read back, and what was copied
 // goes to them, while the boot loader is installed.
-func (f *follower) fill(ctx context.Context, h hosts.Host, s *session, d *Disks, b *hostBuild,
+func (f *reconciler) fill(ctx context.Context, h hosts.Host, s *session, d *Disks, b *hostBuild,
 	share *offer) (at hosts.Phase, err error) {
 	flush, stop := f.flushing(ctx, s)
 	defer stop()
 	f.begin(hosts.PhaseFiles)
 	f.begin(hosts.PhaseCopy)
 	// The system is what usually takes longer; if it does not, the files are what is waited for.
-	at, err = abreast(ctx,
+	at, err = concurrently(ctx,
 		func(slowest hosts.Phase) {
 			if slowest == hosts.PhaseFiles {
 				f.waitsFor(slowest, "")
@@ -60,7 +60,7 @@ func (f *follower) fill(ctx context.Context, h hosts.Host, s *session, d *Disks,
 		return at, err
 	}
 	flush() // unmounting waits for it
-	return abreast(ctx, func(hosts.Phase) {},
+	return concurrently(ctx, func(hosts.Phase) {},
 		batchPart{hosts.PhaseBootloader, func(ctx context.Context) error { return f.bootloader(ctx, h, s, d, b) }},
 		batchPart{hosts.PhaseDisks, func(ctx context.Context) error { return f.readBack(ctx, d) }})
 }
@@ -71,9 +71,9 @@ type batchPart struct {
 	run   func(context.Context) error
 }
 
-// abreast runs parts at a time. The first that fails ends the others, with errBeside, and its
+// concurrently runs parts at a time. The first that fails ends the others, with errBeside, and its
 // error is returned once all have ended. left is told which one is still running when the others are done.
-func abreast(ctx context.Context, left func(hosts.Phase), parts ...batchPart) (at hosts.Phase, err error) {
+func concurrently(ctx context.Context, left func(hosts.Phase), parts ...batchPart) (at hosts.Phase, err error) {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	type ended struct {
@@ -93,7 +93,7 @@ func abreast(ctx context.Context, left func(hosts.Phase), parts ...batchPart) (a
 		case err != nil:
 		case e.err != nil:
 			at, err = parts[e.part].phase, e.err
-			end(errBeside)
+			end(errConcurrent)
 		case len(running) == 1:
 			for last := range running {
 				left(parts[last].phase)
@@ -104,7 +104,7 @@ func abreast(ctx context.Context, left func(hosts.Phase), parts ...batchPart) (a
 }
 
 // readBack compares the disks with the plan, unless that was done.
-func (f *follower) readBack(ctx context.Context, d *Disks) error {
+func (f *reconciler) readBack(ctx context.Context, d *Disks) error {
 	if d.verified {
 		return nil
 	}
@@ -119,7 +119,7 @@ func (f *follower) readBack(ctx context.Context, d *Disks) error {
 
 // flushing has what was written go to the disks, again and again, until it is stopped: file systems
 // take their time, and memory may hold all of it. flush does it now. Nobody waits for it.
-func (f *follower) flushing(ctx context.Context, s *session) (flush, stop func()) {
+func (f *reconciler) flushing(ctx context.Context, s *session) (flush, stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	now := make(chan struct{}, 1)
 	var syncer sync.WaitGroup

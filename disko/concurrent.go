@@ -5,12 +5,12 @@ import (
 	"strings"
 )
 
-// alone marks the steps of a disk that are only about it, if all of them are. Hooks may do anything. LVM and
+// nameDisk marks the steps of a disk that are only about it, if all of them are. Hooks may do anything. LVM and
 // RAID look at all disks. A LUKS key is derived as often as the machine manages in two seconds
 // (cryptsetup-luksFormat(8), --iter-time), so with others beside it the key would be weaker; and it
 // takes up to a GiB of memory.
-func alone(steps []Step, disk string) {
-	if slices.ContainsFunc(steps, func(s Step) bool { return !aloneProgram(s) }) {
+func nameDisk(steps []Step, disk string) {
+	if slices.ContainsFunc(steps, func(s Step) bool { return !onlyItsDisk(s) }) {
 		return
 	}
 	for i := range steps {
@@ -18,14 +18,14 @@ func alone(steps []Step, disk string) {
 	}
 }
 
-func aloneProgram(s Step) bool {
+func onlyItsDisk(s Step) bool {
 	return s.Hook == "" && s.Stdin == "" && (strings.HasPrefix(s.Argv[0], "mkfs.") ||
 		slices.Contains([]string{"sgdisk", "sfdisk", "parted", "partprobe", "udevadm", "wipefs", "dd", "mkswap"}, s.Argv[0]))
 }
 
-// Abreast splits steps into those that run one after the other. Each of these is one list of steps,
+// Concurrent splits steps into those that run one after the other. Each of these is one list of steps,
 // or several, one for each of several disks, which may run at a time.
-func Abreast(steps []Step) (all [][][]Step) {
+func Concurrent(steps []Step) (all [][][]Step) {
 	for i := 0; i < len(steps); {
 		n := 1
 		for i+n < len(steps) && steps[i].Disk != "" && steps[i+n].Disk != "" && steps[i+n].Stage == steps[i].Stage {

@@ -18,15 +18,15 @@ import (
 
 	"provision/hosts"
 	"provision/images"
+	"provision/internal/handover"
 	"provision/internal/initrd"
-	"provision/internal/target"
 )
 
 const theMAC = "52:54:00:12:34:56"
 
 // taken is a host that may be taken over, with our program on its machine played by a script.
 type taken struct {
-	*follower
+	*reconciler
 	host hosts.Host
 	addr string
 	dir  string // the script's "said" and "stdin"
@@ -75,7 +75,7 @@ case $1 in facts) echo '{"arch":"x86_64","addrs":[{"ifname":"eth0"}]}'; exit;; e
 	take := &hosts.Takeover{Address: x.addr, HostKey: strings.TrimSpace(authorizedKey(pinned))}
 	x.host, err = inv.Enroll(hosts.Host{Name: "bravo", MACs: []string{theMAC}, Choices: hosts.Choices{Image: "lab"}, Arch: "x86_64", Permit: hosts.Permit{Via: via, Take: take}}, time.Hour, nil)
 	must(err)
-	x.follower = &follower{name: "bravo", Installer: &Installer{Hosts: inv, Images: catalog, Now: time.Now, Log: slog.New(slog.DiscardHandler), signer: login,
+	x.reconciler = &reconciler{name: "bravo", Installer: &Installer{Hosts: inv, Images: catalog, Now: time.Now, Log: slog.New(slog.DiscardHandler), signer: login,
 		Program: func(string) (string, error) { return filepath.Join(dir, "program"), nil },
 		Wake:    func(_ context.Context, mac string) error { x.woke = append(x.woke, mac); return nil }}}
 	return x
@@ -115,7 +115,7 @@ func TestCome(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			key := newSigner(t)
 			x := takeOver(t, tt.via, key, key, true, tt.program)
-			how, err := x.come(t.Context(), x.host)
+			how, err := x.bringUp(t.Context(), x.host)
 			if (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
 				t.Errorf("error %v, want one about %q", err, tt.err)
 			}
@@ -137,11 +137,11 @@ func TestComeByKexec(t *testing.T) {
 		t.Fatal(err)
 	}
 	x.host.KernelParams = params
-	if _, err := x.come(t.Context(), x.host); err != nil {
+	if _, err := x.bringUp(t.Context(), x.host); err != nil {
 		t.Fatal(err)
 	}
 	head, rest, _ := strings.Cut(x.file("stdin"), "\n")
-	var load target.Load
+	var load handover.Load
 	if err := json.Unmarshal([]byte(head), &load); err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +151,7 @@ func TestComeByKexec(t *testing.T) {
 		t.Errorf("%+v, with %d bytes", load, len(rest))
 	}
 	h, err := x.Hosts.Get("bravo")
-	if err != nil || h.State != hosts.Booting || h.Boot.Used.IsZero() || h.Boot.Client != x.addr || h.Summons() {
+	if err != nil || h.State != hosts.StateBooting || h.Boot.Used.IsZero() || h.Boot.TakenBy != x.addr || h.MustBeBroughtUp() {
 		t.Errorf("%+v, %v", h, err)
 	}
 	for _, part := range []string{h.Boot.HostKey, "ssh/ssh_host_ed25519_key", "ssh/authorized_keys", `[{"ifname":"eth0"}]`, "addrs.json"} {
@@ -170,7 +170,7 @@ func TestBootNextIsUndone(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(x.dir, "stuck"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := x.come(t.Context(), x.host); err == nil || !strings.Contains(err.Error(), "no systemd") {
+	if _, err := x.bringUp(t.Context(), x.host); err == nil || !strings.Contains(err.Error(), "no systemd") {
 		t.Errorf("%v", err)
 	}
 	if said := x.file("said"); !strings.HasSuffix(said, "reboot\nboot-next --restore Boot0001\n") {
@@ -182,33 +182,33 @@ func TestBootNextIsUndone(t *testing.T) {
 func TestReach(t *testing.T) {
 	known, other := newSigner(t), newSigner(t)
 	x := takeOver(t, hosts.ViaAuto, known, other, true, "")
-	_, err := x.come(t.Context(), x.host)
+	_, err := x.bringUp(t.Context(), x.host)
 	for _, key := range []ssh.Signer{known, other} {
 		if err == nil || !strings.Contains(err.Error(), ssh.FingerprintSHA256(key.PublicKey())) {
 			t.Errorf("another key: %v", err)
 		}
 	}
 	x = takeOver(t, hosts.ViaAuto, known, known, false, "")
-	if _, err := x.come(t.Context(), x.host); err == nil || !strings.Contains(err.Error(), "does not let this server in") || x.file("said") != "" {
+	if _, err := x.bringUp(t.Context(), x.host); err == nil || !strings.Contains(err.Error(), "does not let this server in") || x.file("said") != "" {
 		t.Errorf("a machine that lets nobody in: %v", err)
 	}
 
 	x = takeOver(t, hosts.ViaAuto, known, known, true, "")
 	x.host.Permit.Take.Port = 1 // nobody listens
-	how, err := x.come(t.Context(), x.host)
+	how, err := x.bringUp(t.Context(), x.host)
 	if err != nil || !strings.Contains(how, "magic packets to "+theMAC) || len(x.woke) != 1 {
 		t.Errorf("nobody answers: %q, %v, woke %s", how, err, x.woke)
 	}
 	x.host.Permit.Via = hosts.ViaKexec
-	if _, err := x.come(t.Context(), x.host); !errors.Is(err, errSilent) || len(x.woke) != 1 {
+	if _, err := x.bringUp(t.Context(), x.host); !errors.Is(err, errSilent) || len(x.woke) != 1 {
 		t.Errorf("nobody answers, and kexec is wanted: %v", err)
 	}
 	x.host.Permit.Take = nil
-	if _, err := x.come(t.Context(), x.host); err == nil || !strings.Contains(err.Error(), "provision install bravo --ssh") {
+	if _, err := x.bringUp(t.Context(), x.host); err == nil || !strings.Contains(err.Error(), "provision install bravo --ssh") {
 		t.Errorf("nothing is known of the machine: %v", err)
 	}
 	x.host.Permit.Via = hosts.ViaAuto
-	if how, err := x.come(t.Context(), x.host); err != nil || !strings.Contains(how, "magic packets") || len(x.woke) != 2 {
+	if how, err := x.bringUp(t.Context(), x.host); err != nil || !strings.Contains(how, "magic packets") || len(x.woke) != 2 {
 		t.Errorf("nothing is known of the machine: %q, %v", how, err)
 	}
 }
@@ -218,7 +218,7 @@ func TestAdopt(t *testing.T) {
 	key := newSigner(t)
 	x := takeOver(t, hosts.ViaKexec, key, key, true, "")
 	x.host.Permit.Take.Installer = true
-	if _, err := x.come(t.Context(), x.host); err != nil {
+	if _, err := x.bringUp(t.Context(), x.host); err != nil {
 		t.Fatal(err)
 	}
 	h, err := x.Hosts.Get("bravo")
@@ -244,17 +244,17 @@ func TestUnwantedInstallerIsRestarted(t *testing.T) {
 		return apply(x.Hosts.UseBoot(h.Boot.Token, hosts.Fetch{Client: x.addr, File: "initrd", Whole: true}))
 	}
 	h := boot("")
-	for _, ev := range []hosts.Event{{Kind: hosts.Contacted, Boot: &h.Boot, Address: x.addr}, {Kind: hosts.Burned, Disks: []hosts.Disk{{Device: "/dev/vda"}}},
-		{Kind: hosts.Rebooted}, {Kind: hosts.Proved}} {
+	for _, ev := range []hosts.Event{{Kind: hosts.EventContacted, Boot: &h.Boot, Address: x.addr}, {Kind: hosts.EventBurned, Disks: []hosts.Disk{{Device: "/dev/vda"}}},
+		{Kind: hosts.EventRebooted}, {Kind: hosts.EventProved}} {
 		h = apply(x.Hosts.Apply("bravo", ev))
 	}
-	if x.step(t.Context(), h); x.file("said") != "" {
+	if x.reconcile(t.Context(), h); x.file("said") != "" {
 		t.Fatalf("an installed host was restarted: %s", x.file("said"))
 	}
 	apply(x.Hosts.Reinstall(h, time.Hour, nil, false))
 	boot(strings.TrimSpace(authorizedKey(key)))
-	h = apply(x.Hosts.Apply("bravo", hosts.Event{Kind: hosts.Cancelled}))
-	if again := x.step(t.Context(), h); again == nil || x.file("said") != "reboot\n" {
+	h = apply(x.Hosts.Apply("bravo", hosts.Event{Kind: hosts.EventCancelled}))
+	if again := x.reconcile(t.Context(), h); again == nil || x.file("said") != "reboot\n" {
 		t.Errorf("what was done with its installer: %q", x.file("said"))
 	}
 }
@@ -297,7 +297,7 @@ func TestAnotherCard(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.Address, h.Boot.Client = "", "" // where the firmware was
+	h.Address, h.Boot.TakenBy = "", "" // where the firmware was
 	if s := x.contact(t.Context(), h); s != nil {
 		t.Fatal("it was looked for where it cannot be")
 	}

@@ -29,7 +29,7 @@ func (c *Catalog) Warm(ctx context.Context, img Image) (int64, error) {
 	}
 	var read int64
 	for _, f := range []File{img.Kernel, img.Initrd} {
-		n, err := c.warm(ctx, f)
+		n, err := c.prefetch(ctx, f)
 		read += n
 		if err != nil {
 			return read, fmt.Errorf("read image %s ahead: %w", img.Name, err)
@@ -38,7 +38,7 @@ func (c *Catalog) Warm(ctx context.Context, img Image) (int64, error) {
 	return read, nil
 }
 
-func (c *Catalog) warm(ctx context.Context, f File) (int64, error) {
+func (c *Catalog) prefetch(ctx context.Context, f File) (int64, error) {
 	in, err := c.OpenFile(f)
 	if err != nil {
 		return 0, err

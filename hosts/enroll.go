@@ -39,7 +39,7 @@ func (inv *Inventory) Enroll(h Host, permit time.Duration, secrets map[string][]
 // CheckEnroll tells why Enroll would be refused by the state that the host is in. It changes
 // nothing.
 func (inv *Inventory) CheckEnroll(h Host) error {
-	if before, err := inv.Get(h.Name); err == nil && (before.State == Installed || before.State == Rebooting) {
+	if before, err := inv.Get(h.Name); err == nil && (before.State == StateInstalled || before.State == StateRebooting) {
 		return fmt.Errorf("%s is %s: to erase it and install it again, run `provision reinstall %s`", h.Name, before.State, h.Name)
 	}
 	return inv.CheckReinstall(h)
@@ -48,7 +48,7 @@ func (inv *Inventory) CheckEnroll(h Host) error {
 // CheckReinstall tells why Reinstall would be refused by the state that the host is in. It
 // changes nothing.
 func (inv *Inventory) CheckReinstall(h Host) error {
-	return inv.Check(h.Name, Event{Kind: Enrolled, Enrol: &h})
+	return inv.Check(h.Name, Event{Kind: EventEnrolled, Enroll: &h})
 }
 
 func (inv *Inventory) permit(h Host, permit time.Duration, secrets map[string][]byte, newIdentity bool) (Host, error) {
@@ -91,7 +91,7 @@ func (inv *Inventory) permit(h Host, permit time.Duration, secrets map[string][]
 		return Host{}, err
 	}
 	h.HostKey = key
-	ev := Event{Kind: Enrolled, Enrol: &h, Message: fmt.Sprintf("%s shall become %s with image %s; permit until %s",
+	ev := Event{Kind: EventEnrolled, Enroll: &h, Message: fmt.Sprintf("%s shall become %s with image %s; permit until %s",
 		strings.Join(h.MACs, ", "), h.Name, h.Image, h.Permit.Expires.Format(time.RFC3339))}
 	if h.Permit.DryRun {
 		ev.Message += ", for a dry run"
@@ -245,7 +245,7 @@ func (inv *Inventory) BeginBoot(name string, b Boot, machine string) (Host, erro
 	if err != nil {
 		return Host{}, err
 	}
-	ev := Event{Kind: Netboot, Boot: &b, Machine: machine, Message: b.Via + " asked; a boot was offered"}
+	ev := Event{Kind: EventNetboot, Boot: &b, Machine: machine, Message: b.Client + " asked; a boot was offered"}
 	return inv.apply(name, ev, func(_, after *Host) ([]store.Version, []store.Write, error) {
 		found := []store.Write{store.Put(tokenKey(b.Token), []byte(name))}
 		if id := after.DUID(); id != "" {
@@ -273,21 +273,21 @@ func (inv *Inventory) UseBoot(token string, f Fetch) (Host, error) {
 		return h, err
 	}
 	b := h.Boot
-	if b.Token != token || h.State != Booting || !b.Serves(inv.now()) || (b.Client != "" && b.Client != f.Client) {
+	if b.Token != token || h.State != StateBooting || !b.Serves(inv.now()) || (b.TakenBy != "" && b.TakenBy != f.Client) {
 		return h, fmt.Errorf("%s: %w: this boot is over or belongs to another address", h.Name, ErrRefused)
 	}
-	if b.Client == f.Client && !f.Whole {
+	if b.TakenBy == f.Client && !f.Whole {
 		return h, nil
 	}
-	if b.Client == "" {
+	if b.TakenBy == "" {
 		b.Taken = inv.now()
 	}
-	b.Client = f.Client
+	b.TakenBy = f.Client
 	if f.Whole {
 		b.Used = inv.now()
 	}
 	return inv.Apply(h.Name, Event{
-		Kind:    Fetched,
+		Kind:    EventFetched,
 		Boot:    &b,
 		Address: f.Client,
 		Method:  f.Method,
@@ -301,7 +301,7 @@ const MaxFacts = 4 << 20
 
 // UnbindBoot forgets which machine the boot b is for, as another one asked for it, too.
 func (inv *Inventory) UnbindBoot(name string, b Boot, other string) (Host, error) {
-	ev := Event{Kind: Fetched, Stranger: true, Message: fmt.Sprintf("machines with two UUIDs, %s and %s, asked for one boot with the same MAC; "+
+	ev := Event{Kind: EventFetched, Stranger: true, Message: fmt.Sprintf("machines with two UUIDs, %s and %s, asked for one boot with the same MAC; "+
 		"if there is one machine only, somebody forges packets", b.Machine, other)}
 	b.Machine = ""
 	h, err := inv.Get(name)

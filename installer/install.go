@@ -19,7 +19,7 @@ const factsFresh = 5 * time.Second
 // install is the story: from a live installer to a machine that restarts from
 // its own disk. It returns the phase that it came to. build starts the build, if it was not
 // started yet.
-func (f *follower) install(ctx context.Context, h hosts.Host, s *session,
+func (f *reconciler) install(ctx context.Context, h hosts.Host, s *session,
 	build func(hardware string)) (at hosts.Phase, err error) {
 	// Commands of a server that was killed may still run: they hold the lock.
 	limit := commandLimit
@@ -81,41 +81,47 @@ func (f *follower) install(ctx context.Context, h hosts.Host, s *session,
 	return hosts.PhaseReboot, f.reboot(ctx, s, d)
 }
 
-func (f *follower) begin(p hosts.Phase) { f.apply(hosts.Event{Kind: hosts.Started, Phase: p}) }
+func (f *reconciler) begin(p hosts.Phase) { f.apply(hosts.Event{Kind: hosts.EventStarted, Phase: p}) }
 
-func (f *follower) finished(p hosts.Phase, format string, args ...any) {
-	f.apply(hosts.Event{Kind: hosts.Finished, Phase: p, Message: fmt.Sprintf(format, args...)})
+func (f *reconciler) finished(p hosts.Phase, format string, args ...any) {
+	f.apply(hosts.Event{Kind: hosts.EventFinished, Phase: p, Message: fmt.Sprintf(format, args...)})
 }
 
-func (f *follower) advance(p hosts.Phase, done, total int64, unit string) {
-	f.apply(hosts.Event{Kind: hosts.Advanced, Phase: p, Progress: &hosts.Progress{Done: done, Total: total, Unit: unit}})
+func (f *reconciler) advance(p hosts.Phase, done, total int64, unit string) {
+	f.apply(hosts.Event{
+		Kind:     hosts.EventAdvanced,
+		Phase:    p,
+		Progress: &hosts.Progress{Done: done, Total: total, Unit: unit},
+	})
 }
 
 // waitsFor shows what goes on, if that began before what was shown last.
-func (f *follower) waitsFor(p hosts.Phase, now string) {
-	f.apply(hosts.Event{Kind: hosts.Advanced, Phase: p, Progress: &hosts.Progress{Now: now}})
+func (f *reconciler) waitsFor(p hosts.Phase, now string) {
+	f.apply(hosts.Event{Kind: hosts.EventAdvanced, Phase: p, Progress: &hosts.Progress{Now: now}})
 }
 
 // lockFile is held on the machine by whatever changes it: sshd does not end
 // the commands of a server that was killed.
 const lockFile = "/run/provision.lock"
 
-func locked(argv ...string) []string { return append([]string{"flock", "-o", lockFile}, argv...) }
+func exclusiveLock(argv ...string) []string {
+	return append([]string{"flock", "-o", lockFile}, argv...)
+}
 
-// beside is locked for what may run beside others of its like, and beside nothing else.
-func beside(argv ...string) []string {
+// sharedLock is locked for what may run beside others of its like, and beside nothing else.
+func sharedLock(argv ...string) []string {
 	return append([]string{"flock", "-s", "-o", lockFile}, argv...)
 }
 
 // bootloader makes the copied system the one that starts, and lets the TPM open its disks.
-func (f *follower) bootloader(ctx context.Context, h hosts.Host, s *session, d *Disks, b *hostBuild) error {
+func (f *reconciler) bootloader(ctx context.Context, h hosts.Host, s *session, d *Disks, b *hostBuild) error {
 	f.begin(hosts.PhaseBootloader)
 	before, err := f.boots(ctx, h, s)
 	if err != nil {
 		return err
 	}
 	start := f.Now()
-	_, err = s.run(ctx, nil, beside("nixos-install", "--root", "/mnt", "--system", b.system.path, "--no-root-passwd", "--no-channel-copy")...)
+	_, err = s.run(ctx, nil, sharedLock("nixos-install", "--root", "/mnt", "--system", b.system.path, "--no-root-passwd", "--no-channel-copy")...)
 	if err != nil {
 		return err
 	}
@@ -159,11 +165,11 @@ func explainFull(ctx context.Context, s *session, err error) error {
 
 // reboot leaves the installer. The event comes first: the machine may ask to
 // netboot within seconds, and must then be sent to its disk.
-func (f *follower) reboot(ctx context.Context, s *session, d *Disks) error {
+func (f *reconciler) reboot(ctx context.Context, s *session, d *Disks) error {
 	if err := d.Unmount(ctx); err != nil {
 		return err
 	}
-	if _, err := f.Hosts.Apply(f.name, hosts.Event{Kind: hosts.Rebooted, Message: "everything is on the disk; restarting from it"}); err != nil {
+	if _, err := f.Hosts.Apply(f.name, hosts.Event{Kind: hosts.EventRebooted, Message: "everything is on the disk; restarting from it"}); err != nil {
 		return err
 	}
 	return restart(ctx, s)

@@ -57,8 +57,8 @@ func TestLook(t *testing.T) {
 		binary.LittleEndian.PutUint32(b[12:], uint32(len(z)))
 		return append(append(b, z...), make([]byte, 512)...)
 	}
-	nix := Look{Stage1: "systemd", Contract: No, SSHD: Unknown, Squashfs: true, Kernel: "6.12.30", Modules: []string{"6.12.30"}, NICs: []string{"genet", "macb", "lan78xx", "virtio_net"}}
-	with := func(edit func(*Look)) Look {
+	nix := Inspection{Stage1: "systemd", Contract: No, SSHD: Unknown, Squashfs: true, Kernel: "6.12.30", Modules: []string{"6.12.30"}, NICs: []string{"genet", "macb", "lan78xx", "virtio_net"}}
+	with := func(edit func(*Inspection)) Inspection {
 		l := nix
 		edit(&l)
 		return l
@@ -68,25 +68,25 @@ func TestLook(t *testing.T) {
 		arch   Arch
 		kernel []byte
 		initrd []byte
-		want   Look
+		want   Inspection
 	}{
 		{"nixpkgs netboot", AArch64, arm64Kernel(), nixInit(squashfs), nix},
 		{"its second archive compressed", AArch64, arm64Kernel(), append(gzipped(nixInit()), gzipped(initrd.Overlay([]initrd.File{squashfs}))...), nix},
-		{"nixos-images", AArch64, gzipped(arm64Kernel()), nixInit(squashfs, restore), with(func(l *Look) { l.Contract = Yes })},
+		{"nixos-images", AArch64, gzipped(arm64Kernel()), nixInit(squashfs, restore), with(func(l *Inspection) { l.Contract = Yes })},
 		{"zboot", AArch64, zboot(), nixInit(squashfs), nix},
-		{"x86_64", X86_64, x86Kernel(), nixInit(squashfs), with(func(l *Look) { l.NICs = []string{"virtio_net"} })},
-		{"kernel without a version", X86_64, bytes.Repeat([]byte{0}, 5000), nixInit(squashfs), with(func(l *Look) { l.Kernel, l.NICs = "", []string{"virtio_net"} })},
-		{"all in the initrd", AArch64, arm64Kernel(), nixInit(initrd.File{Path: "usr/sbin/sshd", Mode: 0o755, Data: nil}), with(func(l *Look) { l.Squashfs, l.SSHD = false, Yes })},
-		{"no sshd", AArch64, arm64Kernel(), nixInit(initrd.File{Path: "etc/pam.d/sshd", Mode: 0o755, Data: nil}), with(func(l *Look) { l.Squashfs, l.SSHD = false, No })},
+		{"x86_64", X86_64, x86Kernel(), nixInit(squashfs), with(func(l *Inspection) { l.NICs = []string{"virtio_net"} })},
+		{"kernel without a version", X86_64, bytes.Repeat([]byte{0}, 5000), nixInit(squashfs), with(func(l *Inspection) { l.Kernel, l.NICs = "", []string{"virtio_net"} })},
+		{"all in the initrd", AArch64, arm64Kernel(), nixInit(initrd.File{Path: "usr/sbin/sshd", Mode: 0o755, Data: nil}), with(func(l *Inspection) { l.Squashfs, l.SSHD = false, Yes })},
+		{"no sshd", AArch64, arm64Kernel(), nixInit(initrd.File{Path: "etc/pam.d/sshd", Mode: 0o755, Data: nil}), with(func(l *Inspection) { l.Squashfs, l.SSHD = false, No })},
 		{"script by link", X86_64, x86Kernel(), append(initrd.Overlay([]initrd.File{{Path: "nix/store/a-stage-1-init.sh", Mode: 0o755, Data: []byte("#!/nix/store/x/bin/ash\nmount $targetRoot/root/.ssh\n")}}), link("init", "/nix/store/a-stage-1-init.sh")...),
-			Look{Stage1: "script", Contract: No, SSHD: No, Kernel: "6.12.30"}},
-		{"script", X86_64, x86Kernel(), initrd.Overlay(fit("")), Look{Stage1: "script", Contract: Yes, SSHD: Yes, Kernel: "6.12.30", Modules: []string{"6.12.30"}, NICs: []string{"e1000e"}}},
-		{"program", X86_64, x86Kernel(), initrd.Overlay([]initrd.File{{Path: "init", Mode: 0o755, Data: []byte("\x7fELF")}}), Look{Stage1: "program", Contract: Unknown, SSHD: No, Kernel: "6.12.30"}},
+			Inspection{Stage1: "script", Contract: No, SSHD: No, Kernel: "6.12.30"}},
+		{"script", X86_64, x86Kernel(), initrd.Overlay(fit("")), Inspection{Stage1: "script", Contract: Yes, SSHD: Yes, Kernel: "6.12.30", Modules: []string{"6.12.30"}, NICs: []string{"e1000e"}}},
+		{"program", X86_64, x86Kernel(), initrd.Overlay([]initrd.File{{Path: "init", Mode: 0o755, Data: []byte("\x7fELF")}}), Inspection{Stage1: "program", Contract: Unknown, SSHD: No, Kernel: "6.12.30"}},
 		{"not to be unpacked here", X86_64, x86Kernel(), packed(t, nixInit(), "xz", "--check=crc32", "--x86", "--lzma2"),
-			Look{Contract: Unknown, SSHD: Unknown, Kernel: "6.12.30", Error: "no decoder for xz with further filters here"}},
+			Inspection{Contract: Unknown, SSHD: Unknown, Kernel: "6.12.30", Error: "no decoder for xz with further filters here"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			got, err := look(test.arch, bytes.NewReader(test.kernel), bytes.NewReader(test.initrd))
+			got, err := inspect(test.arch, bytes.NewReader(test.kernel), bytes.NewReader(test.initrd))
 			must(t, err)
 			if !reflect.DeepEqual(*got, test.want) {
 				t.Errorf("got %+v\nwant %+v", *got, test.want)
@@ -107,26 +107,28 @@ func TestFindVersion(t *testing.T) {
 }
 
 func TestWarnings(t *testing.T) {
-	fit := Look{Stage1: "systemd", Contract: Yes, SSHD: Unknown, Squashfs: true, Kernel: "6.12.30", Modules: []string{"6.12.30"}, NICs: []string{"genet"}}
+	fit := Inspection{Stage1: "systemd", Contract: Yes, SSHD: Unknown, Squashfs: true, Kernel: "6.12.30", Modules: []string{"6.12.30"}, NICs: []string{"genet"}}
 	for _, test := range []struct {
 		name string
-		edit func(*Image, *Look)
+		edit func(*Image, *Inspection)
 		want string
 	}{
-		{"fit", func(*Image, *Look) {}, ""},
-		{"by an older version", func(i *Image, l *Look) { i.Look = nil }, ""},
-		{"no init=", func(i *Image, l *Look) { i.Cmdline = "noinit=x" }, "no init= in its command line"},
-		{"script", func(i *Image, l *Look) { l.Stage1, l.Contract = "script", No }, "does not take the keys"},
-		{"systemd", func(i *Image, l *Look) { l.Contract = No }, "provision adds a unit"},
-		{"program", func(i *Image, l *Look) { l.Stage1, l.Contract = "program", Unknown }, ""},
-		{"no sshd", func(i *Image, l *Look) { l.SSHD = No }, "has no sshd"},
-		{"other kernel", func(i *Image, l *Look) { l.Kernel = "6.6.1" }, "has a kernel of version 6.6.1, and modules for 6.12.30"},
-		{"kernel not known", func(i *Image, l *Look) { l.Kernel = "" }, ""},
-		{"no modules", func(i *Image, l *Look) { l.Modules = nil }, ""},
-		{"no network, arm", func(i *Image, l *Look) { l.NICs = nil }, "Raspberry Pis cannot netboot it"},
-		{"no network, x86_64", func(i *Image, l *Look) { i.Arch, l.NICs = X86_64, nil }, ""},
-		{"no network at all", func(i *Image, l *Look) { i.Arch, l.NICs, l.Squashfs = X86_64, nil, false }, "(e1000e, igb, igc, r8169, ixgbe, virtio_net, tg3, bnxt_en): machines would not find"},
-		{"not looked into", func(i *Image, l *Look) { *l = Look{Contract: Unknown, SSHD: Unknown, Error: "no decoder for lzo here"} }, "could not be looked into"},
+		{"fit", func(*Image, *Inspection) {}, ""},
+		{"by an older version", func(i *Image, l *Inspection) { i.Look = nil }, ""},
+		{"no init=", func(i *Image, l *Inspection) { i.Cmdline = "noinit=x" }, "no init= in its command line"},
+		{"script", func(i *Image, l *Inspection) { l.Stage1, l.Contract = "script", No }, "does not take the keys"},
+		{"systemd", func(i *Image, l *Inspection) { l.Contract = No }, "provision adds a unit"},
+		{"program", func(i *Image, l *Inspection) { l.Stage1, l.Contract = "program", Unknown }, ""},
+		{"no sshd", func(i *Image, l *Inspection) { l.SSHD = No }, "has no sshd"},
+		{"other kernel", func(i *Image, l *Inspection) { l.Kernel = "6.6.1" }, "has a kernel of version 6.6.1, and modules for 6.12.30"},
+		{"kernel not known", func(i *Image, l *Inspection) { l.Kernel = "" }, ""},
+		{"no modules", func(i *Image, l *Inspection) { l.Modules = nil }, ""},
+		{"no network, arm", func(i *Image, l *Inspection) { l.NICs = nil }, "Raspberry Pis cannot netboot it"},
+		{"no network, x86_64", func(i *Image, l *Inspection) { i.Arch, l.NICs = X86_64, nil }, ""},
+		{"no network at all", func(i *Image, l *Inspection) { i.Arch, l.NICs, l.Squashfs = X86_64, nil, false }, "(e1000e, igb, igc, r8169, ixgbe, virtio_net, tg3, bnxt_en): machines would not find"},
+		{"not looked into", func(i *Image, l *Inspection) {
+			*l = Inspection{Contract: Unknown, SSHD: Unknown, Error: "no decoder for lzo here"}
+		}, "could not be looked into"},
 	} {
 		l := fit
 		img := Image{Name: "a", Arch: AArch64, Cmdline: "init=/x", Look: &l}

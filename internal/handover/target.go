@@ -1,7 +1,7 @@
-// Package target is what provision does on a machine that is up and is to be installed: it says what the machine is,
+// Package handover is what provision does on a machine that is up and is to be installed: it says what the machine is,
 // starts another kernel in place of the running one, and tells UEFI firmware to boot from the network next. The server
 // uploads the program and runs it there, as `provision target …`.
-package target
+package handover
 
 import (
 	"fmt"

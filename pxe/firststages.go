@@ -8,17 +8,17 @@ import (
 	"provision/images"
 )
 
-// packs are the kernels and first stages that are made for boards, each for its
+// firstStages are the kernels and first stages that are made for boards, each for its
 // image, beside the answering of machines.
-type packs struct {
+type firstStages struct {
 	mu   sync.Mutex
 	ctx  context.Context // of Run
 	work sync.WaitGroup
-	all  map[string]*pack // by the digests of kernel and initrd
+	all  map[string]*builtStage // by the digests of kernel and initrd
 }
 
-// pack is one: what a board loads in place of the image's own.
-type pack struct {
+// builtStage is one: what a board loads in place of the image's own.
+type builtStage struct {
 	done          chan struct{} // closed when the rest is there
 	kernel, first images.File
 	err           error
@@ -33,16 +33,16 @@ const (
 )
 
 // run has what is made end with ctx.
-func (p *packs) run(ctx context.Context) {
+func (p *firstStages) run(ctx context.Context) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.ctx = ctx
 }
 
-// packed is what is made for an image; nil while that takes longer.
-func (s *Server) packed(img images.Image) *pack {
+// firstStage is what is made for an image; nil while that takes longer.
+func (s *Server) firstStage(img images.Image) *builtStage {
 	key := img.Kernel.SHA256 + img.Initrd.SHA256
-	p := &s.packs
+	p := &s.firstStages
 	p.mu.Lock()
 	made := p.all[key]
 	if made != nil {
@@ -56,12 +56,12 @@ func (s *Server) packed(img images.Image) *pack {
 	}
 	if made == nil {
 		if p.all == nil {
-			p.all = make(map[string]*pack)
+			p.all = make(map[string]*builtStage)
 		}
 		if p.ctx == nil { // nobody runs us
 			p.ctx = context.Background()
 		}
-		made = &pack{done: make(chan struct{})}
+		made = &builtStage{done: make(chan struct{})}
 		p.all[key] = made
 		p.work.Go(func() { s.make(p.ctx, img, made) })
 	}
@@ -76,7 +76,7 @@ func (s *Server) packed(img images.Image) *pack {
 
 // gone reports whether what was made is not in the catalog any more, because the
 // image was removed or added anew.
-func (s *Server) gone(made *pack) bool {
+func (s *Server) gone(made *builtStage) bool {
 	for _, file := range []images.File{made.kernel, made.first} {
 		f, err := s.Images.OpenFile(file)
 		if err != nil {
@@ -87,7 +87,7 @@ func (s *Server) gone(made *pack) bool {
 	return false
 }
 
-func (s *Server) make(ctx context.Context, img images.Image, made *pack) {
+func (s *Server) make(ctx context.Context, img images.Image, made *builtStage) {
 	defer close(made.done)
 	if made.kernel, made.err = s.Images.PackedKernel(ctx, img); made.err == nil {
 		made.first, made.err = s.Images.FirstStage(ctx, img)

@@ -18,7 +18,7 @@ type plainStep Step
 
 // MarshalJSON writes the step with usual_seconds, if it is known.
 func (s Step) MarshalJSON() ([]byte, error) {
-	return json.Marshal(stepJSON{plainStep(s), s.Usual.Seconds()})
+	return json.Marshal(stepJSON{plainStep(s), s.Expected.Seconds()})
 }
 
 // UnmarshalJSON reads what MarshalJSON wrote.
@@ -26,12 +26,12 @@ func (s *Step) UnmarshalJSON(data []byte) error {
 	var j stepJSON
 	err := json.Unmarshal(data, &j)
 	*s = Step(j.plainStep)
-	s.Usual = time.Duration(j.Usual * float64(time.Second))
+	s.Expected = time.Duration(j.Usual * float64(time.Second))
 	return err
 }
 
-// setUsual tells how long each step takes.
-func setUsual(steps []Step, places map[string]place) {
+// setExpected tells how long each step takes.
+func setExpected(steps []Step, places map[string]place) {
 	sizes, tries := map[string]int64{}, map[string]time.Duration{}
 	for _, p := range places {
 		sizes[p.device] = p.size
@@ -45,8 +45,8 @@ func setUsual(steps []Step, places map[string]place) {
 		if !ok {
 			try = defaultIterTime
 		}
-		if d := usual(s.Argv, sizes[s.Device], try); s.Hook == "" && d >= time.Second {
-			s.Usual = d.Round(time.Second)
+		if d := expectedDuration(s.Argv, sizes[s.Device], try); s.Hook == "" && d >= time.Second {
+			s.Expected = d.Round(time.Second)
 		}
 	}
 }
@@ -83,14 +83,14 @@ const quickNTFS = 140 * time.Millisecond
 // cryptsetup-luksFormat(8)).
 const defaultIterTime = 2 * time.Second
 
-// usual is how long a command takes on a device of size bytes, 0 if it is not known or
+// expectedDuration is how long a command takes on a device of size bytes, 0 if it is not known or
 // too short to be worth telling. A try is one at the key of a LUKS container.
 //
 // cryptsetup 2.6 with argon2id, on 2 cores, before which nobody else came, took 5.8 s for
 // luksFormat with the default of 2 s for a try and 11.5 s with 5 s, most of the rest for
 // measuring the machine; 1.9 and 4.8 s to open; and 7.2 s for luksAddKey, which tries the
 // old key and measures for the new one. mdadm --create does not wait for the resync.
-func usual(argv []string, size int64, try time.Duration) time.Duration {
+func expectedDuration(argv []string, size int64, try time.Duration) time.Duration {
 	quick := func(arg string) bool { return slices.Contains([]string{"-f", "--fast", "-Q", "--quick"}, arg) }
 	switch {
 	case argv[0] == "mkfs.ntfs" && slices.ContainsFunc(argv, quick):

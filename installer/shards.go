@@ -19,12 +19,12 @@ const maxLanes = 8
 // first that fails ends all; anyway goes on after it.
 func (d *Disks) run(ctx context.Context, steps []disko.Step, anyway bool) error {
 	p := progress{tell: d.Tell, total: len(steps)}
-	for _, lanes := range disko.Abreast(steps) {
+	for _, lanes := range disko.Concurrent(steps) {
 		p.lanes = make([]int, len(lanes))
 		g, ctx := errgroup.WithContext(ctx)
 		g.SetLimit(maxLanes)
 		for i, lane := range lanes {
-			b := batch{steps: lane, anyway: anyway, beside: len(lanes) > 1, log: cmp.Or(d.Log, slog.New(slog.DiscardHandler))}
+			b := batch{steps: lane, anyway: anyway, shared: len(lanes) > 1, log: cmp.Or(d.Log, slog.New(slog.DiscardHandler))}
 			if d.Tell != nil {
 				b.tell = func(n int) { p.now(i, n, lane[n]) }
 			}

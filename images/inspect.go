@@ -19,7 +19,7 @@ import (
 
 // A Look is what an image's kernel and initrd tell of themselves when they are
 // added. What could not be seen is "" or "unknown".
-type Look struct {
+type Inspection struct {
 	Stage1   string   `json:"stage1"`   // what /init is: "systemd", "script" or "program"
 	Contract Answer   `json:"contract"` // stage 1 takes ssh/authorized_keys from the initrd's root, as installer images do
 	SSHD     Answer   `json:"sshd"`     // it has sshd; unknown where the system is in a squashfs
@@ -49,10 +49,10 @@ func NetworkDrivers(arch Arch) []string {
 	return []string{"e1000e", "igb", "igc", "r8169", "ixgbe", "virtio_net", "tg3", "bnxt_en"}
 }
 
-// look reads the kernel and the initrd. An error says that the initrd is
+// inspect reads the kernel and the initrd. An error says that the initrd is
 // damaged: the kernel would stumble over it, too.
-func look(arch Arch, kernel, initrdFile io.Reader) (*Look, error) {
-	l := &looking{
+func inspect(arch Arch, kernel, initrdFile io.Reader) (*Inspection, error) {
+	l := &inspecting{
 		drivers: NetworkDrivers(arch),
 		scripts: map[string]bool{},
 		modules: map[string]bool{},
@@ -65,16 +65,16 @@ func look(arch Arch, kernel, initrdFile io.Reader) (*Look, error) {
 	err = initrd.Walk(initrdFile, l.file)
 	switch {
 	case errors.Is(err, initrd.ErrNoDecoder):
-		return &Look{Kernel: l.Kernel, Contract: Unknown, SSHD: Unknown, Error: err.Error()}, nil
+		return &Inspection{Kernel: l.Kernel, Contract: Unknown, SSHD: Unknown, Error: err.Error()}, nil
 	case err != nil:
 		return nil, err
 	}
 	return l.result(), nil
 }
 
-// looking is a Look in the making.
-type looking struct {
-	Look
+// inspecting is a Look in the making.
+type inspecting struct {
+	Inspection
 	drivers  []string
 	init     string          // where the link /init leads
 	scripts  map[string]bool // by name: files that start with #!
@@ -97,7 +97,7 @@ var (
 )
 
 // file sees one file of the initrd.
-func (l *looking) file(name string, h initrd.Header, content io.Reader) error {
+func (l *inspecting) file(name string, h initrd.Header, content io.Reader) error {
 	if m := moduleFile.FindStringSubmatch(name); m != nil {
 		if len(l.modules) < maxReleases {
 			l.modules[m[1]] = true
@@ -137,7 +137,7 @@ func (l *looking) file(name string, h initrd.Header, content io.Reader) error {
 	return nil
 }
 
-func (l *looking) text(name string, text []byte) {
+func (l *inspecting) text(name string, text []byte) {
 	if bytes.HasPrefix(text, []byte("#!")) {
 		l.scripts[name] = true
 	}
@@ -148,13 +148,13 @@ func (l *looking) text(name string, text []byte) {
 
 // nic takes note of a module, if it is one of a common network card. Module
 // names have underscores, their files may have hyphens.
-func (l *looking) nic(module string) {
+func (l *inspecting) nic(module string) {
 	if name := strings.ReplaceAll(module, "-", "_"); slices.Contains(l.drivers, name) {
 		l.nics[name] = true
 	}
 }
 
-func (l *looking) builtin(r io.Reader) error {
+func (l *inspecting) builtin(r io.Reader) error {
 	lines := bufio.NewScanner(r)
 	for lines.Scan() {
 		l.nic(strings.TrimSuffix(path.Base(lines.Text()), ".ko"))
@@ -162,7 +162,7 @@ func (l *looking) builtin(r io.Reader) error {
 	return lines.Err()
 }
 
-func (l *looking) result() *Look {
+func (l *inspecting) result() *Inspection {
 	switch {
 	case strings.Contains(l.init, "systemd"):
 		l.Stage1 = "systemd"
@@ -179,7 +179,7 @@ func (l *looking) result() *Look {
 			l.NICs = append(l.NICs, d)
 		}
 	}
-	return &l.Look
+	return &l.Inspection
 }
 
 // answer is unknown where what was not seen may be hidden.

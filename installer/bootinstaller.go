@@ -20,33 +20,33 @@ import (
 	"provision/disko"
 	"provision/hosts"
 	"provision/images"
-	"provision/internal/target"
+	"provision/internal/handover"
 )
 
 // bootTime is how long a boot that we hand over ourselves may take to begin.
 const bootTime = 10 * time.Minute
 
-// summon makes the machine come to its installer, in the way of the permit. A
+// bootInstaller makes the machine come to its installer, in the way of the permit. A
 // system that works is not taken down before its successor is built.
-func (f *follower) summon(ctx context.Context, h hosts.Host) {
+func (f *reconciler) bootInstaller(ctx context.Context, h hosts.Host) {
 	f.mu.Lock()
 	b := f.builds[f.name]
 	f.mu.Unlock()
 	if h.Hardware.Tool == "" && (!b.over() || b.err != nil) { // its event wakes us, or has failed the host
 		return
 	}
-	how, err := f.come(ctx, h)
+	how, err := f.bringUp(ctx, h)
 	switch {
 	case ctx.Err() != nil:
 	case err != nil:
 		f.fail(hosts.PhaseNetboot, err)
 	default:
-		f.apply(hosts.Event{Kind: hosts.Summoned, Message: how})
+		f.apply(hosts.Event{Kind: hosts.EventSummoned, Message: how})
 	}
 }
 
-// come does what makes the machine come, and says what that was.
-func (f *follower) come(ctx context.Context, h hosts.Host) (how string, err error) {
+// bringUp does what makes the machine come, and says what that was.
+func (f *reconciler) bringUp(ctx context.Context, h hosts.Host) (how string, err error) {
 	switch h.Permit.Via {
 	case hosts.ViaManual:
 		return "switch the machine on, or restart it from the network", nil
@@ -91,7 +91,7 @@ var errSilent = errors.New("the machine does not answer SSH")
 
 // reach logs in to what runs on the machine now. It must have the key that is
 // known of it.
-func (f *follower) reach(ctx context.Context, h hosts.Host) (*session, error) {
+func (f *reconciler) reach(ctx context.Context, h hosts.Host) (*session, error) {
 	take := h.Permit.Take
 	if take == nil {
 		return nil, fmt.Errorf("what runs on the machine of %s is not known: switch it on by hand (--via manual), "+
@@ -130,34 +130,34 @@ func fingerprint(authorized string) string {
 // lookLimit bounds asking an installer for its disks while a person waits.
 const lookLimit = time.Minute
 
-// Look asks what runs on a host's machine for its disks, and keeps the answer
+// ProbeMachine asks what runs on a host's machine for its disks, and keeps the answer
 // for plans. It changes nothing there.
-func (in *Installer) Look(ctx context.Context, name string) error {
+func (in *Installer) ProbeMachine(ctx context.Context, name string) error {
 	h, err := in.Hosts.Get(name)
 	if err != nil {
 		return err
 	}
-	if h.Contact {
+	if h.Connected {
 		return nil // the installer has asked already
 	}
-	f := &follower{Installer: in, name: name}
-	if h.State == hosts.Failed && !h.Boot.Used.IsZero() {
+	f := &reconciler{Installer: in, name: name}
+	if h.State == hosts.StateFailed && !h.Boot.Used.IsZero() {
 		if seen, err := f.lookAtInstaller(ctx, h); seen {
 			return err
 		}
 	}
-	if h.Permit.Take == nil || h.State == hosts.Installed {
-		if !h.Intact() {
+	if h.Permit.Take == nil || h.State == hosts.StateInstalled {
+		if !h.HasInstalled() {
 			return fmt.Errorf("nothing is known to run on the machine of %s", name)
 		}
-		h.Permit.Take = &hosts.Takeover{Address: h.Address, Port: h.Standing.Port, HostKey: h.Standing.HostKey}
+		h.Permit.Take = &hosts.Takeover{Address: h.Address, Port: h.Installed.Port, HostKey: h.Installed.HostKey}
 	}
 	s, err := f.reach(ctx, h)
 	if err != nil {
 		return err
 	}
 	defer s.client.Close()
-	raw, err := readFacts(ctx, s, commandLimit, locked(disko.Probe(nil)...))
+	raw, err := readFacts(ctx, s, commandLimit, exclusiveLock(disko.Probe(nil)...))
 	if err != nil {
 		return err
 	}
@@ -173,7 +173,7 @@ func (in *Installer) Look(ctx context.Context, name string) error {
 
 // lookAtInstaller asks the installer in which an install failed for the machine's disks, if it is
 // still up.
-func (f *follower) lookAtInstaller(ctx context.Context, h hosts.Host) (seen bool, err error) {
+func (f *reconciler) lookAtInstaller(ctx context.Context, h hosts.Host) (seen bool, err error) {
 	for _, addr := range addresses(h) {
 		s, _, _, err := dial(ctx, addr, h.Boot.Port, h.Boot.HostKey, f.signer)
 		if err != nil {
@@ -186,7 +186,7 @@ func (f *follower) lookAtInstaller(ctx context.Context, h hosts.Host) (seen bool
 	return false, nil
 }
 
-func (f *follower) sendMagic(ctx context.Context, h hosts.Host) (string, error) {
+func (f *reconciler) sendMagic(ctx context.Context, h hosts.Host) (string, error) {
 	for _, mac := range h.MACs {
 		if err := f.Wake(ctx, mac); err != nil {
 			return "", fmt.Errorf("wake %s: %w", h.Name, err)
@@ -197,8 +197,8 @@ func (f *follower) sendMagic(ctx context.Context, h hosts.Host) (string, error) 
 }
 
 // adopt takes an installer that runs already for this boot's.
-func (f *follower) adopt(h hosts.Host, s *session) (string, error) {
-	h, err := f.Hosts.BeginBoot(h.Name, hosts.Boot{Via: "an installer that was up", MAC: h.MACs[0], HostKey: h.Permit.Take.HostKey,
+func (f *reconciler) adopt(h hosts.Host, s *session) (string, error) {
+	h, err := f.Hosts.BeginBoot(h.Name, hosts.Boot{Client: "an installer that was up", MAC: h.MACs[0], HostKey: h.Permit.Take.HostKey,
 		Port: h.Permit.Take.Port, Server: s.local(), SSH: true, Expires: f.Now().Add(bootTime)}, "")
 	if err != nil {
 		return "", err
@@ -211,7 +211,7 @@ func (f *follower) adopt(h hosts.Host, s *session) (string, error) {
 type remoteProgram struct {
 	*session
 	program string // path on the machine
-	facts   target.Facts
+	facts   handover.Facts
 }
 
 // placeScript puts standard input where programs may be executed, and prints the path.
@@ -230,7 +230,7 @@ echo "no folder of /run, /tmp, /var/tmp and /root lets programs be executed" >&2
 exit 1`
 
 // upload puts our program on the machine.
-func (f *follower) upload(ctx context.Context, h hosts.Host, s *session) (t remoteProgram, err error) {
+func (f *reconciler) upload(ctx context.Context, h hosts.Host, s *session) (t remoteProgram, err error) {
 	path, err := f.Program(h.Arch)
 	if err != nil {
 		return t, err
@@ -269,12 +269,12 @@ func (t remoteProgram) remove(ctx context.Context) {
 }
 
 // bootNext has the firmware start from the network, once.
-func (f *follower) bootNext(ctx context.Context, h hosts.Host, t remoteProgram) (string, error) {
+func (f *reconciler) bootNext(ctx context.Context, h hosts.Host, t remoteProgram) (string, error) {
 	out, err := t.do(ctx, nil, "boot-next", "--mac", strings.Join(h.MACs, ","))
 	if err != nil {
 		return "", err
 	}
-	var next target.BootNext
+	var next handover.BootNext
 	if err := json.Unmarshal(out, &next); err != nil {
 		return "", fmt.Errorf("set BootNext: %w", err)
 	}
@@ -290,12 +290,12 @@ func (f *follower) bootNext(ctx context.Context, h hosts.Host, t remoteProgram) 
 }
 
 // kexec has the running kernel start the installer's.
-func (f *follower) kexec(ctx context.Context, h hosts.Host, t remoteProgram) (string, error) {
+func (f *reconciler) kexec(ctx context.Context, h hosts.Host, t remoteProgram) (string, error) {
 	img, err := f.Images.Get(h.Image)
 	if err != nil {
 		return "", err
 	}
-	h, err = f.Hosts.BeginBoot(h.Name, hosts.Boot{Via: "kexec over SSH", MAC: h.MACs[0], Port: h.Permit.Take.PostKexecPort,
+	h, err = f.Hosts.BeginBoot(h.Name, hosts.Boot{Client: "kexec over SSH", MAC: h.MACs[0], Port: h.Permit.Take.PostKexecPort,
 		Server: t.local(), SSH: true, Expires: f.Now().Add(bootTime)}, "")
 	if err != nil {
 		return "", err
@@ -318,7 +318,7 @@ func (f *follower) kexec(ctx context.Context, h hosts.Host, t remoteProgram) (st
 }
 
 // load sends kernel and initrd, as `provision target kexec-load` wants them.
-func (f *follower) load(ctx context.Context, h hosts.Host, t remoteProgram, img images.Image) error {
+func (f *reconciler) load(ctx context.Context, h hosts.Host, t remoteProgram, img images.Image) error {
 	key, err := f.Hosts.Secret(h.Name, hosts.SecretBootKey)
 	if err != nil {
 		return err
@@ -359,7 +359,7 @@ func (f *follower) load(ctx context.Context, h hosts.Host, t remoteProgram, img 
 		return fmt.Errorf("read image %s: %w", img.Name, err)
 	}
 	total := img.Initrd.Size + int64(len(tail))
-	head, err := json.Marshal(target.Load{
+	head, err := json.Marshal(handover.Load{
 		Kernel:  uint64(img.Kernel.Size),
 		Initrd:  uint64(total),
 		SHA256:  hex.EncodeToString(sum.Sum(nil)),
@@ -396,7 +396,7 @@ func (c *counter) Read(p []byte) (int, error) {
 
 // report tells once a second how much of it was read, until ctx ends. It must not hold the
 // reader up: each telling is a commit that waits for the server's disk.
-func (f *follower) report(ctx context.Context, c *counter, total int64) {
+func (f *reconciler) report(ctx context.Context, c *counter, total int64) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {

@@ -36,8 +36,8 @@ func TestUsual(t *testing.T) {
 		if c.argv == "cryptsetup open /dev/sda1 x --key-file -" || strings.HasPrefix(c.argv, "cryptsetup luksAddKey /dev/sda1") {
 			steps = append([]Step{{Argv: strings.Fields("cryptsetup luksFormat /dev/sda1 --iter-time=5000"), Device: c.device}}, steps...)
 		}
-		setUsual(steps, places)
-		if got := steps[len(steps)-1].Usual; got != c.want {
+		setExpected(steps, places)
+		if got := steps[len(steps)-1].Expected; got != c.want {
 			t.Errorf("%s: %v instead of %v", c.argv, got, c.want)
 		}
 	}
@@ -59,7 +59,7 @@ func TestUsualJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, s := range p.Steps {
-		if got := back.Steps[i]; got.Usual != s.Usual || got.Name != s.Name {
+		if got := back.Steps[i]; got.Expected != s.Expected || got.Name != s.Name {
 			t.Errorf("%v came back as %v", s, got)
 		}
 	}

@@ -1,4 +1,4 @@
-package target
+package handover
 
 import (
 	"encoding/hex"

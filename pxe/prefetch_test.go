@@ -106,8 +106,8 @@ func coldImage(t *testing.T) (s *Server, files []string) {
 		files = append(files, name)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	t.Cleanup(func() { cancel(); s.warmth.work.Wait() })
-	s.warmth.run(ctx)
+	t.Cleanup(func() { cancel(); s.prefetcher.work.Wait() })
+	s.prefetcher.run(ctx)
 	return s, files
 }
 
@@ -131,7 +131,7 @@ func mustBeWarm(t *testing.T, files []string) {
 func TestWarmByDiscover(t *testing.T) {
 	s, files := coldImage(t)
 	s.mustEnroll(t, "bravo", mac)
-	s.warmth.turn.Lock() // a slow disk does not hold up the answer
+	s.prefetcher.turn.Lock() // a slow disk does not hold up the answer
 	m := packet(t, "ovmf-x64-discover")
 	if r := s.dhcp(m); r == nil || r.BootFileName == "" {
 		t.Fatalf("no answer to boot: %v", r)
@@ -141,8 +141,8 @@ func TestWarmByDiscover(t *testing.T) {
 			t.Error("read before its turn")
 		}
 	}
-	s.warmth.turn.Unlock()
-	s.warmth.work.Wait()
+	s.prefetcher.turn.Unlock()
+	s.prefetcher.work.Wait()
 	mustBeWarm(t, files)
 }
 
@@ -152,7 +152,7 @@ func TestWarmByEnroll(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	watching := s.Hosts.Watch(ctx)
-	go func() { done <- s.warmEach(watching) }()
+	go func() { done <- s.prefetchEach(watching) }()
 	s.mustEnroll(t, "bravo", mac)
 	mustBeWarm(t, files)
 	cancel()
@@ -169,14 +169,14 @@ func TestWarmOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.warm(img)
-	s.warmth.work.Wait()
+	s.prefetch(img)
+	s.prefetcher.work.Wait()
 	mustBeWarm(t, files)
 	for _, name := range files {
 		chill(t, name)
 	}
-	s.warm(img)
-	s.warmth.work.Wait()
+	s.prefetch(img)
+	s.prefetcher.work.Wait()
 	if in, _ := cached(t, files[1]); in > 0 {
 		t.Error("read again at once")
 	}

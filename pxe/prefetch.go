@@ -9,9 +9,9 @@ import (
 	"provision/images"
 )
 
-// warmth has the images of machines that will ask read into the page cache,
+// prefetcher has the images of machines that will ask read into the page cache,
 // one at a time, beside the answering.
-type warmth struct {
+type prefetcher struct {
 	mu   sync.Mutex
 	ctx  context.Context // of Run; nil: nobody runs us, and nothing is read
 	work sync.WaitGroup
@@ -24,17 +24,17 @@ type warmth struct {
 const warmFor = time.Minute
 
 // run has what is read end with ctx.
-func (w *warmth) run(ctx context.Context) {
+func (w *prefetcher) run(ctx context.Context) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.ctx = ctx
 }
 
-// warm begins to read an image, unless that is done or under way. It does not
+// prefetch begins to read an image, unless that is done or under way. It does not
 // wait.
-func (s *Server) warm(img images.Image) {
+func (s *Server) prefetch(img images.Image) {
 	key := img.Kernel.SHA256 + img.Initrd.SHA256
-	w := &s.warmth
+	w := &s.prefetcher
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if at, read := w.last[key]; w.ctx == nil || read && s.Now().Sub(at) < warmFor {
@@ -61,16 +61,16 @@ func (s *Server) warm(img images.Image) {
 	})
 }
 
-// warmEach reads the image of each host that is named and waits for its
+// prefetchEach reads the image of each host that is named and waits for its
 // machine, until there are no more names.
-func (s *Server) warmEach(changed <-chan string) error {
+func (s *Server) prefetchEach(changed <-chan string) error {
 	for name := range changed {
 		h, err := s.Hosts.Get(name)
-		if err != nil || h.State != hosts.Ready {
+		if err != nil || h.State != hosts.StateReady {
 			continue // forgotten meanwhile, or past it
 		}
 		if img, err := s.Images.Get(h.Image); err == nil {
-			s.warm(img)
+			s.prefetch(img)
 		}
 	}
 	return nil

@@ -64,7 +64,7 @@ func TestLaneFails(t *testing.T) {
 	if err == nil || !strings.HasPrefix(err.Error(), "format b: sh -c") || !strings.HasSuffix(err.Error(), "exit status 7:\n  words of b") || errors.Is(err, errLost) {
 		t.Errorf("%v", err)
 	}
-	if out, err := d.session().run(t.Context(), nil, locked("cat", log)...); err != nil || string(out) != "a is over\n" {
+	if out, err := d.session().run(t.Context(), nil, exclusiveLock("cat", log)...); err != nil || string(out) != "a is over\n" {
 		t.Errorf("when the lock is free: %q, %v", out, err)
 	}
 }
