@@ -1,6 +1,6 @@
 // Package target runs bin/provision on a virtual machine, as the server does on one that is up: it lets the firmware
 // netboot next, and starts the installer in place of the running system.
-package handover
+package target
 
 import (
 	"bufio"
