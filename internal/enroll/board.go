@@ -18,6 +18,7 @@ const AutoBoard = "auto"
 // board says which board the host has, and refuses one that does not fit. What is not known
 // yet, the machine's first request tells.
 func (s *Service) board(name string, h *hosts.Host, layout *disko.Layout) error {
+	h.Board = ""
 	seen := name == "" || name == AutoBoard
 	if seen {
 		name = s.seenBoard(*h)

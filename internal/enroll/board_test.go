@@ -59,7 +59,12 @@ func TestBoardAuto(t *testing.T) {
 		{strange, "x86_64", "rpi4", "ext4", "", "the board rpi4 (Raspberry Pi 4, 400 or CM4) is aarch64"},
 		{strange, "aarch64", "uefi-aarch64", "bios-ext4", "", "UEFI starts from an EFI system partition"},
 	} {
-		h := hosts.Host{Name: "bravo", MACs: []string{test.mac}, Arch: test.arch}
+		h := hosts.Host{
+			Name:    "bravo",
+			MACs:    []string{test.mac},
+			Arch:    test.arch,
+			Choices: hosts.Choices{Board: test.name}, // as it was asked for
+		}
 		err := s.board(test.name, &h, preset(test.layout))
 		if (err == nil) != (test.err == "") || err != nil && !strings.Contains(err.Error(), test.err) || err == nil && h.Board != test.want {
 			t.Errorf("%+v: %q, %v", test, h.Board, err)
