@@ -126,6 +126,26 @@ func inFull(t *testing.T, c Choices) string {
 	return string(data)
 }
 
+// TestMethodText: offer and program may be said in either order, and what was remembered is read as it was written.
+func TestMethodText(t *testing.T) {
+	for text, want := range map[string]Method{
+		"":                {},
+		"first":           {Offer: OfferFirst},
+		"native":          {Program: DriverNative},
+		"first+native":    {Offer: OfferFirst, Program: DriverNative},
+		"native+first":    {Offer: OfferFirst, Program: DriverNative},
+		"u-boot":          {Offer: OfferUBoot},
+		"http+snponly":    {Offer: OfferHTTP, Program: DriverFirmware},
+		"rom":             {Offer: OfferROM},
+		"a newer version": {Offer: "a newer version"},
+	} {
+		m := Method{Offer: "other", Program: "other"}
+		if err := m.UnmarshalText([]byte(text)); err != nil || m != want {
+			t.Errorf("%q: %+v, %v", text, m, err)
+		}
+	}
+}
+
 // TestChoicesRefused: what is no choice is refused, with the option's name.
 func TestChoicesRefused(t *testing.T) {
 	for text, want := range map[string]string{
