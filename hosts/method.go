@@ -66,9 +66,10 @@ func (m Method) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
 // UnmarshalText implements [encoding.TextUnmarshaler]. It takes what was
 // remembered, which may be more than what can be chosen.
 func (m *Method) UnmarshalText(text []byte) error {
-	m.Offer, m.Program, _ = strings.Cut(string(text), "+")
-	if m.Offer == DriverFirmware || m.Offer == DriverNative {
-		m.Offer, m.Program = "", m.Offer
+	if chosen, err := ParseMethod(string(text)); err == nil { // in either order
+		*m = chosen
+		return nil
 	}
+	m.Offer, m.Program, _ = strings.Cut(string(text), "+")
 	return nil
 }
