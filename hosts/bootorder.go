@@ -16,7 +16,7 @@ func (o *BootOrder) Words() []string { return wordsOf(OrderDiskFirst, OrderKeep)
 
 // UnmarshalText reads an order; empty is [OrderKeep].
 func (o *BootOrder) UnmarshalText(text []byte) error {
-	return choose(o, "--boot-order", "an order", text, OrderKeep, o.Words())
+	return choose(o, "--boot-order", "an order", text, o.Words())
 }
 
 // MarshalText implements [encoding.TextMarshaler].

@@ -22,7 +22,7 @@ func (b *BuildOn) Words() []string { return wordsOf(BuildServer, BuildTarget, Bu
 
 // UnmarshalText reads a place; empty is [BuildAuto].
 func (b *BuildOn) UnmarshalText(text []byte) error {
-	return choose(b, "--build-on", "a place to build", text, BuildAuto, b.Words())
+	return choose(b, "--build-on", "a place to build", text, b.Words())
 }
 
 // MarshalText implements [encoding.TextMarshaler].

@@ -200,9 +200,10 @@ func Named(request []byte, unmade ...string) ([]string, error) {
 	}
 	var named []string
 	for _, ch := range AllChoices() {
-		value, ok := fields[ch.Name]
-		if ok && string(value) != "null" && !slices.Contains(unmade, string(value)) {
-			named = append(named, ch.Name)
+		for field, value := range fields { // encoding/json takes names in any case
+			if strings.EqualFold(field, ch.Name) && string(value) != "null" && !slices.Contains(unmade, string(value)) {
+				named = append(named, ch.Name)
+			}
 		}
 	}
 	return named, nil

@@ -138,6 +138,9 @@ func TestMethodText(t *testing.T) {
 		"http+snponly":    {Offer: OfferHTTP, Program: DriverFirmware},
 		"rom":             {Offer: OfferROM},
 		"a newer version": {Offer: "a newer version"},
+		"+":               {Offer: "+"},
+		"binl+":           {Offer: "binl+"},
+		"+native":         {Offer: "+native"},
 	} {
 		m := Method{Offer: "other", Program: "other"}
 		if err := m.UnmarshalText([]byte(text)); err != nil || m != want {
@@ -153,6 +156,8 @@ func TestChoicesRefused(t *testing.T) {
 		`{"build_on":"moon"}`:                               "--build-on moon: not a place to build",
 		`{"copy_over":"ftp"}`:                               "--copy-over ftp: not a way to copy",
 		`{"boot_order":"disk-last"}`:                        "--boot-order disk-last: not an order",
+		`{"boot_method":"+"}`:                               `boot method "+": choose`,
+		`{"boot_method":"binl+"}`:                           `boot method "binl+": choose`,
 		`{"boot_method":"grub"}`:                            `boot method "grub": choose`,
 		`{"proof":"ssh:0"}`:                                 "--proof ssh:0: write a port",
 		`{"proof":"faith"}`:                                 "--proof faith: choose ssh",

@@ -17,7 +17,7 @@ func (c *CopyOver) Words() []string { return wordsOf(CopyAuto, CopyHTTP, CopySSH
 
 // UnmarshalText reads a way; empty is [CopyAuto].
 func (c *CopyOver) UnmarshalText(text []byte) error {
-	return choose(c, "--copy-over", "a way to copy", text, CopyAuto, c.Words())
+	return choose(c, "--copy-over", "a way to copy", text, c.Words())
 }
 
 // MarshalText implements [encoding.TextMarshaler].

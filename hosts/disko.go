@@ -22,16 +22,16 @@ func (d *DiskoMode) Words() []string { return wordsOf(Fresh, Format, Mount, Scri
 
 // UnmarshalText reads a way; empty is [Fresh].
 func (d *DiskoMode) UnmarshalText(text []byte) error {
-	return choose(d, "--disko", "a way to make disks", text, Fresh, d.Words())
+	return choose(d, "--disko", "a way to make disks", text, d.Words())
 }
 
 // MarshalText implements [encoding.TextMarshaler].
 func (d DiskoMode) MarshalText() ([]byte, error) { return []byte(cmp.Or(d, Fresh)), nil }
 
-// choose reads the value of an option that is one of all; empty is otherwise.
-func choose[T ~string](to *T, option, what string, text []byte, otherwise T, all []string) error {
-	word := cmp.Or(string(text), string(otherwise))
-	if !slices.Contains(all, word) {
+// choose reads the value of an option that is one of all, or nothing.
+func choose[T ~string](to *T, option, what string, text []byte, all []string) error {
+	word := string(text)
+	if word != "" && !slices.Contains(all, word) {
 		return fmt.Errorf("%s %s: not %s; choose one of %v", option, word, what, all)
 	}
 	*to = T(word)

@@ -33,7 +33,17 @@ const (
 )
 
 // String is OFFER+PROGRAM, or the one that is there.
-func (m Method) String() string { return strings.Trim(m.Offer+"+"+m.Program, "+") }
+func (m Method) String() string {
+	if m.Offer == "" || m.Program == "" {
+		return m.Offer + m.Program
+	}
+	return m.Offer + "+" + m.Program
+}
+
+// Words are the offers and programs that can be chosen.
+func (m *Method) Words() []string {
+	return []string{OfferBINL, OfferFirst, OfferHeader, OfferPlain, DriverFirmware, DriverNative, OfferPi, OfferUBoot}
+}
 
 // ParseMethod reads what String writes and can be chosen: binl, first, header
 // or plain; snponly or native; or both, joined by "+"; for a Raspberry Pi, pi or
@@ -70,6 +80,11 @@ func (m *Method) UnmarshalText(text []byte) error {
 		*m = chosen
 		return nil
 	}
-	m.Offer, m.Program, _ = strings.Cut(string(text), "+")
+	offer, program, both := strings.Cut(string(text), "+")
+	if both && (offer == "" || program == "") { // nobody wrote it so; Choices.Check refuses it
+		*m = Method{Offer: string(text)}
+		return nil
+	}
+	*m = Method{Offer: offer, Program: program}
 	return nil
 }

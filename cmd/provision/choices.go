@@ -110,6 +110,13 @@ func givenChoices(c *cobra.Command, which func(hosts.Choice) bool) (names []stri
 	return names
 }
 
+// saidChoices are those of an enrolment. An empty value says nothing: a reinstall keeps what the host has.
+func saidChoices(c *cobra.Command) []string {
+	return givenChoices(c, func(ch hosts.Choice) bool {
+		return toEnroll(ch) && c.Flags().Lookup(ch.Flag).Value.String() != ""
+	})
+}
+
 // checkChoices refuses what the server would refuse, as far as can be told here.
 func checkChoices(c hosts.Choices) error {
 	if c.BootMethod != (hosts.Method{}) {

@@ -120,7 +120,8 @@ func TestChoicesGiven(t *testing.T) {
 	var e enrollment
 	c := &cobra.Command{}
 	e.flags(c, "")
-	if err := c.ParseFlags([]string{"--tpm2", "--layout", "none", "--keep=false", "--proof", "seen"}); err != nil {
+	args := []string{"--tpm2", "--layout", "none", "--keep=false", "--proof", "seen", "--disko", "", "--boot-order=", "--image="}
+	if err := c.ParseFlags(args); err != nil {
 		t.Fatal(err)
 	}
 	if err := e.parse(c); err != nil {

@@ -129,6 +129,9 @@ func (e *enrollment) flags(c *cobra.Command, via hosts.Via) {
 // viaFlag adds --via; otherwise is what is done without it, empty: as before.
 func viaFlag(c *cobra.Command, via *hosts.Via, otherwise hosts.Via) {
 	help := "how the machine is made to come: auto, kexec, netboot, wol or manual"
+	if otherwise == "" && c.Name() == "retry" {
+		help += " (default: as before)"
+	}
 	choiceFlag(c, hosts.Choice{Flag: "via", Help: help}, via)
 	c.Flags().Lookup("via").DefValue = string(otherwise)
 }
@@ -136,7 +139,7 @@ func viaFlag(c *cobra.Command, via *hosts.Via, otherwise hosts.Via) {
 // parse checks the flags and completes the request, but for MACs and name.
 func (e *enrollment) parse(c *cobra.Command) (err error) {
 	r := &e.request
-	r.Named = givenChoices(c, toEnroll)
+	r.Named = saidChoices(c)
 	for _, path := range []*string{&r.StorePath, &r.ExtraFiles} {
 		if *path == "" {
 			continue

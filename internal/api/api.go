@@ -30,6 +30,7 @@ type Status struct {
 	Arch     string         `json:"arch"`
 	Method   hosts.Method   `json:"method"` // what led the machine to its installer last
 	Flake    string         `json:"flake"`
+	Image    string         `json:"image"`
 	Permit   hosts.Permit   `json:"permit"`
 	Event    uint64         `json:"event"` // number of the newest event
 
@@ -74,6 +75,7 @@ func statusOf(h hosts.Host) Status {
 		Arch:         h.Arch,
 		Method:       h.Method,
 		Flake:        h.Flake,
+		Image:        h.Image,
 		Permit:       h.Permit,
 		Event:        h.LastEvent,
 		Choices:      h.Choices,

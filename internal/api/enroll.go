@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/labstack/echo/v4"
 
@@ -15,10 +16,11 @@ import (
 func bind(c echo.Context, to any) error {
 	dec := json.NewDecoder(c.Request().Body)
 	dec.DisallowUnknownFields()
-	if err := dec.Decode(to); err != nil {
-		return fmt.Errorf("read the request: %w", err)
+	err := dec.Decode(to)
+	if err == nil || strings.HasPrefix(err.Error(), "--") || strings.HasPrefix(err.Error(), "boot method") {
+		return err // of a choice, which says itself what is wrong
 	}
-	return nil
+	return fmt.Errorf("read the request: %w", err)
 }
 
 // enroll permits that a machine becomes a host.

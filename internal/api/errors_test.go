@@ -83,6 +83,7 @@ func TestStatusTellsChoices(t *testing.T) {
 			t.Fatal(err)
 		}
 		told := st.Choices
+		told.Image = st.Image
 		told.FixedAddress = st.FixedAddress
 		told.BootMethod = st.Pinned
 		told.Hardware = hosts.Hardware(st.Hardware)

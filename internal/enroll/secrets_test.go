@@ -37,6 +37,10 @@ func TestOver(t *testing.T) {
 	if !reflect.DeepEqual(r.Choices, want) || !slices.Equal(r.MACs, had.MACs) || !r.escrowKept || len(r.Secrets) != 2 {
 		t.Errorf("%+v, want %+v", r, want)
 	}
+	if r := over(`{"Disko":"format","proof":"","image":null}`); r.Disko != hosts.Format || r.Image != "nixos" ||
+		!slices.Equal(r.Named, []string{"disko"}) {
+		t.Errorf("%+v", r)
+	}
 	r = over(`{"macs":["52:54:00:00:00:02"],"image":"","tpm2":"off","escrow_to":["age1new"],"keep_secrets":false,
 		"disks":{"main":"smallest"},"disko":"format","secrets":[{"path":"/b","mode":"0600","content":"bmV3"}]}`)
 	want.TPM2 = ""
@@ -72,6 +76,7 @@ func TestRequests(t *testing.T) {
 	}
 	for text, want := range map[string]string{
 		`{"disko":"format"}`: "disko is chosen for an install",
+		`{"Disko":"format"}`: "disko is chosen for an install",
 		`{"name":"bravo"}`:   `unknown field "name"`,
 	} {
 		if err := json.Unmarshal([]byte(text), new(SetRequest)); err == nil || !strings.Contains(err.Error(), want) {
