@@ -118,7 +118,8 @@ func (f *Flake) derivation(ctx context.Context, host, name string) (drv string, 
 	if err != nil {
 		return "", err
 	}
-	return drv, json.Unmarshal(out, &drv)
+	err = json.Unmarshal(out, &drv)
+	return drv, err
 }
 
 // Keep keeps a path of our store from the garbage collector, for a host.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"runtime/debug"
@@ -302,6 +303,9 @@ func (b *Bolt) Lease(ctx context.Context, ttl time.Duration) (Lease, error) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.closing.Err() != nil {
+		return Lease{}, errors.New("the store is closed")
+	}
 	b.lastLease++
 	id := b.lastLease
 	b.leases[id] = true
@@ -338,7 +342,9 @@ func (b *Bolt) endLease(id int64) {
 
 // Close ends all leases and releases the file.
 func (b *Bolt) Close() error {
+	b.mu.Lock() // no lease begins while they are waited for
 	b.cancel()
+	b.mu.Unlock()
 	b.ending.Wait()
 	return b.db.Close()
 }

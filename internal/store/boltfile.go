@@ -16,8 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// storeFormat is what this program writes. Format 1 had its records, without checksums, in the bucket "provision".
-const storeFormat = 2
+// storeFormat is what this program writes. Format 1 had its records, without checksums, in the bucket "provision". Since
+// format 3 the records of hosts have what was chosen under the names that requests have; hosts reads the older ones.
+const storeFormat = 3
 
 var (
 	recordsBucket = []byte("records")
@@ -139,7 +140,7 @@ func openBolt(path string) (*Bolt, error) {
 	b := &Bolt{Found: check, db: db, leases: make(map[int64]bool)}
 	b.closing, b.cancel = context.WithCancel(context.Background())
 	if check.Format < storeFormat {
-		err = db.Update(upgrade)
+		err = db.Update(func(tx *bbolt.Tx) error { return upgrade(tx, check.Format) })
 	}
 	if err == nil { // who held them is dead
 		err = b.endLeases()
@@ -217,12 +218,22 @@ func whileClosed(path string, do func(f *os.File) error) error {
 	return do(f)
 }
 
-// upgrade brings a store, which may be a new one, to what this program writes.
-func upgrade(tx *bbolt.Tx) error {
+// upgrade brings a store of a format, 0 for a new one, to what this program writes.
+func upgrade(tx *bbolt.Tx, from int) error {
 	format, err := tx.CreateBucketIfNotExists(formatBucket)
 	if err != nil {
 		return err
 	}
+	if from < 2 {
+		if err := addChecksums(tx); err != nil {
+			return err
+		}
+	}
+	return putRecord(format, formatKey, 0, []byte(strconv.Itoa(storeFormat)))
+}
+
+// addChecksums brings a store of format 1, or a new one, to format 2.
+func addChecksums(tx *bbolt.Tx) error {
 	records, err := tx.CreateBucketIfNotExists(recordsBucket)
 	if err != nil {
 		return err
@@ -252,11 +263,7 @@ func upgrade(tx *bbolt.Tx) error {
 		return err
 	}
 	version := make([]byte, 8)
-	err = old.Put([]byte("discovered"), append(version, `"this store is of a newer version of provision"`...))
-	if err != nil {
-		return err
-	}
-	return putRecord(format, formatKey, 0, []byte(strconv.Itoa(storeFormat)))
+	return old.Put([]byte("discovered"), append(version, `"this store is of a newer version of provision"`...))
 }
 
 // endLeases deletes the keys of all leases.

@@ -223,28 +223,55 @@ func TestFormats(t *testing.T) {
 		}
 		return nil
 	})
-	kept, err := CheckFile(filepath.Join(copiesOf(path), "before-format-2.db"))
+	kept, err := CheckFile(filepath.Join(copiesOf(path), "before-format-3.db"))
 	if err != nil || kept.Format != 1 || kept.Kinds["host"] != 2 {
 		t.Errorf("kept: %+v, %v", kept, err)
 	}
 
 	err = b.db.Update(func(tx *bbolt.Tx) error {
-		return putRecord(tx.Bucket(formatBucket), formatKey, 0, []byte("3"))
+		return putRecord(tx.Bucket(formatBucket), formatKey, 0, []byte("4"))
 	})
 	if err = errors.Join(err, b.Close()); err != nil {
 		t.Fatal(err)
 	}
 	_, err = OpenBolt(path)
-	want := "is of a newer version of provision (format 3; this one knows 2): start that version"
+	want := "is of a newer version of provision (format 4; this one knows 3): start that version"
 	if err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("a newer format: %v", err)
 	}
-	if _, err := Restore(path, filepath.Join(copiesOf(path), "before-format-2.db")); err != nil {
+	if _, err := Restore(path, filepath.Join(copiesOf(path), "before-format-3.db")); err != nil {
 		t.Fatal(err)
 	}
 	b = openStore(t, path)
 	if why, err := Stale(t.Context(), b); err != nil || !strings.HasPrefix(why, "the store is a copy of ") {
 		t.Errorf("restored: %q, %v", why, err)
+	}
+}
+
+// TestFormat2: a store of format 2 keeps its records and their versions, and is kept as it was.
+func TestFormat2(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.db")
+	b := openStore(t, path)
+	commitOK(t, b, nil, Put("host/a", []byte("one")))
+	err := b.db.Update(func(tx *bbolt.Tx) error {
+		return putRecord(tx.Bucket(formatBucket), formatKey, 0, []byte("2"))
+	})
+	before, _ := contents(t, b)
+	if err = errors.Join(err, b.Close()); err != nil {
+		t.Fatal(err)
+	}
+
+	b = openStore(t, path)
+	if after, damaged := contents(t, b); !maps.Equal(after, before) || len(damaged) > 0 {
+		t.Errorf("there is %v, damaged %v", after, damaged)
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for file, format := range map[string]int{path: 3, filepath.Join(copiesOf(path), "before-format-3.db"): 2} {
+		if found, err := CheckFile(file); err != nil || found.Format != format || found.Kinds["host"] != 1 {
+			t.Errorf("%s: %+v, %v", file, found, err)
+		}
 	}
 }
 
