@@ -1,7 +1,8 @@
 // Package installer turns a live installer into an installed host, over SSH.
 //
-// The story is install in story.go. Around it, follow keeps one host company
-// through its states, and picks up where a server that was killed left off.
+// install (install.go) goes from a live installer to a machine that restarts from its own disk. Around it a reconciler
+// takes one host through its states, and picks up where a server that was killed left off. It may import what
+// house_test.go says; pxe and the operator's API are not among that: they meet in hosts.
 package installer
 
 import (
