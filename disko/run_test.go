@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -32,9 +33,20 @@ func TestRun(t *testing.T) {
 	command(t, "mount", "--make-rprivate", "/")
 	t.Run("ext4 on 512", func(t *testing.T) { t.Parallel(); reinstall(t, 512) })
 	t.Run("ext4 on 4096", func(t *testing.T) { t.Parallel(); reinstall(t, 4096) })
-	t.Run("btrfs", func(t *testing.T) { t.Parallel(); interrupted(t) })
+	var mnt sync.Mutex // held by who mounts on /mnt, or makes it free
+	t.Run("btrfs", func(t *testing.T) {
+		t.Parallel()
+		mnt.Lock()
+		defer mnt.Unlock()
+		interrupted(t)
+	})
 	t.Run("hybrid MBR", func(t *testing.T) { t.Parallel(); hybridMBR(t) })
-	t.Run("parted", func(t *testing.T) { t.Parallel(); parted(t) })
+	t.Run("parted", func(t *testing.T) {
+		t.Parallel()
+		mnt.Lock()
+		defer mnt.Unlock()
+		parted(t)
+	})
 	t.Run("luks", func(t *testing.T) { t.Parallel(); lukses(t) })
 }
 

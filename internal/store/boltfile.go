@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// storeFormat is what this program writes. Format 1 had its records, without checksums, in the bucket "provision". Since
-// format 3 the records of hosts have what was chosen under the names that requests have; hosts reads the older ones.
+// storeFormat is what this program writes. Format 1 had its records, without checksums, in the bucket "provision".
+// Since format 3 the records of hosts have what was chosen under the names that requests have; hosts reads older ones.
 const storeFormat = 3
 
 var (
