@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -463,11 +464,20 @@ func TestResume(t *testing.T) {
 	}
 	all := infos(t, paths...)
 	c := new(Cache)
-	var asked atomic.Int32
+	var mu sync.Mutex
+	given := make(map[string]bool) // the first two that are asked for, maybe more than once
+	mayHave := func(path string) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		if len(given) < 2 {
+			given[path] = true
+		}
+		return given[path]
+	}
 	var killed atomic.Bool
 	url := serve(t, c, func(h http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if strings.HasSuffix(r.URL.Path, ".nar") && !killed.Load() && asked.Add(1) > 2 {
+			if strings.HasSuffix(r.URL.Path, ".nar") && !killed.Load() && !mayHave(r.URL.Path) {
 				<-r.Context().Done() // as the nix that asks is killed
 				return
 			}
@@ -477,14 +487,6 @@ func TestResume(t *testing.T) {
 	s, err := c.Open(loopback, all)
 	must(t, err)
 	to := t.TempDir()
-	ctx, kill := context.WithCancel(t.Context())
-	defer kill()
-	done := make(chan error, 1)
-	go func() {
-		argv := Fetch(url+s.Token, s.PublicKey, to, false, paths...)
-		_, err := until(ctx, t, argv[0], argv[1:]...)
-		done <- err
-	}()
 	arrived := func() (n int, bytes int64) {
 		for _, p := range all {
 			if _, err := try(t, "nix-store", "--store", to, "--check-validity", p.Path); err == nil {
@@ -494,8 +496,22 @@ func TestResume(t *testing.T) {
 		}
 		return n, bytes
 	}
+	arrived() // two that find no store at the same time fail to make it
+	ctx, kill := context.WithCancel(t.Context())
+	defer kill()
+	done := make(chan error, 1)
+	go func() {
+		argv := Fetch(url+s.Token, s.PublicKey, to, false, paths...)
+		_, err := until(ctx, t, argv[0], argv[1:]...)
+		done <- err
+	}()
 	had, bytes := 0, int64(0)
 	for tick := time.NewTicker(20 * time.Millisecond); had < 2; <-tick.C { // nothing tells when nix has noted a path
+		select {
+		case err := <-done:
+			t.Fatalf("it ended before two paths had arrived: %v", err)
+		default:
+		}
 		had, bytes = arrived()
 	}
 	kill()
