@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -272,12 +273,15 @@ func TestConnectionsAreShared(t *testing.T) {
 	}
 	srv.Start()
 	defer srv.Close()
+	var open []net.Conn // what is garbage is closed
+	defer func() { runtime.KeepAlive(open) }()
 	at := func(address string) (served bool, close func() error) {
 		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}}
 		conn, err := d.Dial("tcp4", srv.Listener.Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}
+		open = append(open, conn)
 		fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 		n, _ := conn.Read(make([]byte, 100))
 		return n > 0, conn.Close
