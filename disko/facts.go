@@ -352,7 +352,7 @@ func (b *BlockDevice) content() string {
 }
 
 func (b *BlockDevice) describe() string {
-	s := b.FSType
+	s := printable(b.FSType) // what a machine says is shown in lines
 	if s == "" {
 		s = "unformatted"
 	}
