@@ -59,6 +59,10 @@ func (p *pool) silent(mac string, start int64) (best netip.Addr) {
 		return ((int64(number(addr))-int64(number(p.rng.First))-start)%size + size) % size
 	}
 	for addr, r := range p.probes {
+		if r.by == "" && !p.free(addr) { // handed out since: with thousands of them, each answer would look at all
+			delete(p.probes, addr)
+			continue
+		}
 		if p.current(r) && p.free(addr) && !p.answered(addr, mac) && (!best.IsValid() || after(addr) < after(best)) {
 			best = addr
 		}
