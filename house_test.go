@@ -10,7 +10,7 @@ import (
 )
 
 // arrows say what each package of the house may import of ours. What shares no line does not know each other: pxe,
-// installer and web meet in hosts.
+// installer and api meet in hosts.
 const arrows = `
 disko               :
 hosts               : internal/store internal/text

@@ -28,8 +28,8 @@ func (b *BuildOn) UnmarshalText(text []byte) error {
 // MarshalText implements [encoding.TextMarshaler].
 func (b BuildOn) MarshalText() ([]byte, error) { return []byte(cmp.Or(b, BuildAuto)), nil }
 
-// CheckBuild refuses what cannot be had together.
-func (c Choices) CheckBuild() error {
+// checkBuild refuses what cannot be had together.
+func (c Choices) checkBuild() error {
 	switch {
 	case c.StorePath != "" && c.BuildOn == BuildTarget:
 		return errors.New("--store-path is built already: leave out --build-on target")

@@ -15,13 +15,13 @@ import (
 //
 // Of the tags, json is the name in requests, flag that of the option (where the command line adds it by itself) and
 // help what is said of it; noarg is what the option means without a value, and empty why it is refused with an empty
-// one. set, for what `provision set` changes, are the words by which a host's log calls it. docs/api.md has the table
-// that is made of them.
+// one. set, for what `provision set` changes, are the words by which a host's log calls it, and once is why another
+// install does not take the choice over. docs/api.md has the table that is made of them.
 type Choices struct {
 	// Image is a name in the image catalog; empty: the only image for the host's architecture.
 	Image string `json:"image,omitempty" flag:"image" set:"image" help:"installer image (default: the only one for the host's architecture)"`
 	// Board is what the machine is, by the name of a board; empty: not known yet, and the first request tells.
-	Board string `json:"board,omitempty" flag:"board" set:"board" help:"what the machine is: {boards}; auto: what it is recognised as when it asks (default auto)"`
+	Board string `json:"board,omitempty" flag:"board" set:"board" once:"what the machine was recognised as since then comes first" help:"what the machine is: {boards}; auto: what it is recognised as when it asks (default auto)"`
 	// FixedAddress is the IPv4 address that the machine gets, in full DHCP mode; empty: any.
 	FixedAddress string `json:"address,omitempty" flag:"address" set:"address" help:"fixed IPv4 address (with serve --dhcp server)"`
 	// BootMethod is the only way to answer the machine's firmware, or the half of it that is given; zero: any.
@@ -40,7 +40,7 @@ type Choices struct {
 	// Disks say which of the machine's disks are meant, by their names in the layout: disko.CheckSelector.
 	Disks map[string]string `json:"disks,omitempty" help:"which of the machine's disks are meant, by their names in the layout: serial:SERIAL, wwn:WWN, largest, smallest-nvme and so on, or a path"`
 	// Wipe are disks that may be erased whatever speaks against it: serial numbers, WWNs, paths.
-	Wipe []string `json:"wipe,omitempty" flag:"wipe" help:"DISK: take this disk even if it is removable, in use, another host's, or holds Windows, LUKS, ZFS or the like: its serial number, WWN, or a path below /dev/disk"`
+	Wipe []string `json:"wipe,omitempty" flag:"wipe" once:"it was leave to erase what was on a disk then" help:"DISK: take this disk even if it is removable, in use, another host's, or holds Windows, LUKS, ZFS or the like: its serial number, WWN, or a path below /dev/disk"`
 	// TPM2 are the PCRs by which the machine's TPM opens the disks.
 	TPM2 PCRs `json:"tpm2,omitempty" flag:"tpm2" noarg:"7" empty:"--tpm2=: write PCRs, such as --tpm2=0+2+7, or leave out the =" help:"let the machine's TPM 2.0 open the LUKS containers while these PCRs stay as they are, such as 0+2+7 (7 if none are said), beside the passphrase; off: no more"`
 
@@ -49,7 +49,7 @@ type Choices struct {
 	// BuildOn is where the host's system is built.
 	BuildOn BuildOn `json:"build_on,omitempty" flag:"build-on" help:"where the system is built: server, target or auto: the server if it builds for the host's platform, itself or by a remote builder (default auto)"`
 	// StorePath is a system that is built already, in the server's nix store.
-	StorePath string `json:"store_path,omitempty" flag:"store-path" help:"install this system, which is built and in the server's nix store; the flake says the layout"`
+	StorePath string `json:"store_path,omitempty" flag:"store-path" once:"the flake is installed as it is then" help:"install this system, which is built and in the server's nix store; the flake says the layout"`
 	// CopyOver is how the closure goes to the machine.
 	CopyOver CopyOver `json:"copy_over,omitempty" flag:"copy-over" help:"how the system gets to the machine: http: signed, out of this server's binary cache, which is fastest; ssh: encrypted, too; auto: http if the machine reaches it (default auto)"`
 	// TargetSubstitutes has the machine fetch from its own binary caches what these have.
@@ -74,9 +74,11 @@ type Choices struct {
 // Again are the choices with which a host is installed again, where its operator says nothing else. What was chosen for
 // one install is not among them.
 func (c Choices) Again() Choices {
-	c.StorePath = "" // the flake is installed as it is now
-	c.Wipe = nil     // it was leave to erase what was on a disk then
-	c.Board = ""     // what the machine was recognised as since then comes first
+	for _, ch := range AllChoices() {
+		if ch.Once != "" {
+			reflect.ValueOf(ch.In(&c)).Elem().SetZero()
+		}
+	}
 	return c
 }
 
@@ -90,15 +92,7 @@ func (c Choices) Check() error {
 			return fmt.Errorf("--config-txt %q: write one line of plain text, such as dtparam=pciex1", line)
 		}
 	}
-	if c.BootMethod != (Method{}) {
-		if _, err := ParseMethod(c.BootMethod.String()); err != nil {
-			return err
-		}
-	}
-	if err := c.TPM2.Check(); err != nil {
-		return err
-	}
-	if err := c.CheckBuild(); err != nil {
+	if err := c.CheckWords(); err != nil {
 		return err
 	}
 	if c.FixedAddress == "" {
@@ -110,6 +104,19 @@ func (c Choices) Check() error {
 	return nil
 }
 
+// CheckWords refuses words that are no choices, and choices that cannot be had together.
+func (c Choices) CheckWords() error {
+	if c.BootMethod != (Method{}) {
+		if _, err := ParseMethod(c.BootMethod.String()); err != nil {
+			return err
+		}
+	}
+	if err := c.TPM2.check(); err != nil {
+		return err
+	}
+	return c.checkBuild()
+}
+
 // Choice is one of the fields of [Choices].
 type Choice struct {
 	Name  string // in requests
@@ -118,6 +125,7 @@ type Choice struct {
 	NoArg string // what the flag means without a value; empty: it needs one
 	Empty string // why the flag is refused with an empty value; empty: it is not
 	Set   string // what it is called where it is changed; empty: only an enrolment chooses it
+	Once  string // why another install does not take it over; empty: it does
 
 	index int
 }
@@ -136,6 +144,7 @@ func AllChoices() []Choice {
 			NoArg: tag.Get("noarg"),
 			Empty: tag.Get("empty"),
 			Set:   tag.Get("set"),
+			Once:  tag.Get("once"),
 			index: i,
 		})
 	}

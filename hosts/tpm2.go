@@ -43,8 +43,8 @@ func (p *PCRs) UnmarshalText(text []byte) error {
 // MarshalText implements [encoding.TextMarshaler].
 func (p PCRs) MarshalText() ([]byte, error) { return []byte(cmp.Or(p, NoTPM2)), nil }
 
-// Check refuses registers that cannot be the same in the installer and in the installed system.
-func (p PCRs) Check() error {
+// check refuses registers that cannot be the same in the installer and in the installed system.
+func (p PCRs) check() error {
 	for number := range strings.SplitSeq(string(p), "+") {
 		n, err := strconv.Atoi(number)
 		if err != nil {

@@ -9,7 +9,7 @@ import (
 func TestParsePCRs(t *testing.T) {
 	for s, want := range map[string]string{"": "", "7": "7", "0+2+7": "0+2+7", "7,0": "0+7", "23+7+7": "7+23", "07": "7", "off": ""} {
 		var got PCRs
-		if err := errors.Join(got.UnmarshalText([]byte(s)), got.Check()); err != nil || string(got) != want {
+		if err := errors.Join(got.UnmarshalText([]byte(s)), got.check()); err != nil || string(got) != want {
 			t.Errorf("%q: %q, %v", s, got, err)
 		}
 	}
@@ -22,7 +22,7 @@ func TestParsePCRs(t *testing.T) {
 		var got PCRs
 		err := got.UnmarshalText([]byte(s))
 		if err == nil {
-			err = got.Check()
+			err = got.check()
 		}
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.HasPrefix(err.Error(), "--tpm2=") {
 			t.Errorf("%q: %q, %v", s, got, err)

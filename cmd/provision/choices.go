@@ -119,15 +119,7 @@ func saidChoices(c *cobra.Command) []string {
 
 // checkChoices refuses what the server would refuse, as far as can be told here.
 func checkChoices(c hosts.Choices) error {
-	if c.BootMethod != (hosts.Method{}) {
-		if _, err := hosts.ParseMethod(c.BootMethod.String()); err != nil {
-			return err
-		}
-	}
-	if err := c.TPM2.Check(); err != nil {
-		return err
-	}
-	if err := c.CheckBuild(); err != nil {
+	if err := c.CheckWords(); err != nil {
 		return err
 	}
 	if c.Board != "" && c.Board != enroll.AutoBoard {

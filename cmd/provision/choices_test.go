@@ -4,7 +4,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -82,8 +81,8 @@ func choicesTable() string {
 			name = byHand[ch.Name]
 		}
 		var notes []string
-		if !kept(ch) {
-			notes = append(notes, "not kept")
+		if ch.Once != "" {
+			notes = append(notes, "not kept: "+ch.Once)
 		}
 		if ch.Set != "" {
 			notes = append(notes, "can be set")
@@ -93,26 +92,6 @@ func choicesTable() string {
 			strings.Join(notes, ", "))
 	}
 	return b.String()
-}
-
-// kept tells whether a reinstall takes a choice over.
-func kept(ch hosts.Choice) bool {
-	var c hosts.Choices
-	value := reflect.ValueOf(ch.In(&c)).Elem()
-	switch value.Kind() {
-	case reflect.String:
-		value.SetString("x")
-	case reflect.Bool:
-		value.SetBool(true)
-	case reflect.Slice:
-		value.Set(reflect.MakeSlice(value.Type(), 1, 1))
-	case reflect.Map:
-		value.Set(reflect.MakeMap(value.Type()))
-	case reflect.Struct:
-		value.Field(0).SetString("x")
-	}
-	again := c.Again()
-	return !reflect.ValueOf(ch.In(&again)).Elem().IsZero()
 }
 
 // TestChoicesGiven: only flags that were given are named, and those at their default, too.

@@ -129,9 +129,6 @@ func (e *enrollment) flags(c *cobra.Command, via hosts.Via) {
 // viaFlag adds --via; otherwise is what is done without it, empty: as before.
 func viaFlag(c *cobra.Command, via *hosts.Via, otherwise hosts.Via) {
 	help := "how the machine is made to come: auto, kexec, netboot, wol or manual"
-	if otherwise == "" && c.Name() == "retry" {
-		help += " (default: as before)"
-	}
 	choiceFlag(c, hosts.Choice{Flag: "via", Help: help}, via)
 	c.Flags().Lookup("via").DefValue = string(otherwise)
 }

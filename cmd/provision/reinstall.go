@@ -104,6 +104,7 @@ func retryCommand(daemon *api.Client) *cobra.Command {
 			return nil
 		}}
 	viaFlag(c, &r.Via, "")
+	c.Flags().Lookup("via").Usage += " (default: as before)"
 	choiceFlag(c, choiceOf("wipe"), &r.Wipe)
 	c.Flags().BoolVar(&yes, "yes", false, "do not ask for the host's name")
 	return c

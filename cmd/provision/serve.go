@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -152,32 +153,11 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 		return err
 	}
 	defer os.RemoveAll(temp)
-	for _, key := range db.Found.Damaged {
-		log.Error("a record in the store is damaged; the rest goes on without it", "record", key, "remedy", "provision state set-aside "+key)
-	}
-	vault, err := hosts.VaultOf(db, filepath.Join(f.stateDir, keyFile))
-	if err != nil {
+	inventory, clock, err := openInventory(ctx, db, f.stateDir, log)
+	if err != nil || ctx.Err() != nil {
 		return err
-	}
-	clock, err := hosts.NewClock(db, time.Now)
-	if err != nil {
-		return err
-	}
-	if err := awaitClock(ctx, clock, storePath, log); err != nil || ctx.Err() != nil {
-		return err
-	}
-	why, err := store.Stale(ctx, db)
-	if err != nil {
-		return err
-	}
-	if why != "" {
-		log.Warn("all permits are withdrawn", "why", why)
 	}
 	pxeServer.Now = clock.Now
-	inventory, err := hosts.New(db, vault, clock.Now)
-	if err != nil {
-		return err
-	}
 	leases, err := store.OpenJournal(filepath.Join(f.stateDir, leaseFile))
 	if err != nil {
 		return err
@@ -198,13 +178,8 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 	if err != nil {
 		return err
 	}
-	signer, err := ssh.NewSignerFromKey(key)
+	login, err := writeLogin(key, f.stateDir)
 	if err != nil {
-		return err
-	}
-	login := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey())))
-	// For flakes that let the server log in, to prove what runs.
-	if err := os.WriteFile(filepath.Join(f.stateDir, loginFile), []byte(login+" provision\n"), 0o644); err != nil {
 		return err
 	}
 
@@ -251,17 +226,7 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 		Prepare:      installer.Prepare,
 		CheckAddress: pxeServer.CheckAddress,
 		NoDHCP:       f.dhcp == "off",
-		Evaluate: func(ctx context.Context, flake, host string, c hosts.Choices) (enroll.Evaluation, error) {
-			config, layout, err := installer.Evaluate(ctx, builder.AtOnce(), flake, host, c)
-			found := enroll.Evaluation{
-				System: config.System,
-				Layout: layout,
-				Warnings: func(c hosts.Choices) []string {
-					return slices.Concat(config.Warnings, installer.Warnings(config, host, c, layout))
-				},
-			}
-			return found, err
-		},
+		Evaluate:     evaluator(builder),
 	}
 	operator := &api.Server{
 		Socket:     socket,
@@ -277,18 +242,7 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 		Reach:      install.Reach,
 		Interfaces: pxeServer.Addresses,
 		Log:        log,
-		Serving: api.Serving{
-			Version:           version,
-			PID:               os.Getpid(),
-			Flake:             f.flake,
-			Impure:            f.impure,
-			AcceptFlakeConfig: f.acceptConfig,
-			WaitsFor:          f.names(),
-			DHCP:              f.dhcp,
-			HTTP:              pxeServer.HTTPPort,
-			Hold:              pxeServer.Hold,
-			SSHKey:            login,
-		},
+		Serving:    f.serving(pxeServer, login),
 	}
 
 	// All ports first: nothing may be installed by a server that cannot serve.
@@ -313,6 +267,78 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 		return nil
 	})
 	return g.Wait()
+}
+
+// openInventory opens the inventory in a store, with a clock that never goes back. It waits until the machine's clock
+// is set; if ctx ends meanwhile, there is none.
+func openInventory(ctx context.Context, db *store.Bolt, dir string,
+	log *slog.Logger) (*hosts.Inventory, *hosts.Clock, error) {
+	for _, key := range db.Found.Damaged {
+		log.Error("a record in the store is damaged; the rest goes on without it",
+			"record", key, "remedy", "provision state set-aside "+key)
+	}
+	vault, err := hosts.VaultOf(db, filepath.Join(dir, keyFile))
+	if err != nil {
+		return nil, nil, err
+	}
+	clock, err := hosts.NewClock(db, time.Now)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := awaitClock(ctx, clock, filepath.Join(dir, storeFile), log); err != nil || ctx.Err() != nil {
+		return nil, nil, err
+	}
+	why, err := store.Stale(ctx, db)
+	if err != nil {
+		return nil, nil, err
+	}
+	if why != "" {
+		log.Warn("all permits are withdrawn", "why", why)
+	}
+	inventory, err := hosts.New(db, vault, clock.Now)
+	return inventory, clock, err
+}
+
+// writeLogin writes the public half of the server's key into the state folder, for flakes that let the server log in,
+// to prove what runs. It returns it in authorized_keys form.
+func writeLogin(key *ed25519.PrivateKey, dir string) (string, error) {
+	signer, err := ssh.NewSignerFromKey(key)
+	if err != nil {
+		return "", err
+	}
+	login := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey())))
+	return login, os.WriteFile(filepath.Join(dir, loginFile), []byte(login+" provision\n"), 0o644)
+}
+
+// evaluator reads what flakes say, before those that are being built.
+func evaluator(builder nix.Builder) func(context.Context, string, string, hosts.Choices) (enroll.Evaluation, error) {
+	return func(ctx context.Context, flake, host string, c hosts.Choices) (enroll.Evaluation, error) {
+		config, layout, err := installer.Evaluate(ctx, builder.AtOnce(), flake, host, c)
+		found := enroll.Evaluation{
+			System: config.System,
+			Layout: layout,
+			Warnings: func(c hosts.Choices) []string {
+				return slices.Concat(config.Warnings, installer.Warnings(config, host, c, layout))
+			},
+		}
+		return found, err
+	}
+}
+
+// serving is what the server tells of itself.
+func (f *serveFlags) serving(server *pxe.Server, login string) api.Serving {
+	return api.Serving{
+		Version:           version,
+		PID:               os.Getpid(),
+		Flake:             f.flake,
+		Impure:            f.impure,
+		AcceptFlakeConfig: f.acceptConfig,
+		WaitsFor:          f.names(),
+		DHCP:              f.dhcp,
+		HTTP:              server.HTTPPort,
+		Hold:              server.Hold,
+		SSHKey:            login,
+	}
 }
 
 // keepCopies keeps a copy of the store now, and one an hour after a host changed.

@@ -23,6 +23,15 @@ func bind(c echo.Context, to any) error {
 	return fmt.Errorf("read the request: %w", err)
 }
 
+// hostAnd is the host that the path names; the request is decoded.
+func (s *Server) hostAnd(c echo.Context, request any) (hosts.Host, error) {
+	h, err := s.host(c)
+	if err == nil {
+		err = bind(c, request)
+	}
+	return h, err
+}
+
 // enroll permits that a machine becomes a host.
 func (s *Server) enroll(c echo.Context) error {
 	var r enroll.Request
@@ -46,12 +55,9 @@ func (s *Server) enroll(c echo.Context) error {
 
 // reinstall permits that a host is erased and installed again.
 func (s *Server) reinstall(c echo.Context) error {
-	h, err := s.host(c)
-	if err != nil {
-		return err
-	}
 	var r enroll.Request
-	if err := bind(c, &r); err != nil {
+	h, err := s.hostAnd(c, &r)
+	if err != nil {
 		return err
 	}
 	r.Name = h.Name
@@ -82,12 +88,9 @@ func (s *Server) plan(c echo.Context) error {
 
 // retry lets a failed install go on.
 func (s *Server) retry(c echo.Context) error {
-	h, err := s.host(c)
-	if err != nil {
-		return err
-	}
 	var r enroll.RetryRequest
-	if err := bind(c, &r); err != nil {
+	h, err := s.hostAnd(c, &r)
+	if err != nil {
 		return err
 	}
 	h, plan, err := s.Enroll.Retry(c.Request().Context(), h.Name, r)
@@ -109,12 +112,9 @@ type SetAnswer struct {
 
 // set changes what needs no decision to erase anything.
 func (s *Server) set(c echo.Context) error {
-	h, err := s.host(c)
-	if err != nil {
-		return err
-	}
 	var r enroll.SetRequest
-	if err := bind(c, &r); err != nil {
+	h, err := s.hostAnd(c, &r)
+	if err != nil {
 		return err
 	}
 	done, err := s.Enroll.Set(c.Request().Context(), h.Name, r, peer(c.Request().Context()))
