@@ -272,7 +272,14 @@ func (w *world) machine(name string) *lab.Machine {
 			w.t.Logf("%s's processors:\n%s", name, m.Processors(context.WithoutCancel(w.ctx)))
 		}
 		m.PowerOff()
-		if c := m.Console(); w.t.Failed() && c != nil {
+		c := m.Console()
+		if c == nil {
+			return
+		}
+		if _, crash, crashed := strings.Cut(c.Text(), "Kernel panic"); crashed {
+			w.t.Logf("%s's kernel crashed: Kernel panic%s", name, strings.SplitN(crash, "\n", 2)[0])
+		}
+		if w.t.Failed() {
 			w.t.Logf("%s's console:\n%s", name, tailOf(c.Text(), 40))
 		}
 	})
