@@ -212,6 +212,16 @@ func (inv *Inventory) claimDisks(h *Host, disks []Disk) (expect []store.Version,
 	return expect, writes, nil
 }
 
+// takeDisks claims the disks of a burned permit, and ends what was kept for what stood on them.
+func (inv *Inventory) takeDisks(before, after *Host, ev Event) ([]store.Version, []store.Write, error) {
+	expect, claims, err := inv.claimDisks(before, ev.Disks)
+	if err != nil {
+		return nil, nil, err
+	}
+	identity, err := inv.settleIdentity(before, after)
+	return expect, append(claims, identity...), err
+}
+
 // tellOwner writes a note into the log of a host, if that is still there.
 func (inv *Inventory) tellOwner(name, message string) ([]store.Version, []store.Write, error) {
 	h, version, err := inv.get(name)

@@ -96,7 +96,7 @@ func (inv *Inventory) permit(h Host, permit time.Duration, secrets map[string][]
 	if h.Permit.DryRun {
 		ev.Message += ", for a dry run"
 	}
-	done, err := inv.apply(h.Name, ev, func(before, after *Host) ([]store.Version, []store.Write, error) {
+	writesOf := func(_ *Inventory, before, after *Host, _ Event) ([]store.Version, []store.Write, error) {
 		expect, writes, err := inv.claimMACs(before, after)
 		if err != nil {
 			return nil, nil, err
@@ -110,7 +110,8 @@ func (inv *Inventory) permit(h Host, permit time.Duration, secrets map[string][]
 			return nil, nil, err
 		}
 		return expect, slices.Concat(writes, kept, sealed, keyWrite), nil
-	})
+	}
+	done, err := inv.apply(h.Name, ev, writesOf)
 	if err == nil {
 		inv.seen.forget(h.MACs)
 	}
@@ -246,7 +247,7 @@ func (inv *Inventory) BeginBoot(name string, b Boot, machine string) (Host, erro
 		return Host{}, err
 	}
 	ev := Event{Kind: EventNetboot, Boot: &b, Machine: machine, Message: b.Client + " asked; a boot was offered"}
-	return inv.apply(name, ev, func(_, after *Host) ([]store.Version, []store.Write, error) {
+	return inv.apply(name, ev, func(_ *Inventory, _, after *Host, _ Event) ([]store.Version, []store.Write, error) {
 		found := []store.Write{store.Put(tokenKey(b.Token), []byte(name))}
 		if id := after.DUID(); id != "" {
 			found = append(found, store.Put(duidKey(id), []byte(name)))

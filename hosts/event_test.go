@@ -54,7 +54,7 @@ func eventOf(k Kind) Event {
 }
 
 // TestTable spells out where every event leads from every state; "-" is a
-// refusal. It is the table of event.go written the other way round.
+// refusal. It is the table of transition.go written the other way round.
 func TestTable(t *testing.T) {
 	want := map[Kind]string{ // ready booting live installing rebooting installed failed rehearsed
 		EventEnrolled:  "ready - - - ready ready ready ready",
@@ -85,8 +85,8 @@ func TestTable(t *testing.T) {
 		EventRestored:  "ready booting live installing rebooting installed failed rehearsed",
 		EventRevealed:  "ready booting live installing rebooting installed failed rehearsed",
 	}
-	if len(want) != len(table) {
-		t.Fatalf("the test knows %d kinds of events, the table %d", len(want), len(table))
+	if len(want) != len(transitions) {
+		t.Fatalf("the test knows %d kinds of events, the table %d", len(want), len(transitions))
 	}
 	for kind, row := range want {
 		for i, to := range strings.Fields(row) {

@@ -17,7 +17,7 @@ import (
 )
 
 // State is where a host is on its way from a blank machine to an installed
-// one. The table in event.go says which event leads from which to which.
+// one. The table in transition.go says which event leads from which to which.
 type State string
 
 // The states, in the order of a smooth install.

@@ -210,20 +210,7 @@ func (inv *Inventory) Events(name string, after uint64) ([]Event, error) {
 // and writes the host and the event in one transaction. The error is
 // ErrRefused if the event may not follow the host's state.
 func (inv *Inventory) Apply(name string, ev Event) (Host, error) {
-	return inv.apply(name, ev, func(before, after *Host) (expect []store.Version, writes []store.Write, err error) {
-		var identity []store.Write
-		switch ev.Kind {
-		case EventBurned:
-			if expect, writes, err = inv.claimDisks(before, ev.Disks); err != nil {
-				return nil, nil, err
-			}
-			fallthrough
-		case EventCancelled, EventRehearsed:
-			identity, err = inv.settleIdentity(before, after)
-		}
-		secrets, settled := inv.settleSecrets(ev.Kind, after)
-		return expect, slices.Concat(writes, identity, secrets), errors.Join(err, settled)
-	})
+	return inv.apply(name, ev, nil)
 }
 
 // Check tells why an event could not follow now: what Apply would say of the host's state. It
@@ -238,11 +225,10 @@ func (inv *Inventory) Check(name string, ev Event) error {
 	return err
 }
 
-// apply retries while others change the host. extra adds writes that depend
-// on the host before and after. An event that changes the host does so even if there were too many to record it.
-func (inv *Inventory) apply(name string, ev Event,
-	extra func(before, after *Host) ([]store.Version, []store.Write, error)) (Host, error) {
-	ev.Stranger = ev.Stranger || slices.Contains(strangersCan, ev.Kind)
+// apply retries while others change the host. extra adds writes to those of the event's row. An event that changes the
+// host does so even if there were too many to record it.
+func (inv *Inventory) apply(name string, ev Event, extra writeFunc) (Host, error) {
+	ev.Stranger = ev.Stranger || transitions[ev.Kind].stranger
 	if !inv.notes.allow(name, ev, inv.now()) {
 		if ev.Kind == EventNote {
 			return inv.Get(name)
@@ -257,8 +243,7 @@ func (inv *Inventory) apply(name string, ev Event,
 	}
 }
 
-func (inv *Inventory) try(name string, ev Event,
-	extra func(before, after *Host) ([]store.Version, []store.Write, error)) (Host, error) {
+func (inv *Inventory) try(name string, ev Event, extra writeFunc) (Host, error) {
 	before, version, err := inv.get(name)
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return before, err
@@ -279,8 +264,11 @@ func (inv *Inventory) try(name string, ev Event,
 		return before, err
 	}
 	expect, writes = append(expect, store.At(hostKey(name), version)), append(writes, serial...)
-	if extra != nil {
-		e, w, err := extra(&before, &after)
+	for _, more := range []writeFunc{transitions[ev.Kind].beside, extra} {
+		if more == nil {
+			continue
+		}
+		e, w, err := more(inv, &before, &after, ev)
 		if err != nil {
 			return before, err
 		}

@@ -100,24 +100,41 @@ const LookAt = "its disk does not start. Look at its screen (does its kernel pan
 	"at the firmware's boot order, and at what its configuration makes the boot loader do (an ESP that is not mounted where it installs, " +
 	"boot.loader.efi.canTouchEfiVariables, efiInstallAsRemovable)"
 
-// restart applies what a restarted machine did.
-func (h *Host) restart(ev Event) {
-	r := &h.Restart
-	switch ev.Kind {
-	case EventWaits:
-		r.Waits = ev.Address
-		if ev.Address == "" {
-			r.Waited = ev.Time
-		}
-	case EventSeen:
-		r.Seen = ev.Message
-	case EventReturned:
-		r.Returns = ev.Count
-	case EventProved:
-		h.Error = ""
-		h.Phase = ""
-		h.Progress = Progress{}
-		h.Restart = Restart{}
-		h.Installed = InstalledSystem{System: h.System, HostKey: h.HostKey, Proof: ev.Message, Port: ev.Port}
+// noteWaiting notes where the restarted machine waits for a passphrase, or that it does not any more.
+func noteWaiting(h *Host, ev Event) error {
+	if !h.Restarting() { // nothing was installed
+		return ErrRefused
 	}
+	h.Restart.Waits = ev.Address
+	if ev.Address == "" {
+		h.Restart.Waited = ev.Time
+	}
+	return nil
+}
+
+func noteSeen(h *Host, ev Event) error {
+	if !h.Restarting() {
+		return ErrRefused
+	}
+	h.Restart.Seen = ev.Message
+	return nil
+}
+
+func noteReturn(h *Host, ev Event) error {
+	if !h.Restarting() {
+		return ErrRefused
+	}
+	h.Restart.Returns = ev.Count
+	return nil
+}
+
+func proveHost(h *Host, ev Event) error {
+	if !h.Restarting() {
+		return ErrRefused
+	}
+	h.Error = ""
+	h.enter("")
+	h.Restart = Restart{}
+	h.Installed = InstalledSystem{System: h.System, HostKey: h.HostKey, Proof: ev.Message, Port: ev.Port}
+	return nil
 }

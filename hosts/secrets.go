@@ -166,16 +166,28 @@ func (inv *Inventory) HasDiskKey(name, p string) bool {
 	return err == nil
 }
 
-// settleSecrets is for when a host has proved itself: what it was given is then
+// settleProved is for when a host has proved itself: what it was given is then
 // its own. Passphrases that were generated are in escrow, and only the
 // operators' keys open that; those that were given stay, as another install
-// needs them. It is also for when a permit is withdrawn, or was for a dry run, and
-// the host stands as before: what was made for it is dropped, and what was in escrow is again.
-func (inv *Inventory) settleSecrets(kind Kind, after *Host) (writes []store.Write, err error) {
-	undone := (kind == EventCancelled || kind == EventRehearsed) && after.HasInstalled()
-	if kind != EventProved && !undone {
-		return nil, nil
+// needs them.
+func (inv *Inventory) settleProved(_, after *Host, _ Event) ([]store.Version, []store.Write, error) {
+	writes, err := inv.settleSecrets(after, false)
+	return nil, writes, err
+}
+
+// settleUndone is for when a permit is withdrawn, or was for a dry run. If the host stands as before, what was made for
+// its install is dropped, and what was in escrow is again.
+func (inv *Inventory) settleUndone(before, after *Host, _ Event) ([]store.Version, []store.Write, error) {
+	identity, err := inv.settleIdentity(before, after)
+	if err != nil || !after.HasInstalled() {
+		return nil, identity, err
 	}
+	secrets, err := inv.settleSecrets(after, true)
+	return nil, append(identity, secrets...), err
+}
+
+// settleSecrets drops what an install was given, and the escrow of the one before it; undone: that is the host's again.
+func (inv *Inventory) settleSecrets(after *Host, undone bool) (writes []store.Write, err error) {
 	for _, p := range after.Generated {
 		writes = append(writes, store.Delete(secretKey(after.Name, SecretDisk(p))))
 	}

@@ -11,10 +11,8 @@ import (
 // for arm64 is there for UEFI only.
 func (c bootClient) board() string {
 	switch {
-	case c.Kind == piROM:
+	case !c.profile().board:
 		return c.Pi.Board
-	case c.Kind != pxeFirmware && c.Kind != httpBoot && c.Kind != ipxe:
-		return ""
 	case c.Arch == iana.UBOOT_ARM64, c.Arch == iana.UBOOT_ARM64_HTTP:
 		return ""
 	}

@@ -25,18 +25,6 @@ type bootClient struct {
 	Pi      piBoard   // of a piROM
 }
 
-// clientKind is which program on the machine asks.
-type clientKind int
-
-const (
-	system      clientKind = iota // an operating system: wants an address, nothing else
-	pxeFirmware                   // PXE in firmware: wants a program over TFTP
-	ipxe                          // iPXE: takes a script over HTTP
-	httpBoot                      // UEFI HTTP boot: wants a program over HTTP
-	uboot                         // U-Boot: takes a PXELINUX configuration, kernel and initrd over TFTP
-	piROM                         // the boot ROM of a Raspberry Pi: says that it is a BIOS, and is none
-)
-
 var errNotClient = errors.New("not from an Ethernet client")
 
 // identify reads a client from a packet. It trusts nothing in it.
@@ -60,12 +48,8 @@ func identify(m *dhcpv4.DHCPv4) (bootClient, error) {
 		c.Kind = piROM
 		c.Pi = pi
 		c.Machine = "" // it has no UUID, and the 3B tells another one in each stage
-	case strings.HasPrefix(c.Vendor, "PXEClient"):
-		c.Kind = pxeFirmware
-	case strings.HasPrefix(c.Vendor, "HTTPClient"):
-		c.Kind = httpBoot
-	case strings.HasPrefix(c.Vendor, "U-Boot"):
-		c.Kind = uboot
+	default:
+		c.Kind = kindOfVendor(c.Vendor)
 	}
 	return c, nil
 }
@@ -113,7 +97,7 @@ var archNames = map[iana.Arch]struct{ words, processor string }{
 
 // processor is the client's, as images.Arch; "" if it is not served.
 func (c bootClient) processor() string {
-	if c.Kind == piROM {
+	if c.profile().loads == tree {
 		return string(images.AArch64)
 	}
 	return archNames[c.Arch].processor
@@ -184,16 +168,4 @@ func (c bootClient) words() string {
 	return fmt.Sprintf("architecture %d (%s)", uint16(c.Arch), c.Arch)
 }
 
-func (c bootClient) String() string {
-	switch c.Kind {
-	case ipxe:
-		return "iPXE " + c.words()
-	case pxeFirmware:
-		return c.words() + " PXE"
-	case httpBoot, uboot:
-		return c.words()
-	case piROM:
-		return c.Pi.String()
-	}
-	return "an operating system"
-}
+func (c bootClient) String() string { return c.profile().words(c) }

@@ -49,17 +49,17 @@ func decide(h *hosts.Host, c bootClient, mode Mode, holdUnknown bool, now time.T
 			return answer{Why: "not enrolled"}
 		}
 		a.Load, a.Why = nextStage(c)
-		if a.Load == config || a.Load == tree { // it shows no screen
+		if a.Load != nothing && !c.profile().screen {
 			a.Load, a.Why = nothing, "not enrolled"
 		}
 		return a
 	}
-	if c.Kind == system {
+	if c.profile().loads == nothing {
 		return a
 	}
 	if ok, why := h.MayBoot(now); !ok {
 		a.Why, a.Note = why, h.State != hosts.StateInstalled && h.State != hosts.StateRebooting
-		if !h.Permit.Spent.IsZero() && isUEFI(c) || c.Kind == piROM && !h.Connected {
+		if !h.Permit.Spent.IsZero() && isUEFI(c) || c.profile().loads == tree && !h.Connected {
 			a.Load = local
 		}
 		return a
@@ -81,9 +81,9 @@ func decide(h *hosts.Host, c bootClient, mode Mode, holdUnknown bool, now time.T
 // a serial number, which not all of its programs tell.
 func stranger(h *hosts.Host, c bootClient) string {
 	switch {
-	case c.Kind == piROM && h.Serial != "" && c.Pi.Serial != "" && h.Serial != c.Pi.Serial:
+	case h.Serial != "" && c.Pi.Serial != "" && h.Serial != c.Pi.Serial:
 		return h.OtherBoard(c.Pi.Serial)
-	case c.Kind != piROM && h.Machine != "" && h.Machine != c.Machine:
+	case c.profile().uuid && h.Machine != "" && h.Machine != c.Machine:
 		return h.OtherMachine(c.Machine)
 	}
 	return ""
@@ -91,23 +91,15 @@ func stranger(h *hosts.Host, c bootClient) string {
 
 // nextStage is what leads this client on, or why nothing does.
 func nextStage(c bootClient) (loader, string) {
-	switch {
-	case c.Kind == system:
-		return nothing, ""
-	case c.Kind == piROM:
-		return tree, ""
-	case c.processor() == "":
+	leads := c.profile().loads
+	if leads != nothing && c.processor() == "" {
 		return nothing, fmt.Sprintf("it asks as %s, for which there is no installer: choose 64-bit UEFI or BIOS in its firmware, if it has that", c.words())
-	case c.Kind == ipxe:
-		return script, ""
-	case c.Kind == uboot:
-		return config, ""
 	}
-	return loadProgram, ""
+	return leads, ""
 }
 
 // isUEFI reports whether UEFI firmware asks, by PXE or by HTTP boot. A BIOS
 // needs no menu to go on: without a file name it gives up at once.
 func isUEFI(c bootClient) bool {
-	return (c.Kind == pxeFirmware || c.Kind == httpBoot) && c.processor() != "" && c.Arch != iana.INTEL_X86PC
+	return c.profile().firmware && c.processor() != "" && c.Arch != iana.INTEL_X86PC
 }

@@ -184,7 +184,7 @@ func (s *Server) discovered(l *servedLink, m *dhcpv4.DHCPv4, c bootClient) {
 	if addr := requested(m); addr.IsValid() && l.net.Contains(addr) && m.MessageType() == dhcpv4.MessageTypeRequest {
 		d.Address = addr.String()
 	}
-	if c.Kind != system {
+	if c.profile().loads != nothing {
 		d.Arch = c.String()
 	}
 	s.Hosts.See(d)
@@ -192,7 +192,7 @@ func (s *Server) discovered(l *servedLink, m *dhcpv4.DHCPv4, c bootClient) {
 
 // answerDHCP answers what came to port 67.
 func (s *Server) answerDHCP(l *servedLink, m *dhcpv4.DHCPv4, c bootClient, h *hosts.Host) (*dhcpv4.DHCPv4, error) {
-	if h != nil && c.Kind == piROM && s.pis.askedBefore(m, c, s.Now()) {
+	if h != nil && c.profile().loads == tree && s.pis.askedBefore(m, c, s.Now()) {
 		return nil, nil
 	}
 	if s.Mode == Proxy {
@@ -245,7 +245,7 @@ func (s *Server) answerProxy(l *servedLink, m *dhcpv4.DHCPv4, c bootClient, h *h
 // answerBINL answers on port 4011, where a PXE client asks for its file name
 // after it has an address.
 func (s *Server) answerBINL(l *servedLink, m *dhcpv4.DHCPv4, c bootClient, h *hosts.Host) (*dhcpv4.DHCPv4, error) {
-	if t := m.MessageType(); t != dhcpv4.MessageTypeRequest && t != dhcpv4.MessageTypeInform || c.Kind == piROM {
+	if t := m.MessageType(); t != dhcpv4.MessageTypeRequest && t != dhcpv4.MessageTypeInform || c.profile().loads == tree {
 		return nil, nil
 	}
 	b, err := s.load(l, m, c, h, s.decide(c, h))
@@ -418,7 +418,7 @@ func (s *Server) decide(c bootClient, h *hosts.Host) answer {
 // boot where that is a new one.
 func (s *Server) load(l *servedLink, m *dhcpv4.DHCPv4, c bootClient, h *hosts.Host, a answer) (bootInfo, error) {
 	b := bootInfo{Server: l.self, Kind: c.Kind, Arch: c.Arch, Local: a.Load == local}
-	if a.Load == local && c.Kind == httpBoot {
+	if a.Load == local && c.profile().url {
 		b.File, b.Local = s.url(l.self.String(), localPath), false
 		return b, nil
 	}
@@ -459,7 +459,7 @@ func (s *Server) load(l *servedLink, m *dhcpv4.DHCPv4, c bootClient, h *hosts.Ho
 		}
 		b.File = bootPath + boot.Token + "/" + file
 	}
-	if a.Load == script || b.Kind == httpBoot {
+	if a.Load == script || profiles[b.Kind].url {
 		b.File = s.url(l.self.String(), b.File)
 	}
 	return b, nil
@@ -476,10 +476,10 @@ func (s *Server) boot(l *servedLink, c bootClient, h hosts.Host) (hosts.Boot, er
 		return hosts.Boot{}, err
 	}
 	if (s.fresh(h) || s.late(h)) && h.Boot.MAC == c.MAC {
-		if c.Kind == piROM {
-			return s.toldMore(c, h)
+		if c.profile().uuid {
+			return s.oneOfTwo(c, h)
 		}
-		return s.oneOfTwo(c, h)
+		return s.toldMore(c, h)
 	}
 	img, err := s.Images.Get(h.Image)
 	switch {
@@ -491,8 +491,8 @@ func (s *Server) boot(l *servedLink, c bootClient, h hosts.Host) (hosts.Boot, er
 		return hosts.Boot{}, nil
 	}
 	machine := c.Machine
-	if c.Kind == piROM {
-		machine = h.Machine // it tells none
+	if !c.profile().uuid {
+		machine = h.Machine
 	}
 	next, err := s.Hosts.BeginBoot(h.Name, hosts.Boot{
 		Client:  c.String(),

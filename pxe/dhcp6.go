@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"strings"
 
 	"github.com/insomniacslk/dhcp/dhcpv6"
 	"github.com/insomniacslk/dhcp/iana"
@@ -89,7 +88,7 @@ func (s *Server) answerDHCP6(l *servedLink, from netip.Addr, packet []byte) *dhc
 		return nil
 	}
 	c := identify6(from, m)
-	if c.Kind == system {
+	if c.profile().loads == nothing {
 		return nil
 	}
 	h, err := s.Hosts.ByMAC(c.MAC)
@@ -124,11 +123,8 @@ func identify6(from netip.Addr, m *dhcpv6.Message) bootClient {
 	}
 	for _, class := range m.Options.VendorClasses() {
 		for _, data := range class.Data {
-			switch vendor := string(data); {
-			case strings.HasPrefix(vendor, "PXEClient"):
-				c.Kind = pxeFirmware
-			case strings.HasPrefix(vendor, "HTTPClient"):
-				c.Kind = httpBoot
+			if kind := kindOfVendor(string(data)); kind != system {
+				c.Kind = kind
 			}
 		}
 	}

@@ -161,7 +161,7 @@ func (s *Server) openByNeighbour(l *servedLink, name string, from netip.AddrPort
 		if s.Mode == Off {
 			s.Hosts.See(hosts.Discovered{MAC: mac, Arch: c.String(), Board: c.board()})
 		}
-		if s.Hold && s.Mode == Off && c.Kind == pxeFirmware {
+		if s.Hold && s.Mode == Off && c.profile().firmware {
 			return s.program("", name)
 		}
 		return tftp.File{}, tftp.ErrNotServed

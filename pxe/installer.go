@@ -15,7 +15,7 @@ import (
 func (s *Server) installerOf(m *dhcpv4.DHCPv4, c bootClient) *hosts.Host {
 	const duidAt = 5
 	id := m.Options.Get(dhcpv4.OptionClientIdentifier)
-	if c.Kind != system || len(id) <= duidAt || id[0] != 255 {
+	if c.profile().loads != nothing || len(id) <= duidAt || id[0] != 255 {
 		return nil
 	}
 	h, err := s.Hosts.ByDUID(hex.EncodeToString(id[duidAt:]))

@@ -26,7 +26,7 @@ type steps struct {
 // stepsFor are the steps for a client that loads a program.
 func stepsFor(c bootClient, mode Mode, programs map[string][]byte) (st steps) {
 	switch {
-	case c.Kind == httpBoot:
+	case c.profile().url:
 		st.offers = []string{hosts.OfferHTTP}
 	case mode == Full:
 		// With a lease the file in the first offer makes that complete: EDK2

@@ -177,7 +177,7 @@ type piAsk struct {
 func (p *piAsks) resume(m *dhcpv4.DHCPv4, c bootClient) bootClient {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if last, ok := p.byMAC[c.MAC]; ok && c.Kind == system && last.xid == m.TransactionID {
+	if last, ok := p.byMAC[c.MAC]; ok && c.profile().loads == nothing && last.xid == m.TransactionID {
 		return last.bootClient
 	}
 	return c
@@ -235,7 +235,7 @@ func (s *Server) wake(ctx context.Context, l *servedLink, mac net.HardwareAddr) 
 // deaf reports whether this is an offer to the ROM of a 3B.
 func deaf(m, r *dhcpv4.DHCPv4) bool {
 	c, err := identify(m)
-	return err == nil && c.Kind == piROM && c.Pi.Deaf && r.MessageType() == dhcpv4.MessageTypeOffer
+	return err == nil && c.Pi.Deaf && r.MessageType() == dhcpv4.MessageTypeOffer
 }
 
 // sendFrame sends an Ethernet frame of the magic packets' type.

@@ -55,12 +55,7 @@ func proxyReply(m *dhcpv4.DHCPv4, b bootInfo) (*dhcpv4.DHCPv4, error) {
 	if err != nil {
 		return nil, err
 	}
-	if b.Kind == ipxe {
-		// Without the class iPXE takes the offer for a DHCP server's and
-		// leaves it, as it holds no address.
-		r.UpdateOption(dhcpv4.OptClassIdentifier("PXEClient"))
-	}
-	addBoot(r, b)
+	addBoot(r, b, profiles[b.Kind].proxied)
 	return r, nil
 }
 
@@ -96,11 +91,7 @@ func leaseReply(m *dhcpv4.DHCPv4, yours netip.Addr, n bootNetwork, b bootInfo) (
 	if b.empty() {
 		return r, nil
 	}
-	addBoot(r, b)
-	if b.Kind == ipxe {
-		// no-pxedhcp: do not wait two seconds for a proxy's offer.
-		r.UpdateOption(dhcpv4.OptGeneric(etherboot, []byte{176, 1, 1}))
-	}
+	addBoot(r, b, profiles[b.Kind].leased)
 	return r, nil
 }
 
@@ -130,48 +121,56 @@ func replyTo(m *dhcpv4.DHCPv4, server netip.Addr) (*dhcpv4.DHCPv4, error) {
 	return dhcpv4.NewReplyFromRequest(m, what...)
 }
 
-// addBoot names the file, both in the header, which old firmware reads, and in
+// addBoot says what to load, in the way of the client's kind, and adds what else that kind needs.
+func addBoot(r *dhcpv4.DHCPv4, b bootInfo, more []dhcpv4.Option) {
+	for _, o := range more {
+		r.UpdateOption(o)
+	}
+	p := profiles[b.Kind]
+	if b.File != "" {
+		nameFile(r, b)
+	}
+	if p.reply != nil {
+		p.reply(r, b)
+	}
+}
+
+// nameFile names the file, both in the header, which old firmware reads, and in
 // option 67.
 //
 // For firmware that option ends in a NUL: some takes it for a C string and reads on into what lies behind it, no
 // client is known to mind (receivers must delete it, RFC 2132 section 2), EDK2 writes one over the byte behind a
 // name that has none, and dnsmasq has always sent one. iPXE and U-Boot go by the length, and get none.
-func addBoot(r *dhcpv4.DHCPv4, b bootInfo) {
-	if b.Kind == piROM {
-		addPi(r, b)
-		return
-	}
-	if b.Local {
-		r.UpdateOption(dhcpv4.OptClassIdentifier("PXEClient"))
-		r.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionVendorSpecificInformation, localDisk))
-		return
-	}
+func nameFile(r *dhcpv4.DHCPv4, b bootInfo) {
 	r.ServerIPAddr = b.Server.AsSlice()
 	if len(b.File) < 128 { // the header's field, with its NUL
 		r.BootFileName = b.File
 	}
 	name := b.File
-	if b.Kind == pxeFirmware || b.Kind == httpBoot {
+	if profiles[b.Kind].firmware {
 		name += "\x00"
 	}
 	if b.Offer != hosts.OfferHeader {
 		r.UpdateOption(dhcpv4.OptBootFileName(name))
 	}
-	switch b.Kind {
-	case httpBoot:
-		// Without it EDK2 asks for no file (measured).
-		r.UpdateOption(dhcpv4.OptClassIdentifier("HTTPClient"))
-	case pxeFirmware:
-		r.UpdateOption(dhcpv4.OptTFTPServerName(b.Server.String()))
-		if b.Arch == iana.INTEL_X86PC {
-			r.ServerHostName = b.Server.String()
-		}
-		if b.Offer != hosts.OfferPlain {
-			r.UpdateOption(dhcpv4.OptClassIdentifier("PXEClient"))
-		}
-		if b.Offer == hosts.OfferFirst || b.Offer == hosts.OfferHeader {
-			r.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionVendorSpecificInformation, useFile))
-		}
+}
+
+// addPXE is what PXE firmware is told beside the file, or instead of it.
+func addPXE(r *dhcpv4.DHCPv4, b bootInfo) {
+	if b.Local {
+		r.UpdateOption(dhcpv4.OptClassIdentifier("PXEClient"))
+		r.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionVendorSpecificInformation, localDisk))
+		return
+	}
+	r.UpdateOption(dhcpv4.OptTFTPServerName(b.Server.String()))
+	if b.Arch == iana.INTEL_X86PC {
+		r.ServerHostName = b.Server.String()
+	}
+	if b.Offer != hosts.OfferPlain {
+		r.UpdateOption(dhcpv4.OptClassIdentifier("PXEClient"))
+	}
+	if b.Offer == hosts.OfferFirst || b.Offer == hosts.OfferHeader {
+		r.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionVendorSpecificInformation, useFile))
 	}
 }
 

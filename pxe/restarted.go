@@ -76,10 +76,10 @@ func (r *restarts) request(m *dhcpv4.DHCPv4, c bootClient, h *hosts.Host, now ti
 	known := r.of(h)
 	switch {
 	case !h.Restarting():
-		if c.Kind == system && installerRuns(h) {
+		if c.profile().loads == nothing && installerRuns(h) {
 			known.isInstaller(askingManner(m))
 		}
-	case c.Kind != system:
+	case c.profile().loads != nothing:
 		return known.netboot(m, c, now)
 	case h.Restart.Seen == "" && isSystem(m) && known.isHost(m, h):
 		ev = hosts.Event{Kind: hosts.EventSeen, Message: fmt.Sprintf("asked for an address as %s, from %s", h.Expected.HostName, c.MAC)}

@@ -37,27 +37,27 @@ func (s *Server) traceRequest(l *servedLink, from netip.AddrPort, port uint16, r
 		text += ", " + via.String()
 	}
 	discover := m.MessageType() == dhcpv4.MessageTypeDiscover
-	if discover && c.Kind != system {
+	if discover && c.profile().loads != nothing {
 		s.Traces.Restart(c.MAC)
 	}
-	if discover && c.Kind == ipxe {
+	if discover && c.profile().loads == script {
 		s.ladders.note(c.MAC, func(cl *climb) { cl.ipxe = true })
 	}
 	p := hosts.Packet{From: from, To: netip.AddrPortFrom(l.self, port), Text: text, Data: raw}
 	s.Traces.Add(c.MAC, p, func(tr *hosts.Trace) {
-		if c.Kind == system {
+		if c.profile().loads == nothing {
 			return // what is booted by now asks too
 		}
 		c.describe(tr, h)
 		switch {
-		case discover && c.Kind == ipxe:
+		case discover && c.profile().loads == script:
 			tr.Stage = hosts.StageIPXE
 		case discover:
 			tr.Stage = hosts.StageAsked
 			tr.Rounds++
 		case port == 4011:
 			tr.Stage = hosts.StageBINL
-		case m.MessageType() == dhcpv4.MessageTypeRequest && c.Kind != ipxe:
+		case m.MessageType() == dhcpv4.MessageTypeRequest && c.profile().loads != script:
 			tr.Stage = hosts.StageAddress
 		}
 	})
