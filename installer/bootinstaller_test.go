@@ -307,7 +307,7 @@ func TestAnotherCard(t *testing.T) {
 	if s == nil {
 		t.Fatal("it was not found")
 	}
-	if err := x.knownCard(h, s, []string{dock}); err != nil {
+	if err := inHand(x.reconciler, h, s).knownCard([]string{dock}); err != nil {
 		t.Fatal(err)
 	}
 	events, err := x.Hosts.Events("bravo", h.LastEvent)
@@ -324,7 +324,7 @@ func TestAnotherCard(t *testing.T) {
 	if h.Boot.SSH = true; len(x.newcomers(h)) > 0 {
 		t.Error("an installer that we started ourselves is looked for elsewhere")
 	}
-	if err := x.knownCard(h, s, []string{dock}); err == nil || !strings.Contains(err.Error(), dock) {
+	if err := inHand(x.reconciler, h, s).knownCard([]string{dock}); err == nil || !strings.Contains(err.Error(), dock) {
 		t.Errorf("another machine than that which was taken over: %v", err)
 	}
 }

@@ -10,11 +10,11 @@ import (
 )
 
 // boots is what the machine's firmware boots; nothing where the install does not change it.
-func (f *reconciler) boots(ctx context.Context, h hosts.Host, s *session) (handover.Boots, error) {
-	if h.BootOrder != hosts.OrderDiskFirst {
+func (i *install) boots(ctx context.Context) (handover.Boots, error) {
+	if i.host.BootOrder != hosts.OrderDiskFirst {
 		return handover.Boots{}, nil
 	}
-	printed, err := s.run(ctx, nil, "sh", "-c", handover.ListBoot)
+	printed, err := i.session.run(ctx, nil, "sh", "-c", handover.ListBoot)
 	if err != nil {
 		return handover.Boots{}, err
 	}
@@ -24,23 +24,23 @@ func (f *reconciler) boots(ctx context.Context, h hosts.Host, s *session) (hando
 // diskFirst puts the new system's entry first in the firmware's order. It says so for the log, behind a comma; where
 // that cannot be done the host is installed all the same, and a note says why. The variable is written as it is:
 // installer images have no efibootmgr.
-func (f *reconciler) diskFirst(ctx context.Context, h hosts.Host, s *session, before handover.Boots) (string, error) {
-	if h.BootOrder != hosts.OrderDiskFirst {
+func (i *install) diskFirst(ctx context.Context, before handover.Boots) (string, error) {
+	if i.host.BootOrder != hosts.OrderDiskFirst {
 		return "", nil
 	}
-	words, err := f.orderBoots(ctx, h, s, before)
+	words, err := i.orderBoots(ctx, before)
 	if errors.Is(err, errLost) || ctx.Err() != nil {
 		return "", err
 	}
 	if err != nil {
-		f.note("--boot-order disk-first: %v; the firmware's boot order stays as it is: change it in its setup", err)
+		i.note("--boot-order disk-first: %v; the firmware's boot order stays as it is: change it in its setup", err)
 		return "", nil
 	}
 	return ", " + words, nil
 }
 
-func (f *reconciler) orderBoots(ctx context.Context, h hosts.Host, s *session, before handover.Boots) (string, error) {
-	now, err := f.boots(ctx, h, s)
+func (i *install) orderBoots(ctx context.Context, before handover.Boots) (string, error) {
+	now, err := i.boots(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -50,14 +50,14 @@ func (f *reconciler) orderBoots(ctx context.Context, h hosts.Host, s *session, b
 	entry, label := now.NewSystem(before)
 	if entry == "" {
 		return "", fmt.Errorf("the boot loader of %s made no entry for its ESP "+
-			"(boot.loader.efi.canTouchEfiVariables is false, or it is installed as removable)", h.Name)
+			"(boot.loader.efi.canTouchEfiVariables is false, or it is installed as removable)", i.host.Name)
 	}
 	order, err := now.First(entry)
 	if err != nil {
 		return "", err
 	}
 	if order != "" {
-		if _, err := s.run(ctx, nil, sharedLock("sh", "-c", handover.SetBootOrder, "sh", order)...); err != nil {
+		if _, err := i.session.run(ctx, nil, sharedLock("sh", "-c", handover.SetBootOrder, "sh", order)...); err != nil {
 			return "", fmt.Errorf("write UEFI variable BootOrder: %w", err)
 		}
 	}

@@ -35,7 +35,7 @@ func TestDiskFirst(t *testing.T) {
 				t.Fatal(err)
 			}
 			h := hosts.Host{Name: "bravo", Choices: hosts.Choices{BootOrder: hosts.OrderDiskFirst}}
-			words, err := new(reconciler).orderBoots(t.Context(), h, s, handover.Boots{})
+			words, err := inHand(new(reconciler), h, s).orderBoots(t.Context(), handover.Boots{})
 			if err != nil {
 				words = err.Error()
 			}

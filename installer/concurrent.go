@@ -16,14 +16,14 @@ import (
 //
 // A build that fails after the disks were made leaves the permit burned and the machine in its
 // installer. `provision retry` then goes on without making them again.
-func (f *reconciler) mayFormat(ctx context.Context, h hosts.Host, b *hostBuild, d *Disks) bool {
+func (i *install) mayFormat(ctx context.Context) bool {
 	switch {
-	case b.over():
+	case i.build.over():
 		return false // all the better: there is nothing to wait for
-	case !h.Permit.Burned.IsZero():
+	case !i.host.Permit.Burned.IsZero():
 		return true
 	}
-	plan, err := d.newPlan(ctx, d.Options, nil)
+	plan, err := i.disks.newPlan(ctx, i.disks.Options, nil)
 	if err != nil {
 		return false // Make says it
 	}
@@ -41,28 +41,27 @@ var errConcurrent = errors.New("something beside it failed")
 // fill puts the system and the host's files on the new disks, and makes it start. The files come
 // while the system is copied: nothing needs them before it is activated. The disks are read back, and what was copied
 // goes to them, while the boot loader is installed.
-func (f *reconciler) fill(ctx context.Context, h hosts.Host, s *session, d *Disks, b *hostBuild,
-	share *offer) (at hosts.Phase, err error) {
-	flush, stop := f.flushing(ctx, s)
+func (i *install) fill(ctx context.Context, share *offer) (at hosts.Phase, err error) {
+	flush, stop := i.flushing(ctx)
 	defer stop()
-	f.begin(hosts.PhaseFiles)
-	f.begin(hosts.PhaseCopy)
+	i.begin(hosts.PhaseFiles)
+	i.begin(hosts.PhaseCopy)
 	// The system is what usually takes longer; if it does not, the files are what is waited for.
 	at, err = concurrently(ctx,
 		func(slowest hosts.Phase) {
 			if slowest == hosts.PhaseFiles {
-				f.waitsFor(slowest, "")
+				i.waitsFor(slowest, "")
 			}
 		},
-		batchPart{hosts.PhaseFiles, func(ctx context.Context) error { return f.files(ctx, h, s, b) }},
-		batchPart{hosts.PhaseCopy, func(ctx context.Context) error { return f.copySystem(ctx, h, s, b, share) }})
+		batchPart{hosts.PhaseFiles, func(ctx context.Context) error { return i.files(ctx) }},
+		batchPart{hosts.PhaseCopy, func(ctx context.Context) error { return i.copySystem(ctx, share) }})
 	if err != nil {
 		return at, err
 	}
 	flush() // unmounting waits for it
 	return concurrently(ctx, func(hosts.Phase) {},
-		batchPart{hosts.PhaseBootloader, func(ctx context.Context) error { return f.bootloader(ctx, h, s, d, b) }},
-		batchPart{hosts.PhaseDisks, func(ctx context.Context) error { return f.readBack(ctx, d) }})
+		batchPart{hosts.PhaseBootloader, func(ctx context.Context) error { return i.bootloader(ctx) }},
+		batchPart{hosts.PhaseDisks, func(ctx context.Context) error { return i.readBack(ctx) }})
 }
 
 // batchPart is a phase that runs beside another.
@@ -104,22 +103,22 @@ func concurrently(ctx context.Context, left func(hosts.Phase), parts ...batchPar
 }
 
 // readBack compares the disks with the plan, unless that was done.
-func (f *reconciler) readBack(ctx context.Context, d *Disks) error {
-	if d.verified {
+func (i *install) readBack(ctx context.Context) error {
+	if i.disks.verified {
 		return nil
 	}
-	d.filled = true
-	defer func() { d.filled = false }()
-	if err := d.verify(ctx); err != nil {
+	i.disks.filled = true
+	defer func() { i.disks.filled = false }()
+	if err := i.disks.verify(ctx); err != nil {
 		return err
 	}
-	f.note("the disks were read back and are as planned")
+	i.note("the disks were read back and are as planned")
 	return nil
 }
 
 // flushing has what was written go to the disks, again and again, until it is stopped: file systems
 // take their time, and memory may hold all of it. flush does it now. Nobody waits for it.
-func (f *reconciler) flushing(ctx context.Context, s *session) (flush, stop func()) {
+func (i *install) flushing(ctx context.Context) (flush, stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	now := make(chan struct{}, 1)
 	var syncer sync.WaitGroup
@@ -133,8 +132,8 @@ func (f *reconciler) flushing(ctx context.Context, s *session) (flush, stop func
 			case <-now:
 			case <-tick.C:
 			}
-			_, err := s.run(ctx, nil, "sync")
-			f.Log.Debug("what was copied is on the disks", "host", f.name, "err", err)
+			_, err := i.session.run(ctx, nil, "sync")
+			i.Log.Debug("what was copied is on the disks", "host", i.name, "err", err)
 		}
 	})
 	flush = func() {

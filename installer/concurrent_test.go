@@ -191,7 +191,7 @@ func untilBuild(t *testing.T, ctx context.Context, f *reconciler, s *session) <-
 	changes := f.Hosts.Watch(watching)
 	end := make(chan ended, 1)
 	go func() {
-		at, err := f.install(ctx, h, s, func(hw string) { f.startBuild(t.Context(), h, hw) })
+		at, err := inHand(f, h, s).run(ctx, func(hw string) { f.startBuild(t.Context(), h, hw) })
 		end <- ended{at, err}
 	}()
 	for {
@@ -322,7 +322,7 @@ func TestMayFormat(t *testing.T) {
 				h.Permit.Burned = h.Permit.Issued.Add(1)
 			}
 			d := &Disks{Client: connect(t).client, Layout: layout, Log: slog.New(slog.DiscardHandler)}
-			if got := f.mayFormat(t.Context(), h, &hostBuild{done: tt.done}, d); got != tt.want {
+			if got := (&install{reconciler: f, host: h, build: &hostBuild{done: tt.done}, disks: d}).mayFormat(t.Context()); got != tt.want {
 				t.Errorf("%v, want %v", got, tt.want)
 			}
 		})

@@ -41,20 +41,20 @@ type transfer struct {
 }
 
 // copySystem puts the host's system and all it needs into /mnt.
-func (f *reconciler) copySystem(ctx context.Context, h hosts.Host, s *session, b *hostBuild, o *offer) error {
-	start := f.Now()
-	if b.drv.Path != "" {
-		return f.buildThere(ctx, h, s, b.drv)
+func (i *install) copySystem(ctx context.Context, o *offer) error {
+	start := i.Now()
+	if i.build.drv.Path != "" {
+		return i.buildThere(ctx, i.build.drv)
 	}
-	sent, err := f.copies(ctx, h, s, transfer{closure: b.system, phase: hosts.PhaseCopy, offer: o, root: "/mnt"})
+	sent, err := i.copies(ctx, transfer{closure: i.build.system, phase: hosts.PhaseCopy, offer: o, root: "/mnt"})
 	if err != nil {
 		return err
 	}
 	there := ""
-	if sent.Bytes < b.system.size {
-		there = fmt.Sprintf("; %s were there already", megabytes(b.system.size-sent.Bytes))
+	if sent.Bytes < i.build.system.size {
+		there = fmt.Sprintf("; %s were there already", megabytes(i.build.system.size-sent.Bytes))
 	}
-	f.copied(sent, "%s, in %s%s", b.system, elapsed(f.Now(), start), there)
+	i.copied(sent, "%s, in %s%s", i.build.system, elapsed(i.Now(), start), there)
 	return nil
 }
 

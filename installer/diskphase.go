@@ -12,32 +12,32 @@ import (
 )
 
 // layout is what makes and closes the host's disks.
-func (f *reconciler) layout(h hosts.Host, s *session, b *hostBuild) *Disks {
-	o := confirm.Options(h.Choices, b.script.path)
+func (i *install) newDisks() *Disks {
+	o := confirm.Options(i.host.Choices, i.build.script.path)
 	return &Disks{
-		Client: s.client, Layout: b.layout, Options: o, Log: f.Log,
+		Client: i.session.client, Layout: i.build.layout, Options: o, Log: i.Log,
 		Key: func(path string) ([]byte, error) {
-			key, err := f.Hosts.Secret(h.Name, hosts.SecretDisk(path))
+			key, err := i.Hosts.Secret(i.host.Name, hosts.SecretDisk(path))
 			if errors.Is(err, hosts.ErrNotFound) {
 				err = fmt.Errorf("the layout reads it from %s: enroll the host with --disk-encryption-key %s=FILE", path, path)
 			}
 			return key, err
 		},
 		Permit: func(ctx context.Context, p *disko.Plan) error {
-			if err := f.checkBoard(h, b.layout, p); err != nil {
+			if err := i.checkBoard(i.host, i.build.layout, p); err != nil {
 				return err
 			}
-			if err := f.checkTPM2(ctx, h, s, p); err != nil {
+			if err := i.checkTPM2(ctx, p); err != nil {
 				return err
 			}
-			if err := f.burn(h, p); err != nil || o.Script == "" {
+			if err := i.burn(i.host, p); err != nil || o.Script == "" {
 				return err
 			}
-			_, err := f.copies(ctx, h, s, transfer{closure: b.script, phase: hosts.PhaseDisks})
+			_, err := i.copies(ctx, transfer{closure: i.build.script, phase: hosts.PhaseDisks})
 			return err
 		},
 		Tell: func(done, total int, step disko.Step) {
-			f.apply(hosts.Event{Kind: hosts.EventAdvanced, Phase: hosts.PhaseDisks,
+			i.apply(hosts.Event{Kind: hosts.EventAdvanced, Phase: hosts.PhaseDisks,
 				Progress: &hosts.Progress{Done: int64(done), Total: int64(total), Unit: "steps", Now: stepWords(step)}})
 		},
 	}
@@ -84,25 +84,25 @@ func (in *Installer) Burn(h hosts.Host, p *disko.Plan) error {
 
 // disks burns the permit and makes the layout. What was made before an interruption, by a
 // server that was killed or in an earlier boot, is taken up again.
-func (f *reconciler) disks(ctx context.Context, h hosts.Host, s *session, d *Disks, b *hostBuild) error {
-	if h.Layout == b.digest {
-		err := f.takeUp(ctx, s, d)
+func (i *install) makeDisks(ctx context.Context) error {
+	if i.host.Layout == i.build.digest {
+		err := i.takeUp(ctx)
 		if err == nil {
-			f.finished(hosts.PhaseDisks, "the disks were made before the interruption, and are mounted")
+			i.finished(hosts.PhaseDisks, "the disks were made before the interruption, and are mounted")
 			return nil
 		}
-		if ctx.Err() != nil || errors.Is(err, errLost) || !h.Disko.Erases() {
+		if ctx.Err() != nil || errors.Is(err, errLost) || !i.host.Disko.Erases() {
 			return err
 		}
-		f.note("what was made before the interruption is not taken up, the disks are made again: %v", err)
+		i.note("what was made before the interruption is not taken up, the disks are made again: %v", err)
 	}
-	start := f.Now()
-	steps, err := d.make(ctx)
+	start := i.Now()
+	steps, err := i.disks.make(ctx)
 	if err != nil {
 		return err
 	}
-	f.apply(hosts.Event{Kind: hosts.EventFinished, Phase: hosts.PhaseDisks, Layout: b.digest,
-		Message: fmt.Sprintf("%s in %s", stepCount(steps), elapsed(f.Now(), start))})
+	i.apply(hosts.Event{Kind: hosts.EventFinished, Phase: hosts.PhaseDisks, Layout: i.build.digest,
+		Message: fmt.Sprintf("%s in %s", stepCount(steps), elapsed(i.Now(), start))})
 	return nil
 }
 
@@ -114,30 +114,30 @@ func stepCount(n int) string {
 }
 
 // takeUp mounts disks that were made.
-func (f *reconciler) takeUp(ctx context.Context, s *session, d *Disks) error {
-	made := *d
+func (i *install) takeUp(ctx context.Context) error {
+	made := *i.disks
 	made.Options.Mode = disko.Mount
 	steps, err := made.Make(ctx)
-	d.plan, d.verified = made.plan, made.verified
+	i.disks.plan, i.disks.verified = made.plan, made.verified
 	if err == nil && steps > 0 { // they were not mounted: the machine was off
-		err = checkStore(ctx, s, "/mnt")
+		err = checkStore(ctx, i.session, "/mnt")
 	}
 	return err
 }
 
 // closeAfter closes the disks after a failure or a cancel. Where the connection broke or the
 // server stops, the install goes on later with what is open.
-func (f *reconciler) closeAfter(ctx context.Context, d *Disks, err error) {
+func (i *install) closeAfter(ctx context.Context, err error) {
 	cause := context.Cause(ctx)
 	switch {
 	case err == nil, errors.Is(err, errLost), cause != nil && !errors.Is(cause, errUnwanted):
 		return
 	}
-	if err := d.Close(context.WithoutCancel(ctx)); err != nil {
-		f.note("the disks were not closed: %v", err)
+	if err := i.disks.Close(context.WithoutCancel(ctx)); err != nil {
+		i.note("the disks were not closed: %v", err)
 		return
 	}
-	f.Log.Info("the disks are closed", "host", f.name)
+	i.Log.Info("the disks are closed", "host", i.name)
 }
 
 func diskWords(p *disko.Plan) string {

@@ -19,26 +19,26 @@ import (
 
 // facts asks the machine what it is: disks, firmware, memory, network cards,
 // one of which must be the host's. It waits at most limit for what changes the machine.
-func (f *reconciler) facts(ctx context.Context, h hosts.Host, s *session, limit time.Duration) (*disko.Facts, error) {
+func (i *install) facts(ctx context.Context, limit time.Duration) (*disko.Facts, error) {
 	var facts *disko.Facts
 	var words, macs []string
 	asked, within := errgroup.WithContext(ctx)
 	asked.Go(func() (err error) {
-		facts, err = f.readDisks(within, s, limit)
+		facts, err = i.readDisks(within, i.session, limit)
 		return err
 	})
 	asked.Go(func() (err error) {
-		words, macs, err = machineWords(within, s)
+		words, macs, err = machineWords(within, i.session)
 		return err
 	})
 	if err := asked.Wait(); err != nil {
 		return nil, err
 	}
-	if err := f.knownCard(h, s, macs); err != nil {
+	if err := i.knownCard(macs); err != nil {
 		return nil, err
 	}
-	if h.TPM2 != "" {
-		if _, err := cryptenroll(ctx, s); err != nil {
+	if i.host.TPM2 != "" {
+		if _, err := cryptenroll(ctx, i.session); err != nil {
 			return nil, err
 		}
 		words = append(words, "TPM 2.0")
@@ -46,7 +46,7 @@ func (f *reconciler) facts(ctx context.Context, h hosts.Host, s *session, limit 
 	for _, d := range facts.Disks() {
 		words = append(words, strings.TrimSpace(fmt.Sprintf("%s %.1f GB %s", d.Device, float64(d.Size)/1e9, d.Content)))
 	}
-	f.finished(hosts.PhaseFacts, "%s", strings.Join(words, "; "))
+	i.finished(hosts.PhaseFacts, "%s", strings.Join(words, "; "))
 	return facts, nil
 }
 
@@ -75,21 +75,21 @@ func readFacts(ctx context.Context, s *session, limit time.Duration, probe []str
 
 // knownCard makes sure that the machine is the host's. The one that fetched the boot by firmware is, for it has the
 // boot's key; its kernel may use another network card, of which the operator is told.
-func (f *reconciler) knownCard(h hosts.Host, s *session, macs []string) error {
-	if slices.ContainsFunc(h.MACs, func(m string) bool { return slices.Contains(macs, m) }) {
+func (i *install) knownCard(macs []string) error {
+	if slices.ContainsFunc(i.host.MACs, func(m string) bool { return slices.Contains(macs, m) }) {
 		return nil
 	}
-	if h.Boot.SSH || len(macs) == 0 {
-		return fmt.Errorf("the machine at %s has the network cards %s, and %s is enrolled for %s", s.addr, strings.Join(macs, ", "),
-			h.Name, strings.Join(h.MACs, ", "))
+	if i.host.Boot.SSH || len(macs) == 0 {
+		return fmt.Errorf("the machine at %s has the network cards %s, and %s is enrolled for %s", i.session.addr, strings.Join(macs, ", "),
+			i.host.Name, strings.Join(i.host.MACs, ", "))
 	}
 	at := macs[0]
-	if mac := neighbour(s.addr); slices.Contains(macs, mac) {
+	if mac := neighbour(i.session.addr); slices.Contains(macs, mac) {
 		at = mac
 	}
-	f.note("it was netbooted as %s, and none of its network cards has that MAC (with a dock, firmware may pass on another "+
+	i.note("it was netbooted as %s, and none of its network cards has that MAC (with a dock, firmware may pass on another "+
 		"card's): it is reached at %s. While it restarts from its disk, run `provision set %s --mac=+%s`, and it is known by both",
-		h.Boot.MAC, at, h.Name, at)
+		i.host.Boot.MAC, at, i.host.Name, at)
 	return nil
 }
 

@@ -20,39 +20,39 @@ import (
 // files copies the extra files over /mnt and gives the host its secrets and its
 // SSH key. All come before nixos-install, since activation may need them to
 // decrypt secrets.
-func (f *reconciler) files(ctx context.Context, h hosts.Host, s *session, b *hostBuild) error {
+func (i *install) files(ctx context.Context) error {
 	what := "the host's SSH key"
-	if dir := h.ExtraFiles; dir != "" {
-		if err := sendTree(ctx, s, newRoot, dir); err != nil {
+	if dir := i.host.ExtraFiles; dir != "" {
+		if err := sendTree(ctx, i.session, newRoot, dir); err != nil {
 			return fmt.Errorf("copy the extra files in %s: %w", dir, err)
 		}
 		what += " and the extra files"
 	}
-	if err := f.deliverSecrets(ctx, h, s, b); err != nil {
+	if err := i.deliverSecrets(ctx); err != nil {
 		return err
 	}
-	if n := len(h.Secrets); n > 0 {
+	if n := len(i.host.Secrets); n > 0 {
 		what += fmt.Sprintf("; secret files: %d", n)
 	}
-	for _, c := range h.Chown {
-		if err := b.chown(ctx, s, h, c); err != nil {
+	for _, c := range i.host.Chown {
+		if err := i.chown(ctx, c); err != nil {
 			return err
 		}
 	}
 	// Last: whatever the extra files hold, the host's identity is this.
-	private, err := f.Hosts.Secret(h.Name, hosts.SecretHostKey)
+	private, err := i.Hosts.Secret(i.host.Name, hosts.SecretHostKey)
 	if err != nil {
 		return err
 	}
-	for _, key := range b.hostKeys {
-		if err := deliver(ctx, s, newRoot, key, "0600", bytes.NewReader(private)); err != nil {
+	for _, key := range i.build.hostKeys {
+		if err := deliver(ctx, i.session, newRoot, key, "0600", bytes.NewReader(private)); err != nil {
 			return err
 		}
-		if err := deliver(ctx, s, newRoot, key+".pub", "0644", strings.NewReader(h.HostKey+"\n")); err != nil {
+		if err := deliver(ctx, i.session, newRoot, key+".pub", "0644", strings.NewReader(i.host.HostKey+"\n")); err != nil {
 			return err
 		}
 	}
-	f.finished(hosts.PhaseFiles, "delivered %s", what)
+	i.finished(hosts.PhaseFiles, "delivered %s", what)
 	return nil
 }
 

@@ -42,7 +42,7 @@ func TestDiskKeysComeAndGo(t *testing.T) {
 	plan := luksPlan(t, path)
 	f, s := &reconciler{Installer: &Installer{Hosts: inv}}, connect(t)
 	disks := func(h hosts.Host) *Disks {
-		d := f.layout(h, s, &hostBuild{})
+		d := (&install{reconciler: f, host: h, session: s, build: &hostBuild{}}).newDisks()
 		d.plan = plan
 		return d
 	}

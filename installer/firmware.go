@@ -84,8 +84,8 @@ func firmwareRoom(files map[string]images.File) int64 {
 
 // putFirmware puts what the host's board loads first into its firmware partition, unless the
 // host's own activation did. It says so for the log, behind a comma; empty: the board needs none.
-func (f *reconciler) putFirmware(ctx context.Context, h hosts.Host, s *session, l *disko.Layout) (string, error) {
-	b, err := boards.Parse(h.Board)
+func (i *install) putFirmware(ctx context.Context, l *disko.Layout) (string, error) {
+	b, err := boards.Parse(i.host.Board)
 	if err != nil || b.Firmware == "" {
 		return "", nil
 	}
@@ -94,7 +94,7 @@ func (f *reconciler) putFirmware(ctx context.Context, h hosts.Host, s *session, 
 		return "", nil
 	}
 	point := fw.Mountpoints[0]
-	words, err := putFirmware(ctx, s, newRoot, point, b, f.Images)
+	words, err := putFirmware(ctx, i.session, newRoot, point, b, i.Images)
 	if err != nil {
 		return "", fmt.Errorf("put the firmware of %s into %s: %w", b, point, err)
 	}

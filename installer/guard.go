@@ -38,32 +38,32 @@ func (f *reconciler) guard(h hosts.Host, p *disko.Plan) error {
 
 // rehearse ends a dry run: all is done that comes before the first change. A blank machine
 // stays in its installer, from which an install can go on.
-func (f *reconciler) rehearse(ctx context.Context, h hosts.Host, s *session, d *Disks) error {
-	p, err := d.newPlan(ctx, d.Options, nil)
+func (i *install) rehearse(ctx context.Context) error {
+	p, err := i.disks.newPlan(ctx, i.disks.Options, nil)
 	if err != nil {
 		return err
 	}
-	if err := f.guard(h, p); err != nil {
+	if err := i.guard(i.host, p); err != nil {
 		return err
 	}
-	if err := h.CheckConfirmed(confirm.Of(p, h.Wipe).Disks); err != nil {
+	if err := i.host.CheckConfirmed(confirm.Of(p, i.host.Wipe).Disks); err != nil {
 		return err
 	}
-	if err := f.checkBoard(h, d.Layout, p); err != nil {
+	if err := i.checkBoard(i.host, i.disks.Layout, p); err != nil {
 		return err
 	}
-	if err := f.checkTPM2(ctx, h, s, p); err != nil {
+	if err := i.checkTPM2(ctx, p); err != nil {
 		return err
 	}
 	for _, path := range p.KeyFiles() {
-		if _, err := d.Key(path); err != nil {
+		if _, err := i.disks.Key(path); err != nil {
 			return err
 		}
 	}
-	if _, err = f.Hosts.Apply(f.name, hosts.Event{Kind: hosts.EventRehearsed, Message: rehearsalWords(p)}); err != nil {
+	if _, err = i.Hosts.Apply(i.name, hosts.Event{Kind: hosts.EventRehearsed, Message: rehearsalWords(p)}); err != nil {
 		return err
 	}
-	f.giveBack(ctx, s) // a host that was installed before starts its own system again
+	i.giveBack(ctx, i.session) // a host that was installed before starts its own system again
 	return nil
 }
 

@@ -19,18 +19,18 @@ const hardwareLimit = 5 * time.Minute
 
 // hardware has the live installer look at its machine and puts what it says into the flake,
 // if the host was enrolled so. It returns a digest of that.
-func (f *reconciler) hardware(ctx context.Context, h hosts.Host, s *session) (digest string, err error) {
-	hw := h.Hardware
+func (i *install) hardware(ctx context.Context) (digest string, err error) {
+	hw := i.host.Hardware
 	if hw.Tool == "" {
 		return "", nil
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, hardwareLimit, fmt.Errorf("no end within %s", hardwareLimit))
 	defer cancel()
-	data, err := readHardware(ctx, s, hw.Tool)
+	data, err := readHardware(ctx, i.session, hw.Tool)
 	if err != nil {
 		return "", fmt.Errorf("generate the hardware configuration: %w", err)
 	}
-	t, err := openTree(h.Flake)
+	t, err := openTree(i.host.Flake)
 	if err == nil {
 		defer t.close()
 		err = t.write(ctx, hw.Path, data)
@@ -38,7 +38,7 @@ func (f *reconciler) hardware(ctx context.Context, h hosts.Host, s *session) (di
 	if err != nil {
 		return "", fmt.Errorf("write the hardware configuration: %w", err)
 	}
-	f.note("%s told the hardware; it is in the flake, as %s (%d bytes)", hw.Tool, hw.Path, len(data))
+	i.note("%s told the hardware; it is in the flake, as %s (%d bytes)", hw.Tool, hw.Path, len(data))
 	sum := sha256.Sum256(data)
 	return hex.EncodeToString(sum[:8]), nil
 }

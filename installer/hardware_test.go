@@ -106,7 +106,7 @@ func TestHardware(t *testing.T) {
 	} {
 		fakeTool(t, tt.tool.Tool, "echo '"+tt.say+"'")
 		h.Hardware = tt.tool
-		digest, err := f.hardware(t.Context(), h, s)
+		digest, err := inHand(f, h, s).hardware(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -126,7 +126,7 @@ func TestHardware(t *testing.T) {
 			t.Errorf("built of %q: %q, %v", tt.say, got, err)
 		}
 		made[b.system.path] = true
-		if again, err := f.hardware(t.Context(), h, s); err != nil || again != digest {
+		if again, err := inHand(f, h, s).hardware(t.Context()); err != nil || again != digest {
 			t.Errorf("the same hardware is %s and %s, %v", digest, again, err)
 		}
 		if f.startBuild(t.Context(), h, digest); f.builds["a"] != first {
@@ -159,7 +159,7 @@ func TestHardwareRefused(t *testing.T) {
 			fakeTool(t, tt.tool, tt.script)
 			hw := hosts.Hardware{Tool: tt.tool, Path: "made"}
 			f, h := following(t, n, dir, hosts.Choices{Hardware: hw})
-			if _, err := f.hardware(t.Context(), h, s); err == nil || !strings.Contains(err.Error(), tt.want) {
+			if _, err := inHand(f, h, s).hardware(t.Context()); err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("%v", err)
 			}
 			if _, err := os.Stat(filepath.Join(dir, "made")); err == nil {
@@ -168,7 +168,7 @@ func TestHardwareRefused(t *testing.T) {
 		})
 	}
 	f, h := following(t, n, dir, hosts.Choices{Hardware: hosts.Hardware{Tool: hosts.Facter, Path: "made"}})
-	if _, err := f.hardware(t.Context(), h, s); err == nil || !strings.Contains(err.Error(), "the installer's image has no nixos-facter") {
+	if _, err := inHand(f, h, s).hardware(t.Context()); err == nil || !strings.Contains(err.Error(), "the installer's image has no nixos-facter") {
 		t.Errorf("without the tool: %v", err)
 	}
 }

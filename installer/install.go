@@ -16,69 +16,78 @@ import (
 // factsFresh is for how long a plan can be made of what the machine said of its disks.
 const factsFresh = 5 * time.Second
 
-// install is the story: from a live installer to a machine that restarts from
+// install is the install in hand: of one host, over a session to its live installer.
+type install struct {
+	*reconciler
+	host    hosts.Host // as it was when the session began
+	session *session
+	build   *hostBuild // from when it is evaluated
+	disks   *Disks     // those of the build's layout, from then
+}
+
+// run is the story: from a live installer to a machine that restarts from
 // its own disk. It returns the phase that it came to. build starts the build, if it was not
 // started yet.
-func (f *reconciler) install(ctx context.Context, h hosts.Host, s *session,
-	build func(hardware string)) (at hosts.Phase, err error) {
+func (i *install) run(ctx context.Context, build func(hardware string)) (at hosts.Phase, err error) {
 	// Commands of a server that was killed may still run: they hold the lock.
 	limit := commandLimit
-	if h.Layout != "" && h.BuildOn != hosts.BuildServer { // it may be a build
+	if i.host.Layout != "" && i.host.BuildOn != hosts.BuildServer { // it may be a build
 		limit = buildLimit
 	}
-	facts, err := f.facts(ctx, h, s, limit)
+	facts, err := i.facts(ctx, limit)
 	if err != nil {
 		return hosts.PhaseFacts, err
 	}
 	read := time.Now()
-	hardware, err := f.hardware(ctx, h, s)
+	hardware, err := i.hardware(ctx)
 	if err != nil {
 		return hosts.PhaseFacts, err
 	}
-	f.begin(hosts.PhaseBuild)
+
+	i.begin(hosts.PhaseBuild)
 	build(hardware)
-	b, err := f.evaluated(ctx)
-	if err != nil {
+	if i.build, err = i.evaluated(ctx); err != nil {
 		return hosts.PhaseBuild, err
 	}
-	if dir := h.ExtraFiles; dir != "" {
+	if dir := i.host.ExtraFiles; dir != "" {
 		if err := hosts.CheckExtraFiles(dir); err != nil {
 			return hosts.PhaseBuild, err
 		}
 	}
-	d := f.layout(h, s, b)
+	i.disks = i.newDisks()
 	if time.Since(read) < factsFresh {
-		d.facts = facts
+		i.disks.facts = facts
 	}
-	if h.Permit.DryRun {
-		if err := f.built(ctx, b); err != nil {
+	if i.host.Permit.DryRun {
+		if err := i.built(ctx, i.build); err != nil {
 			return hosts.PhaseBuild, err
 		}
-		return hosts.PhaseDisks, f.rehearse(ctx, h, s, d)
+		return hosts.PhaseDisks, i.rehearse(ctx)
 	}
+
 	defer func() {
 		if err != nil && at != hosts.PhaseDisks && at != hosts.PhaseBuild {
-			err = explainFull(ctx, s, err)
+			err = explainFull(ctx, i.session, err)
 		}
-		f.closeAfter(ctx, d, err)
+		i.closeAfter(ctx, err)
 	}()
-	if !f.mayFormat(ctx, h, b, d) {
-		if err := f.built(ctx, b); err != nil {
+	if !i.mayFormat(ctx) {
+		if err := i.built(ctx, i.build); err != nil {
 			return hosts.PhaseBuild, err
 		}
 	}
-	share, done := f.shareEarly(ctx, h, s, b)
+	share, done := i.shareEarly(ctx)
 	defer done()
-	if err := f.disks(ctx, h, s, d, b); err != nil {
+	if err := i.makeDisks(ctx); err != nil {
 		return hosts.PhaseDisks, err
 	}
-	if err := f.built(ctx, b); err != nil {
+	if err := i.built(ctx, i.build); err != nil {
 		return hosts.PhaseBuild, fmt.Errorf("%w\nthe disks are made and stay so: `provision retry` goes on from there", err)
 	}
-	if at, err := f.fill(ctx, h, s, d, b, share); err != nil {
+	if at, err := i.fill(ctx, share); err != nil {
 		return at, err
 	}
-	return hosts.PhaseReboot, f.reboot(ctx, s, d)
+	return hosts.PhaseReboot, i.reboot(ctx)
 }
 
 func (f *reconciler) begin(p hosts.Phase) { f.apply(hosts.Event{Kind: hosts.EventStarted, Phase: p}) }
@@ -114,29 +123,29 @@ func sharedLock(argv ...string) []string {
 }
 
 // bootloader makes the copied system the one that starts, and lets the TPM open its disks.
-func (f *reconciler) bootloader(ctx context.Context, h hosts.Host, s *session, d *Disks, b *hostBuild) error {
-	f.begin(hosts.PhaseBootloader)
-	before, err := f.boots(ctx, h, s)
+func (i *install) bootloader(ctx context.Context) error {
+	i.begin(hosts.PhaseBootloader)
+	before, err := i.boots(ctx)
 	if err != nil {
 		return err
 	}
-	start := f.Now()
-	_, err = s.run(ctx, nil, sharedLock("nixos-install", "--root", "/mnt", "--system", b.system.path, "--no-root-passwd", "--no-channel-copy")...)
+	start := i.Now()
+	_, err = i.session.run(ctx, nil, sharedLock("nixos-install", "--root", "/mnt", "--system", i.build.system.path, "--no-root-passwd", "--no-channel-copy")...)
 	if err != nil {
 		return err
 	}
-	took := elapsed(f.Now(), start)
-	order, err := f.diskFirst(ctx, h, s, before)
+	took := elapsed(i.Now(), start)
+	order, err := i.diskFirst(ctx, before)
 	if err != nil {
 		return err
 	}
-	firmware, err := f.putFirmware(ctx, h, s, b.layout)
+	firmware, err := i.putFirmware(ctx, i.build.layout)
 	if err != nil {
 		return err
 	}
-	enrolled, err := f.enrollTPM2(ctx, h, s, d.plan)
+	enrolled, err := i.enrollTPM2(ctx, i.disks.plan)
 	if err == nil {
-		f.finished(hosts.PhaseBootloader, "nixos-install took %s%s%s%s", took, order, firmware, enrolled)
+		i.finished(hosts.PhaseBootloader, "nixos-install took %s%s%s%s", took, order, firmware, enrolled)
 	}
 	return err
 }
@@ -165,14 +174,14 @@ func explainFull(ctx context.Context, s *session, err error) error {
 
 // reboot leaves the installer. The event comes first: the machine may ask to
 // netboot within seconds, and must then be sent to its disk.
-func (f *reconciler) reboot(ctx context.Context, s *session, d *Disks) error {
-	if err := d.Unmount(ctx); err != nil {
+func (i *install) reboot(ctx context.Context) error {
+	if err := i.disks.Unmount(ctx); err != nil {
 		return err
 	}
-	if _, err := f.Hosts.Apply(f.name, hosts.Event{Kind: hosts.EventRebooted, Message: "everything is on the disk; restarting from it"}); err != nil {
+	if _, err := i.Hosts.Apply(i.name, hosts.Event{Kind: hosts.EventRebooted, Message: "everything is on the disk; restarting from it"}); err != nil {
 		return err
 	}
-	return restart(ctx, s)
+	return restart(ctx, i.session)
 }
 
 // restart asks the installer to reboot; that it breaks the connection is a

@@ -300,14 +300,15 @@ func (f *reconciler) work(ctx context.Context, h hosts.Host, s *session) {
 	up, down := context.WithCancel(context.WithoutCancel(ctx)) // disks are closed after a cancel
 	watching.Go(func() { cancel(s.watch(up)) })
 	watching.Go(func() { f.untilUnwanted(ctx, h, cancel) })
-	phase, err := f.install(ctx, h, s, func(hardware string) { f.startBuild(server, h, hardware) })
+	job := &install{reconciler: f, host: h, session: s}
+	phase, err := job.run(ctx, func(hardware string) { f.startBuild(server, h, hardware) })
 	cause := context.Cause(ctx)
 	cancel(nil)
 	if errors.Is(cause, errUnwanted) {
 		f.giveBack(up, s)
 	}
 	if err != nil && cause == nil && !errors.Is(err, errLost) {
-		f.keepJournal(up, h, s)
+		job.keepJournal(up)
 	}
 	down()
 	watching.Wait()

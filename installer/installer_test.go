@@ -40,3 +40,8 @@ func TestFetched(t *testing.T) {
 		}
 	}
 }
+
+// inHand is the install of a host over a session.
+func inHand(f *reconciler, h hosts.Host, s *session) *install {
+	return &install{reconciler: f, host: h, session: s}
+}

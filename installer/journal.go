@@ -18,21 +18,21 @@ const journal = `{ journalctl --boot --no-pager --lines=2000 2>/dev/null || dmes
 
 // keepJournal keeps what the installer says when an install fails: the machine may be switched off by the time that
 // somebody looks.
-func (f *reconciler) keepJournal(ctx context.Context, h hosts.Host, s *session) {
-	out, err := s.runWithin(ctx, journalLimit, nil, nil, "sh", "-c", journal, strconv.Itoa(hosts.MaxJournal))
+func (i *install) keepJournal(ctx context.Context) {
+	out, err := i.session.runWithin(ctx, journalLimit, nil, nil, "sh", "-c", journal, strconv.Itoa(hosts.MaxJournal))
 	if err != nil || len(out) == 0 {
-		f.Log.Debug("read the installer's journal", "host", h.Name, "err", err)
+		i.Log.Debug("read the installer's journal", "host", i.host.Name, "err", err)
 		return
 	}
-	text, err := f.withoutSecrets(h, string(out))
+	text, err := i.withoutSecrets(i.host, string(out))
 	if err == nil {
-		err = f.Hosts.SetJournal(h.Name, text)
+		err = i.Hosts.SetJournal(i.host.Name, text)
 	}
 	if err != nil {
-		f.Log.Error("keep the installer's journal", "host", h.Name, "err", err)
+		i.Log.Error("keep the installer's journal", "host", i.host.Name, "err", err)
 		return
 	}
-	f.note("the end of its installer's journal is kept: provision logs %s --installer", h.Name)
+	i.note("the end of its installer's journal is kept: provision logs %s --installer", i.host.Name)
 }
 
 // withoutSecrets leaves out what is in the host's secrets, should a program have told it. Shorter lines than that are

@@ -27,7 +27,7 @@ func TestKeepJournal(t *testing.T) {
 		"journalctl": "echo no journal >&2; exit 1",
 		"dmesg":      `printf 'first\n'; head -c 100000 /dev/zero | tr '\0' '\n'; printf 'opened with "correct horse"\n\033[31mlast box\n'`,
 	})
-	f.keepJournal(t.Context(), h, connect(t))
+	inHand(f, h, connect(t)).keepJournal(t.Context())
 	kept, err := inv.Journal("bravo")
 	if err != nil || len(kept) > hosts.MaxJournal || !strings.HasSuffix(kept, "\nopened with \"(a secret)\"\n\x1b[31mlast box\n") || strings.Contains(kept, "first") {
 		t.Errorf("%d bytes are kept, %v: %q", len(kept), err, kept[max(0, len(kept)-60):])

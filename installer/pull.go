@@ -29,40 +29,49 @@ type offer struct {
 }
 
 // offer opens it, for the machine at the other end of the session.
-func (f *reconciler) offer(s *session, c closure) (*offer, error) {
-	local, ok := s.client.LocalAddr().(*net.TCPAddr)
-	client, err := netip.ParseAddr(s.addr)
+func (i *install) offer(c closure) (*offer, error) {
+	local, ok := i.session.client.LocalAddr().(*net.TCPAddr)
+	client, err := netip.ParseAddr(i.session.addr)
 	if !ok || err != nil {
 		return nil, errors.New("the connection has no address")
 	}
-	share, err := f.Cache.Open(client, c.infos)
+	share, err := i.Cache.Open(client, c.infos)
 	if err != nil {
 		return nil, err
 	}
-	return &offer{share, "http://" + netip.AddrPortFrom(local.AddrPort().Addr().Unmap(), uint16(f.CachePort)).String() +
+	return &offer{share, "http://" + netip.AddrPortFrom(local.AddrPort().Addr().Unmap(), uint16(i.CachePort)).String() +
 		cache.Prefix + share.Token}, nil
 }
 
-// A network that carries fewer bytes a second than slowLink is better used if they are compressed, should the cores
-// keep up: zstd's fastest makes 0.4 of a system. Gigabit Ethernet carries 117e6.
+// Compressing pays on a slow network, as long as the cores of both sides keep up with it. All rates are in bytes of
+// the uncompressed system.
 const (
+	// slowLink is the rate below which a network counts as slow. Gigabit Ethernet carries 117e6 a second.
 	slowLink = 30e6
-	packRate = 100e6 // bytes that a core of the server compresses in a second
-	// storing is what part of the bytes that a core hashes in a second it unpacks, hashes and writes.
-	storing = 1. / 3
+	// packedSize is how large a system is when zstd's fastest level has compressed it, as a part of its size.
+	packedSize = 0.4
+	// packRate is how many bytes a second one core of the server compresses.
+	packRate = 100e6
+	// storeRate is how fast one core of the machine unpacks, hashes and writes, as a part of the rate at which it only
+	// hashes.
+	storeRate = 1. / 3
 )
 
 // faster reports whether NARs arrive faster compressed, over a network that carries link bytes a second, if the
 // server's cores are shared by so many machines, and each of this machine's hashes so many bytes a second. A slow
 // machine makes its network look slow.
 func faster(link float64, serverCores, machines, machineCores int, hashes float64) bool {
-	packed := min(link/0.4, packRate*float64(serverCores)/float64(max(1, machines)), storing*hashes*float64(machineCores))
+	packed := min(
+		link/packedSize,
+		packRate*float64(serverCores)/float64(max(1, machines)),
+		storeRate*hashes*float64(machineCores),
+	)
 	return link < slowLink && packed > 1.3*link
 }
 
 // compress has the network to the machine measured, and what is offered compressed if that helps. If the machine cannot
 // tell, it is not.
-func (f *reconciler) compress(ctx context.Context, s *session, o *offer) {
+func (i *install) compress(ctx context.Context, o *offer) {
 	const script = `read -r path && exec 3<>"/dev/tcp/$0/$1" && printf 'GET %s HTTP/1.0\r\n\r\n' "$path" >&3 || exit
 read -r _ <&3 || exit
 begun=${EPOCHREALTIME//[.,]/}
@@ -74,7 +83,7 @@ echo "$bytes" $((fetched - begun)) "$(nproc)" $((${EPOCHREALTIME//[.,]/} - fetch
 	if err != nil {
 		return
 	}
-	out, err := s.run(ctx, strings.NewReader(url.Path+"/"+cache.RateName+"\n"), "bash", "-c", script, url.Hostname(), url.Port())
+	out, err := i.session.run(ctx, strings.NewReader(url.Path+"/"+cache.RateName+"\n"), "bash", "-c", script, url.Hostname(), url.Port())
 	var bytes, micros, hashing float64
 	var cores int
 	if _, scanErr := fmt.Sscan(string(out), &bytes, &micros, &cores, &hashing); err != nil || scanErr != nil ||
@@ -82,31 +91,32 @@ echo "$bytes" $((fetched - begun)) "$(nproc)" $((${EPOCHREALTIME//[.,]/} - fetch
 		return
 	}
 	link, hashes := bytes/micros*1e6, 4e6/hashing*1e6
-	compress := faster(link, runtime.NumCPU(), f.Cache.Shares(), cores, hashes)
-	f.Log.Debug("measured the network", "host", f.name, "bytes_a_second", int64(link), "cores", cores, "hashes_a_second", int64(hashes), "compress", compress)
+	compress := faster(link, runtime.NumCPU(), i.Cache.Shares(), cores, hashes)
+	i.Log.Debug("measured the network", "host", i.name, "bytes_a_second", int64(link), "cores", cores, "hashes_a_second", int64(hashes), "compress", compress)
 	if compress {
 		o.Compress()
-		f.note("the network carries %.1f MB/s to the machine: its system is compressed on the way", link/1e6)
+		i.note("the network carries %.1f MB/s to the machine: its system is compressed on the way", link/1e6)
 	}
 }
 
 // shareEarly offers the host's system, if that is built, while the disks are made, and has the machine ask already for
 // all that nix wants to know before it fetches the first path. done ends this.
-func (f *reconciler) shareEarly(ctx context.Context, h hosts.Host, s *session, b *hostBuild) (_ *offer, done func()) {
-	if f.Cache == nil || h.CopyOver == hosts.CopySSH || !b.over() || b.err != nil || b.drv.Path != "" {
+func (i *install) shareEarly(ctx context.Context) (_ *offer, done func()) {
+	wanted := i.Cache != nil && i.host.CopyOver != hosts.CopySSH
+	if !wanted || !i.build.over() || i.build.err != nil || i.build.drv.Path != "" {
 		return nil, func() {}
 	}
-	o, err := f.offer(s, b.system)
+	o, err := i.offer(i.build.system)
 	if err != nil {
 		return nil, func() {} // copies says it
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var asking sync.WaitGroup
 	asking.Go(func() {
-		f.compress(ctx, s, o)
+		i.compress(ctx, o)
 		// What it says is not wanted: it is all said again by who fetches.
-		s.run(ctx, nil, slices.Concat([]string{"sh", "-c", `exec "$@" >/dev/null 2>&1`, "sh", "nix"}, nix.Features,
-			[]string{"path-info", "--recursive", "--store", o.url}, cache.Patience, []string{b.system.path})...)
+		i.session.run(ctx, nil, slices.Concat([]string{"sh", "-c", `exec "$@" >/dev/null 2>&1`, "sh", "nix"}, nix.Features,
+			[]string{"path-info", "--recursive", "--store", o.url}, cache.Patience, []string{i.build.system.path})...)
 	})
 	return o, func() {
 		cancel()
@@ -118,34 +128,34 @@ func (f *reconciler) shareEarly(ctx context.Context, h hosts.Host, s *session, b
 // pull has the machine fetch a closure out of our binary cache, past SSH: over HTTP, for as long as this
 // takes, and believing only what is signed with a key that it is told here. It returns how many bytes the machine did
 // not have.
-func (f *reconciler) pull(ctx context.Context, h hosts.Host, s *session, t transfer) (sent int64, err error) {
+func (i *install) pull(ctx context.Context, t transfer) (sent int64, err error) {
 	o := t.offer
 	if o == nil {
-		if o, err = f.offer(s, t.closure); err != nil {
+		if o, err = i.offer(t.closure); err != nil {
 			return 0, err
 		}
 		defer o.Close()
-		f.compress(ctx, s, o)
+		i.compress(ctx, o)
 	}
 	before := o.Sent()
 	to := "local"
 	if t.root != "" {
 		to += "?root=" + t.root
 	}
-	argv := cache.Fetch(o.url, o.PublicKey, to, h.TargetSubstitutes, t.path)
+	argv := cache.Fetch(o.url, o.PublicKey, to, i.host.TargetSubstitutes, t.path)
 	// What the machine runs outlives a session that ends; its id is kept, to end it.
 	argv = sharedLock(append([]string{"sh", "-c", `"$@" & echo $! >"$0"; wait $!`, pullFile}, argv...)...)
-	sent, err = f.watchCopy(ctx, t, &pullProgress{
+	sent, err = i.watchCopy(ctx, t, &pullProgress{
 		share:  o.Share,
 		before: before,
 		from:   o.url,
 		sizes:  t.paths,
 	}, func(ctx context.Context, line func(string)) error {
-		_, err := s.runWithin(ctx, buildLimit, nil, line, argv...)
+		_, err := i.session.runWithin(ctx, buildLimit, nil, line, argv...)
 		return err
 	})
 	if err != nil && !errors.Is(err, errLost) {
-		_, killErr := s.run(context.WithoutCancel(ctx), nil, "sh", "-c", `test ! -e "$0" || kill "$(cat "$0")" 2>/dev/null || :`, pullFile)
+		_, killErr := i.session.run(context.WithoutCancel(ctx), nil, "sh", "-c", `test ! -e "$0" || kill "$(cat "$0")" 2>/dev/null || :`, pullFile)
 		err = errors.Join(err, killErr)
 	}
 	if err != nil {
@@ -249,17 +259,17 @@ func (f *reconciler) watchCopy(ctx context.Context, t transfer, p closureCopy,
 
 // copies is how the closure goes to the machine: as the host's options say. It returns what the machine did not have,
 // and how that went in the end.
-func (f *reconciler) copies(ctx context.Context, h hosts.Host, s *session, t transfer) (hosts.Work, error) {
+func (i *install) copies(ctx context.Context, t transfer) (hosts.Work, error) {
 	w := hosts.Work{Over: string(hosts.CopyHTTP)}
-	want := cmp.Or(h.CopyOver, hosts.CopyAuto)
-	if f.Cache != nil && want != hosts.CopySSH && t.what == nil {
-		sent, err := f.again(ctx, func() (int64, error) { return f.pull(ctx, h, s, t) })
+	want := cmp.Or(i.host.CopyOver, hosts.CopyAuto)
+	if i.Cache != nil && want != hosts.CopySSH && t.what == nil {
+		sent, err := i.again(ctx, func() (int64, error) { return i.pull(ctx, t) })
 		w.Bytes = sent
 		if err == nil || ctx.Err() != nil || errors.Is(err, errLost) || want == hosts.CopyHTTP {
 			return w, err
 		}
-		f.note("%v; it is copied over SSH now", err)
+		i.note("%v; it is copied over SSH now", err)
 	}
-	more, err := f.again(ctx, func() (int64, error) { return f.nixCopy(ctx, h, s.addr, t) })
+	more, err := i.again(ctx, func() (int64, error) { return i.nixCopy(ctx, i.host, i.session.addr, t) })
 	return hosts.Work{Bytes: w.Bytes + more, Over: string(hosts.CopySSH)}, err
 }

@@ -46,7 +46,7 @@ curl -sf "$2/nix-cache-info" >` + dir + `/info
 ` + ends})
 		f, s := fetches(t, c, srv)
 		path := "/nix/store/00000000000000000000000000000000-x"
-		_, err := f.pull(t.Context(), hosts.Host{}, s, transfer{closure: closure{path: path, infos: []cache.Path{{Path: path, NarHash: "sha256:" + strings.Repeat("0", 52)}}}})
+		_, err := inHand(f, hosts.Host{}, s).pull(t.Context(), transfer{closure: closure{path: path, infos: []cache.Path{{Path: path, NarHash: "sha256:" + strings.Repeat("0", 52)}}}})
 		if (err == nil) != (ends == "exit 0") {
 			t.Errorf("%s: %v", ends, err)
 		}
@@ -103,12 +103,13 @@ func TestNearer(t *testing.T) {
 	for _, nearer := range []bool{false, true} {
 		f, s := fetches(t, c, srv)
 		cl := closure{path: path, paths: map[string]int64{path: infos[0].NarSize}, infos: infos}
-		o, err := f.offer(s, cl)
+		o, err := inHand(f, hosts.Host{}, s).offer(cl)
 		if err != nil {
 			t.Fatal(err)
 		}
 		root := t.TempDir()
-		sent, err := f.pull(t.Context(), hosts.Host{Choices: hosts.Choices{TargetSubstitutes: nearer}}, s, transfer{closure: cl, root: root, offer: o})
+		nearHost := hosts.Host{Choices: hosts.Choices{TargetSubstitutes: nearer}}
+		sent, err := inHand(f, nearHost, s).pull(t.Context(), transfer{closure: cl, root: root, offer: o})
 		if err != nil || sent != infos[0].NarSize {
 			t.Errorf("nearer: %t: %d bytes of %d, %v", nearer, sent, infos[0].NarSize, err)
 		}
@@ -157,11 +158,11 @@ func TestCompress(t *testing.T) {
 		pretend(t, tt.machine)
 		f, s := fetches(t, c, srv)
 		hash := strings.Repeat("0", 32)
-		o, err := f.offer(s, closure{infos: []cache.Path{{Path: "/nix/store/" + hash + "-x", NarHash: "sha256:" + strings.Repeat("0", 52)}}})
+		o, err := inHand(f, hosts.Host{}, s).offer(closure{infos: []cache.Path{{Path: "/nix/store/" + hash + "-x", NarHash: "sha256:" + strings.Repeat("0", 52)}}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		f.compress(t.Context(), s, o)
+		inHand(f, hosts.Host{}, s).compress(t.Context(), o)
 		res, err := http.Get(o.url + "/" + hash + ".narinfo")
 		if err != nil {
 			t.Fatal(err)

@@ -45,12 +45,12 @@ mv -fT -- "$target.part" "$target"`
 }
 
 // deliverSecrets writes the host's secret files, where the running system will find them.
-func (f *reconciler) deliverSecrets(ctx context.Context, h hosts.Host, s *session, b *hostBuild) error {
-	for _, file := range h.Secrets {
-		content, err := f.Hosts.Secret(h.Name, hosts.SecretContent(file.Path))
+func (i *install) deliverSecrets(ctx context.Context) error {
+	for _, file := range i.host.Secrets {
+		content, err := i.Hosts.Secret(i.host.Name, hosts.SecretContent(file.Path))
 		if err == nil {
-			where, _ := b.config.Locate(file.Path, b.layout)
-			err = deliver(ctx, s, newRoot, where, file.Mode, bytes.NewReader(content))
+			where, _ := i.build.config.Locate(file.Path, i.build.layout)
+			err = deliver(ctx, i.session, newRoot, where, file.Mode, bytes.NewReader(content))
 		}
 		if err != nil {
 			return fmt.Errorf("deliver a secret: %w", err)
@@ -60,29 +60,29 @@ func (f *reconciler) deliverSecrets(ctx context.Context, h hosts.Host, s *sessio
 }
 
 // chown gives what is below a path of the running system an owner, the secrets that are kept elsewhere too.
-func (b *hostBuild) chown(ctx context.Context, s *session, h hosts.Host, c hosts.Chown) error {
+func (i *install) chown(ctx context.Context, c hosts.Chown) error {
 	name := c.Path
-	c.Path, _ = b.config.Locate(name, b.layout)
+	c.Path, _ = i.build.config.Locate(name, i.build.layout)
 	top, moved := c.Path, false
-	for _, secret := range h.Secrets {
-		where, _ := b.config.Locate(secret.Path, b.layout)
+	for _, secret := range i.host.Secrets {
+		where, _ := i.build.config.Locate(secret.Path, i.build.layout)
 		if !below(secret.Path, name) || below(where, top) {
 			continue
 		}
 		moved = true
 		c.Path = where
-		if err := chown(ctx, s, newRoot, c); err != nil {
+		if err := chown(ctx, i.session, newRoot, c); err != nil {
 			return err
 		}
 	}
 	c.Path = top
 	if moved { // it may have been all that there is
-		out, err := s.run(ctx, nil, "sh", "-c", `[ ! -e "$0" ] || echo there`, newRoot+top)
+		out, err := i.session.run(ctx, nil, "sh", "-c", `[ ! -e "$0" ] || echo there`, newRoot+top)
 		if err != nil || len(out) == 0 {
 			return err
 		}
 	}
-	return chown(ctx, s, newRoot, c)
+	return chown(ctx, i.session, newRoot, c)
 }
 
 // chown gives what is at a path of the new system, and all below it, an owner.

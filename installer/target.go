@@ -47,31 +47,29 @@ func (f *reconciler) builtThere(ctx context.Context, h hosts.Host, c nix.Config)
 
 // buildThere copies what the system is built from into /mnt, with what we have of it, and has the machine build it
 // there.
-func (f *reconciler) buildThere(ctx context.Context, h hosts.Host, s *session, drv nix.Derivation) error {
-	start := f.Now()
-	sent, err := f.sendInputs(ctx, h, s, drv)
+func (i *install) buildThere(ctx context.Context, drv nix.Derivation) error {
+	start := i.Now()
+	sent, err := i.sendInputs(ctx, drv)
 	if err != nil {
 		return err
 	}
-	f.note("%s of what %s is built from was copied, in %s; the machine builds it",
-		megabytes(sent.Bytes), drv.Out, elapsed(f.Now(), start))
+	i.note("%s of what %s is built from was copied, in %s; the machine builds it",
+		megabytes(sent.Bytes), drv.Out, elapsed(i.Now(), start))
 
-	start = f.Now()
-	err = realise(ctx, s, "/mnt", drv, func(line string) {
-		f.Log.Debug("nix build on the machine", "host", h.Name, "line", line)
+	start = i.Now()
+	err = realise(ctx, i.session, "/mnt", drv, func(line string) {
+		i.Log.Debug("nix build on the machine", "host", i.host.Name, "line", line)
 	})
 	if err != nil {
 		return err
 	}
-	f.copied(sent, "the machine built %s in %s", drv.Out, elapsed(f.Now(), start))
+	i.copied(sent, "the machine built %s in %s", drv.Out, elapsed(i.Now(), start))
 	return nil
 }
 
 // sendInputs copies a derivation with all that it refers to, and the outputs that we have of its inputs.
-func (f *reconciler) sendInputs(
-	ctx context.Context, h hosts.Host, s *session, drv nix.Derivation,
-) (sent hosts.Work, err error) {
-	inputs, err := f.Nix.Inputs(ctx, drv.Path)
+func (i *install) sendInputs(ctx context.Context, drv nix.Derivation) (sent hosts.Work, err error) {
+	inputs, err := i.Nix.Inputs(ctx, drv.Path)
 	if err != nil {
 		return sent, err
 	}
@@ -79,10 +77,10 @@ func (f *reconciler) sendInputs(
 	loads = slices.AppendSeq(loads, slices.Chunk(inputs, 1000)) // a command line has its limits
 	for _, what := range loads {
 		c := closure{path: what[len(what)-1]}
-		if err := f.measure(ctx, &c, what...); err != nil {
+		if err := i.measure(ctx, &c, what...); err != nil {
 			return sent, err
 		}
-		w, err := f.copies(ctx, h, s, transfer{
+		w, err := i.copies(ctx, transfer{
 			closure: c,
 			phase:   hosts.PhaseCopy,
 			root:    "/mnt",

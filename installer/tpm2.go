@@ -37,24 +37,24 @@ systemd-cryptenroll --tpm2-device=list && systemd-cryptenroll --help`
 }
 
 // checkTPM2 stops an install, before anything is changed, whose containers the TPM cannot be made to open.
-func (f *reconciler) checkTPM2(ctx context.Context, h hosts.Host, s *session, p *disko.Plan) error {
-	if h.TPM2 == "" {
+func (i *install) checkTPM2(ctx context.Context, p *disko.Plan) error {
+	if i.host.TPM2 == "" {
 		return nil
 	}
 	containers, err := p.TPM2()
 	if err != nil {
 		return fmt.Errorf("--tpm2: %w; %s", err, withoutTPM2)
 	}
-	binary, err := cryptenroll(ctx, s)
+	binary, err := cryptenroll(ctx, i.session)
 	if err != nil {
 		return err
 	}
 	for _, c := range containers {
-		if err := f.checkKey(h, c, binary); err != nil {
+		if err := i.checkKey(i.host, c, binary); err != nil {
 			return err
 		}
 		if !c.Tries {
-			f.note("the layout's settings of %s have no crypttabExtraOpts = [ \"tpm2-device=auto\" ]: unless boot.initrd has, %s asks for its passphrase and lets its TPM be", c.Name, h.Name)
+			i.note("the layout's settings of %s have no crypttabExtraOpts = [ \"tpm2-device=auto\" ]: unless boot.initrd has, %s asks for its passphrase and lets its TPM be", c.Name, i.host.Name)
 		}
 	}
 	return nil
@@ -78,8 +78,8 @@ func (f *reconciler) checkKey(h hosts.Host, c disko.Container, binary bool) erro
 
 // enrollTPM2 makes the TPM open the new system's containers, and says so for people. Their
 // passphrases stay.
-func (f *reconciler) enrollTPM2(ctx context.Context, h hosts.Host, s *session, p *disko.Plan) (string, error) {
-	if h.TPM2 == "" {
+func (i *install) enrollTPM2(ctx context.Context, p *disko.Plan) (string, error) {
+	if i.host.TPM2 == "" {
 		return "", nil
 	}
 	containers, err := p.TPM2()
@@ -87,13 +87,13 @@ func (f *reconciler) enrollTPM2(ctx context.Context, h hosts.Host, s *session, p
 		return "", err
 	}
 	var names []string
-	b := batch{log: f.Log}
+	b := batch{log: i.Log}
 	for _, c := range containers {
 		names = append(names, fmt.Sprintf("%s (%s)", c.Device, c.Name))
-		b.steps = append(b.steps, c.Enroll(string(h.TPM2)))
+		b.steps = append(b.steps, c.Enroll(string(i.host.TPM2)))
 	}
-	if err := b.run(ctx, s); err != nil {
+	if err := b.run(ctx, i.session); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("; the TPM opens %s while PCR %s stays as it is", strings.Join(names, " and "), strings.ReplaceAll(string(h.TPM2), "+", " and ")), nil
+	return fmt.Sprintf("; the TPM opens %s while PCR %s stays as it is", strings.Join(names, " and "), strings.ReplaceAll(string(i.host.TPM2), "+", " and ")), nil
 }

@@ -170,11 +170,11 @@ func TestTPM2Checks(t *testing.T) {
 			}
 			f := &reconciler{Installer: &Installer{Hosts: inv, Log: slog.New(slog.DiscardHandler)}, name: "bravo"}
 			s := connect(t)
-			if err = f.checkTPM2(t.Context(), h, s, plan); (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			if err = inHand(f, h, s).checkTPM2(t.Context(), plan); (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 				t.Errorf("%v", err)
 			}
 			if c.want != "" {
-				if again := f.layout(h, s, &hostBuild{result: result{layout: layout}}).Permit(t.Context(), plan); again == nil || again.Error() != err.Error() {
+				if again := (&install{reconciler: f, host: h, session: s, build: &hostBuild{result: result{layout: layout}}}).newDisks().Permit(t.Context(), plan); again == nil || again.Error() != err.Error() {
 					t.Errorf("the permit is given: %v", again)
 				}
 			}
