@@ -291,6 +291,7 @@ func (a *attrs) sets(name string) (names []string, sets map[string]*attrs) {
 			sets[n] = s
 		}
 	}
+
 	slices.Sort(names)
 	return names, sets
 }
@@ -349,6 +350,7 @@ func saysNothing(raw json.RawMessage) bool {
 	case map[string]any:
 		return len(v) == 0
 	}
+
 	return false
 }
 

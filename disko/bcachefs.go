@@ -47,6 +47,7 @@ func parseBcachefs(d *topDevice, a *attrs, _ string) {
 		f.subs = append(f.subs, subvolume{name: s.subvolumeName(a.path), mountpoint: s.mountpoint(), options: s.list("mountOptions")})
 		s.done()
 	}
+
 	sortSubvolumes(f.subs)
 	d.on = place{device: "/dev/disk/by-uuid/" + strings.ToLower(f.uuid), name: f.name, at: a.path}
 	d.body = f
@@ -73,6 +74,7 @@ func (f *bcachefs) fill(b *builder, on place) {
 	case unseen, mixed:
 		on.keep = true
 	}
+
 	f.mount(b, f.root, on)
 	for _, s := range f.subs {
 		s.options = append(slices.Clone(s.options), "X-mount.subdir="+strings.Trim(s.name, "/"))
@@ -105,6 +107,7 @@ func (f *bcachefs) make(b *builder, on place) {
 		b.parents(on, &made, at)
 		b.step("make subvolume "+s.name+" on "+f.name, on.device, "bcachefs", "subvolume", "create", at)
 	}
+
 	b.step("unmount "+f.name, on.device, "umount", scratch)
 }
 

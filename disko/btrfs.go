@@ -46,6 +46,7 @@ func parseBtrfs(a *attrs) deviceContent {
 		s.done()
 		f.subs = append(f.subs, sub)
 	}
+
 	sortSubvolumes(f.subs)
 	return f
 }
@@ -88,6 +89,7 @@ func parseSubvolume(a *attrs) subvolume {
 		f.done()
 		s.swapfiles = append(s.swapfiles, file)
 	}
+
 	return s
 }
 
@@ -159,6 +161,7 @@ func (f *btrfs) makeInside(b *builder, on place, files []swapfile, subs []subvol
 			append([]string{"btrfs", "subvolume", "create", at}, s.args...)...)
 		s.makeSwapfiles(b, on, at)
 	}
+
 	b.step("unmount "+on.name, on.device, "umount", scratch)
 }
 
@@ -179,6 +182,7 @@ func (f *btrfs) keepInside(b *builder, on place) {
 			}
 		}
 	}
+
 	var want []string
 	for _, s := range append([]subvolume{f.root}, f.subs...) {
 		if s.name != "" {
@@ -188,6 +192,7 @@ func (f *btrfs) keepInside(b *builder, on place) {
 			want = append(want, path.Join(s.path(), file.file))
 		}
 	}
+
 	inside, looked := b.facts.Inside[on.found.device()]
 	if len(want) == 0 {
 		return
@@ -221,6 +226,7 @@ func (f *btrfs) keepInside(b *builder, on place) {
 			subs = append(subs, s)
 		}
 	}
+
 	f.makeInside(b, on, lacks(f.root), subs)
 }
 

@@ -144,6 +144,7 @@ func (b *builder) reread(dev string) {
 	b.settle(dev)
 	b.step("show the partitions of "+dev+" to the kernel", dev, "partprobe", dev)
 	argv := []string{"udevadm", "trigger", "--subsystem-match=block"}
+
 	// Each device that it looks at takes its time.
 	if name, ok := strings.CutPrefix(dev, "/dev/"); ok && !strings.Contains(name, "/") {
 		argv = append(argv, "--sysname-match="+name+"*")
@@ -271,6 +272,7 @@ func (b *builder) undoSteps() []Step {
 			Argv:   []string{"umount", "--recursive", target},
 		})
 	}
+
 	steps = append(steps, b.unmounted...)
 	for _, s := range slices.Backward(b.closing) {
 		steps = append(steps, s)

@@ -39,6 +39,7 @@ func Concurrent(steps []Step) (all [][][]Step) {
 		}
 		all = append(all, lanes)
 	}
+
 	return all
 }
 

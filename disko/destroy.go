@@ -53,12 +53,14 @@ func (p *Plan) release(b *builder, nodes []*placedDevice, which func(string) boo
 			held = append(held, n)
 		}
 	}
+
 	for _, n := range nodes {
 		// The kernel shows a pool's volumes as disks of their own.
 		if slices.Contains(n.mountpoints(), "[SWAP]") && (n.isZvol() || slices.Contains(held, n)) {
 			b.step("turn off swap on "+n.device(), n.device(), "swapoff", n.device())
 		}
 	}
+
 	unmount(b, nodes)
 	if p.hiddenRoot {
 		// lsblk shows neither tmpfs nor ZFS. The scripts here are constant.
@@ -71,6 +73,7 @@ func (p *Plan) release(b *builder, nodes []*placedDevice, which func(string) boo
 			b.step("export the pool "+n.Label+" if it is imported", n.device(), "sh", "-c", `! zpool list -- "$0" >/dev/null 2>&1 || zpool export -f -- "$0"`, n.Label)
 		}
 	}
+
 	innermost(held)
 	stop(b, held)
 }
@@ -99,12 +102,14 @@ func unmount(b *builder, nodes []*placedDevice) {
 			}
 		}
 	}
+
 	slices.SortStableFunc(list, func(a, b mounted) int { return cmp.Compare(b.point, a.point) })
 	if swapfiles {
 		// lsblk does not show swap files (nor file systems, without udev), and swapoff of
 		// one that is not on fails.
 		b.step("turn off swap files", list[0].device, "swapoff", "--all")
 	}
+
 	for _, m := range list {
 		b.step("unmount "+m.point, m.device, "umount", "--recursive", m.point)
 	}

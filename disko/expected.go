@@ -106,6 +106,7 @@ func expectedDuration(argv []string, size int64, try time.Duration) time.Duratio
 	case slices.Contains(argv, "open"):
 		return try
 	}
+
 	return 0
 }
 

@@ -225,10 +225,12 @@ func within(devices []BlockDevice, depth int, left *int) error {
 					d.Name, len(name), name, maxName)
 			}
 		}
+
 		if err := within(d.Children, depth-1, left); err != nil {
 			return err
 		}
 	}
+
 	return nil
 }
 
@@ -337,6 +339,7 @@ func (b *BlockDevice) content() string {
 			}
 		}
 	}
+
 	switch {
 	case len(parts) > 0:
 		if table == "" {
@@ -348,6 +351,7 @@ func (b *BlockDevice) content() string {
 	case table != "":
 		return table + ": no partitions"
 	}
+
 	return "blank"
 }
 
@@ -400,6 +404,7 @@ func (f *Facts) nodes() []*placedDevice {
 				byDevice[dev] = n
 				all = append(all, n)
 			}
+
 			n.depth = max(n.depth, depth)
 			if !slices.Contains(n.roots, from) {
 				n.roots = append(n.roots, from)

@@ -49,6 +49,7 @@ func parseGPT(a *attrs) deviceContent {
 	for _, name := range names {
 		g.parts = append(g.parts, parsePartition(sets[name], name, align))
 	}
+
 	// disko numbers partitions by position: stable by priority, ties in byte order of the name.
 	slices.SortStableFunc(g.parts, func(a, b partition) int { return cmp.Compare(a.priority, b.priority) })
 	for i, p := range g.parts {
@@ -56,6 +57,7 @@ func parseGPT(a *attrs) deviceContent {
 			g.hybrids = append(g.hybrids, i+1)
 		}
 	}
+
 	if len(g.hybrids) > 3 {
 		a.bad("partitions", "%d of them are hybrid; an MBR has room for 3 beside the entry that protects the GPT", len(g.hybrids))
 	}
@@ -65,6 +67,7 @@ func parseGPT(a *attrs) deviceContent {
 			a.problems = append(a.problems, err.Error())
 		}
 	}
+
 	return g
 }
 
@@ -92,6 +95,7 @@ func parsePartition(a *attrs, name string, align int) partition {
 		!strings.ContainsFunc(p.label, unicode.IsControl):
 		a.bad("label", "udev makes %s%s of %q, and the installed system would look for %s; choose a label of letters, digits and -", link, udevName(p.label), p.label, p.device)
 	}
+
 	if p.label != "" {
 		a.unique("label", p.label, a.at("label"))
 	}
@@ -101,11 +105,13 @@ func parsePartition(a *attrs, name string, align int) partition {
 		}
 		a.unique("uuid", strings.ToUpper(p.uuid), a.at("uuid"))
 	}
+
 	p.typeCode = a.str("type")
 	p.typeGUID = typeGUID(p.typeCode)
 	if p.typeGUID == "" {
 		a.bad("type", "%q is not a known sgdisk code; write the partition type's GUID", p.typeCode)
 	}
+
 	// The size is in the end already.
 	a.matches("size", sizePattern, "100%, 0 (the largest free block), or a number with K, M, G, T or P")
 	p.start, p.end = a.bound("start"), a.bound("end")
@@ -126,6 +132,7 @@ func parsePartition(a *attrs, name string, align int) partition {
 			p.attributes = append(p.attributes, bit)
 		}
 	}
+
 	p.hybrid = parseHybrid(a)
 	p.content = a.volume(p.device)
 	a.done()
@@ -183,6 +190,7 @@ func (g *gptTable) fill(b *builder, on place) {
 	default:
 		places = g.unseen(on)
 	}
+
 	if len(b.steps) > steps {
 		b.reread(on.device)
 	}
@@ -194,6 +202,7 @@ func (g *gptTable) fill(b *builder, on place) {
 		if strings.Contains(part.device, "/by-partlabel/") {
 			b.labels[part.label] = join(part.path, "label")
 		}
+
 		// An old file system may begin exactly where the partition does, and mkfs would refuse
 		// or ask. All are wiped first: content may put a header or a log on another one.
 		if !places[n].keep {
@@ -203,6 +212,7 @@ func (g *gptTable) fill(b *builder, on place) {
 			}
 		}
 	}
+
 	for n, part := range g.parts {
 		b.fill(part.content, places[n])
 	}
@@ -218,6 +228,7 @@ func (g *gptTable) makeTable(b *builder, on place) []place {
 		}
 		b.step(name, dev, argv...)
 	}
+
 	g.makeHybrid(b, dev)
 	b.tables[dev] = g
 	on.keep = false
@@ -230,6 +241,7 @@ func (g *gptTable) makeTable(b *builder, on place) []place {
 			}
 		}
 	}
+
 	return places
 }
 

@@ -52,10 +52,12 @@ func (p *Plan) Guard(k Known) (all []Objection) {
 			}
 			why = append(why, p.losses(d, owner != "" && owner == k.Host)...)
 		}
+
 		if len(why) > 0 {
 			all = append(all, Objection{Disk: d.String(), Why: why, Flag: "--wipe " + quoted(p.facts.called(d))})
 		}
 	}
+
 	return all
 }
 
@@ -79,6 +81,7 @@ func (p *Plan) losses(d Disk, own bool) (why []string) {
 	case bool(nodes[i].Removable):
 		why = append(why, "it is removable")
 	}
+
 	if own {
 		return why
 	}
@@ -97,6 +100,7 @@ func (p *Plan) losses(d Disk, own bool) (why []string) {
 			}
 		}
 	}
+
 	return why
 }
 
@@ -137,11 +141,13 @@ func (d *BlockDevice) foreign() string {
 		}
 		what = append(what, "holds "+s)
 	}
+
 	for guid, s := range systemTypes {
 		if d.Type == "part" && strings.EqualFold(guid, d.PartType) {
 			what = append(what, "is "+s)
 		}
 	}
+
 	if what == nil {
 		return ""
 	}
@@ -178,6 +184,7 @@ func (p *Plan) Unnamed(word string) string {
 	case len(found) == 0 || !p.taken(found[0]):
 		return "it names no disk that the layout takes"
 	}
+
 	return ""
 }
 

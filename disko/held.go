@@ -14,6 +14,7 @@ func (p *Plan) Held(f *Facts) []string {
 			held = append(held, fmt.Sprintf("%s is mounted at %s", m.Source, m.Target))
 		}
 	}
+
 	for _, n := range f.nodes() {
 		if !slices.ContainsFunc(n.roots, p.taken) {
 			continue
@@ -25,6 +26,7 @@ func (p *Plan) Held(f *Facts) []string {
 				held = append(held, fmt.Sprintf("%s is mounted at %s", n.device(), point))
 			}
 		}
+
 		if n.holder() != holdsNothing {
 			held = append(held, fmt.Sprintf("%s (%s) is open", n.device(), n.Type))
 		}
@@ -32,6 +34,7 @@ func (p *Plan) Held(f *Facts) []string {
 			held = append(held, fmt.Sprintf("the pool %s is imported", n.Label))
 		}
 	}
+
 	slices.Sort(held)
 	return slices.Compact(held)
 }

@@ -41,6 +41,7 @@ func (a *attrs) hooks() *hooks {
 		}
 		h.texts[name] = text
 	}
+
 	if len(h.texts) == 0 {
 		return nil
 	}
@@ -49,6 +50,7 @@ func (a *attrs) hooks() *hooks {
 			h.vars = append(h.vars, v)
 		}
 	}
+
 	return h
 }
 
@@ -76,6 +78,7 @@ func newVariable(name string, raw json.RawMessage) (v variable, ok bool) {
 	default:
 		v.values = []string{shellText(value)}
 	}
+
 	return v, !strings.ContainsRune(strings.Join(v.values, ""), 0)
 }
 
@@ -95,6 +98,7 @@ func shellText(v any) string {
 		}
 		return strings.Join(words, " ")
 	}
+
 	return fmt.Sprint(v)
 }
 
@@ -120,8 +124,10 @@ func (h *hooks) argv(name, device string) []string {
 			}
 			script.WriteString("); ")
 		}
+
 		args = append(args, v.values...)
 	}
+
 	script.WriteString("set --\n" + h.texts[name])
 	return append([]string{"bash", "-efu", "-c", script.String(), name}, args...)
 }
@@ -185,6 +191,7 @@ func (b *builder) around(h *hooks, on place, inside filler) {
 		b.unmounting = append(b.unmounting, h.step(StageUnmount, "preUnmountHook", on)...)
 		b.unmounted = append(b.unmounted, h.step(StageUnmount, "postUnmountHook", on)...)
 	}
+
 	if b.mode != Fresh && len(b.steps) == made {
 		b.steps = b.steps[:before] // nothing was made between its hooks
 		return

@@ -25,6 +25,7 @@ func (b *builder) make(c deviceContent, on place, kind string) bool {
 	case !b.lacks(on.at, "%s is empty, and the layout has %s there", on.device, kind):
 		return false
 	}
+
 	if on.size > 0 {
 		b.fits(c, on)
 	}
@@ -126,6 +127,7 @@ func stateOf(members []place) memberState {
 			}
 		}
 	}
+
 	switch {
 	case hidden > 0:
 		return unseen
@@ -134,6 +136,7 @@ func stateOf(members []place) memberState {
 	case kept == len(members):
 		return allKept
 	}
+
 	return mixed
 }
 
@@ -151,6 +154,7 @@ func (b *builder) together(at, what string, members []place) memberState {
 		}
 		b.errorf(at, "%s is on %s, and %s would be new in it; it is kept or made as a whole", what, strings.Join(there, ", "), strings.Join(not, ", "))
 	}
+
 	return s
 }
 
@@ -166,6 +170,7 @@ func (g *gptTable) keepTable(b *builder, on place) []place {
 			used = append(used, c.extent(on.sector))
 		}
 	}
+
 	for n, p := range g.parts {
 		at := place{device: p.device, name: p.name, at: p.path, sector: on.sector}
 		if c := p.find(b, on.found); c != nil {
@@ -178,6 +183,7 @@ func (g *gptTable) keepTable(b *builder, on place) []place {
 		}
 		places[n] = at
 	}
+
 	for n, p := range g.parts {
 		if places[n].keep || !b.lacks(p.path, "%s has no partition %s", on.device, strconv.Quote(p.label)) {
 			continue
@@ -192,6 +198,7 @@ func (g *gptTable) keepTable(b *builder, on place) []place {
 			b.problems = append(b.problems, err.Error())
 			continue
 		}
+
 		used = all
 		e := all[len(all)-1]
 		places[n].device, places[n].kernel = numbered(on.device, number), true
@@ -201,6 +208,7 @@ func (g *gptTable) keepTable(b *builder, on place) []place {
 			b.errorf(p.path, "is to be in a hybrid MBR, and a table that is kept gets none")
 		}
 	}
+
 	return places
 }
 
@@ -242,6 +250,7 @@ func (p partition) compare(b *builder, c *BlockDevice, sectorSize int64) {
 			b.errorf(p.path, "%s starts at sector %d instead of %d", c.device(), e.first, want)
 		}
 	}
+
 	want := p.end.resolve(0, math.MaxInt64, 0, 1, ss)
 	switch size := e.last - e.first + 1; {
 	case p.end.rest():
@@ -266,6 +275,7 @@ func (t *partedTable) keepTable(b *builder, on place) []place {
 			places[i] = at
 			continue
 		}
+
 		c := &on.found.Children[j]
 		t.compareBounds(b.reader, p, on.size, int64(c.Start)*512, int64(c.Start)*512+int64(c.Size))
 		if t.format == "gpt" && c.PartLabel != udevName(p.name) && c.PartLabel != p.name {
@@ -277,6 +287,7 @@ func (t *partedTable) keepTable(b *builder, on place) []place {
 		at.found = b.found[c.device()]
 		places[i] = at
 	}
+
 	return places
 }
 
@@ -316,6 +327,7 @@ func (b *builder) mounted(point, device string, options []string) bool {
 			}
 		}
 	}
+
 	return true
 }
 

@@ -28,5 +28,6 @@ func (p *Plan) CheckKey(path string, key []byte) error {
 		return fmt.Errorf("it is a passphrase, and has %d lines, of which nobody can type more than one: give a file of one line, "+
 			"or have the layout read it as a key (settings.keyFile)", 1+bytes.Count(text, []byte("\n")))
 	}
+
 	return nil
 }

@@ -75,6 +75,7 @@ func Parse(data []byte) (*Layout, error) {
 	if err := json.Unmarshal(data, &raw); err != nil {
 		return nil, fmt.Errorf("disk layout is not JSON of disko.devices: %w", err)
 	}
+
 	if raw == nil {
 		return nil, errors.New("disk layout is null; does the host use disko?")
 	}
@@ -98,6 +99,7 @@ func Parse(data []byte) (*Layout, error) {
 			devices[group.name+" "+name] = d
 		}
 	}
+
 	top.done()
 	l := &Layout{devices: r.link(devices), warnings: r.warned()}
 	if len(l.disks()) == 0 {
@@ -112,9 +114,11 @@ func Parse(data []byte) (*Layout, error) {
 		l.fill(b, nil)
 		b.mountSteps()
 	}
+
 	if err := r.err(); err != nil {
 		return nil, err
 	}
+
 	return l, nil
 }
 
@@ -131,11 +135,13 @@ func (r *reader) link(devices map[string]*topDevice) []*topDevice {
 			}
 		}
 	}
+
 	for key, least := range r.least {
 		if n := len(r.members[key]); n < least.n {
 			r.errorf(least.path, "has %d members in the layout, and %s needs %d at least", n, least.what, least.n)
 		}
 	}
+
 	for _, want := range r.borrows {
 		b := r.blocks[want.name]
 		switch {
@@ -148,6 +154,7 @@ func (r *reader) link(devices map[string]*topDevice) []*topDevice {
 		}
 		r.unique("empty device", want.name, want.path)
 	}
+
 	var order []*topDevice
 	state := map[*topDevice]int{} // 1: being visited, 2: in order
 	var visit func(d *topDevice)
@@ -216,6 +223,7 @@ func (a *attrs) content(device string) deviceContent {
 		c.bad("type", "%q is not a known type of content", kind)
 		return nil
 	}
+
 	c.done()
 	if h != nil {
 		return hooked{read, h}

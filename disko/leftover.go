@@ -54,6 +54,7 @@ func (n *placedDevice) holder() holder {
 	case n.ofMapper():
 		return holdsMapper
 	}
+
 	return holdsUnknown
 }
 
@@ -78,6 +79,7 @@ func stop(b *builder, held []*placedDevice) {
 			last[groupOf(n.Name)] = n
 		}
 	}
+
 	for _, n := range held {
 		dev, vg := n.device(), groupOf(n.Name)
 		switch n.holder() {
@@ -94,6 +96,7 @@ func stop(b *builder, held []*placedDevice) {
 		case holdsMapper:
 			b.step("remove the mapping "+n.Name, dev, "dmsetup", "remove", "--retry", "--", n.Name)
 		}
+
 		// The kernel takes hold of members that nothing was made of, too.
 		if n.FSType == "bcache" {
 			b.step("stop bcache on "+dev, dev, "sh", "-c", stopBcache, n.kname())
@@ -123,6 +126,7 @@ func (n *placedDevice) byHand(root string) string {
 	case holdsBcache:
 		return fmt.Sprintf("echo 1 >/sys/block/%s/bcache/stop, then wipefs --all %s", n.kname(), member)
 	}
+
 	return "dmsetup remove " + quoted(n.Name)
 }
 
@@ -148,6 +152,7 @@ func (f *Facts) hang() error {
 					d.Children = append(slices.Clip(d.Children), child)
 				}
 			}
+
 			below(d.Children, path)
 		}
 	}

@@ -33,6 +33,7 @@ func parseLUKS(a *attrs) deviceContent {
 	l.formatArgs, l.openArgs = a.formatWords("extraFormatArgs"), a.words("extraOpenArgs")
 	l.settings(a)
 	a.borrow("extraFormatArgs", l.formatArgs) // openArgs name the same
+
 	// The order in which disko prefers them.
 	ask := a.flag("askPassword")
 	switch {
@@ -43,10 +44,12 @@ func parseLUKS(a *attrs) deviceContent {
 	case l.passwordFile == "":
 		l.keyFile = deprecated
 	}
+
 	l.moreKeys = a.list("additionalKeyFiles")
 	for _, file := range l.moreKeys {
 		a.absolute("additionalKeyFiles", file)
 	}
+
 	// Whether stage 1 opens it is for NixOS.
 	a.ignore("initrdUnlock")
 	for _, name := range []string{"enrollFido2", "enrollRecovery"} {
@@ -54,6 +57,7 @@ func parseLUKS(a *attrs) deviceContent {
 			a.bad(name, "needs someone at the machine, which is not supported; enrol it after the first boot")
 		}
 	}
+
 	a.ignore("extraFido2EnrollArgs")
 	l.content = a.volume("/dev/mapper/" + l.name)
 	return l
@@ -74,6 +78,7 @@ func (l *luks) settings(a *attrs) {
 			s.bad(name, "%d is negative", *to)
 		}
 	}
+
 	l.discards = s.flag("allowDiscards")
 	l.noWorkqueues = s.flag("bypassWorkqueues")
 	var options []string
@@ -160,6 +165,7 @@ func (l *luks) fill(b *builder, on place) {
 	} else {
 		inside.keep, inside.found = true, l.keepOpen(b, on)
 	}
+
 	b.keys = append(b.keys, l.passwordFile, l.keyFile)
 	b.typed = append(b.typed, l.passwordFile)
 	b.system.LUKS = append(b.system.LUKS, Unlocked{Name: l.name, Device: on.device, Discards: l.discards})
@@ -236,6 +242,7 @@ func (l *luks) keepOpen(b *builder, on place) *placedDevice {
 			return c
 		}
 	}
+
 	b.names = append(b.names, uniqueName{"crypt", l.name})
 	b.open(on, "open "+on.name+" as "+l.name, on.device, l.passwordFile, l.open(b, on)...)
 	return nil

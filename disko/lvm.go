@@ -51,6 +51,7 @@ func parseVolumeGroup(d *topDevice, a *attrs, _ string) {
 	for i, name := range names {
 		g.volumes = append(g.volumes, parseVolume(sets[name], g.name, i))
 	}
+
 	// As disko: stable by priority, ties in byte order of the attribute.
 	slices.SortStableFunc(g.volumes, func(a, b logicalVolume) int { return cmp.Compare(a.priority, b.priority) })
 	pools := map[string]bool{}
@@ -74,6 +75,7 @@ func parseVolume(a *attrs, group string, n int) logicalVolume {
 	case n == 0 && v.bytes() == 0:
 		a.bad("size", "%q is nothing", v.size)
 	}
+
 	// disko before 1.4 has no priorities. It makes the last volume first, as its comparison calls everything without
 	// 100% less than anything else, and then those with 100%.
 	oldPriority := -n
@@ -88,6 +90,7 @@ func parseVolume(a *attrs, group string, n int) logicalVolume {
 	case v.kind != "thinlv" && v.pool != "":
 		a.bad("pool", "is only for lvm_type thinlv")
 	}
+
 	v.content = a.volume("/dev/" + group + "/" + v.name)
 	if v.kind == "thin-pool" && v.content != nil {
 		a.bad("content", "a thin-pool has volumes instead")
@@ -114,6 +117,7 @@ func (v logicalVolume) bytes() int64 {
 			f *= 1024
 		}
 	}
+
 	if f > 1<<60 {
 		return 1 << 60
 	}
@@ -137,6 +141,7 @@ func (g *volumeGroup) fill(b *builder, on place) {
 			b.places[v.device(g)] = place{device: v.device(g), name: v.name, at: v.path, keep: true}
 		}
 	}
+
 	b.close("deactivate volume group "+g.name, on.device, "vgchange", "--activate", "n", g.name)
 	for _, v := range g.volumes {
 		b.fill(v.content, b.places[v.device(g)])
@@ -167,6 +172,7 @@ func (g *volumeGroup) state(b *builder, members []place) memberState {
 			return mixed
 		}
 	}
+
 	s := b.together(g.path, "the volume group "+g.name, members)
 	for _, pv := range b.facts.PhysicalVolumes {
 		n := b.there(pv.Device)
@@ -174,6 +180,7 @@ func (g *volumeGroup) state(b *builder, members []place) memberState {
 			b.errorf(g.path, "the volume group %s is on %s too, which the layout does not have in it", g.name, pv.Device)
 		}
 	}
+
 	return s
 }
 
@@ -203,6 +210,7 @@ func (g *volumeGroup) keepVolumes(b *builder, on place) {
 			b.places[v.device(g)] = at
 			continue
 		}
+
 		lv := b.facts.LogicalVolumes[i]
 		v.compare(b, lv)
 		at.keep, at.size = true, int64(lv.Size)
@@ -211,8 +219,10 @@ func (g *volumeGroup) keepVolumes(b *builder, on place) {
 		} else if v.kind != "thin-pool" {
 			closed = true
 		}
+
 		b.places[v.device(g)] = at
 	}
+
 	if closed {
 		b.open(place{}, "activate volume group "+g.name, on.device, "", "vgchange", "--activate", "y", g.name)
 	}
@@ -228,6 +238,7 @@ func (v logicalVolume) compare(b *builder, lv LogicalVolume) {
 	if kind == "linear" && lv.Type == "striped" { // on several devices, by its arguments
 		kind = lv.Type
 	}
+
 	// lvs says how the parity of raid5 and raid6 is laid out, too.
 	if lv.Type != kind && !strings.HasPrefix(lv.Type, kind+"_") {
 		b.errorf(v.path, "the volume %s is of type %s instead of %s", v.name, lv.Type, kind)
@@ -248,6 +259,7 @@ func (g *volumeGroup) makeAll(b *builder, on place, members []place) {
 			modules = append(modules, module)
 		}
 	}
+
 	for _, m := range modules {
 		b.step("load the kernel module "+m, on.device, "modprobe", m)
 	}
@@ -281,6 +293,7 @@ func (v logicalVolume) lvcreate(group string) []string {
 	default:
 		argv = append(argv, "-L", size)
 	}
+
 	argv = append(argv, "-n", v.name)
 	switch v.kind {
 	case "":
@@ -289,5 +302,6 @@ func (v logicalVolume) lvcreate(group string) []string {
 	default:
 		argv = append(argv, "--type="+v.kind)
 	}
+
 	return append(append(argv, v.args...), group)
 }

@@ -38,6 +38,7 @@ func parseRAID(d *topDevice, a *attrs, _ string) {
 	} else {
 		a.atLeast("mdadm "+r.name, least, a.path, fmt.Sprintf("RAID level %d", r.level))
 	}
+
 	a.unique("RAID", r.name, a.at("name"))
 	d.on, d.body = place{device: "/dev/md/" + r.name, name: r.name, at: a.path}, r
 	r.content = a.content(d.on.device)
@@ -60,6 +61,7 @@ func (r *raid) fill(b *builder, on place) {
 	case mixed:
 		on.keep = true
 	}
+
 	if on.found != nil {
 		on.device, on.size = on.found.device(), int64(on.found.Size)
 	}
@@ -93,6 +95,7 @@ func (r *raid) keep(b *builder, on place, members []place) *placedDevice {
 		}
 		array = c
 	}
+
 	if array == nil {
 		b.open(place{}, "assemble the RAID "+r.name, on.device, "", r.assemble(on, members)...)
 		return nil
@@ -100,6 +103,7 @@ func (r *raid) keep(b *builder, on place, members []place) *placedDevice {
 	if want := "raid" + strconv.Itoa(r.level); array.Type != want {
 		b.errorf(on.at, "%s is a %s instead of %s", array.device(), array.Type, want)
 	}
+
 	// mdadm(8): 1 is 1.2, and default whatever mdadm is made with.
 	want := cmp.Or(map[string]string{"1": "1.2", "default": members[0].found.FSVersion}[r.metadata], r.metadata)
 	if has := members[0].found.FSVersion; has != "" && has != want {
@@ -134,6 +138,7 @@ func (r *raid) make(b *builder, on place, members []place) {
 	b.step("make the RAID "+r.name, on.device, argv...)
 	b.names = append(b.names, uniqueName{"mdadm", r.name})
 	b.reread(on.device)
+
 	// What was on the members at the place where the RAID's data now begin shows again.
 	b.wipe(on)
 	b.step("zero the start of "+on.device, on.device, zero(on.device)...)
@@ -160,5 +165,6 @@ func (r *raid) size(members []place) int64 {
 	case 10:
 		return least * n / 2
 	}
+
 	return least
 }

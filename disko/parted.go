@@ -52,6 +52,7 @@ func (t *partedTable) parsePart(a *attrs, device string, n int) tablePart {
 	case p.kind == "logical" || t.format == "msdos" && n > 4:
 		a.bad("part-type", "disko numbers this partition %d, and the kernel numbers logical ones from 5; use gpt", n)
 	}
+
 	if t.format == "gpt" && p.name == "" {
 		a.bad("name", "must not be empty in a gpt table")
 	}
@@ -64,6 +65,7 @@ func (t *partedTable) parsePart(a *attrs, device string, n int) tablePart {
 		}
 		p.flags = append(p.flags, flag)
 	}
+
 	p.content = a.volume(p.device)
 	a.done()
 	return p
@@ -106,6 +108,7 @@ func position(text string, size int64) (float64, bool) {
 			f *= base
 		}
 	}
+
 	if m[1] == "-" {
 		f = float64(size) - f
 	}
@@ -129,6 +132,7 @@ func (t *partedTable) checkOverlap(r *reader, size, sector int64) {
 		case t.format == "msdos" && end-start > longest+2*mib: // parted rounds
 			r.errorf(p.path, "from %s to %s is %s, and a partition in an MBR has %s at most; use gpt", p.start, p.end, human(int64(end-start)), human(int64(longest)))
 		}
+
 		for _, q := range t.parts[:i] {
 			qStart, known := position(q.start, size)
 			qEnd, alsoKnown := position(q.end, size)
@@ -173,6 +177,7 @@ func (t *partedTable) fill(b *builder, on place) {
 			places = append(places, t.place(i, on))
 		}
 	}
+
 	if len(b.steps) > steps {
 		b.reread(on.device)
 	}
@@ -182,6 +187,7 @@ func (t *partedTable) fill(b *builder, on place) {
 			b.wipe(places[i])
 		}
 	}
+
 	for i, p := range t.parts {
 		b.fill(p.content, places[i])
 	}
@@ -224,5 +230,6 @@ func (t *partedTable) place(i int, on place) place {
 			at.size = int64(end-start) + mib // parted moves both to whole MiB
 		}
 	}
+
 	return at
 }

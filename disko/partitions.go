@@ -46,13 +46,16 @@ func (l *Layout) Partitions() (all []Part) {
 		case *partedTable:
 			parts = t.list()
 		}
+
 		for n := range parts {
 			parts[n].Disk = d.on.name
 			parts[n].Device = d.on.device
 			parts[n].Number = n + 1
 		}
+
 		all = append(all, parts...)
 	}
+
 	return all
 }
 
@@ -94,6 +97,7 @@ func (g *gptTable) list() (all []Part) {
 		}
 		all = append(all, part)
 	}
+
 	return all
 }
 
@@ -140,12 +144,14 @@ func (t *partedTable) list() (all []Part) {
 				part.MBR = 0x83
 			}
 		}
+
 		start, known := position(p.start, 0)
 		if end, too := position(p.end, 0); known && too {
 			part.Size = int64(end - start)
 		}
 		all = append(all, part)
 	}
+
 	return all
 }
 
@@ -165,6 +171,7 @@ func holding(c deviceContent) (p Part) {
 			}
 		}
 	}
+
 	return p
 }
 

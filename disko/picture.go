@@ -71,6 +71,7 @@ func (p *Plan) picture(l *Layout, b *builder) {
 		disk.After = withGaps(append(disk.After, others(disk.Before, disk.After)...), disk.Size)
 		disk.Before = withGaps(disk.Before, disk.Size)
 	}
+
 	for _, d := range l.devices {
 		if _, ok := d.body.(*wholeDisk); !ok {
 			p.Made = append(p.Made, b.made(d))
@@ -113,6 +114,7 @@ func withGaps(list []Segment, size int64) []Segment {
 		all = append(all, s)
 		at = max(at, s.Start+s.Size)
 	}
+
 	gap(size)
 	return all
 }
@@ -196,6 +198,7 @@ func (b *builder) sketch(s Segment, c deviceContent, on place) Segment {
 			s.Children = append(s.Children, b.within(p.device, p.name, p.content))
 		}
 	}
+
 	return s
 }
 
@@ -255,6 +258,7 @@ func (b *builder) made(d *topDevice) Segment {
 			inside.Device = ""
 			s.Children = []Segment{inside}
 		}
+
 		s.What = fmt.Sprintf("RAID %d", body.level)
 	case *volumeGroup:
 		of("lvm_vg " + body.name)
@@ -286,6 +290,7 @@ func (b *builder) made(d *topDevice) Segment {
 			s.What, s.Of = "bind mount", []string{d.on.device}
 		}
 	}
+
 	return s
 }
 
@@ -298,11 +303,13 @@ func (b *builder) volumes(g *volumeGroup) (list []Segment) {
 		} else if v.kind != "" && v.kind != "thinlv" {
 			s.What += ", " + v.kind
 		}
+
 		if i := slices.IndexFunc(list, func(p Segment) bool { return v.kind == "thinlv" && p.Name == v.pool }); i >= 0 {
 			list[i].Children = append(list[i].Children, s)
 			continue
 		}
 		list = append(list, s)
 	}
+
 	return list
 }

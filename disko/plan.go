@@ -131,6 +131,7 @@ func NewPlan(l *Layout, f *Facts, o Options) (*Plan, error) {
 	case f != nil:
 		b.index(f)
 	}
+
 	places := map[*topDevice]place{}
 	o.check(b.reader, l)
 	for _, d := range l.disks() {
@@ -160,9 +161,11 @@ func NewPlan(l *Layout, f *Facts, o Options) (*Plan, error) {
 				found:  b.found[disk.Device],
 			}
 		}
+
 		disk.Named = o.on(d).device
 		p.Disks, p.takes = append(p.Disks, disk), append(p.takes, d)
 	}
+
 	l.fill(b, places)
 	p.tables = b.tables
 	p.names = b.names
@@ -181,6 +184,7 @@ func NewPlan(l *Layout, f *Facts, o Options) (*Plan, error) {
 	if err := b.err(); err != nil {
 		return nil, err
 	}
+
 	p.Problems = l.Problems()
 	p.picture(l, b)
 	setExpected(b.opens, b.places)
@@ -197,6 +201,7 @@ func NewPlan(l *Layout, f *Facts, o Options) (*Plan, error) {
 	case p.Mode == Fresh:
 		p.Steps = p.destroy(b.devices)
 	}
+
 	p.Steps = slices.Concat(p.Steps, b.opens, b.steps, b.opening, mounts, b.swaps)
 	return p, nil
 }
@@ -233,6 +238,7 @@ func (f *Facts) find(r *reader, on place) Disk {
 		r.errorf(on.at, "%s is not a disk of this machine; it has %s", on.device, strings.Join(have, ", "))
 		return Disk{}
 	}
+
 	disk := f.BlockDevices[i].disk()
 	f.confuse(&disk)
 	r.unique("disk", disk.Device, on.at)

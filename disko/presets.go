@@ -62,6 +62,7 @@ func Presets() []Preset {
 			panic(err) // a test reads them all
 		}
 	}
+
 	return list
 }
 
@@ -95,6 +96,7 @@ func (p *Preset) describe() error {
 		}
 		p.Disks = append(p.Disks, disk)
 	}
+
 	return nil
 }
 
@@ -117,10 +119,12 @@ func (p Preset) On(devices map[string]string) (Preset, error) {
 	if err != nil {
 		return p, err
 	}
+
 	var doc map[string]any
 	if err := json.Unmarshal(p.json, &doc); err != nil {
 		return p, fmt.Errorf("layout %s: %w", p.Name, err)
 	}
+
 	for _, name := range slices.Sorted(maps.Keys(devices)) {
 		to := devices[name]
 		i := slices.IndexFunc(l.disks(), func(d *topDevice) bool { return d.on.name == name })
@@ -130,15 +134,18 @@ func (p Preset) On(devices map[string]string) (Preset, error) {
 		case !strings.HasPrefix(to, "/dev/") || path.Clean(to) != to || printable(to) != to:
 			return p, fmt.Errorf("disk %s: %q is not the path of a device, such as /dev/disk/by-id/NAME or /dev/nvme0n1", name, to)
 		}
+
 		from := l.disks()[i].on.device
 		disk := doc["disk"].(map[string]any)
 		disk[name] = renamed(disk[name], from, to)
 		p.nix = strings.ReplaceAll(p.nix, quoteNix(from), quoteNix(to))
 	}
+
 	var data bytes.Buffer
 	if err := printLayout(&data, doc); err != nil {
 		return p, fmt.Errorf("layout %s: %w", p.Name, err)
 	}
+
 	p.json = data.Bytes()
 	return p, p.describe()
 }
@@ -164,6 +171,7 @@ func renamed(v any, from, to string) any {
 			v[k] = renamed(v[k], from, to)
 		}
 	}
+
 	return v
 }
 

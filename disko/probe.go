@@ -79,6 +79,7 @@ func readProbe(words []string) (map[string]any, error) {
 	if err := readObject("lsblk", next(), &facts); err != nil {
 		return nil, err
 	}
+
 	for len(words) > 0 {
 		switch name, text := next(), next(); name {
 		case "end":
@@ -96,6 +97,7 @@ func readProbe(words []string) (map[string]any, error) {
 			}
 		}
 	}
+
 	return nil, errors.New("what the machine printed has no end: the probe was cut off")
 }
 
@@ -163,6 +165,7 @@ func section(facts map[string]any, name, text string) (err error) {
 	default:
 		err = notUnderstood("the probe", name)
 	}
+
 	return err
 }
 
@@ -272,11 +275,13 @@ func readSignatures(text string) (map[string]Signature, error) {
 			found[device] = Signature{}
 			continue
 		}
+
 		key, value, ok := strings.Cut(line, "=")
 		if !ok || device == "" || !blkidKey.MatchString(key) {
 			return nil, notUnderstood("blkid", line)
 		}
 		s := found[device]
+
 		// blkid escapes what a shell would not take as it is.
 		switch value = strings.ReplaceAll(value, `\`, ""); key {
 		case "TYPE":
@@ -286,8 +291,10 @@ func readSignatures(text string) (map[string]Signature, error) {
 		case "LABEL":
 			s.Label = value
 		}
+
 		found[device] = s
 	}
+
 	return found, nil
 }
 

@@ -61,6 +61,7 @@ func (r *groupCapacity) allocate(b *builder, v logicalVolume) (size int64) {
 	default:
 		size = r.free
 	}
+
 	copies := v.copies()
 	if percent > 0 && size < math.MaxInt64 {
 		size = size / copies / extentSize * extentSize
@@ -115,6 +116,7 @@ func (r *groupCapacity) take(v logicalVolume, percent int64, of string, uses int
 			r.free -= uses
 		}
 	case len(v.args) > 0:
+
 		// Its arguments may keep it to some of the members.
 	case v.kind == "" && whole:
 		r.free = 0
@@ -134,6 +136,7 @@ func (z *zpool) checkVolumes(b *builder, members []place) {
 		}
 		room += m.size
 	}
+
 	for _, d := range z.datasets {
 		sparse := slices.Contains(d.args, "-s") || d.option("refreservation") != ""
 		if d.size == "" || sparse {

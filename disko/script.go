@@ -10,6 +10,7 @@ func (p *Plan) script(path string) []Step {
 			loses = append(loses, d.loses())
 		}
 	}
+
 	return []Step{{
 		Stage:    StageDestroy,
 		Name:     "run disko's own script",

@@ -31,6 +31,7 @@ func CheckSelector(s string) error {
 	case superlative(s) != nil:
 		return nil
 	}
+
 	var each []string
 	for _, class := range slices.Sorted(maps.Keys(classes)) {
 		each = append(each, "largest"+class, "smallest"+class)
@@ -112,6 +113,7 @@ func (f *Facts) match(selector string) (*BlockDevice, error) {
 			all = append(all, b)
 		}
 	}
+
 	kind, value, _ := strings.Cut(selector, ":")
 	class := superlative(selector)
 	for _, b := range all {
@@ -124,6 +126,7 @@ func (f *Facts) match(selector string) (*BlockDevice, error) {
 			if !strings.EqualFold(printable(b.WWN), value) {
 				continue
 			}
+
 		// Nobody means the stick that was left in the machine, whatever its size.
 		case bool(b.Removable), bool(b.ReadOnly), b.Transport == "usb", !b.builtIn(), !class(b):
 			continue
@@ -133,14 +136,17 @@ func (f *Facts) match(selector string) (*BlockDevice, error) {
 			}
 			found = nil
 		}
+
 		found = append(found, b)
 	}
+
 	switch len(found) {
 	case 1:
 		return found[0], nil
 	case 0:
 		return nil, fmt.Errorf("no disk of this machine is %s; it has %s", selector, describeAll(all))
 	}
+
 	return nil, fmt.Errorf("%d disks of this machine are %s: %s; choose one with %s", len(found), selector, describeAll(found), tellsApart(found))
 }
 
@@ -171,6 +177,7 @@ func tellsApart(list []*BlockDevice) string {
 	case unlike(func(b *BlockDevice) string { return strings.ToLower(printable(b.WWN)) }):
 		return "wwn:WWN"
 	}
+
 	return "a path below /dev/disk/by-path"
 }
 
@@ -193,6 +200,7 @@ func describeAll(list []*BlockDevice) string {
 		}
 		words = append(words, s)
 	}
+
 	return strings.Join(words, ", ")
 }
 
@@ -211,7 +219,9 @@ func ParseDisks(words []string) (map[string]string, error) {
 		case err != nil:
 			errs = append(errs, err)
 		}
+
 		disks[name] = selector
 	}
+
 	return disks, errors.Join(errs...)
 }

@@ -40,6 +40,7 @@ func (a *attrs) bound(name string) bound {
 			"with or without iB), after + (from the start) or - (from the end) or alone (from the start of the disk)", text)
 		return b
 	}
+
 	if m[1] != "" {
 		b.sign = m[1][0]
 	}
@@ -47,6 +48,7 @@ func (a *attrs) bound(name string) bound {
 	if number == 0 && err == nil {
 		return b // whatever the unit
 	}
+
 	b.number = number
 	b.unit = max(0, strings.IndexByte("SKMGTPE", strings.ToUpper(m[3] + "S")[0]))
 	switch {
@@ -56,6 +58,7 @@ func (a *attrs) bound(name string) bound {
 	case err != nil || bits.Len64(number)+10*b.unit > 62:
 		a.bad(name, "%q is not allowed: no disk is so large", text)
 	}
+
 	return b
 }
 
@@ -76,6 +79,7 @@ func (b bound) resolve(low, high, def, align, sectorSize uint64) uint64 {
 			n /= sectorSize / unit
 		}
 	}
+
 	switch {
 	case b.sign == '+' && high-def < align:
 		return low + max(n, 1) - 1
@@ -86,6 +90,7 @@ func (b bound) resolve(low, high, def, align, sectorSize uint64) uint64 {
 	case b.sign == '-':
 		return high - n
 	}
+
 	return n
 }
 
@@ -124,16 +129,19 @@ func arrangeBeside(used []extent, parts []partition, size, sectorSize int64) ([]
 		if err := g.add(p, ss); err != nil {
 			return nil, err
 		}
+
 		e := g.used[len(g.used)-1]
 		least := int64(0)
 		if p.content != nil {
 			least = p.content.minimum()
 		}
+
 		// Compared in sectors, as bytes may overflow here.
 		if has := e.last - e.first + 1; has < uint64(least)/ss {
 			return nil, fmt.Errorf("%s: only %s are left for it, it needs %s at least", p.path, human(int64(has*ss)), human(least))
 		}
 	}
+
 	return g.used, nil
 }
 
@@ -150,6 +158,7 @@ func (g *arranger) setAlignment(explicit, sectors, ss uint64) {
 			g.align /= 2
 		}
 	}
+
 	const smallestAdvancedFormat = 585937500 // sectors
 	if g.align < 8 && sectors >= smallestAdvancedFormat {
 		g.align = 8
@@ -215,6 +224,7 @@ func (g *arranger) largest() (start uint64, ok bool) {
 			best, start = n, s
 		}
 	}
+
 	return start, best > 0
 }
 

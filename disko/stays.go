@@ -44,6 +44,7 @@ func (p *Plan) checkHolds(r *reader, at, root string, n *placedDevice) {
 			r.errorf(at, "%s is in use by the running system: %s is mounted at %s", root, n.device(), point)
 		}
 	}
+
 	stays := func(root string) bool { return !p.erased(root) }
 	switch how := n.holder(); {
 	case how == holdsUnknown:
@@ -56,6 +57,7 @@ func (p *Plan) checkHolds(r *reader, at, root string, n *placedDevice) {
 		r.errorf(at, "%s are paths to one disk, %s, and the layout would take it more than once; take one, and disable the other paths (multipath -f %s)",
 			strings.Join(n.roots, ", "), n.device(), quoted(n.Name))
 	}
+
 	up := func(d BlockDevice) bool { return drbdName.MatchString(d.kname()) && d.Size > 0 }
 	if i := slices.IndexFunc(p.facts.BlockDevices, up); i >= 0 && n.FSType == "drbd" {
 		r.errorf(at, "%s holds a part of DRBD, which is in use (%s); take it down first: drbdadm down all", n.device(), p.facts.BlockDevices[i].device())
@@ -119,6 +121,7 @@ func (p *Plan) checkGroups(r *reader, nodes []*placedDevice) {
 			seen[groupOf(n.Name)] = true
 		}
 	}
+
 	for _, pv := range p.facts.PhysicalVolumes {
 		if pv.Group == "" || seen[pv.Group] {
 			continue
@@ -134,6 +137,7 @@ func (p *Plan) checkGroups(r *reader, nodes []*placedDevice) {
 				stays = append(stays, n)
 			}
 		}
+
 		seen[pv.Group] = true
 		switch group := quoted(printable(pv.Group)); {
 		case len(stays) == 0:
@@ -181,6 +185,7 @@ func (p *Plan) namesOf(n *placedDevice) (names []uniqueName) {
 	case n.ofMapper() || n.Type == "crypt":
 		add("crypt", n.Name)
 	}
+
 	switch n.FSType {
 	case "zfs_member":
 		add("zfs_member", n.Label)
@@ -193,6 +198,7 @@ func (p *Plan) namesOf(n *placedDevice) (names []uniqueName) {
 	default:
 		add("label", n.Label)
 	}
+
 	add("partuuid", strings.ToLower(n.PartUUID))
 	if p.facts != nil && n.holder() == holdsMD {
 		for link, to := range p.facts.Links {
@@ -201,6 +207,7 @@ func (p *Plan) namesOf(n *placedDevice) (names []uniqueName) {
 			}
 		}
 	}
+
 	return names
 }
 

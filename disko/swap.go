@@ -52,6 +52,7 @@ func (s *swapArea) fill(b *builder, on place) {
 	default:
 		flags = []string{"--discard=" + s.discard}
 	}
+
 	b.swapOn(on.device, s.priority, s.options, flags...)
 	b.labelled(on, "swap", s.args)
 	if s.resume {
@@ -76,6 +77,7 @@ func (b *builder) swapOn(device string, priority *int, options []string, flags .
 			Device: device,
 		})...)
 	}
+
 	b.system.Swaps = append(b.system.Swaps, strings.TrimPrefix(device, target))
 	b.swapOffs = append(b.swapOffs, Step{Stage: StageUnmount, Name: "turn off swap on " + device, Argv: []string{"swapoff", device}, Device: device})
 }

@@ -77,6 +77,7 @@ func labelOf(format string, args []string) (label string) {
 			label = args[i+1]
 		}
 	}
+
 	return label
 }
 
@@ -92,6 +93,7 @@ func (s System) Nix() string {
 		}
 		b.WriteString("  };\n")
 	}
+
 	for _, u := range s.LUKS {
 		fmt.Fprintf(&b, "  boot.initrd.luks.devices.%s = {\n    device = %s;\n    allowDiscards = %t;\n  };\n", quoteNix(u.Name), quoteNix(s.lasting(u.Device)), u.Discards)
 	}
@@ -102,6 +104,7 @@ func (s System) Nix() string {
 		}
 		b.WriteString("  ];\n")
 	}
+
 	if s.Resume != "" {
 		fmt.Fprintf(&b, "  boot.resumeDevice = %s;\n", quoteNix(s.lasting(s.Resume)))
 	}
@@ -167,10 +170,12 @@ func (s System) Differences(have System) (lines []string) {
 		} else if strings.HasPrefix(f.Device, "/dev/") {
 			other(attr+".device", f.Device, h.Device)
 		}
+
 		if has, want := subvolumeOf(h.Options), subvolumeOf(f.Options); has != want {
 			say("%s.options has %s and should have %s", attr, cmp.Or(has, "no subvolume"), cmp.Or(want, "no subvolume"))
 		}
 	}
+
 	for _, u := range s.LUKS {
 		attr := "boot.initrd.luks.devices." + u.Name
 		i := slices.IndexFunc(have.LUKS, func(h Unlocked) bool { return h.Name == u.Name })
@@ -180,6 +185,7 @@ func (s System) Differences(have System) (lines []string) {
 		}
 		other(attr+".device", u.Device, have.LUKS[i].Device)
 	}
+
 	for _, swap := range s.Swaps {
 		if !slices.ContainsFunc(have.Swaps, func(h string) bool {
 			return !telling(h) ||
@@ -188,6 +194,7 @@ func (s System) Differences(have System) (lines []string) {
 			say("swapDevices lacks %s", strings.Join(s.names(swap), " or "))
 		}
 	}
+
 	return lines
 }
 

@@ -68,6 +68,7 @@ func ReadTable(head, tail []byte, size, sectorSize int64) (*Table, error) {
 	case size%sectorSize != 0 || size < int64(len(head)) || size < int64(len(tail)) || size < needHead+needTail:
 		return nil, fmt.Errorf("a disk of %d bytes cannot have a partition table", size)
 	}
+
 	last := uint64(size/sectorSize) - 1
 	entries := uint64(tableEntries*tableEntrySize) / uint64(sectorSize)
 	primary := head[sectorSize : 2*sectorSize]
@@ -80,12 +81,14 @@ func ReadTable(head, tail []byte, size, sectorSize int64) (*Table, error) {
 		}
 		return &Table{Size: size, SectorSize: sectorSize, MBR: entries}, nil
 	}
+
 	if err := checkHeader(primary, 1, last, 2); err != nil {
 		return nil, fmt.Errorf("primary partition table: %w", err)
 	}
 	if err := checkHeader(backup, last, 1, last-entries); err != nil {
 		return nil, fmt.Errorf("backup partition table: %w", err)
 	}
+
 	// go-diskfs checks the checksums, and reads the backup only where the primary is
 	// broken; so it is asked twice, the second time with the primary taken away.
 	ends := &diskEnds{head: bytes.Clone(head), tail: tail, size: size}
@@ -93,6 +96,7 @@ func ReadTable(head, tail []byte, size, sectorSize int64) (*Table, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read partition table: %w", err)
 	}
+
 	if t.RecoveredFromBackup {
 		return nil, errors.New("primary partition table: wrong checksum")
 	}
@@ -102,6 +106,7 @@ func ReadTable(head, tail []byte, size, sectorSize int64) (*Table, error) {
 	if err != nil {
 		return nil, fmt.Errorf("backup partition table: %w", err)
 	}
+
 	if !t.Equal(second) {
 		return nil, errors.New("primary and backup partition table differ")
 	}
@@ -199,6 +204,7 @@ func (g *gptTable) verify(r *reader, device string, t *Table) error {
 	if err != nil {
 		return fmt.Errorf("verify %s: %w", device, err)
 	}
+
 	if len(parts) != len(t.Partitions) {
 		r.errorf(device, "has %d partitions instead of %d", len(t.Partitions), len(parts))
 	}
@@ -212,6 +218,7 @@ func (g *gptTable) verify(r *reader, device string, t *Table) error {
 			}
 		}
 	}
+
 	if len(t.MBR) != len(g.hybrids) {
 		r.errorf(device, "the MBR has %d partitions instead of %d", len(t.MBR), len(g.hybrids))
 	}
@@ -220,6 +227,7 @@ func (g *gptTable) verify(r *reader, device string, t *Table) error {
 			parts[n-1].hybrid.verify(r, parts[n-1].path, t.MBR[i], t.Partitions[n-1])
 		}
 	}
+
 	return r.err()
 }
 
@@ -253,6 +261,7 @@ func (t *partedTable) verify(r *reader, device string, got *Table) {
 			have = append(have, entry{e.Number, e.First * got.SectorSize, (e.First + e.Sectors) * got.SectorSize})
 		}
 	}
+
 	if (t.format == "gpt") != (got.DiskGUID != "") {
 		r.errorf(device, "the table is not of the format %s", t.format)
 	}
@@ -304,6 +313,7 @@ func (p partition) verify(r *reader, number int, got Partition, want extent, sec
 	} else if far(got.Last, want.last, sectorSize) {
 		r.errorf(p.path, "ends at sector %d instead of %d", got.Last, want.last)
 	}
+
 	if far(got.First, want.first, sectorSize) {
 		r.errorf(p.path, "starts at sector %d instead of %d", got.First, want.first)
 	}

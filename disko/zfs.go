@@ -60,6 +60,7 @@ func parseZpool(d *topDevice, a *attrs, _ string) {
 	a.unique("pool", z.name, a.at("name"))
 	d.on, d.body = place{device: z.name, name: z.name, at: a.path}, z
 	z.parseMode(a)
+
 	// disko makes datasets.__root of these.
 	names, sets := a.sets("datasets")
 	z.root = &dataset{path: a.path, name: z.name, mountpoint: a.file("mountpoint"), mountOpts: a.list("mountOptions"), options: a.options("rootFsOptions")}
@@ -75,6 +76,7 @@ func parseZpool(d *topDevice, a *attrs, _ string) {
 			z.datasets = append(z.datasets, ds)
 		}
 	}
+
 	// Parents come before their children; zfs create makes those of file systems if need be.
 	slices.SortStableFunc(z.datasets, func(a, b *dataset) int { return strings.Compare(a.name, b.name) })
 	made := map[string]bool{z.name: true}
@@ -99,6 +101,7 @@ func (z *zpool) parseMode(a *attrs) {
 		}
 		return
 	}
+
 	mode := a.set(a.at("mode"), raw)
 	if mode == nil {
 		return
@@ -117,6 +120,7 @@ func (z *zpool) parseMode(a *attrs) {
 			}
 			continue
 		}
+
 		// special is one or a list of them.
 		if raw := t.raw[role]; bytes.HasPrefix(bytes.TrimSpace(raw), []byte("{")) {
 			t.raw[role] = slices.Concat([]byte("["), raw, []byte("]"))
@@ -134,10 +138,12 @@ func (z *zpool) parseMode(a *attrs) {
 			}
 			s.done()
 		}
+
 		// Those without a mode first, or they would join the mode before them.
 		slices.SortStableFunc(vdevs, func(a, b vdev) int { return cmp.Compare(min(1, len(a.mode)), min(1, len(b.mode))) })
 		z.vdevs = append(z.vdevs, vdevs...)
 	}
+
 	t.done()
 	if !slices.ContainsFunc(z.vdevs, func(v vdev) bool { return v.role == "" }) {
 		a.bad("mode", "its topology has no vdev for data")
@@ -153,6 +159,7 @@ func parseDataset(a *attrs, pool, key string) *dataset {
 		}
 		a.unique("dataset", d.name, a.at("name"))
 	}
+
 	d.options, d.mountOpts = a.options("options"), a.list("mountOptions")
 	switch kind := a.str("type"); {
 	case kind == "zfs_fs":
@@ -165,6 +172,7 @@ func parseDataset(a *attrs, pool, key string) *dataset {
 		a.bad("type", "%q is not zfs_fs or zfs_volume", kind)
 		a.ignore("mountpoint", "size", "extraArgs", "content")
 	}
+
 	if file, ok := strings.CutPrefix(d.option("keylocation"), "file://"); ok {
 		a.absolute("options", file)
 	}
@@ -199,6 +207,7 @@ func (d *dataset) key(b *builder) (stdin string) {
 			b.typed = append(b.typed, file)
 		}
 	}
+
 	return stdin
 }
 
@@ -216,6 +225,7 @@ func (z *zpool) fill(b *builder, on place) {
 			z.open(b)
 		}
 	}
+
 	b.close("export the pool "+z.name, z.name, "zpool", "export", z.name)
 	for _, d := range append([]*dataset{z.root}, z.datasets...) {
 		b.around(d.hooks, place{device: d.name, name: d.name, at: d.path, keep: state != allNew}, d)
@@ -277,6 +287,7 @@ func (z *zpool) topology(b *builder) (args []string) {
 		}
 		return append(args, members...)
 	}
+
 	role, left := "", slices.Clone(members)
 	for _, v := range z.vdevs {
 		if v.role != role {
@@ -301,6 +312,7 @@ func (z *zpool) topology(b *builder) (args []string) {
 			args = append(args, node)
 		}
 	}
+
 	if len(left) > 0 {
 		b.errorf(z.at, "its topology leaves out the members %s", strings.Join(left, ", "))
 	}
@@ -322,6 +334,7 @@ func (d *dataset) keep(b *builder, on place) bool {
 		}
 		return true
 	}
+
 	pool, _, _ := strings.Cut(d.name, "/")
 	if !slices.Contains(b.facts.Pools, pool) {
 		return true // seen once it is imported
@@ -347,6 +360,7 @@ func (d *dataset) keep(b *builder, on place) bool {
 		}
 		b.open(place{}, "unlock "+d.name, d.name, stdin, "zfs", "load-key", d.name)
 	}
+
 	return true
 }
 

@@ -92,9 +92,11 @@ func (c Choices) Check() error {
 			return fmt.Errorf("--config-txt %q: write one line of plain text, such as dtparam=pciex1", line)
 		}
 	}
+
 	if err := c.CheckWords(); err != nil {
 		return err
 	}
+
 	if c.FixedAddress == "" {
 		return nil
 	}
@@ -148,6 +150,7 @@ func AllChoices() []Choice {
 			index: i,
 		})
 	}
+
 	return all
 }
 
@@ -197,6 +200,7 @@ func (c Choices) MarshalNamed(request any, named []string) ([]byte, error) {
 			return nil, err
 		}
 	}
+
 	return json.Marshal(fields)
 }
 
@@ -215,5 +219,6 @@ func Named(request []byte, unmade ...string) ([]string, error) {
 			}
 		}
 	}
+
 	return named, nil
 }

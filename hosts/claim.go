@@ -58,6 +58,7 @@ func readClaim(rec store.Record) claim {
 		c.disk = Disk{Model: words[0], Serial: words[1], WWN: words[2]}
 		c.disk.Size, _ = strconv.ParseInt(words[3], 10, 64)
 	}
+
 	return c
 }
 
@@ -67,6 +68,7 @@ func (inv *Inventory) claims(d Disk) ([]claim, error) {
 	if err != nil {
 		return nil, fmt.Errorf("look up whose %s is: %w", d.Device, err)
 	}
+
 	var all []claim
 	for _, rec := range recs {
 		c := readClaim(rec)
@@ -76,11 +78,13 @@ func (inv *Inventory) claims(d Disk) ([]claim, error) {
 				return nil, err
 			}
 		}
+
 		// Records of older versions may be about disks whose serial numbers are not theirs alone.
 		if c.disk.resembles(d) || c.old && c.disk.same(d) {
 			all = append(all, c)
 		}
 	}
+
 	rank := func(c claim) int {
 		switch {
 		case !c.surely(d):
@@ -114,6 +118,7 @@ func (inv *Inventory) complete(c claim, d Disk) (Disk, error) {
 			break
 		}
 	}
+
 	return found, nil
 }
 
@@ -146,6 +151,7 @@ func (h *Host) ownerOf(d Disk, claims []claim) Owner {
 	case maybe:
 		return Owner{Doubt: "a permit of this host was burned for another disk that has its serial number or WWN"}
 	}
+
 	return Owner{}
 }
 
@@ -166,6 +172,7 @@ func (c claim) doubt(host string, d Disk) string {
 	case o.Model != d.Model || o.Serial != d.Serial:
 		return fmt.Sprintf("%s a disk with %s that calls itself %s", whose, has, strings.TrimSpace(o.Model+" "+o.Serial))
 	}
+
 	return fmt.Sprintf("%s a disk with %s, which is not one disk's alone", whose, has)
 }
 
@@ -178,6 +185,7 @@ func (inv *Inventory) claimDisks(h *Host, disks []Disk) (expect []store.Version,
 		if err != nil {
 			return nil, nil, err
 		}
+
 		if owner := h.ownerOf(d, claims).Host; owner != "" && owner != h.Name && !d.Wipe {
 			return nil, nil, fmt.Errorf("%s belongs to %s: %w; if it is this host's now, enroll it with --wipe %s",
 				diskNames([]Disk{d}), owner, ErrRefused, d.word())
@@ -199,9 +207,11 @@ func (inv *Inventory) claimDisks(h *Host, disks []Disk) (expect []store.Version,
 				writes = append(writes, store.Delete(c.key))
 			}
 		}
+
 		expect = append(expect, before)
 		writes = append(writes, store.Put(key, []byte(h.Name)))
 	}
+
 	for owner, disks := range lost {
 		e, w, err := inv.tellOwner(owner, "claimed by "+h.Name+" now, as its operator said (--wipe): "+diskNames(disks))
 		if err != nil {
@@ -209,6 +219,7 @@ func (inv *Inventory) claimDisks(h *Host, disks []Disk) (expect []store.Version,
 		}
 		expect, writes = append(expect, e...), append(writes, w...)
 	}
+
 	return expect, writes, nil
 }
 

@@ -37,11 +37,13 @@ func NewClock(db store.Store, wall func() time.Time) (*Clock, error) {
 	if why, err := stored.Stale(); why != "" || err != nil {
 		return c, err
 	}
+
 	rec, err := stored.Get(clockKey)
 	var seen time.Time
 	if err == nil {
 		err = seen.UnmarshalText(rec.Value)
 	}
+
 	switch {
 	case errors.Is(err, ErrNotFound), errors.As(err, new(*store.Damaged)):
 	case err != nil:
@@ -49,6 +51,7 @@ func NewClock(db store.Store, wall func() time.Time) (*Clock, error) {
 	case seen.After(c.told):
 		c.told = seen
 	}
+
 	return c, nil
 }
 

@@ -92,12 +92,14 @@ func (d Disk) confirms(o Disk) bool {
 		}
 		known = true
 	}
+
 	if d.Serial != "" && o.Serial != "" {
 		if d.Serial != o.Serial {
 			return false
 		}
 		known = known || tells(d.Serial) && !d.Vague && !o.Vague
 	}
+
 	return known && d.Twins == 0 && o.Twins == 0 || d.Device == o.Device
 }
 

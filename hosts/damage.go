@@ -20,11 +20,13 @@ func (inv *Inventory) withdrawStale() error {
 	if why == "" || err != nil {
 		return err
 	}
+
 	why = "the permit was withdrawn: " + why
 	all, err := inv.List()
 	if err != nil {
 		return err
 	}
+
 	var g errgroup.Group
 	g.SetLimit(64) // they share their waits for the disk
 	for _, h := range all {
@@ -36,6 +38,7 @@ func (inv *Inventory) withdrawStale() error {
 			return err
 		})
 	}
+
 	if err := g.Wait(); err != nil {
 		return fmt.Errorf("withdraw all permits of a store that is stale: %w", err)
 	}
@@ -63,6 +66,7 @@ func (inv *Inventory) SetAside(key, by string) error {
 		case !errors.As(err, &damaged):
 			return fmt.Errorf("set %s aside: %w", key, err)
 		}
+
 		if name, ok := strings.CutPrefix(key, "host/"); ok {
 			return inv.putAside(name, by)
 		}
@@ -89,5 +93,6 @@ func (inv *Inventory) takeOutDamaged(name string) (h Host, expect []store.Versio
 			}
 		}
 	}
+
 	return Host{Name: name}, []store.Version{store.At(rec.Key, rec.Version)}, writes, nil
 }

@@ -47,6 +47,7 @@ func (s *sightings) see(d Discovered) {
 		mac, _ := s.byMAC.oldest()
 		s.byMAC.drop(mac)
 	}
+
 	s.byMAC.use(d.MAC, d)
 	s.dirty = true
 }

@@ -57,6 +57,7 @@ func (d Disk) name() string {
 			return ""
 		}
 	}
+
 	if !tells(name) {
 		return ""
 	}
@@ -117,8 +118,10 @@ func apart(disks []Disk) []Disk {
 				twins++
 			}
 		}
+
 		d.Twins = max(d.Twins, twins)
 	}
+
 	return disks
 }
 
@@ -134,6 +137,7 @@ func (h *Host) owns(d Disk) (certain, doubtful bool) {
 			doubtful = true
 		}
 	}
+
 	// Of several disks that are all alike, it does not matter which is which if all are the host's.
 	return count > d.Twins, doubtful || count > 0
 }

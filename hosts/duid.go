@@ -56,6 +56,7 @@ func siphash(key, message [16]byte) uint64 {
 		rounds(2)
 		v[0] ^= word
 	}
+
 	v[2] ^= 0xff
 	rounds(4)
 	return v[0] ^ v[1] ^ v[2] ^ v[3]

@@ -68,6 +68,7 @@ func (inv *Inventory) permit(h Host, permit time.Duration, secrets map[string][]
 		}
 		h.MACs[i] = mac
 	}
+
 	slices.Sort(h.MACs)
 	h.MACs = slices.Compact(h.MACs)
 	now := inv.now()
@@ -83,6 +84,7 @@ func (inv *Inventory) permit(h Host, permit time.Duration, secrets map[string][]
 	if err := inv.allGiven(h, secrets); err != nil {
 		return Host{}, err
 	}
+
 	key, keyWrite, err := inv.hostKeyFor(h.Name, secrets[SecretHostKey])
 	if newIdentity && secrets[SecretHostKey] == nil {
 		key, keyWrite, err = inv.newIdentity(h.Name)
@@ -90,6 +92,7 @@ func (inv *Inventory) permit(h Host, permit time.Duration, secrets map[string][]
 	if err != nil {
 		return Host{}, err
 	}
+
 	h.HostKey = key
 	ev := Event{Kind: EventEnrolled, Enroll: &h, Message: fmt.Sprintf("%s shall become %s with image %s; permit until %s",
 		strings.Join(h.MACs, ", "), h.Name, h.Image, h.Permit.Expires.Format(time.RFC3339))}
@@ -101,20 +104,24 @@ func (inv *Inventory) permit(h Host, permit time.Duration, secrets map[string][]
 		if err != nil {
 			return nil, nil, err
 		}
+
 		kept, err := inv.keepIdentity(before, after)
 		if err != nil {
 			return nil, nil, err
 		}
+
 		sealed, err := inv.keepSecrets(before, after, secrets)
 		if err != nil {
 			return nil, nil, err
 		}
+
 		return expect, slices.Concat(writes, kept, sealed, keyWrite), nil
 	}
 	done, err := inv.apply(h.Name, ev, writesOf)
 	if err == nil {
 		inv.seen.forget(h.MACs)
 	}
+
 	return done, err
 }
 
@@ -134,6 +141,7 @@ func (inv *Inventory) claimMACs(before, after *Host) (expect []store.Version, wr
 		expect = append(expect, store.At(macKey(mac), rec.Version))
 		writes = append(writes, store.Put(macKey(mac), []byte(after.Name)))
 	}
+
 	return expect, writes, nil
 }
 
@@ -222,6 +230,7 @@ func (inv *Inventory) ServerKey() (*ed25519.PrivateKey, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	key, err := ssh.ParseRawPrivateKey(private)
 	if err != nil {
 		return nil, fmt.Errorf("read the server's SSH key: %w", err)
@@ -241,11 +250,13 @@ func (inv *Inventory) BeginBoot(name string, b Boot, machine string) (Host, erro
 	if err != nil {
 		return Host{}, err
 	}
+
 	b.HostKey = cmp.Or(b.HostKey, public)
 	secret, err := inv.sealAll(name, map[string][]byte{SecretBootKey: private})
 	if err != nil {
 		return Host{}, err
 	}
+
 	ev := Event{Kind: EventNetboot, Boot: &b, Machine: machine, Message: b.Client + " asked; a boot was offered"}
 	return inv.apply(name, ev, func(_ *Inventory, _, after *Host, _ Event) ([]store.Version, []store.Write, error) {
 		found := []store.Write{store.Put(tokenKey(b.Token), []byte(name))}
@@ -273,6 +284,7 @@ func (inv *Inventory) UseBoot(token string, f Fetch) (Host, error) {
 	if err != nil {
 		return h, err
 	}
+
 	b := h.Boot
 	if b.Token != token || h.State != StateBooting || !b.Serves(inv.now()) || (b.TakenBy != "" && b.TakenBy != f.Client) {
 		return h, fmt.Errorf("%s: %w: this boot is over or belongs to another address", h.Name, ErrRefused)

@@ -64,6 +64,7 @@ func ReadRecipients(arg string) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w; give an age1… or ssh-… public key, or a file of such lines", err)
 	}
+
 	if strings.Contains(string(data), "-----BEGIN") {
 		_, err := ParseRecipient(strings.TrimSpace(string(data)))
 		return nil, fmt.Errorf("%s: %w", arg, err)
@@ -80,6 +81,7 @@ func ReadRecipients(arg string) ([]string, error) {
 		}
 		all = append(all, line)
 	}
+
 	if len(all) == 0 {
 		return nil, fmt.Errorf("%s: there is no recipient in it", arg)
 	}
@@ -121,6 +123,7 @@ func ParseRecipient(s string) (age.Recipient, error) {
 		}
 		return r, nil
 	}
+
 	return parseSSHRecipient(s)
 }
 
@@ -149,12 +152,14 @@ func encryptTo(recipients []string, plain []byte) ([]byte, error) {
 		}
 		to = append(to, r)
 	}
+
 	var out bytes.Buffer
 	a := armor.NewWriter(&out)
 	w, err := age.Encrypt(a, to...)
 	if err != nil {
 		return nil, fmt.Errorf("escrow: %w", err)
 	}
+
 	_, err = w.Write(plain)
 	if err = errors.Join(err, w.Close(), a.Close()); err != nil {
 		return nil, fmt.Errorf("escrow: %w", err)
@@ -181,6 +186,7 @@ func (inv *Inventory) escrow(h *Host, keys map[string]diskKey) (writes []store.W
 	if err != nil {
 		return nil, err
 	}
+
 	there := make(map[string][]byte)
 	for _, rec := range recs {
 		there[strings.TrimPrefix(rec.Key, prefix)] = rec.Value
@@ -194,6 +200,7 @@ func (inv *Inventory) escrow(h *Host, keys map[string]diskKey) (writes []store.W
 		}
 		writes = append(writes, store.Delete(prefix+secret))
 	}
+
 	if len(h.EscrowTo) == 0 {
 		return writes, nil
 	}
@@ -204,6 +211,7 @@ func (inv *Inventory) escrow(h *Host, keys map[string]diskKey) (writes []store.W
 		}
 		writes = append(writes, store.Put(prefix+secret, sealed))
 	}
+
 	return writes, nil
 }
 
@@ -215,6 +223,7 @@ func (inv *Inventory) Reveal(name, who string) ([]Escrow, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	if len(recs) == 0 {
 		return nil, fmt.Errorf("escrow of %s: %w: it was enrolled without --escrow-to, or its layout reads no disk key", name, ErrNotFound)
 	}
@@ -230,6 +239,7 @@ func (inv *Inventory) Reveal(name, who string) ([]Escrow, error) {
 		}
 		names = append(names, words)
 	}
+
 	_, err = inv.Apply(name, Event{Kind: EventRevealed, Message: fmt.Sprintf("%s was given the escrowed disk keys, encrypted: %s", who, strings.Join(names, ", "))})
 	if err != nil {
 		return nil, err

@@ -16,6 +16,7 @@ func CheckExtraFiles(dir string) error {
 	if err != nil {
 		return fmt.Errorf("extra files: %w", err)
 	}
+
 	err = filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -30,16 +31,19 @@ func CheckExtraFiles(dir string) error {
 		default:
 			kind = "a device"
 		}
+
 		switch {
 		case path == top && !d.IsDir():
 			return fmt.Errorf("%s is not a folder", path)
 		case kind != "":
 			return fmt.Errorf("%s is %s, which cannot be copied: take it out of the folder", path, kind)
 		}
+
 		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("extra files: %w", err)
 	}
+
 	return nil
 }

@@ -52,6 +52,7 @@ func (inv *Inventory) belong(before, name string) ([]store.Record, error) {
 		}
 		all = append(all, recs...)
 	}
+
 	for _, key := range []string{factsKey(name), journalKey(name)} {
 		rec, err := inv.store.Get(before + key)
 		switch {
@@ -61,6 +62,7 @@ func (inv *Inventory) belong(before, name string) ([]store.Record, error) {
 			return nil, err
 		}
 	}
+
 	return all, nil
 }
 
@@ -95,14 +97,17 @@ func (inv *Inventory) putAside(name, by string) error {
 	if err != nil {
 		return err
 	}
+
 	recs, err := inv.belong("", name)
 	if err != nil {
 		return err
 	}
+
 	now, err := inv.freeStamp(name)
 	if err != nil {
 		return err
 	}
+
 	for _, rec := range recs {
 		writes = append(writes, store.Put(asideKey(name, now, rec.Key), rec.Value), store.Delete(rec.Key))
 	}
@@ -110,6 +115,7 @@ func (inv *Inventory) putAside(name, by string) error {
 	if err != nil {
 		return err
 	}
+
 	key := forgottenKey(name, now)
 	return inv.store.Commit(append(expect, store.Absent(key)), append(writes, store.Put(key, data)))
 }
@@ -148,6 +154,7 @@ func (inv *Inventory) takeOut(name string) (h Host, expect []store.Version, writ
 	if err != nil {
 		return h, nil, nil, err
 	}
+
 	if h.Connected {
 		return h, nil, nil, fmt.Errorf("%s is being installed: %w; run `provision cancel %s` first", name, ErrRefused, name)
 	}
@@ -206,10 +213,12 @@ func (inv *Inventory) takeBack(name string, forgotten time.Time, by string) (Hos
 	if err != nil {
 		return Host{}, err
 	}
+
 	expect, err := inv.unclaimed(f.Host)
 	if err != nil {
 		return Host{}, err
 	}
+
 	h := f.Host
 	writes := []store.Write{store.Delete(forgottenKey(name, f.Time))}
 	if h.State != "" {
@@ -218,21 +227,26 @@ func (inv *Inventory) takeBack(name string, forgotten time.Time, by string) (Hos
 		if h, err = next(h, ev); err != nil {
 			return Host{}, err
 		}
+
 		e, w, err := inv.lead(&h)
 		if err != nil {
 			return Host{}, err
 		}
+
 		logged, err := inv.log(&h, ev)
 		if err != nil {
 			return Host{}, err
 		}
+
 		expect, writes = append(expect, e...), slices.Concat(writes, w, logged)
 	}
+
 	before := asideKey(name, f.Time, "")
 	recs, err := inv.belong(before, name)
 	if err != nil {
 		return Host{}, err
 	}
+
 	var back []store.Write
 	for _, rec := range recs {
 		back = append(back, store.Put(strings.TrimPrefix(rec.Key, before), rec.Value), store.Delete(rec.Key))
@@ -249,6 +263,7 @@ func (inv *Inventory) kept(name string, forgotten time.Time) (Forgotten, error) 
 	if err != nil {
 		return Forgotten{}, err
 	}
+
 	now := inv.now()
 	for _, f := range slices.Backward(all) {
 		switch {
@@ -259,6 +274,7 @@ func (inv *Inventory) kept(name string, forgotten time.Time) (Forgotten, error) 
 		}
 		return f, nil
 	}
+
 	return Forgotten{}, fmt.Errorf("restore %s: %w: no forgotten host of this name is kept; `provision restore` lists those that are",
 		name, ErrNotFound)
 }
@@ -269,6 +285,7 @@ func (inv *Inventory) unclaimed(h Host) (expect []store.Version, err error) {
 	if err != nil {
 		return nil, err
 	}
+
 	other, err := inv.Get(h.Name)
 	switch {
 	case err == nil:
@@ -280,6 +297,7 @@ func (inv *Inventory) unclaimed(h Host) (expect []store.Version, err error) {
 		return nil, fmt.Errorf("restore %s: %w: another SSH key was made for this name meanwhile; `provision forget %s` puts that aside",
 			h.Name, ErrRefused, h.Name)
 	}
+
 	expect = []store.Version{store.Absent(hostKey(h.Name)), store.Absent(secretKey(h.Name, SecretHostKey))}
 	for _, mac := range h.MACs {
 		rec, err := inv.store.Get(macKey(mac))
@@ -292,6 +310,7 @@ func (inv *Inventory) unclaimed(h Host) (expect []store.Version, err error) {
 		}
 		expect = append(expect, store.Absent(macKey(mac)))
 	}
+
 	return expect, nil
 }
 
@@ -320,6 +339,7 @@ func (inv *Inventory) Purge(name string) error {
 		if err != nil {
 			return err
 		}
+
 		_, expect, writes, err := inv.takeOut(name)
 		if errors.Is(err, ErrNotFound) && len(kept) > 0 {
 			expect, err = []store.Version{store.Absent(hostKey(name))}, nil
@@ -327,6 +347,7 @@ func (inv *Inventory) Purge(name string) error {
 		if err != nil {
 			return err
 		}
+
 		writes = append(writes, store.Delete(factsKey(name)), store.Delete(journalKey(name)))
 		for _, prefix := range belongings(name) {
 			writes = append(writes, store.DeletePrefix(prefix))
@@ -374,24 +395,29 @@ func (inv *Inventory) purgeOne(f Forgotten) error {
 	if err != nil {
 		return err
 	}
+
 	living, version, err := inv.get(name)
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return err
 	}
+
 	namesakes, err := inv.forgotten("forgotten/" + name + "/")
 	if err != nil {
 		return err
 	}
+
 	keep := slices.Clone(living.Owned)
 	for _, n := range namesakes {
 		if !n.Time.Equal(f.Time) {
 			keep = append(keep, n.Host.Owned...)
 		}
 	}
+
 	expect, free, err := inv.freeDisks(name, keep)
 	if err != nil {
 		return err
 	}
+
 	expect = append(expect, store.At(key, rec.Version), store.At(hostKey(name), version))
 	return inv.store.Commit(expect, append(destroy(f), free...))
 }

@@ -57,6 +57,7 @@ func (h *Hardware) UnmarshalText(text []byte) error {
 		return fmt.Errorf("--generate-hardware-config %s: what %s makes goes into a %s file of its own, such as hosts/HOST/%s",
 			s, tool, ext, standard)
 	}
+
 	return nil
 }
 

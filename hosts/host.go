@@ -206,6 +206,7 @@ func (h *Host) MayBoot(now time.Time) (bool, string) {
 	case h.Connected:
 		return false, "its installer is up and answers at " + h.Address
 	}
+
 	return true, ""
 }
 

@@ -27,6 +27,7 @@ func ParseHostKey(data []byte) (public string, private []byte, err error) {
 		}
 		return "", nil, errors.New("it is no OpenSSH private key; make one with `ssh-keygen -t ed25519 -N \"\" -f FILE`")
 	}
+
 	if block.Type != "OPENSSH PRIVATE KEY" {
 		return "", nil, fmt.Errorf("it is a %s, not an OpenSSH ed25519 key; make one with `ssh-keygen -t ed25519 -N \"\" -f FILE`", strings.ToLower(block.Type))
 	}
@@ -40,6 +41,7 @@ func ParseHostKey(data []byte) (public string, private []byte, err error) {
 	case signer.PublicKey().Type() != ssh.KeyAlgoED25519:
 		return "", nil, fmt.Errorf("it is a %s key; make an ed25519 one with `ssh-keygen -t ed25519 -N \"\" -f FILE`", signer.PublicKey().Type())
 	}
+
 	return authorized(signer.PublicKey()), pem.EncodeToMemory(block), nil
 }
 
@@ -78,6 +80,7 @@ func (inv *Inventory) Identity(name string) (string, error) {
 	} else if !errors.Is(err, ErrNotFound) {
 		return "", err
 	}
+
 	private, err := inv.Secret(name, SecretHostKey)
 	if errors.Is(err, ErrNotFound) {
 		return "", fmt.Errorf("host %s: %w, and no SSH key was made for it; `provision host-key %s --make` makes one before it is enrolled", name, ErrNotFound, name)
@@ -85,6 +88,7 @@ func (inv *Inventory) Identity(name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+
 	public, _, err := ParseHostKey(private)
 	if err != nil {
 		return "", fmt.Errorf("the SSH key of %s: %w", name, err)

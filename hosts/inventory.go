@@ -58,6 +58,7 @@ func New(db store.Store, vault *Vault, now func() time.Time) (*Inventory, error)
 	if err := inv.withdrawStale(); err != nil {
 		return nil, err
 	}
+
 	rec, err := inv.store.Get(discoveredKey)
 	switch {
 	case errors.Is(err, ErrNotFound):
@@ -67,6 +68,7 @@ func New(db store.Store, vault *Vault, now func() time.Time) (*Inventory, error)
 	case err == nil:
 		err = inv.seen.load(rec.Value)
 	}
+
 	if err != nil {
 		return nil, fmt.Errorf("read discovered machines: %w", err)
 	}
@@ -80,8 +82,11 @@ func (inv *Inventory) Run(ctx context.Context) error {
 	minute := time.NewTicker(time.Minute)
 	hour := time.NewTicker(time.Hour)
 	defer tick.Stop()
+
 	defer minute.Stop()
+
 	defer hour.Stop()
+
 	_ = inv.PurgeForgotten(inv.now()) // as below
 	for {
 		select {
@@ -93,6 +98,7 @@ func (inv *Inventory) Run(ctx context.Context) error {
 			_ = inv.PurgeForgotten(inv.now())
 		case <-tick.C:
 		}
+
 		// A full disk must not end the server; it is tried again, and the
 		// last time says what is wrong.
 		_ = inv.saveSeen()
@@ -160,18 +166,21 @@ func (inv *Inventory) List() ([]Host, error) {
 	if err != nil && !errors.As(err, &damaged) {
 		return nil, err
 	}
+
 	all := make([]Host, len(recs))
 	for i, rec := range recs {
 		if err := json.Unmarshal(rec.Value, &all[i]); err != nil {
 			return nil, fmt.Errorf("%s: %w", rec.Key, err)
 		}
 	}
+
 	if damaged != nil {
 		for _, key := range damaged.Keys {
 			all = append(all, unreadable(key))
 		}
 		slices.SortFunc(all, func(a, b Host) int { return cmp.Compare(a.Name, b.Name) })
 	}
+
 	return all, nil
 }
 
@@ -235,6 +244,7 @@ func (inv *Inventory) apply(name string, ev Event, extra writeFunc) (Host, error
 		}
 		ev.unrecorded = true
 	}
+
 	for {
 		h, err := inv.try(name, ev, extra)
 		if !errors.Is(err, store.ErrConflict) {
@@ -248,6 +258,7 @@ func (inv *Inventory) try(name string, ev Event, extra writeFunc) (Host, error) 
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return before, err
 	}
+
 	ev.Host = name
 	ev.Time = inv.now()
 	ev.Message = text.Short(ev.Message, MaxMessage)
@@ -255,14 +266,17 @@ func (inv *Inventory) try(name string, ev Event, extra writeFunc) (Host, error) 
 	if err != nil {
 		return before, err
 	}
+
 	writes, err := inv.log(&after, ev)
 	if err != nil {
 		return before, err
 	}
+
 	expect, serial, err := inv.claimSerial(&before, &after)
 	if err != nil {
 		return before, err
 	}
+
 	expect, writes = append(expect, store.At(hostKey(name), version)), append(writes, serial...)
 	for _, more := range []writeFunc{transitions[ev.Kind].beside, extra} {
 		if more == nil {
@@ -274,9 +288,11 @@ func (inv *Inventory) try(name string, ev Event, extra writeFunc) (Host, error) 
 		}
 		expect, writes = append(expect, e...), append(writes, w...)
 	}
+
 	if err := inv.store.Commit(expect, writes); err != nil {
 		return before, err
 	}
+
 	return after, nil
 }
 
@@ -290,6 +306,7 @@ func (inv *Inventory) log(h *Host, ev Event) ([]store.Write, error) {
 		if writes, err = inv.makeRoom(h); err != nil {
 			return nil, err
 		}
+
 		h.LastEvent++
 		h.Events++
 		ev.Number, ev.State = h.LastEvent, h.State
@@ -297,13 +314,16 @@ func (inv *Inventory) log(h *Host, ev Event) ([]store.Write, error) {
 		if err != nil {
 			return nil, err
 		}
+
 		writes = append(writes, store.Put(eventKey(h.Name, ev.Number), data))
 	}
+
 	// Tokens past the last few are forgotten altogether.
 	for len(h.Tokens) > 4 {
 		writes = append(writes, store.Delete(tokenKey(h.Tokens[0])))
 		h.Tokens = h.Tokens[1:]
 	}
+
 	data, err := json.Marshal(h)
 	return append(writes, store.Put(hostKey(h.Name), data)), err
 }
@@ -336,6 +356,7 @@ func expendable(all []Event, n int) (numbers []uint64) {
 			beyond++
 		}
 	}
+
 	var rest []uint64
 	for _, ev := range all {
 		if ev.Stranger && beyond > 0 {
@@ -345,6 +366,7 @@ func expendable(all []Event, n int) (numbers []uint64) {
 			rest = append(rest, ev.Number)
 		}
 	}
+
 	numbers = append(numbers, rest...)
 	return numbers[:min(n, len(numbers))]
 }
@@ -375,6 +397,7 @@ func (l *noteLimits) allow(host string, ev Event, now time.Time) bool {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+
 	key := noteKey{host, ev.Kind, ev.Stranger}
 	n := l.recorded[key]
 	if now.Sub(n.minute) > time.Minute {
@@ -391,6 +414,7 @@ func (l *noteLimits) allow(host string, ev Event, now time.Time) bool {
 		}
 		n.last[ev.Message] = now
 	}
+
 	l.recorded[key] = n
 	return true
 }

@@ -59,6 +59,7 @@ func (inv *Inventory) loss(before string, h Host) (Loss, error) {
 	if err != nil {
 		return l, err
 	}
+
 	for _, rec := range recs {
 		key := strings.TrimPrefix(rec.Key, before)
 		if secret, ok := strings.CutPrefix(key, escrowPrefix(h.Name)); ok {
@@ -73,6 +74,7 @@ func (inv *Inventory) loss(before string, h Host) (Loss, error) {
 			l.Events++
 		}
 	}
+
 	for _, d := range h.Owned {
 		claims, err := inv.claims(d)
 		if err != nil {
@@ -82,5 +84,6 @@ func (inv *Inventory) loss(before string, h Host) (Loss, error) {
 			l.Disks = append(l.Disks, d)
 		}
 	}
+
 	return l, nil
 }

@@ -18,12 +18,14 @@ func VaultOf(db store.Store, path string) (*Vault, error) {
 	if err != nil && !errors.As(err, new(*store.Damaged)) {
 		return nil, fmt.Errorf("look for sealed secrets: %w", err)
 	}
+
 	if len(sealed) == 0 {
 		return OpenVault(path)
 	}
 	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
 		return nil, lostKey(path, "it is not there", sealed)
 	}
+
 	vault, err := OpenVault(path)
 	if errors.Is(err, errNoKey) {
 		return nil, lostKey(path, errNoKey.Error(), sealed)
@@ -31,11 +33,13 @@ func VaultOf(db store.Store, path string) (*Vault, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	for _, rec := range sealed {
 		if _, err := vault.Open(rec.Value); err == nil {
 			return vault, nil
 		}
 	}
+
 	return nil, lostKey(path, "it is another key", sealed)
 }
 
@@ -48,6 +52,7 @@ func lostKey(path, how string, sealed []store.Record) error {
 			whose[kind] = append(whose[kind], owner)
 		}
 	}
+
 	var lost []string
 	for _, kind := range []struct{ prefix, name string }{
 		{SecretHostKey, "the SSH keys of hosts"},
@@ -62,6 +67,7 @@ func lostKey(path, how string, sealed []store.Record) error {
 			lost = append(lost, kind.name+" ("+strings.Join(owners, ", ")+")")
 		}
 	}
+
 	lost = append(lost, "the server's own SSH key")
 	return fmt.Errorf("open the store's key %s: %s, and without it these cannot be read: %s. Put the file back from a "+
 		"backup; copies of state.db do not hold it. If it is lost, `provision state drop-secrets --state-dir %s` removes "+
@@ -86,6 +92,7 @@ func DropSecrets(db store.Store) (int, error) {
 			}
 		}
 	}
+
 	mark := store.Put(store.StaleKey, []byte("the secrets of the store were dropped"))
 	return len(writes), records{db}.Commit(nil, append(writes, mark))
 }

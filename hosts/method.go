@@ -62,11 +62,13 @@ func ParseMethod(s string) (m Method, err error) {
 			return m, fmt.Errorf("boot method %q: choose binl, first, header or plain; snponly or native; "+
 				"or both, such as first+snponly; for a Raspberry Pi, pi or u-boot", s)
 		}
+
 		if *into != "" {
 			return m, fmt.Errorf("boot method %q names two of a kind: write one offer and one program, such as first+snponly", s)
 		}
 		*into = part
 	}
+
 	return m, nil
 }
 

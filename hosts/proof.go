@@ -29,6 +29,7 @@ func (p *Proof) UnmarshalText(text []byte) error {
 		*p = word
 		return nil
 	}
+
 	number, ok := strings.CutPrefix(string(text), "ssh:")
 	if !ok {
 		return fmt.Errorf("--proof %s: choose ssh, ssh:PORT, seen or none", text)

@@ -46,6 +46,7 @@ func (c Choices) checkSecrets() error {
 			return err
 		}
 	}
+
 	var paths []string
 	for _, f := range c.Secrets {
 		switch err := checkTarget(f.Path); {
@@ -58,8 +59,10 @@ func (c Choices) checkSecrets() error {
 		case strings.HasPrefix(f.Path, "/etc/ssh/ssh_host_ed25519_key"):
 			return fmt.Errorf("secret %s is the host's identity: give it with --host-key", f.Path)
 		}
+
 		paths = append(paths, f.Path)
 	}
+
 	for _, owner := range c.Chown {
 		switch err := checkTarget(owner.Path); {
 		case err != nil:
@@ -68,6 +71,7 @@ func (c Choices) checkSecrets() error {
 			return fmt.Errorf("chown %s: %d is nobody's number; it means that nothing changes", owner.Path, uint32(unchanged))
 		}
 	}
+
 	return nil
 }
 
@@ -93,6 +97,7 @@ func checkTarget(p string) error {
 	case under("/proc", "/sys", "/dev", "/run"):
 		return fmt.Errorf("%s: what is there is made anew at each start", p)
 	}
+
 	return nil
 }
 
@@ -103,16 +108,19 @@ func (inv *Inventory) keepSecrets(before, after *Host, given map[string][]byte) 
 	if err != nil {
 		return nil, err
 	}
+
 	old, err := inv.store.List("secret/"+after.Name+"/"+fileSecret, "")
 	if err != nil {
 		return nil, err
 	}
+
 	for _, rec := range old {
 		p := strings.TrimPrefix(rec.Key, "secret/"+after.Name+"/"+fileSecret)
 		if !slices.ContainsFunc(after.Secrets, func(f SecretFile) bool { return f.Path == p }) {
 			writes = append(writes, store.Delete(rec.Key))
 		}
 	}
+
 	keys := make(map[string]diskKey)
 	for _, p := range after.DiskKeys {
 		secret := SecretDisk(p)
@@ -125,12 +133,15 @@ func (inv *Inventory) keepSecrets(before, after *Host, given map[string][]byte) 
 			key.same = true
 			key.plain, err = inv.Secret(after.Name, secret)
 		}
+
 		if err != nil {
 			return nil, err
 		}
+
 		keys[secret] = key
 		writes = append(writes, made...)
 	}
+
 	escrow, err := inv.escrow(after, keys)
 	return append(writes, escrow...), err
 }
@@ -196,6 +207,7 @@ func (inv *Inventory) settleSecrets(after *Host, undone bool) (writes []store.Wr
 			writes = append(writes, store.Delete(secretKey(after.Name, SecretContent(f.Path))))
 		}
 	}
+
 	prefix := escrowPrefix(after.Name)
 	old, err := inv.store.List(prefix+previous, "")
 	for _, rec := range old {
@@ -204,6 +216,7 @@ func (inv *Inventory) settleSecrets(after *Host, undone bool) (writes []store.Wr
 			writes = append(writes, store.Put(prefix+strings.TrimPrefix(rec.Key, prefix+previous), rec.Value))
 		}
 	}
+
 	return writes, err
 }
 
@@ -235,10 +248,12 @@ func (inv *Inventory) missing(h Host, given map[string][]byte) (missing []string
 			missing = append(missing, fmt.Sprintf("--secret %s=FILE:%s", f.Path, f.Mode))
 		}
 	}
+
 	for _, p := range h.DiskKeys {
 		if !slices.Contains(h.Generated, p) && !has(SecretDisk(p)) {
 			missing = append(missing, fmt.Sprintf("--disk-encryption-key %s=FILE", p))
 		}
 	}
+
 	return missing, err
 }

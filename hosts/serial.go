@@ -33,6 +33,7 @@ func (inv *Inventory) claimSerial(before, after *Host) (expect []store.Version, 
 			return nil, nil, err
 		}
 	}
+
 	if has == "" {
 		return expect, writes, nil
 	}
@@ -40,6 +41,7 @@ func (inv *Inventory) claimSerial(before, after *Host) (expect []store.Version, 
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return nil, nil, err
 	}
+
 	if owner := string(rec.Value); owner != "" && owner != after.Name {
 		other, err := inv.Get(owner)
 		switch {
@@ -49,6 +51,7 @@ func (inv *Inventory) claimSerial(before, after *Host) (expect []store.Version, 
 			return nil, nil, err
 		}
 	}
+
 	expect = append(expect, store.At(serialKey(has), rec.Version))
 	return expect, append(writes, store.Put(serialKey(has), []byte(after.Name))), nil
 }
@@ -96,5 +99,6 @@ func (inv *Inventory) NameBoard(name string, b Boot, serial string) (Host, error
 		ev.Message = fmt.Sprintf("Raspberry Pis with two serial numbers, %s and %s, asked for one boot with the same MAC; "+
 			"if there is one only, somebody forges packets", b.Serial, serial)
 	}
+
 	return inv.Apply(name, ev)
 }

@@ -47,14 +47,17 @@ func (inv *Inventory) set(name string, c Change, by string) (Alteration, error) 
 	if err != nil {
 		return Alteration{}, err
 	}
+
 	ev := Event{Host: name, Time: inv.now(), Kind: EventChanged, Change: &c}
 	after, err := next(before, ev)
 	if err != nil {
 		return Alteration{Host: before}, err
 	}
+
 	if err := after.Check(); err != nil {
 		return Alteration{Host: before}, err
 	}
+
 	done := Alteration{Host: after, What: differences(before, after)}
 	if len(done.What) == 0 {
 		return done, nil
@@ -63,16 +66,19 @@ func (inv *Inventory) set(name string, c Change, by string) (Alteration, error) 
 	if err != nil {
 		return done, err
 	}
+
 	done.Notes = notes
 	e, serial, err := inv.claimSerial(&before, &after)
 	if err != nil {
 		return done, err
 	}
+
 	ev.Message = by + " changed it: " + strings.Join(done.What, "; ")
 	logged, err := inv.log(&after, ev)
 	if err != nil {
 		return done, err
 	}
+
 	done.Host = after
 	expect = append(append(expect, e...), store.At(hostKey(name), version))
 	return done, inv.store.Commit(expect, slices.Concat(writes, serial, logged))
@@ -85,12 +91,14 @@ func set(h *Host, ev Event) error {
 	if err != nil {
 		return err
 	}
+
 	if !slices.Equal(macs, old.MACs) {
 		h.MACs = macs
 		if !slices.ContainsFunc(macs, func(m string) bool { return slices.Contains(old.MACs, m) }) {
 			h.otherMachine()
 		}
 	}
+
 	h.Take(c.Choices, c.Named)
 	if c.Serial != nil {
 		h.Serial = *c.Serial
@@ -151,6 +159,7 @@ func chosenMACs(h Host, words []string) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
+
 		at := slices.Index(macs, mac)
 		switch {
 		case sign == "-" && at < 0:
@@ -161,6 +170,7 @@ func chosenMACs(h Host, words []string) ([]string, error) {
 			macs = append(macs, mac)
 		}
 	}
+
 	slices.Sort(macs)
 	return macs, nil
 }
@@ -174,6 +184,7 @@ func (inv *Inventory) moveMACs(before, after Host, by string) (expect []store.Ve
 			writes = append(writes, store.Delete(macKey(mac)))
 		}
 	}
+
 	if len(before.MACs) > 0 && len(after.MACs) == 0 {
 		notes = append(notes, noMAC(after.Name))
 	}
@@ -189,9 +200,11 @@ func (inv *Inventory) moveMACs(before, after Host, by string) (expect []store.Ve
 		if err == nil {
 			losers[string(rec.Value)] = append(losers[string(rec.Value)], mac)
 		}
+
 		expect = append(expect, store.At(macKey(mac), rec.Version))
 		writes = append(writes, store.Put(macKey(mac), []byte(after.Name)))
 	}
+
 	for loser, macs := range losers {
 		e, w, n, err := inv.loseMACs(loser, macs, after.Name, by)
 		if err != nil {
@@ -201,6 +214,7 @@ func (inv *Inventory) moveMACs(before, after Host, by string) (expect []store.Ve
 		writes = append(writes, w...)
 		notes = append(notes, n...)
 	}
+
 	slices.Sort(notes)
 	return expect, writes, notes, nil
 }
@@ -212,6 +226,7 @@ func (inv *Inventory) loseMACs(name string, macs []string,
 	if err != nil {
 		return nil, nil, nil, err
 	}
+
 	var words []string
 	for _, mac := range macs {
 		words = append(words, "-"+mac)
@@ -222,6 +237,7 @@ func (inv *Inventory) loseMACs(name string, macs []string,
 	if err != nil {
 		return nil, nil, nil, fmt.Errorf("take MAC %s from %s: %w", strings.Join(macs, ", "), name, err)
 	}
+
 	notes := []string{fmt.Sprintf("MAC %s was %s's", strings.Join(macs, ", "), name)}
 	if len(h.MACs) == 0 {
 		notes = append(notes, noMAC(name))
@@ -230,6 +246,7 @@ func (inv *Inventory) loseMACs(name string, macs []string,
 	if err != nil {
 		return nil, nil, nil, err
 	}
+
 	expect, serial, err := inv.claimSerial(&before, &h)
 	return append(expect, store.At(hostKey(name), version)), append(writes, serial...), notes, err
 }
@@ -253,6 +270,7 @@ func differences(before, after Host) []string {
 			differ(ch.Set, ch.words(before.Choices), ch.words(after.Choices))
 		}
 	}
+
 	return all
 }
 

@@ -31,6 +31,7 @@ func (p *PCRs) UnmarshalText(text []byte) error {
 		}
 		all = append(all, int(n))
 	}
+
 	slices.Sort(all)
 	var numbers []string
 	for _, n := range slices.Compact(all) {

@@ -82,6 +82,7 @@ type Traces struct {
 func (t *Traces) Add(mac string, p Packet, note func(*Trace)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+
 	p.Time = t.Now()
 	tr, _ := t.byMAC.get(mac)
 	if tr != nil && !p.Sent && p.Time.Sub(tr.Last) > traceGap {

@@ -127,6 +127,7 @@ func next(h Host, ev Event) (Host, error) {
 			return h, err
 		}
 	}
+
 	if ev.Kind == EventCancelled && h.HasInstalled() {
 		to = StateInstalled // as it was
 	}
@@ -273,6 +274,7 @@ func enrollHost(h *Host, ev Event) error {
 		Events:    old.Events,
 		Tokens:    old.Tokens,
 	}
+
 	// A machine that still runs the installer of its last boot needs no other,
 	// if it is still the machine that is meant.
 	if slices.Equal(old.MACs, h.MACs) {
@@ -283,6 +285,7 @@ func enrollHost(h *Host, ev Event) error {
 	} else { // on another machine, a name such as /dev/vda is another disk
 		h.Owned = namedDisks(old.Owned)
 	}
+
 	take := h.Permit.Take
 	if old.State == StateRebooting || old.State == StateInstalled || old.State == StateRehearsed && old.HasInstalled() ||
 		take != nil && take.Installer {
@@ -305,6 +308,7 @@ func netboot(h *Host, ev Event) error {
 		return fmt.Errorf("%s: %w: %s", h.Name, ErrRefused, h.OtherBoard(ev.Boot.Serial))
 	}
 	h.Disconnects = 0
+
 	// What the operator said stays; auto is decided by what asked first.
 	h.Board = cmp.Or(h.Board, ev.Boot.Board)
 	h.Boot = *ev.Boot
@@ -351,6 +355,7 @@ func retry(h *Host, ev Event) error {
 	case !p.Spent.IsZero():
 		return fmt.Errorf("the permit of %s was withdrawn: %w; enroll it again, or run `provision reinstall %s`", h.Name, ErrRefused, h.Name)
 	}
+
 	if p.Burned.IsZero() {
 		p.Expires = ev.Time.Add(max(p.Expires.Sub(p.Issued), time.Hour))
 	}
@@ -387,6 +392,7 @@ func burn(h *Host, ev Event) error {
 	if err := h.CheckConfirmed(ev.Takes); err != nil {
 		return err
 	}
+
 	switch {
 	case p.Burned.IsZero():
 		p.Burned, p.Disks = ev.Time, disks
@@ -396,6 +402,7 @@ func burn(h *Host, ev Event) error {
 			"if that is meant, run `provision cancel %s` and enroll it again",
 			h.Name, diskNames(p.Disks), diskNames(disks), ErrRefused, h.Name)
 	}
+
 	h.own(disks)
 	return nil
 }

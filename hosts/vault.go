@@ -41,12 +41,14 @@ func newVault(path string) (*Vault, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the store's key: %w", err)
 	}
+
 	// Written beside and renamed: a kill leaves a whole key or none.
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".key-*") // mode 0600
 	if err != nil {
 		return nil, fmt.Errorf("make the store's key: %w", err)
 	}
 	defer os.Remove(tmp.Name())
+
 	_, err = fmt.Fprintln(tmp, id)
 	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err == nil {
 		err = os.Rename(tmp.Name(), path)

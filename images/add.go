@@ -39,19 +39,23 @@ func (c *Catalog) add(ctx context.Context, img Image, src Source, progress func(
 	if err != nil {
 		return Image{}, err
 	}
+
 	if img.Cmdline, err = cleanCmdline(src.Cmdline); err != nil {
 		return Image{}, err
 	}
+
 	kernel, err := openInput("kernel", src.Kernel)
 	if err != nil {
 		return Image{}, err
 	}
 	defer kernel.Close()
+
 	initrdFile, err := openInput("initrd", src.Initrd)
 	if err != nil {
 		return Image{}, err
 	}
 	defer initrdFile.Close()
+
 	if img.Arch, err = checkArch(img.Arch, kernel.File); err != nil {
 		return Image{}, fmt.Errorf("kernel %s: %w", src.Kernel, err)
 	}
@@ -72,14 +76,17 @@ func (c *Catalog) add(ctx context.Context, img Image, src Source, progress func(
 		return Image{}, err
 	}
 	defer os.Remove(kernelBlob.tmp)
+
 	initrdBlob, err := c.copyIn(ctx, initrdFile, count)
 	if err != nil {
 		return Image{}, err
 	}
 	defer os.Remove(initrdBlob.tmp)
+
 	if img.Look, err = inspectFiles(ctx, img.Arch, kernelBlob, initrdBlob, count); err != nil {
 		return Image{}, fmt.Errorf("initrd %s: %w (was it downloaded in full?)", src.Initrd, err)
 	}
+
 	img.Kernel = kernelBlob.File
 	img.Initrd = initrdBlob.File
 	img.Added = time.Now().UTC().Truncate(time.Second)
@@ -115,6 +122,7 @@ func openInput(what, path string) (*input, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", what, err)
 	}
+
 	info, err := f.Stat()
 	switch {
 	case err != nil:
@@ -124,6 +132,7 @@ func openInput(what, path string) (*input, error) {
 	case info.Size() == 0:
 		err = fmt.Errorf("%s %s is empty: was it downloaded in full?", what, path)
 	}
+
 	if err != nil {
 		f.Close()
 		return nil, err
@@ -152,6 +161,7 @@ func (c *Catalog) copyIn(ctx context.Context, in *input, count func(int)) (blob,
 	if err != nil {
 		return blob{}, fmt.Errorf("copy %s %s: %w", in.what, in.Name(), err)
 	}
+
 	after, err := in.Stat()
 	if err == nil && (n != in.before.Size() || after.Size() != n || !after.ModTime().Equal(in.before.ModTime())) {
 		err = errors.New("it changed while it was read; add it again when it is complete")
@@ -205,13 +215,16 @@ func (c *Catalog) placeAs(name string, of any, blobs []blob) error {
 			return err
 		}
 	}
+
 	if err := syncDir(c.dir); err != nil {
 		return err
 	}
+
 	record, err := json.MarshalIndent(of, "", "  ")
 	if err != nil {
 		return err
 	}
+
 	tmp, _, err := c.writeTemp(func(w io.Writer) (int64, error) {
 		n, err := w.Write(append(record, '\n'))
 		return int64(n), err
@@ -219,6 +232,7 @@ func (c *Catalog) placeAs(name string, of any, blobs []blob) error {
 	if err != nil {
 		return err
 	}
+
 	if err := os.Rename(tmp, filepath.Join(c.dir, name)); err != nil {
 		os.Remove(tmp)
 		return err

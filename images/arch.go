@@ -27,6 +27,7 @@ func checkArch(want Arch, kernel io.Reader) (Arch, error) {
 		}
 		head, _ = readHead(r) // ends early: the input does
 	}
+
 	got, err := kernelArch(head)
 	if err == nil && want != "" && got != want {
 		err = fmt.Errorf("it is for %s, the image is to be for %s: give the other kernel, or --arch %s", got, want, got)
@@ -67,6 +68,7 @@ func kernelArch(head []byte) (Arch, error) {
 	case at(0, "\x7fELF"):
 		return "", errors.New("it is an ELF file (vmlinux?): give the bzImage (x86_64) or Image (aarch64)")
 	}
+
 	return "", errors.New("it is not a Linux kernel that can be netbooted: give a bzImage (x86_64) or Image (aarch64)")
 }
 

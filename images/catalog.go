@@ -76,6 +76,7 @@ func (c *Catalog) List() ([]Image, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list images: %w", err)
 	}
+
 	var all []Image
 	for _, e := range entries {
 		name, ok := strings.CutSuffix(e.Name(), recordExt)
@@ -89,8 +90,10 @@ func (c *Catalog) List() ([]Image, error) {
 		if err != nil {
 			return nil, err
 		}
+
 		all = append(all, img)
 	}
+
 	slices.SortFunc(all, func(a, b Image) int { return strings.Compare(a.Name, b.Name) })
 	return all, nil
 }
@@ -199,6 +202,7 @@ func (c *Catalog) clean(temps bool) (Freed, error) {
 	if err != nil {
 		return freed, err
 	}
+
 	used := c.firstStages(all)
 	for _, img := range all {
 		used[img.Kernel.SHA256], used[img.Initrd.SHA256] = true, true
@@ -206,10 +210,12 @@ func (c *Catalog) clean(temps bool) (Freed, error) {
 	if err := errors.Join(c.keepFirmware(used), c.keepKernels(used)); err != nil {
 		return freed, err
 	}
+
 	entries, err := os.ReadDir(c.dir)
 	if err != nil {
 		return freed, fmt.Errorf("clean the image folder: %w", err)
 	}
+
 	var errs []error
 	for _, e := range entries {
 		half := temps && strings.HasPrefix(e.Name(), tmpPrefix)
@@ -218,6 +224,7 @@ func (c *Catalog) clean(temps bool) (Freed, error) {
 			errs = append(errs, freed.remove(filepath.Join(c.dir, e.Name())))
 		}
 	}
+
 	return freed, errors.Join(errs...)
 }
 

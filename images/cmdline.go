@@ -29,6 +29,7 @@ func cleanCmdline(s string) (string, error) {
 		}
 		keep = append(keep, w)
 	}
+
 	line := strings.Join(keep, " ")
 	if len(line) > maxCmdline {
 		return "", fmt.Errorf("command line of %d bytes: the kernel cuts it off; at most %d fit", len(line), maxCmdline)
@@ -55,6 +56,7 @@ func words(s string) []string {
 			quoted = !quoted
 		}
 	}
+
 	if start >= 0 {
 		all = append(all, s[start:])
 	}
@@ -77,6 +79,7 @@ func ipxeCmdline(script string) (string, error) {
 			}
 			w = w[1:]
 		}
+
 		if i := slices.IndexFunc(w, func(s string) bool { return s == "||" || s == "&&" }); i >= 0 {
 			w = w[:i]
 		}
@@ -85,6 +88,7 @@ func ipxeCmdline(script string) (string, error) {
 		}
 		return strings.Join(w[1:], " "), nil
 	}
+
 	return "", errors.New("it has no kernel line")
 }
 

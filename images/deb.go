@@ -25,6 +25,7 @@ func (g *gathering) deb(file string) error {
 		return err
 	}
 	defer in.Close()
+
 	done := int64(0)
 	r := &meter{g.ctx, in, func(n int) {
 		done += int64(n)
@@ -36,6 +37,7 @@ func (g *gathering) deb(file string) error {
 	if err != nil {
 		return err
 	}
+
 	out, err := initrd.Decompress(data)
 	if err == nil {
 		defer out.Close()
@@ -53,6 +55,7 @@ func (g *gathering) deb(file string) error {
 	if err != nil {
 		return fmt.Errorf("unpack it: %w (was it downloaded in full?)", err)
 	}
+
 	return nil
 }
 
@@ -62,6 +65,7 @@ func debData(r io.Reader) (*io.LimitedReader, error) {
 	if _, err := io.ReadFull(r, magic); err != nil || string(magic) != "!<arch>\n" {
 		return nil, errors.New("it is neither a folder nor a Debian package")
 	}
+
 	for header := make([]byte, 60); ; {
 		if _, err := io.ReadFull(r, header); err != nil {
 			return nil, errors.New("it is a Debian package without files in it: was it downloaded in full?")
@@ -71,6 +75,7 @@ func debData(r io.Reader) (*io.LimitedReader, error) {
 		if err != nil || size < 0 || !bytes.HasSuffix(header, []byte("`\n")) {
 			return nil, errors.New("it is a damaged Debian package: was it downloaded in full?")
 		}
+
 		if name == "data.tar" || strings.HasPrefix(name, "data.tar.") {
 			return &io.LimitedReader{R: r, N: size}, nil
 		}
@@ -92,6 +97,7 @@ func (g *gathering) tar(r io.Reader) error {
 		if err != nil {
 			return err
 		}
+
 		if slices.Contains(strings.Split(h.Name, "/"), "..") {
 			return fmt.Errorf("it holds the path %q, which no package has", h.Name)
 		}

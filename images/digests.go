@@ -110,6 +110,7 @@ func findDigest(text, name string, alone bool) string {
 		case len(w) == 4 && w[0] == "SHA256" && w[2] == "=": // "SHA256 (file) = HEX"
 			digest, file = w[3], strings.TrimSuffix(strings.TrimPrefix(w[1], "("), ")")
 		}
+
 		if digest = strings.ToLower(digest); !isDigest(digest) {
 			continue
 		}
@@ -118,6 +119,7 @@ func findDigest(text, name string, alone bool) string {
 		}
 		found, n = digest, n+1
 	}
+
 	if alone && n == 1 {
 		return found
 	}

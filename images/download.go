@@ -83,6 +83,7 @@ func (d downloader) get(ctx context.Context, r remote, p *partialDownload, count
 		if ctx.Err() != nil || !passing(err) {
 			return fmt.Errorf("download %s: %w", plainURL(r.url), reason(ctx, err))
 		}
+
 		if p.size > before {
 			n = 0
 		}
@@ -138,16 +139,20 @@ func secure(u *url.URL) bool {
 func (d downloader) try(parent context.Context, r remote, p *partialDownload, count func(done, total int64)) error {
 	ctx, cancel := context.WithCancelCause(parent)
 	defer cancel(nil)
+
 	watchdog := time.AfterFunc(d.stall, func() { cancel(fmt.Errorf("the server has sent nothing for %v", d.stall)) })
 	defer watchdog.Stop()
+
 	resp, err := d.ask(ctx, r, p)
 	if err != nil {
 		return because(ctx, err)
 	}
 	defer resp.Body.Close()
+
 	if err := p.accept(resp); err != nil || p.complete {
 		return err
 	}
+
 	if p.total > r.limit {
 		return errRemote{text: fmt.Sprintf("it has %d bytes; at most %d are taken", p.total, r.limit)}
 	}
@@ -166,6 +171,7 @@ func (d downloader) try(parent context.Context, r remote, p *partialDownload, co
 	case p.total >= 0 && p.size < p.total:
 		return io.ErrUnexpectedEOF
 	}
+
 	return nil
 }
 
@@ -184,6 +190,7 @@ func (d downloader) ask(ctx context.Context, r remote, p *partialDownload) (*htt
 	if err != nil {
 		return nil, err
 	}
+
 	req.Header.Set("User-Agent", "provision")
 	req.Header.Set("Accept-Encoding", "identity") // ranges are of what is stored
 	if p.size > 0 && p.saved.Validator == "" {
@@ -191,6 +198,7 @@ func (d downloader) ask(ctx context.Context, r remote, p *partialDownload) (*htt
 			return nil, err
 		}
 	}
+
 	if p.size > 0 {
 		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", p.size))
 		req.Header.Set("If-Range", p.saved.Validator)

@@ -92,6 +92,7 @@ func (c *Catalog) Firmwares() ([]Firmware, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list firmware: %w", err)
 	}
+
 	var all []Firmware
 	for _, e := range entries { // ReadDir sorts
 		name, ok := strings.CutSuffix(e.Name(), firmwareExt)
@@ -105,8 +106,10 @@ func (c *Catalog) Firmwares() ([]Firmware, error) {
 		if err != nil {
 			return nil, err
 		}
+
 		all = append(all, f)
 	}
+
 	return all, nil
 }
 
@@ -151,6 +154,7 @@ func (c *Catalog) VerifyFirmware(ctx context.Context, name string) error {
 			}
 		}
 	}
+
 	return errors.Join(errs...)
 }
 

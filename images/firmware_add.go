@@ -81,9 +81,11 @@ func (g *gathering) add(from []string) (Firmware, error) {
 			return Firmware{}, fmt.Errorf("from %s: nothing of a Raspberry Pi's firmware is in it: looked for start4.elf, bootcode.bin, bcm2711-*.dtb, overlays/*.dtbo, u-boot.bin and so on", sourceWords(source))
 		}
 	}
+
 	if err := g.goodForSome(); err != nil {
 		return Firmware{}, err
 	}
+
 	if len(g.Licences) == 0 {
 		g.notes = append(g.notes, "no licence was found beside the files (LICENCE.broadcom, copyright): Broadcom's wants to go with them wherever they go")
 	}
@@ -119,6 +121,7 @@ func (g *gathering) from(source string) error {
 	case !strings.ContainsAny(source, "#:"):
 		return err
 	}
+
 	return g.flake(source)
 }
 
@@ -143,6 +146,7 @@ func (g *gathering) url(source string) error {
 	if err != nil {
 		return err
 	}
+
 	name := path.Base(u.Path)
 	if !strings.HasSuffix(name, ".deb") {
 		return errors.New("a URL must be one of a Debian package, NAME.deb: download the files into a folder")
@@ -152,6 +156,7 @@ func (g *gathering) url(source string) error {
 		return err
 	}
 	defer os.RemoveAll(tmp)
+
 	f := &fetch{c: g.c, given: &digests{}, dir: tmp, texts: map[string]string{}, checked: len(checks) - 1,
 		progress: func(p Progress) {
 			if g.progress != nil {
@@ -163,11 +168,13 @@ func (g *gathering) url(source string) error {
 	if errors.As(err, &open) {
 		err = errors.New("anyone on the way can change what comes over plain http, and boards trust their firmware: use https, or download it yourself and check it")
 	}
+
 	var broken errBroken
 	keep := g.ctx.Err() != nil || errors.As(err, &broken)
 	if err == nil {
 		err = g.deb(filepath.Join(tmp, name))
 	}
+
 	return errors.Join(err, f.close(keep))
 }
 
@@ -177,6 +184,7 @@ func (g *gathering) folder(dir string) error {
 	if err != nil {
 		return err
 	}
+
 	seen := 0
 	return filepath.WalkDir(dir, func(file string, d fs.DirEntry, err error) error {
 		if err == nil {
@@ -188,15 +196,18 @@ func (g *gathering) folder(dir string) error {
 		if err != nil || d.IsDir() || treeName(file) == "" && !isLicence(file) {
 			return err
 		}
+
 		rel, err := filepath.Rel(dir, file)
 		if err != nil {
 			return err
 		}
+
 		in, err := openInput(rel, file) // follows links, as stores have them
 		if err != nil {
 			return err
 		}
 		defer in.Close()
+
 		return g.take(file, rel, in, in.before.Size())
 	})
 }
@@ -220,10 +231,12 @@ func (g *gathering) take(file, where string, r io.Reader, size int64) error {
 	case len(g.Files) >= maxFirmwareFiles:
 		return fmt.Errorf("more than %d files", maxFirmwareFiles)
 	}
+
 	stored, err := g.store(where, name, r, size)
 	if err != nil {
 		return err
 	}
+
 	if before, twice := g.has[name]; twice && g.Files[name] != stored {
 		return fmt.Errorf("it holds %s twice, and not the same: %s and %s; name the folder of one of them", name, before, where)
 	}

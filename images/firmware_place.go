@@ -40,6 +40,7 @@ func treeName(file string) string {
 	case matches("u-boot-rpi*.bin"):
 		return ubootName(base)
 	}
+
 	return ""
 }
 
@@ -82,5 +83,6 @@ func checkFirmware(name string, head []byte, size int64) error {
 	case strings.HasPrefix(name, "u-boot") && elf:
 		return errors.New("it is an ELF file: the firmware starts u-boot.bin")
 	}
+
 	return nil
 }

@@ -65,24 +65,29 @@ func firstStageProgram(arch Arch) ([]byte, error) {
 func (c *Catalog) firstStage(ctx context.Context, img Image, program []byte) (File, error) {
 	c.first.Lock() // it is made once, though many machines may want it
 	defer c.first.Unlock()
+
 	record := firstStageRecord(img, program)
 	if f, err := c.readFirst(record); err == nil {
 		if open, err := c.OpenFile(f); err == nil {
 			return f, open.Close()
 		}
 	}
+
 	data, err := c.packFirstStage(ctx, img, program)
 	if err != nil {
 		return File{}, err
 	}
+
 	sum := sha256.Sum256(data)
 	f := File{SHA256: hex.EncodeToString(sum[:]), Size: int64(len(data))}
 	c.mu.Lock() // no sweep between content and record
 	defer c.mu.Unlock()
+
 	text, err := json.Marshal(f)
 	if err != nil {
 		return File{}, err
 	}
+
 	if err := c.putBytes(f.SHA256, data); err != nil {
 		return File{}, err
 	}
@@ -144,10 +149,12 @@ func (c *Catalog) packFirstStage(ctx context.Context, img Image, program []byte)
 	if err != nil {
 		return nil, err
 	}
+
 	plain, err := io.ReadAll(z)
 	if err != nil {
 		return nil, err
 	}
+
 	files := []initrd.File{
 		{Path: "init", Mode: 0o755, Data: plain},
 		{Path: "sbin/modprobe", Mode: fs.ModeSymlink, Data: []byte("/init")},
@@ -159,17 +166,20 @@ func (c *Catalog) packFirstStage(ctx context.Context, img Image, program []byte)
 	if err != nil {
 		return nil, err
 	}
+
 	var packed bytes.Buffer
 	w, err := gzip.NewWriterLevel(&packed, gzip.BestCompression)
 	if err != nil {
 		return nil, err
 	}
+
 	if _, err := w.Write(initrd.Overlay(append(files, modules...))); err != nil {
 		return nil, err
 	}
 	if err := w.Close(); err != nil {
 		return nil, err
 	}
+
 	return packed.Bytes(), nil
 }
 

@@ -44,6 +44,7 @@ func (a adding) fromFlake(ctx context.Context) (Image, error) {
 	if err != nil {
 		return Image{}, fmt.Errorf("build %s: %w", a.r.From, err)
 	}
+
 	origin := Image{From: a.r.From}
 	if len(attrs) == 1 {
 		for _, out := range outs { // a tarball or ISO may be all of it
@@ -53,6 +54,7 @@ func (a adding) fromFlake(ctx context.Context) (Image, error) {
 		}
 		return a.fromFolder(ctx, outs[0], origin)
 	}
+
 	dir := filepath.Join(a.tmp, "flake")
 	if err := gather(outs, dir); err != nil {
 		return Image{}, fmt.Errorf("build %s: %w", a.r.From, err)
@@ -88,9 +90,11 @@ func gather(outs []string, dir string) error {
 				return err
 			}
 		}
+
 		if !found {
 			return fmt.Errorf("no %s in %s: the configuration imports no installer/netboot module of nixpkgs", strings.Join(names, " or "), strings.Join(outs, ", "))
 		}
 	}
+
 	return nil
 }

@@ -93,12 +93,14 @@ func notFound(name string, images []Image) error {
 			best, distance = img.Name, d
 		}
 	}
+
 	switch {
 	case best != "":
 		return fmt.Errorf("%w: %q; did you mean %q?", ErrNotFound, name, best)
 	case len(names) > 0:
 		return fmt.Errorf("%w: %q; there are %s", ErrNotFound, name, strings.Join(names, ", "))
 	}
+
 	return fmt.Errorf("%w: %q; there are none yet, add one with: provision images add", ErrNotFound, name)
 }
 
@@ -120,5 +122,6 @@ func editDistance(a, b string) int {
 			row[j+1] = min(change, row[j]+1, row[j+1]+1)
 		}
 	}
+
 	return row[len(b)]
 }

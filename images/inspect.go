@@ -62,6 +62,7 @@ func inspect(arch Arch, kernel, initrdFile io.Reader) (*Inspection, error) {
 	if l.Kernel, err = kernelVersion(arch, kernel); err != nil {
 		return nil, fmt.Errorf("look into the kernel: %w", err)
 	}
+
 	err = initrd.Walk(initrdFile, l.file)
 	switch {
 	case errors.Is(err, initrd.ErrNoDecoder):
@@ -69,6 +70,7 @@ func inspect(arch Arch, kernel, initrdFile io.Reader) (*Inspection, error) {
 	case err != nil:
 		return nil, err
 	}
+
 	return l.result(), nil
 }
 
@@ -105,12 +107,14 @@ func (l *inspecting) file(name string, h initrd.Header, content io.Reader) error
 		l.nic(m[2])
 		return nil
 	}
+
 	switch base := path.Base(name); {
 	case base == "sshd" && strings.Contains(name, "bin/"):
 		l.sshd = true
 	case strings.HasSuffix(base, ".squashfs"), strings.HasSuffix(base, ".erofs"):
 		l.Squashfs = true
 	}
+
 	switch h.Type() {
 	case fs.ModeSymlink:
 		if h.Size > maxLooked {
@@ -134,6 +138,7 @@ func (l *inspecting) file(name string, h initrd.Header, content io.Reader) error
 		}
 		return err
 	}
+
 	return nil
 }
 
@@ -171,6 +176,7 @@ func (l *inspecting) result() *Inspection {
 	default:
 		l.Stage1 = "program"
 	}
+
 	l.Contract = answer(l.restores, l.Stage1 == "program")
 	l.SSHD = answer(l.sshd, l.Squashfs)
 	l.Modules = slices.Sorted(maps.Keys(l.modules))
@@ -179,6 +185,7 @@ func (l *inspecting) result() *Inspection {
 			l.NICs = append(l.NICs, d)
 		}
 	}
+
 	return &l.Inspection
 }
 
@@ -200,6 +207,7 @@ func kernelVersion(arch Arch, kernel io.Reader) (string, error) {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return "", err
 	}
+
 	switch {
 	case arch == X86_64 && len(head) >= 0x210 && string(head[0x202:0x206]) == "HdrS":
 		return bzImageVersion(in, int(binary.LittleEndian.Uint16(head[0x20e:])))
@@ -209,11 +217,13 @@ func kernelVersion(arch Arch, kernel io.Reader) (string, error) {
 			return "", nil // no kernel; it will not boot, and not for us to say
 		}
 	}
+
 	out, err := initrd.Decompress(in)
 	if err != nil {
 		return "", nil
 	}
 	defer out.Close()
+
 	return findVersion(io.LimitReader(out, maxKernel))
 }
 
@@ -249,9 +259,11 @@ func findVersion(r io.Reader) (string, error) {
 			}
 			rest = after
 		}
+
 		if err != nil { // damage will show when it boots; the end is the end
 			return "", nil
 		}
+
 		const overlap = 256
 		buf = buf[:copy(buf, buf[len(buf)-overlap:])]
 	}

@@ -51,15 +51,18 @@ func FromISO(ctx context.Context, name, tmpdir string, progress func(done, total
 		return Source{}, err
 	}
 	defer b.Close()
+
 	fsys, err := iso9660.Read(allThere{b}, 0, 0, 0)
 	if err != nil {
 		return Source{}, fmt.Errorf("%s: %w (was it downloaded in full?)", name, err)
 	}
+
 	m := isoImage{fsys}
 	e, err := m.bootEntry()
 	if err != nil {
 		return Source{}, fmt.Errorf("%s: %w", name, err)
 	}
+
 	src = Source{Kernel: filepath.Join(tmpdir, "kernel"), Initrd: filepath.Join(tmpdir, "initrd"), Cmdline: e.cmdline}
 	for from, to := range map[string]string{e.kernel: src.Kernel, e.initrd: src.Initrd} {
 		limit := int64(maxInitrd)
@@ -70,9 +73,11 @@ func FromISO(ctx context.Context, name, tmpdir string, progress func(done, total
 			return Source{}, fmt.Errorf("%s: copy %s: %w (was it downloaded in full?)", name, from, err)
 		}
 	}
+
 	if err := m.fromMemory(e, src.Initrd); err != nil {
 		return Source{}, fmt.Errorf("%s: %w", name, err)
 	}
+
 	return src, nil
 }
 
@@ -115,6 +120,7 @@ func (m isoImage) find(name string) (string, error) {
 		}
 		at = path.Join(at, entries[i].Name())
 	}
+
 	return at, nil
 }
 
@@ -172,13 +178,16 @@ func (m isoImage) bootEntry() (bootEntry, error) {
 		if err != nil {
 			return bootEntry{}, fmt.Errorf("%s: %w", name, err)
 		}
+
 		text, err := io.ReadAll(io.LimitReader(f, maxText))
 		f.Close()
 		if err != nil {
 			return bootEntry{}, fmt.Errorf("%s: %w", name, err)
 		}
+
 		found = append(found, bootEntries(string(text))...)
 	}
+
 	if len(found) == 0 {
 		return bootEntry{}, errors.New("no isolinux.cfg or grub.cfg in it names a kernel and an initrd: take them out, and add them with --kernel, --initrd and --cmdline")
 	}
@@ -221,6 +230,7 @@ func bootEntries(text string) []bootEntry {
 			}
 		}
 	}
+
 	end()
 	return all
 }
@@ -239,6 +249,7 @@ func (m isoImage) fromMemory(e bootEntry, initrdFile string) error {
 			squashfs = name
 		}
 	}
+
 	if word == nil && squashfs == "" {
 		return nil
 	}
@@ -247,6 +258,7 @@ func (m isoImage) fromMemory(e bootEntry, initrdFile string) error {
 		return err
 	}
 	defer f.Close()
+
 	inside := false
 	err = initrd.Walk(f, func(name string, _ initrd.Header, _ io.Reader) error {
 		inside = strings.HasSuffix(name, ".squashfs") || strings.HasSuffix(name, ".erofs")
@@ -258,6 +270,7 @@ func (m isoImage) fromMemory(e bootEntry, initrdFile string) error {
 	if err != nil || inside {
 		return err
 	}
+
 	why := "its system is in " + squashfs + " on the medium"
 	if word != nil {
 		why = "its stage 1 looks for the medium (" + word[1] + ")"

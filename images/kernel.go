@@ -51,16 +51,19 @@ func (c *Catalog) packedKernel(ctx context.Context, kernel File) (File, error) {
 		return File{}, err
 	}
 	defer in.Close()
+
 	head, err := readHead(in)
 	if err != nil {
 		return File{}, err
 	}
+
 	if initrd.Compression(head) == "gzip" {
 		return kernel, nil
 	}
 	if f, err := c.readPacked(kernel.SHA256); err == nil {
 		return f, nil
 	}
+
 	var sources []io.Reader // to be tried in turn
 	switch {
 	case isImage(head):
@@ -72,12 +75,14 @@ func (c *Catalog) packedKernel(ctx context.Context, kernel File) (File, error) {
 	default:
 		return File{}, errors.New("it is no arm64 Image, gzip or EFI zboot kernel")
 	}
+
 	var made blob
 	for _, source := range sources {
 		if made, err = c.packKernel(ctx, source); err == nil {
 			return made.File, c.keepPacked(kernel.SHA256, made)
 		}
 	}
+
 	return File{}, err
 }
 
@@ -122,6 +127,7 @@ func (c *Catalog) packKernel(ctx context.Context, image io.Reader) (blob, error)
 	if err != nil {
 		return blob{}, fmt.Errorf("unpack: %w", err)
 	}
+
 	if !isImage(head) {
 		return blob{}, errors.New("what it unpacks to is no arm64 Image")
 	}
@@ -183,6 +189,7 @@ func (c *Catalog) keepKernels(used map[string]bool) error {
 	if err != nil {
 		return fmt.Errorf("list packed kernels: %w", err)
 	}
+
 	var errs []error
 	for _, e := range entries {
 		kernel, ok := strings.CutSuffix(e.Name(), kernelExt)
@@ -194,9 +201,11 @@ func (c *Catalog) keepKernels(used map[string]bool) error {
 			used[f.SHA256] = true
 			continue
 		}
+
 		if err := os.Remove(filepath.Join(c.dir, e.Name())); !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
 	}
+
 	return errors.Join(errs...)
 }

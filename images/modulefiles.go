@@ -40,6 +40,7 @@ func (m *moduleFiles) each(ctx context.Context, f func(version, name string, con
 		return err
 	}
 	defer in.Close()
+
 	err = initrd.Walk(&meter{ctx: ctx, r: in}, func(file string, h initrd.Header, content io.Reader) error {
 		if !h.Type().IsRegular() {
 			return nil
@@ -56,6 +57,7 @@ func (m *moduleFiles) each(ctx context.Context, f func(version, name string, con
 	if err != nil || m.squashed == nil {
 		return err
 	}
+
 	if err := m.eachSquashed(ctx, f); err != nil {
 		return fmt.Errorf("the squashfs in its initrd: %w", err)
 	}
@@ -85,19 +87,23 @@ func (m *moduleFiles) eachSquashed(ctx context.Context,
 	if err != nil {
 		return err
 	}
+
 	fs, err := sqfs.Read(file.New(m.squashed, true), info.Size(), 0, 0)
 	if err != nil {
 		return err
 	}
+
 	store, err := fs.ReadDir(".")
 	if err != nil {
 		return err
 	}
+
 	for _, p := range store {
 		top := path.Join(p.Name(), "lib/modules")
 		if p.Name() == "lib" { // of a system that is not NixOS
 			top = "lib/modules"
 		}
+
 		// HASH-linux-6.12.1-modules, HASH-kernel-modules; a look into each of the store's thousand paths takes long.
 		known := top == "lib/modules" || strings.Contains(p.Name(), "modules") || strings.Contains(p.Name(), "linux")
 		if !known || !p.IsDir() {
@@ -106,6 +112,7 @@ func (m *moduleFiles) eachSquashed(ctx context.Context,
 		if info, err := fs.Stat(top); err != nil || !info.IsDir() {
 			continue
 		}
+
 		err := iofs.WalkDir(fs, top, func(name string, d iofs.DirEntry, err error) error {
 			if err != nil || !d.Type().IsRegular() {
 				return err
@@ -113,6 +120,7 @@ func (m *moduleFiles) eachSquashed(ctx context.Context,
 			if err := ctx.Err(); err != nil {
 				return err
 			}
+
 			version, rest, ok := cutModulePath(name)
 			if !ok {
 				return nil
@@ -124,6 +132,7 @@ func (m *moduleFiles) eachSquashed(ctx context.Context,
 			return err
 		}
 	}
+
 	return nil
 }
 

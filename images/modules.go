@@ -47,17 +47,21 @@ func (c *Catalog) networkModules(ctx context.Context, img Image) ([]initrd.File,
 	if err != nil {
 		return nil, err
 	}
+
 	files := &moduleFiles{c: c, img: img}
 	defer files.close()
+
 	index, err := files.index(ctx, release)
 	if err != nil {
 		return nil, err
 	}
+
 	needed, useful := index.wanted()
 	modules, err := files.modules(ctx, release, index.closures(append(needed, useful...)))
 	if err != nil {
 		return nil, err
 	}
+
 	chosen := index.bounded(modules, needed, useful, maxModules)
 	if !slices.ContainsFunc(slices.Collect(maps.Keys(chosen)), cardModules.MatchString) && !index.builtinCard {
 		return nil, fmt.Errorf("its initrd holds no driver for a network card, of kernel %s, and none is known to be built in: "+
@@ -86,17 +90,20 @@ func (m *moduleFiles) index(ctx context.Context, release string) (moduleIndex, e
 			}
 			return nil
 		}
+
 		switch name {
 		case "modules.dep", "modules.alias", "modules.softdep", "modules.builtin":
 			data, err := io.ReadAll(io.LimitReader(content, 16<<20))
 			files[name] = string(data)
 			return err
 		}
+
 		return nil
 	})
 	if err != nil {
 		return moduleIndex{}, err
 	}
+
 	if files["modules.dep"] == "" && files["modules.builtin"] == "" {
 		var found []string
 		for v := range others {
@@ -109,6 +116,7 @@ func (m *moduleFiles) index(ctx context.Context, release string) (moduleIndex, e
 		}
 		return moduleIndex{}, fmt.Errorf("its initrd holds no modules (lib/modules/%s/modules.dep), so no driver for a network card", release)
 	}
+
 	return parseModuleIndex(files), nil
 }
 
@@ -131,9 +139,11 @@ func parseModuleIndex(files map[string]string) moduleIndex {
 			n, _, _ = cutModule(n)
 			all = append(all, n)
 		}
+
 		slices.Reverse(all) // depmod lists last what is to be first
 		x.needs[name], x.byName[moduleName(name)] = all, name
 	}
+
 	for line := range strings.Lines(files["modules.softdep"]) {
 		f := strings.Fields(line) // softdep NAME pre: A B post: C
 		if len(f) < 3 || f[0] != "softdep" {
@@ -150,10 +160,12 @@ func parseModuleIndex(files map[string]string) moduleIndex {
 			}
 		}
 	}
+
 	for line := range strings.Lines(files["modules.builtin"]) {
 		name, _, _ := cutModule(strings.TrimSpace(line))
 		x.builtinCard = x.builtinCard || cardModules.MatchString(name)
 	}
+
 	return x
 }
 
@@ -203,6 +215,7 @@ func (x moduleIndex) closure(name string, within []string) []string {
 		}
 		add(each)
 	}
+
 	return all
 }
 
@@ -239,15 +252,18 @@ func readModule(ext string, content io.Reader) (kernelModule, error) {
 		defer z.Close()
 		content = z
 	}
+
 	data, err := io.ReadAll(io.LimitReader(content, 64<<20))
 	if err != nil {
 		return kernelModule{}, err
 	}
+
 	var packed bytes.Buffer
 	w := gzip.NewWriter(&packed)
 	if _, err := w.Write(data); err != nil {
 		return kernelModule{}, err
 	}
+
 	err = w.Close()
 	return kernelModule{data, packed.Len()}, err
 }
@@ -306,11 +322,13 @@ func (x moduleIndex) pack(modules map[string]kernelModule, chosen map[string]boo
 		dep.WriteByte('\n')
 		files = append(files, initrd.File{Path: "modules/" + moduleName(file) + ".ko", Mode: 0o644, Data: modules[file].data})
 	}
+
 	for line := range strings.Lines(x.aliases) {
 		if f := strings.Fields(line); len(f) == 3 && f[0] == "alias" && names[moduleName(f[2])] {
 			fmt.Fprintf(&alias, "alias %s %s\n", f[1], moduleName(f[2]))
 		}
 	}
+
 	return append(files, initrd.File{Path: "modules/dep", Mode: 0o644, Data: []byte(dep.String())},
 		initrd.File{Path: "modules/alias", Mode: 0o644, Data: []byte(alias.String())})
 }

@@ -28,6 +28,7 @@ func ParseKernelParams(params []string) ([]string, error) {
 	}
 	for _, p := range params {
 		name, _, _ := strings.Cut(p, "=")
+
 		// The kernel takes - and _ in a name for the same.
 		name = strings.ToLower(strings.ReplaceAll(name, "-", "_"))
 		switch {
@@ -43,6 +44,7 @@ func ParseKernelParams(params []string) ([]string, error) {
 			return nil, fmt.Errorf("kernel parameter %q: names that begin with provision. are the server's own", p)
 		}
 	}
+
 	if n := len(strings.Join(params, " ")); n > maxParams {
 		return nil, fmt.Errorf("kernel parameters of %d bytes: at most %d fit", n, maxParams)
 	}
@@ -78,10 +80,12 @@ func (c *Catalog) SetKernelParams(name string, params []string) (Image, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+
 	img, err := c.read(name)
 	if err != nil {
 		return Image{}, err
 	}
+
 	if img.KernelParams, err = ParseKernelParams(params); err != nil {
 		return Image{}, err
 	}

@@ -49,6 +49,7 @@ func openPartial(dir, url string) (*partialDownload, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	if err := lockPartial(f); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("%s is being downloaded already: wait for that", url)
@@ -59,6 +60,7 @@ func openPartial(dir, url string) (*partialDownload, error) {
 		f.Close()
 		return nil, err
 	}
+
 	saved := readState(name)
 	if saved.Validator == "" || saved.Size < 0 || saved.Size > info.Size() {
 		saved = savedState{}
@@ -113,6 +115,7 @@ func (p *partialDownload) write(r io.Reader) error {
 			p.size += int64(n)
 			p.sinceSave += int64(n)
 		}
+
 		if readErr != nil || p.sinceSave > saveEvery {
 			if err := p.save(); err != nil {
 				return err

@@ -35,6 +35,7 @@ func (c *Catalog) Warm(ctx context.Context, img Image) (int64, error) {
 			return read, fmt.Errorf("read image %s ahead: %w", img.Name, err)
 		}
 	}
+
 	return read, nil
 }
 
@@ -44,6 +45,7 @@ func (c *Catalog) prefetch(ctx context.Context, f File) (int64, error) {
 		return 0, err
 	}
 	defer in.Close()
+
 	// WILLNEED would be done with a few hundred kilobytes (read(2) of Linux
 	// takes no more of it than one request to the disk holds). SEQUENTIAL
 	// doubles what is read ahead of us; where it is not known, it only takes

@@ -72,10 +72,12 @@ func OriginalPrograms(dir string) (map[string][]byte, error) {
 			if err != nil {
 				return nil, fmt.Errorf("boot program %s: %w", filepath.Join(dir, file), err)
 			}
+
 			all[name], found = data, true
 			break
 		}
 	}
+
 	if !found {
 		var names []string
 		for name := range programFiles {
@@ -84,6 +86,7 @@ func OriginalPrograms(dir string) (map[string][]byte, error) {
 		slices.Sort(names)
 		return nil, fmt.Errorf("no boot program in %s: looked for %v", dir, names)
 	}
+
 	return all, nil
 }
 

@@ -42,6 +42,7 @@ func releaseOf(kernel []byte) (string, error) {
 		}
 		return "", errors.New("its kernel's header does not say its version")
 	}
+
 	if len(kernel) > 0x40 && string(kernel[4:8]) == "zimg" {
 		at, size := int64(le.Uint32(kernel[8:])), int64(le.Uint32(kernel[12:]))
 		if at+size > int64(len(kernel)) {
@@ -49,12 +50,14 @@ func releaseOf(kernel []byte) (string, error) {
 		}
 		kernel = kernel[at : at+size]
 	}
+
 	const most = 256 << 20
 	r, err := initrd.Decompress(bytes.NewReader(kernel))
 	if err != nil {
 		return "", fmt.Errorf("unpack its kernel: %w", err)
 	}
 	defer r.Close()
+
 	// What follows the end of the compressed data is no matter.
 	plain, err := io.ReadAll(io.LimitReader(r, most))
 	if found := regexp.MustCompile(`Linux version ([0-9][!-~]*) `).FindSubmatch(plain); found != nil {

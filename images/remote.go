@@ -85,6 +85,7 @@ func (f *fetch) folder(ctx context.Context, base *url.URL, arch Arch) error {
 			return err
 		}
 	}
+
 	switch {
 	case len(found) == 0 && refused != nil:
 		return refused
@@ -101,6 +102,7 @@ func (f *fetch) folder(ctx context.Context, base *url.URL, arch Arch) error {
 	case len(found) > 1:
 		return fmt.Errorf("%s holds images for x86_64 and for aarch64: say which with --arch", plainURL(base))
 	}
+
 	_, err := f.first(ctx, base, maxKernel, []string{"bzImage", "Image"}, func(s string) string { return s + found[0] })
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s has no %s and no %s", plainURL(base), "bzImage"+found[0], "Image"+found[0])
@@ -108,6 +110,7 @@ func (f *fetch) folder(ctx context.Context, base *url.URL, arch Arch) error {
 	if err == nil {
 		err = f.file(ctx, base.JoinPath("initrd"+found[0]), "initrd"+found[0], maxInitrd)
 	}
+
 	return err
 }
 
@@ -127,6 +130,7 @@ func (f *fetch) first(ctx context.Context, base *url.URL, limit int64, which []s
 			return w, err
 		}
 	}
+
 	return "", cmp.Or(refused, error(fs.ErrNotExist))
 }
 
@@ -140,12 +144,14 @@ func (f *fetch) file(ctx context.Context, u *url.URL, name string, limit int64) 
 	if err != nil {
 		return err
 	}
+
 	err = f.c.http.get(ctx, remote{u, limit, given}, p, func(done, total int64) {
 		f.progress(Progress{"downloading " + name, done, total})
 	})
 	if err != nil {
 		return errors.Join(err, p.close(true))
 	}
+
 	f.partials = append(f.partials, p)
 	how := 3
 	if !given {
@@ -154,11 +160,13 @@ func (f *fetch) file(ctx context.Context, u *url.URL, name string, limit int64) 
 			return err
 		}
 	}
+
 	if want == "" {
 		how = map[string]int{"https": 1}[u.Scheme]
 	} else if err := check(ctx, p, name, want, checks[how]); err != nil {
 		return err
 	}
+
 	f.checked = min(f.checked, how)
 	return os.Symlink(p.f.Name(), filepath.Join(f.dir, name))
 }
@@ -188,10 +196,12 @@ func (f *fetch) published(ctx context.Context, u *url.URL, name string) (string,
 			}
 			f.texts[at.String()] = text
 		}
+
 		if digest := findDigest(text, name, at == &beside); digest != "" {
 			return digest, nil
 		}
 	}
+
 	return "", nil
 }
 

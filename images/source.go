@@ -71,11 +71,13 @@ func (c *Catalog) from(ctx context.Context, r Request, progress func(Progress)) 
 	if err != nil {
 		return Image{}, err
 	}
+
 	tmp, err := os.MkdirTemp(c.dir, tmpPrefix)
 	if err != nil {
 		return Image{}, err
 	}
 	defer os.RemoveAll(tmp)
+
 	a := adding{c, r, given, tmp, progress}
 	img, err := a.run(ctx)
 	if err != nil { // what is ours to know is where a file lay here
@@ -102,6 +104,7 @@ func (a adding) run(ctx context.Context) (Image, error) {
 	case strings.Contains(a.r.From, "://") && !isFlake(a.r.From):
 		return Image{}, fmt.Errorf("from %s: give a URL with https, or the path of a file or folder", a.r.From)
 	}
+
 	info, err := os.Stat(a.r.From)
 	if err != nil && isFlake(a.r.From) {
 		return a.fromFlake(ctx)
@@ -109,6 +112,7 @@ func (a adding) run(ctx context.Context) (Image, error) {
 	if err != nil {
 		return Image{}, fmt.Errorf("from: %w", err)
 	}
+
 	if info.IsDir() {
 		return a.fromFolder(ctx, a.r.From, Image{From: a.r.From})
 	}
@@ -125,6 +129,7 @@ func (a adding) fromURL(ctx context.Context) (img Image, err error) {
 	if err != nil {
 		return Image{}, err
 	}
+
 	f := &fetch{
 		c:        a.c,
 		given:    a.given,
@@ -138,11 +143,13 @@ func (a adding) fromURL(ctx context.Context) (img Image, err error) {
 	} else if err = a.given.named(); err == nil {
 		err = f.folder(ctx, u, a.r.Arch)
 	}
+
 	var broken errBroken
 	if err != nil {
 		return Image{}, errors.Join(err, f.close(ctx.Err() != nil || errors.As(err, &broken)))
 	}
 	defer func() { err = errors.Join(err, f.close(ctx.Err() != nil)) }()
+
 	origin := Image{From: a.r.From, Checked: checks[f.checked]}
 	if isFile(u) {
 		return a.fromFile(ctx, filepath.Join(a.tmp, path.Base(u.Path)), origin)
@@ -173,6 +180,7 @@ func (a adding) fromFolder(ctx context.Context, dir string, origin Image) (Image
 			err = a.given.check(ctx, file)
 		}
 	}
+
 	if err != nil {
 		return Image{}, err
 	}
@@ -221,6 +229,7 @@ func FromDir(dir string, arch Arch) (Source, error) {
 		}
 		found = append(found, src...)
 	}
+
 	for _, d := range []string{dir, filepath.Join(dir, "kexec")} {
 		if len(found) == 0 {
 			var err error
@@ -229,6 +238,7 @@ func FromDir(dir string, arch Arch) (Source, error) {
 			}
 		}
 	}
+
 	switch len(found) {
 	case 0:
 		return Source{}, fmt.Errorf("no image in %s: looked for bzImage, Image, kexec/bzImage, and bzImage-ARCH, Image-ARCH with ARCH %s; "+
@@ -236,6 +246,7 @@ func FromDir(dir string, arch Arch) (Source, error) {
 	case 1:
 		return found[0], nil
 	}
+
 	return Source{}, fmt.Errorf("%s holds images for x86_64 and for aarch64: say which with --arch", dir)
 }
 
@@ -257,6 +268,7 @@ func findImage(dir string, suffixes ...string) ([]Source, error) {
 			return []Source{src}, err
 		}
 	}
+
 	return nil, nil
 }
 
@@ -277,6 +289,7 @@ func findCmdline(dir, suffix string) (cmdline, file string, err error) {
 	default:
 		return "", "", fmt.Errorf("%s is missing, which holds the kernel's command line: put it beside, or name the files with --kernel, --initrd and --cmdline", ipxe)
 	}
+
 	if err != nil {
 		return "", "", fmt.Errorf("command line from %s: %w", file, err)
 	}
@@ -306,6 +319,7 @@ func FromTarball(ctx context.Context, file, tmpdir string, progress func(done, t
 		return Source{}, err
 	}
 	defer in.Close()
+
 	done := int64(0)
 	out, err := initrd.Decompress(&meter{ctx, in, func(n int) {
 		done += int64(n)
@@ -317,6 +331,7 @@ func FromTarball(ctx context.Context, file, tmpdir string, progress func(done, t
 		return Source{}, fmt.Errorf("unpack %s: %w", file, err)
 	}
 	defer out.Close()
+
 	var src Source
 	if err = unpackInto(out, tmpdir); err == nil {
 		src, err = FromDir(tmpdir, "")
@@ -334,6 +349,7 @@ func unpackInto(r io.Reader, dir string) error {
 	if err := os.Mkdir(filepath.Join(dir, "kexec"), 0o755); err != nil {
 		return err
 	}
+
 	r = io.LimitReader(r, 32<<30)
 	for t := tar.NewReader(r); ; {
 		h, err := t.Next()
@@ -344,6 +360,7 @@ func unpackInto(r io.Reader, dir string) error {
 		if err != nil {
 			return err
 		}
+
 		name := path.Clean(h.Name)
 		limit, wanted := limits[name]
 		switch {

@@ -27,6 +27,7 @@ func (c *Catalog) Update(ctx context.Context, name string, sha256 map[string]str
 		return Image{}, false, fmt.Errorf("update image %s: it is pinned by the digests that were given for it, so nothing else may come: "+
 			"give the new ones with --sha256", name)
 	}
+
 	if img, err = c.From(ctx, Request{
 		Name:   name,
 		Arch:   old.Arch,
@@ -80,6 +81,7 @@ func (c *Catalog) dropPartials(freed *Freed, before time.Time) error {
 			err = errors.Join(err, freed.remove(name))
 		}
 	}
+
 	return err
 }
 

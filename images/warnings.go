@@ -46,5 +46,6 @@ func (img Image) Warnings() []string {
 			warn("has none of the common network drivers in its initrd (%s), but in its squashfs at most: Raspberry Pis cannot netboot it", none)
 		}
 	}
+
 	return all
 }

@@ -77,6 +77,7 @@ func (f *reconciler) ask(ctx context.Context, h hosts.Host, addr string, port in
 		a.read(ctx, s)
 		s.client.Close()
 	}
+
 	if stage1 && (a.who == theHost && a.system == "" || a.who == unclear) {
 		a.who = f.tellApart(ctx, h, a)
 	}
@@ -122,12 +123,15 @@ func (f *reconciler) tellApart(ctx context.Context, h hosts.Host, a sshAnswer) w
 func offers(ctx context.Context, addr string, port int, keyType string) bool {
 	ctx, cancel := context.WithTimeout(ctx, dialLimit)
 	defer cancel()
+
 	conn, err := (&net.Dialer{Timeout: connectLimit}).DialContext(ctx, "tcp", net.JoinHostPort(addr, strconv.Itoa(port)))
 	if err != nil {
 		return false
 	}
 	defer conn.Close()
+
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
+
 	shown := false
 	config := &ssh.ClientConfig{
 		User:              "root",

@@ -67,8 +67,10 @@ func (b *batch) run(ctx context.Context, s *session) error {
 		return fmt.Errorf("%w: %s: %w", errLost, b.steps[0].Name, err)
 	}
 	defer sess.Close()
+
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer context.AfterFunc(ctx, func() { sess.Close() })()
+
 	sess.Stdin = bytes.NewReader(b.words())
 	stdout, outErr := sess.StdoutPipe()
 	stderr, errErr := sess.StderrPipe()
@@ -82,6 +84,7 @@ func (b *batch) run(ctx context.Context, s *session) error {
 		cancel(nil)
 		return fmt.Errorf("%w: %s: %w", errLost, b.steps[0].Name, err)
 	}
+
 	var others sync.WaitGroup
 	heard := make(chan struct{})
 	go func() { defer close(heard); b.listen(stderr, cancel) }()
@@ -91,12 +94,14 @@ func (b *batch) run(ctx context.Context, s *session) error {
 	answer := io.TeeReader(stdout, &text.Limit{To: io.Discard, Most: maxAnswer, Full: cancel})
 	failed, over := b.follow(answer, mark, cancel)
 	cause := context.Cause(ctx)
+
 	// A daemon that a step started may keep stderr open.
 	wait := stopLimit
 	if over && len(failed) == 0 {
 		wait = time.Second
 	}
 	defer time.AfterFunc(wait, func() { sess.Close() }).Stop()
+
 	<-heard
 	cancel(nil)
 	others.Wait()
@@ -127,6 +132,7 @@ func (b *batch) follow(stdout io.Reader, mark string, cancel context.CancelCause
 	}
 	overdue := bound("the commands of an earlier try, which hold " + lockFile + ",")
 	defer func() { overdue.Stop() }()
+
 	failed = map[int]string{}
 	var start time.Time
 	for lines := bufio.NewScanner(stdout); lines.Scan(); {
@@ -153,6 +159,7 @@ func (b *batch) follow(stdout io.Reader, mark string, cancel context.CancelCause
 			}
 		}
 	}
+
 	return failed, false
 }
 

@@ -53,6 +53,7 @@ func (f *reconciler) bringUp(ctx context.Context, h hosts.Host) (how string, err
 	case hosts.ViaWake:
 		return f.sendMagic(ctx, h)
 	}
+
 	s, err := f.reach(ctx, h)
 	switch {
 	case (errors.Is(err, errSilent) || h.Permit.Take == nil) && h.Permit.Via == hosts.ViaAuto:
@@ -62,6 +63,7 @@ func (f *reconciler) bringUp(ctx context.Context, h hosts.Host) (how string, err
 		return "", err
 	}
 	defer s.client.Close()
+
 	if h.Permit.Take.Installer {
 		return f.adopt(h, s)
 	}
@@ -70,6 +72,7 @@ func (f *reconciler) bringUp(ctx context.Context, h hosts.Host) (how string, err
 		return "", err
 	}
 	defer t.remove(ctx)
+
 	if h.Permit.Via == hosts.ViaNetboot {
 		return f.bootNext(ctx, h, t)
 	}
@@ -77,12 +80,14 @@ func (f *reconciler) bringUp(ctx context.Context, h hosts.Host) (how string, err
 	if err == nil || h.Permit.Via == hosts.ViaKexec || errors.Is(err, errLost) || ctx.Err() != nil {
 		return how, err
 	}
+
 	f.note("not by kexec: %v", err)
 	how, nextErr := f.bootNext(ctx, h, t)
 	if nextErr != nil {
 		return "", fmt.Errorf("neither kexec nor the firmware's BootNext works here: %w; %w; "+
 			"restart the machine from the network by hand, after `provision retry %s --via manual`", err, nextErr, h.Name)
 	}
+
 	return how, nil
 }
 
@@ -114,8 +119,10 @@ func (f *reconciler) reach(ctx context.Context, h hosts.Host) (*session, error) 
 			return nil, fmt.Errorf("%s has the right host key, and does not let this server in: give root's authorized_keys there "+
 				"the key in the server's ssh.pub (in the flake, so that it lasts), or run `provision install %s --ssh root@%s`", addr, h.Name, addr)
 		}
+
 		silent = append(silent, addr)
 	}
+
 	return nil, fmt.Errorf("%w at %s", errSilent, strings.Join(append(silent, "no address that is known")[:max(1, len(silent))], ", "))
 }
 
@@ -137,6 +144,7 @@ func (in *Installer) ProbeMachine(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+
 	if h.Connected {
 		return nil // the installer has asked already
 	}
@@ -146,28 +154,34 @@ func (in *Installer) ProbeMachine(ctx context.Context, name string) error {
 			return err
 		}
 	}
+
 	if h.Permit.Take == nil || h.State == hosts.StateInstalled {
 		if !h.HasInstalled() {
 			return fmt.Errorf("nothing is known to run on the machine of %s", name)
 		}
 		h.Permit.Take = &hosts.Takeover{Address: h.Address, Port: h.Installed.Port, HostKey: h.Installed.HostKey}
 	}
+
 	s, err := f.reach(ctx, h)
 	if err != nil {
 		return err
 	}
 	defer s.client.Close()
+
 	raw, err := readFacts(ctx, s, commandLimit, exclusiveLock(disko.Probe(nil)...))
 	if err != nil {
 		return err
 	}
+
 	facts, err := disko.ParseFacts(raw)
 	if err != nil {
 		return fmt.Errorf("read the machine's disks: %w", err)
 	}
+
 	if raw, err = json.Marshal(facts.Restarted()); err != nil {
 		return err
 	}
+
 	return in.Hosts.SetFacts(name, raw)
 }
 
@@ -235,15 +249,18 @@ func (f *reconciler) upload(ctx context.Context, h hosts.Host, s *session) (t re
 	if err != nil {
 		return t, err
 	}
+
 	program, err := os.Open(path)
 	if err != nil {
 		return t, fmt.Errorf("send our program to the machine: %w", err)
 	}
 	defer program.Close()
+
 	out, err := s.run(ctx, program, "sh", "-c", placeScript)
 	if err != nil {
 		return t, fmt.Errorf("send our program to %s: %w", s.addr, err)
 	}
+
 	t = remoteProgram{session: s, program: strings.TrimSpace(string(out))}
 	if out, err = t.do(ctx, nil, "facts"); err == nil {
 		err = json.Unmarshal(out, &t.facts)
@@ -295,11 +312,13 @@ func (f *reconciler) kexec(ctx context.Context, h hosts.Host, t remoteProgram) (
 	if err != nil {
 		return "", err
 	}
+
 	h, err = f.Hosts.BeginBoot(h.Name, hosts.Boot{Client: "kexec over SSH", MAC: h.MACs[0], Port: h.Permit.Take.PostKexecPort,
 		Server: t.local(), SSH: true, Expires: f.Now().Add(bootTime)}, "")
 	if err != nil {
 		return "", err
 	}
+
 	start := f.Now()
 	if err := f.load(ctx, h, t, img); err != nil {
 		return "", err
@@ -307,9 +326,11 @@ func (f *reconciler) kexec(ctx context.Context, h hosts.Host, t remoteProgram) (
 	if _, err := f.Hosts.UseBoot(h.Boot.Token, hosts.Fetch{Client: t.addr, File: "kernel and initrd over SSH", Whole: true}); err != nil {
 		return "", err
 	}
+
 	how := fmt.Sprintf("kexec: sent %s in %s, starting the installer", megabytes(img.Kernel.Size+img.Initrd.Size), elapsed(f.Now(), start))
 	started, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
+
 	_, err = t.do(started, nil, "kexec-start")
 	if errors.Is(err, errLost) || errors.Is(err, context.DeadlineExceeded) {
 		err = nil // the old kernel says no goodbye
@@ -323,6 +344,7 @@ func (f *reconciler) load(ctx context.Context, h hosts.Host, t remoteProgram, im
 	if err != nil {
 		return err
 	}
+
 	contract := images.Contract{
 		Login:         strings.TrimSpace(string(ssh.MarshalAuthorizedKey(f.signer.PublicKey()))),
 		HostKey:       key,
@@ -335,6 +357,7 @@ func (f *reconciler) load(ctx context.Context, h hosts.Host, t remoteProgram, im
 			contract.Network[name] = data
 		}
 	}
+
 	tail := contract.Tail(img)
 	parts := func() (io.Reader, func(), error) {
 		kernel, err := f.Images.OpenFile(img.Kernel)
@@ -352,12 +375,14 @@ func (f *reconciler) load(ctx context.Context, h hosts.Host, t remoteProgram, im
 	if err != nil {
 		return err
 	}
+
 	sum := sha256.New()
 	_, err = io.Copy(sum, all)
 	done()
 	if err != nil {
 		return fmt.Errorf("read image %s: %w", img.Name, err)
 	}
+
 	total := img.Initrd.Size + int64(len(tail))
 	head, err := json.Marshal(handover.Load{
 		Kernel:  uint64(img.Kernel.Size),
@@ -368,16 +393,20 @@ func (f *reconciler) load(ctx context.Context, h hosts.Host, t remoteProgram, im
 	if err != nil {
 		return err
 	}
+
 	if all, done, err = parts(); err != nil {
 		return err
 	}
 	defer done()
+
 	sent := &counter{Reader: all}
 	reporting, over := context.WithCancel(ctx)
 	var reporter sync.WaitGroup
 	reporter.Go(func() { f.report(reporting, sent, img.Kernel.Size+total) })
 	defer reporter.Wait()
+
 	defer over()
+
 	_, err = t.do(ctx, io.MultiReader(bytes.NewReader(append(head, '\n')), sent), "kexec-load")
 	return err
 }

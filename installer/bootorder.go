@@ -44,6 +44,7 @@ func (i *install) orderBoots(ctx context.Context, before handover.Boots) (string
 	if err != nil {
 		return "", err
 	}
+
 	if !now.UEFI() {
 		return "", errors.New("the machine was started by BIOS, whose order no system can change")
 	}
@@ -56,10 +57,12 @@ func (i *install) orderBoots(ctx context.Context, before handover.Boots) (string
 	if err != nil {
 		return "", err
 	}
+
 	if order != "" {
 		if _, err := i.session.run(ctx, nil, sharedLock("sh", "-c", handover.SetBootOrder, "sh", order)...); err != nil {
 			return "", fmt.Errorf("write UEFI variable BootOrder: %w", err)
 		}
 	}
+
 	return fmt.Sprintf("%s (%s) is first in the firmware's boot order", entry, label), nil
 }

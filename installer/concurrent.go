@@ -23,6 +23,7 @@ func (i *install) mayFormat(ctx context.Context) bool {
 	case !i.host.Permit.Burned.IsZero():
 		return true
 	}
+
 	plan, err := i.disks.newPlan(ctx, i.disks.Options, nil)
 	if err != nil {
 		return false // Make says it
@@ -32,6 +33,7 @@ func (i *install) mayFormat(ctx context.Context) bool {
 			return false
 		}
 	}
+
 	return true
 }
 
@@ -44,8 +46,10 @@ var errConcurrent = errors.New("something beside it failed")
 func (i *install) fill(ctx context.Context, share *offer) (at hosts.Phase, err error) {
 	flush, stop := i.flushing(ctx)
 	defer stop()
+
 	i.begin(hosts.PhaseFiles)
 	i.begin(hosts.PhaseCopy)
+
 	// The system is what usually takes longer; if it does not, the files are what is waited for.
 	at, err = concurrently(ctx,
 		func(slowest hosts.Phase) {
@@ -58,6 +62,7 @@ func (i *install) fill(ctx context.Context, share *offer) (at hosts.Phase, err e
 	if err != nil {
 		return at, err
 	}
+
 	flush() // unmounting waits for it
 	return concurrently(ctx, func(hosts.Phase) {},
 		batchPart{hosts.PhaseBootloader, func(ctx context.Context) error { return i.bootloader(ctx) }},
@@ -75,6 +80,7 @@ type batchPart struct {
 func concurrently(ctx context.Context, left func(hosts.Phase), parts ...batchPart) (at hosts.Phase, err error) {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
+
 	type ended struct {
 		part int
 		err  error
@@ -85,6 +91,7 @@ func concurrently(ctx context.Context, left func(hosts.Phase), parts ...batchPar
 		running[i] = true
 		go func() { ends <- ended{i, p.run(ctx)} }()
 	}
+
 	for range parts {
 		e := <-ends
 		delete(running, e.part)
@@ -99,6 +106,7 @@ func concurrently(ctx context.Context, left func(hosts.Phase), parts ...batchPar
 			}
 		}
 	}
+
 	return at, err
 }
 
@@ -125,6 +133,7 @@ func (i *install) flushing(ctx context.Context) (flush, stop func()) {
 	syncer.Go(func() {
 		tick := time.NewTicker(syncEvery)
 		defer tick.Stop()
+
 		for {
 			select {
 			case <-ctx.Done():

@@ -79,6 +79,7 @@ func (f *reconciler) again(ctx context.Context, try func() (int64, error)) (sent
 			case <-time.After(time.Duration(n) * 5 * time.Second): // for what is overloaded to recover
 			}
 		}
+
 		var more int64
 		more, err = try()
 		sent += more
@@ -86,6 +87,7 @@ func (f *reconciler) again(ctx context.Context, try func() (int64, error)) (sent
 			break
 		}
 	}
+
 	return sent, err
 }
 
@@ -97,6 +99,7 @@ func (f *reconciler) nixCopy(ctx context.Context, h hosts.Host, addr string, t t
 	if err := os.WriteFile(known, []byte("installer "+h.Boot.HostKey+"\n"), 0o600); err != nil {
 		return 0, fmt.Errorf("pin the installer's key: %w", err)
 	}
+
 	to := "ssh://root@" + addr + "?compress=false"
 	if t.root != "" { // past the installer's own store
 		to += "&remote-store=local%3Froot=" + url.QueryEscape(t.root)
@@ -126,6 +129,7 @@ func (f *reconciler) nixCopy(ctx context.Context, h hosts.Host, addr string, t t
 	if err != nil {
 		err = fmt.Errorf("copy %s to %s: %w", t.path, addr, err)
 	}
+
 	return sent, err
 }
 
@@ -234,16 +238,19 @@ func (in *Installer) serveAgent(ctx context.Context) (<-chan struct{}, error) {
 	if err := keys.Add(agent.AddedKey{PrivateKey: in.Key, Comment: "provision"}); err != nil {
 		return nil, fmt.Errorf("start the SSH agent: %w", err)
 	}
+
 	l, err := new(net.ListenConfig).Listen(ctx, "unix", in.agentSocket())
 	if err != nil {
 		return nil, fmt.Errorf("start the SSH agent: %w", err)
 	}
+
 	done := make(chan struct{})
 	context.AfterFunc(ctx, func() { l.Close() })
 	go func() {
 		defer close(done)
 		var open sync.WaitGroup
 		defer open.Wait()
+
 		for {
 			conn, err := l.Accept()
 			if err != nil {

@@ -33,6 +33,7 @@ func (i *install) newDisks() *Disks {
 			if err := i.burn(i.host, p); err != nil || o.Script == "" {
 				return err
 			}
+
 			_, err := i.copies(ctx, transfer{closure: i.build.script, phase: hosts.PhaseDisks})
 			return err
 		},
@@ -72,6 +73,7 @@ func (f *reconciler) burn(h hosts.Host, p *disko.Plan) error {
 	if _, err := f.Hosts.Apply(h.Name, ev); err != nil {
 		return err
 	}
+
 	f.begin(hosts.PhaseDisks)
 	return nil
 }
@@ -96,11 +98,13 @@ func (i *install) makeDisks(ctx context.Context) error {
 		}
 		i.note("what was made before the interruption is not taken up, the disks are made again: %v", err)
 	}
+
 	start := i.Now()
 	steps, err := i.disks.make(ctx)
 	if err != nil {
 		return err
 	}
+
 	i.apply(hosts.Event{Kind: hosts.EventFinished, Phase: hosts.PhaseDisks, Layout: i.build.digest,
 		Message: fmt.Sprintf("%s in %s", stepCount(steps), elapsed(i.Now(), start))})
 	return nil

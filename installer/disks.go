@@ -58,11 +58,13 @@ func (d *Disks) make(ctx context.Context) (steps int, err error) {
 	if err != nil {
 		return 0, err
 	}
+
 	if d.Permit != nil {
 		if err := d.Permit(ctx, plan); err != nil {
 			return 0, err
 		}
 	}
+
 	if d.Options.Disks != nil { // by the next look, another disk may be the largest
 		d.Options.Disks = plan.Devices()
 	}
@@ -73,6 +75,7 @@ func (d *Disks) make(ctx context.Context) (steps int, err error) {
 	if err := d.slowResync(ctx); err != nil {
 		return 0, err
 	}
+
 	for range maxRounds {
 		if err := d.run(ctx, d.plan.Steps, false); err != nil {
 			return steps, err
@@ -85,8 +88,10 @@ func (d *Disks) make(ctx context.Context) (steps int, err error) {
 		if err != nil {
 			return steps, err
 		}
+
 		d.plan = next
 	}
+
 	return steps, fmt.Errorf("after %d rounds of opening what the layout keeps there is still more to open; the last was: %s", maxRounds, stepNames(d.plan.Steps))
 }
 
@@ -101,6 +106,7 @@ func (d *Disks) verify(ctx context.Context) error {
 			return fmt.Errorf("read back the partition table of %s: %w", disk.Device, err)
 		}
 	}
+
 	o := d.Options
 	o.Mode = disko.Mount
 	var look disko.ProbePaths
@@ -115,8 +121,10 @@ func (d *Disks) verify(ctx context.Context) error {
 			d.verified = true
 			return nil
 		}
+
 		look = plan.Paths
 	}
+
 	return fmt.Errorf("all steps ran, and the plan for reading the disks back does not end after %d rounds", maxRounds)
 }
 
@@ -145,6 +153,7 @@ func (d *Disks) Close(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, closeLimit, fmt.Errorf("the disks could not be closed within %s", closeLimit))
 	defer cancel()
+
 	removed := errors.Join(d.removeKeys(ctx), d.restoreResync(ctx))
 	var closed error
 	for range closeTries {
@@ -152,6 +161,7 @@ func (d *Disks) Close(ctx context.Context) error {
 		if err != nil {
 			return errors.Join(removed, closed, err)
 		}
+
 		held := d.plan.Held(facts)
 		if len(held) == 0 {
 			return removed
@@ -161,6 +171,7 @@ func (d *Disks) Close(ctx context.Context) error {
 			closed = fmt.Errorf("%w: %w", closed, err)
 		}
 	}
+
 	return errors.Join(removed, closed)
 }
 

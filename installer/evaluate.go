@@ -42,10 +42,12 @@ func Evaluate(ctx context.Context, b nix.Builder, flake, host string, o hosts.Ch
 				"choose it with --disk %s=DISK, such as --disk %s=largest", host, disk, disk, disk)
 		}
 	}
+
 	layout, err = disko.Parse(c.Devices)
 	if err != nil {
 		return c, nil, fmt.Errorf("layout of %s: %w", host, err)
 	}
+
 	return c, layout, nil
 }
 
@@ -63,6 +65,7 @@ func usePreset(c *nix.Config, host string, o hosts.Choices) (*disko.Layout, erro
 	if err != nil {
 		return nil, err
 	}
+
 	arch, _, _ := strings.Cut(c.System, "-")
 	if preset.Arch != "" && arch != preset.Arch {
 		return nil, fmt.Errorf("layout %s is for %s, which is %s, and nixosConfigurations.%s is built for %s: "+
@@ -81,6 +84,7 @@ func usePreset(c *nix.Config, host string, o hosts.Choices) (*disko.Layout, erro
 	if err != nil {
 		return nil, err
 	}
+
 	// What is kept has the UUIDs that it had.
 	wrong := system.Differences(c.Mounts)
 	if o.Disko.Erases() && len(wrong) > 0 {
@@ -89,6 +93,7 @@ func usePreset(c *nix.Config, host string, o hosts.Choices) (*disko.Layout, erro
 			"in the place of its own:\n  %s",
 			host, preset.Name, preset.Name, strings.Join(wrong, "\n  "))
 	}
+
 	c.Devices = preset.JSON()
 	return preset.Layout()
 }

@@ -37,12 +37,14 @@ func (i *install) facts(ctx context.Context, limit time.Duration) (*disko.Facts,
 	if err := i.knownCard(macs); err != nil {
 		return nil, err
 	}
+
 	if i.host.TPM2 != "" {
 		if _, err := cryptenroll(ctx, i.session); err != nil {
 			return nil, err
 		}
 		words = append(words, "TPM 2.0")
 	}
+
 	for _, d := range facts.Disks() {
 		words = append(words, strings.TrimSpace(fmt.Sprintf("%s %.1f GB %s", d.Device, float64(d.Size)/1e9, d.Content)))
 	}
@@ -111,6 +113,7 @@ head -n 1 /proc/meminfo && cat /sys/class/net/*/address`)
 			macs = append(macs, mac)
 		}
 	}
+
 	return []string{firmware, fmt.Sprintf("%.1f GB memory", float64(kib)*1024/1e9), "network " + strings.Join(macs, " ")}, macs, nil
 }
 
@@ -148,6 +151,7 @@ func addresses(h hosts.Host) []string {
 			found = append(found, addr)
 		}
 	}
+
 	return found
 }
 

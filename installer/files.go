@@ -28,6 +28,7 @@ func (i *install) files(ctx context.Context) error {
 		}
 		what += " and the extra files"
 	}
+
 	if err := i.deliverSecrets(ctx); err != nil {
 		return err
 	}
@@ -39,11 +40,13 @@ func (i *install) files(ctx context.Context) error {
 			return err
 		}
 	}
+
 	// Last: whatever the extra files hold, the host's identity is this.
 	private, err := i.Hosts.Secret(i.host.Name, hosts.SecretHostKey)
 	if err != nil {
 		return err
 	}
+
 	for _, key := range i.build.hostKeys {
 		if err := deliver(ctx, i.session, newRoot, key, "0600", bytes.NewReader(private)); err != nil {
 			return err
@@ -52,6 +55,7 @@ func (i *install) files(ctx context.Context) error {
 			return err
 		}
 	}
+
 	i.finished(hosts.PhaseFiles, "delivered %s", what)
 	return nil
 }
@@ -83,10 +87,12 @@ func writeTree(w io.Writer, dir string) error {
 	if err != nil {
 		return err
 	}
+
 	var top unix.Stat_t
 	if err := unix.Stat(dir, &top); err != nil {
 		return fmt.Errorf("stat %s: %w", dir, err)
 	}
+
 	out := tar.NewWriter(w)
 	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || path == dir {
@@ -96,20 +102,24 @@ func writeTree(w io.Writer, dir string) error {
 		if err != nil {
 			return err
 		}
+
 		link := ""
 		if info.Mode()&fs.ModeSymlink != 0 {
 			if link, err = os.Readlink(path); err != nil {
 				return err
 			}
 		}
+
 		head, err := tar.FileInfoHeader(info, link)
 		if err != nil {
 			return err
 		}
+
 		rel, err := filepath.Rel(dir, path)
 		if err != nil {
 			return err
 		}
+
 		head.Name = filepath.ToSlash(rel)
 		head.Uname = ""
 		head.Gname = ""
@@ -125,6 +135,7 @@ func writeTree(w io.Writer, dir string) error {
 		if err := out.WriteHeader(head); err != nil || !info.Mode().IsRegular() {
 			return err
 		}
+
 		return copyFile(out, path)
 	})
 	return errors.Join(err, out.Close())

@@ -28,6 +28,7 @@ func (f *reconciler) checkBoard(h hosts.Host, l *disko.Layout, p *disko.Plan) er
 	if err != nil { // it was not recognised
 		return nil
 	}
+
 	if asked := h.Boot.Board; asked != "" && asked != b.Name {
 		f.note("it is enrolled as %s, and asked to boot as %s does", b.Name, asked)
 	}
@@ -39,6 +40,7 @@ func (f *reconciler) checkBoard(h hosts.Host, l *disko.Layout, p *disko.Plan) er
 			f.note("%s", problem)
 		}
 	}
+
 	if len(stops) > 0 {
 		return fmt.Errorf("nothing was changed. The layout does not suit the board, %s (enroll it with --board if it is another):\n  %s", b, strings.Join(stops, "\n  "))
 	}
@@ -59,6 +61,7 @@ func (f *reconciler) checkFirmware(l *disko.Layout, p *disko.Plan, b boards.Boar
 	if err != nil {
 		return err
 	}
+
 	if lacks := b.Missing(vendor.Names(), boards.FAT); len(lacks) > 0 {
 		f.note("the firmware that is here is not enough to start %s from its disk, for which the host has to bring its own: it lacks %s", b, strings.Join(lacks, ", "))
 		return nil
@@ -108,7 +111,9 @@ func putFirmware(
 	if err != nil {
 		return "", err
 	}
+
 	there := strings.Fields(string(out))
+
 	// What we began and did not end is no host's.
 	if b.Starts(there) && !slices.Contains(there, firmwareBegun) {
 		return "the firmware is in " + point + " already", nil
@@ -120,18 +125,21 @@ func putFirmware(
 	if err != nil {
 		return "", err
 	}
+
 	if lacks := b.Missing(vendor.Names(), boards.FAT); len(lacks) > 0 {
 		return "", fmt.Errorf("the host did not put it there, and what is here lacks %s: add it with `provision images firmware add %s --from DIR`, then run `provision retry`", strings.Join(lacks, ", "), b.Firmware)
 	}
 	if _, err := s.run(ctx, nil, "rm", "-rf", "--", root+point+"/"+firmwareBegun); err != nil {
 		return "", err
 	}
+
 	files := vendor.For(b, boards.FAT)
 	maps.DeleteFunc(files, func(name string, _ images.File) bool { return slices.Contains(there, name) })
 	free, err := freeSpace(ctx, s, root+point)
 	if err != nil {
 		return "", err
 	}
+
 	if need := firmwareRoom(files); free < need {
 		return "", fmt.Errorf("it has %s free, and %s are needed: make the partition larger in the layout", megabytes(free), megabytes(need))
 	}
@@ -139,6 +147,7 @@ func putFirmware(
 	if err != nil {
 		return "", err
 	}
+
 	size := images.Firmware{Files: put}.Size()
 	return fmt.Sprintf("put the firmware of %s into %s: %d files, %s", b, point, len(put), megabytes(size)), nil
 }
@@ -202,6 +211,7 @@ sync -f .`
 	if err != nil {
 		return nil, err
 	}
+
 	put := map[string]images.File{}
 	for _, name := range strings.Fields(string(out)) {
 		put[name] = files[name]
@@ -220,6 +230,7 @@ func writeFirmware(w io.Writer, files map[string]images.File, config string, c *
 	if err == nil {
 		_, err = io.WriteString(out, config)
 	}
+
 	for name, file := range files {
 		if err != nil {
 			return err
@@ -237,6 +248,7 @@ func writeFirmware(w io.Writer, files map[string]images.File, config string, c *
 			return err
 		}()
 	}
+
 	return errors.Join(err, out.Close())
 }
 
@@ -256,6 +268,7 @@ func checkPut(ctx context.Context, s *session, dir string, put map[string]images
 			return fmt.Errorf("%s was read back, and is not as it was sent: is the disk sound?", name)
 		}
 	}
+
 	return nil
 }
 

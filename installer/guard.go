@@ -19,16 +19,19 @@ func (f *reconciler) guard(h hosts.Host, p *disko.Plan) error {
 			f.note("--wipe %s has no effect: %s", word, why)
 		}
 	}
+
 	all, err := confirm.Objections(p, h, f.Hosts)
 	if err != nil {
 		return err
 	}
+
 	switch len(all) {
 	case 0:
 		return nil
 	case 1:
 		return fmt.Errorf("nothing was changed. %s", all[0])
 	}
+
 	words := fmt.Sprintf("nothing was changed. %d of the disks are not to be taken just so:", len(all))
 	for _, o := range all {
 		words += "\n" + o.String()
@@ -43,6 +46,7 @@ func (i *install) rehearse(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+
 	if err := i.guard(i.host, p); err != nil {
 		return err
 	}
@@ -55,14 +59,17 @@ func (i *install) rehearse(ctx context.Context) error {
 	if err := i.checkTPM2(ctx, p); err != nil {
 		return err
 	}
+
 	for _, path := range p.KeyFiles() {
 		if _, err := i.disks.Key(path); err != nil {
 			return err
 		}
 	}
+
 	if _, err = i.Hosts.Apply(i.name, hosts.Event{Kind: hosts.EventRehearsed, Message: rehearsalWords(p)}); err != nil {
 		return err
 	}
+
 	i.giveBack(ctx, i.session) // a host that was installed before starts its own system again
 	return nil
 }
@@ -83,6 +90,7 @@ func rehearsalWords(p *disko.Plan) string {
 			words = append(words, fmt.Sprintf("lost would be all that is on %s: %s", d.Device, d.Content))
 		}
 	}
+
 	if !lost {
 		words = append(words, "nothing would be lost")
 	}

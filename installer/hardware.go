@@ -26,10 +26,12 @@ func (i *install) hardware(ctx context.Context) (digest string, err error) {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, hardwareLimit, fmt.Errorf("no end within %s", hardwareLimit))
 	defer cancel()
+
 	data, err := readHardware(ctx, i.session, hw.Tool)
 	if err != nil {
 		return "", fmt.Errorf("generate the hardware configuration: %w", err)
 	}
+
 	t, err := openTree(i.host.Flake)
 	if err == nil {
 		defer t.close()
@@ -38,6 +40,7 @@ func (i *install) hardware(ctx context.Context) (digest string, err error) {
 	if err != nil {
 		return "", fmt.Errorf("write the hardware configuration: %w", err)
 	}
+
 	i.note("%s told the hardware; it is in the flake, as %s (%d bytes)", hw.Tool, hw.Path, len(data))
 	sum := sha256.Sum256(data)
 	return hex.EncodeToString(sum[:8]), nil
@@ -74,6 +77,7 @@ func takeHardware(tool string, data []byte) ([]byte, error) {
 		}
 		return data, nil
 	}
+
 	module, err := hardware.Module(data)
 	if err != nil {
 		return nil, fmt.Errorf("what %s printed is not taken into the flake, of which it would become code: %w; "+
@@ -90,6 +94,7 @@ func Prepare(ctx context.Context, flake string, hw hosts.Hardware) (undo func() 
 		return nil, err
 	}
 	defer t.close()
+
 	empty := "{ }\n"
 	if hw.Tool == hosts.Facter {
 		empty = "{}\n"
@@ -99,6 +104,7 @@ func Prepare(ctx context.Context, flake string, hw hosts.Hardware) (undo func() 
 	} else if there {
 		return func() error { return nil }, t.stage(ctx, hw.Path)
 	}
+
 	undo = func() error {
 		t, err := openTree(flake)
 		if err != nil {

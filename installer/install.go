@@ -38,6 +38,7 @@ func (i *install) run(ctx context.Context, build func(hardware string)) (at host
 	if err != nil {
 		return hosts.PhaseFacts, err
 	}
+
 	read := time.Now()
 	hardware, err := i.hardware(ctx)
 	if err != nil {
@@ -54,6 +55,7 @@ func (i *install) run(ctx context.Context, build func(hardware string)) (at host
 			return hosts.PhaseBuild, err
 		}
 	}
+
 	i.disks = i.newDisks()
 	if time.Since(read) < factsFresh {
 		i.disks.facts = facts
@@ -71,13 +73,16 @@ func (i *install) run(ctx context.Context, build func(hardware string)) (at host
 		}
 		i.closeAfter(ctx, err)
 	}()
+
 	if !i.mayFormat(ctx) {
 		if err := i.built(ctx, i.build); err != nil {
 			return hosts.PhaseBuild, err
 		}
 	}
+
 	share, done := i.shareEarly(ctx)
 	defer done()
+
 	if err := i.makeDisks(ctx); err != nil {
 		return hosts.PhaseDisks, err
 	}
@@ -87,6 +92,7 @@ func (i *install) run(ctx context.Context, build func(hardware string)) (at host
 	if at, err := i.fill(ctx, share); err != nil {
 		return at, err
 	}
+
 	return hosts.PhaseReboot, i.reboot(ctx)
 }
 
@@ -129,20 +135,24 @@ func (i *install) bootloader(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+
 	start := i.Now()
 	_, err = i.session.run(ctx, nil, sharedLock("nixos-install", "--root", "/mnt", "--system", i.build.system.path, "--no-root-passwd", "--no-channel-copy")...)
 	if err != nil {
 		return err
 	}
+
 	took := elapsed(i.Now(), start)
 	order, err := i.diskFirst(ctx, before)
 	if err != nil {
 		return err
 	}
+
 	firmware, err := i.putFirmware(ctx, i.build.layout)
 	if err != nil {
 		return err
 	}
+
 	enrolled, err := i.enrollTPM2(ctx, i.disks.plan)
 	if err == nil {
 		i.finished(hosts.PhaseBootloader, "nixos-install took %s%s%s%s", took, order, firmware, enrolled)
@@ -169,6 +179,7 @@ func explainFull(ctx context.Context, s *session, err error) error {
 			err = fmt.Errorf("%w\nthe new file system at %s is full (%s): make it larger in the layout, then run `provision retry`", err, at, megabytes(size<<10))
 		}
 	}
+
 	return err
 }
 

@@ -57,5 +57,6 @@ func (f *reconciler) withoutSecrets(h hosts.Host, text string) (string, error) {
 			}
 		}
 	}
+
 	return text, nil
 }

@@ -83,6 +83,7 @@ echo "$bytes" $((fetched - begun)) "$(nproc)" $((${EPOCHREALTIME//[.,]/} - fetch
 	if err != nil {
 		return
 	}
+
 	out, err := i.session.run(ctx, strings.NewReader(url.Path+"/"+cache.RateName+"\n"), "bash", "-c", script, url.Hostname(), url.Port())
 	var bytes, micros, hashing float64
 	var cores int
@@ -90,6 +91,7 @@ echo "$bytes" $((fetched - begun)) "$(nproc)" $((${EPOCHREALTIME//[.,]/} - fetch
 		micros <= 0 || hashing <= 0 {
 		return
 	}
+
 	link, hashes := bytes/micros*1e6, 4e6/hashing*1e6
 	compress := faster(link, runtime.NumCPU(), i.Cache.Shares(), cores, hashes)
 	i.Log.Debug("measured the network", "host", i.name, "bytes_a_second", int64(link), "cores", cores, "hashes_a_second", int64(hashes), "compress", compress)
@@ -106,10 +108,12 @@ func (i *install) shareEarly(ctx context.Context) (_ *offer, done func()) {
 	if !wanted || !i.build.over() || i.build.err != nil || i.build.drv.Path != "" {
 		return nil, func() {}
 	}
+
 	o, err := i.offer(i.build.system)
 	if err != nil {
 		return nil, func() {} // copies says it
 	}
+
 	ctx, cancel := context.WithCancel(ctx)
 	var asking sync.WaitGroup
 	asking.Go(func() {
@@ -137,12 +141,14 @@ func (i *install) pull(ctx context.Context, t transfer) (sent int64, err error) 
 		defer o.Close()
 		i.compress(ctx, o)
 	}
+
 	before := o.Sent()
 	to := "local"
 	if t.root != "" {
 		to += "?root=" + t.root
 	}
 	argv := cache.Fetch(o.url, o.PublicKey, to, i.host.TargetSubstitutes, t.path)
+
 	// What the machine runs outlives a session that ends; its id is kept, to end it.
 	argv = sharedLock(append([]string{"sh", "-c", `"$@" & echo $! >"$0"; wait $!`, pullFile}, argv...)...)
 	sent, err = i.watchCopy(ctx, t, &pullProgress{
@@ -164,6 +170,7 @@ func (i *install) pull(ctx context.Context, t transfer) (sent int64, err error) 
 		}
 		err = pullError{fmt.Errorf("fetch %s from this server: %w", t.path, err), o.Share}
 	}
+
 	return sent, err
 }
 
@@ -219,6 +226,7 @@ func (f *reconciler) watchCopy(ctx context.Context, t transfer, p closureCopy,
 	run func(ctx context.Context, line func(string)) error) (int64, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+
 	lines, done := make(chan string), make(chan error, 1)
 	go func() {
 		done <- run(ctx, func(line string) {

@@ -67,6 +67,7 @@ func (in *Installer) Reach(ctx context.Context, take hosts.Takeover) (r hosts.Re
 		return r, nil
 	}
 	defer s.client.Close()
+
 	out, err := s.run(ctx, nil, "sh", "-c", LookAround)
 	if err == nil && len(out) > maxSurroundings {
 		err = fmt.Errorf("it says more than %d bytes of itself", maxSurroundings)
@@ -74,6 +75,7 @@ func (in *Installer) Reach(ctx context.Context, take hosts.Takeover) (r hosts.Re
 	if err != nil {
 		return r, fmt.Errorf("look around on %s: %w", take.Address, err)
 	}
+
 	r.Admitted = true
 	r.Surroundings = string(out)
 	return r, nil

@@ -18,6 +18,7 @@ func (d *Disks) slowResync(ctx context.Context) error {
 	if !d.mayHaveRAID() {
 		return nil
 	}
+
 	// The setting is there once the module is.
 	const script = `modprobe -q md_mod || :
 max=/proc/sys/dev/raid/speed_limit_max

@@ -75,6 +75,7 @@ func (i *install) chown(ctx context.Context, c hosts.Chown) error {
 			return err
 		}
 	}
+
 	c.Path = top
 	if moved { // it may have been all that there is
 		out, err := i.session.run(ctx, nil, "sh", "-c", `[ ! -e "$0" ] || echo there`, newRoot+top)
@@ -82,6 +83,7 @@ func (i *install) chown(ctx context.Context, c hosts.Chown) error {
 			return err
 		}
 	}
+
 	return chown(ctx, i.session, newRoot, c)
 }
 

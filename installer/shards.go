@@ -37,13 +37,16 @@ func (d *Disks) run(ctx context.Context, steps []disko.Step, anyway bool) error 
 				return err
 			})
 		}
+
 		if err := g.Wait(); err != nil {
 			return err
 		}
+
 		for _, lane := range lanes {
 			p.done += len(lane)
 		}
 	}
+
 	return nil
 }
 

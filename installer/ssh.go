@@ -80,13 +80,16 @@ func dial(ctx context.Context, addr string, port int, pinned string,
 	if err != nil {
 		return nil, false, "", fmt.Errorf("read the pinned key of %s: %w", addr, err)
 	}
+
 	ctx, cancel := context.WithTimeout(ctx, dialLimit)
 	defer cancel()
+
 	port = cmp.Or(port, 22)
 	conn, err := (&net.Dialer{Timeout: connectLimit}).DialContext(ctx, "tcp", net.JoinHostPort(addr, strconv.Itoa(port)))
 	if err != nil {
 		return nil, false, "", err
 	}
+
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	config := &ssh.ClientConfig{
 		User:              "root",
@@ -110,6 +113,7 @@ func dial(ctx context.Context, addr string, port int, pinned string,
 		}
 		return nil, proved, other, fmt.Errorf("connect to %s: %w", addr, err)
 	}
+
 	if !stop() {
 		conn.Close()
 		return nil, proved, other, ctx.Err()
@@ -136,6 +140,7 @@ func (s *session) watch(ctx context.Context) error {
 			return errLost
 		case <-time.After(keepAliveEvery):
 		}
+
 		timer := time.AfterFunc(keepAliveLimit, func() { s.client.Close() })
 		_, _, err := s.client.SendRequest("keepalive@openssh.com", true, nil)
 		timer.Stop()
@@ -158,15 +163,19 @@ func (s *session) runWithin(ctx context.Context, limit time.Duration, stdin io.R
 	argv ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("did not end within %s", limit))
 	defer cancel()
+
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
+
 	sess, err := s.client.NewSession()
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", errLost, argv[0], err)
 	}
 	defer sess.Close()
+
 	stop := context.AfterFunc(ctx, func() { sess.Close() })
 	defer stop()
+
 	var said lastLines
 	lines := text.Lines{To: func(l string) {
 		said.add(l)
@@ -188,10 +197,12 @@ func (s *session) runWithin(ctx context.Context, limit time.Duration, stdin io.R
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("%s: %w", brief(argv), context.Cause(ctx))
 	}
+
 	var exit *ssh.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		return nil, fmt.Errorf("%w during %s: %w", errLost, argv[0], err)
 	}
+
 	var last lastLines
 	printed := text.Lines{To: last.add}
 	_, _ = printed.Write(answer) // it cannot fail
@@ -202,6 +213,7 @@ func (s *session) runWithin(ctx context.Context, limit time.Duration, stdin io.R
 	if err == nil {
 		return nil, fmt.Errorf("%s: the end of what it printed is missing%s", brief(argv), last)
 	}
+
 	return answer, fmt.Errorf("%s: exit status %d%s", brief(argv), exit.ExitStatus(), last)
 }
 
@@ -234,6 +246,7 @@ func brief(argv []string) string {
 			words[i] += " …"
 		}
 	}
+
 	all := strings.Join(words, " ")
 	if len(all) > most {
 		all = strings.ToValidUTF8(all[:most], "") + " …"

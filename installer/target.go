@@ -33,11 +33,13 @@ func (f *reconciler) builtThere(ctx context.Context, h hosts.Host, c nix.Config)
 	if err != nil || can {
 		return drv, err
 	}
+
 	toplevel := c.Builds["toplevel"]
 	can, err = f.Nix.CanBuild(ctx, toplevel.System)
 	if err != nil || can { // cross-built
 		return drv, err
 	}
+
 	if h.Disko == hosts.Script {
 		return drv, fmt.Errorf("--disko script needs the flake's script built before there is a disk to build on, and "+
 			"nix here does not build for %s: give it a remote builder, or use another --disko", toplevel.System)
@@ -73,6 +75,7 @@ func (i *install) sendInputs(ctx context.Context, drv nix.Derivation) (sent host
 	if err != nil {
 		return sent, err
 	}
+
 	loads := [][]string{{"--derivation", drv.Path}}
 	loads = slices.AppendSeq(loads, slices.Chunk(inputs, 1000)) // a command line has its limits
 	for _, what := range loads {
@@ -80,6 +83,7 @@ func (i *install) sendInputs(ctx context.Context, drv nix.Derivation) (sent host
 		if err := i.measure(ctx, &c, what...); err != nil {
 			return sent, err
 		}
+
 		w, err := i.copies(ctx, transfer{
 			closure: c,
 			phase:   hosts.PhaseCopy,
@@ -92,6 +96,7 @@ func (i *install) sendInputs(ctx context.Context, drv nix.Derivation) (sent host
 			return sent, err
 		}
 	}
+
 	return sent, nil
 }
 
@@ -116,6 +121,7 @@ rm -rf -- "$work" "$2"`
 	if err != nil {
 		return fmt.Errorf("build on the machine: %w", err)
 	}
+
 	if made := strings.TrimSpace(string(out)); made != drv.Out {
 		return fmt.Errorf("build on the machine: it made %s, and %s was expected", made, drv.Out)
 	}

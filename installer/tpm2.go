@@ -45,10 +45,12 @@ func (i *install) checkTPM2(ctx context.Context, p *disko.Plan) error {
 	if err != nil {
 		return fmt.Errorf("--tpm2: %w; %s", err, withoutTPM2)
 	}
+
 	binary, err := cryptenroll(ctx, i.session)
 	if err != nil {
 		return err
 	}
+
 	for _, c := range containers {
 		if err := i.checkKey(i.host, c, binary); err != nil {
 			return err
@@ -57,6 +59,7 @@ func (i *install) checkTPM2(ctx context.Context, p *disko.Plan) error {
 			i.note("the layout's settings of %s have no crypttabExtraOpts = [ \"tpm2-device=auto\" ]: unless boot.initrd has, %s asks for its passphrase and lets its TPM be", c.Name, i.host.Name)
 		}
 	}
+
 	return nil
 }
 
@@ -92,6 +95,7 @@ func (i *install) enrollTPM2(ctx context.Context, p *disko.Plan) (string, error)
 		names = append(names, fmt.Sprintf("%s (%s)", c.Device, c.Name))
 		b.steps = append(b.steps, c.Enroll(string(i.host.TPM2)))
 	}
+
 	if err := b.run(ctx, i.session); err != nil {
 		return "", err
 	}

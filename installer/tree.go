@@ -34,10 +34,12 @@ func openTree(flake string) (*fileTree, error) {
 		return nil, fmt.Errorf("the hardware configuration is written into the flake's folder, and %s is pinned to what was committed: "+
 			"start the server with --flake FOLDER", flake)
 	}
+
 	t := &fileTree{Local: local}
 	if t.root, err = os.OpenRoot(t.Dir); err != nil {
 		return nil, fmt.Errorf("open the flake's folder: %w", err)
 	}
+
 	_, err = t.root.Stat("flake.nix")
 	if err == nil {
 		t.lock, err = t.root.Open(".")
@@ -81,14 +83,17 @@ func (t *fileTree) write(ctx context.Context, name string, data []byte) error {
 	if err != nil {
 		return err
 	}
+
 	if there {
 		if old, err := t.root.ReadFile(name); err == nil && bytes.Equal(old, data) {
 			return t.stage(ctx, name)
 		}
 	}
+
 	if err := t.folders(path.Dir(name)); err != nil {
 		return err
 	}
+
 	part := name + ".part"
 	err = t.root.WriteFile(part, data, 0o644)
 	if err == nil {

@@ -66,14 +66,17 @@ func (f *reconciler) verify(ctx context.Context, h hosts.Host) bool {
 			}
 		}
 	}
+
 	if ctx.Err() != nil {
 		return false
 	}
+
 	if best.who == installerUp {
 		f.outlook.away = time.Time{}
 		f.restartInstaller(ctx, h, best.addr)
 		return false
 	}
+
 	f.waits(h, best)
 	away := f.since(&f.outlook.away, awayFor)
 	if proof := lesserProof(h, best, away); proof != "" {
@@ -117,6 +120,7 @@ func (f *reconciler) accept(h hosts.Host, a sshAnswer) bool {
 	default:
 		proof += fmt.Sprintf("; %v, so the system it runs was not compared", a.why)
 	}
+
 	if a.addr != h.Address {
 		f.apply(hosts.Event{Kind: hosts.EventAddress, Address: a.addr, Message: "has address " + a.addr})
 	}
@@ -158,6 +162,7 @@ func lesserProof(h hosts.Host, a sshAnswer, away bool) string {
 	case a.who == stranger && a.onMachine(h):
 		return fmt.Sprintf("seen: an SSH server answers at %s, with a key that %s is not known by", a.at(), h.Name)
 	}
+
 	return ""
 }
 

@@ -29,6 +29,7 @@ func Warnings(c nix.Config, host string, o hosts.Choices, layout *disko.Layout) 
 		told = append(told, fmt.Sprintf("networking.hostName of %s is empty or not known, "+
 			"so no DHCP request can be told to be its: --proof seen then waits for an SSH server on it", host))
 	}
+
 	told = append(told, r.missing()...)
 	return append(told, r.lost()...)
 }
@@ -74,6 +75,7 @@ func (r review) unproved() (told []string) {
 		open = open || reached
 		only = append(only, on...)
 	}
+
 	switch {
 	case open:
 	case len(only) > 0:
@@ -94,11 +96,13 @@ func (r review) unproved() (told []string) {
 			`add { type = "ed25519"; path = "/etc/ssh/ssh_host_ed25519_key"; } there, or %s`,
 			r.host, strings.Join(types, ", "), otherProof))
 	}
+
 	if s := h.Expected.Stage1; s.OwnKey && s.SystemKey == "" && slices.Contains(ports, s.Port) {
 		told = append(told, fmt.Sprintf("sshd in stage 1 of %s has the port and the host key of the system's, "+
 			"so only a login tells them apart: let this server log in as root (its key is ssh.pub in the state folder), "+
 			"or give boot.initrd.network.ssh a key or a port of its own", r.host))
 	}
+
 	return told
 }
 
@@ -122,6 +126,7 @@ func (r review) missing() (told []string) {
 			"and nothing brings it, so that the install will fail there: "+
 			"give it with --secret %s=FILE, or in the folder of --extra-files", r.host, file, file))
 	}
+
 	return told
 }
 
@@ -132,6 +137,7 @@ func (r review) brings(file string) bool {
 			return true
 		}
 	}
+
 	byHook := bytes.Contains(r.Devices, []byte(file))
 	if byHook || slices.Contains(r.HostKeyFiles(r.layout), file) {
 		return true
@@ -142,6 +148,7 @@ func (r review) brings(file string) bool {
 			return true
 		}
 	}
+
 	if r.choices.ExtraFiles == "" {
 		return false
 	}
@@ -174,5 +181,6 @@ func (r review) lost() (told []string) {
 				"choose a path that stays, or let environment.persistence or fileSystems keep it", s.Path, r.host, on))
 		}
 	}
+
 	return told
 }

@@ -26,10 +26,12 @@ func Wake(ctx context.Context, ifname, mac string) error {
 	if err != nil || len(target) != 6 {
 		return fmt.Errorf("wake %s: write six bytes in hexadecimal, such as 52:54:00:12:34:56", mac)
 	}
+
 	ifi, err := net.InterfaceByName(ifname)
 	if err != nil {
 		return fmt.Errorf("wake %s by way of %s: %w", mac, ifname, err)
 	}
+
 	packet := magicPacket(target)
 	sent, failed := 0, error(nil)
 	count := func(err error) {
@@ -42,22 +44,26 @@ func Wake(ctx context.Context, ifname, mac string) error {
 	if err != nil {
 		return fmt.Errorf("wake %s by way of %s: %w", mac, ifname, err)
 	}
+
 	for _, a := range addrs {
 		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() {
 			count(wakeUDP(ctx, ifname, p, packet))
 		}
 	}
+
 	if len(ifi.HardwareAddr) == 6 {
 		if err := wakeFrame(ifi, packet); !errors.Is(err, os.ErrPermission) {
 			count(err)
 		}
 	}
+
 	switch {
 	case failed != nil && sent == 0:
 		return fmt.Errorf("wake %s by way of %s: %w", mac, ifname, failed)
 	case sent == 0:
 		return fmt.Errorf("wake %s by way of %s: the interface has no IPv4 address, and only root may do without; run as root or with CAP_NET_RAW, or give it one", mac, ifname)
 	}
+
 	return nil
 }
 
@@ -81,12 +87,14 @@ func wakeUDP(ctx context.Context, ifname string, from netip.Prefix, packet []byt
 		return err
 	}
 	defer conn.Close()
+
 	const discard = 9
 	for _, to := range []netip.Addr{broadcast(from), netip.AddrFrom4([4]byte{255, 255, 255, 255})} {
 		if _, err := conn.WriteTo(packet, net.UDPAddrFromAddrPort(netip.AddrPortFrom(to, discard))); err != nil {
 			return fmt.Errorf("send to %s: %w", to, err)
 		}
 	}
+
 	return nil
 }
 

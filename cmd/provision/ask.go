@@ -50,6 +50,7 @@ func (t *person) read(ctx context.Context, prompt string, read func() (string, e
 	if err != nil {
 		return "", fmt.Errorf("ask on the terminal: %w", err)
 	}
+
 	fmt.Fprint(t.out, prompt)
 	type answer struct {
 		text string

@@ -65,6 +65,7 @@ func (c *canvas) print(w io.Writer, color bool) {
 			}
 			b.WriteRune(cell.char)
 		}
+
 		if style != "" {
 			b.WriteString(text.Control("\x1b[0m"))
 		}
@@ -107,6 +108,7 @@ func (c *canvas) bars(list ...progressBar) {
 		c.boxes(b)
 		above = b.edges
 	}
+
 	c.border(above, nil, false)
 	c.put(0, len(c.rows), "", "")
 }
@@ -159,6 +161,7 @@ func (c *canvas) boxes(b *progressBar) {
 				c.put(at, y+row, l.where, cyan)
 				at += len([]rune(l.where)) + 1
 			}
+
 			if b.lost && at < end-1 && b.segments[i].What != "free" {
 				c.put(at, y+row, strings.Repeat("░", end-1-at), red)
 			}
@@ -192,11 +195,13 @@ func (b *progressBar) arrange(left, right int) {
 			least[i] = min(wide, max(least[i], len([]rune(l.text+l.where))))
 		}
 	}
+
 	for i := range sizes {
 		if sizes[i] == 0 {
 			sizes[i] = max(1, 3*sum/float64(unknown))
 		}
 	}
+
 	widths := share(room, sizes, least)
 	b.edges, b.texts = []int{left}, nil
 	for i, s := range b.segments {
@@ -228,6 +233,7 @@ func share(room int, sizes []float64, least []int) []int {
 				sum += sizes[i]
 			}
 		}
+
 		done := 0.0 // rounding is carried on, so that the widths add up
 		for i := range sizes {
 			widths[i] = least[i]
@@ -241,5 +247,6 @@ func share(room int, sizes []float64, least []int) []int {
 			}
 		}
 	}
+
 	return widths
 }

@@ -35,6 +35,7 @@ func captureCommand(daemon *api.Client) *cobra.Command {
 			if err := daemon.Call(c.Context(), http.MethodGet, api.TracePath(args[0]), nil, &tr); err != nil {
 				return err
 			}
+
 			switch {
 			case asJSON:
 				return printJSON(c.OutOrStdout(), tr)
@@ -43,6 +44,7 @@ func captureCommand(daemon *api.Client) *cobra.Command {
 			case file != "":
 				return savePcap(file, tr)
 			}
+
 			showTrace(c.OutOrStdout(), tr)
 			return nil
 		}}
@@ -91,6 +93,7 @@ func stageWords(tr hosts.Trace) string {
 	case hosts.StageStarted:
 		return "it has everything to start its installer"
 	}
+
 	return "no netboot"
 }
 
@@ -125,6 +128,7 @@ func writePcap(w io.Writer, tr hosts.Trace) error {
 			return fmt.Errorf("write the capture: %w", err)
 		}
 	}
+
 	return nil
 }
 
@@ -133,6 +137,7 @@ func ethernet(mac string, p hosts.Packet) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	eth := &layers.Ethernet{
 		SrcMAC:       machine,
 		DstMAC:       net.HardwareAddr{2, 0, 0, 0, 0, 1},
@@ -160,6 +165,7 @@ func ethernet(mac string, p hosts.Packet) ([]byte, error) {
 	if err := udp.SetNetworkLayerForChecksum(ip); err != nil {
 		return nil, err
 	}
+
 	b := gopacket.NewSerializeBuffer()
 	err = gopacket.SerializeLayers(b, gopacket.SerializeOptions{
 		FixLengths:       true,

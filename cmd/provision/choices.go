@@ -46,6 +46,7 @@ func choiceFlag(c *cobra.Command, ch hosts.Choice, to any) {
 	default:
 		panic(fmt.Sprintf("--%s: a choice of a type that is not a flag's", ch.Flag))
 	}
+
 	if ch.NoArg != "" {
 		fl.Lookup(ch.Flag).NoOptDefVal = ch.NoArg
 	}
@@ -63,6 +64,7 @@ func choiceFlag(c *cobra.Command, ch hosts.Choice, to any) {
 	default:
 		return
 	}
+
 	// It errs only for a flag that does not exist.
 	_ = c.RegisterFlagCompletionFunc(ch.Flag, complete)
 }
@@ -127,14 +129,17 @@ func checkChoices(c hosts.Choices) error {
 			return fmt.Errorf("--board: %w", err)
 		}
 	}
+
 	if _, err := images.ParseKernelParams(c.KernelParams); err != nil {
 		return err
 	}
+
 	if c.Preset != "" {
 		if _, err := disko.FindPreset(string(c.Preset)); err != nil {
 			return err
 		}
 	}
+
 	if slices.Contains(c.Wipe, "") {
 		return fmt.Errorf("--wipe: name a disk by its serial number")
 	}

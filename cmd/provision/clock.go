@@ -38,18 +38,23 @@ func clockSet(ctx context.Context, until time.Time) error {
 	if err != nil {
 		return err
 	}
+
 	timer := os.NewFile(uintptr(fd), "timerfd")
 	defer timer.Close()
+
 	spec := &unix.ItimerSpec{Value: unix.NsecToTimespec(until.UnixNano())}
 	if err := unix.TimerfdSettime(fd, unix.TFD_TIMER_ABSTIME|unix.TFD_TIMER_CANCEL_ON_SET, spec, nil); err != nil {
 		return err
 	}
+
 	stop := context.AfterFunc(ctx, func() { timer.Close() })
 	defer stop()
+
 	_, err = timer.Read(make([]byte, 8))
 	switch {
 	case ctx.Err() != nil, errors.Is(err, unix.ECANCELED):
 		return nil
 	}
+
 	return err
 }

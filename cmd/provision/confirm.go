@@ -42,6 +42,7 @@ func (q *question) put(path string, body func(enroll.Agreement) any, s *api.Stat
 	if err := q.daemon.Call(q.c.Context(), http.MethodPost, path, body(enroll.Agreement{PlanOnly: true}), p); err != nil {
 		return err
 	}
+
 	if p.Unfit != "" && q.seen {
 		return errors.New(p.Unfit)
 	}
@@ -50,16 +51,19 @@ func (q *question) put(path string, body func(enroll.Agreement) any, s *api.Stat
 		if err != nil {
 			return err
 		}
+
 		if q.before != nil {
 			if err := q.before(); err != nil {
 				return err
 			}
 		}
+
 		err = q.daemon.Call(q.c.Context(), http.MethodPost, path, body(a), s)
 		var old *api.OutdatedPlan
 		if !errors.As(err, &old) {
 			return err
 		}
+
 		fmt.Fprintf(q.c.OutOrStdout(), "\nNot done: %v.\n\n", err)
 		p, q.unasked = old.Plan, nil // somebody reads the screen by now
 	}
@@ -95,6 +99,7 @@ func showProposal(out io.Writer, p *enroll.Proposal) {
 			fmt.Fprintf(out, "What is on %s is kept.\n", d)
 		}
 	}
+
 	for _, d := range p.Wiped {
 		fmt.Fprintf(out, "--wipe: %s is taken whatever speaks against it.\n", d)
 	}

@@ -53,6 +53,7 @@ func doctorCommand(daemon *api.Client) *cobra.Command {
 			if err != nil {
 				return err
 			}
+
 			if f.config != "" {
 				return printRecipes(c.OutOrStdout(), d, f.config)
 			}
@@ -63,11 +64,13 @@ func doctorCommand(daemon *api.Client) *cobra.Command {
 			if err := c.Context().Err(); err != nil {
 				return err
 			}
+
 			if f.asJSON {
 				err = printJSON(c.OutOrStdout(), found)
 			} else {
 				err = printFindings(c.OutOrStdout(), d, found)
 			}
+
 			if err == nil && !f.asJSON && d.Mode == pxe.Off && slices.ContainsFunc(found, noPointer) {
 				fmt.Fprintln(c.OutOrStdout())
 				err = printRecipes(c.OutOrStdout(), d, "all")
@@ -75,6 +78,7 @@ func doctorCommand(daemon *api.Client) *cobra.Command {
 			if err == nil && !doctor.Healthy(found) {
 				err = errStatus{code: exitFailed}
 			}
+
 			return err
 		}}
 	fl := c.Flags()
@@ -89,6 +93,7 @@ func doctorCommand(daemon *api.Client) *cobra.Command {
 		// It errs only for a flag that does not exist.
 		_ = c.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
 	}
+
 	return c
 }
 
@@ -102,6 +107,7 @@ func (f *doctorFlags) doctor(ctx context.Context,
 			return nil, nil, errUsage{fmt.Errorf("--http %s: write a port, such as :8080", f.http)}
 		}
 	}
+
 	if f.dhcp != "" && d.Mode != pxe.Proxy && d.Mode != pxe.Full && d.Mode != pxe.Off {
 		return nil, nil, errUsage{fmt.Errorf("--dhcp %s: choose proxy, server or off", f.dhcp)}
 	}
@@ -113,6 +119,7 @@ func (f *doctorFlags) doctor(ctx context.Context,
 	if hints, err = askServer(ctx, daemon, d); err != nil {
 		return nil, nil, err
 	}
+
 	d.Mode, d.HTTPPort = cmp.Or(d.Mode, pxe.Proxy), cmp.Or(d.HTTPPort, 80)
 	if len(d.Interfaces) == 0 {
 		return nil, nil, errUsage{errors.New("doctor needs --interface IF, the network interface on the machines' LAN, since no server says it")}
@@ -129,6 +136,7 @@ func askServer(ctx context.Context, daemon *api.Client, d *doctor.Doctor) (hints
 		return []doctor.Finding{{Check: "server", Severity: doctor.Hint,
 			What: why + ", so hosts, images and machines were not looked at", Remedy: remedy}}, nil
 	}
+
 	d.Server = &doctor.Server{
 		Interfaces: make(map[string]netip.Addr),
 		Mode:       pxe.Mode(serving.DHCP),
@@ -165,6 +173,7 @@ func askServer(ctx context.Context, daemon *api.Client, d *doctor.Doctor) (hints
 			Choices: hosts.Choices{Image: s.Image, BootMethod: s.Pinned},
 		})
 	}
+
 	d.Verify = func(ctx context.Context, image string) error {
 		return daemon.Call(ctx, http.MethodPost, api.ImagePath(image)+"/verify", nil, nil)
 	}
@@ -172,6 +181,7 @@ func askServer(ctx context.Context, daemon *api.Client, d *doctor.Doctor) (hints
 		hints = append(hints, doctor.Finding{Check: "machine", Severity: doctor.Hint, What: l.Host + ": " + l.What,
 			Remedy: "choose HTTP boot in its firmware, if it has that; a shorter way to the server (no relay, no slow switch) helps, too"})
 	}
+
 	return hints, err
 }
 
@@ -184,6 +194,7 @@ func printRecipes(w io.Writer, d *doctor.Doctor, which string) error {
 	if err != nil {
 		return err
 	}
+
 	names := []string{which}
 	if which == "all" {
 		names = doctor.Recipes
@@ -198,6 +209,7 @@ func printRecipes(w io.Writer, d *doctor.Doctor, which string) error {
 		}
 		fmt.Fprint(w, text)
 	}
+
 	return nil
 }
 
@@ -220,6 +232,7 @@ func printFindings(w io.Writer, d *doctor.Doctor, found []doctor.Finding) error 
 			return err
 		}
 	}
+
 	if slices.ContainsFunc(found, func(f doctor.Finding) bool { return f.Severity != doctor.Hint }) {
 		return nil
 	}

@@ -99,6 +99,7 @@ func enrollCommand(daemon *api.Client) *cobra.Command {
 			if err := daemon.Call(c.Context(), http.MethodPost, api.HostsPath, e.request, &s); err != nil {
 				return err
 			}
+
 			sayEnrolled(c, daemon, s)
 			fmt.Fprintf(c.OutOrStdout(), "%s. Switch it on; follow it with: provision watch %s\n", permission(s), s.Name)
 			return nil
@@ -145,6 +146,7 @@ func (e *enrollment) parse(c *cobra.Command) (err error) {
 			return err
 		}
 	}
+
 	if err := checkChoices(r.Choices); err != nil {
 		return errUsage{err}
 	}

@@ -32,6 +32,7 @@ func factsCommand() *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("list the machine's disks: %w: %s", err, bytes.TrimSpace(said.Bytes()))
 			}
+
 			facts, err := disko.ReadProbe(out)
 			if err != nil {
 				return err

@@ -66,6 +66,7 @@ func firmwareAdd(daemon *api.Client) *cobra.Command {
 				}
 				r.From = append(r.From, abs)
 			}
+
 			return addFirmware(c, daemon, r)
 		}}
 	c.Flags().StringSliceVar(&from, "from", nil, "folder, Debian package (raspi-firmware, linux-image-*-arm64, u-boot-rpi), its https URL, or flake reference (nixpkgs#raspberrypifw); may be given several times")
@@ -94,6 +95,7 @@ func addFirmware(c *cobra.Command, daemon *api.Client, r api.FirmwareRequest) er
 	if err != nil {
 		return err
 	}
+
 	out := c.ErrOrStderr()
 	bar := terminalOf(out) != nil
 	var last api.FirmwareProgress
@@ -115,6 +117,7 @@ func addFirmware(c *cobra.Command, daemon *api.Client, r api.FirmwareRequest) er
 	case last.Firmware == nil:
 		return errors.New("the server stopped while adding the firmware; add it again")
 	}
+
 	for _, w := range last.Warnings {
 		fmt.Fprintln(c.ErrOrStderr(), "warning:", w)
 	}
@@ -141,6 +144,7 @@ func firmwareList(daemon *api.Client) *cobra.Command {
 			if err := daemon.Call(c.Context(), http.MethodGet, api.FirmwarePath, nil, &all); err != nil {
 				return err
 			}
+
 			w := c.OutOrStdout()
 			switch {
 			case asJSON:
@@ -148,6 +152,7 @@ func firmwareList(daemon *api.Client) *cobra.Command {
 			case len(all) == 0:
 				fmt.Fprintln(w, "No firmware yet: provision images firmware add raspberrypi --from DIR")
 			}
+
 			for _, f := range all {
 				if !licences {
 					printFirmware(w, f)
@@ -155,6 +160,7 @@ func firmwareList(daemon *api.Client) *cobra.Command {
 					return err
 				}
 			}
+
 			return nil
 		}}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")

@@ -24,17 +24,20 @@ func closeFolder(dir string) (was fs.FileMode, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("look at the state folder: %w", err)
 	}
+
 	if !info.IsDir() {
 		return 0, fmt.Errorf("the state folder %s is not a folder; choose another --state-dir", dir)
 	}
 	if err := ours(dir, info); err != nil {
 		return 0, err
 	}
+
 	for _, name := range []string{storeFile, keyFile, leaseFile, loginFile} {
 		if err := oursInside(filepath.Join(dir, name)); err != nil {
 			return 0, err
 		}
 	}
+
 	was = info.Mode().Perm()
 	if was&0o077 == 0 {
 		return was, nil
@@ -62,6 +65,7 @@ func oursInside(path string) error {
 		return fmt.Errorf("others may read %s (mode %04o), which opens all secrets of the store: chmod 600 %s; "+
 			"and if somebody may have read it, give hosts and disks new keys", path, info.Mode().Perm(), path)
 	}
+
 	return ours(path, info)
 }
 

@@ -42,11 +42,13 @@ func forgetCommand(daemon *api.Client) *cobra.Command {
 			if err != nil {
 				return err
 			}
+
 			if ask && !yes {
 				if err := confirm(c.InOrStdin(), out, name); err != nil {
 					return err
 				}
 			}
+
 			path := api.HostPath(name, "")
 			if purge {
 				path += "?purge=true"
@@ -54,6 +56,7 @@ func forgetCommand(daemon *api.Client) *cobra.Command {
 			if err := daemon.Call(c.Context(), http.MethodDelete, path, nil, nil); err != nil {
 				return err
 			}
+
 			fmt.Fprintf(out, "%s is forgotten; the machine itself is as it was.\n", name)
 			if purge {
 				fmt.Fprintln(out, "Nothing of it is kept.")
@@ -62,6 +65,7 @@ func forgetCommand(daemon *api.Client) *cobra.Command {
 			if all, err := forgottenHosts(c.Context(), daemon, name); err == nil && len(all) > 0 {
 				fmt.Fprintf(out, "Until %s it can be taken back: provision restore %s\n", minute(all[len(all)-1].Until), name)
 			}
+
 			return nil
 		}}
 	c.Flags().BoolVar(&yes, "yes", false, "do not ask for the host's name")
@@ -79,6 +83,7 @@ func showForgotten(c *cobra.Command, daemon *api.Client, name string, purge bool
 			return false, err
 		}
 	}
+
 	var loss hosts.Loss
 	err = daemon.Call(c.Context(), http.MethodGet, api.HostPath(name, "/loss"), nil, &loss)
 	switch {
@@ -88,15 +93,18 @@ func showForgotten(c *cobra.Command, daemon *api.Client, name string, purge bool
 	case len(kept) == 0:
 		return false, err
 	}
+
 	for _, f := range kept {
 		drawLoss(out, fmt.Sprintf("With %s that was forgotten on %s goes:", name, minute(f.Time)), f.Kept)
 		ask = ask || f.Kept.Precious()
 	}
+
 	if purge {
 		fmt.Fprintln(out, "It cannot be taken back.")
 	} else {
 		fmt.Fprintln(out, "It can be taken back for 30 days.")
 	}
+
 	return ask, nil
 }
 
@@ -160,10 +168,12 @@ func restoreCommand(daemon *api.Client) *cobra.Command {
 				}
 				r.Forgotten = at
 			}
+
 			var s api.Status
 			if err := daemon.Call(c.Context(), http.MethodPost, api.HostPath(args[0], "/restore"), r, &s); err != nil {
 				return err
 			}
+
 			if asJSON {
 				return printJSON(c.OutOrStdout(), s)
 			}

@@ -48,6 +48,7 @@ func imagesList(daemon *api.Client) *cobra.Command {
 			if err := daemon.Call(c.Context(), http.MethodGet, api.ImagesPath, nil, &all); err != nil {
 				return err
 			}
+
 			if asJSON {
 				return printJSON(c.OutOrStdout(), all)
 			}
@@ -60,6 +61,7 @@ func imagesList(daemon *api.Client) *cobra.Command {
 				t.row(img.Name, img.Arch, fmt.Sprintf("%.1f MB", float64(img.Kernel.Size+img.Initrd.Size)/1e6), ago(img.Added),
 					cmp.Or(strings.Join(img.Hosts, ","), "-"), cmp.Or(img.From, "single files"))
 			}
+
 			return t.Flush()
 		}}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
@@ -98,6 +100,7 @@ func imagesSet(daemon *api.Client) *cobra.Command {
 			if err := daemon.Call(c.Context(), http.MethodPatch, api.ImagePath(args[0]), r, &img); err != nil {
 				return err
 			}
+
 			printImage(c.OutOrStdout(), img)
 			return nil
 		}}

@@ -50,23 +50,27 @@ func imagesAdd(daemon *api.Client) *cobra.Command {
 			case single && len(digests) > 0:
 				return errUsage{errors.New("--sha256 goes with --from; sha256sum --check does it for single files")}
 			}
+
 			if r.SHA256, err = parseDigests(digests); err != nil {
 				return errUsage{err}
 			}
 			if _, err := images.ParseKernelParams(r.KernelParams); err != nil {
 				return errUsage{err}
 			}
+
 			for _, p := range []*string{&r.Kernel, &r.Initrd} {
 				if err == nil && *p != "" {
 					*p, err = filepath.Abs(*p)
 				}
 			}
+
 			if err == nil && r.From != "" {
 				r.From, err = absoluteSource(r.From)
 			}
 			if err != nil {
 				return err
 			}
+
 			_, err = changeImage(c, daemon, api.ImagesPath, r)
 			return err
 		}}
@@ -95,6 +99,7 @@ func parseDigests(flags []string) (map[string]string, error) {
 		}
 		all[name] = digest
 	}
+
 	return all, nil
 }
 
@@ -107,6 +112,7 @@ func absoluteSource(from string) (string, error) {
 	if _, err := os.Stat(from); err == nil {
 		return filepath.Abs(from)
 	}
+
 	scheme := ""
 	if rest, is := strings.CutPrefix(from, "path:"); is {
 		scheme, from = "path:", rest
@@ -120,6 +126,7 @@ func absoluteSource(from string) (string, error) {
 		flake, err = filepath.Abs(flake)
 		return scheme + flake + "#" + attr, err
 	}
+
 	flake, err = filepath.Abs(flake)
 	return scheme + flake, err
 }
@@ -130,6 +137,7 @@ func changeImage(c *cobra.Command, daemon *api.Client, path string, r any) (last
 	if err != nil {
 		return last, err
 	}
+
 	last, err = showProgress(c.Context(), c.ErrOrStderr(), body)
 	switch {
 	case err != nil:
@@ -139,6 +147,7 @@ func changeImage(c *cobra.Command, daemon *api.Client, path string, r any) (last
 	case last.Image == nil:
 		return last, errors.New("the server stopped meanwhile; give the command again")
 	}
+
 	for _, w := range last.Warnings {
 		fmt.Fprintln(c.ErrOrStderr(), "warning:", w)
 	}
@@ -160,6 +169,7 @@ func showProgress(ctx context.Context, w io.Writer, body io.ReadCloser) (last ap
 				fmt.Fprintln(w, doing)
 			}
 		}
+
 		if terminal && p.Doing != "" {
 			fmt.Fprintf(w, "%s%s  %s", clearLine, p.Doing, amount(begun, p.Done, p.Total))
 		}

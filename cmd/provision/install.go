@@ -55,6 +55,7 @@ func installCommand(daemon *api.Client) *cobra.Command {
 			if err != nil {
 				return errUsage{err}
 			}
+
 			if c.Flags().Changed("post-kexec-port") && port == 0 {
 				return errUsage{errors.New("--post-kexec-port 0: ports go from 1 to 65535")}
 			}
@@ -64,6 +65,7 @@ func installCommand(daemon *api.Client) *cobra.Command {
 			if err := e.parse(c); err != nil {
 				return err
 			}
+
 			e.request.Name = args[0]
 			v := &takeover.Visit{Login: login, Via: e.request.Via}
 			v.Take.PostKexecPort = int(port)

@@ -66,13 +66,16 @@ func layoutShow() *cobra.Command {
 			if err != nil {
 				return err
 			}
+
 			devices, err := presetDevices(p, disks)
 			if err != nil {
 				return errUsage{err}
 			}
+
 			if p, err = p.On(devices); err != nil {
 				return err
 			}
+
 			return showLayout(c.OutOrStdout(), p, form)
 		}}
 	c.Flags().StringArrayVar(&disks, "disk", nil, "[NAME=]DEVICE: the disk, such as /dev/disk/by-id/nvme-SERIAL")
@@ -90,6 +93,7 @@ func layoutShow() *cobra.Command {
 			return nil
 		})
 	}
+
 	return c
 }
 
@@ -108,6 +112,7 @@ func presetDevices(p disko.Preset, words []string) (map[string]string, error) {
 		}
 		devices[name] = device
 	}
+
 	return devices, nil
 }
 
@@ -126,6 +131,7 @@ func showLayout(w io.Writer, p disko.Preset, form string) error {
 		_, err = fmt.Fprintf(w, "# What layout %s makes, for a host without disko: provision enroll MAC HOST --layout %s\n%s", p.Name, p.Name, s.Nix())
 		return err
 	}
+
 	_, err := fmt.Fprint(w, presetHead(p), p.Nix())
 	return err
 }
@@ -148,6 +154,7 @@ func drawPreset(w io.Writer, p disko.Preset) error {
 	if err != nil {
 		return err
 	}
+
 	facts := &disko.Facts{Links: map[string]string{}}
 	o := disko.Options{Disks: map[string]string{}}
 	for i, d := range p.Disks {
@@ -161,10 +168,12 @@ func drawPreset(w io.Writer, p disko.Preset) error {
 		})
 		o.Disks[d.Name] = device
 	}
+
 	plan, err := disko.NewPlan(l, facts, o)
 	if err != nil {
 		return err
 	}
+
 	width, color := terminalSize(w)
 	drawPlan(w, plan, width, color)
 	return nil

@@ -23,6 +23,7 @@ func logsCommand(daemon *api.Client) *cobra.Command {
 			if err := daemon.Call(c.Context(), http.MethodGet, api.HostPath(args[0], "/events"), nil, &events); err != nil {
 				return err
 			}
+
 			if asJSON && !follow {
 				return printJSON(c.OutOrStdout(), events)
 			}
@@ -31,6 +32,7 @@ func logsCommand(daemon *api.Client) *cobra.Command {
 				fmt.Fprintln(c.OutOrStdout(), eventLine(ev, false))
 				last = ev.Number
 			}
+
 			if !follow {
 				return nil
 			}
@@ -38,6 +40,7 @@ func logsCommand(daemon *api.Client) *cobra.Command {
 			if err != nil {
 				return err
 			}
+
 			err = api.Lines(c.Context(), r, func(n api.News) bool {
 				if n.Event != nil {
 					fmt.Fprintln(c.OutOrStdout(), eventLine(*n.Event, false))
@@ -47,6 +50,7 @@ func logsCommand(daemon *api.Client) *cobra.Command {
 			if c.Context().Err() != nil {
 				return nil
 			}
+
 			return err
 		}}
 	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on printing as things happen")

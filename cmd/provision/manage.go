@@ -31,6 +31,7 @@ func cancelCommand(daemon *api.Client) *cobra.Command {
 			case !s.Permit.Burned.IsZero():
 				fmt.Fprintln(c.OutOrStdout(), "Its disks were being changed already; do not expect the machine to start from them.")
 			}
+
 			return nil
 		}}
 }
@@ -43,6 +44,7 @@ func discoveredCommand(daemon *api.Client) *cobra.Command {
 			if err := daemon.Call(c.Context(), http.MethodGet, api.DiscoveredPath, nil, &all); err != nil {
 				return err
 			}
+
 			if asJSON {
 				return printJSON(c.OutOrStdout(), all)
 			}

@@ -91,6 +91,7 @@ func media(c *cobra.Command, daemon *api.Client, f mediaFlags, args []string) er
 			return err
 		}
 	}
+
 	name := ""
 	if len(args) > 0 {
 		name = args[0]
@@ -101,6 +102,7 @@ func media(c *cobra.Command, daemon *api.Client, f mediaFlags, args []string) er
 		return err
 	}
 	defer img.Close()
+
 	if name != "" {
 		info, err := img.Stat()
 		if err != nil {
@@ -108,6 +110,7 @@ func media(c *cobra.Command, daemon *api.Client, f mediaFlags, args []string) er
 		}
 		fmt.Fprintf(c.OutOrStdout(), "%s: %.1f MB\n", name, float64(info.Size())/1e6)
 	}
+
 	if to == nil {
 		return nil
 	}
@@ -179,6 +182,7 @@ func fetchMedia(ctx context.Context, daemon *api.Client, r api.MediaRequest, nam
 		return nil, err
 	}
 	defer body.Close()
+
 	path := filepath.Join(filepath.Dir(name), fmt.Sprintf(".%s.%d", filepath.Base(name), os.Getpid()))
 	if name == "" {
 		path = filepath.Join(os.TempDir(), fmt.Sprintf("provision-medium-%d", os.Getpid()))
@@ -195,6 +199,7 @@ func fetchMedia(ctx context.Context, daemon *api.Client, r api.MediaRequest, nam
 			os.Remove(f.Name())
 		}
 	}()
+
 	n, err := copySparse(f, body)
 	if err == nil && n != size {
 		err = errors.New("the server stopped in the middle")
@@ -205,6 +210,7 @@ func fetchMedia(ctx context.Context, daemon *api.Client, r api.MediaRequest, nam
 	if err != nil {
 		return nil, fmt.Errorf("get the boot medium: %w", err)
 	}
+
 	if name == "" {
 		return f, nil
 	}
@@ -214,6 +220,7 @@ func fetchMedia(ctx context.Context, daemon *api.Client, r api.MediaRequest, nam
 	if err := os.Rename(f.Name(), name); err != nil {
 		return nil, fmt.Errorf("write %s: %w", name, err)
 	}
+
 	return f, nil
 }
 
@@ -228,6 +235,7 @@ func copySparse(to *os.File, from io.Reader) (at int64, err error) {
 				return at, err
 			}
 		}
+
 		at += int64(n)
 		switch {
 		case err == io.EOF, err == io.ErrUnexpectedEOF: // it is for the caller to count

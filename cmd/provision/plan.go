@@ -69,9 +69,11 @@ func planCommand(daemon *api.Client) *cobra.Command {
 			} else {
 				err = daemon.Call(c.Context(), http.MethodGet, api.HostPath(args[0], "/plan"), nil, p)
 			}
+
 			if err != nil {
 				return err
 			}
+
 			if asJSON {
 				return printJSON(c.OutOrStdout(), p)
 			}
@@ -100,6 +102,7 @@ func planFiles(layoutFile, factsFile, board string, o disko.Options) (*disko.Pla
 	if err != nil {
 		return nil, err
 	}
+
 	var facts *disko.Facts
 	if factsFile != "" {
 		data, err := os.ReadFile(factsFile)
@@ -110,14 +113,17 @@ func planFiles(layoutFile, factsFile, board string, o disko.Options) (*disko.Pla
 			return nil, fmt.Errorf("%s: %w", factsFile, err)
 		}
 	}
+
 	p, err := disko.NewPlan(layout, facts, o)
 	if err != nil || board == "" {
 		return p, err
 	}
+
 	b, err := boards.Parse(board)
 	if err != nil {
 		return nil, errUsage{fmt.Errorf("--board: %w", err)}
 	}
+
 	p.Problems = append(p.Problems, bootable.Problems(layout, b)...)
 	return p, nil
 }
@@ -153,6 +159,7 @@ func showPlan(w io.Writer, p *disko.Plan) error {
 			stage = s.Stage
 			fmt.Fprintln(w, stage)
 		}
+
 		name := s.Name
 		sum += s.Expected
 		if s.Expected > 0 {
@@ -163,23 +170,27 @@ func showPlan(w io.Writer, p *disko.Plan) error {
 			fmt.Fprintln(w, paint(red, "      destroys "+s.Destroys, color))
 		}
 	}
+
 	switch {
 	case p.Unfinished():
 		fmt.Fprintln(w, "\nWhat follows depends on what is found inside; the install plans again then.")
 	case len(p.Steps) == 0:
 		fmt.Fprintln(w, "\nNothing is to be done: the disks are as the layout says, and mounted.")
 	}
+
 	for i, why := range stops(p) {
 		if i == 0 {
 			fmt.Fprintln(w, paint(red, "\nAn install would stop before it changes anything:", color))
 		}
 		fmt.Fprintln(w, "  "+why)
 	}
+
 	for _, problem := range p.Problems {
 		if !problem.Stops {
 			fmt.Fprintf(w, "\nwarning: %s\n", problem)
 		}
 	}
+
 	if sum > 0 {
 		fmt.Fprintf(w, "\nThe steps with a time usually take ~%s together; the others less than a second\neach, or as long as the disk or the layout's own hooks need.\n", seconds(sum))
 	}

@@ -24,10 +24,12 @@ func drawPlan(w io.Writer, p *disko.Plan, width int, color bool) {
 		}
 		c.made(s)
 	}
+
 	for _, s := range list {
 		what, where := sentence(s)
 		c.put(1, len(c.rows), what+" "+where, "")
 	}
+
 	if list != nil {
 		c.put(0, len(c.rows), "", "")
 	}
@@ -44,6 +46,7 @@ func (c *canvas) disk(d disko.Disk) {
 			about += "  " + s
 		}
 	}
+
 	before := d.Before
 	switch {
 	case before != nil:
@@ -52,6 +55,7 @@ func (c *canvas) disk(d disko.Disk) {
 	case d.Content != "blank":
 		before = []disko.Segment{{Name: d.Content, Size: d.Size}}
 	}
+
 	label := "now"
 	badge := " KEPT "
 	style := green
@@ -63,6 +67,7 @@ func (c *canvas) disk(d disko.Disk) {
 		badge = " ERASED "
 		style = alarm
 	}
+
 	y := len(c.rows)
 	c.put(1, y, clip(about, c.width-len(badge)-2), bold)
 	c.put(c.width-len(badge), y, badge, style)
@@ -101,6 +106,7 @@ func (b *progressBar) describe(s disko.Segment, width int) (lines []styledLine) 
 			where = ""
 			style = red
 		}
+
 		text = clip(text, width)
 		if room := width - len([]rune(text)); room > 1 {
 			lines = append(lines, styledLine{text, clip(where, room), style})
@@ -123,6 +129,7 @@ func (b *progressBar) describe(s disko.Segment, width int) (lines []styledLine) 
 			add(text, "", "")
 		}
 	}
+
 	if s.Mountpoint != "" {
 		add("", "→ "+s.Mountpoint, "")
 	}
@@ -136,12 +143,14 @@ func (b *progressBar) describe(s disko.Segment, width int) (lines []styledLine) 
 			column = max(column, len([]rune(l[0]))+1)
 		}
 	}
+
 	for _, l := range inside {
 		if l[1] != "" {
 			l[0] = fmt.Sprintf("%-*s", column, l[0])
 		}
 		add(l[0], l[1], "")
 	}
+
 	return lines
 }
 
@@ -159,6 +168,7 @@ func tree(list []disko.Segment, indent string) (lines [][2]string) {
 		lines = append(lines, [2]string{indent + branch + what, where})
 		lines = append(lines, tree(s.Children, indent+below)...)
 	}
+
 	return lines
 }
 

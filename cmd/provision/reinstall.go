@@ -45,12 +45,14 @@ func reinstallCommand(daemon *api.Client) *cobra.Command {
 			if err := daemon.Call(c.Context(), http.MethodGet, api.HostPath(name, ""), nil, new(api.Status)); err != nil {
 				return err
 			}
+
 			q := newQuestion(c, daemon, name, yes)
 			q.look()
 			var s api.Status
 			if err := q.put(api.HostPath(name, "/reinstall"), e.agreed, &s); err != nil {
 				return err
 			}
+
 			warn(c, s)
 			fmt.Fprintf(out, "%s. Follow it with: provision watch %s\n", permission(s), s.Name)
 			if e.request.NewIdentity {
@@ -91,6 +93,7 @@ func retryCommand(daemon *api.Client) *cobra.Command {
 			var s api.Status
 			q := newQuestion(c, daemon, args[0], yes)
 			q.look()
+
 			// What was confirmed before needs no second decision.
 			q.unasked = func(p *enroll.Proposal) bool { return len(p.Beyond) == 0 && len(r.Wipe) == 0 }
 			err := q.put(api.HostPath(args[0], "/retry"), func(a enroll.Agreement) any {
@@ -100,6 +103,7 @@ func retryCommand(daemon *api.Client) *cobra.Command {
 			if err != nil {
 				return err
 			}
+
 			fmt.Fprintf(c.OutOrStdout(), "The install of %s goes on. Follow it with: provision watch %s\n", s.Name, s.Name)
 			return nil
 		}}

@@ -44,6 +44,7 @@ func (f *secretFlags) read(c *cobra.Command, r *enroll.Request) (err error) {
 	if r.DiskKeys, err = readDiskKeys(f.diskKeys, in); err != nil {
 		return err
 	}
+
 	for _, arg := range f.escrowTo {
 		to, err := hosts.ReadRecipients(arg)
 		if err != nil {
@@ -51,6 +52,7 @@ func (f *secretFlags) read(c *cobra.Command, r *enroll.Request) (err error) {
 		}
 		r.EscrowTo = append(r.EscrowTo, to...)
 	}
+
 	if f.hostKey != "" {
 		if r.HostKey, err = readLimited(f.hostKey); err == nil {
 			_, r.HostKey, err = hosts.ParseHostKey(r.HostKey)
@@ -59,6 +61,7 @@ func (f *secretFlags) read(c *cobra.Command, r *enroll.Request) (err error) {
 			return fmt.Errorf("--host-key %s: %w", f.hostKey, err)
 		}
 	}
+
 	for _, spec := range f.secrets {
 		s, err := readSecret(spec, in)
 		if err != nil {
@@ -66,6 +69,7 @@ func (f *secretFlags) read(c *cobra.Command, r *enroll.Request) (err error) {
 		}
 		r.Secrets = append(r.Secrets, s)
 	}
+
 	for _, spec := range f.chown {
 		o, err := parseChown(spec)
 		if err != nil {
@@ -73,6 +77,7 @@ func (f *secretFlags) read(c *cobra.Command, r *enroll.Request) (err error) {
 		}
 		r.Chown = append(r.Chown, o)
 	}
+
 	return nil
 }
 
@@ -107,6 +112,7 @@ func (in *input) passphrase(path string) ([]byte, error) {
 			return nil, fmt.Errorf("read the passphrase: %w", err)
 		}
 	}
+
 	if typed[0] != typed[1] {
 		return nil, fmt.Errorf("the two passphrases for %s differ: type the same twice", path)
 	}
@@ -127,11 +133,14 @@ func readDiskKeys(specs []string, in *input) (map[string][]byte, error) {
 		} else {
 			data, err = os.ReadFile(local)
 		}
+
 		if err != nil {
 			return nil, fmt.Errorf("read the disk encryption key: %w", err)
 		}
+
 		keys[remote] = data
 	}
+
 	return keys, nil
 }
 
@@ -152,6 +161,7 @@ func readSecret(spec string, in *input) (s enroll.Secret, err error) {
 	} else {
 		s.Content, err = readLimited(local)
 	}
+
 	if err == nil && len(s.Content) > hosts.MaxSecret {
 		err = fmt.Errorf("%s is larger than %d bytes; give large files with --extra-files", local, hosts.MaxSecret)
 	}
@@ -205,6 +215,7 @@ func hostKeyCommand(daemon *api.Client) *cobra.Command {
 			if err := daemon.Call(c.Context(), method, api.HostPath(args[0], "/host-key"), nil, &k); err != nil {
 				return err
 			}
+
 			if asAge {
 				k.HostKey = k.Age
 			}
@@ -239,6 +250,7 @@ func secretsCommand(daemon *api.Client) *cobra.Command {
 					return err
 				}
 			}
+
 			var all []hosts.Escrow
 			if err := daemon.Call(c.Context(), http.MethodPost, api.HostPath(args[0], "/escrow"), nil, &all); err != nil {
 				return err
@@ -266,11 +278,13 @@ func showEscrow(w io.Writer, all []hosts.Escrow, with []age.Identity) error {
 		if err != nil {
 			return fmt.Errorf("decrypt the passphrase for %s: %w", e.Path, err)
 		}
+
 		if e.Previous {
 			e.Path += " (before it was enrolled anew)"
 		}
 		fmt.Fprintf(w, "%s\t%s\n", e.Path, bytes.TrimRight(plain, "\n"))
 	}
+
 	return nil
 }
 
@@ -284,6 +298,7 @@ func readIdentities(c *cobra.Command, name string) ([]age.Identity, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	var all []age.Identity
 	var tried []string
 	for _, rest := range []string{".ssh/id_ed25519", ".ssh/id_rsa", ".config/age/keys.txt"} {
@@ -298,6 +313,7 @@ func readIdentities(c *cobra.Command, name string) ([]age.Identity, error) {
 		}
 		all = append(all, ids...)
 	}
+
 	if len(all) == 0 {
 		return nil, fmt.Errorf("there is no key to decrypt with: none of %s is there; name one with --identity FILE", strings.Join(tried, ", "))
 	}
@@ -309,6 +325,7 @@ func readIdentity(file string, in *input) ([]age.Identity, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	if !bytes.Contains(data, []byte("-----BEGIN")) {
 		ids, err := age.ParseIdentities(bytes.NewReader(data))
 		if err != nil {
@@ -316,6 +333,7 @@ func readIdentity(file string, in *input) ([]age.Identity, error) {
 		}
 		return ids, nil
 	}
+
 	id, err := agessh.ParseIdentity(data)
 	var locked *ssh.PassphraseMissingError
 	if errors.As(err, &locked) {
@@ -338,6 +356,7 @@ func lockedIdentity(file string, data []byte, public ssh.PublicKey, in *input) (
 			return nil, fmt.Errorf("it is encrypted, and its public half is needed too: %w", err)
 		}
 	}
+
 	return agessh.NewEncryptedSSHIdentity(public, data, func() ([]byte, error) {
 		who := askable(in.Reader, in.ask)
 		if who == nil {

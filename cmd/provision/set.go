@@ -42,10 +42,12 @@ func setCommand(daemon *api.Client) *cobra.Command {
 			if err := checkSet(c, r); err != nil {
 				return errUsage{err}
 			}
+
 			var a api.SetAnswer
 			if err := daemon.Call(c.Context(), http.MethodPatch, api.HostPath(args[0], ""), r, &a); err != nil {
 				return err
 			}
+
 			if len(a.Changed) == 0 {
 				fmt.Fprintf(c.OutOrStdout(), "%s is so already; nothing was changed.\n", args[0])
 			}

@@ -45,6 +45,7 @@ func (s *start) undo() error {
 			}
 		}
 	}
+
 	for _, dir := range s.made {
 		_ = os.Remove(dir) // it may hold something, or never have been made
 	}
@@ -58,6 +59,7 @@ func tempFolder(state string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("make a folder for temporary files: %w", err)
 	}
+
 	left := []string{dir}
 	for _, pattern := range []string{".key-*", leaseFile + ".new", store.CopiesFolder + "/.tmp-*"} {
 		found, err := filepath.Glob(filepath.Join(filepath.Dir(dir), pattern))
@@ -66,11 +68,13 @@ func tempFolder(state string) (string, error) {
 		}
 		left = append(left, found...)
 	}
+
 	for _, path := range left {
 		if err := os.RemoveAll(path); err != nil {
 			return "", fmt.Errorf("remove what a killed server left: %w", err)
 		}
 	}
+
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return "", fmt.Errorf("make a folder for temporary files: %w", err)
 	}

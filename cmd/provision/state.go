@@ -76,6 +76,7 @@ func (s *stateCommands) check(c *cobra.Command, args []string) error {
 	if running(err) {
 		found, err = s.checkRunning(c)
 	}
+
 	errs := []error{sayCheck(out, s.path(storeFile), found, err)}
 	skipped, err := store.CheckJournal(s.path(leaseFile))
 	switch {
@@ -86,11 +87,13 @@ func (s *stateCommands) check(c *cobra.Command, args []string) error {
 	default:
 		errs = append(errs, err)
 	}
+
 	copies, err := store.Copies(s.path(storeFile))
 	for _, kept := range copies {
 		found, err := store.CheckFile(kept.Path)
 		errs = append(errs, sayCheck(out, kept.Path, found, err))
 	}
+
 	return errors.Join(append(errs, err)...)
 }
 
@@ -144,6 +147,7 @@ func sayCheck(out io.Writer, path string, found store.Check, err error) error {
 		err = errors.Join(err, fmt.Errorf("%s: the record %s is damaged; `provision state set-aside %s` puts it aside",
 			path, key, key))
 	}
+
 	return err
 }
 
@@ -175,6 +179,7 @@ func (s *stateCommands) restore(out io.Writer, args []string) error {
 		}
 		from = newest.Path
 	}
+
 	found, err := store.Restore(path, from)
 	if errors.Is(err, store.ErrInUse) {
 		return fmt.Errorf("%w: stop the server first", err)
@@ -182,6 +187,7 @@ func (s *stateCommands) restore(out io.Writer, args []string) error {
 	if err != nil {
 		return err
 	}
+
 	fmt.Fprintf(out, "%s is %s now. When the server starts, all permits in it are withdrawn: "+
 		"enroll again what is to be installed.\nWhat was there is kept as %s.replaced.\n", path, from, path)
 	return sayCheck(out, path, found, nil)
@@ -218,6 +224,7 @@ func (s *stateCommands) dropSecrets(out io.Writer, yes bool) error {
 	if err != nil {
 		return err
 	}
+
 	n, err := 0, error(nil)
 	switch _, lost := hosts.VaultOf(db, s.path(keyFile)); {
 	case lost == nil:
@@ -227,13 +234,16 @@ func (s *stateCommands) dropSecrets(out io.Writer, yes bool) error {
 	default:
 		n, err = hosts.DropSecrets(db)
 	}
+
 	if err = errors.Join(err, db.Close()); err != nil {
 		return err
 	}
+
 	err = os.Rename(s.path(keyFile), s.path(keyFile)+".replaced")
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
+
 	fmt.Fprintf(out, "%d secrets are removed. When the server starts, it makes a new key, and withdraws all permits.\n", n)
 	return nil
 }

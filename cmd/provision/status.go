@@ -30,10 +30,12 @@ func statusCommand(daemon *api.Client) *cobra.Command {
 				}
 				return showOne(c, s)
 			}
+
 			var all []api.Status
 			if err := daemon.Call(c.Context(), http.MethodGet, api.HostsPath, nil, &all); err != nil {
 				return err
 			}
+
 			if asJSON {
 				return printJSON(c.OutOrStdout(), all)
 			}
@@ -42,6 +44,7 @@ func statusCommand(daemon *api.Client) *cobra.Command {
 				sayForgotten(c, daemon)
 				return nil
 			}
+
 			t := table(c.OutOrStdout(), "HOST", "STATE", "SINCE", "ADDRESS", "MAC", "DETAIL")
 			for _, s := range all {
 				t.row(s.Name, s.State, ago(s.Since), s.Address, strings.Join(s.MACs, ","), detail(s))
@@ -49,6 +52,7 @@ func statusCommand(daemon *api.Client) *cobra.Command {
 			if err := t.Flush(); err != nil {
 				return err
 			}
+
 			sayForgotten(c, daemon)
 			return nil
 		}}
@@ -80,6 +84,7 @@ func detail(s api.Status) string {
 	case s.State == hosts.StateRebooting:
 		return restartWords(s)
 	}
+
 	return progressWords(s)
 }
 
@@ -107,6 +112,7 @@ func progressWords(s api.Status) string {
 	case p.Unit == "bytes":
 		return fmt.Sprintf("%s %d %% (%.1f of %.1f MB)", s.Phase, s.Percent, float64(p.Done)/1e6, float64(p.Total)/1e6)
 	}
+
 	if p.Now != "" {
 		return fmt.Sprintf("%s %d %% (%d of %d %s: %s)", s.Phase, s.Percent, p.Done, p.Total, p.Unit, p.Now)
 	}
@@ -127,6 +133,7 @@ func showOne(c *cobra.Command, s api.Status) error {
 	} else if s.State != hosts.StateInstalled && s.State != hosts.StateFailed {
 		line("phase", progressWords(s))
 	}
+
 	if s.Restart.Waits != "" {
 		line("waits", "for its passphrase at "+s.Restart.Waits)
 	}
@@ -212,6 +219,7 @@ func permitWords(p hosts.Permit) string {
 	case !p.Burned.IsZero():
 		return "burned " + at(p.Burned)
 	}
+
 	return "until " + at(p.Expires)
 }
 
@@ -256,6 +264,7 @@ func wait(ctx context.Context, daemon *api.Client, host string, last hosts.State
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
+
 	for {
 		var result *errStatus
 		r, err := daemon.Do(ctx, http.MethodGet, api.WatchPath(host, 0, false), nil)
@@ -266,6 +275,7 @@ func wait(ctx context.Context, daemon *api.Client, host string, last hosts.State
 				return result == nil
 			})
 		}
+
 		switch {
 		case result != nil && result.code == exitDone:
 			return nil
@@ -276,6 +286,7 @@ func wait(ctx context.Context, daemon *api.Client, host string, last hosts.State
 		case ctx.Err() != nil:
 			return err
 		}
+
 		select {
 		case <-ctx.Done():
 		case <-time.After(time.Second): // the server is away and cannot tell when it is back

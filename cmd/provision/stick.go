@@ -50,6 +50,7 @@ func openStick(in sticks, path string) (*stick, error) {
 	if err := unix.Stat(path, &st); err != nil {
 		return nil, fmt.Errorf("write %s: %w", path, err)
 	}
+
 	if st.Mode&unix.S_IFMT != unix.S_IFBLK {
 		return nil, fmt.Errorf("write %s: it is not a disk; to make a file, leave --write out", path)
 	}
@@ -57,12 +58,14 @@ func openStick(in sticks, path string) (*stick, error) {
 	if err != nil {
 		return nil, fmt.Errorf("write %s: find out what it is: %w", path, err)
 	}
+
 	s := &stick{path: path, model: strings.TrimSpace(readTrimmed(dir, "device/model") + " " + readTrimmed(dir, "device/name"))}
 	sectors, _ := strconv.ParseInt(readTrimmed(dir, "size"), 10, 64)
 	s.size = sectors * 512 // whatever its sectors are (Documentation/ABI/stable/sysfs-block)
 	if err := in.fit(dir); err != nil {
 		return nil, fmt.Errorf("%s is not written: %w", s, err)
 	}
+
 	// The kernel refuses what is in use and escaped us.
 	if s.File, err = os.OpenFile(path, os.O_RDWR|unix.O_EXCL, 0); err != nil {
 		if errors.Is(err, unix.EBUSY) {
@@ -96,6 +99,7 @@ func (in sticks) fit(dir string) error {
 		return fmt.Errorf("it is not removable (nor on USB, nor an SD card), and may be a disk of this machine. "+
 			"If it is meant all the same, make a file and write that: dd if=FILE of=/dev/%s bs=4M conv=fsync", name)
 	}
+
 	parts, err := in.parts(dir)
 	if err != nil {
 		return err
@@ -126,6 +130,7 @@ func (in sticks) parts(dir string) (map[string]string, error) {
 	if err != nil {
 		return nil, err // not of this pattern
 	}
+
 	for i := range dirs {
 		dirs[i] = filepath.Dir(dirs[i])
 	}
@@ -134,6 +139,7 @@ func (in sticks) parts(dir string) (map[string]string, error) {
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return nil, fmt.Errorf("find out what uses it: %w", err)
 		}
+
 		for _, h := range held {
 			what := h.Name()
 			if name := readTrimmed(filepath.Join(d, "holders", h.Name()), "dm/name"); name != "" {
@@ -141,8 +147,10 @@ func (in sticks) parts(dir string) (map[string]string, error) {
 			}
 			return nil, fmt.Errorf("/dev/%s is in use: %s lies on it; close that first", filepath.Base(d), what)
 		}
+
 		parts[readTrimmed(d, "dev")] = filepath.Base(d)
 	}
+
 	return parts, nil
 }
 
@@ -152,6 +160,7 @@ func (in sticks) unused(parts map[string]string) error {
 	if err != nil {
 		return fmt.Errorf("find out what is mounted: %w", err)
 	}
+
 	for line := range strings.Lines(string(mounts)) {
 		// ID parent MAJOR:MINOR root MOUNTPOINT options … - type SOURCE options; btrfs
 		// has a number of its own, and tells its device as the source.
@@ -166,10 +175,12 @@ func (in sticks) unused(parts map[string]string) error {
 			}
 		}
 	}
+
 	swaps, err := os.ReadFile(in.swaps)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("find out what is swap: %w", err)
 	}
+
 	for line := range strings.Lines(string(swaps)) {
 		f := strings.Fields(line)
 		if len(f) == 0 {
@@ -179,6 +190,7 @@ func (in sticks) unused(parts map[string]string) error {
 			return fmt.Errorf("/dev/%s is swap; switch it off first: swapoff /dev/%[1]s", part)
 		}
 	}
+
 	return nil
 }
 
@@ -221,13 +233,16 @@ func (s *stick) write(ctx context.Context, from io.ReaderAt, size int64,
 		if _, err := from.ReadAt(buf[:n], done); err != nil && err != io.EOF {
 			return partly(fmt.Errorf("read the image: %w", err))
 		}
+
 		m, err := s.WriteAt(buf[:n], done)
 		done += int64(m)
 		if err != nil {
 			return partly(err)
 		}
+
 		tell("writing", done, size)
 	}
+
 	tell("waiting until the disk has it", size, size)
 	if err := s.Sync(); err != nil {
 		return partly(err)
@@ -253,12 +268,14 @@ func (s *stick) compare(ctx context.Context, from io.ReaderAt, size int64,
 		if _, err := s.ReadAt(got[:n], at); err != nil {
 			return fmt.Errorf("read %s back: %w", s, err)
 		}
+
 		if !bytes.Equal(want[:n], got[:n]) {
 			return fmt.Errorf("%s does not hold what was written, within %d bytes from byte %d: it is broken, or not as large as it says; take another", s, n, at)
 		}
 		at += int64(n)
 		tell("reading back", at, size)
 	}
+
 	// Its partitions are others now; where somebody holds one, the kernel finds
 	// them when it is plugged in anew.
 	_ = unix.IoctlSetInt(int(s.Fd()), unix.BLKRRPART, 0)

@@ -24,6 +24,7 @@ func takeOver(c *cobra.Command, daemon *api.Client, v *takeover.Visit, e *enroll
 	if err := daemon.Call(ctx, http.MethodGet, api.ServerPath, nil, &server); err != nil {
 		return err
 	}
+
 	v.ServerKey = server.SSHKey
 	v.LookAround = installer.LookAround
 	v.Reach = func(ctx context.Context, take hosts.Takeover) (reached hosts.Reached, err error) {
@@ -34,18 +35,21 @@ func takeOver(c *cobra.Command, daemon *api.Client, v *takeover.Visit, e *enroll
 		return err
 	}
 	defer v.Close()
+
 	for _, note := range v.Notes() {
 		fmt.Fprintf(c.ErrOrStderr(), "Note: %s.\n", note)
 	}
 	if err := v.Check(ctx); err != nil {
 		return fmt.Errorf("take over %s: %w", v.Name(), err)
 	}
+
 	fmt.Fprintln(c.OutOrStdout(), v.Words())
 
 	s, err := enrollVisited(c, daemon, v, e, yes)
 	if err != nil {
 		return err
 	}
+
 	how := "The server may log in there by root's authorized keys."
 	if v.Admitted() {
 		how = "The server's key gets in there already; nothing was changed."
@@ -65,6 +69,7 @@ func enrollVisited(c *cobra.Command, daemon *api.Client, v *takeover.Visit,
 	if ctx.Err() != nil {
 		return s, ctx.Err()
 	}
+
 	q.seen = q.unseen == nil
 	e.request.MACs = v.MACs()
 	e.request.Arch = v.Arch()
@@ -88,6 +93,7 @@ func enrollVisited(c *cobra.Command, daemon *api.Client, v *takeover.Visit,
 		}
 		return s, err
 	}
+
 	sayEnrolled(c, daemon, s)
 	return s, nil
 }

@@ -62,6 +62,7 @@ func bootNextCommand(here handover.Machine) *cobra.Command {
 					given++
 				}
 			}
+
 			switch {
 			case given != 1:
 				return errUsage{errors.New("boot-next needs one of --mac, --clear and --restore")}
@@ -76,9 +77,11 @@ func bootNextCommand(here handover.Machine) *cobra.Command {
 				}
 				done, err = here.SetBootNext(cards, http)
 			}
+
 			if err != nil {
 				return err
 			}
+
 			return printJSON(c.OutOrStdout(), done)
 		}}
 	c.Flags().StringVar(&macs, "mac", "", "MAC addresses of the network cards that may netboot")

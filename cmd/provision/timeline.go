@@ -27,6 +27,7 @@ func timelineCommand(daemon *api.Client) *cobra.Command {
 			if err := daemon.Call(c.Context(), http.MethodGet, api.HostPath(args[0], "/events"), nil, &events); err != nil {
 				return err
 			}
+
 			t := timeline.Of(events, time.Now())
 			switch {
 			case asJSON:
@@ -34,6 +35,7 @@ func timelineCommand(daemon *api.Client) *cobra.Command {
 			case asSVG:
 				return t.SVG(c.OutOrStdout())
 			}
+
 			t.Start = t.Start.Local()
 			return t.Text(c.OutOrStdout())
 		}}

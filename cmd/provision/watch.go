@@ -35,10 +35,12 @@ func watchCommand(daemon *api.Client) *cobra.Command {
 					return err
 				}
 			}
+
 			r, err := daemon.Do(c.Context(), http.MethodGet, api.WatchPath(host, 0, host != ""), nil)
 			if err != nil {
 				return err
 			}
+
 			show := plainView(c.OutOrStdout())
 			if terminalOf(c.OutOrStdout()) != nil && os.Getenv("TERM") != "dumb" {
 				show = newScreen(c.OutOrStdout()).show
@@ -46,6 +48,7 @@ func watchCommand(daemon *api.Client) *cobra.Command {
 			result := errors.New("the server stopped; the installs go on when it is back")
 			err = api.Lines(c.Context(), r, func(n api.News) bool {
 				show(n)
+
 				// Replayed events come with today's state; only the newest ends it.
 				current := n.Event == nil || n.Event.Number == n.Status.Event
 				ends := []hosts.State{hosts.StateInstalled, hosts.StateRehearsed, hosts.StateFailed}
@@ -56,6 +59,7 @@ func watchCommand(daemon *api.Client) *cobra.Command {
 					}
 					return true
 				}
+
 				result = nil
 				if n.Status.State == hosts.StateFailed {
 					result = errStatus{exitFailed, ""}
@@ -65,6 +69,7 @@ func watchCommand(daemon *api.Client) *cobra.Command {
 			if c.Context().Err() != nil { // interrupted: that is how one leaves
 				return nil
 			}
+
 			return cmp.Or(err, result)
 		},
 	}
@@ -157,6 +162,7 @@ func (s *screen) show(n api.News) {
 			width = columns
 		}
 	}
+
 	names := slices.Sorted(maps.Keys(s.hosts))
 	for _, name := range names {
 		b.WriteString(s.line(s.hosts[name], width) + "\n")

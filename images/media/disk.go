@@ -39,6 +39,7 @@ func (m BootMedium) Disk(f *os.File) error {
 	if err := f.Truncate(whole); err != nil {
 		return fmt.Errorf("make a boot medium: %w", err)
 	}
+
 	id, err := m.fat(f, mebi, size, true)
 	if err != nil {
 		return fmt.Errorf("make a boot medium: %w", err)
@@ -49,6 +50,7 @@ func (m BootMedium) Disk(f *os.File) error {
 	} else {
 		err = writeGPT(f, id, mebi, size, whole)
 	}
+
 	if err != nil {
 		return fmt.Errorf("make a boot medium: %w", err)
 	}
@@ -79,6 +81,7 @@ func (m BootMedium) fat(f *os.File, start, size int64, big bool) ([]byte, error)
 	} else {
 		fs, err = fat12.Create(store, size, start, sector, m.Label, true)
 	}
+
 	if err != nil {
 		return nil, fmt.Errorf("make a FAT file system: %w", err)
 	}
@@ -106,12 +109,14 @@ func (m BootMedium) copyTo(fs filesystem.FileSystem, name string) (sum []byte, e
 		return nil, err
 	}
 	defer in.Close()
+
 	out, err := fs.OpenFile("/"+name, os.O_CREATE|os.O_RDWR)
 	if err != nil {
 		return nil, err
 	}
 
 	h := sha256.New()
+
 	// Each write writes the FATs as well, so there are to be few.
 	size := m.Files[name].Size
 	limited := io.TeeReader(io.LimitReader(in, size+1), h) // one byte more shows that it is longer

@@ -150,6 +150,7 @@ func (v *fatVolume) describe(serial uint32) error {
 			write(boot+67, serial),
 			write(boot+info+488, free, next))
 	}
+
 	return errors.Join(errs...)
 }
 
@@ -161,6 +162,7 @@ func (v *fatVolume) next(c uint32) uint32 {
 		}
 		return 0
 	}
+
 	n := binary.LittleEndian.Uint16(v.fat[c+c/2:])
 	if c%2 == 1 {
 		n >>= 4
@@ -187,6 +189,7 @@ func (v *fatVolume) chain(c uint32, f func(at int64) error) error {
 		}
 		c = v.next(c)
 	}
+
 	return nil
 }
 
@@ -222,6 +225,7 @@ func (v *fatVolume) entries(at, size int64, depth int) error {
 			inside = append(inside, in)
 		}
 	}
+
 	if _, err := v.f.WriteAt(buf, v.start+at); err != nil {
 		return err
 	}
@@ -237,6 +241,7 @@ func (v *fatVolume) entries(at, size int64, depth int) error {
 			return err
 		}
 	}
+
 	return nil
 }
 
@@ -289,5 +294,6 @@ func stampEntry(e []byte, depth int) (in fatEntry, ok bool) {
 		noCluster()
 		return fatEntry{}, false
 	}
+
 	return in, true
 }

@@ -41,6 +41,7 @@ func (m BootMedium) iso(f *os.File) error {
 		return err
 	}
 	defer os.RemoveAll(work)
+
 	id, err := m.bootImage(filepath.Join(work, "EFI.IMG"), size)
 	if err != nil {
 		return err
@@ -51,6 +52,7 @@ func (m BootMedium) iso(f *os.File) error {
 	if err != nil {
 		return err
 	}
+
 	boot := &iso9660.ElTorito{
 		HideBootCatalog: true, // it would be a file with the present time
 		Entries: []*iso9660.ElToritoEntry{
@@ -66,11 +68,13 @@ func (m BootMedium) iso(f *os.File) error {
 	if err != nil {
 		return fmt.Errorf("set the dates on ISO 9660: %w", err)
 	}
+
 	// The GPT's copy is at the end, where a CD needs padding anyway.
 	whole = (whole + 64<<10 + mebi - 1) / mebi * mebi
 	if err := f.Truncate(whole); err != nil {
 		return err
 	}
+
 	return writeGPT(f, id, at, size, whole)
 }
 
@@ -122,6 +126,7 @@ func stampISO(f *os.File) (at, whole int64, err error) {
 	if _, err := f.ReadAt(pvd, 16*isoBlock); err != nil {
 		return 0, 0, err
 	}
+
 	const created, expires = 813, 847 // the dates of change and of validity follow each
 	const year2000, none = "2000010100000000\x00", "0000000000000000\x00"
 	copy(pvd[created:], year2000+year2000)
@@ -137,12 +142,14 @@ func stampISO(f *os.File) (at, whole int64, err error) {
 	if _, err := f.ReadAt(dir, dirAt); err != nil {
 		return 0, 0, err
 	}
+
 	for r := dir; len(r) > 33 && r[0] > 33 && int(r[0]) <= len(r); r = r[r[0]:] {
 		copy(r[18:], date)
 		if r[25]&2 == 0 { // the one that is not a folder
 			at = int64(le.Uint32(r[2:])) * isoBlock
 		}
 	}
+
 	if at == 0 {
 		return 0, 0, errors.New("it does not hold EFI.IMG")
 	}
@@ -150,6 +157,7 @@ func stampISO(f *os.File) (at, whole int64, err error) {
 	if _, err := f.WriteAt(pvd, 16*isoBlock); err != nil {
 		return 0, 0, err
 	}
+
 	_, err = f.WriteAt(dir, dirAt)
 	return at, int64(le.Uint32(pvd[80:])) * isoBlock, err
 }

@@ -108,6 +108,7 @@ func (m BootMedium) check() error {
 			return fmt.Errorf("file %s has %d bytes; FAT holds less than 4 GiB", name, size)
 		}
 	}
+
 	return nil
 }
 

@@ -44,6 +44,7 @@ func Script(to Purpose) []byte {
 		say("chain --autofree %s/ipxe?platform=${platform}&arch=${buildarch}&mac=${net${idx}/mac}&uuid=${uuid}&from=medium"+
 			" && goto local ||", server)
 	}
+
 	say("echo provision: ${net${idx}/mac}: no answer from %s", strings.Join(to.Servers, " or "))
 	say("echo Does provision serve run there, and is it reached from this network?")
 	say("goto close")

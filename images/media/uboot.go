@@ -30,6 +30,7 @@ func ForBoard(c *images.Catalog, board boards.Board, to Purpose) (BootMedium, er
 	if err != nil {
 		return BootMedium{}, err
 	}
+
 	if lacks := board.Missing(firmware.Names(), boards.FAT); len(lacks) > 0 {
 		return BootMedium{}, fmt.Errorf("board %s cannot start from the firmware %s: it lacks %s; "+
 			"add it again with a source that has these too", board.Name, firmware.Name, strings.Join(lacks, ", "))
@@ -49,6 +50,7 @@ func ForBoard(c *images.Catalog, board boards.Board, to Purpose) (BootMedium, er
 			Open: func() (io.ReadCloser, error) { return c.OpenFile(file) },
 		}
 	}
+
 	return BootMedium{Label: "PROVISION", MBR: true, Files: files}, nil
 }
 
@@ -76,6 +78,7 @@ func ubootScript(to Purpose) (string, error) {
 		say("for mac in ${ethaddr} ${usbethaddr} ${eth1addr}; do"+
 			" if test ${mac} = %s; then setenv provision_mine yes; fi; done", mac)
 	}
+
 	say("if test ${provision_mine} = no; then" +
 		" echo provision: this machine has ${ethaddr} ${usbethaddr} ${eth1addr}; fi")
 	say("setenv autoload no")
@@ -89,6 +92,7 @@ func ubootScript(to Purpose) (string, error) {
 		say("echo provision: ${ipaddr} asks %s", s)
 		say("if pxe get; then pxe boot; fi")
 	}
+
 	say("else echo provision: no address. Is the cable in, and is there a DHCP server on this network?")
 	say("fi; fi; done")
 	say("if test ${provision_mine} = yes; then"+

@@ -86,6 +86,7 @@ func statusOf(h hosts.Host) Status {
 		Serial:       h.Serial,
 		Restart:      h.Restart,
 	}
+
 	// What has a name of its own is not told twice, and these defaults are told.
 	st.BootMethod = hosts.Method{}
 	st.Choices.Hardware = hosts.Hardware{}

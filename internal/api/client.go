@@ -36,10 +36,12 @@ func (c *Client) Sized(ctx context.Context, method, path string, body any) (io.R
 		}
 		send = bytes.NewReader(data)
 	}
+
 	req, err := http.NewRequestWithContext(ctx, method, "http://provision"+path, send)
 	if err != nil {
 		return nil, 0, err
 	}
+
 	h := &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -57,14 +59,17 @@ func (c *Client) Sized(ctx context.Context, method, path string, body any) (io.R
 	case err != nil:
 		return nil, 0, err
 	}
+
 	if resp.StatusCode < 300 {
 		return resp.Body, resp.ContentLength, nil
 	}
 	defer resp.Body.Close()
+
 	var f Failure
 	if err := json.NewDecoder(resp.Body).Decode(&f); err != nil || f.Error == "" {
 		return nil, 0, fmt.Errorf("the server answered %s", resp.Status)
 	}
+
 	if f.Plan != nil {
 		return nil, 0, &OutdatedPlan{f.Error, f.Plan}
 	}

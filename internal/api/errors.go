@@ -61,10 +61,12 @@ func (s *Server) fail(err error, c echo.Context) {
 	if errors.As(err, &old) {
 		failure.Plan = old.Plan
 	}
+
 	var he *echo.HTTPError
 	if errors.As(err, &he) {
 		err = fmt.Errorf("%v", he.Message)
 	}
+
 	failure.Error = answerText(err)
 	if status == http.StatusInternalServerError {
 		s.Log.Error("answer the operator", "path", c.Request().URL.Path, "err", failure.Error)

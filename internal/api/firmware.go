@@ -61,6 +61,7 @@ func (s *Server) addFirmware(c echo.Context) error {
 	if err := bind(c, &r); err != nil {
 		return err
 	}
+
 	enc := json.NewEncoder(c.Response())
 	var told time.Time
 	c.Response().Header().Set(echo.HeaderContentType, "application/x-ndjson")
@@ -74,6 +75,7 @@ func (s *Server) addFirmware(c echo.Context) error {
 	if err != nil {
 		return enc.Encode(FirmwareProgress{Error: answerText(err)})
 	}
+
 	s.Log.Info("firmware added", "name", f.Name, "files", len(f.Files), "bytes", f.Size())
 	of := firmware(f)
 	return enc.Encode(FirmwareProgress{Firmware: &of, Warnings: notes})
@@ -92,20 +94,24 @@ func (s *Server) firmwareLicences(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+
 	c.Response().Header().Set(echo.HeaderContentType, echo.MIMETextPlainCharsetUTF8)
 	for _, name := range slices.Sorted(maps.Keys(f.Licences)) {
 		in, err := s.Images.OpenFile(f.Licences[name])
 		if err != nil {
 			return err
 		}
+
 		fmt.Fprintf(c.Response(), "==> %s\n\n", name)
 		_, err = io.Copy(c.Response(), in)
 		in.Close()
 		if err != nil {
 			return err
 		}
+
 		fmt.Fprintln(c.Response())
 	}
+
 	return nil
 }
 
@@ -120,6 +126,7 @@ func (s *Server) removeFirmware(c echo.Context) error {
 			users = append(users, h.Name)
 		}
 	}
+
 	if err := s.Images.RemoveFirmware(c.Param("name"), users); err != nil {
 		return err
 	}

@@ -50,12 +50,14 @@ func (s *Server) forget(c echo.Context) (err error) {
 	default:
 		return fmt.Errorf("purge=%q: write true or false", purge)
 	}
+
 	if errors.Is(err, hosts.ErrNotFound) {
 		_, err = s.host(c) // lists those that there are
 	}
 	if err != nil {
 		return err
 	}
+
 	s.Log.Info("host forgotten", "host", name, "for ever", purge == "true", "by", who)
 	return c.NoContent(http.StatusNoContent)
 }
@@ -65,12 +67,14 @@ func (s *Server) forgotten(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+
 	list := make([]Forgotten, 0, len(all))
 	for _, f := range all {
 		kept, err := s.Hosts.LossOf(f)
 		if err != nil {
 			return err
 		}
+
 		list = append(list, Forgotten{
 			Name:  f.Host.Name,
 			MACs:  array(f.Host.MACs),
@@ -80,6 +84,7 @@ func (s *Server) forgotten(c echo.Context) error {
 			Kept:  kept,
 		})
 	}
+
 	return c.JSON(http.StatusOK, list)
 }
 

@@ -25,6 +25,7 @@ func (s *Server) listImages(c echo.Context) error {
 		}
 		list = append(list, ImageInfo{img, array(users)})
 	}
+
 	return c.JSON(http.StatusOK, list)
 }
 
@@ -48,6 +49,7 @@ func (s *Server) addImage(c echo.Context) error {
 	if err := bind(c, &r); err != nil {
 		return err
 	}
+
 	var arch images.Arch // that of the kernel, if none is asked for
 	if r.Arch != "" {
 		var err error
@@ -55,9 +57,11 @@ func (s *Server) addImage(c echo.Context) error {
 			return err
 		}
 	}
+
 	if _, err := images.ParseKernelParams(r.KernelParams); err != nil {
 		return err
 	}
+
 	return s.streamImage(c, func(ctx context.Context,
 		progress func(images.Progress)) (img images.Image, changed bool, err error) {
 		defer func() {
@@ -95,6 +99,7 @@ func (s *Server) streamImage(c echo.Context, add func(context.Context, func(imag
 	if err != nil {
 		return enc.Encode(ImageProgress{Error: answerText(err)})
 	}
+
 	s.Log.Info("image added", "changed", changed, "name", img.Name, "arch", img.Arch, "bytes", img.Kernel.Size+img.Initrd.Size)
 	return enc.Encode(ImageProgress{Image: &img, Changed: changed, Warnings: img.Warnings()})
 }

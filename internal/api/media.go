@@ -34,18 +34,22 @@ func (s *Server) media(c echo.Context) error {
 	if err := bind(c, &r); err != nil {
 		return err
 	}
+
 	m, err := s.medium(r)
 	if err != nil {
 		return err
 	}
+
 	f, err := os.CreateTemp(s.Temp, "medium-")
 	if err != nil {
 		return fmt.Errorf("make a boot medium: %w", err)
 	}
 	defer f.Close()
+
 	if err := os.Remove(f.Name()); err != nil { // it lasts as long as it is open
 		return fmt.Errorf("make a boot medium: %w", err)
 	}
+
 	write := m.Disk
 	if r.ISO {
 		write = m.ISO
@@ -53,6 +57,7 @@ func (s *Server) media(c echo.Context) error {
 	if err := write(f); err != nil {
 		return err
 	}
+
 	size, err := f.Seek(0, io.SeekEnd)
 	if err == nil {
 		_, err = f.Seek(0, io.SeekStart)
@@ -60,6 +65,7 @@ func (s *Server) media(c echo.Context) error {
 	if err != nil {
 		return fmt.Errorf("make a boot medium: %w", err)
 	}
+
 	c.Response().Header().Set(echo.HeaderContentLength, strconv.FormatInt(size, 10))
 	return c.Stream(http.StatusOK, echo.MIMEOctetStream, f)
 }
@@ -70,11 +76,13 @@ func (s *Server) medium(r MediaRequest) (m media.BootMedium, err error) {
 	if to.Servers, err = s.askedAt(r.Servers); err != nil {
 		return m, err
 	}
+
 	if r.Host != "" {
 		h, err := s.named(r.Host)
 		if err != nil {
 			return m, err
 		}
+
 		to.MACs = h.MACs
 		if r.Board == "" {
 			r.Board = h.Board
@@ -86,6 +94,7 @@ func (s *Server) medium(r MediaRequest) (m media.BootMedium, err error) {
 			return m, fmt.Errorf("%s is built for %s, and the medium is to be for %s: leave --arch out", h.Name, h.Arch, r.Arch)
 		}
 	}
+
 	if r.Arch == "" && r.Board != "" {
 		board, err := boards.Parse(r.Board)
 		if err != nil {
@@ -93,6 +102,7 @@ func (s *Server) medium(r MediaRequest) (m media.BootMedium, err error) {
 		}
 		r.Arch = board.Arch
 	}
+
 	if r.Arch == "" {
 		return m, errors.New("the medium's architecture is missing: x86_64 or aarch64")
 	}
@@ -100,15 +110,18 @@ func (s *Server) medium(r MediaRequest) (m media.BootMedium, err error) {
 	if err != nil {
 		return m, err
 	}
+
 	if r.Board != "" {
 		if m, ok, err := s.boardMedium(r, arch, to); ok || err != nil {
 			return m, err
 		}
 	}
+
 	program, err := media.Program(s.Programs, arch)
 	if err != nil {
 		return m, err
 	}
+
 	return media.ForUEFI(arch, program, media.Script(to)), nil
 }
 
@@ -129,6 +142,7 @@ func (s *Server) boardMedium(
 	case r.ISO:
 		return m, false, fmt.Errorf("board %s does not start from a CD: make a disk image, .img", board.Name)
 	}
+
 	m, err = media.ForBoard(s.Images, board, to)
 	return m, true, err
 }
@@ -151,11 +165,13 @@ func (s *Server) askedAt(given []string) (urls []string, err error) {
 		}
 		return urls, nil
 	}
+
 	for _, text := range given {
 		u, err := url.Parse(text)
 		if err == nil && u.Host == "" { // 10.0.0.1 or 10.0.0.1:8080
 			u, err = url.Parse("http://" + text)
 		}
+
 		// What follows goes into a script.
 		odd := func(r rune) bool {
 			return (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && !strings.ContainsRune(".:-[]", r)
@@ -164,10 +180,12 @@ func (s *Server) askedAt(given []string) (urls []string, err error) {
 			strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
 			return nil, fmt.Errorf("--server %s: write this server's URL as machines reach it, such as http://10.0.0.1:8080", text)
 		}
+
 		if ip := net.ParseIP(u.Hostname()); ip != nil && ip.To4() == nil {
 			return nil, fmt.Errorf("--server %s: machines boot over IPv4", text)
 		}
 		urls = append(urls, "http://"+u.Host)
 	}
+
 	return urls, nil
 }

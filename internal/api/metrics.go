@@ -50,6 +50,7 @@ func (h *histogram) write(w io.Writer, name, labels string) {
 		}
 		fmt.Fprintf(w, "%s_bucket{%sle=%q} %d\n", name, labels, le, n)
 	}
+
 	labels = strings.TrimSuffix(labels, ",")
 	if labels != "" {
 		labels = "{" + labels + "}"
@@ -113,6 +114,7 @@ func (s *Server) Measure(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+
 	last := make(map[string]uint64)
 	for _, h := range all {
 		last[h.Name] = h.LastEvent
@@ -130,16 +132,19 @@ func (s *Server) Measure(ctx context.Context) error {
 			h.State != hosts.StateFailed { // what came before is read when it is
 			continue
 		}
+
 		news, eventsErr := s.Hosts.Events(name, last[name])
 		err = errors.Join(err, eventsErr)
 		for _, ev := range news {
 			last[name] = ev.Number
 			err = errors.Join(err, s.measure(ev))
 		}
+
 		if err != nil {
 			s.Log.Error("measure an install", "host", name, "err", err)
 		}
 	}
+
 	return nil
 }
 

@@ -106,6 +106,7 @@ func (s *Server) listen(ctx context.Context) (net.Listener, error) {
 	if err := os.Remove(s.Socket); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("open the API's socket: %w", err)
 	}
+
 	// The mask makes the socket private from its first moment on. It is the
 	// whole process's: nothing else may run yet.
 	old := syscall.Umask(0o177)
@@ -311,6 +312,7 @@ func (s *Server) trace(c echo.Context) error {
 		}
 		macs = h.MACs
 	}
+
 	for _, tr := range s.Traces.List() {
 		if slices.Contains(macs, tr.MAC) {
 			if tr, err := s.Traces.Get(tr.MAC); err == nil {
@@ -318,6 +320,7 @@ func (s *Server) trace(c echo.Context) error {
 			}
 		}
 	}
+
 	return fmt.Errorf("%w: nothing was heard of %s since the server started", hosts.ErrNotFound, strings.Join(macs, ", "))
 }
 
@@ -331,6 +334,7 @@ func (s *Server) watch(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+
 	out := &stream{hosts: s.Hosts, c: c, last: make(map[string]uint64)}
 	for _, h := range all {
 		out.last[h.Name] = h.LastEvent
@@ -340,6 +344,7 @@ func (s *Server) watch(c echo.Context) error {
 			return err
 		}
 	}
+
 	c.Response().Header().Set(echo.HeaderContentType, "application/x-ndjson")
 	c.Response().WriteHeader(http.StatusOK)
 	for _, h := range all {
@@ -349,6 +354,7 @@ func (s *Server) watch(c echo.Context) error {
 			}
 		}
 	}
+
 	c.Response().Flush()
 	for name := range changed {
 		if only != "" && only != name {
@@ -359,6 +365,7 @@ func (s *Server) watch(c echo.Context) error {
 		}
 		c.Response().Flush()
 	}
+
 	return nil
 }
 
@@ -379,16 +386,19 @@ func (st *stream) send(name string) error {
 	if err != nil {
 		return err
 	}
+
 	events, err := st.hosts.Events(name, st.last[name])
 	if err != nil {
 		return err
 	}
+
 	for _, ev := range events {
 		st.last[name] = ev.Number
 		if err := enc.Encode(News{Event: &ev, Status: statusOf(h)}); err != nil {
 			return err
 		}
 	}
+
 	if len(events) > 0 {
 		return nil
 	}

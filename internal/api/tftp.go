@@ -25,10 +25,12 @@ func (s *Server) slowLoads(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+
 	programs, err := images.Programs(s.Programs)
 	if err != nil {
 		return err
 	}
+
 	slow := []SlowLoad{}
 	traces := s.Traces.List()
 	for _, h := range all {
@@ -39,6 +41,7 @@ func (s *Server) slowLoads(c echo.Context) error {
 			slow = append(slow, SlowLoad{h.Name, what})
 		}
 	}
+
 	return c.JSON(http.StatusOK, slow)
 }
 
@@ -49,6 +52,7 @@ func (s *Server) slow(h hosts.Host, traces []hosts.Trace, programs map[string][]
 	if err != nil {
 		return nil // doctor and enroll tell of it
 	}
+
 	var tr hosts.Trace
 	if i := slices.IndexFunc(traces, func(tr hosts.Trace) bool { return slices.Contains(h.MACs, tr.MAC) }); i >= 0 {
 		tr = traces[i]
@@ -62,11 +66,13 @@ func (s *Server) slow(h hosts.Host, traces []hosts.Trace, programs map[string][]
 	case strings.HasSuffix(who, " PXE"): // firmware without HTTP boot, or in which it is off
 		loads = []images.TFTPLoad{{What: "iPXE", Size: programSize(who, programs)}}
 	}
+
 	for _, l := range loads {
 		if w := l.Slow(cmp.Or(tr.Blksize, 1468), tr.Block); w != "" {
 			words = append(words, w)
 		}
 	}
+
 	return words
 }
 

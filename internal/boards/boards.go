@@ -180,6 +180,7 @@ func (b Board) Missing(tree []string, m Medium) []string {
 			lacks = append(lacks, strings.Join(l.patterns[:min(2, len(l.patterns))], " or "))
 		}
 	}
+
 	if m&FAT != 0 && b.Firmware != "" && b.UBoot(tree) == "" {
 		var files []string
 		for _, u := range b.uboots {
@@ -187,6 +188,7 @@ func (b Board) Missing(tree []string, m Medium) []string {
 		}
 		lacks = append(lacks, strings.Join(files, " or "))
 	}
+
 	return lacks
 }
 
@@ -220,6 +222,7 @@ func (b Board) Config(tree []string) string {
 			lines = append(lines, s.lines...)
 		}
 	}
+
 	return strings.Join(lines, "\n") + "\n"
 }
 

@@ -28,6 +28,7 @@ func Problems(l *disko.Layout, b boards.Board) []disko.Problem {
 	case boards.TableMBR, boards.TableAny:
 		c.firmware()
 	}
+
 	return c.problems
 }
 
@@ -58,6 +59,7 @@ func (c *check) pc() {
 	case slices.ContainsFunc(c.parts, disko.Part.ESP):
 		c.espMounted()
 	case mbr, slices.ContainsFunc(c.parts, disko.Part.BIOSBoot):
+
 		// GRUB is in the gap behind the MBR, or in the partition that is for it.
 	case c.fatMounted() || len(c.parts) == 0:
 		// GRUB fits into some file systems.
@@ -105,6 +107,7 @@ func (c *check) espMounted() {
 			first = &p
 		}
 	}
+
 	if first != nil {
 		c.warn(first.Path, "this EFI system partition holds no vfat that is mounted: without a mount point (%s) "+
 			"no boot loader gets into it", c.Mountpoints[0])
@@ -122,6 +125,7 @@ func (c *check) firmware() {
 			"it starts only if the firmware is on another disk, such as an SD card", c.Mountpoints[0])
 		return
 	}
+
 	c.partitionType(fw)
 
 	for _, p := range c.parts {
@@ -200,6 +204,7 @@ func firmwarePartition(parts []disko.Part, b boards.Board) (p disko.Part, ok boo
 			fat = append(fat, part)
 		}
 	}
+
 	if p, ok = mountedAt(fat, b.Mountpoints...); ok {
 		return p, true
 	}

@@ -65,6 +65,7 @@ func ParsePaths(data []byte) ([]Path, error) {
 		info.Path = path
 		list = append(list, info)
 	}
+
 	return list, nil
 }
 
@@ -90,11 +91,13 @@ type shared struct {
 // Open shares paths with the machine at the address client.
 func (c *Cache) Open(client netip.Addr, paths []Path) (*Share, error) {
 	s := &Share{Token: rand.Text(), cache: c, client: client.Unmap(), paths: make(map[string]*shared, len(paths))}
+
 	// The name tells people where a signature in their store is from.
 	secret, public, err := signature.GenerateKeypair("provision-"+s.Token[:8], rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("make the key of a share: %w", err)
 	}
+
 	s.PublicKey = public.String()
 	for _, p := range paths {
 		hash, _, ok := strings.Cut(path.Base(p.Path), "-")
@@ -107,8 +110,10 @@ func (c *Cache) Open(client netip.Addr, paths []Path) (*Share, error) {
 		}
 		s.paths[hash] = &shared{p.Path, p.NarSize, info}
 	}
+
 	c.mu.Lock()
 	defer c.mu.Unlock()
+
 	if c.shares == nil {
 		c.shares = make(map[string]*Share)
 	}
@@ -209,6 +214,7 @@ func (p Path) describe(hash string, key signature.SecretKey) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("hash of %s: %w", p.Path, err)
 	}
+
 	n := narinfo.NarInfo{
 		StorePath:   p.Path,
 		URL:         "nar/" + hash + ".nar",
@@ -221,17 +227,20 @@ func (p Path) describe(hash string, key signature.SecretKey) (string, error) {
 	for _, ref := range references {
 		n.References = append(n.References, path.Base(ref))
 	}
+
 	// Those that it has already stay with the path.
 	for _, text := range p.Signatures {
 		if sig, err := signature.ParseSignature(text); err == nil {
 			n.Signatures = append(n.Signatures, sig)
 		}
 	}
+
 	// As n.Fingerprint, whose time is the square of the references'.
 	ours, err := key.Sign(rand.Reader, fmt.Sprintf("1;%s;%s;%d;%s", p.Path, n.NarHash, p.NarSize, strings.Join(references, ",")))
 	if err != nil {
 		return "", fmt.Errorf("sign %s: %w", p.Path, err)
 	}
+
 	n.Signatures = append(n.Signatures, ours)
 	return n.String(), nil
 }
@@ -246,6 +255,7 @@ func (s *Share) serveNAR(w http.ResponseWriter, r *http.Request, p *shared) {
 			w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", n, p.size-1, p.size))
 		}
 	}
+
 	w.Header().Set("Accept-Ranges", "bytes")
 	w.Header().Set("Content-Type", "application/x-nix-nar")
 	w.Header().Set("Content-Length", strconv.FormatInt(p.size-from, 10))

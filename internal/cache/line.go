@@ -47,7 +47,9 @@ func (s *Share) take(w http.ResponseWriter, r *http.Request) bool {
 		return false
 	}
 	defer conn.Close()
+
 	defer context.AfterFunc(r.Context(), func() { conn.Close() })() // the server ends
+
 	early, _ := pending.Reader.Peek(pending.Reader.Buffered())
 	limit := &io.LimitedReader{R: io.MultiReader(bytes.NewReader(early), conn)}
 	in := bufio.NewReader(limit)
@@ -67,11 +69,13 @@ func (s *Share) take(w http.ResponseWriter, r *http.Request) bool {
 		if _, err = l.flush(nil); err != nil || r.Close || r.ContentLength != 0 {
 			break
 		}
+
 		limit.N = lineRequest
 		if err = conn.SetReadDeadline(time.Now().Add(lineIdle)); err == nil {
 			r, err = readRequest(in)
 		}
 	}
+
 	return true
 }
 
@@ -84,6 +88,7 @@ func readRequest(in *bufio.Reader) (*http.Request, error) {
 		if err != nil {
 			return nil, err
 		}
+
 		text = bytes.TrimRight(text, "\r\n")
 		name, value, _ := bytes.Cut(text, []byte(":"))
 		switch {
@@ -152,6 +157,7 @@ func (l *line) sendFile(fd int, from, size int64) (done int64, err error) {
 	if _, err := l.flush(nil); err != nil {
 		return 0, err
 	}
+
 	closed := l.raw.Write(func(to uintptr) bool {
 		for done < size && (err == nil || err == unix.EINTR) {
 			var n int
@@ -161,9 +167,11 @@ func (l *line) sendFile(fd int, from, size int64) (done int64, err error) {
 				err = io.ErrUnexpectedEOF
 			}
 		}
+
 		if err != unix.EAGAIN {
 			return true
 		}
+
 		err = nil
 		return false
 	})
@@ -175,5 +183,6 @@ func (l *line) sendFile(fd int, from, size int64) (done int64, err error) {
 	case err == nil, err == io.ErrUnexpectedEOF, err == unix.EIO:
 		return done, err
 	}
+
 	return done, &net.OpError{Op: "sendfile", Net: "tcp", Err: err}
 }

@@ -73,13 +73,16 @@ func (n *narWriter) node(dir int, name string) error {
 	if err != nil {
 		return &os.PathError{Op: "open", Path: name, Err: err}
 	}
+
 	var info unix.Stat_t
 	err = unix.Fstat(fd, &info)
 	kind := info.Mode & unix.S_IFMT
 	defer unix.Close(fd)
+
 	if err != nil {
 		return &os.PathError{Op: "stat", Path: name, Err: err}
 	}
+
 	if kind == unix.S_IFREG {
 		return n.file(fd, name, info.Mode&0o100 != 0, info.Size)
 	}
@@ -91,6 +94,7 @@ func (n *narWriter) node(dir int, name string) error {
 	if err != nil {
 		return &os.PathError{Op: "readdirent", Path: name, Err: err}
 	}
+
 	for _, entry := range entries {
 		n.text("entry", "(", "name", entry, "node")
 		if err := n.node(fd, entry); err != nil {
@@ -98,6 +102,7 @@ func (n *narWriter) node(dir int, name string) error {
 		}
 		n.text(")")
 	}
+
 	n.text(")")
 	return n.err
 }
@@ -121,6 +126,7 @@ func (n *narWriter) file(fd int, name string, executable bool, size int64) (err 
 	if err != nil {
 		return fmt.Errorf("read %s: %w", name, err)
 	}
+
 	n.put(zeros[:-size&7])
 	n.text(")")
 	return n.err
@@ -217,6 +223,7 @@ func (n *narWriter) send(fd int, from, size int64) (int64, error) {
 			return from, err
 		}
 	}
+
 	return from, nil
 }
 
@@ -237,5 +244,6 @@ func (n *narWriter) copy(fd int, from, size int64) error {
 			from += int64(k)
 		}
 	}
+
 	return nil
 }

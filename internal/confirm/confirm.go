@@ -45,6 +45,7 @@ func Of(p *disko.Plan, wipe []string) hosts.Confirmed {
 			Erased: d.Erased,
 		})
 	}
+
 	c.Digest = digest(p, c.Disks, unknown)
 	return c
 }
@@ -92,15 +93,18 @@ func digest(p *disko.Plan, takes []hosts.Taken, unknown []string) string {
 		}
 		sum.Takes = append(sum.Takes, t)
 	}
+
 	for _, s := range p.Steps {
 		if s.Destructive() {
 			sum.Destroys = append(sum.Destroys, onDisks(s.Argv, takes))
 		}
 	}
+
 	data, err := json.Marshal(sum)
 	if err != nil {
 		panic(err) // strings and numbers always can
 	}
+
 	hash := sha256.Sum256(data)
 	return hex.EncodeToString(hash[:16])
 }
@@ -111,6 +115,7 @@ func onDisks(argv []string, takes []hosts.Taken) []string {
 	for i := range order {
 		order[i] = i
 	}
+
 	// The longest first: /dev/sda is a part of /dev/sdaa.
 	slices.SortFunc(order, func(a, b int) int { return len(takes[b].Device) - len(takes[a].Device) })
 	var words []string

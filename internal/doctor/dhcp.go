@@ -111,6 +111,7 @@ func judgeBeside(l link, offers []offer, local bool) (found []Finding) {
 			add(Warning, "DHCP server "+o.String()+o.boots()+": Raspberry Pis fetch from there", bootless)
 		}
 	}
+
 	switch {
 	case len(servers) == 0 && !local:
 		add(Stop, "no DHCP server answers, and a proxy gives no addresses", "switch the LAN's DHCP server on, or serve with --dhcp server --dhcp-range FIRST-LAST")
@@ -118,6 +119,7 @@ func judgeBeside(l link, offers []offer, local bool) (found []Finding) {
 		add(Warning, fmt.Sprintf("%d DHCP servers answer: %s; machines take an address from any", len(servers), enumerate(servers)),
 			"switch off all but one, unless they are meant to share the LAN")
 	}
+
 	return found
 }
 
@@ -138,6 +140,7 @@ func judgeForeign(l link, offers []offer, local bool) []Finding {
 		}
 		names = append(names, o.String()+o.boots())
 	}
+
 	return []Finding{{"dhcp", Stop, l.Name, fmt.Sprintf("no DHCP server points machines to %s: there is %s", l.Address.Addr(), enumerate(names)), remedy}}
 }
 
@@ -175,6 +178,7 @@ func (o offer) boots() string {
 			has = append(has, "next server "+o.Next.String())
 		}
 	}
+
 	if len(has) == 0 {
 		return ", which sends no boot options"
 	}

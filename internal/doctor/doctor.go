@@ -88,6 +88,7 @@ func (d *Doctor) Run(ctx context.Context) []Finding {
 		check(d.machines)
 		check(func() []Finding { return judgeNeighbours(neighbours(), len(d.Hosts)) })
 	}
+
 	for _, name := range d.Interfaces {
 		l := readLink(name)
 		faults, usable := judgeLink(l, d.Mode)
@@ -96,6 +97,7 @@ func (d *Doctor) Run(ctx context.Context) []Finding {
 			faults = append(faults, judgeServed(l, address, served)...)
 			l.use(address)
 		}
+
 		check(func() []Finding { return faults })
 		if !usable {
 			continue
@@ -106,6 +108,7 @@ func (d *Doctor) Run(ctx context.Context) []Finding {
 			return append(taken, d.dhcp(ctx, l, dhcp)...)
 		})
 	}
+
 	all.Wait()
 	for i := range found { // some hold the words of another program
 		found[i].What = strings.ReplaceAll(found[i].What, "\n", "; ")

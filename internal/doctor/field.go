@@ -26,6 +26,7 @@ func fieldName(left any) string {
 			return fmt.Sprint("fib ", sub(body, "flags"), " ", word("result"))
 		}
 	}
+
 	return ""
 }
 
@@ -43,6 +44,7 @@ func field(left any, p packet) (value any, known truth) {
 			return nil, min(known, maybe)
 		}
 	}
+
 	name := fieldName(left)
 	switch proto, _, _ := strings.Cut(name, " "); proto {
 	case "ip6", "icmp", "icmpv6", "sctp", "dccp", "udplite", "igmp", "ah", "esp", "comp":
@@ -52,6 +54,7 @@ func field(left any, p packet) (value any, known truth) {
 			return nil, no
 		}
 	}
+
 	switch name {
 	case "meta iifname", "meta iif":
 		return p.In, yes
@@ -80,6 +83,7 @@ func field(left any, p packet) (value any, known truth) {
 	case "udp sport", "tcp sport", "th sport":
 		return p.Source, pick(p.Source != 0, yes, maybe)
 	}
+
 	return nil, maybe
 }
 
@@ -129,6 +133,7 @@ func sameValue(v, right any) truth {
 	case netip.Prefix:
 		return within(v, right)
 	}
+
 	return maybe
 }
 
@@ -149,6 +154,7 @@ func within(from netip.Prefix, right any) truth {
 			high, _ = netip.ParseAddr(b)
 			break
 		}
+
 		addr, _ := sub(r["prefix"], "addr").(string)
 		bits, _ := sub(r["prefix"], "len").(float64)
 		var net netip.Prefix
@@ -157,6 +163,7 @@ func within(from netip.Prefix, right any) truth {
 	default:
 		return maybe
 	}
+
 	if err != nil || !high.IsValid() {
 		return maybe
 	}

@@ -48,8 +48,10 @@ func packets(l link, ports []portUse, out bool) []packet {
 				continue // it answers from the transfer's port
 			}
 		}
+
 		all = append(all, pick(out, answer, k))
 	}
+
 	if out {
 		return append(all, packet{Out: l.Name, Proto: "udp", Source: transfer, Port: client,
 			From: self, To: anyone, State: "new", Transfer: true})
@@ -170,10 +172,12 @@ func (f *firewall) walk(name string, p packet, depth int) chainExits {
 		default:
 			out.add(r.Verdict, r.Text)
 		}
+
 		if !goesOn {
 			return out
 		}
 	}
+
 	out.add(leave, "")
 	return out
 }
@@ -210,12 +214,14 @@ func (f *firewall) judge(l link, ports []portUse) (found []Finding) {
 			}
 			stopped[c] = append(stopped[c], p)
 		}
+
 		for _, c := range causes {
 			what := pick(b.Out, "answers from ", "") + packetWords(stopped[c])
 			found = append(found, Finding{"firewall", pick(c.words == "drops", Stop, Warning), l.Name,
 				fmt.Sprintf("%s %s %s: %s", b.Tool, c.words, what, c.by), b.remedy(l.Name, stopped[c])})
 		}
 	}
+
 	return found
 }
 
@@ -289,12 +295,14 @@ func (b base) remedy(ifname string, ps []packet) string {
 			return fmt.Sprintf("nft insert rule %s iifname %q %s dport { %s } accept", b.Chain, ifname, proto, strings.Join(ports, ", "))
 		})
 	}
+
 	switch {
 	case transfer && b.Kind == nftables:
 		lines = append(lines, "nft insert rule "+b.Chain+" ct state established,related accept")
 	case transfer && b.Kind == iptables:
 		lines = append(lines, b.Tool+" -I INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT")
 	}
+
 	return strings.Join(lines, "; ")
 }
 
@@ -314,6 +322,7 @@ func (b base) remedyOut(ifname string, ps []packet) string {
 		case ports == nil:
 			return fmt.Sprintf("%s -I OUTPUT -o %s -p %s -j ACCEPT", b.Tool, ifname, proto)
 		}
+
 		return fmt.Sprintf("%s -I OUTPUT -o %s -p %s -m multiport --sports %s -j ACCEPT", b.Tool, ifname, proto, strings.Join(ports, ","))
 	}
 	var lines []string
@@ -325,6 +334,7 @@ func (b base) remedyOut(ifname string, ps []packet) string {
 	case len(udp) > 0:
 		lines = append(lines, allow("udp", udp))
 	}
+
 	if len(tcp) > 0 {
 		lines = append(lines, allow("tcp", tcp))
 	}
@@ -348,8 +358,10 @@ func loadFirewall(ctx context.Context) (*firewall, []Finding) {
 			problems = append(problems, Finding{Check: "firewall", Severity: Warning,
 				What: fmt.Sprintf("the rules cannot be read: %s: %v", name, err), Remedy: "look at them yourself"})
 		}
+
 		return string(out)
 	}
+
 	// iptables is either a front of nftables, and then its table is read as its
 	// own, or the same as iptables-legacy.
 	saved := read("iptables-save")
@@ -361,11 +373,13 @@ func loadFirewall(ctx context.Context) (*firewall, []Finding) {
 			except = "ip filter"
 		}
 	}
+
 	if data := read("nft", "-j", "list", "ruleset"); data != "" {
 		if err := f.addNFT([]byte(data), nftTexts(read("nft", "-a", "list", "ruleset")), except); err != nil {
 			problems = append(problems, Finding{Check: "firewall", Severity: Warning, What: err.Error(), Remedy: "look at them yourself"})
 		}
 	}
+
 	return f, problems
 }
 

@@ -29,6 +29,7 @@ func (f *firewall) addIptables(tool, saved string) {
 			f.Chains[prefix+w[1]] = append(f.Chains[prefix+w[1]], iptablesRule(line, w[2:], prefix)...)
 		}
 	}
+
 	for _, chain := range []string{"INPUT", "OUTPUT"} {
 		if policy, ok := policies[chain]; ok {
 			f.Bases = append(f.Bases, base{tool, prefix + chain, chain == "OUTPUT", policy, manager(chains, iptables)})
@@ -58,6 +59,7 @@ func quotedWords(line string) (out []string) {
 			word.WriteRune(r)
 		}
 	}
+
 	return out
 }
 
@@ -82,6 +84,7 @@ func iptablesRule(text string, w []string, prefix string) []rule {
 			args = append(args, w[i])
 			i++
 		}
+
 		arg := strings.Join(args, " ")
 		switch option {
 		case "-m", "--comment":
@@ -98,6 +101,7 @@ func iptablesRule(text string, w []string, prefix string) []rule {
 			})
 		}
 	}
+
 	if !decides {
 		return nil
 	}
@@ -123,6 +127,7 @@ func iptablesTarget(option, name, prefix string) (v ruleVerdict, target string, 
 	case "QUEUE", "NFQUEUE", "TARPIT", "SYNPROXY":
 		return unknown, "", true
 	}
+
 	if slices.Contains(passing, name) {
 		return 0, "", false
 	}
@@ -168,6 +173,7 @@ func iptablesMatch(option, arg string, p packet) truth {
 	case "--dst-type":
 		return truthOf(slices.Contains(strings.Split(arg, ","), strings.ToUpper(p.destination())))
 	}
+
 	return maybe
 }
 
@@ -200,5 +206,6 @@ func iptablesPorts(arg string, port int) truth {
 			return yes
 		}
 	}
+
 	return no
 }

@@ -25,6 +25,7 @@ func readLink(name string) link {
 			}
 		}
 	}
+
 	ifi, err := net.InterfaceByName(name)
 	if err != nil {
 		l.Missing = true
@@ -34,6 +35,7 @@ func readLink(name string) link {
 		}
 		return l
 	}
+
 	sys := filepath.Join("/sys/class/net", name)
 	carrier, _ := os.ReadFile(sys + "/carrier") // the flag follows up to a second later
 	l.Up, l.Carrier = ifi.Flags&net.FlagUp != 0, ifi.Flags&net.FlagRunning != 0 && string(carrier) != "0\n"
@@ -46,6 +48,7 @@ func readLink(name string) link {
 			l.All = append(l.All, p)
 		}
 	}
+
 	if len(l.All) > 0 {
 		l.Address = l.All[0]
 	}
@@ -56,6 +59,7 @@ func readLink(name string) link {
 			l.Members[m.Name()] = mtu
 		}
 	}
+
 	return l
 }
 
@@ -101,6 +105,7 @@ func judgeLink(l link, mode pxe.Mode) (found []Finding, usable bool) {
 	case !l.Carrier:
 		add(Stop, "it has no carrier", "plug a cable in at both ends; if it is a bridge, give it a member: ip link set IF master "+l.Name)
 	}
+
 	if !l.Address.IsValid() {
 		add(Stop, "it has no IPv4 address", "ip address add ADDRESS/24 dev "+l.Name)
 		return found, false
@@ -140,6 +145,7 @@ func judgeServed(l link, address netip.Addr, served bool) []Finding {
 		return []Finding{{"interface", Stop, l.Name, fmt.Sprintf("the running server answers with its address %s, and the interface has %s now", address, enumerate(addresses(l.All))),
 			fmt.Sprintf("ip address add %s/%d dev %s, or restart the server", address, l.All[0].Bits(), l.Name)}}
 	}
+
 	return nil
 }
 
@@ -161,6 +167,7 @@ func judgeMTU(l link) (found []Finding) {
 			odd = append(odd, fmt.Sprintf("%s has %d", m, l.Members[m]))
 		}
 	}
+
 	switch {
 	case len(odd) > 0:
 		add(Warning, fmt.Sprintf("the bridge has MTU %d and its member %s: the larger frames are lost", l.MTU, enumerate(odd)),
@@ -172,6 +179,7 @@ func judgeMTU(l link) (found []Finding) {
 		add(Hint, fmt.Sprintf("its MTU is %d and firmware's is %d: all is well only if every switch between takes both", l.MTU, ethernetMTU),
 			fmt.Sprintf("if large files stall: ip link set %s mtu %d", l.Name, ethernetMTU))
 	}
+
 	return found
 }
 

@@ -34,6 +34,7 @@ func (d *Doctor) images(ctx context.Context) (found []Finding) {
 			add(Stop, fmt.Sprintf("image %s is for %s now, and %s is built for %s", h.Image, d.Images[i].Arch, h.Name, h.Arch), again)
 			continue
 		}
+
 		if seen[h.Image] {
 			continue
 		}
@@ -41,11 +42,13 @@ func (d *Doctor) images(ctx context.Context) (found []Finding) {
 		if err := d.Verify(ctx, h.Image); err != nil {
 			add(Stop, strings.ReplaceAll(err.Error(), "; add the image again from its source", ""), again)
 		}
+
 		for _, w := range d.Images[i].Warnings() {
 			what, remedy, _ := strings.Cut(w, "; ")
 			add(Warning, what, remedy)
 		}
 	}
+
 	return found
 }
 
@@ -145,11 +148,13 @@ func stalled(t hosts.Trace, h *hosts.Host, now time.Time) (f Finding, ok bool) {
 			"if another DHCP server names that, switch network boot off there; if the end of the name is rubbish, " +
 				"its firmware misreads option 67: provision set " + h.Name + " --boot-method header"}
 	}
+
 	if t.Stage == hosts.StageRefused {
 		s = refused(t, h, now)
 	} else if pinned := h.BootMethod; pinned != (hosts.Method{}) {
 		s.Remedy += fmt.Sprintf("; or it needs another way than the one it is pinned to: enroll it again without --boot-method %s", pinned)
 	}
+
 	return Finding{"machine", Stop, "", fmt.Sprintf("%s %s %s %s", h.Name, t.MAC, s.Did, when), s.Remedy}, true
 }
 

@@ -36,6 +36,7 @@ func (f *firewall) addNFT(data []byte, texts map[string]string, except string) e
 	if err := json.Unmarshal(data, &all); err != nil {
 		return fmt.Errorf("read nftables' rules: %w", err)
 	}
+
 	sets := make(nftSets)
 	chains := make(map[string][]string) // by table
 	for _, o := range all.Nftables {
@@ -49,6 +50,7 @@ func (f *firewall) addNFT(data []byte, texts map[string]string, except string) e
 			chains[table] = append(chains[table], c.Table, c.Name)
 		}
 	}
+
 	for _, o := range all.Nftables {
 		if c := o.Chain; c != nil && (c.Hook == "input" || c.Hook == "output") &&
 			(c.Family == "ip" || c.Family == "inet") && c.Family+" "+c.Table != except {
@@ -59,6 +61,7 @@ func (f *firewall) addNFT(data []byte, texts map[string]string, except string) e
 			table := c.Family + " " + c.Table
 			f.Bases = append(f.Bases, base{"nftables", table + " " + c.Name, c.Hook == "output", policy, manager(chains[table], nftables)})
 		}
+
 		if r := o.Rule; r != nil {
 			n := nftRule{sets: sets, table: r.Family + " " + r.Table}
 			chain := n.table + " " + r.Chain
@@ -69,6 +72,7 @@ func (f *firewall) addNFT(data []byte, texts map[string]string, except string) e
 			f.Chains[chain] = append(f.Chains[chain], n.rules(text+" (chain "+chain+")", r.Expr)...)
 		}
 	}
+
 	return nil
 }
 
@@ -89,6 +93,7 @@ func nftTexts(listing string) map[string]string {
 		}
 		texts[table+" "+m[2]] = m[1]
 	}
+
 	return texts
 }
 
@@ -141,6 +146,7 @@ func (n nftRule) rules(text string, exprs []map[string]any) (out []rule) {
 			}
 		}
 	}
+
 	return out
 }
 
@@ -167,6 +173,7 @@ func (n nftRule) verdict(v any) (ruleVerdict, string, bool) {
 			return v, n.table + " " + target, true
 		}
 	}
+
 	return 0, "", false
 }
 
@@ -196,6 +203,7 @@ func (n nftRule) match(m map[string]any, p packet) truth {
 	case "!=":
 		return n.equal(left, right, p).not()
 	}
+
 	v, known := field(left, p)
 	number, ok := v.(int)
 	limit, isNumber := right.(float64)
@@ -212,6 +220,7 @@ func (n nftRule) match(m map[string]any, p packet) truth {
 	case ">=":
 		return truthOf(float64(number) >= limit)
 	}
+
 	return maybe
 }
 
@@ -231,6 +240,7 @@ func (n nftRule) equal(left, right any, p packet) truth {
 		}
 		return t
 	}
+
 	if elem, ok := m["elem"].(map[string]any); ok { // with a comment or a timeout
 		return n.equal(left, elem["val"], p)
 	}
@@ -245,6 +255,7 @@ func (n nftRule) equal(left, right any, p packet) truth {
 		}
 		return t
 	}
+
 	v, known := field(left, p)
 	if known != yes {
 		return known

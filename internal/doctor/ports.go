@@ -51,6 +51,7 @@ func (d *Doctor) takenPorts(ctx context.Context, l link) (found []Finding, dhcp 
 			return append(found, Finding{"port", Warning, l.Name, fmt.Sprintf("%s cannot be tried: %v", p, err), "see what the error says; the system's log may tell more"}), dhcp
 		}
 	}
+
 	return found, dhcp
 }
 
@@ -62,6 +63,7 @@ func tryPort(ctx context.Context, l link, p portUse) error {
 		}
 		return err
 	}
+
 	// Other interfaces may have a server of their own on the port: libvirt's
 	// dnsmasq is no obstacle.
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) (err error) {
@@ -91,5 +93,6 @@ func takenPort(ifname string, p portUse, owner string) Finding {
 	case p.Number != 69:
 		remedy += ", or leave DHCP to it: --dhcp off, and `provision doctor --dhcp-config dnsmasq` for its settings"
 	}
+
 	return Finding{"port", Stop, ifname, what, remedy}
 }

@@ -25,10 +25,12 @@ func probe(ctx context.Context, l link, wait time.Duration) ([]offer, error) {
 		return nil, err
 	}
 	defer seg.conn.Close()
+
 	ask, err := discover(seg.ifi.HardwareAddr, iana.EFI_X86_64)
 	if err != nil {
 		return nil, err
 	}
+
 	if err := seg.send(ask); err != nil {
 		return nil, err
 	}
@@ -36,6 +38,7 @@ func probe(ctx context.Context, l link, wait time.Duration) ([]offer, error) {
 		return nil, err
 	}
 	defer context.AfterFunc(ctx, func() { seg.conn.SetReadDeadline(time.Unix(1, 0)) })()
+
 	var offers []offer
 	seen := make(map[string]bool)
 	for {
@@ -46,6 +49,7 @@ func probe(ctx context.Context, l link, wait time.Duration) ([]offer, error) {
 		if err != nil {
 			return nil, err
 		}
+
 		if !seen[o.String()] {
 			seen[o.String()] = true
 			offers = append(offers, o)
@@ -103,6 +107,7 @@ func (s *segment) receive(xid dhcpv4.TransactionID) (offer, error) {
 		if err = errors.Join(err, got); err != nil {
 			return offer{}, fmt.Errorf("receive DHCP offers: %w", err)
 		}
+
 		ll, ok := from.(*unix.SockaddrLinklayer)
 		if !ok || ll.Pkttype == unix.PACKET_OUTGOING {
 			continue
@@ -134,6 +139,7 @@ func packetSocket(ifi *net.Interface) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open a packet socket: %w", err)
 	}
+
 	conn := os.NewFile(uintptr(fd), "packet socket")
 	filter := []unix.SockFilter{ // classic BPF, from the IP header on
 		{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: 9},

@@ -29,13 +29,16 @@ func tools(ctx context.Context, settings nix.Settings, flake string) (found []Fi
 		add(Stop, "nix is not installed, or not in PATH", "install nix 2.8 or newer: https://nixos.org/download")
 		return found
 	}
+
 	ctx, cancel := context.WithTimeout(ctx, nixTakes)
 	defer cancel()
+
 	version, err := exec.CommandContext(ctx, "nix", "--version").Output()
 	if err != nil {
 		add(Stop, "nix does not run: "+nixError(err), "install it anew")
 		return found
 	}
+
 	if old(string(version)) {
 		add(Stop, strings.TrimSpace(string(version))+" is too old", "install nix 2.8 or newer: https://nixos.org/download")
 	}
@@ -81,6 +84,7 @@ func lookAtFlake(ctx context.Context, settings nix.Settings, ref string) (found 
 		add(Stop, "cannot be read: "+err.Error(), "name another with --flake, or do what is said here")
 		return found
 	}
+
 	out, warnings, err := flake.Hosts(ctx, "builtins.attrNames")
 	var names []string
 	switch {
@@ -91,10 +95,12 @@ func lookAtFlake(ctx context.Context, settings nix.Settings, ref string) (found 
 	case json.Unmarshal(out, &names) != nil || len(names) == 0:
 		add(Stop, "has no nixosConfigurations", "add one for each host")
 	}
+
 	for _, warning := range warnings {
 		what, remedy, _ := strings.Cut(warning, ": ")
 		found = append(found, Finding{Check: "flake", Severity: Warning, What: what, Remedy: cmp.Or(remedy, see)})
 	}
+
 	return found
 }
 

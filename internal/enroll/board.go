@@ -37,6 +37,7 @@ func (s *Service) board(name string, h *hosts.Host, layout *disko.Layout) error 
 		return fmt.Errorf("the board %s is %s, and the flake builds %s for %s: choose another --board or another host",
 			b, b.Arch, h.Name, h.Arch)
 	}
+
 	h.Board = b.Name
 	var stops []string
 	for _, p := range problems(*h, layout) {
@@ -44,6 +45,7 @@ func (s *Service) board(name string, h *hosts.Host, layout *disko.Layout) error 
 			stops = append(stops, p.String())
 		}
 	}
+
 	if len(stops) > 0 {
 		return fmt.Errorf("the layout of %s does not suit its board, %s (--board says if it is another):\n  %s",
 			h.Name, b, strings.Join(stops, "\n  "))
@@ -75,6 +77,7 @@ func (s *Service) chosenBoard(ctx context.Context, h hosts.Host, name string) (s
 		}
 		return "", nil
 	}
+
 	found, err := s.Evaluate(ctx, h.Flake, h.Name, h.Choices)
 	if err == nil {
 		err = s.board(name, &h, found.Layout)

@@ -28,6 +28,7 @@ func builtSystem(path string) (string, error) {
 			return "", fmt.Errorf("--store-path: %w", err)
 		}
 	}
+
 	return at, nil
 }
 

@@ -76,6 +76,7 @@ func (s *Service) permit(ctx context.Context, r Request, may func(hosts.Host) er
 	if r.Facts, err = readFacts(r); err != nil {
 		return h, nil, err
 	}
+
 	if r.PlanOnly {
 		h, plan, err := s.planned(ctx, r)
 		if err == nil {
@@ -95,17 +96,21 @@ func (s *Service) permit(ctx context.Context, r Request, may func(hosts.Host) er
 			}
 		}()
 	}
+
 	h, secrets, plan, err := s.check(ctx, r)
 	if err != nil {
 		return h, nil, err
 	}
+
 	if err := r.agrees(h.Name, plan); err != nil {
 		return h, nil, err
 	}
+
 	h, err = do(h, secrets)
 	if err == nil && r.Facts != nil {
 		err = s.Hosts.SetFacts(h.Name, r.Facts)
 	}
+
 	return h, plan, err
 }
 
@@ -130,21 +135,26 @@ func (s *Service) check(ctx context.Context, r Request) (hosts.Host, map[string]
 	if err != nil {
 		return h, nil, nil, err
 	}
+
 	found, err := s.Evaluate(ctx, s.Flake, r.Name, h.Choices)
 	if err != nil {
 		return h, nil, nil, err
 	}
+
 	if err := s.fit(r, &h, found); err != nil {
 		return h, nil, nil, err
 	}
+
 	secrets, err := s.secretsFor(r, &h, found.Layout)
 	if err != nil {
 		return h, nil, nil, err
 	}
+
 	plan, err := s.propose(h, found.Layout, r.Facts)
 	if err != nil {
 		return h, nil, nil, err
 	}
+
 	plan.Warnings = s.warnings(h, found)
 	h.Permit.Confirmed = &plan.confirmed
 	return h, secrets, plan, nil
@@ -161,6 +171,7 @@ func (s *Service) asked(r Request) (hosts.Host, error) {
 	if err := hosts.CheckName(r.Name); err != nil {
 		return h, err
 	}
+
 	if s.Flake == "" {
 		return h, errors.New("the server has no flake to install from: start it with --flake REF")
 	}
@@ -174,17 +185,20 @@ func (s *Service) asked(r Request) (hosts.Host, error) {
 	if err := h.Check(); err != nil {
 		return h, err
 	}
+
 	if r.Take != nil {
 		if err := r.Take.Check(); err != nil {
 			return h, err
 		}
 	}
+
 	if h.StorePath != "" {
 		var err error
 		if h.StorePath, err = builtSystem(h.StorePath); err != nil {
 			return h, err
 		}
 	}
+
 	for _, m := range r.MACs {
 		mac, err := hosts.ParseMAC(m)
 		if err != nil {
@@ -195,6 +209,7 @@ func (s *Service) asked(r Request) (hosts.Host, error) {
 		}
 		h.MACs = append(h.MACs, mac)
 	}
+
 	return h, s.addressFree(r.Name, r.FixedAddress, h.MACs)
 }
 
@@ -204,10 +219,12 @@ func (s *Service) fit(r Request, h *hosts.Host, found Evaluation) error {
 	if err != nil {
 		return fmt.Errorf("%s is built for %s: %w", r.Name, found.System, err)
 	}
+
 	if have, err := images.ParseArch(r.Arch); r.Arch != "" && (err != nil || have != arch) {
 		return fmt.Errorf("the machine is %s, and the flake builds %s for %s: choose another host or another machine",
 			r.Arch, r.Name, arch)
 	}
+
 	h.Arch = string(arch)
 	if err := s.board(r.Board, h, found.Layout); err != nil {
 		return err
@@ -218,6 +235,7 @@ func (s *Service) fit(r Request, h *hosts.Host, found Evaluation) error {
 	if h.Image, err = s.image(r.Image, arch); err != nil {
 		return err
 	}
+
 	h.KernelParams, err = s.kernelParams(r.KernelParams, h.Image)
 	return err
 }
@@ -251,6 +269,7 @@ func (s *Service) addressFree(name, addr string, macs []string) error {
 			return fmt.Errorf("address %s is %s's already: choose another --address", addr, o.Name)
 		}
 	}
+
 	a, err := netip.ParseAddr(addr)
 	if err != nil || s.CheckAddress == nil {
 		return nil // what is not an address is refused later
@@ -267,10 +286,12 @@ func (s *Service) image(name string, arch images.Arch) (string, error) {
 		}
 		name = only
 	}
+
 	img, err := s.Images.Get(name)
 	if err != nil {
 		return "", err
 	}
+
 	if img.Arch != arch {
 		return "", fmt.Errorf("image %s is for %s, and the flake builds this host for %s: choose another --image",
 			name, img.Arch, arch)
@@ -282,6 +303,7 @@ func (s *Service) image(name string, arch images.Arch) (string, error) {
 		}
 		f.Close()
 	}
+
 	return name, nil
 }
 
@@ -290,12 +312,14 @@ func (s *Service) onlyImage(arch images.Arch) (string, error) {
 	if err != nil {
 		return "", err
 	}
+
 	var fits []string
 	for _, img := range all {
 		if img.Arch == arch {
 			fits = append(fits, img.Name)
 		}
 	}
+
 	switch len(fits) {
 	case 0:
 		return "", fmt.Errorf("there is no installer image for %s yet: add one with `provision images add NAME --arch %s --from DIR`",
@@ -303,6 +327,7 @@ func (s *Service) onlyImage(arch images.Arch) (string, error) {
 	case 1:
 		return fits[0], nil
 	}
+
 	return "", fmt.Errorf("several images fit %s: choose one with --image: %s", arch, strings.Join(fits, ", "))
 }
 
@@ -325,6 +350,7 @@ func (s *Service) Set(ctx context.Context, name string, r SetRequest, by string)
 	if err != nil {
 		return hosts.Alteration{}, err
 	}
+
 	change := hosts.Change{
 		MACs:    r.MACs,
 		Serial:  r.Serial,
@@ -336,29 +362,34 @@ func (s *Service) Set(ctx context.Context, name string, r SetRequest, by string)
 	if err := after.Check(); err != nil {
 		return hosts.Alteration{}, err
 	}
+
 	named := func(choice string) bool { return slices.Contains(r.Named, choice) }
 	if named("address") {
 		if err := s.addressFree(name, r.FixedAddress, h.MACs); err != nil {
 			return hosts.Alteration{}, err
 		}
 	}
+
 	if named("board") {
 		if change.Choices.Board, err = s.chosenBoard(ctx, h, r.Board); err != nil {
 			return hosts.Alteration{}, err
 		}
 	}
+
 	if named("image") {
 		if after.Image, err = s.image(r.Image, images.Arch(h.Arch)); err != nil {
 			return hosts.Alteration{}, err
 		}
 		change.Choices.Image = after.Image
 	}
+
 	if named("image") || named("kernel_params") { // those that it has must fit another image, too
 		if change.Choices.KernelParams, err = s.kernelParams(after.KernelParams, after.Image); err != nil {
 			return hosts.Alteration{}, err
 		}
 		change.Named = append(change.Named, "kernel_params")
 	}
+
 	return s.Hosts.Set(name, change, by)
 }
 

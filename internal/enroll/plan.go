@@ -24,6 +24,7 @@ func (s *Service) Plan(ctx context.Context, name string) (*Proposal, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	if !h.Permit.Spent.IsZero() && s.Flake != "" {
 		h.Flake = s.Flake
 	}
@@ -31,6 +32,7 @@ func (s *Service) Plan(ctx context.Context, name string) (*Proposal, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	facts, err := s.facts(h, h, nil)
 	if err == nil && facts == nil { // what format would make shows on the machine only
 		_, err = disko.NewPlan(found.Layout, nil, PlanOptions(h.Disko, h.Disks))
@@ -38,6 +40,7 @@ func (s *Service) Plan(ctx context.Context, name string) (*Proposal, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	p, err := s.propose(h, found.Layout, nil)
 	if err == nil && p.Unfit != "" {
 		err = errors.New(p.Unfit)
@@ -52,10 +55,12 @@ func (s *Service) propose(h hosts.Host, layout *disko.Layout, seen json.RawMessa
 	if err != nil && !errors.Is(err, hosts.ErrNotFound) {
 		return nil, err
 	}
+
 	facts, err := s.facts(before, h, seen)
 	if err != nil {
 		return nil, err
 	}
+
 	o := PlanOptions(h.Disko, h.Disks)
 	p := new(Proposal)
 	if facts != nil {
@@ -63,15 +68,18 @@ func (s *Service) propose(h hosts.Host, layout *disko.Layout, seen json.RawMessa
 			p.Unfit = words(err)
 		}
 	}
+
 	if p.Plan == nil {
 		if p.Plan, err = unseen(layout, o); err != nil {
 			return nil, err
 		}
 	}
+
 	h.Owned = before.Owned
 	if p.Objections, err = confirm.Objections(p.Plan, h, s.Hosts); err != nil {
 		return nil, err
 	}
+
 	p.Problems = problems(h, layout)
 	p.confirmed = confirm.Of(p.Plan, h.Wipe)
 	for i, d := range p.confirmed.Disks {
@@ -79,6 +87,7 @@ func (s *Service) propose(h hosts.Host, layout *disko.Layout, seen json.RawMessa
 			p.Wiped = append(p.Wiped, p.Disks[i].String())
 		}
 	}
+
 	p.Digest = p.confirmed.Digest
 	return p, nil
 }
@@ -143,6 +152,7 @@ func (s *Service) Retry(ctx context.Context, name string, r RetryRequest) (hosts
 	if err != nil {
 		return h, nil, err
 	}
+
 	ev := hosts.Event{
 		Kind:    hosts.EventRetried,
 		Wipe:    r.Wipe,
@@ -152,16 +162,19 @@ func (s *Service) Retry(ctx context.Context, name string, r RetryRequest) (hosts
 	if err := s.Hosts.Check(h.Name, ev); err != nil {
 		return h, nil, err
 	}
+
 	found, err := s.Evaluate(ctx, h.Flake, h.Name, h.Choices)
 	if err != nil {
 		return h, nil, err
 	}
+
 	again := h
 	again.Wipe = slices.Concat(h.Wipe, r.Wipe)
 	plan, err := s.propose(again, found.Layout, nil)
 	if err != nil {
 		return h, nil, err
 	}
+
 	if h.Permit.Confirmed != nil {
 		plan.Beyond = h.Permit.Confirmed.Beyond(plan.confirmed.Disks)
 	}
@@ -171,6 +184,7 @@ func (s *Service) Retry(ctx context.Context, name string, r RetryRequest) (hosts
 	if err := r.agrees(h.Name, plan); err != nil {
 		return h, nil, err
 	}
+
 	ev.Confirmed = &plan.confirmed
 	h, err = s.Hosts.Apply(h.Name, ev)
 	return h, plan, err

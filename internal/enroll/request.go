@@ -86,6 +86,7 @@ func (r Request) over(h hosts.Host) Request {
 			r.Secrets = append(r.Secrets, Secret{SecretFile: f})
 		}
 	}
+
 	return r
 }
 
@@ -181,5 +182,6 @@ func (r *SetRequest) UnmarshalJSON(data []byte) (err error) {
 			return fmt.Errorf("%s is chosen for an install: give it to enroll or reinstall", ch.Name)
 		}
 	}
+
 	return nil
 }

@@ -32,6 +32,7 @@ func (s *Service) secretsFor(r Request, h *hosts.Host, layout *disko.Layout) (ma
 			secrets[hosts.SecretHostKey] = key
 		}
 	}
+
 	return secrets, addSecrets(r, secrets)
 }
 
@@ -45,9 +46,11 @@ func (s *Service) diskKeys(r Request, h *hosts.Host, layout *disko.Layout) (map[
 	if err != nil {
 		return nil, err
 	}
+
 	if err := suitsTPM(h, plan); err != nil {
 		return nil, err
 	}
+
 	h.DiskKeys = plan.KeyFiles()
 	secrets := make(map[string][]byte)
 	for _, path := range h.DiskKeys {
@@ -69,12 +72,14 @@ func (s *Service) diskKeys(r Request, h *hosts.Host, layout *disko.Layout) (map[
 			h.Generated = append(h.Generated, path)
 		}
 	}
+
 	for path := range r.DiskKeys {
 		if !slices.Contains(h.DiskKeys, path) {
 			return nil, fmt.Errorf("the layout of %s reads no key from %s; it reads: %s",
 				r.Name, path, strings.Join(append(h.DiskKeys, "nothing else"), ", "))
 		}
 	}
+
 	if len(r.EscrowTo) > 0 && len(h.DiskKeys) == 0 && !r.escrowKept {
 		return nil, fmt.Errorf("the layout of %s reads no disk encryption key: there is nothing for --escrow-to", r.Name)
 	}
@@ -99,14 +104,17 @@ func addSecrets(r Request, secrets map[string][]byte) error {
 		if err != nil {
 			return fmt.Errorf("host key: %w", err)
 		}
+
 		if extra := secrets[hosts.SecretHostKey]; extra != nil {
 			other, _, err := hosts.ParseHostKey(extra)
 			if err != nil || other != public {
 				return errors.New("--host-key is another key than etc/ssh/ssh_host_ed25519_key in --extra-files: give one of them")
 			}
 		}
+
 		secrets[hosts.SecretHostKey] = private
 	}
+
 	for _, f := range r.Secrets {
 		switch {
 		case f.Content == nil: // the server has it
@@ -119,6 +127,7 @@ func addSecrets(r Request, secrets map[string][]byte) error {
 		}
 		secrets[hosts.SecretContent(f.Path)] = bytes.Clone(f.Content)
 	}
+
 	return nil
 }
 

@@ -57,6 +57,7 @@ func parseOrder(cmdline string) (order, error) {
 			o.bootIf = strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(value, "01-")), "-", ":")
 		}
 	}
+
 	if where == "" || digests == "" {
 		return order{}, errors.New("the kernel's command line has no provision.initrd= and provision.sha256=, " +
 			"which provision gives with this initrd: let the machine boot from provision again")
@@ -65,6 +66,7 @@ func parseOrder(cmdline string) (order, error) {
 	if o.url, o.server, err = parseURL(where); err != nil {
 		return order{}, fmt.Errorf("provision.initrd=%s: %w", where, err)
 	}
+
 	image, boot, _ := strings.Cut(digests, ",")
 	if o.image, err = parsePinned(image); err == nil {
 		o.boot, err = parsePinned(boot)
@@ -72,6 +74,7 @@ func parseOrder(cmdline string) (order, error) {
 	if err != nil {
 		return order{}, fmt.Errorf("provision.sha256=%s: %w", digests, err)
 	}
+
 	return o, nil
 }
 

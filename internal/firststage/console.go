@@ -45,6 +45,7 @@ func openConsole() *console {
 			c.ports = append(c.ports, f)
 		}
 	}
+
 	if len(c.screens)+len(c.ports) == 0 {
 		c.ports = append(c.ports, os.Stdout)
 	}
@@ -57,12 +58,14 @@ func (c *console) say(format string, args ...any) {
 	text := "provision: " + fmt.Sprintf(format, args...)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+
 	if c.log != nil {
 		// 7 is for debugging: kept, and not printed beside what we print.
 		for line := range strings.Lines(text) {
 			fmt.Fprintf(c.log, "<7>%s", strings.TrimSuffix(line, "\n"))
 		}
 	}
+
 	for _, f := range c.ports {
 		_, _ = f.WriteString(text + "\n")
 	}
@@ -85,6 +88,7 @@ func (c *console) progress(format string, args ...any) {
 		_, _ = f.WriteString("\r\033[K" + text)
 		c.pending = true
 	}
+
 	if time.Since(c.last) < serialEvery {
 		return
 	}

@@ -35,6 +35,7 @@ func (n *network) lease(ctx context.Context, c *netCard) error {
 			return err
 		}
 		had = l.addr.Addr()
+
 		// A server that answers no more is no reason to give the address back.
 		if !sleep(ctx, l.time/2) {
 			return nil
@@ -53,8 +54,10 @@ func (n *network) askFor(ctx context.Context, c *netCard, had netip.Addr) (lease
 		return lease{}, fmt.Errorf("DHCP: %w", err)
 	}
 	defer conn.Close()
+
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
+
 	begin := time.Now()
 	for wait := 2 * time.Second; ; wait = min(2*wait, 16*time.Second) {
 		l, err := exchange(conn, c.mac, had, wait, time.Since(begin))
@@ -64,6 +67,7 @@ func (n *network) askFor(ctx context.Context, c *netCard, had netip.Addr) (lease
 		if ctx.Err() != nil {
 			return lease{}, ctx.Err()
 		}
+
 		if !had.IsValid() {
 			n.set(c, "no DHCP answer: "+err.Error())
 		}
@@ -94,6 +98,7 @@ var (
 // exchange is one DISCOVER, OFFER, REQUEST, ACK; each answer may take as long as wait.
 func exchange(conn net.PacketConn, mac net.HardwareAddr, had netip.Addr, wait, secs time.Duration) (lease, error) {
 	xid := rand.Uint32()
+
 	// Not by dhcpv4.New, which waits for the kernel to have random numbers: soon after power-on it may have none.
 	packet := func(kind dhcpv4.MessageType, options ...dhcpv4.Option) *dhcpv4.DHCPv4 {
 		p := &dhcpv4.DHCPv4{OpCode: dhcpv4.OpcodeBootRequest, HWType: iana.HWTypeEthernet, ClientHWAddr: mac,
@@ -116,6 +121,7 @@ func exchange(conn net.PacketConn, mac net.HardwareAddr, had netip.Addr, wait, s
 	if err != nil {
 		return lease{}, err
 	}
+
 	request := packet(dhcpv4.MessageTypeRequest, dhcpv4.OptRequestedIPAddress(offer.YourIPAddr))
 	if id := offer.ServerIdentifier(); id != nil {
 		request.UpdateOption(dhcpv4.OptServerIdentifier(id))
@@ -124,6 +130,7 @@ func exchange(conn net.PacketConn, mac net.HardwareAddr, had netip.Addr, wait, s
 	if err != nil {
 		return lease{}, err
 	}
+
 	return readLease(ack)
 }
 
@@ -136,6 +143,7 @@ func ask(conn net.PacketConn, p *dhcpv4.DHCPv4, wait time.Duration, want dhcpv4.
 	if _, err := conn.WriteTo(p.ToBytes(), &net.UDPAddr{IP: net.IPv4bcast, Port: 67}); err != nil {
 		return nil, reason(err)
 	}
+
 	buf := make([]byte, 2048)
 	for {
 		n, _, err := conn.ReadFrom(buf)
@@ -145,10 +153,12 @@ func ask(conn net.PacketConn, p *dhcpv4.DHCPv4, wait time.Duration, want dhcpv4.
 			}
 			return nil, err
 		}
+
 		answer, err := dhcpv4.FromBytes(buf[:n])
 		if err != nil || answer.OpCode != dhcpv4.OpcodeBootReply || answer.TransactionID != p.TransactionID {
 			continue
 		}
+
 		switch kind := answer.MessageType(); {
 		case kind == dhcpv4.MessageTypeNak && want == dhcpv4.MessageTypeAck:
 			return nil, errNak

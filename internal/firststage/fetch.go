@@ -75,6 +75,7 @@ func (f *fetcher) run(ctx context.Context, w io.Writer) error {
 		case f.over(err):
 			return errRestart
 		}
+
 		if f.at > before {
 			pause = time.Second
 		}
@@ -82,6 +83,7 @@ func (f *fetcher) run(ctx context.Context, w io.Writer) error {
 		f.wait(ctx, pause)
 		pause = min(2*pause, slowest)
 	}
+
 	return f.verdict()
 }
 
@@ -127,6 +129,7 @@ func (f *fetcher) part(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return err
 	}
+
 	request.Header.Set("User-Agent", "provision-firststage")
 	if f.at > 0 {
 		request.Header.Set("Range", fmt.Sprintf("bytes=%d-", f.at))
@@ -144,6 +147,7 @@ func (f *fetcher) part(ctx context.Context, w io.Writer) error {
 		return reason(err)
 	}
 	defer answer.Body.Close()
+
 	if err := f.check(answer); err != nil {
 		return err
 	}
@@ -173,6 +177,7 @@ func (f *fetcher) check(answer *http.Response) error {
 	default:
 		return fmt.Errorf("the server %s answered %q", f.order.server, answer.Status)
 	}
+
 	if whole != f.total() {
 		return fmt.Errorf("%w: the server has %d bytes, and it must be %d", errDiffers, whole, f.total())
 	}
@@ -210,10 +215,12 @@ func (f *fetcher) copy(answer *http.Response, w io.Writer) error {
 			f.overSince = time.Time{}
 			f.show(float64(f.at-from) / 1e6 / max(time.Since(begin).Seconds(), 0.001))
 		}
+
 		if err != nil && f.at < f.total() {
 			return fmt.Errorf("the download broke off at %s: %w", megabytes(f.at), reason(err))
 		}
 	}
+
 	return nil
 }
 
@@ -251,13 +258,16 @@ func reason(err error) error {
 			return errors.New(known.text)
 		}
 	}
+
 	if isTimeout(err) {
 		return errors.New("no answer in time")
 	}
+
 	var op *net.OpError
 	if errors.As(err, &op) {
 		return op.Err
 	}
+
 	for inner := errors.Unwrap(err); inner != nil; inner = errors.Unwrap(err) { // of url.Error
 		err = inner
 	}

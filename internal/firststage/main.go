@@ -59,6 +59,7 @@ func runFirst() error {
 		default:
 			con.say("the first stage %s. Starting it again.", why)
 		}
+
 		_ = unix.Unmount(newRoot, unix.MNT_DETACH)
 		time.Sleep(10 * time.Second)
 	}
@@ -87,6 +88,7 @@ func runWorker() (status int, why string) {
 	if err != nil {
 		return statusFailed, "could not be started: " + err.Error()
 	}
+
 	for {
 		var ws syscall.WaitStatus
 		pid, err := syscall.Wait4(-1, &ws, 0, nil)
@@ -102,6 +104,7 @@ func runWorker() (status int, why string) {
 		case ws.Signaled():
 			return statusFailed, "ended by " + ws.Signal().String()
 		}
+
 		return ws.ExitStatus(), "could not go on"
 	}
 }
@@ -119,10 +122,12 @@ func handOver(con *console) error {
 	if err != nil {
 		return err
 	}
+
 	o, err := parseOrder(string(cmdline))
 	if err != nil {
 		return err
 	}
+
 	con.say("starting the image")
 	con.close()
 	_ = unix.Mount("", newRoot, "", unix.MS_REMOUNT, "mode=755,size=100%")
@@ -146,6 +151,7 @@ func handOver(con *console) error {
 			return fmt.Errorf("hand over to the image: %s: %w", step.what, err)
 		}
 	}
+
 	return nil
 }
 

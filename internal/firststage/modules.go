@@ -43,19 +43,23 @@ func readModules(dir, cmdline string) (*modules, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	for line := range strings.Lines(string(deps)) {
 		name, needs, _ := strings.Cut(line, ":")
 		m.needs[name] = strings.Fields(needs)
 	}
+
 	aliases, err := os.ReadFile(filepath.Join(dir, "alias"))
 	if err != nil {
 		return nil, err
 	}
+
 	for line := range strings.Lines(string(aliases)) {
 		if f := strings.Fields(line); len(f) == 3 && f[0] == "alias" {
 			m.aliases = append(m.aliases, alias{f[1], f[2]})
 		}
 	}
+
 	return m, nil
 }
 
@@ -84,6 +88,7 @@ func (m *modules) loadOne(name string) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+
 	for _, each := range append(append([]string{}, m.needs[name]...), name) {
 		if m.failed[each] != nil {
 			return nil
@@ -96,8 +101,10 @@ func (m *modules) loadOne(name string) error {
 			m.failed[each] = err
 			return fmt.Errorf("load the driver %s: %w", each, err)
 		}
+
 		m.loaded[each] = true
 	}
+
 	return nil
 }
 
@@ -130,11 +137,14 @@ func (m *modules) forDevices(ctx context.Context, say func(string, ...any)) erro
 	if err != nil {
 		return fmt.Errorf("listen for devices: %w", err)
 	}
+
 	events := os.NewFile(uintptr(fd), "uevents")
 	defer events.Close()
+
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1}); err != nil {
 		return fmt.Errorf("listen for devices: %w", err)
 	}
+
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4<<20) // a driver brings many devices at once
 	load := func(device string) {
 		if err := m.loadFor(device); err != nil {
@@ -144,6 +154,7 @@ func (m *modules) forDevices(ctx context.Context, say func(string, ...any)) erro
 	m.coldplug(load)
 	stop := context.AfterFunc(ctx, func() { events.Close() })
 	defer stop()
+
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := events.Read(buf)
@@ -156,6 +167,7 @@ func (m *modules) forDevices(ctx context.Context, say func(string, ...any)) erro
 		case err != nil:
 			return fmt.Errorf("listen for devices: %w", err)
 		}
+
 		for field := range bytes.SplitSeq(buf[:n], []byte{0}) {
 			if device, ok := bytes.CutPrefix(field, []byte("MODALIAS=")); ok {
 				load(string(device))

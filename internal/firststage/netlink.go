@@ -63,6 +63,7 @@ func addRoute(name string, gateway netip.Addr) error {
 	if err != nil {
 		return err
 	}
+
 	le := binary.NativeEndian
 	var b []byte
 	b = append(b, make([]byte, unix.NLMSG_HDRLEN)...)
@@ -89,18 +90,22 @@ func askKernel(message []byte) error {
 		return err
 	}
 	defer unix.Close(fd)
+
 	if err := unix.Sendto(fd, message, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return err
 	}
+
 	buf := make([]byte, 4096)
 	n, _, err := unix.Recvfrom(fd, buf, 0)
 	if err != nil {
 		return err
 	}
+
 	answers, err := syscall.ParseNetlinkMessage(buf[:n])
 	if err != nil {
 		return err
 	}
+
 	for _, a := range answers {
 		if a.Header.Type == unix.NLMSG_ERROR && len(a.Data) >= 4 {
 			if code := int32(binary.NativeEndian.Uint32(a.Data)); code != 0 {
@@ -109,6 +114,7 @@ func askKernel(message []byte) error {
 			return nil
 		}
 	}
+
 	return fmt.Errorf("the kernel gave no answer to a change of routes")
 }
 

@@ -49,15 +49,20 @@ func (n *network) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("listen for network cards: %w", err)
 	}
+
 	events := os.NewFile(uintptr(fd), "links")
 	defer events.Close()
+
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: unix.RTMGRP_LINK}); err != nil {
 		return fmt.Errorf("listen for network cards: %w", err)
 	}
+
 	stop := context.AfterFunc(ctx, func() { events.Close() })
 	defer stop()
+
 	var wg sync.WaitGroup
 	defer wg.Wait()
+
 	buf := make([]byte, 64<<10)
 	for {
 		if err := n.look(ctx, &wg); err != nil {
@@ -79,8 +84,10 @@ func (n *network) look(ctx context.Context, wg *sync.WaitGroup) error {
 	if err != nil {
 		return err
 	}
+
 	n.mu.Lock()
 	defer n.mu.Unlock()
+
 	there := map[string]bool{}
 	for _, i := range all {
 		if i.Flags&net.FlagLoopback != 0 || len(i.HardwareAddr) != 6 {
@@ -97,6 +104,7 @@ func (n *network) look(ctx context.Context, wg *sync.WaitGroup) error {
 				n.say("%s: %s", c.name, c.state)
 			}
 		}
+
 		link := i.Flags&net.FlagUp != 0 && i.Flags&net.FlagRunning != 0
 		if link == c.link {
 			continue
@@ -108,12 +116,14 @@ func (n *network) look(ctx context.Context, wg *sync.WaitGroup) error {
 			n.stop(c, "the link is gone: was its cable pulled?")
 		}
 	}
+
 	for name, c := range n.cards {
 		if !there[name] {
 			n.stop(c, "it is gone")
 			delete(n.cards, name)
 		}
 	}
+
 	return nil
 }
 
@@ -178,6 +188,7 @@ func (n *network) settle(ctx context.Context, c *netCard, l lease) error {
 			way += " (which cannot be used: " + err.Error() + ")"
 		}
 	}
+
 	from := ", from the command line"
 	if l.server.IsValid() {
 		from = ", from the DHCP server " + l.server.String()
@@ -185,6 +196,7 @@ func (n *network) settle(ctx context.Context, c *netCard, l lease) error {
 	n.set(c, fmt.Sprintf("address %s, %s%s", l.addr, way, from))
 	n.mu.Lock()
 	defer n.mu.Unlock()
+
 	if ctx.Err() == nil {
 		c.addr = l.addr
 		n.wake()
@@ -202,6 +214,7 @@ func (n *network) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+
 	type answer struct {
 		conn net.Conn
 		card string
@@ -220,6 +233,7 @@ func (n *network) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 			answers <- answer{conn, name, err}
 		}()
 	}
+
 	var won answer
 	var errs []string
 	for range ready {
@@ -238,12 +252,14 @@ func (n *network) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 			cancel() // the others'
 		}
 	}
+
 	if won.conn == nil {
 		slices.Sort(errs)
 		return nil, fmt.Errorf("cannot connect to %s %s", n.order.server, strings.Join(errs, ", "))
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
+
 	if n.best != won.card {
 		n.best = won.card
 		n.say("%s: the server %s answers", won.card, n.order.server)
@@ -264,6 +280,7 @@ func (n *network) unanswered() {
 func (n *network) ready() (names []string, best string, none error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+
 	n.seen = n.changed
 	var states []string
 	for _, c := range n.cards {
@@ -275,6 +292,7 @@ func (n *network) ready() (names []string, best string, none error) {
 			best = c.name
 		}
 	}
+
 	if len(states) == 0 {
 		states = append(states, "no network card was found: the image has no driver for it, or it is not plugged in")
 	}

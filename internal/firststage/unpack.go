@@ -76,6 +76,7 @@ func (u *unpacker) archives(in *initrd.Stream, inFrame bool) error {
 				err = fmt.Errorf("the compressed archive at byte %d: %w", at, err)
 			}
 		}
+
 		if err != nil {
 			return err
 		}
@@ -105,6 +106,7 @@ func (u *unpacker) entry(in *initrd.Stream) error {
 	if _, err := io.ReadFull(in, raw); err != nil {
 		return noEOF(err)
 	}
+
 	h, err := initrd.ParseHeader(raw)
 	if err != nil {
 		return err
@@ -117,6 +119,7 @@ func (u *unpacker) entry(in *initrd.Stream) error {
 		if _, err := io.ReadFull(in, name); err != nil {
 			return noEOF(err)
 		}
+
 		if name[len(name)-1] != 0 {
 			return errors.New("its name has no end: the archive is damaged")
 		}
@@ -127,6 +130,7 @@ func (u *unpacker) entry(in *initrd.Stream) error {
 			return fmt.Errorf("%s: %w", cut(name), err)
 		}
 	}
+
 	if err := in.Skip(end - in.Offset()); err != nil {
 		return err
 	}
@@ -136,6 +140,7 @@ func (u *unpacker) entry(in *initrd.Stream) error {
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return nil
 	}
+
 	return err
 }
 
@@ -210,6 +215,7 @@ func (u *unpacker) make(in *initrd.Stream, h initrd.Header, name string) error {
 		_ = unix.Chmod(name, h.Mode&0o7777)
 		setTime(name, h.ModTime)
 	}
+
 	return nil
 }
 
@@ -220,6 +226,7 @@ func (u *unpacker) file(in *initrd.Stream, h initrd.Header, name string) error {
 	if err != nil {
 		return onlyFull(err)
 	}
+
 	flags := unix.O_WRONLY | unix.O_CREAT | unix.O_CLOEXEC | unix.O_NONBLOCK
 	if !linked {
 		flags |= unix.O_TRUNC
@@ -228,16 +235,19 @@ func (u *unpacker) file(in *initrd.Stream, h initrd.Header, name string) error {
 	if err != nil {
 		return onlyFull(err)
 	}
+
 	_ = unix.Fchown(fd, int(h.UID), int(h.GID))
 	_ = unix.Fchmod(fd, h.Mode&0o7777)
 	sum, err := u.content(fd, in, h)
 	if err == nil && sum != h.Checksum {
 		err = errors.New("its checksum does not fit: the archive is damaged")
 	}
+
 	closed := unix.Close(fd)
 	if err == nil {
 		err = closed
 	}
+
 	setTime(name, h.ModTime)
 	return err
 }
@@ -254,6 +264,7 @@ func (u *unpacker) content(fd int, in *initrd.Stream, h initrd.Header) (sum uint
 				sum += uint32(c)
 			}
 		}
+
 		for data := u.buf[:n]; len(data) > 0; {
 			w, err := unix.Write(fd, data)
 			if err != nil {
@@ -262,11 +273,13 @@ func (u *unpacker) content(fd int, in *initrd.Stream, h initrd.Header) (sum uint
 			data = data[w:]
 			u.unpacked.Add(int64(w))
 		}
+
 		left -= int64(n)
 		if err != nil && left > 0 {
 			return 0, noEOF(err)
 		}
 	}
+
 	return sum, nil
 }
 

@@ -34,11 +34,13 @@ func work(con *console) int {
 		con.say("%v", err)
 		return statusFailed
 	}
+
 	o, err := parseOrder(string(cmdline))
 	if err != nil {
 		con.say("%v", err)
 		return statusFailed
 	}
+
 	ctx, cancel := context.WithCancel(context.Background())
 	net := newNetwork(o, con.say)
 	var wg sync.WaitGroup
@@ -58,6 +60,7 @@ func work(con *console) int {
 	} else {
 		tend(func() error { return m.forDevices(ctx, con.say) })
 	}
+
 	tend(func() error { return net.run(ctx) })
 	net.wait(ctx, slowest) // for the first address, before it is missed
 
@@ -95,8 +98,10 @@ func attempt(ctx context.Context, o order, f *fetcher) error {
 	if err != nil {
 		return err
 	}
+
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+
 	in, out := io.Pipe()
 	done := make(chan error, 1)
 	go func() {
@@ -119,12 +124,14 @@ func attempt(ctx context.Context, o order, f *fetcher) error {
 		return fmt.Errorf("not enough memory: the image needs about %s, and this machine has %s for it: "+
 			"give it more memory, or take a smaller image", megabytes(need+reserve), megabytes(room))
 	}
+
 	if bad != nil { // is it the download that is bad, or the image?
 		_, _ = io.Copy(io.Discard, in)
 	}
 	if err := <-done; err != nil {
 		return err
 	}
+
 	if bad != nil {
 		return fmt.Errorf("the image's initrd is as it should be, and cannot be unpacked: %w", bad)
 	}

@@ -44,12 +44,14 @@ func ParseBoots(printed string) (Boots, error) {
 		if err != nil {
 			return Boots{}, fmt.Errorf("read UEFI variable %s: it is %q: %w", name, value, err)
 		}
+
 		if len(data) < 4 {
 			continue
 		}
 		name, _, _ = strings.Cut(name, "-")
 		b.variables[name] = data[4:]
 	}
+
 	return b, nil
 }
 
@@ -77,6 +79,7 @@ func (b Boots) First(entry string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+
 	order := b.menu().order
 	if len(order) > 0 && order[0] == n {
 		return "", nil

@@ -116,6 +116,7 @@ func (o *LoadOption) readPath(path []byte) error {
 			o.HTTP, o.URI = true, string(body)
 		}
 	}
+
 	if other {
 		o.MAC = nil
 		o.IPv4 = false
@@ -123,6 +124,7 @@ func (o *LoadOption) readPath(path []byte) error {
 		o.HTTP = false
 		o.URI = ""
 	}
+
 	return nil
 }
 
@@ -153,6 +155,7 @@ func (o LoadOption) String() string {
 		}
 		words = append(words, fmt.Sprintf("%s over %s from %s", way, over, o.MAC))
 	}
+
 	if o.URI != "" {
 		words = append(words, fmt.Sprintf("the URL %q", o.URI))
 	}
@@ -202,11 +205,13 @@ func (b bootMenu) numbers() []uint16 {
 			all = append(all, n)
 		}
 	}
+
 	for n := range b.options {
 		if !slices.Contains(all, n) {
 			rest = append(rest, n)
 		}
 	}
+
 	slices.Sort(rest)
 	return append(all, rest...)
 }
@@ -220,6 +225,7 @@ func (b bootMenu) choose(macs []net.HardwareAddr, http bool) (uint16, error) {
 			best, rank = n, r
 		}
 	}
+
 	if rank > 0 {
 		return best, nil
 	}

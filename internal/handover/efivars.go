@@ -97,26 +97,31 @@ func (m Machine) bootMenu() (bootMenu, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return bootMenu{}, err
 	}
+
 	menu.order = parseOrder(order)
 	files, err := filepath.Glob(m.path(efivars + "/Boot[0-9A-F][0-9A-F][0-9A-F][0-9A-F]-" + globalGUID))
 	if err != nil {
 		return bootMenu{}, err
 	}
+
 	for _, file := range files {
 		name, _, _ := strings.Cut(filepath.Base(file), "-")
 		n, err := parseBootName(name)
 		if err != nil {
 			return bootMenu{}, err
 		}
+
 		value, err := m.readVariable(name)
 		if err != nil {
 			return bootMenu{}, err
 		}
+
 		// A broken entry is the firmware's business; it is no reason not to use another.
 		if option, err := ParseLoadOption(value); err == nil {
 			menu.options[n] = option
 		}
 	}
+
 	return menu, nil
 }
 
@@ -149,6 +154,7 @@ func (m Machine) writeVariable(name string, value []byte) error {
 	if err != nil {
 		return fmt.Errorf("write UEFI variable %s: %w", name, err)
 	}
+
 	// One write is one SetVariable.
 	_, err = f.Write(append(binary.LittleEndian.AppendUint32(nil, variableAttributes), value...))
 	if err := errors.Join(err, f.Close()); err != nil {
@@ -168,6 +174,7 @@ func changeable(file string) error {
 		return err
 	}
 	defer f.Close()
+
 	flags, err := unix.IoctlGetUint32(int(f.Fd()), unix.FS_IOC_GETFLAGS)
 	if errors.Is(err, unix.ENOTTY) || err == nil && flags&immutable == 0 {
 		return nil

@@ -59,10 +59,12 @@ func (m Machine) Facts(ctx context.Context) (Facts, error) {
 	if err := unix.Uname(&uname); err != nil {
 		return Facts{}, err
 	}
+
 	mem, err := parseMemory(m.read("proc/meminfo"))
 	if err != nil {
 		return Facts{}, err
 	}
+
 	release := parseRelease(cmp.Or(m.read("etc/os-release"), m.read("usr/lib/os-release")))
 	f := Facts{
 		Kernel: unix.ByteSliceToString(uname.Release[:]), Arch: unix.ByteSliceToString(uname.Machine[:]),
@@ -122,17 +124,21 @@ func (m Machine) interfaces() []Interface {
 		if !m.exists(dir+"/device") || m.exists(dir+"/phy80211") || m.read(dir+"/type") != ethernet {
 			continue
 		}
+
 		// A port of a bond has the bond's address, and its own elsewhere.
 		mac, err := net.ParseMAC(cmp.Or(m.read(dir+"/bonding_slave/perm_hwaddr"), m.read(dir+"/address")))
 		if err != nil {
 			continue
 		}
+
 		i := Interface{Name: entry.Name(), MAC: mac.String(), Addresses: addresses(entry.Name())}
 		if master, err := os.Readlink(m.path(dir + "/master")); err == nil {
 			i.Addresses = append(i.Addresses, addresses(filepath.Base(master))...)
 		}
+
 		all = append(all, i)
 	}
+
 	return all
 }
 

@@ -43,27 +43,33 @@ func (m Machine) KexecLoad(ctx context.Context, r io.Reader) error {
 	if err != nil {
 		return err
 	}
+
 	if err := m.kexecPermitted(); err != nil {
 		return err
 	}
+
 	mem, err := parseMemory(m.read("proc/meminfo"))
 	if err != nil {
 		return err
 	}
+
 	if err := mem.fits(load.Kernel, load.Initrd); err != nil {
 		return err
 	}
+
 	hash := sha256.New()
 	kernel, err := receive(io.TeeReader(buffered, hash), "kernel", load.Kernel)
 	if err != nil {
 		return err
 	}
 	defer kernel.Close()
+
 	initrd, err := receive(io.TeeReader(buffered, hash), "initrd", load.Initrd)
 	if err != nil {
 		return err
 	}
 	defer initrd.Close()
+
 	if got := hash.Sum(nil); !bytes.Equal(got, sum) {
 		return fmt.Errorf("receive kernel and initrd: their SHA-256 is %x and should be %x; nothing was loaded", got, sum)
 	}
@@ -71,6 +77,7 @@ func (m Machine) KexecLoad(ctx context.Context, r io.Reader) error {
 	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.ENOEXEC) {
 		return kexecByTool(ctx, kexecTool(), kernel, initrd, load.Cmdline, err)
 	}
+
 	return refused(err)
 }
 
@@ -80,11 +87,13 @@ func readLoad(r *bufio.Reader) (load Load, sum []byte, err error) {
 	if err != nil {
 		return Load{}, nil, fmt.Errorf("read what is to be loaded: there is no line of JSON of at most %d bytes: %w", r.Size(), err)
 	}
+
 	strict := json.NewDecoder(bytes.NewReader(line))
 	strict.DisallowUnknownFields()
 	if err := strict.Decode(&load); err != nil {
 		return Load{}, nil, fmt.Errorf("read what is to be loaded: %w", err)
 	}
+
 	sum, err = hex.DecodeString(load.SHA256)
 	const most = 4 << 30 // KEXEC_FILE_SIZE_MAX
 	switch {
@@ -95,6 +104,7 @@ func readLoad(r *bufio.Reader) (load Load, sum []byte, err error) {
 	case strings.ContainsAny(load.Cmdline, "\x00\n"):
 		return Load{}, nil, fmt.Errorf("read what is to be loaded: the command line %q has more than one line", load.Cmdline)
 	}
+
 	return load, sum, nil
 }
 
@@ -115,6 +125,7 @@ func (m Machine) kexecPermitted() error {
 	case !m.hasKexecFileLoad() && kexecTool() == "":
 		return errors.New(doing + "this machine's kernel has no kexec_file_load (CONFIG_KEXEC_FILE), and there is no program kexec; install kexec-tools on it, or " + otherWays)
 	}
+
 	return nil
 }
 
@@ -136,6 +147,7 @@ func refused(err error) error {
 	case errors.Is(err, unix.EINVAL):
 		return fmt.Errorf("%sthe kernel does not take this kernel or its command line, which may be too long (%w); use another image, or %s", doing, err, otherWays)
 	}
+
 	return fmt.Errorf("%s%w; %s", doing, err, otherWays)
 }
 

@@ -57,6 +57,7 @@ func parseMemory(meminfo string) (memory, error) {
 			values[name] = kib << 10
 		}
 	}
+
 	m := memory{total: values["MemTotal"], available: values["MemFree"]}
 	if available, ok := values["MemAvailable"]; ok {
 		m.available = available

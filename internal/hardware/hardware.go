@@ -57,6 +57,7 @@ func Module(printed []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	body := slices.Index(words, ":") + 1 // of its arguments, which may be missing
 	if body >= len(words) || !head.MatchString(strings.Join(words[:body+1], " ")) || words[len(words)-1] != "}" {
 		return nil, errors.New("it does not begin and end as the tool's do, with { config, lib, pkgs, modulesPath, ... }: { and }")
@@ -80,10 +81,12 @@ func Module(printed []byte) ([]byte, error) {
 		case slices.Contains(options, words[0]):
 			return nil, fmt.Errorf("%s is said twice", words[0])
 		}
+
 		options = append(options, words[0])
 		words = words[end+1:]
 		fmt.Fprintf(&out, "  %s;\n", statement)
 	}
+
 	out.WriteString("}\n")
 	return out.Bytes(), nil
 }
@@ -100,6 +103,7 @@ func split(text []byte) (words []string, err error) {
 			line, _, _ := bytes.Cut(text, []byte("\n"))
 			return nil, fmt.Errorf("%.300q is nothing that it prints", strings.Join(append(lastFew(words), string(line)), " "))
 		}
+
 		words = append(words, string(word))
 		text = text[len(word):]
 	}

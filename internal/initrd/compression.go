@@ -46,6 +46,7 @@ func Compression(head []byte) string {
 			return c.name
 		}
 	}
+
 	return ""
 }
 
@@ -75,6 +76,7 @@ func Decompress(r io.Reader) (io.ReadCloser, error) {
 	case "lzo":
 		return nil, fmt.Errorf("%w for lzo", ErrNoDecoder)
 	}
+
 	return io.NopCloser(in), nil
 }
 
@@ -117,6 +119,7 @@ func checkXZFilter(h []byte) error {
 		_, n := binary.Uvarint(filter)
 		filter = filter[max(n, 0):]
 	}
+
 	if len(filter) < 3 {
 		return errors.New("xz: a broken block header")
 	}

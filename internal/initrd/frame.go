@@ -77,6 +77,7 @@ func (f *frame) Read(p []byte) (int, error) {
 			f.rest = 0
 			return 0, noEOF(err)
 		}
+
 		f.next = next
 	}
 
@@ -85,6 +86,7 @@ func (f *frame) Read(p []byte) (int, error) {
 		f.ahead = f.ahead[n:]
 		return n, nil
 	}
+
 	n, err := f.in.Read(p[:min(int64(len(p)), f.rest)])
 	f.rest -= int64(n)
 	return n, noEOF(err)
@@ -219,6 +221,7 @@ func xzChunk(f *frame) (frameState, error) {
 	default:
 		return nil, errors.New("xz: a broken block")
 	}
+
 	return xzChunk, nil
 }
 
@@ -246,6 +249,7 @@ func xzRecords(f *frame, left uint64) (frameState, error) {
 			return nil, err
 		}
 	}
+
 	return func(f *frame) (frameState, error) { return xzRecords(f, left-1) }, nil
 }
 
@@ -326,10 +330,12 @@ func (z *lz4Blocks) next() error {
 	if _, err := io.ReadFull(z.in, z.packed[:size]); err != nil {
 		return noEOF(err)
 	}
+
 	n, err := lz4.UncompressBlock(z.packed[:size], z.block)
 	if err != nil {
 		return err
 	}
+
 	z.out = z.block[:n]
 	return nil
 }
@@ -360,6 +366,7 @@ func (b *bzip2Stream) Read(p []byte) (int, error) {
 		b.end = true
 		return n, b.in.discard()
 	}
+
 	return n, err
 }
 

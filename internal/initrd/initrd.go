@@ -138,6 +138,7 @@ func (h Header) Type() fs.FileMode {
 	case typeSocket:
 		return fs.ModeSocket
 	}
+
 	return fs.ModeIrregular
 }
 

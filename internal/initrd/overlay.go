@@ -38,6 +38,7 @@ func Overlay(files []File) []byte {
 		}
 		all = append(all, f)
 	}
+
 	return Archive(all)
 }
 
@@ -57,6 +58,7 @@ func Archive(files []File) []byte {
 			writeEntry(&b, inode, typeRegular|int(f.Mode.Perm()), 1, clean(f.Path), f.Data)
 		}
 	}
+
 	writeEntry(&b, len(files)+1, 0, 1, trailer, nil)
 	return b.Bytes()
 }

@@ -132,6 +132,7 @@ func walkArchive(in *Stream, f WalkFunc) error {
 		if err != nil {
 			return err
 		}
+
 		if name == trailer {
 			return nil
 		}
@@ -162,6 +163,7 @@ func readEntry(in *Stream) (h Header, name string, err error) {
 	if err := checkMagic(raw); err != nil {
 		return Header{}, "", err
 	}
+
 	h, err = ParseHeader(raw)
 	if err != nil {
 		return Header{}, "", errors.New("a broken entry in the cpio archive")
@@ -176,6 +178,7 @@ func readEntry(in *Stream) (h Header, name string, err error) {
 	if _, err := io.ReadFull(in, padded); err != nil {
 		return Header{}, "", noEOF(err)
 	}
+
 	text, _, _ := bytes.Cut(padded, []byte{0})
 	return h, clean(string(text)), nil
 }

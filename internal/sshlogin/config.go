@@ -95,6 +95,7 @@ func (r *reader) read(f configFile, taken bool, depth int) error {
 	if err != nil {
 		return fmt.Errorf("read your SSH settings: %w", err)
 	}
+
 	outside := taken
 	number := 0
 	for line := range bytes.Lines(data) {
@@ -104,6 +105,7 @@ func (r *reader) read(f configFile, taken bool, depth int) error {
 		if err != nil {
 			return fmt.Errorf("read your SSH settings: %s: %w", at, err)
 		}
+
 		if len(words) == 0 {
 			continue
 		}
@@ -121,10 +123,12 @@ func (r *reader) read(f configFile, taken bool, depth int) error {
 				r.set(keyword, value{text: strings.Join(args, " "), operator: f.operator, at: at}, args[0])
 			}
 		}
+
 		if err != nil {
 			return fmt.Errorf("read your SSH settings: %s: %w", at, err)
 		}
 	}
+
 	return nil
 }
 
@@ -141,9 +145,11 @@ func (r *reader) set(keyword string, v value, first string) {
 	default:
 		v.text = first
 	}
+
 	if _, said := r.one[keyword]; said || !slices.Contains(kept, keyword) {
 		return
 	}
+
 	// Whichever of the two comes first is the way.
 	_, jump := r.one["proxyjump"]
 	_, command := r.one["proxycommand"]
@@ -160,6 +166,7 @@ func (r *reader) include(f configFile, patterns []string, taken bool, depth int)
 		if err != nil {
 			return err
 		}
+
 		if !filepath.IsAbs(pattern) {
 			pattern = filepath.Join(f.folder, pattern)
 		}
@@ -167,6 +174,7 @@ func (r *reader) include(f configFile, patterns []string, taken bool, depth int)
 		if err != nil {
 			return fmt.Errorf("include %s: %w", pattern, err)
 		}
+
 		for _, path := range files {
 			f.path = path
 			if err := r.read(f, taken, depth+1); err != nil {
@@ -174,6 +182,7 @@ func (r *reader) include(f configFile, patterns []string, taken bool, depth int)
 			}
 		}
 	}
+
 	return nil
 }
 
@@ -192,6 +201,7 @@ func safe(f configFile) error {
 	case info.Mode().Perm()&0o022 != 0:
 		return fmt.Errorf("%s can be written by others: run `chmod go-w %s`", f.path, f.path)
 	}
+
 	return nil
 }
 
@@ -217,6 +227,7 @@ func split(line string) ([]string, error) {
 		words = append(words, word)
 		rest = strings.TrimLeft(after, " \t")
 	}
+
 	return words, nil
 }
 
@@ -240,6 +251,7 @@ func cutWord(s string) (word, after string, err error) {
 			b.WriteByte(c)
 		}
 	}
+
 	if quote != 0 {
 		return "", "", fmt.Errorf("a quote is not closed in %s", s)
 	}

@@ -43,6 +43,7 @@ func (c *connection) connect(ctx context.Context) (*Machine, error) {
 			first = err
 		}
 	}
+
 	return nil, first
 }
 
@@ -50,6 +51,7 @@ func (c *connection) connect(ctx context.Context) (*Machine, error) {
 func (c *connection) dial(ctx context.Context) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectLimit)
 	defer cancel()
+
 	if len(c.way) > 0 {
 		conn, err := c.way[len(c.way)-1].DialContext(ctx, "tcp", c.settings.address())
 		if err != nil {
@@ -57,6 +59,7 @@ func (c *connection) dial(ctx context.Context) (net.Conn, error) {
 		}
 		return conn, nil
 	}
+
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", c.settings.address())
 	var timeout net.Error
 	name := c.settings.name()
@@ -70,6 +73,7 @@ func (c *connection) dial(ctx context.Context) (net.Conn, error) {
 	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
 		return nil, fmt.Errorf("connect to %s: there is no way to it from here (%w): is the address right, and the machine on?", name, err)
 	}
+
 	return nil, fmt.Errorf("connect to %s: %w", name, err)
 }
 
@@ -87,17 +91,22 @@ func (c *connection) try(ctx context.Context, algorithms []string, auth *authFlo
 	if err != nil {
 		return nil, err
 	}
+
 	s := c.settings
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
+
 	m := &Machine{Host: s.host, Port: s.port, User: s.user, Jump: c.jump()}
 	if remote, err := netip.ParseAddrPort(conn.RemoteAddr().String()); err == nil && m.Jump == "" {
 		m.Address = netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port())
 	}
+
 	var refused error
+
 	// A person may take their time; what answers the port may not.
 	hello := time.AfterFunc(helloLimit, func() { conn.Close() })
 	defer hello.Stop()
+
 	client, chans, reqs, err := ssh.NewClientConn(conn, s.address(), &ssh.ClientConfig{
 		User: s.user, Auth: auth.methods, HostKeyAlgorithms: algorithms,
 		HostKeyCallback: func(_ string, remote net.Addr, key ssh.PublicKey) error {
@@ -122,8 +131,10 @@ func (c *connection) try(ctx context.Context, algorithms []string, auth *authFlo
 		case c.given() != "" && noneInCommon(err):
 			return nil, fmt.Errorf("connect to %s: it has no host key of the type of --ssh-host-key (%w): %w", s.name(), errOtherKey, err)
 		}
+
 		return nil, fmt.Errorf("speak SSH with %s: %w", s.name(), err)
 	}
+
 	if !stop() {
 		client.Close()
 		return nil, ctx.Err()

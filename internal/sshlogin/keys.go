@@ -48,6 +48,7 @@ func (c *connection) auth(ctx context.Context) (*authFlow, error) {
 		a.close()
 		return nil, err
 	}
+
 	named := len(c.Identities) > 0 && c.primary || c.settings.only
 	others := slices.DeleteFunc(slices.Clone(held), func(k ssh.Signer) bool { return find(files, k.PublicKey()) != nil })
 	keys := slices.Concat(others, files)
@@ -57,6 +58,7 @@ func (c *connection) auth(ctx context.Context) (*authFlow, error) {
 	case named:
 		keys = slices.Concat(files, others)
 	}
+
 	if len(others) > 0 && !c.settings.only {
 		a.tried = append(a.tried, fmt.Sprintf("the SSH agent's keys (%d)", len(others)))
 	}
@@ -111,6 +113,7 @@ func (c *connection) keyFiles(ctx context.Context, a *authFlow, held []ssh.Signe
 			a.tried = append(a.tried, fmt.Sprintf("%s (not: %v)", id.file, err))
 		}
 	}
+
 	return keys, nil
 }
 
@@ -126,18 +129,22 @@ func (c *connection) readKey(ctx context.Context, file string, held []ssh.Signer
 			return c.readPublic(ctx, file, public, held)
 		}
 	}
+
 	if public := publicHalf(file); public != nil {
 		if key := find(held, public); key != nil {
 			return key, nil
 		}
 	}
+
 	if err != nil {
 		return nil, err
 	}
+
 	key, err := c.parseKey(ctx, file, data)
 	if err != nil {
 		return nil, err
 	}
+
 	if same := find(held, key.PublicKey()); same != nil {
 		return same, nil
 	}
@@ -266,6 +273,7 @@ func (c *connection) askPassword(ctx context.Context) []ssh.AuthMethod {
 					return nil, err
 				}
 			}
+
 			return answers, nil
 		}), tries),
 	}

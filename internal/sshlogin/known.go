@@ -49,6 +49,7 @@ func knownKeys(files []string, name string) []knownKey {
 			found = append(found, knownKey{file, number, marker, key})
 		}
 	}
+
 	return found
 }
 
@@ -119,6 +120,7 @@ func (c *connection) algorithms() [][]string {
 		}
 		return [][]string{algorithmsOf(key.Type())}
 	}
+
 	exact, loose := c.settings.knownLines()
 	var first []string
 	for _, k := range slices.Concat(exact, loose) {
@@ -129,12 +131,14 @@ func (c *connection) algorithms() [][]string {
 			first = append(first, algorithmsOf(k.key.Type())...)
 		}
 	}
+
 	var all []string
 	for _, a := range slices.Concat(first, slices.Concat(keyAlgorithms()...)) {
 		if !slices.Contains(all, a) {
 			all = append(all, a)
 		}
 	}
+
 	return [][]string{all}
 }
 
@@ -162,23 +166,27 @@ func (c *connection) judge(ctx context.Context, remote net.Addr, key ssh.PublicK
 		}
 		key = cert.Key
 	}
+
 	print := ssh.FingerprintSHA256(key)
 	for _, k := range slices.Concat(exact, loose) {
 		if k.marker == "revoked" && sameKey(k.key, key) {
 			return "", fmt.Errorf("%s has the host key %s, which %s revokes", c.settings.name(), print, k)
 		}
 	}
+
 	var other *knownKey
 	for _, k := range slices.Concat(exact, loose) {
 		if k.marker == "" && sameKey(k.key, key) {
 			return "known from " + k.file, nil
 		}
 	}
+
 	for _, k := range exact {
 		if k.marker == "" && other == nil {
 			other = &k
 		}
 	}
+
 	if other != nil {
 		return "", c.changed(key, *other)
 	}
@@ -209,6 +217,7 @@ func (c *connection) judgeCertificate(cert *ssh.Certificate, remote net.Addr,
 			return "", fmt.Errorf("%s has a host key or an authority that %s revokes", c.settings.name(), k)
 		}
 	}
+
 	i := slices.IndexFunc(lines, func(k knownKey) bool {
 		return k.marker == "cert-authority" && sameKey(k.key, cert.SignatureKey)
 	})
@@ -216,6 +225,7 @@ func (c *connection) judgeCertificate(cert *ssh.Certificate, remote net.Addr,
 		return "", nil
 	}
 	checker := ssh.CertChecker{IsHostAuthority: func(ssh.PublicKey, string) bool { return true }}
+
 	// Certificates are made out to names without ports.
 	name := net.JoinHostPort(cmp.Or(c.settings.alias, strings.ToLower(c.settings.host)), "22")
 	if err := checker.CheckHostKey(name, remote, cert); err != nil {
@@ -265,11 +275,13 @@ func (c *connection) confirm(ctx context.Context, key ssh.PublicKey) (how string
 		return "", fmt.Errorf("%s is not among the known hosts, and %s; its host key is %s (%s): if that is the machine's own "+
 			"(`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on it), %s%s", s.name(), why, print, key.Type(), mend, s.uncheckedWords())
 	}
+
 	answer, err := c.Ask.Line(ctx, fmt.Sprintf("%s is not among the known hosts. Its host key is\n  %s (%s)\n"+
 		"Is that the machine's own? Type yes, or paste the fingerprint: ", s.name(), print, key.Type()))
 	if err != nil {
 		return "", err
 	}
+
 	if answer = strings.TrimSpace(answer); answer != "yes" && answer != print {
 		return "", fmt.Errorf("the host key of %s, %s, was not confirmed", s.name(), print)
 	}

@@ -23,8 +23,10 @@ func matches(s, pattern string) bool {
 		case s == "" || pattern[0] != '?' && pattern[0] != s[0]:
 			return false
 		}
+
 		s, pattern = s[1:], pattern[1:]
 	}
+
 	return s == ""
 }
 
@@ -69,14 +71,17 @@ func (r *reader) match(args []string, o Operator, at string) (bool, error) {
 				}
 				arg = args[i]
 			}
+
 			var known bool
 			if holds, known = r.holds(criterion, arg, o, at); !known {
 				all = false // what cannot be told is not taken, nor is its opposite
 				continue
 			}
 		}
+
 		all = all && holds != not
 	}
+
 	return all, nil
 }
 
@@ -100,6 +105,7 @@ func (r *reader) holds(criterion, arg string, o Operator, at string) (holds, kno
 			r.exec = append(r.exec, at)
 		}
 	}
+
 	return false, false
 }
 
@@ -141,5 +147,6 @@ func onNetwork(networks []string) bool {
 			}
 		}
 	}
+
 	return false
 }

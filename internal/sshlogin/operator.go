@@ -45,6 +45,7 @@ func (p Process) Operators() ([]Operator, error) {
 	if self.Home == "" && err == nil {
 		self.Home = account.HomeDir
 	}
+
 	if self.Home == "" {
 		return nil, fmt.Errorf("find the folder of your SSH keys: HOME is not set: %w", err)
 	}
@@ -56,6 +57,7 @@ func (p Process) Operators() ([]Operator, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the home of sudo's caller (SUDO_UID %s): %w", uid, err)
 	}
+
 	caller := Operator{Name: account.Username, UID: uid, Home: account.HomeDir, Agent: self.Agent}
 	if caller.Agent == "" {
 		caller.Agent = p.callersAgent(uid)
@@ -77,17 +79,20 @@ func (p Process) callersAgent(uid string) string {
 		if err != nil {
 			return ""
 		}
+
 		for setting := range bytes.SplitSeq(env, []byte{0}) {
 			if socket, ok := bytes.CutPrefix(setting, []byte("SSH_AUTH_SOCK=")); ok && len(socket) > 0 {
 				return string(socket)
 			}
 		}
+
 		parent, owner := readStatus(filepath.Join(dir, "status"))
 		if owner == uid || parent <= 1 {
 			return ""
 		}
 		pid = parent
 	}
+
 	return ""
 }
 
@@ -107,6 +112,7 @@ func readStatus(file string) (parent int, uid string) {
 			uid = words[1]
 		}
 	}
+
 	return parent, uid
 }
 

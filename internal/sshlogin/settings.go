@@ -46,12 +46,14 @@ func (l *Login) resolve(to Target, primary bool) (*settings, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	s := &settings{user: r.userName(), host: r.hostName(), port: cmp.Or(to.Port, 22)}
 	if v, said := r.one["port"]; said && to.Port == 0 {
 		if s.port, err = strconv.Atoi(v.text); err != nil || s.port < 1 || s.port > 65535 {
 			return nil, fmt.Errorf("%s: Port %s: ports go from 1 to 65535", v.at, v.text)
 		}
 	}
+
 	_, notIP := netip.ParseAddr(s.host)
 	if s.host == "" || notIP != nil && strings.ContainsAny(s.host, " /[]:%") || strings.HasPrefix(s.host, "-") {
 		return nil, fmt.Errorf("%s: HostName %s: write a host name or an address; of the tokens only %%h and %%%% are known there",
@@ -64,6 +66,7 @@ func (l *Login) resolve(to Target, primary bool) (*settings, error) {
 	if err := s.jumpSettings(r); err != nil {
 		return nil, err
 	}
+
 	for _, at := range r.exec {
 		s.notes = append(s.notes, at+": Match exec is not run, and what is below it is left out")
 	}
@@ -77,6 +80,7 @@ func (l *Login) keySettings(s *settings, r *reader, primary bool) error {
 			s.identities = append(s.identities, identity{file, true})
 		}
 	}
+
 	for _, v := range r.keys {
 		if v.text == "none" {
 			continue
@@ -87,6 +91,7 @@ func (l *Login) keySettings(s *settings, r *reader, primary bool) error {
 		}
 		s.identities = append(s.identities, identity{file: file})
 	}
+
 	s.only = r.yes("identitiesonly")
 	if len(s.identities) == 0 && len(r.keys) == 0 {
 		s.identities = defaultKeys(l.Operators)
@@ -107,6 +112,7 @@ func (l *Login) keySettings(s *settings, r *reader, primary bool) error {
 		s.agent, err = s.expand(v, r)
 		return err
 	}
+
 	return nil
 }
 
@@ -128,6 +134,7 @@ func (s *settings) jumpSettings(r *reader) error {
 		}
 		s.jumps = append(s.jumps, t)
 	}
+
 	return nil
 }
 
@@ -145,6 +152,7 @@ func (l *Login) knownSettings(s *settings, r *reader) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", v.at, err)
 		}
+
 		for _, file := range words[1:] {
 			if file == "none" || file == "/dev/null" {
 				s.unchecked = append(s.unchecked, fmt.Sprintf("%s: the known hosts go on to count", v.at))
@@ -156,6 +164,7 @@ func (l *Login) knownSettings(s *settings, r *reader) error {
 			s.knownHosts = append(s.knownHosts, file)
 		}
 	}
+
 	if l.System != "" {
 		s.knownHosts = append(s.knownHosts, filepath.Join(l.System, "ssh_known_hosts"), filepath.Join(l.System, "ssh_known_hosts2"))
 	}
@@ -165,6 +174,7 @@ func (l *Login) knownSettings(s *settings, r *reader) error {
 	case "no", "false", "off", "accept-new":
 		s.unchecked = append(s.unchecked, fmt.Sprintf("%s: StrictHostKeyChecking %s does not hold here, for the disks would be another machine's", v.at, v.text))
 	}
+
 	if r.yes("nohostauthenticationforlocalhost") {
 		s.unchecked = append(s.unchecked, r.one["nohostauthenticationforlocalhost"].at+": NoHostAuthenticationForLocalhost does not hold here")
 	}
@@ -192,10 +202,12 @@ func (s *settings) expand(v value, r *reader) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", v.at, err)
 	}
+
 	local, err := os.Hostname()
 	if err != nil {
 		return "", err
 	}
+
 	short, _, _ := strings.Cut(local, ".")
 	tokens := map[byte]string{
 		'%': "%",
@@ -233,6 +245,7 @@ func (s *settings) expand(v value, r *reader) (string, error) {
 			b.WriteByte(text[i])
 		}
 	}
+
 	return b.String(), nil
 }
 

@@ -36,11 +36,13 @@ func ParseTarget(s string) (Target, error) {
 			return Target{}, wrong
 		}
 	}
+
 	ip, err := netip.ParseAddr(strings.Trim(t.Host, "[]"))
 	if err == nil {
 		t.Host = ip.String()
 		return t, nil
 	}
+
 	if colon := strings.LastIndex(t.Host, ":"); colon >= 0 {
 		port, err := strconv.ParseUint(t.Host[colon+1:], 10, 16)
 		if err != nil || port == 0 {
@@ -48,6 +50,7 @@ func ParseTarget(s string) (Target, error) {
 		}
 		t.Host, t.Port = t.Host[:colon], int(port)
 	}
+
 	if bare, ok := strings.CutPrefix(t.Host, "["); ok {
 		ip, err := netip.ParseAddr(strings.TrimSuffix(bare, "]"))
 		if err != nil {
@@ -56,6 +59,7 @@ func ParseTarget(s string) (Target, error) {
 		t.Host = ip.String()
 		return t, nil
 	}
+
 	if t.Host == "" || strings.ContainsAny(t.Host, " \t:/[]") || strings.HasPrefix(t.Host, "-") {
 		return Target{}, wrong
 	}
@@ -162,10 +166,12 @@ func (l *Login) connect(ctx context.Context, to Target, passwords bool, depth in
 	if err != nil {
 		return nil, err
 	}
+
 	way, err := l.jumps(ctx, s, depth)
 	if err != nil {
 		return nil, err
 	}
+
 	c := &connection{Login: l, settings: s, primary: depth == 0, passwords: passwords, way: way}
 	m, err := c.connect(ctx)
 	var refused *Refused
@@ -176,6 +182,7 @@ func (l *Login) connect(ctx context.Context, to Target, passwords bool, depth in
 		(&Machine{way: way}).Close()
 		return nil, err
 	}
+
 	m.Notes, m.way = s.notes, way
 	return m, nil
 }
@@ -189,12 +196,14 @@ func (l *Login) jumps(ctx context.Context, s *settings, depth int) (way []jumpHo
 		} else {
 			m, err = l.connectThrough(ctx, next, way)
 		}
+
 		if err != nil {
 			(&Machine{way: way}).Close()
 			return nil, fmt.Errorf("on the way to %s (ProxyJump, %s): %w", s.name(), s.jumpsAt, err)
 		}
 		way = append(append(way, m.way...), jumpHop{m.Client, m.Name()})
 	}
+
 	return way, nil
 }
 

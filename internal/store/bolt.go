@@ -68,6 +68,7 @@ func (b *Bolt) List(ctx context.Context, prefix, after string) (recs []Record, e
 			}
 			recs = append(recs, rec)
 		}
+
 		return nil
 	})
 	if err == nil && len(damaged) > 0 {
@@ -151,6 +152,7 @@ func (b *Bolt) Commit(ctx context.Context, expect []Version, writes []Write) err
 
 	b.writing.Lock()
 	defer b.writing.Unlock()
+
 	if c.done {
 		return c.err
 	}
@@ -176,6 +178,7 @@ func (b *Bolt) Commit(ctx context.Context, expect []Version, writes []Write) err
 			b.watchers.notify(c.changed)
 		}
 	}
+
 	return c.err
 }
 
@@ -198,16 +201,19 @@ func (b *Bolt) apply(tx *bbolt.Tx, c *commit) error {
 			return nil
 		}
 	}
+
 	for _, w := range c.writes {
 		if w.Lease != 0 && !b.alive(w.Lease) {
 			c.err = fmt.Errorf("%s: %w", w.Key, ErrLeaseEnded)
 			return nil
 		}
 	}
+
 	version, err := records.NextSequence()
 	if err != nil {
 		return err
 	}
+
 	for _, w := range c.writes {
 		changed, err := writeTo(tx, w, version)
 		if err != nil {
@@ -215,6 +221,7 @@ func (b *Bolt) apply(tx *bbolt.Tx, c *commit) error {
 		}
 		c.changed = append(c.changed, changed...)
 	}
+
 	return nil
 }
 
@@ -236,6 +243,7 @@ func writeTo(tx *bbolt.Tx, w Write, version uint64) (changed []string, err error
 		}
 		return []string{w.Key}, tie(tx, w.Key, w.Lease)
 	}
+
 	for _, key := range changed {
 		err := records.Delete([]byte(key))
 		if err != nil {
@@ -245,6 +253,7 @@ func writeTo(tx *bbolt.Tx, w Write, version uint64) (changed []string, err error
 			return nil, err
 		}
 	}
+
 	return changed, nil
 }
 
@@ -281,6 +290,7 @@ func untie(tx *bbolt.Tx, which func(lease int64) bool) (changed []string, err er
 			_, err = writeTo(tx, Delete(key), 0)
 		}
 	}
+
 	return changed, err
 }
 
@@ -303,9 +313,11 @@ func (b *Bolt) Lease(ctx context.Context, ttl time.Duration) (Lease, error) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+
 	if b.closing.Err() != nil {
 		return Lease{}, errors.New("the store is closed")
 	}
+
 	b.lastLease++
 	id := b.lastLease
 	b.leases[id] = true

@@ -73,6 +73,7 @@ func checkStore(f *os.File) (c Check, err error) {
 	if err != nil {
 		return c, err
 	}
+
 	if info.Size() == 0 {
 		return c, errors.New("is damaged: it is empty")
 	}
@@ -88,6 +89,7 @@ func checkStore(f *os.File) (c Check, err error) {
 			c.Format, formatErr = strconv.Atoi(string(value[valueHead:]))
 			return
 		}
+
 		if bucket == string(firstBucket) && c.Format > 1 {
 			return // only there for older programs
 		}
@@ -107,6 +109,7 @@ func checkStore(f *os.File) (c Check, err error) {
 	if err != nil {
 		return c, fmt.Errorf("is damaged: %w", err)
 	}
+
 	return c, nil
 }
 
@@ -130,6 +133,7 @@ func openBolt(path string) (*Bolt, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: 100 * time.Millisecond})
 	if errors.Is(err, bolterr.ErrTimeout) {
 		err = ErrInUse
@@ -137,6 +141,7 @@ func openBolt(path string) (*Bolt, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	b := &Bolt{Found: check, db: db, leases: make(map[int64]bool)}
 	b.closing, b.cancel = context.WithCancel(context.Background())
 	if check.Format < storeFormat {
@@ -161,6 +166,7 @@ func beforeOpening(path string) (c Check, err error) {
 	if err != nil {
 		return c, err
 	}
+
 	err = whileClosed(path, func(f *os.File) error {
 		empty := f == nil
 		if !empty {
@@ -170,6 +176,7 @@ func beforeOpening(path string) (c Check, err error) {
 			}
 			empty = info.Size() == 0
 		}
+
 		if empty && len(copies) == 0 {
 			return nil
 		}
@@ -182,6 +189,7 @@ func beforeOpening(path string) (c Check, err error) {
 		if err != nil {
 			return fmt.Errorf("%s %w; %s", path, err, adviseCopy(path))
 		}
+
 		if c.Format < storeFormat && c.Records > 0 {
 			return keepBefore(f)
 		}
@@ -238,6 +246,7 @@ func addChecksums(tx *bbolt.Tx) error {
 	if err != nil {
 		return err
 	}
+
 	if old := tx.Bucket(firstBucket); old != nil {
 		records.FillPercent = 0.9 // they come in order
 		err := old.ForEach(func(k, v []byte) error {
@@ -249,6 +258,7 @@ func addChecksums(tx *bbolt.Tx) error {
 		if err != nil {
 			return err
 		}
+
 		if err := records.SetSequence(old.Sequence()); err != nil {
 			return err
 		}
@@ -256,12 +266,14 @@ func addChecksums(tx *bbolt.Tx) error {
 			return err
 		}
 	}
+
 	// Programs that knew no formats would take the store for a new one. They cannot read this as their list of
 	// discovered machines, and do not start.
 	old, err := tx.CreateBucket(firstBucket)
 	if err != nil {
 		return err
 	}
+
 	version := make([]byte, 8)
 	return old.Put([]byte("discovered"), append(version, `"this store is of a newer version of provision"`...))
 }

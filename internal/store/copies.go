@@ -48,6 +48,7 @@ func Copies(path string) ([]Copy, error) {
 		}
 		copies = append(copies, Copy{filepath.Join(copiesOf(path), e.Name()), at, info.Size()})
 	}
+
 	return copies, nil
 }
 
@@ -173,9 +174,11 @@ func copyFile(path string, write func(io.Writer) error) (tmp string, check Check
 			err = errors.Join(fmt.Errorf("copy the store %s: %w", path, err), os.Remove(f.Name()))
 		}
 	}()
+
 	if err := errors.Join(write(f), f.Close()); err != nil {
 		return "", check, err
 	}
+
 	check, err = CheckFile(f.Name())
 	if err == nil {
 		err = check.understood()
@@ -183,10 +186,12 @@ func copyFile(path string, write func(io.Writer) error) (tmp string, check Check
 	if err != nil {
 		return "", check, err
 	}
+
 	db, err := bbolt.Open(f.Name(), 0o600, nil)
 	if err != nil {
 		return "", check, err
 	}
+
 	why := "the store is a copy of " + time.Now().UTC().Format(time.RFC3339)
 	return f.Name(), check, errors.Join(db.Update(markStale(why)), db.Close())
 }
@@ -238,6 +243,7 @@ func Restore(path, from string) (check Check, err error) {
 			return err
 		}
 		defer source.Close()
+
 		tmp, found, err := copyFile(path, func(w io.Writer) error {
 			_, err := io.Copy(w, source)
 			return err
@@ -245,6 +251,7 @@ func Restore(path, from string) (check Check, err error) {
 		if err != nil {
 			return err
 		}
+
 		check = found
 		if err := os.Rename(path, path+".replaced"); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return errors.Join(err, os.Remove(tmp))

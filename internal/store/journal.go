@@ -107,6 +107,7 @@ func scanEntries(data []byte, do func(key string, value []byte)) (size int64, sk
 		at += int(n)
 		size = int64(at)
 	}
+
 	return size, skipped
 }
 
@@ -153,6 +154,7 @@ func (j *Journal) Adopt(ctx context.Context, from Store, prefix string) error {
 		}
 		gone = append(gone, Delete(rec.Key))
 	}
+
 	j.mu.Unlock()
 	if err := j.Commit(ctx, nil, here); err != nil {
 		return err
@@ -236,6 +238,7 @@ func (j *Journal) Commit(ctx context.Context, expect []Version, writes []Write) 
 			return fmt.Errorf("write the journal %s: the record %s is too large", j.path, w.Key)
 		}
 	}
+
 	n := &note{writes: writes}
 	j.mu.Lock()
 	j.waiting = append(j.waiting, n)
@@ -243,6 +246,7 @@ func (j *Journal) Commit(ctx context.Context, expect []Version, writes []Write) 
 
 	j.writing.Lock()
 	defer j.writing.Unlock()
+
 	if n.done {
 		return n.err
 	}
@@ -256,9 +260,11 @@ func (j *Journal) Commit(ctx context.Context, expect []Version, writes []Write) 
 			b = appendEntry(b, w.Key, w.Value)
 		}
 	}
+
 	err := j.write(b)
 	j.mu.Lock()
 	defer j.mu.Unlock()
+
 	for _, n := range group {
 		n.done, n.err = true, err
 		for _, w := range n.writes {
@@ -267,10 +273,12 @@ func (j *Journal) Commit(ctx context.Context, expect []Version, writes []Write) 
 			}
 		}
 	}
+
 	if err == nil && j.size > max(journalRoom, 4*j.live, j.tidy) {
 		j.tidy = 2 * j.size // if it cannot be now
 		j.broken = j.compact()
 	}
+
 	return n.err
 }
 
@@ -295,6 +303,7 @@ func (j *Journal) write(b []byte) error {
 		}
 		return err
 	}
+
 	j.size += int64(len(b))
 	return nil
 }
@@ -321,6 +330,7 @@ func (j *Journal) compact() error {
 	if err != nil {
 		return nil // the old one still serves
 	}
+
 	if _, err = f.Write(b); err == nil {
 		err = f.Sync()
 	}
@@ -330,6 +340,7 @@ func (j *Journal) compact() error {
 	if err != nil {
 		return errors.Join(f.Close(), os.Remove(next)) // as above
 	}
+
 	err = errors.Join(j.file.Close(), SyncDir(filepath.Dir(j.path)))
 	j.file = f
 	j.size = int64(len(b))

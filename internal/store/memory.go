@@ -70,16 +70,19 @@ func (m *Memory) Commit(ctx context.Context, expect []Version, writes []Write) e
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+
 	for _, want := range expect {
 		if m.records[want.Key].Version != want.Version {
 			return fmt.Errorf("%s: %w", want.Key, ErrConflict)
 		}
 	}
+
 	for _, w := range writes {
 		if w.Lease != 0 && !m.leases[w.Lease] {
 			return fmt.Errorf("%s: %w", w.Key, ErrLeaseEnded)
 		}
 	}
+
 	m.version++
 	var changed []string
 	for _, w := range writes {
@@ -103,6 +106,7 @@ func (m *Memory) write(w Write) (changed []string) {
 		value := bytes.Clone(w.Value)
 		m.records[w.Key] = leasedRecord{Record{Key: w.Key, Value: value, Version: m.version}, w.Lease}
 	}
+
 	return []string{w.Key}
 }
 
@@ -129,6 +133,7 @@ func (m *Memory) Lease(ctx context.Context, ttl time.Duration) (Lease, error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+
 	if m.leases == nil {
 		m.leases = make(map[int64]bool)
 	}

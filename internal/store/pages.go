@@ -77,6 +77,7 @@ func lastTransaction(r io.ReaderAt, size int64) (tx transaction, reverted bool, 
 			return first, false, nil
 		}
 	}
+
 	if !firstOK {
 		return tx, false, fmt.Errorf("pages 0 and 1, which say where everything is, are both damaged")
 	}
@@ -125,9 +126,11 @@ func (f *pageFile) read(id uint64) (p boltPage, err error) {
 	} else {
 		data = make([]byte, f.pageSize)
 	}
+
 	if _, err := f.ReadAt(data, int64(id*f.pageSize)); err != nil {
 		return p, err
 	}
+
 	p = boltPage{
 		id:    binary.LittleEndian.Uint64(data),
 		kind:  binary.LittleEndian.Uint16(data[8:]),
@@ -143,11 +146,13 @@ func (f *pageFile) read(id uint64) (p boltPage, err error) {
 			return p, err
 		}
 	}
+
 	if more > 0 {
 		f.free(p)
 		p.data = make([]byte, (more+1)*f.pageSize)
 		_, err = f.ReadAt(p.data, int64(id*f.pageSize))
 	}
+
 	return p, err
 }
 
@@ -206,6 +211,7 @@ func (f *pageFile) walk(id uint64, bucket string, keys limits, depth int) error 
 	case p.kind == branchPage && p.count > 0:
 		return f.walkBranch(p, bucket, keys, depth)
 	}
+
 	return fmt.Errorf("page %d is not what it is used as", id)
 }
 
@@ -215,12 +221,14 @@ func (f *pageFile) walkBranch(p boltPage, bucket string, keys limits, depth int)
 		if err != nil {
 			return err
 		}
+
 		below := limits{key, keys.high}
 		if i+1 < int(p.count) {
 			if _, below.high, _, err = p.element(i + 1); err != nil {
 				return err
 			}
 		}
+
 		if !keys.hold(key) || !(limits{high: below.high}).hold(key) {
 			return fmt.Errorf("page %d has keys out of order", p.id)
 		}
@@ -228,6 +236,7 @@ func (f *pageFile) walkBranch(p boltPage, bucket string, keys limits, depth int)
 			return err
 		}
 	}
+
 	return nil
 }
 
@@ -238,6 +247,7 @@ func (f *pageFile) walkLeaf(p boltPage, bucket string, keys limits, depth int) e
 		if err != nil {
 			return err
 		}
+
 		size := uint64(binary.LittleEndian.Uint32(head[12:]))
 		if size > uint64(len(after)) {
 			return fmt.Errorf("page %d has a value that does not lie in it", p.id)
@@ -255,10 +265,12 @@ func (f *pageFile) walkLeaf(p boltPage, bucket string, keys limits, depth int) e
 		default:
 			err = fmt.Errorf("page %d has a value of no kind that there is", p.id)
 		}
+
 		if err != nil {
 			return err
 		}
 	}
+
 	return nil
 }
 
@@ -283,6 +295,7 @@ func (f *pageFile) walkFree() error {
 	if err != nil {
 		return err
 	}
+
 	list, n := p.data[pageHead:], uint64(p.count)
 	if n == 0xFFFF { // the number itself does not fit
 		n, list = binary.LittleEndian.Uint64(list), list[8:]
@@ -299,10 +312,12 @@ func (f *pageFile) walkFree() error {
 			return fmt.Errorf("%w: it is free as well", err)
 		}
 	}
+
 	for id := uint64(2); id < f.pages; id++ {
 		if !f.used[id] {
 			return fmt.Errorf("page %d is neither used nor free", id)
 		}
 	}
+
 	return nil
 }

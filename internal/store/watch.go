@@ -47,12 +47,14 @@ func (ws *watchers) watch(ctx context.Context, prefix string) <-chan string {
 	go func() {
 		defer close(out)
 		defer ws.remove(w)
+
 		for {
 			select {
 			case <-ctx.Done():
 				return
 			case <-w.wake:
 			}
+
 			for _, key := range w.take() {
 				select {
 				case <-ctx.Done():

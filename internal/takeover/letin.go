@@ -22,19 +22,24 @@ const (
 func (v *Visit) script(ctx context.Context, root []string, command, input string) (string, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, sshCommandLimit, fmt.Errorf("no end within %s", sshCommandLimit))
 	defer cancel()
+
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
+
 	client := v.machine.Client
 	defer context.AfterFunc(ctx, func() { client.Close() })()
+
 	session, err := client.NewSession()
 	if err != nil {
 		return "", fmt.Errorf("open an SSH session: %w", err)
 	}
 	defer session.Close()
+
 	var out, errOut bytes.Buffer
 	session.Stdin = strings.NewReader(input)
 	session.Stdout = &text.Limit{To: &out, Most: maxAnswer, Full: end}
 	session.Stderr = &text.Limit{To: &errOut, Most: maxAnswer, Full: end}
+
 	// The login shell may be any; words in single quotes are the same to all.
 	command = "'" + strings.ReplaceAll(command, "'", `'\''`) + "'"
 	err = session.Run(strings.Join(append(root, "sh", "-c", command), " "))

@@ -71,6 +71,7 @@ func readSurroundings(out string) *surroundings {
 			s.sshd[setting] = value
 		}
 	}
+
 	return s
 }
 
@@ -118,6 +119,7 @@ func (s *surroundings) usable(user string, admitted bool) error {
 		return fmt.Errorf("%s is not root there, and sudo asks for a password or is missing (`sudo -n true` fails): "+
 			"log in as root, or let %s use sudo without a password", user, user)
 	}
+
 	return s.rootLogin()
 }
 
@@ -145,6 +147,7 @@ func (s *surroundings) rootLogin() error {
 	case s.sshd["pubkeyauthentication"] == "no":
 		return errors.New("its sshd takes no keys (PubkeyAuthentication no): set it to yes in /etc/ssh/sshd_config and reload sshd")
 	}
+
 	files := strings.Fields(s.sshd["authorizedkeysfile"])
 	if len(files) > 0 && !slices.ContainsFunc(files, func(f string) bool {
 		return f == ".ssh/authorized_keys" || f == "%h/.ssh/authorized_keys" || f == "/root/.ssh/authorized_keys"
@@ -152,6 +155,7 @@ func (s *surroundings) rootLogin() error {
 		return fmt.Errorf("its sshd does not read root's .ssh/authorized_keys (AuthorizedKeysFile %s): "+
 			"add that file in /etc/ssh/sshd_config and reload sshd", strings.Join(files, " "))
 	}
+
 	return nil
 }
 
@@ -179,6 +183,7 @@ func (s *surroundings) macs(reached netip.Addr) []string {
 			macs = append(macs, n.mac)
 		}
 	}
+
 	return macs
 }
 

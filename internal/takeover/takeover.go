@@ -104,12 +104,14 @@ func (v *Visit) Enter(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+
 	v.Take.HostKey = authorized(v.machine.HostKey)
 	out, err := v.script(ctx, nil, v.LookAround, "")
 	if err != nil {
 		v.machine.Close()
 		return fmt.Errorf("look around on %s: %w", v.machine.Name(), err)
 	}
+
 	v.found = readSurroundings(out)
 	return nil
 }
@@ -133,9 +135,11 @@ func (v *Visit) Check(ctx context.Context) error {
 		}
 		v.Take.Address, v.Take.Port = all[0].Addr().String(), int(all[0].Port())
 	}
+
 	if err := v.found.usable(v.machine.User, v.admitted); err != nil {
 		return err
 	}
+
 	// What the operator sees behind a jump is not what the server will.
 	if v.byKexec() && v.machine.Jump == "" {
 		return v.found.forwarded(v.Take)
@@ -157,6 +161,7 @@ func (v *Visit) reach(ctx context.Context) (_ hosts.Reached, why []string) {
 			why = append(why, err.Error())
 			continue
 		}
+
 		if !reached.Proved {
 			why = append(why, reached.Why)
 			continue
@@ -167,6 +172,7 @@ func (v *Visit) reach(ctx context.Context) (_ hosts.Reached, why []string) {
 		}
 		return reached, nil
 	}
+
 	return hosts.Reached{}, why
 }
 
@@ -189,6 +195,7 @@ func (v *Visit) addresses(ctx context.Context) []netip.AddrPort {
 			add(a, uint16(v.machine.Port))
 		}
 	}
+
 	if v.found != nil && v.found.here.IsValid() {
 		port := v.found.here.Port()
 		add(v.found.here.Addr(), port)
@@ -198,6 +205,7 @@ func (v *Visit) addresses(ctx context.Context) []netip.AddrPort {
 			}
 		}
 	}
+
 	return all
 }
 
@@ -228,5 +236,6 @@ func (v *Visit) CheckAdmitted(ctx context.Context) error {
 	case v.byKexec():
 		return readSurroundings(reached.Surroundings).forwarded(v.Take)
 	}
+
 	return nil
 }

@@ -30,6 +30,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 			break
 		}
 	}
+
 	var b strings.Builder
 	for i, part := range strings.Split(string(data[:whole]), own) {
 		if i%2 == 0 {
@@ -37,6 +38,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 		}
 		b.WriteString(part)
 	}
+
 	w.rest = append([]byte(nil), data[whole:]...)
 	if _, err := io.WriteString(w.To, b.String()); err != nil {
 		return 0, err

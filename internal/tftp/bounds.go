@@ -77,6 +77,7 @@ func (d *dispatcher) acquireShare(t *transfer) bool {
 			return false
 		}
 	}
+
 	for _, by := range sharers {
 		d.counts[by]++
 	}

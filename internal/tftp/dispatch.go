@@ -78,6 +78,7 @@ func (d *dispatcher) handle(packet []byte, client netip.AddrPort) {
 	if errors.Is(err, ErrUnresolved) && d.resolve(t, packet) {
 		return
 	}
+
 	d.opened(t, packet, f, err)
 }
 
@@ -162,6 +163,7 @@ func (d *dispatcher) refuse(client netip.AddrPort, reason error) {
 	case errors.Is(reason, errReadOnly):
 		code = codeAccess
 	}
+
 	packet := errorPacket(code, reason.Error())
 
 	conn, err := dial(client)
@@ -173,6 +175,7 @@ func (d *dispatcher) refuse(client netip.AddrPort, reason error) {
 		d.Log.Debug("TFTP refusal not sent", "to", client, "err", err)
 		return
 	}
+
 	d.observe(Event{Client: client, Sent: true, Packet: packet})
 }
 
@@ -261,6 +264,7 @@ func (d *dispatcher) end(t *transfer, err error) {
 	if t.readErr != nil {
 		d.Log.Error("read a file for TFTP", "file", d.displayName(t.Name), "at", t.sent, "err", t.readErr)
 	}
+
 	d.Log.Debug("TFTP", "client", t.client, "outcome", text)
 	d.observe(Event{Client: t.client, Sent: true, Text: text})
 	if err == nil && d.Completed != nil {
@@ -271,6 +275,7 @@ func (d *dispatcher) end(t *transfer, err error) {
 			Took:    time.Since(t.begun),
 		})
 	}
+
 	<-d.slots
 
 	if err == nil {

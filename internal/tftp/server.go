@@ -172,6 +172,7 @@ func (s *Server) Run(ctx context.Context, conn *net.UDPConn) error {
 
 	serving, stop := context.WithCancel(ctx)
 	defer stop()
+
 	defer context.AfterFunc(serving, func() { conn.Close() })()
 
 	d := newDispatcher(serving, s)

@@ -54,6 +54,7 @@ func (t *transfer) Read(p []byte) (int, error) {
 			t.reader = bufio.NewReaderSize(t.file.Content, readAhead)
 		}
 	}
+
 	n, err := t.reader.Read(p[:min(int64(len(p)), rest)])
 	t.sent += int64(n)
 

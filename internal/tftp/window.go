@@ -52,6 +52,7 @@ func (s *sender) send() error {
 		if err != nil {
 			return err
 		}
+
 		s.base += uint16(n)
 		s.free = append(s.free, s.window[:n]...)
 		s.window = append(s.window[:0], s.window[n:]...)
@@ -77,6 +78,7 @@ func (s *sender) fill() error {
 		s.free = s.free[:last]
 		s.window = append(s.window, packet[:4+n])
 	}
+
 	return nil
 }
 
@@ -138,6 +140,7 @@ func (s *sender) await(count func(ack uint16) (int, bool), acceptNone bool) (int
 		if err != nil {
 			return 0, err
 		}
+
 		if size < 4 || s.answer[0] != 0 {
 			continue
 		}

@@ -40,6 +40,7 @@ func (t Timeline) SVG(w io.Writer) error {
 		text(legend+16, 24, ` class="dim"`, string(side))
 		legend += 78
 	}
+
 	whole := math.Max(t.Seconds, 0.001)
 	x := func(s float64) float64 { return chartX + s/whole*chartWidth }
 	step := gridStep(whole)
@@ -47,6 +48,7 @@ func (t Timeline) SVG(w io.Writer) error {
 		fmt.Fprintf(b, `<line class="grid" x1="%.1f" x2="%.1f" y1="%d" y2="%d"/>`, x(s), x(s), top-6, height-24)
 		text(x(s), float64(height-10), ` class="dim" text-anchor="middle" font-size="11"`, fmt.Sprintf("%g s", s))
 	}
+
 	for i, p := range t.Phases {
 		y := float64(top + i*rowHeight)
 		text(chartX-10, y+13, ` text-anchor="end"`, p.Name)
@@ -60,6 +62,7 @@ func (t Timeline) SVG(w io.Writer) error {
 		}
 		text(chartX+chartWidth+14, y+13, ` class="dim"`, p.took()+", "+p.words())
 	}
+
 	b.WriteString("</svg>\n")
 	_, err := b.WriteTo(w)
 	return err

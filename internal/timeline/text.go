@@ -80,6 +80,7 @@ func (p Phase) words() string {
 		}
 		b.WriteString("; ")
 	}
+
 	if p.Failed {
 		b.WriteString("failed; ")
 	}

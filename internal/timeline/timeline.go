@@ -95,6 +95,7 @@ func Of(events []hosts.Event, now time.Time) Timeline {
 	for name := range r.open {
 		r.end(name, now).Open = true
 	}
+
 	// What took no time is what nobody waited for. A build that finds the flake as it was is over at once.
 	first := slices.IndexFunc(r.t.Phases, func(p Phase) bool { return p.Name == Build })
 	n := -1
@@ -169,6 +170,7 @@ func (r *reader) read(ev hosts.Event) {
 			r.failed = time.Time{}
 		}
 	}
+
 	switch ev.Kind {
 	case hosts.EventEnrolled, hosts.EventRetried:
 		r.begin(SwitchOn, t)
@@ -204,6 +206,7 @@ func (r *reader) build(ev hosts.Event) {
 	case hosts.EventBuilding:
 		r.begin(Build, ev.Time)
 	}
+
 	if i, ok := r.open[Build]; ok && !r.queued.IsZero() {
 		r.t.Phases[i].Queued += ev.Time.Sub(r.queued).Seconds()
 	}
@@ -245,9 +248,11 @@ func (r *reader) phase(ev hosts.Event) {
 				name = Wait
 			}
 		}
+
 		r.begin(name, ev.Time)
 		return
 	}
+
 	p := r.end(name, ev.Time)
 	if ev.Work != nil {
 		p.moved(ev.Work, p.Seconds)
