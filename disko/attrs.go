@@ -22,7 +22,7 @@ type reader struct {
 	owner   *topDevice               // whose content is being read
 	blocks  map[string]*block        // block devices, by the name that the layout gives them
 	members map[string][]claim       // of RAIDs, volume groups and pools, by "GROUP NAME"
-	least   map[string]fewestMembers // how many members each of these needs
+	fewest  map[string]fewestMembers // how many members each of these needs
 	borrows []claim                  // blocks that are named by content elsewhere
 }
 
@@ -49,12 +49,12 @@ func newReader() *reader {
 		seen:    map[string]string{},
 		blocks:  map[string]*block{},
 		members: map[string][]claim{},
-		least:   map[string]fewestMembers{},
+		fewest:  map[string]fewestMembers{},
 	}
 }
 
 func (r *reader) atLeast(key string, n int, path, what string) {
-	r.least[key] = fewestMembers{n, path, what}
+	r.fewest[key] = fewestMembers{n, path, what}
 }
 
 func (r *reader) errorf(path, format string, args ...any) {
@@ -198,18 +198,18 @@ func (a *attrs) list(name string) []string {
 	return v
 }
 
-// words reads a list that disko pastes into a shell script unquoted, so that one
+// stringList reads a list that disko pastes into a shell script unquoted, so that one
 // element may hold several words. What the shell would do beyond splitting is refused.
-func (a *attrs) words(name string) []string {
-	var words []string
+func (a *attrs) stringList(name string) []string {
+	var list []string
 	for _, v := range a.list(name) {
 		if strings.ContainsAny(v, "\"'`\\$;|&<>(){}*?[]~#!") {
 			a.bad(name, "%q has shell syntax, which is not supported; write each word as an element of its own", v)
 			continue
 		}
-		words = append(words, strings.Fields(v)...)
+		list = append(list, strings.Fields(v)...)
 	}
-	return words
+	return list
 }
 
 var devicePattern = regexp.MustCompile(`/dev/[^,= ]+`)

@@ -27,7 +27,7 @@ func parseBcachefsMember(a *attrs) deviceContent {
 	return m
 }
 
-func (m *bcachefsMember) fill(b *builder, on place) {
+func (m *bcachefsMember) fill(b *builder, on blockTarget) {
 	m.memberDevice.fill(b, on)
 	if list := b.members[m.key]; !list[len(list)-1].keep {
 		b.formatArgs[m.key] = slices.Concat(b.formatArgs[m.key], b.overwrite(m.args), []string{on.device})
@@ -37,7 +37,7 @@ func (m *bcachefsMember) fill(b *builder, on place) {
 func parseBcachefs(d *topDevice, a *attrs, _ string) {
 	a.want("type", "bcachefs_filesystem")
 	f := &bcachefs{name: a.str("name"), uuid: a.matches("uuid", guidPattern, "UUIDs"), passwordFile: a.file("passwordFile"),
-		args: a.borrow("extraFormatArgs", a.words("extraFormatArgs")), root: subvolume{mountpoint: a.mountpoint(), options: a.list("mountOptions")}}
+		args: a.borrow("extraFormatArgs", a.stringList("extraFormatArgs")), root: subvolume{mountpoint: a.mountpoint(), options: a.list("mountOptions")}}
 	a.unique("uuid", strings.ToUpper(f.uuid), a.at("uuid"))
 	a.atLeast("bcachefs_filesystems "+f.name, 1, a.path, "a file system")
 	names, sets := a.sets("subvolumes")
@@ -49,13 +49,13 @@ func parseBcachefs(d *topDevice, a *attrs, _ string) {
 	}
 
 	sortSubvolumes(f.subs)
-	d.on = place{device: "/dev/disk/by-uuid/" + strings.ToLower(f.uuid), name: f.name, at: a.path}
+	d.on = blockTarget{device: "/dev/disk/by-uuid/" + strings.ToLower(f.uuid), name: f.name, at: a.path}
 	d.body = f
 }
 
 // fill formats all members at once. The file system is known by its UUID, as mount takes
 // either that or all of its devices.
-func (f *bcachefs) fill(b *builder, on place) {
+func (f *bcachefs) fill(b *builder, on blockTarget) {
 	members := b.members["bcachefs_filesystems "+f.name]
 	if f.passwordFile != "" {
 		b.keys = append(b.keys, f.passwordFile)
@@ -82,7 +82,7 @@ func (f *bcachefs) fill(b *builder, on place) {
 	}
 }
 
-func (f *bcachefs) make(b *builder, on place) {
+func (f *bcachefs) make(b *builder, on blockTarget) {
 	argv := slices.Concat([]string{"bcachefs", "format"}, b.formatArgs["bcachefs_filesystems "+f.name], []string{"--uuid=" + f.uuid}, f.args)
 	if f.passwordFile != "" {
 		argv = append(argv, "--encrypted")
@@ -111,14 +111,14 @@ func (f *bcachefs) make(b *builder, on place) {
 	b.step("unmount "+f.name, on.device, "umount", scratch)
 }
 
-func (f *bcachefs) unlock(on place) Step {
+func (f *bcachefs) unlock(on blockTarget) Step {
 	return Step{Stage: StageMount, Name: "unlock " + f.name, Device: on.device, Stdin: f.passwordFile,
 		Argv: []string{"bcachefs", "unlock", "-k", "session", on.device}}
 }
 
 // mount makes the mount point itself: X-mount.mkdir does not work with bcachefs, says disko.
 // Where the file system is kept, its subvolumes are found missing only here.
-func (f *bcachefs) mount(b *builder, s subvolume, on place) {
+func (f *bcachefs) mount(b *builder, s subvolume, on blockTarget) {
 	var options []string
 	for _, o := range s.options {
 		if !slices.Contains(options, o) && o != "X-mount.mkdir" {

@@ -35,13 +35,13 @@ type swapfile struct {
 var swapfileSize = regexp.MustCompile(`^[1-9][0-9]*[KMGTP]$`)
 
 func parseBtrfs(a *attrs) deviceContent {
-	f := &btrfs{args: a.borrow("extraArgs", a.words("extraArgs")), root: parseSubvolume(a)}
+	f := &btrfs{args: a.borrow("extraArgs", a.stringList("extraArgs")), root: parseSubvolume(a)}
 	names, sets := a.sets("subvolumes")
 	for _, name := range names {
 		s := sets[name]
 		s.want("type", "btrfs_subvol")
 		sub := parseSubvolume(s)
-		sub.args = s.words("extraArgs")
+		sub.args = s.stringList("extraArgs")
 		sub.name = s.subvolumeName(a.path)
 		s.done()
 		f.subs = append(f.subs, sub)
@@ -95,9 +95,9 @@ func parseSubvolume(a *attrs) subvolume {
 
 // minimum is mkfs's, or what the swap files need: they have all of their extents at once.
 func (f *btrfs) minimum() int64 {
-	least := formats["btrfs"].of(f.args)
+	minimum := formats["btrfs"].of(f.args)
 	if devicePattern.MatchString(strings.Join(f.args, " ")) {
-		return least // on other devices, too
+		return minimum // on other devices, too
 	}
 	files := int64(0)
 	for _, s := range append([]subvolume{f.root}, f.subs...) {
@@ -105,7 +105,7 @@ func (f *btrfs) minimum() int64 {
 			files = min(files+file.bytes(), 1<<60)
 		}
 	}
-	return max(least, files)
+	return max(minimum, files)
 }
 
 // bytes is at most an exbibyte, so that some of them can be added.
@@ -119,7 +119,7 @@ func (s swapfile) bytes() int64 {
 }
 
 // fill makes the subvolumes in one mount; disko has one for each.
-func (f *btrfs) fill(b *builder, on place) {
+func (f *btrfs) fill(b *builder, on blockTarget) {
 	if b.make(f, on, "btrfs") {
 		b.step("format "+on.name+" with btrfs", on.device, append([]string{"mkfs.btrfs", on.device}, b.overwrite(f.args)...)...)
 		f.makeInside(b, on, f.root.swapfiles, f.subs)
@@ -131,7 +131,7 @@ func (f *btrfs) fill(b *builder, on place) {
 }
 
 // scan shows the kernel the devices of a file system that has several: mount names one.
-func (f *btrfs) scan(on place, stage Stage) []Step {
+func (f *btrfs) scan(on blockTarget, stage Stage) []Step {
 	if !devicePattern.MatchString(strings.Join(f.args, " ")) {
 		return nil
 	}
@@ -139,7 +139,7 @@ func (f *btrfs) scan(on place, stage Stage) []Step {
 }
 
 // makeInside makes files of the top level, and subvolumes with theirs.
-func (f *btrfs) makeInside(b *builder, on place, files []swapfile, subs []subvolume) {
+func (f *btrfs) makeInside(b *builder, on blockTarget, files []swapfile, subs []subvolume) {
 	if len(subs) == 0 && len(files) == 0 {
 		return
 	}
@@ -166,7 +166,7 @@ func (f *btrfs) makeInside(b *builder, on place, files []swapfile, subs []subvol
 }
 
 // parents makes the folders that a subvolume lies in, unless they are made already.
-func (b *builder) parents(on place, made *[]string, at string) {
+func (b *builder) parents(on blockTarget, made *[]string, at string) {
 	if dir := path.Dir(at); !slices.Contains(*made, dir) {
 		*made = append(*made, dir)
 		b.step("make folder "+strings.TrimPrefix(dir, scratch)+" on "+on.name, on.device, "mkdir", "-p", dir)
@@ -174,7 +174,7 @@ func (b *builder) parents(on place, made *[]string, at string) {
 }
 
 // keepInside compares a btrfs that is kept, once it was looked into, and makes what is missing.
-func (f *btrfs) keepInside(b *builder, on place) {
+func (f *btrfs) keepInside(b *builder, on blockTarget) {
 	for _, arg := range f.args {
 		for _, device := range devicePattern.FindAllString(arg, -1) {
 			if p := b.places[device]; p.found != nil && p.found.UUID != on.found.UUID {
@@ -233,14 +233,14 @@ func (f *btrfs) keepInside(b *builder, on place) {
 // path is the subvolume's, from the top level.
 func (s subvolume) path() string { return path.Clean("/" + s.name) }
 
-func (s subvolume) makeSwapfiles(b *builder, on place, dir string) {
+func (s subvolume) makeSwapfiles(b *builder, on blockTarget, dir string) {
 	for _, f := range s.swapfiles {
 		b.step("make swap file "+path.Join("/", s.name, f.file)+" on "+on.name, on.device,
 			"btrfs", "filesystem", "mkswapfile", "--size", f.size, path.Join(dir, f.file))
 	}
 }
 
-func (f *btrfs) mount(b *builder, on place) {
+func (f *btrfs) mount(b *builder, on blockTarget) {
 	for _, s := range append([]subvolume{f.root}, f.subs...) {
 		options := slices.Clone(s.options)
 		if s.name != "" {

@@ -31,8 +31,8 @@ type builder struct {
 	look    ProbePaths // all that a probe has to look into
 	blind   bool       // the facts do not tell all of that
 
-	places     map[string]place   // by the layout's name of the device
-	members    map[string][]place // by "GROUP NAME", in the order in which they are made
+	places     map[string]blockTarget   // by the layout's name of the device
+	members    map[string][]blockTarget // by "GROUP NAME", in the order in which they are made
 	formatArgs map[string][]string
 	tables     map[string]deviceContent
 	names      []uniqueName
@@ -54,10 +54,10 @@ type mount struct {
 }
 
 // fill walks the layout. Devices without a place stay as the layout names them.
-func (l *Layout) fill(b *builder, places map[*topDevice]place) {
+func (l *Layout) fill(b *builder, places map[*topDevice]blockTarget) {
 	b.stage = StageCreate
-	b.places = map[string]place{}
-	b.members = map[string][]place{}
+	b.places = map[string]blockTarget{}
+	b.members = map[string][]blockTarget{}
 	b.formatArgs = map[string][]string{}
 	b.tables, b.labels = map[string]deviceContent{}, map[string]string{}
 	for _, d := range l.devices {
@@ -79,14 +79,14 @@ func (l *Layout) fill(b *builder, places map[*topDevice]place) {
 }
 
 // fill walks content, which may be nil.
-func (b *builder) fill(c deviceContent, on place) {
+func (b *builder) fill(c deviceContent, on blockTarget) {
 	if c != nil {
 		c.fill(b, on)
 	}
 }
 
 // fits reports a device that is too small for its content.
-func (b *builder) fits(c deviceContent, on place) {
+func (b *builder) fits(c deviceContent, on blockTarget) {
 	title := on.title
 	if title == "" {
 		title = on.device + " (" + human(on.size) + ")"
@@ -96,13 +96,13 @@ func (b *builder) fits(c deviceContent, on place) {
 		if err == nil {
 			return
 		}
-		if least, ok := smallest(g.parts, on.sector); ok && least > on.size {
-			b.errorf(on.at, "%s is too small: it has %d bytes, the layout needs %s (%d bytes) at least: %v", title, on.size, human(least), least, err)
+		if minimum, ok := smallest(g.parts, on.sector); ok && minimum > on.size {
+			b.errorf(on.at, "%s is too small: it has %d bytes, the layout needs %s (%d bytes) at least: %v", title, on.size, human(minimum), minimum, err)
 		} else {
 			b.errorf(on.at, "%s: %v", title, err)
 		}
-	} else if least := c.minimum(); least > on.size {
-		b.errorf(on.at, "%s is too small: its content needs %s at least", title, human(least))
+	} else if minimum := c.minimum(); minimum > on.size {
+		b.errorf(on.at, "%s is too small: its content needs %s at least", title, human(minimum))
 	}
 }
 
@@ -155,7 +155,7 @@ func (b *builder) reread(dev string) {
 	b.settle(dev)
 }
 
-func (b *builder) wipe(on place) {
+func (b *builder) wipe(on blockTarget) {
 	b.step("wipe old signatures from "+on.name, on.device, "wipefs", "--all", "--force", on.device)
 }
 

@@ -47,16 +47,16 @@ func (p *Plan) Close(f *Facts) []Step {
 // release adds the steps after which nothing holds the disks: swap off, unmounted,
 // containers and volumes closed, the innermost first.
 func (p *Plan) release(b *builder, nodes []*placedDevice, which func(string) bool) {
-	var held []*placedDevice
+	var inUse []*placedDevice
 	for _, n := range nodes {
 		if slices.ContainsFunc(n.roots, which) {
-			held = append(held, n)
+			inUse = append(inUse, n)
 		}
 	}
 
 	for _, n := range nodes {
 		// The kernel shows a pool's volumes as disks of their own.
-		if slices.Contains(n.mountpoints(), "[SWAP]") && (n.isZvol() || slices.Contains(held, n)) {
+		if slices.Contains(n.mountpoints(), "[SWAP]") && (n.isZvol() || slices.Contains(inUse, n)) {
 			b.step("turn off swap on "+n.device(), n.device(), "swapoff", n.device())
 		}
 	}
@@ -67,15 +67,15 @@ func (p *Plan) release(b *builder, nodes []*placedDevice, which func(string) boo
 		b.step("unmount "+target+" if it is mounted", target, "sh", "-c", `! mountpoint -q -- "$0" || umount --recursive -- "$0"`, target)
 	}
 	var pools []string
-	for _, n := range held {
+	for _, n := range inUse {
 		if n.FSType == "zfs_member" && n.Label != "" && !slices.Contains(pools, n.Label) {
 			pools = append(pools, n.Label)
 			b.step("export the pool "+n.Label+" if it is imported", n.device(), "sh", "-c", `! zpool list -- "$0" >/dev/null 2>&1 || zpool export -f -- "$0"`, n.Label)
 		}
 	}
 
-	innermost(held)
-	stop(b, held)
+	innermost(inUse)
+	stop(b, inUse)
 }
 
 // unmount undoes what an earlier plan mounted, on whatever disk.

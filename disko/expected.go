@@ -31,7 +31,7 @@ func (s *Step) UnmarshalJSON(data []byte) error {
 }
 
 // setExpected tells how long each step takes.
-func setExpected(steps []Step, places map[string]place) {
+func setExpected(steps []Step, places map[string]blockTarget) {
 	sizes, tries := map[string]int64{}, map[string]time.Duration{}
 	for _, p := range places {
 		sizes[p.device] = p.size

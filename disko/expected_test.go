@@ -9,7 +9,7 @@ import (
 
 func TestUsual(t *testing.T) {
 	const tib = 1 << 40
-	places := map[string]place{"a": {device: "/dev/sda1", size: 2 * tib}, "b": {device: "/dev/sda2", size: tib / 1024}, "c": {device: "/dev/sda3"}}
+	places := map[string]blockTarget{"a": {device: "/dev/sda1", size: 2 * tib}, "b": {device: "/dev/sda2", size: tib / 1024}, "c": {device: "/dev/sda3"}}
 	for _, c := range []struct {
 		device, argv string
 		want         time.Duration

@@ -52,7 +52,7 @@ func parseFilesystem(a *attrs) deviceContent {
 
 func (f *filesystem) minimum() int64 { return formats[f.format].of(f.args) }
 
-func (f *filesystem) fill(b *builder, on place) {
+func (f *filesystem) fill(b *builder, on blockTarget) {
 	if b.make(f, on, cmp.Or(kinds[f.format], f.format)) {
 		argv := append([]string{"mkfs." + f.format}, b.overwrite(f.args)...)
 		b.step("format "+on.name+" with "+f.format, on.device, append(argv, on.device)...)
@@ -70,7 +70,7 @@ type nodev struct {
 func parseNodev(d *topDevice, a *attrs, name string) {
 	a.want("type", "nodev")
 	n := &nodev{kind: a.matches("fsType", formatPattern, "what mount -t knows, such as tmpfs"), options: a.list("mountOptions"), mountpoint: a.mountpoint()}
-	d.on = place{device: a.str("device"), name: name}
+	d.on = blockTarget{device: a.str("device"), name: name}
 	switch {
 	case n.bind():
 		a.absolute("device", d.on.device)
@@ -82,13 +82,13 @@ func parseNodev(d *topDevice, a *attrs, name string) {
 
 func (n *nodev) bind() bool {
 	return slices.ContainsFunc(n.options, func(o string) bool {
-		words := strings.Split(o, ",")
-		return slices.Contains(words, "bind") || slices.Contains(words, "rbind")
+		options := strings.Split(o, ",")
+		return slices.Contains(options, "bind") || slices.Contains(options, "rbind")
 	})
 }
 
 // fill mounts. What a bind mount shows is on the new system too, where it may not be yet.
-func (n *nodev) fill(b *builder, on place) {
+func (n *nodev) fill(b *builder, on blockTarget) {
 	if !n.bind() {
 		b.mount(n.mountpoint, n.kind, on.device, n.options)
 		return

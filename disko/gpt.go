@@ -172,15 +172,15 @@ func udevName(label string) string {
 }
 
 func (g *gptTable) minimum() int64 {
-	least, _ := smallest(g.parts, 512)
-	return least
+	minimum, _ := smallest(g.parts, 512)
+	return minimum
 }
 
 // fill makes the partition table and fills the partitions. The partitions are known by
 // the kernel's names where those are known: links by label race with udev and clash with
 // other disks' labels (disko#739, #551).
-func (g *gptTable) fill(b *builder, on place) {
-	var places []place
+func (g *gptTable) fill(b *builder, on blockTarget) {
+	var places []blockTarget
 	steps := len(b.steps)
 	switch {
 	case b.make(g, on, "gpt"):
@@ -219,7 +219,7 @@ func (g *gptTable) fill(b *builder, on place) {
 }
 
 // makeTable makes the table with all its partitions.
-func (g *gptTable) makeTable(b *builder, on place) []place {
+func (g *gptTable) makeTable(b *builder, on blockTarget) []blockTarget {
 	dev := on.device
 	for i, argv := range sgdisk(g.parts, dev) {
 		name := "make the partition table of " + dev
@@ -246,10 +246,10 @@ func (g *gptTable) makeTable(b *builder, on place) []place {
 }
 
 // unseen returns the partitions as they are named where nothing more is known.
-func (g *gptTable) unseen(on place) []place {
-	places := make([]place, len(g.parts))
+func (g *gptTable) unseen(on blockTarget) []blockTarget {
+	places := make([]blockTarget, len(g.parts))
 	for n, part := range g.parts {
-		places[n] = place{device: part.device, name: part.name, at: part.path, keep: on.keep}
+		places[n] = blockTarget{device: part.device, name: part.name, at: part.path, keep: on.keep}
 		if on.kernel && !on.keep {
 			places[n].device = numbered(on.device, n+1)
 		}

@@ -158,8 +158,8 @@ func (d *BlockDevice) foreign() string {
 // below /dev/disk; by the path of the device only where nothing better tells it from others,
 // for that may be another disk's after the next start. It returns those disks' devices, and
 // the words that name none of them, or more than one disk of the machine.
-func (p *Plan) Wiped(words []string) (devices, unknown []string) {
-	for _, w := range words {
+func (p *Plan) Wiped(named []string) (devices, unknown []string) {
+	for _, w := range named {
 		if found := p.facts.named(w); len(found) == 1 && p.taken(found[0]) {
 			devices = append(devices, found[0])
 		} else {

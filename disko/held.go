@@ -8,10 +8,10 @@ import (
 // Held says what on the plan's disks is mounted or open, by what the facts say; nothing
 // after [Plan.Close].
 func (p *Plan) Held(f *Facts) []string {
-	var held []string
+	var holders []string
 	for _, m := range f.Mounts {
 		if m.Target == target { // also what has no disk, such as a tmpfs
-			held = append(held, fmt.Sprintf("%s is mounted at %s", m.Source, m.Target))
+			holders = append(holders, fmt.Sprintf("%s is mounted at %s", m.Source, m.Target))
 		}
 	}
 
@@ -21,20 +21,20 @@ func (p *Plan) Held(f *Facts) []string {
 		}
 		for _, point := range n.mountpoints() {
 			if point == "[SWAP]" {
-				held = append(held, n.device()+" is on as swap")
+				holders = append(holders, n.device()+" is on as swap")
 			} else {
-				held = append(held, fmt.Sprintf("%s is mounted at %s", n.device(), point))
+				holders = append(holders, fmt.Sprintf("%s is mounted at %s", n.device(), point))
 			}
 		}
 
 		if n.holder() != holdsNothing {
-			held = append(held, fmt.Sprintf("%s (%s) is open", n.device(), n.Type))
+			holders = append(holders, fmt.Sprintf("%s (%s) is open", n.device(), n.Type))
 		}
 		if n.FSType == "zfs_member" && slices.Contains(f.Pools, n.Label) {
-			held = append(held, fmt.Sprintf("the pool %s is imported", n.Label))
+			holders = append(holders, fmt.Sprintf("the pool %s is imported", n.Label))
 		}
 	}
 
-	slices.Sort(held)
-	return slices.Compact(held)
+	slices.Sort(holders)
+	return slices.Compact(holders)
 }

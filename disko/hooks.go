@@ -92,11 +92,11 @@ func shellText(v any) string {
 	case bool:
 		return map[bool]string{true: "1"}[v]
 	case []any:
-		var words []string
+		var names []string
 		for _, e := range v {
-			words = append(words, shellText(e))
+			names = append(names, shellText(e))
 		}
-		return strings.Join(words, " ")
+		return strings.Join(names, " ")
 	}
 
 	return fmt.Sprint(v)
@@ -133,7 +133,7 @@ func (h *hooks) argv(name, device string) []string {
 }
 
 // step is a hook's step; none if there is no such hook.
-func (h *hooks) step(stage Stage, name string, on place) []Step {
+func (h *hooks) step(stage Stage, name string, on blockTarget) []Step {
 	if h.texts[name] == "" {
 		return nil
 	}
@@ -147,7 +147,7 @@ type hooked struct {
 	hooks *hooks
 }
 
-func (h hooked) fill(b *builder, on place) { b.around(h.hooks, on, h.deviceContent) }
+func (h hooked) fill(b *builder, on blockTarget) { b.around(h.hooks, on, h.deviceContent) }
 
 // bare returns content without its hooks.
 func bare(c deviceContent) deviceContent {
@@ -160,14 +160,14 @@ func bare(c deviceContent) deviceContent {
 // frame is what has mount hooks, while what is inside is planned.
 type frame struct {
 	*hooks
-	on place
+	on blockTarget
 }
 
 // around plans what something with hooks does. Create hooks run before and after. Mount
 // hooks run around each mount inside and, as in disko, where containers are opened, before
 // anything is mounted. Unmount hooks run once: around unmounting what is mounted itself,
 // and around closing what is a container.
-func (b *builder) around(h *hooks, on place, inside filler) {
+func (b *builder) around(h *hooks, on blockTarget, inside filler) {
 	if h == nil {
 		inside.fill(b, on)
 		return

@@ -14,7 +14,7 @@ import (
 
 // make tells whether content of a kind, which is lsblk's word for it, has to be made: it
 // is missing, or nothing is kept there.
-func (b *builder) make(c deviceContent, on place, kind string) bool {
+func (b *builder) make(c deviceContent, on blockTarget, kind string) bool {
 	switch {
 	case !on.keep:
 	case on.found == nil || on.found.holds() == kind:
@@ -100,7 +100,7 @@ func (b *builder) child(n *placedDevice, kind string) *placedDevice {
 }
 
 // open is a step that opens what is kept and closed; what is inside is seen later.
-func (b *builder) open(on place, name, device, stdin string, argv ...string) {
+func (b *builder) open(on blockTarget, name, device, stdin string, argv ...string) {
 	if on.keep && on.found == nil && b.facts != nil {
 		return // it lies in something closed itself
 	}
@@ -117,7 +117,7 @@ const (
 	mixed
 )
 
-func stateOf(members []place) memberState {
+func stateOf(members []blockTarget) memberState {
 	kept, hidden := 0, 0
 	for _, m := range members {
 		if m.keep {
@@ -141,7 +141,7 @@ func stateOf(members []place) memberState {
 }
 
 // together returns the state of members, and reports those of which only some are there.
-func (b *builder) together(at, what string, members []place) memberState {
+func (b *builder) together(at, what string, members []blockTarget) memberState {
 	s := stateOf(members)
 	if s == mixed {
 		var there, not []string
@@ -161,8 +161,8 @@ func (b *builder) together(at, what string, members []place) memberState {
 // keepTable finds the layout's partitions on a kept disk: by UUID where the layout gives
 // one, else by label, as the installed system does. Those that are missing get numbers
 // that are free, the layout's where possible.
-func (g *gptTable) keepTable(b *builder, on place) []place {
-	places := make([]place, len(g.parts))
+func (g *gptTable) keepTable(b *builder, on blockTarget) []blockTarget {
+	places := make([]blockTarget, len(g.parts))
 	taken, used := map[int]bool{}, []extent{}
 	for i := range on.found.Children {
 		if c := &on.found.Children[i]; c.Type == "part" {
@@ -172,7 +172,7 @@ func (g *gptTable) keepTable(b *builder, on place) []place {
 	}
 
 	for n, p := range g.parts {
-		at := place{device: p.device, name: p.name, at: p.path, sector: on.sector}
+		at := blockTarget{device: p.device, name: p.name, at: p.path, sector: on.sector}
 		if c := p.find(b, on.found); c != nil {
 			p.compare(b, c, on.sector)
 			at.device = c.device()
@@ -262,10 +262,10 @@ func (p partition) compare(b *builder, c *BlockDevice, sectorSize int64) {
 }
 
 // keepTable is the same for parted's tables, whose partitions are known by number.
-func (t *partedTable) keepTable(b *builder, on place) []place {
-	places := make([]place, len(t.parts))
+func (t *partedTable) keepTable(b *builder, on blockTarget) []blockTarget {
+	places := make([]blockTarget, len(t.parts))
 	for i, p := range t.parts {
-		at := t.place(i, place{device: on.device, kernel: true, size: on.size})
+		at := t.place(i, blockTarget{device: on.device, kernel: true, size: on.size})
 		number := i + 1
 		j := slices.IndexFunc(on.found.Children, func(c BlockDevice) bool { return c.Type == "part" && c.number() == number })
 		if j < 0 {

@@ -32,8 +32,8 @@ func (l *Layout) Problems() []Problem {
 // topDevice is one of the layout's top level: a disk, what is made of several devices, or a
 // file system without one.
 type topDevice struct {
-	path  string // "disk.main"
-	on    place  // as the layout names it
+	path  string      // "disk.main"
+	on    blockTarget // as the layout names it
 	hooks *hooks
 	body  filler
 	needs []*topDevice // made before
@@ -41,7 +41,7 @@ type topDevice struct {
 
 // filler adds what is to be done with a device to a plan.
 type filler interface {
-	fill(b *builder, on place)
+	fill(b *builder, on blockTarget)
 }
 
 // deviceContent is what fills a block device.
@@ -51,8 +51,8 @@ type deviceContent interface {
 	minimum() int64
 }
 
-// place is a device that is to be filled.
-type place struct {
+// blockTarget is a device that is to be filled.
+type blockTarget struct {
 	device string        // as commands name it
 	name   string        // for people
 	at     string        // where problems of its size are reported
@@ -136,9 +136,9 @@ func (r *reader) link(devices map[string]*topDevice) []*topDevice {
 		}
 	}
 
-	for key, least := range r.least {
-		if n := len(r.members[key]); n < least.n {
-			r.errorf(least.path, "has %d members in the layout, and %s needs %d at least", n, least.what, least.n)
+	for key, fewest := range r.fewest {
+		if n := len(r.members[key]); n < fewest.n {
+			r.errorf(fewest.path, "has %d members in the layout, and %s needs %d at least", n, fewest.what, fewest.n)
 		}
 	}
 
@@ -271,7 +271,7 @@ func (m *memberDevice) minimum() int64 {
 	return map[string]int64{"LVM2_member": 2 * mib, "zfs_member": 64 * mib}[m.kind]
 }
 
-func (m *memberDevice) fill(b *builder, on place) {
+func (m *memberDevice) fill(b *builder, on blockTarget) {
 	if !b.make(m, on, m.kind) {
 		b.members[m.key] = append(b.members[m.key], on)
 		return
@@ -299,7 +299,7 @@ type wholeDisk struct {
 
 func parseDisk(d *topDevice, a *attrs, name string) {
 	dev := a.str("device")
-	d.on = place{device: dev, name: name, at: a.at("device")}
+	d.on = blockTarget{device: dev, name: name, at: a.at("device")}
 	a.absolute("device", dev)
 	a.want("type", "disk")
 	// Only disko's image builder and the names of partitions, which are there already, ask for these.
@@ -307,7 +307,7 @@ func parseDisk(d *topDevice, a *attrs, name string) {
 	d.body = &wholeDisk{destroy: older(a, "destroy", true), content: a.content(dev)}
 }
 
-func (d *wholeDisk) fill(b *builder, on place) { b.fill(d.content, on) }
+func (d *wholeDisk) fill(b *builder, on blockTarget) { b.fill(d.content, on) }
 
 func (a *attrs) absolute(name, value string) {
 	if !strings.HasPrefix(value, "/") {

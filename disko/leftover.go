@@ -72,15 +72,15 @@ done
 ! [ -e "$at" ]`
 
 // stop adds the steps that stop what lies on disks, given from the innermost on.
-func stop(b *builder, held []*placedDevice) {
+func stop(b *builder, inUse []*placedDevice) {
 	last := map[string]*placedDevice{} // a volume group goes when the outermost of its volumes is due
-	for _, n := range held {
+	for _, n := range inUse {
 		if n.Type == "lvm" {
 			last[groupOf(n.Name)] = n
 		}
 	}
 
-	for _, n := range held {
+	for _, n := range inUse {
 		dev, vg := n.device(), groupOf(n.Name)
 		switch n.holder() {
 		case holdsCrypt:
@@ -106,8 +106,8 @@ func stop(b *builder, held []*placedDevice) {
 
 // innermost sorts what lies on disks in the order in which it is stopped: containers of firmware's RAIDs have no size,
 // and go after the RAIDs in them, which lsblk shows beside them.
-func innermost(held []*placedDevice) {
-	slices.SortStableFunc(held, func(a, b *placedDevice) int {
+func innermost(inUse []*placedDevice) {
+	slices.SortStableFunc(inUse, func(a, b *placedDevice) int {
 		return cmp.Or(cmp.Compare(b.depth, a.depth), cmp.Compare(b.Size, a.Size))
 	})
 }

@@ -30,7 +30,7 @@ func parseLUKS(a *attrs) deviceContent {
 	}
 	a.unique("luks name", l.name, a.at("name"))
 	deprecated := a.file("keyFile")
-	l.formatArgs, l.openArgs = a.formatWords("extraFormatArgs"), a.words("extraOpenArgs")
+	l.formatArgs, l.openArgs = a.formatWords("extraFormatArgs"), a.stringList("extraOpenArgs")
 	l.settings(a)
 	a.borrow("extraFormatArgs", l.formatArgs) // openArgs name the same
 
@@ -108,7 +108,7 @@ func (a *attrs) checkHeader(name, file string) {
 
 // formatWords reads arguments of luksFormat.
 func (a *attrs) formatWords(name string) []string {
-	args := a.words(name)
+	args := a.stringList(name)
 	for i, arg := range args {
 		option, file, ok := strings.Cut(arg, "=")
 		if !ok && i+1 < len(args) {
@@ -155,8 +155,8 @@ func (l *luks) keyArgs() []string {
 	return args
 }
 
-func (l *luks) fill(b *builder, on place) {
-	inside := place{device: "/dev/mapper/" + l.name, name: l.name, at: on.at}
+func (l *luks) fill(b *builder, on blockTarget) {
+	inside := blockTarget{device: "/dev/mapper/" + l.name, name: l.name, at: on.at}
 	if on.size > 0 {
 		inside.size, inside.sector = max(0, on.size-l.offset()), on.sector
 	}
@@ -177,7 +177,7 @@ func (l *luks) fill(b *builder, on place) {
 
 // missing tells whether the container has to be made. Where its header is on a device of
 // its own, its data look like nothing, and are never taken for that.
-func (l *luks) missing(b *builder, on place) bool {
+func (l *luks) missing(b *builder, on blockTarget) bool {
 	header := l.header()
 	if header == "" || !on.keep {
 		return b.make(l, on, "crypto_LUKS")
@@ -204,7 +204,7 @@ func (l *luks) header() string {
 }
 
 // format makes the container, with all its keys, and opens it.
-func (l *luks) format(b *builder, on place) {
+func (l *luks) format(b *builder, on blockTarget) {
 	keys := l.keyArgs()
 	argv := append([]string{"cryptsetup", "-q", "luksFormat", on.device}, b.overwrite(l.formatArgs)...)
 	b.secret("format "+on.name+" as LUKS", on.device, l.passwordFile, append(argv, keys...))
@@ -217,7 +217,7 @@ func (l *luks) format(b *builder, on place) {
 	b.names = append(b.names, uniqueName{"crypt", l.name})
 }
 
-func (l *luks) open(b *builder, on place) []string {
+func (l *luks) open(b *builder, on blockTarget) []string {
 	argv := []string{"cryptsetup", "open", on.device, l.name}
 	if l.discards {
 		argv = append(argv, "--allow-discards")
@@ -230,7 +230,7 @@ func (l *luks) open(b *builder, on place) []string {
 
 // keepOpen returns what is inside a container that is kept, nil if it has to be opened
 // first. That its key fits shows then; other keys of it stay as they are.
-func (l *luks) keepOpen(b *builder, on place) *placedDevice {
+func (l *luks) keepOpen(b *builder, on blockTarget) *placedDevice {
 	if on.found != nil {
 		if l.header() == "" && on.found.holds() != "crypto_LUKS" {
 			return nil // missing said so

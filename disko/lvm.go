@@ -45,7 +45,7 @@ func parseVolumeGroup(d *topDevice, a *attrs, _ string) {
 	a.want("type", "lvm_vg")
 	g := &volumeGroup{path: a.path, name: a.lvmName("name")}
 	a.unique("volume group", g.name, a.at("name"))
-	d.on, d.body = place{device: "/dev/" + g.name, name: g.name, at: a.path}, g
+	d.on, d.body = blockTarget{device: "/dev/" + g.name, name: g.name, at: a.path}, g
 	a.atLeast("lvm_vg "+g.name, 1, a.path, "a volume group")
 	names, sets := a.sets("lvs")
 	for i, name := range names {
@@ -67,7 +67,7 @@ func parseVolumeGroup(d *topDevice, a *attrs, _ string) {
 func parseVolume(a *attrs, group string, n int) logicalVolume {
 	v := logicalVolume{path: a.path, name: a.lvmName("name"), pool: a.optional("pool"),
 		kind: a.oneOf("lvm_type", "mirror", "raid0", "raid1", "raid4", "raid5", "raid6", "thin-pool", "thinlv"),
-		size: a.str("size"), args: a.words("extraArgs")}
+		size: a.str("size"), args: a.stringList("extraArgs")}
 	switch n, _ := v.percent(); {
 	case !lvmSize.MatchString(v.size) && !lvmPercent.MatchString(v.size):
 		const allowed = "%q is not allowed; allowed are a number with K, M, G, T or P, or a percentage such as 100%%FREE or 20%%VG"
@@ -124,7 +124,7 @@ func (v logicalVolume) bytes() int64 {
 	return (int64(f) + extentSize - 1) / extentSize * extentSize
 }
 
-func (g *volumeGroup) fill(b *builder, on place) {
+func (g *volumeGroup) fill(b *builder, on blockTarget) {
 	members := b.members["lvm_vg "+g.name]
 	switch g.state(b, members) {
 	case allNew:
@@ -133,12 +133,12 @@ func (g *volumeGroup) fill(b *builder, on place) {
 		g.keepVolumes(b, on)
 	case unseen:
 		if b.facts == nil {
-			b.open(place{}, "activate volume group "+g.name, on.device, "", "vgchange", "--activate", "y", g.name)
+			b.open(blockTarget{}, "activate volume group "+g.name, on.device, "", "vgchange", "--activate", "y", g.name)
 		}
 		fallthrough
 	case mixed:
 		for _, v := range g.volumes {
-			b.places[v.device(g)] = place{device: v.device(g), name: v.name, at: v.path, keep: true}
+			b.places[v.device(g)] = blockTarget{device: v.device(g), name: v.name, at: v.path, keep: true}
 		}
 	}
 
@@ -151,7 +151,7 @@ func (g *volumeGroup) fill(b *builder, on place) {
 func (v logicalVolume) device(g *volumeGroup) string { return "/dev/" + g.name + "/" + v.name }
 
 // state compares the members that are kept with the group that is there.
-func (g *volumeGroup) state(b *builder, members []place) memberState {
+func (g *volumeGroup) state(b *builder, members []blockTarget) memberState {
 	if s := stateOf(members); s == unseen || b.facts == nil {
 		return s
 	}
@@ -176,7 +176,8 @@ func (g *volumeGroup) state(b *builder, members []place) memberState {
 	s := b.together(g.path, "the volume group "+g.name, members)
 	for _, pv := range b.facts.PhysicalVolumes {
 		n := b.there(pv.Device)
-		if s == allKept && pv.Group == g.name && !slices.ContainsFunc(members, func(m place) bool { return m.found == n }) {
+		ofLayout := slices.ContainsFunc(members, func(m blockTarget) bool { return m.found == n })
+		if s == allKept && pv.Group == g.name && !ofLayout {
 			b.errorf(g.path, "the volume group %s is on %s too, which the layout does not have in it", g.name, pv.Device)
 		}
 	}
@@ -195,10 +196,10 @@ func (b *builder) groupOf(n *placedDevice) string {
 }
 
 // keepVolumes compares volumes that are there, and makes those that are missing.
-func (g *volumeGroup) keepVolumes(b *builder, on place) {
+func (g *volumeGroup) keepVolumes(b *builder, on blockTarget) {
 	closed := false
 	for _, v := range g.volumes {
-		at := place{device: v.device(g), name: v.name, at: v.path, sector: 512, size: v.bytes()}
+		at := blockTarget{device: v.device(g), name: v.name, at: v.path, sector: 512, size: v.bytes()}
 		i := slices.IndexFunc(b.facts.LogicalVolumes,
 			func(lv LogicalVolume) bool { return lv.Group == g.name && lv.Name == v.name })
 		if i < 0 {
@@ -224,7 +225,7 @@ func (g *volumeGroup) keepVolumes(b *builder, on place) {
 	}
 
 	if closed {
-		b.open(place{}, "activate volume group "+g.name, on.device, "", "vgchange", "--activate", "y", g.name)
+		b.open(blockTarget{}, "activate volume group "+g.name, on.device, "", "vgchange", "--activate", "y", g.name)
 	}
 }
 
@@ -252,7 +253,7 @@ func (v logicalVolume) compare(b *builder, lv LogicalVolume) {
 	}
 }
 
-func (g *volumeGroup) makeAll(b *builder, on place, members []place) {
+func (g *volumeGroup) makeAll(b *builder, on blockTarget, members []blockTarget) {
 	modules := []string{"dm-snapshot"}
 	for _, v := range g.volumes {
 		if module := "dm-" + v.kind; v.kind != "" && v.kind != "thinlv" && !slices.Contains(modules, module) {
@@ -272,7 +273,7 @@ func (g *volumeGroup) makeAll(b *builder, on place, members []place) {
 	r := newRoom(members)
 	for _, v := range g.volumes {
 		b.step("make the volume "+v.name+" in "+g.name, on.device, v.lvcreate(g.name)...)
-		at := place{device: v.device(g), name: v.name, at: v.path, sector: 512}
+		at := blockTarget{device: v.device(g), name: v.name, at: v.path, sector: 512}
 		at.size = r.allocate(b, v)
 		b.places[at.device] = at
 	}

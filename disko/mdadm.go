@@ -33,18 +33,18 @@ func parseRAID(d *topDevice, a *attrs, _ string) {
 	if r.metadata == "" {
 		r.metadata = "default"
 	}
-	if least, ok := levels[r.level]; !ok {
+	if fewest, ok := levels[r.level]; !ok {
 		a.bad("level", "%d is not 0, 1, 4, 5, 6 or 10", r.level)
 	} else {
-		a.atLeast("mdadm "+r.name, least, a.path, fmt.Sprintf("RAID level %d", r.level))
+		a.atLeast("mdadm "+r.name, fewest, a.path, fmt.Sprintf("RAID level %d", r.level))
 	}
 
 	a.unique("RAID", r.name, a.at("name"))
-	d.on, d.body = place{device: "/dev/md/" + r.name, name: r.name, at: a.path}, r
+	d.on, d.body = blockTarget{device: "/dev/md/" + r.name, name: r.name, at: a.path}, r
 	r.content = a.content(d.on.device)
 }
 
-func (r *raid) fill(b *builder, on place) {
+func (r *raid) fill(b *builder, on blockTarget) {
 	members := b.members["mdadm "+r.name]
 	on.size, on.sector = r.size(members), 512
 	b.system.RAID = true
@@ -56,7 +56,7 @@ func (r *raid) fill(b *builder, on place) {
 	case unseen:
 		on.keep = true
 		if b.facts == nil {
-			b.open(place{}, "assemble the RAID "+r.name, on.device, "", r.assemble(on, members)...)
+			b.open(blockTarget{}, "assemble the RAID "+r.name, on.device, "", r.assemble(on, members)...)
 		}
 	case mixed:
 		on.keep = true
@@ -70,7 +70,7 @@ func (r *raid) fill(b *builder, on place) {
 	b.fill(r.content, on)
 }
 
-func (r *raid) assemble(on place, members []place) []string {
+func (r *raid) assemble(on blockTarget, members []blockTarget) []string {
 	argv := []string{"mdadm", "--assemble", on.device, "--homehost=any"}
 	for _, m := range members {
 		argv = append(argv, m.device)
@@ -80,7 +80,7 @@ func (r *raid) assemble(on place, members []place) []string {
 
 // keep compares a RAID that is there, and returns its device, nil if it has to be
 // assembled first.
-func (r *raid) keep(b *builder, on place, members []place) *placedDevice {
+func (r *raid) keep(b *builder, on blockTarget, members []blockTarget) *placedDevice {
 	var array *placedDevice
 	for i, m := range members {
 		// md(4): the name is behind the name of the host that made it; old metadata has none.
@@ -97,7 +97,7 @@ func (r *raid) keep(b *builder, on place, members []place) *placedDevice {
 	}
 
 	if array == nil {
-		b.open(place{}, "assemble the RAID "+r.name, on.device, "", r.assemble(on, members)...)
+		b.open(blockTarget{}, "assemble the RAID "+r.name, on.device, "", r.assemble(on, members)...)
 		return nil
 	}
 	if want := "raid" + strconv.Itoa(r.level); array.Type != want {
@@ -127,7 +127,7 @@ func (b *builder) holders(n *placedDevice) (count int) {
 	return count
 }
 
-func (r *raid) make(b *builder, on place, members []place) {
+func (r *raid) make(b *builder, on blockTarget, members []blockTarget) {
 	// --run: do not ask whether to go on where old content shines through.
 	argv := []string{"mdadm", "--create", on.device, "--run", "--level=" + strconv.Itoa(r.level),
 		"--raid-devices=" + strconv.Itoa(len(members)), "--metadata=" + r.metadata, "--force", "--homehost=any"}
@@ -145,26 +145,26 @@ func (r *raid) make(b *builder, on place, members []place) {
 }
 
 // size is the most that the RAID can hold, 0 if it is not known.
-func (r *raid) size(members []place) int64 {
-	if slices.ContainsFunc(members, func(m place) bool { return m.size == 0 }) {
+func (r *raid) size(members []blockTarget) int64 {
+	if slices.ContainsFunc(members, func(m blockTarget) bool { return m.size == 0 }) {
 		return 0
 	}
 	n := int64(len(members))
-	least := int64(math.MaxInt64)
+	smallestMember := int64(math.MaxInt64)
 	sum := int64(0)
 	for _, m := range members {
-		least, sum = min(least, m.size), sum+m.size
+		smallestMember, sum = min(smallestMember, m.size), sum+m.size
 	}
 	switch r.level {
 	case 0:
 		return sum
 	case 4, 5:
-		return least * (n - 1)
+		return smallestMember * (n - 1)
 	case 6:
-		return least * (n - 2)
+		return smallestMember * (n - 2)
 	case 10:
-		return least * n / 2
+		return smallestMember * n / 2
 	}
 
-	return least
+	return smallestMember
 }

@@ -144,19 +144,19 @@ func (t *partedTable) checkOverlap(r *reader, size, sector int64) {
 }
 
 func (t *partedTable) minimum() int64 {
-	least := int64(0)
+	minimum := int64(0)
 	for _, p := range t.parts {
 		if p.content != nil {
-			least += p.content.minimum()
+			minimum += p.content.minimum()
 		}
 	}
-	return least
+	return minimum
 }
 
-func (t *partedTable) fill(b *builder, on place) {
+func (t *partedTable) fill(b *builder, on blockTarget) {
 	kind := map[string]string{"gpt": "gpt", "msdos": "dos"}[t.format]
 	steps := len(b.steps)
-	var places []place
+	var places []blockTarget
 	switch {
 	case b.make(t, on, kind):
 		if on.size > 0 {
@@ -194,7 +194,9 @@ func (t *partedTable) fill(b *builder, on place) {
 }
 
 // command is parted; one call does all, as it sleeps like sgdisk.
-func (t *partedTable) command(on place) []string { return []string{"parted", "-s", on.device, "--"} }
+func (t *partedTable) command(on blockTarget) []string {
+	return []string{"parted", "-s", on.device, "--"}
+}
 
 // mkpart are parted's words to make a partition, which gets the first number that is free.
 func (t *partedTable) mkpart(i int) []string {
@@ -215,9 +217,9 @@ func (t *partedTable) mkpart(i int) []string {
 }
 
 // place is where a partition is, or will be.
-func (t *partedTable) place(i int, on place) place {
+func (t *partedTable) place(i int, on blockTarget) blockTarget {
 	p := t.parts[i]
-	at := place{device: p.device, name: p.name, at: p.path, keep: on.keep}
+	at := blockTarget{device: p.device, name: p.name, at: p.path, keep: on.keep}
 	if at.name == "" {
 		at.name = "partition " + strconv.Itoa(i+1)
 	}

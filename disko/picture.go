@@ -155,7 +155,7 @@ func (d *BlockDevice) segment(kept bool) Segment {
 }
 
 // sketch says what a device will hold.
-func (b *builder) sketch(s Segment, c deviceContent, on place) Segment {
+func (b *builder) sketch(s Segment, c deviceContent, on blockTarget) Segment {
 	// A partition that is kept may be empty and get its content now.
 	s.Kept = on.keep && (c == nil || on.found == nil || on.found.holds() != "")
 	switch c := bare(c).(type) {

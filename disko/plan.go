@@ -132,7 +132,7 @@ func NewPlan(l *Layout, f *Facts, o Options) (*Plan, error) {
 		b.index(f)
 	}
 
-	places := map[*topDevice]place{}
+	places := map[*topDevice]blockTarget{}
 	o.check(b.reader, l)
 	for _, d := range l.disks() {
 		places[d] = o.on(d)
@@ -149,7 +149,7 @@ func NewPlan(l *Layout, f *Facts, o Options) (*Plan, error) {
 			if keep {
 				b.clear(d.on.at, disk.Device)
 			}
-			places[d] = place{
+			places[d] = blockTarget{
 				device: disk.Device,
 				name:   d.on.name,
 				at:     d.on.at,
@@ -221,7 +221,7 @@ func (b *builder) index(f *Facts) {
 }
 
 // find returns the machine's disk for one of the layout, the zero value if there is none.
-func (f *Facts) find(r *reader, on place) Disk {
+func (f *Facts) find(r *reader, on blockTarget) Disk {
 	want, ok := f.choose(r, on)
 	if !ok {
 		return Disk{}

@@ -62,15 +62,15 @@ func allLookedAt(facts []byte) error {
 }
 
 // readProbe reads what probe.sh printed: names and outputs in turn, "lsblk" first, "end" last.
-func readProbe(words []string) (map[string]any, error) {
+func readProbe(args []string) (map[string]any, error) {
 	facts := map[string]any{}
 	inside := map[string]map[string]string{}
 	next := func() string {
-		if len(words) == 0 {
+		if len(args) == 0 {
 			return ""
 		}
-		word := words[0]
-		words = words[1:]
+		word := args[0]
+		args = args[1:]
 		return word
 	}
 	if name := next(); name != "lsblk" {
@@ -80,7 +80,7 @@ func readProbe(words []string) (map[string]any, error) {
 		return nil, err
 	}
 
-	for len(words) > 0 {
+	for len(args) > 0 {
 		switch name, text := next(), next(); name {
 		case "end":
 			facts["inside"] = inside

@@ -14,12 +14,12 @@ type groupCapacity struct {
 }
 
 // newRoom is that of a new group. Each member begins with a MiB of LVM's own.
-func newRoom(members []place) *groupCapacity {
+func newRoom(members []blockTarget) *groupCapacity {
 	r := &groupCapacity{}
 	for _, m := range members {
 		r.total += max(0, m.size-mib) / extentSize * extentSize
 	}
-	if slices.ContainsFunc(members, func(m place) bool { return m.size == 0 }) {
+	if slices.ContainsFunc(members, func(m blockTarget) bool { return m.size == 0 }) {
 		r.total = math.MaxInt64
 	}
 	r.free = r.total
@@ -128,7 +128,7 @@ func (r *groupCapacity) take(v logicalVolume, percent int64, of string, uses int
 }
 
 // checkVolumes reports volumes that are larger than all members together. Sparse ones may be.
-func (z *zpool) checkVolumes(b *builder, members []place) {
+func (z *zpool) checkVolumes(b *builder, members []blockTarget) {
 	room, needs := int64(0), int64(0)
 	for _, m := range members {
 		if m.size == 0 {

@@ -76,7 +76,7 @@ func (p *Plan) Devices() map[string]string {
 }
 
 // on is where a disk of the layout is looked for.
-func (o Options) on(d *topDevice) place {
+func (o Options) on(d *topDevice) blockTarget {
 	on := d.on
 	if selector, ok := o.Disks[on.name]; ok {
 		on.device = selector
@@ -87,7 +87,7 @@ func (o Options) on(d *topDevice) place {
 
 // choose returns the kernel's name of what a layout or an operator calls a disk; false if
 // there is none, or more than one.
-func (f *Facts) choose(r *reader, on place) (device string, ok bool) {
+func (f *Facts) choose(r *reader, on blockTarget) (device string, ok bool) {
 	if to, ok := f.Links[on.device]; ok {
 		return to, true
 	}
@@ -186,7 +186,7 @@ func describeAll(list []*BlockDevice) string {
 	if len(list) == 0 {
 		return "no disks"
 	}
-	var words []string
+	var names []string
 	for _, b := range list {
 		s := b.disk().String()
 		if b.WWN != "" {
@@ -198,17 +198,17 @@ func describeAll(list []*BlockDevice) string {
 		if b.Removable {
 			s += " removable"
 		}
-		words = append(words, s)
+		names = append(names, s)
 	}
 
-	return strings.Join(words, ", ")
+	return strings.Join(names, ", ")
 }
 
 // ParseDisks reads overrides as people write them, NAME=SELECTOR.
-func ParseDisks(words []string) (map[string]string, error) {
+func ParseDisks(args []string) (map[string]string, error) {
 	disks := map[string]string{}
 	var errs []error
-	for _, w := range words {
+	for _, w := range args {
 		name, selector, ok := strings.Cut(w, "=")
 		_, twice := disks[name]
 		switch err := CheckSelector(selector); {

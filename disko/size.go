@@ -131,14 +131,14 @@ func arrangeBeside(used []extent, parts []partition, size, sectorSize int64) ([]
 		}
 
 		e := g.used[len(g.used)-1]
-		least := int64(0)
+		minimum := int64(0)
 		if p.content != nil {
-			least = p.content.minimum()
+			minimum = p.content.minimum()
 		}
 
 		// Compared in sectors, as bytes may overflow here.
-		if has := e.last - e.first + 1; has < uint64(least)/ss {
-			return nil, fmt.Errorf("%s: only %s are left for it, it needs %s at least", p.path, human(int64(has*ss)), human(least))
+		if has := e.last - e.first + 1; has < uint64(minimum)/ss {
+			return nil, fmt.Errorf("%s: only %s are left for it, it needs %s at least", p.path, human(int64(has*ss)), human(minimum))
 		}
 	}
 

@@ -15,7 +15,7 @@ type swapArea struct {
 
 func parseSwap(a *attrs) deviceContent {
 	s := &swapArea{discard: a.oneOf("discardPolicy", "once", "pages", "both"), random: a.flag("randomEncryption"),
-		args: a.borrow("extraArgs", a.words("extraArgs")), options: a.list("mountOptions"), priority: a.priority()}
+		args: a.borrow("extraArgs", a.stringList("extraArgs")), options: a.list("mountOptions"), priority: a.priority()}
 	if s.resume = a.flag("resumeDevice"); s.resume && s.random {
 		a.warnf(a.at("resumeDevice"), "has no use with randomEncryption, whose key is lost at each boot: nothing resumes")
 	}
@@ -36,7 +36,7 @@ func (a *attrs) priority() *int {
 // minimum is mkswap's, ten pages.
 func (s *swapArea) minimum() int64 { return 40 << 10 }
 
-func (s *swapArea) fill(b *builder, on place) {
+func (s *swapArea) fill(b *builder, on blockTarget) {
 	if s.random {
 		return
 	}

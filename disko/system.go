@@ -48,7 +48,7 @@ func (l *Layout) system() System {
 func (l *Layout) FileSystems() []FileSystem { return l.system().FileSystems }
 
 // labelled notes the label that mkfs of a format, or mkswap, is told to give.
-func (b *builder) labelled(on place, format string, args []string) {
+func (b *builder) labelled(on blockTarget, format string, args []string) {
 	label := labelOf(format, args)
 	if label == "" {
 		return
@@ -234,9 +234,9 @@ var escapeNix = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "${", `\${`)
 func quoteNix(s string) string { return `"` + escapeNix.Replace(s) + `"` }
 
 func listNix(list []string) string {
-	words := []string{"["}
+	tokens := []string{"["}
 	for _, s := range list {
-		words = append(words, quoteNix(s))
+		tokens = append(tokens, quoteNix(s))
 	}
-	return strings.Join(append(words, "]"), " ")
+	return strings.Join(append(tokens, "]"), " ")
 }

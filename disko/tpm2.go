@@ -76,7 +76,7 @@ func (p *Plan) TPM2() ([]Container, error) {
 }
 
 // container is the LUKS container as a TPM2 finds it.
-func (l *luks) container(b *builder, on place) Container {
+func (l *luks) container(b *builder, on blockTarget) Container {
 	head := on
 	if name := l.header(); name != "" {
 		head = b.places[name]

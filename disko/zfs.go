@@ -58,7 +58,7 @@ func parseZpool(d *topDevice, a *attrs, _ string) {
 		a.bad("name", "%q is reserved by ZFS", z.name)
 	}
 	a.unique("pool", z.name, a.at("name"))
-	d.on, d.body = place{device: z.name, name: z.name, at: a.path}, z
+	d.on, d.body = blockTarget{device: z.name, name: z.name, at: a.path}, z
 	z.parseMode(a)
 
 	// disko makes datasets.__root of these.
@@ -94,8 +94,8 @@ func (z *zpool) parseMode(a *attrs) {
 	raw := need[json.RawMessage](a, "mode")
 	a.atLeast("zpool "+z.name, 1, a.path, "a pool")
 	if json.Unmarshal(raw, &z.mode) == nil {
-		if least, ok := zpoolModes[z.mode]; ok {
-			a.atLeast("zpool "+z.name, least, a.path, "mode "+z.mode)
+		if fewest, ok := zpoolModes[z.mode]; ok {
+			a.atLeast("zpool "+z.name, fewest, a.path, "mode "+z.mode)
 		} else {
 			a.bad("mode", "%q is not known; known are %s", z.mode, strings.Join(slices.Sorted(maps.Keys(zpoolModes))[1:], ", "))
 		}
@@ -133,8 +133,8 @@ func (z *zpool) parseMode(a *attrs) {
 				mode:    s.oneOf("mode", slices.Sorted(maps.Keys(zpoolModes))...),
 				members: s.list("members"),
 			}
-			if least := max(1, zpoolModes[vdevs[i].mode]); len(vdevs[i].members) < least {
-				s.bad("members", "has %d, and mode %q needs %d at least", len(vdevs[i].members), vdevs[i].mode, least)
+			if fewest := max(1, zpoolModes[vdevs[i].mode]); len(vdevs[i].members) < fewest {
+				s.bad("members", "has %d, and mode %q needs %d at least", len(vdevs[i].members), vdevs[i].mode, fewest)
 			}
 			s.done()
 		}
@@ -211,7 +211,7 @@ func (d *dataset) key(b *builder) (stdin string) {
 	return stdin
 }
 
-func (z *zpool) fill(b *builder, on place) {
+func (z *zpool) fill(b *builder, on blockTarget) {
 	members := b.members["zpool "+z.name]
 	state := b.together(on.at, "the pool "+z.name, members)
 	switch state {
@@ -228,18 +228,18 @@ func (z *zpool) fill(b *builder, on place) {
 
 	b.close("export the pool "+z.name, z.name, "zpool", "export", z.name)
 	for _, d := range append([]*dataset{z.root}, z.datasets...) {
-		b.around(d.hooks, place{device: d.name, name: d.name, at: d.path, keep: state != allNew}, d)
+		b.around(d.hooks, blockTarget{device: d.name, name: d.name, at: d.path, keep: state != allNew}, d)
 	}
 }
 
 // open is how a pool is imported that was last used by another system, this installer or
 // the installed host: nothing is mounted yet, and nothing remembered.
 func (z *zpool) open(b *builder) {
-	b.open(place{}, "import the pool "+z.name, z.name, "", "zpool", "import", "-f", "-N", "-R", target, z.name)
+	b.open(blockTarget{}, "import the pool "+z.name, z.name, "", "zpool", "import", "-f", "-N", "-R", target, z.name)
 }
 
 // keep compares a pool that is there.
-func (z *zpool) keep(b *builder, members []place) {
+func (z *zpool) keep(b *builder, members []blockTarget) {
 	for _, m := range members {
 		if m.found.Label != z.name || m.found.UUID != members[0].found.UUID {
 			b.errorf(z.at, "%s is part of the pool %q instead of %q", m.device, m.found.Label, z.name)
@@ -324,13 +324,13 @@ var onetime = []string{"encryption", "casesensitivity", "utf8only", "normalizati
 
 // keep tells whether a dataset of a pool that is kept is there; if it is locked, its key is
 // loaded first.
-func (d *dataset) keep(b *builder, on place) bool {
+func (d *dataset) keep(b *builder, on blockTarget) bool {
 	if !on.keep {
 		return false
 	}
 	if b.facts == nil {
 		if d.option("keylocation") != "" {
-			b.open(place{}, "unlock "+d.name, d.name, d.key(b), "zfs", "load-key", d.name)
+			b.open(blockTarget{}, "unlock "+d.name, d.name, d.key(b), "zfs", "load-key", d.name)
 		}
 		return true
 	}
@@ -358,13 +358,13 @@ func (d *dataset) keep(b *builder, on place) bool {
 		if stdin == "" && d.option("keylocation") == "" {
 			return true // its parent's key
 		}
-		b.open(place{}, "unlock "+d.name, d.name, stdin, "zfs", "load-key", d.name)
+		b.open(blockTarget{}, "unlock "+d.name, d.name, stdin, "zfs", "load-key", d.name)
 	}
 
 	return true
 }
 
-func (d *dataset) fill(b *builder, on place) {
+func (d *dataset) fill(b *builder, on blockTarget) {
 	kept := d.keep(b, on)
 	if d.size != "" {
 		d.fillVolume(b, kept)
@@ -406,7 +406,7 @@ func (d *dataset) make(b *builder) {
 
 func (d *dataset) fillVolume(b *builder, kept bool) {
 	dev := "/dev/zvol/" + d.name
-	at := place{device: dev, name: d.name, at: d.path, size: logicalVolume{size: d.size}.bytes(), sector: 512}
+	at := blockTarget{device: dev, name: d.name, at: d.path, size: logicalVolume{size: d.size}.bytes(), sector: 512}
 	if kept {
 		if at.keep, at.found = true, b.there(dev); at.found != nil {
 			at.device = at.found.device()

@@ -12,7 +12,7 @@ const (
 )
 
 // Words are all orders.
-func (o *BootOrder) Words() []string { return wordsOf(OrderDiskFirst, OrderKeep) }
+func (o *BootOrder) Words() []string { return stringsOf(OrderDiskFirst, OrderKeep) }
 
 // UnmarshalText reads an order; empty is [OrderKeep].
 func (o *BootOrder) UnmarshalText(text []byte) error {

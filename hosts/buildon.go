@@ -18,7 +18,7 @@ const (
 )
 
 // Words are all places.
-func (b *BuildOn) Words() []string { return wordsOf(BuildServer, BuildTarget, BuildAuto) }
+func (b *BuildOn) Words() []string { return stringsOf(BuildServer, BuildTarget, BuildAuto) }
 
 // UnmarshalText reads a place; empty is [BuildAuto].
 func (b *BuildOn) UnmarshalText(text []byte) error {

@@ -159,8 +159,8 @@ func (ch Choice) In(c *Choices) any {
 	return reflect.ValueOf(c).Elem().Field(ch.index).Addr().Interface()
 }
 
-// words are the choice's value for people; empty: none.
-func (ch Choice) words(c Choices) string {
+// describe is the choice's value for people; empty: none.
+func (ch Choice) describe(c Choices) string {
 	switch v := reflect.ValueOf(c).Field(ch.index).Interface().(type) {
 	case encoding.TextMarshaler:
 		text, _ := v.MarshalText() // of a choice it never fails

@@ -38,25 +38,25 @@ func claimKey(d Disk) string {
 	if !d.claimable() {
 		return ""
 	}
-	words := []string{url.PathEscape(d.Model), url.PathEscape(d.Serial), url.PathEscape(d.WWN),
+	fields := []string{url.PathEscape(d.Model), url.PathEscape(d.Serial), url.PathEscape(d.WWN),
 		strconv.FormatInt(d.Size, 10)}
-	return claimPrefix + strings.Join(words, "/")
+	return claimPrefix + strings.Join(fields, "/")
 }
 
 // readClaim reads a record. What is not understood is a claim to no disk.
 func readClaim(rec store.Record) claim {
 	c := claim{key: rec.Key, version: rec.Version, host: string(rec.Value)}
-	words := strings.Split(strings.TrimPrefix(rec.Key, claimPrefix), "/")
-	for i, w := range words {
-		words[i], _ = url.PathUnescape(w)
+	fields := strings.Split(strings.TrimPrefix(rec.Key, claimPrefix), "/")
+	for i, w := range fields {
+		fields[i], _ = url.PathUnescape(w)
 	}
-	switch len(words) {
+	switch len(fields) {
 	case 2:
 		c.old = true
-		c.disk = Disk{Model: words[0], Serial: words[1]}
+		c.disk = Disk{Model: fields[0], Serial: fields[1]}
 	case 4:
-		c.disk = Disk{Model: words[0], Serial: words[1], WWN: words[2]}
-		c.disk.Size, _ = strconv.ParseInt(words[3], 10, 64)
+		c.disk = Disk{Model: fields[0], Serial: fields[1], WWN: fields[2]}
+		c.disk.Size, _ = strconv.ParseInt(fields[3], 10, 64)
 	}
 
 	return c

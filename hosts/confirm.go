@@ -42,11 +42,11 @@ func (t Taken) String() string {
 	if t.Serial != "" {
 		about = append(about, "serial "+t.Serial)
 	}
-	words := fmt.Sprintf("%s (%s)", t.Device, strings.Join(about, ", "))
+	text := fmt.Sprintf("%s (%s)", t.Device, strings.Join(about, ", "))
 	if !t.Erased {
-		words += ", which is not erased"
+		text += ", which is not erased"
 	}
-	return words
+	return text
 }
 
 // Beyond says how an install that takes these disks goes beyond what was confirmed, a sentence
@@ -126,11 +126,11 @@ func (h *Host) CheckConfirmed(takes []Taken) error {
 	if len(beyond) == 0 {
 		return nil
 	}
-	words := "the install would go beyond what was confirmed: " + strings.Join(beyond, "; ")
+	message := "the install would go beyond what was confirmed: " + strings.Join(beyond, "; ")
 	if h.Permit.Burned.IsZero() {
-		words = "nothing was changed. " + words
+		message = "nothing was changed. " + message
 	}
 	return fmt.Errorf("%s: %w. If that is meant, see the plan and confirm it with `provision retry %s`; "+
 		"if not, run `provision cancel %s`, and mend the layout or choose the disk with --disk",
-		words, ErrRefused, h.Name, h.Name)
+		message, ErrRefused, h.Name, h.Name)
 }

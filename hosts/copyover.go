@@ -13,7 +13,7 @@ const (
 )
 
 // Words are all ways.
-func (c *CopyOver) Words() []string { return wordsOf(CopyAuto, CopyHTTP, CopySSH) }
+func (c *CopyOver) Words() []string { return stringsOf(CopyAuto, CopyHTTP, CopySSH) }
 
 // UnmarshalText reads a way; empty is [CopyAuto].
 func (c *CopyOver) UnmarshalText(text []byte) error {

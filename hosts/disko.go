@@ -18,7 +18,7 @@ const (
 )
 
 // Words are all ways.
-func (d *DiskoMode) Words() []string { return wordsOf(Fresh, Format, Mount, Script) }
+func (d *DiskoMode) Words() []string { return stringsOf(Fresh, Format, Mount, Script) }
 
 // UnmarshalText reads a way; empty is [Fresh].
 func (d *DiskoMode) UnmarshalText(text []byte) error {
@@ -38,11 +38,11 @@ func choose[T ~string](to *T, option, what string, text []byte, all []string) er
 	return nil
 }
 
-func wordsOf[T ~string](all ...T) (words []string) {
+func stringsOf[T ~string](all ...T) (list []string) {
 	for _, w := range all {
-		words = append(words, string(w))
+		list = append(list, string(w))
 	}
-	return words
+	return list
 }
 
 // Preset is a disk layout by its name in disko.Presets; empty: the layout that the flake has.

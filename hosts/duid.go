@@ -46,12 +46,12 @@ func siphash(key, message [16]byte) uint64 {
 		}
 	}
 	const length = uint64(len(message)) << 56
-	words := []uint64{
+	uint64s := []uint64{
 		binary.LittleEndian.Uint64(message[:]),
 		binary.LittleEndian.Uint64(message[8:]),
 		length,
 	}
-	for _, word := range words {
+	for _, word := range uint64s {
 		v[3] ^= word
 		rounds(2)
 		v[0] ^= word

@@ -233,11 +233,11 @@ func (inv *Inventory) Reveal(name, who string) ([]Escrow, error) {
 		secret, old := strings.CutPrefix(strings.TrimPrefix(rec.Key, prefix), previous)
 		e := Escrow{Path: strings.TrimPrefix(secret, diskSecret), Previous: old, Armor: string(rec.Value)}
 		all = append(all, e)
-		words := e.Path
+		entry := e.Path
 		if old {
-			words += " (of before)"
+			entry += " (of before)"
 		}
-		names = append(names, words)
+		names = append(names, entry)
 	}
 
 	_, err = inv.Apply(name, Event{Kind: EventRevealed, Message: fmt.Sprintf("%s was given the escrowed disk keys, encrypted: %s", who, strings.Join(names, ", "))})

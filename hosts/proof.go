@@ -20,7 +20,7 @@ const (
 )
 
 // Words are all proofs, but for those with a port.
-func (p *Proof) Words() []string { return wordsOf(ProofSSH, ProofSeen, ProofNone) }
+func (p *Proof) Words() []string { return stringsOf(ProofSSH, ProofSeen, ProofNone) }
 
 // UnmarshalText reads ssh, ssh:PORT, seen or none; empty is [ProofSSH].
 func (p *Proof) UnmarshalText(text []byte) error {

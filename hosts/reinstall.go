@@ -25,7 +25,7 @@ const (
 var vias = []Via{ViaAuto, ViaKexec, ViaNetboot, ViaWake, ViaManual}
 
 // Words are all ways.
-func (v *Via) Words() []string { return wordsOf(vias...) }
+func (v *Via) Words() []string { return stringsOf(vias...) }
 
 // UnmarshalText reads a way, or nothing.
 func (v *Via) UnmarshalText(text []byte) error {

@@ -138,16 +138,16 @@ func namedDisks(disks []Disk) []Disk {
 }
 
 // chosenMACs are the host's MACs after a change, in order.
-func chosenMACs(h Host, words []string) ([]string, error) {
-	if len(words) == 0 {
+func chosenMACs(h Host, args []string) ([]string, error) {
+	if len(args) == 0 {
 		return h.MACs, nil
 	}
 	var macs []string
-	signed := strings.ContainsAny(words[0][:min(1, len(words[0]))], "+-")
+	signed := strings.ContainsAny(args[0][:min(1, len(args[0]))], "+-")
 	if signed {
 		macs = slices.Clone(h.MACs)
 	}
-	for _, word := range words {
+	for _, word := range args {
 		sign := ""
 		if word != "" && (word[0] == '+' || word[0] == '-') {
 			sign = word[:1]
@@ -227,11 +227,11 @@ func (inv *Inventory) loseMACs(name string, macs []string,
 		return nil, nil, nil, err
 	}
 
-	var words []string
+	var signedMACs []string
 	for _, mac := range macs {
-		words = append(words, "-"+mac)
+		signedMACs = append(signedMACs, "-"+mac)
 	}
-	ev := Event{Host: name, Time: inv.now(), Kind: EventChanged, Change: &Change{MACs: words},
+	ev := Event{Host: name, Time: inv.now(), Kind: EventChanged, Change: &Change{MACs: signedMACs},
 		Message: fmt.Sprintf("%s moved its MAC %s to %s", by, strings.Join(macs, ", "), to)}
 	h, err := next(before, ev)
 	if err != nil {
@@ -267,7 +267,7 @@ func differences(before, after Host) []string {
 	differ("serial number", before.Serial, after.Serial)
 	for _, ch := range AllChoices() {
 		if ch.Set != "" {
-			differ(ch.Set, ch.words(before.Choices), ch.words(after.Choices))
+			differ(ch.Set, ch.describe(before.Choices), ch.describe(after.Choices))
 		}
 	}
 

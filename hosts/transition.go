@@ -139,14 +139,14 @@ func next(h Host, ev Event) (Host, error) {
 
 // refuse says that the event may not follow the host's state.
 func (row transition) refuse(h Host, ev Event) error {
-	words := fmt.Errorf("%s is %s: %w", h.Name, h.State, ErrRefused)
+	refusal := fmt.Errorf("%s is %s: %w", h.Name, h.State, ErrRefused)
 	switch {
 	case row.refused == "":
-		return fmt.Errorf("%w (event %q)", words, ev.Kind)
+		return fmt.Errorf("%w (event %q)", refusal, ev.Kind)
 	case strings.Contains(row.refused, "%s"):
-		return fmt.Errorf("%w; "+row.refused, words, h.Name)
+		return fmt.Errorf("%w; "+row.refused, refusal, h.Name)
 	}
-	return fmt.Errorf("%w; %s", words, row.refused)
+	return fmt.Errorf("%w; %s", refusal, row.refused)
 }
 
 func fetchFile(h *Host, ev Event) error {

@@ -198,11 +198,11 @@ func (c *Catalog) commit(img Image, blobs ...blob) (Image, error) {
 			img.Added = old.Added
 		}
 	}
-	err := c.place(img, blobs)
+	err := c.publish(img, blobs)
 	return img, errors.Join(err, c.sweep(false))
 }
 
-func (c *Catalog) place(img Image, blobs []blob) error {
+func (c *Catalog) publish(img Image, blobs []blob) error {
 	return c.placeAs(img.Name+recordExt, img, blobs)
 }
 

@@ -111,7 +111,7 @@ func TestSharedContent(t *testing.T) {
 	}
 
 	a.Added = a.Added.Add(-time.Hour) // so that a new Added would show
-	must(t, c.place(a, nil))
+	must(t, c.publish(a, nil))
 	before := content(t, c)
 	if again := add(t, c, "a", one); !reflect.DeepEqual(again, a) || content(t, c) != before {
 		t.Errorf("the same content again: %+v, was %+v", again, a)

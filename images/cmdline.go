@@ -19,7 +19,7 @@ const maxCmdline = 2048 - 256
 // The other words stay as they are.
 func cleanCmdline(s string) (string, error) {
 	var keep []string
-	for _, w := range words(strings.TrimSpace(s)) {
+	for _, w := range splitArgs(strings.TrimSpace(s)) {
 		if strings.HasPrefix(w, "initrd=") || strings.Contains(w, "${") {
 			continue
 		}
@@ -39,9 +39,9 @@ func cleanCmdline(s string) (string, error) {
 
 func isControl(r rune) bool { return r < ' ' || r == 0x7f }
 
-// words splits at white space outside double quotes, as the kernel does
+// splitArgs splits at white space outside double quotes, as the kernel does
 // (Linux, lib/cmdline.c, next_arg).
-func words(s string) []string {
+func splitArgs(s string) []string {
 	var all []string
 	start, quoted := -1, false
 	for i := range len(s) {
@@ -68,7 +68,7 @@ func words(s string) []string {
 //	kernel bzImage-x86_64-linux init=/nix/store/…-nixos-system/init initrd=initrd-x86_64-linux loglevel=4 ${cmdline}
 func ipxeCmdline(script string) (string, error) {
 	for line := range strings.Lines(strings.ReplaceAll(script, "\\\n", " ")) {
-		w := words(line)
+		w := splitArgs(line)
 		if len(w) == 0 || w[0] != "kernel" {
 			continue
 		}

@@ -39,12 +39,12 @@ const (
 func (c *Catalog) AddFirmware(
 	ctx context.Context, name string, from []string, progress func(done, total int64),
 ) (f Firmware, notes []string, err error) {
-	var words []string
+	var lines []string
 	for _, source := range from {
-		words = append(words, sourceWords(source))
+		lines = append(lines, sourceWords(source))
 	}
 	g := &gathering{c: c, ctx: ctx, progress: progress, Firmware: Firmware{
-		Name: name, From: strings.Join(words, ", "), Added: time.Now().UTC().Truncate(time.Second),
+		Name: name, From: strings.Join(lines, ", "), Added: time.Now().UTC().Truncate(time.Second),
 		Files: map[string]File{}, Licences: map[string]File{},
 	}}
 	defer g.discard()

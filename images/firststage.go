@@ -187,7 +187,7 @@ func (c *Catalog) packFirstStage(ctx context.Context, img Image, program []byte)
 // Documentation/admin-guide/kernel-parameters.txt).
 func rdinit(cmdline string) string {
 	init := "/init"
-	for _, w := range words(cmdline) {
+	for _, w := range splitArgs(cmdline) {
 		if value, ok := strings.CutPrefix(w, "rdinit="); ok && value != "" {
 			init = value
 		}

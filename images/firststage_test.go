@@ -328,7 +328,7 @@ func TestFirstStageCmdline(t *testing.T) {
 	if got := FirstStageCmdline("http://10.0.0.1/a b\"c'$d`e|f", img, nil); strings.ContainsAny(got, "\"'$`|") || strings.Count(got, " ") != 1 {
 		t.Errorf("not quoted: %s", got)
 	}
-	if words := words(got); len(words) != 2 {
+	if words := splitArgs(got); len(words) != 2 {
 		t.Errorf("words %q", words)
 	}
 }

@@ -206,7 +206,7 @@ func bootEntries(text string) []bootEntry {
 		e = bootEntry{}
 	}
 	for line := range strings.Lines(text) {
-		w := words(line)
+		w := splitArgs(line)
 		if len(w) == 0 {
 			continue
 		}

@@ -92,7 +92,7 @@ func (c *Catalog) SetKernelParams(name string, params []string) (Image, error) {
 	if err := img.Fits(nil); err != nil {
 		return Image{}, err
 	}
-	if err := c.place(img, nil); err != nil {
+	if err := c.publish(img, nil); err != nil {
 		return Image{}, fmt.Errorf("change image %s: %w", name, err)
 	}
 	return img, nil

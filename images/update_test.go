@@ -19,7 +19,7 @@ func TestUpdate(t *testing.T) {
 	first, err := c.From(t.Context(), Request{Name: "a", From: s.URL}, nil)
 	must(t, err)
 	first.Added = first.Added.Add(-time.Hour) // so that a new Added would show
-	must(t, c.place(first, nil))
+	must(t, c.publish(first, nil))
 
 	same, changed, err := c.Update(t.Context(), "a", nil, nil)
 	must(t, err)

@@ -12,7 +12,7 @@ func (img Image) Warnings() []string {
 	warn := func(format string, args ...any) {
 		all = append(all, fmt.Sprintf("image "+img.Name+" "+format, args...))
 	}
-	if !slices.ContainsFunc(words(img.Cmdline), func(w string) bool { return strings.HasPrefix(w, "init=") }) {
+	if !slices.ContainsFunc(splitArgs(img.Cmdline), func(w string) bool { return strings.HasPrefix(w, "init=") }) {
 		warn("has no init= in its command line: a NixOS image then ends in an emergency shell; " +
 			"add it with --from, or give its own init=/nix/store/…/init with --cmdline")
 	}

@@ -71,7 +71,7 @@ func (b *batch) run(ctx context.Context, s *session) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer context.AfterFunc(ctx, func() { sess.Close() })()
 
-	sess.Stdin = bytes.NewReader(b.words())
+	sess.Stdin = bytes.NewReader(b.encode())
 	stdout, outErr := sess.StdoutPipe()
 	stderr, errErr := sess.StderrPipe()
 	lock := exclusiveLock
@@ -111,16 +111,16 @@ func (b *batch) run(ctx context.Context, s *session) error {
 	return b.broken(sess, cause)
 }
 
-// words is what batch.sh reads.
-func (b *batch) words() []byte {
-	var words []string
+// encode is what batch.sh reads.
+func (b *batch) encode() []byte {
+	var fields []string
 	for _, step := range b.steps {
 		bound := max(1, int(b.limit.Seconds()))
-		words = append(words, strconv.Itoa(bound), step.Stdin, strconv.Itoa(len(step.Argv)))
-		words = append(words, step.Argv...)
+		fields = append(fields, strconv.Itoa(bound), step.Stdin, strconv.Itoa(len(step.Argv)))
+		fields = append(fields, step.Argv...)
 	}
-	words = slices.Concat([]string{strconv.Itoa(len(words) + 2)}, words, []string{"end"})
-	return []byte(strings.Join(words, "\x00") + "\x00")
+	fields = slices.Concat([]string{strconv.Itoa(len(fields) + 2)}, fields, []string{"end"})
+	return []byte(strings.Join(fields, "\x00") + "\x00")
 }
 
 // follow reads how the steps fare, in the lines that begin with the mark: which failed, and whether

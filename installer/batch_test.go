@@ -188,7 +188,7 @@ func TestBatchLost(t *testing.T) {
 func TestBatchCut(t *testing.T) {
 	s := connect(t)
 	mark := filepath.Join(t.TempDir(), "mark")
-	words := batchOf(step("a", "touch", mark), step("b", "touch", mark+"end")).words()
+	words := batchOf(step("a", "touch", mark), step("b", "touch", mark+"end")).encode()
 	for n := range len(words) - 1 {
 		_, err := s.run(t.Context(), strings.NewReader(string(words[:n])), "bash", "-c", batchScript)
 		if _, there := os.Stat(mark); err == nil || there == nil {

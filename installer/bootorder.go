@@ -28,7 +28,7 @@ func (i *install) diskFirst(ctx context.Context, before handover.Boots) (string,
 	if i.host.BootOrder != hosts.OrderDiskFirst {
 		return "", nil
 	}
-	words, err := i.orderBoots(ctx, before)
+	report, err := i.orderBoots(ctx, before)
 	if errors.Is(err, errLost) || ctx.Err() != nil {
 		return "", err
 	}
@@ -36,7 +36,7 @@ func (i *install) diskFirst(ctx context.Context, before handover.Boots) (string,
 		i.note("--boot-order disk-first: %v; the firmware's boot order stays as it is: change it in its setup", err)
 		return "", nil
 	}
-	return ", " + words, nil
+	return ", " + report, nil
 }
 
 func (i *install) orderBoots(ctx context.Context, before handover.Boots) (string, error) {

@@ -145,13 +145,13 @@ func (i *install) closeAfter(ctx context.Context, err error) {
 }
 
 func diskWords(p *disko.Plan) string {
-	var words []string
+	var descriptions []string
 	for _, d := range p.Disks {
 		w := fmt.Sprintf("%s (%.1f GB", d.Device, float64(d.Size)/1e9)
 		if id := strings.TrimSpace(d.Model + " " + d.Serial); id != "" {
 			w += ", " + id
 		}
-		words = append(words, w+")")
+		descriptions = append(descriptions, w+")")
 	}
-	return strings.Join(words, ", ")
+	return strings.Join(descriptions, ", ")
 }

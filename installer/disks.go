@@ -162,11 +162,11 @@ func (d *Disks) Close(ctx context.Context) error {
 			return errors.Join(removed, closed, err)
 		}
 
-		held := d.plan.Held(facts)
-		if len(held) == 0 {
+		inUse := d.plan.Held(facts)
+		if len(inUse) == 0 {
 			return removed
 		}
-		closed = fmt.Errorf("still in use: %s", strings.Join(held, "; "))
+		closed = fmt.Errorf("still in use: %s", strings.Join(inUse, "; "))
 		if err := d.run(ctx, d.plan.Close(facts), true); err != nil {
 			closed = fmt.Errorf("%w: %w", closed, err)
 		}

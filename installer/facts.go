@@ -21,14 +21,14 @@ import (
 // one of which must be the host's. It waits at most limit for what changes the machine.
 func (i *install) facts(ctx context.Context, limit time.Duration) (*disko.Facts, error) {
 	var facts *disko.Facts
-	var words, macs []string
+	var lines, macs []string
 	asked, within := errgroup.WithContext(ctx)
 	asked.Go(func() (err error) {
 		facts, err = i.readDisks(within, i.session, limit)
 		return err
 	})
 	asked.Go(func() (err error) {
-		words, macs, err = machineWords(within, i.session)
+		lines, macs, err = describeMachine(within, i.session)
 		return err
 	})
 	if err := asked.Wait(); err != nil {
@@ -42,13 +42,13 @@ func (i *install) facts(ctx context.Context, limit time.Duration) (*disko.Facts,
 		if _, err := cryptenroll(ctx, i.session); err != nil {
 			return nil, err
 		}
-		words = append(words, "TPM 2.0")
+		lines = append(lines, "TPM 2.0")
 	}
 
 	for _, d := range facts.Disks() {
-		words = append(words, strings.TrimSpace(fmt.Sprintf("%s %.1f GB %s", d.Device, float64(d.Size)/1e9, d.Content)))
+		lines = append(lines, strings.TrimSpace(fmt.Sprintf("%s %.1f GB %s", d.Device, float64(d.Size)/1e9, d.Content)))
 	}
-	i.finished(hosts.PhaseFacts, "%s", strings.Join(words, "; "))
+	i.finished(hosts.PhaseFacts, "%s", strings.Join(lines, "; "))
 	return facts, nil
 }
 
@@ -95,8 +95,8 @@ func (i *install) knownCard(macs []string) error {
 	return nil
 }
 
-// machineWords is firmware, memory and network cards, for the log, and the MACs of these.
-func machineWords(ctx context.Context, s *session) (words, macs []string, err error) {
+// describeMachine is firmware, memory and network cards, for the log, and the MACs of these.
+func describeMachine(ctx context.Context, s *session) (lines, macs []string, err error) {
 	out, err := s.run(ctx, nil, "sh", "-c", `if test -d /sys/firmware/efi; then echo UEFI; else echo BIOS; fi
 head -n 1 /proc/meminfo && cat /sys/class/net/*/address`)
 	if err != nil {

@@ -97,11 +97,11 @@ func (i *install) putFirmware(ctx context.Context, l *disko.Layout) (string, err
 		return "", nil
 	}
 	point := fw.Mountpoints[0]
-	words, err := putFirmware(ctx, i.session, newRoot, point, b, i.Images)
+	report, err := putFirmware(ctx, i.session, newRoot, point, b, i.Images)
 	if err != nil {
 		return "", fmt.Errorf("put the firmware of %s into %s: %w", b, point, err)
 	}
-	return ", " + words, nil
+	return ", " + report, nil
 }
 
 func putFirmware(
@@ -279,10 +279,10 @@ func freeSpace(ctx context.Context, s *session, path string) (int64, error) {
 		return 0, err
 	}
 	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
-	words := strings.Fields(lines[len(lines)-1]) // device, blocks, used, available, …
-	if len(words) < 4 {
+	columns := strings.Fields(lines[len(lines)-1]) // device, blocks, used, available, …
+	if len(columns) < 4 {
 		return 0, fmt.Errorf("df said %q", out)
 	}
-	kib, err := strconv.ParseInt(words[3], 10, 64)
+	kib, err := strconv.ParseInt(columns[3], 10, 64)
 	return kib << 10, err
 }

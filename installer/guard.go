@@ -32,11 +32,11 @@ func (f *reconciler) guard(h hosts.Host, p *disko.Plan) error {
 		return fmt.Errorf("nothing was changed. %s", all[0])
 	}
 
-	words := fmt.Sprintf("nothing was changed. %d of the disks are not to be taken just so:", len(all))
+	message := fmt.Sprintf("nothing was changed. %d of the disks are not to be taken just so:", len(all))
 	for _, o := range all {
-		words += "\n" + o.String()
+		message += "\n" + o.String()
 	}
-	return errors.New(words)
+	return errors.New(message)
 }
 
 // rehearse ends a dry run: all is done that comes before the first change. A blank machine
@@ -76,23 +76,23 @@ func (i *install) rehearse(ctx context.Context) error {
 
 // rehearsalWords sums up what would be done.
 func rehearsalWords(p *disko.Plan) string {
-	words := []string{fmt.Sprintf("a dry run; nothing was changed. An install would take %s in %s", diskWords(p), stepCount(len(p.Steps)))}
+	sentences := []string{fmt.Sprintf("a dry run; nothing was changed. An install would take %s in %s", diskWords(p), stepCount(len(p.Steps)))}
 	if p.Unfinished() {
-		words[0] += ", and more once it sees what is inside"
+		sentences[0] += ", and more once it sees what is inside"
 	}
 	if keys := p.KeyFiles(); len(keys) > 0 {
-		words = append(words, "the keys for "+strings.Join(keys, ", ")+" are there")
+		sentences = append(sentences, "the keys for "+strings.Join(keys, ", ")+" are there")
 	}
 	lost := false
 	for _, d := range p.Disks {
 		if d.Erased && d.Content != "blank" {
 			lost = true
-			words = append(words, fmt.Sprintf("lost would be all that is on %s: %s", d.Device, d.Content))
+			sentences = append(sentences, fmt.Sprintf("lost would be all that is on %s: %s", d.Device, d.Content))
 		}
 	}
 
 	if !lost {
-		words = append(words, "nothing would be lost")
+		sentences = append(sentences, "nothing would be lost")
 	}
-	return strings.Join(words, "; ")
+	return strings.Join(sentences, "; ")
 }

@@ -56,7 +56,7 @@ func TestNoise(t *testing.T) {
 	if err != nil || !strings.Contains(string(raw), "/dev/vdb") {
 		t.Errorf("disks: %s, %v", raw, err)
 	}
-	if words, macs, err := machineWords(ctx, s); err != nil || words[0] != "UEFI" && words[0] != "BIOS" || !slices.Contains(macs, macHere(t)) {
+	if words, macs, err := describeMachine(ctx, s); err != nil || words[0] != "UEFI" && words[0] != "BIOS" || !slices.Contains(macs, macHere(t)) {
 		t.Errorf("memory and cards: %q, %q, %v", words, macs, err)
 	}
 	if free, err := freeSpace(ctx, s, "/boot"); err != nil || free != 999<<10 {

@@ -238,16 +238,16 @@ func between(out []byte, mark string) (answer []byte, whole bool) {
 // brief is a command for people: of a script, its first line.
 func brief(argv []string) string {
 	const most = 500
-	words := make([]string, len(argv))
+	quoted := make([]string, len(argv))
 	for i, a := range argv {
 		line, _, more := strings.Cut(a, "\n")
-		words[i] = line
+		quoted[i] = line
 		if more {
-			words[i] += " …"
+			quoted[i] += " …"
 		}
 	}
 
-	all := strings.Join(words, " ")
+	all := strings.Join(quoted, " ")
 	if len(all) > most {
 		all = strings.ToValidUTF8(all[:most], "") + " …"
 	}
@@ -257,9 +257,9 @@ func brief(argv []string) string {
 // quote makes one shell word of each argument: the SSH protocol carries a
 // command line, not arguments.
 func quote(argv []string) string {
-	words := make([]string, len(argv))
+	quoted := make([]string, len(argv))
 	for i, a := range argv {
-		words[i] = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
+		quoted[i] = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
 	}
-	return strings.Join(words, " ")
+	return strings.Join(quoted, " ")
 }

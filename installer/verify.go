@@ -136,12 +136,12 @@ func (f *reconciler) waits(h hosts.Host, a sshAnswer) {
 		if h.Restart.Waits == a.at() {
 			return
 		}
-		words := "waits for its passphrase at " + a.at()
+		message := "waits for its passphrase at " + a.at()
 		if a.who == unclear {
-			words = fmt.Sprintf("answers at %s with its own SSH key, and may be its stage 1 that waits for its passphrase, which has that key, too: %v, "+
+			message = fmt.Sprintf("answers at %s with its own SSH key, and may be its stage 1 that waits for its passphrase, which has that key, too: %v, "+
 				"so this server cannot tell", a.at(), a.why)
 		}
-		f.apply(hosts.Event{Kind: hosts.EventWaits, Address: a.at(), Message: words})
+		f.apply(hosts.Event{Kind: hosts.EventWaits, Address: a.at(), Message: message})
 	case h.Restart.Waits != "" && f.since(&f.outlook.opened, openedFor):
 		f.outlook.opened = time.Time{}
 		f.apply(hosts.Event{Kind: hosts.EventWaits, Message: "does not wait at " + h.Restart.Waits + " any more"})

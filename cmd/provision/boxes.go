@@ -182,7 +182,7 @@ func (b *progressBar) arrange(left, right int) {
 	n := len(b.segments)
 	room := right - left - 3*n // a line and a blank at both sides of each text
 	sizes := make([]float64, n)
-	least := make([]int, n)
+	minimums := make([]int, n)
 	sum := 0.0
 	unknown := 0
 	for i, s := range b.segments {
@@ -192,7 +192,7 @@ func (b *progressBar) arrange(left, right int) {
 			unknown++
 		}
 		for _, l := range b.describe(s, wide) {
-			least[i] = min(wide, max(least[i], len([]rune(l.text+l.where))))
+			minimums[i] = min(wide, max(minimums[i], len([]rune(l.text+l.where))))
 		}
 	}
 
@@ -202,7 +202,7 @@ func (b *progressBar) arrange(left, right int) {
 		}
 	}
 
-	widths := share(room, sizes, least)
+	widths := share(room, sizes, minimums)
 	b.edges, b.texts = []int{left}, nil
 	for i, s := range b.segments {
 		b.edges = append(b.edges, b.edges[i]+widths[i]+3)
@@ -221,14 +221,14 @@ func (b *progressBar) list() {
 }
 
 // share divides room by sizes, so that none gets less than its least.
-func share(room int, sizes []float64, least []int) []int {
+func share(room int, sizes []float64, minimums []int) []int {
 	widths, fixed := make([]int, len(sizes)), make([]bool, len(sizes))
 	for again := true; again; {
 		again = false
 		left, sum := float64(room), 0.0
 		for i := range sizes {
 			if fixed[i] {
-				left -= float64(least[i])
+				left -= float64(minimums[i])
 			} else {
 				sum += sizes[i]
 			}
@@ -236,13 +236,13 @@ func share(room int, sizes []float64, least []int) []int {
 
 		done := 0.0 // rounding is carried on, so that the widths add up
 		for i := range sizes {
-			widths[i] = least[i]
+			widths[i] = minimums[i]
 			if fixed[i] {
 				continue
 			}
 			from := int(left*done/sum + 0.5)
 			done += sizes[i]
-			if widths[i] = int(left*done/sum+0.5) - from; widths[i] < least[i] {
+			if widths[i] = int(left*done/sum+0.5) - from; widths[i] < minimums[i] {
 				fixed[i], again = true, true
 			}
 		}

@@ -52,9 +52,9 @@ func choiceFlag(c *cobra.Command, ch hosts.Choice, to any) {
 	}
 
 	var complete cobra.CompletionFunc
-	switch words, ok := to.(interface{ Words() []string }); {
+	switch listed, ok := to.(interface{ Words() []string }); {
 	case ok:
-		complete = completeWays(words.Words()...)
+		complete = completeWays(listed.Words()...)
 	case ch.Flag == "board":
 		complete = completeWays(append(boards.Names(), enroll.AutoBoard)...)
 	case ch.Flag == "layout":

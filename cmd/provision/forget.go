@@ -227,14 +227,14 @@ func listForgotten(c *cobra.Command, daemon *api.Client, asJSON bool) error {
 }
 
 func keptWords(l hosts.Loss) string {
-	words := []string{"identity"}
+	revocations := []string{"identity"}
 	for what, n := range map[string]int{"escrow": len(l.Escrow), "secrets": len(l.Keys) + len(l.Secrets), "disks": len(l.Disks)} {
 		if n > 0 {
-			words = append(words, what)
+			revocations = append(revocations, what)
 		}
 	}
-	slices.Sort(words[1:])
-	return strings.Join(words, ", ")
+	slices.Sort(revocations[1:])
+	return strings.Join(revocations, ", ")
 }
 
 // sayForgotten says that hosts can be taken back, if there are any.

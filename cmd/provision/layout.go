@@ -98,9 +98,9 @@ func layoutShow() *cobra.Command {
 }
 
 // presetDevices reads --disk; where there is one disk, its name may be left out.
-func presetDevices(p disko.Preset, words []string) (map[string]string, error) {
+func presetDevices(p disko.Preset, args []string) (map[string]string, error) {
 	devices := map[string]string{}
-	for _, word := range words {
+	for _, word := range args {
 		name, device, ok := strings.Cut(word, "=")
 		if !ok && len(p.Disks) == 1 {
 			name, device = p.Disks[0].Name, word

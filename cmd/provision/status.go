@@ -72,11 +72,11 @@ func detail(s api.Status) string {
 	case s.State == hosts.StateReady && time.Now().After(s.Permit.Expires):
 		return "its permit expired " + ago(s.Permit.Expires) + ": enroll it again"
 	case s.State == hosts.StateReady:
-		words := "switch it on; permit until " + s.Permit.Expires.Local().Format("2006-01-02 15:04")
+		advice := "switch it on; permit until " + s.Permit.Expires.Local().Format("2006-01-02 15:04")
 		if s.Progress.Now != "" {
-			words += "; " + s.Progress.Now
+			advice += "; " + s.Progress.Now
 		}
-		return words
+		return advice
 	case s.State == hosts.StateRehearsed:
 		return "dry run done, nothing was changed; enroll it again to install it"
 	case s.State == hosts.StateInstalled:

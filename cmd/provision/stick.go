@@ -135,12 +135,12 @@ func (in sticks) parts(dir string) (map[string]string, error) {
 		dirs[i] = filepath.Dir(dirs[i])
 	}
 	for _, d := range append(dirs, dir) {
-		held, err := os.ReadDir(filepath.Join(d, "holders"))
+		holders, err := os.ReadDir(filepath.Join(d, "holders"))
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return nil, fmt.Errorf("find out what uses it: %w", err)
 		}
 
-		for _, h := range held {
+		for _, h := range holders {
 			what := h.Name()
 			if name := readTrimmed(filepath.Join(d, "holders", h.Name()), "dm/name"); name != "" {
 				what = "/dev/mapper/" + name

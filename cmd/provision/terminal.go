@@ -20,8 +20,8 @@ func terminalOf(w io.Writer) *os.File {
 
 // raw takes what is printed as it is: files and secrets, which are not for reading.
 func raw(w io.Writer) io.Writer {
-	if words, is := w.(*text.Writer); is {
-		return words.To
+	if filtered, is := w.(*text.Writer); is {
+		return filtered.To
 	}
 	return w
 }

@@ -47,7 +47,7 @@ func (s *Server) slowLoads(c echo.Context) error {
 
 // slow says what takes a host's machine long over TFTP, by what is known of it
 // and of how it asked.
-func (s *Server) slow(h hosts.Host, traces []hosts.Trace, programs map[string][]byte) (words []string) {
+func (s *Server) slow(h hosts.Host, traces []hosts.Trace, programs map[string][]byte) (findings []string) {
 	img, err := s.Images.Get(h.Image)
 	if err != nil {
 		return nil // doctor and enroll tell of it
@@ -69,11 +69,11 @@ func (s *Server) slow(h hosts.Host, traces []hosts.Trace, programs map[string][]
 
 	for _, l := range loads {
 		if w := l.Slow(cmp.Or(tr.Blksize, 1468), tr.Block); w != "" {
-			words = append(words, w)
+			findings = append(findings, w)
 		}
 	}
 
-	return words
+	return findings
 }
 
 // programSize is that of the program which a PXE client loads.

@@ -93,11 +93,11 @@ func readRequest(in *bufio.Reader) (*http.Request, error) {
 		name, value, _ := bytes.Cut(text, []byte(":"))
 		switch {
 		case r.Method == "":
-			words := strings.Split(string(text), " ")
-			if len(words) != 3 || words[2] != "HTTP/1.1" || !strings.HasPrefix(words[1], "/") {
+			fields := strings.Split(string(text), " ")
+			if len(fields) != 3 || fields[2] != "HTTP/1.1" || !strings.HasPrefix(fields[1], "/") {
 				return nil, errors.New("no request")
 			}
-			r.Method, r.URL.Path = words[0], words[1]
+			r.Method, r.URL.Path = fields[0], fields[1]
 		case len(text) == 0:
 			return r, nil
 		case bytes.EqualFold(name, []byte("Range")):

@@ -118,11 +118,11 @@ func onDisks(argv []string, takes []hosts.Taken) []string {
 
 	// The longest first: /dev/sda is a part of /dev/sdaa.
 	slices.SortFunc(order, func(a, b int) int { return len(takes[b].Device) - len(takes[a].Device) })
-	var words []string
+	var items []string
 	for _, i := range order {
-		words = append(words, takes[i].Device, fmt.Sprintf("disk %d", i))
+		items = append(items, takes[i].Device, fmt.Sprintf("disk %d", i))
 	}
-	replace := strings.NewReplacer(words...)
+	replace := strings.NewReplacer(items...)
 	var out []string
 	for _, arg := range argv {
 		out = append(out, replace.Replace(arg))

@@ -243,17 +243,17 @@ func split(ps []packet) (udp, tcp []string, transfer bool) {
 
 func packetWords(ps []packet) string {
 	udp, tcp, transfer := split(ps)
-	var words []string
+	var parts []string
 	if len(udp) > 0 {
-		words = append(words, "udp "+strings.Join(udp, ", "))
+		parts = append(parts, "udp "+strings.Join(udp, ", "))
 	}
 	if len(tcp) > 0 {
-		words = append(words, "tcp "+strings.Join(tcp, ", "))
+		parts = append(parts, "tcp "+strings.Join(tcp, ", "))
 	}
 	if transfer {
-		words = append(words, "TFTP transfers")
+		parts = append(parts, "TFTP transfers")
 	}
-	return enumerate(words)
+	return enumerate(parts)
 }
 
 // remedy is the line to add, in the words of what manages the firewall.

@@ -150,11 +150,11 @@ func judgeServed(l link, address netip.Addr, served bool) []Finding {
 }
 
 // addresses are those of IPv4 as words.
-func addresses(all []netip.Prefix) (words []string) {
+func addresses(all []netip.Prefix) (texts []string) {
 	for _, p := range all {
-		words = append(words, p.Addr().String())
+		texts = append(texts, p.Addr().String())
 	}
-	return words
+	return texts
 }
 
 func judgeMTU(l link) (found []Finding) {

@@ -393,5 +393,5 @@ func (s *Service) Set(ctx context.Context, name string, r SetRequest, by string)
 	return s.Hosts.Set(name, change, by)
 }
 
-// words is an error as it is shown. Much of it may be what a flake or a machine says.
-func words(err error) string { return text.Short(err.Error(), hosts.MaxMessage) }
+// shortText is an error as it is shown. Much of it may be what a flake or a machine says.
+func shortText(err error) string { return text.Short(err.Error(), hosts.MaxMessage) }

@@ -65,7 +65,7 @@ func (s *Service) propose(h hosts.Host, layout *disko.Layout, seen json.RawMessa
 	p := new(Proposal)
 	if facts != nil {
 		if p.Plan, err = disko.NewPlan(layout, facts, o); err != nil {
-			p.Unfit = words(err)
+			p.Unfit = shortText(err)
 		}
 	}
 

@@ -42,7 +42,7 @@ type static struct {
 func parseOrder(cmdline string) (order, error) {
 	o := order{init: "/init"}
 	var where, digests string
-	for _, w := range words(cmdline) {
+	for _, w := range splitArgs(cmdline) {
 		name, value, _ := strings.Cut(w, "=")
 		switch name {
 		case "provision.initrd":
@@ -125,9 +125,9 @@ func parseIP(s string) *static {
 	return &static{netip.PrefixFrom(addr, bits), gateway, f[5]}
 }
 
-// words splits at white space outside double quotes, as the kernel does (Linux,
+// splitArgs splits at white space outside double quotes, as the kernel does (Linux,
 // lib/cmdline.c, next_arg), and drops the quotes.
-func words(s string) []string {
+func splitArgs(s string) []string {
 	var all []string
 	quoted := false
 	for _, w := range strings.FieldsFunc(s, func(r rune) bool {

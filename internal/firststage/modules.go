@@ -112,7 +112,7 @@ func (m *modules) loadOne(name string) error {
 // Pi's firmware gives its network card's MAC in this way.
 func (m *modules) options(module string) string {
 	var all []string
-	for _, w := range words(m.cmdline) {
+	for _, w := range splitArgs(m.cmdline) {
 		if name, option, ok := strings.Cut(w, "."); ok && strings.ReplaceAll(name, "-", "_") == module {
 			all = append(all, option)
 		}

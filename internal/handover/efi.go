@@ -142,7 +142,7 @@ func partitionGUID(body []byte) string {
 
 // String says what the option boots, for people.
 func (o LoadOption) String() string {
-	var words []string
+	var parts []string
 	if o.MAC != nil {
 		way, over := "PXE", "IPv4"
 		if o.HTTP {
@@ -153,19 +153,19 @@ func (o LoadOption) String() string {
 		} else if !o.IPv4 {
 			over = "an unnamed protocol"
 		}
-		words = append(words, fmt.Sprintf("%s over %s from %s", way, over, o.MAC))
+		parts = append(parts, fmt.Sprintf("%s over %s from %s", way, over, o.MAC))
 	}
 
 	if o.URI != "" {
-		words = append(words, fmt.Sprintf("the URL %q", o.URI))
+		parts = append(parts, fmt.Sprintf("the URL %q", o.URI))
 	}
 	if !o.Active {
-		words = append(words, "switched off")
+		parts = append(parts, "switched off")
 	}
-	if len(words) == 0 {
+	if len(parts) == 0 {
 		return fmt.Sprintf("%q", o.Label)
 	}
-	return fmt.Sprintf("%q (%s)", o.Label, strings.Join(words, ", "))
+	return fmt.Sprintf("%q (%s)", o.Label, strings.Join(parts, ", "))
 }
 
 // netboots ranks options that boot from one of the MACs what a DHCP server tells over IPv4; 0: it does not. Drivers of

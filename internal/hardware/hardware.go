@@ -53,37 +53,37 @@ func Module(printed []byte) ([]byte, error) {
 	if len(printed) > maxModule {
 		return nil, fmt.Errorf("it has %d bytes, and at most %d are taken", len(printed), maxModule)
 	}
-	words, err := split(printed)
+	tokens, err := split(printed)
 	if err != nil {
 		return nil, err
 	}
 
-	body := slices.Index(words, ":") + 1 // of its arguments, which may be missing
-	if body >= len(words) || !head.MatchString(strings.Join(words[:body+1], " ")) || words[len(words)-1] != "}" {
+	body := slices.Index(tokens, ":") + 1 // of its arguments, which may be missing
+	if body >= len(tokens) || !head.MatchString(strings.Join(tokens[:body+1], " ")) || tokens[len(tokens)-1] != "}" {
 		return nil, errors.New("it does not begin and end as the tool's do, with { config, lib, pkgs, modulesPath, ... }: { and }")
 	}
-	words = words[body+1 : len(words)-1]
+	tokens = tokens[body+1 : len(tokens)-1]
 	var out bytes.Buffer
 	out.WriteString("# What nixos-generate-config says of the machine, written by provision, which overwrites it.\n" +
 		"{ config, lib, pkgs, modulesPath, ... }:\n\n{\n")
 	var options []string
-	for len(words) > 0 {
-		end := slices.Index(words, ";")
+	for len(tokens) > 0 {
+		end := slices.Index(tokens, ";")
 		if end < 0 {
-			end = len(words)
+			end = len(tokens)
 		}
-		statement := strings.Join(words[:end], " ")
+		statement := strings.Join(tokens[:end], " ")
 		switch {
-		case end == len(words):
+		case end == len(tokens):
 			return nil, fmt.Errorf("%.300q has no end", statement)
 		case !statements.MatchString(statement):
 			return nil, fmt.Errorf("%.300q is nothing that it prints", statement)
-		case slices.Contains(options, words[0]):
-			return nil, fmt.Errorf("%s is said twice", words[0])
+		case slices.Contains(options, tokens[0]):
+			return nil, fmt.Errorf("%s is said twice", tokens[0])
 		}
 
-		options = append(options, words[0])
-		words = words[end+1:]
+		options = append(options, tokens[0])
+		tokens = tokens[end+1:]
 		fmt.Fprintf(&out, "  %s;\n", statement)
 	}
 
@@ -92,28 +92,28 @@ func Module(printed []byte) ([]byte, error) {
 }
 
 // split makes tokens of a text.
-func split(text []byte) (words []string, err error) {
+func split(text []byte) (tokens []string, err error) {
 	for {
 		text = text[len(between.Find(text)):]
 		word := token.Find(text)
 		switch {
 		case len(text) == 0:
-			return words, nil
+			return tokens, nil
 		case word == nil:
 			line, _, _ := bytes.Cut(text, []byte("\n"))
-			return nil, fmt.Errorf("%.300q is nothing that it prints", strings.Join(append(lastFew(words), string(line)), " "))
+			return nil, fmt.Errorf("%.300q is nothing that it prints", strings.Join(append(lastFew(tokens), string(line)), " "))
 		}
 
-		words = append(words, string(word))
+		tokens = append(tokens, string(word))
 		text = text[len(word):]
 	}
 }
 
 // lastFew are the words of a statement that has not ended.
-func lastFew(words []string) []string {
-	begin := len(words)
-	for begin > 0 && words[begin-1] != ";" && words[begin-1] != "{" {
+func lastFew(tokens []string) []string {
+	begin := len(tokens)
+	for begin > 0 && tokens[begin-1] != ";" && tokens[begin-1] != "{" {
 		begin--
 	}
-	return words[begin:]
+	return tokens[begin:]
 }

@@ -101,15 +101,15 @@ func (r *reader) read(f configFile, taken bool, depth int) error {
 	for line := range bytes.Lines(data) {
 		number++
 		at := fmt.Sprintf("%s:%d", f.path, number)
-		words, err := split(string(line))
+		fields, err := split(string(line))
 		if err != nil {
 			return fmt.Errorf("read your SSH settings: %s: %w", at, err)
 		}
 
-		if len(words) == 0 {
+		if len(fields) == 0 {
 			continue
 		}
-		keyword, args := strings.ToLower(words[0]), words[1:]
+		keyword, args := strings.ToLower(fields[0]), fields[1:]
 		switch keyword {
 		case "host":
 			taken = outside && matchesHost(r.to.Host, args)
@@ -216,7 +216,7 @@ func split(line string) ([]string, error) {
 	if end < 0 {
 		return []string{line}, nil
 	}
-	words := []string{line[:end]}
+	fields := []string{line[:end]}
 	rest := strings.TrimLeft(line[end:], " \t")
 	rest = strings.TrimLeft(strings.TrimPrefix(rest, "="), " \t")
 	for rest != "" && rest[0] != '#' {
@@ -224,11 +224,11 @@ func split(line string) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		words = append(words, word)
+		fields = append(fields, word)
 		rest = strings.TrimLeft(after, " \t")
 	}
 
-	return words, nil
+	return fields, nil
 }
 
 // cutWord cuts the first word off.

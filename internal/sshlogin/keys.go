@@ -39,18 +39,18 @@ func (a *authFlow) close() {
 // or so, and an agent may hold more keys than that.
 func (c *connection) auth(ctx context.Context) (*authFlow, error) {
 	a := new(authFlow)
-	var held []ssh.Signer
+	var loaded []ssh.Signer
 	if c.settings.agent != "" {
-		held = a.askAgent(ctx, c.settings.agent)
+		loaded = a.askAgent(ctx, c.settings.agent)
 	}
-	files, err := c.keyFiles(ctx, a, held)
+	files, err := c.keyFiles(ctx, a, loaded)
 	if err != nil {
 		a.close()
 		return nil, err
 	}
 
 	named := len(c.Identities) > 0 && c.primary || c.settings.only
-	others := slices.DeleteFunc(slices.Clone(held), func(k ssh.Signer) bool { return find(files, k.PublicKey()) != nil })
+	others := slices.DeleteFunc(slices.Clone(loaded), func(k ssh.Signer) bool { return find(files, k.PublicKey()) != nil })
 	keys := slices.Concat(others, files)
 	switch {
 	case c.settings.only:
@@ -98,9 +98,9 @@ func find(keys []ssh.Signer, public ssh.PublicKey) ssh.Signer {
 }
 
 // keyFiles reads the key files. A file that was named must be there, and be a key.
-func (c *connection) keyFiles(ctx context.Context, a *authFlow, held []ssh.Signer) (keys []ssh.Signer, err error) {
+func (c *connection) keyFiles(ctx context.Context, a *authFlow, loaded []ssh.Signer) (keys []ssh.Signer, err error) {
 	for _, id := range c.settings.identities {
-		key, err := c.readKey(ctx, id.file, held)
+		key, err := c.readKey(ctx, id.file, loaded)
 		switch {
 		case err == nil:
 			keys = append(append(keys, certified(id.file, key)...), key)
@@ -122,16 +122,16 @@ var errLocked = errors.New("it is encrypted, and nobody is there to ask for its 
 
 // readKey reads a private key, or a public one whose private half the agent holds, or the file beside it. What the
 // agent holds needs no passphrase.
-func (c *connection) readKey(ctx context.Context, file string, held []ssh.Signer) (ssh.Signer, error) {
+func (c *connection) readKey(ctx context.Context, file string, loaded []ssh.Signer) (ssh.Signer, error) {
 	data, err := os.ReadFile(file)
 	if err == nil {
 		if public, _, _, _, notPublic := ssh.ParseAuthorizedKey(data); notPublic == nil {
-			return c.readPublic(ctx, file, public, held)
+			return c.readPublic(ctx, file, public, loaded)
 		}
 	}
 
 	if public := publicHalf(file); public != nil {
-		if key := find(held, public); key != nil {
+		if key := find(loaded, public); key != nil {
 			return key, nil
 		}
 	}
@@ -145,7 +145,7 @@ func (c *connection) readKey(ctx context.Context, file string, held []ssh.Signer
 		return nil, err
 	}
 
-	if same := find(held, key.PublicKey()); same != nil {
+	if same := find(loaded, key.PublicKey()); same != nil {
 		return same, nil
 	}
 	return key, nil
@@ -153,8 +153,8 @@ func (c *connection) readKey(ctx context.Context, file string, held []ssh.Signer
 
 // readPublic finds the private half of a public key.
 func (c *connection) readPublic(ctx context.Context, file string, public ssh.PublicKey,
-	held []ssh.Signer) (ssh.Signer, error) {
-	if key := find(held, public); key != nil {
+	loaded []ssh.Signer) (ssh.Signer, error) {
+	if key := find(loaded, public); key != nil {
 		return key, nil
 	}
 	private, is := strings.CutSuffix(file, ".pub")

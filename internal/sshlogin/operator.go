@@ -103,13 +103,13 @@ func readStatus(file string) (parent int, uid string) {
 		return 0, ""
 	}
 	for line := range strings.Lines(string(data)) {
-		words := strings.Fields(line)
+		fields := strings.Fields(line)
 		switch {
-		case len(words) < 2:
-		case words[0] == "PPid:":
-			parent, _ = strconv.Atoi(words[1]) // 0 ends the search
-		case words[0] == "Uid:":
-			uid = words[1]
+		case len(fields) < 2:
+		case fields[0] == "PPid:":
+			parent, _ = strconv.Atoi(fields[1]) // 0 ends the search
+		case fields[0] == "Uid:":
+			uid = fields[1]
 		}
 	}
 

@@ -148,12 +148,12 @@ func (l *Login) knownSettings(s *settings, r *reader) error {
 		if !said {
 			continue
 		}
-		words, err := split("Files " + v.text)
+		names, err := split("Files " + v.text)
 		if err != nil {
 			return fmt.Errorf("%s: %w", v.at, err)
 		}
 
-		for _, file := range words[1:] {
+		for _, file := range names[1:] {
 			if file == "none" || file == "/dev/null" {
 				s.unchecked = append(s.unchecked, fmt.Sprintf("%s: the known hosts go on to count", v.at))
 				continue

@@ -35,7 +35,7 @@ func readSurroundings(out string) *surroundings {
 	s := &surroundings{addrs: make(map[netip.Addr]string), sshd: make(map[string]string)}
 	for line := range strings.Lines(out) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), " ")
-		words := strings.Fields(value)
+		fields := strings.Fields(value)
 		switch key {
 		case "kernel":
 			s.kernel = value
@@ -52,19 +52,19 @@ func readSurroundings(out string) *surroundings {
 		case "name":
 			s.name = value
 		case "nic":
-			words = append(words, "", "", "", "")
-			s.nics = append(s.nics, nic{words[0], strings.ToLower(words[1]), words[2], words[3]})
+			fields = append(fields, "", "", "", "")
+			s.nics = append(s.nics, nic{fields[0], strings.ToLower(fields[1]), fields[2], fields[3]})
 		case "route":
 			s.routes = append(s.routes, value)
 		case "addr":
-			if len(words) == 2 {
-				if a, err := netip.ParseAddr(words[1]); err == nil {
-					s.addrs[a] = words[0]
+			if len(fields) == 2 {
+				if a, err := netip.ParseAddr(fields[1]); err == nil {
+					s.addrs[a] = fields[0]
 				}
 			}
 		case "conn":
-			if len(words) == 4 {
-				s.here = readAddrPort(words[2], words[3])
+			if len(fields) == 4 {
+				s.here = readAddrPort(fields[2], fields[3])
 			}
 		case "sshd":
 			setting, value, _ := strings.Cut(value, " ")

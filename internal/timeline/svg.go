@@ -60,7 +60,7 @@ func (t Timeline) SVG(w io.Writer) error {
 		if p.Queued > 0 {
 			fmt.Fprintf(b, `<rect class="queued" x="%.1f" y="%.1f" width="%.1f" height="16"/>`, x(p.Start), y, p.Queued/whole*chartWidth)
 		}
-		text(chartX+chartWidth+14, y+13, ` class="dim"`, p.took()+", "+p.words())
+		text(chartX+chartWidth+14, y+13, ` class="dim"`, p.took()+", "+p.describe())
 	}
 
 	b.WriteString("</svg>\n")

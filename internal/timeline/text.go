@@ -16,7 +16,7 @@ func (t Timeline) Text(w io.Writer) error {
 	b := new(strings.Builder)
 	fmt.Fprintf(b, "%s, %s: %s\n", t.Host, t.Start.Format(time.DateTime), t.summary())
 	for _, p := range t.Phases {
-		fmt.Fprintf(b, "%9s %9s  %-10s  %s  %s\n", inSeconds(p.Start), p.took(), p.Name, p.bar(t.Seconds), p.words())
+		fmt.Fprintf(b, "%9s %9s  %-10s  %s  %s\n", inSeconds(p.Start), p.took(), p.Name, p.bar(t.Seconds), p.describe())
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
@@ -67,8 +67,8 @@ func (p Phase) bar(whole float64) string {
 	return strings.Repeat("·", from) + strings.Repeat(mark, to-from) + strings.Repeat("·", barWidth-to)
 }
 
-// words say what was moved, and what was waited for.
-func (p Phase) words() string {
+// describe says what was moved, and what was waited for.
+func (p Phase) describe() string {
 	var b strings.Builder
 	if p.Bytes > 0 {
 		fmt.Fprintf(&b, "%s over %s", size(float64(p.Bytes)), strings.ToUpper(p.Over))
