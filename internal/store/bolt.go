@@ -26,10 +26,9 @@ type Bolt struct {
 	cancel  context.CancelFunc
 	ending  sync.WaitGroup // of leases
 
-	writing sync.Mutex // held by the one who writes to the disk
+	commits groups[*commit] // each a transaction
 
 	mu        sync.Mutex
-	waiting   []*commit // for the next transaction
 	lastLease int64
 	leases    map[int64]bool // the live ones
 }
@@ -135,7 +134,6 @@ type commit struct {
 	expect  []Version
 	writes  []Write
 	changed []string // the keys that were written or deleted
-	done    bool
 	err     error
 }
 
@@ -146,21 +144,12 @@ func (b *Bolt) Commit(ctx context.Context, expect []Version, writes []Write) err
 		return err
 	}
 	c := &commit{expect: expect, writes: writes}
-	b.mu.Lock()
-	b.waiting = append(b.waiting, c)
-	b.mu.Unlock()
+	b.commits.write(c, b.commit)
+	return c.err
+}
 
-	b.writing.Lock()
-	defer b.writing.Unlock()
-
-	if c.done {
-		return c.err
-	}
-	b.mu.Lock()
-	group := b.waiting
-	b.waiting = nil
-	b.mu.Unlock()
-
+// commit writes a group of commits in one transaction.
+func (b *Bolt) commit(group []*commit) {
 	err := b.update(func(tx *bbolt.Tx) error {
 		for _, c := range group {
 			if err := b.apply(tx, c); err != nil {
@@ -170,7 +159,6 @@ func (b *Bolt) Commit(ctx context.Context, expect []Version, writes []Write) err
 		return nil
 	})
 	for _, c := range group {
-		c.done = true
 		if err != nil {
 			c.err = err
 		}
@@ -178,8 +166,6 @@ func (b *Bolt) Commit(ctx context.Context, expect []Version, writes []Write) err
 			b.watchers.notify(c.changed)
 		}
 	}
-
-	return c.err
 }
 
 func (b *Bolt) update(write func(tx *bbolt.Tx) error) error {
@@ -340,8 +326,8 @@ func (b *Bolt) endLease(id int64) {
 	delete(b.leases, id)
 	b.mu.Unlock()
 
-	b.writing.Lock()
-	defer b.writing.Unlock()
+	b.commits.writing.Lock()
+	defer b.commits.writing.Unlock()
 	var changed []string
 	err := b.update(func(tx *bbolt.Tx) (err error) {
 		changed, err = untie(tx, func(lease int64) bool { return lease == id })

@@ -29,18 +29,18 @@ func TestCommitsGoTogether(t *testing.T) {
 	const n = 50
 	errs := make([]error, n)
 	var commits sync.WaitGroup
-	b.writing.Lock() // the disk is busy
+	b.commits.writing.Lock() // the disk is busy
 	for i := range n {
 		commits.Go(func() { // all want the key "one", which only one can have
 			errs[i] = b.Commit(t.Context(), []Version{Absent("one")}, []Write{Put("one", fmt.Append(nil, i)), Put(fmt.Sprintf("own/%d", i), []byte("x"))})
 		})
 	}
 	for waiting := 0; waiting < n; time.Sleep(time.Millisecond) {
-		b.mu.Lock()
-		waiting = len(b.waiting)
-		b.mu.Unlock()
+		b.commits.mu.Lock()
+		waiting = len(b.commits.waiting)
+		b.commits.mu.Unlock()
 	}
-	b.writing.Unlock()
+	b.commits.writing.Unlock()
 	commits.Wait()
 
 	if took := transactions() - before; took != 1 {

@@ -28,24 +28,24 @@ type Journal struct {
 	// Damage says, for people, what could not be read when the file was opened; empty: all of it could.
 	Damage string
 
-	path    string
-	writing sync.Mutex // held by the one who writes to the disk
-	file    *os.File
-	size    int64 // of what is whole in the file, bytes
-	room    int64 // of the file, bytes
-	tidy    int64 // at what size it is written anew at the earliest, bytes
-	broken  error // why nothing can be written any more
+	path  string
+	notes groups[*note] // each one write
+
+	// These are used by the one who writes.
+	file   *os.File
+	size   int64 // of what is whole in the file, bytes
+	room   int64 // of the file, bytes
+	tidy   int64 // at what size it is written anew at the earliest, bytes
+	broken error // why nothing can be written any more
 
 	mu      sync.Mutex
 	records map[string][]byte
-	live    int64   // bytes that the records would take
-	waiting []*note // for the next write
+	live    int64 // bytes that the records would take
 }
 
 // note is what one call of Commit wants.
 type note struct {
 	writes []Write
-	done   bool
 	err    error
 }
 
@@ -240,20 +240,12 @@ func (j *Journal) Commit(ctx context.Context, expect []Version, writes []Write) 
 	}
 
 	n := &note{writes: writes}
-	j.mu.Lock()
-	j.waiting = append(j.waiting, n)
-	j.mu.Unlock()
+	j.notes.write(n, j.commit)
+	return n.err
+}
 
-	j.writing.Lock()
-	defer j.writing.Unlock()
-
-	if n.done {
-		return n.err
-	}
-	j.mu.Lock()
-	group := j.waiting
-	j.waiting = nil
-	j.mu.Unlock()
+// commit writes a group of commits at once.
+func (j *Journal) commit(group []*note) {
 	var b []byte
 	for _, n := range group {
 		for _, w := range n.writes {
@@ -266,7 +258,7 @@ func (j *Journal) Commit(ctx context.Context, expect []Version, writes []Write) 
 	defer j.mu.Unlock()
 
 	for _, n := range group {
-		n.done, n.err = true, err
+		n.err = err
 		for _, w := range n.writes {
 			if err == nil {
 				j.set(w.Key, slices.Clone(w.Value))
@@ -278,8 +270,6 @@ func (j *Journal) Commit(ctx context.Context, expect []Version, writes []Write) 
 		j.tidy = 2 * j.size // if it cannot be now
 		j.broken = j.compact()
 	}
-
-	return n.err
 }
 
 // write appends, and waits for the disk. What failed is taken back, or nothing more is written: what follows it could
