@@ -332,7 +332,7 @@ func (inv *Inventory) SetFacts(name string, facts []byte) error {
 		return fmt.Errorf("keep what the machine of %s says of its disks: these are %d bytes, and at most %d are taken",
 			name, len(facts), MaxFacts)
 	}
-	return inv.store.Commit(nil, []store.Write{store.Put(factsKey(name), facts)})
+	return inv.keepBeside(name, store.Put(factsKey(name), facts))
 }
 
 // Facts returns the last facts, or ErrNotFound.
@@ -350,7 +350,18 @@ const MaxJournal = 64 << 10
 // SetJournal keeps what the installer of a failed install said, instead of an earlier one's.
 func (inv *Inventory) SetJournal(name, journal string) error {
 	journal = strings.ToValidUTF8(journal[max(0, len(journal)-MaxJournal):], "")
-	return inv.store.Commit(nil, []store.Write{store.Put(journalKey(name), []byte(journal))})
+	return inv.keepBeside(name, store.Put(journalKey(name), []byte(journal)))
+}
+
+// keepBeside writes what is kept of a host beside its record, unless the host was forgotten meanwhile.
+func (inv *Inventory) keepBeside(name string, what store.Write) error {
+	return retryConflicts(func() error {
+		_, version, err := inv.get(name)
+		if err != nil {
+			return err
+		}
+		return inv.store.Commit([]store.Version{store.At(hostKey(name), version)}, []store.Write{what})
+	})
 }
 
 // Journal returns what SetJournal kept, or ErrNotFound.

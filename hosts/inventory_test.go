@@ -209,6 +209,13 @@ func TestMachinesWordsAreBounded(t *testing.T) {
 	if err := inv.SetFacts("alpha", make([]byte, MaxFacts+1)); err == nil || !strings.Contains(err.Error(), "alpha") {
 		t.Errorf("too many facts: %v", err)
 	}
+	// Nothing is kept of a host that was forgotten while its machine was asked.
+	if err := inv.SetFacts("gone", []byte("{}")); !errors.Is(err, ErrNotFound) {
+		t.Errorf("facts of a host that there is not: %v", err)
+	}
+	if err := inv.SetJournal("gone", "lost"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("the journal of a host that there is not: %v", err)
+	}
 }
 
 func TestBootTokenIsForOneClientOnce(t *testing.T) {

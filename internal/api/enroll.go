@@ -2,7 +2,9 @@ package api
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 
@@ -13,14 +15,21 @@ import (
 	"provision/internal/enroll"
 )
 
+// bind decodes the request.
 func bind(c echo.Context, to any) error {
 	dec := json.NewDecoder(c.Request().Body)
 	dec.DisallowUnknownFields()
 	err := dec.Decode(to)
-	if err == nil || strings.HasPrefix(err.Error(), "--") || strings.HasPrefix(err.Error(), "boot method") {
-		return err // of a choice, which says itself what is wrong
+	var syntax *json.SyntaxError
+	var wrongType *json.UnmarshalTypeError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &syntax), errors.As(err, &wrongType), strings.HasPrefix(err.Error(), "json: "),
+		errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return fmt.Errorf("read the request: %w", err)
 	}
-	return fmt.Errorf("read the request: %w", err)
+	return err // of a choice, which says itself what is wrong
 }
 
 // hostAnd is the host that the path names; the request is decoded.
