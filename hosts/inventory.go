@@ -68,7 +68,6 @@ func New(db store.Store, vault *Vault, now func() time.Time) (*Inventory, error)
 	case err == nil:
 		err = inv.seen.load(rec.Value)
 	}
-
 	if err != nil {
 		return nil, fmt.Errorf("read discovered machines: %w", err)
 	}

@@ -133,7 +133,6 @@ func (inv *Inventory) keepSecrets(before, after *Host, given map[string][]byte) 
 			key.same = true
 			key.plain, err = inv.Secret(after.Name, secret)
 		}
-
 		if err != nil {
 			return nil, err
 		}

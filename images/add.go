@@ -132,7 +132,6 @@ func openInput(what, path string) (*input, error) {
 	case info.Size() == 0:
 		err = fmt.Errorf("%s %s is empty: was it downloaded in full?", what, path)
 	}
-
 	if err != nil {
 		f.Close()
 		return nil, err

@@ -259,7 +259,6 @@ func findVersion(r io.Reader) (string, error) {
 			}
 			rest = after
 		}
-
 		if err != nil { // damage will show when it boots; the end is the end
 			return "", nil
 		}

@@ -115,7 +115,6 @@ func (p *partialDownload) write(r io.Reader) error {
 			p.size += int64(n)
 			p.sinceSave += int64(n)
 		}
-
 		if readErr != nil || p.sinceSave > saveEvery {
 			if err := p.save(); err != nil {
 				return err

@@ -180,7 +180,6 @@ func (a adding) fromFolder(ctx context.Context, dir string, origin Image) (Image
 			err = a.given.check(ctx, file)
 		}
 	}
-
 	if err != nil {
 		return Image{}, err
 	}
@@ -289,7 +288,6 @@ func findCmdline(dir, suffix string) (cmdline, file string, err error) {
 	default:
 		return "", "", fmt.Errorf("%s is missing, which holds the kernel's command line: put it beside, or name the files with --kernel, --initrd and --cmdline", ipxe)
 	}
-
 	if err != nil {
 		return "", "", fmt.Errorf("command line from %s: %w", file, err)
 	}

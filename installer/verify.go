@@ -66,7 +66,6 @@ func (f *reconciler) verify(ctx context.Context, h hosts.Host) bool {
 			}
 		}
 	}
-
 	if ctx.Err() != nil {
 		return false
 	}

@@ -70,7 +70,6 @@ func doctorCommand(daemon *api.Client) *cobra.Command {
 			} else {
 				err = printFindings(c.OutOrStdout(), d, found)
 			}
-
 			if err == nil && !f.asJSON && d.Mode == pxe.Off && slices.ContainsFunc(found, noPointer) {
 				fmt.Fprintln(c.OutOrStdout())
 				err = printRecipes(c.OutOrStdout(), d, "all")

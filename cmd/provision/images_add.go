@@ -63,7 +63,6 @@ func imagesAdd(daemon *api.Client) *cobra.Command {
 					*p, err = filepath.Abs(*p)
 				}
 			}
-
 			if err == nil && r.From != "" {
 				r.From, err = absoluteSource(r.From)
 			}

@@ -69,7 +69,6 @@ func planCommand(daemon *api.Client) *cobra.Command {
 			} else {
 				err = daemon.Call(c.Context(), http.MethodGet, api.HostPath(args[0], "/plan"), nil, p)
 			}
-
 			if err != nil {
 				return err
 			}

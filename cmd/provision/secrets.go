@@ -133,7 +133,6 @@ func readDiskKeys(specs []string, in *input) (map[string][]byte, error) {
 		} else {
 			data, err = os.ReadFile(local)
 		}
-
 		if err != nil {
 			return nil, fmt.Errorf("read the disk encryption key: %w", err)
 		}
@@ -161,7 +160,6 @@ func readSecret(spec string, in *input) (s enroll.Secret, err error) {
 	} else {
 		s.Content, err = readLimited(local)
 	}
-
 	if err == nil && len(s.Content) > hosts.MaxSecret {
 		err = fmt.Errorf("%s is larger than %d bytes; give large files with --extra-files", local, hosts.MaxSecret)
 	}

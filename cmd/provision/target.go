@@ -77,7 +77,6 @@ func bootNextCommand(here handover.Machine) *cobra.Command {
 				}
 				done, err = here.SetBootNext(cards, http)
 			}
-
 			if err != nil {
 				return err
 			}

@@ -50,7 +50,6 @@ func (m BootMedium) Disk(f *os.File) error {
 	} else {
 		err = writeGPT(f, id, mebi, size, whole)
 	}
-
 	if err != nil {
 		return fmt.Errorf("make a boot medium: %w", err)
 	}
@@ -81,7 +80,6 @@ func (m BootMedium) fat(f *os.File, start, size int64, big bool) ([]byte, error)
 	} else {
 		fs, err = fat12.Create(store, size, start, sector, m.Label, true)
 	}
-
 	if err != nil {
 		return nil, fmt.Errorf("make a FAT file system: %w", err)
 	}

@@ -50,7 +50,6 @@ func (s *Server) forget(c echo.Context) (err error) {
 	default:
 		return fmt.Errorf("purge=%q: write true or false", purge)
 	}
-
 	if errors.Is(err, hosts.ErrNotFound) {
 		_, err = s.host(c) // lists those that there are
 	}

@@ -139,7 +139,6 @@ func (s *Server) Measure(ctx context.Context) error {
 			last[name] = ev.Number
 			err = errors.Join(err, s.measure(ev))
 		}
-
 		if err != nil {
 			s.Log.Error("measure an install", "host", name, "err", err)
 		}

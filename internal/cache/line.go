@@ -167,7 +167,6 @@ func (l *line) sendFile(fd int, from, size int64) (done int64, err error) {
 				err = io.ErrUnexpectedEOF
 			}
 		}
-
 		if err != unix.EAGAIN {
 			return true
 		}

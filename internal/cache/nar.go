@@ -78,7 +78,6 @@ func (n *narWriter) node(dir int, name string) error {
 	err = unix.Fstat(fd, &info)
 	kind := info.Mode & unix.S_IFMT
 	defer unix.Close(fd)
-
 	if err != nil {
 		return &os.PathError{Op: "stat", Path: name, Err: err}
 	}

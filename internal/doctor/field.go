@@ -163,7 +163,6 @@ func within(from netip.Prefix, right any) truth {
 	default:
 		return maybe
 	}
-
 	if err != nil || !high.IsValid() {
 		return maybe
 	}

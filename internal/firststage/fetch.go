@@ -215,7 +215,6 @@ func (f *fetcher) copy(answer *http.Response, w io.Writer) error {
 			f.overSince = time.Time{}
 			f.show(float64(f.at-from) / 1e6 / max(time.Since(begin).Seconds(), 0.001))
 		}
-
 		if err != nil && f.at < f.total() {
 			return fmt.Errorf("the download broke off at %s: %w", megabytes(f.at), reason(err))
 		}
@@ -258,7 +257,6 @@ func reason(err error) error {
 			return errors.New(known.text)
 		}
 	}
-
 	if isTimeout(err) {
 		return errors.New("no answer in time")
 	}

@@ -196,7 +196,6 @@ func (n *network) settle(ctx context.Context, c *netCard, l lease) error {
 	n.set(c, fmt.Sprintf("address %s, %s%s", l.addr, way, from))
 	n.mu.Lock()
 	defer n.mu.Unlock()
-
 	if ctx.Err() == nil {
 		c.addr = l.addr
 		n.wake()

@@ -76,7 +76,6 @@ func (u *unpacker) archives(in *initrd.Stream, inFrame bool) error {
 				err = fmt.Errorf("the compressed archive at byte %d: %w", at, err)
 			}
 		}
-
 		if err != nil {
 			return err
 		}

@@ -123,7 +123,6 @@ func (r *reader) read(f configFile, taken bool, depth int) error {
 				r.set(keyword, value{text: strings.Join(args, " "), operator: f.operator, at: at}, args[0])
 			}
 		}
-
 		if err != nil {
 			return fmt.Errorf("read your SSH settings: %s: %w", at, err)
 		}

@@ -135,7 +135,6 @@ func (c *connection) readKey(ctx context.Context, file string, loaded []ssh.Sign
 			return key, nil
 		}
 	}
-
 	if err != nil {
 		return nil, err
 	}

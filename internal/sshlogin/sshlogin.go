@@ -196,7 +196,6 @@ func (l *Login) jumps(ctx context.Context, s *settings, depth int) (way []jumpHo
 		} else {
 			m, err = l.connectThrough(ctx, next, way)
 		}
-
 		if err != nil {
 			(&Machine{way: way}).Close()
 			return nil, fmt.Errorf("on the way to %s (ProxyJump, %s): %w", s.name(), s.jumpsAt, err)

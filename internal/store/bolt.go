@@ -299,7 +299,6 @@ func (b *Bolt) Lease(ctx context.Context, ttl time.Duration) (Lease, error) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-
 	if b.closing.Err() != nil {
 		return Lease{}, errors.New("the store is closed")
 	}

@@ -265,7 +265,6 @@ func (j *Journal) commit(group []*note) {
 			}
 		}
 	}
-
 	if err == nil && j.size > max(journalRoom, 4*j.live, j.tidy) {
 		j.tidy = 2 * j.size // if it cannot be now
 		j.broken = j.compact()

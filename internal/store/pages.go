@@ -265,7 +265,6 @@ func (f *pageFile) walkLeaf(p boltPage, bucket string, keys limits, depth int) e
 		default:
 			err = fmt.Errorf("page %d has a value of no kind that there is", p.id)
 		}
-
 		if err != nil {
 			return err
 		}

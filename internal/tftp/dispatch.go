@@ -107,7 +107,6 @@ func (d *dispatcher) opened(t *transfer, packet []byte, f File, err error) {
 		return
 	}
 	d.observe(Event{Client: t.client, Packet: packet})
-
 	if err == nil && (t.Write || !t.Octet) {
 		f.Close(false)
 		err = errOctetOnly
@@ -277,7 +276,6 @@ func (d *dispatcher) end(t *transfer, err error) {
 	}
 
 	<-d.slots
-
 	if err == nil {
 		d.mu.Lock()
 		d.releaseShare(t)

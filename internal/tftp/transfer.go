@@ -57,7 +57,6 @@ func (t *transfer) Read(p []byte) (int, error) {
 
 	n, err := t.reader.Read(p[:min(int64(len(p)), rest)])
 	t.sent += int64(n)
-
 	if err == io.EOF && t.sent < t.file.Size {
 		err = io.ErrUnexpectedEOF
 	}

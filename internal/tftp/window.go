@@ -118,7 +118,6 @@ func (s *sender) exchange(packets [][]byte, count func(ack uint16) (int, bool)) 
 			return n, nil
 		}
 	}
-
 	if s.writeErr != nil {
 		return 0, fmt.Errorf("nothing can be sent to the client: %w", s.writeErr)
 	}
