@@ -91,6 +91,9 @@ func enrollCommand(daemon *api.Client) *cobra.Command {
 	c := &cobra.Command{Use: "enroll MAC[,MAC...] HOST", Short: "say which machine shall become which host", Long: enrollHelp,
 		Args: cobra.ExactArgs(2), ValidArgsFunction: completeMACs(daemon),
 		RunE: func(c *cobra.Command, args []string) error {
+			if err := misplaced(args[0], args[1]); err != nil {
+				return errUsage{err}
+			}
 			if err := e.parse(c); err != nil {
 				return err
 			}

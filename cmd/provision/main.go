@@ -86,7 +86,8 @@ installed from the flake over SSH, and provision proves that it came up.
 
 func rootCommand() *cobra.Command {
 	root := &cobra.Command{
-		Use: "provision", Short: "install NixOS hosts over the network", Long: rootHelp,
+		Version: version,
+		Use:     "provision", Short: "install NixOS hosts over the network", Long: rootHelp,
 		SilenceUsage: true, SilenceErrors: true,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
@@ -101,10 +102,15 @@ func rootCommand() *cobra.Command {
 		return errUsage{fmt.Errorf("unknown command %q; %s", args[0], hint)}
 	}
 	root.SuggestionsMinimumDistance = 2
+	root.SetVersionTemplate("provision {{.Version}}\n")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		var invalid *pflag.InvalidValueError
 		if errors.As(err, &invalid) && isChoice(invalid.GetFlag()) {
 			return errUsage{invalid.Unwrap()} // which names the flag, and what to write
+		}
+		var unknown *pflag.NotExistError
+		if errors.As(err, &unknown) {
+			return errUsage{unknownFlag(c, unknown)}
 		}
 		return errUsage{fmt.Errorf("%w; see `%s --help`", err, c.CommandPath())}
 	})
