@@ -5,16 +5,16 @@ import "cmp"
 // BootOrder is what an install does to the order in which the machine's firmware tries its boot entries.
 type BootOrder string
 
-// The orders.
+// The boot orders.
 const (
-	OrderKeep      BootOrder = "keep"       // whatever the host's own boot loader makes of it
-	OrderDiskFirst BootOrder = "disk-first" // the new system's entry is the first; none is removed
+	OrderKeep      BootOrder = "keep"       // as the host's own boot loader leaves it
+	OrderDiskFirst BootOrder = "disk-first" // the entry of the new system comes first; none is removed
 )
 
-// Words are all orders.
+// Words returns all boot orders, for help texts and completion.
 func (o *BootOrder) Words() []string { return stringsOf(OrderDiskFirst, OrderKeep) }
 
-// UnmarshalText reads an order; empty is [OrderKeep].
+// UnmarshalText reads a boot order; the empty text means [OrderKeep].
 func (o *BootOrder) UnmarshalText(text []byte) error {
 	return choose(o, "--boot-order", "an order", text, o.Words())
 }

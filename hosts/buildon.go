@@ -10,17 +10,17 @@ import (
 // BuildOn is where a host's system is built.
 type BuildOn string
 
-// The places.
+// The places to build.
 const (
-	BuildAuto   BuildOn = "auto"   // on the server if that can build for the host, else on the target
-	BuildServer BuildOn = "server" // with its remote builders
-	BuildTarget BuildOn = "target" // into the new file systems
+	BuildAuto   BuildOn = "auto"   // on the server if it can build for the host, else on the target
+	BuildServer BuildOn = "server" // on the server, which may use its remote builders
+	BuildTarget BuildOn = "target" // on the target, into its new file systems
 )
 
-// Words are all places.
+// Words returns all places to build, for help texts and completion.
 func (b *BuildOn) Words() []string { return stringsOf(BuildServer, BuildTarget, BuildAuto) }
 
-// UnmarshalText reads a place; empty is [BuildAuto].
+// UnmarshalText reads a place to build; the empty text means [BuildAuto].
 func (b *BuildOn) UnmarshalText(text []byte) error {
 	return choose(b, "--build-on", "a place to build", text, b.Words())
 }
@@ -28,7 +28,7 @@ func (b *BuildOn) UnmarshalText(text []byte) error {
 // MarshalText implements [encoding.TextMarshaler].
 func (b BuildOn) MarshalText() ([]byte, error) { return []byte(cmp.Or(b, BuildAuto)), nil }
 
-// checkBuild refuses what cannot be had together.
+// checkBuild returns an error if the choices about the build contradict each other.
 func (c Choices) checkBuild() error {
 	switch {
 	case c.StorePath != "" && c.BuildOn == BuildTarget:

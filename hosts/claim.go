@@ -12,28 +12,29 @@ import (
 	"provision/internal/store"
 )
 
-// A disk that can be told from all others belongs to the host that a permit was burned for it for last: its claim is
-// that host's name, and goes when the host is forgotten.
+// A claim records which host a disk belongs to: the last host whose burned permit named the disk. Only a disk that can
+// be told from all others has one. The claim is removed when that host is purged.
 
-// Owner is whose a disk is, as far as that is known.
+// Owner says which host a disk belongs to, as far as that is known.
 type Owner struct {
-	Host string // empty: nobody's, or not certain
-	// Doubt says, for people, why the disk may be somebody's; empty if nothing speaks for that.
+	Host string // empty: the disk is nobody's, or its owner is not certain
+	// Doubt says, for people, why the disk may belong to a host; empty if nothing suggests that.
 	Doubt string
 }
 
-// claim is a record that a disk is a host's.
+// claim is a stored record that a disk belongs to a host.
 type claim struct {
-	key     string
-	version uint64
+	key     string // in the store
+	version uint64 // of the record in the store
 	host    string
 	disk    Disk
-	old     bool // by model and serial number alone, as versions before this one stored it
+	old     bool // it names the disk by model and serial number alone, as older versions stored it
 }
 
+// claimPrefix begins the store keys of claims.
 const claimPrefix = "disk/"
 
-// claimKey is the key of a disk's claim, empty if it can have none.
+// claimKey returns the store key of a disk's claim; empty if the disk cannot have one.
 func claimKey(d Disk) string {
 	if !d.claimable() {
 		return ""
@@ -43,7 +44,7 @@ func claimKey(d Disk) string {
 	return claimPrefix + strings.Join(fields, "/")
 }
 
-// readClaim reads a record. What is not understood is a claim to no disk.
+// readClaim decodes a record. If the key cannot be decoded, the claim matches no disk.
 func readClaim(rec store.Record) claim {
 	c := claim{key: rec.Key, version: rec.Version, host: string(rec.Value)}
 	fields := strings.Split(strings.TrimPrefix(rec.Key, claimPrefix), "/")
@@ -62,7 +63,8 @@ func readClaim(rec store.Record) claim {
 	return c
 }
 
-// claims returns those that may be about the disk, those that surely are first, and of these those that know all of it.
+// claims returns the claims that may be about the disk: first those that certainly are, and of these the complete ones
+// before those that older versions stored.
 func (inv *Inventory) claims(d Disk) ([]claim, error) {
 	recs, err := inv.store.List(claimPrefix, "")
 	if err != nil {
@@ -79,7 +81,7 @@ func (inv *Inventory) claims(d Disk) ([]claim, error) {
 			}
 		}
 
-		// Records of older versions may be about disks whose serial numbers are not theirs alone.
+		// Older versions also claimed disks whose serial numbers are not unique.
 		if c.disk.resembles(d) || c.old && c.disk.same(d) {
 			all = append(all, c)
 		}
@@ -98,17 +100,17 @@ func (inv *Inventory) claims(d Disk) ([]claim, error) {
 	return all, nil
 }
 
-// surely tells whether the claim is about this disk and no other.
+// surely reports whether the claim is about exactly this disk.
 func (c claim) surely(d Disk) bool { return d.claimable() && c.disk.same(d) && c.disk.resembles(d) }
 
-// complete finds the rest of what an old claim was about among the disks of its host: the disk d, if it may be that
-// one.
+// complete returns the disk that an old claim (model and serial number alone) is about, completed from the disks of its
+// host. Where these do not have it, d is taken for it.
 func (inv *Inventory) complete(c claim, d Disk) (Disk, error) {
 	h, _, err := inv.get(c.host)
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return c.disk, err
 	}
-	found := Disk{Model: d.Model, Serial: d.Serial, Size: d.Size} // nothing says otherwise
+	found := Disk{Model: d.Model, Serial: d.Serial, Size: d.Size} // assumed unless the host's disks say otherwise
 	for _, o := range h.Owned {
 		if o.Model != d.Model || o.Serial != d.Serial {
 			continue
@@ -122,8 +124,8 @@ func (inv *Inventory) complete(c claim, d Disk) (Disk, error) {
 	return found, nil
 }
 
-// Owners tells for each of the disks whose it is: the host that has claimed it, or h if nobody has and an earlier
-// permit of h was burned for it.
+// Owners returns the owner of each disk: the host that has claimed it or, if no host has, h where an earlier permit of
+// h was burned for it.
 func (inv *Inventory) Owners(h Host, disks []Disk) ([]Owner, error) {
 	owners := make([]Owner, len(disks))
 	for i, d := range disks {
@@ -136,7 +138,7 @@ func (inv *Inventory) Owners(h Host, disks []Disk) ([]Owner, error) {
 	return owners, nil
 }
 
-// ownerOf judges by the claims that may be about a disk.
+// ownerOf returns the owner of a disk, given the claims that may be about it.
 func (h *Host) ownerOf(d Disk, claims []claim) Owner {
 	mine, maybe := h.owns(d)
 	switch {
@@ -155,7 +157,7 @@ func (h *Host) ownerOf(d Disk, claims []claim) Owner {
 	return Owner{}
 }
 
-// doubt says what a claim has in common with a disk, and what not.
+// doubt says, for people, what a claim and a disk have in common and how they differ.
 func (c claim) doubt(host string, d Disk) string {
 	whose, has := "the host "+c.host+" has claimed", "its serial number"
 	if c.host == host {
@@ -176,10 +178,10 @@ func (c claim) doubt(host string, d Disk) string {
 	return fmt.Sprintf("%s a disk with %s, which is not one disk's alone", whose, has)
 }
 
-// claimDisks claims the disks that a permit of the host is burned for, in the same transaction. A disk of another host
-// is only taken if the operator said so, and the other host's log tells.
+// claimDisks returns the writes that claim the disks for which a permit of the host is burned. A disk of another host
+// is taken only if the operator named it with --wipe; the loss is then written into the other host's log.
 func (inv *Inventory) claimDisks(h *Host, disks []Disk) (expect []store.Version, writes []store.Write, err error) {
-	lost := map[string][]Disk{} // by the host that loses them
+	lost := map[string][]Disk{} // by the name of the host that loses them
 	for _, d := range apart(disks) {
 		claims, err := inv.claims(d)
 		if err != nil {
@@ -202,7 +204,7 @@ func (inv *Inventory) claimDisks(h *Host, disks []Disk) (expect []store.Version,
 			switch {
 			case c.key == key:
 				before.Version = c.version
-			case c.surely(d) && !c.old: // it knew less of the disk
+			case c.surely(d) && !c.old: // an older, less complete claim to the same disk
 				expect = append(expect, store.At(c.key, c.version))
 				writes = append(writes, store.Delete(c.key))
 			}
@@ -223,7 +225,8 @@ func (inv *Inventory) claimDisks(h *Host, disks []Disk) (expect []store.Version,
 	return expect, writes, nil
 }
 
-// takeDisks claims the disks of a burned permit, and ends what was kept for what stood on them.
+// takeDisks claims the disks of a burned permit, and removes the SSH key that was kept for the system that these disks
+// held.
 func (inv *Inventory) takeDisks(before, after *Host, ev Event) ([]store.Version, []store.Write, error) {
 	expect, claims, err := inv.claimDisks(before, ev.Disks)
 	if err != nil {
@@ -233,7 +236,7 @@ func (inv *Inventory) takeDisks(before, after *Host, ev Event) ([]store.Version,
 	return expect, append(claims, identity...), err
 }
 
-// tellOwner writes a note into the log of a host, if that is still there.
+// tellOwner returns the writes that add a note to the log of a host; none if the host does not exist any more.
 func (inv *Inventory) tellOwner(name, message string) ([]store.Version, []store.Write, error) {
 	h, version, err := inv.get(name)
 	if errors.Is(err, ErrNotFound) {
@@ -246,7 +249,8 @@ func (inv *Inventory) tellOwner(name, message string) ([]store.Version, []store.
 	return []store.Version{store.At(hostKey(name), version)}, writes, err
 }
 
-// freeDisks gives up the claims of a host, but for those that may be about one of the disks to keep.
+// freeDisks returns the writes that remove the claims of a host, except claims that may be about one of the disks in
+// keep.
 func (inv *Inventory) freeDisks(name string, keep []Disk) (expect []store.Version, writes []store.Write, err error) {
 	recs, err := inv.store.List(claimPrefix, "")
 	if err != nil {

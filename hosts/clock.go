@@ -9,28 +9,29 @@ import (
 	"provision/internal/store"
 )
 
-// clockKey is the record of the latest time that a server has seen on this store.
+// clockKey is the store key of the latest time that a server has seen on this store.
 const clockKey = "clock"
 
-// clockFloor is before any time at which this program can run: a clock before it was not set yet.
+// clockFloor is earlier than any time at which this program can run. A clock that shows an earlier time has not been
+// set.
 var clockFloor = time.Date(2026, time.November, 1, 0, 0, 0, 0, time.UTC)
 
-// clockSlack is how far behind the latest time seen the machine's clock may be at the start. By so little they are
-// slowed or set back all the time.
+// clockSlack is how far the machine's clock may lag behind the latest time seen when the server starts. Time
+// synchronization often sets clocks back by so little.
 const clockSlack = 2 * time.Minute
 
-// Clock tells a time that never goes back, nor over a restart: what has expired stays so, whatever happens to the
-// machine's own clock.
+// Clock returns times that never go back, not even across restarts of the server. So what has expired stays expired,
+// whatever happens to the machine's own clock. It is safe for concurrent use.
 type Clock struct {
 	wall func() time.Time
 
 	mu   sync.Mutex
-	told time.Time
-	at   time.Time // of wall, when told was
+	told time.Time // the latest time returned
+	at   time.Time // reading of wall when told was updated
 }
 
-// NewClock continues where the last server on the store was. In a store that is stale nothing will live that could
-// expire: its time counts for nothing.
+// NewClock continues from the time at which the last server on the store stopped. The time in a stale store is ignored:
+// all permits of such a store are withdrawn, so nothing in it can expire.
 func NewClock(db store.Store, wall func() time.Time) (*Clock, error) {
 	stored := records{db}
 	c := &Clock{wall: wall, told: clockFloor, at: wall()}
@@ -55,7 +56,8 @@ func NewClock(db store.Store, wall func() time.Time) (*Clock, error) {
 	return c, nil
 }
 
-// Behind tells whether the machine's clock is so far behind the latest time seen that it cannot be right yet.
+// Behind reports whether the machine's clock lags so far behind the latest time seen that it cannot be right. It
+// returns both times.
 func (c *Clock) Behind() (now, latest time.Time, behind bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -63,7 +65,8 @@ func (c *Clock) Behind() (now, latest time.Time, behind bool) {
 	return now, c.told, now.Add(clockSlack).Before(c.told)
 }
 
-// Now is the machine's time, or if that went back, the time since then by a clock that cannot be set.
+// Now returns the machine's time. If the machine's clock was set back, Now continues from the latest time by the
+// monotonic clock.
 func (c *Clock) Now() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -76,7 +79,7 @@ func (c *Clock) Now() time.Time {
 	return c.told
 }
 
-// saveClock stores the time, for NewClock.
+// saveClock stores the current time for the next NewClock.
 func (inv *Inventory) saveClock() error {
 	now, err := inv.now().UTC().MarshalText()
 	if err == nil {

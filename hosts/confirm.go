@@ -6,31 +6,29 @@ import (
 	"strings"
 )
 
-// Confirmed is what an operator agreed to when a permit was given, or when a failed install
-// was let go on: the disks that the install takes, and which of them are erased. The permit
-// is not burned for a plan that goes beyond it.
+// Confirmed is what an operator agreed to when a permit was given, or when a failed install was retried: the disks that
+// the install takes, and which of them are erased. The permit is not burned for a plan that goes beyond it.
 //
-// Of a machine that was seen, it names the disks themselves. Of one that never was, nobody
-// could know them: then it names them as the layout or --disk do, and whatever disk has that
-// name when the machine comes is the one that was meant. What speaks against taking it
-// (Windows, another host's claim) stops the install in both cases.
+// If the machine had been seen, Confirmed names the disks themselves. If it had not, nobody could know them: then
+// Confirmed names them as the layout or --disk does, and whatever disk has that name when the machine boots is the one
+// that was meant. In both cases, the install stops at a disk that must not be taken without --wipe (Windows, another
+// host's claim).
 //
-// Of a disk that is erased all is lost, also what came onto it after the confirmation.
+// Everything on an erased disk is lost, including what was written to it after the confirmation.
 type Confirmed struct {
 	Digest string  `json:"digest"`
 	Disks  []Taken `json:"disks"`
 }
 
-// Taken is a disk that an install takes. Its size is 0 if the machine was not seen; its device
-// is then the same as Named.
+// Taken is a disk that an install takes. If the machine was not seen, Size is 0 and Device is the same as Named.
 type Taken struct {
 	Disk
-	Name   string `json:"name"`             // in the layout
+	Name   string `json:"name"`             // of the disk in the layout
 	Named  string `json:"named"`            // what the layout or --disk calls the disk: a path, serial:SERIAL, largest
-	Erased bool   `json:"erased,omitempty"` // all that is on it goes
+	Erased bool   `json:"erased,omitempty"` // everything on it is lost
 }
 
-// String names the disk for people, and what is done with it.
+// String names the disk for people, and says if it is not erased.
 func (t Taken) String() string {
 	about := []string{"size not known"}
 	if t.Size > 0 {
@@ -49,8 +47,8 @@ func (t Taken) String() string {
 	return text
 }
 
-// Beyond says how an install that takes these disks goes beyond what was confirmed, a sentence
-// each; none if it does not.
+// Beyond says how an install that takes these disks goes beyond what was confirmed, one sentence for each disk. It
+// returns none if the install does not.
 func (c Confirmed) Beyond(takes []Taken) (why []string) {
 	for _, t := range takes {
 		if slices.ContainsFunc(c.Disks, func(d Taken) bool { return d.covers(t) }) {
@@ -65,7 +63,7 @@ func (c Confirmed) Beyond(takes []Taken) (why []string) {
 	return why
 }
 
-// covers tells whether somebody who confirmed d confirmed taking t.
+// covers reports whether a confirmation of d includes taking t.
 func (d Taken) covers(t Taken) bool {
 	if t.Erased && !d.Erased {
 		return false
@@ -76,11 +74,10 @@ func (d Taken) covers(t Taken) bool {
 	return d.confirms(t.Disk)
 }
 
-// confirms reports whether o is the disk that was confirmed as d. The two may have been seen by
-// different systems: a running one, and the installer. These do not always tell the same of a
-// disk (an older kernel has no WWN, a system without udev cuts the model short), so what only
-// one of them tells is not compared. Where nothing that tells disks apart is common to both, the
-// device's name has to be the same.
+// confirms reports whether o is the disk that was confirmed as d. The two may have been seen by different systems, the
+// running one and the installer, and these do not always report the same about a disk: an older kernel has no WWN, a
+// system without udev truncates the model. So a property that only one of them reports is not compared. If no unique
+// property is known to both, the device names have to be equal.
 func (d Disk) confirms(o Disk) bool {
 	if d.Size != o.Size || !sameModel(d.Model, o.Model) {
 		return false
@@ -103,20 +100,19 @@ func (d Disk) confirms(o Disk) bool {
 	return known && d.Twins == 0 && o.Twins == 0 || d.Device == o.Device
 }
 
-// Known tells whether the disk says enough of itself to be told from others, whatever its
-// device is called.
+// Known reports whether the disk's properties tell it from all others, whatever its device is called.
 func (d Disk) Known() bool { return d.claimable() }
 
-// sameModel compares models as two systems spell them: udev writes blanks as underscores, and
-// SCSI's short answer has 16 characters.
+// sameModel compares models as two systems spell them: udev writes spaces as underscores, and the SCSI INQUIRY response
+// truncates the model to 16 characters.
 func sameModel(a, b string) bool {
 	a = strings.TrimSpace(strings.ReplaceAll(a, "_", " "))
 	b = strings.TrimSpace(strings.ReplaceAll(b, "_", " "))
 	return strings.HasPrefix(a, b) || strings.HasPrefix(b, a)
 }
 
-// CheckConfirmed refuses an install that would go beyond what was confirmed. Permits that were
-// given before there were confirmations refuse nothing.
+// CheckConfirmed returns an error if an install that takes these disks would go beyond what was confirmed. Permits of
+// versions without confirmations allow every plan.
 func (h *Host) CheckConfirmed(takes []Taken) error {
 	c := h.Permit.Confirmed
 	if c == nil {

@@ -10,11 +10,11 @@ import (
 	"provision/internal/store"
 )
 
-// damagedPrefix begins the keys of what was damaged and put aside, as it was found.
+// damagedPrefix begins the store keys of damaged records that were set aside as they were found.
 const damagedPrefix = "damaged/"
 
-// withdrawStale withdraws all permits, and closes all boots, if the store is stale: meanwhile permits may have been
-// burned, machines installed and disks given to others.
+// withdrawStale withdraws all permits and ends all boots if the store is stale, such as an old copy: since it was
+// written, permits may have been burned, machines installed and disks given to other hosts.
 func (inv *Inventory) withdrawStale() error {
 	why, err := inv.store.Stale()
 	if why == "" || err != nil {
@@ -28,7 +28,7 @@ func (inv *Inventory) withdrawStale() error {
 	}
 
 	var g errgroup.Group
-	g.SetLimit(64) // they share their waits for the disk
+	g.SetLimit(64) // concurrent commits share their waits for the disk
 	for _, h := range all {
 		if h.Permit.Issued.IsZero() || !h.Permit.Spent.IsZero() {
 			continue
@@ -45,7 +45,7 @@ func (inv *Inventory) withdrawStale() error {
 	return inv.store.Commit(nil, []store.Write{store.Delete(store.StaleKey), store.Delete(clockKey)})
 }
 
-// unreadable is a host whose record is damaged, as it is listed: it has no permit.
+// unreadable returns the host that List shows for a damaged record: failed, and without a permit.
 func unreadable(key string) Host {
 	return Host{
 		Name:  strings.TrimPrefix(key, "host/"),
@@ -54,8 +54,10 @@ func unreadable(key string) Host {
 	}
 }
 
-// SetAside puts a record aside that is damaged, so that the rest goes on without it. Of a host that is all that belongs
-// to it: it is forgotten by its name alone, and can be taken back so, with its SSH key. by is who wants it, for people.
+// SetAside moves a damaged record out of the way, so that the server can go on without it. If it is the record of a
+// host, everything that belongs to the host is set aside too: the host is forgotten, with nothing known of it but its
+// name, and Restore can take it back with its SSH key. by says who asks for it, for people. The error is [ErrRefused]
+// if the record is not damaged.
 func (inv *Inventory) SetAside(key, by string) error {
 	return retryConflicts(func() error {
 		rec, err := inv.store.Get(key)
@@ -75,7 +77,8 @@ func (inv *Inventory) SetAside(key, by string) error {
 	})
 }
 
-// takeOutDamaged is takeOut for a host whose record is damaged: what leads to it is looked for.
+// takeOutDamaged is takeOut for a host whose record is damaged. As the record cannot tell them, it searches the indexes
+// for entries that lead to the host.
 func (inv *Inventory) takeOutDamaged(name string) (h Host, expect []store.Version, writes []store.Write, err error) {
 	rec, err := inv.store.Get(hostKey(name))
 	if !errors.As(err, new(*store.Damaged)) {

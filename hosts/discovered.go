@@ -8,32 +8,34 @@ import (
 	"time"
 )
 
-// MaxDiscovered bounds the discovered machines; past it the one that was seen
-// longest ago is forgotten.
+// MaxDiscovered bounds how many discovered machines are kept. When one more is seen, the one that was seen longest ago
+// is forgotten.
 const MaxDiscovered = 1000
 
-// Discovered is a machine that asked and is not enrolled.
+// Discovered is a machine that asked for an address or a boot and is not enrolled.
 type Discovered struct {
 	MAC    string `json:"mac"`
 	Vendor string `json:"vendor,omitempty"` // DHCP vendor class, option 60
-	Arch   string `json:"arch,omitempty"`   // what asked, in words: "x86-64 UEFI PXE", …
-	Board  string `json:"board,omitempty"`  // the name of the board that was recognised
-	// Address is what it asked another DHCP server for last, on our link.
+	Arch   string `json:"arch,omitempty"`   // kind of client, for people: "x86-64 UEFI PXE", …
+	Board  string `json:"board,omitempty"`  // the name of the recognised board
+	// Address is what it last requested from another DHCP server on our link.
 	Address string    `json:"address,omitempty"`
 	First   time.Time `json:"first"`
 	Last    time.Time `json:"last"`
 }
 
-// sightings are kept in memory and saved now and then: strangers on the LAN
-// must not be able to make the server write to its disk for every packet.
+// sightings holds the discovered machines in memory. They are saved only every few seconds: strangers on the LAN must
+// not be able to make the server write to its disk for every packet.
 type sightings struct {
 	mu    sync.Mutex
 	byMAC recent[Discovered]
-	dirty bool
+	dirty bool // changed since the last save
 }
 
+// discoveredKey is the store key of the discovered machines.
 const discoveredKey = "discovered"
 
+// see adds a machine, or updates what is known of it.
 func (s *sightings) see(d Discovered) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -52,6 +54,7 @@ func (s *sightings) see(d Discovered) {
 	s.dirty = true
 }
 
+// forget removes the machines with these MACs.
 func (s *sightings) forget(macs []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -61,7 +64,7 @@ func (s *sightings) forget(macs []string) {
 	s.dirty = true
 }
 
-// list is newest first.
+// list returns the machines, the last seen first.
 func (s *sightings) list() []Discovered {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -72,6 +75,7 @@ func (s *sightings) list() []Discovered {
 	return out
 }
 
+// load adds the machines that save stored.
 func (s *sightings) load(data []byte) error {
 	var all []Discovered
 	if err := json.Unmarshal(data, &all); err != nil {
@@ -84,7 +88,7 @@ func (s *sightings) load(data []byte) error {
 	return nil
 }
 
-// save returns what is to be stored, nil if nothing changed.
+// save returns what is to be stored as JSON; nil if nothing changed since the last call.
 func (s *sightings) save() ([]byte, error) {
 	s.mu.Lock()
 	dirty := s.dirty

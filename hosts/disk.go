@@ -6,11 +6,11 @@ import (
 	"strings"
 )
 
-// A disk is known by its WWN, serial number, model and size together, for each of these lies somewhere: RAID
-// controllers give all their logical disks one serial number, virtual machines give theirs none or the same everywhere,
-// and cheap controllers say the same of every unit that was built.
+// A disk is identified by its WWN, serial number, model and size together, as no single one of them can be trusted:
+// RAID controllers give all their logical disks one serial number, virtual machines give theirs none or the same
+// everywhere, and cheap controllers report the same values for every unit.
 
-// madeUp are serial numbers that tell no disk from another, in upper case and without punctuation.
+// madeUp matches serial numbers that do not identify a disk, in upper case and without punctuation.
 var madeUp = regexp.MustCompile(`^(` + strings.Join([]string{
 	`0*\d{1,3}`,                            // counted from one
 	`.*0{8,}\d{0,2}`,                       // an empty field with a number at its end
@@ -18,7 +18,7 @@ var madeUp = regexp.MustCompile(`^(` + strings.Join([]string{
 	`0*1234(5(6(78?)?)?)?`,                 //
 	`ABCDEF\w*|DEADBEEF|FOO|TEST`,          // QEMU's manual
 	`QM\d{5}|DRIVE[A-Z]+\d+`,               // QEMU, libvirt and Proxmox VE, where none was given
-	`(SCSI|IDE|SATA|AHCI|USB|NVME)\d{1,4}`, // and where the name of the slot was
+	`(SCSI|IDE|SATA|AHCI|USB|NVME)\d{1,4}`, // QEMU and libvirt, where the slot's name was used
 	`VIRTIO(DISK|BLK)?\d{0,3}`,
 	`VMWARENVME\d+|VB123456789`,                     // VMware, VirtualBox
 	`(PERSISTENTDISK|LOCALSSD|LOCALNVMESSD)\d*`,     // Google's cloud
@@ -26,17 +26,17 @@ var madeUp = regexp.MustCompile(`^(` + strings.Join([]string{
 	`TOBEFILLED\w*|NOTSPECIFIED|NOTAVAILABLE|(SYSTEM|DISK|DRIVE)?SERIAL(NUMBER|NO)?\d{0,3}`,
 }, "|") + `)$`)
 
-// usbPath is the serial number that QEMU gives a USB disk: its place on the bus.
+// usbPath matches the serial number that QEMU gives a USB disk: its place on the bus.
 var usbPath = regexp.MustCompile(`^\d+-[0-9a-fA-F]{4}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-9a-fA-F]-[\d.]+$`)
 
-// tells says whether a serial number tells a disk from others.
+// tells reports whether a serial number (or the number in a WWN) identifies one disk.
 func tells(serial string) bool {
 	plain := letters(serial)
 	return plain != "" && strings.Trim(plain, plain[:1]) != "" && !madeUp.MatchString(plain) &&
 		!usbPath.MatchString(strings.TrimSpace(serial))
 }
 
-// letters are the ASCII letters and digits of a word, in upper case.
+// letters returns the ASCII letters and digits of a word, in upper case.
 func letters(word string) string {
 	return strings.Map(func(r rune) rune {
 		if r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' {
@@ -46,13 +46,14 @@ func letters(word string) string {
 	}, strings.ToUpper(word))
 }
 
-// name is the disk's WWN without the name of its kind, as that differs between programs; empty if it tells nothing.
+// name returns the number in the disk's WWN, without the prefix that names its kind, since programs differ in that. It
+// is empty if it does not identify the disk.
 func (d Disk) name() string {
 	kind, name, ok := strings.Cut(strings.ToLower(d.WWN), ".")
 	switch {
 	case !ok:
 		name = strings.TrimPrefix(kind, "0x")
-	case kind == "nvme" || kind == "t10": // the kernel made it of the serial number and the model
+	case kind == "nvme" || kind == "t10": // the kernel made it from the serial number and the model
 		if !tells(d.Serial) {
 			return ""
 		}
@@ -64,8 +65,8 @@ func (d Disk) name() string {
 	return letters(name)
 }
 
-// same tells whether both say the same of themselves. A WWN that was not asked for, as in records of older versions,
-// differs from none, but where other disks of the machine have the serial number, too.
+// same reports whether both disks have the same properties. A missing WWN, as in records of older versions, equals
+// every other, unless another disk of the machine has the same serial number.
 func (d Disk) same(o Disk) bool {
 	known, other := d.name(), o.name()
 	if known != other && (known != "" && other != "" || d.Vague || o.Vague) {
@@ -74,26 +75,27 @@ func (d Disk) same(o Disk) bool {
 	return d.Serial == o.Serial && d.Model == o.Model && d.Size == o.Size
 }
 
-// nameless tells whether the disk says nothing of itself but its model and size.
+// nameless reports whether the disk has no identifying property beyond its model and size.
 func (d Disk) nameless() bool { return d.Serial == "" && d.name() == "" }
 
-// Same reports whether d and o are the same disk of one machine: by what they say of themselves, and by the name of the
-// device where that does not tell them from others.
+// Same reports whether d and o are the same disk of one machine: by their properties and, where these do not tell them
+// from other disks, by their device names too.
 func (d Disk) Same(o Disk) bool {
 	return d.same(o) && (d.Device == o.Device || !d.nameless() && d.Twins == 0 && o.Twins == 0)
 }
 
-// resembles tells whether something that is not made up says that both are the same disk, whatever else differs.
+// resembles reports whether both disks share an identifying serial number (with the model) or WWN, whatever else
+// differs.
 func (d Disk) resembles(o Disk) bool {
 	return tells(d.Serial) && d.Serial == o.Serial && d.Model == o.Model || d.name() != "" && d.name() == o.name()
 }
 
-// claimable tells whether the disk can be told from all others, so that it can have an owner.
+// claimable reports whether the disk can be told from all others, so that it can have an owner.
 func (d Disk) claimable() bool {
 	return d.Twins == 0 && (d.name() != "" || tells(d.Serial) && !d.Vague)
 }
 
-// word is what the operator calls the disk by.
+// word returns the name by which the operator can refer to the disk: serial number, WWN, or device.
 func (d Disk) word() string {
 	switch {
 	case d.Serial != "" && !d.Vague && d.Twins == 0:
@@ -104,7 +106,7 @@ func (d Disk) word() string {
 	return d.Device
 }
 
-// apart marks the disks of one machine that the others are taken for.
+// apart returns the disks of one machine with Vague and Twins set where they can be confused with each other.
 func apart(disks []Disk) []Disk {
 	disks = slices.Clone(disks)
 	for i := range disks {
@@ -125,8 +127,8 @@ func apart(disks []Disk) []Disk {
 	return disks
 }
 
-// owns tells whether a permit of the host was burned for the disk, and if not, whether one was for a disk that it could
-// be taken for.
+// owns reports whether a permit of the host was certainly burned for the disk, and else whether one was burned for a
+// disk that may be this one.
 func (h *Host) owns(d Disk) (certain, doubtful bool) {
 	count := 0
 	for _, o := range h.Owned {
@@ -138,12 +140,12 @@ func (h *Host) owns(d Disk) (certain, doubtful bool) {
 		}
 	}
 
-	// Of several disks that are all alike, it does not matter which is which if all are the host's.
+	// If all of several identical disks are the host's, it does not matter which is which.
 	return count > d.Twins, doubtful || count > 0
 }
 
-// own adds the disks of a burned permit to the host's. Of those that are told apart by their device's name, which may
-// be another after the next start, only the last stay.
+// own adds the disks of a burned permit to the host's. Of disks that only their device names tell apart, the earlier
+// records are dropped, since the names may change with the next boot.
 func (h *Host) own(disks []Disk) {
 	h.Owned = slices.DeleteFunc(slices.Clone(h.Owned), func(o Disk) bool {
 		return slices.ContainsFunc(disks, func(d Disk) bool { return d.Same(o) || d.Twins > 0 && d.same(o) })

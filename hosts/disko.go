@@ -6,21 +6,21 @@ import (
 	"slices"
 )
 
-// DiskoMode is how a host's disks are made.
+// DiskoMode says what is done with a host's disks.
 type DiskoMode string
 
-// The ways of disko.Way, and the flake's own script.
+// The modes: those of disko.Mode, and the flake's own script.
 const (
-	Fresh  DiskoMode = "fresh"  // erased, and all made
-	Format DiskoMode = "format" // what is missing is made, nothing is erased
-	Mount  DiskoMode = "mount"  // nothing is made
-	Script DiskoMode = "script" // erased, and all made, by config.system.build.diskoScript
+	Fresh  DiskoMode = "fresh"  // erased, and everything created
+	Format DiskoMode = "format" // what is missing is created, nothing is erased
+	Mount  DiskoMode = "mount"  // nothing is created
+	Script DiskoMode = "script" // erased, and everything created, by config.system.build.diskoScript
 )
 
-// Words are all ways.
+// Words returns all modes, for help texts and completion.
 func (d *DiskoMode) Words() []string { return stringsOf(Fresh, Format, Mount, Script) }
 
-// UnmarshalText reads a way; empty is [Fresh].
+// UnmarshalText reads a mode; the empty text means [Fresh].
 func (d *DiskoMode) UnmarshalText(text []byte) error {
 	return choose(d, "--disko", "a way to make disks", text, d.Words())
 }
@@ -28,7 +28,8 @@ func (d *DiskoMode) UnmarshalText(text []byte) error {
 // MarshalText implements [encoding.TextMarshaler].
 func (d DiskoMode) MarshalText() ([]byte, error) { return []byte(cmp.Or(d, Fresh)), nil }
 
-// choose reads the value of an option that is one of all, or nothing.
+// choose sets to from the text of an option, which must be one of all, or empty. what names the kind of value in the
+// error.
 func choose[T ~string](to *T, option, what string, text []byte, all []string) error {
 	word := string(text)
 	if word != "" && !slices.Contains(all, word) {
@@ -38,6 +39,7 @@ func choose[T ~string](to *T, option, what string, text []byte, all []string) er
 	return nil
 }
 
+// stringsOf returns the values as plain strings.
 func stringsOf[T ~string](all ...T) (list []string) {
 	for _, w := range all {
 		list = append(list, string(w))
@@ -45,13 +47,13 @@ func stringsOf[T ~string](all ...T) (list []string) {
 	return list
 }
 
-// Preset is a disk layout by its name in disko.Presets; empty: the layout that the flake has.
+// Preset is the name of a disk layout in disko.Presets; empty: the flake's own layout.
 type Preset string
 
-// noPreset is said in the place of a name for the layout that the flake has.
+// noPreset is the word for the flake's own layout.
 const noPreset = "none"
 
-// UnmarshalText reads a name, or none.
+// UnmarshalText reads a name; "none" means the flake's own layout. Names are not checked here.
 func (p *Preset) UnmarshalText(text []byte) error {
 	*p = Preset(text)
 	if *p == noPreset {
@@ -63,5 +65,5 @@ func (p *Preset) UnmarshalText(text []byte) error {
 // MarshalText implements [encoding.TextMarshaler].
 func (p Preset) MarshalText() ([]byte, error) { return []byte(cmp.Or(p, noPreset)), nil }
 
-// Erases tells whether what is on the disks is lost.
+// Erases reports whether the data on the disks is lost.
 func (d DiskoMode) Erases() bool { return d != Format && d != Mount }

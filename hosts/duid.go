@@ -7,22 +7,24 @@ import (
 	"math/bits"
 )
 
-// DUID is how the DHCP client of the host's installer names itself, whatever network card it uses, in hex: what
-// systemd-networkd makes of the machine-id (a DUID-EN of RFC 8415 section 11.3; systemd, sd_dhcp_duid_set_en). Anybody
-// can compute it: it tells where to look, and proves nothing. It is empty for a host without a MAC.
+// DUID returns the DHCP Unique Identifier of the host's installer, in hex. It is the same for each of the machine's
+// network cards: systemd-networkd derives it from the machine-id (a DUID-EN of RFC 8415 section 11.3; see
+// sd_dhcp_duid_set_en in systemd). Anybody can compute it, so it helps to find the machine but proves nothing. It is
+// empty for a host without a MAC.
 func (h *Host) DUID() string {
 	if len(h.MACs) == 0 {
 		return ""
 	}
 	id, err := hex.DecodeString(h.MachineID())
 	if err != nil {
-		panic(err) // it is made as hex
+		panic(err) // MachineID returns hex
 	}
 	return duidOf([16]byte(id))
 }
 
+// duidOf derives the DUID from a machine-id as systemd does: SipHash with a fixed key.
 func duidOf(machineID [16]byte) string {
-	const head = "00020000ab11" // its type, and systemd's enterprise number
+	const head = "00020000ab11" // type DUID-EN and systemd's enterprise number
 	key := [16]byte{0x80, 0x11, 0x8c, 0xc2, 0xfe, 0x4a, 0x03, 0xee, 0x3e, 0xd6, 0x0c, 0x6f, 0x36, 0x39, 0x14, 0x09}
 	return head + hex.EncodeToString(binary.LittleEndian.AppendUint64(nil, siphash(key, machineID)))
 }
@@ -62,12 +64,13 @@ func siphash(key, message [16]byte) uint64 {
 	return v[0] ^ v[1] ^ v[2] ^ v[3]
 }
 
+// duidKey is the store key that leads from a DUID to a host.
 func duidKey(duid string) string { return "duid/" + duid }
 
-// ByDUID returns the host whose newest boot's installer names itself so, or ErrNotFound.
+// ByDUID returns the host whose newest boot started an installer with this DUID, or ErrNotFound.
 func (inv *Inventory) ByDUID(duid string) (Host, error) {
 	h, err := inv.via(duidKey(duid))
-	if err == nil && h.DUID() != duid { // it has another MAC now
+	if err == nil && h.DUID() != duid { // its MACs changed since
 		err = fmt.Errorf("host with the DUID %s: %w", duid, ErrNotFound)
 	}
 	return h, err

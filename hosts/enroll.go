@@ -17,17 +17,17 @@ import (
 	"provision/internal/store"
 )
 
-// Names of secrets that every host has.
+// Names of secrets that every host can have.
 const (
 	SecretHostKey = "host-key" // OpenSSH private key of the installed host
-	SecretBootKey = "boot-key" // OpenSSH private key of this boot's installer
+	SecretBootKey = "boot-key" // OpenSSH private key of the installer of the newest boot
 )
 
-// SecretDisk names the secret that is written to a path on the installer.
+// SecretDisk returns the name of the disk key that is written to a path on the installer.
 func SecretDisk(path string) string { return "disk:" + path }
 
-// Enroll makes a host, or changes one that is not being installed, and issues
-// a permit, for a dry run if h's says so. The host's SSH key is made once and kept. An installed host is
+// Enroll makes a host, or changes one that is not being installed, and issues a permit that is valid for the given
+// time; h.Permit.DryRun makes it one for a dry run. The host's SSH key is made once and kept. An installed host is
 // refused: to erase it takes a decision of its own, Reinstall.
 func (inv *Inventory) Enroll(h Host, permit time.Duration, secrets map[string][]byte) (Host, error) {
 	if err := inv.CheckEnroll(h); err != nil {
@@ -36,8 +36,7 @@ func (inv *Inventory) Enroll(h Host, permit time.Duration, secrets map[string][]
 	return inv.permit(h, permit, secrets, false)
 }
 
-// CheckEnroll tells why Enroll would be refused by the state that the host is in. It changes
-// nothing.
+// CheckEnroll returns the error with which Enroll would refuse the host in its present state. It changes nothing.
 func (inv *Inventory) CheckEnroll(h Host) error {
 	if before, err := inv.Get(h.Name); err == nil && (before.State == StateInstalled || before.State == StateRebooting) {
 		return fmt.Errorf("%s is %s: to erase it and install it again, run `provision reinstall %s`", h.Name, before.State, h.Name)
@@ -45,12 +44,13 @@ func (inv *Inventory) CheckEnroll(h Host) error {
 	return inv.CheckReinstall(h)
 }
 
-// CheckReinstall tells why Reinstall would be refused by the state that the host is in. It
-// changes nothing.
+// CheckReinstall returns the error with which Reinstall would refuse the host in its present state. It changes nothing.
 func (inv *Inventory) CheckReinstall(h Host) error {
 	return inv.Check(h.Name, Event{Kind: EventEnrolled, Enroll: &h})
 }
 
+// permit enrolls h in one transaction: the host, its MACs, its secrets, a permit, and the event. newIdentity gives it a
+// new SSH key, unless secrets has one.
 func (inv *Inventory) permit(h Host, permit time.Duration, secrets map[string][]byte, newIdentity bool) (Host, error) {
 	if err := errors.Join(CheckName(h.Name), h.Check()); err != nil {
 		return Host{}, err
@@ -125,7 +125,7 @@ func (inv *Inventory) permit(h Host, permit time.Duration, secrets map[string][]
 	return done, err
 }
 
-// claimMACs moves the MAC index from the host as it was to as it will be.
+// claimMACs moves the MAC index from the host as it was to the host as it will be.
 func (inv *Inventory) claimMACs(before, after *Host) (expect []store.Version, writes []store.Write, err error) {
 	for _, mac := range before.MACs {
 		writes = append(writes, store.Delete(macKey(mac)))
@@ -145,11 +145,12 @@ func (inv *Inventory) claimMACs(before, after *Host) (expect []store.Version, wr
 	return expect, writes, nil
 }
 
-// MACTaken refuses a MAC that another host has.
+// MACTaken returns the error for a MAC that another host has.
 func MACTaken(mac, owner string) error {
 	return fmt.Errorf("MAC %s is enrolled already, as %s: %s", mac, owner, freeMAC(mac, owner))
 }
 
+// sealAll returns the writes that store the secrets of a host, encrypted.
 func (inv *Inventory) sealAll(name string, secrets map[string][]byte) (writes []store.Write, err error) {
 	for secret, plain := range secrets {
 		sealed, err := inv.vault.Seal(plain)
@@ -161,8 +162,8 @@ func (inv *Inventory) sealAll(name string, secrets map[string][]byte) (writes []
 	return writes, nil
 }
 
-// hostKeyFor returns the public half of the host's key: the given one, the
-// one it has, or a new one, which is returned as a write too.
+// hostKeyFor returns the public half of the host's SSH key: of the given private key, else of the one that the host
+// has, else of a new one, which it returns as writes too.
 func (inv *Inventory) hostKeyFor(name string, given []byte) (public string, writes []store.Write, err error) {
 	private := given
 	if given == nil {
@@ -181,8 +182,8 @@ func (inv *Inventory) hostKeyFor(name string, given []byte) (public string, writ
 	return inv.newIdentity(name)
 }
 
-// NewKey makes an ed25519 SSH key: the public half in authorized_keys form,
-// the private half in OpenSSH's file format.
+// NewKey makes an ed25519 SSH key. It returns the public half in authorized_keys form and the private half in the
+// OpenSSH file format.
 func NewKey(comment string) (public string, private []byte, err error) {
 	pub, priv, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -199,11 +200,12 @@ func NewKey(comment string) (public string, private []byte, err error) {
 	return authorized(sshPub), pem.EncodeToMemory(block), nil
 }
 
+// authorized returns a key in authorized_keys form, without a newline.
 func authorized(key ssh.PublicKey) string {
 	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key)))
 }
 
-// Secret returns a secret of a host in the clear, or ErrNotFound.
+// Secret returns a secret of a host, decrypted, or ErrNotFound.
 func (inv *Inventory) Secret(name, secret string) ([]byte, error) {
 	rec, err := inv.store.Get(secretKey(name, secret))
 	if err != nil {
@@ -212,11 +214,10 @@ func (inv *Inventory) Secret(name, secret string) ([]byte, error) {
 	return inv.vault.Open(rec.Value)
 }
 
-// ServerKey returns the server's own SSH key, made on first use. It logs in
-// to installers; hosts that list its public half let the server see which
-// system they run.
+// ServerKey returns the server's own SSH key, which is made on first use. The server logs in to installers with it.
+// Hosts whose authorized_keys hold its public half let the server see which system they run.
 func (inv *Inventory) ServerKey() (*ed25519.PrivateKey, error) {
-	const owner, name = "-server", "ssh-key" // no host's name starts with a dash
+	const owner, name = "-server", "ssh-key" // host names do not start with a dash
 	private, err := inv.Secret(owner, name)
 	if errors.Is(err, ErrNotFound) {
 		if _, private, err = NewKey("provision"); err != nil {
@@ -235,16 +236,15 @@ func (inv *Inventory) ServerKey() (*ed25519.PrivateKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the server's SSH key: %w", err)
 	}
-	return key.(*ed25519.PrivateKey), nil // NewKey makes no other
+	return key.(*ed25519.PrivateKey), nil // NewKey makes ed25519 keys only
 }
 
-// BeginBoot hands the host's machine a new boot: a fresh token, a fresh host
-// key for its installer. b gives Via, MAC, Server and Expires, and HostKey and
-// Port of an installer that is up already; machine is the SMBIOS UUID that asked,
-// if it told.
+// BeginBoot gives the host's machine a new boot, with a fresh token and a fresh SSH host key for its installer. b
+// provides what is known of the request (Client, MAC, Server, Expires and so on), and HostKey and Port if an installer
+// runs already. machine is the SMBIOS UUID of the machine that asked; empty if it told none.
 func (inv *Inventory) BeginBoot(name string, b Boot, machine string) (Host, error) {
 	token := make([]byte, 16)
-	rand.Read(token) // never fails (crypto/rand)
+	rand.Read(token) // never fails, see crypto/rand
 	b.Token, b.Started = hex.EncodeToString(token), inv.now()
 	public, private, err := NewKey("installer of " + name)
 	if err != nil {
@@ -267,18 +267,17 @@ func (inv *Inventory) BeginBoot(name string, b Boot, machine string) (Host, erro
 	})
 }
 
-// Fetch is a file of a boot being fetched.
+// Fetch describes the request for a file of a boot.
 type Fetch struct {
-	Client string // the machine's address
+	Client string // address of the machine
 	File   string
-	Method Method // what led the machine here, if it is the first file
-	Whole  bool   // the last file went out whole: the boot is used up
-	Work   *Work  // what that file came to, if it was sent
+	Method Method // how the machine was led to its installer, if this is the first file
+	Whole  bool   // the last file was sent completely: the boot is used up
+	Work   *Work  // what was sent of the file, if it was sent
 }
 
-// UseBoot binds the boot of this token to the client that fetches with it.
-// The error is ErrRefused if the token is not (or no longer) good for this
-// client.
+// UseBoot binds the boot with this token to the first client that fetches with it. The error is ErrRefused if the token
+// is not, or no longer, valid for this client.
 func (inv *Inventory) UseBoot(token string, f Fetch) (Host, error) {
 	h, err := inv.ByToken(token)
 	if err != nil {
@@ -309,10 +308,11 @@ func (inv *Inventory) UseBoot(token string, f Fetch) (Host, error) {
 	})
 }
 
-// MaxFacts bounds what is kept of a machine's disks, in bytes. A thousand disks take about three MiB.
+// MaxFacts bounds what SetFacts keeps for a machine, in bytes. The facts of a thousand disks take about 3 MiB.
 const MaxFacts = 4 << 20
 
-// UnbindBoot forgets which machine the boot b is for, as another one asked for it, too.
+// UnbindBoot removes the machine's UUID from the boot b, because a machine with another UUID (other) asked for the same
+// boot.
 func (inv *Inventory) UnbindBoot(name string, b Boot, other string) (Host, error) {
 	ev := Event{Kind: EventFetched, Stranger: true, Message: fmt.Sprintf("machines with two UUIDs, %s and %s, asked for one boot with the same MAC; "+
 		"if there is one machine only, somebody forges packets", b.Machine, other)}
@@ -325,8 +325,8 @@ func (inv *Inventory) UnbindBoot(name string, b Boot, other string) (Host, error
 	return inv.apply(name, ev, nil)
 }
 
-// SetFacts keeps what the installer found out about the host's machine
-// (disko.Facts as JSON), for plans that are made while it is off.
+// SetFacts stores what the installer found out about the host's machine (disko.Facts as JSON, at most MaxFacts bytes),
+// for plans that are made while the machine is off.
 func (inv *Inventory) SetFacts(name string, facts []byte) error {
 	if len(facts) > MaxFacts {
 		return fmt.Errorf("keep what the machine of %s says of its disks: these are %d bytes, and at most %d are taken",
@@ -335,7 +335,7 @@ func (inv *Inventory) SetFacts(name string, facts []byte) error {
 	return inv.keepBeside(name, store.Put(factsKey(name), facts))
 }
 
-// Facts returns the last facts, or ErrNotFound.
+// Facts returns what SetFacts stored last, or ErrNotFound.
 func (inv *Inventory) Facts(name string) ([]byte, error) {
 	rec, err := inv.store.Get(factsKey(name))
 	if err != nil {
@@ -344,10 +344,10 @@ func (inv *Inventory) Facts(name string) ([]byte, error) {
 	return rec.Value, nil
 }
 
-// MaxJournal bounds an installer's journal, bytes; the end stays.
+// MaxJournal bounds the journal of an installer, in bytes. Of a longer one, the end is kept.
 const MaxJournal = 64 << 10
 
-// SetJournal keeps what the installer of a failed install said, instead of an earlier one's.
+// SetJournal stores the journal of the installer whose install failed, and replaces an earlier one.
 func (inv *Inventory) SetJournal(name, journal string) error {
 	journal = strings.ToValidUTF8(journal[max(0, len(journal)-MaxJournal):], "")
 	return inv.keepBeside(name, store.Put(journalKey(name), []byte(journal)))
@@ -364,7 +364,7 @@ func (inv *Inventory) keepBeside(name string, what store.Write) error {
 	})
 }
 
-// Journal returns what SetJournal kept, or ErrNotFound.
+// Journal returns what SetJournal stored, or ErrNotFound.
 func (inv *Inventory) Journal(name string) (string, error) {
 	rec, err := inv.store.Get(journalKey(name))
 	if err != nil {

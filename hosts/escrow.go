@@ -17,31 +17,29 @@ import (
 	"provision/internal/store"
 )
 
-// Escrow is a disk key, encrypted to the operators: only their keys open it,
-// the server's does not.
+// Escrow is a disk key that is encrypted to the operators. Only their keys open it, the server's does not.
 type Escrow struct {
-	Path     string `json:"path"`     // that the layout reads it from
+	Path     string `json:"path"`     // from which the layout reads the key
 	Previous bool   `json:"previous"` // of the install before, in case the disks still have it
-	Armor    string `json:"armor"`    // age, in its armor
+	Armor    string `json:"armor"`    // the key encrypted with age, ASCII-armored
 }
 
+// escrowPrefix begins the store keys of a host's escrow.
 func escrowPrefix(name string) string { return "escrow/" + name + "/" }
 
-const previous = "previous:" // before the secret's name
+const previous = "previous:" // precedes the secret's name in the keys of the install before
 
-// passphraseLetters are typed by the same keys on QWERTY, QWERTZ and AZERTY
-// keyboards, national variants included: a machine that asks for its passphrase
-// often has another layout set than its keyboard has printed. Left out are a, q,
-// w, z, y and m, which differ between these, i (dotless in Turkish), and o, p
-// and x, to leave 16. The space bar is the same everywhere, digits and dashes
-// are not.
+// passphraseLetters are on the same keys of QWERTY, QWERTZ and AZERTY keyboards, national variants included: a machine
+// that asks for its passphrase often assumes another keyboard layout than the one that is attached. It leaves out a, q,
+// w, z, y and m, which differ between these, i (dotless in Turkish), and o, p and x, so that 16 letters remain. The
+// space bar is the same everywhere; digits and dashes are not.
 const passphraseLetters = "bcdefghjklnrstuv"
 
-// NewPassphrase makes a passphrase with 128 random bits that a person can type:
-// eight groups of four letters, with a space between.
+// NewPassphrase returns a passphrase of 128 random bits that a person can type: eight groups of four letters, separated
+// by spaces.
 func NewPassphrase() []byte {
 	random := make([]byte, 32)
-	rand.Read(random) // never fails (crypto/rand)
+	rand.Read(random) // never fails, see crypto/rand
 	var out []byte
 	for i, r := range random {
 		if i > 0 && i%4 == 0 {
@@ -52,8 +50,9 @@ func NewPassphrase() []byte {
 	return out
 }
 
-// ReadRecipients reads what --escrow-to was given: a recipient, or a file of
-// them, one a line, as age's -R. Comments (#) and empty lines are left out.
+// ReadRecipients returns the recipients in the value of --escrow-to, which is either a recipient or the name of a file
+// with one on each line, as for age's -R. Comments (#) and empty lines are skipped. A file without recipients is an
+// error.
 func ReadRecipients(arg string) ([]string, error) {
 	if _, err := ParseRecipient(arg); err == nil {
 		return []string{strings.TrimSpace(arg)}, nil
@@ -88,8 +87,7 @@ func ReadRecipients(arg string) ([]string, error) {
 	return all, nil
 }
 
-// looksLikeKey reports whether s is meant as a key, good or not, and not as the
-// name of a file.
+// looksLikeKey reports whether s is meant as a key, valid or not, rather than as the name of a file.
 func looksLikeKey(s string) bool {
 	for _, prefix := range []string{"age1", "AGE-", "ssh-", "ecdsa-", "sk-", "-----BEGIN"} {
 		if len(s) >= len(prefix) && strings.EqualFold(s[:len(prefix)], prefix) {
@@ -100,8 +98,8 @@ func looksLikeKey(s string) bool {
 	return false
 }
 
-// ParseRecipient reads an operator's public key: age1…, ssh-ed25519 or ssh-rsa.
-// The error does not repeat it: it may be a private key, by mistake.
+// ParseRecipient reads an operator's public key: age1…, ssh-ed25519 or ssh-rsa. The error does not repeat the input,
+// which may be a private key by mistake.
 func ParseRecipient(s string) (age.Recipient, error) {
 	s = strings.TrimSpace(s)
 	upper := strings.ToUpper(s)
@@ -127,6 +125,7 @@ func ParseRecipient(s string) (age.Recipient, error) {
 	return parseSSHRecipient(s)
 }
 
+// parseSSHRecipient reads an SSH public key that age can encrypt to.
 func parseSSHRecipient(s string) (age.Recipient, error) {
 	key, _, _, rest, err := ssh.ParseAuthorizedKey([]byte(s))
 	if err != nil || len(bytes.TrimSpace(rest)) > 0 {
@@ -142,7 +141,7 @@ func parseSSHRecipient(s string) (age.Recipient, error) {
 	return r, nil
 }
 
-// encryptTo is plain in age's armor, for all the recipients.
+// encryptTo encrypts plain to all recipients, ASCII-armored.
 func encryptTo(recipients []string, plain []byte) ([]byte, error) {
 	var to []age.Recipient
 	for _, s := range recipients {
@@ -167,7 +166,8 @@ func encryptTo(recipients []string, plain []byte) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// OpenEscrow decrypts what an Escrow holds, on the operator's side.
+// OpenEscrow decrypts the Armor of an [Escrow]. The operator's machine calls it, as the server has none of the
+// identities.
 func OpenEscrow(armored string, with ...age.Identity) ([]byte, error) {
 	r, err := age.Decrypt(armor.NewReader(strings.NewReader(armored)), with...)
 	if err != nil {
@@ -176,10 +176,9 @@ func OpenEscrow(armored string, with ...age.Identity) ([]byte, error) {
 	return io.ReadAll(r)
 }
 
-// escrow returns the writes that put these disk keys, by their secret's name,
-// into the host's escrow, in place of what is there. That is kept as the
-// previous one, unless it is the same: until the new disks are made, the old
-// ones may be needed.
+// escrow returns the writes that store these disk keys, by the names of their secrets, in the host's escrow. What is
+// there becomes the previous escrow, unless it is the same: until the new disks are made, the old passphrases may be
+// needed.
 func (inv *Inventory) escrow(h *Host, keys map[string]diskKey) (writes []store.Write, err error) {
 	prefix := escrowPrefix(h.Name)
 	recs, err := inv.store.List(prefix, "")
@@ -215,8 +214,8 @@ func (inv *Inventory) escrow(h *Host, keys map[string]diskKey) (writes []store.W
 	return writes, nil
 }
 
-// Reveal hands out what is in a host's escrow, encrypted as it is. It is
-// recorded first, with who asks.
+// Reveal returns what is in a host's escrow, still encrypted. Before it returns, an event records who asked. The error
+// is ErrNotFound if the escrow is empty.
 func (inv *Inventory) Reveal(name, who string) ([]Escrow, error) {
 	prefix := escrowPrefix(name)
 	recs, err := inv.store.List(prefix, "")

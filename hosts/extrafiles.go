@@ -6,8 +6,9 @@ import (
 	"path/filepath"
 )
 
-// CheckExtraFiles refuses a folder with what cannot be copied to another machine: sockets, which tar has not, pipes and
-// devices, which are not files there. Better now than when the disks are erased.
+// CheckExtraFiles returns an error if the folder holds files that cannot be copied to another machine: sockets, which
+// tar does not support, pipes, and devices, which are not regular files there. It is better to learn that now than when
+// the disks are erased.
 func CheckExtraFiles(dir string) error {
 	if !filepath.IsAbs(dir) {
 		return fmt.Errorf("extra files %s: write an absolute path", dir)

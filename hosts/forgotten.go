@@ -11,38 +11,41 @@ import (
 	"provision/internal/store"
 )
 
-// A host that is forgotten is out of the inventory at once: its name and its MACs are free, and
-// its machine is a stranger. What the server held of it is put aside for a while, sealed as it
-// was, under keys of its own, so that a host that gets the same name meanwhile mixes with nothing.
-// Its claims to disks are not put aside: they go on protecting them until it is purged.
+// A forgotten host is removed from the inventory at once: its name and its MACs are free, and its machine is not
+// enrolled. The server keeps its records for a while, sealed as they were, under separate keys, so that they do not mix
+// with those of a new host of the same name. Its claims to disks are not moved: they protect the disks until the host
+// is purged.
 
 // ForgottenFor is how long a forgotten host can be taken back.
 const ForgottenFor = 30 * 24 * time.Hour
 
 // Forgotten is a host that was forgotten and can be taken back.
 type Forgotten struct {
-	Host  Host      `json:"host"` // as it was; of one that was never enrolled only the name
-	Time  time.Time `json:"time"` // when it was forgotten
-	Until time.Time `json:"until"`
-	By    string    `json:"by"` // who forgot it, for people
+	Host  Host      `json:"host"`  // as it was; only the name if it was never enrolled
+	Time  time.Time `json:"time"`  // when it was forgotten
+	Until time.Time `json:"until"` // when it is purged
+	By    string    `json:"by"`    // who asked to forget it, for people
 }
 
-// Keys in the store. stamp tells several forgotten hosts of one name apart, in the order of time.
+// forgottenKey is the store key of a forgotten host. The stamp tells forgotten hosts of one name apart and sorts them
+// by time.
 func forgottenKey(name string, stamp time.Time) string {
 	return fmt.Sprintf("forgotten/%s/%016x", name, stamp.UnixNano())
 }
 
+// asideKey is the key under which the record that had the given key is kept while its host is forgotten.
 func asideKey(name string, stamp time.Time, key string) string {
 	return fmt.Sprintf("aside/%s/%016x/%s", name, stamp.UnixNano(), key)
 }
 
-// belongings are the prefixes of all that the server holds of a host, beside the host itself and
-// what leads to it.
+// belongings returns the prefixes of all records of a host that can be many, other than the host itself and the indexes
+// that lead to it.
 func belongings(name string) []string {
 	return []string{"event/" + name + "/", "secret/" + name + "/", escrowPrefix(name)}
 }
 
-// belong lists the records that belong to a host; before is put before their keys.
+// belong returns the records that belong to a host. Their keys begin with before, which is empty unless the host is
+// forgotten.
 func (inv *Inventory) belong(before, name string) ([]store.Record, error) {
 	var all []store.Record
 	for _, prefix := range belongings(name) {
@@ -66,7 +69,8 @@ func (inv *Inventory) belong(before, name string) ([]store.Record, error) {
 	return all, nil
 }
 
-// retryConflicts calls do until it does not fail because of somebody else's change.
+// retryConflicts calls do again as long as it fails with [store.ErrConflict], which means that something else changed
+// the same records at the same time.
 func retryConflicts(do func() error) error {
 	for {
 		if err := do(); !errors.Is(err, store.ErrConflict) {
@@ -75,15 +79,15 @@ func retryConflicts(do func() error) error {
 	}
 }
 
-// Forget takes a host out of the inventory, with its permit, and keeps what the server holds of it
-// for [ForgottenFor]: Restore takes it back. by is who wants it, for people.
+// Forget removes a host and its permit from the inventory. The server keeps its records for [ForgottenFor], and Restore
+// takes it back until then. by says who asks for it, for people.
 func (inv *Inventory) Forget(name, by string) error {
 	h, err := inv.Get(name)
 	if err == nil && h.Permit.Spent.IsZero() && !h.Connected {
-		// What was prepared for another install is undone, as by a cancel.
+		// What was prepared for another install is undone, as when an install is cancelled.
 		_, err = inv.Apply(name, Event{Kind: EventCancelled, Message: "the permit was withdrawn: the host is forgotten"})
 		if errors.Is(err, ErrRefused) {
-			err = nil // there was nothing to withdraw
+			err = nil // there was no permit to withdraw
 		}
 	}
 	if err != nil && !errors.Is(err, ErrNotFound) {
@@ -92,6 +96,7 @@ func (inv *Inventory) Forget(name, by string) error {
 	return retryConflicts(func() error { return inv.putAside(name, by) })
 }
 
+// putAside moves the records of a host to the keys of a forgotten one, in one transaction.
 func (inv *Inventory) putAside(name, by string) error {
 	h, expect, writes, err := inv.takeOut(name)
 	if err != nil {
@@ -120,7 +125,7 @@ func (inv *Inventory) putAside(name, by string) error {
 	return inv.store.Commit(append(expect, store.Absent(key)), append(writes, store.Put(key, data)))
 }
 
-// freeStamp is the time now, or the next at which no host of this name was forgotten.
+// freeStamp returns the present time, or the next nanosecond at which no host of this name was forgotten.
 func (inv *Inventory) freeStamp(name string) (time.Time, error) {
 	for now := inv.now(); ; now = now.Add(time.Nanosecond) {
 		_, err := inv.store.Get(forgottenKey(name, now))
@@ -133,8 +138,8 @@ func (inv *Inventory) freeStamp(name string) (time.Time, error) {
 	}
 }
 
-// takeOut returns the writes that remove a host and what leads to it, but nothing that belongs to
-// it. A host that was never enrolled has only its SSH key: that is its name alone.
+// takeOut returns the writes that remove a host and the indexes that lead to it, but not the records that belong to it.
+// A host that was never enrolled has no record but its SSH key; then there is nothing to remove.
 func (inv *Inventory) takeOut(name string) (h Host, expect []store.Version, writes []store.Write, err error) {
 	if err := CheckName(name); err != nil {
 		return Host{}, nil, nil, err
@@ -172,7 +177,7 @@ func (inv *Inventory) takeOut(name string) (h Host, expect []store.Version, writ
 	return h, append(expect, store.At(hostKey(name), version)), append(writes, serial...), err
 }
 
-// Forgotten lists the hosts that can be taken back, by name, and of one name the oldest first.
+// Forgotten lists the hosts that can be restored, by name, and hosts of one name with the oldest first.
 func (inv *Inventory) Forgotten() ([]Forgotten, error) {
 	all, err := inv.forgotten("forgotten/")
 	if err != nil {
@@ -182,6 +187,7 @@ func (inv *Inventory) Forgotten() ([]Forgotten, error) {
 	return slices.DeleteFunc(all, func(f Forgotten) bool { return !now.Before(f.Until) }), nil
 }
 
+// forgotten returns the forgotten hosts whose keys begin with prefix, also those whose time has passed.
 func (inv *Inventory) forgotten(prefix string) ([]Forgotten, error) {
 	recs, err := inv.store.List(prefix, "")
 	if err != nil {
@@ -196,10 +202,10 @@ func (inv *Inventory) forgotten(prefix string) ([]Forgotten, error) {
 	return all, nil
 }
 
-// Restore takes a forgotten host back, without a permit. forgotten says which of several that had
-// the name, by the second in which it was forgotten; zero is the last. The error is ErrRefused if
-// another host has its name or one of its MACs by now. Of a host that was never enrolled the SSH key
-// is taken back; the Host is its name alone then.
+// Restore takes a forgotten host back, without a permit. If several hosts had the name, forgotten chooses one by the
+// second in which it was forgotten; zero means the last. The error is ErrRefused if another host has the name or one of
+// the MACs now. For a host that was never enrolled, Restore takes the SSH key back and returns a Host with only its
+// name.
 func (inv *Inventory) Restore(name string, forgotten time.Time, by string) (h Host, err error) {
 	err = retryConflicts(func() error {
 		h, err = inv.takeBack(name, forgotten, by)
@@ -208,6 +214,7 @@ func (inv *Inventory) Restore(name string, forgotten time.Time, by string) (h Ho
 	return h, err
 }
 
+// takeBack does one attempt of Restore, in one transaction.
 func (inv *Inventory) takeBack(name string, forgotten time.Time, by string) (Host, error) {
 	f, err := inv.kept(name, forgotten)
 	if err != nil {
@@ -254,7 +261,7 @@ func (inv *Inventory) takeBack(name string, forgotten time.Time, by string) (Hos
 	return h, inv.store.Commit(expect, append(back, writes...))
 }
 
-// kept is the forgotten host of a name that Restore means.
+// kept returns the forgotten host that Restore's arguments mean, or ErrNotFound.
 func (inv *Inventory) kept(name string, forgotten time.Time) (Forgotten, error) {
 	if err := CheckName(name); err != nil {
 		return Forgotten{}, err
@@ -279,7 +286,7 @@ func (inv *Inventory) kept(name string, forgotten time.Time) (Forgotten, error) 
 		name, ErrNotFound)
 }
 
-// unclaimed refuses a host whose name or MAC is another's by now.
+// unclaimed returns an error if another host has the name or one of the MACs of h now.
 func (inv *Inventory) unclaimed(h Host) (expect []store.Version, err error) {
 	recs, err := inv.belong("", h.Name)
 	if err != nil {
@@ -314,13 +321,13 @@ func (inv *Inventory) unclaimed(h Host) (expect []store.Version, err error) {
 	return expect, nil
 }
 
-// freeMAC says how a MAC is taken from the host that has it.
+// freeMAC says, for people, how to take a MAC from the host that has it.
 func freeMAC(mac, owner string) string {
 	return fmt.Sprintf("`provision set %s --mac=-%s` takes it from there", owner, mac)
 }
 
-// lead returns the writes by which MACs and serial number lead to the host again. The serial number is
-// given up if another machine told it meanwhile: a Raspberry Pi tells it again.
+// lead returns the writes that make MACs and serial number lead to the host again. If another machine told the serial
+// number meanwhile, the host gives it up: a Raspberry Pi tells its number again at its next boot.
 func (inv *Inventory) lead(h *Host) (expect []store.Version, writes []store.Write, err error) {
 	for _, mac := range h.MACs {
 		writes = append(writes, store.Put(macKey(mac), []byte(h.Name)))
@@ -332,7 +339,7 @@ func (inv *Inventory) lead(h *Host) (expect []store.Version, writes []store.Writ
 	return e, append(writes, w...), err
 }
 
-// Purge destroys at once all that the server holds of a host and of forgotten ones of its name.
+// Purge destroys at once everything that the server holds of a host and of forgotten hosts of the same name.
 func (inv *Inventory) Purge(name string) error {
 	return retryConflicts(func() error {
 		kept, err := inv.forgotten("forgotten/" + name + "/")
@@ -363,7 +370,7 @@ func (inv *Inventory) Purge(name string) error {
 	})
 }
 
-// destroy returns the writes that remove what was put aside of a forgotten host.
+// destroy returns the writes that remove the records of a forgotten host.
 func destroy(f Forgotten) []store.Write {
 	return []store.Write{
 		store.Delete(forgottenKey(f.Host.Name, f.Time)),
@@ -371,7 +378,7 @@ func destroy(f Forgotten) []store.Write {
 	}
 }
 
-// PurgeForgotten destroys what is left of hosts that were forgotten [ForgottenFor] before now.
+// PurgeForgotten destroys the records of forgotten hosts whose time has passed.
 func (inv *Inventory) PurgeForgotten(now time.Time) error {
 	all, err := inv.forgotten("forgotten/")
 	errs := []error{err}
@@ -383,14 +390,14 @@ func (inv *Inventory) PurgeForgotten(now time.Time) error {
 	return errors.Join(errs...)
 }
 
-// purgeOne destroys a forgotten host. Disks that a living host of its name was burned for, or another that is
-// kept, stay claimed.
+// purgeOne destroys the records of a forgotten host. Disks for which a permit of a present host of the same name, or of
+// another forgotten one, was burned stay claimed.
 func (inv *Inventory) purgeOne(f Forgotten) error {
 	name := f.Host.Name
 	key := forgottenKey(name, f.Time)
 	rec, err := inv.store.Get(key)
 	if errors.Is(err, ErrNotFound) {
-		return nil // it was restored or purged meanwhile
+		return nil // it was restored or purged since
 	}
 	if err != nil {
 		return err

@@ -7,29 +7,29 @@ import (
 	"strings"
 )
 
-// Hardware says what the live installer finds out about the machine for the flake, and where
-// that goes. The zero value is nothing.
+// Hardware says which tool describes the machine for the flake, on the live installer, and into which file that goes.
+// The zero value means none.
 type Hardware struct {
 	Tool string // GenerateConfig or Facter
-	Path string // below the flake's folder, with slashes
+	Path string // relative to the flake's folder, with slashes; empty: see For
 }
 
 // The tools, by the names of their programs.
 const (
 	GenerateConfig = "nixos-generate-config" // makes a NixOS module
-	Facter         = "nixos-facter"          // makes JSON
+	Facter         = "nixos-facter"          // makes a JSON report
 )
 
-// noHardware is said in the place of a tool for none.
+// noHardware is the word for no tool.
 const noHardware = "none"
 
-// files are what the tools write, if nothing else is said.
+// files are the default file names, by tool.
 var files = map[string]string{GenerateConfig: "hardware-configuration.nix", Facter: "facter.json"}
 
-// Words are all tools.
+// Words returns all tools, for help texts and completion.
 func (h *Hardware) Words() []string { return []string{GenerateConfig, Facter} }
 
-// UnmarshalText reads TOOL or TOOL=PATH. Empty and none are nothing.
+// UnmarshalText reads TOOL or TOOL=PATH. An empty text and "none" mean no tool.
 func (h *Hardware) UnmarshalText(text []byte) error {
 	*h = Hardware{}
 	s := string(text)
@@ -72,7 +72,7 @@ func (h Hardware) MarshalText() ([]byte, error) {
 	return []byte(h.Tool + "=" + h.Path), nil
 }
 
-// For fills in where it goes for a host, if that was not said.
+// For fills in the default path for a host, if none was given: hosts/HOST/FILE.
 func (h Hardware) For(host string) Hardware {
 	if h.Tool != "" && h.Path == "" {
 		h.Path = path.Join("hosts", host, files[h.Tool])

@@ -15,10 +15,9 @@ import (
 	"provision/internal/store"
 )
 
-// ParseHostKey reads an OpenSSH ed25519 private key that is to be a host's
-// identity. It returns the key's public half in authorized_keys form, and the
-// key as sshd wants its file: without what was around it, and with a newline
-// at the end. The error says what the data is instead; it never holds any of it.
+// ParseHostKey reads an OpenSSH ed25519 private key that is to be a host's identity. It returns the public half in
+// authorized_keys form, and the private key in the form that sshd wants in its file: without surrounding text, and with
+// a newline at the end. The error says what the data is instead; it never contains any of it.
 func ParseHostKey(data []byte) (public string, private []byte, err error) {
 	block, _ := pem.Decode(data)
 	if block == nil {
@@ -45,9 +44,8 @@ func ParseHostKey(data []byte) (public string, private []byte, err error) {
 	return authorized(signer.PublicKey()), pem.EncodeToMemory(block), nil
 }
 
-// AgeRecipient is the X25519 age recipient of an ed25519 SSH public key in
-// authorized_keys form, as ssh-to-age computes it: the same point on the curve
-// in its Montgomery form. Whoever has the private key can decrypt.
+// AgeRecipient returns the X25519 age recipient of an ed25519 SSH public key in authorized_keys form. As ssh-to-age
+// does, it converts the point of the Edwards curve to its Montgomery form. Whoever has the private key can decrypt.
 func AgeRecipient(public string) (string, error) {
 	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(public))
 	if err != nil {
@@ -68,9 +66,8 @@ func AgeRecipient(public string) (string, error) {
 	return plugin.EncodeX25519Recipient(x)
 }
 
-// Identity returns the public half of a host's SSH key, in authorized_keys
-// form: of a host that is enrolled, or one that MakeIdentity was called for.
-// The error is ErrNotFound if there is none.
+// Identity returns the public half of a host's SSH key in authorized_keys form: of an enrolled host, or of one for
+// which MakeIdentity was called. The error is ErrNotFound if there is none.
 func (inv *Inventory) Identity(name string) (string, error) {
 	if err := CheckName(name); err != nil {
 		return "", err
@@ -96,8 +93,8 @@ func (inv *Inventory) Identity(name string) (string, error) {
 	return public, nil
 }
 
-// MakeIdentity returns the public half of the host's SSH key, and makes the key
-// if there is none. Enroll takes it up.
+// MakeIdentity returns the public half of the host's SSH key, and makes the key if there is none. A later Enroll uses
+// it.
 func (inv *Inventory) MakeIdentity(name string) (string, error) {
 	for {
 		public, err := inv.Identity(name)
@@ -115,8 +112,8 @@ func (inv *Inventory) MakeIdentity(name string) (string, error) {
 	}
 }
 
-// newIdentity makes a new SSH key for a host. The writes keep it, in place of
-// the one that it has; Host.HostKey must change with them.
+// newIdentity makes a new SSH key for a host. The writes store it in place of the one that the host has; the caller
+// must change Host.HostKey in the same transaction.
 func (inv *Inventory) newIdentity(name string) (public string, writes []store.Write, err error) {
 	public, private, err := NewKey("root@" + name)
 	if err != nil {

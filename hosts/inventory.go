@@ -16,19 +16,19 @@ import (
 	"provision/internal/text"
 )
 
-// MaxEvents bounds the events kept for a host; the newest stay. Events that anybody on the network can cause push out
-// others only until they are a fifth of them.
+// MaxEvents bounds how many events are kept for a host; the newest are kept. Events that anybody on the network can
+// cause displace others only as long as they are at most a fifth of all.
 const MaxEvents = 500
 
-// MaxMessage bounds the message of an event, and thus the error of a host, in bytes: of a longer one the start and the
-// end stay.
+// MaxMessage bounds the message of an event, and thus the error of a host, in bytes. Of a longer message, the beginning
+// and the end are kept.
 const MaxMessage = 16 << 10
 const (
 	strangersShare = MaxEvents / 5
-	eventsAtOnce   = MaxEvents / 10 // so many go together, for each time all are read
+	eventsAtOnce   = MaxEvents / 10 // how many are dropped together, as dropping reads them all
 )
 
-// Inventory is all hosts, on a Store.
+// Inventory holds all hosts, on top of a store. It is safe for concurrent use.
 type Inventory struct {
 	store records
 	vault *Vault
@@ -37,7 +37,7 @@ type Inventory struct {
 	notes noteLimits
 }
 
-// Keys in the store.
+// The functions below return keys in the store.
 func hostKey(name string) string            { return "host/" + name }
 func macKey(mac string) string              { return "mac/" + mac }
 func tokenKey(token string) string          { return "boot/" + token }
@@ -46,8 +46,8 @@ func factsKey(name string) string           { return "facts/" + name }
 func journalKey(name string) string         { return "journal/" + name }
 func secretKey(name, secret string) string  { return "secret/" + name + "/" + secret }
 
-// New opens the inventory; now is the clock, which should never go back. In a store that is stale, such as a copy, no
-// permit lives then.
+// New opens the inventory. now is the clock, which should never go back; see [Clock]. If the store is stale, such as an
+// old copy, all permits are withdrawn.
 func New(db store.Store, vault *Vault, now func() time.Time) (*Inventory, error) {
 	inv := &Inventory{
 		store: records{db},
@@ -63,7 +63,7 @@ func New(db store.Store, vault *Vault, now func() time.Time) (*Inventory, error)
 	switch {
 	case errors.Is(err, ErrNotFound):
 		return inv, nil
-	case errors.As(err, new(*store.Damaged)): // machines are discovered again
+	case errors.As(err, new(*store.Damaged)): // machines will be discovered again
 		return inv, inv.SetAside(discoveredKey, "the server")
 	case err == nil:
 		err = inv.seen.load(rec.Value)
@@ -74,8 +74,8 @@ func New(db store.Store, vault *Vault, now func() time.Time) (*Inventory, error)
 	return inv, nil
 }
 
-// Run saves discovered machines every few seconds, the time every minute, and both once more at the end. Every hour,
-// and at once, it destroys what is left of hosts that were forgotten long ago.
+// Run saves discovered machines every five seconds and the time every minute, and both once more when ctx ends. At the
+// start and then every hour, it destroys the records of forgotten hosts whose time has passed.
 func (inv *Inventory) Run(ctx context.Context) error {
 	tick := time.NewTicker(5 * time.Second)
 	minute := time.NewTicker(time.Minute)
@@ -86,7 +86,7 @@ func (inv *Inventory) Run(ctx context.Context) error {
 
 	defer hour.Stop()
 
-	_ = inv.PurgeForgotten(inv.now()) // as below
+	_ = inv.PurgeForgotten(inv.now()) // the error is dropped for the same reason as below
 	for {
 		select {
 		case <-ctx.Done():
@@ -98,31 +98,32 @@ func (inv *Inventory) Run(ctx context.Context) error {
 		case <-tick.C:
 		}
 
-		// A full disk must not end the server; it is tried again, and the
-		// last time says what is wrong.
+		// A full disk must not end the server. Saving is tried again, and the error of the last attempt, when ctx ends, is
+		// returned.
 		_ = inv.saveSeen()
 	}
 }
 
+// saveSeen saves the discovered machines if they changed.
 func (inv *Inventory) saveSeen() error {
 	data, err := inv.seen.save()
 	if err == nil && data != nil {
 		err = inv.store.Commit(nil, []store.Write{store.Put(discoveredKey, data)})
 	}
 	if err != nil {
-		inv.seen.forget(nil) // dirty again
+		inv.seen.forget(nil) // marks them as changed again
 		return fmt.Errorf("save discovered machines: %w", err)
 	}
 	return nil
 }
 
-// See records a machine that is not enrolled.
+// See records a machine that is not enrolled, and sets its times.
 func (inv *Inventory) See(d Discovered) {
 	d.First, d.Last = inv.now(), inv.now()
 	inv.seen.see(d)
 }
 
-// Discovered lists the machines that asked and are not enrolled, newest first.
+// Discovered lists the machines that asked and are not enrolled, the last seen first.
 func (inv *Inventory) Discovered() []Discovered { return inv.seen.list() }
 
 // Get returns a host, or ErrNotFound.
@@ -131,6 +132,7 @@ func (inv *Inventory) Get(name string) (Host, error) {
 	return h, err
 }
 
+// get returns a host and the version of its record.
 func (inv *Inventory) get(name string) (h Host, version uint64, err error) {
 	rec, err := inv.store.Get(hostKey(name))
 	if err == nil {
@@ -142,14 +144,13 @@ func (inv *Inventory) get(name string) (h Host, version uint64, err error) {
 	return h, rec.Version, nil
 }
 
-// ByMAC returns the host that the machine with this MAC shall become, or
-// ErrNotFound.
+// ByMAC returns the host of the machine with this MAC, or ErrNotFound.
 func (inv *Inventory) ByMAC(mac string) (Host, error) { return inv.via(macKey(mac)) }
 
-// ByToken returns the host that a boot token was made for, live or not, or
-// ErrNotFound.
+// ByToken returns the host that a boot token was made for, whether the boot is still valid or not, or ErrNotFound.
 func (inv *Inventory) ByToken(token string) (Host, error) { return inv.via(tokenKey(token)) }
 
+// via returns the host whose name is stored under an index key.
 func (inv *Inventory) via(key string) (Host, error) {
 	rec, err := inv.store.Get(key)
 	if err != nil {
@@ -158,7 +159,7 @@ func (inv *Inventory) via(key string) (Host, error) {
 	return inv.Get(string(rec.Value))
 }
 
-// List returns all hosts, by name. One whose record is damaged is there as failed, without a permit.
+// List returns all hosts, sorted by name. A host whose record is damaged is listed as failed and without a permit.
 func (inv *Inventory) List() ([]Host, error) {
 	recs, err := inv.store.List("host/", "")
 	var damaged *store.Damaged
@@ -199,10 +200,10 @@ func (inv *Inventory) Watch(ctx context.Context) <-chan string {
 	return names
 }
 
-// Events returns the kept events of a host with numbers past after.
+// Events returns the kept events of a host whose numbers are greater than after.
 func (inv *Inventory) Events(name string, after uint64) ([]Event, error) {
 	recs, err := inv.store.List("event/"+name+"/", eventKey(name, after))
-	if err != nil && !errors.As(err, new(*store.Damaged)) { // those that can be read tell most of it
+	if err != nil && !errors.As(err, new(*store.Damaged)) { // the readable events are still useful
 		return nil, err
 	}
 	events := make([]Event, len(recs))
@@ -214,15 +215,14 @@ func (inv *Inventory) Events(name string, after uint64) ([]Event, error) {
 	return events, nil
 }
 
-// Apply is the only way to change a host: it looks the event up in the table,
-// and writes the host and the event in one transaction. The error is
-// ErrRefused if the event may not follow the host's state.
+// Apply is the only way to change a host, apart from Set and Restore. It looks the event up in the table of
+// transitions, and writes the host and the event in one transaction. The error is ErrRefused if the event may not
+// follow the host's state.
 func (inv *Inventory) Apply(name string, ev Event) (Host, error) {
 	return inv.apply(name, ev, nil)
 }
 
-// Check tells why an event could not follow now: what Apply would say of the host's state. It
-// changes nothing.
+// Check returns the error with which Apply would refuse the event in the host's present state. It changes nothing.
 func (inv *Inventory) Check(name string, ev Event) error {
 	before, err := inv.Get(name)
 	if err != nil && !errors.Is(err, ErrNotFound) {
@@ -233,8 +233,8 @@ func (inv *Inventory) Check(name string, ev Event) error {
 	return err
 }
 
-// apply retries while others change the host. extra adds writes to those of the event's row. An event that changes the
-// host does so even if there were too many to record it.
+// apply retries while others change the host. extra returns further writes, besides those of the event's row in the
+// table. When there were too many events to record this one, it changes the host all the same.
 func (inv *Inventory) apply(name string, ev Event, extra writeFunc) (Host, error) {
 	ev.Stranger = ev.Stranger || transitions[ev.Kind].stranger
 	if !inv.notes.allow(name, ev, inv.now()) {
@@ -252,6 +252,7 @@ func (inv *Inventory) apply(name string, ev Event, extra writeFunc) (Host, error
 	}
 }
 
+// try does one attempt of apply.
 func (inv *Inventory) try(name string, ev Event, extra writeFunc) (Host, error) {
 	before, version, err := inv.get(name)
 	if err != nil && !errors.Is(err, ErrNotFound) {
@@ -295,9 +296,8 @@ func (inv *Inventory) try(name string, ev Event, extra writeFunc) (Host, error) 
 	return after, nil
 }
 
-// log numbers the event and returns the writes of the host and the event.
-// Progress is kept in the host alone: it comes often and only the newest
-// counts.
+// log numbers the event and returns the writes of the host and the event. EventAdvanced is kept in the host alone: it
+// is frequent, and only the newest counts.
 func (inv *Inventory) log(h *Host, ev Event) ([]store.Write, error) {
 	var writes []store.Write
 	if ev.Kind != EventAdvanced && !ev.unrecorded {
@@ -317,7 +317,7 @@ func (inv *Inventory) log(h *Host, ev Event) ([]store.Write, error) {
 		writes = append(writes, store.Put(eventKey(h.Name, ev.Number), data))
 	}
 
-	// Tokens past the last few are forgotten altogether.
+	// Tokens are forgotten completely except for the last four.
 	for len(h.Tokens) > 4 {
 		writes = append(writes, store.Delete(tokenKey(h.Tokens[0])))
 		h.Tokens = h.Tokens[1:]
@@ -327,7 +327,7 @@ func (inv *Inventory) log(h *Host, ev Event) ([]store.Write, error) {
 	return append(writes, store.Put(hostKey(h.Name), data)), err
 }
 
-// makeRoom drops events of a host if there is no room for one more.
+// makeRoom returns the writes that drop old events of a host if there is no room for another one.
 func (inv *Inventory) makeRoom(h *Host) (writes []store.Write, err error) {
 	if h.Events == 0 { // written by a version that did not count them
 		h.Events = int(min(h.LastEvent, MaxEvents))
@@ -346,7 +346,7 @@ func (inv *Inventory) makeRoom(h *Host) (writes []store.Write, err error) {
 	return writes, nil
 }
 
-// expendable are the numbers of n events that are dropped first: the oldest of those that strangers caused beyond their
+// expendable returns the numbers of the n events to drop first: the oldest of those that strangers caused beyond their
 // share, then the oldest of all.
 func expendable(all []Event, n int) (numbers []uint64) {
 	beyond := -strangersShare
@@ -370,26 +370,28 @@ func expendable(all []Event, n int) (numbers []uint64) {
 	return numbers[:min(n, len(numbers))]
 }
 
-// noteLimits keep notes, and what strangers can cause, from flooding the log: ten of a kind in a minute, and the same
-// note once in ten minutes. What strangers cause does not count against the rest.
+// noteLimits keeps notes, and events that strangers can cause, from flooding the log: at most ten of a kind in a
+// minute, and the same note once in ten minutes. Those that strangers cause are counted separately.
 type noteLimits struct {
 	mu       sync.Mutex
 	recorded map[noteKey]noted
 }
 
+// noteKey is what is counted together.
 type noteKey struct {
 	host     string
 	kind     Kind
 	stranger bool
 }
 
+// noted is what was recorded of a noteKey in the current minute.
 type noted struct {
-	last   map[string]time.Time // notes, by their text
-	minute time.Time
-	count  int
+	last   map[string]time.Time // times of notes, by their text
+	minute time.Time            // when the counted minute began
+	count  int                  // how many were recorded in it
 }
 
-// allow tells whether an event is to be recorded.
+// allow reports whether an event is to be recorded, and counts it if so.
 func (l *noteLimits) allow(host string, ev Event, now time.Time) bool {
 	if ev.Kind != EventNote && !ev.Stranger {
 		return true

@@ -5,21 +5,21 @@ import (
 	"strings"
 )
 
-// Loss is what the server holds of a host, and what is lost with it.
+// Loss says what the server holds of a host, which is lost if the host is purged.
 type Loss struct {
 	HostKey string   `json:"host_key,omitempty"` // the public half of its identity, authorized_keys form
-	Escrow  []string `json:"escrow,omitempty"`   // paths of the disk passphrases that only the operators can read
+	Escrow  []string `json:"escrow,omitempty"`   // paths of the disk passphrases that only the operators can decrypt
 	Keys    []string `json:"keys,omitempty"`     // paths of the disk keys that are sealed on the server
-	Secrets []string `json:"secrets,omitempty"`  // paths of the secret files that are
-	Disks   []Disk   `json:"disks,omitempty"`    // that are claimed by the host
-	Events  int      `json:"events"`             // in its log
+	Secrets []string `json:"secrets,omitempty"`  // paths of the secret files that are sealed on the server
+	Disks   []Disk   `json:"disks,omitempty"`    // that the host has claimed
+	Events  int      `json:"events"`             // how many are in its log
 }
 
-// Precious reports whether something would be lost that cannot be made again.
+// Precious reports whether something that cannot be made again would be lost.
 func (l Loss) Precious() bool { return l.HostKey != "" || len(l.Escrow) > 0 }
 
-// Loss says what would be lost with a host, or with the SSH key that was made for one that is not enrolled
-// yet. The error is ErrNotFound if there is neither.
+// Loss returns what would be lost with a host, or with the SSH key that was made for a host before its enrolment. The
+// error is ErrNotFound if there is neither.
 func (inv *Inventory) Loss(name string) (Loss, error) {
 	h, err := inv.Get(name)
 	if errors.Is(err, ErrNotFound) {
@@ -32,7 +32,7 @@ func (inv *Inventory) Loss(name string) (Loss, error) {
 	return inv.loss("", h)
 }
 
-// LossOf is the same of a host that is forgotten already.
+// LossOf returns the same for a host that is forgotten already.
 func (inv *Inventory) LossOf(f Forgotten) (Loss, error) {
 	before := asideKey(f.Host.Name, f.Time, "")
 	l, err := inv.loss(before, f.Host)
@@ -40,7 +40,7 @@ func (inv *Inventory) LossOf(f Forgotten) (Loss, error) {
 		return l, err
 	}
 	rec, err := inv.store.Get(before + secretKey(f.Host.Name, SecretHostKey))
-	if errors.Is(err, ErrNotFound) { // the store's key was lost, and this with it
+	if errors.Is(err, ErrNotFound) { // DropSecrets removed it after the store's key was lost
 		return l, nil
 	}
 	if err != nil {
@@ -53,6 +53,7 @@ func (inv *Inventory) LossOf(f Forgotten) (Loss, error) {
 	return l, err
 }
 
+// loss collects the Loss of a host whose records have keys that begin with before.
 func (inv *Inventory) loss(before string, h Host) (Loss, error) {
 	l := Loss{HostKey: h.HostKey}
 	recs, err := inv.belong(before, h.Name)

@@ -11,8 +11,8 @@ import (
 	"provision/internal/store"
 )
 
-// VaultOf opens the key with which the store's secrets are sealed. One that was lost is not silently replaced: the
-// error says what is lost with it, and what to do.
+// VaultOf opens the key file at path, with which the store's secrets are sealed. If that key is lost, it is not
+// silently replaced: the error says which secrets are lost with it, and what to do.
 func VaultOf(db store.Store, path string) (*Vault, error) {
 	sealed, err := records{db}.List("secret/", "")
 	if err != nil && !errors.As(err, new(*store.Damaged)) {
@@ -43,8 +43,9 @@ func VaultOf(db store.Store, path string) (*Vault, error) {
 	return nil, lostKey(path, "it is another key", sealed)
 }
 
+// lostKey returns the error for a lost key; how says in which way it is lost.
 func lostKey(path, how string, sealed []store.Record) error {
-	whose := make(map[string][]string) // hosts by kind of secret
+	whose := make(map[string][]string) // names of hosts, by kind of secret
 	for _, rec := range sealed {
 		owner, secret, _ := strings.Cut(strings.TrimPrefix(rec.Key, "secret/"), "/")
 		kind, _, _ := strings.Cut(secret, ":")
@@ -77,8 +78,9 @@ func lostKey(path, how string, sealed []store.Record) error {
 		path, how, strings.Join(lost, ", "), filepath.Dir(path))
 }
 
-// DropSecrets removes all that is sealed from a store whose key is lost, and with it all permits: what was to be
-// installed would lack it. It returns how many secrets it removed.
+// DropSecrets removes everything that is sealed from a store whose key is lost. It also marks the store as stale, so
+// that the next server withdraws all permits: those installs would lack their secrets. It returns how many secrets were
+// removed.
 func DropSecrets(db store.Store) (int, error) {
 	var writes []store.Write
 	for _, prefix := range []string{"secret/", "aside/"} {
@@ -87,7 +89,7 @@ func DropSecrets(db store.Store) (int, error) {
 			return 0, err
 		}
 		for _, rec := range recs {
-			if prefix == "secret/" || strings.Split(rec.Key, "/")[3] == "secret" { // aside/NAME/STAMP/secret/…
+			if prefix == "secret/" || strings.Split(rec.Key, "/")[3] == "secret" { // keys are aside/NAME/STAMP/secret/…
 				writes = append(writes, store.Delete(rec.Key))
 			}
 		}

@@ -5,34 +5,33 @@ import (
 	"strings"
 )
 
-// Method is how a machine is led to its installer: how its firmware is
-// answered, and what it loads. No single reply fits all firmware
-// (pxe/ladder.go). Either half may be empty: any.
+// Method is how a machine is led to its installer: how its firmware is answered, and which program it loads. No single
+// reply suits all firmware (pxe/ladder.go). Either field may be empty, which means any.
 type Method struct {
 	Offer   string
 	Program string
 }
 
-// The offers.
+// The offers, which are ways to answer firmware.
 const (
 	OfferBINL   = "binl"   // PXE: the machine asks port 4011 for its file
-	OfferFirst  = "first"  // PXE: the file is in the first offer, and 43.6=8 says so
+	OfferFirst  = "first"  // PXE: the file is in the first offer, and option 43.6=8 says so
 	OfferHeader = "header" // PXE: as first, without option 67: the file is in the BOOTP header alone
-	OfferPlain  = "plain"  // the file in a plain lease, as DHCP servers without PXE do; full DHCP mode only
+	OfferPlain  = "plain"  // the file in a plain lease, as from DHCP servers without PXE; full DHCP mode only
 	OfferHTTP   = "http"   // UEFI HTTP boot
-	OfferROM    = "rom"    // an iPXE in ROM takes its script at once
+	OfferROM    = "rom"    // an iPXE in ROM gets its script directly
 	OfferMedium = "medium" // the iPXE of a boot medium asks by HTTP
-	OfferUBoot  = "u-boot" // a PXELINUX configuration over TFTP; a Raspberry Pi is given the U-Boot that asks for it
+	OfferUBoot  = "u-boot" // a PXELINUX configuration over TFTP; a Raspberry Pi first gets a U-Boot that asks for it
 	OfferPi     = "pi"     // a Raspberry Pi's own firmware: kernel and first stage over TFTP
 )
 
-// The programs: iPXE, with the network driver of the firmware or with its own.
+// The programs: iPXE with the network driver of the firmware, or with its own.
 const (
 	DriverFirmware = "snponly"
 	DriverNative   = "native"
 )
 
-// String is OFFER+PROGRAM, or the one that is there.
+// String returns OFFER+PROGRAM, or only the one that is set.
 func (m Method) String() string {
 	if m.Offer == "" || m.Program == "" {
 		return m.Offer + m.Program
@@ -40,14 +39,13 @@ func (m Method) String() string {
 	return m.Offer + "+" + m.Program
 }
 
-// Words are the offers and programs that can be chosen.
+// Words returns the offers and programs that can be chosen, for help texts and completion.
 func (m *Method) Words() []string {
 	return []string{OfferBINL, OfferFirst, OfferHeader, OfferPlain, DriverFirmware, DriverNative, OfferPi, OfferUBoot}
 }
 
-// ParseMethod reads what String writes and can be chosen: binl, first, header
-// or plain; snponly or native; or both, joined by "+"; for a Raspberry Pi, pi or
-// u-boot.
+// ParseMethod reads the methods that an operator can choose: binl, first, header or plain; snponly or native; one of
+// each, joined by "+"; for a Raspberry Pi, pi or u-boot.
 func ParseMethod(s string) (m Method, err error) {
 	if s == OfferPi || s == OfferUBoot {
 		return Method{Offer: s}, nil
@@ -75,15 +73,14 @@ func ParseMethod(s string) (m Method, err error) {
 // MarshalText implements [encoding.TextMarshaler].
 func (m Method) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
 
-// UnmarshalText implements [encoding.TextUnmarshaler]. It takes what was
-// remembered, which may be more than what can be chosen.
+// UnmarshalText implements [encoding.TextUnmarshaler]. It also accepts methods that can only be remembered, not chosen.
 func (m *Method) UnmarshalText(text []byte) error {
 	if chosen, err := ParseMethod(string(text)); err == nil { // in either order
 		*m = chosen
 		return nil
 	}
 	offer, program, both := strings.Cut(string(text), "+")
-	if both && (offer == "" || program == "") { // nobody wrote it so; Choices.Check refuses it
+	if both && (offer == "" || program == "") { // String does not write this; Choices.Check refuses it
 		*m = Method{Offer: string(text)}
 		return nil
 	}

@@ -2,10 +2,11 @@ package hosts
 
 import "encoding/json"
 
-// UnmarshalJSON reads a host's record, also one of before the choices had the names that requests have.
+// UnmarshalJSON reads a host's record, including records of older versions, in which some choices had other names and
+// places.
 func (h *Host) UnmarshalJSON(data []byte) error {
-	type plainHost Host
-	type plainChoices Choices
+	type plainHost Host       // without methods, so that decoding does not recurse
+	type plainChoices Choices // the same for Choices
 	var host struct {
 		*plainHost
 		Image   string `json:"image"`

@@ -2,18 +2,19 @@ package hosts
 
 import "container/list"
 
-// recent is values by key that know which of them was used longest ago, however many there are.
+// recent is a map that knows which of its values was set longest ago, in constant time however many there are.
 type recent[V any] struct {
 	byKey map[string]*list.Element
-	order list.List // of used[V]; the one used longest ago is first
+	order list.List // of used[V]; the one set longest ago is first
 }
 
+// used is an element of recent.order.
 type used[V any] struct {
 	key   string
 	value V
 }
 
-// get returns a value without using it.
+// get returns a value without changing the order.
 func (r *recent[V]) get(key string) (v V, ok bool) {
 	e := r.byKey[key]
 	if e == nil {
@@ -22,7 +23,7 @@ func (r *recent[V]) get(key string) (v V, ok bool) {
 	return e.Value.(used[V]).value, true
 }
 
-// use sets a value.
+// use sets a value, and makes it the newest.
 func (r *recent[V]) use(key string, v V) {
 	if e := r.byKey[key]; e != nil {
 		e.Value = used[V]{key, v}
@@ -44,13 +45,13 @@ func (r *recent[V]) drop(key string) {
 
 func (r *recent[V]) len() int { return len(r.byKey) }
 
-// oldest is the value that was used longest ago; there must be one.
+// oldest returns the value that was set longest ago. It panics if there is none.
 func (r *recent[V]) oldest() (key string, v V) {
 	u := r.order.Front().Value.(used[V])
 	return u.key, u.value
 }
 
-// all is every value, the one used longest ago first.
+// all returns the values, the one set longest ago first.
 func (r *recent[V]) all() []V {
 	all := make([]V, 0, r.len())
 	for e := r.order.Front(); e != nil; e = e.Next() {

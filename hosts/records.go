@@ -14,21 +14,21 @@ var (
 	ErrRefused  = errors.New("not allowed now")
 )
 
-// storePatience is how long the store is waited for.
+// storePatience bounds how long an operation on the store may take.
 const storePatience = 30 * time.Second
 
-// Fault is a failure of the server's own, such as of its disk: nothing that was asked for is wrong.
+// Fault is a failure of the server itself, such as of its disk. Nothing is wrong with the request.
 type Fault struct{ Err error }
 
-// Error is that of the failure.
+// Error returns the text of the failure.
 func (f *Fault) Error() string { return f.Err.Error() }
 
 // Unwrap returns the failure.
 func (f *Fault) Unwrap() error { return f.Err }
 
-// records is the store as the inventory uses it. No caller's context goes into it: what has happened to a host is
-// recorded also when the request that told of it, or the install that it ended, was broken off. It waits for
-// storePatience at most instead. What fails but for the decisions that the inventory makes is a [Fault].
+// records is the store as the inventory uses it. Callers cannot pass a context: what has happened to a host must be
+// recorded even if the request that reported it, or the install that it ended, was cancelled. Each operation waits at
+// most storePatience instead. Errors other than ErrNotFound and ErrConflict are returned as a [Fault].
 type records struct{ db store.Store }
 
 func (r records) Get(key string) (store.Record, error) {
@@ -58,6 +58,7 @@ func (r records) Stale() (why string, err error) {
 	return store.Stale(ctx, r.db)
 }
 
+// fault wraps an error of the store in a [Fault], except those that callers match.
 func fault(err error) error {
 	if err == nil || errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrConflict) {
 		return err

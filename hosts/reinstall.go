@@ -9,25 +9,25 @@ import (
 	"provision/internal/store"
 )
 
-// Via is how a machine is made to come to its installer.
+// Via is how a machine is made to boot its installer.
 type Via string
 
 // The ways. A permit without one leaves it to the operator, as ViaManual does.
 const (
 	ViaAuto    Via = "auto"    // the first of the next three that is possible
 	ViaKexec   Via = "kexec"   // the running system starts the installer's kernel
-	ViaNetboot Via = "netboot" // the running system restarts, from the network by the firmware's BootNext
-	ViaWake    Via = "wol"     // a magic packet switches the machine on
+	ViaNetboot Via = "netboot" // the running system reboots from the network, by the firmware's BootNext
+	ViaWake    Via = "wol"     // a magic packet (Wake-on-LAN) switches the machine on
 	ViaManual  Via = "manual"  // somebody switches it on
 )
 
 // vias lists the ways, in the order in which ViaAuto tries them.
 var vias = []Via{ViaAuto, ViaKexec, ViaNetboot, ViaWake, ViaManual}
 
-// Words are all ways.
+// Words returns all ways, for help texts and completion.
 func (v *Via) Words() []string { return stringsOf(vias...) }
 
-// UnmarshalText reads a way, or nothing.
+// UnmarshalText reads a way; the empty text means that none is chosen.
 func (v *Via) UnmarshalText(text []byte) error {
 	*v = Via(text)
 	if *v != "" && !slices.Contains(vias, *v) {
@@ -36,25 +36,25 @@ func (v *Via) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// InstalledSystem is what is known to be on a machine's disks: it proved itself, and
-// nothing was permitted to touch it since.
+// InstalledSystem is what is known to be on a machine's disks: a system that proved itself, on disks that no permit
+// allowed to change since.
 type InstalledSystem struct {
 	System  string `json:"system"`         // store path
-	HostKey string `json:"host_key"`       // what it proved itself by
-	Proof   string `json:"proof"`          // for people
-	Port    int    `json:"port,omitempty"` // of its SSH; 0: 22
+	HostKey string `json:"host_key"`       // the host key with which it proved itself
+	Proof   string `json:"proof"`          // how it proved itself, for people
+	Port    int    `json:"port,omitempty"` // of its sshd; 0: 22
 }
 
-// HasInstalled reports whether an installed host is on the machine's disks still.
+// HasInstalled reports whether an installed host is still on the machine's disks.
 func (h *Host) HasInstalled() bool { return h.Installed != (InstalledSystem{}) }
 
-// MustBeBroughtUp reports whether the machine is still to be made to come.
+// MustBeBroughtUp reports whether the server still has to make the machine boot its installer.
 func (h *Host) MustBeBroughtUp() bool {
 	return h.State == StateReady && h.Permit.Via != "" && h.Permit.Come.IsZero()
 }
 
-// Reinstall issues a permit for a host that is there. What runs on its machine
-// is known by the key that it has until now; newIdentity gives it another.
+// Reinstall issues a permit for an enrolled host. The system that runs on its machine is recognised by its present SSH
+// key; with newIdentity, the next system gets another one. The error is ErrNotFound if there is no such host.
 func (inv *Inventory) Reinstall(h Host, permit time.Duration, secrets map[string][]byte,
 	newIdentity bool) (Host, error) {
 	before, err := inv.Get(h.Name)
@@ -67,11 +67,10 @@ func (inv *Inventory) Reinstall(h Host, permit time.Duration, secrets map[string
 	return inv.permit(h, permit, secrets, newIdentity)
 }
 
-// secretOldKey is the private key of the host that still stands, while another
-// is prepared for it.
+// secretOldKey names the private key of the installed host, while another one is prepared for it.
 const secretOldKey = SecretHostKey + ".old"
 
-// keepIdentity keeps the private key of a host that stands when it gets another.
+// keepIdentity returns the write that keeps the private key of an installed host when it gets another one.
 func (inv *Inventory) keepIdentity(before, after *Host) ([]store.Write, error) {
 	if !before.HasInstalled() || before.HostKey != before.Installed.HostKey || after.HostKey == before.HostKey {
 		return nil, nil
@@ -80,8 +79,8 @@ func (inv *Inventory) keepIdentity(before, after *Host) ([]store.Write, error) {
 	return []store.Write{store.Put(secretKey(before.Name, secretOldKey), rec.Value)}, err
 }
 
-// settleIdentity ends it: after a cancel the old key is the host's again, and
-// once what stood is given up the old key is gone.
+// settleIdentity returns the writes that end what keepIdentity began. If the installed system stays, as after a cancel,
+// its old key becomes the host's again; if not, the old key is removed.
 func (inv *Inventory) settleIdentity(before, after *Host) ([]store.Write, error) {
 	rec, err := inv.store.Get(secretKey(before.Name, secretOldKey))
 	if errors.Is(err, ErrNotFound) {

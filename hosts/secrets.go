@@ -12,34 +12,35 @@ import (
 	"provision/internal/store"
 )
 
-// MaxSecret is how large a secret file may be, in bytes.
+// MaxSecret bounds the size of a secret file, in bytes.
 const MaxSecret = 1 << 20
 
-// SecretFile is a file that the installed host gets, from the server's sealed
-// store.
+// SecretFile is a file of the installed host whose content the server keeps sealed until it is delivered.
 type SecretFile struct {
 	Path string `json:"path"` // absolute, on the new system
 	Mode string `json:"mode"` // octal, such as 0400
 }
 
-// Chown gives a file or folder of the new system, with all below it, an owner.
+// Chown sets the owner of a file or folder of the new system, and of everything below it.
 type Chown struct {
 	Path string `json:"path"`
 	UID  uint32 `json:"uid"`
 	GID  uint32 `json:"gid"`
 }
 
-// SecretContent names the secret that is delivered to a path of the new system.
+// SecretContent returns the name of the secret that is delivered to a path of the new system.
 func SecretContent(path string) string { return fileSecret + path }
 
+// Prefixes of the names of secrets; a path follows.
 const (
 	fileSecret = "file:"
 	diskSecret = "disk:"
 )
 
+// modePattern matches the file modes that are accepted: without set-user-ID, set-group-ID and sticky bits.
 var modePattern = regexp.MustCompile(`^0?[0-7]{3}$`)
 
-// checkSecrets refuses what could not be delivered.
+// checkSecrets returns an error if escrow, secrets or owners could not be carried out.
 func (c Choices) checkSecrets() error {
 	for _, r := range c.EscrowTo {
 		if _, err := ParseRecipient(r); err != nil {
@@ -75,10 +76,10 @@ func (c Choices) checkSecrets() error {
 	return nil
 }
 
-const unchanged = 1<<32 - 1 // of a uid or gid, chown(2)
+const unchanged = 1<<32 - 1 // as a uid or gid; see chown(2)
 
-// checkTarget refuses paths that do not name a file or folder of the new
-// system's own. The error begins with the path.
+// checkTarget returns an error for a path that does not name a file or folder of the new system's own. The error begins
+// with the path.
 func checkTarget(p string) error {
 	under := func(dirs ...string) bool {
 		return slices.ContainsFunc(dirs, func(d string) bool { return p == d || strings.HasPrefix(p, d+"/") })
@@ -101,8 +102,8 @@ func checkTarget(p string) error {
 	return nil
 }
 
-// keepSecrets returns the writes that seal the secrets of an enrolment, put its
-// disk keys into escrow, and drop what an earlier enrolment left.
+// keepSecrets returns the writes that seal the secrets of an enrolment, put its disk keys into escrow, and remove
+// secret files that only an earlier enrolment had.
 func (inv *Inventory) keepSecrets(before, after *Host, given map[string][]byte) ([]store.Write, error) {
 	writes, err := inv.sealAll(after.Name, given)
 	if err != nil {
@@ -145,15 +146,14 @@ func (inv *Inventory) keepSecrets(before, after *Host, given map[string][]byte) 
 	return append(writes, escrow...), err
 }
 
-// diskKey is a disk key on its way into escrow.
+// diskKey is a disk key that is to be put into escrow.
 type diskKey struct {
 	plain []byte
-	same  bool // as the one that is in escrow
+	same  bool // as the one in escrow
 }
 
-// generate returns the passphrase that the host was given at an earlier
-// enrolment and was not installed with yet, or a new one, with the writes that
-// seal it.
+// generate returns the passphrase that the server generated at an earlier enrolment of the host and has not removed
+// since, or a new one with the writes that seal it.
 func (inv *Inventory) generate(before *Host, name, p string) ([]store.Write, diskKey, error) {
 	if slices.Contains(before.Generated, p) {
 		plain, err := inv.Secret(name, SecretDisk(p))
@@ -166,8 +166,7 @@ func (inv *Inventory) generate(before *Host, name, p string) ([]store.Write, dis
 	return writes, diskKey{plain: plain}, err
 }
 
-// HasDiskKey reports whether the operator gave the host's disk key for a path,
-// and the server has it.
+// HasDiskKey reports whether the operator gave the host's disk key for a path, and the server still has it.
 func (inv *Inventory) HasDiskKey(name, p string) bool {
 	if h, err := inv.Get(name); err != nil || slices.Contains(h.Generated, p) {
 		return false
@@ -176,17 +175,16 @@ func (inv *Inventory) HasDiskKey(name, p string) bool {
 	return err == nil
 }
 
-// settleProved is for when a host has proved itself: what it was given is then
-// its own. Passphrases that were generated are in escrow, and only the
-// operators' keys open that; those that were given stay, as another install
-// needs them.
+// settleProved returns the writes that remove secrets once a host has proved itself, as it then has its own copies.
+// Generated passphrases remain in escrow, which only the operators' keys open. Disk keys that the operator gave are
+// kept, since another install needs them.
 func (inv *Inventory) settleProved(_, after *Host, _ Event) ([]store.Version, []store.Write, error) {
 	writes, err := inv.settleSecrets(after, false)
 	return nil, writes, err
 }
 
-// settleUndone is for when a permit is withdrawn, or was for a dry run. If the host stands as before, what was made for
-// its install is dropped, and what was in escrow is again.
+// settleUndone returns the writes that follow when a permit is withdrawn or a dry run ends. If an installed system is
+// still on the disks, the secrets for the new install are removed, and the previous escrow is restored.
 func (inv *Inventory) settleUndone(before, after *Host, _ Event) ([]store.Version, []store.Write, error) {
 	identity, err := inv.settleIdentity(before, after)
 	if err != nil || !after.HasInstalled() {
@@ -196,7 +194,8 @@ func (inv *Inventory) settleUndone(before, after *Host, _ Event) ([]store.Versio
 	return nil, append(identity, secrets...), err
 }
 
-// settleSecrets drops what an install was given, and the escrow of the one before it; undone: that is the host's again.
+// settleSecrets returns the writes that remove the secrets for an install and the escrow of the install before; with
+// undone, the latter becomes the host's escrow again.
 func (inv *Inventory) settleSecrets(after *Host, undone bool) (writes []store.Write, err error) {
 	for _, p := range after.Generated {
 		writes = append(writes, store.Delete(secretKey(after.Name, SecretDisk(p))))
@@ -219,7 +218,7 @@ func (inv *Inventory) settleSecrets(after *Host, undone bool) (writes []store.Wr
 	return writes, err
 }
 
-// allGiven refuses an install for which secrets are missing.
+// allGiven returns an error if secrets that an install needs are missing.
 func (inv *Inventory) allGiven(h Host, given map[string][]byte) error {
 	missing, err := inv.missing(h, given)
 	if err == nil && len(missing) > 0 {
@@ -228,9 +227,8 @@ func (inv *Inventory) allGiven(h Host, given map[string][]byte) error {
 	return err
 }
 
-// missing says what must be given again before the host can be installed again,
-// since it was removed from the server once it was delivered: as flags of
-// enroll, such as "--secret /var/lib/key=FILE:0400".
+// missing returns what the operator must give again before the host can be installed, because the server removed it
+// after it was delivered. The results are flags of enroll, such as "--secret /var/lib/key=FILE:0400".
 func (inv *Inventory) missing(h Host, given map[string][]byte) (missing []string, err error) {
 	has := func(secret string) bool {
 		if given[secret] != nil {

@@ -12,25 +12,26 @@ import (
 
 // Change is what the operator changes of a host without a decision to erase anything.
 type Change struct {
-	// MACs are the host's from now on; or all of them have a sign, and are added (+) or taken away (-); none: they stay.
+	// MACs replace the host's; or all of them begin with a sign, and are added (+) or removed (-). None: the MACs stay.
 	MACs []string
-	// Serial is that of the Raspberry Pi; empty: the next one that asks is taken for it; nil: it stays.
+	// Serial is that of the Raspberry Pi; empty: the next one that boots is bound; nil: it stays.
 	Serial *string
-	// Choices replace those of the host, but only those in Named, by their names in requests.
+	// Choices replace those choices of the host that are in Named, by their names in requests.
 	Choices Choices
 	Named   []string
 }
 
-// Alteration is what Set did: in words what is different, and what the operator should know.
+// Alteration is what Set did: the host as it is now, what changed, and what the operator should know. The texts are for
+// people.
 type Alteration struct {
 	Host  Host
 	What  []string
 	Notes []string
 }
 
-// Set changes a host. While it has a permit, MACs, image, board and serial number stay: a permit is for a
-// machine. A MAC of another host moves from there, in the same transaction, unless that one has a
-// permit. by is who wants it, for people.
+// Set changes a host. While the host has a permit, its MACs, image, board and serial number cannot change, as a permit
+// is for one machine. A MAC of another host moves from there in the same transaction, unless that host has a permit. by
+// says who asks for it, for people.
 func (inv *Inventory) Set(name string, c Change, by string) (done Alteration, err error) {
 	err = retryConflicts(func() error {
 		done, err = inv.set(name, c, by)
@@ -42,6 +43,7 @@ func (inv *Inventory) Set(name string, c Change, by string) (done Alteration, er
 	return done, err
 }
 
+// set does one attempt of Set.
 func (inv *Inventory) set(name string, c Change, by string) (Alteration, error) {
 	before, version, err := inv.get(name)
 	if err != nil {
@@ -114,16 +116,17 @@ func set(h *Host, ev Event) error {
 	return nil
 }
 
+// boardSerial matches the serial number of a Raspberry Pi.
 var boardSerial = regexp.MustCompile(`^[0-9a-f]{8}$`)
 
-// permitted refuses to change the machine of a host that has a permit.
+// permitted returns the error for a change of the machine of a host that has a permit.
 func permitted(name string) error {
 	return fmt.Errorf("%s has a permit, which is for the machine and the image that it was given for: %w; run `provision cancel %s` first",
 		name, ErrRefused, name)
 }
 
-// otherMachine drops what is known of the host's machine. On another one, a name such as /dev/vda is
-// another disk. What is installed stays known: it is recognised by its key.
+// otherMachine drops what is known of the host's machine. On another machine, a name such as /dev/vda is another disk.
+// The installed system stays known, as it is recognised by its key.
 func (h *Host) otherMachine() {
 	h.Boot = Boot{}
 	h.Method = Method{}
@@ -132,12 +135,12 @@ func (h *Host) otherMachine() {
 	h.Owned = namedDisks(h.Owned)
 }
 
-// namedDisks are the disks that are known in any machine.
+// namedDisks returns the disks that can be recognised in any machine.
 func namedDisks(disks []Disk) []Disk {
 	return slices.DeleteFunc(slices.Clone(disks), func(d Disk) bool { return !d.claimable() })
 }
 
-// chosenMACs are the host's MACs after a change, in order.
+// chosenMACs returns the host's MACs after a change, sorted.
 func chosenMACs(h Host, args []string) ([]string, error) {
 	if len(args) == 0 {
 		return h.MACs, nil
@@ -175,8 +178,8 @@ func chosenMACs(h Host, args []string) ([]string, error) {
 	return macs, nil
 }
 
-// moveMACs returns the writes by which the MACs lead to the host as it will be, and are no other's. The
-// others' logs tell it.
+// moveMACs returns the writes that make the MACs lead to the host as it will be, and to no other. The logs of the hosts
+// that lose MACs record that.
 func (inv *Inventory) moveMACs(before, after Host, by string) (expect []store.Version, writes []store.Write,
 	notes []string, err error) {
 	for _, mac := range before.MACs {
@@ -188,7 +191,7 @@ func (inv *Inventory) moveMACs(before, after Host, by string) (expect []store.Ve
 	if len(before.MACs) > 0 && len(after.MACs) == 0 {
 		notes = append(notes, noMAC(after.Name))
 	}
-	losers := map[string][]string{} // the MACs that each loses
+	losers := map[string][]string{} // the MACs that each host loses, by its name
 	for _, mac := range after.MACs {
 		if slices.Contains(before.MACs, mac) {
 			continue
@@ -219,7 +222,7 @@ func (inv *Inventory) moveMACs(before, after Host, by string) (expect []store.Ve
 	return expect, writes, notes, nil
 }
 
-// loseMACs takes MACs from a host that has no permit.
+// loseMACs returns the writes that take MACs from a host that has no permit.
 func (inv *Inventory) loseMACs(name string, macs []string,
 	to, by string) ([]store.Version, []store.Write, []string, error) {
 	before, version, err := inv.get(name)
@@ -251,11 +254,12 @@ func (inv *Inventory) loseMACs(name string, macs []string,
 	return append(expect, store.At(hostKey(name), version)), append(writes, serial...), notes, err
 }
 
+// noMAC tells people that a host has no MAC.
 func noMAC(name string) string {
 	return fmt.Sprintf("%s has no MAC now: it cannot be installed before `provision set %s --mac MAC` gives it one", name, name)
 }
 
-// differences says what is different after a change.
+// differences says, for people, what changed, such as "image a → b".
 func differences(before, after Host) []string {
 	var all []string
 	differ := func(what, old, new string) {
@@ -274,6 +278,7 @@ func differences(before, after Host) []string {
 	return all
 }
 
+// orNone returns s, or "none" if it is empty.
 func orNone(s string) string {
 	if s == "" {
 		return "none"

@@ -7,18 +7,18 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// Takeover is a machine that runs something, and how it is known: its SSH host
-// key. A permit may hold one: that machine, and no other, is then made to come.
+// Takeover is a running machine and the SSH host key by which it is recognised. If a permit has one, this machine and
+// no other is made to boot its installer.
 type Takeover struct {
 	Address   string `json:"address"`
-	Port      int    `json:"port,omitempty"` // 0: 22
-	HostKey   string `json:"host_key"`       // of what runs now, authorized_keys form
-	Installer bool   `json:"installer,omitempty"`
-	// PostKexecPort is where port 22 of the installer is reached at Address, once it runs; 0: 22.
+	Port      int    `json:"port,omitempty"`      // 0: 22
+	HostKey   string `json:"host_key"`            // of the running system, authorized_keys form
+	Installer bool   `json:"installer,omitempty"` // the running system is an installer already
+	// PostKexecPort is the port at Address where port 22 of the installer is reached once it runs; 0: 22.
 	PostKexecPort int `json:"post_kexec_port,omitempty"`
 }
 
-// Check refuses what cannot be connected to.
+// Check returns an error if the address, a port or the key is not valid.
 func (t *Takeover) Check() error {
 	if _, err := netip.ParseAddr(t.Address); err != nil {
 		return fmt.Errorf("take over %q: write the machine's IP address: %w", t.Address, err)
@@ -34,11 +34,11 @@ func (t *Takeover) Check() error {
 	return nil
 }
 
-// Reached is what the server finds where a machine is that shall be taken over.
+// Reached is what the server finds when it connects to a machine that is to be taken over.
 type Reached struct {
-	Proved   bool `json:"proved"`   // it has the host key
-	Admitted bool `json:"admitted"` // it lets the server in as root
-	// Surroundings are what it says of itself to installer.LookAround, if it lets the server in.
+	Proved   bool `json:"proved"`   // it has the expected host key
+	Admitted bool `json:"admitted"` // the server can log in as root
+	// Surroundings is the output of installer.LookAround on the machine, if the server can log in.
 	Surroundings string `json:"surroundings,omitempty"`
-	Why          string `json:"why,omitempty"` // it is not proved or does not let the server in, for people
+	Why          string `json:"why,omitempty"` // why it is not proved or the server cannot log in, for people
 }

@@ -8,14 +8,14 @@ import (
 	"strings"
 )
 
-// PCRs are the registers of a TPM 2.0 whose values let it open the host's disks: numbers from 0 to 23, in order and
-// joined by +, as systemd-cryptenroll takes them. Empty: the TPM opens none.
+// PCRs are the registers of a TPM 2.0 to which the keys of the host's disks are sealed: numbers from 0 to 23, sorted
+// and joined by +, as systemd-cryptenroll takes them. Empty: the TPM opens no disk.
 type PCRs string
 
-// NoTPM2 is the word for no PCRs at all: it ends what an earlier enrolment chose.
+// NoTPM2 is the word for no PCRs. It ends what an earlier enrolment chose.
 const NoTPM2 = "off"
 
-// UnmarshalText reads numbers that are joined by + or a comma, or [NoTPM2], or nothing.
+// UnmarshalText reads numbers that are joined by + or a comma. [NoTPM2] and the empty text mean none.
 func (p *PCRs) UnmarshalText(text []byte) error {
 	s := string(text)
 	*p = ""
@@ -44,12 +44,12 @@ func (p *PCRs) UnmarshalText(text []byte) error {
 // MarshalText implements [encoding.TextMarshaler].
 func (p PCRs) MarshalText() ([]byte, error) { return []byte(cmp.Or(p, NoTPM2)), nil }
 
-// check refuses registers that cannot be the same in the installer and in the installed system.
+// check returns an error for PCRs that cannot have the same value in the installer and in the installed system.
 func (p PCRs) check() error {
 	for number := range strings.SplitSeq(string(p), "+") {
 		n, err := strconv.Atoi(number)
 		if err != nil {
-			continue // there are none
+			continue // the empty value: no PCRs
 		}
 		if what := changing(n); what != "" {
 			return fmt.Errorf("--tpm2=%s: PCR %d measures %s: the TPM would never open the disks; "+
@@ -59,8 +59,9 @@ func (p PCRs) check() error {
 	return nil
 }
 
-// changing says what a PCR measures that differs between the installer and the installed system, by the TCG's PC Client
-// Platform Firmware Profile and https://uapi-group.org/specifications/specs/linux_tpm_pcr_registry/.
+// changing says what a PCR measures that differs between the installer and the installed system, or returns "" if it
+// may be the same. Sources: the TCG's PC Client Platform Firmware Profile, and
+// https://uapi-group.org/specifications/specs/linux_tpm_pcr_registry/.
 func changing(pcr int) string {
 	switch {
 	case pcr == 1:

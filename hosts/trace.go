@@ -8,77 +8,76 @@ import (
 	"time"
 )
 
-// Stage is how far a machine's netboot came, as seen from the wire.
+// Stage is how far a machine's netboot has come, as its packets tell.
 type Stage string
 
-// The stages, in the order of a smooth boot. Clients leave some out: only PXE
-// asks port 4011, and an iPXE in ROM loads no program.
+// The stages, in the order of a boot without problems. Clients skip some: only PXE asks port 4011, and an iPXE in ROM
+// loads no program.
 const (
-	StageAsked   Stage = "asked"   // by DHCPDISCOVER
-	StageRefused Stage = "refused" // it is given nothing to boot; Trace.Why
-	StageAddress Stage = "address" // it took an address
-	StageBINL    Stage = "binl"    // it asked port 4011 for its file
-	StageProgram Stage = "program" // it asked for its boot program
-	StageLoaded  Stage = "loaded"  // it has the boot program whole
-	StageIPXE    Stage = "ipxe"    // that program, or an iPXE in ROM, asked by DHCPDISCOVER
+	StageAsked   Stage = "asked"   // sent a DHCPDISCOVER
+	StageRefused Stage = "refused" // gets nothing to boot; Trace.Why says why
+	StageAddress Stage = "address" // took an address
+	StageBINL    Stage = "binl"    // asked port 4011 for its file
+	StageProgram Stage = "program" // asked for its boot program
+	StageLoaded  Stage = "loaded"  // received the whole boot program
+	StageIPXE    Stage = "ipxe"    // that program, or an iPXE in ROM, sent a DHCPDISCOVER
 	StageScript  Stage = "script"  // iPXE or U-Boot fetched its script
 	StageKernel  Stage = "kernel"
 	StageInitrd  Stage = "initrd"
-	StageStarted Stage = "started" // it has the initrd whole
+	StageStarted Stage = "started" // received the whole initrd
 )
 
-// Packet is one message of a netboot. Data is the payload of a UDP datagram;
-// an HTTP request has none, only its words.
+// Packet is one message of a netboot. Data is the payload of a UDP datagram; an HTTP request has only Text.
 type Packet struct {
 	Time time.Time      `json:"time"`
 	From netip.AddrPort `json:"from"`
 	To   netip.AddrPort `json:"to"`
-	Sent bool           `json:"sent"` // by us
-	Text string         `json:"text"`
+	Sent bool           `json:"sent"` // whether we sent it
+	Text string         `json:"text"` // summary, for people
 	Data []byte         `json:"data,omitempty"`
 }
 
 // Trace is the last netboot of one machine.
 type Trace struct {
 	MAC    string    `json:"mac"`
-	Host   string    `json:"host,omitempty"` // if the MAC is enrolled
-	Client string    `json:"client"`         // what asked last: "x86-64 UEFI PXE", …
-	Arch   string    `json:"arch,omitempty"` // its processor, as images.Arch; "" if not known or not served
-	Method string    `json:"method,omitempty"`
+	Host   string    `json:"host,omitempty"`   // if the MAC is enrolled
+	Client string    `json:"client"`           // the kind of client that asked last: "x86-64 UEFI PXE", …
+	Arch   string    `json:"arch,omitempty"`   // its processor, an images.Arch; "" if not known or not served
+	Method string    `json:"method,omitempty"` // how it was answered
 	Stage  Stage     `json:"stage"`
-	Why    string    `json:"why,omitempty"` // why it is refused
-	Rounds int       `json:"rounds"`        // DHCPDISCOVERs of firmware since it last got further
+	Why    string    `json:"why,omitempty"` // why it gets nothing to boot
+	Rounds int       `json:"rounds"`        // DHCPDISCOVERs of firmware since the machine last got further
 	First  time.Time `json:"first"`
 	Last   time.Time `json:"last"`
-	// Missing is the file that it asked for last by TFTP and that there is not, if it got none since.
+	// Missing is the file that it last requested by TFTP and that does not exist, if it has received no other since.
 	Missing string `json:"missing,omitempty"`
-	// Block is what a block of TFTP took with this machine, from when it was sent
-	// until the next one could be, in the last transfer that was long enough to tell
-	// it, and Blksize its size in bytes; 0: there was none.
+	// Block is how long a TFTP block took with this machine, from when it was sent until the next one could be sent. It is
+	// from the last transfer that was long enough to measure it. Blksize is the size of that block in bytes. Both are 0 if
+	// there was no such transfer.
 	Block   time.Duration `json:"block,omitempty"` // ns
 	Blksize int           `json:"blksize,omitempty"`
 	Packets []Packet      `json:"packets,omitempty"`
 }
 
-// Bounds of what Traces keeps.
+// Limits of what Traces keeps.
 const (
-	MaxTracePackets = 100     // of one machine
-	MaxTraceBytes   = 8 << 20 // of all machines' payloads
+	MaxTracePackets = 100     // for one machine
+	MaxTraceBytes   = 8 << 20 // payloads of all machines together
 	traceGap        = 2 * time.Minute
 )
 
-// Traces keeps the last netboot of machines in memory, for people who ask why
-// one does not come up. The machine that was silent longest makes room.
+// Traces keeps the last netboot of each machine in memory, for people who ask why one does not boot. When memory runs
+// short, the machine that was silent longest is dropped. It is safe for concurrent use.
 type Traces struct {
 	Now func() time.Time
 
 	mu    sync.Mutex
-	byMAC recent[*Trace] // by the last packet
-	bytes int
+	byMAC recent[*Trace] // ordered by the last packet
+	bytes int            // of all payloads
 }
 
-// Add keeps a packet of the machine with this MAC, its Data included, and lets
-// note say what it means. A machine that asks anew after two silent minutes begins a new trace.
+// Add records a packet of the machine with this MAC, keeping its Data, and calls note, if not nil, to record what it
+// means. If the machine sends something after two minutes of silence, a new trace begins.
 func (t *Traces) Add(mac string, p Packet, note func(*Trace)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -109,7 +108,7 @@ func (t *Traces) Add(mac string, p Packet, note func(*Trace)) {
 	}
 }
 
-// Note changes what is known of a machine, if it has a trace.
+// Note changes the trace of a machine, if it has one.
 func (t *Traces) Note(mac string, note func(*Trace)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -118,8 +117,7 @@ func (t *Traces) Note(mac string, note func(*Trace)) {
 	}
 }
 
-// Restart forgets the trace of a machine that got its script or more: what it
-// asks now is its next netboot.
+// Restart drops the trace of a machine that has got its script or more: what it asks next belongs to its next netboot.
 func (t *Traces) Restart(mac string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -129,6 +127,7 @@ func (t *Traces) Restart(mac string) {
 	}
 }
 
+// drop removes a trace. The caller holds the lock.
 func (t *Traces) drop(tr *Trace) {
 	for _, p := range tr.Packets {
 		t.bytes -= len(p.Data)
@@ -136,7 +135,7 @@ func (t *Traces) drop(tr *Trace) {
 	t.byMAC.drop(tr.MAC)
 }
 
-// Get returns the trace of a MAC, or ErrNotFound.
+// Get returns a copy of the trace of a MAC, or ErrNotFound.
 func (t *Traces) Get(mac string) (Trace, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -149,7 +148,7 @@ func (t *Traces) Get(mac string) (Trace, error) {
 	return out, nil
 }
 
-// List returns all traces without their packets, newest first.
+// List returns all traces without their packets, the newest first.
 func (t *Traces) List() []Trace {
 	t.mu.Lock()
 	defer t.mu.Unlock()

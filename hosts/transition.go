@@ -12,18 +12,18 @@ import (
 
 // transition is a row of the table: what an event does to a host.
 type transition struct {
-	from     []State   // which it may follow; nil: any, but a host that does not exist
-	to       State     // where it leads; "": the host stays where it is
-	change   applyFunc // what else of the host it changes; nil: nothing
-	beside   writeFunc // what is written beside the host; nil: nothing
+	from     []State   // states that it may follow; nil: any, except that the host must exist
+	to       State     // the next state; "": it stays the same
+	change   applyFunc // what else changes in the host; nil: nothing
+	beside   writeFunc // further records that are written; nil: none
 	stranger bool      // a forged packet is enough to cause it
-	refused  string    // what an operator is told of who it may not follow; "": which event it is
+	refused  string    // what the operator reads if it may not follow; "": the name of the event
 }
 
-// applyFunc applies what the event carries to the host. A bare ErrRefused is told in the words of the row.
+// applyFunc applies the event's contents to the host. If it returns ErrRefused itself, the message of the row is used.
 type applyFunc func(h *Host, ev Event) error
 
-// writeFunc returns the writes that belong to the event, in the transaction that writes the host.
+// writeFunc returns the further writes of an event, which are in the same transaction as the host.
 type writeFunc func(inv *Inventory, before, after *Host, ev Event) ([]store.Version, []store.Write, error)
 
 var (
@@ -32,7 +32,7 @@ var (
 	unfinished = append(slices.Clone(working), StateFailed)
 )
 
-// transitions is the table.
+// transitions is the table: which event may follow which state, and what it changes.
 var transitions = map[Kind]transition{
 	EventEnrolled: {
 		from:    []State{"", StateReady, StateRehearsed, StateFailed, StateRebooting, StateInstalled},
@@ -104,8 +104,7 @@ var transitions = map[Kind]transition{
 	EventRevealed: {},
 }
 
-// next is the host after the event, or why the event cannot follow. It is
-// pure; ev.Time must be set.
+// next returns the host after the event, or an error if the event cannot follow. It is pure; ev.Time must be set.
 func next(h Host, ev Event) (Host, error) {
 	row, known := transitions[ev.Kind]
 	if !known {
@@ -129,7 +128,7 @@ func next(h Host, ev Event) (Host, error) {
 	}
 
 	if ev.Kind == EventCancelled && h.HasInstalled() {
-		to = StateInstalled // as it was
+		to = StateInstalled // as before the permit
 	}
 	if to != "" && to != h.State {
 		h.State, h.Since = to, ev.Time
@@ -137,7 +136,7 @@ func next(h Host, ev Event) (Host, error) {
 	return h, nil
 }
 
-// refuse says that the event may not follow the host's state.
+// refuse returns the error for an event that may not follow the host's state.
 func (row transition) refuse(h Host, ev Event) error {
 	refusal := fmt.Errorf("%s is %s: %w", h.Name, h.State, ErrRefused)
 	switch {
@@ -149,12 +148,13 @@ func (row transition) refuse(h Host, ev Event) error {
 	return fmt.Errorf("%w; %s", refusal, row.refused)
 }
 
+// fetchFile records that the machine fetched a file of its boot. The first one counts as a boot of the permit.
 func fetchFile(h *Host, ev Event) error {
 	b := h.Boot
 	if b.Token != ev.Boot.Token || !b.Serves(ev.Time) || (b.TakenBy != "" && b.TakenBy != ev.Boot.TakenBy) {
 		return ErrRefused
 	}
-	if b.TakenBy == "" && ev.Boot.TakenBy != "" { // a boot that nobody fetched uses nothing up
+	if b.TakenBy == "" && ev.Boot.TakenBy != "" { // only a boot that was fetched counts
 		h.Permit.Boots++
 		h.bind(*ev.Boot)
 	}
@@ -164,6 +164,7 @@ func fetchFile(h *Host, ev Event) error {
 	return nil
 }
 
+// contactInstaller records that the installer of the host's boot answered.
 func contactInstaller(h *Host, ev Event) error {
 	if !h.Permit.Live(ev.Time) || ev.Boot == nil || ev.Boot.Token != h.Boot.Token {
 		return ErrRefused
@@ -177,6 +178,7 @@ func contactInstaller(h *Host, ev Event) error {
 	return nil
 }
 
+// loseInstaller records that the session to the installer broke.
 func loseInstaller(h *Host, ev Event) error {
 	h.Connected, h.Lost = false, ev.Time
 	if ev.Time.Sub(h.LastDisconnect) >= lossPause {
@@ -186,6 +188,7 @@ func loseInstaller(h *Host, ev Event) error {
 	return nil
 }
 
+// noteBuild records the system that was built, and how it is to be recognised.
 func noteBuild(h *Host, ev Event) error {
 	h.System = ev.System
 	if ev.Expected != nil {
@@ -194,6 +197,7 @@ func noteBuild(h *Host, ev Event) error {
 	return nil
 }
 
+// rebootHost ends the install: the permit is spent, and the machine restarts from its disk.
 func rebootHost(h *Host, ev Event) error {
 	h.Connected, h.Permit.Spent = false, ev.Time
 	h.Restart = Restart{}
@@ -201,6 +205,7 @@ func rebootHost(h *Host, ev Event) error {
 	return nil
 }
 
+// failInstall records where and why the install failed.
 func failInstall(h *Host, ev Event) error {
 	h.Phase = ev.Phase
 	h.Error = ev.Message
@@ -208,6 +213,7 @@ func failInstall(h *Host, ev Event) error {
 	return nil
 }
 
+// cancelInstall withdraws the permit, and ends the boot.
 func cancelInstall(h *Host, ev Event) error {
 	if !h.Permit.Spent.IsZero() {
 		return fmt.Errorf("%s has no permit to cancel: it is %s", h.Name, h.State)
@@ -220,6 +226,7 @@ func cancelInstall(h *Host, ev Event) error {
 	return nil
 }
 
+// endRehearsal ends a dry run.
 func endRehearsal(h *Host, ev Event) error {
 	if !h.Permit.DryRun {
 		return ErrRefused
@@ -230,8 +237,8 @@ func endRehearsal(h *Host, ev Event) error {
 	return nil
 }
 
-// restoreForgotten makes a forgotten host one again: its boots are gone, and where it was restarting, that is followed
-// from now on.
+// restoreForgotten makes a forgotten host a present one. Its boots are gone; if it was restarting, the wait for its
+// proof begins anew.
 func restoreForgotten(h *Host, ev Event) error {
 	h.Boot = Boot{}
 	h.Tokens = nil
@@ -242,11 +249,11 @@ func restoreForgotten(h *Host, ev Event) error {
 	return nil
 }
 
-// lossPause is how long sessions that break after one that was counted are the same loss: a switch that starts, or a
-// loose cable.
+// lossPause is how long after a counted loss of the session further losses are not counted: a restarting switch or a
+// loose cable breaks it repeatedly.
 const lossPause = 30 * time.Second
 
-// restore makes what stands on the machine's disks, if anything does, the host again.
+// restore makes the system on the machine's disks, if there is an installed one, the host's again.
 func (h *Host) restore() {
 	if h.HasInstalled() {
 		h.System = h.Installed.System
@@ -255,8 +262,10 @@ func (h *Host) restore() {
 	}
 }
 
+// enter begins a phase, with no progress yet.
 func (h *Host) enter(p Phase) { h.Phase, h.Progress = p, Progress{} }
 
+// enrollHost makes the host what the enrolment says, and keeps what is still true of its machine.
 func enrollHost(h *Host, ev Event) error {
 	old, e := *h, ev.Enroll
 	*h = Host{
@@ -275,8 +284,7 @@ func enrollHost(h *Host, ev Event) error {
 		Tokens:    old.Tokens,
 	}
 
-	// A machine that still runs the installer of its last boot needs no other,
-	// if it is still the machine that is meant.
+	// A machine that still runs the installer of its last boot needs no other, if it is still the same machine.
 	if slices.Equal(old.MACs, h.MACs) {
 		h.Boot = old.Boot
 		h.Address = old.Address
@@ -289,7 +297,7 @@ func enrollHost(h *Host, ev Event) error {
 	take := h.Permit.Take
 	if old.State == StateRebooting || old.State == StateInstalled || old.State == StateRehearsed && old.HasInstalled() ||
 		take != nil && take.Installer {
-		h.Boot = Boot{} // its installer is gone, or is another
+		h.Boot = Boot{} // the installer of that boot is gone, or another one runs
 	}
 	h.Installed = old.Installed
 	h.State, h.Since = StateReady, ev.Time
@@ -297,6 +305,7 @@ func enrollHost(h *Host, ev Event) error {
 	return nil
 }
 
+// netboot gives the host a boot, if its permit allows one and no other machine asks.
 func netboot(h *Host, ev Event) error {
 	if ok, why := h.MayBoot(ev.Time); !ok {
 		return fmt.Errorf("%s: %w: %s", h.Name, ErrRefused, why)
@@ -309,7 +318,7 @@ func netboot(h *Host, ev Event) error {
 	}
 	h.Disconnects = 0
 
-	// What the operator said stays; auto is decided by what asked first.
+	// The operator's choice stays. If there is none, the first machine that asks decides.
 	h.Board = cmp.Or(h.Board, ev.Boot.Board)
 	h.Boot = *ev.Boot
 	h.Error = ""
@@ -322,22 +331,22 @@ func netboot(h *Host, ev Event) error {
 	return nil
 }
 
-// OtherMachine says that a machine with another UUID than that of the host's boots uses its MAC, and what to do if it
-// is the host's nevertheless.
+// OtherMachine says, for people, that a machine with another UUID than the one bound to the host uses its MAC, and what
+// to do if that is the host's machine nevertheless.
 func (h *Host) OtherMachine(uuid string) string {
 	return fmt.Sprintf("another machine (UUID %s, not %s) uses this host's MAC; if it is the one that is meant, because its mainboard was "+
 		"changed or its firmware tells another UUID each time, run `provision retry %s`", cmp.Or(uuid, "not told"), h.Machine, h.Name)
 }
 
-// OtherBoard says that a Raspberry Pi with another serial number than the host's uses its MAC, and what to do if it is
-// the host's nevertheless.
+// OtherBoard says, for people, that a Raspberry Pi with another serial number than the one bound to the host uses its
+// MAC, and what to do if that is the host's board nevertheless.
 func (h *Host) OtherBoard(serial string) string {
 	return fmt.Sprintf("another Raspberry Pi (serial number %s, not %s) uses this host's MAC; "+
 		"if it is the one that is meant, run `provision retry %s`", serial, h.Serial, h.Name)
 }
 
-// bind makes the machine that asked for a boot the host's: the boot was claimed, or its installer contacted. One packet
-// that asks for a boot proves nothing.
+// bind makes the machine that asked for boot b the host's machine. It is called only when the boot was fetched or its
+// installer answered, since one packet that asks for a boot proves nothing.
 func (h *Host) bind(b Boot) {
 	h.Machine = cmp.Or(b.Machine, h.Machine)
 	if !b.Several {
@@ -345,8 +354,8 @@ func (h *Host) bind(b Boot) {
 	}
 }
 
-// retry lets a failed install go on: what the permit was burned for stays as it
-// is, and a permit that is not burned is as good as new.
+// retry lets a failed install continue: a burned permit stays as it is, and one that is not burned gets its full time
+// again.
 func retry(h *Host, ev Event) error {
 	p := &h.Permit
 	switch {
@@ -369,7 +378,7 @@ func retry(h *Host, ev Event) error {
 	}
 	h.Wipe = append(h.Wipe, ev.Wipe...)
 	p.Come = time.Time{}
-	h.Machine, h.Serial = "", "" // what machine it is, the next boot tells
+	h.Machine, h.Serial = "", "" // the next boot tells which machine it is
 	h.Error = ""
 	h.Connected = false
 	h.Lost = time.Time{}
@@ -378,8 +387,8 @@ func retry(h *Host, ev Event) error {
 	return nil
 }
 
-// burn names the disks. A permit that is burned already is taken up again,
-// but only for the very same disks.
+// burn marks the permit as burned and records its disks. A permit that is burned already is used again, but only for
+// the very same disks.
 func burn(h *Host, ev Event) error {
 	p := &h.Permit
 	disks := apart(ev.Disks)
@@ -407,6 +416,7 @@ func burn(h *Host, ev Event) error {
 	return nil
 }
 
+// diskNames lists disks for people.
 func diskNames(disks []Disk) string {
 	var names []string
 	for _, d := range disks {

@@ -14,13 +14,14 @@ import (
 	"provision/internal/store"
 )
 
-// Vault encrypts secrets at rest with age, to a key of its own in a file that
-// only the server's user can read. A copy of the store alone reveals nothing.
+// Vault encrypts secrets at rest with age. Its key is in a separate file that only the server's user can read, so a
+// copy of the store alone reveals nothing.
 type Vault struct{ identity *age.X25519Identity }
 
+// errNoKey is the error for a key file with other contents.
 var errNoKey = errors.New("it is not an age identity")
 
-// OpenVault reads the key file, or makes it (mode 0600).
+// OpenVault reads the key file at path, or makes it (mode 0600) if it does not exist.
 func OpenVault(path string) (*Vault, error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -36,13 +37,14 @@ func OpenVault(path string) (*Vault, error) {
 	return &Vault{id}, nil
 }
 
+// newVault makes the key file at path.
 func newVault(path string) (*Vault, error) {
 	id, err := age.GenerateX25519Identity()
 	if err != nil {
 		return nil, fmt.Errorf("make the store's key: %w", err)
 	}
 
-	// Written beside and renamed: a kill leaves a whole key or none.
+	// The file is written under a temporary name and renamed, so that a crash leaves a whole key or none.
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".key-*") // mode 0600
 	if err != nil {
 		return nil, fmt.Errorf("make the store's key: %w", err)
@@ -62,7 +64,7 @@ func newVault(path string) (*Vault, error) {
 	return &Vault{id}, nil
 }
 
-// Seal encrypts.
+// Seal encrypts a secret.
 func (v *Vault) Seal(plain []byte) ([]byte, error) {
 	var out bytes.Buffer
 	w, err := age.Encrypt(&out, v.identity.Recipient())
@@ -76,7 +78,7 @@ func (v *Vault) Seal(plain []byte) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// Open decrypts.
+// Open decrypts what Seal returned. The error is a [Fault].
 func (v *Vault) Open(sealed []byte) ([]byte, error) {
 	r, err := age.Decrypt(bytes.NewReader(sealed), v.identity)
 	if err != nil {
