@@ -17,6 +17,7 @@ import (
 //
 //	json   the name in requests and records
 //	flag   the name of the command-line flag; none: the flag is not generated
+//	group  the heading that the flag stands under in help
 //	help   the help text of the flag
 //	noarg  what the flag means when it is given without a value
 //	empty  the error message for an empty value; none: an empty value is allowed
@@ -26,57 +27,57 @@ import (
 // docs/api.md has a table that is generated from them.
 type Choices struct {
 	// Image is a name in the image catalog; empty: the only image for the host's architecture.
-	Image string `json:"image,omitempty" flag:"image" set:"image" help:"installer image (default: the only one for the host's architecture)"`
+	Image string `json:"image,omitempty" flag:"image" group:"boot" set:"image" help:"installer image (default: the only one for the host's architecture)"`
 	// Board is the name of the board that the machine is; empty: not known yet, the first netboot request tells.
-	Board string `json:"board,omitempty" flag:"board" set:"board" once:"what the machine was recognised as since then comes first" help:"what the machine is: {boards}; auto: what it is recognised as when it asks (default auto)"`
+	Board string `json:"board,omitempty" flag:"board" group:"machine" set:"board" once:"what the machine was recognised as since then comes first" help:"what the machine is: {boards}; auto: what it is recognised as when it asks (default auto)"`
 	// FixedAddress is the IPv4 address that the machine gets, in full DHCP mode; empty: any.
-	FixedAddress string `json:"address,omitempty" flag:"address" set:"address" help:"fixed IPv4 address (with serve --dhcp server)"`
+	FixedAddress string `json:"address,omitempty" flag:"address" group:"machine" set:"address" help:"fixed IPv4 address (with serve --dhcp server)"`
 	// BootMethod restricts how the machine's firmware is answered: the offer, the program, or both; zero: no restriction.
-	BootMethod Method `json:"boot_method,omitzero" flag:"boot-method" set:"boot method" help:"the only way to answer its firmware: binl, first, header or plain; snponly or native; or both, first+snponly; for a Raspberry Pi, pi or u-boot (default: what worked, else each in turn)"`
+	BootMethod Method `json:"boot_method,omitzero" flag:"boot-method" group:"boot" set:"boot method" help:"the only way to answer its firmware: binl, first, header or plain; snponly or native; or both, first+snponly; for a Raspberry Pi, pi or u-boot (default: what worked, else each in turn)"`
 	// KernelParams are added to the kernel command line of the image. They have the form that images.ParseKernelParams
 	// returns.
-	KernelParams []string `json:"kernel_params,omitempty" flag:"kernel-param" set:"kernel parameters" help:"NAME[=VALUE] to add to the installer's kernel command line, such as console=ttyS0,115200 or nomodeset; empty: none"`
+	KernelParams []string `json:"kernel_params,omitempty" flag:"kernel-param" group:"boot" set:"kernel parameters" help:"NAME[=VALUE] to add to the installer's kernel command line, such as console=ttyS0,115200 or nomodeset; empty: none"`
 	// PiConfig are lines to add to the config.txt that a Raspberry Pi netboots with.
-	PiConfig []string `json:"pi_config,omitempty" flag:"config-txt" help:"LINE to add to the config.txt that a Raspberry Pi netboots with, such as dtparam=pciex1"`
+	PiConfig []string `json:"pi_config,omitempty" flag:"config-txt" group:"boot" help:"LINE to add to the config.txt that a Raspberry Pi netboots with, such as dtparam=pciex1"`
 	// AllowEEPROM lets a Raspberry Pi fetch the files with which its firmware rewrites its EEPROM.
-	AllowEEPROM bool `json:"allow_eeprom,omitempty" flag:"allow-eeprom-update" help:"let a Raspberry Pi fetch the firmware's recovery and EEPROM files, with which it writes its EEPROM anew"`
+	AllowEEPROM bool `json:"allow_eeprom,omitempty" flag:"allow-eeprom-update" group:"boot" help:"let a Raspberry Pi fetch the firmware's recovery and EEPROM files, with which it writes its EEPROM anew"`
 
 	// Disko says whether the host's disks are erased, completed, mounted only, or left to the flake's own script.
-	Disko DiskoMode `json:"disko,omitempty" flag:"disko" help:"how its disks are made: fresh, format, mount or script (default fresh)"`
+	Disko DiskoMode `json:"disko,omitempty" flag:"disko" group:"disks" help:"how its disks are made: fresh, format, mount or script (default fresh)"`
 	// Preset is the disk layout of a host whose flake has none.
-	Preset Preset `json:"layout,omitempty" flag:"layout" help:"a layout of provision layout list, for a host whose flake has no disko; none: no more"`
+	Preset Preset `json:"layout,omitempty" flag:"layout" group:"disks" help:"a layout of provision layout list, for a host whose flake has no disko; none: no more"`
 	// Disks maps names of disks in the layout to selectors, which say which of the machine's disks is meant; see
 	// disko.CheckSelector.
 	Disks map[string]string `json:"disks,omitempty" help:"which of the machine's disks are meant, by their names in the layout: serial:SERIAL, wwn:WWN, largest, smallest-nvme and so on, or a path"`
 	// Wipe lists disks that may be erased in spite of what speaks against it (in use, removable, another host's): serial
 	// numbers, WWNs or paths.
-	Wipe []string `json:"wipe,omitempty" flag:"wipe" once:"it was leave to erase what was on a disk then" help:"DISK: take this disk even if it is removable, in use, another host's, or holds Windows, LUKS, ZFS or the like: its serial number, WWN, or a path below /dev/disk"`
+	Wipe []string `json:"wipe,omitempty" flag:"wipe" group:"disks" once:"it was leave to erase what was on a disk then" help:"DISK: take this disk even if it is removable, in use, another host's, or holds Windows, LUKS, ZFS or the like: its serial number, WWN, or a path below /dev/disk"`
 	// TPM2 are the PCRs to which the machine's TPM seals the keys of the LUKS containers.
-	TPM2 PCRs `json:"tpm2,omitempty" flag:"tpm2" noarg:"7" empty:"--tpm2=: write PCRs, such as --tpm2=0+2+7, or leave out the =" help:"let the machine's TPM 2.0 open the LUKS containers while these PCRs stay as they are, such as 0+2+7 (7 if none are said), beside the passphrase; off: no more"`
+	TPM2 PCRs `json:"tpm2,omitempty" flag:"tpm2" group:"disks" noarg:"7" empty:"--tpm2=: write PCRs, such as --tpm2=0+2+7, or leave out the =" help:"let the machine's TPM 2.0 open the LUKS containers while these PCRs stay as they are, such as 0+2+7 (7 if none are said), beside the passphrase; off: no more"`
 
 	// Hardware says which tool describes the machine's hardware for the flake, and into which file.
-	Hardware Hardware `json:"generate_hardware_config,omitzero" flag:"generate-hardware-config" help:"TOOL[=PATH]: have nixos-generate-config or nixos-facter look at the machine, and write what it finds into the flake before the build (default PATH hosts/HOST/hardware-configuration.nix or facter.json)"`
+	Hardware Hardware `json:"generate_hardware_config,omitzero" flag:"generate-hardware-config" group:"build" help:"TOOL[=PATH]: have nixos-generate-config or nixos-facter look at the machine, and write what it finds into the flake before the build (default PATH: a file in hosts/HOST)"`
 	// BuildOn is where the host's system is built.
-	BuildOn BuildOn `json:"build_on,omitempty" flag:"build-on" help:"where the system is built: server, target or auto: the server if it builds for the host's platform, itself or by a remote builder (default auto)"`
+	BuildOn BuildOn `json:"build_on,omitempty" flag:"build-on" group:"build" help:"where the system is built: server, target or auto: the server if it builds for the host's platform, itself or by a remote builder (default auto)"`
 	// StorePath is a system that has been built already, in the server's nix store.
-	StorePath string `json:"store_path,omitempty" flag:"store-path" once:"the flake is installed as it is then" help:"install this system, which is built and in the server's nix store; the flake says the layout"`
+	StorePath string `json:"store_path,omitempty" flag:"store-path" group:"build" once:"the flake is installed as it is then" help:"install this system, which is built and in the server's nix store; the flake says the layout"`
 	// CopyOver is how the closure is copied to the machine.
-	CopyOver CopyOver `json:"copy_over,omitempty" flag:"copy-over" help:"how the system gets to the machine: http: signed, out of this server's binary cache, which is fastest; ssh: encrypted, too; auto: http if the machine reaches it (default auto)"`
+	CopyOver CopyOver `json:"copy_over,omitempty" flag:"copy-over" group:"build" help:"how the system gets to the machine: http: signed, out of this server's binary cache, which is fastest; ssh: encrypted, too; auto: http if the machine reaches it (default auto)"`
 	// TargetSubstitutes lets the machine fetch from its own binary caches the store paths that these have.
-	TargetSubstitutes bool `json:"substituters_on_target,omitempty" flag:"substituters-on-target" help:"have the machine fetch what its binary caches have, instead of copying it from the server"`
+	TargetSubstitutes bool `json:"substituters_on_target,omitempty" flag:"substituters-on-target" group:"build" help:"have the machine fetch what its binary caches have, instead of copying it from the server"`
 	// BootOrder is what the install does to the firmware's boot order.
-	BootOrder BootOrder `json:"boot_order,omitempty" flag:"boot-order" set:"boot order" help:"the firmware's boot order after the install: disk-first: the new system's entry comes before all others, and none is removed; keep: as the host's own boot loader leaves it (default keep)"`
+	BootOrder BootOrder `json:"boot_order,omitempty" flag:"boot-order" group:"machine" set:"boot order" help:"the firmware's boot order after the install: disk-first: the new system's entry comes before all others, and none is removed; keep: as the host's own boot loader leaves it (default keep)"`
 	// Proof is what counts as proof that the host is installed.
-	Proof Proof `json:"proof,omitempty" flag:"proof" help:"what counts as installed: ssh: it answers with its own SSH key, where the flake has sshd listen, or at ssh:PORT; seen: it asks for an address by its name, or some SSH server answers; none: it left the installer (default ssh)"`
+	Proof Proof `json:"proof,omitempty" flag:"proof" group:"machine" help:"what counts as installed: ssh: it answers with its own SSH key, where the flake has sshd listen, or at ssh:PORT; seen: it asks for an address by its name, or some SSH server answers; none: it left the installer (default ssh)"`
 
 	// ExtraFiles is the absolute path of a folder on the server that is copied over the new root.
-	ExtraFiles string `json:"extra_files,omitempty" flag:"extra-files" help:"folder whose contents are copied over the new root, with modes and owners; whoever owns the folder becomes root"`
+	ExtraFiles string `json:"extra_files,omitempty" flag:"extra-files" group:"secrets" help:"folder whose contents are copied over the new root, with modes and owners; whoever owns the folder becomes root"`
 	// EscrowTo are the recipients of the disk keys, in the form that ParseRecipient reads.
 	EscrowTo []string `json:"escrow_to,omitempty" help:"public keys, age or SSH, for which the disk passphrases are kept; those that are not given are made"`
 	// Secrets are files of the new system. Their contents are stored as secrets named "file:PATH".
 	Secrets []SecretFile `json:"secrets,omitempty" help:"files of the new system, sealed on the server until they are delivered"`
 	// KeepSecrets keeps the contents of Secrets on the server after the host is installed.
-	KeepSecrets bool `json:"keep_secrets,omitempty" flag:"keep" help:"keep the files of --secret on the server after the host is installed, for its next install"`
+	KeepSecrets bool `json:"keep_secrets,omitempty" flag:"keep" group:"secrets" help:"keep the files of --secret on the server after the host is installed, for its next install"`
 	// Chown are the owners of files and folders of the new system.
 	Chown []Chown `json:"chown,omitempty" help:"owners of files and folders of the new system, and of all below them"`
 }
@@ -135,6 +136,7 @@ func (c Choices) CheckWords() error {
 type Choice struct {
 	Name  string // of the JSON field in requests
 	Flag  string // of the command line; empty: no flag is generated
+	Group string // heading of the flag in help: machine, disks, secrets, build or boot
 	Help  string // help text of the flag
 	NoArg string // what the flag means without a value; empty: it needs a value
 	Empty string // the error message for an empty value; empty: an empty value is allowed
@@ -154,6 +156,7 @@ func AllChoices() []Choice {
 		all = append(all, Choice{
 			Name:  name,
 			Flag:  tag.Get("flag"),
+			Group: tag.Get("group"),
 			Help:  tag.Get("help"),
 			NoArg: tag.Get("noarg"),
 			Empty: tag.Get("empty"),

@@ -47,6 +47,7 @@ func choiceFlag(c *cobra.Command, ch hosts.Choice, to any) {
 		panic(fmt.Sprintf("--%s: a choice of a type that is not a flag's", ch.Flag))
 	}
 
+	group(c, ch.Group, ch.Flag)
 	if ch.NoArg != "" {
 		fl.Lookup(ch.Flag).NoOptDefVal = ch.NoArg
 	}

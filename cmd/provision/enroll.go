@@ -128,6 +128,8 @@ func (e *enrollment) flags(c *cobra.Command, via hosts.Via) {
 	viaFlag(c, &r.Via, via)
 	c.Flags().BoolVar(&r.DryRun, "dry-run", false, "do all that comes before the first change, and stop")
 	c.Flags().DurationVar(&r.Permit, "permit", 24*time.Hour, "how long the machine has to start its install")
+	group(c, "first", "disk", "disk-encryption-key", "dry-run")
+	group(c, "machine", "via", "permit")
 }
 
 // viaFlag adds --via; otherwise is what is done without it, empty: as before.

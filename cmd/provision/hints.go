@@ -65,6 +65,16 @@ func unknownFlag(c *cobra.Command, unknown *pflag.NotExistError) error {
 	return fmt.Errorf("%w; see `%s --help`", unknown, c.CommandPath())
 }
 
+// unknownCommand says which command may have been meant.
+func unknownCommand(c *cobra.Command, word string) error {
+	c.SuggestionsMinimumDistance = 2
+	hint := fmt.Sprintf("see `%s --help`", c.CommandPath())
+	if near := c.SuggestionsFor(word); len(near) > 0 {
+		hint = "did you mean " + strings.Join(near, " or ") + "?"
+	}
+	return errUsage{fmt.Errorf("unknown command %q; %s", word, hint)}
+}
+
 // installs tells whether somebody who knows nixos-anywhere may have meant this command.
 func installs(c *cobra.Command) bool {
 	switch c.Name() {

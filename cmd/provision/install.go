@@ -75,7 +75,9 @@ func installCommand(daemon *api.Client) *cobra.Command {
 	c.Flags().StringArrayVarP(&identities, "identity", "i", nil, "key file to log in with (default: ~/.ssh/config's, the SSH agent's, ~/.ssh/id_ed25519, id_ecdsa, id_rsa)")
 	c.Flags().StringVar(&hostKey, "ssh-host-key", "", "the machine's host key: a public key, or its fingerprint SHA256:… (default: known_hosts)")
 	c.Flags().Uint16Var(&port, "post-kexec-port", 0, "by which port of the address the server reaches port 22 of the machine, where the installer listens (default 22)")
+	group(c, "login", "ssh", "ssh-host-key", "identity", "post-kexec-port")
 	c.Flags().BoolVar(&yes, "yes", false, "do not ask for the host's name")
+	group(c, "machine", "yes")
 	e.flags(c, hosts.ViaKexec)
 	return c
 }

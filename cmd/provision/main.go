@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -32,6 +31,7 @@ const (
 	exitDone   = 0
 	exitFailed = 1
 	exitUsage  = 2
+	exitNotYet = 3 // what was waited for has not happened in time
 )
 
 // errUsage marks an error that is the command line's.
@@ -95,13 +95,8 @@ func rootCommand() *cobra.Command {
 		if len(args) == 0 {
 			return nil
 		}
-		hint := "see `provision --help`"
-		if near := c.SuggestionsFor(args[0]); len(near) > 0 {
-			hint = "did you mean " + strings.Join(near, " or ") + "?"
-		}
-		return errUsage{fmt.Errorf("unknown command %q; %s", args[0], hint)}
+		return unknownCommand(c, args[0])
 	}
-	root.SuggestionsMinimumDistance = 2
 	root.SetVersionTemplate("provision {{.Version}}\n")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		var invalid *pflag.InvalidValueError
@@ -116,38 +111,56 @@ func rootCommand() *cobra.Command {
 	})
 	daemon := &api.Client{}
 	root.PersistentFlags().StringVar(&daemon.Socket, "socket", defaultSocket(), "Unix socket of the server (or set PROVISION_SOCKET)")
-	root.AddCommand(
-		serveCommand(&daemon.Socket),
+	addGroup(root, "Install:",
 		enrollCommand(daemon),
 		installCommand(daemon),
 		reinstallCommand(daemon),
 		retryCommand(daemon),
+		setCommand(daemon),
+		cancelCommand(daemon),
+		forgetCommand(daemon),
+		restoreCommand(daemon),
+	)
+	addGroup(root, "Look:",
 		statusCommand(daemon),
 		watchCommand(daemon),
 		waitCommand(daemon),
 		logsCommand(daemon),
-		timelineCommand(daemon),
-		captureCommand(daemon),
 		planCommand(daemon),
-		layoutCommand(),
-		factsCommand(),
-		cancelCommand(daemon),
-		forgetCommand(daemon),
-		restoreCommand(daemon),
-		setCommand(daemon),
+		timelineCommand(daemon),
+		discoveredCommand(daemon),
+		doctorCommand(daemon),
+		captureCommand(daemon),
+	)
+	addGroup(root, "Keys and secrets:",
 		hostKeyCommand(daemon),
 		secretsCommand(daemon),
-		discoveredCommand(daemon),
+	)
+	addGroup(root, "The server, and what it serves:",
+		serveCommand(&daemon.Socket),
 		imagesCommand(daemon),
-		doctorCommand(daemon),
+		layoutCommand(),
 		stateCommand(daemon),
+	)
+	root.AddCommand(
+		factsCommand(),
 		versionCommand(),
 		targetCommand(),
 	)
+	setUsage(root)
 	for _, c := range root.Commands() {
 		checkArgs(c)
 	}
 	return root
+}
+
+// addGroup adds commands under a heading of their own in help.
+func addGroup(root *cobra.Command, title string, commands ...*cobra.Command) {
+	root.AddGroup(&cobra.Group{ID: title, Title: title})
+	for _, c := range commands {
+		c.GroupID = title
+	}
+	root.AddCommand(commands...)
 }
 
 // checkArgs makes wrong arguments a wrong use, with the usage line as remedy.
@@ -158,6 +171,9 @@ func checkArgs(c *cobra.Command) {
 	}
 	c.Args = func(c *cobra.Command, args []string) error {
 		err := check(c, args)
+		if err != nil && c.HasSubCommands() && len(args) > 0 {
+			return unknownCommand(c, args[0])
+		}
 		if err == nil {
 			err = c.ValidateFlagGroups() // cobra's own look at them comes too late to say how the command is used
 		}

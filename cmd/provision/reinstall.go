@@ -66,6 +66,7 @@ func reinstallCommand(daemon *api.Client) *cobra.Command {
 	e.flags(c, hosts.ViaAuto)
 	c.Flags().BoolVar(&yes, "yes", false, "do not ask for the host's name")
 	c.Flags().BoolVar(&e.request.NewIdentity, "new-identity", false, "give the host another SSH host key")
+	group(c, "machine", "yes", "new-identity")
 	return c
 }
 

@@ -36,6 +36,7 @@ func (f *secretFlags) add(c *cobra.Command) {
 	fl.StringVar(&f.hostKey, "host-key", "", "OpenSSH ed25519 private key that shall be the host's (default: the one it has, or a new one)")
 	fl.StringArrayVar(&f.secrets, "secret", nil, "PATH=LOCAL[:MODE]: a file of the new system, sealed on the server until it is delivered; LOCAL - reads standard input; MODE is 0400 if left out")
 	fl.StringArrayVar(&f.chown, "chown", nil, "PATH=UID:GID: owner of a file or folder of the new system, and of all below it")
+	group(c, "secrets", "escrow-to", "host-key", "secret", "chown")
 }
 
 // read puts what the flags name into the request.

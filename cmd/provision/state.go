@@ -46,20 +46,26 @@ func stateCommand(daemon *api.Client) *cobra.Command {
 		Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
 	c.PersistentFlags().StringVar(&s.dir, "state-dir", defaultState, "state folder of the server")
 	check := &cobra.Command{Use: "check [FILE]", Args: cobra.MaximumNArgs(1),
-		Short: "look at all of the store, its copies and the leases, or at a copy elsewhere; exit status 1: one is damaged",
-		RunE:  func(c *cobra.Command, args []string) error { return s.check(c, args) }}
+		Short: "look for damage in the store, its copies and the leases",
+		Long: "Look at all of the store, its copies and the leases, or at a copy elsewhere. " +
+			"Exit status 1: one of them is damaged.",
+		RunE: func(c *cobra.Command, args []string) error { return s.check(c, args) }}
 	backup := &cobra.Command{Use: "backup FILE", Args: cobra.ExactArgs(1),
 		Short: "write a copy of the store, also while the server runs",
 		RunE:  func(c *cobra.Command, args []string) error { return s.backup(c, args[0]) }}
 	restore := &cobra.Command{Use: "restore [FILE]", Args: cobra.MaximumNArgs(1),
-		Short: "go on from a copy (default: the newest good one), with no permit; the server must be stopped",
-		RunE:  func(c *cobra.Command, args []string) error { return s.restore(c.OutOrStdout(), args) }}
+		Short: "go on from a copy, while the server is stopped",
+		Long: "Go on from a copy (default: the newest good one). No permit in it lives. " +
+			"The server must be stopped.",
+		RunE: func(c *cobra.Command, args []string) error { return s.restore(c.OutOrStdout(), args) }}
 	setAside := &cobra.Command{Use: "set-aside RECORD", Args: cobra.ExactArgs(1),
-		Short: "put a damaged record aside, such as host/bravo, also while the server runs",
+		Short: "put a damaged record aside, such as host/bravo",
+		Long:  "Put a damaged record aside, such as host/bravo, also while the server runs.",
 		RunE:  func(c *cobra.Command, args []string) error { return s.setAside(c, args[0]) }}
 	var yes bool
 	drop := &cobra.Command{Use: "drop-secrets", Args: cobra.NoArgs,
-		Short: "remove the secrets that cannot be read any more because secrets.key is lost",
+		Short: "remove secrets that nobody can read any more",
+		Long:  "Remove the secrets that cannot be read any more because secrets.key is lost.",
 		RunE:  func(c *cobra.Command, _ []string) error { return s.dropSecrets(c.OutOrStdout(), yes) }}
 	drop.Flags().BoolVar(&yes, "yes", false, "do it")
 	c.AddCommand(check, backup, restore, setAside, drop)

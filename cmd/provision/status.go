@@ -229,7 +229,7 @@ var order = []hosts.State{hosts.StateReady, hosts.StateBooting, hosts.StateLive,
 	hosts.StateInstalled}
 
 const waitHelp = `Wait until a host reaches a state (or one beyond it). Exit status 0 when it is
-reached, 1 when the install failed, 2 when the time is up. A dry run has reached
+reached, 1 when the install failed, 3 when the time is up. A dry run has reached
 what is waited for when it is at its end.
 
   provision wait bravo --timeout 30m && ssh root@bravo`
@@ -282,7 +282,7 @@ func wait(ctx context.Context, daemon *api.Client, host string, last hosts.State
 		case result != nil:
 			return *result
 		case ctx.Err() == context.DeadlineExceeded:
-			return errStatus{exitUsage, fmt.Sprintf("%s is still %s after %s", host, last, timeout)}
+			return errStatus{exitNotYet, fmt.Sprintf("%s is still %s after %s", host, last, timeout)}
 		case ctx.Err() != nil:
 			return err
 		}
