@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -110,7 +109,7 @@ func showForgotten(c *cobra.Command, daemon *api.Client, name string, purge bool
 
 func drawLoss(out io.Writer, head string, l hosts.Loss) {
 	fmt.Fprintln(out, head)
-	t := rows{tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)}
+	t := table(out)
 	line := func(what string, values ...string) {
 		if len(values) > 0 {
 			t.row("  "+what, strings.Join(values, ", "))

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -56,7 +55,11 @@ func discoveredCommand(daemon *api.Client) *cobra.Command {
 			for _, d := range all {
 				t.row(d.MAC, ago(d.Last), ago(d.First), d.Arch, d.Board, d.Vendor)
 			}
-			return t.Flush()
+			if err := t.Flush(); err != nil {
+				return err
+			}
+			fmt.Fprintf(c.OutOrStdout(), "To install one: provision enroll %s HOST\n", all[0].MAC)
+			return nil
 		}}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return c
@@ -73,25 +76,6 @@ func printJSON(w io.Writer, v any) error {
 	return err
 }
 
-// rows is a table for people.
-type rows struct{ *tabwriter.Writer }
-
-func table(w io.Writer, head ...any) rows {
-	t := rows{tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)}
-	t.row(head...)
-	return t
-}
-
-func (t rows) row(cells ...any) {
-	for i, c := range cells {
-		if i > 0 {
-			fmt.Fprint(t, "\t")
-		}
-		fmt.Fprint(t, c)
-	}
-	fmt.Fprintln(t)
-}
-
 // ago says a time as people do.
 func ago(t time.Time) string {
 	d := time.Since(t)
@@ -105,5 +89,5 @@ func ago(t time.Time) string {
 	case d < 48*time.Hour:
 		return fmt.Sprintf("%d h ago", int(d.Hours()))
 	}
-	return t.Local().Format("2006-01-02 15:04")
+	return t.Local().Format(time.DateOnly)
 }

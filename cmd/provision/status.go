@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -80,12 +81,21 @@ func detail(s api.Status) string {
 	case s.State == hosts.StateRehearsed:
 		return "dry run done, nothing was changed; enroll it again to install it"
 	case s.State == hosts.StateInstalled:
-		return s.System
+		return systemName(s.System)
 	case s.State == hosts.StateRebooting:
 		return restartWords(s)
 	}
 
 	return progressWords(s)
+}
+
+// systemName is the name of a system's store path, without folder and hash: nixos-system-bravo-25.05.
+func systemName(path string) string {
+	base := filepath.Base(path)
+	if _, name, ok := strings.Cut(base, "-"); ok && base != path {
+		return name
+	}
+	return path
 }
 
 // restartWords is what a restarted machine does, as far as that is known.
@@ -120,7 +130,8 @@ func progressWords(s api.Status) string {
 }
 
 func showOne(c *cobra.Command, s api.Status) error {
-	t := rows{table(c.OutOrStdout(), s.Name, string(s.State)+", since "+ago(s.Since)).Writer}
+	t := table(c.OutOrStdout())
+	t.row(s.Name, string(s.State)+", since "+ago(s.Since))
 	line := func(name, value string) {
 		if value != "" {
 			t.row("  "+name, value)
@@ -141,7 +152,7 @@ func showOne(c *cobra.Command, s api.Status) error {
 	if n := s.Restart.Returns; n > 1 {
 		line("came back", fmt.Sprintf("to the network %d times: %s", n, hosts.LookAt))
 	}
-	line("error", strings.ReplaceAll(s.Error, "\n", "\n  \t"))
+	line("error", s.Error)
 	line("proof", s.Proof)
 	if s.ProofBy != hosts.ProofSSH {
 		line("proof by", string(s.ProofBy))

@@ -156,19 +156,60 @@ func (s *screen) show(n api.News) {
 	if n.Gone {
 		delete(s.hosts, n.Status.Name)
 	}
-	width := 80
+	width, height := usualColumns, 24
 	if f := terminalOf(s.out); f != nil {
-		if columns, _, err := term.GetSize(int(f.Fd())); err == nil {
-			width = columns
+		if columns, lines, err := term.GetSize(int(f.Fd())); err == nil {
+			width, height = columns, lines
 		}
 	}
 
-	names := slices.Sorted(maps.Keys(s.hosts))
-	for _, name := range names {
-		b.WriteString(s.line(s.hosts[name], width) + "\n")
+	lines := s.lines(width, height)
+	for _, line := range lines {
+		b.WriteString(line + "\n")
 	}
-	s.drawn = len(names)
+	s.drawn = len(lines)
 	io.WriteString(s.out, b.String())
+}
+
+// lines are those of the hosts. What is drawn must not be higher than the terminal, which cannot go back to lines that
+// have scrolled away: where there are too many hosts, those at which nothing happens are counted.
+func (s *screen) lines(width, height int) (lines []string) {
+	const above = 2 // the newest event, and the cursor's line
+	names := slices.Sorted(maps.Keys(s.hosts))
+	var counted []string
+	if room := max(1, height-above); len(names) > room {
+		slices.SortStableFunc(names, func(a, b string) int {
+			return cmp.Compare(urgency(s.hosts[a].State), urgency(s.hosts[b].State))
+		})
+		counted = names[room-1:]
+		names = slices.Sorted(slices.Values(names[:room-1]))
+	}
+	for _, name := range names {
+		lines = append(lines, s.line(s.hosts[name], width))
+	}
+	if len(counted) > 0 {
+		lines = append(lines, clip(s.countWords(counted), width))
+	}
+	return lines
+}
+
+// urgency orders hosts by how much their state is of interest while installs are watched; the least comes first.
+func urgency(st hosts.State) int {
+	return slices.Index([]hosts.State{hosts.StateFailed, hosts.StateInstalling, hosts.StateRebooting, hosts.StateLive,
+		hosts.StateBooting, hosts.StateReady, hosts.StateRehearsed, hosts.StateInstalled}, st)
+}
+
+// countWords counts hosts by their states.
+func (s *screen) countWords(names []string) string {
+	count := make(map[hosts.State]int)
+	for _, name := range names {
+		count[s.hosts[name].State]++
+	}
+	var parts []string
+	for _, st := range slices.Sorted(maps.Keys(count)) {
+		parts = append(parts, fmt.Sprintf("%d %s", count[st], st))
+	}
+	return fmt.Sprintf("… and %d more: %s", len(names), strings.Join(parts, ", "))
 }
 
 func (s *screen) line(st api.Status, width int) string {
@@ -177,7 +218,8 @@ func (s *screen) line(st api.Status, width int) string {
 		st.State == hosts.StateRehearsed {
 		return s.paint(stateColor(st.State), clip(text+" "+detail(st), width))
 	}
-	const cells = 30
+	// What is beside the bar takes 44 columns, and the speed 26.
+	cells := min(30, max(0, width-70))
 	full := cells * st.Percent / 100
 	bar := strings.Repeat("█", full) + strings.Repeat("░", cells-full)
 	text = fmt.Sprintf("%s %-10s %s %3d %%  %s", text, st.Phase, bar, st.Percent, s.speed(st))
