@@ -13,8 +13,8 @@ import (
 // columnGap is between the columns of a table.
 const columnGap = 2
 
-// rows is a table for people. On a terminal that is too narrow for it nothing is cut off: the last column is wrapped, or
-// what does not fit stands on lines of its own.
+// rows is a table for people. On a terminal that is too narrow for it nothing is cut off: the last column is wrapped,
+// or what does not fit stands on lines of its own.
 type rows struct {
 	to    io.Writer
 	width int // of the terminal; 0: it is no terminal, and lines may have any width
@@ -72,16 +72,17 @@ func (t *rows) String() string {
 	}
 
 	// How many columns fit beside each other, and where the last of all begins.
-	fits, at, start := 0, 0, 0
+	fits := 0
+	at := 0
 	for i, width := range widths {
 		if i == fits && (t.width == 0 || at+width <= t.width) {
 			fits++
 		}
-		start = at
 		at += width + columnGap
 	}
 	last := len(widths) - 1
-	room := t.width - start // for the last column
+	begins := at - widths[last] - columnGap // the last column
+	room := t.width - begins
 
 	var b strings.Builder
 	if fits < last || fits == last && room < leastColumns/2 {
@@ -93,7 +94,7 @@ func (t *rows) String() string {
 		if fits == last {
 			cell = wrap(cell, room)
 		}
-		cell = strings.ReplaceAll(cell, "\n", "\n"+strings.Repeat(" ", start))
+		cell = strings.ReplaceAll(cell, "\n", "\n"+strings.Repeat(" ", begins))
 		b.WriteString(beside(append(slices.Clone(line[:last]), cell), widths) + "\n")
 	}
 	return b.String()
