@@ -11,34 +11,34 @@ import (
 	"unicode"
 )
 
-// reader collects every problem of a layout, so that one run shows them all, and what
-// its parts need of each other.
+// reader collects all problems of a layout, so that one run reports every one of them, and records how its parts depend
+// on each other.
 type reader struct {
 	problems []string
 	warnings []Problem
-	unknown  []string          // paths of attributes that nobody knows, and that say nothing
-	seen     map[string]string // what must be unique, and the path that has it
+	unknown  []string          // paths of unknown attributes that have no effect
+	seen     map[string]string // values that must be unique, and the path of each
 
-	owner   *topDevice               // whose content is being read
+	owner   *topDevice               // the device whose content is being read
 	blocks  map[string]*block        // block devices, by the name that the layout gives them
 	members map[string][]claim       // of RAIDs, volume groups and pools, by "GROUP NAME"
 	fewest  map[string]fewestMembers // how many members each of these needs
-	borrows []claim                  // blocks that are named by content elsewhere
+	borrows []claim                  // empty devices that content elsewhere uses
 }
 
-// block is a block device that the layout makes or takes.
+// block is a block device that the layout creates or uses.
 type block struct {
 	owner *topDevice
 	empty bool // has no content of its own
 }
 
-// claim says that what is found at a path belongs to, or needs, what has a name.
+// claim records that what is at a path belongs to, or needs, the named device.
 type claim struct {
 	name, path string
 	owner      *topDevice
 }
 
-// fewestMembers is the fewest members that something at a path can have.
+// fewestMembers is the lowest number of members that the device at a path can have.
 type fewestMembers struct {
 	n          int
 	path, what string
@@ -53,18 +53,22 @@ func newReader() *reader {
 	}
 }
 
+// atLeast records how many members a RAID, volume group, pool or file system needs.
 func (r *reader) atLeast(key string, n int, path, what string) {
 	r.fewest[key] = fewestMembers{n, path, what}
 }
 
+// errorf records an error at an attribute path.
 func (r *reader) errorf(path, format string, args ...any) {
 	r.problems = append(r.problems, path+": "+fmt.Sprintf(format, args...))
 }
 
+// warnf records a warning at an attribute path.
 func (r *reader) warnf(path, format string, args ...any) {
 	r.warnings = append(r.warnings, Problem{Path: path, Text: fmt.Sprintf(format, args...)})
 }
 
+// err returns all recorded errors, sorted and joined; nil if there are none.
 func (r *reader) err() error {
 	slices.Sort(r.problems)
 	var errs []error
@@ -74,7 +78,7 @@ func (r *reader) err() error {
 	return errors.Join(errs...)
 }
 
-// unique reports a value that two places share, where the machine can have it once only.
+// unique records an error if a value that must be unique on a machine occurs twice in the layout.
 func (r *reader) unique(kind, value, path string) {
 	key := kind + " " + strconv.Quote(value)
 	if other, ok := r.seen[key]; ok {
@@ -84,18 +88,18 @@ func (r *reader) unique(kind, value, path string) {
 	r.seen[key] = path
 }
 
-// attrs is one attribute set being read. Reading an attribute takes it out, so that
-// done can report those that nobody knows.
+// attrs is an attribute set that is being read. Reading an attribute removes it, so that done can report unknown ones.
 type attrs struct {
 	*reader
 	path   string
 	raw    map[string]json.RawMessage
-	unread map[string]bool // missing or of the wrong type
+	unread map[string]bool // attributes that are missing or have the wrong type
 }
 
+// bareName matches attribute names that Nix needs no quotes for.
 var bareName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_'-]*$`)
 
-// join writes an attribute path as Nix does, quoting names that need it.
+// join appends a name to an attribute path, quoted where Nix needs it.
 func join(path, name string) string {
 	if !bareName.MatchString(name) {
 		name = strconv.Quote(name)
@@ -106,16 +110,17 @@ func join(path, name string) string {
 	return path + "." + name
 }
 
-// bad reports what is wrong with an attribute, unless it could not even be read.
+// bad records an error at an attribute, unless an error about its type was recorded already.
 func (a *attrs) bad(name, format string, args ...any) {
 	if !a.unread[name] {
 		a.errorf(a.at(name), format, args...)
 	}
 }
 
+// at returns the path of an attribute.
 func (a *attrs) at(name string) string { return join(a.path, name) }
 
-// take reads one attribute. Null and missing are the zero value and false.
+// take reads an attribute and removes it. If it is null or missing, take returns the zero value and false.
 func take[T any](a *attrs, name string) (v T, ok bool) {
 	raw, ok := a.raw[name]
 	delete(a.raw, name)
@@ -139,7 +144,7 @@ func take[T any](a *attrs, name string) (v T, ok bool) {
 	return v, true
 }
 
-// need is take for attributes that evaluated layouts always have.
+// need is take for attributes that evaluated layouts always have: it is an error if one is missing or null.
 func need[T any](a *attrs, name string) T {
 	_, present := a.raw[name]
 	v, ok := take[T](a, name)
@@ -154,7 +159,7 @@ func need[T any](a *attrs, name string) T {
 	return v
 }
 
-// older is need for what an older disko does not have: there it behaved as gave.
+// older is need for attributes that older versions of disko do not have. These behaved as the value of gave.
 func older[T any](a *attrs, name string, gave T) T {
 	if _, present := a.raw[name]; !present {
 		return gave
@@ -162,8 +167,8 @@ func older[T any](a *attrs, name string, gave T) T {
 	return need[T](a, name)
 }
 
-// plain refuses control characters: no name, path or option has them, and an argv
-// cannot hold NUL.
+// plain records an error if a value has control characters: no valid name, path or option contains them, and an
+// argument of a command cannot contain NUL. It reports whether the values are fine.
 func (a *attrs) plain(name string, values ...string) bool {
 	for _, v := range values {
 		if strings.ContainsFunc(v, unicode.IsControl) {
@@ -174,6 +179,7 @@ func (a *attrs) plain(name string, values ...string) bool {
 	return true
 }
 
+// str reads a string that must be there.
 func (a *attrs) str(name string) string {
 	v := need[string](a, name)
 	a.plain(name, v)
@@ -186,20 +192,22 @@ func (a *attrs) flag(name string) bool {
 	return v
 }
 
+// optional reads a string; null and missing are empty.
 func (a *attrs) optional(name string) string {
 	v, _ := take[string](a, name)
 	a.plain(name, v)
 	return v
 }
 
+// list reads a list of strings; null and missing are empty.
 func (a *attrs) list(name string) []string {
 	v, _ := take[[]string](a, name)
 	a.plain(name, v...)
 	return v
 }
 
-// stringList reads a list that disko pastes into a shell script unquoted, so that one
-// element may hold several words. What the shell would do beyond splitting is refused.
+// stringList reads a list that disko inserts into a shell script unquoted, so that an element may hold several words.
+// Shell syntax beyond splitting words is an error.
 func (a *attrs) stringList(name string) []string {
 	var list []string
 	for _, v := range a.list(name) {
@@ -212,10 +220,11 @@ func (a *attrs) stringList(name string) []string {
 	return list
 }
 
+// devicePattern finds device paths in arguments.
 var devicePattern = regexp.MustCompile(`/dev/[^,= ]+`)
 
-// borrow notes the devices that arguments name besides the one that is formatted: they
-// must be the layout's and empty, or they would be overwritten without being in the plan.
+// borrow records the devices that arguments name in addition to the one that is formatted. They must be in the layout
+// and be empty: otherwise they would be overwritten without being in the plan.
 func (a *attrs) borrow(name string, args []string) []string {
 	for _, arg := range args {
 		for _, dev := range devicePattern.FindAllString(arg, -1) {
@@ -225,7 +234,7 @@ func (a *attrs) borrow(name string, args []string) []string {
 	return args
 }
 
-// oneOf reads a string, or null for the zero value, that must be among some.
+// oneOf reads a string that must be one of those allowed; null is the empty string.
 func (a *attrs) oneOf(name string, allowed ...string) string {
 	v := a.optional(name)
 	if v != "" && !slices.Contains(allowed, v) {
@@ -234,7 +243,7 @@ func (a *attrs) oneOf(name string, allowed ...string) string {
 	return v
 }
 
-// matches reads a string that must match a pattern; allowed says to people what does.
+// matches reads a string that must match a pattern. allowed describes the pattern for people.
 func (a *attrs) matches(name string, pattern *regexp.Regexp, allowed string) string {
 	v := a.str(name)
 	if !pattern.MatchString(v) {
@@ -243,7 +252,7 @@ func (a *attrs) matches(name string, pattern *regexp.Regexp, allowed string) str
 	return v
 }
 
-// options reads an attribute set of strings, as "name=value" in byte order of the names.
+// options reads an attribute set of strings, and returns "name=value" in byte order of the names.
 func (a *attrs) options(name string) []string {
 	m, _ := take[map[string]string](a, name)
 	var list []string
@@ -258,10 +267,10 @@ func (a *attrs) options(name string) []string {
 	return list
 }
 
-// A ZFS property, or a user's with a colon (zfsprops(7)).
+// propertyName matches a ZFS property, or a user property, which has a colon (zfsprops(7)).
 var propertyName = regexp.MustCompile(`^[a-z0-9@][a-z0-9@_.:-]*$`)
 
-// file reads an absolute path or null.
+// file reads an absolute path; null is the empty string.
 func (a *attrs) file(name string) string {
 	v, ok := take[string](a, name)
 	if ok && a.plain(name, v) && !strings.HasPrefix(v, "/") {
@@ -270,14 +279,14 @@ func (a *attrs) file(name string) string {
 	return v
 }
 
-// ignore takes attributes that matter only to the installed system or to other tools.
+// ignore removes attributes that matter only to the installed system or to other tools.
 func (a *attrs) ignore(names ...string) {
 	for _, name := range names {
 		delete(a.raw, name)
 	}
 }
 
-// sets reads an attribute set of attribute sets, in byte order of the names.
+// sets reads an attribute set of attribute sets. The names are in byte order.
 func (a *attrs) sets(name string) (names []string, sets map[string]*attrs) {
 	m, _ := take[map[string]json.RawMessage](a, name)
 	sets = map[string]*attrs{}
@@ -307,7 +316,7 @@ func (a *attrs) each(name string) (sets []*attrs) {
 	return sets
 }
 
-// set reads one attribute set; nil if it is null or none.
+// set returns the attribute set in raw; nil if it is null or not an attribute set.
 func (r *reader) set(path string, raw json.RawMessage) *attrs {
 	var m map[string]json.RawMessage
 	if err := json.Unmarshal(raw, &m); err != nil {
@@ -320,7 +329,8 @@ func (r *reader) set(path string, raw json.RawMessage) *attrs {
 	return &attrs{reader: r, path: path, raw: m, unread: map[string]bool{}}
 }
 
-// done reports attributes that were not read: an option that is not known must never be lost, unless it says nothing.
+// done records an error for each attribute that was not read: an unknown option must not be ignored silently, unless
+// its value has no effect.
 func (a *attrs) done() {
 	for name, raw := range a.raw {
 		if saysNothing(raw) {
@@ -332,7 +342,7 @@ func (a *attrs) done() {
 	}
 }
 
-// saysNothing tells whether a value is what an option has by default that changes nothing.
+// saysNothing reports whether a value is null, false or empty, as the default of an option without effect is.
 func saysNothing(raw json.RawMessage) bool {
 	var v any
 	if json.Unmarshal(raw, &v) != nil {
@@ -354,7 +364,7 @@ func saysNothing(raw json.RawMessage) bool {
 	return false
 }
 
-// warned are the warnings, of which one is about all attributes that are not known.
+// warned returns the warnings, with one more about all unknown attributes that were ignored.
 func (r *reader) warned() []Problem {
 	slices.SortFunc(r.warnings, func(a, b Problem) int { return strings.Compare(a.String(), b.String()) })
 	if len(r.unknown) == 0 {

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// bcachefs is a file system of bcachefs members.
+// bcachefs is a file system that is made of bcachefs members.
 type bcachefs struct {
 	name, uuid   string
 	passwordFile string
@@ -15,7 +15,7 @@ type bcachefs struct {
 	subs         []subvolume
 }
 
-// bcachefsMember is a member with what bcachefs format says of it.
+// bcachefsMember is a member, with the arguments of bcachefs format for it.
 type bcachefsMember struct {
 	memberDevice
 	args []string
@@ -53,8 +53,8 @@ func parseBcachefs(d *topDevice, a *attrs, _ string) {
 	d.body = f
 }
 
-// fill formats all members at once. The file system is known by its UUID, as mount takes
-// either that or all of its devices.
+// fill formats all members at once. Commands refer to the file system by its UUID, as mount takes either the UUID or
+// the list of all devices.
 func (f *bcachefs) fill(b *builder, on blockTarget) {
 	members := b.members["bcachefs_filesystems "+f.name]
 	if f.passwordFile != "" {
@@ -82,6 +82,7 @@ func (f *bcachefs) fill(b *builder, on blockTarget) {
 	}
 }
 
+// make adds the steps that make the file system with its subvolumes.
 func (f *bcachefs) make(b *builder, on blockTarget) {
 	argv := slices.Concat([]string{"bcachefs", "format"}, b.formatArgs["bcachefs_filesystems "+f.name], []string{"--uuid=" + f.uuid}, f.args)
 	if f.passwordFile != "" {
@@ -111,13 +112,14 @@ func (f *bcachefs) make(b *builder, on blockTarget) {
 	b.step("unmount "+f.name, on.device, "umount", scratch)
 }
 
+// unlock returns the step that unlocks an encrypted file system.
 func (f *bcachefs) unlock(on blockTarget) Step {
 	return Step{Stage: StageMount, Name: "unlock " + f.name, Device: on.device, Stdin: f.passwordFile,
 		Argv: []string{"bcachefs", "unlock", "-k", "session", on.device}}
 }
 
-// mount makes the mount point itself: X-mount.mkdir does not work with bcachefs, says disko.
-// Where the file system is kept, its subvolumes are found missing only here.
+// mount makes the mount point itself, since X-mount.mkdir does not work with bcachefs, according to disko. If the file
+// system is kept, a missing subvolume is noticed only by this step.
 func (f *bcachefs) mount(b *builder, s subvolume, on blockTarget) {
 	var options []string
 	for _, o := range s.options {

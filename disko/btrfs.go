@@ -9,29 +9,33 @@ import (
 	"strings"
 )
 
-// scratch is where btrfs and bcachefs are mounted while their subvolumes are made. Plans may meet it
-// mounted, when an earlier one was cut short.
+// scratch is where btrfs and bcachefs are mounted while their subvolumes are made. It may be mounted already when a
+// plan runs, if an earlier run was interrupted.
 const scratch = "/run/provision/subvolumes"
 
+// btrfs is a btrfs file system with its subvolumes.
 type btrfs struct {
 	args []string
 	root subvolume
 	subs []subvolume
 }
 
+// subvolume is a subvolume of btrfs or bcachefs, or the top level of the file system.
 type subvolume struct {
 	name, mountpoint string // the name is empty for the top level
-	kept             bool   // is there, and only lacks swap files
+	kept             bool   // it exists, and only lacks swap files
 	args, options    []string
 	swapfiles        []swapfile
 }
 
+// swapfile is a swap file on btrfs.
 type swapfile struct {
 	file, size string
 	priority   *int
 	options    []string
 }
 
+// swapfileSize matches the sizes that are accepted for swap files.
 var swapfileSize = regexp.MustCompile(`^[1-9][0-9]*[KMGTP]$`)
 
 func parseBtrfs(a *attrs) deviceContent {
@@ -51,7 +55,7 @@ func parseBtrfs(a *attrs) deviceContent {
 	return f
 }
 
-// subvolumeName reads the name of a subvolume of what is at a path.
+// subvolumeName reads the name of a subvolume. of is the path of the file system in the layout.
 func (a *attrs) subvolumeName(of string) string {
 	name := a.str("name")
 	clean := path.Clean("/" + name)
@@ -62,14 +66,14 @@ func (a *attrs) subvolumeName(of string) string {
 	return name
 }
 
-// sortSubvolumes puts parents before their children, whatever the attributes are called.
+// sortSubvolumes puts parents before their children, whatever their attributes are called.
 func sortSubvolumes(subs []subvolume) {
 	slices.SortFunc(subs, func(a, b subvolume) int {
 		return cmp.Compare(path.Clean("/"+a.name), path.Clean("/"+b.name))
 	})
 }
 
-// parseSubvolume reads what the top level and a subvolume have in common.
+// parseSubvolume reads the attributes that the top level and a subvolume have in common.
 func parseSubvolume(a *attrs) subvolume {
 	s := subvolume{mountpoint: a.mountpoint(), options: a.list("mountOptions")}
 	names, files := a.sets("swap")
@@ -93,11 +97,11 @@ func parseSubvolume(a *attrs) subvolume {
 	return s
 }
 
-// minimum is mkfs's, or what the swap files need: they have all of their extents at once.
+// minimum is that of mkfs.btrfs, or the size of all swap files, whose space is allocated when they are made.
 func (f *btrfs) minimum() int64 {
 	minimum := formats["btrfs"].of(f.args)
 	if devicePattern.MatchString(strings.Join(f.args, " ")) {
-		return minimum // on other devices, too
+		return minimum // the files may be on the other devices
 	}
 	files := int64(0)
 	for _, s := range append([]subvolume{f.root}, f.subs...) {
@@ -108,7 +112,7 @@ func (f *btrfs) minimum() int64 {
 	return max(minimum, files)
 }
 
-// bytes is at most an exbibyte, so that some of them can be added.
+// bytes returns the size in bytes, but at most 1 EiB, so that a few sizes can be added without overflow.
 func (s swapfile) bytes() int64 {
 	unit := strings.IndexByte("KMGTP", s.size[len(s.size)-1]) + 1
 	n, err := strconv.ParseInt(s.size[:len(s.size)-1], 10, 64)
@@ -118,7 +122,7 @@ func (s swapfile) bytes() int64 {
 	return n << (10 * unit)
 }
 
-// fill makes the subvolumes in one mount; disko has one for each.
+// fill makes all subvolumes in one mount, while disko mounts once for each.
 func (f *btrfs) fill(b *builder, on blockTarget) {
 	if b.make(f, on, "btrfs") {
 		b.step("format "+on.name+" with btrfs", on.device, append([]string{"mkfs.btrfs", on.device}, b.overwrite(f.args)...)...)
@@ -130,7 +134,8 @@ func (f *btrfs) fill(b *builder, on blockTarget) {
 	f.mount(b, on)
 }
 
-// scan shows the kernel the devices of a file system that has several: mount names one.
+// scan returns the step that makes the kernel find all devices of a file system with several, since mount names only
+// one of them. It returns none if there is only one device.
 func (f *btrfs) scan(on blockTarget, stage Stage) []Step {
 	if !devicePattern.MatchString(strings.Join(f.args, " ")) {
 		return nil
@@ -138,7 +143,7 @@ func (f *btrfs) scan(on blockTarget, stage Stage) []Step {
 	return []Step{{Stage: stage, Name: "show the devices of " + on.name + " to the kernel", Argv: []string{"btrfs", "device", "scan"}, Device: on.device}}
 }
 
-// makeInside makes files of the top level, and subvolumes with theirs.
+// makeInside makes swap files in the top level, and subvolumes with their swap files.
 func (f *btrfs) makeInside(b *builder, on blockTarget, files []swapfile, subs []subvolume) {
 	if len(subs) == 0 && len(files) == 0 {
 		return
@@ -165,7 +170,7 @@ func (f *btrfs) makeInside(b *builder, on blockTarget, files []swapfile, subs []
 	b.step("unmount "+on.name, on.device, "umount", scratch)
 }
 
-// parents makes the folders that a subvolume lies in, unless they are made already.
+// parents makes the folder in which a subvolume is made, unless it has been made already.
 func (b *builder) parents(on blockTarget, made *[]string, at string) {
 	if dir := path.Dir(at); !slices.Contains(*made, dir) {
 		*made = append(*made, dir)
@@ -173,7 +178,8 @@ func (b *builder) parents(on blockTarget, made *[]string, at string) {
 	}
 }
 
-// keepInside compares a btrfs that is kept, once it was looked into, and makes what is missing.
+// keepInside compares an existing btrfs with the layout, and makes what is missing. If the facts do not tell what is on
+// it, it adds the paths to what the next probe has to look for.
 func (f *btrfs) keepInside(b *builder, on blockTarget) {
 	for _, arg := range f.args {
 		for _, device := range devicePattern.FindAllString(arg, -1) {
@@ -230,9 +236,10 @@ func (f *btrfs) keepInside(b *builder, on blockTarget) {
 	f.makeInside(b, on, lacks(f.root), subs)
 }
 
-// path is the subvolume's, from the top level.
+// path returns the path of the subvolume from the top level.
 func (s subvolume) path() string { return path.Clean("/" + s.name) }
 
+// makeSwapfiles makes the subvolume's swap files below dir.
 func (s subvolume) makeSwapfiles(b *builder, on blockTarget, dir string) {
 	for _, f := range s.swapfiles {
 		b.step("make swap file "+path.Join("/", s.name, f.file)+" on "+on.name, on.device,
@@ -240,6 +247,7 @@ func (s subvolume) makeSwapfiles(b *builder, on blockTarget, dir string) {
 	}
 }
 
+// mount mounts the top level and the subvolumes that have a mount point, and turns on their swap files.
 func (f *btrfs) mount(b *builder, on blockTarget) {
 	for _, s := range append([]subvolume{f.root}, f.subs...) {
 		options := slices.Clone(s.options)

@@ -8,28 +8,29 @@ import (
 	"strings"
 )
 
-// builder collects what a plan does, while the layout is walked once: devices in the order
-// in which they are made, parents before their content.
+// builder collects what a plan does while the layout is walked once: devices in the order in which they are made,
+// parents before their content.
 type builder struct {
 	*reader
 	stage Stage
 	steps []Step
 
-	opening  []Step // before anything is mounted: hooks of what is opened, and scans
+	opening  []Step // steps before anything is mounted: scans, and hooks of containers
 	mounts   []*mount
 	swaps    []Step
-	frames   []frame // hooks of what is being walked, outermost first
+	frames   []frame // hooks of the nodes that are being walked, outermost first
 	swapOffs []Step
-	// Hooks around unmounting; what closes, with its hooks, is read backwards.
+	// unmounting and unmounted are the hooks before and after unmounting. closing is in the order of opening: it is run
+	// backwards.
 	unmounting, unmounted, closing []Step
 
 	mode    Mode
 	facts   *Facts
-	devices []*placedDevice          // the machine's
-	found   map[string]*placedDevice // by name
-	opens   []Step
-	look    ProbePaths // all that a probe has to look into
-	blind   bool       // the facts do not tell all of that
+	devices []*placedDevice          // all devices of the machine
+	found   map[string]*placedDevice // the same, by each of their names
+	opens   []Step                   // steps of StageOpen
+	look    ProbePaths               // everything that a probe has to look for
+	blind   bool                     // the facts do not tell all of that
 
 	places     map[string]blockTarget   // by the layout's name of the device
 	members    map[string][]blockTarget // by "GROUP NAME", in the order in which they are made
@@ -38,14 +39,13 @@ type builder struct {
 	names      []uniqueName
 	labels     map[string]string
 	keys       []string
-	typed      []string // those of the keys that are passphrases
+	typed      []string // the keys that are passphrases
 	containers []Container
 	system     System
 	borrowed   int // how many arguments named devices elsewhere in the layout
 }
 
-// mount is a mount point with its steps. It comes after those that it, or what it shows,
-// lies in.
+// mount is a mount point with its steps. They come after the mounts in which it, or the folder that it shows, lies.
 type mount struct {
 	point, source string
 	device        string
@@ -53,7 +53,7 @@ type mount struct {
 	state         int
 }
 
-// fill walks the layout. Devices without a place stay as the layout names them.
+// fill walks the layout. Devices that are not in places keep the names that the layout gives them.
 func (l *Layout) fill(b *builder, places map[*topDevice]blockTarget) {
 	b.stage = StageCreate
 	b.places = map[string]blockTarget{}
@@ -78,14 +78,14 @@ func (l *Layout) fill(b *builder, places map[*topDevice]blockTarget) {
 	}
 }
 
-// fill walks content, which may be nil.
+// fill adds the steps for content, which may be nil.
 func (b *builder) fill(c deviceContent, on blockTarget) {
 	if c != nil {
 		c.fill(b, on)
 	}
 }
 
-// fits reports a device that is too small for its content.
+// fits records an error if a device is too small for its content.
 func (b *builder) fits(c deviceContent, on blockTarget) {
 	title := on.title
 	if title == "" {
@@ -106,7 +106,7 @@ func (b *builder) fits(c deviceContent, on blockTarget) {
 	}
 }
 
-// isContainer tells whether something is opened and closed, and what is inside mounted.
+// isContainer reports whether something is opened and closed itself, so that only what is inside is mounted.
 func isContainer(f filler) bool {
 	switch f := f.(type) {
 	case *gptTable, *partedTable, *luks, *volumeGroup, *zpool:
@@ -119,33 +119,36 @@ func isContainer(f filler) bool {
 	return false
 }
 
+// step adds a step.
 func (b *builder) step(name, device string, argv ...string) {
 	b.steps = append(b.steps, Step{Stage: b.stage, Name: name, Argv: argv, Device: device})
 }
 
-// secret is a step that reads a key from standard input, if stdin is a path.
+// secret adds a step that reads a key from standard input, if stdin is a path.
 func (b *builder) secret(name, device, stdin string, argv []string) {
 	b.step(name, device, argv...)
 	b.steps[len(b.steps)-1].Stdin = stdin
 }
 
+// destroy adds a step that loses data.
 func (b *builder) destroy(name, device, loses string, argv ...string) {
 	b.step(name, device, argv...)
 	b.steps[len(b.steps)-1].Destroys = loses
 }
 
+// settle adds a step that waits until udev has handled all events.
 func (b *builder) settle(dev string) {
 	b.step("wait for udev", dev, "udevadm", "settle", "--timeout", "120")
 }
 
-// reread lets the kernel and udev see what is on a device now.
+// reread adds steps after which the kernel and udev know the partitions that are on a device now.
 func (b *builder) reread(dev string) {
-	// partprobe fails while udev still looks at the partitions of the calls before.
+	// partprobe fails as long as udev examines the partitions that earlier calls made.
 	b.settle(dev)
 	b.step("show the partitions of "+dev+" to the kernel", dev, "partprobe", dev)
 	argv := []string{"udevadm", "trigger", "--subsystem-match=block"}
 
-	// Each device that it looks at takes its time.
+	// Only these devices are triggered, as examining each one takes time.
 	if name, ok := strings.CutPrefix(dev, "/dev/"); ok && !strings.Contains(name, "/") {
 		argv = append(argv, "--sysname-match="+name+"*")
 	} else if strings.HasPrefix(name, "md/") {
@@ -155,12 +158,12 @@ func (b *builder) reread(dev string) {
 	b.settle(dev)
 }
 
+// wipe adds a step that removes all signatures from a device.
 func (b *builder) wipe(on blockTarget) {
 	b.step("wipe old signatures from "+on.name, on.device, "wipefs", "--all", "--force", on.device)
 }
 
-// resolve puts the names that commands use in the place of the layout's, in arguments
-// that name devices.
+// resolve replaces the layout's names of devices in arguments by the names that commands use.
 func (b *builder) resolve(args []string) []string {
 	resolved := make([]string, len(args))
 	for i, arg := range args {
@@ -176,8 +179,8 @@ func (b *builder) resolve(args []string) []string {
 	return resolved
 }
 
-// overwrite is resolve for commands that write to the devices. The wiping of new ones is done;
-// what is kept must be empty.
+// overwrite is resolve for commands that write to the devices. New devices have been wiped before; existing ones must
+// be empty.
 func (b *builder) overwrite(args []string) []string {
 	for _, device := range devicePattern.FindAllString(strings.Join(args, " "), -1) {
 		if p := b.places[device]; p.keep && p.found != nil && p.found.holds() != "" {
@@ -187,12 +190,13 @@ func (b *builder) overwrite(args []string) []string {
 	return b.resolve(args)
 }
 
-// mount mounts a file system, nothing if there is no mount point.
+// mount adds the steps that mount a file system. It does nothing if point is empty.
 func (b *builder) mount(point, format, device string, options []string) {
 	b.mountAfter("", point, format, device, options)
 }
 
-// mountAfter mounts after what the source, a folder, lies in, if it is not empty.
+// mountAfter is mount with further steps before it. If source, a folder of the new system, is not empty, the mount
+// comes after those in which source lies.
 func (b *builder) mountAfter(source, point, format, device string, options []string, before ...Step) {
 	if point == "" {
 		return
@@ -212,12 +216,13 @@ func (b *builder) mountAfter(source, point, format, device string, options []str
 	b.mounts = append(b.mounts, m)
 }
 
-// close is a step of unmounting, the last opened first.
+// close adds a step for unmounting. The steps run in reverse order, so the last opened is closed first.
 func (b *builder) close(name, device string, argv ...string) {
 	b.closing = append(b.closing, Step{Stage: StageUnmount, Name: name, Argv: argv, Device: device})
 }
 
-// mountSteps puts every mount point after those that it lies in or shows a folder of.
+// mountSteps returns the steps of all mounts. Each mount comes after those in which its mount point or its source
+// folder lies.
 func (b *builder) mountSteps() []Step {
 	slices.SortFunc(b.mounts, func(a, b *mount) int { return cmp.Compare(a.point, b.point) })
 	byPoint := map[string]*mount{}
@@ -256,7 +261,7 @@ func (b *builder) mountSteps() []Step {
 	return steps
 }
 
-// undoSteps turns swap off, unmounts and closes.
+// undoSteps returns the steps that turn off swap, unmount, and close containers.
 func (b *builder) undoSteps() []Step {
 	var steps []Step
 	for _, s := range slices.Backward(b.swapOffs) {
@@ -264,7 +269,7 @@ func (b *builder) undoSteps() []Step {
 	}
 	steps = append(steps, b.unmounting...)
 	if len(b.mounts) > 0 {
-		// Recursive, as the installation may have mounted more below it.
+		// It is recursive, as the installation may have mounted more below the target.
 		steps = append(steps, Step{
 			Stage:  StageUnmount,
 			Name:   "unmount " + target,

@@ -5,10 +5,10 @@ import (
 	"strings"
 )
 
-// nameDisk marks the steps of a disk that are only about it, if all of them are. Hooks may do anything. LVM and
-// RAID look at all disks. A LUKS key is derived as often as the machine manages in two seconds
-// (cryptsetup-luksFormat(8), --iter-time), so with others beside it the key would be weaker; and it
-// takes up to a GiB of memory.
+// nameDisk sets the Disk of the steps, if every one of them affects only that disk. Hooks may do anything. LVM and RAID
+// examine all disks. The cost of a LUKS key is chosen so that deriving it takes two seconds on this machine
+// (cryptsetup-luksFormat(8), --iter-time), so a key that is derived at the same time as others would be weaker; and
+// each takes up to 1 GiB of memory.
 func nameDisk(steps []Step, disk string) {
 	if slices.ContainsFunc(steps, func(s Step) bool { return !onlyItsDisk(s) }) {
 		return
@@ -18,13 +18,14 @@ func nameDisk(steps []Step, disk string) {
 	}
 }
 
+// onlyItsDisk reports whether a step affects no other disk than that of its device.
 func onlyItsDisk(s Step) bool {
 	return s.Hook == "" && s.Stdin == "" && (strings.HasPrefix(s.Argv[0], "mkfs.") ||
 		slices.Contains([]string{"sgdisk", "sfdisk", "parted", "partprobe", "udevadm", "wipefs", "dd", "mkswap"}, s.Argv[0]))
 }
 
-// Concurrent splits steps into those that run one after the other. Each of these is one list of steps,
-// or several, one for each of several disks, which may run at a time.
+// Concurrent splits steps into groups that must run one after the other. Each group is a list of sequences, one for
+// each disk, or a single one; the sequences of a group may run concurrently.
 func Concurrent(steps []Step) (all [][][]Step) {
 	for i := 0; i < len(steps); {
 		n := 1
@@ -43,7 +44,7 @@ func Concurrent(steps []Step) (all [][][]Step) {
 	return all
 }
 
-// byDisk keeps the order that the steps of each disk have.
+// byDisk splits steps into one sequence for each disk, each in the order of the steps.
 func byDisk(steps []Step) (lanes [][]Step) {
 	of := map[string]int{}
 	for _, s := range steps {

@@ -6,23 +6,23 @@ import (
 	"strings"
 )
 
-// ours tells whether a mount point is one that a plan makes.
+// ours reports whether a mount point is one that plans use.
 func ours(point string) bool {
 	return point == target || strings.HasPrefix(point, target+"/") || point == scratch
 }
 
-// taken tells whether a whole disk is one of the plan's.
+// taken reports whether the plan takes the whole disk with this device name.
 func (p *Plan) taken(device string) bool {
 	return slices.ContainsFunc(p.Disks, func(d Disk) bool { return d.Device == device })
 }
 
-// erased tells whether a whole disk is one that the plan empties.
+// erased reports whether the plan erases the whole disk with this device name.
 func (p *Plan) erased(device string) bool {
 	i := slices.IndexFunc(p.Disks, func(d Disk) bool { return d.Device == device })
 	return i >= 0 && p.Mode == Fresh && p.takes[i].body.(*wholeDisk).destroy
 }
 
-// destroy returns the steps after which the plan's disks are empty.
+// destroy returns the steps that empty the disks that the plan erases.
 func (p *Plan) destroy(nodes []*placedDevice) []Step {
 	b := &builder{stage: StageDestroy}
 	p.release(b, nodes, p.erased)
@@ -36,16 +36,16 @@ func (p *Plan) destroy(nodes []*placedDevice) []Step {
 	return b.steps
 }
 
-// Close returns the steps after which nothing on the plan's disks is mounted or open, by
-// what the facts say: for when a plan failed half-way, and for what [Plan.Unmount] left.
+// Close returns the steps that unmount and close everything on the plan's disks that the facts show. It is for a plan
+// that failed half-way, and for what remains after [Plan.Unmount].
 func (p *Plan) Close(f *Facts) []Step {
 	b := &builder{stage: StageUnmount}
 	p.release(b, f.nodes(), p.taken)
 	return b.steps
 }
 
-// release adds the steps after which nothing holds the disks: swap off, unmounted,
-// containers and volumes closed, the innermost first.
+// release adds the steps that stop all uses of the chosen disks: turn off swap, unmount, and close containers and
+// volumes, the innermost first.
 func (p *Plan) release(b *builder, nodes []*placedDevice, which func(string) bool) {
 	var inUse []*placedDevice
 	for _, n := range nodes {
@@ -55,7 +55,7 @@ func (p *Plan) release(b *builder, nodes []*placedDevice, which func(string) boo
 	}
 
 	for _, n := range nodes {
-		// The kernel shows a pool's volumes as disks of their own.
+		// The kernel shows a pool's volumes as separate disks.
 		if slices.Contains(n.mountpoints(), "[SWAP]") && (n.isZvol() || slices.Contains(inUse, n)) {
 			b.step("turn off swap on "+n.device(), n.device(), "swapoff", n.device())
 		}
@@ -63,7 +63,7 @@ func (p *Plan) release(b *builder, nodes []*placedDevice, which func(string) boo
 
 	unmount(b, nodes)
 	if p.hiddenRoot {
-		// lsblk shows neither tmpfs nor ZFS. The scripts here are constant.
+		// lsblk shows neither tmpfs nor ZFS mounts. The shell scripts in these steps are constant.
 		b.step("unmount "+target+" if it is mounted", target, "sh", "-c", `! mountpoint -q -- "$0" || umount --recursive -- "$0"`, target)
 	}
 	var pools []string
@@ -78,15 +78,14 @@ func (p *Plan) release(b *builder, nodes []*placedDevice, which func(string) boo
 	stop(b, inUse)
 }
 
-// unmount undoes what an earlier plan mounted, on whatever disk.
+// unmount adds the steps that unmount what an earlier plan mounted, on whatever disk that is.
 func unmount(b *builder, nodes []*placedDevice) {
-	type mounted struct{ point, device string }
+	type mounted struct{ point, device string } // with the device that is mounted
 	var list []mounted
 	seen := map[string]bool{}
 	swapfiles := false
 	for _, n := range nodes {
-		// All devices of one btrfs show the same mounts; a point that one device shows
-		// twice is mounted twice.
+		// All devices of one btrfs show the same mounts. If one device shows a mount point twice, it is mounted twice.
 		key := n.UUID
 		if key == "" {
 			key = n.device()
@@ -105,8 +104,8 @@ func unmount(b *builder, nodes []*placedDevice) {
 
 	slices.SortStableFunc(list, func(a, b mounted) int { return cmp.Compare(b.point, a.point) })
 	if swapfiles {
-		// lsblk does not show swap files (nor file systems, without udev), and swapoff of
-		// one that is not on fails.
+		// lsblk does not show swap files (nor file systems, without udev), and swapoff fails for a file that is not in use.
+		// So all swap is turned off.
 		b.step("turn off swap files", list[0].device, "swapoff", "--all")
 	}
 
@@ -115,7 +114,7 @@ func unmount(b *builder, nodes []*placedDevice) {
 	}
 }
 
-// erase removes every signature from the disk and its partitions, and the boot code.
+// erase removes all signatures and the boot code from the disk, and all signatures from its partitions.
 func erase(b *builder, d Disk, nodes []*placedDevice) {
 	for _, n := range nodes {
 		if n.Type == "part" && n.depth == 1 && n.roots[0] == d.Device {
@@ -127,7 +126,7 @@ func erase(b *builder, d Disk, nodes []*placedDevice) {
 	b.settle(d.Device)
 }
 
-// loses says what is gone once the disk is erased.
+// loses says, for people, what is lost when the disk is erased.
 func (d Disk) loses() string {
 	if d.Size == 0 {
 		return "everything on " + d.Device
@@ -135,14 +134,14 @@ func (d Disk) loses() string {
 	return "everything on " + d.String() + ": " + d.Content
 }
 
-// zero overwrites the first MiB of a device: wipefs leaves the boot code and the entries of
-// a table, and sgdisk --zap-all sleeps for a second.
+// zero returns the command that overwrites the first MiB of a device. wipefs leaves the boot code and the entries of a
+// table, and sgdisk --zap-all sleeps for a second.
 func zero(device string) []string {
 	return []string{"dd", "if=/dev/zero", "of=" + device, "bs=1M", "count=1", "conv=fsync", "status=none"}
 }
 
-// groupOf returns the group of a volume from its device-mapper name: group, a
-// hyphen, volume, with hyphens inside names doubled.
+// groupOf returns the volume group in the device-mapper name of a volume: group, a hyphen, volume, where hyphens inside
+// the names are doubled.
 func groupOf(name string) string {
 	for i := 0; i < len(name); i++ {
 		if name[i] != '-' {

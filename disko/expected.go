@@ -8,15 +8,16 @@ import (
 	"time"
 )
 
-// stepJSON is a step whose duration is a number of seconds.
+// stepJSON is the JSON form of a step, with its expected duration in seconds.
 type stepJSON struct {
 	plainStep
 	Usual float64 `json:"usual_seconds,omitempty"`
 }
 
+// plainStep is a Step without its methods, so that encoding does not recurse.
 type plainStep Step
 
-// MarshalJSON writes the step with usual_seconds, if it is known.
+// MarshalJSON adds usual_seconds if the expected duration is known.
 func (s Step) MarshalJSON() ([]byte, error) {
 	return json.Marshal(stepJSON{plainStep(s), s.Expected.Seconds()})
 }
@@ -30,7 +31,7 @@ func (s *Step) UnmarshalJSON(data []byte) error {
 	return err
 }
 
-// setExpected tells how long each step takes.
+// setExpected sets the expected duration of the steps for which it is known and at least a second.
 func setExpected(steps []Step, places map[string]blockTarget) {
 	sizes, tries := map[string]int64{}, map[string]time.Duration{}
 	for _, p := range places {
@@ -51,9 +52,9 @@ func setExpected(steps []Step, places map[string]blockTarget) {
 	}
 }
 
-// perTiB is how long mkfs takes for each TiB, as measured with the tools of Debian 12 on
-// loop devices over sparse files, with the sync after it, on 2 cores that others used too;
-// hence the least of several runs. Seconds, and what is zeroed at the largest size:
+// perTiB is how long mkfs takes for each TiB of the device. It was measured with the tools of Debian 12 on loop devices
+// over sparse files, including the sync after it, on 2 cores that others used at the same time; so each number is the
+// lowest of several runs. The table has seconds, and how much is zeroed at the largest size:
 //
 //	           1 GiB  16 GiB   1 TiB   4 TiB  15 TiB  zeroed
 //	ext2        -      0.02    0.49     -       -      16 GiB
@@ -67,29 +68,28 @@ func setExpected(steps []Step, places map[string]blockTarget) {
 //	vfat       0.02    0.09    2.8    5.4 (2 TiB)     0.3 GiB
 //	mkswap     0.01    0.01    0.01    0.01    0.01   nothing
 //
-// A loop device zeroes and discards without writing; a disk needs its own time for that,
-// which is not in these. Without -Q, -f or their long names, mkfs.ntfs writes the whole
-// device, at the speed of the disk, which is not known.
+// A loop device zeroes and discards without writing. The time that a real disk needs for that is not included. Without
+// -Q, -f or their long forms, mkfs.ntfs writes the whole device, which takes as long as the disk is slow; that is not
+// known here.
 var perTiB = map[string]time.Duration{
 	"mkfs.ext2": 490 * time.Millisecond, "mkfs.ext3": 3300 * time.Millisecond, "mkfs.ext4": 33 * time.Millisecond,
 	"mkfs.xfs": 17 * time.Millisecond, "mkfs.btrfs": 17 * time.Millisecond, "mkfs.f2fs": 42 * time.Millisecond,
 	"mkfs.exfat": 29 * time.Millisecond, "mkfs.vfat": 2700 * time.Millisecond,
 }
 
-// quickNTFS is mkfs.ntfs where it does not write the whole device.
+// quickNTFS is the time for each TiB of mkfs.ntfs in quick mode, in which it does not write the whole device.
 const quickNTFS = 140 * time.Millisecond
 
-// defaultIterTime is how long cryptsetup makes a try at a key take (--iter-time of
-// cryptsetup-luksFormat(8)).
+// defaultIterTime is how long one derivation of a LUKS key takes by default (--iter-time of cryptsetup-luksFormat(8)).
 const defaultIterTime = 2 * time.Second
 
-// expectedDuration is how long a command takes on a device of size bytes, 0 if it is not known or
-// too short to be worth telling. A try is one at the key of a LUKS container.
+// expectedDuration returns how long a command takes on a device of size bytes; 0 if that is not known or too short to
+// matter. try is the time of one derivation of a LUKS key.
 //
-// cryptsetup 2.6 with argon2id, on 2 cores, before which nobody else came, took 5.8 s for
-// luksFormat with the default of 2 s for a try and 11.5 s with 5 s, most of the rest for
-// measuring the machine; 1.9 and 4.8 s to open; and 7.2 s for luksAddKey, which tries the
-// old key and measures for the new one. mdadm --create does not wait for the resync.
+// cryptsetup 2.6 with argon2id, on 2 otherwise idle cores, took 5.8 s for luksFormat with the default of 2 s for each
+// derivation and 11.5 s with 5 s, where most of the rest was spent on a benchmark of the machine; 1.9 s and 4.8 s to
+// open; and 7.2 s for luksAddKey, which derives the old key and runs the benchmark for the new one. mdadm --create does
+// not wait for the resync.
 func expectedDuration(argv []string, size int64, try time.Duration) time.Duration {
 	quick := func(arg string) bool { return slices.Contains([]string{"-f", "--fast", "-Q", "--quick"}, arg) }
 	switch {
@@ -110,17 +110,18 @@ func expectedDuration(argv []string, size int64, try time.Duration) time.Duratio
 	return 0
 }
 
+// scale returns the duration for size bytes, given that for 1 TiB.
 func scale(each time.Duration, size int64) time.Duration {
 	return time.Duration(float64(each) * float64(size) / (1 << 40))
 }
 
-// unmeasured tells whether an argument makes cryptsetup take another time: integrity
-// writes the whole device, and the costs of a try may be given.
+// unmeasured reports whether an argument makes the duration of cryptsetup unknown: --integrity writes the whole device,
+// and --pbkdf options change the cost of a derivation.
 func unmeasured(arg string) bool {
 	return strings.HasPrefix(arg, "--integrity") || strings.HasPrefix(arg, "--pbkdf-")
 }
 
-// iterTime is how long a try at the key of a new container takes.
+// iterTime returns how long one derivation of a new container's key takes.
 func iterTime(argv []string) time.Duration {
 	for i, arg := range argv {
 		value, ok := strings.CutPrefix(arg, "--iter-time=")

@@ -10,41 +10,40 @@ import (
 	"unicode"
 )
 
-// Facts is what a machine's disks are now: the output of
-// `lsblk --json --bytes --output-all`, and what else [Probe] found. The fresh way does
-// with lsblk's alone. util-linux 2.37 or newer shows all mount points of a device; older
-// ones only show one.
+// Facts describes the present state of a machine's disks: the output of `lsblk --json --bytes --output-all`, and what
+// else [Probe] found. The mode [Fresh] needs no more than the output of lsblk. util-linux 2.37 or newer shows all mount
+// points of a device; older versions show only one.
 type Facts struct {
 	BlockDevices []BlockDevice     `json:"blockdevices"`
-	Links        map[string]string `json:"links"` // names below /dev/disk, /dev/md and /dev/mapper, and devices
+	Links        map[string]string `json:"links"` // from names below /dev/disk, /dev/md and /dev/mapper to devices
 
-	Mounts          []MountedAt      `json:"mounts"` // null: not asked
+	Mounts          []MountedAt      `json:"mounts"` // nil: not known
 	Swaps           []string         `json:"swaps"`
 	PhysicalVolumes []PhysicalVolume `json:"pvs"`
 	LogicalVolumes  []LogicalVolume  `json:"lvs"`
-	Pools           []string         `json:"pools"` // imported
+	Pools           []string         `json:"pools"` // names of imported pools
 	Datasets        []Dataset        `json:"datasets"`
-	// Inside holds what was found at paths on btrfs devices: "subvolume", "file", "other"
-	// or nothing.
+	// Inside holds what was found at paths on btrfs devices, by device and path: "subvolume", "file", "other", or "" for
+	// nothing.
 	Inside map[string]map[string]string `json:"inside"`
-	// Signatures are what blkid found, by the devices' kernel names. [ParseFacts] puts it in its place where lsblk
-	// shows a device as empty.
+	// Signatures are what blkid found, by the kernel names of the devices. [ParseFacts] copies it to devices that lsblk
+	// shows as empty.
 	Signatures map[string]Signature `json:"signatures"`
-	// Holders are all devices that lie on others, also those that lsblk leaves out. [ParseFacts] puts them in their
-	// places.
+	// Holders are all devices that are made from others, including those that lsblk leaves out. [ParseFacts] adds these to
+	// the tree.
 	Holders []Holder `json:"holders,omitempty"`
 }
 
-// Holder is a device that lies on another, by the kernel's names.
+// Holder is a device that is made from another device. Both are kernel names.
 type Holder struct {
 	Device  string `json:"device"`
 	Holder  string `json:"holder"`
-	Mapping string `json:"mapping,omitempty"` // device mapper's name of it
+	Mapping string `json:"mapping,omitempty"` // its device-mapper name, if it has one
 }
 
-// Signature is what a device holds.
+// Signature is the content that blkid recognised on a device.
 type Signature struct {
-	Type  string `json:"type"` // "unclear": signatures of several things
+	Type  string `json:"type"` // "unclear": signatures of several kinds
 	UUID  string `json:"uuid,omitempty"`
 	Label string `json:"label,omitempty"`
 }
@@ -54,10 +53,10 @@ type MountedAt struct {
 	Target string `json:"target"`
 	Source string `json:"source"`
 	FSType string `json:"fstype"`
-	FSRoot string `json:"fsroot"` // what of the file system is mounted, such as a subvolume
+	FSRoot string `json:"fsroot"` // the part of the file system that is mounted, such as a subvolume
 }
 
-// PhysicalVolume is one member of a volume group, or of none, as pvs shows it.
+// PhysicalVolume is one physical volume, in a volume group or in none, as pvs shows it.
 type PhysicalVolume struct {
 	Device string `json:"pv_name"`
 	Group  string `json:"vg_name"`
@@ -72,16 +71,15 @@ type LogicalVolume struct {
 	Pool  string        `json:"pool_lv"`
 }
 
-// Dataset is one of a ZFS pool that is imported.
+// Dataset is a dataset of an imported ZFS pool.
 type Dataset struct {
 	Name   string `json:"name"`
 	Type   string `json:"type"` // filesystem or volume
-	Size   string `json:"size"` // of a volume, bytes
+	Size   string `json:"size"` // of a volume, in bytes
 	Locked bool   `json:"locked"`
 }
 
-// BlockDevice is one device of lsblk's tree. A device with several parents (RAID, LVM)
-// appears below each.
+// BlockDevice is a device in lsblk's tree. A device with several parents (RAID, LVM) appears below each of them.
 type BlockDevice struct {
 	Name        string        `json:"name"`
 	KName       string        `json:"kname,omitempty"`
@@ -95,7 +93,7 @@ type BlockDevice struct {
 	Removable   lenientBool   `json:"rm"`
 	ReadOnly    lenientBool   `json:"ro"`
 	FSType      string        `json:"fstype,omitempty"`
-	FSVersion   string        `json:"fsver,omitempty"` // of a RAID's member, that of its metadata
+	FSVersion   string        `json:"fsver,omitempty"` // of a RAID member: the version of its metadata
 	Label       string        `json:"label,omitempty"`
 	UUID        string        `json:"uuid,omitempty"`
 	PartLabel   string        `json:"partlabel,omitempty"`
@@ -111,12 +109,13 @@ type BlockDevice struct {
 	Children    []BlockDevice `json:"children,omitempty"`
 }
 
-// number and flag read what lsblk of any age prints: 512 or "512", true or "1".
+// lenientNumber and lenientBool read what lsblk of any version prints: 512 or "512", true or "1".
 type (
 	lenientNumber int64
 	lenientBool   bool
 )
 
+// UnmarshalJSON reads a number that is not negative, or a string with one.
 func (n *lenientNumber) UnmarshalJSON(data []byte) error {
 	text := strings.Trim(string(data), `"`)
 	if text == "" || text == "null" {
@@ -130,6 +129,7 @@ func (n *lenientNumber) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
+// UnmarshalJSON reads a boolean, or a string with one.
 func (f *lenientBool) UnmarshalJSON(data []byte) error {
 	switch strings.Trim(string(data), `"`) {
 	case "true", "1":
@@ -152,16 +152,17 @@ type Disk struct {
 	SectorSize int64  `json:"sector_size"` // logical, bytes
 	Removable  bool   `json:"removable,omitempty"`
 	ReadOnly   bool   `json:"read_only,omitempty"`
-	// Content is one line for people about what is on it now, "blank" if nothing is known to be.
+	// Content describes in one line, for people, what is on the disk now; "blank" if nothing is known to be.
 	Content string `json:"content"`
 
-	// Of a plan's disk: whether another disk of the machine has its serial number, and how many have its WWN, serial
-	// number, model and size.
+	// For disks of a plan: Vague means that another disk of the machine has the same serial number. Twins counts the other
+	// disks with the same WWN, serial number, model and size.
 	Vague bool `json:"-"`
 	Twins int  `json:"-"`
 
-	// Of a plan's disk: its name in the layout, what the layout or the operator calls it there (a path, serial:SERIAL,
-	// largest), whether all that is on it goes, and what lies on it before and after, in the order of the places.
+	// For disks of a plan: Name is the name in the layout. Named is how the layout or the operator refers to the disk (a
+	// path, serial:SERIAL, largest). Erased means that everything on it is lost. Before and After are its contents before
+	// and after the plan, in the order of their positions.
 	Name   string    `json:"name,omitempty"`
 	Named  string    `json:"named,omitempty"`
 	Erased bool      `json:"erased,omitempty"`
@@ -169,7 +170,7 @@ type Disk struct {
 	After  []Segment `json:"after,omitempty"`
 }
 
-// String names the disk for people: device, model, serial and size.
+// String returns device, model, serial number and size, for people.
 func (d Disk) String() string {
 	var about []string
 	for _, s := range []string{d.Model, d.Serial} {
@@ -184,7 +185,8 @@ func (d Disk) String() string {
 	return fmt.Sprintf("%s (%s)", d.Device, strings.Join(append(about, size), ", "))
 }
 
-// ParseFacts reads the facts as JSON.
+// ParseFacts reads the facts as JSON. It limits how many devices there are, how deep they are nested and how long their
+// names are, as the machine's answer is not trusted.
 func ParseFacts(data []byte) (*Facts, error) {
 	var f *Facts
 	if err := json.Unmarshal(data, &f); err != nil {
@@ -201,14 +203,14 @@ func ParseFacts(data []byte) (*Facts, error) {
 	return f, f.hang()
 }
 
-// What a machine may say of its devices: more than any has.
-const (
+// Limits of what a machine may report; no real machine comes near them.
+const ( // a device with several parents counts once below each
 	maxDevices = 10_000 // one that lies on several others counts below each
-	maxDepth   = 30     // of devices that lie on each other
-	maxName    = 1000   // of a name, number or label, in bytes
+	maxDepth   = 30     // nesting of devices
+	maxName    = 1000   // length of a name, number or label, in bytes
 )
 
-// within returns an error if there are more devices, in more layers or with longer names than are read.
+// within returns an error if the devices exceed the limits: left devices, depth levels, or maxName.
 func within(devices []BlockDevice, depth int, left *int) error {
 	if len(devices) > 0 && depth == 0 {
 		return fmt.Errorf("more than %d devices lie on each other at %.100s", maxDepth, devices[0].Name)
@@ -234,8 +236,7 @@ func within(devices []BlockDevice, depth int, left *int) error {
 	return nil
 }
 
-// Restarted is what the facts will be when the machine runs something else: nothing is
-// mounted, nothing swaps.
+// Restarted returns the facts as they will be once the machine runs another system: nothing is mounted or used as swap.
 func (f *Facts) Restarted() *Facts {
 	after := *f
 	after.BlockDevices = unmounted(f.BlockDevices)
@@ -243,6 +244,7 @@ func (f *Facts) Restarted() *Facts {
 	return &after
 }
 
+// unmounted returns a copy of the devices without their mount points.
 func unmounted(devices []BlockDevice) []BlockDevice {
 	devices = slices.Clone(devices)
 	for i := range devices {
@@ -254,6 +256,7 @@ func unmounted(devices []BlockDevice) []BlockDevice {
 	return devices
 }
 
+// sign copies the signatures that blkid found to devices that lsblk shows as empty.
 func (f *Facts) sign(devices []BlockDevice) {
 	for i := range devices {
 		d := &devices[i]
@@ -266,8 +269,8 @@ func (f *Facts) sign(devices []BlockDevice) {
 	}
 }
 
-// Disks returns the machine's whole disks, in lsblk's order: no partitions, loop, RAM or
-// optical devices, no floppies, and no drives without a medium.
+// Disks returns the machine's whole disks, in lsblk's order: no partitions, loop, RAM or optical devices, no floppies,
+// and no drives without a medium.
 func (f *Facts) Disks() []Disk {
 	var disks []Disk
 	for i := range f.BlockDevices {
@@ -278,23 +281,27 @@ func (f *Facts) Disks() []Disk {
 	return disks
 }
 
+// isDisk reports whether the device is a whole disk that could be installed on.
 func (b *BlockDevice) isDisk() bool {
 	return b.Type == "disk" && !noDisk.MatchString(b.kernelName())
 }
 
-// noDisk matches what lsblk calls a disk, too: memory, ZFS volumes, caches, floppies, and the areas of an eMMC that are
-// for firmware and keys.
+// noDisk matches other devices that lsblk calls disks: memory, ZFS volumes, bcache devices, floppies, and the areas of
+// an eMMC that are for firmware and keys.
 var noDisk = regexp.MustCompile(`^(z?ram\d+|zd\d+|bcache\d+|fd\d+|mmcblk\d+(boot\d+|rpmb))$`)
 
+// isZvol reports whether the device is a volume of a ZFS pool.
 func (b *BlockDevice) isZvol() bool { return zvolName.MatchString(b.kernelName()) }
 
+// zvolName matches the kernel names of ZFS volumes.
 var zvolName = regexp.MustCompile(`^zd[0-9]+$`)
 
+// kernelName returns the name below /dev or /dev/mapper.
 func (b *BlockDevice) kernelName() string {
 	return strings.TrimPrefix(strings.TrimPrefix(b.device(), "/dev/"), "mapper/")
 }
 
-// device returns the path; lsblk before 2.33 does not print it.
+// device returns the path of the device. lsblk before 2.33 does not print it.
 func (b *BlockDevice) device() string {
 	for _, s := range []string{b.Path, b.KName, b.Name} {
 		if s != "" {
@@ -304,6 +311,7 @@ func (b *BlockDevice) device() string {
 	return ""
 }
 
+// disk returns the device as a whole disk.
 func (b *BlockDevice) disk() Disk {
 	d := Disk{
 		Device: b.device(), Model: printable(b.Model), Serial: printable(b.Serial), WWN: printable(b.WWN),
@@ -316,8 +324,7 @@ func (b *BlockDevice) disk() Disk {
 	return d
 }
 
-// printable drops what could do harm on a terminal: disks are free to call
-// themselves anything.
+// printable removes characters that could do harm on a terminal, as disks can report any name.
 func printable(s string) string {
 	return strings.TrimSpace(strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
@@ -327,7 +334,7 @@ func printable(s string) string {
 	}, s))
 }
 
-// content says what is on a disk: `gpt: vfat "ESP" 512 MiB, crypto_LUKS 7.5 GiB`.
+// content describes what is on a disk, for people: `gpt: vfat "ESP" 512 MiB, crypto_LUKS 7.5 GiB`.
 func (b *BlockDevice) content() string {
 	var parts []string
 	table := b.TableType
@@ -355,8 +362,9 @@ func (b *BlockDevice) content() string {
 	return "blank"
 }
 
+// describe describes the content of one device, for people: `vfat "ESP" 512 MiB`.
 func (b *BlockDevice) describe() string {
-	s := printable(b.FSType) // what a machine says is shown in lines
+	s := printable(b.FSType) // it must not break the line or the terminal
 	if s == "" {
 		s = "unformatted"
 	}
@@ -369,7 +377,7 @@ func (b *BlockDevice) describe() string {
 	return s + " " + human(int64(b.Size))
 }
 
-// mountpoints returns where the device is mounted, and "[SWAP]".
+// mountpoints returns where the device is mounted, and "[SWAP]" if it is used as swap.
 func (b *BlockDevice) mountpoints() []string {
 	all := slices.DeleteFunc(slices.Clone(b.Mountpoints), func(s string) bool { return s == "" })
 	if len(all) == 0 && b.Mountpoint != "" {
@@ -378,15 +386,15 @@ func (b *BlockDevice) mountpoints() []string {
 	return all
 }
 
-// placedDevice is a device with its place in the machine: every disk below which it is found,
-// and its greatest distance from one.
+// placedDevice is a device with its place in the machine: roots are all disks that it is on, and depth is its greatest
+// distance from one.
 type placedDevice struct {
 	*BlockDevice
 	roots []string
 	depth int
 }
 
-// nodes returns every device once, parents before children where lsblk first shows them.
+// nodes returns every device once. Parents come before their children where lsblk first shows them.
 func (f *Facts) nodes() []*placedDevice {
 	var all []*placedDevice
 	byDevice := map[string]*placedDevice{}

@@ -8,17 +8,17 @@ import (
 	"strings"
 )
 
-// formats are sizes of devices that mkfs refuses to be below, as far as each was tried (dosfstools 4.2, e2fsprogs 1.47,
-// xfsprogs 6.1, btrfs-progs 6.2, f2fs-tools 1.15). With arguments some make smaller ones.
+// formats has the sizes of the smallest devices that mkfs accepts, for the versions that were tested (dosfstools 4.2,
+// e2fsprogs 1.47, xfsprogs 6.1, btrfs-progs 6.2, f2fs-tools 1.15). With certain arguments, some accept smaller ones.
 var formats = map[string]leastSize{
 	"vfat": {32 << 10, 32 << 10}, "ext2": {64 << 10, 0}, "ext3": {64 << 10, 0}, "ext4": {64 << 10, 0},
 	"xfs": {300 * mib, 16 * mib}, "btrfs": {109 * mib, 0}, "f2fs": {38 * mib, 0},
 }
 
-// leastSize is in bytes.
+// leastSize has minimum sizes in bytes, without and with arguments; 0: not known.
 type leastSize struct{ plain, withArgs int64 }
 
-// of is the least with arguments, of which labels, UUIDs and being forced change nothing.
+// of returns the minimum size for these arguments. Labels, UUIDs and force do not change it.
 func (l leastSize) of(args []string) int64 {
 	for i := 0; i < len(args); i++ {
 		switch args[i] {
@@ -32,15 +32,16 @@ func (l leastSize) of(args []string) int64 {
 	return l.plain
 }
 
-// kinds are lsblk's names of file systems that mkfs knows by others.
+// kinds maps names of file systems that mkfs knows to those that lsblk shows, where they differ.
 var kinds = map[string]string{"fat": "vfat", "msdos": "vfat", "ntfs3": "ntfs"}
 
+// filesystem is a file system on one device, without parts of its own.
 type filesystem struct {
 	format, mountpoint string
 	args, options      []string
 }
 
-// The format is part of the name of a program.
+// formatPattern restricts the format, which becomes part of a program's name (mkfs.FORMAT).
 var formatPattern = regexp.MustCompile(`^[a-z0-9][a-z0-9_+-]*(\.[a-z0-9]+)*$`)
 
 func parseFilesystem(a *attrs) deviceContent {
@@ -61,7 +62,7 @@ func (f *filesystem) fill(b *builder, on blockTarget) {
 	b.labelled(on, f.format, f.args)
 }
 
-// nodev is a file system without a device of its own: tmpfs and its like, or a bind mount.
+// nodev is a file system without a device of its own: tmpfs and the like, or a bind mount.
 type nodev struct {
 	kind, mountpoint string
 	options          []string
@@ -80,6 +81,7 @@ func parseNodev(d *topDevice, a *attrs, name string) {
 	d.body = n
 }
 
+// bind reports whether it is a bind mount.
 func (n *nodev) bind() bool {
 	return slices.ContainsFunc(n.options, func(o string) bool {
 		options := strings.Split(o, ",")
@@ -87,7 +89,7 @@ func (n *nodev) bind() bool {
 	})
 }
 
-// fill mounts. What a bind mount shows is on the new system too, where it may not be yet.
+// fill adds the mount. The source of a bind mount is a folder of the new system, which may have to be made.
 func (n *nodev) fill(b *builder, on blockTarget) {
 	if !n.bind() {
 		b.mount(n.mountpoint, n.kind, on.device, n.options)

@@ -13,20 +13,21 @@ import (
 	"unicode/utf8"
 )
 
-// gptTable is a partition table that sgdisk makes.
+// gptTable is a GUID partition table, made with sgdisk.
 type gptTable struct {
 	parts   []partition // in the order of their numbers, which start at 1
-	eeFirst bool        // the hybrid MBR begins with the entry that protects the GPT
-	hybrids []int       // numbers of the partitions that are in a hybrid MBR too
+	eeFirst bool        // the protective entry is the first of the hybrid MBR
+	hybrids []int       // numbers of the partitions that are also in a hybrid MBR
 }
 
+// partition is a partition of a GPT.
 type partition struct {
 	path, name, label  string
-	device             string // the name that outlives the installation, by-partlabel or by-partuuid
+	device             string // the name that the installed system uses: by-partlabel or by-partuuid
 	typeCode, typeGUID string
 	uuid               string // empty: random
 	start, end         bound
-	alignment          uint64 // sectors; 0: sgdisk's default
+	alignment          uint64 // in sectors; 0: sgdisk's default
 	attributes         []int
 	priority           int
 	hybrid             *hybrid
@@ -35,7 +36,7 @@ type partition struct {
 
 // hybrid is a partition's entry in a hybrid MBR.
 type hybrid struct {
-	typeCode string // empty: what sgdisk finds right
+	typeCode string // empty: what sgdisk chooses
 	bootable bool
 }
 
@@ -50,7 +51,8 @@ func parseGPT(a *attrs) deviceContent {
 		g.parts = append(g.parts, parsePartition(sets[name], name, align))
 	}
 
-	// disko numbers partitions by position: stable by priority, ties in byte order of the name.
+	// disko numbers partitions by position: in order of priority, and those of equal priority in byte order of their
+	// names.
 	slices.SortStableFunc(g.parts, func(a, b partition) int { return cmp.Compare(a.priority, b.priority) })
 	for i, p := range g.parts {
 		if p.hybrid != nil {
@@ -62,7 +64,7 @@ func parseGPT(a *attrs) deviceContent {
 		a.bad("partitions", "%d of them are hybrid; an MBR has room for 3 beside the entry that protects the GPT", len(g.hybrids))
 	}
 	if len(a.problems) == 0 {
-		// Bounds that no disk can satisfy are the layout's fault, whatever the machine.
+		// Bounds that no disk can satisfy are an error of the layout, whatever the machine.
 		if _, err := arrange(g.parts, math.MaxInt64, 512); err != nil {
 			a.problems = append(a.problems, err.Error())
 		}
@@ -77,19 +79,19 @@ var (
 	mbrPattern  = regexp.MustCompile(`^(0[xX])?[0-9A-Fa-f]{1,2}$`)
 )
 
-// oldAlignment, in sectors, is what disko before 1.4 gave each call of sgdisk. That it is so old shows in the table,
-// which has no efiGptPartitionFirst.
+// oldAlignment, in sectors, is the alignment that disko before 1.4 set in each call of sgdisk. Layouts of those
+// versions are recognised by the lack of efiGptPartitionFirst.
 const oldAlignment = 2048
 
-// parsePartition reads a partition, which is aligned as said if it does not say that itself.
+// parsePartition reads a partition. align is its alignment in sectors, unless it has one of its own.
 func parsePartition(a *attrs, name string, align int) partition {
 	p := partition{path: a.path, name: name, device: a.str("device")}
-	a.ignore("name") // it is in the label
+	a.ignore("name") // the label has it
 	a.absolute("device", p.device)
 	p.label = a.str("label")
 	const link = "/dev/disk/by-partlabel/"
 	switch n := len(utf16.Encode([]rune(p.label))); {
-	case n == 0 || n > 36 || strings.Contains(p.label, ":"): // sgdisk cuts a label at its first colon
+	case n == 0 || n > 36 || strings.Contains(p.label, ":"): // sgdisk ends a label at its first colon
 		a.bad("label", "%q must have 1 to 36 UTF-16 units and no colon", p.label)
 	case strings.HasPrefix(p.device, link) && p.device != link+udevName(p.label) &&
 		!strings.ContainsFunc(p.label, unicode.IsControl):
@@ -112,7 +114,7 @@ func parsePartition(a *attrs, name string, align int) partition {
 		a.bad("type", "%q is not a known sgdisk code; write the partition type's GUID", p.typeCode)
 	}
 
-	// The size is in the end already.
+	// The size is part of the end already.
 	a.matches("size", sizePattern, "100%, 0 (the largest free block), or a number with K, M, G, T or P")
 	p.start, p.end = a.bound("start"), a.bound("end")
 	p.priority = need[int](a, "priority")
@@ -157,7 +159,7 @@ func parseHybrid(a *attrs) *hybrid {
 	return h
 }
 
-// udevName is how udev writes a label in the name of a link (libblkid's blkid_encode_string).
+// udevName returns a label as udev writes it in the name of a link (blkid_encode_string in libblkid).
 func udevName(label string) string {
 	var b strings.Builder
 	for _, r := range label {
@@ -176,9 +178,8 @@ func (g *gptTable) minimum() int64 {
 	return minimum
 }
 
-// fill makes the partition table and fills the partitions. The partitions are known by
-// the kernel's names where those are known: links by label race with udev and clash with
-// other disks' labels (disko#739, #551).
+// fill makes the partition table and fills the partitions. Commands use the kernel names of partitions where these are
+// known: links by label appear only when udev is done, and clash with the labels of other disks (disko#739, #551).
 func (g *gptTable) fill(b *builder, on blockTarget) {
 	var places []blockTarget
 	steps := len(b.steps)
@@ -203,8 +204,8 @@ func (g *gptTable) fill(b *builder, on blockTarget) {
 			b.labels[part.label] = join(part.path, "label")
 		}
 
-		// An old file system may begin exactly where the partition does, and mkfs would refuse
-		// or ask. All are wiped first: content may put a header or a log on another one.
+		// An old file system may begin exactly where the partition does, and mkfs would then refuse or ask. All partitions
+		// are wiped before any is filled, since content may put a header or a journal on another one.
 		if !places[n].keep {
 			b.wipe(places[n])
 			if part.uuid != "" {
@@ -218,7 +219,7 @@ func (g *gptTable) fill(b *builder, on blockTarget) {
 	}
 }
 
-// makeTable makes the table with all its partitions.
+// makeTable makes the table with all its partitions, and returns them.
 func (g *gptTable) makeTable(b *builder, on blockTarget) []blockTarget {
 	dev := on.device
 	for i, argv := range sgdisk(g.parts, dev) {
@@ -234,7 +235,7 @@ func (g *gptTable) makeTable(b *builder, on blockTarget) []blockTarget {
 	on.keep = false
 	places := g.unseen(on)
 	if on.size > 0 {
-		if extents, err := arrange(g.parts, on.size, on.sector); err == nil { // else make said so
+		if extents, err := arrange(g.parts, on.size, on.sector); err == nil { // fits has reported an error
 			for n, e := range extents {
 				places[n].start = int64(e.first) * on.sector
 				places[n].size, places[n].sector = int64(e.last-e.first+1)*on.sector, on.sector
@@ -245,7 +246,7 @@ func (g *gptTable) makeTable(b *builder, on blockTarget) []blockTarget {
 	return places
 }
 
-// unseen returns the partitions as they are named where nothing more is known.
+// unseen returns the partitions with the names they have if nothing more is known.
 func (g *gptTable) unseen(on blockTarget) []blockTarget {
 	places := make([]blockTarget, len(g.parts))
 	for n, part := range g.parts {
@@ -257,7 +258,7 @@ func (g *gptTable) unseen(on blockTarget) []blockTarget {
 	return places
 }
 
-// numbered is the kernel's name of a partition.
+// numbered returns the kernel's name of a partition.
 func numbered(disk string, n int) string {
 	if strings.TrimRight(disk, "0123456789") != disk {
 		disk += "p"
@@ -265,9 +266,8 @@ func numbered(disk string, n int) string {
 	return disk + strconv.Itoa(n)
 }
 
-// sgdisk returns the calls that make a table. It sleeps for a second when it has written,
-// so one call makes all, unless a partition is aligned in its own way: the alignment holds
-// for the rest of a call.
+// sgdisk returns the commands that make a table. As sgdisk sleeps for a second after it has written, one command makes
+// all partitions, unless their alignments differ: an alignment applies to the whole command.
 func sgdisk(parts []partition, dev string) (calls [][]string) {
 	if slices.ContainsFunc(parts, func(p partition) bool { return p.alignment != parts[0].alignment }) {
 		calls = [][]string{{"sgdisk", "--clear", dev}}
@@ -283,7 +283,7 @@ func sgdisk(parts []partition, dev string) (calls [][]string) {
 	return [][]string{append(argv, dev)}
 }
 
-// options are sgdisk's.
+// options returns sgdisk's options for making the partition.
 func (p partition) options(number int) []string {
 	n := strconv.Itoa(number)
 	argv := []string{"--align-end"}
@@ -306,9 +306,9 @@ func (p partition) options(number int) []string {
 	return argv
 }
 
-// makeHybrid puts partitions into the MBR beside the protective entry. That one is first
-// unless :EE says that it comes last (sgdisk(8), --hybrid); disko counts as if it always
-// came last, and forgets a space where it comes first.
+// makeHybrid puts partitions into the MBR, in addition to the protective entry. That entry is the first unless :EE puts
+// it last (sgdisk(8), --hybrid). disko numbers the entries as if it were always last, and omits a space where it is
+// first.
 func (g *gptTable) makeHybrid(b *builder, dev string) {
 	if len(g.hybrids) == 0 {
 		return

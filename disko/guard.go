@@ -9,31 +9,30 @@ import (
 	"strings"
 )
 
-// Objection is why a disk should not be taken unless the operator names it.
+// Objection says why a disk should not be taken unless the operator names it explicitly.
 type Objection struct {
-	Disk string   `json:"disk"` // with model, serial and size, for people
-	Why  []string `json:"why"`  // what speaks against it, for people
-	Flag string   `json:"flag"` // what overrides it: --wipe SERIAL
+	Disk string   `json:"disk"` // device, model, serial number and size, for people
+	Why  []string `json:"why"`  // the reasons, for people
+	Flag string   `json:"flag"` // the flag that overrides them: --wipe SERIAL
 }
 
-// String is the whole explanation.
+// String returns the whole explanation, for people.
 func (o Objection) String() string {
 	return fmt.Sprintf("%s: %s. If it shall be taken anyway, say %s", o.Disk, strings.Join(o.Why, "; "), o.Flag)
 }
 
-// Known is what is known of a plan's disks beside what is on them.
+// Known is what is known about a plan's disks besides their contents.
 type Known struct {
-	Host   string   // that the plan is for
-	Owners []string // of the plan's disks, in their order: hosts; empty: nobody's
-	Doubts []string // in the same order, why a disk may be somebody's though that is not certain; empty: it is not
-	Wipe   []string // disks that may be taken whatever speaks against it, see [Plan.Wiped]
+	Host   string   // the host that the plan is for
+	Owners []string // for each of the plan's disks, the host that owns it; empty: none
+	Doubts []string // for each disk, why it may belong to a host, if that is not certain; empty: nothing suggests it
+	Wipe   []string // disks that may be taken in spite of objections, see [Plan.Wiped]
 }
 
-// Guard says what speaks against taking the plan's disks, as the facts that it was made of
-// show them, unless the operator named them. A disk that is kept is only objected to if it is
-// another host's.
+// Guard returns objections to taking the plan's disks, as of the facts from which the plan was made. There is none to a
+// disk that the operator named. A disk that is kept is only objected to if it belongs to another host.
 func (p *Plan) Guard(k Known) (all []Objection) {
-	if p.facts == nil { // nothing is known
+	if p.facts == nil { // without facts, nothing is known about the disks
 		return nil
 	}
 	wiped, _ := p.Wiped(k.Wipe)
@@ -61,7 +60,7 @@ func (p *Plan) Guard(k Known) (all []Objection) {
 	return all
 }
 
-// element is one of a list that may be too short.
+// element returns an element of a list, or "" if the list is too short.
 func element(list []string, i int) string {
 	if i < len(list) {
 		return list[i]
@@ -69,7 +68,7 @@ func element(list []string, i int) string {
 	return ""
 }
 
-// losses says what speaks against erasing a disk. What is on the host's own is its own.
+// losses returns the reasons against erasing a disk. If the host owns it, its contents are not a reason.
 func (p *Plan) losses(d Disk, own bool) (why []string) {
 	nodes := p.facts.nodes()
 	i := slices.IndexFunc(nodes, func(n *placedDevice) bool { return n.device() == d.Device })
@@ -104,18 +103,18 @@ func (p *Plan) losses(d Disk, own bool) (why []string) {
 	return why
 }
 
-// foreignTypes are file systems that may be somebody's, by lsblk's word.
+// foreignTypes are file systems that somebody may still need, by the names that lsblk shows.
 var foreignTypes = map[string]string{
 	"ntfs": "NTFS", "ReFS": "ReFS", "exfat": "exFAT", "BitLocker": "BitLocker", "crypto_LUKS": "LUKS", "zfs_member": "ZFS",
 	"apfs": "APFS of macOS", "hfs": "HFS of macOS", "hfsplus": "HFS+ of macOS", "ufs": "UFS of BSD",
 	"VMFS": "VMFS of VMware", "VMFS_volume_member": "VMFS of VMware",
-	// A cluster may count on these.
+	// Members of a cluster, which may depend on this disk.
 	"ceph_bluestore": "a part of Ceph", "drbd": "a part of DRBD", "stratis": "a part of Stratis",
 	"oracleasm": "a part of Oracle ASM", "ocfs2": "OCFS2", "gfs2": "GFS2",
 }
 
-// systemTypes are partition types that only other systems make, by GUID or by the MBR's byte. (learn.microsoft.com,
-// PARTITION_INFORMATION_GPT; UEFI partition types of util-linux's fdisk)
+// systemTypes are partition types that only other operating systems make, by GUID, or by the type byte of an MBR
+// (PARTITION_INFORMATION_GPT at learn.microsoft.com; the UEFI partition types of util-linux's fdisk).
 var systemTypes = map[string]string{
 	"E3C9E316-0B5C-4DB8-817D-F92DF00215AE": "Windows's reserved partition",
 	"DE94BBA4-06D1-4D40-A16A-BFD50179D6AC": "a recovery partition of Windows",
@@ -132,7 +131,7 @@ var systemTypes = map[string]string{
 	"0x42":                                 "a dynamic disk of Windows",
 }
 
-// foreign says what a device holds, empty if that is no reason to ask.
+// foreign says what a device holds, for people; empty if that is no reason against erasing it.
 func (d *BlockDevice) foreign() string {
 	var what []string
 	if s := foreignTypes[d.FSType]; s != "" {
@@ -154,10 +153,10 @@ func (d *BlockDevice) foreign() string {
 	return strings.Join(what, " and ") + ", " + human(int64(d.Size))
 }
 
-// Wiped finds the plan's disks that the operator named, by serial number, by WWN or by a path
-// below /dev/disk; by the path of the device only where nothing better tells it from others,
-// for that may be another disk's after the next start. It returns those disks' devices, and
-// the words that name none of them, or more than one disk of the machine.
+// Wiped finds the plan's disks that the operator named by serial number, by WWN or by a path below /dev/disk. The
+// device path is accepted only if nothing else tells the disk from others, since it may be that of another disk after
+// the next boot. Wiped returns the devices of those disks, and the words that name none of the plan's disks, or several
+// disks of the machine.
 func (p *Plan) Wiped(named []string) (devices, unknown []string) {
 	for _, w := range named {
 		if found := p.facts.named(w); len(found) == 1 && p.taken(found[0]) {
@@ -169,7 +168,7 @@ func (p *Plan) Wiped(named []string) (devices, unknown []string) {
 	return devices, unknown
 }
 
-// Unnamed says why a word is not the name of one of the plan's disks, see [Plan.Wiped]; empty if it is.
+// Unnamed says why a word does not name exactly one of the plan's disks, see [Plan.Wiped]; empty if it does.
 func (p *Plan) Unnamed(word string) string {
 	found := p.facts.named(word)
 	switch {
@@ -188,7 +187,7 @@ func (p *Plan) Unnamed(word string) string {
 	return ""
 }
 
-// named returns the disks that have a word for their serial number, WWN or path.
+// named returns the devices of the disks whose serial number, WWN or path is the given word.
 func (f *Facts) named(word string) (found []string) {
 	if f == nil || word == "" {
 		return nil
@@ -202,7 +201,7 @@ func (f *Facts) named(word string) (found []string) {
 	return found
 }
 
-// called is the best of the names that the operator can call a disk by.
+// called returns the best name that the operator can use for a disk.
 func (f *Facts) called(d Disk) string {
 	if word := f.lasting(d); word != "" {
 		return word
@@ -215,8 +214,8 @@ func (f *Facts) called(d Disk) string {
 	return d.Device
 }
 
-// lasting is what tells a disk from the machine's others, always: its serial number, or its
-// WWN. It is empty if neither does.
+// lasting returns a name that tells a disk from the machine's others at every boot: its serial number, or its WWN. It
+// is empty if neither is unique.
 func (f *Facts) lasting(d Disk) string {
 	for _, word := range []string{d.Serial, d.WWN} {
 		same := func(o Disk) bool { return o.Device != d.Device && (word == o.Serial || strings.EqualFold(word, o.WWN)) }
@@ -227,7 +226,7 @@ func (f *Facts) lasting(d Disk) string {
 	return ""
 }
 
-// confuse notes which of the machine's other disks one could be taken for.
+// confuse sets Vague and Twins of a disk, which say with which other disks it can be confused.
 func (f *Facts) confuse(d *Disk) {
 	for _, o := range f.Disks() {
 		if o.Device == d.Device || o.Serial != d.Serial {
@@ -240,7 +239,7 @@ func (f *Facts) confuse(d *Disk) {
 	}
 }
 
-// quoted is a word as a shell takes it.
+// quoted quotes a word for a shell, if that is necessary.
 func quoted(word string) string {
 	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/+@%"
 	if strings.Trim(word, plain) == "" {

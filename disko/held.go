@@ -5,12 +5,12 @@ import (
 	"slices"
 )
 
-// Held says what on the plan's disks is mounted or open, by what the facts say; nothing
-// after [Plan.Close].
+// Held lists, for people, what is mounted or open on the plan's disks according to the facts. The list is empty after
+// [Plan.Close].
 func (p *Plan) Held(f *Facts) []string {
 	var holders []string
 	for _, m := range f.Mounts {
-		if m.Target == target { // also what has no disk, such as a tmpfs
+		if m.Target == target { // this includes a root without a disk, such as a tmpfs
 			holders = append(holders, fmt.Sprintf("%s is mounted at %s", m.Source, m.Target))
 		}
 	}

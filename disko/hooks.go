@@ -9,26 +9,26 @@ import (
 	"strings"
 )
 
-// hooks are a node's own shell snippets, and the node's options, which the snippets find
-// as shell variables. They are the only shell in a plan that is not constant, and each is
-// a step of its own that says so.
+// hooks are the shell snippets of a node in the layout, and the node's options, which the snippets can read as shell
+// variables. Hooks are the only shell code in a plan that is not constant. Each runs as a separate step that says so.
 type hooks struct {
 	path  string
-	texts map[string]string // by attribute, those that are not empty
+	texts map[string]string // by attribute; empty ones are left out
 	vars  []variable
 }
 
-// variable is an option as bash has it: a string, an array or an associative array.
+// variable is an option as a bash variable: a string, an array or an associative array.
 type variable struct {
 	name   string
-	open   string // what comes before the values
+	open   string // what precedes the values: "" for a string, "=" for an array, "declare -A " for an associative array
 	values []string
 }
 
+// hookNames are the attributes that hold hooks.
 var hookNames = []string{"preCreateHook", "postCreateHook", "preMountHook", "postMountHook", "preUnmountHook", "postUnmountHook"}
 
-// hooks reads a node's hooks; nil if it has none. It comes before the other attributes
-// are read, as it looks at them too.
+// hooks reads a node's hooks; nil if it has none. It must be called before the other attributes are read, since it
+// needs all of them.
 func (a *attrs) hooks() *hooks {
 	h := &hooks{path: a.path, texts: map[string]string{}}
 	for _, name := range hookNames {
@@ -54,7 +54,7 @@ func (a *attrs) hooks() *hooks {
 	return h
 }
 
-// newVariable is what disko's defineHookVariables makes of an option.
+// newVariable converts an option as disko's defineHookVariables does; false if hooks get no such variable.
 func newVariable(name string, raw json.RawMessage) (v variable, ok bool) {
 	if slices.Contains([]string{"content", "partitions", "datasets", "swap", "mode", "subvolumes", "lvs"}, name) || !bareName.MatchString(name) {
 		return v, false
@@ -82,7 +82,7 @@ func newVariable(name string, raw json.RawMessage) (v variable, ok bool) {
 	return v, !strings.ContainsRune(strings.Join(v.values, ""), 0)
 }
 
-// shellText is Nix's toString.
+// shellText converts a value to text like toString of Nix.
 func shellText(v any) string {
 	switch v := v.(type) {
 	case nil:
@@ -102,8 +102,8 @@ func shellText(v any) string {
 	return fmt.Sprint(v)
 }
 
-// argv runs a hook as disko's scripts do (set -efu). The values are arguments, so that
-// nothing but the hook itself is shell.
+// argv returns the command that runs a hook as disko's scripts do (set -efu). The values of variables are passed as
+// arguments, so that only the hook itself is shell code.
 func (h *hooks) argv(name, device string) []string {
 	var script strings.Builder
 	var args []string
@@ -132,7 +132,7 @@ func (h *hooks) argv(name, device string) []string {
 	return append([]string{"bash", "-efu", "-c", script.String(), name}, args...)
 }
 
-// step is a hook's step; none if there is no such hook.
+// step returns the step that runs a hook; none if there is no such hook.
 func (h *hooks) step(stage Stage, name string, on blockTarget) []Step {
 	if h.texts[name] == "" {
 		return nil
@@ -141,7 +141,7 @@ func (h *hooks) step(stage Stage, name string, on blockTarget) []Step {
 	return []Step{{Stage: stage, Name: "run the layout's " + at, Argv: h.argv(name, on.device), Device: on.device, Hook: at}}
 }
 
-// hooked is content with hooks.
+// hooked is content that has hooks.
 type hooked struct {
 	deviceContent
 	hooks *hooks
@@ -157,16 +157,15 @@ func bare(c deviceContent) deviceContent {
 	return c
 }
 
-// frame is what has mount hooks, while what is inside is planned.
+// frame is a node with mount hooks whose content is being planned.
 type frame struct {
 	*hooks
 	on blockTarget
 }
 
-// around plans what something with hooks does. Create hooks run before and after. Mount
-// hooks run around each mount inside and, as in disko, where containers are opened, before
-// anything is mounted. Unmount hooks run once: around unmounting what is mounted itself,
-// and around closing what is a container.
+// around plans something that may have hooks. Create hooks run before and after it is made. Mount hooks run around each
+// mount inside and, as in disko, also before anything is mounted, when containers are opened. Unmount hooks run once:
+// for a mount, around unmounting; for a container, around closing it.
 func (b *builder) around(h *hooks, on blockTarget, inside filler) {
 	if h == nil {
 		inside.fill(b, on)
@@ -178,7 +177,7 @@ func (b *builder) around(h *hooks, on blockTarget, inside filler) {
 	container, mounted := isContainer(inside), len(b.mounts)+len(b.swapOffs)
 	if container {
 		b.opening = append(b.opening, h.step(StageMount, "preMountHook", on)...)
-		b.closing = append(b.closing, h.step(StageUnmount, "postUnmountHook", on)...) // read backwards
+		b.closing = append(b.closing, h.step(StageUnmount, "postUnmountHook", on)...) // closing is run backwards
 	}
 	b.frames = append(b.frames, frame{h, on})
 	inside.fill(b, on)
@@ -193,13 +192,13 @@ func (b *builder) around(h *hooks, on blockTarget, inside filler) {
 	}
 
 	if b.mode != Fresh && len(b.steps) == made {
-		b.steps = b.steps[:before] // nothing was made between its hooks
+		b.steps = b.steps[:before] // nothing was made between these hooks
 		return
 	}
 	b.steps = append(b.steps, h.step(StageCreate, "postCreateHook", on)...)
 }
 
-// framed puts the mount hooks of all frames around steps, the innermost nearest.
+// framed puts the mount hooks of all frames around steps. The hooks of the innermost frame are next to the steps.
 func (b *builder) framed(steps ...Step) []Step {
 	for _, f := range slices.Backward(b.frames) {
 		steps = slices.Concat(f.step(StageMount, "preMountHook", f.on), steps, f.step(StageMount, "postMountHook", f.on))

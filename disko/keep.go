@@ -9,11 +9,11 @@ import (
 	"strings"
 )
 
-// What is kept must be as the layout says. Whatever differs is an error, all at once; the
-// only change that is ever made to what is there is to add what is missing.
+// What is kept must be as the layout says. Every difference is an error, and all are reported at once. The only change
+// that is ever made to existing content is to add what is missing.
 
-// make tells whether content of a kind, which is lsblk's word for it, has to be made: it
-// is missing, or nothing is kept there.
+// make reports whether content has to be made, because it is missing or because nothing is kept there. kind is the name
+// that lsblk has for it. If something else is there, it records an error.
 func (b *builder) make(c deviceContent, on blockTarget, kind string) bool {
 	switch {
 	case !on.keep:
@@ -32,8 +32,8 @@ func (b *builder) make(c deviceContent, on blockTarget, kind string) bool {
 	return true
 }
 
-// clear reports what is on a disk that is kept and has signatures of several things: udev
-// then knows neither what it holds nor which partition it is.
+// clear records an error if a disk that is kept has signatures of several kinds: udev then knows neither what it holds
+// nor which of its partitions is which.
 func (b *builder) clear(at, disk string) {
 	for _, n := range b.devices {
 		if n.FSType == "unclear" && slices.Contains(n.roots, disk) {
@@ -42,7 +42,7 @@ func (b *builder) clear(at, disk string) {
 	}
 }
 
-// lacks says what is missing, and tells whether it may be made.
+// lacks reports whether something that is missing may be made. In mode Mount it may not, and lacks records an error.
 func (b *builder) lacks(at, format string, args ...any) bool {
 	if b.mode == Mount {
 		b.errorf(at, format, args...)
@@ -50,13 +50,13 @@ func (b *builder) lacks(at, format string, args ...any) bool {
 	return b.mode != Mount
 }
 
-// holds names what is on a device: a file system, a member's signature or a partition
-// table; empty if nothing is.
+// holds names the content of a device: a file system, the signature of a member, or a partition table. It is empty if
+// there is none.
 func (d *BlockDevice) holds() string {
 	if d.FSType != "" {
 		return d.FSType
 	}
-	if d.Type == "part" { // lsblk shows the table that it lies in
+	if d.Type == "part" { // lsblk shows the type of the table that the partition is in
 		return ""
 	}
 	if d.TableType == "" && len(d.Children) > 0 && d.Children[0].Type == "part" {
@@ -65,20 +65,20 @@ func (d *BlockDevice) holds() string {
 	return d.TableType
 }
 
-// number returns a partition's number from its kernel name.
+// number returns a partition's number, from its kernel name.
 func (d *BlockDevice) number() int {
 	name := d.kernelName()
 	n, _ := strconv.Atoi(name[len(strings.TrimRight(name, "0123456789")):])
 	return n
 }
 
-// extent returns the sectors of a partition.
+// extent returns the first and last sector of a partition.
 func (d *BlockDevice) extent(sectorSize int64) extent {
 	first := uint64(d.Start) * 512 / uint64(sectorSize)
 	return extent{first, first + uint64(int64(d.Size)/sectorSize) - 1}
 }
 
-// there returns a device of the machine by any of its names, nil if there is none.
+// there returns a device of the machine by any of its names; nil if there is none.
 func (b *builder) there(device string) *placedDevice {
 	if b.facts == nil {
 		return nil
@@ -89,7 +89,7 @@ func (b *builder) there(device string) *placedDevice {
 	return b.found[b.facts.Links[device]]
 }
 
-// child returns what kind of device, such as crypt, there is on a node.
+// child returns the device of a kind, such as crypt, that is directly on a node; nil if there is none.
 func (b *builder) child(n *placedDevice, kind string) *placedDevice {
 	for i := range n.Children {
 		if c := &n.Children[i]; strings.HasPrefix(c.Type, kind) {
@@ -99,17 +99,18 @@ func (b *builder) child(n *placedDevice, kind string) *placedDevice {
 	return nil
 }
 
-// open is a step that opens what is kept and closed; what is inside is seen later.
+// open adds a step that opens something that exists and is closed. What is inside is seen only after that.
 func (b *builder) open(on blockTarget, name, device, stdin string, argv ...string) {
 	if on.keep && on.found == nil && b.facts != nil {
-		return // it lies in something closed itself
+		return // it is inside something else that is closed
 	}
 	b.opens = append(b.opens, Step{Stage: StageOpen, Name: name, Argv: argv, Device: device, Stdin: stdin})
 }
 
-// memberState is what the members of something have in common.
+// memberState says how many members of a RAID, group or pool exist already.
 type memberState int
 
+// The states of a group of members.
 const (
 	allNew memberState = iota
 	allKept
@@ -117,6 +118,7 @@ const (
 	mixed
 )
 
+// stateOf returns the common state of members.
 func stateOf(members []blockTarget) memberState {
 	kept, hidden := 0, 0
 	for _, m := range members {
@@ -140,7 +142,7 @@ func stateOf(members []blockTarget) memberState {
 	return mixed
 }
 
-// together returns the state of members, and reports those of which only some are there.
+// together returns the state of members, and records an error if only some of them exist.
 func (b *builder) together(at, what string, members []blockTarget) memberState {
 	s := stateOf(members)
 	if s == mixed {
@@ -158,9 +160,8 @@ func (b *builder) together(at, what string, members []blockTarget) memberState {
 	return s
 }
 
-// keepTable finds the layout's partitions on a kept disk: by UUID where the layout gives
-// one, else by label, as the installed system does. Those that are missing get numbers
-// that are free, the layout's where possible.
+// keepTable finds the layout's partitions on a disk that is kept: by UUID where the layout has one, else by label, as
+// the installed system does. It makes missing ones, with free numbers, if possible those of the layout.
 func (g *gptTable) keepTable(b *builder, on blockTarget) []blockTarget {
 	places := make([]blockTarget, len(g.parts))
 	taken, used := map[int]bool{}, []extent{}
@@ -212,7 +213,7 @@ func (g *gptTable) keepTable(b *builder, on blockTarget) []blockTarget {
 	return places
 }
 
-// find returns the partition of a kept disk, nil if it has none such.
+// find returns the partition of a kept disk; nil if it has no such partition. If several match, it records an error.
 func (p partition) find(b *builder, disk *placedDevice) (found *BlockDevice) {
 	for i := range disk.Children {
 		c := &disk.Children[i]
@@ -227,8 +228,8 @@ func (p partition) find(b *builder, disk *placedDevice) (found *BlockDevice) {
 	return found
 }
 
-// compare reports how a partition that is kept differs. Where its ends depend on its
-// neighbours, they are not compared.
+// compare records errors for the differences between an existing partition and the layout. Bounds that depend on the
+// neighbouring partitions are not compared.
 func (p partition) compare(b *builder, c *BlockDevice, sectorSize int64) {
 	differ := func(what, got, want string) {
 		if !strings.EqualFold(got, want) {
@@ -261,7 +262,7 @@ func (p partition) compare(b *builder, c *BlockDevice, sectorSize int64) {
 	}
 }
 
-// keepTable is the same for parted's tables, whose partitions are known by number.
+// keepTable does the same for a table of parted, where partitions are found by number.
 func (t *partedTable) keepTable(b *builder, on blockTarget) []blockTarget {
 	places := make([]blockTarget, len(t.parts))
 	for i, p := range t.parts {
@@ -291,8 +292,8 @@ func (t *partedTable) keepTable(b *builder, on blockTarget) []blockTarget {
 	return places
 }
 
-// compareBounds reports a partition that is elsewhere. parted aligns to whole MiB, and
-// leaves room for itself at both ends of the disk.
+// compareBounds records an error if a partition is in another place. parted aligns to whole MiB, and reserves space at
+// both ends of the disk.
 func (t *partedTable) compareBounds(r *reader, p tablePart, disk, start, end int64) {
 	differ := func(what, text string, got int64) {
 		if want, ok := position(text, disk); ok && math.Abs(want-float64(got)) > 2*mib && p.kind != "extended" {
@@ -303,14 +304,14 @@ func (t *partedTable) compareBounds(r *reader, p tablePart, disk, start, end int
 	differ("ends", p.end, end)
 }
 
-// mounted tells whether a mount is in place already, and reports another one there.
+// mounted reports whether something is mounted already, and records an error if another device is mounted there.
 func (b *builder) mounted(point, device string, options []string) bool {
 	if b.facts == nil || b.mode == Fresh {
 		return false
 	}
 	at := path.Join(target, point)
 	i := len(b.facts.Mounts) - 1
-	for ; i >= 0 && b.facts.Mounts[i].Target != at; i-- { // the last one covers others
+	for ; i >= 0 && b.facts.Mounts[i].Target != at; i-- { // the last mount hides earlier ones
 	}
 	if i < 0 {
 		return false
@@ -331,7 +332,7 @@ func (b *builder) mounted(point, device string, options []string) bool {
 	return true
 }
 
-// swapping tells whether a swap device or file is on already.
+// swapping reports whether a device or file is used as swap already.
 func (b *builder) swapping(device string) bool {
 	if b.facts == nil || b.mode == Fresh {
 		return false

@@ -7,8 +7,8 @@ import (
 	"slices"
 )
 
-// CheckKey refuses what cannot be the content of a key file of [Plan.KeyFiles]: an empty one, and a passphrase that
-// nobody can type when the host starts. Newlines at its end do not belong to it.
+// CheckKey returns an error if key cannot be the content of one of [Plan.KeyFiles]: if it is empty, or a passphrase
+// that nobody can type when the host starts. Newlines at its end are not part of it.
 func (p *Plan) CheckKey(path string, key []byte) error {
 	text := bytes.TrimRight(key, "\n")
 	switch {

@@ -1,8 +1,7 @@
 // Package disko turns a disk layout (disko's data model) into the steps that make it.
 //
-// It is pure: what the machine has comes in as [Facts], and what is to be done goes out
-// as a [Plan] of [Step]s, using the tools that disko itself uses, so that the result is
-// the same. See https://github.com/nix-community/disko.
+// It is pure: the state of the machine comes in as [Facts], and what is to be done goes out as a [Plan] of [Step]s,
+// which use the same tools as disko itself, so that the result is the same. See https://github.com/nix-community/disko.
 package disko
 
 import (
@@ -15,13 +14,14 @@ import (
 	"strings"
 )
 
-// Layout is a checked disk layout: what Parse understood.
+// Layout is a checked disk layout, as [Parse] returns it.
 type Layout struct {
 	devices  []*topDevice // in the order in which they are made: members first
 	warnings []Problem
 }
 
-// Problems are warnings about the layout itself, whatever the machine. No layout has none.
+// Problems returns warnings about the layout itself, independent of the machine. It may be called on nil, which has
+// none.
 func (l *Layout) Problems() []Problem {
 	if l == nil {
 		return nil
@@ -29,17 +29,17 @@ func (l *Layout) Problems() []Problem {
 	return slices.Clone(l.warnings)
 }
 
-// topDevice is one of the layout's top level: a disk, what is made of several devices, or a
-// file system without one.
+// topDevice is a top-level device of the layout: a disk, something that is made of several devices, or a file system
+// without a device.
 type topDevice struct {
 	path  string      // "disk.main"
-	on    blockTarget // as the layout names it
+	on    blockTarget // with the names of the layout
 	hooks *hooks
 	body  filler
-	needs []*topDevice // made before
+	needs []*topDevice // what must be made before it
 }
 
-// filler adds what is to be done with a device to a plan.
+// filler adds what has to be done with a device to a plan.
 type filler interface {
 	fill(b *builder, on blockTarget)
 }
@@ -47,7 +47,7 @@ type filler interface {
 // deviceContent is what fills a block device.
 type deviceContent interface {
 	filler
-	// minimum is the smallest device, in bytes, that the tools accept.
+	// minimum returns the size of the smallest device, in bytes, that the tools accept.
 	minimum() int64
 }
 
@@ -55,21 +55,21 @@ type deviceContent interface {
 type blockTarget struct {
 	device string        // as commands name it
 	name   string        // for people
-	at     string        // where problems of its size are reported
-	start  int64         // of a partition, bytes from the start of the disk
+	at     string        // attribute path at which problems with its size are reported
+	start  int64         // of a partition, in bytes from the start of the disk
 	size   int64         // bytes; 0: not known
-	sector int64         // bytes; 0: not known
-	kernel bool          // device is the kernel's own name
-	found  *placedDevice // what the facts show there, where it is kept; nil: not seen, as in a closed container
-	title  string        // of a disk, for people, with its size
-	keep   bool          // what is there stays, if it is as the layout says
+	sector int64         // logical sector size in bytes; 0: not known
+	kernel bool          // whether device is the kernel's own name
+	found  *placedDevice // the existing device, if it is kept; nil: not visible, as in a closed container
+	title  string        // of a disk: name and size, for people
+	keep   bool          // existing content stays, if it is as the layout says
 }
 
-// Parse reads an evaluated config.disko.devices as JSON, without disko's internal and
-// function-valued options (`nix eval --json … --apply` with strip-apply.nix).
+// Parse reads an evaluated config.disko.devices as JSON, without disko's internal and function-valued options (`nix
+// eval --json … --apply` with strip-apply.nix).
 //
-// Whatever is not known or not possible is an error that names the attribute; all of them
-// are reported at once, sorted and joined. A layout that was parsed can be planned.
+// Everything that is unknown or impossible is an error that names the attribute. All errors are reported at once,
+// sorted and joined. A layout that Parse accepts can be planned.
 func Parse(data []byte) (*Layout, error) {
 	var raw map[string]json.RawMessage
 	if err := json.Unmarshal(data, &raw); err != nil {
@@ -109,7 +109,7 @@ func Parse(data []byte) (*Layout, error) {
 		r.errorf("disk", `nothing is mounted at "/"; give one file system the mountpoint "/"`)
 	}
 	if len(r.problems) == 0 {
-		// What no machine can satisfy is the layout's fault.
+		// A plan for no machine in particular finds what no machine could satisfy.
 		b := &builder{reader: r, mode: Fresh}
 		l.fill(b, nil)
 		b.mountSteps()
@@ -122,8 +122,8 @@ func Parse(data []byte) (*Layout, error) {
 	return l, nil
 }
 
-// link joins members to what they are part of, and returns the devices in the order that
-// disko has: by group and name, each after those that it needs.
+// link connects members to what they are part of, and returns the devices in the order that disko uses: by group and
+// name, but each after those that it needs.
 func (r *reader) link(devices map[string]*topDevice) []*topDevice {
 	for key, members := range r.members {
 		group, name, _ := strings.Cut(key, " ")
@@ -179,7 +179,7 @@ func (r *reader) link(devices map[string]*topDevice) []*topDevice {
 	return order
 }
 
-// content reads the attribute "content" of what is found at device, nil if null.
+// content reads the attribute "content" of the given device; nil if it is null.
 func (a *attrs) content(device string) deviceContent {
 	raw, _ := take[json.RawMessage](a, "content")
 	var c *attrs
@@ -231,8 +231,8 @@ func (a *attrs) content(device string) deviceContent {
 	return read
 }
 
-// volume is content for what cannot hold a partition table: the kernel shows no
-// partitions of partitions, nor of what device mapper makes.
+// volume reads content where a partition table is not allowed: the kernel shows no partitions inside partitions or on
+// device-mapper devices.
 func (a *attrs) volume(device string) deviceContent {
 	c := a.content(device)
 	switch bare(c).(type) {
@@ -242,20 +242,23 @@ func (a *attrs) volume(device string) deviceContent {
 	return c
 }
 
-// memberDevice is a device that is part of something larger.
+// memberDevice is a device that is part of a RAID, volume group, pool or file system.
 type memberDevice struct {
-	key  string
-	kind string // what lsblk calls it
+	key  string // "GROUP NAME" of that
+	kind string // the name that lsblk has for such a member
 }
 
+// memberKinds are the names that lsblk has for members, by the layout's group.
 var memberKinds = map[string]string{
 	"bcachefs_filesystems": "bcachefs", "lvm_vg": "LVM2_member", "mdadm": "linux_raid_member", "zpool": "zfs_member",
 }
 
+// parseMember reads content that is a member. attribute holds the name of what it belongs to.
 func parseMember(a *attrs, group, attribute string) deviceContent {
 	return &memberDevice{a.member(group, attribute), memberKinds[group]}
 }
 
+// member records the device as a member, and returns the key of what it belongs to.
 func (a *attrs) member(group, attribute string) (key string) {
 	name := a.str(attribute)
 	key = group + " " + name
@@ -266,7 +269,7 @@ func (a *attrs) member(group, attribute string) (key string) {
 	return key
 }
 
-// minimum is LVM's pv_min_size, and ZFS's SPA_MINDEVSIZE.
+// minimum is pv_min_size of LVM, and SPA_MINDEVSIZE of ZFS.
 func (m *memberDevice) minimum() int64 {
 	return map[string]int64{"LVM2_member": 2 * mib, "zfs_member": 64 * mib}[m.kind]
 }
@@ -283,7 +286,7 @@ func (m *memberDevice) fill(b *builder, on blockTarget) {
 	b.members[m.key] = append(b.members[m.key], on)
 }
 
-// disks returns the devices that are disks, in byte order of their names.
+// disks returns the devices that are disks, in byte order of their paths.
 func (l *Layout) disks() []*topDevice {
 	disks := slices.DeleteFunc(slices.Clone(l.devices),
 		func(d *topDevice) bool { _, ok := d.body.(*wholeDisk); return !ok })
@@ -294,7 +297,7 @@ func (l *Layout) disks() []*topDevice {
 // wholeDisk is a disk of the machine.
 type wholeDisk struct {
 	content deviceContent
-	destroy bool
+	destroy bool // whether mode Fresh erases it
 }
 
 func parseDisk(d *topDevice, a *attrs, name string) {
@@ -302,26 +305,28 @@ func parseDisk(d *topDevice, a *attrs, name string) {
 	d.on = blockTarget{device: dev, name: name, at: a.at("device")}
 	a.absolute("device", dev)
 	a.want("type", "disk")
-	// Only disko's image builder and the names of partitions, which are there already, ask for these.
+	// Only disko's image builder needs these, and the names of partitions, which have been evaluated already.
 	a.ignore("name", "imageName", "imageSize")
 	d.body = &wholeDisk{destroy: older(a, "destroy", true), content: a.content(dev)}
 }
 
 func (d *wholeDisk) fill(b *builder, on blockTarget) { b.fill(d.content, on) }
 
+// absolute records an error if an attribute's value is not an absolute path.
 func (a *attrs) absolute(name, value string) {
 	if !strings.HasPrefix(value, "/") {
 		a.bad(name, "%q is not an absolute path", value)
 	}
 }
 
+// want records an error if an attribute does not have the given value.
 func (a *attrs) want(name, value string) {
 	if v := a.str(name); v != value {
 		a.bad(name, "is %q, must be %q", v, value)
 	}
 }
 
-// mountpoint reads an absolute, clean mount point; empty if null.
+// mountpoint reads an absolute mount point and returns it clean; empty if null.
 func (a *attrs) mountpoint() string {
 	v := a.file("mountpoint")
 	if v == "" {

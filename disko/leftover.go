@@ -8,20 +8,22 @@ import (
 	"strings"
 )
 
-// What lies on disks and is active holds them: before they are erased it is stopped, the innermost first.
+// Active devices keep the disks that they are on busy. Before these disks are erased, the devices are stopped, the
+// innermost first.
 
-// holder is how a device that lies on others is stopped.
+// holder is a kind of device that is made from others, and tells how it is stopped.
 type holder string
 
+// The kinds of holders.
 const (
 	holdsNothing holder = ""        // a disk, or a partition of one
-	holdsCrypt   holder = "crypt"   // LUKS and its like
-	holdsLVM     holder = "lvm"     // a volume, which goes with its group
-	holdsMD      holder = "md"      // RAID of Linux, also what it makes of DDF's and Intel's
-	holdsPaths   holder = "mpath"   // several ways to one disk
-	holdsMapper  holder = "dm"      // anything else of device mapper
-	holdsBcache  holder = "bcache"  // a cache and what it caches
-	holdsUnknown holder = "unknown" // what nobody here knows to stop
+	holdsCrypt   holder = "crypt"   // LUKS and other encryption
+	holdsLVM     holder = "lvm"     // a volume, which is stopped with its volume group
+	holdsMD      holder = "md"      // Linux RAID, which includes DDF and Intel RAIDs
+	holdsPaths   holder = "mpath"   // multipath: several paths to one disk
+	holdsMapper  holder = "dm"      // any other device-mapper device
+	holdsBcache  holder = "bcache"  // a bcache device
+	holdsUnknown holder = "unknown" // anything else, which this package cannot stop
 )
 
 var (
@@ -31,16 +33,19 @@ var (
 	drbdName   = regexp.MustCompile(`^drbd[0-9]+$`)
 )
 
-// mapperTypes are what lsblk calls devices of device mapper, by the first word of their UUID; dm has none.
+// mapperTypes are the types that lsblk shows for device-mapper devices, which are the first word of their UUID; "dm" if
+// they have none.
 var mapperTypes = []string{"dm", "dmraid", "stratis", "vdo", "ceph"}
 
+// kname returns the kernel's name of the device, such as dm-0.
 func (d *BlockDevice) kname() string { return cmp.Or(d.KName, d.kernelName()) }
 
-// ofMapper tells whether a device is one of device mapper.
+// ofMapper reports whether it is a device-mapper device.
 func (d *BlockDevice) ofMapper() bool {
 	return strings.HasPrefix(d.device(), "/dev/mapper/") || dmName.MatchString(d.kname()) || slices.Contains(mapperTypes, d.Type)
 }
 
+// holder returns what kind of holder the device is.
 func (n *placedDevice) holder() holder {
 	switch {
 	case n.depth == 0, n.Type == "part" && !n.ofMapper():
@@ -58,8 +63,8 @@ func (n *placedDevice) holder() holder {
 	return holdsUnknown
 }
 
-// stopBcache stops what the kernel has made of a device for bcache, and waits until it is gone: the kernel stops when
-// nothing uses it any more. Constant; its argument is the kernel's name of the device.
+// stopBcache is a shell script that stops bcache on a device and waits until it is stopped: the kernel does that when
+// nothing uses it any more. It is constant; its argument is the kernel name of the device.
 const stopBcache = `at=/sys/class/block/$0/bcache
 for file in "$at/stop" "$at/set/stop"; do
 	[ ! -e "$file" ] || echo 1 >"$file"
@@ -71,9 +76,9 @@ while [ -e "$at" ] && [ "$tries" -gt 0 ]; do
 done
 ! [ -e "$at" ]`
 
-// stop adds the steps that stop what lies on disks, given from the innermost on.
+// stop adds the steps that stop the devices, which are given with the innermost first.
 func stop(b *builder, inUse []*placedDevice) {
-	last := map[string]*placedDevice{} // a volume group goes when the outermost of its volumes is due
+	last := map[string]*placedDevice{} // the volume of each group after which the group is deactivated
 	for _, n := range inUse {
 		if n.Type == "lvm" {
 			last[groupOf(n.Name)] = n
@@ -97,22 +102,23 @@ func stop(b *builder, inUse []*placedDevice) {
 			b.step("remove the mapping "+n.Name, dev, "dmsetup", "remove", "--retry", "--", n.Name)
 		}
 
-		// The kernel takes hold of members that nothing was made of, too.
+		// The kernel also claims bcache members from which no device was made.
 		if n.FSType == "bcache" {
 			b.step("stop bcache on "+dev, dev, "sh", "-c", stopBcache, n.kname())
 		}
 	}
 }
 
-// innermost sorts what lies on disks in the order in which it is stopped: containers of firmware's RAIDs have no size,
-// and go after the RAIDs in them, which lsblk shows beside them.
+// innermost sorts devices in the order in which they are stopped. Containers of firmware RAIDs have no size, and are
+// stopped after the RAIDs in them, which lsblk shows at the same level.
 func innermost(inUse []*placedDevice) {
 	slices.SortStableFunc(inUse, func(a, b *placedDevice) int {
 		return cmp.Or(cmp.Compare(b.depth, a.depth), cmp.Compare(b.Size, a.Size))
 	})
 }
 
-// byHand is how a device is stopped that lies on a disk which stays, too, so that the disk root can be wiped.
+// byHand returns the commands with which an operator stops a device that is also on a disk that stays, so that the disk
+// root can be wiped.
 func (n *placedDevice) byHand(root string) string {
 	member := root
 	switch n.holder() {
@@ -130,11 +136,11 @@ func (n *placedDevice) byHand(root string) string {
 	return "dmsetup remove " + quoted(n.Name)
 }
 
-// maxHung bounds how many devices a machine may say that lsblk leaves out.
+// maxHung bounds how many devices hang adds.
 const maxHung = 10000
 
-// hang puts into lsblk's tree what it leaves out as it has no size, such as a RAID that cannot start for lack of
-// members: it holds its disks all the same.
+// hang adds to lsblk's tree the devices that lsblk leaves out because they have no size, such as a RAID that cannot
+// start for lack of members. They keep their disks busy all the same.
 func (f *Facts) hang() error {
 	left := maxHung
 	var below func(devices []BlockDevice, above []string)
@@ -163,7 +169,7 @@ func (f *Facts) hang() error {
 	return nil
 }
 
-// child is the device as lsblk would show it; false for what is of no interest.
+// child returns the device as lsblk would show it; false if it does not matter.
 func (h Holder) child() (BlockDevice, bool) {
 	child := BlockDevice{Name: cmp.Or(h.Mapping, h.Holder), KName: h.Holder, Path: "/dev/" + h.Holder, Type: "md"}
 	switch {

@@ -8,19 +8,20 @@ import (
 	"strings"
 )
 
+// luks is a LUKS container.
 type luks struct {
 	name                   string
 	passwordFile           string // its content without trailing newlines is the key
 	keyFile                string // its bytes are the key
-	keySize, keyOffset     int    // bytes; 0: not said
+	keySize, keyOffset     int    // in bytes; 0: not set
 	discards, noWorkqueues bool
-	triesTPM2              bool // the installed system does, by the settings
+	triesTPM2              bool // the settings make the installed system try the TPM
 	formatArgs, openArgs   []string
-	moreKeys               []string // files whose bytes are keys too
+	moreKeys               []string // files whose bytes are further keys
 	content                deviceContent
 }
 
-// Device mapper escapes other characters, so that the name would not be the file's in /dev/mapper.
+// mapperName matches names for which the file in /dev/mapper has the same name. Device mapper escapes other characters.
 var mapperName = regexp.MustCompile(`^[A-Za-z0-9#+.:=@_][A-Za-z0-9#+.:=@_-]{0,126}$`)
 
 func parseLUKS(a *attrs) deviceContent {
@@ -32,9 +33,9 @@ func parseLUKS(a *attrs) deviceContent {
 	deprecated := a.file("keyFile")
 	l.formatArgs, l.openArgs = a.formatWords("extraFormatArgs"), a.stringList("extraOpenArgs")
 	l.settings(a)
-	a.borrow("extraFormatArgs", l.formatArgs) // openArgs name the same
+	a.borrow("extraFormatArgs", l.formatArgs) // openArgs name the same devices
 
-	// The order in which disko prefers them.
+	// The order in which disko prefers the sources of the key.
 	ask := a.flag("askPassword")
 	switch {
 	case l.keyFile != "":
@@ -50,7 +51,7 @@ func parseLUKS(a *attrs) deviceContent {
 		a.absolute("additionalKeyFiles", file)
 	}
 
-	// Whether stage 1 opens it is for NixOS.
+	// NixOS decides whether stage 1 unlocks it.
 	a.ignore("initrdUnlock")
 	for _, name := range []string{"enrollFido2", "enrollRecovery"} {
 		if a.flag(name) {
@@ -63,12 +64,12 @@ func parseLUKS(a *attrs) deviceContent {
 	return l
 }
 
-// passphrase is where a passphrase is delivered that disko would ask for: nobody sits at
-// the machine, so the operator gives it when enrolling.
+// passphrase returns the path to which a passphrase is delivered where disko would ask for it. As nobody is at the
+// machine, the operator gives it when enrolling.
 func passphrase(name string) string { return "/run/provision/passphrase/" + name }
 
-// settings are boot.initrd.luks.devices.NAME of NixOS. disko makes arguments of five of
-// them; the others are for the installed system.
+// settings reads the settings, which are boot.initrd.luks.devices.NAME of NixOS. disko turns five of them into
+// arguments; the others are for the installed system.
 func (l *luks) settings(a *attrs) {
 	raw, _ := take[map[string]json.RawMessage](a, "settings")
 	s := &attrs{reader: a.reader, path: a.at("settings"), raw: raw, unread: map[string]bool{}}
@@ -82,16 +83,17 @@ func (l *luks) settings(a *attrs) {
 	l.discards = s.flag("allowDiscards")
 	l.noWorkqueues = s.flag("bypassWorkqueues")
 	var options []string
-	if json.Unmarshal(s.raw["crypttabExtraOpts"], &options) == nil { // what else it may be is for NixOS to say
+	if json.Unmarshal(s.raw["crypttabExtraOpts"], &options) == nil { // other types are for NixOS to reject
 		l.triesTPM2 = slices.ContainsFunc(options, func(o string) bool { return strings.Contains(o, "tpm2-device=") })
 	}
 	if header := s.file("header"); header != "" {
-		// NixOS looks for it there; disko makes no argument of it.
+		// NixOS looks for the header there, but disko does not turn it into an argument.
 		s.checkHeader("header", header)
 		l.formatArgs, l.openArgs = withHeader(l.formatArgs, header), withHeader(l.openArgs, header)
 	}
 }
 
+// withHeader adds --header to arguments that do not have it.
 func withHeader(args []string, file string) []string {
 	if slices.ContainsFunc(args, func(arg string) bool { return strings.HasPrefix(arg, "--header") }) {
 		return args
@@ -99,7 +101,8 @@ func withHeader(args []string, file string) []string {
 	return append(args, "--header="+file)
 }
 
-// checkHeader allows a header on a device only, which borrow then finds in the layout.
+// checkHeader records an error if a detached header is not on a device. borrow checks that such a device is in the
+// layout.
 func (a *attrs) checkHeader(name, file string) {
 	if !strings.HasPrefix(file, "/dev/") {
 		a.bad(name, "a header in the file %q would be lost with the installer; put it on a partition without content", file)
@@ -121,7 +124,8 @@ func (a *attrs) formatWords(name string) []string {
 	return args
 }
 
-// offset is where the data begin at least: after LUKS2's header of 16 MiB, if no argument could say otherwise.
+// offset returns the smallest offset of the data in bytes: 16 MiB, the size of a LUKS2 header, or 0 if an argument
+// could change it.
 func (l *luks) offset() int64 {
 	for _, arg := range l.formatArgs {
 		for _, other := range []string{"--type", "-M", "--header", "--offset", "-o", "--luks2-", "--align-payload"} {
@@ -140,6 +144,7 @@ func (l *luks) minimum() int64 {
 	return l.offset() + l.content.minimum()
 }
 
+// keyArgs returns the arguments by which cryptsetup gets the key.
 func (l *luks) keyArgs() []string {
 	file := l.keyFile
 	if l.passwordFile != "" {
@@ -175,8 +180,8 @@ func (l *luks) fill(b *builder, on blockTarget) {
 	b.fill(l.content, inside)
 }
 
-// missing tells whether the container has to be made. Where its header is on a device of
-// its own, its data look like nothing, and are never taken for that.
+// missing reports whether the container has to be made. If its header is on another device, the data look like random
+// bytes, so an existing device without a header is an error: it might hold data.
 func (l *luks) missing(b *builder, on blockTarget) bool {
 	header := l.header()
 	if header == "" || !on.keep {
@@ -189,8 +194,7 @@ func (l *luks) missing(b *builder, on blockTarget) bool {
 	return false
 }
 
-// header is the layout's name of the device that has the header, empty if it is where the
-// data are.
+// header returns the layout's name of the device that holds a detached header; empty if the header is with the data.
 func (l *luks) header() string {
 	for i, arg := range l.formatArgs {
 		if arg == "--header" && i+1 < len(l.formatArgs) {
@@ -203,7 +207,7 @@ func (l *luks) header() string {
 	return ""
 }
 
-// format makes the container, with all its keys, and opens it.
+// format makes the container with all its keys, and opens it.
 func (l *luks) format(b *builder, on blockTarget) {
 	keys := l.keyArgs()
 	argv := append([]string{"cryptsetup", "-q", "luksFormat", on.device}, b.overwrite(l.formatArgs)...)
@@ -217,6 +221,7 @@ func (l *luks) format(b *builder, on blockTarget) {
 	b.names = append(b.names, uniqueName{"crypt", l.name})
 }
 
+// open returns the command that opens the container.
 func (l *luks) open(b *builder, on blockTarget) []string {
 	argv := []string{"cryptsetup", "open", on.device, l.name}
 	if l.discards {
@@ -228,12 +233,12 @@ func (l *luks) open(b *builder, on blockTarget) []string {
 	return append(append(argv, b.resolve(l.openArgs)...), l.keyArgs()...)
 }
 
-// keepOpen returns what is inside a container that is kept, nil if it has to be opened
-// first. That its key fits shows then; other keys of it stay as they are.
+// keepOpen returns what is inside an existing container; nil if it has to be opened first. Opening it shows whether the
+// key is right; other keys of the container are left alone.
 func (l *luks) keepOpen(b *builder, on blockTarget) *placedDevice {
 	if on.found != nil {
 		if l.header() == "" && on.found.holds() != "crypto_LUKS" {
-			return nil // missing said so
+			return nil // missing has reported an error
 		}
 		if c := b.child(on.found, "crypt"); c != nil {
 			if c.Name != l.name {

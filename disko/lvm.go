@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// extentSize is LVM's default unit of allocation.
+// extentSize is LVM's default unit of allocation, in bytes.
 const extentSize = 4 * mib
 
 // volumeGroup is made of lvm_pv members, and divided into volumes.
@@ -17,22 +17,24 @@ type volumeGroup struct {
 	volumes    []logicalVolume // in the order in which they are made
 }
 
+// logicalVolume is a volume of a group.
 type logicalVolume struct {
 	path, name, size string
-	kind, pool       string // lvm_type; of thinlv its thin-pool
+	kind, pool       string // kind is lvm_type; pool is the thin pool of a thinlv
 	args             []string
 	priority         int
 	content          deviceContent
 }
 
-// lvm(8): names. snapshot and pvmove are LVM's own.
+// Names and sizes as lvm(8) has them. Names that begin with snapshot or pvmove are reserved by LVM.
 var (
 	lvmName = regexp.MustCompile(`^[A-Za-z0-9_+.][A-Za-z0-9_+.-]{0,126}$`)
 	lvmSize = regexp.MustCompile(`^\+?([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:([bBsS])|([kKmMgGtTpPeE])(?:[iI]?[bB]?))?$`)
-	// LVM takes these in any case. disko's sizes of "100%" are of what is free.
+	// LVM ignores the case. A size of "100%" in disko means the free space.
 	lvmPercent = regexp.MustCompile(`(?i)^\+?([0-9]{1,4})%(|F|FREE|V|VG|P|PVS|O|ORIGIN)$`)
 )
 
+// lvmName reads a name of a volume group or volume.
 func (a *attrs) lvmName(name string) string {
 	v := a.matches(name, lvmName, "up to 127 letters, digits and +_.- not beginning with -")
 	if v == "." || v == ".." || strings.HasPrefix(v, "snapshot") || strings.HasPrefix(v, "pvmove") {
@@ -52,7 +54,7 @@ func parseVolumeGroup(d *topDevice, a *attrs, _ string) {
 		g.volumes = append(g.volumes, parseVolume(sets[name], g.name, i))
 	}
 
-	// As disko: stable by priority, ties in byte order of the attribute.
+	// As in disko: in order of priority, and those of equal priority in byte order of the attributes.
 	slices.SortStableFunc(g.volumes, func(a, b logicalVolume) int { return cmp.Compare(a.priority, b.priority) })
 	pools := map[string]bool{}
 	for _, v := range g.volumes {
@@ -76,8 +78,8 @@ func parseVolume(a *attrs, group string, n int) logicalVolume {
 		a.bad("size", "%q is nothing", v.size)
 	}
 
-	// disko before 1.4 has no priorities. It makes the last volume first, as its comparison calls everything without
-	// 100% less than anything else, and then those with 100%.
+	// disko before 1.4 has no priorities. It makes the volumes without 100% first, the last one of them first, since its
+	// comparison orders each of them before anything else; then those with 100%.
 	oldPriority := -n
 	if strings.Contains(v.size, "100%") {
 		oldPriority = 1
@@ -99,7 +101,7 @@ func parseVolume(a *attrs, group string, n int) logicalVolume {
 	return v
 }
 
-// bytes returns the size if it is a number, rounded up to whole extents, else 0.
+// bytes returns the size, rounded up to whole extents; 0 if it is a percentage.
 func (v logicalVolume) bytes() int64 {
 	m := lvmSize.FindStringSubmatch(v.size)
 	if m == nil {
@@ -148,9 +150,10 @@ func (g *volumeGroup) fill(b *builder, on blockTarget) {
 	}
 }
 
+// device returns the path of the volume.
 func (v logicalVolume) device(g *volumeGroup) string { return "/dev/" + g.name + "/" + v.name }
 
-// state compares the members that are kept with the group that is there.
+// state compares the members that exist with the volume group that is on them.
 func (g *volumeGroup) state(b *builder, members []blockTarget) memberState {
 	if s := stateOf(members); s == unseen || b.facts == nil {
 		return s
@@ -163,7 +166,7 @@ func (g *volumeGroup) state(b *builder, members []blockTarget) memberState {
 		switch group := b.groupOf(m.found); group {
 		case g.name:
 		case "":
-			members[i].keep = false // a physical volume that waits for its group
+			members[i].keep = false // a physical volume that is in no group yet
 			if !b.lacks(g.path, "%s is in no volume group, and the layout has it in %s", m.device, g.name) {
 				return mixed
 			}
@@ -185,7 +188,7 @@ func (g *volumeGroup) state(b *builder, members []blockTarget) memberState {
 	return s
 }
 
-// groupOf returns the volume group that a device is in, empty if it is in none.
+// groupOf returns the volume group that a device is in; empty if it is in none.
 func (b *builder) groupOf(n *placedDevice) string {
 	for _, pv := range b.facts.PhysicalVolumes {
 		if b.there(pv.Device) == n {
@@ -195,7 +198,7 @@ func (b *builder) groupOf(n *placedDevice) string {
 	return ""
 }
 
-// keepVolumes compares volumes that are there, and makes those that are missing.
+// keepVolumes compares the existing volumes with the layout, and makes missing ones.
 func (g *volumeGroup) keepVolumes(b *builder, on blockTarget) {
 	closed := false
 	for _, v := range g.volumes {
@@ -229,18 +232,18 @@ func (g *volumeGroup) keepVolumes(b *builder, on blockTarget) {
 	}
 }
 
-// mapperOf is how device mapper writes a name of LVM's.
+// mapperOf returns a name as device mapper writes it, with hyphens doubled.
 func mapperOf(name string) string { return strings.ReplaceAll(name, "-", "--") }
 
-// compare reports how a volume that is kept differs. LVM rounds sizes to whole extents of
-// each of its devices.
+// compare records errors for the differences between an existing volume and the layout. LVM rounds sizes up to whole
+// extents on each of its devices, so a volume may be somewhat larger.
 func (v logicalVolume) compare(b *builder, lv LogicalVolume) {
 	kind := cmp.Or(map[string]string{"thinlv": "thin"}[v.kind], v.kind, "linear")
 	if kind == "linear" && lv.Type == "striped" { // on several devices, by its arguments
 		kind = lv.Type
 	}
 
-	// lvs says how the parity of raid5 and raid6 is laid out, too.
+	// For raid5 and raid6, lvs appends the parity layout to the type.
 	if lv.Type != kind && !strings.HasPrefix(lv.Type, kind+"_") {
 		b.errorf(v.path, "the volume %s is of type %s instead of %s", v.name, lv.Type, kind)
 	}
@@ -253,6 +256,7 @@ func (v logicalVolume) compare(b *builder, lv LogicalVolume) {
 	}
 }
 
+// makeAll makes the volume group and all its volumes.
 func (g *volumeGroup) makeAll(b *builder, on blockTarget, members []blockTarget) {
 	modules := []string{"dm-snapshot"}
 	for _, v := range g.volumes {
@@ -279,10 +283,11 @@ func (g *volumeGroup) makeAll(b *builder, on blockTarget, members []blockTarget)
 	}
 }
 
-// lvcreate wipes what is found at the volume's start, as --yes lets it.
+// lvcreate returns the command that makes the volume. With --yes, it wipes signatures at the volume's start without
+// asking.
 func (v logicalVolume) lvcreate(group string) []string {
 	argv := []string{"lvcreate", "--yes"}
-	size := strings.TrimPrefix(v.size, "+") // which only matters to lvextend, and which -V refuses
+	size := strings.TrimPrefix(v.size, "+") // only lvextend gives a meaning to +, and -V refuses it
 	if strings.HasSuffix(size, "%") {
 		size += "FREE"
 	}

@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// raid is made of mdraid members.
+// raid is a RAID that is made of mdraid members.
 type raid struct {
 	name, metadata string
 	level          int
@@ -18,10 +18,10 @@ type raid struct {
 	content        deviceContent
 }
 
-// The superblock has 32 bytes for "any:" and the name (md(4)).
+// raidName matches names that fit: the superblock has 32 bytes for "any:" and the name (md(4)).
 var raidName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,27}$`)
 
-// levels are those of mdadm, and the fewest members of each.
+// levels are the RAID levels of mdadm, with the lowest number of members of each.
 var levels = map[int]int{0: 1, 1: 1, 4: 2, 5: 2, 6: 4, 10: 2}
 
 func parseRAID(d *topDevice, a *attrs, _ string) {
@@ -70,6 +70,7 @@ func (r *raid) fill(b *builder, on blockTarget) {
 	b.fill(r.content, on)
 }
 
+// assemble returns the command that assembles an existing RAID.
 func (r *raid) assemble(on blockTarget, members []blockTarget) []string {
 	argv := []string{"mdadm", "--assemble", on.device, "--homehost=any"}
 	for _, m := range members {
@@ -78,12 +79,11 @@ func (r *raid) assemble(on blockTarget, members []blockTarget) []string {
 	return argv
 }
 
-// keep compares a RAID that is there, and returns its device, nil if it has to be
-// assembled first.
+// keep compares an existing RAID with the layout, and returns its device; nil if it has to be assembled first.
 func (r *raid) keep(b *builder, on blockTarget, members []blockTarget) *placedDevice {
 	var array *placedDevice
 	for i, m := range members {
-		// md(4): the name is behind the name of the host that made it; old metadata has none.
+		// The name follows the name of the host that made the RAID (md(4)); old metadata has no name.
 		if _, name, ok := strings.Cut(m.found.Label, ":"); ok && name != r.name {
 			b.errorf(on.at, "%s is part of the RAID %q instead of %q", m.device, name, r.name)
 			return nil
@@ -104,7 +104,7 @@ func (r *raid) keep(b *builder, on blockTarget, members []blockTarget) *placedDe
 		b.errorf(on.at, "%s is a %s instead of %s", array.device(), array.Type, want)
 	}
 
-	// mdadm(8): 1 is 1.2, and default whatever mdadm is made with.
+	// mdadm(8): 1 means 1.2, and default means whatever that mdadm was built with.
 	want := cmp.Or(map[string]string{"1": "1.2", "default": members[0].found.FSVersion}[r.metadata], r.metadata)
 	if has := members[0].found.FSVersion; has != "" && has != want {
 		b.errorf(on.at, "the metadata of %s is %s instead of %s", array.device(), has, want)
@@ -115,7 +115,7 @@ func (r *raid) keep(b *builder, on blockTarget, members []blockTarget) *placedDe
 	return array
 }
 
-// holders counts the devices that something is made of.
+// holders counts the devices from which a device is made.
 func (b *builder) holders(n *placedDevice) (count int) {
 	for _, p := range b.devices {
 		for i := range p.Children {
@@ -127,8 +127,9 @@ func (b *builder) holders(n *placedDevice) (count int) {
 	return count
 }
 
+// make adds the steps that make the RAID.
 func (r *raid) make(b *builder, on blockTarget, members []blockTarget) {
-	// --run: do not ask whether to go on where old content shines through.
+	// --run: do not ask whether to continue if a member has old content.
 	argv := []string{"mdadm", "--create", on.device, "--run", "--level=" + strconv.Itoa(r.level),
 		"--raid-devices=" + strconv.Itoa(len(members)), "--metadata=" + r.metadata, "--force", "--homehost=any"}
 	argv = append(argv, b.overwrite(r.args)...)
@@ -139,12 +140,12 @@ func (r *raid) make(b *builder, on blockTarget, members []blockTarget) {
 	b.names = append(b.names, uniqueName{"mdadm", r.name})
 	b.reread(on.device)
 
-	// What was on the members at the place where the RAID's data now begin shows again.
+	// Old content of the members appears again where the RAID's data begin.
 	b.wipe(on)
 	b.step("zero the start of "+on.device, on.device, zero(on.device)...)
 }
 
-// size is the most that the RAID can hold, 0 if it is not known.
+// size returns the largest size that the RAID can have, in bytes; 0 if that is not known.
 func (r *raid) size(members []blockTarget) int64 {
 	if slices.ContainsFunc(members, func(m blockTarget) bool { return m.size == 0 }) {
 		return 0

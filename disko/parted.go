@@ -8,12 +8,13 @@ import (
 	"strings"
 )
 
-// partedTable is disko's legacy partition table, which parted makes.
+// partedTable is disko's legacy type of partition table, made with parted.
 type partedTable struct {
 	format string // gpt or msdos
 	parts  []tablePart
 }
 
+// tablePart is a partition of a partedTable.
 type tablePart struct {
 	path, device, name string
 	kind, fsType       string
@@ -71,7 +72,7 @@ func (t *partedTable) parsePart(a *attrs, device string, n int) tablePart {
 	return p
 }
 
-// diskoNumbered is disko's deviceNumbering: the name of a partition by that of its disk.
+// diskoNumbered returns the name of a partition as disko's deviceNumbering builds it from the name of its disk.
 func diskoNumbered(disk string, n int) string {
 	switch {
 	case strings.HasPrefix(disk, "/dev/disk/"):
@@ -82,8 +83,8 @@ func diskoNumbered(disk string, n int) string {
 	return numbered(disk, n)
 }
 
-// position returns a bound in bytes; false if it takes the size of the disk, and that is
-// 0, not known. Negative bounds are from the end.
+// position returns a bound in bytes from the start of the disk. size is that of the disk; false if the bound depends on
+// it and it is not known (0). Negative bounds count from the end.
 func position(text string, size int64) (float64, bool) {
 	m := partedSize.FindStringSubmatch(text)
 	if m == nil {
@@ -98,7 +99,7 @@ func position(text string, size int64) (float64, bool) {
 		f *= 512
 	case "b":
 	case "":
-		f *= 1e6 // parted's default is MB
+		f *= 1e6 // parted's default unit is MB
 	default:
 		base := 1000.0
 		if strings.Contains(unit, "i") {
@@ -115,8 +116,8 @@ func position(text string, size int64) (float64, bool) {
 	return f, known
 }
 
-// checkOverlap reports partitions that end before they start, share space, or leave the
-// disk or what an MBR can say of it, as far as the size of the disk, 0 if it is not known, allows.
+// checkOverlap records errors for partitions that end before they start, overlap, or exceed the disk or the limits of
+// an MBR. size is that of the disk in bytes; if it is 0 (not known), only bounds that do not depend on it are checked.
 func (t *partedTable) checkOverlap(r *reader, size, sector int64) {
 	longest := float64(math.MaxUint32) * float64(cmp.Or(sector, 512))
 	for i, p := range t.parts {
@@ -129,7 +130,7 @@ func (t *partedTable) checkOverlap(r *reader, size, sector int64) {
 			r.errorf(p.path, "ends at %s, before it starts at %s", p.end, p.start)
 		case size > 0 && end > float64(size):
 			r.errorf(p.path, "ends at %s, and the disk has %s", p.end, human(size))
-		case t.format == "msdos" && end-start > longest+2*mib: // parted rounds
+		case t.format == "msdos" && end-start > longest+2*mib: // parted rounds by up to that
 			r.errorf(p.path, "from %s to %s is %s, and a partition in an MBR has %s at most; use gpt", p.start, p.end, human(int64(end-start)), human(int64(longest)))
 		}
 
@@ -193,12 +194,12 @@ func (t *partedTable) fill(b *builder, on blockTarget) {
 	}
 }
 
-// command is parted; one call does all, as it sleeps like sgdisk.
+// command returns the beginning of a parted command. One command does everything, as parted sleeps like sgdisk.
 func (t *partedTable) command(on blockTarget) []string {
 	return []string{"parted", "-s", on.device, "--"}
 }
 
-// mkpart are parted's words to make a partition, which gets the first number that is free.
+// mkpart returns parted's arguments to make a partition. parted gives it the first free number.
 func (t *partedTable) mkpart(i int) []string {
 	p, n := t.parts[i], strconv.Itoa(i+1)
 	kind := p.kind
@@ -216,7 +217,7 @@ func (t *partedTable) mkpart(i int) []string {
 	return args
 }
 
-// place is where a partition is, or will be.
+// place returns where a partition is or will be.
 func (t *partedTable) place(i int, on blockTarget) blockTarget {
 	p := t.parts[i]
 	at := blockTarget{device: p.device, name: p.name, at: p.path, keep: on.keep}
@@ -229,7 +230,7 @@ func (t *partedTable) place(i int, on blockTarget) blockTarget {
 	if start, ok := position(p.start, on.size); ok {
 		if end, ok := position(p.end, on.size); ok {
 			at.start = int64(start)
-			at.size = int64(end-start) + mib // parted moves both to whole MiB
+			at.size = int64(end-start) + mib // parted moves both ends to whole MiB
 		}
 	}
 

@@ -6,37 +6,37 @@ import (
 	"strings"
 )
 
-// Part is a partition that a layout makes, as a machine's firmware looks at it.
+// Part is a partition that a layout makes, as a machine's firmware sees it.
 type Part struct {
-	Disk   string // the disk's name in the layout
-	Device string // the disk's, as the layout names it
-	Path   string // in the layout
+	Disk   string // name of the disk in the layout
+	Device string // device of the disk, as the layout names it
+	Path   string // attribute path in the layout
 	Number int
-	GPT    bool   // it is in a GPT; else in an MBR alone
-	Type   string // in a GPT: the type's GUID, upper case
-	MBR    byte   // type of its entry in an MBR, a hybrid one too; 0: it has none
-	// Bootable: marked so in the MBR, or in the GPT for a BIOS (attribute 2).
+	GPT    bool   // it is in a GPT; false: in an MBR only
+	Type   string // type GUID in a GPT, upper case
+	MBR    byte   // type of its entry in an MBR, which may be a hybrid one; 0: it has none
+	// Bootable means the active flag in the MBR, or the legacy BIOS bootable attribute (2) in the GPT.
 	Bootable    bool
-	Format      string   // of the file system that is right in it, as mkfs and mount call it; empty: none
+	Format      string   // of the file system directly in it, as mkfs and mount call it; empty: none
 	Mountpoints []string // of that file system, or of its subvolumes
-	Size        int64    // bytes; 0: the layout alone does not tell
+	Size        int64    // in bytes; 0: the layout alone does not tell
 }
 
-// ESP tells whether it is an EFI system partition, by its type.
+// ESP reports whether it is an EFI system partition, by its type.
 func (p Part) ESP() bool {
 	return p.Type == typeCodes["EF00"] || !p.GPT && p.MBR == 0xef
 }
 
-// BIOSBoot tells whether it is where GRUB puts itself on a GPT for a BIOS.
+// BIOSBoot reports whether it is the partition in which GRUB stores its core image on a GPT for a BIOS.
 func (p Part) BIOSBoot() bool { return p.Type == typeCodes["EF02"] }
 
-// BasicData tells whether it is of Microsoft's type for data, by which firmware finds FAT.
+// BasicData reports whether its type is Microsoft basic data, by which firmware finds FAT.
 func (p Part) BasicData() bool { return p.Type == typeCodes["0700"] }
 
-// FAT tells whether it holds a FAT file system.
+// FAT reports whether it holds a FAT file system.
 func (p Part) FAT() bool { return slices.Contains([]string{"vfat", "fat", "msdos"}, p.Format) }
 
-// Partitions are those of the layout's disks and RAIDs, each device's by number.
+// Partitions returns the partitions of the layout's disks and RAIDs, those of each device by number.
 func (l *Layout) Partitions() (all []Part) {
 	for _, d := range l.devices {
 		var parts []Part
@@ -59,7 +59,7 @@ func (l *Layout) Partitions() (all []Part) {
 	return all
 }
 
-// Bare are the layout's disks and RAIDs that hold a file system without partitions.
+// Bare returns the layout's disks and RAIDs that hold a file system directly, without partitions.
 func (l *Layout) Bare() (all []Part) {
 	for _, d := range l.devices {
 		if p := holding(d.content()); p.Format != "" {
@@ -72,7 +72,7 @@ func (l *Layout) Bare() (all []Part) {
 	return all
 }
 
-// content is what is on a disk or RAID; nil on what is neither.
+// content returns what is on a disk or RAID; nil for other devices.
 func (d *topDevice) content() deviceContent {
 	switch body := d.body.(type) {
 	case *wholeDisk:
@@ -83,6 +83,7 @@ func (d *topDevice) content() deviceContent {
 	return nil
 }
 
+// list returns the partitions as firmware sees them.
 func (g *gptTable) list() (all []Part) {
 	for _, p := range g.parts {
 		part := holding(p.content)
@@ -101,11 +102,11 @@ func (g *gptTable) list() (all []Part) {
 	return all
 }
 
-// mbrType is the type of the entry: what the layout says, or what sgdisk makes of the code in
-// the GPT, of which it is the first half.
+// mbrType returns the type byte of the entry: what the layout says or, as sgdisk does, the first half of the four-digit
+// code in the GPT.
 func (h *hybrid) mbrType(code string) byte {
 	if h.typeCode != "" {
-		n, _ := strconv.ParseUint(strings.TrimPrefix(strings.ToLower(h.typeCode), "0x"), 16, 8) // parsed once already
+		n, _ := strconv.ParseUint(strings.TrimPrefix(strings.ToLower(h.typeCode), "0x"), 16, 8) // checked by parseHybrid
 		return byte(n)
 	}
 	if len(code) == 4 {
@@ -115,7 +116,7 @@ func (h *hybrid) mbrType(code string) byte {
 	return 0x83
 }
 
-// list tells what parted makes of types and flags (libparted, labels/dos.c and gpt.c).
+// list returns the partitions with the types that parted gives them (libparted, labels/dos.c and gpt.c).
 func (t *partedTable) list() (all []Part) {
 	for _, p := range t.parts {
 		part := holding(p.content)
@@ -155,7 +156,7 @@ func (t *partedTable) list() (all []Part) {
 	return all
 }
 
-// holding is a partition of which only the content is known.
+// holding returns a Part with only the fields that depend on its content.
 func holding(c deviceContent) (p Part) {
 	switch c := bare(c).(type) {
 	case *filesystem:
@@ -175,7 +176,7 @@ func holding(c deviceContent) (p Part) {
 	return p
 }
 
-// SizeOf is the size in bytes of what the plan mounts at point; 0: it is not known.
+// SizeOf returns the size in bytes of what the plan mounts at point; 0 if that is not known.
 func (p *Plan) SizeOf(point string) int64 {
 	for _, d := range p.Disks {
 		if size := sizeOf(d.After, point); size > 0 {
@@ -185,6 +186,7 @@ func (p *Plan) SizeOf(point string) int64 {
 	return 0
 }
 
+// sizeOf searches a list of segments and their children for a mount point.
 func sizeOf(list []Segment, point string) int64 {
 	for _, s := range list {
 		if s.Mountpoint == point && s.Size > 0 {

@@ -2,8 +2,8 @@ package disko
 
 import "strings"
 
-// typeGUID returns the GPT partition type, in upper case, that sgdisk writes for a code;
-// empty if the code is not known. sgdisk itself takes unknown codes for 8300, silently.
+// typeGUID returns the GPT partition type, in upper case, that sgdisk writes for a code; empty if the code is not
+// known. sgdisk itself silently replaces unknown codes by 8300.
 func typeGUID(code string) string {
 	code = strings.ToUpper(code)
 	if guidPattern.MatchString(code) {
@@ -12,8 +12,8 @@ func typeGUID(code string) string {
 	return typeCodes[code]
 }
 
-// typeCodes holds the codes that sgdisk 1.0.9 and later share (its parttypes.cc) and that
-// a NixOS host may want. Newer codes differ between versions; a GUID works with all.
+// typeCodes holds those codes of sgdisk 1.0.9 and later (its parttypes.cc) that are the same in all these versions and
+// that a NixOS host may need. Newer codes differ between versions; a GUID works with all of them.
 var typeCodes = map[string]string{
 	"0700": "EBD0A0A2-B9E5-4433-87C0-68B6B72699C7", // Microsoft basic data
 	"0C01": "E3C9E316-0B5C-4DB8-817D-F92DF00215AE", // Microsoft reserved

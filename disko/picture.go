@@ -8,24 +8,24 @@ import (
 	"strings"
 )
 
-// Segment is a stretch of a disk in a picture of a plan, or something that lies in one.
+// Segment is a part of a disk in the picture of a plan, or something inside such a part.
 type Segment struct {
-	// Name is a partition's, container's, volume's or subvolume's; of what is there now its
-	// label, if it has one. All of these words are for people.
+	// Name is the name of a partition, container, volume or subvolume; for existing content it is the label, if it has
+	// one. Name and What are texts for people.
 	Name string `json:"name,omitempty"`
 	What string `json:"what"` // ext4, LUKS, in RAID boot, free, …
-	// Device is the kernel's name, or the layout's where the machine is not known.
+	// Device is the kernel's name, or the layout's if the machine is not known.
 	Device string   `json:"device,omitempty"`
-	Of     []string `json:"of,omitempty"`    // devices of which it is made
-	Start  int64    `json:"start,omitempty"` // bytes from the start of the disk
-	Size   int64    `json:"size,omitempty"`  // bytes; missing: not known
-	// Mountpoint is where it is mounted now, or will be in the installed system.
+	Of     []string `json:"of,omitempty"`    // devices from which it is made
+	Start  int64    `json:"start,omitempty"` // in bytes from the start of the disk
+	Size   int64    `json:"size,omitempty"`  // in bytes; 0: not known
+	// Mountpoint is where it is mounted now, or will be mounted in the installed system.
 	Mountpoint string    `json:"mountpoint,omitempty"`
-	Kept       bool      `json:"kept,omitempty"` // there now, and after the plan
+	Kept       bool      `json:"kept,omitempty"` // it exists now, and the plan keeps it
 	Children   []Segment `json:"children,omitempty"`
 }
 
-// Amount writes the size for people; empty if it is not known.
+// Amount returns the size for people; empty if it is not known.
 func (s Segment) Amount() string {
 	if s.Size == 0 {
 		return ""
@@ -33,15 +33,15 @@ func (s Segment) Amount() string {
 	return human(s.Size)
 }
 
-// leastGap is the smallest free space, in bytes, that is worth showing.
+// leastGap is the smallest free space, in bytes, that is shown.
 const leastGap = 32 * mib
 
-// fsNames are what people call lsblk's FSTYPE, where that is not the same.
+// fsNames are the names for people of lsblk's FSTYPE, where they differ.
 var fsNames = map[string]string{
 	"crypto_LUKS": "LUKS", "LVM2_member": "LVM member", "linux_raid_member": "RAID member", "zfs_member": "ZFS member",
 }
 
-// bareTypes are partitions that need no file system, by the codes of sgdisk.
+// bareTypes are types of partitions that need no file system, by sgdisk's codes.
 var bareTypes = map[string]string{"0C01": "reserved", "4100": "PReP boot", "EF02": "BIOS boot"}
 
 // unformatted says what a partition without content is for.
@@ -54,7 +54,7 @@ func unformatted(guid string) string {
 	return "unformatted"
 }
 
-// picture shows what the disks hold before and after the plan, and what is made of many.
+// picture sets what the disks hold before and after the plan, and what is made of several devices or of none.
 func (p *Plan) picture(l *Layout, b *builder) {
 	for i, d := range p.takes {
 		disk := &p.Disks[i]
@@ -79,7 +79,7 @@ func (p *Plan) picture(l *Layout, b *builder) {
 	}
 }
 
-// others are the partitions of a disk that stay and are not the layout's.
+// others returns the partitions of a disk that are kept and that are not in the layout.
 func others(before, after []Segment) (kept []Segment) {
 	for _, s := range before {
 		if s.Kept && strings.HasPrefix(s.Device, "/dev/") &&
@@ -90,11 +90,11 @@ func others(before, after []Segment) (kept []Segment) {
 	return kept
 }
 
-// withGaps puts segments in the order of their places, and shows the space between them.
+// withGaps sorts segments by position, and adds the free space between them. size is that of the disk in bytes.
 func withGaps(list []Segment, size int64) []Segment {
 	slices.SortStableFunc(list, func(a, b Segment) int { return cmp.Compare(a.Start, b.Start) })
 	unknown := len(list) == 0 || slices.ContainsFunc(list, func(s Segment) bool { return s.Size == 0 })
-	if unknown || len(list) > 1 && list[1].Start == 0 { // lsblk before 2.38
+	if unknown || len(list) > 1 && list[1].Start == 0 { // lsblk before 2.38 does not show the start
 		return list
 	}
 	var all []Segment
@@ -106,7 +106,7 @@ func withGaps(list []Segment, size int64) []Segment {
 	}
 	for i, s := range list {
 		gap(s.Start)
-		// Where parted rounds is not known to the last MiB.
+		// Where parted puts partitions is known only to about 1 MiB.
 		s.Size = min(s.Size, size-s.Start)
 		if i+1 < len(list) {
 			s.Size = min(s.Size, list[i+1].Start-s.Start)
@@ -119,10 +119,10 @@ func withGaps(list []Segment, size int64) []Segment {
 	return all
 }
 
-// stretches are what is on a disk now: its partitions, or itself.
+// stretches returns what is on a disk now: its partitions or, without a partition table, its content.
 func (n *placedDevice) stretches(kept bool) (list []Segment) {
 	for i := range n.Children {
-		extended := []string{"0x5", "0xf", "0x85"} // partitions that hold others, which are listed too
+		extended := []string{"0x5", "0xf", "0x85"} // extended partitions, whose logical partitions are listed too
 		if c := &n.Children[i]; c.Type == "part" && !slices.Contains(extended, c.PartType) {
 			list = append(list, c.segment(kept))
 		}
@@ -133,6 +133,7 @@ func (n *placedDevice) stretches(kept bool) (list []Segment) {
 	return list
 }
 
+// segment returns an existing device with everything on it.
 func (d *BlockDevice) segment(kept bool) Segment {
 	s := Segment{
 		Device: d.device(),
@@ -154,9 +155,9 @@ func (d *BlockDevice) segment(kept bool) Segment {
 	return s
 }
 
-// sketch says what a device will hold.
+// sketch completes a segment with the content that the device will have.
 func (b *builder) sketch(s Segment, c deviceContent, on blockTarget) Segment {
-	// A partition that is kept may be empty and get its content now.
+	// A kept partition that is empty gets its content now.
 	s.Kept = on.keep && (c == nil || on.found == nil || on.found.holds() != "")
 	switch c := bare(c).(type) {
 	case nil:
@@ -202,7 +203,7 @@ func (b *builder) sketch(s Segment, c deviceContent, on blockTarget) Segment {
 	return s
 }
 
-// within is what is in a device of the layout, by the layout's name of it.
+// within returns the segment of a device, by the layout's name of it, with its content.
 func (b *builder) within(device, name string, c deviceContent) Segment {
 	on := b.places[device]
 	if on.found != nil && on.found.Type == "part" {
@@ -211,7 +212,7 @@ func (b *builder) within(device, name string, c deviceContent) Segment {
 	return b.sketch(Segment{Name: cmp.Or(name, on.name), Device: on.device, Start: on.start, Size: on.size}, c, on)
 }
 
-// bytes is the size of a partition as the layout gives it, 0 where it takes what is left.
+// bytes returns the size of a partition that the layout sets, in bytes; 0 if it takes the rest.
 func (b bound) bytes(sectorSize int64) int64 {
 	switch {
 	case b.rest() || b.sign != '+':
@@ -222,7 +223,7 @@ func (b bound) bytes(sectorSize int64) int64 {
 	return int64(b.number) << (10 * b.unit)
 }
 
-// subvolumes lists those of a file system, of which the first is the top level, and swap files.
+// subvolumes lists the subvolumes of a file system, the first of which is the top level, and their swap files.
 func subvolumes(subs []subvolume, kept bool) (list []Segment) {
 	for _, s := range subs {
 		if s.name != "" {
@@ -235,7 +236,7 @@ func subvolumes(subs []subvolume, kept bool) (list []Segment) {
 	return list
 }
 
-// made is what is made of many devices, or of none.
+// made returns the segment of something that is made of several devices, or of none.
 func (b *builder) made(d *topDevice) Segment {
 	on := b.places[d.on.device]
 	s := Segment{Name: d.on.name, Device: on.device, Kept: on.keep}
@@ -294,7 +295,7 @@ func (b *builder) made(d *topDevice) Segment {
 	return s
 }
 
-// volumes are those of a volume group, thin ones in their pools.
+// volumes lists the volumes of a group, with thin volumes inside their pools.
 func (b *builder) volumes(g *volumeGroup) (list []Segment) {
 	for _, v := range g.volumes {
 		s := b.within("/dev/"+g.name+"/"+v.name, v.name, v.content)

@@ -8,16 +8,16 @@ import (
 	"time"
 )
 
-// target is where the mount stage puts the new system.
+// target is where the mount stage mounts the new system.
 const target = "/mnt"
 
 // Stage is the part of a plan that a step belongs to.
 type Stage string
 
-// The stages, in their order. Only [Plan.Unmount] has steps of the last.
+// The stages, in their order. Only [Plan.Unmount] returns steps of the last one.
 const (
 	StageDestroy Stage = "destroy"
-	StageOpen    Stage = "open" // what is kept and closed
+	StageOpen    Stage = "open" // opens what exists and is closed
 	StageCreate  Stage = "create"
 	StageMount   Stage = "mount"
 	StageUnmount Stage = "unmount"
@@ -27,93 +27,91 @@ const (
 type Step struct {
 	Stage Stage    `json:"stage"`
 	Name  string   `json:"name"` // for people: "format root with ext4"
-	Argv  []string `json:"argv"` // never a shell string made of data
-	// Destroys says what is lost, for people; empty if nothing is. What is on a disk is
-	// counted once, in the destroy stage; the create stage works on disks that are empty.
+	Argv  []string `json:"argv"` // never a shell command that is built from data
+	// Destroys says, for people, what is lost; empty if nothing is. The content of a disk is mentioned only once, in the
+	// destroy stage; the create stage works on empty disks.
 	Destroys string `json:"destroys,omitempty"`
 	Device   string `json:"device"`
-	// Stdin is a path on the target. The runner feeds the file's content without its
-	// trailing newlines to the command, as disko's $(cat file) does.
+	// Stdin is a path on the target. The runner passes the content of that file to the command, without trailing newlines,
+	// as $(cat file) in disko does.
 	Stdin string `json:"stdin,omitempty"`
-	// Expected is how long the step usually takes; 0 if that is under a second, or not known.
-	Expected time.Duration `json:"-"` // "usual_seconds", a number
-	// Hook is the path of the layout's attribute that the command is from. It is the
-	// layout's own shell, which may do anything.
+	// Expected is how long the step usually takes; 0 if that is less than a second or not known.
+	Expected time.Duration `json:"-"` // in JSON "usual_seconds", a number
+	// Hook is the path of the layout's attribute that the command comes from. It is the layout's own shell code, which may
+	// do anything.
 	Hook string `json:"hook,omitempty"`
-	// Disk is set if the step is only about this disk: it may run beside steps of other disks, if
-	// all between them in the plan are of its stage and have a disk too.
+	// Disk is set if the step affects only this disk. It may then run concurrently with steps of other disks, provided
+	// that all steps between them in the plan are of the same stage and have a Disk too.
 	Disk string `json:"-"`
 }
 
-// Destructive tells whether the step loses data.
+// Destructive reports whether the step loses data.
 func (s Step) Destructive() bool { return s.Destroys != "" }
 
-// Mode is how much of what is on the disks a plan replaces.
+// Mode says how much of the disks' content a plan replaces.
 type Mode string
 
-// The ways.
+// The modes.
 const (
-	Fresh  Mode = "fresh"  // erase the disks, and make all
+	Fresh  Mode = "fresh"  // erase the disks, and make everything
 	Format Mode = "format" // make what is missing, keep what is as the layout says
-	Mount  Mode = "mount"  // make nothing
+	Mount  Mode = "mount"  // make nothing, only mount
 )
 
-// Options are what else a plan depends on.
+// Options are the other inputs of a plan.
 type Options struct {
 	Mode Mode // Fresh if empty
-	// Disks overrides the layout's devices, by the attribute name of the disk: a path, or
-	// which of the machine's disks.
+	// Disks overrides devices of the layout, by the attribute names of the disks. The values are selectors, see
+	// [CheckSelector].
 	Disks map[string]string
-	// Script, if not empty, is disko's own script on the machine. It runs in the place of the
-	// fresh way's steps, and the store paths that hooks name came with it.
+	// Script, if not empty, is the path of disko's own script on the machine. It replaces the steps of mode Fresh. The
+	// store paths that hooks mention are copied along with it.
 	Script string
 }
 
-// Plan is a layout for certain disks. Its methods work on the value that [NewPlan]
-// returned, not on one that was read back from JSON.
+// Plan is a layout for certain disks. Its methods need the value that [NewPlan] returned; they do not work on one that
+// was read back from JSON.
 type Plan struct {
 	Mode  Mode   `json:"way"`
 	Steps []Step `json:"steps"`
-	Disks []Disk `json:"disks"` // the disks it takes, in byte order of their names in the layout
-	// Made are RAIDs, volume groups, pools and file systems without a disk, in the order in
-	// which they are made.
+	Disks []Disk `json:"disks"` // the disks that it takes, in byte order of their names in the layout
+	// Made are RAIDs, volume groups, pools and file systems without a disk, in the order in which they are made.
 	Made []Segment `json:"made,omitempty"`
 
-	// Paths is what the facts have to tell before the plan can be whole. Where it is not
-	// empty, or there are steps of [StageOpen], only those steps are in the plan: run them,
-	// probe again, looking there, and plan again.
+	// Paths is what the facts must tell before the plan can be complete. If it is not empty, or if there are steps of
+	// [StageOpen], the plan has no other steps: run them, probe again with these paths, and make another plan.
 	Paths ProbePaths `json:"look,omitempty"`
 
-	// Objections are those of [Plan.Guard], where a plan is shown for a host.
+	// Objections are the results of [Plan.Guard], if the plan is shown for a host.
 	Objections []Objection `json:"objections,omitempty"`
-	// Problems are warnings about the layout, and what the host's board makes of it where a plan is shown for one.
+	// Problems are warnings about the layout and, if the plan is shown for a host, what the host's board cannot do with
+	// it.
 	Problems []Problem `json:"problems,omitempty"`
 
 	facts  *Facts
-	takes  []*topDevice             // the layout's, same order as Disks
-	tables map[string]deviceContent // by disk, for Verify
+	takes  []*topDevice             // the layout's disks, in the order of Disks
+	tables map[string]deviceContent // by device, for Verify
 	names  []uniqueName
-	labels map[string]string // GPT labels, and their paths
-	undo   []Step
-	keys   []string
-	typed  []string // those of the keys that are passphrases
-	// containers are LUKS, in the order in which they are made.
+	labels map[string]string // GPT labels, with their attribute paths
+	undo   []Step            // steps of StageUnmount
+	keys   []string          // paths of key files
+	typed  []string          // those of keys that are passphrases
+	// containers are the LUKS containers, in the order in which they are made.
 	containers []Container
-	// The new root has no block device: what is mounted there does not show in the facts.
+	// hiddenRoot means that the new root has no block device, so the facts do not show whether it is mounted.
 	hiddenRoot bool
 }
 
-// uniqueName is something that one machine has once only: a device-mapper name, a volume
-// group, a pool. The kind is lsblk's type or file system.
+// uniqueName is a name that may exist only once on a machine, such as a device-mapper name, a volume group or a pool.
+// kind is the type or file system that lsblk shows.
 type uniqueName struct{ kind, name string }
 
-// NewPlan resolves the layout's disks against the machine, checks them, and orders the
-// steps. Every run of the steps starts from what the facts say, also half-way through an
-// earlier run. Without facts, devices stay as the layout names them, nothing is checked,
-// and the destroy stage expects that nothing is mounted or open.
+// NewPlan finds the layout's disks on the machine, checks them, and orders the steps. The plan starts from the state
+// that the facts show, which may be that of an earlier plan that was interrupted. Without facts, devices have the names
+// of the layout, nothing is checked, and the destroy stage assumes that nothing is mounted or open.
 //
-// All that is wrong is reported at once, each with its attribute path: disks that the
-// machine does not have, that are too small, read-only or in use by the running system.
+// All problems are reported at once, each with its attribute path: disks that the machine does not have, that are too
+// small, read-only, or in use by the running system.
 func NewPlan(l *Layout, f *Facts, o Options) (*Plan, error) {
 	p := &Plan{Mode: cmp.Or(o.Mode, Fresh), facts: f}
 	b := &builder{
@@ -197,7 +195,7 @@ func NewPlan(l *Layout, f *Facts, o Options) (*Plan, error) {
 		p.Steps, p.Paths = b.opens, b.look
 		return p, nil
 	case p.Mode != Fresh && len(mounts)+len(b.swaps) == 0:
-		b.opening = nil // nothing is mounted after it
+		b.opening = nil // nothing is mounted after these steps
 	case p.Mode == Fresh:
 		p.Steps = p.destroy(b.devices)
 	}
@@ -206,9 +204,9 @@ func NewPlan(l *Layout, f *Facts, o Options) (*Plan, error) {
 	return p, nil
 }
 
-// Unfinished tells whether the plan is only the way to the next one, see Look.
+// Unfinished reports whether another plan has to follow once this one has run, see Paths.
 func (p *Plan) Unfinished() bool {
-	// A whole plan that opens something mounts it, too.
+	// A complete plan that opens something also mounts it, so its last step is not of StageOpen.
 	return len(p.Paths) > 0 || len(p.Steps) > 0 && p.Steps[len(p.Steps)-1].Stage == StageOpen
 }
 
@@ -220,7 +218,7 @@ func (b *builder) index(f *Facts) {
 	}
 }
 
-// find returns the machine's disk for one of the layout, the zero value if there is none.
+// find returns the machine's disk for a disk of the layout, or the zero value and an error in r if there is none.
 func (f *Facts) find(r *reader, on blockTarget) Disk {
 	want, ok := f.choose(r, on)
 	if !ok {
@@ -251,22 +249,21 @@ func (f *Facts) find(r *reader, on blockTarget) Disk {
 	return disk
 }
 
-// KeyFiles returns the paths on the target that secrets are read from (passwordFile,
-// keyFile, a dataset's keylocation, and so on; /run/provision/passphrase/NAME where disko
-// would ask), sorted, each once. The operator has to supply them; devices such as a USB
-// stick with a key are not among them.
+// KeyFiles returns the paths on the target from which keys are read, sorted and without duplicates: passwordFile,
+// keyFile, a dataset's keylocation and so on, and /run/provision/passphrase/NAME where disko would ask for a
+// passphrase. The operator has to supply these files. Devices, such as a USB stick with a key, are not among them.
 func (p *Plan) KeyFiles() []string {
 	files := slices.DeleteFunc(slices.Clone(p.keys), func(k string) bool { return k == "" || strings.HasPrefix(k, "/dev/") })
 	slices.Sort(files)
 	return slices.Compact(files)
 }
 
-// Tables returns the disks of the plan that get a partition table, which [Plan.Verify] can
-// compare with what was read back.
+// Tables returns the plan's disks that get a partition table, which [Plan.Verify] can compare with the table on the
+// disk.
 func (p *Plan) Tables() []Disk {
 	return slices.DeleteFunc(slices.Clone(p.Disks), func(d Disk) bool { _, ok := p.tables[d.Device]; return !ok })
 }
 
-// Unmount returns the steps that undo the mount stage and close containers. Where there
-// is nothing to do, the commands fail and say so ("not mounted").
+// Unmount returns the steps that undo the mount stage and close containers. Commands that have nothing to do fail and
+// say so ("not mounted").
 func (p *Plan) Unmount() []Step { return slices.Clone(p.undo) }

@@ -11,18 +11,18 @@ import (
 	"strings"
 )
 
-// presetFiles holds two files for each preset: NAME.nix, as people write it, and NAME.json, which is what disko
-// evaluates of that (commit 878ec37; make presets).
+// presetFiles holds two files for each preset: NAME.nix, as people write it, and NAME.json, which is the result of
+// evaluating it with disko (commit 878ec37; run make presets).
 //
 //go:embed presets
 var presetFiles embed.FS
 
-// A Preset is a layout that comes with provision.
+// Preset is a layout that comes with provision.
 type Preset struct {
 	Name  string `json:"name"`
 	About string `json:"about"` // what it makes
-	For   string `json:"for"`   // what starts from it
-	Arch  string `json:"arch"`  // x86_64 or aarch64, if that is of one architecture; empty: any
+	For   string `json:"for"`   // the machines that can boot from it
+	Arch  string `json:"arch"`  // x86_64 or aarch64, if it is for one architecture only; empty: any
 
 	Disks []PresetDisk `json:"disks"`     // in byte order of their names
 	Keys  []string     `json:"key_files"` // where the install reads disk encryption keys on the machine
@@ -31,16 +31,16 @@ type Preset struct {
 	json []byte
 }
 
-// PresetDisk is one of a preset's disks.
+// PresetDisk is a disk of a preset.
 type PresetDisk struct {
-	Name   string `json:"name"`             // below disko.devices.disk
-	Device string `json:"device,omitempty"` // empty: to be chosen
+	Name   string `json:"name"`             // attribute name below disko.devices.disk
+	Device string `json:"device,omitempty"` // empty: the operator has to choose it
 }
 
-// unchosen is what the devices of disks begin with that are to be chosen.
+// unchosen begins the device names of disks that the operator has to choose.
 const unchosen = "/dev/disk/by-id/CHANGE-ME"
 
-// Presets returns all of them.
+// Presets returns all presets.
 func Presets() []Preset {
 	const uefi = "UEFI, x86_64 or aarch64"
 	list := []Preset{
@@ -66,6 +66,7 @@ func Presets() []Preset {
 	return list
 }
 
+// read loads the preset's files.
 func (p *Preset) read() (err error) {
 	nix, err := presetFiles.ReadFile("presets/" + p.Name + ".nix")
 	if err != nil {
@@ -78,7 +79,7 @@ func (p *Preset) read() (err error) {
 	return p.describe()
 }
 
-// describe finds out disks and keys.
+// describe sets Disks and Keys from the preset's layout.
 func (p *Preset) describe() error {
 	l, err := p.Layout()
 	if err != nil {
@@ -100,7 +101,7 @@ func (p *Preset) describe() error {
 	return nil
 }
 
-// FindPreset returns the preset of a name.
+// FindPreset returns the preset with the given name. The error lists the names that exist.
 func FindPreset(name string) (Preset, error) {
 	all := Presets()
 	if i := slices.IndexFunc(all, func(p Preset) bool { return p.Name == name }); i >= 0 {
@@ -113,7 +114,8 @@ func FindPreset(name string) (Preset, error) {
 	return Preset{}, fmt.Errorf("there is no layout preset %q; `provision layout list` shows them: %s", name, strings.Join(names, ", "))
 }
 
-// On returns the preset with other devices, by the names of its disks: paths.
+// On returns a copy of the preset with other devices. The map's keys are names of its disks, and its values are paths
+// below /dev.
 func (p Preset) On(devices map[string]string) (Preset, error) {
 	l, err := p.Layout()
 	if err != nil {
@@ -150,7 +152,8 @@ func (p Preset) On(devices map[string]string) (Preset, error) {
 	return p, p.describe()
 }
 
-// renamed is what disko evaluates where a disk, and so the partitions of a legacy table, have another device.
+// renamed returns a value of the layout with a disk's device replaced, as disko would evaluate it. In a legacy table,
+// the names of partitions contain that of the disk, so they change too.
 func renamed(v any, from, to string) any {
 	switch v := v.(type) {
 	case string:
@@ -175,6 +178,7 @@ func renamed(v any, from, to string) any {
 	return v
 }
 
+// printLayout writes a layout as the JSON files of the presets are written.
 func printLayout(w *bytes.Buffer, doc any) error {
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false)
@@ -182,7 +186,8 @@ func printLayout(w *bytes.Buffer, doc any) error {
 	return enc.Encode(doc)
 }
 
-// Unchosen are the names of the disks that have no device yet, and get none by overrides as in [Options].
+// Unchosen returns the names of the disks that have no device, neither in the preset nor in overrides, which are as in
+// [Options].
 func (p Preset) Unchosen(overrides map[string]string) (names []string) {
 	for _, d := range p.Disks {
 		if _, ok := overrides[d.Name]; !ok && d.Device == "" {
@@ -199,7 +204,7 @@ func (p Preset) diskNames() (names []string) {
 	return names
 }
 
-// Layout is the preset's.
+// Layout parses the preset's layout.
 func (p Preset) Layout() (*Layout, error) {
 	l, err := Parse(p.json)
 	if err != nil {
@@ -208,13 +213,13 @@ func (p Preset) Layout() (*Layout, error) {
 	return l, nil
 }
 
-// JSON is the preset as disko evaluates disko.devices.
+// JSON returns disko.devices of the preset, as disko evaluates it.
 func (p Preset) JSON() []byte { return p.json }
 
-// Nix is the preset as a NixOS module for disko: a disko.nix.
+// Nix returns the preset as a NixOS module for disko: a disko.nix.
 func (p Preset) Nix() string { return p.nix }
 
-// System is what a host without disko has to have in its configuration.
+// System returns the options that a host without disko must have in its configuration.
 func (p Preset) System() (System, error) {
 	l, err := p.Layout()
 	if err != nil {

@@ -12,15 +12,16 @@ import (
 	"strings"
 )
 
+// probe is the shell script that Probe runs. It is constant.
+//
 //go:embed probe.sh
 var probe string
 
-// ProbePaths says which paths on which btrfs devices a probe looks for, by device.
+// ProbePaths holds the paths that a probe looks for on btrfs devices, by device.
 type ProbePaths map[string][]string
 
-// Probe returns the command that prints, as root on the machine, what its disks are. It
-// changes nothing, but for the mounts that looking into a btrfs takes. [ReadProbe] reads
-// what it prints.
+// Probe returns the command that prints, as root on the machine, the state of its disks. It changes nothing, apart from
+// temporary mounts to look into a btrfs. [ReadProbe] reads the output.
 func Probe(look ProbePaths) []string {
 	argv := []string{"sh", "-c", probe, "probe"}
 	for _, device := range slices.Sorted(maps.Keys(look)) {
@@ -29,9 +30,9 @@ func Probe(look ProbePaths) []string {
 	return argv
 }
 
-// ReadProbe makes the JSON that [ParseFacts] reads of what [Probe] printed. lsblk's part
-// stays as it is, as people like to look at it. An answer of a tool that is not understood
-// is an error that shows it: a guess could cost a disk.
+// ReadProbe converts the output of [Probe] to the JSON that [ParseFacts] reads. The part of lsblk is kept as it is,
+// because people like to look at it. If the output of a tool is not understood, the error shows it: a wrong guess could
+// cost the data of a disk.
 func ReadProbe(out []byte) ([]byte, error) {
 	facts, err := readProbe(strings.Split(string(out), "\x00"))
 	var data []byte
@@ -47,7 +48,7 @@ func ReadProbe(out []byte) ([]byte, error) {
 	return data, nil
 }
 
-// allLookedAt returns an error if lsblk shows a device as empty at which blkid did not look: it is not known to be.
+// allLookedAt returns an error if lsblk shows a device as empty that blkid did not examine, since it may not be empty.
 func allLookedAt(facts []byte) error {
 	f, err := ParseFacts(facts)
 	if err != nil {
@@ -61,7 +62,7 @@ func allLookedAt(facts []byte) error {
 	return nil
 }
 
-// readProbe reads what probe.sh printed: names and outputs in turn, "lsblk" first, "end" last.
+// readProbe parses the output of probe.sh: pairs of a name and an output, "lsblk" first and "end" last.
 func readProbe(args []string) (map[string]any, error) {
 	facts := map[string]any{}
 	inside := map[string]map[string]string{}
@@ -101,7 +102,7 @@ func readProbe(args []string) (map[string]any, error) {
 	return nil, errors.New("what the machine printed has no end: the probe was cut off")
 }
 
-// Answered returns an error if the facts do not say what is at all the paths that were asked for.
+// Answered returns an error if the facts do not say what is at every path that the probe was asked for.
 func (look ProbePaths) Answered(f *Facts) error {
 	for device, paths := range look {
 		for _, path := range paths {
@@ -113,7 +114,7 @@ func (look ProbePaths) Answered(f *Facts) error {
 	return nil
 }
 
-// notUnderstood shows the beginning of an answer that is not what its tool prints.
+// notUnderstood returns an error that shows the beginning of an output that its tool should not print.
 func notUnderstood(tool, text string) error {
 	const most = 300
 	shown := strings.TrimSpace(text)
@@ -123,8 +124,8 @@ func notUnderstood(tool, text string) error {
 	return fmt.Errorf("%s printed what is not understood: %q; run it on the machine and look", tool, shown)
 }
 
-// readObject reads the JSON object that a tool printed. Lines before and after it are somebody
-// else's, such as a library's warning, and do not count.
+// readObject reads the JSON object that a tool printed. It ignores lines before and after the object, such as a
+// library's warnings.
 func readObject(tool, text string, to any) error {
 	begin := 0
 	if !strings.HasPrefix(text, "{") {
@@ -136,7 +137,7 @@ func readObject(tool, text string, to any) error {
 	return nil
 }
 
-// section adds what one tool printed.
+// section adds the output of one tool to the facts.
 func section(facts map[string]any, name, text string) (err error) {
 	switch name {
 	case "links":
@@ -169,7 +170,7 @@ func section(facts map[string]any, name, text string) (err error) {
 	return err
 }
 
-// rows are the lines of a table, split at tabs.
+// rows splits a table into lines, and these at tabs.
 func rows(text string) (all [][]string) {
 	for line := range strings.Lines(text) {
 		all = append(all, strings.Split(strings.TrimSuffix(line, "\n"), "\t"))
@@ -177,6 +178,7 @@ func rows(text string) (all [][]string) {
 	return all
 }
 
+// readLinks reads pairs of a link and its target.
 func readLinks(text string) (map[string]string, error) {
 	links := map[string]string{}
 	for _, row := range rows(text) {
@@ -188,8 +190,8 @@ func readLinks(text string) (map[string]string, error) {
 	return links, nil
 }
 
-// readSwaps reads /proc/swaps (proc(5)): a head line; then a line each, whose first field is the name and the last the
-// priority.
+// readSwaps reads /proc/swaps (proc(5)): a header line, then one line for each swap area, with its name in the first
+// field and its priority in the last.
 func readSwaps(text string) ([]string, error) {
 	swaps := []string{}
 	for i, row := range rows(text) {
@@ -205,14 +207,15 @@ func readSwaps(text string) ([]string, error) {
 	return swaps, nil
 }
 
-// volumeReport is what pvs and lvs report.
+// volumeReport is a report of pvs or lvs.
 type volumeReport struct {
 	PV []PhysicalVolume
 	LV []LogicalVolume
 }
 
+// readVolumes reads the report of pvs or lvs.
 func readVolumes(tool, text string) (volumeReport, error) {
-	if text == "" { // LVM is not there
+	if text == "" { // LVM is not installed
 		return volumeReport{}, nil
 	}
 	var found struct{ Report []volumeReport }
@@ -225,9 +228,10 @@ func readVolumes(tool, text string) (volumeReport, error) {
 	return found.Report[0], nil
 }
 
-// poolName is what zpool takes for a name. (zpoolconcepts(7))
+// poolName matches the names that zpool accepts (zpoolconcepts(7)).
 var poolName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.:-]*$`)
 
+// readPools reads the names of imported pools, one on each line.
 func readPools(text string) ([]string, error) {
 	pools := []string{}
 	for _, row := range rows(text) {
@@ -239,6 +243,7 @@ func readPools(text string) ([]string, error) {
 	return pools, nil
 }
 
+// readHolders reads lines of device, holder, and the holder's device-mapper name.
 func readHolders(text string) ([]Holder, error) {
 	var holders []Holder
 	for _, row := range rows(text) {
@@ -250,6 +255,7 @@ func readHolders(text string) ([]Holder, error) {
 	return holders, nil
 }
 
+// readDatasets reads lines of name, type, volume size and key status.
 func readDatasets(text string) ([]Dataset, error) {
 	datasets := []Dataset{}
 	for _, row := range rows(text) {
@@ -261,7 +267,7 @@ func readDatasets(text string) ([]Dataset, error) {
 	return datasets, nil
 }
 
-// readSignatures reads what blkid --output export prints below the name of each device.
+// readSignatures reads the output of blkid --output export, with the name of each device on the line before it.
 func readSignatures(text string) (map[string]Signature, error) {
 	found := map[string]Signature{}
 	device := ""
@@ -282,7 +288,7 @@ func readSignatures(text string) (map[string]Signature, error) {
 		}
 		s := found[device]
 
-		// blkid escapes what a shell would not take as it is.
+		// blkid escapes characters that are special to a shell.
 		switch value = strings.ReplaceAll(value, `\`, ""); key {
 		case "TYPE":
 			s.Type = value
@@ -298,9 +304,10 @@ func readSignatures(text string) (map[string]Signature, error) {
 	return found, nil
 }
 
+// blkidKey matches the names of blkid's values.
 var blkidKey = regexp.MustCompile(`^[A-Z_0-9]+$`)
 
-// absolute resolves the target of a link in a folder.
+// absolute returns the target of a link in the folder dir as an absolute path.
 func absolute(dir, to string) string {
 	if path.IsAbs(to) {
 		return to
@@ -308,7 +315,7 @@ func absolute(dir, to string) string {
 	return path.Join(dir, to)
 }
 
-// unescape reads a name of /proc/swaps, where blanks and backslashes are octal.
+// unescape decodes a name in /proc/swaps, where blanks and backslashes are octal.
 func unescape(name string) string {
 	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(name)
 }

@@ -2,14 +2,14 @@ package disko
 
 import "fmt"
 
-// Problem is what a machine's board makes of a layout.
+// Problem is something in a layout that does not work, or may not work, on a machine's board.
 type Problem struct {
-	Stops bool   `json:"stops"` // an install does not begin; else it is a warning
-	Path  string `json:"path"`  // in the layout
-	Text  string `json:"text"`  // what is wrong, and how it is mended, for people
+	Stops bool   `json:"stops"` // the install does not begin; false: it is only a warning
+	Path  string `json:"path"`  // attribute path in the layout; empty: it is about the layout as a whole
+	Text  string `json:"text"`  // what is wrong and how to mend it, for people
 }
 
-// String is the whole explanation.
+// String returns the whole explanation.
 func (p Problem) String() string {
 	if p.Path == "" {
 		return p.Text

@@ -7,13 +7,14 @@ import (
 	"strings"
 )
 
-// groupCapacity is the most that a volume group can have while its volumes are made, in bytes of whole extents.
+// groupCapacity is the space in a volume group while its volumes are made, in bytes of whole extents. It is an upper
+// bound.
 type groupCapacity struct {
 	total, free int64    // math.MaxInt64: not known
-	taken       []string // the volumes that have taken of it
+	taken       []string // names of the volumes that have used some of it
 }
 
-// newRoom is that of a new group. Each member begins with a MiB of LVM's own.
+// newRoom returns the capacity of a new group. The first MiB of each member is LVM's own.
 func newRoom(members []blockTarget) *groupCapacity {
 	r := &groupCapacity{}
 	for _, m := range members {
@@ -26,7 +27,8 @@ func newRoom(members []blockTarget) *groupCapacity {
 	return r
 }
 
-// percent returns what a volume takes of what, "FREE" or "VG"; 0 if its size is a number.
+// percent returns the percentage that a volume takes, and of what: "FREE", "VG", or another word of LVM. It returns 0
+// if the size is a number.
 func (v logicalVolume) percent() (n int64, of string) {
 	m := lvmPercent.FindStringSubmatch(v.size)
 	if m == nil {
@@ -36,15 +38,15 @@ func (v logicalVolume) percent() (n int64, of string) {
 	switch of = strings.ToUpper(m[2]); of {
 	case "", "F":
 		of = "FREE"
-	case "V", "P", "PVS": // PVS are those that the command names, or all
+	case "V", "P", "PVS": // PVS means the volumes that the command names, else all
 		of = "VG"
 	}
 	return n, of
 }
 
-// allocate returns the most that a volume can get, 0 if that is not known, and reports one for which nothing can be
-// left. LVM takes a percentage for what is left where that is less: 60%VG twice are 60% and 40% (tried with lvcreate
-// 2.03).
+// allocate returns the largest size that a volume can get, in bytes; 0 if that is not known. It records an error if
+// nothing can be left for the volume. If a percentage is more than what is left, LVM takes what is left: 60%VG twice
+// gives 60% and 40% (tested with lvcreate 2.03).
 func (r *groupCapacity) allocate(b *builder, v logicalVolume) (size int64) {
 	percent, of := v.percent()
 	switch {
@@ -77,7 +79,7 @@ func (r *groupCapacity) allocate(b *builder, v logicalVolume) (size int64) {
 	return size
 }
 
-// share is a part of a size, which may be not known.
+// share returns a percentage of a size in whole extents. The size may be math.MaxInt64, not known.
 func share(of, percent int64) int64 {
 	if of == math.MaxInt64 {
 		return of
@@ -86,7 +88,7 @@ func share(of, percent int64) int64 {
 	return min(extents*percent/100, extents) * extentSize
 }
 
-// copies is how many there are of each extent, at least.
+// copies returns how often each extent is stored, at least.
 func (v logicalVolume) copies() int64 {
 	said := slices.ContainsFunc(v.args, func(arg string) bool {
 		return strings.HasPrefix(arg, "-m") || strings.HasPrefix(arg, "--mirrors")
@@ -97,6 +99,7 @@ func (v logicalVolume) copies() int64 {
 	return 1
 }
 
+// refuse records the error that the group has too little space for a volume.
 func (r *groupCapacity) refuse(b *builder, v logicalVolume, needs int64) {
 	before := ""
 	if len(r.taken) > 0 {
@@ -106,7 +109,7 @@ func (r *groupCapacity) refuse(b *builder, v logicalVolume, needs int64) {
 		v.size, human(needs), human(r.free), before)
 }
 
-// take takes away what a volume uses at least.
+// take subtracts what a volume uses at least.
 func (r *groupCapacity) take(v logicalVolume, percent int64, of string, uses int64) {
 	r.taken = append(r.taken, v.name)
 	whole := percent >= 100 && (of == "FREE" || of == "VG")
@@ -117,7 +120,7 @@ func (r *groupCapacity) take(v logicalVolume, percent int64, of string, uses int
 		}
 	case len(v.args) > 0:
 
-		// Its arguments may keep it to some of the members.
+		// The arguments may restrict the volume to some of the members.
 	case v.kind == "" && whole:
 		r.free = 0
 	case v.kind == "" && r.free < math.MaxInt64:
@@ -127,7 +130,8 @@ func (r *groupCapacity) take(v logicalVolume, percent int64, of string, uses int
 	}
 }
 
-// checkVolumes reports volumes that are larger than all members together. Sparse ones may be.
+// checkVolumes records an error if the volumes of a pool need more space than all of its members have. Sparse volumes
+// do not count.
 func (z *zpool) checkVolumes(b *builder, members []blockTarget) {
 	room, needs := int64(0), int64(0)
 	for _, m := range members {

@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// classes are the kinds of disks that a selector may ask for the largest or smallest of.
-// lsblk tells them apart: an SSD is what does not rotate, whatever it is attached by.
+// classes are the kinds of disks of which a selector can name the largest or smallest. They depend on what lsblk shows:
+// an SSD is any disk that does not rotate, whatever its interface.
 var classes = map[string]func(*BlockDevice) bool{
 	"":      func(*BlockDevice) bool { return true },
 	"-hdd":  func(b *BlockDevice) bool { return bool(b.Rotational) },
@@ -19,9 +19,8 @@ var classes = map[string]func(*BlockDevice) bool{
 	"-ssd":  func(b *BlockDevice) bool { return !bool(b.Rotational) },
 }
 
-// CheckSelector tells whether a value of [Options.Disks] can be meant: "serial:SERIAL" and
-// "wwn:WWN" as lsblk prints them, "largest" and "smallest", also of a class
-// ("largest-nvme"), or a path below /dev.
+// CheckSelector returns an error if s is not a valid value for [Options.Disks]. Valid are "serial:SERIAL" and "wwn:WWN"
+// as lsblk prints them, "largest" and "smallest", also of a class ("largest-nvme"), and a path below /dev.
 func CheckSelector(s string) error {
 	switch kind, value, _ := strings.Cut(s, ":"); {
 	case strings.HasPrefix(s, "/dev/"), (kind == "serial" || kind == "wwn") && value != "":
@@ -39,7 +38,7 @@ func CheckSelector(s string) error {
 	return fmt.Errorf("%q selects no disk; possible are serial:SERIAL, wwn:WWN, %s, and a path such as /dev/disk/by-id/NAME", s, strings.Join(each, ", "))
 }
 
-// superlative returns the class of a selector that asks for a size, nil if it does not.
+// superlative returns the class of a selector for the largest or smallest disk; nil for other selectors.
 func superlative(s string) func(*BlockDevice) bool {
 	for _, size := range []string{"largest", "smallest"} {
 		if class, ok := strings.CutPrefix(s, size); ok {
@@ -49,7 +48,7 @@ func superlative(s string) func(*BlockDevice) bool {
 	return nil
 }
 
-// check reports what is wrong with the overrides, whatever the machine has.
+// check records errors in the overrides that do not depend on the machine.
 func (o Options) check(r *reader, l *Layout) {
 	var have []string
 	for _, d := range l.disks() {
@@ -65,8 +64,8 @@ func (o Options) check(r *reader, l *Layout) {
 	}
 }
 
-// Devices are the disks that the plan takes, as [Options.Disks] names them: for another
-// plan that must not take others.
+// Devices returns the disks that the plan takes in the form of [Options.Disks], so that another plan takes the same
+// ones.
 func (p *Plan) Devices() map[string]string {
 	devices := map[string]string{}
 	for _, d := range p.Disks {
@@ -75,7 +74,7 @@ func (p *Plan) Devices() map[string]string {
 	return devices
 }
 
-// on is where a disk of the layout is looked for.
+// on returns where a disk of the layout is to be found, with the override for it applied.
 func (o Options) on(d *topDevice) blockTarget {
 	on := d.on
 	if selector, ok := o.Disks[on.name]; ok {
@@ -85,8 +84,8 @@ func (o Options) on(d *topDevice) blockTarget {
 	return on
 }
 
-// choose returns the kernel's name of what a layout or an operator calls a disk; false if
-// there is none, or more than one.
+// choose returns the kernel's name of the disk that a layout or an operator names; false and an error in r if there is
+// none or more than one.
 func (f *Facts) choose(r *reader, on blockTarget) (device string, ok bool) {
 	if to, ok := f.Links[on.device]; ok {
 		return to, true
@@ -102,7 +101,7 @@ func (f *Facts) choose(r *reader, on blockTarget) (device string, ok bool) {
 	return found.device(), true
 }
 
-// match finds the one disk that a selector is about.
+// match finds the one disk that a selector names.
 func (f *Facts) match(selector string) (*BlockDevice, error) {
 	if err := CheckSelector(selector); err != nil {
 		return nil, err
@@ -127,7 +126,7 @@ func (f *Facts) match(selector string) (*BlockDevice, error) {
 				continue
 			}
 
-		// Nobody means the stick that was left in the machine, whatever its size.
+		// Nobody means a removable stick that was left in the machine, whatever its size.
 		case bool(b.Removable), bool(b.ReadOnly), b.Transport == "usb", !b.builtIn(), !class(b):
 			continue
 		case len(found) > 0 && b.Size != found[0].Size:
@@ -150,16 +149,16 @@ func (f *Facts) match(selector string) (*BlockDevice, error) {
 	return nil, fmt.Errorf("%d disks of this machine are %s: %s; choose one with %s", len(found), selector, describeAll(found), tellsApart(found))
 }
 
-// builtIn tells whether a disk may be meant by its size. Flash of the board, memory and what lies on other machines has
-// kernel names of other forms: mtdblock0, pmem0, nbd0, rbd0, drbd0 and so on.
+// builtIn reports whether a disk may be selected by size. Flash chips of the board, memory, and disks of other machines
+// have kernel names of other forms: mtdblock0, pmem0, nbd0, rbd0, drbd0 and so on.
 func (b *BlockDevice) builtIn() bool {
 	return diskName.MatchString(b.kernelName()) && !slices.Contains([]string{"iscsi", "fc", "fcoe", "tcp", "rdma"}, b.Transport)
 }
 
-// diskName matches what drivers of disks call them, whole (devices.txt of Linux).
+// diskName matches complete names that disk drivers give to whole disks (devices.txt of Linux).
 var diskName = regexp.MustCompile(`^((s|v|xv|h|das|rss)d[a-z]+|nvme\d+n\d+|mmcblk\d+|(cciss|ida)[!/]c\d+d\d+)$`)
 
-// tellsApart is the form of selectors that tells disks apart.
+// tellsApart returns the form of selector that tells the disks of a list apart.
 func tellsApart(list []*BlockDevice) string {
 	unlike := func(of func(*BlockDevice) string) bool {
 		seen := map[string]bool{"": true}
@@ -181,7 +180,7 @@ func tellsApart(list []*BlockDevice) string {
 	return "a path below /dev/disk/by-path"
 }
 
-// describeAll lists disks with all that tells them apart.
+// describeAll lists disks for people, with everything that tells them apart.
 func describeAll(list []*BlockDevice) string {
 	if len(list) == 0 {
 		return "no disks"
@@ -204,7 +203,7 @@ func describeAll(list []*BlockDevice) string {
 	return strings.Join(names, ", ")
 }
 
-// ParseDisks reads overrides as people write them, NAME=SELECTOR.
+// ParseDisks reads overrides in the form NAME=SELECTOR. It returns all errors joined.
 func ParseDisks(args []string) (map[string]string, error) {
 	disks := map[string]string{}
 	var errs []error

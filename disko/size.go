@@ -12,14 +12,14 @@ import (
 
 const (
 	mib = 1 << 20
-	// GPT keeps 128 entries of 128 bytes at both ends of the disk.
+	// A GPT has 128 entries of 128 bytes at both ends of the disk.
 	tableEntries   = 128
 	tableEntrySize = 128
 )
 
-// bound is the start or end of a partition as sgdisk reads it: a sign ('+' from the
-// start, '-' from the end of the free block, ' ' absolute) and a number of sectors
-// (unit 0) or of units of 1024^unit bytes. Zero is sgdisk's default.
+// bound is the start or end of a partition in sgdisk's notation: a sign ('+' from the start of the free block, '-' from
+// its end, ' ' absolute) and a number of sectors (unit 0) or of units of 1024^unit bytes. The number zero means
+// sgdisk's default.
 type bound struct {
 	text   string
 	sign   byte
@@ -27,10 +27,12 @@ type bound struct {
 	unit   int
 }
 
-// sgdisk reads a number and one letter, and nothing that follows: MiB and MB are M. What is then no unit at all counts
-// sectors, so that 50% is sector 50, and 1.5G sector 1: nobody means that.
+// boundPattern matches what is read as a bound. sgdisk itself reads a number and one letter and ignores the rest, so
+// MiB and MB are M. If the letter is not a unit, it counts sectors: 50% is sector 50, and 1.5G is sector 1. As nobody
+// means that, these are errors here.
 var boundPattern = regexp.MustCompile(`^([+-]?)([0-9]+)(?:([sSkKmMgGtTpPeE])(?:[iI]?[bB])?|(%))?$`)
 
+// bound reads a bound.
 func (a *attrs) bound(name string) bound {
 	text := a.str(name)
 	b := bound{text: text, sign: ' '}
@@ -46,7 +48,7 @@ func (a *attrs) bound(name string) bound {
 	}
 	number, err := strconv.ParseUint(m[2], 10, 64)
 	if number == 0 && err == nil {
-		return b // whatever the unit
+		return b // the unit does not matter
 	}
 
 	b.number = number
@@ -62,10 +64,10 @@ func (a *attrs) bound(name string) bound {
 	return b
 }
 
-// rest tells whether the end depends on the size of the disk.
+// rest reports whether the bound depends on the size of the disk.
 func (b bound) rest() bool { return b.number == 0 || b.sign == '-' }
 
-// resolve is IeeeToInt of gptfdisk's support.cc.
+// resolve returns the sector of the bound. It is IeeeToInt in gptfdisk's support.cc.
 func (b bound) resolve(low, high, def, align, sectorSize uint64) uint64 {
 	if b.number == 0 {
 		return def
@@ -97,19 +99,19 @@ func (b bound) resolve(low, high, def, align, sectorSize uint64) uint64 {
 // extent is the first and last sector of a partition.
 type extent struct{ first, last uint64 }
 
-// arranger finds room as gptfdisk does, one sgdisk call for each partition.
+// arranger finds free space as gptfdisk does when sgdisk adds one partition after the other.
 type arranger struct {
 	used        []extent
-	first, last uint64 // usable
-	align       uint64
+	first, last uint64 // usable sectors
+	align       uint64 // in sectors
 }
 
-// arrange returns where sgdisk puts the partitions on a disk of size bytes.
+// arrange returns where sgdisk puts the partitions on an empty disk of size bytes.
 func arrange(parts []partition, size, sectorSize int64) ([]extent, error) {
 	return arrangeBeside(nil, parts, size, sectorSize)
 }
 
-// arrangeBeside does so on a disk where some space is used already, and returns that, too.
+// arrangeBeside is arrange for a disk on which some space is used. The result begins with the used extents.
 func arrangeBeside(used []extent, parts []partition, size, sectorSize int64) ([]extent, error) {
 	ss := uint64(sectorSize)
 	if sectorSize < 512 || sectorSize > 1<<16 || bits.OnesCount64(ss) != 1 {
@@ -136,7 +138,7 @@ func arrangeBeside(used []extent, parts []partition, size, sectorSize int64) ([]
 			minimum = p.content.minimum()
 		}
 
-		// Compared in sectors, as bytes may overflow here.
+		// Sectors are compared, as bytes may overflow here.
 		if has := e.last - e.first + 1; has < uint64(minimum)/ss {
 			return nil, fmt.Errorf("%s: only %s are left for it, it needs %s at least", p.path, human(int64(has*ss)), human(minimum))
 		}
@@ -145,8 +147,9 @@ func arrangeBeside(used []extent, parts []partition, size, sectorSize int64) ([]
 	return g.used, nil
 }
 
-// setAlignment is what each sgdisk call finds when it reads the table: a partition that
-// does not start at 1 MiB lowers the alignment for those after it.
+// setAlignment sets the alignment as each sgdisk command does when it reads the table: a partition that does not start
+// at a multiple of 1 MiB lowers the alignment for the partitions after it. explicit, if not 0, is the alignment that
+// the layout sets.
 func (g *arranger) setAlignment(explicit, sectors, ss uint64) {
 	g.align = explicit
 	if explicit > 0 {
@@ -159,12 +162,13 @@ func (g *arranger) setAlignment(explicit, sectors, ss uint64) {
 		}
 	}
 
-	const smallestAdvancedFormat = 585937500 // sectors
+	const smallestAdvancedFormat = 585937500 // in sectors
 	if g.align < 8 && sectors >= smallestAdvancedFormat {
 		g.align = 8
 	}
 }
 
+// add finds the space for a partition and marks it as used. ss is the sector size in bytes.
 func (g *arranger) add(p partition, ss uint64) error {
 	low, ok := g.largest()
 	if !ok {
@@ -185,7 +189,7 @@ func (g *arranger) add(p partition, ss uint64) error {
 	return nil
 }
 
-// free tells whether the sectors are usable and in no partition.
+// free reports whether all of the sectors are usable and in no partition.
 func (g *arranger) free(first, last uint64) bool {
 	if first < g.first || last > g.last {
 		return false
@@ -198,7 +202,7 @@ func (g *arranger) free(first, last uint64) bool {
 	return true
 }
 
-// lastFree returns the last sector of the free block that start is in.
+// lastFree returns the last sector of the free block that contains start.
 func (g *arranger) lastFree(start uint64) uint64 {
 	end := g.last
 	for _, u := range g.used {
@@ -209,7 +213,8 @@ func (g *arranger) lastFree(start uint64) uint64 {
 	return end
 }
 
-// largest returns the start of the largest free block, the first of equals.
+// largest returns the start of the largest free block, and the first of these if several are equal; false if there is
+// none.
 func (g *arranger) largest() (start uint64, ok bool) {
 	starts := []uint64{g.first}
 	for _, u := range g.used {
@@ -228,7 +233,7 @@ func (g *arranger) largest() (start uint64, ok bool) {
 	return start, best > 0
 }
 
-// aligned moves a sector to a multiple of the alignment, down if that is free, else up.
+// aligned moves a sector to a multiple of the alignment: down if the sectors between are free, else up.
 func (g *arranger) aligned(sector uint64) uint64 {
 	rest := sector % g.align
 	if rest == 0 {
@@ -244,8 +249,8 @@ func (g *arranger) aligned(sector uint64) uint64 {
 	return sector
 }
 
-// smallest returns the size in bytes, in whole MiB, of the smallest disk that takes the
-// partitions; false if there is none.
+// smallest returns the size in bytes, in whole MiB, of the smallest disk on which the partitions fit; false if there is
+// none.
 func smallest(parts []partition, sectorSize int64) (int64, bool) {
 	low, high := int64(0), int64(math.MaxInt64/mib)
 	for low < high {
@@ -260,7 +265,7 @@ func smallest(parts []partition, sectorSize int64) (int64, bool) {
 	return low * mib, err == nil
 }
 
-// human writes bytes for people: "512 MiB", "7.5 GiB".
+// human returns a size in bytes for people: "512 MiB", "7.5 GiB".
 func human(n int64) string {
 	unit, f := 0, float64(n)
 	for f >= 1024 && unit < 6 {

@@ -7,10 +7,10 @@ import (
 	"strings"
 )
 
-// Names that live on disks which stay are compared with those that the layout gives, and what lies on such disks and on
-// disks that are erased at once is found, before anything is erased.
+// Before anything is erased, names on disks that stay are compared with the names that the layout gives, and devices
+// that are on disks that stay as well as on disks that are erased are found.
 
-// checkNodes reports what stands in the way of taking the disks.
+// checkNodes records errors for everything that prevents taking the disks.
 func (p *Plan) checkNodes(r *reader, nodes []*placedDevice) {
 	for _, n := range nodes {
 		if root := p.erasedRoot(n); root != "" {
@@ -24,7 +24,7 @@ func (p *Plan) checkNodes(r *reader, nodes []*placedDevice) {
 	p.checkPaths(r)
 }
 
-// erasedRoot is a disk that the plan empties and on which a device lies, empty if there is none.
+// erasedRoot returns a disk that the plan erases and that the device is on; empty if there is none.
 func (p *Plan) erasedRoot(n *placedDevice) string {
 	if i := slices.IndexFunc(n.roots, p.erased); i >= 0 {
 		return n.roots[i]
@@ -32,12 +32,12 @@ func (p *Plan) erasedRoot(n *placedDevice) string {
 	return ""
 }
 
-// at is the attribute that a disk of the plan comes from.
+// at returns the attribute path of a disk of the plan.
 func (p *Plan) at(device string) string {
 	return p.takes[slices.IndexFunc(p.Disks, func(d Disk) bool { return d.Device == device })].on.at
 }
 
-// checkHolds reports uses of a disk that is to be erased.
+// checkHolds records errors for uses of a disk (root) that is to be erased by a device n on it.
 func (p *Plan) checkHolds(r *reader, at, root string, n *placedDevice) {
 	for _, point := range n.mountpoints() {
 		if point != "[SWAP]" && !ours(point) {
@@ -64,7 +64,7 @@ func (p *Plan) checkHolds(r *reader, at, root string, n *placedDevice) {
 	}
 }
 
-// checkPaths reports disks of the plan that are one disk.
+// checkPaths records errors for disks of the plan that are the same disk.
 func (p *Plan) checkPaths(r *reader) {
 	for i, d := range p.Disks {
 		for _, o := range p.Disks[:i] {
@@ -77,13 +77,14 @@ func (p *Plan) checkPaths(r *reader) {
 	}
 }
 
-// Of these, the members of one have one UUID; of the others, nothing that lsblk shows tells which belong together.
+// Members with a file system in sharedUUID have a common UUID. For those in noUUID, lsblk shows nothing that tells
+// which belong together.
 var (
 	sharedUUID = []string{"btrfs", "bcachefs", "linux_raid_member", "zfs_member", "ddf_raid_member"}
 	noUUID     = []string{"isw_raid_member", "ddf_raid_member", "stratis", "bcache"}
 )
 
-// checkMembers reports what is kept on several devices of which only some are erased.
+// checkMembers records errors for content on several devices of which only some are erased.
 func (p *Plan) checkMembers(r *reader, nodes []*placedDevice) {
 	for _, n := range nodes {
 		root := p.erasedRoot(n)
@@ -108,13 +109,13 @@ func (p *Plan) checkMembers(r *reader, nodes []*placedDevice) {
 	}
 }
 
-// checkGroups reports volume groups, active or not, that are on disks that stay, too, or have a name that the layout
-// gives.
+// checkGroups records errors for volume groups, active or not, that are partly on disks that stay, or whose name the
+// layout gives to another group.
 func (p *Plan) checkGroups(r *reader, nodes []*placedDevice) {
 	if p.facts == nil {
 		return
 	}
-	seen := map[string]bool{} // a volume that is active has said so
+	seen := map[string]bool{} // groups with an active volume are checked by checkHolds and checkOther
 	for _, n := range nodes {
 		if n.Type == "lvm" && (p.erasedRoot(n) == "" ||
 			slices.ContainsFunc(n.roots, func(root string) bool { return !p.erased(root) })) {
@@ -151,7 +152,7 @@ func (p *Plan) checkGroups(r *reader, nodes []*placedDevice) {
 	}
 }
 
-// lookUp finds a device by any of its names, nil if there is none.
+// lookUp finds a device by any of its names; nil if there is none.
 func (f *Facts) lookUp(nodes []*placedDevice, device string) *placedDevice {
 	i := slices.IndexFunc(nodes, func(n *placedDevice) bool {
 		return n.device() == device || "/dev/"+n.kname() == device || n.device() == f.Links[device] || "/dev/"+n.kname() == f.Links[device]
@@ -162,7 +163,7 @@ func (f *Facts) lookUp(nodes []*placedDevice, device string) *placedDevice {
 	return nodes[i]
 }
 
-// checkOther reports what is on disks that stay and has a name that the layout gives.
+// checkOther records errors if a device on a disk that stays has a name that the layout gives.
 func (p *Plan) checkOther(r *reader, n *placedDevice) {
 	for _, has := range p.namesOf(n) {
 		p.clash(r, n, has)
@@ -172,7 +173,7 @@ func (p *Plan) checkOther(r *reader, n *placedDevice) {
 	}
 }
 
-// namesOf are the names that a device has where there may be only one of a name.
+// namesOf returns those names of a device that may exist only once on a machine.
 func (p *Plan) namesOf(n *placedDevice) (names []uniqueName) {
 	add := func(kind, word string) {
 		if word != "" && !slices.Contains(names, uniqueName{kind, word}) {
@@ -189,7 +190,7 @@ func (p *Plan) namesOf(n *placedDevice) (names []uniqueName) {
 	switch n.FSType {
 	case "zfs_member":
 		add("zfs_member", n.Label)
-	case "linux_raid_member": // md(4): the name is behind the name of the host that made it
+	case "linux_raid_member": // the name follows the name of the host that made it, see md(4)
 		_, word, ok := strings.Cut(n.Label, ":")
 		if !ok {
 			word = n.Label
@@ -211,7 +212,7 @@ func (p *Plan) namesOf(n *placedDevice) (names []uniqueName) {
 	return names
 }
 
-// clash reports a name of a device that stays, if the layout gives it, too.
+// clash records an error if the layout gives a name that a device which stays has already.
 func (p *Plan) clash(r *reader, n *placedDevice, has uniqueName) {
 	if !slices.Contains(p.names, has) {
 		return
@@ -236,7 +237,7 @@ func (p *Plan) clash(r *reader, n *placedDevice, has uniqueName) {
 	}
 }
 
-// relabel is how a file system gets another label.
+// relabel says, for people, how the label of a file system is changed.
 func relabel(n *placedDevice) string {
 	commands := map[string]string{
 		"ext2": "e2label %s NEW", "ext3": "e2label %s NEW", "ext4": "e2label %s NEW", "vfat": "fatlabel %s NEW", "exfat": "exfatlabel %s NEW",

@@ -5,10 +5,11 @@ import (
 	"strings"
 )
 
+// swapArea is a swap partition.
 type swapArea struct {
 	discard       string
 	priority      *int
-	random        bool // NixOS makes it anew, with a new key, at each boot
+	random        bool // NixOS makes it at each boot, with a new random key
 	resume        bool // NixOS resumes from it
 	args, options []string
 }
@@ -22,6 +23,7 @@ func parseSwap(a *attrs) deviceContent {
 	return s
 }
 
+// priority reads a priority for swap; nil if none is set.
 func (a *attrs) priority() *int {
 	p, ok := take[int](a, "priority")
 	if !ok {
@@ -33,7 +35,7 @@ func (a *attrs) priority() *int {
 	return &p
 }
 
-// minimum is mkswap's, ten pages.
+// minimum is that of mkswap: ten pages of 4 KiB.
 func (s *swapArea) minimum() int64 { return 40 << 10 }
 
 func (s *swapArea) fill(b *builder, on blockTarget) {
@@ -60,7 +62,7 @@ func (s *swapArea) fill(b *builder, on blockTarget) {
 	}
 }
 
-// swapOn turns on a swap device or a swap file when all is mounted.
+// swapOn turns on a swap device or file, after everything has been mounted.
 func (b *builder) swapOn(device string, priority *int, options []string, flags ...string) {
 	argv := append([]string{"swapon"}, flags...)
 	if priority != nil {

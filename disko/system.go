@@ -9,45 +9,45 @@ import (
 	"strings"
 )
 
-// System is what an installed NixOS has to be told of a layout: the options that disko's own module sets. Its JSON form
-// is what a host's configuration has of them.
+// System holds the options that an installed NixOS needs for a layout, which disko's own module would set. Its JSON
+// form is what the configuration of a host evaluates to.
 type System struct {
 	FileSystems []FileSystem `json:"fileSystems"`
 	LUKS        []Unlocked   `json:"luks"`  // boot.initrd.luks.devices
-	Swaps       []string     `json:"swaps"` // swapDevices.*.device, but those with random encryption
+	Swaps       []string     `json:"swaps"` // swapDevices.*.device, without those with random encryption
 	Resume      string       `json:"-"`     // boot.resumeDevice
 	RAID        bool         `json:"-"`     // boot.swraid.enable
 	GRUB        []string     `json:"-"`     // boot.loader.grub.devices
 
-	labels map[string]string // by device, of what is on it
+	labels map[string]string // of file systems and swap, by device
 }
 
-// FileSystem is one of fileSystems.
+// FileSystem is an entry of fileSystems.
 type FileSystem struct {
 	MountPoint string   `json:"mountPoint"`
-	Device     string   `json:"device"` // empty: not said
-	Type       string   `json:"fsType"` // "auto": found out
+	Device     string   `json:"device"` // empty: not set
+	Type       string   `json:"fsType"` // "auto": detected when it is mounted
 	Options    []string `json:"options"`
 }
 
-// Unlocked is a LUKS container that stage 1 opens.
+// Unlocked is a LUKS container that stage 1 unlocks.
 type Unlocked struct {
 	Name     string `json:"name"`
 	Device   string `json:"device"`
 	Discards bool   `json:"-"` // allowDiscards
 }
 
-// system is that of a layout on no machine in particular.
+// system returns the options for a layout, for no machine in particular.
 func (l *Layout) system() System {
 	b := &builder{reader: &reader{seen: map[string]string{}}, mode: Mount}
 	l.fill(b, nil)
 	return b.system
 }
 
-// FileSystems are what the layout has an installed system mount.
+// FileSystems returns the file systems that an installed system mounts.
 func (l *Layout) FileSystems() []FileSystem { return l.system().FileSystems }
 
-// labelled notes the label that mkfs of a format, or mkswap, is told to give.
+// labelled records the label that mkfs, or mkswap, is told to set.
 func (b *builder) labelled(on blockTarget, format string, args []string) {
 	label := labelOf(format, args)
 	if label == "" {
@@ -62,7 +62,7 @@ func (b *builder) labelled(on blockTarget, format string, args []string) {
 	}
 }
 
-// labelOf finds the label among the arguments of a mkfs.
+// labelOf returns the label in the arguments of a mkfs; empty if there is none.
 func labelOf(format string, args []string) (label string) {
 	option := cmp.Or(map[string]string{"vfat": "-n", "fat": "-n", "msdos": "-n", "exfat": "-n", "f2fs": "-l"}[format], "-L")
 	for i, arg := range args {
@@ -81,7 +81,7 @@ func labelOf(format string, args []string) (label string) {
 	return label
 }
 
-// Nix is the options as a NixOS module, for a host without disko.
+// Nix returns the options as a NixOS module, for a host without disko.
 func (s System) Nix() string {
 	var b strings.Builder
 	b.WriteString("{\n")
@@ -118,13 +118,14 @@ func (s System) Nix() string {
 	return b.String()
 }
 
+// sorted returns the file systems sorted by mount point.
 func (s System) sorted() []FileSystem {
 	return slices.SortedFunc(slices.Values(s.FileSystems),
 		func(a, b FileSystem) int { return cmp.Compare(a.MountPoint, b.MountPoint) })
 }
 
-// lasting is a name of a device that is the same on any disk: a legacy table's partitions have the disk's name in
-// theirs.
+// lasting returns a name for a device that does not depend on the disk: the names of a legacy table's partitions
+// contain that of their disk, so the label is used instead.
 func (s System) lasting(device string) string {
 	if label := s.labels[device]; label != "" && ofDisk.MatchString(device) {
 		return "/dev/disk/by-label/" + label
@@ -132,10 +133,10 @@ func (s System) lasting(device string) string {
 	return device
 }
 
-// ofDisk matches names that begin with their disk's.
+// ofDisk matches names that begin with the name of their disk.
 var ofDisk = regexp.MustCompile(`^/dev/([^/]*[0-9]|disk/by-(id|path)/.*-part[0-9]+)$`)
 
-// names are those under which an installed system finds a device of the layout.
+// names returns the names by which an installed system can find a device of the layout.
 func (s System) names(device string) []string {
 	names := []string{device}
 	if label := s.labels[device]; label != "" {
@@ -148,8 +149,9 @@ func (s System) names(device string) []string {
 	return names
 }
 
-// Differences are what a host's configuration has otherwise than the layout, so that the installed system would not
-// mount what was made. A device's name that only the machine can tell (/dev/sda2) is none.
+// Differences lists, for people, where a host's configuration (have) differs from the layout, so that the installed
+// system would not mount what was made. Device names that have a meaning only on one machine (/dev/sda2) are not
+// compared.
 func (s System) Differences(have System) (lines []string) {
 	say := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
 	other := func(attr, device, has string) {
@@ -198,7 +200,7 @@ func (s System) Differences(have System) (lines []string) {
 	return lines
 }
 
-// telling tells whether a name says on any machine what is meant.
+// telling reports whether the meaning of a device name is the same on any machine.
 func telling(device string) bool {
 	for _, dir := range []string{"/dev/disk/by-label/", "/dev/disk/by-partlabel/", "/dev/disk/by-partuuid/", "/dev/disk/by-uuid/", "/dev/mapper/", "/dev/md/"} {
 		if strings.HasPrefix(spelledOut(device), dir) {
@@ -208,7 +210,7 @@ func telling(device string) bool {
 	return device == ""
 }
 
-// spelledOut is the path of what mount(8) also knows as LABEL=nixos and so on.
+// spelledOut returns the path for a name such as LABEL=nixos, which mount(8) knows too.
 func spelledOut(device string) string {
 	tag, value, ok := strings.Cut(device, "=")
 	if !ok || !slices.Contains([]string{"LABEL", "PARTLABEL", "UUID", "PARTUUID"}, tag) {
@@ -217,7 +219,8 @@ func spelledOut(device string) string {
 	return "/dev/disk/by-" + strings.ToLower(tag) + "/" + strings.Trim(value, `"`)
 }
 
-// subvolumeOf returns btrfs's option subvol=NAME without the slash that NAME may begin with.
+// subvolumeOf returns the mount option subvol=NAME of btrfs, without the slash that NAME may begin with; empty if there
+// is none.
 func subvolumeOf(options []string) string {
 	for _, option := range options {
 		for _, word := range strings.Split(option, ",") {
@@ -229,10 +232,13 @@ func subvolumeOf(options []string) string {
 	return ""
 }
 
+// escapeNix escapes text for a string in Nix.
 var escapeNix = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "${", `\${`)
 
+// quoteNix returns s as a string in Nix.
 func quoteNix(s string) string { return `"` + escapeNix.Replace(s) + `"` }
 
+// listNix returns a list of strings in Nix.
 func listNix(list []string) string {
 	tokens := []string{"["}
 	for _, s := range list {

@@ -16,25 +16,25 @@ import (
 	"github.com/diskfs/go-diskfs/partition/mbr"
 )
 
-// ErrNoTable says that a disk has neither a GPT header at one of its ends nor an MBR.
+// ErrNoTable means that a disk has neither a GPT header at one of its ends nor an MBR.
 var ErrNoTable = errors.New("no partition table")
 
-// Table is a disk's GPT or MBR as read back from its first and last sectors.
+// Table is a disk's GPT or MBR as read from its first and last sectors.
 type Table struct {
-	DiskGUID   string      `json:"disk_guid"`   // upper case; empty if it has an MBR only
-	Size       int64       `json:"size"`        // of the disk, bytes
-	SectorSize int64       `json:"sector_size"` // logical, bytes
+	DiskGUID   string      `json:"disk_guid"`   // upper case; empty if it has only an MBR
+	Size       int64       `json:"size"`        // of the disk, in bytes
+	SectorSize int64       `json:"sector_size"` // logical, in bytes
 	Partitions []Partition `json:"partitions"`  // of the GPT, by number
 	MBR        []MBREntry  `json:"mbr,omitempty"`
 }
 
-// MBREntry is a used entry of a disk's first sector, but for the one that protects a GPT.
+// MBREntry is a used entry of the MBR, other than the protective entry of a GPT.
 type MBREntry struct {
 	Number   int   `json:"number"` // 1 to 4
 	Type     byte  `json:"type"`
 	Bootable bool  `json:"bootable"`
 	First    int64 `json:"first"`   // sector
-	Sectors  int64 `json:"sectors"` // how many
+	Sectors  int64 `json:"sectors"` // number of sectors
 }
 
 // Partition is one used entry of a GPT (UEFI 2.10, section 5.3.3).
@@ -45,19 +45,19 @@ type Partition struct {
 	GUID       string `json:"guid"` // upper case
 	Attributes uint64 `json:"attributes"`
 	First      uint64 `json:"first"` // sector
-	Last       uint64 `json:"last"`  // sector, included
+	Last       uint64 `json:"last"`  // last sector, inclusive
 }
 
-// TableBytes returns how many bytes of each end of a disk [ReadTable] needs: the
-// protective MBR, header and entries at the head, entries and header at the tail.
+// TableBytes returns how many bytes of each end of a disk [ReadTable] needs: protective MBR, header and entries at the
+// head, entries and header at the tail.
 func TableBytes(sectorSize int64) (head, tail int64) {
 	const entries = tableEntries * tableEntrySize
 	return 2*sectorSize + entries, sectorSize + entries
 }
 
-// ReadTable reads the partition table of a disk of size bytes from its first and last
-// bytes, of which there must be at least as many as [TableBytes] says. Both copies must
-// be sound, with right checksums, and agree. A disk without either is [ErrNoTable].
+// ReadTable reads the partition table of a disk of size bytes from its first and last bytes, at least as many as
+// [TableBytes] returns. Both copies of a GPT must have correct checksums and agree with each other. If the disk has
+// neither GPT nor MBR, the error is [ErrNoTable].
 func ReadTable(head, tail []byte, size, sectorSize int64) (*Table, error) {
 	needHead, needTail := TableBytes(sectorSize)
 	switch {
@@ -89,8 +89,8 @@ func ReadTable(head, tail []byte, size, sectorSize int64) (*Table, error) {
 		return nil, fmt.Errorf("backup partition table: %w", err)
 	}
 
-	// go-diskfs checks the checksums, and reads the backup only where the primary is
-	// broken; so it is asked twice, the second time with the primary taken away.
+	// go-diskfs verifies the checksums, but reads the backup only if the primary is broken. So it is called twice, the
+	// second time with the primary erased.
 	ends := &diskEnds{head: bytes.Clone(head), tail: tail, size: size}
 	t, err := gpt.Read(ends, int(sectorSize), int(sectorSize))
 	if err != nil {
@@ -115,7 +115,7 @@ func ReadTable(head, tail []byte, size, sectorSize int64) (*Table, error) {
 	return table, nil
 }
 
-// readMBR returns nil if there is none, or none that is used.
+// readMBR returns the used entries of the MBR; nil if there is no MBR or none is used.
 func readMBR(head []byte, size int64) (entries []MBREntry) {
 	t, err := mbr.Read(&diskEnds{head: head, size: size}, 512, 512)
 	if err != nil {
@@ -129,8 +129,8 @@ func readMBR(head []byte, size int64) (entries []MBREntry) {
 	return entries
 }
 
-// checkHeader refuses what go-diskfs would follow into the void: entry sizes, counts and
-// positions other than those that every tool writes.
+// checkHeader returns an error if the header has other positions, entry sizes or entry counts than those that all tools
+// write. go-diskfs would follow them beyond the data.
 func checkHeader(h []byte, self, other, entries uint64) error {
 	le := binary.LittleEndian
 	switch {
@@ -144,6 +144,7 @@ func checkHeader(h []byte, self, other, entries uint64) error {
 	return nil
 }
 
+// newTable converts a table of go-diskfs.
 func newTable(t *gpt.Table, size, sectorSize int64) *Table {
 	table := &Table{DiskGUID: t.GUID, Size: size, SectorSize: sectorSize}
 	for _, p := range t.Partitions {
@@ -155,7 +156,7 @@ func newTable(t *gpt.Table, size, sectorSize int64) *Table {
 	return table
 }
 
-// diskEnds is a disk of which only the ends are known. It is a backend.File for go-diskfs.
+// diskEnds is a disk of which only both ends are known. It implements backend.File for go-diskfs.
 type diskEnds struct {
 	head, tail []byte
 	size, at   int64
@@ -182,10 +183,10 @@ func (d *diskEnds) Read([]byte) (int, error)   { return 0, errors.ErrUnsupported
 func (d *diskEnds) Stat() (fs.FileInfo, error) { return nil, errors.ErrUnsupported }
 func (d *diskEnds) Close() error               { return nil }
 
-// Verify says how the table of a device differs from what the plan makes there: number
-// and order of the partitions, labels, types, attributes, explicit UUIDs and sizes, and
-// the entries of a hybrid MBR. Sizes must be exact where the layout gives one; where it
-// says "the rest", the end may differ by 1 MiB. What parted makes may differ by 2 MiB.
+// Verify returns an error that lists how the table of a device differs from the plan: number and order of the
+// partitions, labels, types, attributes, explicit UUIDs and sizes, and the entries of a hybrid MBR. Sizes must be exact
+// where the layout sets one; where it says "the rest", the end may differ by 1 MiB. What parted made may differ by 2
+// MiB.
 func (p *Plan) Verify(device string, t *Table) error {
 	r := &reader{}
 	switch table := p.tables[device].(type) {
@@ -231,7 +232,7 @@ func (g *gptTable) verify(r *reader, device string, t *Table) error {
 	return r.err()
 }
 
-// verify compares an entry of a hybrid MBR.
+// verify compares an entry of a hybrid MBR with the layout.
 func (h *hybrid) verify(r *reader, path string, got MBREntry, part Partition) {
 	if uint64(got.First) != part.First || uint64(got.Sectors) != part.Last-part.First+1 {
 		r.errorf(path, "entry %d of the MBR has %d sectors from %d on, which are not the partition's", got.Number, got.Sectors, got.First)
@@ -245,11 +246,11 @@ func (h *hybrid) verify(r *reader, path string, got MBREntry, part Partition) {
 	}
 }
 
-// verify compares what parted made, to 2 MiB, since it aligns in its own way.
+// verify compares what parted made, with a tolerance of 2 MiB, since parted aligns in its own way.
 func (t *partedTable) verify(r *reader, device string, got *Table) {
 	type entry struct {
 		number     int
-		start, end int64 // bytes
+		start, end int64 // in bytes
 	}
 	var have []entry
 	for _, p := range got.Partitions {
@@ -283,6 +284,7 @@ func (t *partedTable) verify(r *reader, device string, got *Table) {
 	}
 }
 
+// attributeMask returns the attributes as the bit mask in a GPT entry.
 func (p partition) attributeMask() (mask uint64) {
 	for _, bit := range p.attributes {
 		mask |= 1 << bit
@@ -319,6 +321,5 @@ func (p partition) verify(r *reader, number int, got Partition, want extent, sec
 	}
 }
 
-// far tells whether two sectors are more than 1 MiB apart, which is how far versions of
-// sgdisk may differ in aligning.
+// far reports whether two sectors are more than 1 MiB apart. Versions of sgdisk may align differently by that much.
 func far(a, b, sectorSize uint64) bool { return max(a, b)-min(a, b) > mib/sectorSize }

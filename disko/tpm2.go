@@ -11,29 +11,29 @@ import (
 	"strings"
 )
 
-// tpm2Script gives the key to systemd-cryptenroll. It is constant; what differs are its arguments.
+// tpm2Script passes the key to systemd-cryptenroll. It is constant; only its arguments vary.
 //
 //go:embed tpm2.sh
 var tpm2Script string
 
-// Container is a LUKS2 container that a TPM2 can be made to open.
+// Container is a LUKS container that a TPM 2.0 may be able to open.
 type Container struct {
 	Name   string // below /dev/mapper
-	Device string // has its header
-	// Tries tells whether the layout's settings let the installed system try the TPM. Where they
-	// do not, the rest of its configuration may.
+	Device string // the device with its header
+	// Tries reports whether the layout's settings make the installed system try the TPM. If not, other parts of its
+	// configuration may.
 	Tries bool
 
 	KeyFile string
-	Binary  bool // the file's bytes are the key; else they are, but for newlines at its end
-	// Offset and Size are where in that the key is, bytes; size 0: all that follows.
+	Binary  bool // the file's bytes are the key; false: without the newlines at its end
+	// Offset and Size say where the key is in that, in bytes; size 0: up to the end.
 	Offset, Size int
 
 	luks1 bool
 	at    string
 }
 
-// Key returns the part of a key file's content that is the container's key.
+// Key returns the container's key, given the content of its key file.
 func (c Container) Key(content []byte) []byte {
 	if !c.Binary {
 		content = bytes.TrimRight(content, "\n")
@@ -45,9 +45,9 @@ func (c Container) Key(content []byte) []byte {
 	return content
 }
 
-// Enroll is the step that makes the machine's TPM2 open the container while the PCRs ("0+7") are
-// as they are when it runs. It takes the place of an earlier one; other keys stay. The key files
-// must be there.
+// Enroll returns the step that makes the machine's TPM 2.0 open the container as long as the PCRs ("0+7") have the
+// values that they have when the step runs. It replaces an earlier TPM enrolment; other keys stay. The key files must
+// be present.
 func (c Container) Enroll(pcrs string) Step {
 	s := Step{Stage: StageMount, Name: "make the TPM open " + c.Name, Device: c.Device}
 	file := ""
@@ -60,8 +60,7 @@ func (c Container) Enroll(pcrs string) Step {
 	return s
 }
 
-// TPM2 returns the layout's containers, each of which a TPM2 can be made to open, or why that
-// is not so.
+// TPM2 returns the layout's LUKS containers, all of which a TPM 2.0 can open, or an error that says why it cannot.
 func (p *Plan) TPM2() ([]Container, error) {
 	var errs []error
 	for _, c := range p.containers {
@@ -75,7 +74,7 @@ func (p *Plan) TPM2() ([]Container, error) {
 	return slices.Clone(p.containers), errors.Join(errs...)
 }
 
-// container is the LUKS container as a TPM2 finds it.
+// container returns the LUKS container as TPM enrolment needs it.
 func (l *luks) container(b *builder, on blockTarget) Container {
 	head := on
 	if name := l.header(); name != "" {

@@ -12,26 +12,26 @@ import (
 	"strings"
 )
 
-// zpool is made of zfs members, and holds datasets.
+// zpool is a pool that is made of zfs members, and holds datasets.
 type zpool struct {
-	at, name               string   // at: where the mode is
+	at, name               string   // at is the path of its mode
 	options, rootFsOptions []string // name=value
-	vdevs                  []vdev   // none: all members as mode says
+	vdevs                  []vdev   // none: all members in one vdev of the kind mode
 	mode                   string
 	root                   *dataset
 	datasets               []*dataset
 }
 
-// vdev is a group of members in a pool's topology.
+// vdev is a group of members in the topology of a pool.
 type vdev struct {
-	role    string // empty: data
-	mode    string // empty: each by itself
+	role    string // "": data
+	mode    string // "": each member by itself
 	members []string
 }
 
 // dataset is a file system or, with a size, a volume.
 type dataset struct {
-	path, name string // the full name, with the pool's
+	path, name string // the full name, including the pool's
 	options    []string
 	mountpoint string
 	mountOpts  []string
@@ -47,7 +47,7 @@ var (
 	zvolSize    = regexp.MustCompile(`^[1-9][0-9]*(\.[0-9]+)?[bBkKmMgGtTpP]?[iI]?[bB]?$`)
 )
 
-// zpoolModes are the ways in which members hold the same data, and the fewest of each.
+// zpoolModes are the kinds of redundancy, with the lowest number of members of each.
 var zpoolModes = map[string]int{"": 1, "mirror": 2, "raidz": 2, "raidz1": 2, "raidz2": 3, "raidz3": 4}
 
 func parseZpool(d *topDevice, a *attrs, _ string) {
@@ -61,7 +61,7 @@ func parseZpool(d *topDevice, a *attrs, _ string) {
 	d.on, d.body = blockTarget{device: z.name, name: z.name, at: a.path}, z
 	z.parseMode(a)
 
-	// disko makes datasets.__root of these.
+	// disko combines these into datasets.__root.
 	names, sets := a.sets("datasets")
 	z.root = &dataset{path: a.path, name: z.name, mountpoint: a.file("mountpoint"), mountOpts: a.list("mountOptions"), options: a.options("rootFsOptions")}
 	z.rootFsOptions = z.root.options
@@ -77,7 +77,7 @@ func parseZpool(d *topDevice, a *attrs, _ string) {
 		}
 	}
 
-	// Parents come before their children; zfs create makes those of file systems if need be.
+	// Parents come before their children. zfs create makes missing parents only for file systems.
 	slices.SortStableFunc(z.datasets, func(a, b *dataset) int { return strings.Compare(a.name, b.name) })
 	made := map[string]bool{z.name: true}
 	for _, ds := range z.datasets {
@@ -90,6 +90,7 @@ func parseZpool(d *topDevice, a *attrs, _ string) {
 	}
 }
 
+// parseMode reads the mode: a word, or a topology of vdevs.
 func (z *zpool) parseMode(a *attrs) {
 	raw := need[json.RawMessage](a, "mode")
 	a.atLeast("zpool "+z.name, 1, a.path, "a pool")
@@ -121,7 +122,7 @@ func (z *zpool) parseMode(a *attrs) {
 			continue
 		}
 
-		// special is one or a list of them.
+		// special is one vdev or a list of them.
 		if raw := t.raw[role]; bytes.HasPrefix(bytes.TrimSpace(raw), []byte("{")) {
 			t.raw[role] = slices.Concat([]byte("["), raw, []byte("]"))
 		}
@@ -139,7 +140,7 @@ func (z *zpool) parseMode(a *attrs) {
 			s.done()
 		}
 
-		// Those without a mode first, or they would join the mode before them.
+		// Vdevs without a mode come first; otherwise they would become members of the vdev before them.
 		slices.SortStableFunc(vdevs, func(a, b vdev) int { return cmp.Compare(min(1, len(a.mode)), min(1, len(b.mode))) })
 		z.vdevs = append(z.vdevs, vdevs...)
 	}
@@ -183,6 +184,7 @@ func parseDataset(a *attrs, pool, key string) *dataset {
 	return d
 }
 
+// option returns the value of an option; empty if it is not set.
 func (d *dataset) option(name string) string {
 	for _, o := range d.options {
 		if value, ok := strings.CutPrefix(o, name+"="); ok {
@@ -192,8 +194,8 @@ func (d *dataset) option(name string) string {
 	return ""
 }
 
-// key notes the file that a dataset's key is read from, and returns the one that the
-// command reads from standard input.
+// key records the file from which a dataset's key is read. If zfs reads the key from standard input instead, key
+// returns the file that has to be passed.
 func (d *dataset) key(b *builder) (stdin string) {
 	switch location := d.option("keylocation"); {
 	case location == "prompt":
@@ -232,13 +234,13 @@ func (z *zpool) fill(b *builder, on blockTarget) {
 	}
 }
 
-// open is how a pool is imported that was last used by another system, this installer or
-// the installed host: nothing is mounted yet, and nothing remembered.
+// open adds the step that imports a pool, even if it was last used by another system (-f): this installer, or the
+// installed host. It mounts nothing (-N) and does not remember the pool (-R).
 func (z *zpool) open(b *builder) {
 	b.open(blockTarget{}, "import the pool "+z.name, z.name, "", "zpool", "import", "-f", "-N", "-R", target, z.name)
 }
 
-// keep compares a pool that is there.
+// keep compares an existing pool with the layout.
 func (z *zpool) keep(b *builder, members []blockTarget) {
 	for _, m := range members {
 		if m.found.Label != z.name || m.found.UUID != members[0].found.UUID {
@@ -251,8 +253,9 @@ func (z *zpool) keep(b *builder, members []blockTarget) {
 	}
 }
 
+// make adds the steps that make the pool.
 func (z *zpool) make(b *builder) {
-	// -R: mount below it, and leave no trace of the pool in the installer.
+	// -R: mount below the target, and do not remember the pool in the installer.
 	argv := []string{"zpool", "create", "-f", z.name, "-R", target}
 	if z.root.option("canmount") == "off" {
 		argv = append(argv, "-m", "none")
@@ -267,6 +270,7 @@ func (z *zpool) make(b *builder) {
 	}
 }
 
+// flagArgs returns the values, each preceded by the flag.
 func flagArgs(flag string, values []string) (args []string) {
 	for _, v := range values {
 		args = append(args, flag, v)
@@ -274,8 +278,7 @@ func flagArgs(flag string, values []string) (args []string) {
 	return args
 }
 
-// topology returns the members as zpool create takes them. disko names a member by its
-// disk, or by a path.
+// topology returns the vdevs as arguments of zpool create. disko names a member by its disk, or by a path.
 func (z *zpool) topology(b *builder) (args []string) {
 	var members []string
 	for _, m := range b.members["zpool "+z.name] {
@@ -319,11 +322,11 @@ func (z *zpool) topology(b *builder) (args []string) {
 	return args
 }
 
-// Options that can only be given at creation (zfs_prop.c, PROP_ONETIME).
+// onetime are options that can only be set at creation (PROP_ONETIME in zfs_prop.c).
 var onetime = []string{"encryption", "casesensitivity", "utf8only", "normalization", "volblocksize", "pbkdf2iters", "pbkdf2salt", "keyformat"}
 
-// keep tells whether a dataset of a pool that is kept is there; if it is locked, its key is
-// loaded first.
+// keep reports whether a dataset exists already in a pool that is kept. If it is locked, keep adds the step that loads
+// its key.
 func (d *dataset) keep(b *builder, on blockTarget) bool {
 	if !on.keep {
 		return false
@@ -337,7 +340,7 @@ func (d *dataset) keep(b *builder, on blockTarget) bool {
 
 	pool, _, _ := strings.Cut(d.name, "/")
 	if !slices.Contains(b.facts.Pools, pool) {
-		return true // seen once it is imported
+		return true // known once the pool is imported
 	}
 	i := slices.IndexFunc(b.facts.Datasets, func(have Dataset) bool { return have.Name == d.name })
 	if i < 0 {
@@ -356,7 +359,7 @@ func (d *dataset) keep(b *builder, on blockTarget) bool {
 	if have.Locked {
 		stdin := d.key(b)
 		if stdin == "" && d.option("keylocation") == "" {
-			return true // its parent's key
+			return true // its parent's key unlocks it
 		}
 		b.open(blockTarget{}, "unlock "+d.name, d.name, stdin, "zfs", "load-key", d.name)
 	}
@@ -383,6 +386,7 @@ func (d *dataset) fill(b *builder, on blockTarget) {
 	b.mount(d.mountpoint, "zfs", d.name, mountOptions)
 }
 
+// make adds the steps that make a file system, or set the options of the pool's root.
 func (d *dataset) make(b *builder) {
 	options := d.options
 	if d.mountpoint != "" && d.option("mountpoint") == "" {
@@ -390,7 +394,7 @@ func (d *dataset) make(b *builder) {
 		slices.Sort(options)
 	}
 	if strings.Contains(d.name, "/") {
-		// -u: do not mount yet, -p: make parents.
+		// -u: do not mount yet; -p: make parents.
 		argv := append([]string{"zfs", "create", "-u", "-p"}, flagArgs("-o", options)...)
 		b.secret("make the dataset "+d.name, d.name, d.key(b), append(argv, d.name))
 	} else {
@@ -404,6 +408,7 @@ func (d *dataset) make(b *builder) {
 	}
 }
 
+// fillVolume makes a volume, unless it is kept, and fills it.
 func (d *dataset) fillVolume(b *builder, kept bool) {
 	dev := "/dev/zvol/" + d.name
 	at := blockTarget{device: dev, name: d.name, at: d.path, size: logicalVolume{size: d.size}.bytes(), sector: 512}
@@ -418,6 +423,7 @@ func (d *dataset) fillVolume(b *builder, kept bool) {
 	b.fill(d.content, at)
 }
 
+// makeVolume adds the steps that make a volume and wait for its device.
 func (d *dataset) makeVolume(b *builder, dev string) {
 	argv := append([]string{"zfs", "create"}, flagArgs("-o", d.options)...)
 	argv = append(append(argv, "-V", d.size), d.args...)

@@ -16,13 +16,11 @@ import (
 	"provision/internal/initrd"
 )
 
-// Add checks the files of src and stores them as image name. Either all of it
-// happens or nothing: at whatever moment the process is killed, the image is
-// there and whole, or not at all.
+// Add checks the files of src and stores them as image name. It is atomic: at whatever moment the process is killed,
+// either the complete image is there or no part of it.
 //
-// An empty arch is taken from the kernel. Adding the same content again changes
-// nothing, and mends stored files that are damaged; other content replaces the
-// image. Progress, which may be nil, is called with bytes, often and from this
+// An empty arch is taken from the kernel. Adding the same content again changes nothing but repairs damaged stored
+// files; other content replaces the image. progress, which may be nil, is called often with numbers of bytes, on this
 // goroutine.
 func (c *Catalog) Add(ctx context.Context, name string, arch Arch, src Source,
 	progress func(done, total int64)) (Image, error) {
@@ -33,7 +31,7 @@ func (c *Catalog) Add(ctx context.Context, name string, arch Arch, src Source,
 	return img, nil
 }
 
-// add adds src as img, which has its name and what is known of its origin.
+// add adds src as img, which has the name and what is known of the origin.
 func (c *Catalog) add(ctx context.Context, img Image, src Source, progress func(done, total int64)) (Image, error) {
 	err := checkName(img.Name)
 	if err != nil {
@@ -64,7 +62,7 @@ func (c *Catalog) add(ctx context.Context, img Image, src Source, progress func(
 	}
 
 	done := int64(0)
-	total := kernel.before.Size() + 2*initrdFile.before.Size() // the initrd is stored, and looked into
+	total := kernel.before.Size() + 2*initrdFile.before.Size() // the initrd is read twice: to store it, and to inspect it
 	count := func(n int) {
 		done += int64(n)
 		if progress != nil {
@@ -93,6 +91,7 @@ func (c *Catalog) add(ctx context.Context, img Image, src Source, progress func(
 	return c.commit(img, kernelBlob, initrdBlob)
 }
 
+// inspectFiles inspects the copies of a kernel and an initrd.
 func inspectFiles(ctx context.Context, arch Arch, kernel, initrdFile blob, count func(int)) (*Inspection, error) {
 	k, err := os.Open(kernel.tmp)
 	if err != nil {
@@ -107,18 +106,19 @@ func inspectFiles(ctx context.Context, arch Arch, kernel, initrdFile blob, count
 	return inspect(arch, k, &meter{ctx, i, count})
 }
 
-// An input is a file being added.
+// input is a file that is being added.
 type input struct {
 	*os.File
-	what   string // "kernel" or "initrd"
-	before os.FileInfo
+	what   string      // "kernel" or "initrd"
+	before os.FileInfo // its state before it was read
 }
 
+// openInput opens a file to be added. The error says what is wrong with it; what is "kernel" or "initrd".
 func openInput(what, path string) (*input, error) {
 	if path == "" {
 		return nil, fmt.Errorf("no %s given: name it with --%s FILE, or both at once with --from", what, what)
 	}
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a named pipe is not to hold us up
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // O_NONBLOCK: opening a named pipe must not block
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", what, err)
 	}
@@ -139,21 +139,21 @@ func openInput(what, path string) (*input, error) {
 	return &input{f, what, info}, nil
 }
 
-// A blob is content on its way into the catalog.
+// blob is content that is being put into the catalog.
 type blob struct {
 	File
-	tmp string // path
+	tmp string // path of the temporary file
 }
 
-// copyIn copies in, from its start, to a temporary file that is on the disk
-// when this returns.
+// copyIn copies in, from its beginning, to a temporary file, and syncs that to the disk. A file that changes meanwhile
+// is an error.
 func (c *Catalog) copyIn(ctx context.Context, in *input, count func(int)) (blob, error) {
 	h := sha256.New()
 	tmp, n, err := c.writeTemp(func(w io.Writer) (int64, error) {
 		if _, err := in.Seek(0, io.SeekStart); err != nil {
 			return 0, err
 		}
-		// One byte more than it had is enough to see that it grows.
+		// One byte more than it had is enough to notice that it grows.
 		all := io.LimitReader(&meter{ctx, in, count}, in.before.Size()+1)
 		return io.CopyBuffer(io.MultiWriter(w, h), all, make([]byte, 1<<20))
 	})
@@ -172,7 +172,7 @@ func (c *Catalog) copyIn(ctx context.Context, in *input, count func(int)) (blob,
 	return blob{File{hex.EncodeToString(h.Sum(nil)), n}, tmp}, nil
 }
 
-// writeTemp makes a temporary file in the catalog's folder and sees it onto the disk.
+// writeTemp makes a temporary file in the catalog's folder with what write writes, and syncs it to the disk.
 func (c *Catalog) writeTemp(write func(io.Writer) (int64, error)) (path string, n int64, err error) {
 	f, err := os.CreateTemp(c.dir, tmpPrefix)
 	if err != nil {
@@ -186,8 +186,7 @@ func (c *Catalog) writeTemp(write func(io.Writer) (int64, error)) (path string, 
 	return f.Name(), n, nil
 }
 
-// commit puts the blobs in their place, then the record, then removes what the
-// image had before.
+// commit publishes the image with its blobs, and removes the content that only the replaced image had.
 func (c *Catalog) commit(img Image, blobs ...blob) (Image, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -201,15 +200,15 @@ func (c *Catalog) commit(img Image, blobs ...blob) (Image, error) {
 	return img, errors.Join(err, c.sweep(false))
 }
 
+// publish puts the blobs and then the image's record into place.
 func (c *Catalog) publish(img Image, blobs []blob) error {
 	return c.placeAs(img.Name+recordExt, img, blobs)
 }
 
-// placeAs puts the blobs in their place, and then the record of what they belong to into the
-// file name.
+// placeAs puts the blobs into place, and then the record that refers to them into the file name. of is encoded as JSON.
 func (c *Catalog) placeAs(name string, of any, blobs []blob) error {
 	for _, b := range blobs {
-		// Over what is there, which may be damaged: this content was just hashed.
+		// An existing file is replaced, as it may be damaged; this content has just been hashed.
 		if err := os.Rename(b.tmp, filepath.Join(c.dir, b.SHA256)); err != nil {
 			return err
 		}
@@ -239,7 +238,7 @@ func (c *Catalog) placeAs(name string, of any, blobs []blob) error {
 	return syncDir(c.dir)
 }
 
-// A meter is a reader that ends with its context and counts what it has read.
+// meter is a reader that fails when its context ends, and counts the bytes that it reads.
 type meter struct {
 	ctx   context.Context
 	r     io.Reader

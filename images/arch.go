@@ -10,22 +10,21 @@ import (
 	"provision/internal/initrd"
 )
 
-// headSize is how much of a file is looked at; all headers of kernels are in it.
+// headSize is how many bytes of a file are examined. The headers of all kernels are within them.
 const headSize = 4096
 
-// checkArch returns the architecture of the kernel, which must be want unless
-// that is empty.
+// checkArch returns the architecture of the kernel. It is an error if that is not want, unless want is empty.
 func checkArch(want Arch, kernel io.Reader) (Arch, error) {
 	head, err := readHead(kernel)
 	if err != nil {
 		return "", err
 	}
-	if initrd.Compression(head) == "gzip" { // arm64's Image.gz
+	if initrd.Compression(head) == "gzip" { // Image.gz of arm64
 		r, err := initrd.Decompress(bytes.NewReader(head))
 		if err != nil {
 			return "", err
 		}
-		head, _ = readHead(r) // ends early: the input does
+		head, _ = readHead(r) // fails at the end, as the input is truncated
 	}
 
 	got, err := kernelArch(head)
@@ -35,10 +34,9 @@ func checkArch(want Arch, kernel io.Reader) (Arch, error) {
 	return got, err
 }
 
-// kernelArch tells from its first bytes what a kernel runs on. See Linux,
-// Documentation/arch/x86/boot.rst (HdrS, xloadflags) and
-// Documentation/arch/arm64/booting.rst; the PE/COFF machine covers EFI stubs and
-// zboot kernels.
+// kernelArch returns the architecture of a kernel, given its first bytes. See Linux, Documentation/arch/x86/boot.rst
+// (HdrS, xloadflags) and Documentation/arch/arm64/booting.rst. For EFI stubs and zboot kernels, it is the machine field
+// of the PE/COFF header.
 func kernelArch(head []byte) (Arch, error) {
 	le := binary.LittleEndian
 	at := func(offset int, magic string) bool {
@@ -72,6 +70,7 @@ func kernelArch(head []byte) (Arch, error) {
 	return "", errors.New("it is not a Linux kernel that can be netbooted: give a bzImage (x86_64) or Image (aarch64)")
 }
 
+// readHead reads the first headSize bytes, or all if there are fewer.
 func readHead(r io.Reader) ([]byte, error) {
 	head := make([]byte, headSize)
 	n, err := io.ReadFull(r, head)

@@ -22,26 +22,26 @@ const (
 	recordExt = ".json"
 )
 
-// Catalog is the images of one state folder. Its methods may be called at the
-// same time; one process at a time may have the folder open.
+// Catalog is the images in one folder. Its methods are safe for concurrent use; only one process at a time may have the
+// folder open.
 type Catalog struct {
-	// Build has nix build attributes of a flake, and returns the store paths; links whose names begin with root keep
-	// them from the garbage collector. refresh has nix look for what is new.
+	// Build runs nix to build attributes of a flake, and returns the store paths. It makes links whose names begin with
+	// root, which keep the paths from the garbage collector. With refresh, nix ignores its cached versions of the inputs.
 	Build func(ctx context.Context, flake, root string, refresh bool, attrs ...string) ([]string, error)
 
 	dir  string
 	http downloader
-	mu   sync.Mutex // held while records and content change, not while content is copied
+	mu   sync.Mutex // held while records and content change, but not while content is copied
 
 	first   sync.Mutex                 // held while a first stage is made
-	program func(Arch) ([]byte, error) // of a first stage
+	program func(Arch) ([]byte, error) // returns the compressed program for first stages
 }
 
-// partialDays is for how many days a partial download can be continued.
+// partialDays is for how many days a partial download can be resumed.
 const partialDays = 7
 
-// Open opens the catalog in dir, makes the folder if there is none, and removes
-// what killed adds have left in it, and partial downloads that are a week old.
+// Open opens the catalog in the folder dir, and makes the folder if there is none. It removes temporary files that
+// killed processes left there, and partial downloads that are older than partialDays.
 func Open(dir string) (*Catalog, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make the image folder: %w", err)
@@ -54,9 +54,9 @@ func Open(dir string) (*Catalog, error) {
 	return c, nil
 }
 
-// Get returns the image of that name, or [ErrNotFound].
+// Get returns the image with this name, or [ErrNotFound].
 func (c *Catalog) Get(name string) (Image, error) {
-	err := checkName(name) // before it becomes part of a path
+	err := checkName(name) // checked before it becomes part of a path
 	if err == nil {
 		var img Image
 		if img, err = c.read(name); !errors.Is(err, fs.ErrNotExist) {
@@ -70,7 +70,7 @@ func (c *Catalog) Get(name string) (Image, error) {
 	return Image{}, notFound(name, all)
 }
 
-// List returns all images, by name.
+// List returns all images, sorted by name.
 func (c *Catalog) List() ([]Image, error) {
 	entries, err := os.ReadDir(c.dir)
 	if err != nil {
@@ -85,7 +85,7 @@ func (c *Catalog) List() ([]Image, error) {
 		}
 		img, err := c.read(name)
 		if errors.Is(err, fs.ErrNotExist) {
-			continue // removed since
+			continue // it was removed since
 		}
 		if err != nil {
 			return nil, err
@@ -98,6 +98,7 @@ func (c *Catalog) List() ([]Image, error) {
 	return all, nil
 }
 
+// read reads the record of an image.
 func (c *Catalog) read(name string) (Image, error) {
 	path := filepath.Join(c.dir, name+recordExt)
 	data, err := os.ReadFile(path)
@@ -112,9 +113,8 @@ func (c *Catalog) read(name string) (Image, error) {
 	return img, nil
 }
 
-// Verify reads the image's files again and compares them with their digests.
-// The error names each file that is damaged or gone; adding the image again
-// from its source mends it.
+// Verify reads the image's files again and compares them with their digests. The error names each file that is damaged
+// or missing; adding the image again from its source repairs it.
 func (c *Catalog) Verify(ctx context.Context, name string) error {
 	img, err := c.Get(name)
 	if err != nil {
@@ -129,6 +129,7 @@ func (c *Catalog) Verify(ctx context.Context, name string) error {
 	return errors.Join(verify("kernel", img.Kernel), verify("initrd", img.Initrd))
 }
 
+// verify does that for one file.
 func (c *Catalog) verify(ctx context.Context, f File) error {
 	in, err := c.OpenFile(f)
 	if err != nil {
@@ -145,10 +146,9 @@ func (c *Catalog) verify(ctx context.Context, f File) error {
 	return nil
 }
 
-// OpenFile opens a file of an image for reading. The digest is looked up, so
-// that it cannot name anything outside the catalog. The open file stays whole
-// when its image is replaced or removed meanwhile; opening it anew then fails
-// with [fs.ErrNotExist].
+// OpenFile opens a file of an image for reading. Names of files are digests, so f cannot name anything outside the
+// catalog. An open file stays readable when its image is replaced or removed; opening it again then fails with
+// [fs.ErrNotExist].
 func (c *Catalog) OpenFile(f File) (*os.File, error) {
 	if !isDigest(f.SHA256) {
 		return nil, fmt.Errorf("open image file %q: not a sha256 digest: %w", f.SHA256, fs.ErrNotExist)
@@ -168,8 +168,8 @@ func (c *Catalog) OpenFile(f File) (*os.File, error) {
 	return file, nil
 }
 
-// Remove removes an image, and its files when no other image has them. It is
-// refused while hosts use the image; inUse are their names.
+// Remove removes an image, and those of its files that no other image has. inUse are the names of hosts that use the
+// image; if there are any, Remove returns an error.
 func (c *Catalog) Remove(name string, inUse []string) error {
 	if _, err := c.Get(name); err != nil {
 		return err
@@ -189,13 +189,14 @@ func (c *Catalog) Remove(name string, inUse []string) error {
 	return c.sweep(false)
 }
 
-// sweep removes content that no image has, and with temps also what is half
-// done: right only while no add runs.
+// sweep removes content that nothing refers to. With temps, it also removes temporary files, which is allowed only
+// while nothing is being added.
 func (c *Catalog) sweep(temps bool) error {
 	_, err := c.clean(temps)
 	return err
 }
 
+// clean is sweep, and returns what it removed.
 func (c *Catalog) clean(temps bool) (Freed, error) {
 	var freed Freed
 	all, err := c.List()
@@ -228,11 +229,12 @@ func (c *Catalog) clean(temps bool) (Freed, error) {
 	return freed, errors.Join(errs...)
 }
 
+// isDigest reports whether s is a SHA-256 digest in lower-case hex.
 func isDigest(s string) bool {
 	return len(s) == 2*sha256.Size && strings.Trim(s, "0123456789abcdef") == ""
 }
 
-// syncDir makes the renames and removals in dir last through a power cut.
+// syncDir makes renames and removals in dir durable.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {

@@ -10,20 +10,20 @@ import (
 	"strings"
 )
 
-// maxCmdline is Linux' COMMAND_LINE_SIZE (2048 on x86 and arm64; the rest is
-// cut off without a word) less room for what the server adds.
+// maxCmdline is COMMAND_LINE_SIZE of Linux in bytes (2048 on x86 and arm64; the kernel silently cuts off the rest) less
+// the space for what the server adds.
 const maxCmdline = 2048 - 256
 
-// cleanCmdline drops from a kernel command line what is not the image's: initrd=
-// arguments, which the server sets, and words with iPXE variables, ${cmdline}.
-// The other words stay as they are.
+// cleanCmdline removes from a kernel command line what does not belong to the image: initrd= arguments, which the
+// server sets, and words with variables of iPXE, such as ${cmdline}. The other words stay as they are. Words that iPXE
+// would interpret, and a command line that is too long, are errors.
 func cleanCmdline(s string) (string, error) {
 	var keep []string
 	for _, w := range splitArgs(strings.TrimSpace(s)) {
 		if strings.HasPrefix(w, "initrd=") || strings.Contains(w, "${") {
 			continue
 		}
-		// It becomes a line of an iPXE script, where these end or continue a command.
+		// It becomes a line of an iPXE script, where these would end or continue a command.
 		if w == "||" || w == "&&" || strings.HasSuffix(w, `\`) || strings.ContainsFunc(w, isControl) {
 			return "", fmt.Errorf("command line: %q cannot be passed on by iPXE: leave it out", w)
 		}
@@ -37,10 +37,10 @@ func cleanCmdline(s string) (string, error) {
 	return line, nil
 }
 
+// isControl reports whether r is an ASCII control character.
 func isControl(r rune) bool { return r < ' ' || r == 0x7f }
 
-// splitArgs splits at white space outside double quotes, as the kernel does
-// (Linux, lib/cmdline.c, next_arg).
+// splitArgs splits at white space outside double quotes, as the kernel does (next_arg in lib/cmdline.c of Linux).
 func splitArgs(s string) []string {
 	var all []string
 	start, quoted := -1, false
@@ -63,7 +63,7 @@ func splitArgs(s string) []string {
 	return all
 }
 
-// ipxeCmdline takes the command line from the kernel line of a netboot.ipxe:
+// ipxeCmdline returns the command line in the kernel line of a netboot.ipxe:
 //
 //	kernel bzImage-x86_64-linux init=/nix/store/…-nixos-system/init initrd=initrd-x86_64-linux loglevel=4 ${cmdline}
 func ipxeCmdline(script string) (string, error) {
@@ -73,7 +73,7 @@ func ipxeCmdline(script string) (string, error) {
 			continue
 		}
 		w = w[1:]
-		for len(w) > 1 && strings.HasPrefix(w[0], "-") { // --name NAME, --timeout MS, --autofree
+		for len(w) > 1 && strings.HasPrefix(w[0], "-") { // such as --name NAME, --timeout MS, --autofree
 			if slices.Contains([]string{"-n", "--name", "-t", "--timeout"}, w[0]) {
 				w = w[1:]
 			}
@@ -92,9 +92,8 @@ func ipxeCmdline(script string) (string, error) {
 	return "", errors.New("it has no kernel line")
 }
 
-// runCmdline takes the command line from a kexec tarball's run script, which
-// passes it to kexec as text, --command-line "init=… …", or, in tarballs since
-// 2023, through shell variables inside a text for sh -c:
+// runCmdline returns the command line in the run script of a kexec tarball. The script passes it to kexec directly,
+// --command-line "init=… …", or, in tarballs since 2023, through shell variables in a string for sh -c:
 //
 //	init="/nix/store/…/init"
 //	kernelParams="'console=tty0' 'loglevel=4'"
@@ -116,14 +115,14 @@ func runCmdline(script string) (string, error) {
 	if len(unknown) > 0 {
 		return "", fmt.Errorf("its command line holds %s, which it does not set", strings.Join(unknown, " "))
 	}
-	if call[2] != "" { // sh -c takes away the quotes that nix puts around parameters
+	if call[2] != "" { // sh -c removes the quotes that nix puts around parameters
 		line = strings.ReplaceAll(line, "'", "")
 	}
 	return line, nil
 }
 
-// paramsCmdline takes the command line from the kernel-params file of a build
-// of nixos-images' netboot-installer, a link into the system whose init it is.
+// paramsCmdline returns the command line in the kernel-params file that nixos-images' netboot-installer builds. The
+// file is a link into the system that has the init.
 func paramsCmdline(file string) (string, error) {
 	params, err := os.ReadFile(file)
 	if err != nil {
@@ -140,5 +139,5 @@ func paramsCmdline(file string) (string, error) {
 	if system := filepath.Dir(real); system != folder {
 		return "init=" + system + "/init " + string(params), nil
 	}
-	return string(params), nil // copied out of the store; Image.Warnings tells of it
+	return string(params), nil // it was copied out of the store, so the init is not known; see Image.Warnings
 }

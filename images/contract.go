@@ -7,19 +7,18 @@ import (
 	"provision/internal/initrd"
 )
 
-// Contract is what an installer image takes out of its initrd's root, as those
-// of nix-community/nixos-images do. Nothing in it outlives the boot.
+// Contract has the files that an installer image takes from the root of its initrd, as the images of
+// nix-community/nixos-images do. They are valid for one boot.
 type Contract struct {
-	Login         string            // authorized_keys of root
+	Login         string            // authorized_keys of root: one line
 	HostKey       []byte            // OpenSSH private key of this boot's installer
 	HostKeyPublic string            // its public half
 	MachineID     string            // machine-id(5)
-	Network       map[string][]byte // files that stage 1 copies to /root/network, NAME.json
+	Network       map[string][]byte // files that stage 1 copies to /root/network, by name: NAME.json
 }
 
-// Tail returns what follows the image's initrd for one boot: padding, and an
-// archive with the contract's files. For an image whose stage 1 would not take
-// them, another archive has a unit that does.
+// Tail returns what is appended to the image's initrd for one boot: padding, and a cpio archive with the contract's
+// files. For an image whose stage 1 would not take them, another archive has a unit that does.
 func (c Contract) Tail(img Image) []byte {
 	files := []initrd.File{
 		{Path: "ssh/authorized_keys", Mode: 0o600, Data: []byte(c.Login + "\n")},

@@ -14,11 +14,11 @@ import (
 	"provision/internal/initrd"
 )
 
-// maxDebSize bounds what a package unpacks to; a kernel's is some 400 MB.
+// maxDebSize bounds the unpacked size of a package, in bytes. A kernel package has about 400 MB.
 const maxDebSize = 4 << 30
 
-// deb takes what is in a Debian package: an ar archive whose member data.tar, compressed or not,
-// holds the files (deb(5)).
+// deb takes firmware files from a Debian package: an ar archive with a member data.tar, which may be compressed
+// (deb(5)).
 func (g *gathering) deb(file string) error {
 	in, err := openInput("package", file)
 	if err != nil {
@@ -44,7 +44,7 @@ func (g *gathering) deb(file string) error {
 		err = g.tar(out)
 	}
 	if err == nil {
-		// An ar member that is cut short looks like its end.
+		// A truncated ar member looks as if it ended normally, so the rest is read to find out.
 		if _, err = io.Copy(io.Discard, data); err == nil {
 			_, err = io.Copy(io.Discard, r)
 		}
@@ -59,7 +59,7 @@ func (g *gathering) deb(file string) error {
 	return nil
 }
 
-// debData skips to the files of a package.
+// debData skips to the member with the files.
 func debData(r io.Reader) (*io.LimitedReader, error) {
 	magic := make([]byte, 8)
 	if _, err := io.ReadFull(r, magic); err != nil || string(magic) != "!<arch>\n" {
@@ -85,13 +85,13 @@ func debData(r io.Reader) (*io.LimitedReader, error) {
 	}
 }
 
-// tar takes what is in a package's archive of files.
+// tar takes firmware files from the tar archive of a package.
 func (g *gathering) tar(r io.Reader) error {
 	r = io.LimitReader(r, maxDebSize)
 	for t := tar.NewReader(r); ; {
 		h, err := t.Next()
 		if errors.Is(err, io.EOF) {
-			_, err = io.Copy(io.Discard, r) // to the compression's checksum
+			_, err = io.Copy(io.Discard, r) // up to the checksum of the compression
 			return err
 		}
 		if err != nil {
@@ -102,7 +102,7 @@ func (g *gathering) tar(r io.Reader) error {
 			return fmt.Errorf("it holds the path %q, which no package has", h.Name)
 		}
 		where := strings.TrimPrefix(path.Clean("/"+h.Name), "/")
-		if h.Typeflag != tar.TypeReg { // a licence may be a link to another package's
+		if h.Typeflag != tar.TypeReg { // licences may be links into other packages
 			continue
 		}
 		if err := g.take(where, where, t, h.Size); err != nil {

@@ -14,8 +14,8 @@ import (
 	"strings"
 )
 
-// ParseDigest reads "FILE=HEX", or "HEX" for the only file (name is empty then).
-// The digest may have "sha256:" before it.
+// ParseDigest reads "FILE=HEX", or "HEX" for an image with only one file (name is empty then). The digest may begin
+// with "sha256:". It is returned in lower case.
 func ParseDigest(s string) (name, digest string, err error) {
 	name, digest, found := strings.Cut(s, "=")
 	if !found {
@@ -28,12 +28,13 @@ func ParseDigest(s string) (name, digest string, err error) {
 	return name, digest, nil
 }
 
-// digests are those that files must have, as they were given.
+// digests are the SHA-256 digests that the files must have.
 type digests struct {
-	want map[string]string // by file name; "" is any
-	used map[string]bool
+	want map[string]string // in hex, by file name; "" means any file
+	used map[string]bool   // which of the names were looked up
 }
 
+// newDigests checks the form of the digests.
 func newDigests(want map[string]string) (*digests, error) {
 	for name, digest := range want {
 		if !isDigest(digest) {
@@ -43,7 +44,7 @@ func newDigests(want map[string]string) (*digests, error) {
 	return &digests{want, map[string]bool{}}, nil
 }
 
-// of returns the digest that the file of that name must have.
+// of returns the digest that the file with this name must have, and marks it as used.
 func (d *digests) of(name string) (digest string, given bool) {
 	for _, key := range []string{name, ""} {
 		if digest, given = d.want[key]; given {
@@ -54,7 +55,7 @@ func (d *digests) of(name string) (digest string, given bool) {
 	return "", false
 }
 
-// check checks a file that is here, if a digest was given for its name.
+// check compares a local file with the digest that was given for its name, if one was.
 func (d *digests) check(ctx context.Context, file string) error {
 	want, given := d.of(filepath.Base(file))
 	if !given {
@@ -75,7 +76,7 @@ func (d *digests) check(ctx context.Context, file string) error {
 	return nil
 }
 
-// named is an error if a digest is for the only file: there are several.
+// named returns an error if a digest was given without a name, although there are several files.
 func (d *digests) named() error {
 	if _, any := d.want[""]; any {
 		return errors.New("sha256: the image has several files: give each digest with its file's name, FILE=HEX")
@@ -83,8 +84,8 @@ func (d *digests) named() error {
 	return nil
 }
 
-// unused is an error if a digest was for none of the files: it would seem to
-// have been checked.
+// unused returns an error if a digest was given for a name that no file has. Otherwise it would seem to have been
+// checked.
 func (d *digests) unused() error {
 	for _, name := range slices.Sorted(maps.Keys(d.want)) {
 		if !d.used[name] {
@@ -94,9 +95,8 @@ func (d *digests) unused() error {
 	return nil
 }
 
-// findDigest finds the digest of the file of that name in what sha256sum
-// printed, with --tag or without; in a text that holds but one digest, with
-// alone, whatever name it has there. "" is none.
+// findDigest returns the digest of the file with this name from the output of sha256sum, with or without --tag. With
+// alone, if the text has only one digest, that is returned whatever name it has. It returns "" if there is none.
 func findDigest(text, name string, alone bool) string {
 	found, n := "", 0
 	for line := range strings.Lines(text) {
@@ -105,9 +105,9 @@ func findDigest(text, name string, alone bool) string {
 		switch {
 		case len(w) == 1 && alone:
 			digest = w[0]
-		case len(w) == 2: // "HEX  file", "HEX *file"
+		case len(w) == 2: // "HEX  FILE" or "HEX *FILE"
 			digest, file = w[0], strings.TrimPrefix(w[1], "*")
-		case len(w) == 4 && w[0] == "SHA256" && w[2] == "=": // "SHA256 (file) = HEX"
+		case len(w) == 4 && w[0] == "SHA256" && w[2] == "=": // "SHA256 (FILE) = HEX"
 			digest, file = w[3], strings.TrimSuffix(strings.TrimPrefix(w[1], "("), ")")
 		}
 

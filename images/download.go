@@ -16,13 +16,13 @@ import (
 	"time"
 )
 
-// A downloader fetches files over HTTP into partial downloads, and continues where
-// it, or an earlier process, stopped.
+// downloader fetches files over HTTP into partial downloads. It resumes a download where it, or an earlier process,
+// stopped.
 type downloader struct {
 	client *http.Client
-	stall  time.Duration // a connection that brings no byte for so long is given up
-	tries  int           // in a row that bring nothing new
-	// pause waits before the next try, the nth in a row.
+	stall  time.Duration // a connection on which no data arrives for this long is given up
+	tries  int           // how many attempts in a row may bring nothing new
+	// pause waits before the next attempt, the nth in a row.
 	pause func(ctx context.Context, n int) error
 }
 
@@ -33,7 +33,7 @@ func newDownloader() downloader {
 	return downloader{client: &http.Client{Transport: t}, stall: 30 * time.Second, tries: 5, pause: backOff}
 }
 
-// backOff waits 1, 2, 4, 8 seconds.
+// backOff waits 1, 2, 4, 8 seconds for n = 1, 2, 3, 4.
 func backOff(ctx context.Context, n int) error {
 	t := time.NewTimer(time.Second << (n - 1))
 	defer t.Stop()
@@ -45,34 +45,34 @@ func backOff(ctx context.Context, n int) error {
 	}
 }
 
-// errRemote is an answer that means no: trying again would bring the same.
+// errRemote is a final refusal of the server: another attempt would get the same answer.
 type errRemote struct {
-	status int // of HTTP, or zero
+	status int // HTTP status, or 0
 	text   string
 }
 
 func (e errRemote) Error() string { return e.text }
 
-// errBroken is the end of a download that a later one can go on with.
+// errBroken wraps the error of a download that can be resumed later.
 type errBroken struct{ error }
 
 func (e errBroken) Unwrap() error { return e.error }
 
-// Is makes what the server does not have fs.ErrNotExist.
+// Is makes errors.Is report fs.ErrNotExist if the server does not have the file.
 func (e errRemote) Is(target error) bool {
 	return target == fs.ErrNotExist && (e.status == http.StatusNotFound || e.status == http.StatusGone)
 }
 
-// A remote is a file to be downloaded.
+// remote is a file to be downloaded.
 type remote struct {
 	url   *url.URL
-	limit int64 // bytes
-	// proven: its digest is known from elsewhere, so that it may come over any way.
+	limit int64 // largest size that is accepted, in bytes
+	// proven means that the file's digest is known, so it may come over an unprotected connection.
 	proven bool
 }
 
-// get downloads the file into p. Count, which may be nil, is called with bytes;
-// total is 0 where the server does not tell.
+// get downloads the file into p. It tries again as long as attempts bring something. count, which may be nil, is called
+// with numbers of bytes; total is 0 if the server does not tell it.
 func (d downloader) get(ctx context.Context, r remote, p *partialDownload, count func(done, total int64)) error {
 	for n := 1; ; n++ {
 		before := p.size
@@ -96,11 +96,11 @@ func (d downloader) get(ctx context.Context, r remote, p *partialDownload, count
 	}
 }
 
-// passing says whether an error may be gone the next time.
+// passing reports whether an error may be temporary.
 func passing(err error) bool {
 	var (
 		no          errRemote
-		disk        *fs.PathError // full, say
+		disk        *fs.PathError // such as a full disk
 		certificate *tls.CertificateVerificationError
 		name        *net.DNSError
 	)
@@ -108,8 +108,8 @@ func passing(err error) bool {
 		!(errors.As(err, &name) && name.IsNotFound)
 }
 
-// reason drops from an error of net/http the URL, which may hold a signature
-// after redirects, and keeps why.
+// reason returns the cause of an error of net/http, without the URL, which may hold a signature after redirects. If ctx
+// ended, it returns the cause of that.
 func reason(ctx context.Context, err error) error {
 	var u *url.Error
 	if errors.As(err, &u) {
@@ -121,7 +121,7 @@ func reason(ctx context.Context, err error) error {
 	return context.Cause(ctx)
 }
 
-// plainURL is a URL without what may be secret.
+// plainURL returns a URL without the parts that may be secret.
 func plainURL(u *url.URL) string {
 	s := *u
 	s.User = nil
@@ -130,12 +130,13 @@ func plainURL(u *url.URL) string {
 	return s.String()
 }
 
-// secure says whether nobody on the way can change what comes from u.
+// secure reports whether nobody between here and the server can change what comes from u.
 func secure(u *url.URL) bool {
 	host := net.ParseIP(u.Hostname())
 	return u.Scheme == "https" || u.Hostname() == "localhost" || host != nil && host.IsLoopback()
 }
 
+// try makes one attempt to download the rest of the file.
 func (d downloader) try(parent context.Context, r remote, p *partialDownload, count func(done, total int64)) error {
 	ctx, cancel := context.WithCancelCause(parent)
 	defer cancel(nil)
@@ -175,7 +176,7 @@ func (d downloader) try(parent context.Context, r remote, p *partialDownload, co
 	return nil
 }
 
-// because is err, or why the context that made it ended.
+// because returns err or, if ctx ended, the cause of that.
 func because(ctx context.Context, err error) error {
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -183,8 +184,7 @@ func because(ctx context.Context, err error) error {
 	return err
 }
 
-// ask sends the request for what is missing of the file (RFC 9110, sections
-// 13.1.5 and 14.2).
+// ask sends a request for the part of the file that is missing (RFC 9110, sections 13.1.5 and 14.2).
 func (d downloader) ask(ctx context.Context, r remote, p *partialDownload) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.url.String(), nil)
 	if err != nil {
@@ -192,7 +192,7 @@ func (d downloader) ask(ctx context.Context, r remote, p *partialDownload) (*htt
 	}
 
 	req.Header.Set("User-Agent", "provision")
-	req.Header.Set("Accept-Encoding", "identity") // ranges are of what is stored
+	req.Header.Set("Accept-Encoding", "identity") // ranges must count bytes of the file itself
 	if p.size > 0 && p.saved.Validator == "" {
 		if err := p.restart(""); err != nil {
 			return nil, err
@@ -219,7 +219,7 @@ func (d downloader) ask(ctx context.Context, r remote, p *partialDownload) (*htt
 	return client.Do(req)
 }
 
-// accept makes p ready for the body of the answer, or says what is wrong with it.
+// accept prepares p for the body of the response, or returns an error if the response cannot be used.
 func (p *partialDownload) accept(resp *http.Response) error {
 	p.complete = false
 	p.total = -1
@@ -249,8 +249,8 @@ func (p *partialDownload) accept(resp *http.Response) error {
 	}
 }
 
-// validator is what a later request can name to get a part of the same file: a
-// strong entity tag, or else the time of the last change.
+// validator returns what identifies this version of the file in a later range request: a strong entity tag or, if there
+// is none, the time of the last change.
 func validator(h http.Header) string {
 	if tag := h.Get("ETag"); tag != "" && !strings.HasPrefix(tag, "W/") {
 		return tag
@@ -258,8 +258,7 @@ func validator(h http.Header) string {
 	return h.Get("Last-Modified")
 }
 
-// parseContentRange reads "bytes 100-199/200" and "bytes */200"; what is not
-// told is -1.
+// parseContentRange reads "bytes 100-199/200" and "bytes */200". Numbers that are missing are -1.
 func parseContentRange(h http.Header) (first, total int64) {
 	s, _ := strings.CutPrefix(h.Get("Content-Range"), "bytes ")
 	where, size, _ := strings.Cut(s, "/")

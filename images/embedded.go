@@ -6,25 +6,23 @@ import (
 	_ "embed"
 )
 
-// ipxedust's programs bring a script of their own, which waits more than it must:
-// two seconds for a key, and, because it says `dhcp` and `autoboot`, twice for an IPv6
-// router, on LANs that have none. It lies in the EFI programs as it is;
-// undionly.kpxe is packed, and keeps it.
+// The iPXE programs of ipxedust contain a script that waits longer than necessary: two seconds for a key and, because
+// it calls both `dhcp` and `autoboot`, twice for an IPv6 router, even on LANs that have none. In the EFI programs the
+// script is plain text, and can be replaced; undionly.kpxe is compressed, and keeps it.
 
-// Where that script begins and ends.
+// embeddedHead and embeddedTail are the beginning and the end of that script.
 var (
 	embeddedHead = []byte("#!ipxe\n\nset user-class Tinkerbell\n")
 	embeddedTail = []byte("echo Failed to find the vlan interface\nshell\n")
 )
 
-// quickScript is ours, which takes its place.
+// quickScript replaces it.
 //
 //go:embed embedded.ipxe
 var quickScript []byte
 
-// quickened is a program of ipxedust's with our script in it; as it was if there is
-// none to be found, or no room. The length stays the same: what is over is filled up with
-// empty lines.
+// quickened returns a program of ipxedust in which the script is replaced, padded with empty lines to keep the length.
+// If the script is not found, or is shorter than ours, the program is returned as it is.
 func quickened(program []byte) []byte {
 	from := bytes.Index(program, embeddedHead)
 	if from < 0 {

@@ -17,25 +17,26 @@ import (
 	"provision/internal/boards"
 )
 
-// firmwareExt ends the names of the records of firmware trees: other than an image's.
+// firmwareExt ends the file names of the records of firmware trees. Records of images end differently.
 const firmwareExt = ".firmware"
 
-// Firmware is what a family of boards loads before anything of ours: a tree of files in the
-// catalog. It belongs to its makers, and came from what the operator named.
+// Firmware is what a family of boards loads before anything of provision: a tree of files in the catalog. The files
+// belong to their makers; the operator says where they come from.
 type Firmware struct {
 	Name string `json:"name"`
-	// Files by their slash paths in the tree: "start4.elf", "overlays/vc4-kms-v3d.dtbo".
+	// Files maps slash-separated paths in the tree to contents: "start4.elf", "overlays/vc4-kms-v3d.dtbo".
 	Files map[string]File `json:"files"`
-	// Licences are kept beside, by where they were found.
+	// Licences are kept with the files, by the paths where they were found.
 	Licences map[string]File `json:"licences"`
 	From     string          `json:"from"`
 	Added    time.Time       `json:"added"`
 }
 
-// Names returns the slash paths of the files in the tree, sorted.
+// Names returns the paths of the files in the tree, sorted.
 func (f Firmware) Names() []string { return slices.Sorted(maps.Keys(f.Files)) }
 
-// For returns the files that a board's firmware loads from m if they are there, by the names that it asks for.
+// For returns those files of the tree that a board's firmware loads from medium m, by the names under which it asks for
+// them.
 func (f Firmware) For(b boards.Board, m boards.Medium) map[string]File {
 	files := map[string]File{}
 	for _, name := range b.Files(f.Names(), m) {
@@ -44,8 +45,8 @@ func (f Firmware) For(b boards.Board, m boards.Medium) map[string]File {
 	return files
 }
 
-// EEPROM are the tree's files that make a Raspberry Pi 4 or 5 write its EEPROM anew when it
-// finds them: to be served only where the operator wants just that.
+// EEPROM returns the files with which a Raspberry Pi 4 or 5 rewrites its EEPROM as soon as it finds them. They may be
+// served only if the operator wants exactly that.
 func (f Firmware) EEPROM() map[string]File {
 	files := map[string]File{}
 	for name, file := range f.Files {
@@ -56,6 +57,7 @@ func (f Firmware) EEPROM() map[string]File {
 	return files
 }
 
+// isEEPROM reports whether a path is that of such a file.
 func isEEPROM(name string) bool {
 	for _, pattern := range []string{"pieeprom*", "recovery.bin", "vl805*.bin", "vl805*.sig"} {
 		if ok, _ := path.Match(pattern, name); ok {
@@ -65,7 +67,7 @@ func isEEPROM(name string) bool {
 	return false
 }
 
-// Size is that of all files, in bytes.
+// Size returns the total size of the files, in bytes.
 func (f Firmware) Size() (size int64) {
 	for _, file := range f.Files {
 		size += file.Size
@@ -73,9 +75,9 @@ func (f Firmware) Size() (size int64) {
 	return size
 }
 
-// Firmware returns the tree of that name, or [ErrNotFound], which tells how to add it.
+// Firmware returns the tree with this name, or [ErrNotFound] with a text that says how to add it.
 func (c *Catalog) Firmware(name string) (Firmware, error) {
-	err := checkName(name) // before it becomes part of a path
+	err := checkName(name) // checked before it becomes part of a path
 	if err == nil {
 		var f Firmware
 		if f, err = c.readFirmware(name); !errors.Is(err, fs.ErrNotExist) {
@@ -86,7 +88,7 @@ func (c *Catalog) Firmware(name string) (Firmware, error) {
 		ErrNotFound, name, boards.RaspberryPi)
 }
 
-// Firmwares returns all trees, by name.
+// Firmwares returns all trees, sorted by name.
 func (c *Catalog) Firmwares() ([]Firmware, error) {
 	entries, err := os.ReadDir(c.dir)
 	if err != nil {
@@ -94,14 +96,14 @@ func (c *Catalog) Firmwares() ([]Firmware, error) {
 	}
 
 	var all []Firmware
-	for _, e := range entries { // ReadDir sorts
+	for _, e := range entries { // ReadDir sorts by name
 		name, ok := strings.CutSuffix(e.Name(), firmwareExt)
 		if !ok || checkName(name) != nil {
 			continue
 		}
 		f, err := c.readFirmware(name)
 		if errors.Is(err, fs.ErrNotExist) {
-			continue // removed since
+			continue // it was removed since
 		}
 		if err != nil {
 			return nil, err
@@ -113,6 +115,7 @@ func (c *Catalog) Firmwares() ([]Firmware, error) {
 	return all, nil
 }
 
+// readFirmware reads the record of a tree.
 func (c *Catalog) readFirmware(name string) (f Firmware, err error) {
 	file := filepath.Join(c.dir, name+firmwareExt)
 	data, err := os.ReadFile(file)
@@ -139,8 +142,8 @@ func (c *Catalog) keepFirmware(used map[string]bool) error {
 	return err
 }
 
-// VerifyFirmware reads the tree's files again and compares them with their digests. The error
-// names each that is damaged or gone; adding the firmware again from its source mends it.
+// VerifyFirmware reads the tree's files again and compares them with their digests. The error names each file that is
+// damaged or missing; adding the firmware again from its source repairs it.
 func (c *Catalog) VerifyFirmware(ctx context.Context, name string) error {
 	f, err := c.Firmware(name)
 	if err != nil {
@@ -158,8 +161,8 @@ func (c *Catalog) VerifyFirmware(ctx context.Context, name string) error {
 	return errors.Join(errs...)
 }
 
-// RemoveFirmware removes a tree, and its files when nothing else has them. It is refused while
-// hosts need it; inUse are their names.
+// RemoveFirmware removes a tree, and those of its files that nothing else has. inUse are the names of hosts that need
+// it; if there are any, RemoveFirmware returns an error.
 func (c *Catalog) RemoveFirmware(name string, inUse []string) error {
 	if _, err := c.Firmware(name); err != nil {
 		return err

@@ -20,22 +20,22 @@ import (
 	"provision/internal/boards"
 )
 
-// Bounds of a tree: many times what there is. The largest files are start4db.elf and kernels'
-// device trees; raspberrypifw has some 300 overlays.
+// Limits of a tree, far above what exists. The largest files are start4db.elf and the device trees of kernels;
+// raspberrypifw has about 300 overlays.
 const (
 	maxFirmwareFile  = 64 << 20 // bytes
 	maxFirmwareFiles = 5000
 	maxFirmwareWalk  = 200_000 // files that are looked at in a folder
-	maxDeb           = 1 << 30 // bytes that are downloaded; a kernel's has some 100 MB
+	maxDeb           = 1 << 30 // bytes of a downloaded package; that of a kernel has about 100 MB
 )
 
-// AddFirmware stores the tree of a family of boards ([boards.RaspberryPi]) from what from names: each
-// a folder, a Debian package (raspi-firmware, linux-image-*-arm64, u-boot-rpi) or its URL, or a
-// flake reference that nix builds (nixpkgs#raspberrypifw). Of a file that several have, the last is
-// taken. Either all of it happens or nothing, and it takes the place of the tree before.
+// AddFirmware stores the tree of a family of boards ([boards.RaspberryPi]). Each element of from is a folder, a Debian
+// package (raspi-firmware, linux-image-*-arm64, u-boot-rpi) or its URL, or a flake reference that nix builds
+// (nixpkgs#raspberrypifw). If several have the same file, the last one wins. The tree replaces an earlier one, and
+// either all of this happens or nothing.
 //
-// What is good for no board is refused. Notes tell what was left out, and why. Progress, which
-// may be nil, is called with bytes of one package after the other.
+// A tree from which no board can start is an error. notes say, for people, what was left out and why. progress, which
+// may be nil, is called with bytes, for one package after the other.
 func (c *Catalog) AddFirmware(
 	ctx context.Context, name string, from []string, progress func(done, total int64),
 ) (f Firmware, notes []string, err error) {
@@ -54,17 +54,18 @@ func (c *Catalog) AddFirmware(
 	return f, g.notes, nil
 }
 
-// gathering is a tree on its way into the catalog.
+// gathering is a tree that is being put together.
 type gathering struct {
 	Firmware
 	c        *Catalog
-	ctx      context.Context // of one call
+	ctx      context.Context // of the call of AddFirmware
 	progress func(done, total int64)
 	blobs    []blob
 	notes    []string
-	has      map[string]string // what the source has, and where in it
+	has      map[string]string // files of the current source: paths in the tree, and where they were found
 }
 
+// add gathers the files of all sources, and commits the tree.
 func (g *gathering) add(from []string) (Firmware, error) {
 	if g.Name != boards.RaspberryPi {
 		return Firmware{}, fmt.Errorf("no board needs firmware of that name: it is %s", boards.RaspberryPi)
@@ -92,7 +93,7 @@ func (g *gathering) add(from []string) (Firmware, error) {
 	return g.c.commitFirmware(g.Firmware, g.blobs)
 }
 
-// sourceWords is a source without what may be secret in a URL.
+// sourceWords returns a source without what may be secret in a URL.
 func sourceWords(source string) string {
 	u, err := url.Parse(source)
 	switch {
@@ -105,12 +106,12 @@ func sourceWords(source string) string {
 	return u.String()
 }
 
-// from gathers what one source has.
+// from gathers the files of one source.
 func (g *gathering) from(source string) error {
 	info, err := os.Stat(source)
 	u, urlErr := url.Parse(source)
 	switch {
-	case urlErr == nil && u.User != nil && !strings.HasSuffix(u.Scheme, "ssh"): // git@ is no secret
+	case urlErr == nil && u.User != nil && !strings.HasSuffix(u.Scheme, "ssh"): // a user name for ssh (git@) is not secret
 		return errors.New("a name or password in a URL ends up in logs and in the list of processes: download it yourself, and add the files")
 	case err == nil && info.IsDir():
 		return g.folder(source)
@@ -125,7 +126,7 @@ func (g *gathering) from(source string) error {
 	return g.flake(source)
 }
 
-// flake takes what nix builds of a flake reference.
+// flake gathers the files of what nix builds from a flake reference.
 func (g *gathering) flake(ref string) error {
 	tmp, err := os.MkdirTemp(g.c.dir, tmpPrefix)
 	if err != nil {
@@ -140,7 +141,7 @@ func (g *gathering) flake(ref string) error {
 	return err
 }
 
-// url downloads a package. What came of it is kept for a next try while it is not complete.
+// url downloads a package and gathers its files. An incomplete download is kept, so that the next call can resume it.
 func (g *gathering) url(source string) error {
 	u, err := parseURL(source)
 	if err != nil {
@@ -178,9 +179,9 @@ func (g *gathering) url(source string) error {
 	return errors.Join(err, f.close(keep))
 }
 
-// folder takes what is anywhere in a folder.
+// folder gathers the files that are anywhere below a folder.
 func (g *gathering) folder(dir string) error {
-	dir, err := filepath.EvalSymlinks(dir) // ./result
+	dir, err := filepath.EvalSymlinks(dir) // dir may be a link, such as ./result
 	if err != nil {
 		return err
 	}
@@ -202,7 +203,7 @@ func (g *gathering) folder(dir string) error {
 			return err
 		}
 
-		in, err := openInput(rel, file) // follows links, as stores have them
+		in, err := openInput(rel, file) // files in nix profiles are links
 		if err != nil {
 			return err
 		}
@@ -212,7 +213,8 @@ func (g *gathering) folder(dir string) error {
 	})
 }
 
-// take stores a file of a source under the name that the tree has for it.
+// take stores a file of a source, if it has a place in the tree or is a licence. file is the path that decides about
+// the place, and where is the path for messages.
 func (g *gathering) take(file, where string, r io.Reader, size int64) error {
 	name := treeName(file)
 	switch {
@@ -244,6 +246,7 @@ func (g *gathering) take(file, where string, r io.Reader, size int64) error {
 	return nil
 }
 
+// takeLicence stores a licence.
 func (g *gathering) takeLicence(where string, r io.Reader, size int64) error {
 	if len(g.Licences) >= 100 {
 		return nil
@@ -254,15 +257,15 @@ func (g *gathering) takeLicence(where string, r io.Reader, size int64) error {
 	}
 	base := strings.TrimPrefix(filepath.ToSlash(where), "usr/share/doc/")
 	name := base
-	for n := 2; g.Licences[name] != (File{}) && g.Licences[name] != stored; n++ { // another source's
+	for n := 2; g.Licences[name] != (File{}) && g.Licences[name] != stored; n++ { // of another source
 		name = fmt.Sprintf("%s-%d", base, n)
 	}
 	g.Licences[name] = stored
 	return nil
 }
 
-// store copies a file into the catalog's folder. What is not what its name says is refused: a
-// Pi would only stay dark.
+// store copies a file into the catalog's folder. A file that is not what its name says is an error, as a Raspberry Pi
+// with it would only stay dark.
 func (g *gathering) store(where, name string, r io.Reader, size int64) (File, error) {
 	h := sha256.New()
 	var head headWriter
@@ -283,18 +286,19 @@ func (g *gathering) store(where, name string, r io.Reader, size int64) (File, er
 	return b.File, nil
 }
 
+// note adds a note for people.
 func (g *gathering) note(format string, args ...any) {
 	g.notes = append(g.notes, fmt.Sprintf(format, args...))
 }
 
-// discard removes what was not committed.
+// discard removes temporary files that were not committed.
 func (g *gathering) discard() {
 	for _, b := range g.blobs {
 		os.Remove(b.tmp)
 	}
 }
 
-// goodForSome refuses a tree from which no board starts.
+// goodForSome returns an error if no board can start from the tree.
 func (g *gathering) goodForSome() error {
 	fit := g.Fitness(boards.TFTP)
 	if slices.ContainsFunc(fit, func(b Fit) bool { return len(b.Missing) == 0 }) {
@@ -307,13 +311,13 @@ func (g *gathering) goodForSome() error {
 	return fmt.Errorf("it is not enough for any board: %s (give all sources at once, each with its own --from)", strings.Join(lacks, "; "))
 }
 
-// Fit is what a tree lacks for a board.
+// Fit says what a tree lacks for a board.
 type Fit struct {
 	Board   string   `json:"board"`
-	Missing []string `json:"missing"` // empty: it is enough
+	Missing []string `json:"missing"` // files that are missing; empty: the board can start
 }
 
-// Fitness says for each board that needs the tree what it lacks to start from m.
+// Fitness says for each board of the tree's family what it lacks to start from medium m.
 func (f Firmware) Fitness(m boards.Medium) []Fit {
 	var all []Fit
 	for _, b := range boards.All() {
@@ -325,7 +329,7 @@ func (f Firmware) Fitness(m boards.Medium) []Fit {
 	return all
 }
 
-// FitWords are what a tree is good for, in words: "enough for rpi4, rpi5; rpi3 needs bootcode.bin".
+// FitWords says for people for which boards a tree is enough: "enough for rpi4, rpi5; rpi3 needs bootcode.bin".
 func FitWords(fit []Fit) string {
 	var enough, lacks []string
 	for _, b := range fit {
@@ -341,8 +345,7 @@ func FitWords(fit []Fit) string {
 	return strings.Join(lacks, "; ")
 }
 
-// commitFirmware puts the blobs in their place, then the record, then removes what the tree had
-// before.
+// commitFirmware publishes the tree with its blobs, and removes the content that only the replaced tree had.
 func (c *Catalog) commitFirmware(f Firmware, blobs []blob) (Firmware, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -14,16 +14,17 @@ import (
 	"provision/internal/boards"
 )
 
-// firmwareNames are the files of a Raspberry Pi's firmware, but for device trees and U-Boot.
+// firmwareNames are patterns for the firmware files of Raspberry Pis, other than device trees and U-Boot.
 var firmwareNames = []string{
 	"bootcode.bin", "start*.elf", "fixup*.dat", "armstub*.bin",
 	"pieeprom*.bin", "pieeprom*.upd", "pieeprom*.sig", "recovery.bin", "vl805*.bin", "vl805*.sig",
 }
 
+// plainName matches the file names that a tree can have.
 var plainName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$`)
 
-// treeName is where in the tree a file belongs, by its path where it was found; empty: nowhere.
-// [unknownUBoot] is a U-Boot for a board that the path does not tell.
+// treeName returns the path that a file has in the tree, given the path where it was found; empty if it does not belong
+// there. It returns [unknownUBoot] for a U-Boot if the path does not say for which board it is.
 func treeName(file string) string {
 	dir, base := path.Split(filepath.ToSlash(file))
 	parent := path.Base(dir)
@@ -44,18 +45,19 @@ func treeName(file string) string {
 	return ""
 }
 
-// unknownUBoot is what U-Boot is called whatever board it was built for.
+// unknownUBoot is the file name of a U-Boot as it is built, for whatever board.
 const unknownUBoot = "u-boot.bin"
 
-// ubootName is the tree's name for a U-Boot, by the path or the name that it was found by.
+// ubootName returns the tree's name for a U-Boot, given the path or name under which it was found.
 func ubootName(where string) string { return cmp.Or(boards.UBootFile(where), unknownUBoot) }
 
+// isLicence reports whether a file is a licence, by its name.
 func isLicence(file string) bool {
 	base := strings.ToLower(filepath.Base(file))
 	return base == "copyright" || strings.HasPrefix(base, "licence") || strings.HasPrefix(base, "license") || strings.HasPrefix(base, "copying")
 }
 
-// headWriter keeps the first bytes of what is written.
+// headWriter keeps the first 16 bytes that are written to it.
 type headWriter struct{ data []byte }
 
 func (h *headWriter) Write(p []byte) (int, error) {
@@ -65,13 +67,13 @@ func (h *headWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// checkFirmware refuses what is not what the tree's name for it says. head are its first bytes.
+// checkFirmware returns an error if a file is not what its name in the tree says. head holds its first bytes.
 func checkFirmware(name string, head []byte, size int64) error {
 	elf := strings.HasPrefix(string(head), "\x7fELF")
 	switch ext := path.Ext(name); {
 	case name != "" && size == 0:
 		return errors.New("it is empty: was it downloaded in full?")
-	case ext == ".dtb", ext == ".dtbo": // devicetree specification, 5.2
+	case ext == ".dtb", ext == ".dtbo": // see the Devicetree Specification, section 5.2
 		if len(head) < 8 || string(head[:4]) != "\xd0\x0d\xfe\xed" {
 			return errors.New("it is not a device tree")
 		}

@@ -11,13 +11,13 @@ import (
 	"strings"
 )
 
-// isFlake says whether from is a flake reference, and no path or URL of files.
+// isFlake reports whether from is a flake reference, and not a path or a URL of files.
 func isFlake(from string) bool {
 	return strings.Contains(from, "#") || regexp.MustCompile(`^(path|github|gitlab|sourcehut|flake|git|git\+[a-z]+|tarball|tarball\+[a-z]+):`).MatchString(from)
 }
 
-// flakeAttrs are the attributes that make an image of attr: itself, or, of a
-// nixosConfiguration, what nixpkgs' netboot module builds.
+// flakeAttrs returns the attributes to build for an image: attr itself or, for a nixosConfiguration, what the netboot
+// module of nixpkgs builds.
 func flakeAttrs(attr string) []string {
 	if !regexp.MustCompile(`^nixosConfigurations\.("[^"]+"|[^."]+)$`).MatchString(attr) {
 		return []string{attr}
@@ -29,7 +29,7 @@ func flakeAttrs(attr string) []string {
 	return all
 }
 
-// fromFlake builds a flake's output with nix, and adds what that holds.
+// fromFlake builds an output of a flake with nix, and adds the image in it.
 func (a adding) fromFlake(ctx context.Context) (Image, error) {
 	if len(a.given.want) > 0 {
 		return Image{}, errors.New("sha256: a flake's output has none beforehand; its inputs are pinned by flake.lock")
@@ -47,7 +47,7 @@ func (a adding) fromFlake(ctx context.Context) (Image, error) {
 
 	origin := Image{From: a.r.From}
 	if len(attrs) == 1 {
-		for _, out := range outs { // a tarball or ISO may be all of it
+		for _, out := range outs { // an output may be a single tarball or ISO
 			if file := archiveIn(out); file != "" {
 				return a.fromFile(ctx, file, origin)
 			}
@@ -62,7 +62,7 @@ func (a adding) fromFlake(ctx context.Context) (Image, error) {
 	return a.fromFolder(ctx, dir, origin)
 }
 
-// archiveIn is the tarball or ISO that an output holds, where NixOS' builds put it; or "".
+// archiveIn returns the tarball or ISO in an output, at the places where NixOS builds put it; "" if there is none.
 func archiveIn(out string) string {
 	for _, pattern := range []string{"*.tar.*", "tarball/*.tar.*", "iso/*.iso"} {
 		if found, err := filepath.Glob(filepath.Join(out, pattern)); err == nil && len(found) > 0 {
@@ -72,7 +72,7 @@ func archiveIn(out string) string {
 	return ""
 }
 
-// gather puts links to the files of an image, which are in several outputs, into dir.
+// gather makes links in dir to the files of an image, which are in several outputs.
 func gather(outs []string, dir string) error {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
@@ -81,7 +81,7 @@ func gather(outs []string, dir string) error {
 		found := false
 		for _, out := range outs {
 			i := slices.IndexFunc(names, func(name string) bool { return exists(filepath.Join(out, name)) })
-			// A system's own initrd, beside kernel-params, is not the one that holds all.
+			// Next to kernel-params there is the system's own initrd, which does not hold the whole system.
 			if i < 0 || found || names[i] == "initrd" && exists(filepath.Join(out, "kernel-params")) {
 				continue
 			}

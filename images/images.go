@@ -1,18 +1,14 @@
-// Package images is the catalog of installer images: kernels and initrds,
-// found, verified, opened.
+// Package images is the catalog of installer images: it finds, verifies and opens kernels and initrds.
 //
-// A catalog is one flat folder. A file named by 64 hex digits is content, named
-// by its SHA-256 and shared by all images that hold it; NAME.json is the record
-// of one image, written last and so the moment at which the image exists; what
-// starts with ".tmp-" is half done and swept away by the next [Open].
+// A catalog is one flat folder. A file whose name is 64 hex digits is content: the name is its SHA-256, and all images
+// with this content share it. NAME.json is the record of an image; it is written last, and the image exists from then
+// on. Files whose names begin with ".tmp-" are incomplete, and the next [Open] removes them.
 //
-// What makes an image fit for installing (sshd, the keys taken out of the
-// initrd) cannot be seen from outside; what can be seen is checked by
-// [Catalog.Add].
+// What an image needs for installing (sshd, and a stage 1 that takes the keys from the initrd) cannot be seen
+// completely from outside; [Catalog.Add] checks what can be seen.
 //
-// Of ours it imports internal/initrd, which reads and writes initrds, and
-// internal/boards, which knows what boards load of a tree of firmware.
-// images/media, which makes sticks and CDs of what is in the catalog, imports it.
+// The package imports internal/initrd, which reads and writes initrds, and internal/boards, which knows which files
+// boards load from a firmware tree. images/media, which makes boot media from the catalog, imports it.
 package images
 
 import (
@@ -23,11 +19,10 @@ import (
 	"time"
 )
 
-// ErrNotFound says that the catalog has no image of that name.
+// ErrNotFound means that the catalog has no image with this name.
 var ErrNotFound = errors.New("no such image")
 
-// Arch is a CPU architecture, by the name that nix and uname use; [ParseArch]
-// makes it from what people write.
+// Arch is a CPU architecture, by the name that nix and uname use. [ParseArch] converts other names.
 type Arch string
 
 // The architectures that can be netbooted.
@@ -36,8 +31,8 @@ const (
 	AArch64 Arch = "aarch64"
 )
 
-// ParseArch reads an architecture in nix's, uname's, Debian's or Go's words:
-// "x86_64", "x86_64-linux", "amd64", "aarch64", "aarch64-linux", "arm64".
+// ParseArch reads the name of an architecture as nix, uname, Debian or Go write it: "x86_64", "x86_64-linux", "amd64",
+// "aarch64", "aarch64-linux", "arm64".
 func ParseArch(s string) (Arch, error) {
 	switch strings.TrimSuffix(s, "-linux") {
 	case "x86_64", "amd64":
@@ -52,22 +47,21 @@ func ParseArch(s string) (Arch, error) {
 type Image struct {
 	Name    string `json:"name"`
 	Arch    Arch   `json:"arch"`
-	Cmdline string `json:"cmdline"` // without initrd=, which the server adds
-	// KernelParams are the operator's, for every boot of this image.
+	Cmdline string `json:"cmdline"` // kernel command line, without initrd=, which the server adds
+	// KernelParams are the operator's additions for every boot of this image.
 	KernelParams []string `json:"kernel_params,omitempty"`
 
 	Kernel File      `json:"kernel"`
-	Initrd File      `json:"initrd"` // as added; see Contract.Tail for what is appended per boot
+	Initrd File      `json:"initrd"` // as it was added; [Contract.Tail] is appended for each boot
 	Added  time.Time `json:"added"`
 
-	From string `json:"from,omitempty"` // what it was added from; empty: single files
-	// SHA256 are the digests that were given for it, by file names.
+	From string `json:"from,omitempty"` // the source that it was added from; empty: single files
+	// SHA256 are the digests that were given for its files, by file name.
 	SHA256 map[string]string `json:"sha256,omitempty"`
-	// Checked says how what was added was known to be right: "digest given",
-	// "digest published beside it" (which tells damage; the publisher is known by
-	// https), "https", or "" for what was here already.
+	// Checked says how the files were verified: "digest given", "digest published beside it" (which detects damage; https
+	// authenticates the publisher), "https", or "" for local files.
 	Checked string      `json:"checked,omitempty"`
-	Look    *Inspection `json:"look,omitempty"` // nil: added by an older version
+	Look    *Inspection `json:"look,omitempty"` // nil: it was added by an older version
 }
 
 // File is content in the catalog; see [Catalog.OpenFile].
@@ -76,6 +70,7 @@ type File struct {
 	Size   int64  `json:"size"`   // bytes
 }
 
+// checkName returns an error if name is not a valid name of an image.
 func checkName(name string) error {
 	if ok, _ := regexp.MatchString(`^[a-z0-9][a-z0-9._-]{0,63}$`, name); !ok {
 		return fmt.Errorf("image name %q: use 1 to 64 of a-z, 0-9, '.', '_' and '-', starting with a letter or digit", name)
@@ -83,10 +78,10 @@ func checkName(name string) error {
 	return nil
 }
 
-// notFound is ErrNotFound, with the name that was probably meant, or all there are.
+// notFound returns ErrNotFound with the name that was probably meant, or with all names that exist.
 func notFound(name string, images []Image) error {
 	var names []string
-	best, distance := "", 3 // a name further off than two letters is not a typing error
+	best, distance := "", 3 // with 3 or more edits, it is probably not a typing error
 	for _, img := range images {
 		names = append(names, img.Name)
 		if d := editDistance(name, img.Name); d < distance && d < len(name) {
@@ -104,7 +99,8 @@ func notFound(name string, images []Image) error {
 	return fmt.Errorf("%w: %q; there are none yet, add one with: provision images add", ErrNotFound, name)
 }
 
-// editDistance counts the bytes to insert, delete or change to make a into b (Levenshtein).
+// editDistance returns the number of bytes that must be inserted, deleted or changed to turn a into b (Levenshtein
+// distance).
 func editDistance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

@@ -17,20 +17,20 @@ import (
 	"provision/internal/initrd"
 )
 
-// A Look is what an image's kernel and initrd tell of themselves when they are
-// added. What could not be seen is "" or "unknown".
+// Inspection is what an image's kernel and initrd reveal when they are added. What could not be found out is "" or
+// "unknown".
 type Inspection struct {
-	Stage1   string   `json:"stage1"`   // what /init is: "systemd", "script" or "program"
-	Contract Answer   `json:"contract"` // stage 1 takes ssh/authorized_keys from the initrd's root, as installer images do
-	SSHD     Answer   `json:"sshd"`     // it has sshd; unknown where the system is in a squashfs
-	Squashfs bool     `json:"squashfs"` // the system is in a squashfs, its own kernel modules too
-	Kernel   string   `json:"kernel"`   // the kernel's version, "6.12.30"
-	Modules  []string `json:"modules"`  // kernel versions for which the initrd holds modules
-	NICs     []string `json:"nics"`     // drivers of NetworkDrivers that the initrd holds, or the kernel has built in
-	Error    string   `json:"error,omitempty"`
+	Stage1   string   `json:"stage1"`          // kind of /init: "systemd", "script" or "program"
+	Contract Answer   `json:"contract"`        // stage 1 takes ssh/authorized_keys from the initrd's root, as installer images do
+	SSHD     Answer   `json:"sshd"`            // the system has sshd; unknown if it is in a squashfs
+	Squashfs bool     `json:"squashfs"`        // the system, and with it its kernel modules, is in a squashfs or erofs
+	Kernel   string   `json:"kernel"`          // version of the kernel, "6.12.30"
+	Modules  []string `json:"modules"`         // kernel versions for which the initrd has modules
+	NICs     []string `json:"nics"`            // those of NetworkDrivers that are in the initrd or built into the kernel
+	Error    string   `json:"error,omitempty"` // why the initrd could not be inspected
 }
 
-// Answer is "yes", "no" or "unknown".
+// Answer is the answer to a question about an image.
 type Answer string
 
 // The answers.
@@ -40,17 +40,17 @@ const (
 	Unknown Answer = "unknown"
 )
 
-// NetworkDrivers are the kernel modules that drive the network cards which
-// machines commonly have, by architecture.
+// NetworkDrivers returns the names of the kernel modules for network cards that are common in machines of this
+// architecture.
 func NetworkDrivers(arch Arch) []string {
 	if arch == AArch64 {
-		return []string{"genet", "macb", "lan78xx", "smsc95xx", "virtio_net"} // Raspberry Pi 4, 5, 3B+, 3B; virtual machines
+		return []string{"genet", "macb", "lan78xx", "smsc95xx", "virtio_net"} // Raspberry Pi 4, 5, 3B+ and 3B; virtual machines
 	}
 	return []string{"e1000e", "igb", "igc", "r8169", "ixgbe", "virtio_net", "tg3", "bnxt_en"}
 }
 
-// inspect reads the kernel and the initrd. An error says that the initrd is
-// damaged: the kernel would stumble over it, too.
+// inspect reads the kernel and the initrd. An error means that the initrd is damaged, so that the kernel could not read
+// it either.
 func inspect(arch Arch, kernel, initrdFile io.Reader) (*Inspection, error) {
 	l := &inspecting{
 		drivers: NetworkDrivers(arch),
@@ -74,22 +74,22 @@ func inspect(arch Arch, kernel, initrdFile io.Reader) (*Inspection, error) {
 	return l.result(), nil
 }
 
-// inspecting is a Look in the making.
+// inspecting is an Inspection that is being collected.
 type inspecting struct {
 	Inspection
 	drivers  []string
-	init     string          // where the link /init leads
-	scripts  map[string]bool // by name: files that start with #!
-	modules  map[string]bool // by version
-	nics     map[string]bool // by driver
-	restores bool
+	init     string          // target of the link /init
+	scripts  map[string]bool // names of files that begin with #!
+	modules  map[string]bool // kernel versions that have modules
+	nics     map[string]bool // drivers that were found
+	restores bool            // stage 1 takes the keys from the initrd
 	sshd     bool
 }
 
-// Files of more bytes are not read: stage 1 and its units are small.
+// maxLooked is the size in bytes above which files are not read: stage 1 and its units are small.
 const maxLooked = 256 << 10
 
-// Of so many kernels at most an initrd's modules are told.
+// maxReleases bounds how many kernel versions are listed.
 const maxReleases = 20
 
 var (
@@ -98,7 +98,7 @@ var (
 	builtinFile = regexp.MustCompile(`(?:^|/)lib/modules/[^/]+/modules\.builtin$`)
 )
 
-// file sees one file of the initrd.
+// file examines one file of the initrd.
 func (l *inspecting) file(name string, h initrd.Header, content io.Reader) error {
 	if m := moduleFile.FindStringSubmatch(name); m != nil {
 		if len(l.modules) < maxReleases {
@@ -142,23 +142,25 @@ func (l *inspecting) file(name string, h initrd.Header, content io.Reader) error
 	return nil
 }
 
+// text examines the contents of a small file.
 func (l *inspecting) text(name string, text []byte) {
 	if bytes.HasPrefix(text, []byte("#!")) {
 		l.scripts[name] = true
 	}
-	if bytes.Contains(text, []byte("root/.ssh")) && takesKeys.Match(text) { // the cheap one first
+	if bytes.Contains(text, []byte("root/.ssh")) && takesKeys.Match(text) { // the cheap test comes first
 		l.restores = true
 	}
 }
 
-// nic takes note of a module, if it is one of a common network card. Module
-// names have underscores, their files may have hyphens.
+// nic records a module, if it is the driver of a common network card. Module names have underscores where file names
+// may have hyphens.
 func (l *inspecting) nic(module string) {
 	if name := strings.ReplaceAll(module, "-", "_"); slices.Contains(l.drivers, name) {
 		l.nics[name] = true
 	}
 }
 
+// builtin reads modules.builtin, which lists the modules that are built into the kernel.
 func (l *inspecting) builtin(r io.Reader) error {
 	lines := bufio.NewScanner(r)
 	for lines.Scan() {
@@ -167,6 +169,7 @@ func (l *inspecting) builtin(r io.Reader) error {
 	return lines.Err()
 }
 
+// result completes the inspection.
 func (l *inspecting) result() *Inspection {
 	switch {
 	case strings.Contains(l.init, "systemd"):
@@ -180,7 +183,7 @@ func (l *inspecting) result() *Inspection {
 	l.Contract = answer(l.restores, l.Stage1 == "program")
 	l.SSHD = answer(l.sshd, l.Squashfs)
 	l.Modules = slices.Sorted(maps.Keys(l.modules))
-	for _, d := range l.drivers { // in their order
+	for _, d := range l.drivers { // keeps the order of the drivers
 		if l.nics[d] {
 			l.NICs = append(l.NICs, d)
 		}
@@ -189,7 +192,7 @@ func (l *inspecting) result() *Inspection {
 	return &l.Inspection
 }
 
-// answer is unknown where what was not seen may be hidden.
+// answer returns Yes for what was seen, and else Unknown if it may be in a hidden place.
 func answer(seen, hidden bool) Answer {
 	switch {
 	case seen:
@@ -200,7 +203,7 @@ func answer(seen, hidden bool) Answer {
 	return No
 }
 
-// kernelVersion returns a kernel's version, "" if it does not tell.
+// kernelVersion returns a kernel's version; "" if it cannot be found.
 func kernelVersion(arch Arch, kernel io.Reader) (string, error) {
 	in := bufio.NewReaderSize(kernel, 1<<16)
 	head, err := in.Peek(headSize)
@@ -211,10 +214,10 @@ func kernelVersion(arch Arch, kernel io.Reader) (string, error) {
 	switch {
 	case arch == X86_64 && len(head) >= 0x210 && string(head[0x202:0x206]) == "HdrS":
 		return bzImageVersion(in, int(binary.LittleEndian.Uint16(head[0x20e:])))
-	// An EFI zboot image (Linux, drivers/firmware/efi/libstub/zboot-header.S).
+	// An EFI zboot image (drivers/firmware/efi/libstub/zboot-header.S of Linux).
 	case len(head) >= 0x1c && string(head[4:8]) == "zimg":
 		if _, err := in.Discard(int(binary.LittleEndian.Uint32(head[8:]))); err != nil {
-			return "", nil // no kernel; it will not boot, and not for us to say
+			return "", nil // it is truncated and will not boot, but that is not checked here
 		}
 	}
 
@@ -227,10 +230,11 @@ func kernelVersion(arch Arch, kernel io.Reader) (string, error) {
 	return findVersion(io.LimitReader(out, maxKernel))
 }
 
+// aVersion matches a kernel version at the beginning of a text.
 var aVersion = regexp.MustCompile(`^[0-9]+\.[0-9][^\s(]*`)
 
-// bzImageVersion reads the version from where the setup header tells (Linux,
-// Documentation/arch/x86/boot.rst, kernel_version).
+// bzImageVersion reads the version at the offset that the setup header has (kernel_version in
+// Documentation/arch/x86/boot.rst of Linux).
 func bzImageVersion(in *bufio.Reader, at int) (string, error) {
 	if at == 0 {
 		return "", nil
@@ -242,7 +246,7 @@ func bzImageVersion(in *bufio.Reader, at int) (string, error) {
 	return string(aVersion.Find(text)), nil
 }
 
-// findVersion looks for the banner of a kernel: "Linux version 6.12.30 (…".
+// findVersion searches for the banner of a kernel: "Linux version 6.12.30 (…".
 func findVersion(r io.Reader) (string, error) {
 	banner := []byte("Linux version ")
 	buf := make([]byte, 0, 1<<20)
@@ -259,7 +263,7 @@ func findVersion(r io.Reader) (string, error) {
 			}
 			rest = after
 		}
-		if err != nil { // damage will show when it boots; the end is the end
+		if err != nil { // whether the end or damage, no version was found
 			return "", nil
 		}
 

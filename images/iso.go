@@ -21,8 +21,7 @@ import (
 	"provision/internal/initrd"
 )
 
-// isISO says whether a file is an ISO 9660 image (ECMA-119, 8.4.2: its first
-// volume descriptor is in sector 16).
+// isISO reports whether a file is an ISO 9660 image (ECMA-119, 8.4.2: its first volume descriptor is in sector 16).
 func isISO(name string) bool {
 	f, err := os.Open(name)
 	if err != nil {
@@ -34,14 +33,13 @@ func isISO(name string) bool {
 	return err == nil && string(id) == "CD001"
 }
 
-// FromISO copies kernel and initrd of an ISO image that can run from memory
-// into tmpdir, which the caller removes; the boot loader's configuration
-// (isolinux, GRUB) tells which they are, and the command line. An ISO whose
-// system stays on the medium is refused: a netbooted machine has no medium.
-// Progress, which may be nil, is called with bytes.
+// FromISO copies kernel and initrd of an ISO image into tmpdir, which the caller removes. The configuration of the boot
+// loader (isolinux, GRUB) tells which files these are, and the command line. If the ISO needs its medium after the
+// boot, FromISO returns an error, as a netbooted machine has no medium. progress, which may be nil, is called with
+// numbers of bytes.
 func FromISO(ctx context.Context, name, tmpdir string, progress func(done, total int64)) (src Source, err error) {
 	defer func() {
-		// go-diskfs follows whatever a damaged image tells it.
+		// go-diskfs may panic, as it trusts the data of a damaged image.
 		if r := recover(); r != nil {
 			err = fmt.Errorf("%s: a damaged ISO image: %v", name, r)
 		}
@@ -81,8 +79,8 @@ func FromISO(ctx context.Context, name, tmpdir string, progress func(done, total
 	return src, nil
 }
 
-// allThere is an image of which nothing is missing: go-diskfs takes what it could
-// not read for zeros. It also keeps that from reading directories of gigabytes.
+// allThere reports an error for data that are missing from an image, where go-diskfs would read zeros. It also refuses
+// to read directories of absurd size.
 type allThere struct{ backend.Storage }
 
 func (s allThere) ReadAt(p []byte, offset int64) (int, error) {
@@ -99,11 +97,11 @@ func (s allThere) ReadAt(p []byte, offset int64) (int, error) {
 	return n, err
 }
 
-// An isoImage is the file system of an ISO image.
+// isoImage is the file system of an ISO image.
 type isoImage struct{ *iso9660.FileSystem }
 
-// find returns the path of a file whatever the case that it is written in:
-// without Rock Ridge, names are upper case and may end in ";1".
+// find returns the path of a file as it is in the image, ignoring case: without Rock Ridge, names are in upper case and
+// may end in ";1".
 func (m isoImage) find(name string) (string, error) {
 	at := "."
 	for part := range strings.SplitSeq(strings.Trim(path.Clean("/"+name), "/"), "/") {
@@ -124,6 +122,7 @@ func (m isoImage) find(name string) (string, error) {
 	return at, nil
 }
 
+// open opens a regular file, and returns its size in bytes.
 func (m isoImage) open(name string) (fs.File, int64, error) {
 	at, err := m.find(name)
 	if err != nil {
@@ -144,6 +143,7 @@ func (m isoImage) open(name string) (fs.File, int64, error) {
 	return f, info.Size(), nil
 }
 
+// copy copies a file of the image to a local file.
 func (m isoImage) copy(ctx context.Context, from, to string, limit int64, progress func(done, total int64)) error {
 	in, size, err := m.open(from)
 	if err != nil {
@@ -162,11 +162,11 @@ func (m isoImage) copy(ctx context.Context, from, to string, limit int64, progre
 	}})
 }
 
-// A bootEntry is a choice of a boot loader's menu.
+// bootEntry is an entry of a boot loader's menu.
 type bootEntry struct{ kernel, initrd, cmdline string }
 
-// bootEntry finds the entry that the medium boots: the first that is complete,
-// of a NixOS system if there is one.
+// bootEntry returns the entry that the medium boots: the first complete one of a NixOS system or, if there is none, the
+// first complete one.
 func (m isoImage) bootEntry() (bootEntry, error) {
 	var found []bootEntry
 	for _, name := range []string{"isolinux/isolinux.cfg", "boot/isolinux/isolinux.cfg", "syslinux/syslinux.cfg", "boot/syslinux/syslinux.cfg",
@@ -195,7 +195,7 @@ func (m isoImage) bootEntry() (bootEntry, error) {
 	return found[max(i, 0)], nil
 }
 
-// bootEntries reads the menu of isolinux or GRUB. A word with a variable is left out.
+// bootEntries reads the complete entries of a menu of isolinux or GRUB. Words with variables are left out.
 func bootEntries(text string) []bootEntry {
 	var all []bootEntry
 	var e bootEntry
@@ -235,9 +235,10 @@ func bootEntries(text string) []bootEntry {
 	return all
 }
 
+// ofMedium matches words of a command line that make stage 1 look for the medium.
 var ofMedium = regexp.MustCompile(`(?:^| )(root=(?:LABEL|UUID|PARTUUID|PARTLABEL|/dev/|live:)[^ ]*|findiso=[^ ]*|boot=live|boot=casper|archisolabel=[^ ]*)`)
 
-// fromMemory is an error if stage 1 looks for the medium.
+// fromMemory returns an error if the system needs its medium after the boot.
 func (m isoImage) fromMemory(e bootEntry, initrdFile string) error {
 	if strings.Contains(e.initrd, ",") {
 		return fmt.Errorf("it boots with several initrds (%s): put them into one, and add that with --initrd", e.initrd)

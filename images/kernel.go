@@ -20,23 +20,18 @@ import (
 	"provision/internal/initrd"
 )
 
-// kernelExt ends the names of the records of packed kernels, which begin with
-// the digest of the kernel that was packed.
+// kernelExt ends the file names of the records of packed kernels. They begin with the digest of the original kernel.
 const kernelExt = ".packed"
 
-// maxKernel bounds a kernel that is downloaded or unpacked, in bytes: ten times what
-// there is.
+// maxKernel bounds the size of a kernel, downloaded or unpacked, in bytes: ten times that of existing ones.
 const maxKernel = 1 << 30
 
-// PackedKernel returns img's kernel, which must be for aarch64, as the firmware
-// of boards takes it, in as few bytes as will do: an Image packed by gzip. An
-// Image is packed; what is packed so already is left as it is; and an EFI zboot
-// kernel, a PE program that unpacks itself and that only UEFI can start, is
-// unpacked and packed anew. It is done once, which takes seconds, and kept
-// while an image has the kernel.
+// PackedKernel returns img's kernel, which must be for aarch64, in the smallest form that the firmware of boards can
+// start: an Image compressed by gzip. An uncompressed Image is compressed, and one that is compressed by gzip is
+// returned as it is. An EFI zboot kernel, which is a self-extracting PE program that only UEFI can start, is unpacked
+// and compressed. This takes seconds; it is done once, and the result is kept as long as an image has the kernel.
 //
-// See Linux, Documentation/arch/arm64/booting.rst, and
-// drivers/firmware/efi/libstub/zboot-header.S.
+// See Linux, Documentation/arch/arm64/booting.rst, and drivers/firmware/efi/libstub/zboot-header.S.
 func (c *Catalog) PackedKernel(ctx context.Context, img Image) (File, error) {
 	f, err := c.packedKernel(ctx, img.Kernel)
 	if err != nil {
@@ -45,6 +40,7 @@ func (c *Catalog) PackedKernel(ctx context.Context, img Image) (File, error) {
 	return f, nil
 }
 
+// packedKernel returns the packed kernel from the catalog, or makes it.
 func (c *Catalog) packedKernel(ctx context.Context, kernel File) (File, error) {
 	in, err := c.OpenFile(kernel)
 	if err != nil {
@@ -64,7 +60,7 @@ func (c *Catalog) packedKernel(ctx context.Context, kernel File) (File, error) {
 		return f, nil
 	}
 
-	var sources []io.Reader // to be tried in turn
+	var sources []io.Reader // tried one after the other
 	switch {
 	case isImage(head):
 		sources = []io.Reader{io.NewSectionReader(in, 0, kernel.Size)}
@@ -86,14 +82,17 @@ func (c *Catalog) packedKernel(ctx context.Context, kernel File) (File, error) {
 	return File{}, err
 }
 
+// isImage reports whether a kernel is an uncompressed arm64 Image, by its first bytes.
 func isImage(head []byte) bool { return len(head) > 0x40 && string(head[0x38:0x3c]) == "ARM\x64" }
 
+// isZboot reports whether a kernel is an EFI zboot image, by its first bytes.
 func isZboot(head []byte) bool {
 	return len(head) > 0x40 && string(head[:2]) == "MZ" && string(head[4:8]) == "zimg"
 }
 
-// zbootPayload finds the packed Image in a zboot kernel. All methods but gzip
-// have its size, four bytes, behind it, which some linkers count as its part.
+// zbootPayload returns readers of the unpacked Image in a zboot kernel, which are to be tried in turn. With every
+// compression but gzip, the payload is followed by its size, four bytes, which some linkers count as part of the
+// payload.
 func zbootPayload(in io.ReaderAt, head []byte, size int64) (tries []io.Reader, err error) {
 	offset, length := int64(binary.LittleEndian.Uint32(head[8:])), int64(binary.LittleEndian.Uint32(head[12:]))
 	if offset+length > size || length < 16 {
@@ -109,8 +108,8 @@ func zbootPayload(in io.ReaderAt, head []byte, size int64) (tries []io.Reader, e
 	return tries, nil
 }
 
-// OnlyUEFI reports whether the image's kernel is an EFI program that nothing else
-// can start, so that U-Boot's booti needs its [Catalog.PackedKernel].
+// OnlyUEFI reports whether the image's kernel is an EFI program that nothing else can start, so that booti of U-Boot
+// needs its [Catalog.PackedKernel].
 func (c *Catalog) OnlyUEFI(img Image) bool {
 	in, err := c.OpenFile(img.Kernel)
 	if err != nil {
@@ -121,7 +120,7 @@ func (c *Catalog) OnlyUEFI(img Image) bool {
 	return err == nil && isZboot(head)
 }
 
-// packKernel packs an Image into a temporary file.
+// packKernel compresses an Image into a temporary file.
 func (c *Catalog) packKernel(ctx context.Context, image io.Reader) (blob, error) {
 	head, err := readHead(image)
 	if err != nil {
@@ -149,7 +148,7 @@ func (c *Catalog) packKernel(ctx context.Context, image io.Reader) (blob, error)
 	return blob{File{hex.EncodeToString(h.Sum(nil)), size}, tmp}, nil
 }
 
-// counter counts what is written.
+// counter counts the bytes that are written.
 type counter struct {
 	w io.Writer
 	n int64
@@ -161,6 +160,7 @@ func (c *counter) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// readPacked returns the packed form of the kernel with this digest.
 func (c *Catalog) readPacked(kernel string) (f File, err error) {
 	data, err := os.ReadFile(filepath.Join(c.dir, kernel+kernelExt))
 	if err == nil {
@@ -176,14 +176,14 @@ func (c *Catalog) readPacked(kernel string) (f File, err error) {
 	return f, in.Close()
 }
 
+// keepPacked publishes the packed form of the kernel with this digest.
 func (c *Catalog) keepPacked(kernel string, b blob) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.placeAs(kernel+kernelExt, b.File, []blob{b})
 }
 
-// keepKernels marks the packed kernels as used whose kernel is, and removes the
-// records of the others.
+// keepKernels marks packed kernels as used if their original is used, and removes the records of the others.
 func (c *Catalog) keepKernels(used map[string]bool) error {
 	entries, err := os.ReadDir(c.dir)
 	if err != nil {

@@ -16,24 +16,24 @@ import (
 	"provision/internal/initrd"
 )
 
-// moduleFiles are the files below lib/modules in an image's initrd: in its
-// archives, and in the squashfs that a NixOS installer's initrd holds. Stage 1
-// has few drivers for network cards, for it needs none; the whole system has all.
+// moduleFiles finds the files below lib/modules in an image's initrd: those in its archives, and those in the squashfs
+// that the initrd of a NixOS installer holds. Stage 1 has few network drivers, as it needs none; the complete system
+// has all.
 type moduleFiles struct {
 	c        *Catalog
 	img      Image
-	looked   bool
-	squashed *os.File // the squashfs, in a file without a name; nil: there is none
+	looked   bool     // the initrd has been read once
+	squashed *os.File // the squashfs, in an unlinked file; nil: there is none
 }
 
+// close closes the copy of the squashfs.
 func (m *moduleFiles) close() {
 	if m.squashed != nil {
 		m.squashed.Close()
 	}
 }
 
-// each calls f with each file below lib/modules/VERSION, wherever that is: NixOS
-// has it in the nix store.
+// each calls f with each file below lib/modules/VERSION, in whatever folder that is: in NixOS it is in the nix store.
 func (m *moduleFiles) each(ctx context.Context, f func(version, name string, content io.Reader) error) error {
 	in, err := m.c.OpenFile(m.img.Initrd)
 	if err != nil {
@@ -64,7 +64,7 @@ func (m *moduleFiles) each(ctx context.Context, f func(version, name string, con
 	return nil
 }
 
-// spool copies a squashfs to where it can be read at any place.
+// spool copies a squashfs to a local file, for random access.
 func (m *moduleFiles) spool(content io.Reader) error {
 	f, err := os.CreateTemp(m.c.dir, tmpPrefix)
 	if err != nil {
@@ -78,7 +78,7 @@ func (m *moduleFiles) spool(content io.Reader) error {
 // eachSquashed is each for the squashfs, whose root is the nix store.
 func (m *moduleFiles) eachSquashed(ctx context.Context,
 	f func(version, name string, content io.Reader) error) (err error) {
-	defer func() { // the reader trusts what it reads
+	defer func() { // go-diskfs trusts what it reads
 		if p := recover(); p != nil {
 			err = fmt.Errorf("it is damaged: %v", p)
 		}
@@ -104,7 +104,8 @@ func (m *moduleFiles) eachSquashed(ctx context.Context,
 			top = "lib/modules"
 		}
 
-		// HASH-linux-6.12.1-modules, HASH-kernel-modules; a look into each of the store's thousand paths takes long.
+		// Such as HASH-linux-6.12.1-modules and HASH-kernel-modules. Examining each of the store's thousand paths would take
+		// long.
 		known := top == "lib/modules" || strings.Contains(p.Name(), "modules") || strings.Contains(p.Name(), "linux")
 		if !known || !p.IsDir() {
 			continue
@@ -136,7 +137,7 @@ func (m *moduleFiles) eachSquashed(ctx context.Context,
 	return nil
 }
 
-// A lateFile is opened when it is read first: most are not.
+// lateFile is opened when it is first read, as most files are not read.
 type lateFile struct {
 	fs   iofs.FS
 	name string
@@ -161,6 +162,7 @@ func (l *lateFile) close() error {
 	return l.file.Close()
 }
 
+// cutModulePath splits a path that contains lib/modules/VERSION/NAME.
 func cutModulePath(file string) (version, name string, ok bool) {
 	_, rest, ok := strings.Cut("/"+file, "/lib/modules/")
 	if !ok {

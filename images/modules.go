@@ -17,15 +17,15 @@ import (
 	"provision/internal/initrd"
 )
 
-// maxModules bounds what the drivers of a first stage take, in compressed bytes.
-// Above it, the largest drivers are left out: those of server cards.
+// maxModules bounds the size of the drivers in a first stage, in compressed bytes. If there are more, the largest are
+// left out, which are those of server cards.
 const maxModules = 7 << 20
 
-// Which modules a machine may need to reach its network. A first stage has all
-// of the first kind, and of the second as many as there is room for.
+// Which modules a machine may need to reach its network. A first stage has all modules of the first kind, and as many
+// of the second as fit.
 var (
-	// Raspberry Pis (boards.md: bcmgenet; behind USB; behind RP1 on PCIe), virtual
-	// machines, and USB hosts.
+	// Raspberry Pis (boards.md: bcmgenet; cards on USB; cards behind RP1 on PCIe), virtual machines, and USB host
+	// controllers.
 	neededModules = regexp.MustCompile(`^kernel/drivers/(` +
 		`net/(ethernet/(broadcom/genet|cadence)/|usb/(lan78xx|smsc95xx|smsc75xx|usbnet)$|phy/|mdio/|pcs/|virtio_net$)` +
 		`|virtio/` +
@@ -33,15 +33,15 @@ var (
 		`|(bus|char|clk|dma|firmware|gpio|i2c|irqchip|mailbox|mfd|misc|nvmem|pci|phy|pinctrl|pwm|regulator|reset|soc)/.*(rp1|brcm|bcm2|bcm7|raspberry)` +
 		`)`)
 	usefulModules = regexp.MustCompile(`^kernel/drivers/(net/(ethernet/|usb/|hyperv/|vmxnet3/|xen-netfront$)|usb/dwc3/|phy/|pci/controller/)`)
-	// What makes one of these modules a network card's driver.
+	// cardModules are the modules that are drivers of network cards themselves.
 	cardModules = regexp.MustCompile(`^kernel/drivers/net/(ethernet/|usb/|hyperv/|vmxnet3/|virtio_net$|xen-netfront$)`)
 )
 
+// moduleName returns a module's name, given its path.
 func moduleName(file string) string { return strings.ReplaceAll(path.Base(file), "-", "_") }
 
-// networkModules returns the files of /modules in a first stage: the network
-// drivers for img's kernel, which its initrd holds, and two indexes, dep and
-// alias (see internal/firststage). None if the kernel has its drivers built in.
+// networkModules returns the files of /modules in a first stage: the network drivers for img's kernel that its initrd
+// has, and two indexes, dep and alias (see internal/firststage). There are no drivers if the kernel has them built in.
 func (c *Catalog) networkModules(ctx context.Context, img Image) ([]initrd.File, error) {
 	release, err := c.kernelRelease(img)
 	if err != nil {
@@ -70,16 +70,16 @@ func (c *Catalog) networkModules(ctx context.Context, img Image) ([]initrd.File,
 	return index.pack(modules, chosen), nil
 }
 
-// A moduleIndex is what depmod wrote about the modules of a kernel.
+// moduleIndex is what depmod wrote about the modules of a kernel.
 type moduleIndex struct {
-	needs       map[string][]string // by path
-	byName      map[string]string
-	soft        map[string][]string // by name: names to be loaded before
-	aliases     string
-	builtinCard bool
+	needs       map[string][]string // by path: the paths that it depends on, in loading order
+	byName      map[string]string   // paths by module name
+	soft        map[string][]string // by name: names of modules that should be loaded before it
+	aliases     string              // contents of modules.alias
+	builtinCard bool                // a driver of a network card is built into the kernel
 }
 
-// index reads the indexes of a kernel's modules.
+// index reads the indexes of the modules of a kernel version.
 func (m *moduleFiles) index(ctx context.Context, release string) (moduleIndex, error) {
 	files := map[string]string{}
 	others := map[string]bool{}
@@ -120,7 +120,7 @@ func (m *moduleFiles) index(ctx context.Context, release string) (moduleIndex, e
 	return parseModuleIndex(files), nil
 }
 
-// parseModuleIndex reads modules.dep(5), modules.softdep and modules.builtin.
+// parseModuleIndex reads the contents of modules.dep(5), modules.softdep and modules.builtin.
 func parseModuleIndex(files map[string]string) moduleIndex {
 	x := moduleIndex{
 		needs:   map[string][]string{},
@@ -140,12 +140,12 @@ func parseModuleIndex(files map[string]string) moduleIndex {
 			all = append(all, n)
 		}
 
-		slices.Reverse(all) // depmod lists last what is to be first
+		slices.Reverse(all) // depmod lists last what must be loaded first
 		x.needs[name], x.byName[moduleName(name)] = all, name
 	}
 
 	for line := range strings.Lines(files["modules.softdep"]) {
-		f := strings.Fields(line) // softdep NAME pre: A B post: C
+		f := strings.Fields(line) // the format is: softdep NAME pre: A B post: C
 		if len(f) < 3 || f[0] != "softdep" {
 			continue
 		}
@@ -169,7 +169,7 @@ func parseModuleIndex(files map[string]string) moduleIndex {
 	return x
 }
 
-// wanted lists the modules to be packed, and those to be packed if there is room.
+// wanted returns the modules that must be packed, and those that are packed if there is room, sorted.
 func (x moduleIndex) wanted() (needed, useful []string) {
 	for name := range x.needs {
 		switch {
@@ -184,7 +184,7 @@ func (x moduleIndex) wanted() (needed, useful []string) {
 	return needed, useful
 }
 
-// closures is the set of the modules and of all that they need.
+// closures returns the set of these modules and all that they depend on.
 func (x moduleIndex) closures(names []string) map[string]bool {
 	all := map[string]bool{}
 	for _, name := range names {
@@ -195,8 +195,8 @@ func (x moduleIndex) closures(names []string) map[string]bool {
 	return all
 }
 
-// closure is all that a module needs, in order. within are those whose needs
-// are being looked up: modules wish for each other in circles.
+// closure returns all modules that a module depends on, in loading order. within are modules whose dependencies are
+// being looked up, as soft dependencies may be circular.
 func (x moduleIndex) closure(name string, within []string) []string {
 	var all []string
 	add := func(n string) {
@@ -219,13 +219,13 @@ func (x moduleIndex) closure(name string, within []string) []string {
 	return all
 }
 
-// A module is what is in a kernel module.
+// kernelModule is the contents of a kernel module.
 type kernelModule struct {
-	data []byte // not compressed
-	size int    // compressed
+	data []byte // uncompressed
+	size int    // compressed size in bytes
 }
 
-// modules reads the modules of those paths; what is not there is left out.
+// modules reads the modules with these paths. Those that do not exist are left out.
 func (m *moduleFiles) modules(ctx context.Context, release string,
 	paths map[string]bool) (map[string]kernelModule, error) {
 	modules := map[string]kernelModule{}
@@ -243,6 +243,7 @@ func (m *moduleFiles) modules(ctx context.Context, release string,
 	return modules, err
 }
 
+// readModule reads a module, which may be compressed as ext says.
 func readModule(ext string, content io.Reader) (kernelModule, error) {
 	if ext != ".ko" {
 		z, err := initrd.Decompress(content)
@@ -268,8 +269,8 @@ func readModule(ext string, content io.Reader) (kernelModule, error) {
 	return kernelModule{data, packed.Len()}, err
 }
 
-// bounded chooses the modules to pack: all that are needed, then the useful ones
-// by the room that they take with what they need, the smallest first.
+// bounded chooses the modules to pack: all that are needed, and then the useful ones in order of the space that they
+// take with their dependencies, the smallest first, up to room compressed bytes.
 func (x moduleIndex) bounded(modules map[string]kernelModule, needed, useful []string, room int) map[string]bool {
 	chosen := map[string]bool{}
 	cost := func(name string) (size int, whole bool) {
@@ -308,7 +309,7 @@ func (x moduleIndex) bounded(modules map[string]kernelModule, needed, useful []s
 	return chosen
 }
 
-// pack makes the files of the chosen modules.
+// pack returns the files for the chosen modules.
 func (x moduleIndex) pack(modules map[string]kernelModule, chosen map[string]bool) []initrd.File {
 	var dep, alias strings.Builder
 	var files []initrd.File
@@ -333,7 +334,7 @@ func (x moduleIndex) pack(modules map[string]kernelModule, chosen map[string]boo
 		initrd.File{Path: "modules/alias", Mode: 0o644, Data: []byte(alias.String())})
 }
 
-// cutModule cuts the extension off a module's file name.
+// cutModule cuts the extension off a module's file name; false if it has none.
 func cutModule(file string) (name, ext string, ok bool) {
 	for _, ext := range []string{".ko", ".ko.xz", ".ko.zst", ".ko.gz"} {
 		if name, ok := strings.CutSuffix(file, ext); ok {

@@ -5,12 +5,12 @@ import (
 	"strings"
 )
 
-// maxParams bounds the kernel parameters of an image, and those of a host, in bytes: the kernel has
-// room for 2048 in all.
+// maxParams bounds the operator's kernel parameters for an image, and those for a host, in bytes. The kernel has room
+// for 2048 bytes in all.
 const maxParams = 512
 
-// ownParams are the parameters of a kernel command line that hold the contract between the image and
-// the server, and who gives them.
+// ownParams are the kernel parameters that the image and the server agree on, with the reason why an operator cannot
+// set them.
 var ownParams = map[string]string{
 	"init":   "it belongs to the image: another would start nothing",
 	"rdinit": "it belongs to the image, or to the first stage",
@@ -19,9 +19,9 @@ var ownParams = map[string]string{
 	"bootif": "the server gives it",
 }
 
-// ParseKernelParams reads what is to be added to a kernel command line: NAME or NAME=VALUE, one word
-// each. A single empty one is none at all. Refused is what iPXE, U-Boot, a Raspberry Pi's firmware or
-// the kernel would take for something else, and what would keep the installer from starting.
+// ParseKernelParams checks words that are to be added to a kernel command line: NAME or NAME=VALUE. A single empty word
+// means none. Errors are words that iPXE, U-Boot, the firmware of a Raspberry Pi or the kernel would interpret, and
+// words that would keep the installer from starting.
 func ParseKernelParams(params []string) ([]string, error) {
 	if len(params) == 1 && params[0] == "" {
 		return nil, nil
@@ -29,7 +29,7 @@ func ParseKernelParams(params []string) ([]string, error) {
 	for _, p := range params {
 		name, _, _ := strings.Cut(p, "=")
 
-		// The kernel takes - and _ in a name for the same.
+		// To the kernel, - and _ in a name are the same.
 		name = strings.ToLower(strings.ReplaceAll(name, "-", "_"))
 		switch {
 		case name == "":
@@ -51,8 +51,8 @@ func ParseKernelParams(params []string) ([]string, error) {
 	return params, nil
 }
 
-// BootCmdline is the command line of a boot: the image's own, and behind it, where they win, the
-// operator's parameters for the image and then those for the host.
+// BootCmdline returns the command line of a boot: the image's own, then the operator's parameters for the image, then
+// those for the host. Later ones win.
 func (img Image) BootCmdline(host []string) string {
 	line := img.Cmdline
 	for _, params := range [][]string{img.KernelParams, host} {
@@ -63,7 +63,7 @@ func (img Image) BootCmdline(host []string) string {
 	return strings.TrimPrefix(line, " ")
 }
 
-// Fits refuses a host's parameters for which the kernel has no room behind the image's.
+// Fits returns an error if the command line with these parameters of a host is longer than the kernel allows.
 func (img Image) Fits(host []string) error {
 	if n := len(img.BootCmdline(host)); n > maxCmdline {
 		return fmt.Errorf("the command line of image %s would have %d bytes with the kernel parameters; the kernel cuts it off, at most %d fit",
@@ -72,8 +72,8 @@ func (img Image) Fits(host []string) error {
 	return nil
 }
 
-// SetKernelParams sets what is added to the command line of an image at every boot. It stays when the image is
-// added again.
+// SetKernelParams sets what is added to the command line of an image at every boot. It is kept when the image is added
+// again.
 func (c *Catalog) SetKernelParams(name string, params []string) (Image, error) {
 	if _, err := c.Get(name); err != nil {
 		return Image{}, err

@@ -16,32 +16,30 @@ import (
 
 const (
 	partialPrefix = ".part-"
-	stateSuffix   = ".state" // ends the name of the file beside it, which holds a savedState
+	stateSuffix   = ".state" // ends the name of the file with the savedState
 )
 
 // saveEvery is how many bytes of a download may be lost when the power fails.
 const saveEvery = 64 << 20
 
-// A partialDownload is a file on its way here, which outlives the process. One
-// process at a time, and one download in it, has it open.
+// partialDownload is a file that is being downloaded. It outlives the process. It is locked: only one download at a
+// time has it open.
 type partialDownload struct {
 	f         *os.File
 	saved     savedState
 	size      int64 // bytes that are here
-	total     int64 // bytes of the whole, as the server told last; -1 if it did not
+	total     int64 // size of the whole file in bytes, as the server last told it; -1 if it did not
 	complete  bool  // the server said that there is no more
 	sinceSave int64 // bytes that came since saved was written
 }
 
-// A savedState says what part of a download is on the disk even if the power
-// fails now, and how the server knows the file.
+// savedState records how much of a download is on the disk for certain, and how the server identifies the file.
 type savedState struct {
-	Validator string `json:"validator"` // for If-Range; empty: the download cannot be continued
+	Validator string `json:"validator"` // for If-Range; empty: the download cannot be resumed
 	Size      int64  `json:"size"`      // bytes
 }
 
-// openPartial opens the partial download of the file at url in the folder dir,
-// which is empty if there is none.
+// openPartial opens the partial download of the file at url in the folder dir. If there is none, it makes an empty one.
 func openPartial(dir, url string) (*partialDownload, error) {
 	h := sha256.Sum256([]byte(url))
 	name := filepath.Join(dir, partialPrefix+hex.EncodeToString(h[:16]))
@@ -72,8 +70,7 @@ func openPartial(dir, url string) (*partialDownload, error) {
 	return &partialDownload{f: f, saved: saved, size: saved.Size}, nil
 }
 
-// readState reads the state that was saved for the partial download in a file. It
-// is zero if there is none.
+// readState reads the savedState of the partial download in a file. It is zero if there is none.
 func readState(name string) savedState {
 	data, err := os.ReadFile(name + stateSuffix)
 	if err != nil {
@@ -86,8 +83,8 @@ func readState(name string) savedState {
 	return saved
 }
 
-// lockPartial locks the file of a partial download. It fails if another process
-// or download has it, or has just removed it.
+// lockPartial locks the file of a partial download. It fails if another process or download has the lock, or has just
+// removed the file.
 func lockPartial(f *os.File) error {
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		return err
@@ -103,7 +100,7 @@ func lockPartial(f *os.File) error {
 	return err
 }
 
-// write appends r, and saves the state now and then.
+// write appends what r has, and saves the state every saveEvery bytes.
 func (p *partialDownload) write(r io.Reader) error {
 	buf := make([]byte, 1<<18)
 	for {
@@ -129,7 +126,7 @@ func (p *partialDownload) write(r io.Reader) error {
 	}
 }
 
-// save sees the bytes onto the disk, and then the state that tells of them.
+// save syncs the data to the disk, and then the state that refers to them.
 func (p *partialDownload) save() error {
 	if err := p.f.Sync(); err != nil {
 		return err
@@ -147,7 +144,7 @@ func (p *partialDownload) save() error {
 	return os.Rename(state+tmpPrefix, state)
 }
 
-// restart empties the partial download, for a file that the server knows by tag.
+// restart empties the partial download, for a file that the server identifies by tag.
 func (p *partialDownload) restart(tag string) error {
 	p.size = 0
 	p.saved = savedState{Validator: tag}
@@ -164,8 +161,7 @@ func (p *partialDownload) sum(ctx context.Context) (string, error) {
 	return hex.EncodeToString(h.Sum(nil)), err
 }
 
-// close closes the file. It is removed unless it is to be kept and can be
-// continued.
+// close closes the file. It also removes it, unless keep is set and it can be resumed.
 func (p *partialDownload) close(keep bool) error {
 	var errs []error
 	if !keep || p.saved.Validator == "" || p.size == 0 {

@@ -12,13 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// warmShare is the part of the memory that is free for the page cache which an
-// image may take: what is pushed out for it would be read again.
+// warmShare is the fraction (one in warmShare) of the memory available for the page cache that an image may take. What
+// it displaces would have to be read again.
 const warmShare = 2
 
-// Warm reads an image's files, so that they are in the page cache when machines
-// ask for them; it returns the bytes read. What is there already costs a copy
-// in memory. An image for which there is no room is left alone: 0, nil.
+// Warm reads an image's files, so that they are in the page cache when machines ask for them, and returns how many
+// bytes it read. What is cached already only costs a copy in memory. If there is not enough memory for the image, Warm
+// returns 0, nil.
 func (c *Catalog) Warm(ctx context.Context, img Image) (int64, error) {
 	room, err := memoryFree()
 	if err != nil {
@@ -39,6 +39,7 @@ func (c *Catalog) Warm(ctx context.Context, img Image) (int64, error) {
 	return read, nil
 }
 
+// prefetch reads a file, and returns how many bytes that were.
 func (c *Catalog) prefetch(ctx context.Context, f File) (int64, error) {
 	in, err := c.OpenFile(f)
 	if err != nil {
@@ -46,16 +47,13 @@ func (c *Catalog) prefetch(ctx context.Context, f File) (int64, error) {
 	}
 	defer in.Close()
 
-	// WILLNEED would be done with a few hundred kilobytes (read(2) of Linux
-	// takes no more of it than one request to the disk holds). SEQUENTIAL
-	// doubles what is read ahead of us; where it is not known, it only takes
-	// longer.
+	// FADV_WILLNEED would stop after a few hundred kilobytes: Linux does not read more than one request to the disk holds.
+	// FADV_SEQUENTIAL doubles the readahead. If it is not supported, reading only takes longer.
 	_ = unix.Fadvise(int(in.Fd()), 0, 0, unix.FADV_SEQUENTIAL)
 	return io.CopyBuffer(struct{ io.Writer }{io.Discard}, &meter{ctx: ctx, r: in}, make([]byte, 256<<10))
 }
 
-// memoryFree is how many bytes may go into the page cache without swapping
-// (MemAvailable of proc_meminfo(5)).
+// memoryFree returns how many bytes the page cache can take without swapping (MemAvailable in proc_meminfo(5)).
 func memoryFree() (int64, error) {
 	text, err := os.ReadFile("/proc/meminfo")
 	if err != nil {

@@ -12,20 +12,19 @@ import (
 	"github.com/tinkerbell/ipxedust/binary"
 )
 
-// Names of boot programs: iPXE, as firmware loads it. SNP and UNDI programs
-// use the network driver of the firmware, native ones bring drivers of their
-// own; where one hangs, the other may not.
+// Names of boot programs, which are builds of iPXE that firmware loads. SNP and UNDI programs use the network driver of
+// the firmware, native ones have drivers of their own. Where one hangs, the other may work.
 const (
 	ProgramUNDI        = "undionly.kpxe" // BIOS
-	ProgramBIOS        = "ipxe.pxe"      // BIOS, native
+	ProgramBIOS        = "ipxe.pxe"      // BIOS, native drivers
 	ProgramSNP         = "snponly.efi"
 	ProgramNative      = "ipxe.efi"
 	ProgramSNPArm64    = "snponly-arm64.efi"
 	ProgramNativeArm64 = "ipxe-arm64.efi"
 )
 
-// Where a folder may hold each program: by our name, or as iPXE's own builds
-// and releases lay them out.
+// programFiles says which files in a folder may hold each program: our name, or the names in iPXE's own builds and
+// releases.
 var programFiles = map[string][]string{
 	ProgramUNDI:        {ProgramUNDI, "x86-pcbios/undionly.kpxe"},
 	ProgramBIOS:        {ProgramBIOS, "x86-pcbios/ipxe.pxe"},
@@ -35,10 +34,9 @@ var programFiles = map[string][]string{
 	ProgramNativeArm64: {ProgramNativeArm64, "arm64-efi/ipxe.efi", "ipxe_arm64.efi"},
 }
 
-// Programs returns the boot programs by name: those that are built in
-// (tinkerbell/ipxedust has no x86-64 SNP and no native arm64 one), and in
-// their place or beside them those in the folder dir, if that is given. Those that
-// are built in start a script of ours, where it can be put in (embedded.ipxe).
+// Programs returns the boot programs by name: those that are built in (tinkerbell/ipxedust has no x86-64 SNP and no
+// native arm64 one), and those in the folder dir, if it is not empty, which replace them. Where possible, the built-in
+// ones run a script of ours (embedded.ipxe).
 func Programs(dir string) (map[string][]byte, error) {
 	all, err := OriginalPrograms(dir)
 	for name, builtIn := range map[string][]byte{ProgramNative: binary.IpxeEFI, ProgramSNPArm64: binary.SNP} {
@@ -49,7 +47,7 @@ func Programs(dir string) (map[string][]byte, error) {
 	return all, err
 }
 
-// OriginalPrograms returns the programs of [Programs] as they come: without a script of ours.
+// OriginalPrograms returns the same programs unchanged, without a script of ours.
 func OriginalPrograms(dir string) (map[string][]byte, error) {
 	all := map[string][]byte{
 		ProgramUNDI:     binary.Undionly,
@@ -90,8 +88,8 @@ func OriginalPrograms(dir string) (map[string][]byte, error) {
 	return all, nil
 }
 
-// checkProgram refuses an EFI program for another processor: firmware would
-// only say that it cannot load it.
+// checkProgram returns an error for an EFI program for another processor. Firmware would only say that it cannot load
+// it.
 func checkProgram(name string, data []byte) error {
 	if filepath.Ext(name) != ".efi" {
 		return nil

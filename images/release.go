@@ -11,8 +11,8 @@ import (
 	"provision/internal/initrd"
 )
 
-// kernelRelease is what uname -r says on a machine that runs img's kernel, and
-// what its modules' folder is called.
+// kernelRelease returns the release of img's kernel, as uname -r prints it. It is the name of the folder with its
+// modules.
 func (c *Catalog) kernelRelease(img Image) (string, error) {
 	f, err := c.OpenFile(img.Kernel)
 	if err != nil {
@@ -26,10 +26,9 @@ func (c *Catalog) kernelRelease(img Image) (string, error) {
 	return releaseOf(data)
 }
 
-// releaseOf looks for the release in a bzImage's header (Linux,
-// Documentation/arch/x86/boot.rst, kernel_version), or in the banner of an
-// arm64 Image, which may be compressed: by gzip as a whole, or in an EFI program
-// that unpacks itself (Linux, drivers/firmware/efi/libstub/zboot-header.S).
+// releaseOf finds the release in a kernel. A bzImage has it at the offset in its header (kernel_version in
+// Documentation/arch/x86/boot.rst of Linux). An arm64 Image has it in its banner; the Image may be compressed by gzip,
+// or be inside a self-extracting EFI program (drivers/firmware/efi/libstub/zboot-header.S).
 func releaseOf(kernel []byte) (string, error) {
 	le := binary.LittleEndian
 	if len(kernel) > 0x210 && string(kernel[0x202:0x206]) == "HdrS" {
@@ -58,7 +57,7 @@ func releaseOf(kernel []byte) (string, error) {
 	}
 	defer r.Close()
 
-	// What follows the end of the compressed data is no matter.
+	// Data after the end of the compressed stream make an error, but do not matter.
 	plain, err := io.ReadAll(io.LimitReader(r, most))
 	if found := regexp.MustCompile(`Linux version ([0-9][!-~]*) `).FindSubmatch(plain); found != nil {
 		return string(found[1]), nil

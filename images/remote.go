@@ -14,27 +14,27 @@ import (
 	"strings"
 )
 
-// Limits of what is downloaded, in bytes.
+// Limits of downloads, in bytes.
 const (
 	maxInitrd = 16 << 30
 	maxText   = 1 << 20
 )
 
-// A fetch brings the files of a URL here.
+// fetch downloads the files of a URL.
 type fetch struct {
 	c        *Catalog
 	given    *digests
-	dir      string // where they get their names: links to partial downloads
+	dir      string // gets links to the partial downloads, under the files' own names
 	progress func(Progress)
 	partials []*partialDownload
-	texts    map[string]string // what was published, by URL; "" is nothing
-	checked  int               // how the files were checked: the weakest of checks
+	texts    map[string]string // published texts by URL; "" if there was none
+	checked  int               // how the files were verified: the lowest index in checks
 }
 
-// How downloads are checked, from weak to strong; see [Image.Checked].
+// checks are the ways in which downloads are verified, from weak to strong; see [Image.Checked].
 var checks = []string{"", "https", "digest published beside it", "digest given"}
 
-// errOpen refuses what anyone on the way could change.
+// errOpen is the error for an unprotected download without a digest.
 type errOpen struct{ url, name string }
 
 func (e errOpen) Error() string {
@@ -42,14 +42,14 @@ func (e errOpen) Error() string {
 		"use https, or give the file's digest with --sha256 %s=HEX", e.url, e.name)
 }
 
-// isFile says whether a URL is one of a tarball or ISO, by its name: it cannot
-// be looked at otherwise.
+// isFile reports whether a URL is that of a tarball or ISO, rather than of a folder. Only its name can tell.
 func isFile(u *url.URL) bool {
 	name := strings.ToLower(path.Base(u.Path))
 	return slices.ContainsFunc([]string{".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.bz2", ".iso"},
 		func(ext string) bool { return strings.HasSuffix(name, ext) })
 }
 
+// parseURL reads a URL, and refuses those with a user name or password.
 func parseURL(s string) (*url.URL, error) {
 	u, err := url.Parse(s)
 	switch {
@@ -63,8 +63,7 @@ func parseURL(s string) (*url.URL, error) {
 	return u, nil
 }
 
-// folder downloads the release files below a URL into f.dir: the iPXE script
-// tells by its name for which architecture they are.
+// folder downloads the files of a release below a URL into f.dir. The name of the iPXE script tells the architecture.
 func (f *fetch) folder(ctx context.Context, base *url.URL, arch Arch) error {
 	arches := []Arch{X86_64, AArch64}
 	if arch != "" {
@@ -114,9 +113,8 @@ func (f *fetch) folder(ctx context.Context, base *url.URL, arch Arch) error {
 	return err
 }
 
-// first downloads the first of several files that is there, and returns which:
-// the error is fs.ErrNotExist if none is. What must not be had over plain http
-// is left out while there is another.
+// first downloads the first of several files that exists, and returns which one that was; the error is fs.ErrNotExist
+// if none exists. A file that may not come over plain HTTP is skipped if another one exists.
 func (f *fetch) first(ctx context.Context, base *url.URL, limit int64, which []string,
 	name func(string) string) (string, error) {
 	var refused error
@@ -134,7 +132,8 @@ func (f *fetch) first(ctx context.Context, base *url.URL, limit int64, which []s
 	return "", cmp.Or(refused, error(fs.ErrNotExist))
 }
 
-// file downloads the file at u, checks it, and gives it a name in f.dir.
+// file downloads the file at u, verifies it, and makes a link to it with the given name in f.dir. limit is its largest
+// size in bytes.
 func (f *fetch) file(ctx context.Context, u *url.URL, name string, limit int64) error {
 	want, given := f.given.of(name)
 	if !given && !secure(u) {
@@ -171,6 +170,7 @@ func (f *fetch) file(ctx context.Context, u *url.URL, name string, limit int64) 
 	return os.Symlink(p.f.Name(), filepath.Join(f.dir, name))
 }
 
+// check compares a download with a digest, and empties it if they differ. whose says where the digest comes from.
 func check(ctx context.Context, p *partialDownload, name, want, whose string) error {
 	got, err := p.sum(ctx)
 	if err == nil && got != want {
@@ -180,9 +180,8 @@ func check(ctx context.Context, p *partialDownload, name, want, whose string) er
 	return err
 }
 
-// published looks for the digest of the file at u beside it, "" if there is none. It is asked for
-// over a connection that is as good as the file's: it tells damage, and whether
-// storage and publisher agree.
+// published looks for a digest of the file at u next to that file; "" if there is none. The digest comes over the same
+// kind of connection as the file, so it only detects damage, or a mirror that does not agree with the publisher.
 func (f *fetch) published(ctx context.Context, u *url.URL, name string) (string, error) {
 	beside := *u
 	beside.Path += ".sha256"
@@ -205,7 +204,7 @@ func (f *fetch) published(ctx context.Context, u *url.URL, name string) (string,
 	return "", nil
 }
 
-// text downloads a small file, "" if there is none.
+// text downloads a small file; "" if there is none.
 func (f *fetch) text(ctx context.Context, u *url.URL) (string, error) {
 	p, err := openPartial(f.dir, u.String())
 	if err != nil {
@@ -214,7 +213,7 @@ func (f *fetch) text(ctx context.Context, u *url.URL) (string, error) {
 	defer p.close(false)
 	err = f.c.http.get(ctx, remote{u, maxText, false}, p, nil)
 	var no errRemote
-	if errors.As(err, &no) { // it is not there, may not be had, is no such file
+	if errors.As(err, &no) { // the file does not exist, is not allowed, or is too large
 		return "", nil
 	}
 	if err != nil {
@@ -224,8 +223,7 @@ func (f *fetch) text(ctx context.Context, u *url.URL) (string, error) {
 	return string(text), err
 }
 
-// close ends the fetch. Partial downloads that are kept shorten the next
-// try.
+// close ends the fetch. With keep, partial downloads stay, so that the next attempt can resume them.
 func (f *fetch) close(keep bool) error {
 	var errs []error
 	for _, p := range f.partials {

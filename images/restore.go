@@ -14,20 +14,18 @@ var (
 	restoreScript []byte
 )
 
-// needsRestore says whether the image's stage 1 is systemd and does not take
-// the keys out of the initrd: nixpkgs' plain netboot images are so.
+// needsRestore reports whether the image's stage 1 is systemd and does not take the keys from the initrd, as in the
+// plain netboot images of nixpkgs.
 func (img Image) needsRestore() bool {
 	return img.Look != nil && img.Look.Stage1 == "systemd" && img.Look.Contract == No
 }
 
-// restoreArchive is a cpio archive with a unit that takes the keys out of the
-// initrd's root.
+// restoreArchive returns a cpio archive with a unit that takes the keys from the initrd's root.
 //
-// /etc/systemd/system is a symlink into the store on NixOS. So there are no
-// entries for it and for what is above it, which would replace the symlink;
-// entries whose path crosses it land where it leads. The folder of initrd.target
-// is none, and stays as it is where there is one. A unit is wanted by a symlink
-// only (systemd ignores a file there).
+// In NixOS, /etc/systemd/system is a symlink into the store. The archive has no entries for it or for the folders above
+// it, since these would replace the symlink; entries whose path crosses it are put where it leads. The folder
+// initrd.target.wants is not a symlink there, so an entry for it leaves an existing folder as it is. In this folder
+// there must be a symlink to the unit, since systemd ignores regular files there.
 func restoreArchive() []byte {
 	const units = "etc/systemd/system/"
 	return initrd.Archive([]initrd.File{

@@ -15,43 +15,39 @@ import (
 	"provision/internal/initrd"
 )
 
-// Source is where an image is added from: two files, and the kernel command
-// line that belongs to them.
+// Source is where an image is added from: two files, and the kernel command line that belongs to them.
 type Source struct {
 	Kernel, Initrd string // paths
 	Cmdline        string
-	cmdlineFile    string // path of the file that Cmdline was read from, if there is one
+	cmdlineFile    string // the file that Cmdline was read from, if there is one
 }
 
-// A Request says which image to add, and from where.
+// Request says which image to add, and from where.
 type Request struct {
 	Name string
 	Arch Arch // empty: that of the kernel
-	// From is the path of a folder ([FromDir]), of a kexec tarball ([FromTarball])
-	// or an ISO; a URL (http, https) of a tarball or ISO, or of a folder with the
-	// files of a nixos-images release; or a flake reference, FLAKE#ATTR, which nix
-	// builds: one output with such files, or a nixosConfiguration with nixpkgs'
-	// netboot module.
+	// From is the path of a folder ([FromDir]), a kexec tarball ([FromTarball]) or an ISO; a URL (http, https) of a
+	// tarball, an ISO, or a folder with the files of a nixos-images release; or a flake reference, FLAKE#ATTR, which nix
+	// builds: an output with such files, or a nixosConfiguration with the netboot module of nixpkgs.
 	From string
-	// SHA256 are digests, 64 lower-case hex digits, that the files must have, by
-	// their names. Where there is one file, "" is its name, too.
+	// SHA256 are the digests (64 lower-case hex digits) that files must have, by file name. If there is only one file, its
+	// name may be "".
 	SHA256 map[string]string
 
-	fresh bool // nix is to look for newer inputs
+	fresh bool // nix looks for newer inputs
 }
 
-// Progress says how far one of the things came that make an image.
+// Progress says how far one of the operations that make an image has come.
 type Progress struct {
 	Doing       string // "downloading initrd-x86_64-linux"
-	Done, Total int64  // bytes; a Total of 0 is not known
+	Done, Total int64  // bytes; Total is 0 if not known
 }
 
-// From adds an image; see [Catalog.Add] for what holds of it. Progress, which
-// may be nil, is called often, from this goroutine.
+// From adds an image, with the same guarantees as [Catalog.Add]. progress, which may be nil, is called often, on this
+// goroutine.
 //
-// A download that breaks off goes on where it was, also in a later call. It must
-// come over https, or with its digest in r; a digest that is published beside it
-// (FILE.sha256, SHA256SUMS) is compared, too.
+// A download that was interrupted is resumed, also by a later call. A download must come over https, or its digest must
+// be in r. If a digest is published next to the file (FILE.sha256, SHA256SUMS), it is compared too.
 func (c *Catalog) From(ctx context.Context, r Request, progress func(Progress)) (Image, error) {
 	if progress == nil {
 		progress = func(Progress) {}
@@ -63,8 +59,9 @@ func (c *Catalog) From(ctx context.Context, r Request, progress func(Progress)) 
 	return img, nil
 }
 
+// from adds an image in a temporary folder that it removes.
 func (c *Catalog) from(ctx context.Context, r Request, progress func(Progress)) (Image, error) {
-	if err := checkName(r.Name); err != nil { // before unpacking much
+	if err := checkName(r.Name); err != nil { // before much is unpacked
 		return Image{}, err
 	}
 	given, err := newDigests(r.SHA256)
@@ -80,21 +77,22 @@ func (c *Catalog) from(ctx context.Context, r Request, progress func(Progress)) 
 
 	a := adding{c, r, given, tmp, progress}
 	img, err := a.run(ctx)
-	if err != nil { // what is ours to know is where a file lay here
+	if err != nil { // the paths in the temporary folder mean nothing to the caller
 		err = renamed{err, tmp + "/", ""}
 	}
 	return img, err
 }
 
-// An adding is on its way from its source into the catalog.
+// adding is an image that is being added.
 type adding struct {
 	c        *Catalog
 	r        Request
 	given    *digests
-	tmp      string // folder for what is fetched and unpacked
+	tmp      string // folder for what is downloaded and unpacked
 	progress func(Progress)
 }
 
+// run decides what kind of source it is, and adds the image.
 func (a adding) run(ctx context.Context) (Image, error) {
 	switch {
 	case strings.Contains(a.r.From, "#") && strings.Contains(a.r.From, "://"):
@@ -122,8 +120,8 @@ func (a adding) run(ctx context.Context) (Image, error) {
 	return a.fromFile(ctx, a.r.From, Image{From: a.r.From})
 }
 
-// fromURL downloads what the URL names. What was downloaded is kept for a next
-// try only while it is not complete.
+// fromURL downloads the files at the URL. They are kept only if the download is incomplete, so that the next attempt
+// can resume it.
 func (a adding) fromURL(ctx context.Context) (img Image, err error) {
 	u, err := parseURL(a.r.From)
 	if err != nil {
@@ -157,7 +155,7 @@ func (a adding) fromURL(ctx context.Context) (img Image, err error) {
 	return a.fromFolder(ctx, a.tmp, origin)
 }
 
-// fromFile adds what a tarball or ISO holds.
+// fromFile adds the image in a tarball or ISO.
 func (a adding) fromFile(ctx context.Context, file string, origin Image) (Image, error) {
 	unpack := FromTarball
 	if isISO(file) {
@@ -170,6 +168,7 @@ func (a adding) fromFile(ctx context.Context, file string, origin Image) (Image,
 	return a.add(ctx, src, origin)
 }
 
+// fromFolder adds the image in a folder.
 func (a adding) fromFolder(ctx context.Context, dir string, origin Image) (Image, error) {
 	src, err := FromDir(dir, a.r.Arch)
 	if err == nil {
@@ -186,6 +185,7 @@ func (a adding) fromFolder(ctx context.Context, dir string, origin Image) (Image
 	return a.add(ctx, src, origin)
 }
 
+// add adds the image, once all given digests have been used.
 func (a adding) add(ctx context.Context, src Source, origin Image) (Image, error) {
 	if err := a.given.unused(); err != nil {
 		return Image{}, err
@@ -197,6 +197,7 @@ func (a adding) add(ctx context.Context, src Source, origin Image) (Image, error
 	return a.c.add(ctx, origin, src, a.doing("storing"))
 }
 
+// doing returns a function that reports the progress of an operation.
 func (a adding) doing(what string) func(done, total int64) {
 	return func(done, total int64) { a.progress(Progress{what, done, total}) }
 }
@@ -210,11 +211,10 @@ type renamed struct {
 func (r renamed) Error() string { return strings.ReplaceAll(r.error.Error(), r.old, r.new) }
 func (r renamed) Unwrap() error { return r.error }
 
-// FromDir finds an image in a folder: the netboot files of a nixos-images
-// release (bzImage-x86_64-linux or Image-aarch64-linux, initrd-…,
-// netboot-….ipxe), the output of a netboot build (bzImage or Image, initrd, and
-// netboot.ipxe or kernel-params), or an unpacked kexec tarball
-// (kexec/{bzImage,initrd,run}). Arch chooses among several and may else be empty.
+// FromDir finds an image in a folder: the netboot files of a nixos-images release (bzImage-x86_64-linux or
+// Image-aarch64-linux, initrd-…, netboot-….ipxe), the output of a netboot build (bzImage or Image, initrd, and
+// netboot.ipxe or kernel-params), or an unpacked kexec tarball (kexec/{bzImage,initrd,run}). If it holds images for
+// several architectures, arch chooses one; else it may be empty.
 func FromDir(dir string, arch Arch) (Source, error) {
 	arches := []Arch{X86_64, AArch64}
 	if arch != "" {
@@ -249,8 +249,7 @@ func FromDir(dir string, arch Arch) (Source, error) {
 	return Source{}, fmt.Errorf("%s holds images for x86_64 and for aarch64: say which with --arch", dir)
 }
 
-// findImage returns the image whose files end in the first of the suffixes that
-// any kernel in dir has, or none.
+// findImage returns the image in dir whose files end in the first suffix for which there is a kernel, or none.
 func findImage(dir string, suffixes ...string) ([]Source, error) {
 	for _, suffix := range suffixes {
 		for _, name := range []string{"bzImage", "Image"} {
@@ -271,6 +270,7 @@ func findImage(dir string, suffixes ...string) ([]Source, error) {
 	return nil, nil
 }
 
+// findCmdline returns the command line for the image with this suffix, and the file that it was read from.
 func findCmdline(dir, suffix string) (cmdline, file string, err error) {
 	ipxe := filepath.Join(dir, "netboot"+suffix+".ipxe")
 	run := filepath.Join(dir, "run")
@@ -294,6 +294,7 @@ func findCmdline(dir, suffix string) (cmdline, file string, err error) {
 	return cmdline, file, nil
 }
 
+// fileCmdline parses the contents of a file.
 func fileCmdline(file string, parse func(string) (string, error)) (string, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
@@ -302,15 +303,15 @@ func fileCmdline(file string, parse func(string) (string, error)) (string, error
 	return parse(string(data))
 }
 
+// exists reports whether a file exists.
 func exists(file string) bool {
 	_, err := os.Stat(file)
 	return err == nil
 }
 
-// FromTarball unpacks the kernel, the initrd and the run script of a kexec
-// tarball of nix-community/nixos-images (tar, plain or compressed with gzip, xz
-// or zstd) into tmpdir, which the caller removes, and finds the image there.
-// Progress, which may be nil, is called with bytes of the tarball.
+// FromTarball unpacks kernel, initrd and run script of a kexec tarball of nix-community/nixos-images (tar, uncompressed
+// or compressed by gzip, xz or zstd) into tmpdir, which the caller removes, and finds the image there. progress, which
+// may be nil, is called with bytes of the tarball.
 func FromTarball(ctx context.Context, file, tmpdir string, progress func(done, total int64)) (Source, error) {
 	in, err := openInput("tarball", file)
 	if err != nil {
@@ -340,10 +341,10 @@ func FromTarball(ctx context.Context, file, tmpdir string, progress func(done, t
 	return src, nil
 }
 
-// unpackInto writes the three files we want of a kexec tarball to dir, under names
-// of our own, and reads the rest, so that the compression's checksum is checked.
+// unpackInto writes the three files that are needed from a kexec tarball to dir, and reads the rest so that the
+// checksum of the compression is verified.
 func unpackInto(r io.Reader, dir string) error {
-	limits := map[string]int64{"kexec/bzImage": 1 << 30, "kexec/initrd": 16 << 30, "kexec/run": 1 << 20} // bytes
+	limits := map[string]int64{"kexec/bzImage": 1 << 30, "kexec/initrd": 16 << 30, "kexec/run": 1 << 20} // largest sizes in bytes
 	if err := os.Mkdir(filepath.Join(dir, "kexec"), 0o755); err != nil {
 		return err
 	}
@@ -373,6 +374,7 @@ func unpackInto(r io.Reader, dir string) error {
 	}
 }
 
+// writeFile writes a new file; an existing one is an error.
 func writeFile(file string, r io.Reader) error {
 	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {

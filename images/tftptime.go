@@ -5,42 +5,41 @@ import (
 	"time"
 )
 
-// gigabit is what HTTP brings over a cable of 1 Gbit/s, in bytes a second, with
-// what Ethernet, IP and TCP add taken off (1448 of 1538 bytes).
+// gigabit is the throughput of HTTP on a link of 1 Gbit/s, in bytes per second, without the overhead of Ethernet, IP
+// and TCP (1448 of 1538 bytes are payload).
 const gigabit = 1e9 / 8 * 1448 / 1538
 
-// TFTPTime is how long TFTP takes for so many bytes: a block goes out when the
-// one before it was acknowledged (RFC 1350), so each costs a round trip beside its time
-// on a wire of 1 Gbit/s. blksize (RFC 2348) is at least 1.
+// TFTPTime returns how long TFTP takes for size bytes. A block is sent when the previous one was acknowledged (RFC
+// 1350), so each takes a round trip in addition to its time on a link of 1 Gbit/s. blksize (RFC 2348) is in bytes, and
+// at least 1.
 func TFTPTime(size int64, blksize int, roundTrip time.Duration) time.Duration {
-	blocks := size/int64(blksize) + 1 // the last one is short, or empty
+	blocks := size/int64(blksize) + 1 // the last block is shorter, or empty
 	return time.Duration(blocks)*roundTrip + time.Duration(float64(size)/gigabit*float64(time.Second))
 }
 
-// HTTPTime is how long HTTP takes for so many bytes over 1 Gbit/s.
+// HTTPTime returns how long HTTP takes for size bytes at 1 Gbit/s.
 func HTTPTime(size int64) time.Duration {
 	return time.Duration(float64(size) / gigabit * float64(time.Second))
 }
 
-// TFTPLoad is what a machine loads over TFTP.
+// TFTPLoad is a file that a machine loads over TFTP.
 type TFTPLoad struct {
-	What string // in words: "the kernel"
+	What string // for people: "the kernel"
 	Size int64  // bytes
 }
 
-// A round trip between two machines on a LAN, with the time that firmware takes
-// for a block. It is an assumption, said as one.
+// quickRound and slowRound are the assumed limits of a round trip on a LAN, including the time that firmware needs for
+// a block. Messages say that they are assumptions.
 const (
 	quickRound = 300 * time.Microsecond
 	slowRound  = time.Millisecond
 )
 
-// tftpMatters is how long a machine may load without a word about it.
+// tftpMatters is the shortest expected time of a load that people are told about.
 const tftpMatters = 5 * time.Second
 
-// Slow says what takes its time over TFTP and how long, if it is long enough to
-// be said; else it is empty. block is what a block was measured to take with this
-// machine, and 0 if nothing was.
+// Slow says, for people, that a load takes long over TFTP, and how long; empty if it takes less than tftpMatters. block
+// is the measured time for a block with this machine, or 0 if there was no measurement.
 func (l TFTPLoad) Slow(blksize int, block time.Duration) string {
 	longest := TFTPTime(l.Size, blksize, max(block, 0))
 	if block <= 0 {
@@ -59,9 +58,8 @@ func (l TFTPLoad) Slow(blksize int, block time.Duration) string {
 		shortest.Seconds(), longest.Seconds(), quickRound.Seconds()*1000, slowRound.Seconds()*1000, tail)
 }
 
-// BoardLoads are what a board loads of an image over TFTP: the packed kernel and
-// the first stage, as far as they were made, and else the image's kernel, which is
-// the most that the packed one can be.
+// BoardLoads returns what a board loads of an image over TFTP: the packed kernel and the first stage, if they have been
+// made. If the packed kernel has not, its size is at most that of the image's kernel, which is returned instead.
 func (c *Catalog) BoardLoads(img Image) []TFTPLoad {
 	loads := []TFTPLoad{{"the kernel", img.Kernel.Size}}
 	if f, err := c.readPacked(img.Kernel.SHA256); err == nil {

@@ -11,10 +11,9 @@ import (
 	"time"
 )
 
-// Update adds an image again from where it came, and tells whether it is
-// another one now: where the digests are the same, nothing changes. For an image
-// whose digests were given, sha256 must give those of the new one (see
-// [Request]); else it may be nil. The rest is as with [Catalog.From].
+// Update adds an image again from its source, and reports whether it is different now; if the digests are the same,
+// nothing changes. If digests were given for the image, sha256 must have those of the new one (see [Request]);
+// otherwise it may be nil. For the rest, see [Catalog.From].
 func (c *Catalog) Update(ctx context.Context, name string, sha256 map[string]string,
 	progress func(Progress)) (img Image, changed bool, err error) {
 	old, err := c.Get(name)
@@ -40,20 +39,20 @@ func (c *Catalog) Update(ctx context.Context, name string, sha256 map[string]str
 	return img, !img.same(old), nil
 }
 
-// same says whether two images boot the same.
+// same reports whether two images boot the same files with the same command line.
 func (img Image) same(other Image) bool {
 	return img.Arch == other.Arch && img.Kernel == other.Kernel && img.Initrd == other.Initrd &&
 		img.Cmdline == other.Cmdline
 }
 
-// Freed is what was removed.
+// Freed counts what was removed.
 type Freed struct {
 	Files int   `json:"files"`
 	Bytes int64 `json:"bytes"`
 }
 
-// GC removes what no image, firmware or board needs: content, and
-// partial downloads that broke off. Downloads that go on are left alone.
+// GC removes content that no image, firmware or board needs, and partial downloads that were interrupted. Downloads in
+// progress are left alone.
 func (c *Catalog) GC() (Freed, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -65,7 +64,7 @@ func (c *Catalog) GC() (Freed, error) {
 	return freed, err
 }
 
-// dropPartials removes partial downloads that nobody continues and that were last written before then.
+// dropPartials removes partial downloads that nobody is continuing and that were last written before the given time.
 func (c *Catalog) dropPartials(freed *Freed, before time.Time) error {
 	partials, err := filepath.Glob(filepath.Join(c.dir, partialPrefix+"*"))
 	if err != nil {
@@ -85,7 +84,7 @@ func (c *Catalog) dropPartials(freed *Freed, before time.Time) error {
 	return err
 }
 
-// partial removes a partial download, unless one is going on.
+// partial removes a partial download, unless it is in progress.
 func (f *Freed) partial(name string) error {
 	file, err := os.OpenFile(name, os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -101,7 +100,7 @@ func (f *Freed) partial(name string) error {
 	return errors.Join(f.remove(name+stateSuffix), f.remove(name))
 }
 
-// remove removes a file or folder, if it is there, and counts what was in it.
+// remove removes a file or folder, if it exists, and counts it if it is a file.
 func (f *Freed) remove(name string) error {
 	info, err := os.Lstat(name)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// Warnings tells what is accepted and yet likely wrong with the image.
+// Warnings lists, for people, what was accepted but is probably wrong with the image.
 func (img Image) Warnings() []string {
 	var all []string
 	warn := func(format string, args ...any) {

@@ -15,18 +15,19 @@ import (
 	"provision/internal/enroll"
 )
 
-// Client speaks the API, docs/api.md.
+// Client calls the API that docs/api.md describes.
 type Client struct {
 	Socket string // path of the Unix socket
 }
 
-// Do sends a request and returns the answer's body, which the caller closes.
+// Do sends a request and returns the body of the answer, which the caller closes. body is encoded as JSON, unless it is
+// nil. Errors have the server's text, or say why the server cannot be reached.
 func (c *Client) Do(ctx context.Context, method, path string, body any) (io.ReadCloser, error) {
 	r, _, err := c.Sized(ctx, method, path, body)
 	return r, err
 }
 
-// Sized is Do, with the body's length in bytes, -1 if it is not known.
+// Sized is Do, and also returns the length of the body in bytes; -1 if it is not known.
 func (c *Client) Sized(ctx context.Context, method, path string, body any) (io.ReadCloser, int64, error) {
 	var send io.Reader
 	if body != nil {
@@ -76,16 +77,16 @@ func (c *Client) Sized(ctx context.Context, method, path string, body any) (io.R
 	return nil, 0, errors.New(f.Error)
 }
 
-// OutdatedPlan means that what was confirmed is not what the server would do by now.
+// OutdatedPlan is the error if the confirmed plan is not what the server would do now.
 type OutdatedPlan struct {
 	Text string
-	Plan *enroll.Proposal // is to be confirmed instead
+	Plan *enroll.Proposal // the present plan, to be confirmed instead
 }
 
-// Error is what the server said.
+// Error returns the server's text.
 func (e *OutdatedPlan) Error() string { return e.Text }
 
-// Call sends a request and decodes the answer into out, if that is not nil.
+// Call sends a request and decodes the answer into out, unless out is nil.
 func (c *Client) Call(ctx context.Context, method, path string, body, out any) error {
 	r, err := c.Do(ctx, method, path, body)
 	if err != nil {
@@ -98,8 +99,7 @@ func (c *Client) Call(ctx context.Context, method, path string, body, out any) e
 	return json.NewDecoder(r).Decode(out)
 }
 
-// Lines calls f for each JSON value of a stream, until f says false, the
-// stream ends or ctx does.
+// Lines calls f for each JSON value of a stream until f returns false, or the stream or ctx ends. It closes r.
 func Lines[T any](ctx context.Context, r io.ReadCloser, f func(T) (more bool)) error {
 	defer r.Close()
 	dec := json.NewDecoder(r)

@@ -15,7 +15,7 @@ import (
 	"provision/internal/enroll"
 )
 
-// bind decodes the request.
+// bind decodes the body of a request. Unknown fields are errors.
 func bind(c echo.Context, to any) error {
 	dec := json.NewDecoder(c.Request().Body)
 	dec.DisallowUnknownFields()
@@ -29,10 +29,10 @@ func bind(c echo.Context, to any) error {
 		errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return fmt.Errorf("read the request: %w", err)
 	}
-	return err // of a choice, which says itself what is wrong
+	return err // the message is about a choice, and complete as it is
 }
 
-// hostAnd is the host that the path names; the request is decoded.
+// hostAnd returns the host that the path names, and decodes the body into request.
 func (s *Server) hostAnd(c echo.Context, request any) (hosts.Host, error) {
 	h, err := s.host(c)
 	if err == nil {
@@ -41,7 +41,7 @@ func (s *Server) hostAnd(c echo.Context, request any) (hosts.Host, error) {
 	return h, err
 }
 
-// enroll permits that a machine becomes a host.
+// enroll issues a permit for a machine to become a host.
 func (s *Server) enroll(c echo.Context) error {
 	var r enroll.Request
 	if err := bind(c, &r); err != nil {
@@ -62,7 +62,7 @@ func (s *Server) enroll(c echo.Context) error {
 	return c.JSON(http.StatusCreated, st)
 }
 
-// reinstall permits that a host is erased and installed again.
+// reinstall issues a permit to erase a host and install it again.
 func (s *Server) reinstall(c echo.Context) error {
 	var r enroll.Request
 	h, err := s.hostAnd(c, &r)
@@ -82,7 +82,7 @@ func (s *Server) reinstall(c echo.Context) error {
 	return c.JSON(http.StatusCreated, st)
 }
 
-// plan says what an install would do.
+// plan answers what an install of the host would do.
 func (s *Server) plan(c echo.Context) error {
 	h, err := s.host(c)
 	if err != nil {
@@ -95,7 +95,7 @@ func (s *Server) plan(c echo.Context) error {
 	return c.JSON(http.StatusOK, p)
 }
 
-// retry lets a failed install go on.
+// retry lets a failed install continue.
 func (s *Server) retry(c echo.Context) error {
 	var r enroll.RetryRequest
 	h, err := s.hostAnd(c, &r)
@@ -112,11 +112,11 @@ func (s *Server) retry(c echo.Context) error {
 	return c.JSON(http.StatusOK, statusOf(h))
 }
 
-// SetAnswer is how the host stands, and what is different.
+// SetAnswer is the status of the host after a change, and what changed.
 type SetAnswer struct {
 	Status
-	Changed []string `json:"changed"`         // in words; none: it was so already
-	Notes   []string `json:"notes,omitempty"` // what follows, for the operator
+	Changed []string `json:"changed"`         // for people; empty: nothing, it was as requested already
+	Notes   []string `json:"notes,omitempty"` // consequences that the operator should know
 }
 
 // set changes what needs no decision to erase anything.
@@ -133,7 +133,7 @@ func (s *Server) set(c echo.Context) error {
 	return c.JSON(http.StatusOK, SetAnswer{statusOf(done.Host), array(done.What), done.Notes})
 }
 
-// look has the host's machine asked for its disks, if it is up.
+// look asks the host's machine for its disks, if it is running.
 func (s *Server) look(c echo.Context) error {
 	h, err := s.host(c)
 	if err != nil {
@@ -145,7 +145,7 @@ func (s *Server) look(c echo.Context) error {
 	return c.NoContent(http.StatusNoContent)
 }
 
-// reach says whether the server itself gets into a machine, before anything is changed there.
+// reach answers whether the server itself can log in to a machine, before anything is changed there.
 func (s *Server) reach(c echo.Context) error {
 	var take hosts.Takeover
 	if err := bind(c, &take); err != nil {

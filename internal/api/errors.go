@@ -14,8 +14,8 @@ import (
 	"provision/internal/enroll"
 )
 
-// codes say what an error means to whoever asked; the first that matches counts. What matches none was wrong in the
-// request, or in the flake: 400.
+// codes maps errors to HTTP status codes; the first match counts. An error without a match is a fault of the request or
+// of the flake: 400.
 var codes = []struct {
 	code int
 	is   func(error) bool
@@ -28,15 +28,17 @@ var codes = []struct {
 		syscall.ENFILE, syscall.ENOMEM)},
 }
 
+// isA reports whether an error in the chain has type T.
 func isA[T error](err error) bool { return errors.As(err, new(T)) }
 
+// one returns a function that reports whether an error is one of these.
 func one(all ...error) func(error) bool {
 	return func(err error) bool {
 		return slices.ContainsFunc(all, func(target error) bool { return errors.Is(err, target) })
 	}
 }
 
-// code is the status of an answer that is an error.
+// code returns the HTTP status for an error.
 func code(err error) int {
 	var he *echo.HTTPError
 	if errors.As(err, &he) {
@@ -50,7 +52,7 @@ func code(err error) int {
 	return http.StatusBadRequest
 }
 
-// fail turns an error into an answer.
+// fail answers a request with an error.
 func (s *Server) fail(err error, c echo.Context) {
 	if c.Response().Committed {
 		return

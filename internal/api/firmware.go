@@ -19,26 +19,27 @@ import (
 // FirmwareRequest is the body of POST /v1/firmware. Paths are absolute, on the server.
 type FirmwareRequest struct {
 	Name string   `json:"name"`
-	From []string `json:"from"` // images.Catalog.AddFirmware
+	From []string `json:"from"` // sources, see images.Catalog.AddFirmware
 }
 
-// FirmwareProgress is a line of the answer to POST /v1/firmware: progress, and last the
-// firmware or the error.
+// FirmwareProgress is a line of the answer to POST /v1/firmware: progress, and in the last line the firmware or the
+// error.
 type FirmwareProgress struct {
 	Done     int64     `json:"done"`
-	Total    int64     `json:"total"` // bytes of the package that is unpacked
+	Total    int64     `json:"total"` // bytes of the current package
 	Firmware *Firmware `json:"firmware,omitempty"`
 	Warnings []string  `json:"warnings,omitempty"`
 	Error    string    `json:"error,omitempty"`
 }
 
-// Firmware is a tree of board firmware, and what it is good for.
+// Firmware is a tree of board firmware, and the boards for which it is complete.
 type Firmware struct {
 	images.Firmware
-	Netboot []images.Fit `json:"netboot"` // what it lacks for that
-	Disk    []images.Fit `json:"disk"`    // what it lacks on a disk
+	Netboot []images.Fit `json:"netboot"` // what it lacks to netboot each board
+	Disk    []images.Fit `json:"disk"`    // what it lacks to start each board from a disk
 }
 
+// firmware returns the API's form of a tree.
 func firmware(f images.Firmware) Firmware {
 	return Firmware{f, array(f.Fitness(boards.TFTP)), array(f.Fitness(boards.FAT))}
 }
@@ -55,7 +56,7 @@ func (s *Server) listFirmware(c echo.Context) error {
 	return c.JSON(http.StatusOK, out)
 }
 
-// addFirmware streams FirmwareProgress; the last line holds the firmware or the error.
+// addFirmware streams FirmwareProgress. The last line has the firmware or the error.
 func (s *Server) addFirmware(c echo.Context) error {
 	var r FirmwareRequest
 	if err := bind(c, &r); err != nil {
@@ -68,7 +69,7 @@ func (s *Server) addFirmware(c echo.Context) error {
 	f, notes, err := s.Images.AddFirmware(c.Request().Context(), r.Name, r.From, func(done, total int64) {
 		if now := time.Now(); now.Sub(told) > 200*time.Millisecond {
 			told = now
-			enc.Encode(FirmwareProgress{Done: done, Total: total}) // a reader that left is noticed at the end
+			enc.Encode(FirmwareProgress{Done: done, Total: total}) // if the client has left, the last write fails
 			c.Response().Flush()
 		}
 	})
@@ -88,7 +89,7 @@ func (s *Server) verifyFirmware(c echo.Context) error {
 	return c.NoContent(http.StatusNoContent)
 }
 
-// firmwareLicences are the texts of a tree's licences, one after the other.
+// firmwareLicences sends the texts of a tree's licences, one after the other.
 func (s *Server) firmwareLicences(c echo.Context) error {
 	f, err := s.Images.Firmware(c.Param("name"))
 	if err != nil {
@@ -133,6 +134,7 @@ func (s *Server) removeFirmware(c echo.Context) error {
 	return c.NoContent(http.StatusNoContent)
 }
 
+// needsFirmware reports whether the host's board boots from this firmware tree.
 func needsFirmware(h hosts.Host, name string) bool {
 	b, err := boards.Parse(h.Board)
 	return err == nil && b.Firmware == name

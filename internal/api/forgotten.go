@@ -11,10 +11,10 @@ import (
 	"provision/hosts"
 )
 
-// Forgotten is a host that can be taken back until then.
+// Forgotten is a host that can be restored until the time Until.
 type Forgotten struct {
 	Name  string     `json:"name"`
-	MACs  []string   `json:"macs"` // none: it was never enrolled, and only its SSH key is kept
+	MACs  []string   `json:"macs"` // empty: it was never enrolled, and only its SSH key is kept
 	Time  time.Time  `json:"forgotten"`
 	Until time.Time  `json:"until"`
 	By    string     `json:"by"`
@@ -23,15 +23,15 @@ type Forgotten struct {
 
 // RestoreRequest is the body of POST /v1/hosts/NAME/restore.
 type RestoreRequest struct {
-	// Forgotten says which of several that had the name; zero: the last.
+	// Forgotten chooses among several hosts that had the name, by the time when it was forgotten; zero: the last.
 	Forgotten time.Time `json:"forgotten,omitzero"`
 }
 
-// loss says what goes with a host when it is forgotten.
+// loss answers what is lost if a host is purged.
 func (s *Server) loss(c echo.Context) error {
 	l, err := s.Hosts.Loss(c.Param("name"))
 	if errors.Is(err, hosts.ErrNotFound) {
-		_, err = s.host(c) // lists those that there are
+		_, err = s.host(c) // its error lists the existing hosts
 	}
 	if err != nil {
 		return err
@@ -51,7 +51,7 @@ func (s *Server) forget(c echo.Context) (err error) {
 		return fmt.Errorf("purge=%q: write true or false", purge)
 	}
 	if errors.Is(err, hosts.ErrNotFound) {
-		_, err = s.host(c) // lists those that there are
+		_, err = s.host(c) // its error lists the existing hosts
 	}
 	if err != nil {
 		return err
@@ -99,11 +99,11 @@ func (s *Server) restore(c echo.Context) error {
 	return c.JSON(http.StatusOK, statusOf(h))
 }
 
-// restorable is what is said of a name that is not enrolled and was forgotten; empty: it was not.
+// restorable says, for people, that a name is that of a forgotten host; empty if it is not.
 func (s *Server) restorable(name string) string {
 	all, err := s.Hosts.Forgotten()
 	if err != nil {
-		return "" // it is only a hint
+		return "" // the text is only a hint
 	}
 	said := ""
 	for _, f := range all {

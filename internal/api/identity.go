@@ -18,6 +18,7 @@ func (s *Server) makeHostKey(c echo.Context) error {
 	return answerHostKey(c, public, err)
 }
 
+// answerHostKey answers with a host's public key, or with an error.
 func answerHostKey(c echo.Context, public string, err error) error {
 	if err != nil {
 		return err
@@ -29,8 +30,7 @@ func answerHostKey(c echo.Context, public string, err error) error {
 	return c.JSON(http.StatusOK, HostKey{Name: c.Param("name"), HostKey: public, Age: recipient})
 }
 
-// escrow hands out the disk keys that are in escrow, encrypted to the
-// operators. It is a POST, as it is recorded.
+// escrow answers with the escrowed disk keys, encrypted to the operators. The request is a POST because it is recorded.
 func (s *Server) escrow(c echo.Context) error {
 	h, err := s.host(c)
 	if err != nil {

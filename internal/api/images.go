@@ -29,7 +29,7 @@ func (s *Server) listImages(c echo.Context) error {
 	return c.JSON(http.StatusOK, list)
 }
 
-// imageUsers are the hosts that are enrolled with an image.
+// imageUsers returns the names of the hosts that are enrolled with an image.
 func (s *Server) imageUsers(image string) ([]string, error) {
 	all, err := s.Hosts.List()
 	if err != nil {
@@ -50,7 +50,7 @@ func (s *Server) addImage(c echo.Context) error {
 		return err
 	}
 
-	var arch images.Arch // that of the kernel, if none is asked for
+	var arch images.Arch // empty: that of the kernel
 	if r.Arch != "" {
 		var err error
 		if arch, err = images.ParseArch(r.Arch); err != nil {
@@ -81,7 +81,7 @@ func (s *Server) addImage(c echo.Context) error {
 	})
 }
 
-// streamImage streams ImageProgress while add is at work; the last line holds the image or the error.
+// streamImage streams ImageProgress while add runs. The last line has the image or the error.
 func (s *Server) streamImage(c echo.Context, add func(context.Context, func(images.Progress)) (img images.Image,
 	changed bool, err error)) error {
 	enc := json.NewEncoder(c.Response())
@@ -90,7 +90,7 @@ func (s *Server) streamImage(c echo.Context, add func(context.Context, func(imag
 	progress := func(p images.Progress) {
 		if now := time.Now(); now.Sub(told) > 200*time.Millisecond || p.Doing != doing {
 			told, doing = now, p.Doing
-			enc.Encode(ImageProgress{Doing: p.Doing, Done: p.Done, Total: p.Total}) // a reader that left is noticed at the end
+			enc.Encode(ImageProgress{Doing: p.Doing, Done: p.Done, Total: p.Total}) // a client that left is noticed at the end
 			c.Response().Flush()
 		}
 	}
@@ -127,7 +127,7 @@ func (s *Server) updateImage(c echo.Context) error {
 
 // ImageSet is the body of PATCH /v1/images/NAME.
 type ImageSet struct {
-	KernelParams []string `json:"kernel_params"` // images.ParseKernelParams; a single empty one: none
+	KernelParams []string `json:"kernel_params"` // see images.ParseKernelParams; one empty element: none
 }
 
 func (s *Server) setImage(c echo.Context) error {

@@ -22,10 +22,10 @@ import (
 // MediaRequest is the body of POST /v1/media.
 type MediaRequest struct {
 	Host    string   `json:"host,omitempty"`  // empty: any machine
-	Arch    string   `json:"arch,omitempty"`  // may be left out with a host
-	Servers []string `json:"servers"`         // base URLs that the medium asks; empty: all addresses that are served
-	ISO     bool     `json:"iso,omitempty"`   // else a disk image
-	Board   string   `json:"board,omitempty"` // empty: the host's, or what starts by UEFI
+	Arch    string   `json:"arch,omitempty"`  // may be left out if there is a host or board
+	Servers []string `json:"servers"`         // URLs of this server, which the medium asks; empty: all of its addresses
+	ISO     bool     `json:"iso,omitempty"`   // a CD image; false: a disk image
+	Board   string   `json:"board,omitempty"` // empty: that of the host, or any that boots by UEFI
 }
 
 // media makes a boot medium and sends it.
@@ -46,7 +46,7 @@ func (s *Server) media(c echo.Context) error {
 	}
 	defer f.Close()
 
-	if err := os.Remove(f.Name()); err != nil { // it lasts as long as it is open
+	if err := os.Remove(f.Name()); err != nil { // the file exists as long as it is open
 		return fmt.Errorf("make a boot medium: %w", err)
 	}
 
@@ -70,7 +70,7 @@ func (s *Server) media(c echo.Context) error {
 	return c.Stream(http.StatusOK, echo.MIMEOctetStream, f)
 }
 
-// medium is what is asked for.
+// medium returns the medium that is requested.
 func (s *Server) medium(r MediaRequest) (m media.BootMedium, err error) {
 	to := media.Purpose{Host: r.Host}
 	if to.Servers, err = s.askedAt(r.Servers); err != nil {
@@ -125,8 +125,7 @@ func (s *Server) medium(r MediaRequest) (m media.BootMedium, err error) {
 	return media.ForUEFI(arch, program, media.Script(to)), nil
 }
 
-// boardMedium is that of a board that does not start by UEFI; ok is false for one
-// that does.
+// boardMedium returns the medium for a board that does not boot by UEFI; ok is false if the board does.
 func (s *Server) boardMedium(
 	r MediaRequest, arch images.Arch, to media.Purpose,
 ) (m media.BootMedium, ok bool, err error) {
@@ -147,13 +146,14 @@ func (s *Server) boardMedium(
 	return m, true, err
 }
 
+// sameArch reports whether two names mean the same architecture.
 func sameArch(a, b string) bool {
 	x, err := images.ParseArch(a)
 	y, err2 := images.ParseArch(b)
 	return err == nil && err2 == nil && x == y
 }
 
-// askedAt are the URLs that a medium asks at: those given, or all that are served.
+// askedAt returns the URLs that a medium asks: those given, or those of all addresses that are served.
 func (s *Server) askedAt(given []string) (urls []string, err error) {
 	if len(given) == 0 {
 		for _, i := range s.serving().Interfaces {
@@ -172,7 +172,7 @@ func (s *Server) askedAt(given []string) (urls []string, err error) {
 			u, err = url.Parse("http://" + text)
 		}
 
-		// What follows goes into a script.
+		// The URL is inserted into a script, so odd characters are not allowed.
 		odd := func(r rune) bool {
 			return (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && !strings.ContainsRune(".:-[]", r)
 		}

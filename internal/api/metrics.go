@@ -16,30 +16,32 @@ import (
 	"provision/internal/timeline"
 )
 
-// buckets are from what is over at once to what takes an evening, in seconds.
+// buckets are the upper bounds of the histograms' buckets, in seconds.
 var buckets = []float64{0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 600, 1800, 3600}
 
-// meter counts the installs that end while the server runs, for Prometheus.
+// meter collects the metrics of installs that end while the server runs, for Prometheus.
 type meter struct {
 	mu       sync.Mutex
 	installs map[hosts.State]int
 	whole    histogram
-	phases   map[string]*histogram // by labels
-	sent     map[string]int64      // bytes, by labels
+	phases   map[string]*histogram // by Prometheus labels
+	sent     map[string]int64      // bytes, by Prometheus labels
 }
 
+// histogram counts durations.
 type histogram struct {
-	counts [13]int // of what took as long as the bucket says, and no shorter one; the last: longer than all
-	sum    float64
+	counts [13]int // by bucket, not cumulative; the last is for durations beyond all buckets
+	sum    float64 // in seconds
 }
 
+// add counts a duration.
 func (h *histogram) add(seconds float64) {
 	i, _ := slices.BinarySearch(buckets, seconds)
 	h.counts[i]++
 	h.sum += seconds
 }
 
-// write writes it in Prometheus' text format, version 0.0.4. labels end in a comma, if there are any.
+// write writes the histogram in Prometheus' text format, version 0.0.4. labels end in a comma if there are any.
 func (h *histogram) write(w io.Writer, name, labels string) {
 	n := 0
 	for i, count := range h.counts {
@@ -58,7 +60,7 @@ func (h *histogram) write(w io.Writer, name, labels string) {
 	fmt.Fprintf(w, "%s_sum%s %g\n%s_count%s %d\n", name, labels, h.sum, name, labels, n)
 }
 
-// observe is told of an install that came to its end.
+// observe adds the durations of an install that succeeded.
 func (m *meter) observe(t timeline.Timeline) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -78,6 +80,7 @@ func (m *meter) observe(t timeline.Timeline) {
 	}
 }
 
+// ended counts an install that ended in state s.
 func (m *meter) ended(s hosts.State) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -87,6 +90,7 @@ func (m *meter) ended(s hosts.State) {
 	m.installs[s]++
 }
 
+// write writes all metrics.
 func (m *meter) write(w io.Writer) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -107,9 +111,9 @@ func (m *meter) write(w io.Writer) {
 	}
 }
 
-// Measure looks out for installs that end, until ctx ends, for the metrics.
+// Measure collects metrics of installs that end, until ctx ends.
 func (s *Server) Measure(ctx context.Context) error {
-	changed := s.Hosts.Watch(ctx) // before the first look, so that nothing is missed between
+	changed := s.Hosts.Watch(ctx) // before List, so that no change is missed between the two
 	all, err := s.Hosts.List()
 	if err != nil {
 		return err
@@ -125,11 +129,11 @@ func (s *Server) Measure(ctx context.Context) error {
 			delete(last, name)
 			continue
 		}
-		if err == nil && h.LastEvent < last[name] { // it was forgotten and enrolled again
+		if err == nil && h.LastEvent < last[name] { // the host was forgotten and enrolled again
 			delete(last, name)
 		}
 		if err == nil && h.State != hosts.StateInstalled &&
-			h.State != hosts.StateFailed { // what came before is read when it is
+			h.State != hosts.StateFailed { // earlier events are read together when it ends
 			continue
 		}
 
@@ -147,6 +151,7 @@ func (s *Server) Measure(ctx context.Context) error {
 	return nil
 }
 
+// measure counts an event that ends an install.
 func (s *Server) measure(ev hosts.Event) error {
 	switch ev.Kind {
 	case hosts.EventFailed:
@@ -162,7 +167,7 @@ func (s *Server) measure(ev hosts.Event) error {
 	return nil
 }
 
-// metrics is in Prometheus' text format, version 0.0.4.
+// metrics answers in Prometheus' text format, version 0.0.4.
 func (s *Server) metrics(c echo.Context) error {
 	c.Response().Header().Set(echo.HeaderContentType, "text/plain; version=0.0.4")
 	s.meter.write(c.Response())

@@ -5,7 +5,7 @@ import (
 	"net/url"
 )
 
-// The paths of requests. Below those of hosts, images, firmware and traces are such things by their names.
+// The paths of requests. Below those of hosts, images, firmware and traces, a name follows.
 const (
 	HostsPath      = "/v1/hosts"
 	ForgottenPath  = "/v1/forgotten"
@@ -24,11 +24,11 @@ const (
 	metricsPath = "/metrics"
 )
 
-// HostPath is that of a host, and of what is below it: "" or such as "/plan".
+// HostPath returns the path of a host, followed by rest, which is "" or such as "/plan".
 func HostPath(name, rest string) string { return below(HostsPath, name) + rest }
 
-// WatchPath is that of the stream of News: of one host, or of all if host is empty; replay has the events past after
-// sent first.
+// WatchPath returns the path of the stream of News: of one host, or of all hosts if host is empty. With replay, the
+// host's events with numbers greater than after are sent first.
 func WatchPath(host string, after uint64, replay bool) string {
 	q := url.Values{}
 	if host != "" {
@@ -40,13 +40,13 @@ func WatchPath(host string, after uint64, replay bool) string {
 	return watchPath + "?" + q.Encode()
 }
 
-// ImagePath is that of an image.
+// ImagePath returns the path of an image.
 func ImagePath(name string) string { return below(ImagesPath, name) }
 
-// FirmwareTreePath is that of a tree of firmware.
+// FirmwareTreePath returns the path of a firmware tree.
 func FirmwareTreePath(name string) string { return below(FirmwarePath, name) }
 
-// TracePath is that of the last netboot of a machine, by its MAC or by a host's name.
+// TracePath returns the path of a machine's last netboot. The machine is named by its MAC or its host's name.
 func TracePath(machine string) string { return below(TracesPath, machine) }
 
 func below(path, name string) string { return path + "/" + url.PathEscape(name) }

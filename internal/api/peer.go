@@ -10,9 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// peerKey is the context key of the client's credentials.
 type peerKey struct{}
 
-// withPeer notes who is at the other end of the socket: the kernel says so.
+// withPeer adds the credentials of the process at the other end of the socket, which the kernel reports, to the context
+// of its requests.
 func withPeer(ctx context.Context, conn net.Conn) context.Context {
 	u, ok := conn.(*net.UnixConn)
 	if !ok {
@@ -30,7 +32,7 @@ func withPeer(ctx context.Context, conn net.Conn) context.Context {
 	return context.WithValue(ctx, peerKey{}, cred)
 }
 
-// peer is who asks, for people.
+// peer says, for people, who sent the request.
 func peer(ctx context.Context) string {
 	cred, ok := ctx.Value(peerKey{}).(*unix.Ucred)
 	if !ok {

@@ -31,23 +31,23 @@ import (
 
 // Server answers the operator. Its exported fields are its options.
 type Server struct {
-	Socket  string // path of the Unix socket, mode 0600
-	Group   string // if set, members of this group may use it too
+	Socket  string // path of the Unix socket, which gets mode 0600
+	Group   string // if set, members of this group may use the socket too
 	Serving Serving
-	// Interfaces are those that are served now, with our addresses on them.
+	// Interfaces returns the interfaces that are served now, with the server's addresses on them.
 	Interfaces func() map[string]netip.Addr
-	// Programs is the folder with boot programs beside those built in; empty: none.
+	// Programs is the folder with boot programs that complement or replace those built in; empty: none.
 	Programs string
 
 	Enroll *enroll.Service
 	Hosts  *hosts.Inventory
 	Images *images.Catalog
 	Traces *hosts.Traces
-	// Look asks what runs on a host's machine for its disks, and has the inventory keep the answer.
+	// Look asks the system that runs on a host's machine for its disks, and stores the answer in the inventory.
 	Look func(ctx context.Context, host string) error
-	// Reach tries whether the server gets into a machine that is to be taken over.
+	// Reach tests whether the server can log in to a machine that is to be taken over.
 	Reach func(context.Context, hosts.Takeover) (hosts.Reached, error)
-	// Temp is the folder for files that last as long as a request; empty: the system's.
+	// Temp is the folder for files that exist as long as a request; empty: the system's.
 	Temp string
 	// Store writes a copy of all records.
 	Store io.WriterTo
@@ -57,13 +57,13 @@ type Server struct {
 	meter    meter
 }
 
-// Listen opens the socket. Run must follow.
+// Listen opens the socket. Call Run or Close after it.
 func (s *Server) Listen(ctx context.Context) (err error) {
 	s.listener, err = s.listen(ctx)
 	return err
 }
 
-// Close closes the socket if Run is not to follow, and removes it.
+// Close closes and removes the socket, if Run is not called.
 func (s *Server) Close() error { return s.listener.Close() }
 
 // Run serves until ctx ends, and then returns nil.
@@ -73,7 +73,7 @@ func (s *Server) Run(ctx context.Context) error {
 	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(done)
-		// Streams end with ctx; give them a moment to say so.
+		// Streams end with ctx; they get a moment to send their end.
 		brief, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		if srv.Shutdown(brief) != nil {
@@ -90,8 +90,7 @@ func (s *Server) Run(ctx context.Context) error {
 	return fmt.Errorf("serve the API: %w", err)
 }
 
-// listen opens the socket. What a killed server left behind is replaced; a
-// live one is not.
+// listen opens the socket. It replaces the socket file of a killed server, but not that of a running one.
 func (s *Server) listen(ctx context.Context) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(s.Socket), 0o755); err != nil {
 		return nil, fmt.Errorf("open the API's socket: %w", err)
@@ -107,8 +106,8 @@ func (s *Server) listen(ctx context.Context) (net.Listener, error) {
 		return nil, fmt.Errorf("open the API's socket: %w", err)
 	}
 
-	// The mask makes the socket private from its first moment on. It is the
-	// whole process's: nothing else may run yet.
+	// Because of the umask, the socket is never accessible to others. As the umask is that of the whole process, nothing
+	// else may run yet.
 	old := syscall.Umask(0o177)
 	l, err := new(net.ListenConfig).Listen(ctx, "unix", s.Socket)
 	syscall.Umask(old)
@@ -121,6 +120,7 @@ func (s *Server) listen(ctx context.Context) (net.Listener, error) {
 	return l, nil
 }
 
+// share gives members of a group access to the socket.
 func share(path, group string) error {
 	g, err := user.LookupGroup(group)
 	if err != nil {
@@ -181,7 +181,8 @@ func (s *Server) routes() http.Handler {
 	return e
 }
 
-// answerText is an error as it is answered. Much of it may be what a flake or a machine says.
+// answerText returns the text of an error for an answer. It is shortened, as much of it may come from a flake or a
+// machine.
 func answerText(err error) string { return text.Short(err.Error(), hosts.MaxMessage) }
 
 func (s *Server) list(c echo.Context) error {
@@ -204,10 +205,10 @@ func (s *Server) get(c echo.Context) error {
 	return c.JSON(http.StatusOK, statusOf(h))
 }
 
-// host is the one that the path names; if there is none, the error lists
-// those that are.
+// host returns the host that the path names. If there is none, the error lists the existing hosts.
 func (s *Server) host(c echo.Context) (hosts.Host, error) { return s.named(c.Param("name")) }
 
+// named returns a host by its name, with the same error as host.
 func (s *Server) named(name string) (hosts.Host, error) {
 	h, err := s.Hosts.Get(name)
 	if !errors.Is(err, hosts.ErrNotFound) {
@@ -260,7 +261,7 @@ func (s *Server) events(c echo.Context) error {
 	return c.JSON(http.StatusOK, array(events))
 }
 
-// journal is what the installer said when the last install failed.
+// journal answers with the installer's journal from when the last install failed.
 func (s *Server) journal(c echo.Context) error {
 	h, err := s.host(c)
 	if err != nil {
@@ -276,7 +277,7 @@ func (s *Server) journal(c echo.Context) error {
 	return c.JSON(http.StatusOK, Journal{text})
 }
 
-// array makes JSON print an empty list as [], not null.
+// array makes JSON encode an empty list as [] instead of null.
 func array[T any](list []T) []T {
 	if list == nil {
 		return []T{}
@@ -284,6 +285,7 @@ func array[T any](list []T) []T {
 	return list
 }
 
+// number reads the number of an event; 0 if empty.
 func number(s string) (uint64, error) {
 	if s == "" {
 		return 0, nil
@@ -299,8 +301,8 @@ func (s *Server) discovered(c echo.Context) error {
 	return c.JSON(http.StatusOK, s.Hosts.Discovered())
 }
 
-// trace is the last netboot of a machine, by its MAC or by a host's name; of
-// several MACs, of the one that asked last.
+// trace answers with the last netboot of a machine, named by its MAC or its host's name. If the host has several MACs,
+// it is that of the MAC that asked last.
 func (s *Server) trace(c echo.Context) error {
 	macs := []string{c.Param("machine")}
 	if mac, err := hosts.ParseMAC(macs[0]); err == nil {
@@ -324,12 +326,12 @@ func (s *Server) trace(c echo.Context) error {
 	return fmt.Errorf("%w: nothing was heard of %s since the server started", hosts.ErrNotFound, strings.Join(macs, ", "))
 }
 
-// watch streams News: first how each host stands, then what changes.
-// ?host=NAME limits it, ?after=N replays that host's events past N.
+// watch streams News: first the status of each host, then every change. ?host=NAME restricts it to one host; then
+// ?after=N first sends the host's events with numbers greater than N.
 func (s *Server) watch(c echo.Context) error {
 	ctx := c.Request().Context()
 	only := c.QueryParam("host")
-	changed := s.Hosts.Watch(ctx) // before the first look, so that nothing is missed between
+	changed := s.Hosts.Watch(ctx) // before List, so that no change is missed between the two
 	all, err := s.Hosts.List()
 	if err != nil {
 		return err
@@ -369,13 +371,14 @@ func (s *Server) watch(c echo.Context) error {
 	return nil
 }
 
-// stream remembers which events of each host were sent.
+// stream is an answer to watch. It remembers the last event that was sent for each host.
 type stream struct {
 	hosts *hosts.Inventory
 	c     echo.Context
 	last  map[string]uint64
 }
 
+// send sends the new events of a host, or its status if there are none.
 func (st *stream) send(name string) error {
 	enc := json.NewEncoder(st.c.Response())
 	h, err := st.hosts.Get(name)

@@ -11,7 +11,7 @@ type SetAsideRequest struct {
 	Record string `json:"record"` // its key in the store
 }
 
-// backup sends a copy of the store. The client looks at all of it: an answer that broke off is found so.
+// backup sends a copy of the store. The client has to check that the copy is complete, as an answer may be cut off.
 func (s *Server) backup(c echo.Context) error {
 	c.Response().Header().Set(echo.HeaderContentType, echo.MIMEOctetStream)
 	_, err := s.Store.WriteTo(c.Response())

@@ -13,13 +13,13 @@ import (
 	"provision/internal/boards"
 )
 
-// SlowLoad is what a host's machine will wait for because it loads it over TFTP.
+// SlowLoad says that a host's machine will wait long because it loads a file over TFTP.
 type SlowLoad struct {
 	Host string `json:"host"`
-	What string `json:"what"` // what, how long, and how long HTTP would take
+	What string `json:"what"` // which file, how long it takes, and how long it would take over HTTP; for people
 }
 
-// slowLoads are those of all hosts whose machines may netboot.
+// slowLoads answers with those of all hosts whose machines may netboot.
 func (s *Server) slowLoads(c echo.Context) error {
 	all, err := s.Hosts.List()
 	if err != nil {
@@ -45,12 +45,11 @@ func (s *Server) slowLoads(c echo.Context) error {
 	return c.JSON(http.StatusOK, slow)
 }
 
-// slow says what takes a host's machine long over TFTP, by what is known of it
-// and of how it asked.
+// slow says which files a host's machine loads slowly over TFTP, given what is known of it and how it asked.
 func (s *Server) slow(h hosts.Host, traces []hosts.Trace, programs map[string][]byte) (findings []string) {
 	img, err := s.Images.Get(h.Image)
 	if err != nil {
-		return nil // doctor and enroll tell of it
+		return nil // doctor and enroll report it
 	}
 
 	var tr hosts.Trace
@@ -63,7 +62,7 @@ func (s *Server) slow(h hosts.Host, traces []hosts.Trace, programs map[string][]
 	switch who := cmp.Or(tr.Client, h.Boot.Client); {
 	case ownFirmware, strings.HasPrefix(who, "Raspberry Pi"), strings.Contains(who, "U-Boot"):
 		loads = s.Images.BoardLoads(img)
-	case strings.HasSuffix(who, " PXE"): // firmware without HTTP boot, or in which it is off
+	case strings.HasSuffix(who, " PXE"): // firmware that does not support HTTP boot, or has it switched off
 		loads = []images.TFTPLoad{{What: "iPXE", Size: programSize(who, programs)}}
 	}
 
@@ -76,7 +75,7 @@ func (s *Server) slow(h hosts.Host, traces []hosts.Trace, programs map[string][]
 	return findings
 }
 
-// programSize is that of the program which a PXE client loads.
+// programSize returns the size in bytes of the program that a PXE client loads.
 func programSize(who string, programs map[string][]byte) int64 {
 	name := images.ProgramNative
 	switch {

@@ -1,12 +1,12 @@
-// Package cache is a nix binary cache of what is being installed: to each machine exactly the store paths of its own
-// install, under a token, signed with a key made for that install.
+// Package cache is a nix binary cache for installs. Each machine gets exactly the store paths of its own install, under
+// a token, signed with a key that was made for that install.
 //
-// Nothing is packed beforehand: a NAR is streamed out of the store as it is asked for. What arrives is authentic
-// without trust in the network, for the machine is told the public key over its pinned SSH connection. It is not
-// secret: nothing in a nix store should be.
+// Nothing is packed in advance: a NAR is streamed from the store when it is requested. The machine need not trust the
+// network to get authentic paths, since it is told the public key over its SSH connection, whose host key is pinned.
+// The paths are not secret: nothing in a nix store should be.
 //
-// The protocol is nix's own (nix.dev/manual/nix, "HTTP Binary Cache Store"): nix-cache-info, HASH.narinfo,
-// nar/HASH.nar, and nar/HASH.nar.zst over a slow network.
+// The protocol is that of nix (nix.dev/manual/nix, "HTTP Binary Cache Store"): nix-cache-info, HASH.narinfo,
+// nar/HASH.nar, and nar/HASH.nar.zst for slow networks.
 package cache
 
 import (
@@ -32,26 +32,27 @@ import (
 	"github.com/nix-community/go-nix/pkg/nixhash"
 )
 
-// Prefix is where a [Cache] is to be served.
+// Prefix is the URL path under which a [Cache] must be served.
 const Prefix = "/cache/"
 
-// Cache is an [http.Handler] for the shares that are open.
+// Cache is an [http.Handler] for all open shares. It is safe for concurrent use.
 type Cache struct {
 	mu     sync.RWMutex
 	shares map[string]*Share // by token
 }
 
-// Path is a store path, as `nix path-info --json` tells of it.
+// Path is a store path, as `nix path-info --json` describes it.
 type Path struct {
 	Path       string   `json:"path"`
-	NarHash    string   `json:"narHash"` // SHA-256, in any of nix's forms
-	NarSize    int64    `json:"narSize"` // bytes
+	NarHash    string   `json:"narHash"` // SHA-256, in any format of nix
+	NarSize    int64    `json:"narSize"` // in bytes
 	References []string `json:"references"`
 	Signatures []string `json:"signatures"`
 	CA         string   `json:"ca"`
 }
 
-// ParsePaths reads what `nix path-info --json` prints: a list before 2.19, and since then an object by path.
+// ParsePaths reads the output of `nix path-info --json`: a list before nix 2.19, and an object with the paths as keys
+// since then.
 func ParsePaths(data []byte) ([]Path, error) {
 	var list []Path
 	if json.Unmarshal(data, &list) == nil {
@@ -69,30 +70,31 @@ func ParsePaths(data []byte) ([]Path, error) {
 	return list, nil
 }
 
-// Share is what one machine may have, until it is closed.
+// Share is what one machine may fetch until the share is closed.
 type Share struct {
-	Token     string // the last part of the URL
-	PublicKey string // for nix's trusted-public-keys
+	Token     string // part of the URL: Prefix + Token
+	PublicKey string // for trusted-public-keys of nix
 
 	cache  *Cache
-	client netip.Addr
+	client netip.Addr            // address of the machine
 	paths  map[string]*shared    // by the hash in their name
 	sent   atomic.Int64          // bytes of NARs
-	broken atomic.Pointer[error] // the first of the store
-	zstd   atomic.Bool           // NARs are compressed
+	broken atomic.Pointer[error] // first error of the store
+	zstd   atomic.Bool           // whether NARs are compressed
 }
 
+// shared is a store path of a share.
 type shared struct {
 	path string
-	size int64  // of the NAR, bytes
-	info string // narinfo
+	size int64  // of the NAR, in bytes
+	info string // the signed narinfo
 }
 
-// Open shares paths with the machine at the address client.
+// Open shares paths with the machine that has the address client. The error is about a path that is not valid.
 func (c *Cache) Open(client netip.Addr, paths []Path) (*Share, error) {
 	s := &Share{Token: rand.Text(), cache: c, client: client.Unmap(), paths: make(map[string]*shared, len(paths))}
 
-	// The name tells people where a signature in their store is from.
+	// The name of the key tells people where a signature in their store comes from.
 	secret, public, err := signature.GenerateKeypair("provision-"+s.Token[:8], rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("make the key of a share: %w", err)
@@ -121,21 +123,21 @@ func (c *Cache) Open(client netip.Addr, paths []Path) (*Share, error) {
 	return s, nil
 }
 
-// Shares is how many shares there are.
+// Shares returns how many shares are open.
 func (c *Cache) Shares() int {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return len(c.shares)
 }
 
-// Close ends the share. What is being sent is sent to its end.
+// Close ends the share. Transfers in progress are completed.
 func (s *Share) Close() {
 	s.cache.mu.Lock()
 	defer s.cache.mu.Unlock()
 	delete(s.cache.shares, s.Token)
 }
 
-// Err is what was wrong with the store, if a NAR could not be sent for that.
+// Err returns the first error of the store because of which a NAR could not be sent; nil if there was none.
 func (s *Share) Err() error {
 	if err := s.broken.Load(); err != nil {
 		return *err
@@ -143,13 +145,14 @@ func (s *Share) Err() error {
 	return nil
 }
 
-// Compress has NARs compressed, for those who ask for what there is from now on: for a slow network.
+// Compress makes the cache offer compressed NARs from now on, for a slow network.
 func (s *Share) Compress() { s.zstd.Store(true) }
 
-// Sent is how many bytes of NARs went out until now, before they were compressed.
+// Sent returns how many bytes of NARs have been sent so far, counted before compression.
 func (s *Share) Sent() int64 { return s.sent.Load() }
 
-// ServeHTTP serves the open shares. Who has no share's token, or another machine's, gets no answer at all.
+// ServeHTTP serves the open shares. The connection is closed without a response if the URL has no token of a share, or
+// the token is another machine's.
 func (c *Cache) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s := c.find(r.URL.Path)
 	from, err := netip.ParseAddrPort(r.RemoteAddr)
@@ -161,7 +164,7 @@ func (c *Cache) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// find is the share whose token is in a URL's path; nil: it is not open.
+// find returns the share whose token is in a URL's path; nil if it is not open.
 func (c *Cache) find(url string) *Share {
 	token, _, _ := strings.Cut(strings.TrimPrefix(url, Prefix), "/")
 	c.mu.RLock()
@@ -169,6 +172,7 @@ func (c *Cache) find(url string) *Share {
 	return c.shares[token]
 }
 
+// answer answers a request for the share.
 func (s *Share) answer(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		sendText(w, http.StatusMethodNotAllowed, "text/plain", "only GET and HEAD\n")
@@ -181,11 +185,12 @@ func (s *Share) answer(w http.ResponseWriter, r *http.Request) {
 	nar = strings.TrimSuffix(nar, ".nar")
 	switch {
 	case name == "nix-cache-info":
-		// The priority puts it before the caches of the flake, which are further away.
+		// With this priority, nix prefers it to the flake's caches, which are further away. The default of cache.nixos.org is
+		// 40.
 		sendText(w, http.StatusOK, "text/x-nix-cache-info", "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 10\n")
 	case isInfo && s.paths[hash] != nil:
 		info := s.paths[hash].info
-		if s.zstd.Load() { // which is not signed: what it unpacks to is
+		if s.zstd.Load() { // the signature covers the uncompressed NAR only
 			info = strings.Replace(info, ".nar\nCompression: none\n", ".nar.zst\nCompression: zstd\n", 1)
 		}
 		sendText(w, http.StatusOK, "text/x-nix-narinfo", info)
@@ -200,6 +205,7 @@ func (s *Share) answer(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// sendText sends a short response.
 func sendText(w http.ResponseWriter, status int, kind, body string) {
 	w.Header().Set("Content-Type", kind)
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
@@ -207,7 +213,7 @@ func sendText(w http.ResponseWriter, status int, kind, body string) {
 	io.WriteString(w, body)
 }
 
-// describe is the narinfo of a path, signed.
+// describe returns the signed narinfo of a path.
 func (p Path) describe(hash string, key signature.SecretKey) (string, error) {
 	sha256 := nixhash.SHA256
 	digest, err := nixhash.ParseAny(p.NarHash, &sha256)
@@ -228,14 +234,14 @@ func (p Path) describe(hash string, key signature.SecretKey) (string, error) {
 		n.References = append(n.References, path.Base(ref))
 	}
 
-	// Those that it has already stay with the path.
+	// Existing signatures are kept.
 	for _, text := range p.Signatures {
 		if sig, err := signature.ParseSignature(text); err == nil {
 			n.Signatures = append(n.Signatures, sig)
 		}
 	}
 
-	// As n.Fingerprint, whose time is the square of the references'.
+	// This is n.Fingerprint, whose time grows with the square of the number of references.
 	ours, err := key.Sign(rand.Reader, fmt.Sprintf("1;%s;%s;%d;%s", p.Path, n.NarHash, p.NarSize, strings.Join(references, ",")))
 	if err != nil {
 		return "", fmt.Errorf("sign %s: %w", p.Path, err)
@@ -245,8 +251,8 @@ func (p Path) describe(hash string, key signature.SecretKey) (string, error) {
 	return n.String(), nil
 }
 
-// serveNAR streams a path. A machine whose connection broke asks for the rest
-// (RFC 9110 section 14.1.2; nix asks for "bytes=N-").
+// serveNAR streams a path. A machine whose connection broke requests the rest (RFC 9110 section 14.1.2; nix requests
+// "bytes=N-").
 func (s *Share) serveNAR(w http.ResponseWriter, r *http.Request, p *shared) {
 	from, status := int64(0), http.StatusOK
 	if rest, ok := strings.CutPrefix(r.Header.Get("Range"), "bytes="); ok && strings.HasSuffix(rest, "-") {
@@ -266,7 +272,8 @@ func (s *Share) serveNAR(w http.ResponseWriter, r *http.Request, p *shared) {
 	s.end(writeNAR(w, p.path, p.size, from, &s.sent))
 }
 
-// end ends the answer; if that went wrong, so that the machine sees that it is cut short.
+// end ends a response. After an error it aborts the connection, so that the machine notices that the response is
+// incomplete.
 func (s *Share) end(err error) {
 	if err == nil {
 		return
@@ -277,7 +284,7 @@ func (s *Share) end(err error) {
 	panic(http.ErrAbortHandler)
 }
 
-// encoders compress as fast as zstd can, each with one core and few megabytes.
+// encoders are zstd encoders at the fastest level, each of which uses one core and a few megabytes.
 var encoders = sync.Pool{New: func() any {
 	e, _ := zstd.NewWriter(nil, // the options are valid
 		zstd.WithEncoderLevel(zstd.SpeedFastest),
@@ -287,7 +294,8 @@ var encoders = sync.Pool{New: func() any {
 	return e
 }}
 
-// servePacked streams a path through zstd. How much that comes to is known at its end, so there are no parts of it.
+// servePacked streams a path compressed by zstd. As the compressed size is not known in advance, ranges are not
+// supported.
 func (s *Share) servePacked(w http.ResponseWriter, r *http.Request, p *shared) {
 	w.Header().Set("Content-Type", "application/zstd")
 	w.WriteHeader(http.StatusOK)
@@ -303,16 +311,17 @@ func (s *Share) servePacked(w http.ResponseWriter, r *http.Request, p *shared) {
 	s.end(errors.Join(writeNAR(e, p.path, p.size, 0, &s.sent), e.Close()))
 }
 
-// RateName is what a machine fetches from its share to learn how fast its network is: as many bytes as arrive in
-// a second, 16 MB at most.
+// RateName is the file that a machine fetches from its share to measure its network: it gets as many bytes as can be
+// sent in a second, at most 16 MiB.
 const RateName = "rate"
 
+// serveRate sends zeros for a second.
 func serveRate(w http.ResponseWriter) {
 	w.WriteHeader(http.StatusOK)
 	var zeros [64 << 10]byte
 	for begun, left := time.Now(), 16<<20; left > 0 && time.Since(begun) < time.Second; left -= len(zeros) {
 		if _, err := w.Write(zeros[:]); err != nil {
-			return // it has seen enough
+			return // the machine has measured enough
 		}
 	}
 }

@@ -18,26 +18,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// line is a connection that a machine asks for one thing after another on. net/http wakes two more goroutines for
-// each, and writes the headers by themselves: with a thousand small NARs that is a third of the processor time, and
-// nix waits for it.
+// line is a connection over which a machine sends one request after another. net/http starts two more goroutines for
+// each connection, and writes headers separately from bodies. For a thousand small NARs, that costs a third of the
+// processor time, and nix waits for it.
 type line struct {
 	net.Conn
-	raw     syscall.RawConn // nil: it is no socket
+	raw     syscall.RawConn // nil: the connection is not a socket
 	header  http.Header
-	head    bytes.Buffer // status and headers that are not sent yet
-	begun   bool         // the answer has a status
-	bodied  bool         // and may have a body
-	chunked bool         // whose length is not known beforehand (RFC 9112 section 7.1)
+	head    bytes.Buffer // status and headers that have not been sent yet
+	begun   bool         // the response has a status
+	bodied  bool         // the response may have a body
+	chunked bool         // with chunked transfer coding, as its length is not known (RFC 9112 section 7.1)
 }
 
 const (
-	lineIdle    = time.Minute // as the servers of package pxe
-	lineRequest = 64 << 10    // bytes of a request at most
+	lineIdle    = time.Minute // as for the servers in package pxe
+	lineRequest = 64 << 10    // most bytes of a request
 )
 
-// take has the rest of a connection, if it is one of HTTP/1.1 that can be taken, and answers what is asked on it,
-// beginning with r, for as long as that is for the share.
+// take takes over the connection of an HTTP/1.1 request, if that is possible, and answers r and the requests that
+// follow on the connection, as long as they are for this share. It returns false, without having answered, if the
+// connection cannot be taken over.
 func (s *Share) take(w http.ResponseWriter, r *http.Request) bool {
 	if r.ProtoMajor != 1 || r.ProtoMinor != 1 {
 		return false
@@ -48,7 +49,7 @@ func (s *Share) take(w http.ResponseWriter, r *http.Request) bool {
 	}
 	defer conn.Close()
 
-	defer context.AfterFunc(r.Context(), func() { conn.Close() })() // the server ends
+	defer context.AfterFunc(r.Context(), func() { conn.Close() })() // closes the connection when the server ends
 
 	early, _ := pending.Reader.Peek(pending.Reader.Buffered())
 	limit := &io.LimitedReader{R: io.MultiReader(bytes.NewReader(early), conn)}
@@ -79,8 +80,8 @@ func (s *Share) take(w http.ResponseWriter, r *http.Request) bool {
 	return true
 }
 
-// readRequest reads a request without a body, and of its headers those that say something here: for two thousand small
-// requests, http.ReadRequest would be a tenth of what a copy costs.
+// readRequest reads a request without a body, and only those of its headers that matter here. With http.ReadRequest,
+// two thousand small requests would cost a tenth of the processor time of a copy.
 func readRequest(in *bufio.Reader) (*http.Request, error) {
 	r := &http.Request{URL: new(url.URL)}
 	for {
@@ -110,8 +111,10 @@ func readRequest(in *bufio.Reader) (*http.Request, error) {
 	}
 }
 
+// Header implements [http.ResponseWriter].
 func (l *line) Header() http.Header { return l.header }
 
+// WriteHeader implements [http.ResponseWriter]. It only buffers the headers.
 func (l *line) WriteHeader(status int) {
 	if l.begun {
 		return
@@ -127,7 +130,7 @@ func (l *line) WriteHeader(status int) {
 	l.head.WriteString("\r\n")
 }
 
-// Write sends the headers in one piece with the first bytes of the body.
+// Write sends the headers together with the first bytes of the body.
 func (l *line) Write(p []byte) (int, error) {
 	l.WriteHeader(http.StatusOK)
 	switch {
@@ -140,7 +143,7 @@ func (l *line) Write(p []byte) (int, error) {
 	return l.flush(p)
 }
 
-// flush sends the headers that are left, and p, and returns how much of p was sent.
+// flush sends the buffered headers and p, and returns how many bytes of p were sent.
 func (l *line) flush(p []byte) (int, error) {
 	all := net.Buffers{l.head.Bytes(), p}
 	n, err := all.WriteTo(l.Conn)
@@ -149,7 +152,7 @@ func (l *line) flush(p []byte) (int, error) {
 	return int(max(0, n)), err
 }
 
-// sendFile sends a part of a file, past package os as all of it; see [writeNAR].
+// sendFile sends a part of a file by sendfile(2), without package os, as everything here; see [writeNAR].
 func (l *line) sendFile(fd int, from, size int64) (done int64, err error) {
 	if l.raw == nil || l.chunked {
 		return 0, errors.ErrUnsupported
@@ -161,7 +164,7 @@ func (l *line) sendFile(fd int, from, size int64) (done int64, err error) {
 	closed := l.raw.Write(func(to uintptr) bool {
 		for done < size && (err == nil || err == unix.EINTR) {
 			var n int
-			n, err = unix.Sendfile(int(to), fd, &from, int(size-done)) // which moves from on
+			n, err = unix.Sendfile(int(to), fd, &from, int(size-done)) // advances from
 			done += int64(max(0, n))
 			if n == 0 {
 				err = io.ErrUnexpectedEOF
@@ -177,7 +180,7 @@ func (l *line) sendFile(fd int, from, size int64) (done int64, err error) {
 	switch {
 	case closed != nil:
 		return done, closed
-	case err == unix.EINVAL: // the store's file system cannot do it
+	case err == unix.EINVAL: // the file system of the store does not support it
 		return done, errors.ErrUnsupported
 	case err == nil, err == io.ErrUnexpectedEOF, err == unix.EIO:
 		return done, err

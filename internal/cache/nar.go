@@ -15,30 +15,31 @@ import (
 )
 
 const (
-	// sendfile is from what size on a file is sent by the kernel rather than
-	// copied: below, the system calls cost more than the bytes.
+	// sendfile is the size in bytes from which a file is sent by sendfile(2) instead of being copied. For smaller files,
+	// the system calls cost more than copying.
 	sendfile = 64 << 10
-	// tell is after how many bytes of a large file it is said that they are sent.
+	// tell is after how many bytes of a large file the counter of sent bytes is updated.
 	tell = 4 << 20
 )
 
-// narWriter writes a NAR (Dolstra, The Purely Functional Software Deployment Model, section 5.2.1) as it
-// comes upon the files.
+// narWriter writes a NAR (Dolstra, The Purely Functional Software Deployment Model, section 5.2.1) while it walks the
+// files.
 type narWriter struct {
 	w    io.Writer
-	buf  []byte // what is not written yet
-	skip int64  // bytes that are still to be left out
-	size int64  // bytes of the archive, with those that were left out
-	err  error  // of a write; none comes after it
+	buf  []byte // data that have not been written yet
+	skip int64  // how many more bytes are to be left out
+	size int64  // of the archive so far in bytes, including those that were left out
+	err  error  // first error of a write; nothing is written after it
 
-	sent *atomic.Int64 // bytes that were written are added
+	sent *atomic.Int64 // counter to which written bytes are added
 }
 
-// buffers are what small files are collected in.
+// buffers are reused to collect small files.
 var buffers = sync.Pool{New: func() any { return new([2 * sendfile]byte) }}
 
-// writeNAR writes a store path, whose archive has size bytes, from an offset on, and adds to sent what has gone out.
-// Large files go by sendfile if w can do that. Past package os, whose files cost three times as many system calls.
+// writeNAR writes the NAR of a store path, which must have size bytes, beginning at the offset from, and adds the
+// written bytes to sent. Large files are sent by sendfile(2) if w supports it. Files are read without package os, which
+// takes three times as many system calls.
 func writeNAR(w io.Writer, path string, size, from int64, sent *atomic.Int64) (err error) {
 	buffer := buffers.Get().(*[2 * sendfile]byte)
 	defer buffers.Put(buffer)
@@ -57,7 +58,7 @@ func writeNAR(w io.Writer, path string, size, from int64, sent *atomic.Int64) (e
 	return err
 }
 
-// node adds a file, a folder with all that is in it, or a link.
+// node adds a file, a folder with everything in it, or a symbolic link.
 func (n *narWriter) node(dir int, name string) error {
 	n.text("(", "type")
 	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
@@ -106,7 +107,7 @@ func (n *narWriter) node(dir int, name string) error {
 	return n.err
 }
 
-// file adds one.
+// file adds a regular file.
 func (n *narWriter) file(fd int, name string, executable bool, size int64) (err error) {
 	n.text("regular")
 	if executable {
@@ -131,7 +132,7 @@ func (n *narWriter) file(fd int, name string, executable bool, size int64) (err 
 	return n.err
 }
 
-// names are the entries of a folder, in the order that a NAR wants.
+// names returns the entries of a folder in byte order, which is the order in a NAR.
 func names(fd int) (all []string, err error) {
 	var buffer [8 << 10]byte
 	for {
@@ -144,9 +145,10 @@ func names(fd int) (all []string, err error) {
 	}
 }
 
+// zeros pads strings to a multiple of eight bytes.
 const zeros = "\x00\x00\x00\x00\x00\x00\x00"
 
-// text writes strings: each its length, itself, and zeros to a multiple of eight.
+// text writes strings: each as its length, its bytes, and zeros up to a multiple of eight.
 func (n *narWriter) text(words ...string) {
 	for _, w := range words {
 		n.length(int64(len(w)))
@@ -155,12 +157,14 @@ func (n *narWriter) text(words ...string) {
 	}
 }
 
+// length writes a number as eight bytes, little-endian.
 func (n *narWriter) length(size int64) {
 	var b [8]byte
 	binary.LittleEndian.PutUint64(b[:], uint64(size))
 	n.put(string(b[:]))
 }
 
+// put adds bytes to the archive.
 func (n *narWriter) put(s string) {
 	n.size += int64(len(s))
 	s = s[n.leaveOut(int64(len(s))):]
@@ -172,20 +176,21 @@ func (n *narWriter) put(s string) {
 	}
 }
 
-// leaveOut is how many of the next size bytes are not to be written.
+// leaveOut returns how many of the next size bytes must be left out.
 func (n *narWriter) leaveOut(size int64) int64 {
 	k := min(n.skip, size)
 	n.skip -= k
 	return k
 }
 
-// room writes what there is if there is no room for size bytes more.
+// room flushes the buffer if it has no space for size more bytes.
 func (n *narWriter) room(size int) {
 	if size > cap(n.buf)-len(n.buf) {
 		n.flush()
 	}
 }
 
+// flush writes the buffered data.
 func (n *narWriter) flush() {
 	if n.err == nil && len(n.buf) > 0 {
 		var k int
@@ -195,13 +200,14 @@ func (n *narWriter) flush() {
 	n.buf = n.buf[:0]
 }
 
-// sender is a writer that the kernel can send a part of a file to.
+// sender is a writer to which the kernel can send parts of files directly.
 type sender interface {
-	// sendFile returns [errors.ErrUnsupported] if it is not one after all, and a [net.OpError] if the network broke.
+	// sendFile returns [errors.ErrUnsupported] if that is not possible after all, and a [net.OpError] if the network
+	// failed.
 	sendFile(fd int, from, size int64) (sent int64, err error)
 }
 
-// send sends a file, from an offset to its size, and returns how far it came: to the beginning, where that is not
+// send sends a file from an offset up to size, and returns the offset that it reached, which is from if sendfile is not
 // possible.
 func (n *narWriter) send(fd int, from, size int64) (int64, error) {
 	w, ok := n.w.(sender)
@@ -226,7 +232,7 @@ func (n *narWriter) send(fd int, from, size int64) (int64, error) {
 	return from, nil
 }
 
-// copy copies a file, from an offset to its size.
+// copy copies a file from an offset up to size.
 func (n *narWriter) copy(fd int, from, size int64) error {
 	for from < size && n.err == nil {
 		n.room(int(min(size-from, sendfile)))

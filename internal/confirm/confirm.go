@@ -1,6 +1,5 @@
-// Package confirm tells what an operator agrees to by confirming a plan. The server makes it of
-// the plan that is shown and of the one that a permit is for, the installer of the one that it
-// is about to carry out.
+// Package confirm determines what an operator agrees to by confirming a plan. The server computes it for the plan that
+// is shown and for the plan that a permit is for, and the installer for the plan that it is about to carry out.
 package confirm
 
 import (
@@ -15,8 +14,8 @@ import (
 	"provision/hosts"
 )
 
-// Options are those by which a host's disks are planned. Where disko's own script makes them,
-// script is its path.
+// Options returns the options with which a host's disks are planned. script is the path of disko's own script, used if
+// the host's disks are made by it.
 func Options(o hosts.Choices, script string) disko.Options {
 	if o.Disko == hosts.Script {
 		return disko.Options{Script: script, Disks: o.Disks}
@@ -24,7 +23,7 @@ func Options(o hosts.Choices, script string) disko.Options {
 	return disko.Options{Mode: disko.Mode(o.Disko), Disks: o.Disks}
 }
 
-// Of is what a plan takes and destroys, with the disks that the operator named with --wipe.
+// Of returns what a plan takes and erases. wipe lists the disks that the operator named with --wipe.
 func Of(p *disko.Plan, wipe []string) hosts.Confirmed {
 	wiped, unknown := p.Wiped(wipe)
 	c := hosts.Confirmed{Disks: []hosts.Taken{}}
@@ -50,7 +49,7 @@ func Of(p *disko.Plan, wipe []string) hosts.Confirmed {
 	return c
 }
 
-// Disks are those that a plan takes, as a permit names them.
+// Disks returns the disks that a plan takes, in the form in which a permit names them.
 func Disks(p *disko.Plan, wipe []string) []hosts.Disk {
 	var disks []hosts.Disk
 	for _, t := range Of(p, wipe).Disks {
@@ -59,8 +58,8 @@ func Disks(p *disko.Plan, wipe []string) []hosts.Disk {
 	return disks
 }
 
-// Objections say what speaks against taking the plan's disks for the host, by what is on them and
-// by what the inventory knows of them.
+// Objections returns what speaks against taking the plan's disks for the host, considering what is on them and what the
+// inventory knows about them.
 func Objections(p *disko.Plan, h hosts.Host, inventory *hosts.Inventory) ([]disko.Objection, error) {
 	owners, err := inventory.Owners(h, Disks(p, nil))
 	if err != nil {
@@ -74,9 +73,9 @@ func Objections(p *disko.Plan, h hosts.Host, inventory *hosts.Inventory) ([]disk
 	return p.Guard(known), nil
 }
 
-// digest is of the disks, by what tells them from others, of the steps that destroy, and of what
-// --wipe names. Texts for people are not in it, nor is a device's name where something better is
-// known: that may be another disk's after the next start.
+// digest is a digest of the disks, by what tells them from others, of the steps that destroy data, and of what --wipe
+// names. It does not depend on texts for people, nor on the device name of a disk that has a better identifier, as the
+// name may be another disk's after the next boot.
 func digest(p *disko.Plan, takes []hosts.Taken, unknown []string) string {
 	sum := struct {
 		Way      disko.Mode
@@ -102,21 +101,21 @@ func digest(p *disko.Plan, takes []hosts.Taken, unknown []string) string {
 
 	data, err := json.Marshal(sum)
 	if err != nil {
-		panic(err) // strings and numbers always can
+		panic(err) // strings and numbers always can be encoded
 	}
 
 	hash := sha256.Sum256(data)
 	return hex.EncodeToString(hash[:16])
 }
 
-// onDisks is a command with the names of the disks replaced by their places in the plan.
+// onDisks returns a command in which the names of disks are replaced by their positions in the plan.
 func onDisks(argv []string, takes []hosts.Taken) []string {
 	order := make([]int, len(takes))
 	for i := range order {
 		order[i] = i
 	}
 
-	// The longest first: /dev/sda is a part of /dev/sdaa.
+	// The longest names come first, as /dev/sda is a prefix of /dev/sdaa.
 	slices.SortFunc(order, func(a, b int) int { return len(takes[b].Device) - len(takes[a].Device) })
 	var items []string
 	for _, i := range order {

@@ -12,11 +12,12 @@ import (
 	"provision/internal/bootable"
 )
 
-// AutoBoard stands for whatever board the machine is recognised as.
+// AutoBoard is the choice of whatever board the machine is recognised as.
 const AutoBoard = "auto"
 
-// board says which board the host has, and refuses one that does not fit. What is not known
-// yet, the machine's first request tells.
+// board sets the host's board and checks that it suits the architecture and the layout. An empty name and [AutoBoard]
+// mean the board that the machine was recognised as; if that is not known yet, the host's board stays empty until the
+// machine netboots.
 func (s *Service) board(name string, h *hosts.Host, layout *disko.Layout) error {
 	h.Board = ""
 	seen := name == "" || name == AutoBoard
@@ -53,7 +54,8 @@ func (s *Service) board(name string, h *hosts.Host, layout *disko.Layout) error 
 	return nil
 }
 
-// seenBoard is what the machine was recognised as, or had before; empty: it was not seen.
+// seenBoard returns the board that the machine was recognised as, or that the host had with the same MACs; empty if it
+// was not seen.
 func (s *Service) seenBoard(h hosts.Host) string {
 	for _, d := range s.Hosts.Discovered() {
 		if d.Board != "" && slices.Contains(h.MACs, d.MAC) {
@@ -67,7 +69,8 @@ func (s *Service) seenBoard(h hosts.Host) string {
 	return ""
 }
 
-// chosenBoard is the board that a host gets by its name, or what its machine was recognised as meanwhile.
+// chosenBoard returns the board for a host by the name that the operator chose, or the one that its machine was
+// recognised as.
 func (s *Service) chosenBoard(ctx context.Context, h hosts.Host, name string) (string, error) {
 	if name == "" || name == AutoBoard {
 		for _, d := range s.Hosts.Discovered() {
@@ -85,6 +88,7 @@ func (s *Service) chosenBoard(ctx context.Context, h hosts.Host, name string) (s
 	return h.Board, err
 }
 
+// sameMACs reports whether two lists have the same MACs, in any order.
 func sameMACs(a, b []string) bool {
 	a, b = slices.Clone(a), slices.Clone(b)
 	slices.Sort(a)
@@ -92,10 +96,10 @@ func sameMACs(a, b []string) bool {
 	return slices.Equal(a, b)
 }
 
-// problems are warnings about a layout, and what the host's board makes of it.
+// problems returns the warnings about a layout, and what does not work with it on the host's board.
 func problems(h hosts.Host, layout *disko.Layout) []disko.Problem {
 	b, err := boards.Parse(h.Board)
-	if err != nil { // not known yet
+	if err != nil { // the board is not known yet
 		return layout.Problems()
 	}
 	return append(layout.Problems(), bootable.Problems(layout, b)...)

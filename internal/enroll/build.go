@@ -10,7 +10,7 @@ import (
 	"provision/images"
 )
 
-// builtSystem is the store path that a path, or a link such as ./result, leads to: a system.
+// builtSystem returns the store path of a NixOS system, given that path or a link to it such as ./result.
 func builtSystem(path string) (string, error) {
 	at, err := filepath.EvalSymlinks(path)
 	if err != nil {
@@ -32,12 +32,12 @@ func builtSystem(path string) (string, error) {
 	return at, nil
 }
 
-// builtFor refuses a prebuilt system, if there is one, that is for other machines than the flake's host.
+// builtFor returns an error if a prebuilt system, if there is one, is for another architecture than the flake's host.
 func builtFor(path string, arch images.Arch) error {
 	if path == "" {
 		return nil
 	}
-	system, err := os.ReadFile(filepath.Join(path, "system")) // such as x86_64-linux
+	system, err := os.ReadFile(filepath.Join(path, "system")) // holds text such as x86_64-linux
 	if err != nil {
 		return fmt.Errorf("--store-path: %w", err)
 	}

@@ -1,9 +1,9 @@
-// Package enroll has the rules by which hosts are enrolled, installed again, changed and planned. What can be checked
-// before a machine is switched on is checked here, and only then anything is changed.
+// Package enroll has the rules for enrolling hosts, installing them again, changing them and planning. Everything that
+// can be checked before a machine is switched on is checked here, before anything is changed.
 //
-// It says what would be done to the disks ([Proposal]) from the very request that a permit is issued for, so that what
-// is confirmed is what is done. It knows the inventory, the images, and by its functions what the flake says; it does
-// not know how requests come. It may import disko, hosts, images, internal/confirm and internal/text.
+// It computes what would be done to the disks ([Proposal]) from the same request that a permit is issued for, so that
+// what is confirmed is what is done. It knows the inventory, the images and, through functions, the flake; it does not
+// know how requests arrive. It may import disko, hosts, images, internal/confirm and internal/text.
 package enroll
 
 import (
@@ -20,19 +20,20 @@ import (
 	"provision/internal/text"
 )
 
-// Service carries out what operators ask for. Its fields are its options; all are needed but Programs and CheckAddress.
+// Service carries out requests of operators. Its fields are its options; all are required except Programs and
+// CheckAddress.
 type Service struct {
 	Flake  string // flake reference of the fleet; empty: nothing can be enrolled
 	Hosts  *hosts.Inventory
 	Images *images.Catalog
 
-	// Evaluate reads what the flake says about a host; the layout comes from elsewhere if the choices say so.
+	// Evaluate reads what the flake says about a host. The layout may come from elsewhere if the choices say so.
 	Evaluate func(ctx context.Context, flake, host string, c hosts.Choices) (Evaluation, error)
-	// Prepare makes sure that a hardware configuration's file is in the flake; undo takes back what it made.
+	// Prepare makes sure that the file for the hardware configuration is in the flake. undo removes what Prepare added.
 	Prepare func(ctx context.Context, flake string, hw hosts.Hardware) (undo func() error, err error)
-	// CheckAddress says why machines with these MACs cannot get an address.
+	// CheckAddress returns an error if machines with these MACs cannot get the address.
 	CheckAddress func(addr netip.Addr, macs []string) error
-	// NoDHCP is that no machine's DHCP request is heard here.
+	// NoDHCP means that the server does not receive DHCP requests.
 	NoDHCP bool
 }
 
@@ -40,20 +41,20 @@ type Service struct {
 type Evaluation struct {
 	System string // such as x86_64-linux
 	Layout *disko.Layout
-	// Warnings are what an operator should know before the host is installed with these choices. It may be nil.
+	// Warnings returns what an operator should know before the host is installed with these choices. It may be nil.
 	Warnings func(c hosts.Choices) []string
 }
 
 // Enroll makes a host, or changes one that is not being installed, and issues a permit for the plan that it returns. If
-// the request only asks for the plan, nothing is changed, the flake is as it was, and a refusal by the host's state is
-// the error all the same.
+// the request asks only for the plan, nothing is changed and the flake stays as it is; if the host's state does not
+// allow an enrolment, that is an error all the same.
 func (s *Service) Enroll(ctx context.Context, r Request) (hosts.Host, *Proposal, error) {
 	return s.permit(ctx, r, s.Hosts.CheckEnroll, func(h hosts.Host, secrets map[string][]byte) (hosts.Host, error) {
 		return s.Hosts.Enroll(h, r.Permit, secrets)
 	})
 }
 
-// Reinstall permits that a host is erased and installed again, as it was enrolled but for what the request says.
+// Reinstall issues a permit to erase a host and install it again. What the request leaves out stays as it was enrolled.
 func (s *Service) Reinstall(ctx context.Context, r Request) (hosts.Host, *Proposal, error) {
 	before, err := s.Hosts.Get(r.Name)
 	if err != nil {
@@ -65,8 +66,8 @@ func (s *Service) Reinstall(ctx context.Context, r Request) (hosts.Host, *Propos
 	return s.permit(ctx, r.over(before), s.Hosts.CheckReinstall, again)
 }
 
-// permit checks the request, plans it, and lets do issue the permit for that plan, unless only the plan is asked for;
-// may tells if that would be refused. If it is, the flake is as it was.
+// permit checks and plans the request, and calls do to issue the permit for that plan, unless only the plan is
+// requested; may returns the error with which do would be refused. After an error, the flake is as it was before.
 func (s *Service) permit(ctx context.Context, r Request, may func(hosts.Host) error,
 	do func(hosts.Host, map[string][]byte) (hosts.Host, error)) (h hosts.Host, plan *Proposal, err error) {
 	if err := hosts.CheckName(r.Name); err != nil {
@@ -114,8 +115,8 @@ func (s *Service) permit(ctx context.Context, r Request, may func(hosts.Host) er
 	return h, plan, err
 }
 
-// planned is check for a request that only asks. The flake is not touched, unless it does not evaluate without the
-// hardware's file; what is put there for that is taken away again.
+// planned is check for a request that only asks for the plan. It changes the flake only if that does not evaluate
+// without the file for the hardware configuration, and then undoes the change.
 func (s *Service) planned(ctx context.Context, r Request) (h hosts.Host, plan *Proposal, err error) {
 	h, _, plan, err = s.check(ctx, r)
 	if err == nil || r.Hardware.Tool == "" || s.Flake == "" {
@@ -129,7 +130,7 @@ func (s *Service) planned(ctx context.Context, r Request) (h hosts.Host, plan *P
 	return h, plan, errors.Join(err, undo())
 }
 
-// check makes the host of a request, its secrets, and the plan that its permit is for.
+// check returns the host for a request, its secrets, and the plan that the permit is for.
 func (s *Service) check(ctx context.Context, r Request) (hosts.Host, map[string][]byte, *Proposal, error) {
 	h, err := s.asked(r)
 	if err != nil {
@@ -160,7 +161,7 @@ func (s *Service) check(ctx context.Context, r Request) (hosts.Host, map[string]
 	return h, secrets, plan, nil
 }
 
-// asked is the host that a request is for, as far as the request alone tells.
+// asked returns the host for a request, as far as it follows from the request alone.
 func (s *Service) asked(r Request) (hosts.Host, error) {
 	h := hosts.Host{
 		Name:    r.Name,
@@ -213,7 +214,7 @@ func (s *Service) asked(r Request) (hosts.Host, error) {
 	return h, s.addressFree(r.Name, r.FixedAddress, h.MACs)
 }
 
-// fit checks the host of a request against what the flake says of it.
+// fit completes the host of a request with what the flake says, and checks that they fit.
 func (s *Service) fit(r Request, h *hosts.Host, found Evaluation) error {
 	arch, err := images.ParseArch(found.System)
 	if err != nil {
@@ -240,7 +241,7 @@ func (s *Service) fit(r Request, h *hosts.Host, found Evaluation) error {
 	return err
 }
 
-// warnings are what the operator should know of the host before it is installed.
+// warnings returns what the operator should know before the host is installed.
 func (s *Service) warnings(h hosts.Host, found Evaluation) (all []string) {
 	if found.Warnings != nil {
 		all = found.Warnings(h.Choices)
@@ -255,7 +256,8 @@ func (s *Service) warnings(h hosts.Host, found Evaluation) (all []string) {
 	return all
 }
 
-// addressFree refuses a fixed address that another host has, or that the machines with these MACs cannot get.
+// addressFree returns an error if a fixed address belongs to another host, or if machines with these MACs cannot get
+// it.
 func (s *Service) addressFree(name, addr string, macs []string) error {
 	if addr == "" {
 		return nil
@@ -272,12 +274,13 @@ func (s *Service) addressFree(name, addr string, macs []string) error {
 
 	a, err := netip.ParseAddr(addr)
 	if err != nil || s.CheckAddress == nil {
-		return nil // what is not an address is refused later
+		return nil // an address that is not valid is reported by Choices.Check
 	}
 	return s.CheckAddress(a, macs)
 }
 
-// image checks the named image, or picks the only one of the architecture.
+// image checks that the named image suits the architecture and is complete. If name is empty, it chooses the only image
+// for the architecture.
 func (s *Service) image(name string, arch images.Arch) (string, error) {
 	if name == "" {
 		only, err := s.onlyImage(arch)
@@ -307,6 +310,7 @@ func (s *Service) image(name string, arch images.Arch) (string, error) {
 	return name, nil
 }
 
+// onlyImage returns the only image for an architecture.
 func (s *Service) onlyImage(arch images.Arch) (string, error) {
 	all, err := s.Images.List()
 	if err != nil {
@@ -331,7 +335,7 @@ func (s *Service) onlyImage(arch images.Arch) (string, error) {
 	return "", fmt.Errorf("several images fit %s: choose one with --image: %s", arch, strings.Join(fits, ", "))
 }
 
-// kernelParams checks what is added to the command line of an image.
+// kernelParams checks the kernel parameters for a host with this image.
 func (s *Service) kernelParams(params []string, image string) ([]string, error) {
 	params, err := images.ParseKernelParams(params)
 	if err != nil || len(params) == 0 {
@@ -344,7 +348,8 @@ func (s *Service) kernelParams(params []string, image string) ([]string, error) 
 	return params, img.Fits(params)
 }
 
-// Set changes what needs no decision to erase anything, by the rules of an enrolment. by is who wants it, for people.
+// Set changes what needs no decision to erase anything, by the same rules as an enrolment. by says who asks for it, for
+// people.
 func (s *Service) Set(ctx context.Context, name string, r SetRequest, by string) (hosts.Alteration, error) {
 	h, err := s.Hosts.Get(name)
 	if err != nil {
@@ -383,7 +388,7 @@ func (s *Service) Set(ctx context.Context, name string, r SetRequest, by string)
 		change.Choices.Image = after.Image
 	}
 
-	if named("image") || named("kernel_params") { // those that it has must fit another image, too
+	if named("image") || named("kernel_params") { // the existing parameters must fit another image too
 		if change.Choices.KernelParams, err = s.kernelParams(after.KernelParams, after.Image); err != nil {
 			return hosts.Alteration{}, err
 		}
@@ -393,5 +398,5 @@ func (s *Service) Set(ctx context.Context, name string, r SetRequest, by string)
 	return s.Hosts.Set(name, change, by)
 }
 
-// shortText is an error as it is shown. Much of it may be what a flake or a machine says.
+// shortText returns the text of an error. It is shortened, as much of it may come from a flake or a machine.
 func shortText(err error) string { return text.Short(err.Error(), hosts.MaxMessage) }

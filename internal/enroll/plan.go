@@ -12,13 +12,13 @@ import (
 	"provision/internal/confirm"
 )
 
-// PlanOptions are those of a plan that is shown.
+// PlanOptions returns the options for a plan that is only shown.
 func PlanOptions(way hosts.DiskoMode, disks map[string]string) disko.Options {
-	return confirm.Options(hosts.Choices{Disko: way, Disks: disks}, "diskoScript") // which is not built for that
+	return confirm.Options(hosts.Choices{Disko: way, Disks: disks}, "diskoScript") // a placeholder: the script is not built for that
 }
 
-// Plan says what an install would do: to the machine as it was last seen, or in general if it was never seen. It is the
-// install that the host has a permit for, or the next.
+// Plan returns what an install would do: on the machine as it was last seen, or in general if it was never seen. It is
+// the plan for the host's present permit or, if that is spent, for the next one.
 func (s *Service) Plan(ctx context.Context, name string) (*Proposal, error) {
 	h, err := s.Hosts.Get(name)
 	if err != nil {
@@ -34,7 +34,7 @@ func (s *Service) Plan(ctx context.Context, name string) (*Proposal, error) {
 	}
 
 	facts, err := s.facts(h, h, nil)
-	if err == nil && facts == nil { // what format would make shows on the machine only
+	if err == nil && facts == nil { // without facts, mode format cannot be planned, and NewPlan says so
 		_, err = disko.NewPlan(found.Layout, nil, PlanOptions(h.Disko, h.Disks))
 	}
 	if err != nil {
@@ -48,8 +48,8 @@ func (s *Service) Plan(ctx context.Context, name string) (*Proposal, error) {
 	return p, err
 }
 
-// propose plans what a permit for the host is for. The plan is the one that is shown, and the
-// one that is confirmed.
+// propose makes the plan for a permit of the host, which is both shown and confirmed. seen are facts about the machine
+// that the request brought, or nil.
 func (s *Service) propose(h hosts.Host, layout *disko.Layout, seen json.RawMessage) (*Proposal, error) {
 	before, err := s.Hosts.Get(h.Name)
 	if err != nil && !errors.Is(err, hosts.ErrNotFound) {
@@ -92,12 +92,12 @@ func (s *Service) propose(h hosts.Host, layout *disko.Layout, seen json.RawMessa
 	return p, nil
 }
 
-// unseen plans for a machine of which nothing is known.
+// unseen makes a plan for a machine of which nothing is known.
 func unseen(layout *disko.Layout, o disko.Options) (*disko.Plan, error) {
 	if o.Mode != disko.Format {
 		return disko.NewPlan(layout, nil, o)
 	}
-	o.Mode = disko.Mount // what else is to be made shows on the machine only
+	o.Mode = disko.Mount // what else would be made depends on the machine
 	p, err := disko.NewPlan(layout, nil, o)
 	if err == nil {
 		p.Mode = disko.Format
@@ -105,8 +105,8 @@ func unseen(layout *disko.Layout, o disko.Options) (*disko.Plan, error) {
 	return p, err
 }
 
-// facts are what the host's machine is known to have: what the request brought, or what was seen
-// last, if that was the same machine; nil if nothing is known.
+// facts returns what is known of the host's machine: the facts that the request brought, or those from when it was last
+// seen, if it is still the same machine; nil if nothing is known.
 func (s *Service) facts(before, h hosts.Host, seen json.RawMessage) (*disko.Facts, error) {
 	if seen != nil {
 		return disko.ParseFacts(seen)
@@ -124,11 +124,11 @@ func (s *Service) facts(before, h hosts.Host, seen json.RawMessage) (*disko.Fact
 	return disko.ParseFacts(raw)
 }
 
-// maxFacts bounds what a request tells of a machine's disks, bytes.
+// maxFacts bounds the facts in a request, in bytes.
 const maxFacts = 4 << 20
 
-// readFacts checks what a request tells of its machine, and makes of it what the machine will be
-// once it runs its installer.
+// readFacts checks the facts in a request, and returns them as they will be once the machine runs its installer; nil if
+// there are none.
 func readFacts(r Request) (json.RawMessage, error) {
 	if r.Facts == nil {
 		return nil, nil
@@ -146,7 +146,7 @@ func readFacts(r Request) (json.RawMessage, error) {
 	return json.Marshal(facts)
 }
 
-// Retry lets a failed install go on, by the plan that it returns, unless only that is asked for.
+// Retry lets a failed install continue under the plan that it returns, unless only that plan is requested.
 func (s *Service) Retry(ctx context.Context, name string, r RetryRequest) (hosts.Host, *Proposal, error) {
 	h, err := s.Hosts.Get(name)
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 	"provision/hosts"
 )
 
-// secretsFor collects the secrets of a host by their names: disk keys, the contents of secret files and the host's SSH
-// key, as far as the request or the extra files bring them.
+// secretsFor collects the secrets of a host by name: disk keys, the contents of secret files and the host's SSH key, as
+// far as they are in the request or in the extra files.
 func (s *Service) secretsFor(r Request, h *hosts.Host, layout *disko.Layout) (map[string][]byte, error) {
 	secrets, err := s.diskKeys(r, h, layout)
 	if err != nil {
@@ -36,10 +36,10 @@ func (s *Service) secretsFor(r Request, h *hosts.Host, layout *disko.Layout) (ma
 	return secrets, addSecrets(r, secrets)
 }
 
-// diskKeys collects the disk keys, which must be all that the layout reads but those that the host has and those that
-// are to be made. It says in the host which they are.
+// diskKeys collects the disk keys in the request. Every key that the layout reads must be in the request, known from an
+// earlier enrolment, or be one that is to be generated. It sets DiskKeys and Generated of the host.
 func (s *Service) diskKeys(r Request, h *hosts.Host, layout *disko.Layout) (map[string][]byte, error) {
-	// Before the machine was seen there is nothing to keep; the keys are the same in all ways.
+	// Mode Fresh can be planned without the machine, and the keys are the same in all modes.
 	o := PlanOptions(h.Disko, r.Disks)
 	o.Mode = disko.Fresh
 	plan, err := disko.NewPlan(layout, nil, o)
@@ -61,7 +61,7 @@ func (s *Service) diskKeys(r Request, h *hosts.Host, layout *disko.Layout) (map[
 				return nil, fmt.Errorf("the disk encryption key for %s: %w", path, err)
 			}
 			secrets[hosts.SecretDisk(path)] = key
-		case s.Hosts.HasDiskKey(r.Name, path): // given at an earlier enrolment
+		case s.Hosts.HasDiskKey(r.Name, path): // it was given at an earlier enrolment
 		case len(r.EscrowTo) == 0:
 			return nil, fmt.Errorf("the layout of %s reads a disk encryption key from %s: "+
 				"give it with --disk-encryption-key %s=FILE, or have one made with --escrow-to RECIPIENT", r.Name, path, path)
@@ -86,7 +86,7 @@ func (s *Service) diskKeys(r Request, h *hosts.Host, layout *disko.Layout) (map[
 	return secrets, nil
 }
 
-// suitsTPM refuses a layout in which the machine's TPM, if it shall, cannot open the disks.
+// suitsTPM returns an error if the machine's TPM is to open the disks, but the layout does not allow that.
 func suitsTPM(h *hosts.Host, plan *disko.Plan) error {
 	if h.TPM2 == "" {
 		return nil
@@ -117,7 +117,7 @@ func addSecrets(r Request, secrets map[string][]byte) error {
 
 	for _, f := range r.Secrets {
 		switch {
-		case f.Content == nil: // the server has it
+		case f.Content == nil: // the server has it already
 			continue
 		case len(f.Content) == 0:
 			return fmt.Errorf("secret %s is empty", f.Path)
@@ -131,7 +131,7 @@ func addSecrets(r Request, secrets map[string][]byte) error {
 	return nil
 }
 
-// extraHostKey returns the host's SSH key if the extra files hold one.
+// extraHostKey returns the host's SSH key from the extra files; nil if they have none.
 func extraHostKey(dir string) ([]byte, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {

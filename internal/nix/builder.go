@@ -13,47 +13,49 @@ import (
 	"time"
 )
 
-// Builder evaluates and builds the nixosConfigurations of flakes, a few at a time, and keeps what it built from the
-// garbage collector. Its exported fields are its options; the zero value evaluates.
+// Builder evaluates and builds the nixosConfigurations of flakes, and keeps what it built from the garbage collector.
+// How many run at a time is limited by its queues. Its exported fields are its options; the zero value can evaluate,
+// but not build.
 type Builder struct {
 	Settings
 
-	// Roots is the folder for garbage collector roots: one for each host, and one more for each other attribute of its
-	// that is built.
+	// Roots is the folder for garbage collector roots: one for each host's system, and one for each other attribute of a
+	// host that was built.
 	Roots string
 
-	// Evaluations and Builds bound how many evaluate and build at a time; nil: as many as like to.
+	// Evaluations and Builds limit how many evaluations and builds run at a time; nil: no limit.
 	Evaluations, Builds *Queue
-	// Looks bounds how many ask at a time whether a flake has changed, which takes moments.
+	// Looks limits how many checks for changes of a flake run at a time. These are fast.
 	Looks *Queue
 
-	// Patience is how long an evaluation may take, with the fetching of the flake's inputs; 0: half an hour.
+	// Patience is how long an evaluation may take, including fetching the flake's inputs; 0: evaluationLimit.
 	Patience time.Duration
 
-	// Evaluates and Building are who waits in the queues.
+	// Evaluates and Building are the Waiters for the queues Evaluations and Builds.
 	Evaluates, Building Waiter
 }
 
-// evaluationLimit is when an evaluation, which may have no end, gives its turn to others. With nixpkgs one takes a
-// minute, and its first fetch some more.
+// evaluationLimit is the time after which an evaluation is cancelled, since it may never end. With nixpkgs an
+// evaluation takes about a minute, and a few more when inputs are fetched for the first time.
 const evaluationLimit = 30 * time.Minute
 
-// AtOnce is the builder for somebody who waits for the answer: in the queues he goes before hosts whose machine is not
-// there yet.
+// AtOnce returns a copy of the builder for somebody who waits for the answer. In the queues, it goes before hosts whose
+// machines are not ready yet.
 func (b Builder) AtOnce() Builder {
 	b.Evaluates.Hurry = func() bool { return true }
 	b.Building.Hurry = b.Evaluates.Hurry
 	return b
 }
 
-// Source identifies what a flake and its inputs hold, and thus what comes of it: evaluation is pure. It is empty if
-// that cannot be told, as of a tree with changes by some versions of nix.
+// Source returns a string that identifies the contents of a flake and its inputs. As evaluation is pure, the result is
+// the same for the same Source. It is empty if the contents cannot be identified, as with some versions of nix for a
+// tree with uncommitted changes.
 func (b Builder) Source(ctx context.Context, flake string) string {
-	if b.Impure { // then it is not all
+	if b.Impure { // the result may then depend on other things
 		return ""
 	}
 	f, err := b.Open(flake)
-	if err != nil { // evaluation will say what is wrong
+	if err != nil { // the evaluation will report it
 		return ""
 	}
 
@@ -69,23 +71,24 @@ func (b Builder) Source(ctx context.Context, flake string) string {
 	return m.NarHash + string(m.Locks)
 }
 
-// Attribute is one of a host's config.system.build, such as toplevel.
+// Attribute is an attribute of a host's config.system.build, such as toplevel.
 type Attribute struct {
 	Flake, Host, Name string
 
-	// Derivation is what it was evaluated to. If that is gone, or is the zero value, it is evaluated first.
+	// Derivation is what the attribute evaluated to. If it is zero, or its file is gone, Build evaluates the attribute
+	// first.
 	Derivation Derivation
 }
 
-// Build builds an attribute and keeps what comes of it from the garbage collector. It returns the store path. Each line
-// that nix says meanwhile goes to line, if given.
+// Build builds an attribute, keeps the result from the garbage collector, and returns its store path. line, if not nil,
+// is called with each line of nix's messages.
 func (b Builder) Build(ctx context.Context, a Attribute, line func(string)) (string, error) {
 	if err := os.MkdirAll(b.Roots, 0o755); err != nil {
 		return "", fmt.Errorf("build %s: %w", a.Host, err)
 	}
 	root := filepath.Join(b.Roots, a.Host)
 	if a.Name != "toplevel" {
-		root += "@" + a.Name // no host's name has that
+		root += "@" + a.Name // host names have no @
 	}
 
 	leave, err := b.Builds.Enter(ctx, b.Building)
@@ -111,7 +114,7 @@ func (b Builder) Build(ctx context.Context, a Attribute, line func(string)) (str
 	return path, nil
 }
 
-// derivation evaluates an attribute of a host's config.system.build to the path of its derivation.
+// derivation evaluates an attribute of a host's config.system.build, and returns the path of its derivation.
 func (f *Flake) derivation(ctx context.Context, host, name string) (drv string, err error) {
 	attr := fmt.Sprintf("configurations: configurations.%s.config.system.build.%s.drvPath", quote(host), quote(name))
 	out, _, err := f.Hosts(ctx, attr)
@@ -122,7 +125,7 @@ func (f *Flake) derivation(ctx context.Context, host, name string) (drv string, 
 	return drv, err
 }
 
-// Keep keeps a path of our store from the garbage collector, for a host.
+// Keep keeps a path in the server's store from the garbage collector, as the system of a host.
 func (b Builder) Keep(ctx context.Context, host, path string) error {
 	err := os.MkdirAll(b.Roots, 0o755)
 	if err == nil {
@@ -137,7 +140,7 @@ func (b Builder) Keep(ctx context.Context, host, path string) error {
 	return nil
 }
 
-// Release lets the garbage collector have what was built for the hosts that are chosen.
+// Release removes the garbage collector roots of the chosen hosts.
 func (b Builder) Release(chosen func(host string) bool) error {
 	roots, err := os.ReadDir(b.Roots)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

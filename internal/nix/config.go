@@ -14,35 +14,37 @@ import (
 // Config is what a flake says about a host.
 type Config struct {
 	System  string          `json:"system"`  // such as x86_64-linux
-	Devices json.RawMessage `json:"devices"` // config.disko.devices; null if there is none
-	Hosts   []string        `json:"hosts"`   // set instead of the others if the host is not in the flake
+	Devices json.RawMessage `json:"devices"` // config.disko.devices; null if the host does not use disko
+	Hosts   []string        `json:"hosts"`   // all hosts; set alone, if the flake has no such host
 
-	// Expected is how the machine is seen on the network, and what it keeps.
+	// Expected is how the machine appears on the network, and what of it is persistent.
 	Expected Expected `json:"expected"`
-	// Builds are attributes of config.system.build, those that were asked for.
+	// Builds are the requested attributes of config.system.build, by name.
 	Builds map[string]Derivation `json:"builds"`
-	// LeftDisks are the disks of the layout whose device does not evaluate: they are left to the operator.
+	// LeftDisks are the disks of the layout whose device does not evaluate, so that the operator has to choose it.
 	LeftDisks []string `json:"leftDisks"`
-	// Mounts is what the installed system mounts, where no layout says it.
+	// Mounts is what the installed system mounts, for hosts without a layout.
 	Mounts disko.System `json:"mounts"`
 
-	// Warnings is what nix said of the flake that an operator should know.
+	// Warnings are those messages of nix that an operator should know.
 	Warnings []string `json:"-"`
 }
 
-// readConfig is a nix function of nixosConfigurations. Disko's internal options hold functions, which cannot be printed
-// as JSON; they are dropped by exact name, not by prefix, since users name things "_snapshots".
+// readConfig is a nix function of nixosConfigurations. It removes disko's internal options, which hold functions and
+// cannot be printed as JSON. It removes them by exact name, not by prefix, since users may have names such as
+// "_snapshots".
 //
 //go:embed config.nix
 var readConfig string
 
-// readExpected is a nix function of a host's config; it is put into readConfig.
+// readExpected is a nix function of a host's config. It is inserted into readConfig.
 //
 //go:embed expected.nix
 var readExpected string
 
-// Evaluate reads what we need to know of a host's configuration, with derivations of config.system.build: what has one
-// does evaluate, all of it, and what is left is to build it. Errors are nix's own words, or name what the flake lacks.
+// Evaluate reads what provision needs of a host's configuration, and the derivations of the named attributes of
+// config.system.build. An attribute that has a derivation evaluates completely, so only its build remains. Errors are
+// nix's own messages, or say what the flake lacks.
 func (b Builder) Evaluate(ctx context.Context, flake, host string, builds ...string) (c Config, err error) {
 	leave, err := b.Evaluations.Enter(ctx, b.Evaluates)
 	if err != nil {
@@ -81,7 +83,7 @@ func (b Builder) Evaluate(ctx context.Context, flake, host string, builds ...str
 	return c, fmt.Errorf("flake %s has no nixosConfigurations.%s%s; %s", flake, host, f.Elsewhere(ctx, host), has)
 }
 
-// configOf is the nix function that reads a host's Config.
+// configOf returns the nix function that reads a host's Config.
 func configOf(host string, builds []string) string {
 	list := "["
 	for _, name := range builds {

@@ -12,18 +12,18 @@ import (
 	"strings"
 )
 
-// Derivation is what an attribute of config.system.build evaluates to: how it is built.
+// Derivation is what an attribute of config.system.build evaluates to, and says how to build it.
 type Derivation struct {
-	Path   string `json:"path"`   // the .drv in our store
-	Out    string `json:"out"`    // what it makes
-	System string `json:"system"` // that builds it, such as x86_64-linux: not the host's, if that is cross-built
+	Path   string `json:"path"`   // of the .drv file in the server's store
+	Out    string `json:"out"`    // store path of the result
+	System string `json:"system"` // that builds it, such as x86_64-linux; not the host's if it is cross-compiled
 }
 
-// CanBuild reports whether nix here can build for a system, such as x86_64-linux: by itself, by what it emulates, or by
-// a remote builder.
+// CanBuild reports whether nix on this machine can build for a system such as x86_64-linux: natively, by emulation
+// (extra-platforms), or on a remote builder.
 func (s Settings) CanBuild(ctx context.Context, system string) (bool, error) {
 	out, err := s.Run(ctx, nil, "show-config", "--json")
-	if err != nil { // nix 2.20 and later have another name for it
+	if err != nil { // the command has another name since nix 2.20
 		newer, newErr := s.Run(ctx, nil, "config", "show", "--json")
 		if newErr == nil {
 			out = newer
@@ -46,8 +46,8 @@ func (s Settings) CanBuild(ctx context.Context, system string) (bool, error) {
 	return slices.Contains(systems, system) || slices.Contains(c.Extra.Value, system), nil
 }
 
-// builderSystems are those of nix's remote builders: in its setting `builders`, or in the files that this names with
-// @. A builder that names none has ours.
+// builderSystems returns the systems of nix's remote builders, given the setting `builders`. The setting may name files
+// with @. A builder without systems has that of this machine (own).
 func builderSystems(builders, own string) (systems []string) {
 	for _, line := range strings.FieldsFunc(builders, func(r rune) bool { return r == '\n' || r == ';' }) {
 		line, _, _ = strings.Cut(line, "#")
@@ -55,7 +55,7 @@ func builderSystems(builders, own string) (systems []string) {
 		switch {
 		case len(fields) == 0:
 		case strings.HasPrefix(fields[0], "@"):
-			// nix ignores a file that is not there, too.
+			// nix ignores missing files too.
 			if data, err := os.ReadFile(fields[0][1:]); err == nil {
 				systems = append(systems, builderSystems(string(data), own)...)
 			}
@@ -68,8 +68,8 @@ func builderSystems(builders, own string) (systems []string) {
 	return systems
 }
 
-// Inputs are the outputs that our store has of what a derivation needs to be built. It looks for the inputs of an input
-// only where that is not here.
+// Inputs returns those store paths that a derivation needs for its build and that are in the server's store. It looks
+// at the inputs of an input only if that input itself is missing.
 func (s Settings) Inputs(ctx context.Context, drv string) (have []string, err error) {
 	seen := map[string]bool{drv: true}
 	for level := []string{drv}; len(level) > 0; {
@@ -81,7 +81,7 @@ func (s Settings) Inputs(ctx context.Context, drv string) (have []string, err er
 		if err != nil {
 			return nil, err
 		}
-		absent[""] = true // an output that has its path only once it is built
+		absent[""] = true // stands for an output whose path is known only after the build
 
 		level = nil
 		for input, paths := range outputs {
@@ -103,7 +103,7 @@ func (s Settings) Inputs(ctx context.Context, drv string) (have []string, err er
 	return slices.Compact(have), nil
 }
 
-// inputsOf are the outputs that derivations need, by the derivation that makes them.
+// inputsOf returns the paths of the outputs that derivations need, by the derivation that makes them.
 func inputsOf(drvs []string) (outputs map[string][]string, err error) {
 	outputs = make(map[string][]string)
 	for _, path := range drvs {
@@ -124,12 +124,12 @@ func inputsOf(drvs []string) (outputs map[string][]string, err error) {
 	return outputs, nil
 }
 
-// Missing are those of the paths that our store does not have.
+// Missing returns those of the paths that are not in the server's store.
 func (s Settings) Missing(ctx context.Context, paths []string) (map[string]bool, error) {
 	absent := make(map[string]bool)
 	paths = slices.DeleteFunc(slices.Clone(paths), func(p string) bool { return p == "" })
 	slices.Sort(paths)
-	for some := range slices.Chunk(slices.Compact(paths), 1000) { // a command line has its limits
+	for some := range slices.Chunk(slices.Compact(paths), 1000) { // to keep the command line short enough
 		args := append([]string{"--check-validity", "--print-invalid"}, some...)
 		cmd := exec.CommandContext(ctx, "nix-store", args...)
 		cmd.Env = s.Env()
@@ -144,14 +144,14 @@ func (s Settings) Missing(ctx context.Context, paths []string) (map[string]bool,
 	return absent, nil
 }
 
-// derivation is what a .drv file says of its outputs and inputs.
+// derivation is what a .drv file says about outputs and inputs.
 type derivation struct {
-	outputs map[string]string   // paths by name
-	inputs  map[string][]string // names of outputs by .drv
+	outputs map[string]string   // store paths by output name
+	inputs  map[string][]string // names of the needed outputs, by path of the .drv file
 }
 
-// readDerivation reads a .drv file: Derive([(name,path,algorithm,hash),…],[(drv,[output,…]),…],…),
-// as nix's src/libstore/derivations.cc writes it.
+// readDerivation reads a .drv file: Derive([(name,path,algorithm,hash),…],[(drv,[output,…]),…],…). See
+// src/libstore/derivations.cc of nix.
 func readDerivation(path string) (derivation, error) {
 	d := derivation{
 		outputs: make(map[string]string),
@@ -190,12 +190,13 @@ func readDerivation(path string) (derivation, error) {
 	return d, nil
 }
 
-// aterm reads nix's text form from its front. After an error it reads nothing more.
+// aterm is a parser of nix's text format. After an error it reads nothing more.
 type aterm struct {
-	text string
+	text string // what is left to read
 	err  error
 }
 
+// expect reads exactly s.
 func (p *aterm) expect(s string) {
 	rest, ok := strings.CutPrefix(p.text, s)
 	if !ok && p.err == nil {
@@ -204,6 +205,7 @@ func (p *aterm) expect(s string) {
 	p.text = rest
 }
 
+// list reads a list, and calls item for each element.
 func (p *aterm) list(item func()) {
 	p.expect("[")
 	for p.err == nil && !strings.HasPrefix(p.text, "]") {
@@ -213,6 +215,7 @@ func (p *aterm) list(item func()) {
 	p.expect("]")
 }
 
+// str reads a string.
 func (p *aterm) str() string {
 	quoted, err := strconv.QuotedPrefix(p.text)
 	if err != nil || quoted[0] != '"' {

@@ -9,8 +9,8 @@ import (
 	"provision/disko"
 )
 
-// Expected is what a configuration says of how its machine is seen on the network, and of what it keeps when it starts
-// anew; expected.nix reads it. What is not known is nil, empty or 0.
+// Expected is what a configuration says about how its machine appears on the network, and which files persist across
+// boots. expected.nix reads it. Values that are not known are nil, empty or 0.
 type Expected struct {
 	HostName    string             `json:"hostName"` // networking.hostName
 	SSHD        sshd               `json:"sshd"`
@@ -20,7 +20,7 @@ type Expected struct {
 	FileSystems []disko.FileSystem `json:"fileSystems"`
 }
 
-// sshd is services.openssh.
+// sshd is the part of services.openssh that matters here.
 type sshd struct {
 	Enable       *bool `json:"enable"`
 	Ports        []int `json:"ports"`
@@ -32,13 +32,13 @@ type sshd struct {
 	Keys []hostKey `json:"keys"`
 }
 
-// hostKey is one of services.openssh.hostKeys.
+// hostKey is an element of services.openssh.hostKeys.
 type hostKey struct {
 	Type string `json:"type"` // ed25519, rsa, ecdsa
 	Path string `json:"path"`
 }
 
-// firewall is networking.firewall.
+// firewall is the part of networking.firewall that matters here.
 type firewall struct {
 	Enable *bool `json:"enable"`
 	opened
@@ -49,7 +49,7 @@ type firewall struct {
 	} `json:"interfaces"`
 }
 
-// opened are TCP ports that a firewall lets through.
+// opened are TCP ports that a firewall opens.
 type opened struct {
 	Ports  []int `json:"ports"` // nil: not known
 	Ranges []struct {
@@ -58,6 +58,7 @@ type opened struct {
 	} `json:"ranges"`
 }
 
+// has reports whether a port is open.
 func (o opened) has(port int) bool {
 	for _, r := range o.Ranges {
 		if r.From <= port && port <= r.To {
@@ -67,10 +68,10 @@ func (o opened) has(port int) bool {
 	return slices.Contains(o.Ports, port)
 }
 
-// stage1 is boot.initrd.
+// stage1 is the part of boot.initrd that matters here.
 type stage1 struct {
 	Network   bool     `json:"network"`
-	NoNetwork bool     `json:"noNetwork"` // said, not only missing
+	NoNetwork bool     `json:"noNetwork"` // it is known to have none
 	SSH       bool     `json:"ssh"`
 	Port      int      `json:"port"`
 	Keys      []string `json:"keys"`
@@ -78,10 +79,11 @@ type stage1 struct {
 	Secrets   []string `json:"secrets"` // files of boot.initrd.secrets that no option makes
 }
 
-// maxPorts bounds at how many ports a host is looked for.
+// maxPorts bounds how many ports are tried to find a host.
 const maxPorts = 4
 
-// SSHPorts are where sshd listens for others than its own machine, four at most; none where that is not known.
+// SSHPorts returns the ports where sshd can be reached from other machines, at most maxPorts; none if they are not
+// known.
 func (e Expected) SSHPorts() []int {
 	ports := e.SSHD.Ports
 	if bound := e.listen(); len(bound) > 0 {
@@ -97,10 +99,10 @@ func (e Expected) SSHPorts() []int {
 	return valid
 }
 
-// OnlyLoopback reports whether sshd listens for its own machine only (services.openssh.listenAddresses).
+// OnlyLoopback reports whether sshd listens on loopback addresses only (services.openssh.listenAddresses).
 func (e Expected) OnlyLoopback() bool { return len(e.SSHD.Listen) > 0 && len(e.listen()) == 0 }
 
-// listen are the ports of services.openssh.listenAddresses, but those of loopback.
+// listen returns the ports of services.openssh.listenAddresses, without those on loopback addresses.
 func (e Expected) listen() (ports []int) {
 	for _, l := range e.SSHD.Listen {
 		if addr, err := netip.ParseAddr(l.Address); err == nil && addr.IsLoopback() || l.Address == "localhost" {
@@ -115,7 +117,7 @@ func (e Expected) listen() (ports []int) {
 	return ports
 }
 
-// HostKeys are the paths of sshd's host keys of a type, such as ed25519.
+// HostKeys returns the paths of sshd's host keys of a type, such as ed25519.
 func (e Expected) HostKeys(kind string) (paths []string) {
 	for _, key := range e.SSHD.Keys {
 		if key.Type == kind {
@@ -125,19 +127,20 @@ func (e Expected) HostKeys(kind string) (paths []string) {
 	return paths
 }
 
-// notLAN matches interfaces that are not on the machine's network: tunnels, and those of containers.
+// notLAN matches names of interfaces that do not lead to the machine's network, such as those of tunnels and
+// containers.
 var notLAN = regexp.MustCompile(
 	`^(lo|tailscale|wg|wt|zt|tun|nebula|netbird|ppp|ipsec|docker|podman|cni|virbr|ve-|vb-|lxdbr|incusbr)`)
 
-// LetsIn reports whether the firewall lets a connection to a TCP port in from the machine's network, as far as the
-// configuration tells. If not, only are the interfaces from which it does.
+// LetsIn reports whether the firewall accepts connections to a TCP port from the machine's network, as far as the
+// configuration tells. If it does not, only lists the interfaces from which it accepts them.
 func (e Expected) LetsIn(port int) (in bool, only []string) {
 	fw := e.Firewall
 	closed := e.SSHD.OpenFirewall != nil && !*e.SSHD.OpenFirewall
 	switch {
 	case fw.Enable != nil && !*fw.Enable, fw.has(port):
 		return true, nil
-	case !closed && (fw.Enable == nil || fw.Ports == nil): // not NixOS, or a part of it
+	case !closed && (fw.Enable == nil || fw.Ports == nil): // not NixOS's own firewall, or not completely known
 		return true, nil
 	}
 
@@ -149,7 +152,7 @@ func (e Expected) LetsIn(port int) (in bool, only []string) {
 	}
 	for _, name := range from {
 		switch {
-		case !notLAN.MatchString(name): // it may be the one that is meant
+		case !notLAN.MatchString(name): // it may be the machine's LAN interface
 			return true, nil
 		case name != "lo":
 			only = append(only, name)
@@ -158,19 +161,18 @@ func (e Expected) LetsIn(port int) (in bool, only []string) {
 	return false, only
 }
 
-// Stage1 is what the initrd does on the network (boot.initrd.network) before the disks are open.
+// Stage1 is what the initrd does on the network (boot.initrd.network) before the disks are unlocked.
 type Stage1 struct {
-	Network bool // it asks for an address
+	Network bool // it requests an address
 	Port    int  // of its sshd; 0: it has none
-	OwnKey  bool // its sshd has the host's own key, or that is not known
+	OwnKey  bool // its sshd has the host's own key, or may have it
 
-	// SystemKey is a type of SSH host key that the system's sshd has and that of stage 1 has not, such as ssh-rsa;
-	// empty: none is known.
+	// SystemKey is a type of SSH host key that the system's sshd has and stage 1's has not, such as ssh-rsa; empty: none
+	// is known.
 	SystemKey string
 }
 
-// Stage1 is what stage 1 does on the network, where the host's key goes to where the layout has room for it. The layout
-// may be nil.
+// Stage1 returns what stage 1 does on the network. layout, which may be nil, decides where the host's key is stored.
 func (c Config) Stage1(layout *disko.Layout) (s Stage1) {
 	e := c.Expected
 	if e.Stage1.NoNetwork {

@@ -14,12 +14,13 @@ import (
 	"time"
 )
 
+// Patterns for messages of nix and git.
 var (
 	lockLine = regexp.MustCompile(`^warning: not writing modified lock file of flake`)
 	lockItem = regexp.MustCompile(`^• (?:Added|Updated) input '([^']+)'`)
 	ignored  = regexp.MustCompile(`^warning: ignoring untrusted flake configuration setting '([^']+)'`)
 
-	// A file of the flake that is not in what nix read; in a git tree that is what git knows.
+	// A file of the flake that is missing in nix's copy. From a git tree, nix copies only what git tracks.
 	unseen = []*regexp.Regexp{
 		regexp.MustCompile(`(?:getting status of|opening file|path) '/nix/store/[0-9a-z]{32}-source/([^']+)'(?:: No such file| does not exist)`),
 		regexp.MustCompile(`Path '([^']+)' (?:does not exist in Git repository|in the repository)`),
@@ -32,7 +33,7 @@ var (
 	ownerIs = regexp.MustCompile(`dubious ownership|is not owned by current user|not owned by current user|Not a git repository`)
 )
 
-// warnings are what nix said that an operator should know though it went well.
+// warnings returns what an operator should know of the messages of a command that succeeded.
 func (f *Flake) warnings(said []string) (all []string) {
 	if words := f.lockWords(said); words != "" {
 		all = append(all, words)
@@ -43,7 +44,7 @@ func (f *Flake) warnings(said []string) (all []string) {
 	return all
 }
 
-// lockWords says that the flake's lock file is missing or stale.
+// lockWords says that the flake's lock file is missing or out of date; empty if it is not.
 func (f *Flake) lockWords(said []string) string {
 	if !slices.ContainsFunc(said, lockLine.MatchString) {
 		return ""
@@ -65,7 +66,7 @@ func (f *Flake) lockWords(said []string) string {
 	return what + ", so that each evaluation may take other inputs: run `nix flake lock " + where + "`, and commit flake.lock"
 }
 
-// ignoredWords says that the flake has settings which nix does not heed.
+// ignoredWords says which settings of the flake nix ignored; empty if none.
 func ignoredWords(said []string) string {
 	settings := found(said, ignored)
 	if len(settings) == 0 {
@@ -75,6 +76,7 @@ func ignoredWords(said []string) string {
 		"): if whoever can change the flake may set them, start the server with --accept-flake-config"
 }
 
+// found returns the different matches of a pattern's first group.
 func found(said []string, pattern *regexp.Regexp) (all []string) {
 	for _, line := range said {
 		if m := pattern.FindStringSubmatch(line); m != nil && !slices.Contains(all, m[1]) {
@@ -84,7 +86,7 @@ func found(said []string, pattern *regexp.Regexp) (all []string) {
 	return all
 }
 
-// explain puts a sentence that helps before nix's words, if there is one.
+// explain adds a sentence that helps before nix's error message, if there is one.
 func (f *Flake) explain(ctx context.Context, err error) error {
 	var failed *commandError
 	if !errors.As(err, &failed) || ctx.Err() != nil {
@@ -110,7 +112,8 @@ func (e *explained) Error() string { return e.words + "\n" + e.err.Error() }
 
 func (e *explained) Unwrap() error { return e.err }
 
-// Brief is an error in one line: the sentence that explains it, or the line in which nix says what is wrong.
+// Brief returns an error as one line: the sentence that explains it or, if there is none, the line in which nix says
+// what is wrong.
 func Brief(err error) string {
 	var e *explained
 	var failed *commandError
@@ -128,6 +131,7 @@ func Brief(err error) string {
 	return err.Error()
 }
 
+// sentence returns a sentence that explains nix's messages; empty if there is none.
 func (f *Flake) sentence(ctx context.Context, said []string) string {
 	text := strings.Join(said, "\n")
 	if m := denied.FindStringSubmatch(text); m != nil && f.Local != nil && f.Local.Owner.Another() {
@@ -160,7 +164,7 @@ func (f *Flake) sentence(ctx context.Context, said []string) string {
 	return ""
 }
 
-// untracked reports whether the repository's folder has a file that git does not know.
+// untracked reports whether the repository's folder has a file that git does not track.
 func (f *Flake) untracked(ctx context.Context, name string) bool {
 	if _, err := os.Lstat(filepath.Join(f.Local.Top, name)); err != nil || !filepath.IsLocal(name) {
 		return false
@@ -169,7 +173,7 @@ func (f *Flake) untracked(ctx context.Context, name string) bool {
 	return err == nil && len(out) == 0
 }
 
-// Git runs git in the flake's folder, as the repository's owner, and returns its output.
+// Git runs git in the flake's folder, as the owner of the repository, and returns its output.
 func (l *Local) Git(ctx context.Context, args ...string) ([]byte, error) {
 	return l.git(ctx, l.Dir, args...)
 }
@@ -188,7 +192,8 @@ func (l *Local) git(ctx context.Context, dir string, args ...string) ([]byte, er
 	return commandOutput(cmd, nil)
 }
 
-// elsewhere lists hosts by the outputs that other tools read; their names only, none of them is evaluated.
+// elsewhere is a nix function that lists hosts in the outputs that other tools read. It only takes their names, and
+// evaluates none of them.
 const elsewhere = `flake:
 let
   try = value: let t = builtins.tryEval value; in if t.success then t.value else null;
@@ -203,7 +208,7 @@ in builtins.mapAttrs (output: names) {
   nixopsConfigurations = flake.nixopsConfigurations.default or null;
 }`
 
-// toHosts says how what another tool reads becomes a host of NixOS's own.
+// toHosts says, by output, how to turn a host for another tool into one of nixosConfigurations.
 var toHosts = map[string]string{
 	"colmenaHive.nodes":    "add `nixosConfigurations = self.colmenaHive.nodes;` to the flake's outputs",
 	"colmena":              "make it a nixosConfigurations too, of the same modules (nixpkgs.lib.nixosSystem)",
@@ -214,7 +219,8 @@ var toHosts = map[string]string{
 	"nixopsConfigurations": "make it a nixosConfigurations too, of the same modules (nixpkgs.lib.nixosSystem)",
 }
 
-// Elsewhere says, to be put behind another sentence, in which other outputs a host is, or any host if none is named.
+// Elsewhere says in which other outputs of the flake the host is, or whether they have any hosts if none is named. The
+// text is to be appended to another sentence, and may be empty.
 func (f *Flake) Elsewhere(ctx context.Context, host string) string {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()

@@ -15,15 +15,15 @@ import (
 	"strings"
 )
 
-// Flake is a flake, as nix is to read it. One that is in a folder of another user's is read as that user: its folder
-// may hold settings of git's that name programs, and what root reads there could be put in its way.
+// Flake is a flake and how nix has to read it. If it is in a folder of another user, it is read as that user: the
+// folder may hold settings of git that name programs, and that user could replace what root reads there.
 type Flake struct {
 	Settings
 	Ref   string
 	Local *Local // nil: it is not in a folder of this machine
 }
 
-// Open finds out how a flake is to be read. It does not run nix.
+// Open returns the flake for a reference. It does not run nix.
 func (s Settings) Open(ref string) (*Flake, error) {
 	local, err := FindLocal(ref)
 	if err != nil {
@@ -36,7 +36,7 @@ func (s Settings) Open(ref string) (*Flake, error) {
 	return f, nil
 }
 
-// answer is what a nix command printed, and what it said beside that.
+// answer is what a nix command printed: its output, and the lines of its messages.
 type answer struct {
 	out  []byte
 	said []string
@@ -58,7 +58,7 @@ func (f *Flake) run(ctx context.Context, args ...string) (a answer, err error) {
 	a.out, err = commandOutput(cmd, said.add)
 	a.said = said.all()
 	if owners != nil {
-		closed := owners.close() // what the daemon said is whole once it has ended
+		closed := owners.close() // the daemon's messages are complete only after it has ended
 		if err != nil && owners.complaint() != "" {
 			err = fmt.Errorf("%w\n  nix's daemon: %s", err, owners.complaint())
 		}
@@ -67,8 +67,8 @@ func (f *Flake) run(ctx context.Context, args ...string) (a answer, err error) {
 	return a, err
 }
 
-// eval evaluates an installable, or what follows --expr. Nothing is written into the flake: a lock file that lacks
-// something is completed in memory only.
+// eval evaluates an installable, or what follows --expr. It does not write into the flake: missing entries of the lock
+// file are added in memory only.
 func (f *Flake) eval(ctx context.Context, args ...string) (answer, error) {
 	all := append([]string{"eval", "--json", "--no-write-lock-file"}, args...)
 	if f.Impure && !slices.Contains(args, "--impure") {
@@ -77,8 +77,8 @@ func (f *Flake) eval(ctx context.Context, args ...string) (answer, error) {
 	return f.run(ctx, all...)
 }
 
-// Hosts applies a nix function to the flake's nixosConfigurations, and returns what that comes to, as JSON. The
-// warnings are for the operator.
+// Hosts applies a nix function to the flake's nixosConfigurations, and returns the result as JSON. The warnings are for
+// the operator.
 func (f *Flake) Hosts(ctx context.Context, function string) (out []byte, warnings []string, err error) {
 	a, err := f.hosts(ctx, function)
 	if err != nil {
@@ -87,16 +87,17 @@ func (f *Flake) Hosts(ctx context.Context, function string) (out []byte, warning
 	return a.out, f.warnings(a.said), nil
 }
 
+// hosts does that, without explanations of errors.
 func (f *Flake) hosts(ctx context.Context, function string) (answer, error) {
 	const attr = "nixosConfigurations"
-	// nix looks for an attribute in packages first, which has nothing to do with hosts and may be broken; the dot
-	// keeps it from that.
+	// Without the dot before it, nix first looks for the attribute in packages, which has nothing to do with hosts and may
+	// fail to evaluate.
 	if major, minor := version(ctx); major > 2 || minor >= 26 {
 		a, err := f.eval(ctx, f.Ref+"#."+attr, "--apply", function)
 		if err == nil || !strings.Contains(err.Error(), "does not provide attribute") {
 			return a, err
 		}
-		// It may be in legacyPackages, where nixos-rebuild finds it.
+		// It may be in legacyPackages, where nixos-rebuild finds it too.
 		if legacy, legacyErr := f.eval(ctx, f.Ref+"#"+attr, "--apply", function); legacyErr == nil {
 			return legacy, nil
 		}
@@ -110,25 +111,26 @@ func (f *Flake) hosts(ctx context.Context, function string) (answer, error) {
 		return a, err
 	}
 	m, metaErr := f.Metadata(ctx)
-	if metaErr != nil || m.Dir != "" { // 2.8 finds no flake in a folder of a store path
+	if metaErr != nil || m.Dir != "" { // 2.8 finds no flake in a subfolder of a store path
 		return a, err
 	}
 	locked := fmt.Sprintf("(%s) (builtins.getFlake %s).%s", function, quote(m.stored()), attr)
 	return f.eval(ctx, "--expr", locked)
 }
 
-// Metadata is what a flake is, from `nix flake metadata --json`.
+// Metadata is what `nix flake metadata --json` says about a flake.
 type Metadata struct {
 	Path  string // in the store
-	Dir   string // of flake.nix, in it
+	Dir   string // folder of flake.nix, relative to Path
 	Locks json.RawMessage
-	// What identifies the tree. NarHash is empty for a tree with changes, by some versions of nix.
+	// NarHash, Rev, LastModified and RevCount identify the tree. Some versions of nix have no NarHash for a tree with
+	// uncommitted changes.
 	NarHash, Rev           string
 	LastModified, RevCount int64
 	Warnings               []string // for the operator
 }
 
-// Metadata fetches the flake and what it names.
+// Metadata fetches the flake and its inputs.
 func (f *Flake) Metadata(ctx context.Context) (m Metadata, err error) {
 	a, err := f.run(ctx, "flake", "metadata", "--json", "--no-write-lock-file", f.Ref)
 	if err != nil {
@@ -151,7 +153,7 @@ func (f *Flake) Metadata(ctx context.Context) (m Metadata, err error) {
 		LastModified: l.LastModified, RevCount: l.RevCount, Warnings: f.warnings(a.said)}, nil
 }
 
-// stored is a reference to the flake's copy in the store, which is locked: evaluating it is pure.
+// stored returns a locked reference to the flake's copy in the store, so that its evaluation is pure.
 func (m Metadata) stored() string {
 	values := make(url.Values)
 	set := func(name, value string) {
@@ -166,8 +168,8 @@ func (m Metadata) stored() string {
 	return "path:" + m.Path + "?" + values.Encode()
 }
 
-// Realise builds a derivation that an evaluation made, or fetches what it makes, and keeps that from the garbage
-// collector by the link root. It returns the store path.
+// Realise builds or fetches the outputs of a derivation, and makes the link root, which keeps them from the garbage
+// collector. It returns the store path. line, if not nil, is called with each line of nix's messages.
 func (f *Flake) Realise(ctx context.Context, drv, root string, line func(string)) (string, error) {
 	options, err := f.config(ctx)
 	if err != nil {
@@ -181,9 +183,8 @@ func (f *Flake) Realise(ctx context.Context, drv, root string, line func(string)
 	return os.Readlink(root)
 }
 
-// Build builds attributes of a flake, or fetches what they make, and keeps that from the garbage collector by links
-// whose names begin with root. It returns the store paths. refresh has nix look for what is new, where the reference is
-// to what changes.
+// Build builds or fetches attributes of a flake, and returns their store paths. Links whose names begin with root keep
+// them from the garbage collector. With refresh, nix ignores its cached version of a reference that can change.
 func (s Settings) Build(
 	ctx context.Context, ref, root string, refresh bool, attrs ...string,
 ) (paths []string, err error) {
@@ -226,8 +227,8 @@ func (s Settings) Build(
 	return paths, nil
 }
 
-// config is the flake's nixConfig, if that is heeded. Evaluating heeds it by itself; building what was evaluated does
-// not know the flake any more.
+// config returns the flake's nixConfig, if that is to be used. Evaluation uses it by itself, but building a derivation
+// does not involve the flake any more.
 func (f *Flake) config(ctx context.Context) (options []Option, err error) {
 	if !f.AcceptConfig {
 		return nil, nil
@@ -259,7 +260,7 @@ func (f *Flake) config(ctx context.Context) (options []Option, err error) {
 	return options, nil
 }
 
-// quote writes a text as a nix string.
+// quote returns text as a nix string.
 func quote(text string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "${", `\${`).Replace(text) + `"`
 }

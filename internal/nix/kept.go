@@ -10,18 +10,18 @@ import (
 	"provision/disko"
 )
 
-// keptAt is what a module such as impermanence keeps of a system that is new at each boot.
+// keptAt is what a module such as impermanence keeps of a system whose root is new at each boot.
 type keptAt struct {
-	Root    string   `json:"root"` // where it is kept, below the path that it has in the system
+	Root    string   `json:"root"` // where it is kept, under the path that it has in the system
 	Files   []string `json:"files"`
 	Folders []string `json:"folders"`
 }
 
-// DefaultHostKey is where sshd has its ed25519 key if nothing else is said.
+// DefaultHostKey is where sshd has its ed25519 key by default.
 const DefaultHostKey = "/etc/ssh/ssh_host_ed25519_key"
 
-// HostKeyFiles are where the host's SSH key is to be written: where sshd looks for its ed25519 keys, or where these are
-// kept. The layout may be nil.
+// HostKeyFiles returns the paths to which the host's SSH key has to be written: where sshd looks for its ed25519 keys
+// or, if these are kept elsewhere, there. layout may be nil.
 func (c Config) HostKeyFiles(layout *disko.Layout) (files []string) {
 	for _, name := range c.hostKeyPaths() {
 		file, _ := c.Locate(name, layout)
@@ -32,7 +32,7 @@ func (c Config) HostKeyFiles(layout *disko.Layout) (files []string) {
 	return files
 }
 
-// hostKeyPaths are the usual one, and those of sshd's ed25519 keys.
+// hostKeyPaths returns the default path and those of sshd's ed25519 keys.
 func (c Config) hostKeyPaths() []string {
 	paths := []string{DefaultHostKey}
 	for _, name := range c.Expected.HostKeys("ed25519") {
@@ -43,8 +43,9 @@ func (c Config) hostKeyPaths() []string {
 	return paths
 }
 
-// Locate finds where a file is to be written, so that the running system finds it under its name. lost is the mount
-// point that is new at each boot and takes the file with it; empty: it stays. The layout may be nil.
+// Locate returns the path to which a file has to be written so that the running system finds it under the given name.
+// lost is the mount point of the file system that holds it, if that is new at each boot, so that the file is lost;
+// empty: it persists. layout may be nil.
 func (c Config) Locate(name string, layout *disko.Layout) (file, lost string) {
 	mounts := c.mounts(layout)
 	file = name
@@ -63,7 +64,7 @@ func (c Config) Locate(name string, layout *disko.Layout) (file, lost string) {
 	return file, lost
 }
 
-// mounts are those of the configuration, and those that only the layout has.
+// mounts returns the file systems of the configuration, and those that only the layout has.
 func (c Config) mounts(layout *disko.Layout) []disko.FileSystem {
 	all := slices.Clone(c.Expected.FileSystems)
 	if layout == nil {
@@ -78,7 +79,7 @@ func (c Config) mounts(layout *disko.Layout) []disko.FileSystem {
 	return all
 }
 
-// mountOf is the file system on which a file lies; zero if none is known.
+// mountOf returns the file system that a file is on; zero if none is known.
 func mountOf(file string, mounts []disko.FileSystem) (on disko.FileSystem) {
 	for _, m := range mounts {
 		if below(file, m.MountPoint) && len(path.Clean(m.MountPoint)) > len(on.MountPoint) {
@@ -89,13 +90,14 @@ func mountOf(file string, mounts []disko.FileSystem) (on disko.FileSystem) {
 	return on
 }
 
-// below reports whether a path is in a folder, or the folder itself.
+// below reports whether a path is in a folder, or is the folder itself.
 func below(name, dir string) bool {
 	dir = path.Clean(dir)
 	return name == dir || strings.HasPrefix(name, strings.TrimSuffix(dir, "/")+"/")
 }
 
-// kept is where a file lies instead of its own path: in what is mounted there from elsewhere, or in what keeps it.
+// kept returns the path where a file really is: on the source of a bind mount, or in the folder where it is kept. It
+// returns the file's own path if neither applies.
 func (c Config) kept(file string, mounts []disko.FileSystem) string {
 	on := mountOf(file, mounts)
 	if isBind(on) && filepath.IsAbs(on.Device) {
@@ -114,7 +116,7 @@ func (c Config) kept(file string, mounts []disko.FileSystem) string {
 	return file
 }
 
-// isBind reports whether a mount shows a folder that is elsewhere, too.
+// isBind reports whether a mount is a bind mount, which shows a folder from elsewhere.
 func isBind(m disko.FileSystem) bool {
 	for _, option := range m.Options {
 		for _, word := range strings.Split(option, ",") {
@@ -126,11 +128,12 @@ func isBind(m disko.FileSystem) bool {
 	return false
 }
 
-// rollback matches what makes a root anew, in stage 1 or by a snapshot that a layout's hook takes for it.
+// rollback matches commands that reset the root at boot, in stage 1, or that make the snapshot for that, in a hook of
+// the layout.
 var rollback = regexp.MustCompile(`(btrfs|bcachefs)(\s+-\S+)*\s+sub(v|vol|volume)?\s+(delete|del|snapshot|snap)\b` +
 	`|zfs\s+rollback\b`)
 
-// isNew reports whether a file system is empty, or as it was made, at each boot.
+// isNew reports whether a file system is empty, or reset, at each boot.
 func (c Config) isNew(m disko.FileSystem) bool {
 	switch m.Type {
 	case "tmpfs", "ramfs":

@@ -14,16 +14,16 @@ import (
 
 // Local is a flake in a folder of this machine.
 type Local struct {
-	Ref    string // the reference, with symbolic links resolved: nix 2.8 takes none
-	Dir    string // where flake.nix is to be, as it was named
-	Top    string // of the git repository that nix reads it from; empty: it reads the folder as it is
-	Pinned bool   // to a commit or a branch: nix does not look at the folder
+	Ref    string // the reference with symbolic links resolved, as nix 2.8 does not follow them
+	Dir    string // the folder of flake.nix, as the reference names it
+	Top    string // of the git repository from which nix reads it; empty: nix copies the folder as it is
+	Pinned bool   // to a commit or a branch: nix does not read the working tree
 	Owner  Account
 }
 
-// FindLocal reads a flake reference (nix's manual, "nix flake", section "Flake references"). It returns nil if the
-// flake is not in a folder of this machine. A folder that is not there, that has no flake.nix, or that several users
-// have parts of, is an error.
+// FindLocal reads a flake reference (section "Flake references" of "nix flake" in nix's manual). It returns nil if the
+// flake is not in a folder of this machine. It is an error if the folder does not exist, has no flake.nix, or has parts
+// that belong to different users.
 func FindLocal(ref string) (*Local, error) {
 	l, err := parseLocal(ref)
 	if l == nil || err != nil {
@@ -38,7 +38,7 @@ func FindLocal(ref string) (*Local, error) {
 	return l, nil
 }
 
-// parseLocal splits a reference into its parts, without a look at the disk.
+// parseLocal splits a reference into its parts, without looking at the flake itself; nil if it is not a local one.
 func parseLocal(ref string) (*Local, error) {
 	rest, query, _ := strings.Cut(ref, "?")
 	scheme, dir, is := strings.Cut(rest, ":")
@@ -76,7 +76,7 @@ func parseLocal(ref string) (*Local, error) {
 	return l, nil
 }
 
-// find looks for flake.nix and for the repository that it is in, as nix does.
+// find looks for flake.nix and for the git repository, as nix does.
 func (l *Local) find() error {
 	dir, err := filepath.EvalSymlinks(l.Dir)
 	if err != nil {
@@ -95,16 +95,16 @@ func (l *Local) find() error {
 	if l.Top, err = upwards(dir, ".git"); err == nil {
 		return nil
 	}
-	if strings.HasPrefix(l.Ref, "git+file:") { // it may be a bare one
+	if strings.HasPrefix(l.Ref, "git+file:") { // the repository may be a bare one
 		l.Top, err = upwards(dir, "HEAD")
 	}
-	if err != nil { // nix has its own words for that
+	if err != nil { // nix will report it
 		l.Top = ""
 	}
 	return nil
 }
 
-// missing says that a folder is not there, in a sentence.
+// missing turns the error for a missing folder into a sentence.
 func missing(dir string, err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("no such folder: %s", dir)
@@ -112,7 +112,7 @@ func missing(dir string, err error) error {
 	return err
 }
 
-// upwards is the first folder, from dir on, that has such a file.
+// upwards returns the first folder, from dir on upwards, that has a file with this name.
 func upwards(dir, name string) (string, error) {
 	for at := dir; ; at = filepath.Dir(at) {
 		if _, err := os.Lstat(filepath.Join(at, name)); err == nil {
@@ -126,8 +126,8 @@ func upwards(dir, name string) (string, error) {
 	}
 }
 
-// owner is the user whom all belongs to that decides what git runs in the repository; of a flake that is not in git,
-// the folder's.
+// owner returns the user to whom everything belongs that decides what git runs in the repository. For a flake that is
+// not in git, it is the owner of the folder.
 func (l *Local) owner() (Account, error) {
 	places := []string{l.Dir}
 	if l.Top != "" {
@@ -135,7 +135,7 @@ func (l *Local) owner() (Account, error) {
 	}
 	var first *syscall.Stat_t
 	for i, place := range places {
-		// The folder may be named by a link; what is in it is looked at itself.
+		// The folder itself may be named by a link; links inside are not followed.
 		look := os.Lstat
 		if i == 0 {
 			look = os.Stat
@@ -147,7 +147,7 @@ func (l *Local) owner() (Account, error) {
 		if err != nil {
 			return Account{}, fmt.Errorf("look whose the flake is: %w", missing(place, err))
 		}
-		owner := info.Sys().(*syscall.Stat_t) // it has no other on Linux
+		owner := info.Sys().(*syscall.Stat_t) // always this type on Linux
 		if first == nil {
 			first = owner
 		}
@@ -165,8 +165,8 @@ func (l *Local) owner() (Account, error) {
 	return a, nil
 }
 
-// gitPlaces are the files and folders by which a repository tells git what to run (git's manual, gitrepository-layout).
-// A worktree and a submodule have theirs elsewhere.
+// gitPlaces returns the files and folders by which a repository can tell git what to run (gitrepository-layout in git's
+// manual). For a worktree or submodule, these are in another folder.
 func gitPlaces(top string) []string {
 	dir := filepath.Join(top, ".git")
 	places := []string{dir}
@@ -191,6 +191,7 @@ func gitPlaces(top string) []string {
 	return slices.Concat(places, []string{filepath.Join(common, "config"), filepath.Join(dir, "config.worktree")})
 }
 
+// relative returns path as seen from the folder dir.
 func relative(dir, path string) string {
 	if filepath.IsAbs(path) {
 		return path
@@ -198,8 +199,8 @@ func relative(dir, path string) string {
 	return filepath.Join(dir, path)
 }
 
-// readShort reads a file of one line, which somebody else may have made: it follows no link, waits for no pipe, and
-// reads no more than a path.
+// readShort reads a file of one line that may come from somebody else: it follows no link, does not block on a pipe,
+// and reads at most 4096 bytes.
 func readShort(path string) (string, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {

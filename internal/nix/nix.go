@@ -1,10 +1,11 @@
-// Package nix runs the nix command on flakes: as the user whom a flake belongs to, without writing into it, and with
+// Package nix runs the nix command on flakes: as the user to whom a flake belongs, without writing into it, and with
 // errors that say what to do.
 //
-// [Settings] are how nix is run, and a [Flake] is what it is run on. A [Builder] evaluates and builds the hosts of a
-// flake (nixosConfigurations), a few at a time, in a [Queue]; [Config] is what a flake says about one of them.
+// [Settings] say how nix is run, and a [Flake] is what it is run on. A [Builder] evaluates and builds the hosts of a
+// flake (nixosConfigurations), with a [Queue] that limits how many at a time; [Config] is what a flake says about one
+// of them.
 //
-// It takes what it needs as values and knows neither the inventory nor what an operator chose. Of the house it imports
+// The package gets what it needs as values, and knows neither the inventory nor the operator's choices. It imports
 // disko, for the file systems of a layout, and text.
 package nix
 
@@ -23,14 +24,14 @@ import (
 	"provision/internal/text"
 )
 
-// Settings are how nix is run. Its version 2.8 must do.
+// Settings say how nix is run. nix 2.8 and later are supported.
 type Settings struct {
 	Options      []Option
-	Impure       bool // evaluation may look at what is not in the flake
-	AcceptConfig bool // flakes' own nixConfig is heeded
+	Impure       bool // evaluation may read what is not in the flake
+	AcceptConfig bool // the flakes' own nixConfig is used
 }
 
-// Option is a setting of nix.conf.
+// Option is a setting as in nix.conf.
 type Option struct{ Name, Value string }
 
 // ParseOption reads NAME=VALUE.
@@ -43,10 +44,10 @@ func ParseOption(s string) (Option, error) {
 	return o, nil
 }
 
-// Features are the flags that have nix know flakes, whatever its settings say.
+// Features are the flags that enable flakes in nix, whatever its settings are.
 var Features = []string{"--extra-experimental-features", "nix-command flakes"}
 
-// conf is nix.conf's form of our settings and of more.
+// conf returns the settings, after the options in more, in the format of nix.conf.
 func (s Settings) conf(more []Option) string {
 	var b strings.Builder
 	for _, o := range slices.Concat(more, s.Options) {
@@ -58,15 +59,16 @@ func (s Settings) conf(more []Option) string {
 	if b.Len() == 0 {
 		return ""
 	}
-	// Without them nix takes no setting of flakes from its variable; those among the arguments come too late.
+	// nix reads settings about flakes from NIX_CONFIG only if flakes are enabled there too; the arguments come too late.
 	return "extra-experimental-features = " + Features[1] + "\n" + b.String()
 }
 
-// Env is the environment of a nix command that runs as ourselves. The settings are in it and not among the arguments,
-// for they may hold a token. Git is not told who called sudo: it would then run what that user has put into a
-// repository.
+// Env returns the environment of a nix command that runs as the server's user. The settings are in the environment and
+// not among the arguments, since they may hold a token. The variables of sudo are removed: git trusts repositories of
+// the user who called sudo, and would run what that user has put there.
 func (s Settings) Env() []string { return s.env(nil) }
 
+// env is Env with further options.
 func (s Settings) env(more []Option) []string {
 	conf := s.conf(more)
 	env := slices.DeleteFunc(os.Environ(), func(v string) bool {
@@ -79,18 +81,19 @@ func (s Settings) env(more []Option) []string {
 	return env
 }
 
-// Run runs nix as ourselves and returns its output. It is for what is in the store already; what reads a flake is for
-// the methods of [Flake]. Each line of its messages goes to line, if given; the last of them are in the error.
+// Run runs nix as the server's user and returns its output. It is for commands on the store; the methods of [Flake] are
+// for commands that read a flake. line, if not nil, is called with each line of nix's messages; the error has the first
+// and the last of them.
 func (s Settings) Run(ctx context.Context, line func(string), args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, "nix", slices.Concat(Features, args)...)
 	cmd.Env = s.Env()
 	return commandOutput(cmd, line)
 }
 
-// maxOutput bounds what nix and git may print, in bytes: of a desktop's closure nix tells about ten MB.
+// maxOutput bounds the output of nix and git in bytes. For the closure of a desktop, nix prints about 10 MB.
 const maxOutput = 64 << 20
 
-// commandOutput is [Logged], and returns what the command printed.
+// commandOutput is [Logged], and returns the command's output.
 func commandOutput(cmd *exec.Cmd, line func(string)) ([]byte, error) {
 	var out bytes.Buffer
 	var tooMuch error
@@ -105,7 +108,8 @@ func commandOutput(cmd *exec.Cmd, line func(string)) ([]byte, error) {
 	return out.Bytes(), err
 }
 
-// Logged runs a command and hands each line of its messages to line. The first and last of them are in the error.
+// Logged runs a command and calls line, if not nil, with each line of its messages. The error has the first and the
+// last of them.
 func Logged(cmd *exec.Cmd, line func(string)) error {
 	var said lines
 	stderr := text.Lines{To: func(s string) {
@@ -114,12 +118,12 @@ func Logged(cmd *exec.Cmd, line func(string)) error {
 		}
 		said.add(s)
 	}}
-	// A copy that outlives a killed server would keep /mnt busy.
+	// If the server is killed, a copy that goes on would keep /mnt busy.
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = new(syscall.SysProcAttr)
 	}
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
-	// Who waits for a process has a thread, who waits for what it says has none: its end is waited for last.
+	// Waiting for a process blocks a thread, reading from a pipe does not. So the process is waited for last.
 	pipe, err := cmd.StderrPipe()
 	if err == nil {
 		err = cmd.Start()
@@ -138,7 +142,7 @@ func Logged(cmd *exec.Cmd, line func(string)) error {
 	return nil
 }
 
-// commandError is that a command failed, with what it said.
+// commandError means that a command failed, and has its messages.
 type commandError struct {
 	what string
 	said []string
@@ -155,8 +159,8 @@ func (e *commandError) Error() string {
 	return message
 }
 
-// called is the program and its first argument that is not a flag or its value: enough to say which of nix's commands
-// failed.
+// called returns the program and its first argument, without the flags in Features. That is enough to say which command
+// of nix failed.
 func called(cmd *exec.Cmd) string {
 	args := cmd.Args[1:]
 	if len(args) > len(Features) && slices.Equal(args[:len(Features)], Features) {
@@ -165,7 +169,7 @@ func called(cmd *exec.Cmd) string {
 	return strings.Join(append([]string{cmd.Args[0]}, args[:min(len(args), 1)]...), " ")
 }
 
-// version is nix's, as major and minor number; 2.8 if it does not say.
+// version returns the major and minor version of nix; 2.8 if it cannot be found out.
 func version(ctx context.Context) (major, minor int) {
 	out, err := exec.CommandContext(ctx, "nix", "--version").Output()
 	if err == nil {
@@ -177,7 +181,7 @@ func version(ctx context.Context) (major, minor int) {
 	return major, minor
 }
 
-// ParseVersion reads what nix --version prints.
+// ParseVersion reads the output of nix --version.
 func ParseVersion(s string) (major, minor int, err error) {
 	m := versionNumber.FindStringSubmatch(s)
 	if m == nil {

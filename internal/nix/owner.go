@@ -20,15 +20,15 @@ import (
 // Account is a user of this machine.
 type Account struct {
 	UID, GID uint32
-	Groups   []uint32 // the others that it is in
-	Name     string   // or its number, if it has none
-	home     string
+	Groups   []uint32 // supplementary groups
+	Name     string   // or the UID as text, if the user has no name
+	home     string   // home folder; empty if there is none that belongs to the user
 }
 
 // String is its name, or its number if it has none.
 func (a Account) String() string { return a.Name }
 
-// chown is the user as chown(1) takes it, with its group.
+// chown returns the user and group as chown(1) takes them.
 func (a Account) chown() string {
 	if a.Name == strconv.Itoa(int(a.UID)) {
 		return fmt.Sprintf("%d:%d", a.UID, a.GID)
@@ -36,10 +36,11 @@ func (a Account) chown() string {
 	return a.Name + ":"
 }
 
-// Another reports whether we, as root, are to run what belongs to this user as that user.
+// Another reports whether the server runs as root and this is another user, as whom it has to run what belongs to that
+// user.
 func (a Account) Another() bool { return os.Geteuid() == 0 && a.UID != 0 }
 
-// account finds a user. One that the machine does not know by name has the group given, and no home.
+// account returns a user. One that has no name on this machine gets the given group, and no home.
 func account(uid, gid uint32) Account {
 	a := Account{UID: uid, GID: gid, Name: strconv.Itoa(int(uid))}
 	u, err := user.LookupId(a.Name)
@@ -63,12 +64,13 @@ func account(uid, gid uint32) Account {
 	return a
 }
 
-// inherited are the variables of ours that a command gets that runs as another user: those that say where things are
-// on this machine, and none that may hold a secret.
+// inherited are the variables that a command of another user gets from the server's environment: they say where things
+// are on this machine, and none of them may hold a secret.
 var inherited = []string{"PATH", "LANG", "LC_ALL", "LOCALE_ARCHIVE", "NIX_PATH", "NIX_CONF_DIR", "NIX_SSL_CERT_FILE", "SSL_CERT_FILE", "SSL_CERT_DIR",
 	"http_proxy", "https_proxy", "all_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"}
 
-// As has a command run as the user, with nothing of ours. home is its HOME if the user has none.
+// As makes a command run as the user, with nothing else of the server's environment. home is its HOME if the user has
+// none.
 func (a Account) As(cmd *exec.Cmd, home string) {
 	if a.home != "" {
 		home = a.home
@@ -84,24 +86,25 @@ func (a Account) As(cmd *exec.Cmd, home string) {
 	}
 	cmd.SysProcAttr.Credential = &syscall.Credential{Uid: a.UID, Gid: a.GID, Groups: a.Groups}
 	if cmd.Dir == "" {
-		cmd.Dir = "/" // ours may be closed to the user
+		cmd.Dir = "/" // the server's own folder may not be accessible to the user
 	}
 }
 
-// door lets another user's nix use our store, which may be root's alone: a nix daemon of root's, at a socket that only
-// that user can open. To the daemon the user is one that it does not trust, who can set nothing of root's.
+// door gives another user's nix access to the server's store, which may be for root only: a nix daemon of root at a
+// socket that only that user can open. The daemon does not trust the user, who thus cannot change any of root's
+// settings.
 type door struct {
-	dir    string // the user's, with an empty home in it
+	dir    string // belongs to the user, and has an empty home
 	remote string // NIX_REMOTE for the user
 	daemon *exec.Cmd
-	said   lines // by the daemon
+	said   lines // messages of the daemon
 }
 
-// doorDelay is how long the daemon may take to end, and how long what it started, one process a connection, may go on
-// after that.
+// doorDelay is how long the daemon may take to end, and how much longer the processes that it started, one for each
+// connection, may run after that.
 const doorDelay = 5 * time.Second
 
-// openDoor starts the daemon with these variables. Where root itself uses a daemon, so does the user.
+// openDoor starts the daemon with these environment variables. If root itself uses a daemon, the user uses that one.
 func openDoor(ctx context.Context, a Account, env []string) (_ *door, err error) {
 	d := new(door)
 	if d.dir, err = os.MkdirTemp("", "provision-nix-"); err != nil {
@@ -121,15 +124,15 @@ func openDoor(ctx context.Context, a Account, env []string) (_ *door, err error)
 	if err := os.Mkdir(home, 0o700); err != nil {
 		return nil, err
 	}
-	// The folder last: what is in it is the user's to change from then on.
+	// The folder comes last, as the user can change its contents from then on.
 	if err := errors.Join(os.Chown(home, int(a.UID), int(a.GID)), os.Chown(d.dir, int(a.UID), int(a.GID))); err != nil {
 		return nil, err
 	}
 	return d, nil
 }
 
-// startDaemon hands the daemon a socket that is open already, as systemd does (sd_listen_fds(3)): who connects waits
-// until it is there.
+// startDaemon passes an open socket to the daemon, as systemd does (sd_listen_fds(3)), so that a client that connects
+// early waits until the daemon is ready.
 func (d *door) startDaemon(ctx context.Context, a Account, env []string) error {
 	socket := filepath.Join(d.dir, "daemon")
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
@@ -137,7 +140,7 @@ func (d *door) startDaemon(ctx context.Context, a Account, env []string) error {
 		return err
 	}
 	l.SetUnlinkOnClose(false)
-	// Ours is closed at once: the user's nix must not wait for a daemon that is gone.
+	// The server's own copy is closed: the user's nix must not wait for a daemon that has ended.
 	defer l.Close()
 	if err := errors.Join(os.Chown(socket, int(a.UID), int(a.GID)), os.Chmod(socket, 0o600)); err != nil {
 		return err
@@ -151,9 +154,9 @@ func (d *door) startDaemon(ctx context.Context, a Account, env []string) error {
 	if store == "" || store == "auto" {
 		store = "local"
 	}
-	// Only with its own number is the socket taken for the daemon's.
+	// The daemon takes the socket only if LISTEN_PID is its own process ID.
 	const script = `LISTEN_PID=$$ exec nix "$@"`
-	// Whom the machine's settings let use nix's usual daemon is not asked: the socket is for this user alone.
+	// Restrictions on who may use the machine's usual nix daemon are lifted: the socket is for this user alone.
 	args := append([]string{"-c", script, "nix"}, Features...)
 	d.daemon = exec.CommandContext(ctx, "sh", append(args, "daemon", "--store", store, "--option", "allowed-users", "*")...)
 	d.daemon.Env = append(env, "LISTEN_FDS=1")
@@ -169,7 +172,7 @@ func (d *door) startDaemon(ctx context.Context, a Account, env []string) error {
 	return nil
 }
 
-// close ends the daemon and takes the folder away.
+// close ends the daemon and removes the folder.
 func (d *door) close() error {
 	if d.daemon != nil {
 		d.endDaemon()
@@ -177,13 +180,13 @@ func (d *door) close() error {
 	return os.RemoveAll(d.dir)
 }
 
-// endDaemon returns when the daemon has ended. Nix 2.26 misses a signal that comes just before it waits for the next
-// connection, so it is told again, and at last killed.
+// endDaemon returns when the daemon has ended. nix 2.26 misses a signal that comes just before it waits for the next
+// connection. So the signal is repeated, and in the end the daemon is killed.
 func (d *door) endDaemon() {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		_ = d.daemon.Wait() // by our signal
+		_ = d.daemon.Wait() // it was ended by a signal
 	}()
 	for killed := time.Now().Add(doorDelay); time.Now().Before(killed); {
 		_ = d.daemon.Process.Signal(syscall.SIGTERM) // it may have ended
@@ -197,7 +200,7 @@ func (d *door) endDaemon() {
 	<-ended
 }
 
-// complaint is what the daemon said, but for who connected.
+// complaint returns the daemon's messages, except those about connections.
 func (d *door) complaint() string {
 	var words []string
 	for _, line := range d.said.all() {

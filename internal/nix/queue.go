@@ -9,12 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Queue lets a few at a time do what takes much memory or many cores, as nix's evaluations and builds do.
+// Queue limits how many operations that need much memory or many cores, such as evaluations and builds, run at a time.
 //
-// Who came first goes first, but who is in a hurry goes before all who are not. A nil Queue lets all go at once.
+// They go in the order in which they came, but those in a hurry go before all others. A nil Queue has no limit.
 type Queue struct {
 	mu      sync.Mutex
-	free    int
+	free    int       // how many may go at once now
 	waiting []*ticket // in the order in which they came
 }
 
@@ -24,41 +24,42 @@ type ticket struct {
 	turn chan struct{} // closed when it may go
 }
 
-// Waiter is who waits in a queue. Its functions may be nil.
+// Hurry is asked whenever somebody may go. It must not use the queue.
 type Waiter struct {
 	// Hurry is asked whenever somebody may go. It must not use the queue.
 	Hurry func() bool
-	// Waits is told how many go first, if it has to wait at all.
+	// Waits is called if it has to wait, with the number of those before it.
 	Waits func(ahead int)
-	// Goes is told when it goes after it waited.
+	// Goes is called when it may go after it had to wait.
 	Goes func()
 }
 
-// NewQueue is a queue of which n go at a time, at least one.
+// NewQueue returns a queue that lets n go at a time, but at least one.
 func NewQueue(n int) *Queue { return &Queue{free: max(1, n)} }
 
-// QueueSlots is how many evaluations of nix, and as many builds beside them, this machine takes at a time: one for
-// each core, as long as half of the memory has a GiB for each, which is what an evaluation with nixpkgs takes. (A
-// build holds on to what its evaluation took.)
+// QueueSlots returns how many evaluations of nix, and as many builds at the same time, this machine can run: one for
+// each core, but at most one for each GiB in half of the memory. An evaluation with nixpkgs takes about 1 GiB. (A build
+// keeps the memory that its evaluation took.)
 func QueueSlots() int {
 	var info unix.Sysinfo_t
-	if err := unix.Sysinfo(&info); err != nil { // it has no reason to fail
+	if err := unix.Sysinfo(&info); err != nil { // sysinfo(2) has no reason to fail
 		return 1
 	}
 	return slots(runtime.NumCPU(), uint64(info.Totalram)*uint64(info.Unit))
 }
 
-// slots is [QueueSlots] for a machine with so many cores and bytes of memory.
+// slots is [QueueSlots] for a machine with this number of cores and bytes of memory.
 func slots(cores int, memory uint64) int { return max(1, min(cores, int(memory/2>>30))) }
 
-// Enter waits for the turn of w. Who got it calls leave, once. If ctx ends before, its cause is the error.
+// Enter waits until w may go. The caller then calls leave, once, when it is done. If ctx ends before, the error is its
+// cause.
 func (q *Queue) Enter(ctx context.Context, w Waiter) (leave func(), err error) {
 	if q == nil {
 		return func() {}, nil
 	}
 
 	q.mu.Lock()
-	if q.free > 0 { // nobody waits
+	if q.free > 0 { // if there is a free slot, nobody waits
 		q.free--
 		q.mu.Unlock()
 		return q.leave, nil
@@ -83,7 +84,7 @@ func (q *Queue) Enter(ctx context.Context, w Waiter) (leave func(), err error) {
 	return q.leave, nil
 }
 
-// giveUp takes who waits out of the queue.
+// giveUp removes a ticket from the queue.
 func (q *Queue) giveUp(t *ticket) {
 	q.mu.Lock()
 	i := slices.Index(q.waiting, t)
@@ -92,12 +93,12 @@ func (q *Queue) giveUp(t *ticket) {
 	}
 	q.mu.Unlock()
 
-	if i < 0 { // its turn came just now
+	if i < 0 { // its turn has just come
 		q.leave()
 	}
 }
 
-// leave lets the next go.
+// leave lets the next one go.
 func (q *Queue) leave() {
 	q.mu.Lock()
 	defer q.mu.Unlock()

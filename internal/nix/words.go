@@ -9,17 +9,19 @@ import (
 	"provision/internal/text"
 )
 
+// versionNumber matches the version in the output of nix --version.
 var versionNumber = regexp.MustCompile(`(\d+)\.(\d+)`)
 
-// kept is how many lines of a command's messages are remembered from its start, and as many from its end.
+// kept is how many lines of a command's messages are remembered from the beginning, and how many from the end.
 const kept = 500
 
-// lines are what a command said: all of it, or its start and its end.
+// lines are a command's messages: all of them, or the beginning and the end.
 type lines struct {
 	first, last []string
-	left        int // out between them
+	left        int // number of lines dropped between them
 }
 
+// add adds a line, without control characters.
 func (l *lines) add(line string) {
 	line = text.Plain(line)
 	if len(l.first) < kept {
@@ -33,6 +35,7 @@ func (l *lines) add(line string) {
 	}
 }
 
+// all returns the lines, with a note where some were dropped.
 func (l *lines) all() []string {
 	all := append([]string{}, l.first...)
 	if l.left > 0 {
@@ -41,16 +44,17 @@ func (l *lines) all() []string {
 	return append(all, l.last...)
 }
 
+// leftOut stands for n lines that are not shown.
 func leftOut(n int) string { return fmt.Sprintf("… (%d lines are left out)", n) }
 
-// Of a long error so many lines are shown.
+// How many lines of a long error are shown from its beginning and its end.
 const (
 	showFirst = 10
 	showLast  = 20
 )
 
-// excerpt is what a person needs of a command's messages: of nix's error, the first and the last lines, without what
-// it tells of the expression that we gave it.
+// excerpt returns what a person needs of a command's messages: the first and the last lines of nix's error, without
+// traces in the expression that provision passed to nix.
 func excerpt(said []string) []string {
 	words := fromError(withoutOurs(said))
 	if len(words) <= showFirst+showLast+1 {
@@ -60,10 +64,11 @@ func excerpt(said []string) []string {
 	return append(append(append([]string{}, words[:showFirst]...), leftOut(left)), words[len(words)-showLast:]...)
 }
 
-// chatter is what nix tells of its work before an error.
+// chatter matches messages in which nix reports its work before an error.
 var chatter = regexp.MustCompile(`^(warning: |copying |fetching |unpacking |evaluating |building |these? |this |  /nix/store/|• |    '|      follows )`)
 
-// fromError leaves out what nix told before its error, but for the last words of a program that it ran.
+// fromError returns the messages from nix's error on. Of the messages before it, it keeps the last ones that came from
+// a program that nix ran.
 func fromError(words []string) []string {
 	at := slices.IndexFunc(words, func(line string) bool { return strings.HasPrefix(line, "error:") })
 	if at < 0 {
@@ -74,21 +79,22 @@ func fromError(words []string) []string {
 }
 
 var (
-	// A trace's entry, as nix prints it since 2.19: "… while evaluating the attribute 'x'", indented.
+	// An entry of a trace, as nix prints it since 2.19: "… while evaluating the attribute 'x'", indented.
 	traceEntry = regexp.MustCompile(`^ +… `)
-	// Where it is, if that is in an expression of the command line: "at «string»:7:6:", or "(string)" before 2.9.
+	// The place of an entry, if that is in an expression of the command line: "at «string»:7:6:", or "(string)" before
+	// 2.9.
 	ourPlace = regexp.MustCompile(`^ *at («string»|\(string\)|«command line»):\d+:\d+:?$`)
-	// A line of source with its number, or the mark below it.
+	// A line of source code with its number, or the mark below it.
 	sourceLine = regexp.MustCompile(`^ *\d*\| `)
-	// What is of no use to somebody who did not call nix.
+	// Advice that is of no use to somebody who did not call nix.
 	useless = regexp.MustCompile(`^ *(\(use '--show-trace' |Pass '--accept-flake-config' |\(stack trace truncated; use '--show-trace')`)
 )
 
-// withoutOurs drops the entries of a trace that are in our own expression.
+// withoutOurs removes the entries of a trace that are in the expression that provision passed to nix.
 func withoutOurs(said []string) []string {
 	var out []string
-	entry := -1   // where the trace's entry begins in out that is read
-	ours := false // this entry's place is ours: so are the lines of source that follow
+	entry := -1   // index in out where the current entry of the trace begins; -1: none
+	ours := false // the current entry is in our expression, so the lines of source code that follow are too
 	for _, line := range said {
 		switch {
 		case strings.TrimSpace(line) == "" || useless.MatchString(line):

@@ -14,11 +14,12 @@ import (
 
 const (
 	sshCommandLimit = time.Minute
-	// maxAnswer bounds what such a command may print, in bytes.
+	// maxAnswer bounds the output of a command in bytes.
 	maxAnswer = 1 << 20
 )
 
-// script runs a constant shell script on the machine, as root if asked to, with input for its data.
+// script runs a constant shell script on the machine, and returns its output. root is a command prefix that makes it
+// run as root, or nil; input is passed on standard input.
 func (v *Visit) script(ctx context.Context, root []string, command, input string) (string, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, sshCommandLimit, fmt.Errorf("no end within %s", sshCommandLimit))
 	defer cancel()
@@ -40,7 +41,7 @@ func (v *Visit) script(ctx context.Context, root []string, command, input string
 	session.Stdout = &text.Limit{To: &out, Most: maxAnswer, Full: end}
 	session.Stderr = &text.Limit{To: &errOut, Most: maxAnswer, Full: end}
 
-	// The login shell may be any; words in single quotes are the same to all.
+	// The login shell may be any shell; words in single quotes mean the same to all.
 	command = "'" + strings.ReplaceAll(command, "'", `'\''`) + "'"
 	err = session.Run(strings.Join(append(root, "sh", "-c", command), " "))
 	if ctx.Err() != nil {
@@ -52,8 +53,8 @@ func (v *Visit) script(ctx context.Context, root []string, command, input string
 	return out.String(), nil
 }
 
-// allow adds the line on its stdin to root's authorized keys. Where SELinux
-// rules, sshd reads only files that are labelled as such.
+// allow adds the line on its standard input to root's authorized keys. With SELinux, sshd reads only files with the
+// right label, so the label is restored.
 const allow = `set -eu
 umask 077
 line=$(cat)
@@ -69,7 +70,7 @@ printf "%s\n" "$line" >> "$file"
 if command -v restorecon > /dev/null; then restorecon -R "$dir" || true; fi
 echo added`
 
-// disallow takes the line out again.
+// disallow removes the line again.
 const disallow = `set -eu
 umask 077
 line=$(cat)
@@ -78,12 +79,12 @@ rest=$(grep -vxF -e "$line" "$file" || true)
 printf "%s" "${rest:+$rest
 }" > "$file"`
 
-// serverLine is the server's key as it stands in authorized_keys.
+// serverLine returns the line for the server's key in authorized_keys.
 func serverLine(key string) string {
 	return key + " provision: the provisioning server, by `provision install`\n"
 }
 
-// LetIn lets the server log in as root, and reports whether it could not before.
+// LetIn lets the server log in as root, and reports whether it could not do so before.
 func (v *Visit) LetIn(ctx context.Context) (added bool, err error) {
 	if _, _, _, _, err := ssh.ParseAuthorizedKey([]byte(v.ServerKey)); err != nil {
 		return false, fmt.Errorf("read the server's SSH key from its answer: %w; is `provision serve` of another version?", err)
@@ -95,7 +96,7 @@ func (v *Visit) LetIn(ctx context.Context) (added bool, err error) {
 	return strings.TrimSpace(out) == "added", nil
 }
 
-// LetOut takes back what LetIn added.
+// LetOut undoes LetIn.
 func (v *Visit) LetOut(ctx context.Context) error {
 	if _, err := v.script(ctx, v.found.root(), disallow, serverLine(v.ServerKey)); err != nil {
 		return fmt.Errorf("take the server's key out of root's authorized keys on %s again: %w; "+

@@ -12,25 +12,27 @@ import (
 	"provision/hosts"
 )
 
-// surroundings are what a machine is, as it was found.
+// surroundings describe a machine, as Visit.LookAround found it.
 type surroundings struct {
-	kernel  string // as uname says
-	arch    string
+	kernel  string // name of the kernel, as uname prints it
+	arch    string // as uname prints it
 	uid     string // of the user who logged in
-	sudo    bool   // that user becomes root without a password
-	id      string // of os-release(5), as are the next two
+	sudo    bool   // this user can become root without a password
+	id      string // ID, VARIANT_ID and name are from os-release(5)
 	variant string
 	name    string
 	nics    []nic
 	routes  []string              // interfaces with a default route
-	addrs   map[netip.Addr]string // to their interface
-	sshd    map[string]string     // its settings for root; empty: not known
-	here    netip.AddrPort        // where its sshd was reached, as it sees it; may be not valid
+	addrs   map[netip.Addr]string // addresses and their interfaces
+	sshd    map[string]string     // sshd's settings for root; empty: not known
+	here    netip.AddrPort        // where its sshd was reached, as the machine sees it; may be invalid
 }
 
-// nic is an Ethernet interface.
+// nic is an Ethernet interface. kind is "wired" for a network card with a cable; master is the bridge or bond it
+// belongs to.
 type nic struct{ name, mac, kind, master string }
 
+// readSurroundings parses the output of Visit.LookAround: lines of a key and a value.
 func readSurroundings(out string) *surroundings {
 	s := &surroundings{addrs: make(map[netip.Addr]string), sshd: make(map[string]string)}
 	for line := range strings.Lines(out) {
@@ -75,7 +77,7 @@ func readSurroundings(out string) *surroundings {
 	return s
 }
 
-// readAddrPort is not valid if the words are not an address and a port.
+// readAddrPort parses an address and a port; the result is invalid if they are.
 func readAddrPort(addr, port string) netip.AddrPort {
 	a, err := netip.ParseAddr(addr)
 	n, portErr := strconv.ParseUint(port, 10, 16)
@@ -85,7 +87,7 @@ func readAddrPort(addr, port string) netip.AddrPort {
 	return netip.AddrPortFrom(a.Unmap(), uint16(n))
 }
 
-// system is what the machine runs, for people.
+// system returns the machine's operating system, for people.
 func (s *surroundings) system() string {
 	if s.name != "" {
 		return s.name
@@ -96,7 +98,7 @@ func (s *surroundings) system() string {
 // installer reports whether the machine runs a NixOS installer.
 func (s *surroundings) installer() bool { return s.id == "nixos" && s.variant == "installer" }
 
-// root is what comes before a command that root is to run.
+// root returns the command prefix that makes a command run as root.
 func (s *surroundings) root() []string {
 	if s.uid == "0" {
 		return nil
@@ -104,8 +106,8 @@ func (s *surroundings) root() []string {
 	return []string{"sudo", "-n"}
 }
 
-// usable says why the machine cannot be taken over by the user. Where the server is let in already, nobody has to
-// let it in.
+// usable returns an error if the machine cannot be taken over by the user. If the server can log in already (admitted),
+// the user need not be able to become root.
 func (s *surroundings) usable(user string, admitted bool) error {
 	switch {
 	case s.kernel != "Linux":
@@ -123,9 +125,9 @@ func (s *surroundings) usable(user string, admitted bool) error {
 	return s.rootLogin()
 }
 
-// forwarded says that the installer would not be reached where the machine's sshd is: something in between passes on
-// that port, and the installer listens on port 22 of the machine. An address that is not the machine's own may be
-// passed on with all ports, which cannot be seen; port 22 is believed to be.
+// forwarded returns an error if the installer would not be reached where the machine's sshd is reached: something
+// between forwards that port, but the installer listens on port 22 of the machine. If the address is not the machine's
+// own, all of its ports may be forwarded, which cannot be seen; for port 22 this is assumed.
 func (s *surroundings) forwarded(t hosts.Takeover) error {
 	// Each side has its own name for the zone of a link-local address.
 	reached := netip.AddrPortFrom(netip.MustParseAddr(t.Address).Unmap().WithZone(""), uint16(cmp.Or(t.Port, 22)))
@@ -138,7 +140,7 @@ func (s *surroundings) forwarded(t hosts.Takeover) error {
 		"say by which port of %s the server reaches that, with --post-kexec-port PORT", reached, s.here, reached.Addr())
 }
 
-// rootLogin refuses what keeps a key in root's authorized keys from working.
+// rootLogin returns an error if settings of sshd keep a key in root's authorized keys from working.
 func (s *surroundings) rootLogin() error {
 	switch p := s.sshd["permitrootlogin"]; {
 	case p == "no", p == "forced-commands-only":
@@ -159,13 +161,14 @@ func (s *surroundings) rootLogin() error {
 	return nil
 }
 
+// wired returns the network cards with a cable.
 func (s *surroundings) wired() []nic {
 	return slices.DeleteFunc(slices.Clone(s.nics), func(n nic) bool { return n.kind != "wired" })
 }
 
-// macs are those of the machine's own network cards: first those through which
-// it was reached at the address, then those of the default route. Both may lead
-// through a bridge, a bond or a VLAN, which take their MAC from a card.
+// macs returns the MACs of the machine's own network cards: first those of the interface with the address reached, then
+// those of the interfaces with a default route, then the others. These interfaces may be bridges, bonds or VLANs, which
+// take their MAC from a card.
 func (s *surroundings) macs(reached netip.Addr) []string {
 	rank := func(n nic) int {
 		for i, dev := range append([]string{s.addrs[reached]}, s.routes...) {
@@ -187,6 +190,7 @@ func (s *surroundings) macs(reached netip.Addr) []string {
 	return macs
 }
 
+// mac returns the MAC of an interface; empty if it is not known.
 func (s *surroundings) mac(dev string) string {
 	for _, n := range s.nics {
 		if n.name == dev {

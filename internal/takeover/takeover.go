@@ -1,6 +1,6 @@
-// Package takeover gets an operator and the server into a machine that runs Linux, so that it becomes an installer: it
-// logs in, looks around, finds where the server reaches the machine, and lets the server in. Nothing is changed on a
-// machine that cannot be taken over. It may import hosts, internal/sshlogin and internal/text.
+// Package takeover gets an operator and the server into a machine that runs Linux, so that it can become an installer:
+// it logs in, looks around, finds out how the server reaches the machine, and lets the server in. It changes nothing on
+// a machine that cannot be taken over. It may import hosts, internal/sshlogin and internal/text.
 package takeover
 
 import (
@@ -20,45 +20,46 @@ import (
 	"provision/internal/sshlogin"
 )
 
-// Visit is a machine that is to be taken over, and how the operator and the server get into it. The exported fields are
-// set before Enter.
+// Visit is a machine that is to be taken over, and how the operator and the server log in to it. The exported fields
+// are set before Enter.
 type Visit struct {
 	Login *sshlogin.Login
-	// Via is how the machine is made to come to its installer.
+	// Via is how the machine is made to boot its installer.
 	Via hosts.Via
-	// ServerKey is the public key by which the server logs in, authorized_keys form.
+	// ServerKey is the public key with which the server logs in, in authorized_keys form.
 	ServerKey string
 	// LookAround is the shell script that prints what a machine is.
 	LookAround string
-	// Reach has the server try whether it gets into the machine.
+	// Reach makes the server test whether it can log in to the machine.
 	Reach func(context.Context, hosts.Takeover) (hosts.Reached, error)
-	// Take is where the server reaches the machine. Its PostKexecPort is the operator's; Enter and Check fill in the rest.
+	// Take is where the server reaches the machine. Its PostKexecPort comes from the operator; Enter and Check set the
+	// rest.
 	Take hosts.Takeover
 
 	machine  *sshlogin.Machine
 	found    *surroundings
-	admitted bool // the server may log in
+	admitted bool // whether the server can log in
 }
 
 // Close ends the operator's session.
 func (v *Visit) Close() { v.machine.Close() }
 
-// Notes are what to know of the login, for people.
+// Notes returns what the operator should know about the login, for people.
 func (v *Visit) Notes() []string { return v.machine.Notes }
 
-// Admitted reports whether the server's key gets in already.
+// Admitted reports whether the server can log in already.
 func (v *Visit) Admitted() bool { return v.admitted }
 
-// HasLogin reports whether the operator has a session there; else only the server's key gets in.
+// HasLogin reports whether the operator has a session. If not, only the server can log in.
 func (v *Visit) HasLogin() bool { return v.machine.Client != nil }
 
-// Name is the machine's, for people.
+// Name returns the machine's name, for people.
 func (v *Visit) Name() string { return v.machine.Name() }
 
-// Arch is the machine's, as uname says.
+// Arch returns the machine's architecture, as uname prints it.
 func (v *Visit) Arch() string { return v.found.arch }
 
-// Words says what was found.
+// Words says, for people, what was found.
 func (v *Visit) Words() string {
 	what := fmt.Sprintf("%s on %s", v.found.system(), v.found.arch)
 	if v.found.installer() {
@@ -68,7 +69,7 @@ func (v *Visit) Words() string {
 		v.machine.Name(), what, ssh.FingerprintSHA256(v.machine.HostKey), v.machine.How)
 }
 
-// MACs are those of the machine's own network cards, those that lead here first.
+// MACs returns the MACs of the machine's own network cards, with that of the card through which it was reached first.
 func (v *Visit) MACs() []string {
 	own := v.found.here.Addr()
 	if !own.IsValid() {
@@ -77,16 +78,17 @@ func (v *Visit) MACs() []string {
 	return v.found.macs(own)
 }
 
-// AsRoot runs a constant shell script on the machine as root, and returns what it printed.
+// AsRoot runs a constant shell script on the machine as root, and returns its output.
 func (v *Visit) AsRoot(ctx context.Context, command string) (string, error) {
 	return v.script(ctx, v.found.root(), command, "")
 }
 
-// byServer reports whether the server logs in to what runs there; else somebody switches the machine on.
+// byServer reports whether the server has to log in to the running system; if not, somebody or something switches the
+// machine on.
 func (v *Visit) byServer() bool { return v.Via != hosts.ViaManual && v.Via != hosts.ViaWake }
 
-// Enter gets into the machine: the operator, or else the server, whose key may be there already. A password is asked
-// for only where neither has a key that is let in.
+// Enter logs in to the machine: as the operator or, if the operator has no key for it, by the server's key, which may
+// be accepted already. It asks for a password only if neither has a key that is accepted.
 func (v *Visit) Enter(ctx context.Context) (err error) {
 	v.machine, err = v.Login.Connect(ctx, false)
 	var refused *sshlogin.Refused
@@ -116,11 +118,12 @@ func (v *Visit) Enter(ctx context.Context) (err error) {
 	return nil
 }
 
+// authorized returns a key in authorized_keys form, without a newline.
 func authorized(key ssh.PublicKey) string {
 	return string(bytes.TrimSpace(ssh.MarshalAuthorizedKey(key)))
 }
 
-// Check refuses a machine that cannot be taken over, or that the server does not reach where it has to.
+// Check returns an error if the machine cannot be taken over, or if the server has to reach it but cannot.
 func (v *Visit) Check(ctx context.Context) error {
 	v.Take.Installer = v.found.installer()
 	reached, why := v.reach(ctx)
@@ -140,18 +143,18 @@ func (v *Visit) Check(ctx context.Context) error {
 		return err
 	}
 
-	// What the operator sees behind a jump is not what the server will.
+	// Behind a jump host, the operator's connection does not show what the server's will.
 	if v.byKexec() && v.machine.Jump == "" {
 		return v.found.forwarded(v.Take)
 	}
 	return nil
 }
 
-// byKexec reports whether the machine's own kernel is to start the installer.
+// byKexec reports whether the machine's running kernel has to start the installer.
 func (v *Visit) byKexec() bool { return v.byServer() && v.Via != hosts.ViaNetboot }
 
-// reach has the server try the addresses that the machine may have. The right one is where the machine's host key is;
-// why says what else was found.
+// reach makes the server try the addresses that the machine may have. The right one is where the machine's host key
+// answers, and becomes Take. why lists what was found at the others.
 func (v *Visit) reach(ctx context.Context) (_ hosts.Reached, why []string) {
 	for _, at := range v.addresses(ctx) {
 		take := v.Take
@@ -176,8 +179,8 @@ func (v *Visit) reach(ctx context.Context) (_ hosts.Reached, why []string) {
 	return hosts.Reached{}, why
 }
 
-// addresses are where the machine may be: where it was reached from here, or, behind a jump, what it is called and
-// what it says itself.
+// addresses returns where the machine may be reached: the address of the operator's connection or, behind a jump host,
+// the addresses of its name and those that it reports itself.
 func (v *Visit) addresses(ctx context.Context) []netip.AddrPort {
 	if v.machine.Address.IsValid() {
 		return []netip.AddrPort{v.machine.Address}
@@ -190,7 +193,7 @@ func (v *Visit) addresses(ctx context.Context) []netip.AddrPort {
 		}
 	}
 	names, err := net.DefaultResolver.LookupNetIP(ctx, "ip", v.machine.Host)
-	if err == nil { // else it has a name that only the jump knows
+	if err == nil { // only the jump host may know the name
 		for _, a := range names {
 			add(a, uint16(v.machine.Port))
 		}
@@ -209,7 +212,7 @@ func (v *Visit) addresses(ctx context.Context) []netip.AddrPort {
 	return all
 }
 
-// unreached says that the server has no way to the machine.
+// unreached returns the error that the server cannot reach the machine.
 func (v *Visit) unreached(why []string) error {
 	said := strings.Join(why, "; ")
 	if v.machine.Jump != "" {
@@ -221,7 +224,7 @@ func (v *Visit) unreached(why []string) error {
 		"Is there a firewall in between?", said)
 }
 
-// CheckAdmitted has the server log in, as it will have to, and sees the machine's port with its eyes.
+// CheckAdmitted makes the server log in, as it will have to later, and checks the machine's port as the server sees it.
 func (v *Visit) CheckAdmitted(ctx context.Context) error {
 	if !v.byServer() {
 		return nil
