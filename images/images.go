@@ -11,7 +11,8 @@
 // [Catalog.Add].
 //
 // Of ours it imports internal/initrd, which reads and writes initrds, and
-// internal/boards, which knows what boards load of a tree of firmware.
+// internal/boards, which knows what boards load of a tree of firmware, and
+// internal/text.
 // images/media, which makes sticks and CDs of what is in the catalog, imports it.
 package images
 
@@ -21,6 +22,8 @@ import (
 	"regexp"
 	"strings"
 	"time"
+
+	"provision/internal/text"
 )
 
 // ErrNotFound says that the catalog has no image of that name.
@@ -86,13 +89,10 @@ func checkName(name string) error {
 // notFound is ErrNotFound, with the name that was probably meant, or all there are.
 func notFound(name string, images []Image) error {
 	var names []string
-	best, distance := "", 3 // a name further off than two letters is not a typing error
 	for _, img := range images {
 		names = append(names, img.Name)
-		if d := editDistance(name, img.Name); d < distance && d < len(name) {
-			best, distance = img.Name, d
-		}
 	}
+	best := text.Nearest(name, names)
 	switch {
 	case best != "":
 		return fmt.Errorf("%w: %q; did you mean %q?", ErrNotFound, name, best)
@@ -100,25 +100,4 @@ func notFound(name string, images []Image) error {
 		return fmt.Errorf("%w: %q; there are %s", ErrNotFound, name, strings.Join(names, ", "))
 	}
 	return fmt.Errorf("%w: %q; there are none yet, add one with: provision images add", ErrNotFound, name)
-}
-
-// editDistance counts the bytes to insert, delete or change to make a into b (Levenshtein).
-func editDistance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			change := diagonal
-			if a[i] != b[j] {
-				change++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(change, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }
