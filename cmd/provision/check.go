@@ -8,7 +8,6 @@ import (
 	"net"
 	"os/exec"
 	"os/user"
-	"path/filepath"
 	"strings"
 
 	"provision/internal/nix"
@@ -54,9 +53,8 @@ func (f *serveFlags) checkAll(w io.Writer, socket string) error {
 			return fmt.Errorf("--socket-group: %w; make it: groupadd --system %s", err, f.group)
 		}
 	}
-	// A socket's path has 107 bytes at most (unix(7)).
-	if len(socket) > 107 || !filepath.IsAbs(socket) && strings.HasPrefix(socket, "@") {
-		return errUsage{fmt.Errorf("--socket %s: write a path of 107 bytes at most", socket)}
+	if len(socket) > 107 { // unix(7)
+		return fmt.Errorf("--socket %s: a socket's path has 107 bytes at most; choose a shorter one", socket)
 	}
 	for _, name := range f.names() {
 		if _, err := net.InterfaceByName(name); err != nil {
