@@ -14,7 +14,7 @@ import (
 const arrows = `
 disko               :
 hosts               : internal/store internal/text
-images              : internal/boards internal/initrd
+images              : internal/boards internal/initrd internal/text
 images/media        : images internal/boards
 pxe                 : hosts images internal/boards internal/store internal/tftp
 installer           : disko hosts images internal/boards internal/bootable internal/cache internal/confirm

@@ -7,8 +7,8 @@
 // What an image needs for installing (sshd, and a stage 1 that takes the keys from the initrd) cannot be seen
 // completely from outside; [Catalog.Add] checks what can be seen.
 //
-// The package imports internal/initrd, which reads and writes initrds, and internal/boards, which knows which files
-// boards load from a firmware tree. images/media, which makes boot media from the catalog, imports it.
+// The package imports internal/initrd, which reads and writes initrds, internal/boards, which knows which files boards
+// load from a firmware tree, and internal/text. images/media, which makes boot media from the catalog, imports it.
 package images
 
 import (
@@ -17,6 +17,8 @@ import (
 	"regexp"
 	"strings"
 	"time"
+
+	"provision/internal/text"
 )
 
 // ErrNotFound means that the catalog has no image with this name.
@@ -81,14 +83,10 @@ func checkName(name string) error {
 // notFound returns ErrNotFound with the name that was probably meant, or with all names that exist.
 func notFound(name string, images []Image) error {
 	var names []string
-	best, distance := "", 3 // with 3 or more edits, it is probably not a typing error
 	for _, img := range images {
 		names = append(names, img.Name)
-		if d := editDistance(name, img.Name); d < distance && d < len(name) {
-			best, distance = img.Name, d
-		}
 	}
-
+	best := text.Nearest(name, names)
 	switch {
 	case best != "":
 		return fmt.Errorf("%w: %q; did you mean %q?", ErrNotFound, name, best)
@@ -97,27 +95,4 @@ func notFound(name string, images []Image) error {
 	}
 
 	return fmt.Errorf("%w: %q; there are none yet, add one with: provision images add", ErrNotFound, name)
-}
-
-// editDistance returns the number of bytes that must be inserted, deleted or changed to turn a into b (Levenshtein
-// distance).
-func editDistance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			change := diagonal
-			if a[i] != b[j] {
-				change++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(change, row[j]+1, row[j+1]+1)
-		}
-	}
-
-	return row[len(b)]
 }

@@ -20,6 +20,7 @@ import (
 
 	"provision/hosts"
 	"provision/images"
+	"provision/internal/store"
 )
 
 // Server serves network interfaces. Its exported fields are its options;
@@ -66,24 +67,28 @@ type Server struct {
 	booting     [shards]sync.Mutex // by host; held while its boot is looked for and begun
 }
 
+// Check finds what Listen would find wrong with the options, for the interfaces that are there now. It opens no port.
+func (s *Server) Check() error {
+	unstarted := &Server{
+		Interfaces: s.Interfaces,
+		Mode:       s.Mode,
+		Ranges:     s.Ranges,
+		Router:     s.Router,
+		Lease:      s.Lease,
+		Programs:   s.Programs,
+		Leases:     new(store.Memory),
+		Now:        s.Now,
+	}
+	return unstarted.prepare()
+}
+
 // Listen checks the options and opens the ports on all interfaces that are there, so that a server either
 // answers or says why not. Run must follow.
-func (s *Server) Listen(ctx context.Context) (err error) {
-	if s.programs, err = images.Programs(s.Programs); err != nil {
+func (s *Server) Listen(ctx context.Context) error {
+	if err := s.prepare(); err != nil {
 		return err
 	}
 	if err := s.share(); err != nil {
-		return err
-	}
-	for _, text := range s.Interfaces {
-		if err := CheckInterface(text); err != nil {
-			return err
-		}
-		if l, err := openLink(text, nil); err == nil { // else Run waits for it, and says so
-			s.links = append(s.links, l)
-		}
-	}
-	if err := s.openSubnets(len(s.links) < len(s.Interfaces)); err != nil {
 		return err
 	}
 	for _, l := range s.links {
@@ -95,6 +100,22 @@ func (s *Server) Listen(ctx context.Context) (err error) {
 		}
 	}
 	return nil
+}
+
+// prepare checks the options, reads the boot programs, and looks the interfaces and their networks up.
+func (s *Server) prepare() (err error) {
+	if s.programs, err = images.Programs(s.Programs); err != nil {
+		return err
+	}
+	for _, text := range s.Interfaces {
+		if err := CheckInterface(text); err != nil {
+			return err
+		}
+		if l, err := openLink(text, nil); err == nil { // else Run waits for it, and says so
+			s.links = append(s.links, l)
+		}
+	}
+	return s.openSubnets(len(s.links) < len(s.Interfaces))
 }
 
 // Run serves until ctx ends, and then returns nil.

@@ -20,6 +20,18 @@ const (
 // closeFolder makes sure that what the server believes is only the server's to write, and its secrets only its to read.
 // Who may read the folder is set right; what somebody else may have changed is refused, with the command that mends it.
 func closeFolder(dir string) (was fs.FileMode, err error) {
+	was, err = checkFolder(dir)
+	if err != nil || was&0o077 == 0 {
+		return was, err
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		return was, fmt.Errorf("close the state folder to others: %w", err)
+	}
+	return was, nil
+}
+
+// checkFolder refuses a state folder that somebody else may have changed. It returns who may use the folder.
+func checkFolder(dir string) (fs.FileMode, error) {
 	info, err := os.Stat(dir) // it may be a link, as systemd makes one for DynamicUser=
 	if err != nil {
 		return 0, fmt.Errorf("look at the state folder: %w", err)
@@ -37,15 +49,7 @@ func closeFolder(dir string) (was fs.FileMode, err error) {
 			return 0, err
 		}
 	}
-
-	was = info.Mode().Perm()
-	if was&0o077 == 0 {
-		return was, nil
-	}
-	if err := os.Chmod(dir, 0o700); err != nil {
-		return was, fmt.Errorf("close the state folder to others: %w", err)
-	}
-	return was, nil
+	return info.Mode().Perm(), nil
 }
 
 // oursInside looks at a file of the state folder, if it is there.

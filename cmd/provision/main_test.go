@@ -32,6 +32,7 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
 		Setup: func(env *testscript.Env) error {
+			env.Values[supervisor{}] = new(supervisor)
 			env.Setenv("HOME", env.WorkDir)           // nix wants one
 			env.Setenv("GORACE", "atexit_sleep_ms=0") // each command would end a second late
 			env.Setenv("PROVISION_SOCKET", filepath.Join(env.WorkDir, "sock"))
@@ -73,6 +74,9 @@ func TestScripts(t *testing.T) {
 			"agent":   serveAgent,
 			"sayskey": saysKey,
 			"record":  record,
+
+			"supervise": supervise,
+			"hears":     hears,
 		},
 	})
 }

@@ -1,19 +1,19 @@
 package text
 
-// Nearest returns which of the candidates a mistyped word most likely stands for; empty: none of them is near enough.
-// Near is a distance of one edit for each three letters of the word (Levenshtein), and one at least.
-func Nearest(word string, candidates []string) string {
-	nearest, least := "", max(1, len(word)/3)+1
-	for _, c := range candidates {
-		if d := distance(word, c); d < least {
-			nearest, least = c, d
+// Nearest is the name that was probably meant by a word, or "" if none resembles it. A name further off than two
+// letters is not a typing error.
+func Nearest(word string, names []string) (best string) {
+	distance := 3
+	for _, name := range names {
+		if d := editDistance(word, name); d < distance && d < len(word) {
+			best, distance = name, d
 		}
 	}
-	return nearest
+	return best
 }
 
-// distance is how many bytes are to be inserted, deleted or replaced to make b of a.
-func distance(a, b string) int {
+// editDistance counts the bytes to insert, delete or change to make a into b (Levenshtein).
+func editDistance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {
 		row[j] = j
@@ -22,12 +22,12 @@ func distance(a, b string) int {
 		diagonal := row[0]
 		row[0] = i + 1
 		for j := range len(b) {
-			replaced := diagonal
+			change := diagonal
 			if a[i] != b[j] {
-				replaced++
+				change++
 			}
 			diagonal = row[j+1]
-			row[j+1] = min(replaced, row[j]+1, row[j+1]+1)
+			row[j+1] = min(change, row[j]+1, row[j+1]+1)
 		}
 	}
 	return row[len(b)]
