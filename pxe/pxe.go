@@ -58,6 +58,7 @@ type Server struct {
 	restarts restarts
 
 	beyond, exhausted, doubted, muted seldom
+	drops                             drops
 
 	connections connectionShares
 	transfers   int // TFTP transfers at a time
@@ -105,6 +106,7 @@ func (s *Server) Run(ctx context.Context) error {
 	s.prefetcher.run(ctx)
 	defer s.prefetcher.work.Wait()
 	g.Go(func() error { return s.prefetchEach(s.Hosts.Watch(ctx)) })
+	g.Go(func() error { return s.tellDrops(ctx) })
 	for _, text := range s.Interfaces {
 		g.Go(func() error { return s.follow(ctx, text) })
 	}
