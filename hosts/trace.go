@@ -50,7 +50,7 @@ type Trace struct {
 	Rounds int       `json:"rounds"`        // DHCPDISCOVERs of firmware since it last got further
 	First  time.Time `json:"first"`
 	Last   time.Time `json:"last"`
-	// Missing is the file that it asked for last by TFTP and that there is not, if it got none since.
+	// Missing is the file that it asked for last by TFTP or HTTP and that there is not, if it got none since.
 	Missing string `json:"missing,omitempty"`
 	// Block is what a block of TFTP took with this machine, from when it was sent
 	// until the next one could be, in the last transfer that was long enough to tell
