@@ -348,6 +348,9 @@ func (s *Server) lease(l *servedLink, sub *subnet, m *dhcpv4.DHCPv4, c bootClien
 	want := requested(m)
 	switch m.MessageType() {
 	case dhcpv4.MessageTypeDiscover:
+		if h != nil && !fixed.IsValid() {
+			sub.awaitProbes()
+		}
 		if addr, err = sub.offer(c.MAC, fixed, want, h != nil); err == nil && h != nil {
 			s.tellDoubt(*h, c, sub.doubt(c.MAC, addr))
 		}

@@ -153,6 +153,10 @@ func (s *Server) serve(ctx context.Context, text string, l *servedLink, changed 
 	ctx, end := context.WithCancel(ctx)
 	defer end()
 	g, ctx := errgroup.WithContext(ctx)
+	if p := s.probedPool(l); p != nil {
+		p.expectProbes()
+		g.Go(func() error { return s.probeAhead(ctx, l, p) })
+	}
 	if l.sock.dhcp != nil {
 		g.Go(func() error { return s.serveDHCP(ctx, l, l.sock.dhcp, s.answerDHCP) })
 		g.Go(func() error { return s.serveDHCP(ctx, l, l.sock.binl, s.answerBINL) })
@@ -162,7 +166,6 @@ func (s *Server) serve(ctx context.Context, text string, l *servedLink, changed 
 	}
 	g.Go(func() error { return s.serveTFTP(ctx, l) })
 	g.Go(func() error { return s.serveHTTP(ctx, l) })
-	g.Go(func() error { return s.probeAhead(ctx, l) })
 	g.Go(func() error {
 		defer end()
 		for {
