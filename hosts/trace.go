@@ -49,7 +49,8 @@ type Trace struct {
 	Rounds int       `json:"rounds"`        // DHCPDISCOVERs of firmware since the machine last got further
 	First  time.Time `json:"first"`
 	Last   time.Time `json:"last"`
-	// Missing is the file that it last requested by TFTP and that does not exist, if it has received no other since.
+	// Missing is the file that it last requested by TFTP or HTTP and that does not exist, if it has received no other
+	// since.
 	Missing string `json:"missing,omitempty"`
 	// Block is how long a TFTP block took with this machine, from when it was sent until the next one could be sent. It is
 	// from the last transfer that was long enough to measure it. Blksize is the size of that block in bytes. Both are 0 if

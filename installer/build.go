@@ -111,6 +111,21 @@ func (f *reconciler) startBuild(ctx context.Context, h hosts.Host, hardware stri
 	})
 }
 
+// endBuild ends the host's build and forgets it, and reports whether it was still under way.
+func (f *reconciler) endBuild() (wasUnderWay bool) {
+	f.mu.Lock()
+	b := f.builds[f.name]
+	delete(f.builds, f.name)
+	f.mu.Unlock()
+	if b == nil {
+		return false
+	}
+	wasUnderWay = !b.over()
+	b.cancel()
+	<-b.done
+	return wasUnderWay
+}
+
 // runBuild evaluates and builds, after an earlier build if there was one, and says what came of it.
 func (f *reconciler) runBuild(ctx context.Context, h hosts.Host, b, old *hostBuild) {
 	start := f.Now()

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -129,5 +130,51 @@ func TestUnchanged(t *testing.T) {
 		t.Errorf("%s", b.system.path)
 	} else if _, err := os.Stat(b.system.path); err != nil {
 		t.Errorf("what was gone was not built again: %v", err)
+	}
+}
+
+// TestCancelEndsBuild: cancel ends a build that runs ahead of the machine, which builds again once it is enrolled again.
+func TestCancelEndsBuild(t *testing.T) {
+	n, dir := flake(t, fleet)
+	n.Evaluations = nix.NewQueue(1)
+	f, h := following(t, n, dir, hosts.Choices{})
+	leave, err := f.Nix.Evaluations.Enter(t.Context(), nix.Waiter{}) // the build is under way until this leaves
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.reconcile(t.Context(), h)
+	first := f.builds["a"]
+	if first == nil || first.over() {
+		t.Fatal("there is no build that runs ahead")
+	}
+
+	if h, err = f.Hosts.Apply("a", hosts.Event{Kind: hosts.EventCancelled}); err != nil {
+		t.Fatal(err)
+	}
+	f.reconcile(t.Context(), h)
+	if !first.over() {
+		t.Error("the build goes on after its host was cancelled")
+	}
+	events, err := f.Hosts.Events("a", 0)
+	said := slices.ContainsFunc(events, func(ev hosts.Event) bool { return strings.Contains(ev.Message, "its build was ended") })
+	if err != nil || !said {
+		t.Errorf("the host's log does not say so: %v", err)
+	}
+	if h, err = f.Hosts.Get("a"); err != nil || h.State != hosts.StateFailed || h.Error != "cancelled by the operator" {
+		t.Errorf("it is %s: %s, %v", h.State, h.Error, err)
+	}
+
+	if h, err = f.Hosts.Enroll(h, time.Hour, nil); err != nil {
+		t.Fatal(err)
+	}
+	f.reconcile(t.Context(), h)
+	leave()
+	second := f.builds["a"]
+	if second == nil || second == first {
+		t.Fatal("it is not built again")
+	}
+	<-second.done // the flake has no host a, which nix says
+	if second.err == nil || !strings.Contains(second.err.Error(), "has no nixosConfigurations.a") {
+		t.Errorf("it was not evaluated again: %v", second.err)
 	}
 }

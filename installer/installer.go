@@ -136,14 +136,7 @@ func (in *Installer) reconcileHost(ctx context.Context, name string, wake <-chan
 
 // release ends the build of a host that was forgotten and lets the garbage collector have it.
 func (f *reconciler) release() {
-	f.mu.Lock()
-	b := f.builds[f.name]
-	delete(f.builds, f.name)
-	f.mu.Unlock()
-	if b != nil {
-		b.cancel()
-		<-b.done
-	}
+	f.endBuild()
 	if err := f.Nix.Release(func(host string) bool { return host == f.name }); err != nil {
 		f.Log.Error("release what was built for a forgotten host", "host", f.name, "err", err)
 	}
@@ -160,6 +153,10 @@ type reconciler struct {
 // reconcile does one thing for the host and returns when to look again if nothing
 // changes before.
 func (f *reconciler) reconcile(ctx context.Context, h hosts.Host) <-chan time.Time {
+	isUnwanted := h.State != "" && !h.Permit.Live(f.Now()) // cancelled, most likely
+	if isUnwanted && f.endBuild() {
+		f.note("its build was ended, for there is no permit to install it any more")
+	}
 	switch h.State {
 	case hosts.StateReady, hosts.StateBooting, hosts.StateLive, hosts.StateInstalling:
 		if !h.Permit.Live(f.Now()) {

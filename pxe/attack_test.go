@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -260,7 +261,8 @@ func TestStrangersMethods(t *testing.T) {
 
 // TestConnectionsAreShared: one address has its share of connections, and all have theirs.
 func TestConnectionsAreShared(t *testing.T) {
-	c := connectionShares{most: perClient + 2}
+	var refused atomic.Int32
+	c := connectionShares{most: perClient + 2, refused: func(netip.Addr) { refused.Add(1) }}
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusNoContent)
 	}))
@@ -296,6 +298,7 @@ func TestConnectionsAreShared(t *testing.T) {
 	if served, _ := at("127.0.0.66"); served {
 		t.Error("one address has more than its share")
 	}
+	<-ended // until then it counts among all
 	for _, address := range []string{"127.0.0.2", "127.0.0.3"} {
 		if served, _ := at(address); !served {
 			t.Errorf("%s is refused, because another has its share", address)
@@ -304,8 +307,11 @@ func TestConnectionsAreShared(t *testing.T) {
 	if served, _ := at("127.0.0.4"); served {
 		t.Error("there are more than all may have")
 	}
+	if refused.Load() != 2 {
+		t.Errorf("%d refused connections are told of", refused.Load())
+	}
 	last()
-	for range 3 { // two that were refused, and this
+	for range 2 { // another that was refused, and this
 		<-ended
 	}
 	if served, _ := at("127.0.0.4"); !served {

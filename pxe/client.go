@@ -66,7 +66,7 @@ func archOf(list []iana.Arch, vendor string) iana.Arch {
 	if len(list) > 0 {
 		return list[0]
 	}
-	if _, rest, ok := strings.Cut(vendor, ":Arch:"); ok {
+	if _, rest, ok := strings.Cut(strings.ToLower(vendor), ":arch:"); ok {
 		digits, _, _ := strings.Cut(rest, ":")
 		if n, err := strconv.ParseUint(digits, 10, 16); err == nil {
 			return iana.Arch(n)

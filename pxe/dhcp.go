@@ -64,13 +64,19 @@ func (s *Server) serveDHCP(ctx context.Context, l *servedLink, conn *net.UDPConn
 		})
 	}
 	buf := make([]byte, 4096)
+	control := make([]byte, 64)
+	var lost uint32
 	for {
-		n, from, err := conn.ReadFromUDPAddrPort(buf)
+		n, controls, _, from, err := conn.ReadMsgUDPAddrPort(buf, control)
 		if closed(err) {
 			return nil
 		}
 		if err != nil {
 			return fmt.Errorf("receive DHCP: %w", err)
+		}
+		if now := overflow(control[:controls]); now != lost && now != 0 {
+			s.drops.addMany("DHCP requests", "", uint64(now-lost))
+			lost = now
 		}
 		m, err := dhcpv4.FromBytes(buf[:n])
 		if err != nil {
@@ -211,9 +217,33 @@ func (s *Server) answerDHCP(l *servedLink, m *dhcpv4.DHCPv4, c bootClient, h *ho
 		if h == nil || sub == nil || !isSelf(l, m) {
 			return nil, nil
 		}
-		return nil, sub.release(c.MAC, requested(m), m.MessageType() == dhcpv4.MessageTypeDecline)
+		if m.MessageType() == dhcpv4.MessageTypeDecline {
+			return nil, s.decline(sub, c, *h, requested(m))
+		}
+		_, err := sub.release(c.MAC, requested(m), false)
+		return nil, err
 	}
 	return nil, nil
+}
+
+// decline takes an address back that a machine found in use, and tells of it.
+func (s *Server) decline(sub *subnet, c bootClient, h hosts.Host, addr netip.Addr) error {
+	lost, err := sub.release(c.MAC, addr, true)
+	if errors.Is(err, errDeclines) {
+		s.drops.add("declined addresses", c.MAC)
+		s.note(h, "%s declined %s, and keeps it: %v; look for what answers its ARP probes", c.MAC, addr, err)
+		return nil
+	}
+	if !lost {
+		return err
+	}
+	until := s.Now().Add(s.Lease).Format(time.DateTime)
+	const help = "look for the machine that uses it; if others are in use, too, serve with another --dhcp-range"
+	s.note(h, "%s declined %s: it found that another machine uses it, so it is handed out to nobody until %s; %s",
+		c.MAC, addr, until, help)
+	s.Log.Warn("a machine declined its address, because another one uses it; "+help,
+		"host", h.Name, "mac", c.MAC, "address", addr, "kept back until", until)
+	return err
 }
 
 // answerProxy is ProxyDHCP on port 67 (PXE 2.1 section 2.2): offers to those
@@ -318,6 +348,9 @@ func (s *Server) lease(l *servedLink, sub *subnet, m *dhcpv4.DHCPv4, c bootClien
 	want := requested(m)
 	switch m.MessageType() {
 	case dhcpv4.MessageTypeDiscover:
+		if h != nil && !fixed.IsValid() {
+			sub.awaitProbes()
+		}
 		if addr, err = sub.offer(c.MAC, fixed, want, h != nil); err == nil && h != nil {
 			s.tellDoubt(*h, c, sub.doubt(c.MAC, addr))
 		}

@@ -21,7 +21,7 @@ import (
 //	boot/TOKEN/pxelinux.cfg/01-MAC     for U-Boot
 //	boot/TOKEN/kernel, …/initrd        for U-Boot
 //	boot/hold/PROGRAM                  for strangers, with --unknown=hold
-//	[SERIAL/|MAC/]NAME                 for a Raspberry Pi: its firmware and what config.txt names (pitree.go)
+//	[SERIAL/|MAC/|FOLDER/]NAME         for a Raspberry Pi: its firmware and what config.txt names (pitree.go)
 //	pxelinux.cfg/01-MAC                for a U-Boot that was told our address by hand
 //	PROGRAM                            in mode Off, where no DHCP of ours hands out tokens
 //

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -58,6 +59,7 @@ func (s *Server) withCache(boots http.Handler) http.Handler {
 func (s *Server) routes(l *servedLink) http.Handler {
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
+	e.Pre(readPath)
 	// A stranger gets no answer at all: the connection just ends.
 	e.HTTPErrorHandler = func(err error, c echo.Context) {
 		var he *echo.HTTPError
@@ -83,8 +85,37 @@ func (s *Server) routes(l *servedLink) http.Handler {
 		if s.Mode == Off {
 			e.Add(method, "/:program", with(s.serveProgram))
 		}
+		e.Add(method, "/*", with(s.serveNothing))
 	}
 	return e
+}
+
+var slashes = regexp.MustCompile(`//+`)
+
+// readPath reads the path of a request as a name is read over TFTP: repeated slashes are one, and bytes may be any.
+// Firmware makes URLs of what it was told and of what it was set to.
+func readPath(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		u := c.Request().URL
+		u.Path = slashes.ReplaceAllString(u.Path, "/")
+		u.RawPath = ""
+		return next(c)
+	}
+}
+
+// serveNothing serves what there is not. A host's machine is told no more than strangers are.
+func (s *Server) serveNothing(l *servedLink, c echo.Context) error {
+	s.traceUnserved(l, c, l.neighbour(remote(c).Addr()), strings.TrimPrefix(c.Request().URL.Path, "/"))
+	return echo.ErrNotFound
+}
+
+// traceUnserved keeps a request for a file that there is not, if a host's machine asked.
+func (s *Server) traceUnserved(l *servedLink, c echo.Context, mac, name string) {
+	if _, err := s.Hosts.ByMAC(mac); err != nil {
+		return
+	}
+	s.traceHTTP(l, remote(c), mac, c.Request().Method, name)
+	s.traceMissing(mac, name)
 }
 
 func (s *Server) serveHold(l *servedLink, c echo.Context) error {
@@ -120,7 +151,7 @@ func remote(c echo.Context) netip.AddrPort {
 // one, in the hands of the host's machine; kernel and initrd are for the address
 // that used it first.
 func (s *Server) serveBoot(l *servedLink, c echo.Context) error {
-	token, name := c.Param("token"), c.Param("file")
+	token, name := c.Param("token"), s.meant(c.Param("file"))
 	from := remote(c)
 	if token == "hold" {
 		f, err := s.open(l, bootPath+token+"/"+name, from)
@@ -144,6 +175,7 @@ func (s *Server) serveBoot(l *servedLink, c echo.Context) error {
 		f, err := s.openByToken(h, token, name, from)
 		return s.serveContent(c, f, err)
 	case name != "script" && name != "kernel" && name != "initrd":
+		s.traceUnserved(l, c, h.Boot.MAC, name)
 		return echo.ErrNotFound // iPXE looks for autoexec.ipxe; that binds nobody
 	}
 	h, err = s.Hosts.UseBoot(token, hosts.Fetch{
@@ -224,6 +256,9 @@ func (s *Server) serveContent(c echo.Context, f tftp.File, err error) error {
 // serveProgram serves a boot program in mode Off, where machines know no token.
 func (s *Server) serveProgram(l *servedLink, c echo.Context) error {
 	f, err := s.open(l, c.Param("program"), remote(c))
+	if errors.Is(err, tftp.ErrNotFound) {
+		s.traceUnserved(l, c, l.neighbour(remote(c).Addr()), c.Param("program"))
+	}
 	return s.serveContent(c, f, err)
 }
 

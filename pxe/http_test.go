@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -137,6 +139,67 @@ func TestBootFiles(t *testing.T) {
 		if resp, _, err := get(t, srv, http.MethodGet, base+"/"+file, ""); err != nil || resp.StatusCode != http.StatusNotFound {
 			t.Errorf("%s a second time: %v, %v", file, resp, err)
 		}
+	}
+}
+
+// TestOddPaths: what firmware makes of a URL is read as a name over TFTP is, and what there is not is told in the trace
+// of the machine that asked for it.
+func TestOddPaths(t *testing.T) {
+	s := server(t, Full)
+	s.mustEnroll(t, "bravo", mac)
+	s.dhcp(packet(t, "ovmf-x64-discover"))
+	h, err := s.Hosts.Get("bravo")
+	if err != nil || h.Boot.MAC != mac {
+		t.Fatalf("%s has no boot: %v", h.Name, err)
+	}
+	srv := httptest.NewServer(s.withCache(s.routes(s.links[0])))
+	defer srv.Close()
+	status := func(target string) string {
+		t.Helper()
+		conn, err := net.Dial("tcp", srv.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		fmt.Fprintf(conn, "HEAD %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", target)
+		answer, err := io.ReadAll(conn)
+		if err != nil && len(answer) == 0 {
+			return ""
+		}
+		line, _, _ := strings.Cut(string(answer), "\r\n")
+		return strings.TrimPrefix(line, "HTTP/1.1 ")
+	}
+	program := "boot/" + h.Boot.Token + "/" + images.ProgramNative
+	for _, target := range []string{
+		"/" + program, "//" + program, "/boot//" + h.Boot.Token + "///" + images.ProgramNative,
+		"/" + program + "\xff", "/" + program + "%FF", "/" + program + "%01more",
+	} {
+		if got := status(target); got != "200 OK" {
+			t.Errorf("%q: %q", target, got)
+		}
+	}
+
+	for _, tt := range []struct{ target, status, missing string }{
+		{"//boot/" + h.Boot.Token + "/other.efi\xff", "404 Not Found", `other.efi\xff`},
+		{"/" + program + "x", "404 Not Found", images.ProgramNative + "x"},
+		{"/boot/" + h.Boot.Token + "/a/b", "404 Not Found", "a/b"},
+		{"//elsewhere/" + h.Boot.Token, "", "elsewhere/…"},
+	} {
+		if got := status(tt.target); got != tt.status {
+			t.Errorf("%q: %q", tt.target, got)
+		}
+		if tr, err := s.Traces.Get(mac); err != nil || tr.Missing != tt.missing {
+			t.Errorf("%q: the trace has %q, %v", tt.target, tr.Missing, err)
+		}
+	}
+	s.links[0].neighbour = func(netip.Addr) string { return "52:54:00:00:00:66" }
+	for _, target := range []string{"//" + program, "/" + program + "\xff", "//elsewhere"} {
+		if got := status(target); got != "" {
+			t.Errorf("a stranger gets %q for %q", got, target)
+		}
+	}
+	if _, err := s.Traces.Get("52:54:00:00:00:66"); err == nil {
+		t.Error("a stranger has a trace")
 	}
 }
 

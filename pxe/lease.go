@@ -94,6 +94,7 @@ type pool struct {
 	probes map[netip.Addr]probe // of addresses that were free
 	ahead  int                  // how many free addresses are kept probed
 	wanted chan struct{}        // tells that they may be fewer
+	first  chan struct{}        // closed when the first ones were probed; nil: nobody is to wait for that
 }
 
 // maxDeclines is how many addresses a machine may decline in an hour. One that declines more keeps addresses from
@@ -112,7 +113,10 @@ type LeaseStore interface {
 // storePatience is how long a lease may take to be kept. Its machine has given up by then.
 const storePatience = 30 * time.Second
 
-var errNoAddress = errors.New("no address left")
+var (
+	errNoAddress = errors.New("no address left")
+	errDeclines  = fmt.Errorf("it declined %d addresses within an hour", maxDeclines)
+)
 
 // avoids sets the addresses that are never handed out.
 func (p *pool) avoids(all []netip.Addr) {
@@ -298,23 +302,28 @@ func (p *pool) confirm(mac string, addr netip.Addr) (bool, error) {
 
 // release frees addr if it is the client's; declined keeps it from everybody for a term, because the client found it in
 // use (RFC 2131 section 4.3.3). Only an address that was leased to the client can be declined, and only a few in an
-// hour: who was offered one, or declines all, is not to keep others from theirs.
-func (p *pool) release(mac string, addr netip.Addr, declined bool) error {
+// hour: who was offered one, or declines all, is not to keep others from theirs. It reports whether the client has lost
+// the address so.
+func (p *pool) release(mac string, addr netip.Addr, declined bool) (lost bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	_, leased := p.saved[addr]
-	if mine, ok := p.mine[mac]; !ok || mine != addr || declined && (!leased || !p.mayDecline(mac)) {
-		return nil
+	mine, ok := p.mine[mac]
+	if !ok || mine != addr || declined && !leased {
+		return false, nil
+	}
+	if declined && !p.mayDecline(mac) {
+		return false, errDeclines
 	}
 	delete(p.mine, mac)
 	delete(p.by, addr)
 	delete(p.saved, addr)
 	if !declined {
-		return p.save(addr, nil)
+		return true, p.save(addr, nil)
 	}
 	l := lease{Expires: p.now().Add(p.term)}
 	p.by[addr] = l
-	return p.save(addr, &l)
+	return true, p.save(addr, &l)
 }
 
 // mayDecline counts what a MAC declines.

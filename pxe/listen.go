@@ -3,6 +3,7 @@ package pxe
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -47,11 +48,28 @@ func roomFor(conn *net.UDPConn, packets int) error {
 	}
 	size := packets * 1152 // the kernel doubles it; a packet costs it 768 to 2304 bytes
 	return raw.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1) // see overflow
 		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, size) != nil {
 			// Without CAP_NET_ADMIN: as much as net.core.rmem_max allows.
 			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, size)
 		}
 	})
+}
+
+// overflow is how many packets the kernel has dropped because a socket had no room for them, since it was opened, as it
+// tells with the packets that come after them (SO_RXQ_OVFL, socket(7)); 0: none, or it does not tell.
+func overflow(control []byte) uint32 {
+	messages, err := unix.ParseSocketControlMessage(control)
+	if err != nil {
+		return 0
+	}
+	for _, m := range messages {
+		isCount := m.Header.Level == unix.SOL_SOCKET && m.Header.Type == unix.SO_RXQ_OVFL && len(m.Data) >= 4
+		if isCount {
+			return binary.NativeEndian.Uint32(m.Data)
+		}
+	}
+	return 0
 }
 
 // portError says who has the port, if that can be found out.

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/insomniacslk/dhcp/iana"
 
 	"provision/hosts"
+	"provision/images"
 )
 
 func addrPort(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
@@ -95,6 +97,31 @@ func TestClients(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestVendorInAnyCase: firmware that writes its vendor class in another case is answered as any other.
+func TestVendorInAnyCase(t *testing.T) {
+	for vendor, file := range map[string]string{
+		"pxeclient:arch:00007:undi:003016":  "/" + images.ProgramNative,
+		"PXECLIENT":                         "/" + images.ProgramUNDI,
+		"httpclient:Arch:00016:UNDI:003001": "/" + images.ProgramNative,
+		"pxeclien":                          "",
+	} {
+		s := server(t, Full)
+		s.mustEnroll(t, "bravo", mac)
+		r := s.dhcp(as(t, mac, 0, vendor, without(dhcpv4.OptionClientSystemArchitectureType)))
+		if r == nil {
+			t.Errorf("%q gets no answer", vendor)
+			continue
+		}
+		name := strings.TrimRight(r.BootFileNameOption(), "\x00")
+		if file == "" && name != "" || !strings.HasSuffix(name, file) {
+			t.Errorf("%q gets the file %q", vendor, name)
+		}
+		if file != "" && !slices.Contains([]string{"PXEClient", "HTTPClient"}, r.ClassIdentifier()) {
+			t.Errorf("%q gets the class %q", vendor, r.ClassIdentifier())
+		}
 	}
 }
 

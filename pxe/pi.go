@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -52,7 +51,7 @@ var piOUIs = []string{"b8:27:eb", "dc:a6:32", "e4:5f:01", "28:cd:c1", "d8:3a:dd"
 // it is.
 func readPi(m *dhcpv4.DHCPv4, c bootClient) (p piBoard, yes bool) {
 	id := m.Options.Get(dhcpv4.OptionClientMachineIdentifier)
-	bios := c.Arch == iana.INTEL_X86PC && strings.HasPrefix(c.Vendor, "PXEClient")
+	bios := c.Arch == iana.INTEL_X86PC && kindOfVendor(c.Vendor) == pxeFirmware
 	byMAC := bios && slices.Contains(piOUIs, c.MAC[:8])
 	named := len(id) == 17 && string(id[1:4]) == "RPi"
 	if !named && !byMAC {

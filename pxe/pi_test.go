@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -361,7 +362,7 @@ func TestPiTree(t *testing.T) {
 	s.dhcp(packet(t, "pi4-discover"))
 	h, _ := s.Hosts.Get("bravo")
 	const config = "# provision: the installer of bravo\n[all]\narm_64bit=1\nenable_uart=1\nkernel=kernel\ninitramfs initrd followkernel\ndtparam=pciex1\n"
-	for _, folder := range []string{"", serial4 + "/", serial4 + "//", "dc-a6-32-a7-ed-89/", "/"} {
+	for _, folder := range []string{"", serial4 + "/", serial4 + "//", "dc-a6-32-a7-ed-89/", "/", "netboot/", "pi-4/"} {
 		for name, want := range map[string]string{
 			"config.txt": config, "start4.elf": "\x7fELFstart4.elf", "fixup4.dat": "fixup4.dat",
 			// other models', what flashes an EEPROM, and what is not there
@@ -375,6 +376,9 @@ func TestPiTree(t *testing.T) {
 	}
 	if s.fetch(t, "bravo", "00000001/config.txt") != "" || s.fetch(t, "bravo", "dc-a6-32-00-00-01/config.txt") != "" {
 		t.Error("another's folder is served")
+	}
+	if !strings.Contains(s.logOf(t, "bravo"), "asked for 00000001/config.txt, which is in the folder of another Raspberry Pi") {
+		t.Error("the log does not tell of another's folder:", s.logOf(t, "bravo"))
 	}
 	line := s.fetch(t, "bravo", serial4+"//cmdline.txt")
 	if !strings.HasPrefix(line, "init=/nix/store/x/init loglevel=4 provision.initrd=http://10.77.0.1/boot/"+h.Boot.Token+"/initrd provision.sha256=") ||
@@ -478,6 +482,33 @@ func TestPiByTFTP(t *testing.T) {
 	}
 	if h, _ := s.Hosts.Get("bravo"); h.State != hosts.StateBooting || h.Boot.Serial != serial4 {
 		t.Errorf("%s, serial %q", h.State, h.Boot.Serial)
+	}
+}
+
+// TestPiFolder: a Pi on the link that asks in a folder which its owner has named (TFTP_PREFIX=1) boots; one that is not
+// known, whether it is a Pi or not, does not.
+func TestPiFolder(t *testing.T) {
+	s := piServer(t, Full)
+	s.enrollPi(t, "bravo", mac4)
+	asker := "dc:a6:32:00:00:99"
+	s.links[0].neighbour = func(netip.Addr) string { return asker }
+	for _, asker = range []string{"dc:a6:32:00:00:99", mac, ""} {
+		if f, err := s.open(s.links[0], "netboot/start4.elf", addrPort("10.77.0.66:1024")); !errors.Is(err, tftp.ErrNotServed) {
+			t.Errorf("%q gets %v, %v", asker, f, err)
+		}
+	}
+	asker = mac4
+	for _, name := range []string{"netboot/start4.elf", "netboot/config.txt", "netboot/kernel"} {
+		f, err := s.open(s.links[0], name, addrPort("10.77.0.66:1024"))
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		f.Close(false)
+	}
+	for _, name := range []string{"a/netboot/config.txt", "../config.txt", "netboot/../config.txt"} {
+		if _, err := s.open(s.links[0], name, addrPort("10.77.0.66:1024")); !errors.Is(err, tftp.ErrNotFound) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

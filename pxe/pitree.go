@@ -309,7 +309,7 @@ func (s *Server) clash(err error) bool {
 }
 
 // piName splits a name that a Raspberry Pi asks for into the folder of its own,
-// which is called after its serial number or its MAC, or is none, and the rest.
+// which is called after its serial number or its MAC (TFTP_PREFIX 0 and 2 of its EEPROM), or is none, and the rest.
 func piName(name string) (serial, mac, file string) {
 	dir, rest, ok := strings.Cut(name, "/")
 	switch {
@@ -339,6 +339,7 @@ func (s *Server) openPi(l *servedLink, h hosts.Host, mac, name string) (f tftp.F
 		return f, false, nil
 	}
 	if serial != "" && p.Serial != "" && serial != p.Serial || folder != "" && folder != mac {
+		s.tellFolder(h, mac, name)
 		return f, true, tftp.ErrNotFound
 	}
 	c := bootClient{MAC: mac, Kind: piROM, Pi: s.pis.fetched(mac)}
@@ -376,6 +377,7 @@ func (s *Server) piFile(h hosts.Host, p piBoard, file string) (f tftp.File, err 
 	if err != nil {
 		return f, err
 	}
+	file = t.meant(file)
 	what, ok := t.files[file]
 	body, isText := t.texts[file]
 	switch {
@@ -394,6 +396,30 @@ func (s *Server) piFile(h hosts.Host, p piBoard, file string) (f tftp.File, err 
 	}
 	content, err := s.Images.OpenFile(what)
 	return tftp.File{Content: content, Size: what.Size}, err
+}
+
+// meant is the name of the file that is meant by a name. An EEPROM whose TFTP_PREFIX is 1 asks for everything in a
+// folder that its owner has named (TFTP_PREFIX_STR), and for nothing outside it. The machine is known by then, so that
+// the folder's name tells nothing more.
+func (t piTree) meant(name string) string {
+	_, isFile := t.files[name]
+	_, isText := t.texts[name]
+	folder, rest, ok := strings.Cut(name, "/")
+	if isFile || isText || !ok || folder == "." || folder == ".." {
+		return name
+	}
+	return rest
+}
+
+// tellFolder tells of a Raspberry Pi that is to boot and begins to in the folder of another one, where it gets nothing.
+func (s *Server) tellFolder(h hosts.Host, mac, name string) {
+	ok, _ := h.MayBoot(s.Now())
+	if !ok || !slices.Contains(piBegins, path.Base(name)) {
+		return
+	}
+	s.note(h, "%s asked for %s, which is in the folder of another Raspberry Pi, and got nothing: "+
+		"set TFTP_PREFIX=0 in the configuration of its EEPROM; if it is another board than before, run `provision retry %s`",
+		mac, untold(name), h.Name)
 }
 
 // openBySerial serves a Raspberry Pi behind a router, where the kernel resolves

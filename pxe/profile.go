@@ -21,7 +21,7 @@ const (
 
 // profile is what one kind of client is like. What depends on the kind is asked of its profile.
 type profile struct {
-	vendor string                    // what its option 60 begins with; "": it is known by something else
+	vendor string                    // what its option 60 begins with, in any case; "": it is known by something else
 	words  func(c bootClient) string // what asks, for people
 	loads  loader                    // what leads it on; nothing: it wants an address and no more
 
@@ -95,6 +95,11 @@ func (c bootClient) profile() *profile { return &profiles[c.Kind] }
 // kindOfVendor is the kind of client that says so in its vendor class; system if none does.
 func kindOfVendor(vendor string) clientKind {
 	return clientKind(max(0, slices.IndexFunc(profiles[:], func(p profile) bool {
-		return p.vendor != "" && strings.HasPrefix(vendor, p.vendor)
+		return p.vendor != "" && hasPrefixFold(vendor, p.vendor)
 	})))
+}
+
+// hasPrefixFold is strings.HasPrefix without regard to case.
+func hasPrefixFold(s, prefix string) bool {
+	return len(s) >= len(prefix) && strings.EqualFold(s[:len(prefix)], prefix)
 }

@@ -59,6 +59,7 @@ type Server struct {
 	restarts restarts
 
 	beyond, exhausted, doubted, muted seldom
+	drops                             drops
 
 	connections connectionShares
 	transfers   int // TFTP transfers at a time
@@ -126,6 +127,7 @@ func (s *Server) Run(ctx context.Context) error {
 	s.prefetcher.run(ctx)
 	defer s.prefetcher.work.Wait()
 	g.Go(func() error { return s.prefetchEach(s.Hosts.Watch(ctx)) })
+	g.Go(func() error { return s.tellDrops(ctx) })
 	for _, text := range s.Interfaces {
 		g.Go(func() error { return s.follow(ctx, text) })
 	}
@@ -172,6 +174,10 @@ func (s *Server) serve(ctx context.Context, text string, l *servedLink, changed 
 	ctx, end := context.WithCancel(ctx)
 	defer end()
 	g, ctx := errgroup.WithContext(ctx)
+	if p := s.probedPool(l); p != nil {
+		p.expectProbes()
+		g.Go(func() error { return s.probeAhead(ctx, l, p) })
+	}
 	if l.sock.dhcp != nil {
 		g.Go(func() error { return s.serveDHCP(ctx, l, l.sock.dhcp, s.answerDHCP) })
 		g.Go(func() error { return s.serveDHCP(ctx, l, l.sock.binl, s.answerBINL) })
@@ -181,7 +187,6 @@ func (s *Server) serve(ctx context.Context, text string, l *servedLink, changed 
 	}
 	g.Go(func() error { return s.serveTFTP(ctx, l) })
 	g.Go(func() error { return s.serveHTTP(ctx, l) })
-	g.Go(func() error { return s.probeAhead(ctx, l) })
 	g.Go(func() error {
 		defer end()
 		for {

@@ -50,6 +50,11 @@ type bootNetwork struct {
 // proxyReply answers beside another DHCP server: boot information, no
 // address. On port 67 it offers; on 4011 (and to a REQUEST) it acknowledges.
 // b must not be empty: with nothing to say a proxy is silent.
+//
+// Option 54 is our own address also behind a relay that asks to be named there (RFC 5107). It does so to be sent what
+// clients send to the server that gave them their address, their renewals, and there is none of a proxy's. A PXE client
+// takes from option 54 whom it asks at port 4011 (EDK2, PXE 2.1 section 2.2), which no relay forwards; and were it the
+// relay's, who chose the real server would seem to have chosen us.
 func proxyReply(m *dhcpv4.DHCPv4, b bootInfo) (*dhcpv4.DHCPv4, error) {
 	r, err := replyTo(m, b.Server)
 	if err != nil {

@@ -36,6 +36,7 @@ func (s *Server) share() error {
 		return fmt.Errorf("read the limit of open files: %w", err)
 	}
 	s.transfers, s.connections.most = shares(limit.Cur)
+	s.connections.refused = func(from netip.Addr) { s.drops.add("HTTP connections", from.String()) }
 	if s.transfers < tftp.MaxTransfers {
 		s.Log.Warn("the limit of open files is low; raise it (LimitNOFILE) if many machines boot at once",
 			"limit", limit.Cur, "tftp transfers", s.transfers, "http connections", s.connections.most)
@@ -45,7 +46,8 @@ func (s *Server) share() error {
 
 // connectionShares are those of all HTTP clients.
 type connectionShares struct {
-	most int
+	most    int
+	refused func(netip.Addr) // is told of each connection too many
 
 	mu  sync.Mutex
 	all int
@@ -66,6 +68,7 @@ func (c *connectionShares) changed(conn net.Conn, state http.ConnState) {
 		c.of[from.Addr()]++
 		if c.all > c.most || c.of[from.Addr()] > perClient {
 			conn.Close()
+			c.refused(from.Addr())
 		}
 	case http.StateClosed, http.StateHijacked:
 		c.all--

@@ -21,6 +21,7 @@ func (s *Server) serveTFTP(ctx context.Context, l *servedLink) error {
 		DisplayName: untold,
 		Observe:     func(e tftp.Event) { s.traceTFTP(l, e) },
 		Completed:   func(t tftp.Completed) { s.traceBlocks(l.neighbour(t.Client.Addr()), t) },
+		Dropped:     func(client netip.Addr) { s.drops.add("TFTP requests", client.String()) },
 		Log:         s.Log,
 	}
 	return srv.Run(ctx, l.sock.tftp)

@@ -2,6 +2,7 @@ package tftp
 
 import (
 	"net"
+	"net/netip"
 	"strings"
 	"testing"
 )
@@ -9,8 +10,10 @@ import (
 // TestTransfersAreShared: one client, or all that ask for files of one group, take their share of the slots, and
 // another client still gets one.
 func TestTransfersAreShared(t *testing.T) {
+	dropped := make(chan netip.Addr, 2*maxShare)
 	s := &shelf{
-		files: map[string][]byte{"file": noise(3000), "secret/kernel": noise(3000)},
+		dropped: func(client netip.Addr) { dropped <- client },
+		files:   map[string][]byte{"file": noise(3000), "secret/kernel": noise(3000)},
 		group: func(name string) string {
 			group, _, _ := strings.Cut(name, "/")
 			if group == "file" {
@@ -45,5 +48,12 @@ func TestTransfersAreShared(t *testing.T) {
 	other.next()
 	if open+1 != s.count() {
 		t.Errorf("%d files opened, for %d transfers", s.count(), open+1)
+	}
+	// Requests are looked at one after another: what was dropped has been told of by now.
+	if n := len(dropped); n != 2 {
+		t.Fatalf("%d dropped requests are told of", n)
+	}
+	if client := <-dropped; client != netip.MustParseAddr("127.0.0.66") {
+		t.Errorf("dropped of %s", client)
 	}
 }

@@ -28,6 +28,7 @@ type shelf struct {
 	resolve    func()
 	group      func(name string) string
 	completed  func(Completed)
+	dropped    func(netip.Addr)
 
 	ended chan bool // of each transfer, whether it was whole
 	log   bytes.Buffer
@@ -139,6 +140,7 @@ func (s *shelf) serve(t testing.TB, mtu int) (addr netip.AddrPort, stop func()) 
 		Group:      s.group,
 		Observe:    s.Observe,
 		Completed:  s.completed,
+		Dropped:    s.dropped,
 		Log:        slog.New(slog.NewTextHandler(&s.log, &slog.HandlerOptions{Level: slog.LevelInfo})),
 	}
 	ctx, cancel := context.WithCancel(context.Background())

@@ -69,8 +69,7 @@ func (d *dispatcher) handle(packet []byte, client netip.AddrPort) {
 	}
 	if !d.acquireShare(t) { // the client asks again
 		d.forget(t)
-		d.Log.Debug("TFTP request left unanswered: there are enough like it",
-			"from", client, "file", d.displayName(r.Name))
+		d.dropped(t)
 		return
 	}
 
@@ -88,6 +87,7 @@ func (d *dispatcher) resolve(t *transfer, packet []byte) bool {
 	select {
 	case d.resolving <- struct{}{}:
 	default:
+		d.dropped(t)
 		return false
 	}
 	d.work.Go(func() {
@@ -126,6 +126,16 @@ func (d *dispatcher) opened(t *transfer, packet []byte, f File, err error) {
 	default: // too many wait; the client asks again
 		d.forget(t)
 		f.Close(false)
+		d.dropped(t)
+	}
+}
+
+// dropped tells of a request that is left unanswered because of a bound.
+func (d *dispatcher) dropped(t *transfer) {
+	d.Log.Debug("TFTP request left unanswered: there are enough like it",
+		"from", t.client, "file", d.displayName(t.Name))
+	if d.Dropped != nil {
+		d.Dropped(t.client.Addr())
 	}
 }
 

@@ -127,6 +127,9 @@ type Server struct {
 	// Completed is told of each transfer that the client acknowledged as a whole. It may be nil.
 	Completed func(Completed)
 
+	// Dropped is told of each request that is left unanswered because of a bound, and of its client. It may be nil.
+	Dropped func(client netip.Addr)
+
 	Log *slog.Logger
 }
 
