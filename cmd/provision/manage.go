@@ -16,6 +16,7 @@ import (
 	"provision/internal/text"
 )
 
+// cancelCommand is `provision cancel`.
 func cancelCommand(daemon *api.Client) *cobra.Command {
 	return &cobra.Command{Use: "cancel HOST", Short: "withdraw a host's permit and stop its install",
 		Args: cobra.ExactArgs(1), ValidArgsFunction: completeHosts(daemon),
@@ -36,6 +37,7 @@ func cancelCommand(daemon *api.Client) *cobra.Command {
 		}}
 }
 
+// discoveredCommand is `provision discovered`.
 func discoveredCommand(daemon *api.Client) *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{Use: "discovered", Short: "list machines that asked and are not enrolled", Args: cobra.NoArgs,
@@ -62,6 +64,7 @@ func discoveredCommand(daemon *api.Client) *cobra.Command {
 	return c
 }
 
+// printJSON prints v as indented JSON that is safe for a terminal.
 func printJSON(w io.Writer, v any) error {
 	var b strings.Builder
 	enc := json.NewEncoder(&b)
@@ -76,12 +79,14 @@ func printJSON(w io.Writer, v any) error {
 // rows is a table for people.
 type rows struct{ *tabwriter.Writer }
 
+// table begins a table with its header.
 func table(w io.Writer, head ...any) rows {
 	t := rows{tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)}
 	t.row(head...)
 	return t
 }
 
+// row adds a row.
 func (t rows) row(cells ...any) {
 	for i, c := range cells {
 		if i > 0 {
@@ -92,7 +97,7 @@ func (t rows) row(cells ...any) {
 	fmt.Fprintln(t)
 }
 
-// ago says a time as people do.
+// ago says how long ago a time was; a time more than two days ago is printed itself.
 func ago(t time.Time) string {
 	d := time.Since(t)
 	switch {
