@@ -204,8 +204,8 @@ func ParseFacts(data []byte) (*Facts, error) {
 }
 
 // Limits of what a machine may report; no real machine comes near them.
-const ( // a device with several parents counts once below each
-	maxDevices = 10_000 // one that lies on several others counts below each
+const (
+	maxDevices = 10_000 // a device with several parents counts once below each
 	maxDepth   = 30     // nesting of devices
 	maxName    = 1000   // length of a name, number or label, in bytes
 )
