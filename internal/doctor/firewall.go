@@ -124,8 +124,8 @@ type firewall struct {
 // chainExits are the ways in which a packet may leave a chain, each with the rule that causes it. If there is only one
 // way, it is certain.
 type chainExits struct {
-	By     map[ruleVerdict]string // the first rule whose effect is not certain
-	Unsure string                 // the first rule that leaves it open
+	By     map[ruleVerdict]string
+	Unsure string // the first rule whose effect is not certain
 }
 
 // add records a way, unless it is known already.
@@ -197,7 +197,7 @@ func (f *firewall) enter(b base, p packet) chainExits {
 // judge returns findings about packets to the server that are dropped, and about its answers that are, grouped by the
 // rule that drops them.
 func (f *firewall) judge(l link, ports []portUse) (found []Finding) {
-	type cause struct{ words, by string } // of a finding
+	type cause struct{ words, by string }
 	for _, b := range f.Bases {
 		var causes []cause
 		stopped := make(map[cause][]packet)
