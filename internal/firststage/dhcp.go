@@ -17,7 +17,7 @@ import (
 
 // lease is what a DHCP server assigned.
 type lease struct {
-	addr    netip.Prefix // zero: none
+	addr    netip.Prefix
 	gateway netip.Addr   // zero: none
 	server  netip.Addr
 	time    time.Duration // how long it is valid

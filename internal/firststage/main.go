@@ -112,9 +112,8 @@ func runWorker() (status int, why string) {
 // the arguments and environment that the kernel gave. As after the kernel's own unpacking, nothing is mounted then. It
 // returns only if that failed.
 //
-// The image's root is a separate file system. It is not the kernel's initial one, which cannot be the subject of
-// pivot_root; to the image's switch_root both are the same, since it checks for a tmpfs or ramfs, and moves the next
-// root over it.
+// The image's root is a separate file system, and not the kernel's initial one, which pivot_root cannot replace. The
+// image's switch_root works with both, since it only checks for a tmpfs or ramfs, and moves the next root over it.
 func handOver(con *console) error {
 	cmdline, err := os.ReadFile("/proc/cmdline")
 	if err != nil {

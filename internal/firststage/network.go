@@ -215,7 +215,7 @@ func (n *network) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 
-	type answer struct { // of one card
+	type answer struct {
 		conn net.Conn
 		card string
 		err  error
