@@ -18,7 +18,7 @@ import (
 // lease is what a DHCP server assigned.
 type lease struct {
 	addr    netip.Prefix
-	gateway netip.Addr   // zero: none
+	gateway netip.Addr // zero: none
 	server  netip.Addr
 	time    time.Duration // how long it is valid
 }
