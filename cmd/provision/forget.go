@@ -126,7 +126,8 @@ func drawLoss(out io.Writer, head string, l hosts.Loss) {
 	line("sealed secrets", l.Secrets...)
 	var disks []string
 	for _, d := range l.Disks {
-		disks = append(disks, fmt.Sprintf("%s (serial %q)", d.Device, d.Serial)) // quoted, as the serial number comes from a machine
+		// The serial number is quoted, as it comes from a machine.
+		disks = append(disks, fmt.Sprintf("%s (serial %q)", d.Device, d.Serial))
 	}
 	line("its claim to the disks", disks...)
 	if l.Events > 0 {
