@@ -80,7 +80,7 @@ func (p *Plan) release(b *builder, nodes []*placedDevice, which func(string) boo
 
 // unmount adds the steps that unmount what an earlier plan mounted, on whatever disk that is.
 func unmount(b *builder, nodes []*placedDevice) {
-	type mounted struct{ point, device string } // with the device that is mounted
+	type mounted struct{ point, device string }
 	var list []mounted
 	seen := map[string]bool{}
 	swapfiles := false

@@ -26,7 +26,7 @@ type Facts struct {
 	// Inside holds what was found at paths on btrfs devices, by device and path: "subvolume", "file", "other", or "" for
 	// nothing.
 	Inside map[string]map[string]string `json:"inside"`
-	// Signatures are what blkid found, by the kernel names of the devices. [ParseFacts] copies it to devices that lsblk
+	// Signatures are what blkid found, by the kernel names of the devices. [ParseFacts] copies them to devices that lsblk
 	// shows as empty.
 	Signatures map[string]Signature `json:"signatures"`
 	// Holders are all devices that are made from others, including those that lsblk leaves out. [ParseFacts] adds these to
@@ -204,8 +204,8 @@ func ParseFacts(data []byte) (*Facts, error) {
 }
 
 // Limits of what a machine may report; no real machine comes near them.
-const ( // a device with several parents counts once below each
-	maxDevices = 10_000 // one that lies on several others counts below each
+const (
+	maxDevices = 10_000 // a device with several parents counts once below each
 	maxDepth   = 30     // nesting of devices
 	maxName    = 1000   // length of a name, number or label, in bytes
 )

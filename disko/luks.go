@@ -160,6 +160,7 @@ func (l *luks) keyArgs() []string {
 	return args
 }
 
+// fill makes or opens the container, and fills it.
 func (l *luks) fill(b *builder, on blockTarget) {
 	inside := blockTarget{device: "/dev/mapper/" + l.name, name: l.name, at: on.at}
 	if on.size > 0 {

@@ -126,6 +126,7 @@ func (v logicalVolume) bytes() int64 {
 	return (int64(f) + extentSize - 1) / extentSize * extentSize
 }
 
+// fill makes or opens the volume group, and fills its volumes.
 func (g *volumeGroup) fill(b *builder, on blockTarget) {
 	members := b.members["lvm_vg "+g.name]
 	switch g.state(b, members) {

@@ -44,6 +44,7 @@ func parseRAID(d *topDevice, a *attrs, _ string) {
 	r.content = a.content(d.on.device)
 }
 
+// fill makes or assembles the RAID, and fills it.
 func (r *raid) fill(b *builder, on blockTarget) {
 	members := b.members["mdadm "+r.name]
 	on.size, on.sector = r.size(members), 512

@@ -154,6 +154,7 @@ func (t *partedTable) minimum() int64 {
 	return minimum
 }
 
+// fill makes the partition table, or its missing partitions, and fills the partitions.
 func (t *partedTable) fill(b *builder, on blockTarget) {
 	kind := map[string]string{"gpt": "gpt", "msdos": "dos"}[t.format]
 	steps := len(b.steps)

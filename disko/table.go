@@ -199,6 +199,7 @@ func (p *Plan) Verify(device string, t *Table) error {
 	return fmt.Errorf("verify %s: the plan makes no table there", device)
 }
 
+// verify compares a GPT with the layout.
 func (g *gptTable) verify(r *reader, device string, t *Table) error {
 	parts := g.parts
 	want, err := arrange(parts, t.Size, t.SectorSize)
@@ -292,6 +293,7 @@ func (p partition) attributeMask() (mask uint64) {
 	return mask
 }
 
+// verify records errors for the differences between an entry of a GPT and the layout. want is where sgdisk puts it.
 func (p partition) verify(r *reader, number int, got Partition, want extent, sectorSize uint64) {
 	differ := func(what string, got, want any) {
 		if got != want {

@@ -213,6 +213,7 @@ func (d *dataset) key(b *builder) (stdin string) {
 	return stdin
 }
 
+// fill makes or opens the pool, and then its datasets.
 func (z *zpool) fill(b *builder, on blockTarget) {
 	members := b.members["zpool "+z.name]
 	state := b.together(on.at, "the pool "+z.name, members)
@@ -367,6 +368,7 @@ func (d *dataset) keep(b *builder, on blockTarget) bool {
 	return true
 }
 
+// fill makes the dataset, unless it is kept, and mounts it.
 func (d *dataset) fill(b *builder, on blockTarget) {
 	kept := d.keep(b, on)
 	if d.size != "" {

@@ -11,7 +11,7 @@ const (
 	OrderDiskFirst BootOrder = "disk-first" // the entry of the new system comes first; none is removed
 )
 
-// Words returns all boot orders, for help texts and completion.
+// Words returns all boot orders, for error messages and completion.
 func (o *BootOrder) Words() []string { return stringsOf(OrderDiskFirst, OrderKeep) }
 
 // UnmarshalText reads a boot order; the empty text means [OrderKeep].

@@ -17,7 +17,7 @@ const (
 	BuildTarget BuildOn = "target" // on the target, into its new file systems
 )
 
-// Words returns all places to build, for help texts and completion.
+// Words returns all places to build, for error messages and completion.
 func (b *BuildOn) Words() []string { return stringsOf(BuildServer, BuildTarget, BuildAuto) }
 
 // UnmarshalText reads a place to build; the empty text means [BuildAuto].

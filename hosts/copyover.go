@@ -12,7 +12,7 @@ const (
 	CopySSH  CopyOver = "ssh"  // everything inside the SSH connection with the pinned key
 )
 
-// Words returns all ways to copy, for help texts and completion.
+// Words returns all ways to copy, for error messages and completion.
 func (c *CopyOver) Words() []string { return stringsOf(CopyAuto, CopyHTTP, CopySSH) }
 
 // UnmarshalText reads a way to copy; the empty text means [CopyAuto].

@@ -17,7 +17,7 @@ const (
 	Script DiskoMode = "script" // erased, and everything created, by config.system.build.diskoScript
 )
 
-// Words returns all modes, for help texts and completion.
+// Words returns all modes, for error messages and completion.
 func (d *DiskoMode) Words() []string { return stringsOf(Fresh, Format, Mount, Script) }
 
 // UnmarshalText reads a mode; the empty text means [Fresh].

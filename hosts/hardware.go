@@ -26,7 +26,7 @@ const noHardware = "none"
 // files are the default file names, by tool.
 var files = map[string]string{GenerateConfig: "hardware-configuration.nix", Facter: "facter.json"}
 
-// Words returns all tools, for help texts and completion.
+// Words returns all tools, for completion.
 func (h *Hardware) Words() []string { return []string{GenerateConfig, Facter} }
 
 // UnmarshalText reads TOOL or TOOL=PATH. An empty text and "none" mean no tool.

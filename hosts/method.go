@@ -39,7 +39,7 @@ func (m Method) String() string {
 	return m.Offer + "+" + m.Program
 }
 
-// Words returns the offers and programs that can be chosen, for help texts and completion.
+// Words returns the offers and programs that can be chosen, for completion.
 func (m *Method) Words() []string {
 	return []string{OfferBINL, OfferFirst, OfferHeader, OfferPlain, DriverFirmware, DriverNative, OfferPi, OfferUBoot}
 }

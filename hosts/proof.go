@@ -19,7 +19,7 @@ const (
 	ProofNone Proof = "none" // the machine left the installer
 )
 
-// Words returns all proofs except those with a port, for help texts and completion.
+// Words returns all proofs except those with a port, for completion.
 func (p *Proof) Words() []string { return stringsOf(ProofSSH, ProofSeen, ProofNone) }
 
 // UnmarshalText reads ssh, ssh:PORT, seen or none; the empty text means [ProofSSH].

@@ -24,7 +24,7 @@ const (
 // vias lists the ways, in the order in which ViaAuto tries them.
 var vias = []Via{ViaAuto, ViaKexec, ViaNetboot, ViaWake, ViaManual}
 
-// Words returns all ways, for help texts and completion.
+// Words returns all ways, for completion.
 func (v *Via) Words() []string { return stringsOf(vias...) }
 
 // UnmarshalText reads a way; the empty text means that none is chosen.

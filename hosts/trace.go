@@ -40,10 +40,10 @@ type Packet struct {
 // Trace is the last netboot of one machine.
 type Trace struct {
 	MAC    string    `json:"mac"`
-	Host   string    `json:"host,omitempty"`   // if the MAC is enrolled
-	Client string    `json:"client"`           // the kind of client that asked last: "x86-64 UEFI PXE", …
-	Arch   string    `json:"arch,omitempty"`   // its processor, an images.Arch; "" if not known or not served
-	Method string    `json:"method,omitempty"` // how it was answered
+	Host   string    `json:"host,omitempty"` // if the MAC is enrolled
+	Client string    `json:"client"`         // the kind of client that asked last: "x86-64 UEFI PXE", …
+	Arch   string    `json:"arch,omitempty"` // its processor, an images.Arch; "" if not known or not served
+	Method string    `json:"method,omitempty"`
 	Stage  Stage     `json:"stage"`
 	Why    string    `json:"why,omitempty"` // why it gets nothing to boot
 	Rounds int       `json:"rounds"`        // DHCPDISCOVERs of firmware since the machine last got further

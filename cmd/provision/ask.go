@@ -11,13 +11,13 @@ import (
 	"golang.org/x/term"
 )
 
-// person is somebody at a terminal who can be asked.
+// person is somebody at a terminal who can be asked questions.
 type person struct {
 	in  *os.File
 	out io.Writer
 }
 
-// askable returns who can be asked, or nil if stdin is no terminal.
+// askable returns the person at the terminal; nil if stdin is not a terminal.
 func askable(stdin io.Reader, out io.Writer) *person {
 	f, ok := stdin.(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) {
@@ -26,7 +26,7 @@ func askable(stdin io.Reader, out io.Writer) *person {
 	return &person{f, out}
 }
 
-// Line asks for a line.
+// Line asks for a line, and returns it without the newline.
 func (t *person) Line(ctx context.Context, prompt string) (string, error) {
 	return t.read(ctx, prompt, func() (string, error) {
 		line, err := bufio.NewReader(t.in).ReadString('\n')
@@ -34,7 +34,7 @@ func (t *person) Line(ctx context.Context, prompt string) (string, error) {
 	})
 }
 
-// Secret asks for a line that is not shown.
+// Secret asks for a line without showing what is typed.
 func (t *person) Secret(ctx context.Context, prompt string) (string, error) {
 	return t.read(ctx, prompt, func() (string, error) {
 		line, err := term.ReadPassword(int(t.in.Fd()))
@@ -43,8 +43,8 @@ func (t *person) Secret(ctx context.Context, prompt string) (string, error) {
 	})
 }
 
-// read reads until ctx ends. A read from a terminal cannot be broken off; it is
-// left behind, for the program ends then, with the terminal as it was before.
+// read reads an answer, until ctx ends. A read from a terminal cannot be cancelled, so it is abandoned; that is
+// acceptable because the program ends then. The terminal's settings are restored.
 func (t *person) read(ctx context.Context, prompt string, read func() (string, error)) (string, error) {
 	before, err := term.GetState(int(t.in.Fd()))
 	if err != nil {
@@ -69,7 +69,7 @@ func (t *person) read(ctx context.Context, prompt string, read func() (string, e
 		return a.text, nil
 	case <-ctx.Done():
 		fmt.Fprintln(t.out)
-		_ = term.Restore(int(t.in.Fd()), before) // the reason to end is the context's
+		_ = term.Restore(int(t.in.Fd()), before) // the error that matters is that of the context
 		return "", ctx.Err()
 	}
 }

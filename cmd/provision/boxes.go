@@ -11,29 +11,30 @@ import (
 	"provision/internal/text"
 )
 
-// How a cell looks: parameters of SGR (ECMA-48).
+// Styles of a cell: parameters of SGR (ECMA-48).
 const (
 	bold   = "1"
 	faint  = "2"
 	red    = "31"
 	green  = "32"
 	cyan   = "36"
-	alarm  = "1;97;41" // white on red
-	gutter = 6         // columns left of the boxes, for a word
+	alarm  = "1;97;41" // bold white on red
+	gutter = 6         // columns to the left of the boxes, for a label
 )
 
-// diskCell is one character of a picture.
+// diskCell is a character of a picture, with its style.
 type diskCell struct {
 	char  rune
 	style string
 }
 
-// canvas is what a picture is drawn on; it grows downwards.
+// canvas is what a picture is drawn on. It grows downwards.
 type canvas struct {
-	width int
+	width int // in columns
 	rows  [][]diskCell
 }
 
+// put writes text at a position. What is beyond the width is cut off.
 func (c *canvas) put(x, y int, text, style string) {
 	for len(c.rows) <= y {
 		c.rows = append(c.rows, slices.Repeat([]diskCell{{char: ' '}}, c.width))
@@ -46,7 +47,7 @@ func (c *canvas) put(x, y int, text, style string) {
 	}
 }
 
-// print writes the rows without blanks at their ends.
+// print writes the rows without trailing blanks.
 func (c *canvas) print(w io.Writer, color bool) {
 	for _, row := range c.rows {
 		for len(row) > 0 && row[len(row)-1].char == ' ' && (!color || row[len(row)-1].style == "") {
@@ -73,17 +74,17 @@ func (c *canvas) print(w io.Writer, color bool) {
 	}
 }
 
-// progressBar is a row of boxes, to scale as far as their words allow.
+// progressBar is a row of boxes for the segments of a disk, drawn to scale as far as their texts allow.
 type progressBar struct {
 	label    string
 	segments []disko.Segment
-	lost     bool
+	lost     bool // the segments are erased
 
-	edges []int // columns of the lines between the boxes
-	texts [][]styledLine
+	edges []int          // columns of the vertical lines between the boxes
+	texts [][]styledLine // text of each box
 }
 
-// newBar shows what there is after the plan.
+// newBar returns the bar for the state after the plan.
 func newBar(segments []disko.Segment) progressBar {
 	if slices.ContainsFunc(segments, func(s disko.Segment) bool { return !s.Kept && s.What != "free" }) {
 		return progressBar{label: "new", segments: segments}
@@ -91,10 +92,10 @@ func newBar(segments []disko.Segment) progressBar {
 	return progressBar{label: "kept", segments: segments}
 }
 
-// styledLine is a line of text in a box, and where something is mounted.
+// styledLine is a line of text in a box, followed by where something is mounted.
 type styledLine struct{ text, where, style string }
 
-// bars draws one or two bars, the second below the first.
+// bars draws one or two bars, the second below the first. Bars without segments are left out.
 func (c *canvas) bars(list ...progressBar) {
 	list = slices.DeleteFunc(list, func(b progressBar) bool { return len(b.segments) == 0 })
 	if len(list) == 0 {
@@ -113,7 +114,7 @@ func (c *canvas) bars(list ...progressBar) {
 	c.put(0, len(c.rows), "", "")
 }
 
-// border draws a line that closes the boxes above and opens those below.
+// border draws the line that closes the boxes above and opens those below.
 func (c *canvas) border(above, below []int, lost bool) {
 	edges := append(slices.Clone(above), below...)
 	first, last := slices.Min(edges), slices.Max(edges)
@@ -125,11 +126,12 @@ func (c *canvas) border(above, below []int, lost bool) {
 				i |= 1 << bit
 			}
 		}
-		// By what meets there: 1 above, 2 below, 4 left, 8 right.
+		// The index says which lines meet there: 1 above, 2 below, 4 left, 8 right.
 		c.put(x, y, string([]rune(" │││ ┘┐┤ └┌├─┴┬┼")[i]), lineStyle(lost))
 	}
 }
 
+// lineStyle returns the style of the lines of a bar.
 func lineStyle(lost bool) string {
 	if lost {
 		return red
@@ -137,7 +139,7 @@ func lineStyle(lost bool) string {
 	return faint
 }
 
-// boxes draws a bar's boxes, and its label beside them.
+// boxes draws the boxes of a bar, with its label at the left.
 func (c *canvas) boxes(b *progressBar) {
 	y, height := len(c.rows), 0
 	for _, text := range b.texts {
@@ -169,18 +171,18 @@ func (c *canvas) boxes(b *progressBar) {
 	}
 }
 
-// arrange decides where the boxes are: each as wide as its size says, but wide enough to
-// be read. What has no known size takes the rest.
+// arrange computes the positions of the boxes: each is as wide as its size demands, but wide enough for its text. Boxes
+// without a known size share the rest.
 func (b *progressBar) arrange(left, right int) {
-	wide := 12 // characters of text in a box that is too small for its scale
+	wide := 12 // most columns that a text gets in a box that is too small for it
 	if len(b.segments) > 3 {
-		wide = 9 // "931.5 GiB"
+		wide = 9 // enough for "931.5 GiB"
 	}
 	if len(b.segments)*(wide+3) > right-left {
 		b.list()
 	}
 	n := len(b.segments)
-	room := right - left - 3*n // a line and a blank at both sides of each text
+	room := right - left - 3*n // each box has a line, and a blank on both sides of its text
 	sizes := make([]float64, n)
 	minimums := make([]int, n)
 	sum := 0.0
@@ -210,7 +212,7 @@ func (b *progressBar) arrange(left, right int) {
 	}
 }
 
-// list puts what is too much for a row of boxes into one, a line each.
+// list replaces a row with too many boxes by a single box with one line for each segment.
 func (b *progressBar) list() {
 	all := disko.Segment{Children: slices.Clone(b.segments)}
 	for i := range all.Children {
@@ -220,7 +222,7 @@ func (b *progressBar) list() {
 	b.segments = []disko.Segment{all}
 }
 
-// share divides room by sizes, so that none gets less than its least.
+// share divides room in proportion to sizes, but gives each at least its minimum.
 func share(room int, sizes []float64, minimums []int) []int {
 	widths, fixed := make([]int, len(sizes)), make([]bool, len(sizes))
 	for again := true; again; {
@@ -234,7 +236,7 @@ func share(room int, sizes []float64, minimums []int) []int {
 			}
 		}
 
-		done := 0.0 // rounding is carried on, so that the widths add up
+		done := 0.0 // rounding errors are carried over, so that the widths add up
 		for i := range sizes {
 			widths[i] = minimums[i]
 			if fixed[i] {

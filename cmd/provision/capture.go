@@ -25,6 +25,7 @@ HTTP requests are in the text only.
   provision capture bravo
   provision capture 52:54:00:12:34:56 --pcap bravo.pcap`
 
+// captureCommand is `provision capture`.
 func captureCommand(daemon *api.Client) *cobra.Command {
 	var asJSON bool
 	var file string
@@ -54,7 +55,7 @@ func captureCommand(daemon *api.Client) *cobra.Command {
 	return c
 }
 
-// showTrace prints a line a packet: when, in which direction, what.
+// showTrace prints one line for each packet: its time, its direction, and a summary.
 func showTrace(w io.Writer, tr hosts.Trace) {
 	who := tr.MAC
 	if tr.Host != "" {
@@ -70,6 +71,7 @@ func showTrace(w io.Writer, tr hosts.Trace) {
 	}
 }
 
+// stageWords says, for people, how far a netboot has come.
 func stageWords(tr hosts.Trace) string {
 	switch tr.Stage {
 	case hosts.StageAsked:
@@ -98,7 +100,7 @@ func stageWords(tr hosts.Trace) string {
 }
 
 func savePcap(file string, tr hosts.Trace) error {
-	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600) // a boot's token is in it
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600) // it contains the token of a boot
 	if err != nil {
 		return fmt.Errorf("write the capture: %w", err)
 	}
@@ -109,8 +111,7 @@ func savePcap(file string, tr hosts.Trace) error {
 	return f.Close()
 }
 
-// writePcap dresses the datagrams up as Ethernet frames. The server sees no
-// frames: the MAC that is not the machine's is made up.
+// writePcap writes the datagrams as Ethernet frames. As the server does not see frames, it makes up a MAC for itself.
 func writePcap(w io.Writer, tr hosts.Trace) error {
 	out := pcapgo.NewWriterNanos(w)
 	if err := out.WriteFileHeader(65536, layers.LinkTypeEthernet); err != nil {
@@ -132,6 +133,7 @@ func writePcap(w io.Writer, tr hosts.Trace) error {
 	return nil
 }
 
+// ethernet returns the Ethernet frame for a datagram.
 func ethernet(mac string, p hosts.Packet) ([]byte, error) {
 	machine, err := net.ParseMAC(mac)
 	if err != nil {
@@ -152,7 +154,7 @@ func ethernet(mac string, p hosts.Packet) ([]byte, error) {
 	}
 	to := p.To.Addr()
 	if !p.Sent && p.From.Addr().IsUnspecified() {
-		to = broadcast // it was sent to all, and came to us
+		to = broadcast // it was a broadcast, which the server received
 	}
 	ip := &layers.IPv4{
 		Version:  4,

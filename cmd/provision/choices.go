@@ -17,11 +17,11 @@ import (
 	"provision/internal/enroll"
 )
 
-// toEnroll are the choices of an enrolment that have a flag, toSet those that can be changed later.
+// toEnroll selects the choices that an enrolment has flags for, and toSet those that can be changed later.
 func toEnroll(ch hosts.Choice) bool { return ch.Flag != "" }
 func toSet(ch hosts.Choice) bool    { return ch.Set != "" }
 
-// choiceFlags adds the flags of some choices to a command, as hosts.Choices describes them.
+// choiceFlags adds flags for the selected choices to a command, as hosts.Choices describes them.
 func choiceFlags(c *cobra.Command, choices *hosts.Choices, which func(hosts.Choice) bool) {
 	for _, ch := range hosts.AllChoices() {
 		if which(ch) {
@@ -30,7 +30,7 @@ func choiceFlags(c *cobra.Command, choices *hosts.Choices, which func(hosts.Choi
 	}
 }
 
-// choiceFlag adds a flag whose value goes to a pointer.
+// choiceFlag adds the flag for a choice. to is a pointer to its value.
 func choiceFlag(c *cobra.Command, ch hosts.Choice, to any) {
 	fl := c.Flags()
 	help := strings.ReplaceAll(ch.Help, "{boards}", strings.Join(boards.Names(), ", "))
@@ -66,15 +66,15 @@ func choiceFlag(c *cobra.Command, ch hosts.Choice, to any) {
 		return
 	}
 
-	// It errs only for a flag that does not exist.
+	// The error would mean that the flag does not exist.
 	_ = c.RegisterFlagCompletionFunc(ch.Flag, complete)
 }
 
-// textFlag is the flag of a value that reads itself.
+// textFlag is the flag of a choice that parses its own value.
 type textFlag struct {
 	to    encoding.TextUnmarshaler
-	text  string
-	empty string // why an empty value is refused; empty: it is not
+	text  string // as it was typed
+	empty string // error message for an empty value; empty: an empty value is allowed
 }
 
 // Set implements [pflag.Value].
@@ -88,22 +88,22 @@ func (f *textFlag) Set(s string) error {
 
 func (f *textFlag) String() string { return f.text }
 
-// Type implements [pflag.Value]; help shows it.
+// Type implements [pflag.Value]. The help text shows it.
 func (f *textFlag) Type() string { return "string" }
 
-// isChoice tells whether a flag's value reads itself, and says of a wrong one what to write instead.
+// isChoice reports whether a flag's value is a textFlag, whose errors say what to write instead.
 func isChoice(f *pflag.Flag) bool {
 	_, is := f.Value.(*textFlag)
 	return is
 }
 
-// choiceOf is the choice of a name.
+// choiceOf returns the choice with this name, which must exist.
 func choiceOf(name string) hosts.Choice {
 	all := hosts.AllChoices()
 	return all[slices.IndexFunc(all, func(ch hosts.Choice) bool { return ch.Name == name })]
 }
 
-// givenChoices are the names of the choices whose flags were given.
+// givenChoices returns the names of the selected choices whose flags were given.
 func givenChoices(c *cobra.Command, which func(hosts.Choice) bool) (names []string) {
 	for _, ch := range hosts.AllChoices() {
 		if which(ch) && c.Flags().Changed(ch.Flag) {
@@ -113,14 +113,15 @@ func givenChoices(c *cobra.Command, which func(hosts.Choice) bool) (names []stri
 	return names
 }
 
-// saidChoices are those of an enrolment. An empty value says nothing: a reinstall keeps what the host has.
+// saidChoices returns the names of the choices that an enrolment makes. A flag with an empty value does not count: a
+// reinstall then keeps what the host has.
 func saidChoices(c *cobra.Command) []string {
 	return givenChoices(c, func(ch hosts.Choice) bool {
 		return toEnroll(ch) && c.Flags().Lookup(ch.Flag).Value.String() != ""
 	})
 }
 
-// checkChoices refuses what the server would refuse, as far as can be told here.
+// checkChoices returns an error for choices that the server would refuse, as far as that is known here.
 func checkChoices(c hosts.Choices) error {
 	if err := c.CheckWords(); err != nil {
 		return err

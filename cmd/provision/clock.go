@@ -13,8 +13,9 @@ import (
 	"provision/hosts"
 )
 
-// awaitClock returns once the machine's clock is not behind the latest time that the server has seen, or ctx ends. A
-// machine without a battery for its clock starts with any time, until the network tells it the right one.
+// awaitClock waits until the machine's clock is not behind the latest time that the server has seen, or until ctx ends.
+// A machine without a battery for its clock starts with an arbitrary time, until it gets the right one from the
+// network.
 func awaitClock(ctx context.Context, clock *hosts.Clock, store string, log *slog.Logger) error {
 	for {
 		now, latest, behind := clock.Behind()
@@ -31,7 +32,7 @@ func awaitClock(ctx context.Context, clock *hosts.Clock, store string, log *slog
 	}
 }
 
-// clockSet waits until the clock is set, or has come to a time by itself, or ctx ends. See TFD_TIMER_CANCEL_ON_SET in
+// clockSet waits until the clock is set, reaches the time until by itself, or ctx ends. See TFD_TIMER_CANCEL_ON_SET in
 // timerfd_create(2).
 func clockSet(ctx context.Context, until time.Time) error {
 	fd, err := unix.TimerfdCreate(unix.CLOCK_REALTIME, unix.TFD_CLOEXEC|unix.TFD_NONBLOCK)

@@ -14,29 +14,30 @@ import (
 	"provision/internal/enroll"
 )
 
-// question asks an operator whether what a request would do is meant.
+// question asks an operator to confirm what a request would do.
 type question struct {
 	c      *cobra.Command
 	daemon *api.Client
 	in     *bufio.Reader
 	host   string
-	yes    bool // it is, whatever the server plans when it gets the request
-	// seen means that the machine told its disks just now; if it could not be asked, unseen says why.
+	yes    bool // confirmed in advance, whatever the server plans when it gets the request
+	// seen means that the machine has just reported its disks; if it could not be asked, unseen says why.
 	seen   bool
 	unseen error
-	// unasked tells of a plan that it needs no confirmation; nil: every plan does.
+	// unasked reports whether a plan needs no confirmation; nil: every plan needs one.
 	unasked func(*enroll.Proposal) bool
-	// before is done each time between the confirmation and the request; it may be nil.
+	// before is called between each confirmation and the request; it may be nil.
 	before func() error
 }
 
+// newQuestion returns a question about a host.
 func newQuestion(c *cobra.Command, daemon *api.Client, host string, yes bool) *question {
 	return &question{c: c, daemon: daemon, in: bufio.NewReader(c.InOrStdin()), host: host, yes: yes}
 }
 
-// put shows the plan that the server makes of a request, has it confirmed, and sends the request
-// with the digest of that plan. Where the plan is another by then, that one is shown and is to be
-// confirmed. body is the request with an agreement; the answer is decoded into s.
+// put shows the plan that the server makes for a request, asks for confirmation, and sends the request with the digest
+// of that plan. If the plan has changed by then, put shows the new one and asks again. body returns the request with an
+// agreement; the answer is decoded into s.
 func (q *question) put(path string, body func(enroll.Agreement) any, s *api.Status) error {
 	p := new(enroll.Proposal)
 	if err := q.daemon.Call(q.c.Context(), http.MethodPost, path, body(enroll.Agreement{PlanOnly: true}), p); err != nil {
@@ -65,11 +66,11 @@ func (q *question) put(path string, body func(enroll.Agreement) any, s *api.Stat
 		}
 
 		fmt.Fprintf(q.c.OutOrStdout(), "\nNot done: %v.\n\n", err)
-		p, q.unasked = old.Plan, nil // somebody reads the screen by now
+		p, q.unasked = old.Plan, nil // from now on somebody reads the screen
 	}
 }
 
-// ask shows a plan and has it confirmed.
+// ask shows a plan and asks for confirmation.
 func (q *question) ask(p *enroll.Proposal) (enroll.Agreement, error) {
 	if q.unasked != nil && q.unasked(p) {
 		return enroll.Agreement{Digest: p.Digest}, nil
@@ -84,7 +85,7 @@ func (q *question) ask(p *enroll.Proposal) (enroll.Agreement, error) {
 	return enroll.Agreement{Digest: p.Digest}, confirm(q.in, q.c.OutOrStdout(), q.host)
 }
 
-// showProposal shows what is on the disks, what will be, and what is lost.
+// showProposal shows what is on the disks, what will be on them, and what is lost.
 func showProposal(out io.Writer, p *enroll.Proposal) {
 	width, color := terminalSize(out)
 	if p.Unfit != "" {
@@ -114,16 +115,16 @@ func showProposal(out io.Writer, p *enroll.Proposal) {
 	}
 }
 
-// look has the host's machine asked for its disks, before the plan is made.
+// look asks the host's machine for its disks, before the plan is made.
 func (q *question) look() {
 	q.unseen = q.daemon.Call(q.c.Context(), http.MethodPost, api.HostPath(q.host, "/look"), nil, nil)
 	q.seen = q.unseen == nil
 }
 
-// confirm has the host's name typed.
+// confirm asks for the host's name to be typed. Anything else is an error.
 func confirm(in io.Reader, out io.Writer, name string) error {
 	fmt.Fprintf(out, "Type %s to go on: ", name)
-	line, err := bufio.NewReader(in).ReadString('\n') // of a bufio.Reader it is that itself
+	line, err := bufio.NewReader(in).ReadString('\n') // if in is a bufio.Reader, NewReader returns it itself
 	switch typed := strings.TrimSpace(line); {
 	case typed == name:
 		return nil

@@ -36,7 +36,7 @@ Each finding is a line with its remedy. Exit status 1 if one stops a boot.
   provision doctor --interface br0
   provision doctor --interface br0 --dhcp-config dnsmasq    # for --dhcp off`
 
-// doctorFlags are the options of doctor as they were typed.
+// doctorFlags are the flags of doctor.
 type doctorFlags struct {
 	ifaces            []string
 	dhcp, http, flake string
@@ -45,6 +45,7 @@ type doctorFlags struct {
 	asJSON            bool
 }
 
+// doctorCommand is `provision doctor`.
 func doctorCommand(daemon *api.Client) *cobra.Command {
 	var f doctorFlags
 	c := &cobra.Command{Use: "doctor [--interface IF]", Short: "find what keeps machines from netbooting", Long: doctorHelp, Args: cobra.NoArgs,
@@ -89,15 +90,14 @@ func doctorCommand(daemon *api.Client) *cobra.Command {
 	fl.DurationVar(&f.wait, "wait", 4*time.Second, "how long to wait for DHCP servers (dnsmasq thinks for 3 seconds)")
 	fl.BoolVar(&f.asJSON, "json", false, "print JSON (stable; an array of findings)")
 	for flag, values := range map[string][]string{"dhcp": {"proxy", "server", "off"}, "dhcp-config": append([]string{"all"}, doctor.Recipes...)} {
-		// It errs only for a flag that does not exist.
+		// The error would mean that the flag does not exist.
 		_ = c.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
 	}
 
 	return c
 }
 
-// doctor is what the flags and the running server come to. The hints tell what
-// could not be looked at.
+// doctor returns the Doctor for the flags and the running server. The hints say what could not be checked.
 func (f *doctorFlags) doctor(ctx context.Context,
 	daemon *api.Client) (d *doctor.Doctor, hints []doctor.Finding, err error) {
 	d = &doctor.Doctor{Interfaces: f.ifaces, Mode: pxe.Mode(f.dhcp), Flake: f.flake, Wait: f.wait, Now: time.Now}
@@ -110,7 +110,7 @@ func (f *doctorFlags) doctor(ctx context.Context,
 	if f.dhcp != "" && d.Mode != pxe.Proxy && d.Mode != pxe.Full && d.Mode != pxe.Off {
 		return nil, nil, errUsage{fmt.Errorf("--dhcp %s: choose proxy, server or off", f.dhcp)}
 	}
-	if _, err := os.Stat(f.flake); f.flake != "" && err == nil { // nix takes a bare name for one of its registry's
+	if _, err := os.Stat(f.flake); f.flake != "" && err == nil { // nix would look up a bare name in its registry
 		if d.Flake, err = filepath.Abs(f.flake); err != nil {
 			return nil, nil, err
 		}
@@ -126,8 +126,7 @@ func (f *doctorFlags) doctor(ctx context.Context,
 	return d, hints, nil
 }
 
-// askServer fills in what a running server knows. It is no error if there is
-// none.
+// askServer adds what a running server knows to d. It is not an error if none runs; a hint then says so.
 func askServer(ctx context.Context, daemon *api.Client, d *doctor.Doctor) (hints []doctor.Finding, err error) {
 	var serving api.Serving
 	if err := daemon.Call(ctx, http.MethodGet, api.ServerPath, nil, &serving); err != nil {
@@ -184,10 +183,11 @@ func askServer(ctx context.Context, daemon *api.Client, d *doctor.Doctor) (hints
 	return hints, err
 }
 
-// noPointer reports whether a finding is that no DHCP server points machines
-// here, as one must with --dhcp off.
+// noPointer reports whether a finding says that no DHCP server points machines to this one, as one must with --dhcp
+// off.
 func noPointer(f doctor.Finding) bool { return f.Check == "dhcp" && f.Severity == doctor.Stop }
 
+// printRecipes prints the settings for another DHCP server, or for all that are known.
 func printRecipes(w io.Writer, d *doctor.Doctor, which string) error {
 	address, err := doctor.Address(d.Interfaces[0])
 	if err != nil {
@@ -212,8 +212,8 @@ func printRecipes(w io.Writer, d *doctor.Doctor, which string) error {
 	return nil
 }
 
-// printFindings prints a line for each finding. On a terminal the remedy has a
-// line of its own, since both together rarely fit.
+// printFindings prints one line for each finding. On a terminal, the remedy is on a second line, as both rarely fit
+// into one.
 func printFindings(w io.Writer, d *doctor.Doctor, found []doctor.Finding) error {
 	terminal := terminalOf(w) != nil && os.Getenv("TERM") != "dumb"
 	between := " → "

@@ -86,6 +86,7 @@ fileSystems keep it.
   provision enroll 52:54:00:12:34:56 bravo --secret /var/lib/tailscale.key=ts.key:0400 \
     --extra-files ./extra --chown /home/ada=1000:100`
 
+// enrollCommand is `provision enroll`.
 func enrollCommand(daemon *api.Client) *cobra.Command {
 	var e enrollment
 	c := &cobra.Command{Use: "enroll MAC[,MAC...] HOST", Short: "say which machine shall become which host", Long: enrollHelp,
@@ -114,11 +115,11 @@ func enrollCommand(daemon *api.Client) *cobra.Command {
 // enrollment is what a host is enrolled with, as it was typed.
 type enrollment struct {
 	request enroll.Request
-	disks   []string
+	disks   []string // values of --disk
 	secret  secretFlags
 }
 
-// flags adds those of enroll, install and reinstall. via is how the machine is made to come if nothing is said.
+// flags adds the flags of enroll, install and reinstall. via is the default of --via.
 func (e *enrollment) flags(c *cobra.Command, via hosts.Via) {
 	r := &e.request
 	choiceFlags(c, &r.Choices, toEnroll)
@@ -132,14 +133,14 @@ func (e *enrollment) flags(c *cobra.Command, via hosts.Via) {
 	group(c, "machine", "via", "permit")
 }
 
-// viaFlag adds --via; otherwise is what is done without it, empty: as before.
+// viaFlag adds --via. otherwise is the default that the help text shows; empty: as before.
 func viaFlag(c *cobra.Command, via *hosts.Via, otherwise hosts.Via) {
 	help := "how the machine is made to come: auto, kexec, netboot, wol or manual"
 	choiceFlag(c, hosts.Choice{Flag: "via", Help: help}, via)
 	c.Flags().Lookup("via").DefValue = string(otherwise)
 }
 
-// parse checks the flags and completes the request, but for MACs and name.
+// parse checks the flags and completes the request, except for MACs and name.
 func (e *enrollment) parse(c *cobra.Command) (err error) {
 	r := &e.request
 	r.Named = saidChoices(c)
@@ -161,13 +162,13 @@ func (e *enrollment) parse(c *cobra.Command) (err error) {
 	return e.secret.read(c, r)
 }
 
-// agreed is the request, with what the operator agrees to.
+// agreed returns the request with the operator's agreement.
 func (e *enrollment) agreed(a enroll.Agreement) any {
 	e.request.Agreement = a
 	return e.request
 }
 
-// sayEnrolled says what an enrolled host shall be.
+// sayEnrolled says what a host is enrolled as.
 func sayEnrolled(c *cobra.Command, daemon *api.Client, s api.Status) {
 	fmt.Fprintf(c.OutOrStdout(), "%s shall become %s, with image %s.\n", strings.Join(s.MACs, ", "), s.Name, s.Image)
 	fmt.Fprintf(c.OutOrStdout(), "Its SSH host key: %s\n", s.HostKey)
@@ -188,11 +189,12 @@ func warn(c *cobra.Command, s api.Status) {
 	}
 }
 
+// completeWays completes a fixed list of words.
 func completeWays(ways ...cobra.Completion) cobra.CompletionFunc {
 	return cobra.FixedCompletions(ways, cobra.ShellCompDirectiveNoFileComp)
 }
 
-// permission is what the permit allows, and until when.
+// permission says what the permit allows, and until when.
 func permission(s api.Status) string {
 	may := "Its disks may be erased once"
 	switch {
@@ -206,7 +208,7 @@ func permission(s api.Status) string {
 	return may + ", until " + s.Permit.Expires.Local().Format("2006-01-02 15:04")
 }
 
-// diskFlag adds --disk, for disko.ParseDisks.
+// diskFlag adds --disk, whose values disko.ParseDisks reads.
 func diskFlag(c *cobra.Command, disks *[]string) {
 	c.Flags().StringArrayVar(disks, "disk", nil, "NAME=DISK: the disk to take for the layout's NAME: serial:SERIAL, wwn:WWN, largest, smallest-nvme and so on, or a path")
 }

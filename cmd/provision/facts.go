@@ -18,6 +18,7 @@ nothing. Run it as root on the machine itself:
 
   ssh root@bravo provision facts >facts.json`
 
+// factsCommand is `provision facts`.
 func factsCommand() *cobra.Command {
 	return &cobra.Command{Use: "facts", Short: "print what this machine's disks are, for plan --facts", Long: factsHelp, Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {

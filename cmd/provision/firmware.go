@@ -29,6 +29,7 @@ provision, and is taken from folders, Debian's packages (or their URLs), or nixp
 Of a file that several sources have, the last is taken. Adding replaces what was
 there. The licences are kept beside the files: list --licences prints them.`
 
+// firmwareCommand is `provision images firmware`.
 func firmwareCommand(daemon *api.Client) *cobra.Command {
 	c := &cobra.Command{Use: "firmware", Short: "manage the firmware of boards", Long: firmwareHelp, Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -73,8 +74,8 @@ func firmwareAdd(daemon *api.Client) *cobra.Command {
 	return c
 }
 
-// absSource makes a path absolute, also that of a flake, which nix knows by its dot or slash;
-// other references stay as they are.
+// absSource makes a path absolute. It does the same for the path in a flake reference, which begins with a dot or
+// slash; other references are left alone.
 func absSource(source string) (string, error) {
 	path, attr, flake := strings.Cut(source, "#")
 	if flake && !strings.HasPrefix(path, ".") && !strings.HasPrefix(path, "/") {
@@ -90,6 +91,7 @@ func absSource(source string) (string, error) {
 	return abs, err
 }
 
+// addFirmware adds firmware, and shows the progress on a terminal.
 func addFirmware(c *cobra.Command, daemon *api.Client, r api.FirmwareRequest) error {
 	body, err := daemon.Do(c.Context(), http.MethodPost, api.FirmwarePath, r)
 	if err != nil {
@@ -125,6 +127,7 @@ func addFirmware(c *cobra.Command, daemon *api.Client, r api.FirmwareRequest) er
 	return nil
 }
 
+// printFirmware prints what a tree is and which boards it is complete for.
 func printFirmware(w io.Writer, f api.Firmware) {
 	fmt.Fprintf(w, "%s: %d files, %.1f MB, added %s from %s\n", f.Name, len(f.Files), float64(f.Size())/1e6, ago(f.Added), f.From)
 	fmt.Fprintf(w, "  to netboot: %s\n  on a disk: %s\n", images.FitWords(f.Netboot), images.FitWords(f.Disk))
@@ -168,6 +171,7 @@ func firmwareList(daemon *api.Client) *cobra.Command {
 	return c
 }
 
+// printLicences prints the licences of a tree.
 func printLicences(c *cobra.Command, daemon *api.Client, name string) error {
 	body, err := daemon.Do(c.Context(), http.MethodGet, api.FirmwareTreePath(name)+"/licences", nil)
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"syscall"
 )
 
-// What lies in the state folder.
+// Names of files in the state folder.
 const (
 	storeFile = "state.db"
 	keyFile   = "secrets.key"
@@ -17,8 +17,9 @@ const (
 	loginFile = "ssh.pub"
 )
 
-// closeFolder makes sure that what the server believes is only the server's to write, and its secrets only its to read.
-// Who may read the folder is set right; what somebody else may have changed is refused, with the command that mends it.
+// closeFolder makes sure that only the server can write the files that it trusts, and that only it can read secrets. It
+// removes the access of others to the folder, and returns the mode that the folder had. If others could have changed a
+// file, that is an error, with the command that mends it.
 func closeFolder(dir string) (was fs.FileMode, err error) {
 	was, err = checkFolder(dir)
 	if err != nil || was&0o077 == 0 {
@@ -52,7 +53,7 @@ func checkFolder(dir string) (fs.FileMode, error) {
 	return info.Mode().Perm(), nil
 }
 
-// oursInside looks at a file of the state folder, if it is there.
+// oursInside checks a file of the state folder, if it exists.
 func oursInside(path string) error {
 	info, err := os.Lstat(path)
 	switch {
@@ -73,7 +74,7 @@ func oursInside(path string) error {
 	return ours(path, info)
 }
 
-// ours refuses what others own or may write.
+// ours returns an error if others own or can write a file.
 func ours(path string, info fs.FileInfo) error {
 	owner, me := int(info.Sys().(*syscall.Stat_t).Uid), os.Geteuid()
 	switch {

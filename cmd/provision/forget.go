@@ -31,6 +31,7 @@ cancel; to install it again, provision reinstall.
   provision restore bravo
   provision forget bravo --purge`
 
+// forgetCommand is `provision forget`.
 func forgetCommand(daemon *api.Client) *cobra.Command {
 	var yes, purge bool
 	c := &cobra.Command{Use: "forget HOST", Short: "take a host out of the inventory", Long: forgetHelp,
@@ -72,8 +73,8 @@ func forgetCommand(daemon *api.Client) *cobra.Command {
 	return c
 }
 
-// showForgotten shows what goes with a host, and what is kept of it. ask is that something is among it that
-// nobody can make again.
+// showForgotten shows what is lost with a host, and what of it is kept. ask reports whether something that nobody can
+// make again is among it.
 func showForgotten(c *cobra.Command, daemon *api.Client, name string, purge bool) (ask bool, err error) {
 	out := c.OutOrStdout()
 	var kept []api.Forgotten
@@ -107,6 +108,7 @@ func showForgotten(c *cobra.Command, daemon *api.Client, name string, purge bool
 	return ask, nil
 }
 
+// drawLoss prints a Loss as a table.
 func drawLoss(out io.Writer, head string, l hosts.Loss) {
 	fmt.Fprintln(out, head)
 	t := table(out)
@@ -123,22 +125,24 @@ func drawLoss(out io.Writer, head string, l hosts.Loss) {
 	line("sealed secrets", l.Secrets...)
 	var disks []string
 	for _, d := range l.Disks {
-		disks = append(disks, fmt.Sprintf("%s (serial %q)", d.Device, d.Serial)) // a machine's word
+		// The serial number is quoted, as it comes from a machine.
+		disks = append(disks, fmt.Sprintf("%s (serial %q)", d.Device, d.Serial))
 	}
 	line("its claim to the disks", disks...)
 	if l.Events > 0 {
 		line("its log", fmt.Sprintf("%d events", l.Events))
 	}
-	t.Flush() // to the operator's terminal, as the rest
+	t.Flush() // like other output, without a check for errors
 }
 
-// forgottenHosts are those that can be restored; name, if given, is theirs.
+// forgottenHosts returns the hosts that can be restored; only those with this name, if it is not empty.
 func forgottenHosts(ctx context.Context, daemon *api.Client, name string) ([]api.Forgotten, error) {
 	var all []api.Forgotten
 	err := daemon.Call(ctx, http.MethodGet, api.ForgottenPath, nil, &all)
 	return slices.DeleteFunc(all, func(f api.Forgotten) bool { return name != "" && f.Name != name }), err
 }
 
+// minute formats a time in minutes, in local time.
 func minute(t time.Time) string { return t.Local().Format("2006-01-02 15:04") }
 
 const restoreHelp = `Take back a host that was forgotten, with its identity, its secrets, its disks and
@@ -147,6 +151,7 @@ its log. It has no permit then. Without a host, those are listed that can be tak
   provision restore
   provision restore bravo`
 
+// restoreCommand is `provision restore`.
 func restoreCommand(daemon *api.Client) *cobra.Command {
 	var asJSON bool
 	var forgotten string
@@ -184,6 +189,7 @@ func restoreCommand(daemon *api.Client) *cobra.Command {
 	return c
 }
 
+// sayRestored says what was restored.
 func sayRestored(out io.Writer, s api.Status) {
 	switch s.State {
 	case "":
@@ -195,9 +201,10 @@ func sayRestored(out io.Writer, s api.Status) {
 	}
 }
 
-// second is how a time is shown that can be typed again.
+// second is the format of a time that a person can type again, in RFC 3339 with seconds.
 const second = "2006-01-02T15:04:05Z07:00"
 
+// parseSecond reads a time in that format.
 func parseSecond(s string) (time.Time, error) {
 	at, err := time.Parse(second, s)
 	if err != nil {
@@ -206,6 +213,7 @@ func parseSecond(s string) (time.Time, error) {
 	return at, nil
 }
 
+// listForgotten lists the hosts that can be restored.
 func listForgotten(c *cobra.Command, daemon *api.Client, asJSON bool) error {
 	all, err := forgottenHosts(c.Context(), daemon, "")
 	if err != nil {
@@ -225,6 +233,7 @@ func listForgotten(c *cobra.Command, daemon *api.Client, asJSON bool) error {
 	return t.Flush()
 }
 
+// keptWords says what is kept of a host.
 func keptWords(l hosts.Loss) string {
 	revocations := []string{"identity"}
 	for what, n := range map[string]int{"escrow": len(l.Escrow), "secrets": len(l.Keys) + len(l.Secrets), "disks": len(l.Disks)} {
@@ -236,11 +245,11 @@ func keptWords(l hosts.Loss) string {
 	return strings.Join(revocations, ", ")
 }
 
-// sayForgotten says that hosts can be taken back, if there are any.
+// sayForgotten says which hosts can be restored, if there are any.
 func sayForgotten(c *cobra.Command, daemon *api.Client) {
 	all, err := forgottenHosts(c.Context(), daemon, "")
 	if err != nil || len(all) == 0 {
-		return // it is only a hint
+		return // the text is only a hint
 	}
 	var names []string
 	for _, f := range all {
@@ -249,11 +258,11 @@ func sayForgotten(c *cobra.Command, daemon *api.Client) {
 	fmt.Fprintf(c.OutOrStdout(), "Forgotten, to be taken back with provision restore: %s\n", strings.Join(slices.Compact(names), ", "))
 }
 
-// sayNamesake says that a host whose name was enrolled again is another than the one that was forgotten.
+// sayNamesake says so if an earlier host of the same name, with another SSH key, is kept as forgotten.
 func sayNamesake(c *cobra.Command, daemon *api.Client, s api.Status) {
 	all, err := forgottenHosts(c.Context(), daemon, s.Name)
 	if err != nil || len(all) == 0 || all[len(all)-1].Kept.HostKey == s.HostKey {
-		return // it is only a hint
+		return // the text is only a hint
 	}
 	f := all[len(all)-1]
 	fmt.Fprintf(c.OutOrStdout(), "Note: the %s that was forgotten on %s had another SSH host key; that one can be taken back until %s, once this one is forgotten: provision restore %s --forgotten %s\n",

@@ -18,6 +18,7 @@ const imagesHelp = `Manage the installer images that machines boot.
   provision images add nixos --from nixos-kexec-installer.tar.gz
   provision images list`
 
+// imagesCommand is `provision images`.
 func imagesCommand(daemon *api.Client) *cobra.Command {
 	c := &cobra.Command{Use: "images", Short: "manage the installer images", Long: imagesHelp, Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {

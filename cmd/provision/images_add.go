@@ -36,6 +36,7 @@ download that breaks off goes on where it was when the command is given again.
   provision images add nixos --from ~/fleet#nixosConfigurations.installer
   provision images add own --kernel bzImage --initrd initrd --cmdline "init=/nix/store/...-nixos/init"`
 
+// imagesAdd is `provision images add`.
 func imagesAdd(daemon *api.Client) *cobra.Command {
 	var r api.ImageRequest
 	var digests []string
@@ -83,6 +84,7 @@ func imagesAdd(daemon *api.Client) *cobra.Command {
 	return c
 }
 
+// parseDigests reads the values of --sha256: digests by file name.
 func parseDigests(flags []string) (map[string]string, error) {
 	if len(flags) == 0 {
 		return nil, nil
@@ -102,8 +104,7 @@ func parseDigests(flags []string) (map[string]string, error) {
 	return all, nil
 }
 
-// absoluteSource makes a path, or the path in a flake reference, absolute: the
-// server is in another folder.
+// absoluteSource makes a path, or the path in a flake reference, absolute, since the server runs in another folder.
 func absoluteSource(from string) (string, error) {
 	if strings.Contains(from, "://") {
 		return from, nil
@@ -119,7 +120,7 @@ func absoluteSource(from string) (string, error) {
 	flake, attr, found := strings.Cut(from, "#")
 	_, err := os.Stat(flake)
 	switch {
-	case err != nil && flake != "" && (found || strings.Contains(flake, ":")): // of another scheme, or in nix's registry
+	case err != nil && flake != "" && (found || strings.Contains(flake, ":")): // not a path
 		return scheme + from, nil
 	case found:
 		flake, err = filepath.Abs(flake)
@@ -130,7 +131,7 @@ func absoluteSource(from string) (string, error) {
 	return scheme + flake, err
 }
 
-// changeImage asks the server to add or update an image, and shows how that goes.
+// changeImage asks the server to add or update an image, and shows the progress.
 func changeImage(c *cobra.Command, daemon *api.Client, path string, r any) (last api.ImageProgress, err error) {
 	body, err := daemon.Do(c.Context(), http.MethodPost, path, r)
 	if err != nil {
@@ -154,8 +155,8 @@ func changeImage(c *cobra.Command, daemon *api.Client, path string, r any) (last
 	return last, nil
 }
 
-// showProgress draws a line on a terminal, and elsewhere prints one for each
-// thing that is begun. It returns what the server said last.
+// showProgress shows progress in one line on a terminal; elsewhere it prints a line when something new begins. It
+// returns the last message of the server.
 func showProgress(ctx context.Context, w io.Writer, body io.ReadCloser) (last api.ImageProgress, err error) {
 	terminal := terminalOf(w) != nil
 	var doing string
@@ -180,7 +181,7 @@ func showProgress(ctx context.Context, w io.Writer, body io.ReadCloser) (last ap
 	return last, err
 }
 
-// amount tells how far something is, how fast it goes, and when it ends.
+// amount says how much is done, how fast it goes, and how long it will take.
 func amount(r transferRate, done, total int64) string {
 	s := fmt.Sprintf("%.1f MB", float64(done)/1e6)
 	if total > 0 {
@@ -196,6 +197,7 @@ func amount(r transferRate, done, total int64) string {
 	return s
 }
 
+// printImage prints what an image is.
 func printImage(w io.Writer, img images.Image) {
 	fmt.Fprintf(w, "%s: %s, kernel %.1f MB, initrd %.1f MB", img.Name, img.Arch,
 		float64(img.Kernel.Size)/1e6, float64(img.Initrd.Size)/1e6)

@@ -39,6 +39,7 @@ port 22 of the machine, where the installer will listen.
   provision install bravo --ssh admin@203.0.113.9:2222 -i ~/.ssh/rescue \
     --ssh-host-key SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU`
 
+// installCommand is `provision install`.
 func installCommand(daemon *api.Client) *cobra.Command {
 	var e enrollment
 	var target, hostKey string
@@ -82,7 +83,7 @@ func installCommand(daemon *api.Client) *cobra.Command {
 	return c
 }
 
-// newLogin reads the operator's surroundings, as ssh does.
+// newLogin returns the login for the flags, with the operator's own SSH settings and keys.
 func newLogin(c *cobra.Command, target, hostKey string, identities []string) (*sshlogin.Login, error) {
 	to, err := sshlogin.ParseTarget(target)
 	if err != nil {

@@ -26,6 +26,7 @@ what the layout makes, by label:
   provision enroll 52:54:00:12:34:56 bravo --layout luks-btrfs --disk main=largest \
     --disk-encryption-key /tmp/disk.key=disk.key`
 
+// layoutCommand is `provision layout`.
 func layoutCommand() *cobra.Command {
 	c := &cobra.Command{Use: "layout", Short: "show the disk layouts that come with provision", Long: layoutHelp, Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, args []string) error { return errUsage{errors.New("layout needs list or show")} }}
@@ -50,6 +51,7 @@ func layoutList() *cobra.Command {
 	return c
 }
 
+// presetDisks returns the names of a preset's disks.
 func presetDisks(p disko.Preset) (names []string) {
 	for _, d := range p.Disks {
 		names = append(names, d.Name)
@@ -97,7 +99,7 @@ func layoutShow() *cobra.Command {
 	return c
 }
 
-// presetDevices reads --disk; where there is one disk, its name may be left out.
+// presetDevices reads the values of --disk. If the preset has only one disk, its name may be left out.
 func presetDevices(p disko.Preset, args []string) (map[string]string, error) {
 	devices := map[string]string{}
 	for _, word := range args {
@@ -116,6 +118,7 @@ func presetDevices(p disko.Preset, args []string) (map[string]string, error) {
 	return devices, nil
 }
 
+// showLayout prints a preset in one of the forms: "json", "picture", "filesystems", or else as disko.nix.
 func showLayout(w io.Writer, p disko.Preset, form string) error {
 	switch form {
 	case "json":
@@ -136,7 +139,7 @@ func showLayout(w io.Writer, p disko.Preset, form string) error {
 	return err
 }
 
-// presetHead is the comment over a disko.nix.
+// presetHead returns the comment at the top of a disko.nix.
 func presetHead(p disko.Preset) string {
 	head := fmt.Sprintf("# Layout %s: %s. For %s.\n", p.Name, p.About, p.For)
 	if names := p.Unchosen(nil); len(names) > 0 {
@@ -148,7 +151,7 @@ func presetHead(p disko.Preset) string {
 	return head
 }
 
-// drawPreset draws what a preset makes of blank disks.
+// drawPreset draws what a preset makes of blank disks of 256 GiB.
 func drawPreset(w io.Writer, p disko.Preset) error {
 	l, err := p.Layout()
 	if err != nil {
@@ -179,6 +182,7 @@ func drawPreset(w io.Writer, p disko.Preset) error {
 	return nil
 }
 
+// completePresets completes the names of presets.
 func completePresets(_ *cobra.Command, args []string, _ string) (names []cobra.Completion, _ cobra.ShellCompDirective) {
 	if len(args) == 0 {
 		for _, p := range disko.Presets() {

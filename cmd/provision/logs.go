@@ -11,6 +11,7 @@ import (
 	"provision/internal/api"
 )
 
+// logsCommand is `provision logs`.
 func logsCommand(daemon *api.Client) *cobra.Command {
 	var follow, asJSON, installer bool
 	c := &cobra.Command{Use: "logs HOST", Short: "print what happened to a host",
@@ -61,6 +62,7 @@ func logsCommand(daemon *api.Client) *cobra.Command {
 	return c
 }
 
+// printJournal prints the journal of the host's installer.
 func printJournal(c *cobra.Command, daemon *api.Client, host string, asJSON bool) error {
 	var j api.Journal
 	if err := daemon.Call(c.Context(), http.MethodGet, api.HostPath(host, "/journal"), nil, &j); err != nil {

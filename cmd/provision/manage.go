@@ -15,6 +15,7 @@ import (
 	"provision/internal/text"
 )
 
+// cancelCommand is `provision cancel`.
 func cancelCommand(daemon *api.Client) *cobra.Command {
 	return &cobra.Command{Use: "cancel HOST", Short: "withdraw a host's permit and stop its install",
 		Args: cobra.ExactArgs(1), ValidArgsFunction: completeHosts(daemon),
@@ -35,6 +36,7 @@ func cancelCommand(daemon *api.Client) *cobra.Command {
 		}}
 }
 
+// discoveredCommand is `provision discovered`.
 func discoveredCommand(daemon *api.Client) *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{Use: "discovered", Short: "list machines that asked and are not enrolled", Args: cobra.NoArgs,
@@ -65,6 +67,7 @@ func discoveredCommand(daemon *api.Client) *cobra.Command {
 	return c
 }
 
+// printJSON prints v as indented JSON that is safe for a terminal.
 func printJSON(w io.Writer, v any) error {
 	var b strings.Builder
 	enc := json.NewEncoder(&b)
@@ -76,7 +79,7 @@ func printJSON(w io.Writer, v any) error {
 	return err
 }
 
-// ago says a time as people do.
+// ago says how long ago a time was; a time more than two days ago is told by its date.
 func ago(t time.Time) string {
 	d := time.Since(t)
 	switch {

@@ -33,13 +33,14 @@ and U-Boot, which asks in the same way.
   provision images media --any --arch aarch64 --board rpi4 pi.img
   provision images media --host bravo --write /dev/sdX`
 
-// mediaFlags are those of images media.
+// mediaFlags are the flags of images media.
 type mediaFlags struct {
 	api.MediaRequest
 	any, yes bool
-	write    string
+	write    string // the disk to write to
 }
 
+// imagesMedia is `provision images media`.
 func imagesMedia(daemon *api.Client) *cobra.Command {
 	var f mediaFlags
 	c := &cobra.Command{Use: "media --host HOST|--any --arch ARCH [--server URL] [--write DISK] [FILE]", Short: "make a boot medium for machines that cannot netboot",
@@ -64,11 +65,12 @@ func imagesMedia(daemon *api.Client) *cobra.Command {
 	c.Flags().BoolVar(&f.yes, "yes", false, "do not ask before the disk is written")
 	_ = c.RegisterFlagCompletionFunc("host", func(c *cobra.Command, _ []string, s string) ([]string, cobra.ShellCompDirective) {
 		return completeHosts(daemon)(c, nil, s)
-	}) // it errs only for a flag that does not exist
+	}) // the error would mean that the flag does not exist
 	return c
 }
 
-// mediaBoards are the boards that have media of their own: their firmware starts U-Boot, which finds the network.
+// mediaBoards returns the names of the boards for which there are media: those whose firmware starts U-Boot, if U-Boot
+// has a network driver for the board.
 func mediaBoards() []string {
 	var names []string
 	for _, b := range boards.All() {
@@ -79,6 +81,7 @@ func mediaBoards() []string {
 	return names
 }
 
+// media fetches a medium into a file, and writes it to a stick.
 func media(c *cobra.Command, daemon *api.Client, f mediaFlags, args []string) error {
 	var to *stick
 	if f.write != "" {
@@ -117,7 +120,7 @@ func media(c *cobra.Command, daemon *api.Client, f mediaFlags, args []string) er
 	return burn(c, to, img)
 }
 
-// confirm asks whether the stick may be written.
+// confirm asks whether the stick may be overwritten.
 func (f mediaFlags) confirm(c *cobra.Command, to *stick) error {
 	if f.yes {
 		return nil
@@ -155,7 +158,8 @@ func burn(c *cobra.Command, to *stick, img *os.File) error {
 	return nil
 }
 
-// writing shows on a terminal how far a stick is written; with no words it wipes the line.
+// writing returns a function that shows the progress of writing on a terminal. Without a text, the function clears the
+// line.
 func writing(out io.Writer) func(what string, done, total int64) {
 	if terminalOf(out) == nil {
 		return func(string, int64, int64) {}
@@ -174,8 +178,7 @@ func writing(out io.Writer) func(what string, done, total int64) {
 	}
 }
 
-// fetchMedia gets the image from the server into the file, which is there whole
-// or not at all; without a name, into one that nobody sees.
+// fetchMedia downloads the medium into the file, atomically. Without a name, it uses a temporary file that is unlinked.
 func fetchMedia(ctx context.Context, daemon *api.Client, r api.MediaRequest, name string) (_ *os.File, err error) {
 	body, size, err := daemon.Sized(ctx, http.MethodPost, api.MediaPath, r)
 	if err != nil {
@@ -224,8 +227,8 @@ func fetchMedia(ctx context.Context, daemon *api.Client, r api.MediaRequest, nam
 	return f, nil
 }
 
-// copySparse copies, and leaves holes where there are zeros. The file's size is
-// to be set after it.
+// copySparse copies data, and leaves holes in the file where they are zero. It returns the number of bytes, to which
+// the caller has to set the file's size.
 func copySparse(to *os.File, from io.Reader) (at int64, err error) {
 	buf, zeros := make([]byte, 64<<10), make([]byte, 64<<10)
 	for {
@@ -238,7 +241,7 @@ func copySparse(to *os.File, from io.Reader) (at int64, err error) {
 
 		at += int64(n)
 		switch {
-		case err == io.EOF, err == io.ErrUnexpectedEOF: // it is for the caller to count
+		case err == io.EOF, err == io.ErrUnexpectedEOF: // the caller checks the size
 			return at, nil
 		case err != nil:
 			return at, err

@@ -38,6 +38,7 @@ Facts are what provision facts prints on the machine. For the way fresh, the
 output of lsblk --json --bytes --output-all does. For --disk see provision enroll
 --help; a host's disks are chosen when it is enrolled.`
 
+// planCommand is `provision plan`.
 func planCommand(daemon *api.Client) *cobra.Command {
 	var layout, facts, board string
 	var way hosts.DiskoMode
@@ -88,6 +89,7 @@ func planCommand(daemon *api.Client) *cobra.Command {
 	return c
 }
 
+// planOptions returns the options for a mode and the values of --disk.
 func planOptions(way hosts.DiskoMode, disks []string) (disko.Options, error) {
 	chosen, err := disko.ParseDisks(disks)
 	if err != nil {
@@ -96,6 +98,7 @@ func planOptions(way hosts.DiskoMode, disks []string) (disko.Options, error) {
 	return enroll.PlanOptions(way, chosen), nil
 }
 
+// planFiles makes a plan without a server, from files.
 func planFiles(layoutFile, factsFile, board string, o disko.Options) (*disko.Plan, error) {
 	layout, err := readLayout(layoutFile, o.Disks, factsFile != "")
 	if err != nil {
@@ -127,7 +130,8 @@ func planFiles(layoutFile, factsFile, board string, o disko.Options) (*disko.Pla
 	return p, nil
 }
 
-// readLayout reads a file, or takes the preset of that name; a file of the same name is ./NAME.
+// readLayout returns the preset with this name, or else the layout in this file; a file with the name of a preset is
+// given as ./NAME. forMachine makes it an error if a disk of the preset has no device.
 func readLayout(name string, disks map[string]string, forMachine bool) (*disko.Layout, error) {
 	if p, err := disko.FindPreset(name); err == nil {
 		if left := p.Unchosen(disks); forMachine && len(left) > 0 {
@@ -146,6 +150,7 @@ func readLayout(name string, disks map[string]string, forMachine bool) (*disko.L
 	return layout, nil
 }
 
+// showPlan prints a plan: the disks, the steps, and what prevents an install.
 func showPlan(w io.Writer, p *disko.Plan) error {
 	width, color := terminalSize(w)
 	drawPlan(w, p, width, color)
@@ -196,7 +201,7 @@ func showPlan(w io.Writer, p *disko.Plan) error {
 	return nil
 }
 
-// stops are the reasons for which an install by the plan would not begin.
+// stops returns the reasons why an install with this plan would not begin.
 func stops(p *disko.Plan) (why []string) {
 	for _, o := range p.Objections {
 		why = append(why, o.String())
@@ -209,6 +214,7 @@ func stops(p *disko.Plan) (why []string) {
 	return why
 }
 
+// paint returns text in a style, if color is set.
 func paint(style, what string, color bool) string {
 	if !color {
 		return what
@@ -216,6 +222,7 @@ func paint(style, what string, color bool) string {
 	return text.Control("\x1b["+style+"m") + what + text.Control("\x1b[0m")
 }
 
+// seconds returns a duration in seconds or minutes, for people.
 func seconds(d time.Duration) string {
 	if d >= 2*time.Minute {
 		return fmt.Sprintf("%.0f min", d.Minutes())
@@ -223,7 +230,7 @@ func seconds(d time.Duration) string {
 	return fmt.Sprintf("%.0f s", d.Seconds())
 }
 
-// terminalSize returns the columns that there are to draw in, and whether in colour.
+// terminalSize returns how many columns there are to draw in, and whether to use colours.
 func terminalSize(w io.Writer) (width int, color bool) {
 	f := terminalOf(w)
 	if f == nil {

@@ -9,8 +9,7 @@ import (
 	"provision/disko"
 )
 
-// drawPlan shows the disks of a plan, what is on them above what will be, to scale, in so
-// many columns.
+// drawPlan draws the disks of a plan to scale in width columns, with what is on them above what will be on them.
 func drawPlan(w io.Writer, p *disko.Plan, width int, color bool) {
 	c := &canvas{width: width}
 	for _, d := range p.Disks {
@@ -36,6 +35,7 @@ func drawPlan(w io.Writer, p *disko.Plan, width int, color bool) {
 	c.print(w, color)
 }
 
+// disk draws a disk before and after the plan.
 func (c *canvas) disk(d disko.Disk) {
 	about := d.Device
 	if d.Name != "" {
@@ -73,12 +73,12 @@ func (c *canvas) disk(d disko.Disk) {
 	c.put(c.width-len(badge), y, badge, style)
 	after := newBar(d.After)
 	if after.label == "kept" {
-		before = nil // the same
+		before = nil // it is the same
 	}
 	c.bars(progressBar{label: label, segments: before, lost: d.Erased}, after)
 }
 
-// made draws what is made of several devices, or of volumes.
+// made draws something that is made of several devices, or that holds volumes.
 func (c *canvas) made(s disko.Segment) {
 	var of []string
 	for _, device := range s.Of {
@@ -98,7 +98,7 @@ func (c *canvas) made(s disko.Segment) {
 	c.bars(newBar(inside))
 }
 
-// describe says what is in a segment, in lines of at most so many characters.
+// describe returns the text for a segment, in lines of at most width columns.
 func (b *progressBar) describe(s disko.Segment, width int) (lines []styledLine) {
 	add := func(text, where, style string) {
 		if b.lost {
@@ -137,7 +137,7 @@ func (b *progressBar) describe(s disko.Segment, width int) (lines []styledLine) 
 		add("kept", "", green)
 	}
 	inside := tree(s.Children, "")
-	column := 0 // of the arrows
+	column := 0 // in which the arrows are
 	for _, l := range inside {
 		if l[1] != "" {
 			column = max(column, len([]rune(l[0]))+1)
@@ -154,7 +154,7 @@ func (b *progressBar) describe(s disko.Segment, width int) (lines []styledLine) 
 	return lines
 }
 
-// tree lists what is inside, a line each, of what it is and where it is mounted.
+// tree lists what is inside a segment: each line says what something is and where it is mounted.
 func tree(list []disko.Segment, indent string) (lines [][2]string) {
 	for i, s := range list {
 		branch, below := "├ ", "│ "
@@ -162,7 +162,7 @@ func tree(list []disko.Segment, indent string) (lines [][2]string) {
 			branch, below = "└ ", "  "
 		}
 		what, where := sentence(s)
-		if len(list) > 1 && s.Size > 0 { // else it is as large as what it lies in
+		if len(list) > 1 && s.Size > 0 { // a single child is as large as its parent
 			what += " " + s.Amount()
 		}
 		lines = append(lines, [2]string{indent + branch + what, where})
@@ -172,7 +172,7 @@ func tree(list []disko.Segment, indent string) (lines [][2]string) {
 	return lines
 }
 
-// sentence is a segment in one line: what it is, and where it is mounted.
+// sentence describes a segment in one line: what it is, and where it is mounted.
 func sentence(s disko.Segment) (what, where string) {
 	if s.Mountpoint != "" {
 		where = "→ " + s.Mountpoint

@@ -32,6 +32,7 @@ touched, provision cancel leaves all as it was.
   provision reinstall bravo
   provision reinstall bravo --via wol --yes`
 
+// reinstallCommand is `provision reinstall`.
 func reinstallCommand(daemon *api.Client) *cobra.Command {
 	var e enrollment
 	var yes bool
@@ -85,6 +86,7 @@ confirmed before, the plan is shown and the host's name is to be typed (or --yes
   provision retry bravo --via wol
   provision retry bravo --wipe S3Z9NB0K`
 
+// retryCommand is `provision retry`.
 func retryCommand(daemon *api.Client) *cobra.Command {
 	var r enroll.RetryRequest
 	var yes bool
@@ -95,7 +97,7 @@ func retryCommand(daemon *api.Client) *cobra.Command {
 			q := newQuestion(c, daemon, args[0], yes)
 			q.look()
 
-			// What was confirmed before needs no second decision.
+			// What was confirmed before needs no second confirmation.
 			q.unasked = func(p *enroll.Proposal) bool { return len(p.Beyond) == 0 && len(r.Wipe) == 0 }
 			err := q.put(api.HostPath(args[0], "/retry"), func(a enroll.Agreement) any {
 				r.Agreement = a

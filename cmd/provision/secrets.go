@@ -23,12 +23,13 @@ import (
 	"provision/internal/enroll"
 )
 
-// secretFlags are the flags that give a host what nobody else may read.
+// secretFlags are the flags for what nobody else may read.
 type secretFlags struct {
 	diskKeys, escrowTo, secrets, chown []string
 	hostKey                            string
 }
 
+// add adds the flags to a command.
 func (f *secretFlags) add(c *cobra.Command) {
 	fl := c.Flags()
 	fl.StringArrayVar(&f.diskKeys, "disk-encryption-key", nil, "REMOTE=LOCAL: the key file that the layout reads from REMOTE; LOCAL - asks on a terminal, else reads standard input")
@@ -85,12 +86,13 @@ func (f *secretFlags) read(c *cobra.Command, r *enroll.Request) (err error) {
 // input is standard input, which only one flag can read.
 type input struct {
 	io.Reader
-	ask  io.Writer       // for prompts
-	ctx  context.Context // ends prompts
+	ask  io.Writer       // where prompts are written
+	ctx  context.Context // cancels prompts
 	used bool
 }
 
-// all reads standard input to its end, a byte more than max at most.
+// all reads standard input to its end, but at most one byte more than max, so that the caller can tell that it is too
+// large.
 func (in *input) all(flag string, max int64) ([]byte, error) {
 	if in.used {
 		return nil, errUsage{fmt.Errorf("%s: standard input can be read once only: give one - at most", flag)}
@@ -99,8 +101,8 @@ func (in *input) all(flag string, max int64) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(in.Reader, max+1))
 }
 
-// passphrase asks for the passphrase twice on a terminal, without showing it;
-// elsewhere it is all of standard input.
+// passphrase asks for a passphrase twice on a terminal, without showing it. If standard input is not a terminal, the
+// passphrase is everything in it.
 func (in *input) passphrase(path string) ([]byte, error) {
 	who := askable(in.Reader, in.ask)
 	if who == nil {
@@ -120,6 +122,7 @@ func (in *input) passphrase(path string) ([]byte, error) {
 	return []byte(typed[0]), nil
 }
 
+// readDiskKeys reads the values of --disk-encryption-key: contents by path on the installer.
 func readDiskKeys(specs []string, in *input) (map[string][]byte, error) {
 	keys := make(map[string][]byte)
 	for _, spec := range specs {
@@ -144,9 +147,10 @@ func readDiskKeys(specs []string, in *input) (map[string][]byte, error) {
 	return keys, nil
 }
 
-// modeAfter is the mode behind a file's name.
+// modeAfter matches LOCAL:MODE.
 var modeAfter = regexp.MustCompile(`^(.+):(0?[0-7]{3})$`)
 
+// readSecret reads a value of --secret.
 func readSecret(spec string, in *input) (s enroll.Secret, err error) {
 	path, local, ok := strings.Cut(spec, "=")
 	if !ok || !filepath.IsAbs(path) || local == "" {
@@ -170,7 +174,7 @@ func readSecret(spec string, in *input) (s enroll.Secret, err error) {
 	return s, nil
 }
 
-// readLimited reads a file, a byte more than a secret may have at most.
+// readLimited reads a file, but at most one byte more than a secret may have.
 func readLimited(name string) ([]byte, error) {
 	f, err := os.Open(name)
 	if err != nil {
@@ -180,6 +184,7 @@ func readLimited(name string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, hosts.MaxSecret+1))
 }
 
+// parseChown reads a value of --chown.
 func parseChown(spec string) (o hosts.Chown, err error) {
 	path, owner, ok := strings.Cut(spec, "=")
 	uid, gid, both := strings.Cut(owner, ":")
@@ -201,6 +206,7 @@ can be encrypted before there is a machine. Enrolling it takes the key up.
 
   provision host-key bravo --make --age`
 
+// hostKeyCommand is `provision host-key`.
 func hostKeyCommand(daemon *api.Client) *cobra.Command {
 	var asAge, make bool
 	c := &cobra.Command{Use: "host-key HOST", Short: "print a host's public SSH key, or its age recipient", Long: hostKeyHelp,
@@ -236,6 +242,7 @@ an event of the host.
   provision secrets bravo
   provision secrets bravo --armor | age -d -i keys.txt`
 
+// secretsCommand is `provision secrets`.
 func secretsCommand(daemon *api.Client) *cobra.Command {
 	var identity string
 	var armored bool
@@ -244,7 +251,7 @@ func secretsCommand(daemon *api.Client) *cobra.Command {
 		RunE: func(c *cobra.Command, args []string) error {
 			var with []age.Identity
 			if !armored {
-				var err error // before anything is handed out
+				var err error // fails before anything is handed out
 				if with, err = readIdentities(c, identity); err != nil {
 					return err
 				}
@@ -262,7 +269,7 @@ func secretsCommand(daemon *api.Client) *cobra.Command {
 	return c
 }
 
-// showEscrow prints what the identities open, or, without any, the armor.
+// showEscrow prints the passphrases that the identities can decrypt or, if there are no identities, the encrypted data.
 func showEscrow(w io.Writer, all []hosts.Escrow, with []age.Identity) error {
 	for _, e := range all {
 		if with == nil {
@@ -287,7 +294,7 @@ func showEscrow(w io.Writer, all []hosts.Escrow, with []age.Identity) error {
 	return nil
 }
 
-// readIdentities reads the named file, or those at their usual places.
+// readIdentities reads the identities in the named file or, without a name, in the usual files.
 func readIdentities(c *cobra.Command, name string) ([]age.Identity, error) {
 	in := &input{Reader: c.InOrStdin(), ask: c.ErrOrStderr(), ctx: c.Context()}
 	if name != "" {
@@ -319,6 +326,7 @@ func readIdentities(c *cobra.Command, name string) ([]age.Identity, error) {
 	return all, nil
 }
 
+// readIdentity reads the age identities or the SSH private key in a file.
 func readIdentity(file string, in *input) ([]age.Identity, error) {
 	data, err := readLimited(file)
 	if err != nil {
@@ -344,9 +352,9 @@ func readIdentity(file string, in *input) ([]age.Identity, error) {
 	return []age.Identity{id}, nil
 }
 
-// lockedIdentity asks for the key's passphrase, once it is needed.
+// lockedIdentity returns an identity that asks for the key's passphrase when it is needed.
 func lockedIdentity(file string, data []byte, public ssh.PublicKey, in *input) (age.Identity, error) {
-	if public == nil { // keys in PEM of old do not hold it in the clear
+	if public == nil { // old PEM files do not have the public key
 		pub, err := os.ReadFile(file + ".pub")
 		if err == nil {
 			public, _, _, _, err = ssh.ParseAuthorizedKey(pub)

@@ -25,6 +25,7 @@ such as that of a dock, moves from there, and the logs of both tell it.
   provision set bravo --kernel-param console=ttyS0,115200 --kernel-param nomodeset
   provision set bravo --address '' --image nixos`
 
+// setCommand is `provision set`.
 func setCommand(daemon *api.Client) *cobra.Command {
 	var r enroll.SetRequest
 	var serial string
@@ -66,6 +67,7 @@ func setCommand(daemon *api.Client) *cobra.Command {
 	return c
 }
 
+// checkSet returns an error if nothing is to change, or if the server would refuse it.
 func checkSet(c *cobra.Command, r enroll.SetRequest) error {
 	if c.Flags().Changed("mac") && len(r.MACs) == 0 {
 		return errors.New("--mac: write a MAC address; --mac=-MAC takes one away")

@@ -12,15 +12,15 @@ import (
 	"provision/internal/store"
 )
 
-// start knows what of the server's folders was there before it, so that a start that fails leaves nothing behind.
+// start remembers what existed in the server's folders before it started, so that a failed start leaves nothing behind.
 type start struct {
-	state  string
-	before []string // in the state folder
-	made   []string // folders that were not there, innermost first
-	locked bool     // the state is ours: what is new in it, we made
+	state  string   // the state folder
+	before []string // names in the state folder
+	made   []string // folders that did not exist, innermost first
+	locked bool     // this server has locked the state, so everything new in it is its own
 }
 
-// newStart looks at the state folder and at that of the socket.
+// newStart looks at the state folder and at the folder of the socket.
 func newStart(state, socket string) *start {
 	s := &start{state: state, before: entriesOf(state)}
 	for _, dir := range []string{state, socket} {
@@ -34,12 +34,13 @@ func newStart(state, socket string) *start {
 	return s
 }
 
-// undo takes away what was not there. Of another server's nothing is: its files are locked, and its folders not empty.
+// undo removes what did not exist before. It does not touch what belongs to another server, whose state is locked and
+// whose folders are not empty.
 func (s *start) undo() error {
 	var errs []error
 	if s.locked {
 		for _, name := range entriesOf(s.state) {
-			// A copy of a store that this start brought to another format is needed to go back.
+			// A copy of a store whose format this start changed is kept, as it is needed to return to the older version.
 			if !slices.Contains(s.before, name) && name != store.CopiesFolder {
 				errs = append(errs, os.RemoveAll(filepath.Join(s.state, name)))
 			}
@@ -47,13 +48,13 @@ func (s *start) undo() error {
 	}
 
 	for _, dir := range s.made {
-		_ = os.Remove(dir) // it may hold something, or never have been made
+		_ = os.Remove(dir) // it may not be empty, or may never have been made
 	}
 	return errors.Join(errs...)
 }
 
-// tempFolder makes a folder in the state folder for what lasts no longer than the server, and removes what a killed one
-// left there and beside it: the store's lock proves that it is dead.
+// tempFolder makes a folder in the state folder for files that last no longer than the server. It also removes what a
+// killed server left there and next to it; that server is dead, since the store's lock was free.
 func tempFolder(state string) (string, error) {
 	dir, err := filepath.Abs(filepath.Join(state, "tmp"))
 	if err != nil {
@@ -81,8 +82,8 @@ func tempFolder(state string) (string, error) {
 	return dir, nil
 }
 
-// sshFolder is the folder for sockets and known hosts: temp, if ssh can use a path in it, else the system's. A socket's
-// path has 107 bytes at most (unix(7)), and options are split at blanks.
+// sshFolder returns the folder for sockets and known hosts: temp, if ssh can use a path in it, and else "", the
+// system's. The path of a socket has at most 107 bytes (unix(7)), and ssh splits options at blanks.
 func sshFolder(temp string) string {
 	if len(temp) > 80 || strings.ContainsAny(temp, " \t\"'\\%") {
 		return ""
@@ -90,7 +91,7 @@ func sshFolder(temp string) string {
 	return temp
 }
 
-// entriesOf are those of what is in a folder, if it is there.
+// entriesOf returns the names in a folder; none if it does not exist.
 func entriesOf(dir string) (all []string) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {

@@ -30,9 +30,10 @@ Copies do not hold secrets.key, without which no secret in them can be read.
   provision state backup /mnt/backup/provision.db
   provision state restore`
 
+// defaultState is the default state folder of the server.
 const defaultState = "/var/lib/provision"
 
-// stateCommands is the folder that the subcommands are about.
+// stateCommands are the subcommands of state, for a state folder.
 type stateCommands struct {
 	daemon *api.Client
 	dir    string
@@ -40,6 +41,7 @@ type stateCommands struct {
 
 func (s *stateCommands) path(name string) string { return filepath.Join(s.dir, name) }
 
+// stateCommand is `provision state`.
 func stateCommand(daemon *api.Client) *cobra.Command {
 	s := &stateCommands{daemon: daemon}
 	c := &cobra.Command{Use: "state", Short: "check, back up and restore what the server keeps", Long: stateHelp,
@@ -103,12 +105,13 @@ func (s *stateCommands) check(c *cobra.Command, args []string) error {
 	return errors.Join(append(errs, err)...)
 }
 
-// running tells whether the server is to be asked for what it has open, or what only it may open.
+// running reports whether an error means that the server has to be asked: it has the store open, or only it may open
+// it.
 func running(err error) bool {
 	return errors.Is(err, store.ErrInUse) || errors.Is(err, os.ErrPermission)
 }
 
-// checkRunning looks at a copy that the server makes.
+// checkRunning checks a copy that the server makes.
 func (s *stateCommands) checkRunning(c *cobra.Command) (store.Check, error) {
 	tmp, err := os.MkdirTemp("", "provision-check-")
 	if err != nil {
@@ -118,7 +121,8 @@ func (s *stateCommands) checkRunning(c *cobra.Command) (store.Check, error) {
 	return s.download(c, filepath.Join(tmp, storeFile))
 }
 
-// download writes a copy that the server makes into a file that is not there, and looks at it.
+// download writes a copy that the server makes into a new file, and checks it. If no server runs, it copies the store
+// itself.
 func (s *stateCommands) download(c *cobra.Command, path string) (store.Check, error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -139,7 +143,7 @@ func (s *stateCommands) download(c *cobra.Command, path string) (store.Check, er
 	return store.CheckFile(path)
 }
 
-// sayCheck says what was found in a store; the error is that it is damaged.
+// sayCheck prints the result of a check; the error says what is damaged.
 func sayCheck(out io.Writer, path string, found store.Check, err error) error {
 	if err != nil {
 		return err
@@ -213,6 +217,7 @@ func (s *stateCommands) setAside(c *cobra.Command, key string) error {
 	return nil
 }
 
+// setAsideIn sets a record aside in a store that no server has open.
 func (s *stateCommands) setAsideIn(db *store.Bolt, key string) error {
 	vault, err := hosts.VaultOf(db, s.path(keyFile))
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"provision/internal/api"
 )
 
+// statusCommand is `provision status`.
 func statusCommand(daemon *api.Client) *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{Use: "status [HOST]", Short: "show how the hosts stand, and what proves it",
@@ -61,7 +62,7 @@ func statusCommand(daemon *api.Client) *cobra.Command {
 	return c
 }
 
-// detail is the one thing to know about a host beside its state.
+// detail returns the most important information about a host besides its state.
 func detail(s api.Status) string {
 	switch {
 	case s.Error != "":
@@ -98,7 +99,7 @@ func systemName(path string) string {
 	return path
 }
 
-// restartWords is what a restarted machine does, as far as that is known.
+// restartWords says what a restarted machine is doing, as far as that is known.
 func restartWords(s api.Status) string {
 	r := s.Restart
 	switch {
@@ -112,6 +113,7 @@ func restartWords(s api.Status) string {
 	return progressWords(s)
 }
 
+// progressWords says how far the current phase is.
 func progressWords(s api.Status) string {
 	p := s.Progress
 	switch {
@@ -129,6 +131,7 @@ func progressWords(s api.Status) string {
 	return fmt.Sprintf("%s %d %% (%d of %d %s)", s.Phase, s.Percent, p.Done, p.Total, p.Unit)
 }
 
+// showOne prints the status of one host.
 func showOne(c *cobra.Command, s api.Status) error {
 	t := table(c.OutOrStdout())
 	t.row(s.Name, string(s.State)+", since "+ago(s.Since))
@@ -195,6 +198,7 @@ func showOne(c *cobra.Command, s api.Status) error {
 	return t.Flush()
 }
 
+// diskoWords explains a mode.
 func diskoWords(way hosts.DiskoMode) string {
 	return string(way) + map[hosts.DiskoMode]string{
 		hosts.Fresh:  ": erased, and all made",
@@ -204,6 +208,7 @@ func diskoWords(way hosts.DiskoMode) string {
 	}[way]
 }
 
+// methodWords says how the machine was led to its installer, and whether that is fixed.
 func methodWords(s api.Status) string {
 	switch {
 	case s.Pinned != (hosts.Method{}) && s.Method != (hosts.Method{}):
@@ -214,6 +219,7 @@ func methodWords(s api.Status) string {
 	return s.Method.String()
 }
 
+// permitWords says what state a permit is in.
 func permitWords(p hosts.Permit) string {
 	at := func(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") }
 	switch {
@@ -234,7 +240,7 @@ func permitWords(p hosts.Permit) string {
 	return "until " + at(p.Expires)
 }
 
-// order is how far a state is on the way.
+// order lists the states in the order in which a host reaches them.
 var order = []hosts.State{hosts.StateReady, hosts.StateBooting, hosts.StateLive, hosts.StateRehearsed,
 	hosts.StateInstalling, hosts.StateRebooting,
 	hosts.StateInstalled}
@@ -245,6 +251,7 @@ what is waited for when it is at its end.
 
   provision wait bravo --timeout 30m && ssh root@bravo`
 
+// waitCommand is `provision wait`.
 func waitCommand(daemon *api.Client) *cobra.Command {
 	var state string
 	var timeout time.Duration
@@ -266,8 +273,8 @@ func waitCommand(daemon *api.Client) *cobra.Command {
 	return c
 }
 
-// wait follows the host, whose state was last, also over restarts of the server:
-// installs outlive them too.
+// wait waits until the host has reached the state with index want in order. last is its present state. It continues if
+// the server restarts, as installs do.
 func wait(ctx context.Context, daemon *api.Client, host string, last hosts.State, want int,
 	timeout time.Duration) error {
 	if timeout > 0 {
@@ -300,12 +307,12 @@ func wait(ctx context.Context, daemon *api.Client, host string, last hosts.State
 
 		select {
 		case <-ctx.Done():
-		case <-time.After(time.Second): // the server is away and cannot tell when it is back
+		case <-time.After(time.Second): // the server is not running, and cannot tell when it will be
 		}
 	}
 }
 
-// verdict is how a wait ends with this news; nil if it goes on.
+// verdict returns how a wait ends with this news; nil if it continues.
 func verdict(n api.News, want int) *errStatus {
 	s := n.Status
 	switch {

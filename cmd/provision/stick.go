@@ -15,20 +15,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sticks is where the kernel tells about disks and what is on them.
+// sticks are the files where the kernel describes disks and their use.
 type sticks struct {
-	sys       string // sysfs
+	sys       string // mount point of sysfs
 	mountinfo string // proc_pid_mountinfo(5)
-	swaps     string // of proc(5)
+	swaps     string // /proc/swaps, see proc(5)
 }
 
 var machineSticks = sticks{"/sys", "/proc/self/mountinfo", "/proc/swaps"}
 
-// A stick is a removable disk that nobody uses, open to be written.
+// stick is a removable disk that is not in use, opened for writing.
 type stick struct {
 	*os.File
-	path  string // as it was named
-	model string // empty: not told
+	path  string // as it was given
+	model string // empty: not known
 	size  int64  // bytes
 }
 
@@ -43,8 +43,8 @@ func (s *stick) String() string {
 	return s.path + " (" + strings.Join(what, ", ") + ")"
 }
 
-// openStick opens a disk for writing, if that can do no harm that is not meant:
-// the whole of a removable disk, of which nothing is in use.
+// openStick opens a disk for writing if it is safe to do so: it must be the whole of a removable disk, and no part of
+// it may be in use.
 func openStick(in sticks, path string) (*stick, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
@@ -61,12 +61,12 @@ func openStick(in sticks, path string) (*stick, error) {
 
 	s := &stick{path: path, model: strings.TrimSpace(readTrimmed(dir, "device/model") + " " + readTrimmed(dir, "device/name"))}
 	sectors, _ := strconv.ParseInt(readTrimmed(dir, "size"), 10, 64)
-	s.size = sectors * 512 // whatever its sectors are (Documentation/ABI/stable/sysfs-block)
+	s.size = sectors * 512 // sysfs counts 512-byte sectors for all disks (Documentation/ABI/stable/sysfs-block)
 	if err := in.fit(dir); err != nil {
 		return nil, fmt.Errorf("%s is not written: %w", s, err)
 	}
 
-	// The kernel refuses what is in use and escaped us.
+	// With O_EXCL, the kernel refuses a disk whose use was not noticed here.
 	if s.File, err = os.OpenFile(path, os.O_RDWR|unix.O_EXCL, 0); err != nil {
 		if errors.Is(err, unix.EBUSY) {
 			err = errors.New("something uses it")
@@ -76,15 +76,16 @@ func openStick(in sticks, path string) (*stick, error) {
 	return s, nil
 }
 
+// devno formats a device number as sysfs does.
 func devno(dev uint64) string { return fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev)) }
 
-// readTrimmed is the text of a file of sysfs; empty if there is none.
+// readTrimmed returns the text of a file in sysfs; empty if there is none.
 func readTrimmed(dir, name string) string {
 	text, _ := os.ReadFile(filepath.Join(dir, name))
 	return strings.TrimSpace(string(text))
 }
 
-// fit says why the disk at dir, in sysfs, must not be written.
+// fit returns an error if the disk at dir, in sysfs, must not be written.
 func (in sticks) fit(dir string) error {
 	name := filepath.Base(dir)
 	if number := readTrimmed(dir, "partition"); number != "" {
@@ -107,9 +108,8 @@ func (in sticks) fit(dir string) error {
 	return in.unused(parts)
 }
 
-// removable reports whether people plug the disk in and out: by its removable
-// bit, which disks in USB cases lack, or by where it hangs. An MMC that is no
-// SD card is soldered on.
+// removable reports whether people can plug the disk in and out: by its removable bit, which disks in USB cases lack,
+// or by its bus. An MMC that is not an SD card is soldered.
 func removable(dir string) bool {
 	if readTrimmed(dir, "device/type") == "MMC" {
 		return false
@@ -122,13 +122,13 @@ func removable(dir string) bool {
 	return readTrimmed(dir, "removable") == "1" || usb || readTrimmed(dir, "device/type") == "SD"
 }
 
-// parts are the disk and its partitions: names by device number. What is made
-// of them (LUKS, LVM, RAID) is in use, and an error.
+// parts returns the disk and its partitions: names by device number. If something is made from one of them (LUKS, LVM,
+// RAID), it is in use, which is an error.
 func (in sticks) parts(dir string) (map[string]string, error) {
 	parts := map[string]string{}
 	dirs, err := filepath.Glob(filepath.Join(dir, "*", "partition"))
 	if err != nil {
-		return nil, err // not of this pattern
+		return nil, err // only for a malformed pattern
 	}
 
 	for i := range dirs {
@@ -154,7 +154,7 @@ func (in sticks) parts(dir string) (map[string]string, error) {
 	return parts, nil
 }
 
-// unused says if one of the parts is mounted or swap.
+// unused returns an error if one of the parts is mounted or used as swap.
 func (in sticks) unused(parts map[string]string) error {
 	mounts, err := os.ReadFile(in.mountinfo)
 	if err != nil {
@@ -162,8 +162,8 @@ func (in sticks) unused(parts map[string]string) error {
 	}
 
 	for line := range strings.Lines(string(mounts)) {
-		// ID parent MAJOR:MINOR root MOUNTPOINT options … - type SOURCE options; btrfs
-		// has a number of its own, and tells its device as the source.
+		// The fields are: ID parent MAJOR:MINOR root MOUNTPOINT options … - type SOURCE options. btrfs has a device number of
+		// its own, and its device is the source.
 		front, back, _ := strings.Cut(line, " - ")
 		f, b := strings.Fields(front), strings.Fields(back)
 		if len(f) < 5 || len(b) < 2 {
@@ -194,7 +194,7 @@ func (in sticks) unused(parts map[string]string) error {
 	return nil
 }
 
-// numberOf is the device number of a block device; empty if the path is none.
+// numberOf returns the device number of a block device; empty if the path is not one.
 func numberOf(path string) string {
 	var st unix.Stat_t
 	if !strings.HasPrefix(path, "/") || unix.Stat(path, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFBLK {
@@ -203,12 +203,12 @@ func numberOf(path string) string {
 	return devno(st.Rdev)
 }
 
-// unescape reads the octal escapes of mountinfo.
+// unescape decodes the octal escapes in mountinfo.
 func unescape(s string) string {
 	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }
 
-// holds says if the stick is too small.
+// holds returns an error if the stick is too small.
 func (s *stick) holds(size int64) error {
 	if s.size < size {
 		return fmt.Errorf("%s is not written: it holds %d bytes, and %d are needed", s, s.size, size)
@@ -216,8 +216,8 @@ func (s *stick) holds(size int64) error {
 	return nil
 }
 
-// write writes size bytes to the stick's beginning, waits until it has them, and
-// reads them back from it. tell, called often, is told what is being done.
+// write writes size bytes to the beginning of the stick, syncs, and reads them back. tell is called often with what is
+// being done.
 func (s *stick) write(ctx context.Context, from io.ReaderAt, size int64,
 	tell func(what string, done, total int64)) error {
 	done := int64(0)
@@ -250,7 +250,7 @@ func (s *stick) write(ctx context.Context, from io.ReaderAt, size int64,
 	return s.compare(ctx, from, size, tell)
 }
 
-// compare reads back what was written, from the stick and not from memory.
+// compare reads back what was written, from the stick and not from the cache, and compares it.
 func (s *stick) compare(ctx context.Context, from io.ReaderAt, size int64,
 	tell func(what string, done, total int64)) error {
 	if err := unix.IoctlSetInt(int(s.Fd()), unix.BLKFLSBUF, 0); err != nil {
@@ -276,8 +276,8 @@ func (s *stick) compare(ctx context.Context, from io.ReaderAt, size int64,
 		tell("reading back", at, size)
 	}
 
-	// Its partitions are others now; where somebody holds one, the kernel finds
-	// them when it is plugged in anew.
+	// The partition table has changed. If a partition is in use, the kernel reads the table when the stick is plugged in
+	// again.
 	_ = unix.IoctlSetInt(int(s.Fd()), unix.BLKRRPART, 0)
 	return nil
 }

@@ -16,7 +16,7 @@ import (
 	"provision/internal/takeover"
 )
 
-// takeOver logs in, looks around, lets the server in, and enrolls the host. Nothing is changed on a machine that cannot
+// takeOver logs in, looks around, lets the server in, and enrolls the host. It changes nothing on a machine that cannot
 // be taken over.
 func takeOver(c *cobra.Command, daemon *api.Client, v *takeover.Visit, e *enrollment, yes bool) error {
 	ctx := c.Context()
@@ -59,8 +59,8 @@ func takeOver(c *cobra.Command, daemon *api.Client, v *takeover.Visit, e *enroll
 	return nil
 }
 
-// enrollVisited shows what the install will do, and enrolls the host once that is confirmed and the server is let in.
-// If that fails, the server's key is taken out again.
+// enrollVisited shows what the install will do and, once that is confirmed, lets the server in and enrolls the host. If
+// that fails, the server's key is removed again.
 func enrollVisited(c *cobra.Command, daemon *api.Client, v *takeover.Visit,
 	e *enrollment, yes bool) (s api.Status, err error) {
 	ctx := c.Context()
@@ -88,7 +88,7 @@ func enrollVisited(c *cobra.Command, daemon *api.Client, v *takeover.Visit,
 	}
 	if err = q.put(api.HostsPath, e.agreed, &s); err != nil {
 		if added {
-			// The context may have ended, and this must be undone all the same.
+			// This must be undone even if the context has ended.
 			err = errors.Join(err, v.LetOut(context.WithoutCancel(ctx)))
 		}
 		return s, err
@@ -98,13 +98,13 @@ func enrollVisited(c *cobra.Command, daemon *api.Client, v *takeover.Visit,
 	return s, nil
 }
 
-// visitedDisks asks a machine for its disks, as disko.Facts. It changes nothing there.
+// visitedDisks asks a machine for its disks, and returns disko.Facts as JSON. It changes nothing there.
 func visitedDisks(ctx context.Context, v *takeover.Visit) (json.RawMessage, error) {
-	if !v.HasLogin() { // only the server's key gets in
+	if !v.HasLogin() { // only the server can log in
 		return nil, errors.New("you have no login there yourself")
 	}
 	const path = "PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin:/run/current-system/sw/bin\n"
-	out, err := v.AsRoot(ctx, path+disko.Probe(nil)[2]) // sh -c SCRIPT
+	out, err := v.AsRoot(ctx, path+disko.Probe(nil)[2]) // Probe returns sh -c SCRIPT …
 	if err != nil {
 		return nil, fmt.Errorf("list the machine's disks: %w", err)
 	}

@@ -14,6 +14,7 @@ import (
 const targetHelp = `What the server runs on a machine that is up and shall be installed again. It
 uploads this program there, and runs it over SSH; nobody needs to do so by hand.`
 
+// targetCommand is `provision target`.
 func targetCommand() *cobra.Command {
 	c := &cobra.Command{Use: "target", Short: "run on a machine that is to be installed", Long: targetHelp, Hidden: true, Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
@@ -48,6 +49,7 @@ func targetCommand() *cobra.Command {
 	return c
 }
 
+// bootNextCommand is `provision target boot-next`.
 func bootNextCommand(here handover.Machine) *cobra.Command {
 	var macs, restore string
 	var http, clear bool
@@ -90,7 +92,7 @@ func bootNextCommand(here handover.Machine) *cobra.Command {
 	return c
 }
 
-// parseCards reads MAC addresses, with commas between them.
+// parseCards reads MAC addresses that are separated by commas.
 func parseCards(list string) (cards []net.HardwareAddr, err error) {
 	for text := range strings.SplitSeq(list, ",") {
 		card, err := net.ParseMAC(strings.TrimSpace(text))

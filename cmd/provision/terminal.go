@@ -9,7 +9,7 @@ import (
 	"provision/internal/text"
 )
 
-// terminalOf is the terminal that is printed to, or nil.
+// terminalOf returns the terminal that w writes to; nil if it is not a terminal.
 func terminalOf(w io.Writer) *os.File {
 	f, isFile := raw(w).(*os.File)
 	if !isFile || !term.IsTerminal(int(f.Fd())) {
@@ -18,7 +18,7 @@ func terminalOf(w io.Writer) *os.File {
 	return f
 }
 
-// raw takes what is printed as it is: files and secrets, which are not for reading.
+// raw returns the unfiltered writer behind w, for output that must not be changed: files and secrets.
 func raw(w io.Writer) io.Writer {
 	if filtered, is := w.(*text.Writer); is {
 		return filtered.To
@@ -26,5 +26,5 @@ func raw(w io.Writer) io.Writer {
 	return w
 }
 
-// clearLine begins a line of progress anew.
+// clearLine moves to the beginning of the line and clears it.
 var clearLine = text.Control("\r\x1b[K")

@@ -18,6 +18,7 @@ host is built while the machine boots.
   provision timeline bravo
   provision timeline bravo --svg >bravo.svg`
 
+// timelineCommand is `provision timeline`.
 func timelineCommand(daemon *api.Client) *cobra.Command {
 	var asJSON, asSVG bool
 	c := &cobra.Command{Use: "timeline HOST", Short: "show where the time of an install went", Long: timelineHelp,

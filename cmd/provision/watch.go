@@ -20,6 +20,7 @@ import (
 	"provision/internal/text"
 )
 
+// watchCommand is `provision watch`.
 func watchCommand(daemon *api.Client) *cobra.Command {
 	return &cobra.Command{
 		Use:               "watch [HOST]",
@@ -49,7 +50,7 @@ func watchCommand(daemon *api.Client) *cobra.Command {
 			err = api.Lines(c.Context(), r, func(n api.News) bool {
 				show(n)
 
-				// Replayed events come with today's state; only the newest ends it.
+				// Replayed events come with the present status, so only the newest event ends the command.
 				current := n.Event == nil || n.Event.Number == n.Status.Event
 				ends := []hosts.State{hosts.StateInstalled, hosts.StateRehearsed, hosts.StateFailed}
 				if host == "" || !current || !slices.Contains(ends, n.Status.State) {
@@ -66,7 +67,7 @@ func watchCommand(daemon *api.Client) *cobra.Command {
 				}
 				return false
 			})
-			if c.Context().Err() != nil { // interrupted: that is how one leaves
+			if c.Context().Err() != nil { // it was interrupted, which is how one leaves
 				return nil
 			}
 
@@ -75,7 +76,7 @@ func watchCommand(daemon *api.Client) *cobra.Command {
 	}
 }
 
-// plainView prints a line for each event, and for progress every tenth part.
+// plainView prints a line for each event, and at every 10 % of a phase.
 func plainView(w io.Writer) func(api.News) {
 	tenth := make(map[string]int)
 	return func(n api.News) {
@@ -91,7 +92,7 @@ func plainView(w io.Writer) func(api.News) {
 	}
 }
 
-// eventLine is an event for people, without colour.
+// eventLine formats an event for people, without colours.
 func eventLine(ev hosts.Event, withHost bool) string {
 	what := string(ev.Kind)
 	if ev.Phase != "" {
@@ -108,24 +109,23 @@ func eventLine(ev hosts.Event, withHost bool) string {
 	return strings.TrimRight(line, " ")
 }
 
-// screen keeps one line per host at the bottom of a terminal, and lets the
-// events scroll by above.
+// screen keeps one line for each host at the bottom of a terminal. Events scroll above them.
 type screen struct {
 	out   io.Writer
 	color bool
 	hosts map[string]api.Status
 	rates map[string]*transferRate
-	drawn int // lines at the bottom that are ours
+	drawn int // number of these lines
 }
 
-// transferRate estimates speed and remaining time of a phase from its start.
+// transferRate estimates the speed and the remaining time of a phase from its start.
 type transferRate struct {
 	phase hosts.Phase
-	at    time.Time
-	done  int64
+	at    time.Time // when the phase was first seen
+	done  int64     // progress at that time
 }
 
-// pace is zero until there is something to judge by.
+// pace returns the units per second and the remaining time; both are zero until an estimate is possible.
 func (r transferRate) pace(done, total int64) (perSecond float64, left time.Duration) {
 	sec, moved := time.Since(r.at).Seconds(), float64(done-r.done)
 	if sec < 1 || moved <= 0 {
@@ -135,6 +135,7 @@ func (r transferRate) pace(done, total int64) (perSecond float64, left time.Dura
 	return perSecond, time.Duration(float64(total-done) / perSecond * float64(time.Second)).Round(time.Second)
 }
 
+// newScreen returns an empty screen.
 func newScreen(out io.Writer) *screen {
 	return &screen{
 		out:   out,
@@ -144,6 +145,7 @@ func newScreen(out io.Writer) *screen {
 	}
 }
 
+// show updates the screen.
 func (s *screen) show(n api.News) {
 	var b strings.Builder
 	if s.drawn > 0 {
@@ -212,6 +214,7 @@ func (s *screen) countWords(names []string) string {
 	return fmt.Sprintf("… and %d more: %s", len(names), strings.Join(parts, ", "))
 }
 
+// line returns the line of a host.
 func (s *screen) line(st api.Status, width int) string {
 	text := fmt.Sprintf("%-12s %-11s", st.Name, st.State)
 	if st.Progress.Total == 0 || st.State == hosts.StateFailed || st.State == hosts.StateInstalled ||
@@ -226,7 +229,7 @@ func (s *screen) line(st api.Status, width int) string {
 	return s.paint(stateColor(st.State), clip(text, width))
 }
 
-// speed is rate and remaining time, once there is something to judge by.
+// speed says how fast the phase goes and how long it will take, once an estimate is possible.
 func (s *screen) speed(st api.Status) string {
 	if st.Progress.Now != "" {
 		return fmt.Sprintf("%d of %d %s: %s", st.Progress.Done, st.Progress.Total, st.Progress.Unit, st.Progress.Now)
@@ -246,6 +249,7 @@ func (s *screen) speed(st api.Status) string {
 	return fmt.Sprintf("%d of %d %s", st.Progress.Done, st.Progress.Total, st.Progress.Unit)
 }
 
+// clip cuts off a text after width characters.
 func clip(s string, width int) string {
 	if r := []rune(s); len(r) > width && width > 1 {
 		return string(r[:width-1]) + "…"
@@ -253,6 +257,7 @@ func clip(s string, width int) string {
 	return s
 }
 
+// stateColor returns the SGR parameter for a state.
 func stateColor(st hosts.State) string {
 	switch st {
 	case hosts.StateInstalled, hosts.StateRehearsed:

@@ -133,6 +133,7 @@ func share(path, group string) error {
 	return errors.Join(os.Chown(path, -1, gid), os.Chmod(path, 0o660))
 }
 
+// routes returns the handler for all requests; docs/api.md describes them.
 func (s *Server) routes() http.Handler {
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true

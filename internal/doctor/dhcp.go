@@ -14,11 +14,11 @@ import (
 	"provision/pxe"
 )
 
-// offer is what a DHCP server, or a proxy, answered to the probe.
+// offer is the answer of a DHCP server, or a ProxyDHCP server, to the probe.
 type offer struct {
 	Server  netip.Addr
-	MAC     string     // that it came from
-	Address bool       // it offers an address; without one it is a proxy's
+	MAC     string     // source MAC of the answer
+	Address bool       // it offers an address; false: it comes from a proxy
 	Class   string     // option 60
 	Vendor  []byte     // option 43
 	Next    netip.Addr // siaddr, or option 66 if that is an address
@@ -26,7 +26,7 @@ type offer struct {
 	File    string     // the header's file, or option 67
 }
 
-// readOffer takes what matters from a DHCPOFFER.
+// readOffer extracts what matters from a DHCPOFFER. mac and from are the source of the packet.
 func readOffer(m *dhcpv4.DHCPv4, mac string, from netip.Addr) offer {
 	o := offer{
 		MAC:    mac,
@@ -51,9 +51,8 @@ func readOffer(m *dhcpv4.DHCPv4, mac string, from netip.Addr) offer {
 
 func (o offer) String() string { return fmt.Sprintf("%s (%s)", o.Server, o.MAC) }
 
-// dhcp asks the segment who gives addresses, and judges that. local tells that
-// another program on this machine has the DHCP port: the probe does not reach
-// it, since a machine does not hear its own broadcasts.
+// dhcp probes the LAN for DHCP servers and judges their offers. local means that another program on this machine has
+// the DHCP port: the probe does not reach it, since a machine does not receive its own broadcasts.
 func (d *Doctor) dhcp(ctx context.Context, l link, local bool) []Finding {
 	offers, err := probe(ctx, l, d.Wait)
 	if err != nil {
@@ -63,6 +62,7 @@ func (d *Doctor) dhcp(ctx context.Context, l link, local bool) []Finding {
 	return judgeOffers(l, d.Mode, offers, local)
 }
 
+// judgeOffers judges offers by the DHCP mode of this server.
 func judgeOffers(l link, mode pxe.Mode, offers []offer, local bool) []Finding {
 	switch mode {
 	case pxe.Off:
@@ -73,7 +73,7 @@ func judgeOffers(l link, mode pxe.Mode, offers []offer, local bool) []Finding {
 	return judgeBeside(l, offers, local)
 }
 
-// judgeRivals judges offers where this server is to give the addresses.
+// judgeRivals judges offers if this server is to be the only DHCP server.
 func judgeRivals(l link, offers []offer) (found []Finding) {
 	for _, o := range offers {
 		what, remedy := "another DHCP server answers: ", "switch it off, or serve with --dhcp proxy"
@@ -85,9 +85,8 @@ func judgeRivals(l link, offers []offer) (found []Finding) {
 	return found
 }
 
-// judgeBeside judges offers where this server is a proxy beside them. What a
-// client prefers is EDK2's order: PXE options in the offer of an address first,
-// and an offer with option 60 alone before any proxy (fog-docs#188).
+// judgeBeside judges offers if this server is a proxy. Which offer a client prefers is decided as in EDK2: first an
+// address offer with PXE options, and an address offer with option 60 alone before any proxy (fog-docs#188).
 func judgeBeside(l link, offers []offer, local bool) (found []Finding) {
 	add := func(s Severity, what, remedy string) {
 		found = append(found, Finding{"dhcp", s, l.Name, what, remedy})
@@ -123,8 +122,7 @@ func judgeBeside(l link, offers []offer, local bool) (found []Finding) {
 	return found
 }
 
-// judgeForeign judges offers where somebody else's DHCP server has to point
-// machines here.
+// judgeForeign judges offers if another DHCP server has to point machines to this one.
 func judgeForeign(l link, offers []offer, local bool) []Finding {
 	if len(offers) == 0 && local {
 		return nil
@@ -144,8 +142,8 @@ func judgeForeign(l link, offers []offer, local bool) []Finding {
 	return []Finding{{"dhcp", Stop, l.Name, fmt.Sprintf("no DHCP server points machines to %s: there is %s", l.Address.Addr(), enumerate(names)), remedy}}
 }
 
-// discovery reports whether option 43 has one of the sub-options 6 to 10, which
-// make the offer a "PXE 1.0" one for EDK2.
+// discovery reports whether option 43 has one of the sub-options 6 to 10, which make the offer a "PXE 1.0" offer for
+// EDK2.
 func (o offer) discovery() bool {
 	for rest := o.Vendor; len(rest) >= 2 && rest[0] != 255; {
 		if rest[0] >= 6 && rest[0] <= 10 {
@@ -160,7 +158,7 @@ func (o offer) discovery() bool {
 	return false
 }
 
-// boots says what boot information the offer has, starting with a comma.
+// boots describes the boot information in the offer, as a clause that starts with a comma.
 func (o offer) boots() string {
 	var has []string
 	if o.Class != "" {

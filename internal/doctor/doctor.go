@@ -1,9 +1,7 @@
-// Package doctor finds what keeps machines from netbooting, and says how to
-// mend it.
+// Package doctor finds out what keeps machines from netbooting, and says how to mend it.
 //
-// Each check looks at one thing (the LAN's DHCP servers, a port, the firewall,
-// an interface, a tool, an image, a machine), and judges what it saw in a pure
-// function.
+// Each check looks at one thing (the LAN's DHCP servers, a port, the firewall, an interface, a tool, an image, a
+// machine), and judges what it found in a pure function.
 package doctor
 
 import (
@@ -21,43 +19,42 @@ import (
 	"provision/pxe"
 )
 
-// Severity is what a finding means for a boot.
+// Severity says what a finding means for a boot.
 type Severity string
 
 // The severities.
 const (
-	Stop    Severity = "stop"    // a machine does not boot
-	Warning Severity = "warning" // some machines may not boot, or it is likely not what was meant
+	Stop    Severity = "stop"    // machines do not boot
+	Warning Severity = "warning" // some machines may not boot, or it is probably not intended
 	Hint    Severity = "hint"    // nothing is wrong
 )
 
-// Finding is one thing that is not as it should be.
+// Finding is something that is not as it should be.
 type Finding struct {
 	Check     string   `json:"check"` // dhcp, port, firewall, interface, tool, flake, image, machine or server
 	Severity  Severity `json:"severity"`
-	Interface string   `json:"interface,omitempty"` // if it is about one
+	Interface string   `json:"interface,omitempty"` // if it is about an interface
 	What      string   `json:"what"`
 	Remedy    string   `json:"remedy"`
 }
 
 // Server is what a running server serves.
 type Server struct {
-	Interfaces map[string]netip.Addr // its address on each; invalid where it waits for one
+	Interfaces map[string]netip.Addr // its address on each interface; invalid: it waits for one
 	Mode       pxe.Mode
 	HTTPPort   int
 }
 
-// Doctor examines this machine and the LANs that it serves or shall serve. Its
-// exported fields are its options.
+// Doctor examines this machine and the LANs that it serves or is to serve. Its exported fields are its options.
 type Doctor struct {
 	Interfaces []string
 	Mode       pxe.Mode
 	HTTPPort   int
-	Flake      string        // evaluated, if set
-	Nix        nix.Settings  // with which it is
-	Wait       time.Duration // for the offers of DHCP servers
+	Flake      string        // checked if not empty
+	Nix        nix.Settings  // settings for reading the flake
+	Wait       time.Duration // how long to wait for offers of DHCP servers
 
-	// What a running server knows; Server is nil if there is none.
+	// The fields below are what a running server knows; Server is nil if none runs.
 	Server *Server
 	Hosts  []hosts.Host
 	Images []images.Image
@@ -67,8 +64,7 @@ type Doctor struct {
 	Now func() time.Time
 }
 
-// Run makes all checks and returns what they found, worst first, each in one
-// line. It needs root.
+// Run makes all checks and returns their findings, the most severe first, each as one line. It needs root.
 func (d *Doctor) Run(ctx context.Context) []Finding {
 	rules, problems := loadFirewall(ctx)
 	found := append([]Finding{}, problems...)
@@ -110,7 +106,7 @@ func (d *Doctor) Run(ctx context.Context) []Finding {
 	}
 
 	all.Wait()
-	for i := range found { // some hold the words of another program
+	for i := range found { // some contain the output of another program
 		found[i].What = strings.ReplaceAll(found[i].What, "\n", "; ")
 	}
 	rank := map[Severity]int{Stop: 0, Warning: 1, Hint: 2}
@@ -121,29 +117,29 @@ func (d *Doctor) Run(ctx context.Context) []Finding {
 	return found
 }
 
-// Healthy reports whether nothing was found that would stop a boot.
+// Healthy reports whether no finding stops a boot.
 func Healthy(found []Finding) bool {
 	return !slices.ContainsFunc(found, func(f Finding) bool { return f.Severity == Stop })
 }
 
-// link is what is to know about a network interface.
+// link is what matters about a network interface.
 type link struct {
 	Name     string
 	Missing  bool
-	Others   []string // names of those that exist, if it is missing
+	Others   []string // names of existing interfaces, if it is missing
 	Up       bool
 	Carrier  bool
 	Wireless bool
 	Default  bool // carries the default route
 	MTU      int
 	MAC      string
-	Address  netip.Prefix   // the one that is served, else the first of IPv4; invalid if there is none
-	All      []netip.Prefix // all of IPv4
-	Local    []netip.Addr   // all addresses of this machine, on whatever interface
-	Members  map[string]int // of a bridge, with their MTUs
+	Address  netip.Prefix   // the address that is served, else the first IPv4 address; invalid if there is none
+	All      []netip.Prefix // all IPv4 addresses
+	Local    []netip.Addr   // all addresses of this machine, on any interface
+	Members  map[string]int // ports of a bridge, with their MTUs
 }
 
-// enumerate writes words as people do: a, b and c.
+// enumerate joins items as in a sentence: a, b and c.
 func enumerate(items []string) string {
 	if len(items) < 2 {
 		return strings.Join(items, "")

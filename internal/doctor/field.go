@@ -6,13 +6,13 @@ import (
 	"strings"
 )
 
-// sub is a member of a JSON object, nil if it is none.
+// sub returns a member of a JSON object; nil if v is not an object or has no such member.
 func sub(v any, key string) any {
 	m, _ := v.(map[string]any)
 	return m[key]
 }
 
-// fieldName is what nft calls a field: "meta iifname", "udp dport".
+// fieldName returns nft's name of a field: "meta iifname", "udp dport".
 func fieldName(left any) string {
 	m, _ := left.(map[string]any)
 	for group, body := range m {
@@ -30,10 +30,10 @@ func fieldName(left any) string {
 	return ""
 }
 
-// field is the value of a packet's field: a string, an int or a netip.Prefix.
-// It is not known if the packet may have any, and no if it has none.
+// field returns the value of a packet's field: a string, an int or a netip.Prefix. known is maybe if the packet may
+// have any value, and no if it does not have the field.
 func field(left any, p packet) (value any, known truth) {
-	for _, op := range []string{"concat", "&"} { // & is a mask: of the parts, only whether they are there counts
+	for _, op := range []string{"concat", "&"} { // & is a mask; only whether the parts exist is considered
 		if parts, ok := sub(left, op).([]any); ok {
 			known := yes
 			for _, part := range parts {
@@ -73,7 +73,7 @@ func field(left any, p packet) (value any, known truth) {
 	case "ct state":
 		return p.State, yes
 	case "ct status":
-		return "", pick(p.State == "new", yes, maybe) // a new packet is not yet confirmed, and not rewritten
+		return "", pick(p.State == "new", yes, maybe) // a new packet is not confirmed yet, and not rewritten
 	case "ip saddr":
 		return p.From, yes
 	case "ip daddr":
@@ -87,7 +87,7 @@ func field(left any, p packet) (value any, known truth) {
 	return nil, maybe
 }
 
-// destination is the type of a packet's destination (ip-route(8)).
+// destination returns the type of a packet's destination address (ip-route(8)).
 func (p packet) destination() string {
 	switch {
 	case p.Broadcast:
@@ -98,6 +98,7 @@ func (p packet) destination() string {
 	return "local"
 }
 
+// pick returns one if b is true, and else other.
 func pick[T any](b bool, one, other T) T {
 	if b {
 		return one
@@ -105,8 +106,7 @@ func pick[T any](b bool, one, other T) T {
 	return other
 }
 
-// sameValue compares a field's value with one of JSON: a word, a number, a
-// prefix or a range.
+// sameValue compares a field's value with a JSON value: a word, a number, a prefix or a range.
 func sameValue(v, right any) truth {
 	switch v := v.(type) {
 	case string:
@@ -116,7 +116,7 @@ func sameValue(v, right any) truth {
 				return truthOf(strings.HasPrefix(v, stem))
 			}
 			return truthOf(v == r)
-		case float64: // a protocol that the system has no name for
+		case float64: // the number of a protocol for which the system has no name
 			return truthOf(v == "udp" && r == 17 || v == "tcp" && r == 6)
 		}
 	case int:
@@ -137,8 +137,7 @@ func sameValue(v, right any) truth {
 	return maybe
 }
 
-// within reports whether all (yes), some (maybe) or none of the addresses are
-// those on the right.
+// within reports whether all (yes), some (maybe) or none (no) of the addresses are among those on the right.
 func within(from netip.Prefix, right any) truth {
 	var low, high netip.Addr
 	var err error
@@ -169,7 +168,7 @@ func within(from netip.Prefix, right any) truth {
 	return overlap(from, low, high)
 }
 
-// overlap compares the addresses of a network with a range.
+// overlap reports whether all, some or none of the addresses of a network are in a range.
 func overlap(from netip.Prefix, low, high netip.Addr) truth {
 	first, end := from.Masked().Addr(), last(from)
 	switch {
@@ -181,7 +180,7 @@ func overlap(from netip.Prefix, low, high netip.Addr) truth {
 	return maybe
 }
 
-// last is the highest address of an IPv4 network.
+// last returns the highest address of an IPv4 network; invalid for other networks.
 func last(p netip.Prefix) netip.Addr {
 	if !p.Addr().Is4() {
 		return netip.Addr{}

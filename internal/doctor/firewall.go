@@ -11,41 +11,41 @@ import (
 	"strings"
 )
 
-// packet is what is known of one that a machine sends here, or of an answer.
+// packet is what is known of a packet that a machine sends here, or of an answer to it.
 type packet struct {
-	In, Out      string // the interface by which it comes or goes; the other one is empty
+	In, Out      string // interface on which it arrives or leaves; the other is empty
 	Proto        string // udp, tcp
-	Source, Port int    // ports; Source 0: not known
+	Source, Port int    // port numbers; Source 0: not known
 	From, To     netip.Prefix
 	Broadcast    bool
 	State        string // of connection tracking
-	Transfer     bool   // it is of a TFTP transfer under way, which has a port of its own
+	Transfer     bool   // it belongs to a TFTP transfer, which has a port of its own
 }
 
-// service is the port of this machine, on which the server listens.
+// service returns the port on this machine.
 func (p packet) service() int { return pick(p.Out == "", p.Port, p.Source) }
 
-// packets are those that a server on these ports needs to come in, or its answers, which are to go out. The last is of
-// a TFTP transfer under way.
+// packets returns the packets that a server on these ports must receive or, with out, its answers. The last one belongs
+// to a TFTP transfer.
 func packets(l link, ports []portUse, out bool) []packet {
 	one := func(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 	self, anyone := one(l.Address.Addr()), l.Address.Masked()
 	everyone := one(netip.AddrFrom4([4]byte{255, 255, 255, 255}))
-	const client, transfer = 49152, 49153 // ports that nobody listens on
+	const client, transfer = 49152, 49153 // ports without a meaning
 	var all []packet
 	for _, p := range ports {
 		k := packet{In: l.Name, Proto: p.Proto, Port: p.Number, From: anyone, To: self, State: "new"}
 		answer := packet{Out: l.Name, Proto: p.Proto, Source: p.Number, Port: client,
 			From: self, To: anyone, State: "established"}
 		switch p.Number {
-		case 67: // to connection tracking, a broadcast is no answer
+		case 67: // connection tracking does not recognise a broadcast as an answer
 			k.Source, k.Broadcast = 68, true
 			k.From, k.To = one(netip.IPv4Unspecified()), everyone
 			answer.Port, answer.Broadcast = 68, true
 			answer.To, answer.State = everyone, "new"
 		case 69:
 			if out {
-				continue // it answers from the transfer's port
+				continue // it answers from the port of the transfer
 			}
 		}
 
@@ -60,8 +60,7 @@ func packets(l link, ports []portUse, out bool) []packet {
 		From: anyone, To: self, State: "established", Transfer: true})
 }
 
-// truth has three values, since a rule may ask for what is not known of a
-// packet.
+// truth has three values, since a rule may test something that is not known of a packet.
 type truth int
 
 const (
@@ -70,8 +69,10 @@ const (
 	yes
 )
 
+// truthOf converts a boolean.
 func truthOf(b bool) truth { return pick(b, yes, no) }
 
+// not returns the negation; that of maybe is maybe.
 func (t truth) not() truth { return yes - t }
 
 // ruleVerdict is what a rule does with a packet that it matches.
@@ -79,31 +80,31 @@ type ruleVerdict int
 
 const (
 	accept  ruleVerdict = iota
-	drop                // or reject
-	leave               // go back to the calling chain
-	jump                // to a chain, and come back
-	goTo                // to a chain, and come back where this chain would
-	unknown             // accepted or dropped, by somebody else
+	drop                // includes reject
+	leave               // return to the calling chain
+	jump                // continue in a chain, and come back
+	goTo                // continue in a chain, and come back where this chain would
+	unknown             // accepted or dropped by another program
 )
 
-// rule is one of a firewall's.
+// rule is a rule of a firewall.
 type rule struct {
 	Text    string
 	Match   func(packet) truth
 	Verdict ruleVerdict
-	Target  string // of jump and goTo: a name in firewall.Chains
+	Target  string // of jump and goTo: a key of firewall.Chains
 }
 
-// base is a chain that the kernel sends incoming packets to, or those of this machine.
+// base is a chain at which the kernel starts with incoming packets or, if Out is set, with packets of this machine.
 type base struct {
 	Tool   string // nftables, iptables or iptables-legacy
-	Chain  string // name in firewall.Chains
+	Chain  string // key of firewall.Chains
 	Out    bool
 	Policy ruleVerdict
 	Kind   kind
 }
 
-// kind is what manages a firewall, and so where a rule is to be added.
+// kind is the program that manages a firewall. It decides how a rule can be added.
 type kind int
 
 const (
@@ -114,27 +115,28 @@ const (
 	firewalld
 )
 
-// firewall is all the rules that packets meet, incoming ones and those of this machine.
+// firewall holds the rules for incoming packets and for those of this machine.
 type firewall struct {
-	Chains map[string][]rule
+	Chains map[string][]rule // by tool and chain
 	Bases  []base
 }
 
-// chainExits are the ways in which a packet may leave a chain, each with what makes
-// it. It is certain if there is one.
+// chainExits are the ways in which a packet may leave a chain, each with the rule that causes it. If there is only one
+// way, it is certain.
 type chainExits struct {
 	By     map[ruleVerdict]string
-	Unsure string // the first rule that leaves it open
+	Unsure string // the first rule whose effect is not certain
 }
 
+// add records a way, unless it is known already.
 func (e *chainExits) add(v ruleVerdict, by string) {
 	if _, ok := e.By[v]; !ok {
 		e.By[v] = by
 	}
 }
 
-// walk follows a packet through a chain. The kernel refuses loops, and nftables
-// more than 16 jumps (NFT_JUMP_STACK_SIZE).
+// walk follows a packet through a chain. The kernel refuses loops, and nftables more than 16 nested jumps
+// (NFT_JUMP_STACK_SIZE).
 func (f *firewall) walk(name string, p packet, depth int) chainExits {
 	out := chainExits{By: make(map[ruleVerdict]string)}
 	if depth > 16 {
@@ -182,7 +184,7 @@ func (f *firewall) walk(name string, p packet, depth int) chainExits {
 	return out
 }
 
-// enter is walk for a base chain, whose end is its policy.
+// enter is walk for a base chain, at whose end its policy applies.
 func (f *firewall) enter(b base, p packet) chainExits {
 	out := f.walk(b.Chain, p, 0)
 	if _, ok := out.By[leave]; ok {
@@ -192,8 +194,8 @@ func (f *firewall) enter(b base, p packet) chainExits {
 	return out
 }
 
-// judge says which packets to the server do not come in, and which of its answers do not go out, grouped by what stops
-// them.
+// judge returns findings about packets to the server that are dropped, and about its answers that are, grouped by the
+// rule that drops them.
 func (f *firewall) judge(l link, ports []portUse) (found []Finding) {
 	type cause struct{ words, by string }
 	for _, b := range f.Bases {
@@ -225,8 +227,7 @@ func (f *firewall) judge(l link, ports []portUse) (found []Finding) {
 	return found
 }
 
-// split sorts packets into ports of UDP, ports of TCP, and whether there is one
-// of a transfer under way.
+// split returns the UDP ports and TCP ports of packets, and whether one of them belongs to a TFTP transfer.
 func split(ps []packet) (udp, tcp []string, transfer bool) {
 	for _, p := range ps {
 		switch {
@@ -241,6 +242,7 @@ func split(ps []packet) (udp, tcp []string, transfer bool) {
 	return udp, tcp, transfer
 }
 
+// packetWords lists packets for people.
 func packetWords(ps []packet) string {
 	udp, tcp, transfer := split(ps)
 	var parts []string
@@ -256,7 +258,7 @@ func packetWords(ps []packet) string {
 	return enumerate(parts)
 }
 
-// remedy is the line to add, in the words of what manages the firewall.
+// remedy returns the line to add, for the program that manages the firewall.
 func (b base) remedy(ifname string, ps []packet) string {
 	if b.Out {
 		return b.remedyOut(ifname, ps)
@@ -306,7 +308,7 @@ func (b base) remedy(ifname string, ps []packet) string {
 	return strings.Join(lines, "; ")
 }
 
-// remedyOut is remedy for answers. A TFTP transfer may have any port of UDP, so all of them are let out.
+// remedyOut is remedy for answers. As a TFTP transfer may use any UDP port, it allows all UDP packets.
 func (b base) remedyOut(ifname string, ps []packet) string {
 	udp, tcp, transfer := split(ps)
 	allow := func(proto string, ports []string) string {
@@ -341,7 +343,7 @@ func (b base) remedyOut(ifname string, ps []packet) string {
 	return strings.Join(lines, "; ")
 }
 
-// loadFirewall reads the rules of the kernel with whichever tools there are.
+// loadFirewall reads the rules in the kernel with the tools that are installed. Findings say which could not be read.
 func loadFirewall(ctx context.Context) (*firewall, []Finding) {
 	f := &firewall{Chains: make(map[string][]rule)}
 	var problems []Finding
@@ -362,8 +364,8 @@ func loadFirewall(ctx context.Context) (*firewall, []Finding) {
 		return string(out)
 	}
 
-	// iptables is either a front of nftables, and then its table is read as its
-	// own, or the same as iptables-legacy.
+	// iptables is either a front end of nftables, whose table is then read by iptables-save only, or the same as
+	// iptables-legacy.
 	saved := read("iptables-save")
 	f.addIptables("iptables", saved)
 	except := ""
@@ -383,12 +385,13 @@ func loadFirewall(ctx context.Context) (*firewall, []Finding) {
 	return f, problems
 }
 
+// firstLine returns the first line of an output.
 func firstLine(text []byte) string {
 	first, _, _ := strings.Cut(strings.TrimSpace(string(text)), "\n")
 	return first
 }
 
-// manager is who made a ruleset, to be seen by the names of its chains.
+// manager recognises the program that made a ruleset by the names of its chains.
 func manager(names []string, otherwise kind) kind {
 	has := func(part string) bool {
 		return slices.ContainsFunc(names, func(n string) bool { return strings.Contains(n, part) })

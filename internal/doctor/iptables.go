@@ -7,8 +7,7 @@ import (
 	"strings"
 )
 
-// addIptables adds the filter table that TOOL-save printed; tool is iptables or
-// iptables-legacy.
+// addIptables adds the filter table in the output of TOOL-save, where tool is iptables or iptables-legacy.
 func (f *firewall) addIptables(tool, saved string) {
 	prefix := tool + " "
 	var chains []string
@@ -37,7 +36,7 @@ func (f *firewall) addIptables(tool, saved string) {
 	}
 }
 
-// quotedWords splits a line of iptables-save; a comment may be quoted.
+// quotedWords splits a line of iptables-save into words, which may be quoted.
 func quotedWords(line string) (out []string) {
 	var word strings.Builder
 	quoted, escaped := false, false
@@ -63,8 +62,8 @@ func quotedWords(line string) (out []string) {
 	return out
 }
 
-// iptablesRule reads a rule, iptables-extensions(8). A rule whose target lets
-// the packet go on comes to none.
+// iptablesRule parses a rule (iptables-extensions(8)). A rule whose target does not end the packet's way returns no
+// rule.
 func iptablesRule(text string, w []string, prefix string) []rule {
 	r := rule{Text: text}
 	var conds []func(packet) truth
@@ -115,7 +114,7 @@ func iptablesRule(text string, w []string, prefix string) []rule {
 	return []rule{r}
 }
 
-// iptablesTarget reads -j or -g; decides is false if the packet only goes on.
+// iptablesTarget parses the argument of -j or -g; decides is false if the packet only continues.
 func iptablesTarget(option, name, prefix string) (v ruleVerdict, target string, decides bool) {
 	switch name {
 	case "ACCEPT":
@@ -138,11 +137,11 @@ func iptablesTarget(option, name, prefix string) (v ruleVerdict, target string, 
 	return v, prefix + name, true
 }
 
-// passing are targets after which a packet goes on.
+// passing are the targets after which a packet continues.
 var passing = []string{"LOG", "NFLOG", "ULOG", "MARK", "CONNMARK", "TRACE", "AUDIT", "CT", "NOTRACK", "SET", "CHECKSUM",
 	"CLASSIFY", "DSCP", "TOS", "SECMARK", "CONNSECMARK", "TEE", "TCPMSS", "LED", "HMARK", "RATEEST"}
 
-// iptablesMatch reports whether a packet has what an option asks for.
+// iptablesMatch reports whether a packet matches an option.
 func iptablesMatch(option, arg string, p packet) truth {
 	switch option {
 	case "-i", "-o":
@@ -177,6 +176,7 @@ func iptablesMatch(option, arg string, p packet) truth {
 	return maybe
 }
 
+// iptablesAddress reports whether the addresses match an address or network.
 func iptablesAddress(arg string, from netip.Prefix) truth {
 	if !strings.Contains(arg, "/") {
 		arg += "/32"
@@ -188,6 +188,7 @@ func iptablesAddress(arg string, from netip.Prefix) truth {
 	return overlap(from, net.Masked().Addr(), last(net))
 }
 
+// iptablesPorts reports whether a port matches a list of ports and ranges.
 func iptablesPorts(arg string, port int) truth {
 	if port == 0 {
 		return maybe

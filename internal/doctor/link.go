@@ -15,7 +15,7 @@ import (
 	"provision/pxe"
 )
 
-// readLink looks an interface up. What cannot be read is left empty.
+// readLink reads the state of an interface. What cannot be read is left empty.
 func readLink(name string) link {
 	l := link{Name: name, Members: make(map[string]int)}
 	if all, err := net.InterfaceAddrs(); err == nil {
@@ -37,7 +37,7 @@ func readLink(name string) link {
 	}
 
 	sys := filepath.Join("/sys/class/net", name)
-	carrier, _ := os.ReadFile(sys + "/carrier") // the flag follows up to a second later
+	carrier, _ := os.ReadFile(sys + "/carrier") // the flag changes up to a second later
 	l.Up, l.Carrier = ifi.Flags&net.FlagUp != 0, ifi.Flags&net.FlagRunning != 0 && string(carrier) != "0\n"
 	l.MTU, l.MAC = ifi.MTU, ifi.HardwareAddr.String()
 	l.Wireless = exists(sys+"/wireless") || exists(sys+"/phy80211")
@@ -68,8 +68,8 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// hasDefaultRoute reads proc_net(5)'s route: a line per route, destination
-// and mask in hexadecimal.
+// hasDefaultRoute reads /proc/net/route (proc_net(5)): one line for each route, with destination and mask in
+// hexadecimal.
 func hasDefaultRoute(name string) bool {
 	f, err := os.Open("/proc/net/route")
 	if err != nil {
@@ -85,12 +85,11 @@ func hasDefaultRoute(name string) bool {
 	return false
 }
 
-// ethernetMTU is what netbooting firmware assumes: it asks for TFTP blocks of
-// 1468 bytes, which fill it.
+// ethernetMTU is the MTU in bytes that netbooting firmware assumes: it asks for TFTP blocks of 1468 bytes, which fill
+// it.
 const ethernetMTU = 1500
 
-// judgeLink says what is wrong with an interface, and whether it can be used at
-// all.
+// judgeLink returns what is wrong with an interface, and whether it can be used at all.
 func judgeLink(l link, mode pxe.Mode) (found []Finding, usable bool) {
 	add := func(s Severity, what, remedy string) {
 		found = append(found, Finding{"interface", s, l.Name, what, remedy})
@@ -120,7 +119,7 @@ func judgeLink(l link, mode pxe.Mode) (found []Finding, usable bool) {
 	return found, l.Carrier
 }
 
-// use has the server's address looked at, if the interface has it.
+// use makes the server's address the one that is examined, if the interface has it.
 func (l *link) use(address netip.Addr) {
 	for _, p := range l.All {
 		if p.Addr() == address {
@@ -129,8 +128,8 @@ func (l *link) use(address netip.Addr) {
 	}
 }
 
-// judgeServed compares where the running server answers with what is there now. What is wrong with the interface itself
-// is not said twice.
+// judgeServed compares what the running server serves with the interface's present state. Faults of the interface
+// itself are not repeated.
 func judgeServed(l link, address netip.Addr, served bool) []Finding {
 	has := func(p netip.Prefix) bool { return p.Addr() == address }
 	switch {
@@ -149,7 +148,7 @@ func judgeServed(l link, address netip.Addr, served bool) []Finding {
 	return nil
 }
 
-// addresses are those of IPv4 as words.
+// addresses returns the IPv4 addresses as text.
 func addresses(all []netip.Prefix) (texts []string) {
 	for _, p := range all {
 		texts = append(texts, p.Addr().String())
@@ -157,6 +156,7 @@ func addresses(all []netip.Prefix) (texts []string) {
 	return texts
 }
 
+// judgeMTU returns what is wrong with the MTU of an interface.
 func judgeMTU(l link) (found []Finding) {
 	add := func(s Severity, what, remedy string) {
 		found = append(found, Finding{"interface", s, l.Name, what, remedy})
@@ -183,8 +183,8 @@ func judgeMTU(l link) (found []Finding) {
 	return found
 }
 
-// neighbours is how many machines on its links the kernel can know at a time
-// (arp(7), gc_thresh3); 0 if it does not say, as in a network namespace.
+// neighbours returns how many machines on its links the kernel can know at the same time (gc_thresh3 in arp(7)); 0 if
+// it does not tell, as in a network namespace.
 func neighbours() int {
 	text, err := os.ReadFile("/proc/sys/net/ipv4/neigh/default/gc_thresh3")
 	if err != nil {
@@ -194,8 +194,8 @@ func neighbours() int {
 	return n
 }
 
-// judgeNeighbours leaves room for what else is on the links. A kernel that
-// knows no more machines drops even broadcasts.
+// judgeNeighbours warns if there are too many hosts for the kernel's neighbour table, with some margin for other
+// machines. A kernel whose table is full drops even broadcasts.
 func judgeNeighbours(limit, enrolled int) []Finding {
 	if limit == 0 || enrolled < limit*8/10 {
 		return nil

@@ -11,7 +11,7 @@ import (
 	"provision/images"
 )
 
-// images looks for what the hosts that are to be installed need.
+// images checks the images of the hosts that are to be installed.
 func (d *Doctor) images(ctx context.Context) (found []Finding) {
 	add := func(s Severity, what, remedy string) {
 		found = append(found, Finding{Check: "image", Severity: s, What: what, Remedy: remedy})
@@ -52,11 +52,12 @@ func (d *Doctor) images(ctx context.Context) (found []Finding) {
 	return found
 }
 
+// hasImage reports whether there is an image for an architecture.
 func (d *Doctor) hasImage(arch string) bool {
 	return slices.ContainsFunc(d.Images, func(img images.Image) bool { return string(img.Arch) == arch })
 }
 
-// machines looks for those that asked and stopped on the way.
+// machines looks for machines that asked for a boot and got stuck.
 func (d *Doctor) machines() (found []Finding) {
 	for _, t := range d.Traces {
 		var host *hosts.Host
@@ -72,17 +73,17 @@ func (d *Doctor) machines() (found []Finding) {
 	return found
 }
 
-// A trace is judged once the machine was silent for longer than any firmware
-// waits between two tries (EDK2: 32 seconds), and until it is old news.
+// A trace is judged when the machine has been silent for longer than firmware waits between two attempts (EDK2: 32
+// seconds), and until it is too old to matter.
 const (
 	traceSettles = time.Minute
 	traceAges    = 24 * time.Hour
 )
 
-// stall is how a machine stopped at a stage, and what then helps.
+// stall says what a machine did before it got stuck at a stage, and what helps.
 type stall struct{ Did, Remedy string }
 
-// stalls are what is known from the field, by the stage that was reached last.
+// stalls is experience from the field, by the last stage that was reached.
 var stalls = map[hosts.Stage]stall{
 	hosts.StageAsked: {"asked and took no answer",
 		"look for another DHCP server that sends option 60, and enable portfast on its switch port"},
@@ -106,8 +107,8 @@ var stalls = map[hosts.Stage]stall{
 		"see its screen: an emergency shell means a wrong init= (provision images list), no network a driver that the image lacks; else its memory is too small"},
 }
 
-// piStalls are those of a Raspberry Pi's own firmware, where they are others. In
-// which order it asks for kernel and first stage depends on the model.
+// piStalls replace stalls for the firmware of a Raspberry Pi. The order in which it asks for kernel and first stage
+// depends on the model.
 var piStalls = map[hosts.Stage]stall{
 	hosts.StageAsked: {"asked and took no answer",
 		"see that a DHCP server gives it an address, and enable portfast on its switch port"},
@@ -119,14 +120,15 @@ var piStalls = map[hosts.Stage]stall{
 	hosts.StageInitrd: piFirst,
 }
 
+// piFirst is the stall of a Raspberry Pi that loaded its kernel or first stage.
 var piFirst = stall{"loaded its kernel and first stage, which did not get its image whole",
 	"see its screen, where the first stage says what it waits for; if there is nothing, the device trees of its firmware do not suit the image's kernel"}
 
-// stalled says why a machine that asked did not come up; ok is false if it did,
-// or may still. h is nil if no host has its MAC.
+// stalled returns why a machine that asked did not boot; ok is false if it did, or still may. h is nil if no host has
+// its MAC.
 func stalled(t hosts.Trace, h *hosts.Host, now time.Time) (f Finding, ok bool) {
 	silent := now.Sub(t.Last)
-	if t.Stage == "" || silent < traceSettles || silent > traceAges { // without a stage only an operating system asked
+	if t.Stage == "" || silent < traceSettles || silent > traceAges { // without a stage, only an operating system asked
 		return f, false
 	}
 	when := fmt.Sprintf("(%s, %s)", t.Client, ago(silent))
@@ -138,7 +140,7 @@ func stalled(t hosts.Trace, h *hosts.Host, now time.Time) (f Finding, ok bool) {
 		return f, false
 	}
 	s := stalls[t.Stage]
-	isPi := strings.HasPrefix(t.Client, "Raspberry Pi") // which asks for many files in vain
+	isPi := strings.HasPrefix(t.Client, "Raspberry Pi") // it asks for many files that do not exist
 	if pi, ok := piStalls[t.Stage]; ok && isPi {
 		s = pi
 	}
@@ -158,14 +160,13 @@ func stalled(t hosts.Trace, h *hosts.Host, now time.Time) (f Finding, ok bool) {
 	return Finding{"machine", Stop, "", fmt.Sprintf("%s %s %s %s", h.Name, t.MAC, s.Did, when), s.Remedy}, true
 }
 
-// waits reports whether the host is still to be netbooted: nothing of its
-// installer was seen.
+// waits reports whether the host still has to netboot, because its installer was not seen yet.
 func waits(h *hosts.Host) bool {
 	return h.State == hosts.StateReady || h.State == hosts.StateBooting ||
 		h.State == hosts.StateFailed && h.Phase == hosts.PhaseNetboot
 }
 
-// refused is how a machine was refused. Some reasons hold their remedy.
+// refused returns the stall of a machine that was refused. Some reasons contain their remedy.
 func refused(t hosts.Trace, h *hosts.Host, now time.Time) stall {
 	why, remedy, told := strings.Cut(t.Why, ": ")
 	switch {
@@ -178,6 +179,7 @@ func refused(t hosts.Trace, h *hosts.Host, now time.Time) stall {
 	return stall{"asked and was refused: " + why, remedy}
 }
 
+// ago says, for people, how long ago something was.
 func ago(d time.Duration) string {
 	if d < time.Hour {
 		return fmt.Sprintf("%d min ago", int(d.Minutes()))

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// nftObject is an entry of `nft -j list ruleset`, libnftables-json(5).
+// nftObject is an entry in the output of `nft -j list ruleset` (libnftables-json(5)).
 type nftObject struct {
 	Chain *struct {
 		Family, Table, Name, Type, Hook, Policy string
@@ -21,16 +21,17 @@ type nftObject struct {
 	Set, Map *nftSet
 }
 
+// nftSet is a named set or map.
 type nftSet struct {
 	Family, Table, Name string
 	Elem                []any
 }
 
-// nftSets are the elements of named sets and maps, by "family table @name".
+// nftSets holds the elements of named sets and maps, by "FAMILY TABLE @NAME".
 type nftSets map[string][]any
 
-// addNFT adds the tables of nftables, but for one that is read otherwise. texts
-// are the rules as people write them.
+// addNFT adds the tables of nftables, except the table that is read with another tool. texts are the rules in the form
+// that people write, see nftTexts.
 func (f *firewall) addNFT(data []byte, texts map[string]string, except string) error {
 	var all struct{ Nftables []nftObject }
 	if err := json.Unmarshal(data, &all); err != nil {
@@ -38,7 +39,7 @@ func (f *firewall) addNFT(data []byte, texts map[string]string, except string) e
 	}
 
 	sets := make(nftSets)
-	chains := make(map[string][]string) // by table
+	chains := make(map[string][]string) // names of tables and chains, by table
 	for _, o := range all.Nftables {
 		for _, s := range []*nftSet{o.Set, o.Map} {
 			if s != nil {
@@ -76,9 +77,10 @@ func (f *firewall) addNFT(data []byte, texts map[string]string, except string) e
 	return nil
 }
 
+// nftHandle matches a line of a listing with handles.
 var nftHandle = regexp.MustCompile(`^(.*\S) # handle (\d+)$`)
 
-// nftTexts reads `nft -a list ruleset`: the rules by "family table handle".
+// nftTexts parses the output of `nft -a list ruleset`: the rules by "FAMILY TABLE HANDLE".
 func nftTexts(listing string) map[string]string {
 	texts := make(map[string]string)
 	table := ""
@@ -97,13 +99,13 @@ func nftTexts(listing string) map[string]string {
 	return texts
 }
 
-// nftRule reads the expressions of one rule.
+// nftRule interprets the expressions of a rule.
 type nftRule struct {
 	sets  nftSets
-	table string // family and name
+	table string // FAMILY TABLE
 }
 
-// rules are what one rule of nftables comes to: several with a verdict map.
+// rules converts a rule of nftables, which becomes several rules if it has a verdict map.
 func (n nftRule) rules(text string, exprs []map[string]any) (out []rule) {
 	var conds []func(packet) truth
 	add := func(v any, also ...func(packet) truth) {
@@ -131,7 +133,7 @@ func (n nftRule) rules(text string, exprs []map[string]any) (out []rule) {
 					}
 				}
 			case "xt":
-				// An extension of iptables, of which only the name is told.
+				// An extension of iptables, of which nft shows only the name.
 				if b["type"] == "target" {
 					add(map[string]any{"queue": nil})
 				}
@@ -150,7 +152,7 @@ func (n nftRule) rules(text string, exprs []map[string]any) (out []rule) {
 	return out
 }
 
-// verdict reads {"accept": null} or {"jump": {"target": "x"}}.
+// verdict interprets {"accept": null}, {"jump": {"target": "x"}} and so on; false if it is not a verdict.
 func (n nftRule) verdict(v any) (ruleVerdict, string, bool) {
 	m, _ := v.(map[string]any)
 	for name, body := range m {
@@ -177,7 +179,7 @@ func (n nftRule) verdict(v any) (ruleVerdict, string, bool) {
 	return 0, "", false
 }
 
-// elements are the members of a set, anonymous or named.
+// elements returns the elements of an anonymous or named set.
 func (n nftRule) elements(set any) []any {
 	switch s := set.(type) {
 	case string:
@@ -192,10 +194,11 @@ func (n nftRule) elements(set any) []any {
 	return nil
 }
 
+// match reports whether a packet matches a match expression.
 func (n nftRule) match(m map[string]any, p packet) truth {
 	left, right := m["left"], m["right"]
 	if _, known := field(left, p); known == no {
-		return no // a field of another protocol; nft adds that condition by itself
+		return no // a field of another protocol; nft implies that condition
 	}
 	switch m["op"] {
 	case "==", "in":
@@ -224,8 +227,7 @@ func (n nftRule) match(m map[string]any, p packet) truth {
 	return maybe
 }
 
-// equal reports whether the field on the left is the value, or one of the
-// values, on the right.
+// equal reports whether the field on the left is equal to the value, or to one of the values, on the right.
 func (n nftRule) equal(left, right any, p packet) truth {
 	named, _ := right.(string)
 	many, isList := right.([]any)
@@ -241,7 +243,7 @@ func (n nftRule) equal(left, right any, p packet) truth {
 		return t
 	}
 
-	if elem, ok := m["elem"].(map[string]any); ok { // with a comment or a timeout
+	if elem, ok := m["elem"].(map[string]any); ok { // an element with a comment or a timeout
 		return n.equal(left, elem["val"], p)
 	}
 	if parts, ok := sub(left, "concat").([]any); ok {

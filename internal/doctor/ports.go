@@ -15,7 +15,7 @@ import (
 	"provision/pxe"
 )
 
-// portUse is one that machines send to.
+// portUse is a port to which machines send.
 type portUse struct {
 	Proto  string // udp, tcp
 	Number int
@@ -23,7 +23,7 @@ type portUse struct {
 
 func (p portUse) String() string { return fmt.Sprintf("%s port %d", p.Proto, p.Number) }
 
-// usedPorts are those that a server in this mode listens on.
+// usedPorts returns the ports on which a server in this mode listens. http is its HTTP port.
 func usedPorts(mode pxe.Mode, http int) []portUse {
 	if mode == pxe.Off {
 		return []portUse{{"udp", 69}, {"tcp", http}}
@@ -31,8 +31,8 @@ func usedPorts(mode pxe.Mode, http int) []portUse {
 	return []portUse{{"udp", 67}, {"udp", 69}, {"udp", 4011}, {"tcp", http}}
 }
 
-// takenPorts tries to open each port as the server will, but for those that
-// the running server has. dhcp reports whether another program has DHCP's.
+// takenPorts tries to open each port as the server will, except those that the running server has open. dhcp reports
+// whether another program has the DHCP port.
 func (d *Doctor) takenPorts(ctx context.Context, l link) (found []Finding, dhcp bool) {
 	var opened []portUse
 	if d.Server != nil && d.Server.Interfaces[l.Name].IsValid() {
@@ -55,6 +55,7 @@ func (d *Doctor) takenPorts(ctx context.Context, l link) (found []Finding, dhcp 
 	return found, dhcp
 }
 
+// tryPort opens and closes a port.
 func tryPort(ctx context.Context, l link, p portUse) error {
 	if p.Proto == "tcp" {
 		c, err := new(net.ListenConfig).Listen(ctx, "tcp4", netip.AddrPortFrom(l.Address.Addr(), uint16(p.Number)).String())
@@ -64,8 +65,7 @@ func tryPort(ctx context.Context, l link, p portUse) error {
 		return err
 	}
 
-	// Other interfaces may have a server of their own on the port: libvirt's
-	// dnsmasq is no obstacle.
+	// Other interfaces may have a server of their own on the port, such as libvirt's dnsmasq, which does not matter.
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) (err error) {
 		ctl := c.Control(func(fd uintptr) { err = unix.BindToDevice(int(fd), l.Name) })
 		return errors.Join(ctl, err)
@@ -77,8 +77,7 @@ func tryPort(ctx context.Context, l link, p portUse) error {
 	return err
 }
 
-// takenPort is the finding for a port that a program has; owner is empty if it
-// cannot be seen.
+// takenPort returns the finding for a port that a program has open; owner is empty if the program is not known.
 func takenPort(ifname string, p portUse, owner string) Finding {
 	what := p.String() + " is taken"
 	if owner != "" {

@@ -16,9 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// probe broadcasts a DHCPDISCOVER as UEFI firmware sends it, and returns the
-// first offer of each server that answers in time. It never requests an
-// address.
+// probe broadcasts a DHCPDISCOVER as UEFI firmware does, and returns the first offer of each server that answers within
+// wait. It never requests an address.
 func probe(ctx context.Context, l link, wait time.Duration) ([]offer, error) {
 	seg, err := openSegment(l.Name)
 	if err != nil {
@@ -57,14 +56,15 @@ func probe(ctx context.Context, l link, wait time.Duration) ([]offer, error) {
 	}
 }
 
-// segment is a link as DHCP clients use it, by a packet socket: port 68 may be
-// such a client's, and no firewall is in the way.
+// segment is a link as DHCP clients use it, through a packet socket: UDP port 68 may be in use by such a client, and a
+// packet socket bypasses the firewall.
 type segment struct {
 	ifi  *net.Interface
 	conn *os.File
 	raw  syscall.RawConn
 }
 
+// openSegment opens the packet socket on an interface.
 func openSegment(ifname string) (*segment, error) {
 	ifi, err := net.InterfaceByName(ifname)
 	if err != nil {
@@ -94,7 +94,7 @@ func (s *segment) send(m *dhcpv4.DHCPv4) error {
 	return nil
 }
 
-// receive waits for an offer in a transaction, until the read deadline.
+// receive waits for an offer with the transaction ID xid, until the read deadline.
 func (s *segment) receive(xid dhcpv4.TransactionID) (offer, error) {
 	for buf := make([]byte, 4096); ; {
 		var n int
@@ -118,7 +118,7 @@ func (s *segment) receive(xid dhcpv4.TransactionID) (offer, error) {
 	}
 }
 
-// discover is the DHCPDISCOVER of PXE firmware (RFC 4578).
+// discover returns the DHCPDISCOVER of PXE firmware (RFC 4578).
 func discover(mac net.HardwareAddr, arch iana.Arch) (*dhcpv4.DHCPv4, error) {
 	m, err := dhcpv4.NewDiscovery(mac, dhcpv4.WithBroadcast(true),
 		dhcpv4.WithOption(dhcpv4.OptClassIdentifier(fmt.Sprintf("PXEClient:Arch:%05d:UNDI:003016", arch))),
@@ -133,7 +133,7 @@ func discover(mac net.HardwareAddr, arch iana.Arch) (*dhcpv4.DHCPv4, error) {
 	return m, nil
 }
 
-// packetSocket receives, on one interface, the IPv4 packets for UDP port 68.
+// packetSocket opens a packet socket that receives the IPv4 packets to UDP port 68 on one interface.
 func packetSocket(ifi *net.Interface) (*os.File, error) {
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
@@ -141,7 +141,7 @@ func packetSocket(ifi *net.Interface) (*os.File, error) {
 	}
 
 	conn := os.NewFile(uintptr(fd), "packet socket")
-	filter := []unix.SockFilter{ // classic BPF, from the IP header on
+	filter := []unix.SockFilter{ // classic BPF; offsets are from the IP header
 		{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: 9},
 		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.IPPROTO_UDP, Jf: 4},
 		{Code: unix.BPF_LDX | unix.BPF_B | unix.BPF_MSH, K: 0},
@@ -163,13 +163,13 @@ func packetSocket(ifi *net.Interface) (*os.File, error) {
 	return conn, nil
 }
 
-// bigEndian is a number in network order, as packet(7) wants its protocol.
+// bigEndian converts a number to network byte order, as packet(7) needs it.
 func bigEndian(n uint16) uint16 {
 	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, n))
 }
 
-// broadcast wraps a DHCP message of a client without an address in UDP, without
-// the checksum, which is optional, and IPv4.
+// broadcast adds the IPv4 and UDP headers of a client without an address to a DHCP message. It leaves out the UDP
+// checksum, which is optional.
 func broadcast(payload []byte) []byte {
 	p := []byte{0x45, 0, 0, 0, 0, 0, 0, 0, 64, unix.IPPROTO_UDP, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255}
 	binary.BigEndian.PutUint16(p[2:], uint16(28+len(payload)))
@@ -185,7 +185,7 @@ func broadcast(payload []byte) []byte {
 	return append(p, payload...)
 }
 
-// parse reads an IPv4 packet; ok is false if it is no offer to the probe.
+// parse parses an IPv4 packet; ok is false if it is not an offer to the probe.
 func parse(p []byte, mac net.HardwareAddr, xid dhcpv4.TransactionID) (o offer, ok bool) {
 	if len(p) < 20 {
 		return o, false

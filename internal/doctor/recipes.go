@@ -11,11 +11,10 @@ import (
 //go:embed recipes
 var recipes embed.FS
 
-// Recipes are the DHCP servers that Recipe knows.
+// Recipes are the names of the DHCP servers that Recipe knows.
 var Recipes = []string{"dnsmasq", "kea", "isc", "opnsense", "mikrotik"}
 
-// Recipe is what makes a DHCP server point machines to this one, for
-// --dhcp off.
+// Recipe returns the settings with which a DHCP server points machines to this server, for --dhcp off.
 func Recipe(name string, server netip.Addr, httpPort int) (string, error) {
 	if !slices.Contains(Recipes, name) {
 		return "", fmt.Errorf("no settings are known for DHCP server %q; there are: %s", name, strings.Join(Recipes, ", "))
@@ -31,8 +30,7 @@ func Recipe(name string, server netip.Addr, httpPort int) (string, error) {
 	return strings.NewReplacer("@SERVER@", server.String(), "@URL@", url).Replace(string(text)), nil
 }
 
-// Address is this machine's on an interface, the one that Recipe's readers
-// point to.
+// Address returns this machine's IPv4 address on an interface, to be used in Recipe.
 func Address(ifname string) (netip.Addr, error) {
 	l := readLink(ifname)
 	if !l.Address.IsValid() {

@@ -13,11 +13,10 @@ import (
 	"provision/internal/nix"
 )
 
-// nixTakes is how long nix may take to look at a flake, whose inputs it may have
-// to fetch first.
+// nixTakes is how long nix may take to look at a flake, including fetching its inputs.
 const nixTakes = time.Minute
 
-// tools looks for the programs that the server runs, and at the flake.
+// tools checks the programs that the server runs, and the flake.
 func tools(ctx context.Context, settings nix.Settings, flake string) (found []Finding) {
 	add := func(s Severity, what, remedy string) {
 		found = append(found, Finding{Check: "tool", Severity: s, What: what, Remedy: remedy})
@@ -52,15 +51,14 @@ func tools(ctx context.Context, settings nix.Settings, flake string) (found []Fi
 	return found
 }
 
-// old reports whether `nix --version` tells one before 2.8.
+// old reports whether the output of `nix --version` shows a version before 2.8.
 func old(version string) bool {
 	major, minor, err := nix.ParseVersion(version)
 	return err == nil && (major < 2 || major == 2 && minor < 8)
 }
 
-// flakesOn reads what `nix show-config` printed. Without the feature
-// nix-command it only complains; newer versions warn of its new name and print
-// all the same.
+// flakesOn parses the output of `nix show-config`. Without the feature nix-command, nix only complains; newer versions
+// warn about the new name of the command, but print the settings.
 func flakesOn(out []byte, err error) bool {
 	if err != nil {
 		return !strings.Contains(string(out), "experimental")
@@ -70,10 +68,11 @@ func flakesOn(out []byte, err error) bool {
 			return strings.Contains(value, "flakes")
 		}
 	}
-	return true // no longer an experiment
+	return true // the feature is not experimental any more
 }
 
-// lookAtFlake asks for the names of the hosts, which evaluates none of them, as the server would: as the flake's owner.
+// lookAtFlake checks the flake as the server would use it, as the owner of the flake. It asks only for the names of the
+// hosts, without evaluating them.
 func lookAtFlake(ctx context.Context, settings nix.Settings, ref string) (found []Finding) {
 	add := func(s Severity, what, remedy string) {
 		found = append(found, Finding{Check: "flake", Severity: s, What: "flake " + ref + " " + what, Remedy: remedy})
@@ -104,7 +103,7 @@ func lookAtFlake(ctx context.Context, settings nix.Settings, ref string) (found 
 	return found
 }
 
-// nixError is the line in which nix says why it does not run.
+// nixError returns the line in which nix says why it does not run.
 func nixError(err error) string {
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) {

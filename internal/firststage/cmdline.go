@@ -12,33 +12,31 @@ import (
 	"strings"
 )
 
-// An order is what the kernel's command line tells us to do.
+// order is what the kernel's command line tells the first stage to do.
 type order struct {
 	url    *url.URL
-	server netip.AddrPort // of url
+	server netip.AddrPort // the address in url
 	image  pinned         // the image's initrd
 	boot   pinned         // what follows it for this boot
-	static *static        // an address of our own; nil: by DHCP
-	bootIf string         // MAC of the card that the firmware booted from, or ""
+	static *static        // the machine's own address; nil: by DHCP
+	bootIf string         // MAC of the network card that the firmware booted from; "": not known
 	init   string         // what the image starts: rdinit=
 }
 
-// A pinned part has this size and this digest, or is thrown away.
+// pinned is the size in bytes and the SHA-256 digest that a part must have; otherwise it is discarded.
 type pinned struct {
 	size   int64
 	sha256 [sha256.Size]byte
 }
 
-// A static is an address from ip=, as the kernel takes it
-// (Linux, Documentation/admin-guide/nfs/nfsroot.rst).
+// static is an address from ip=, in the kernel's format (Linux, Documentation/admin-guide/nfs/nfsroot.rst).
 type static struct {
 	addr    netip.Prefix
-	gateway netip.Addr // zero: none
-	device  string     // "": any
+	gateway netip.Addr // invalid: none
+	device  string     // interface; "": any
 }
 
-// parseOrder reads a command line. What U-Boot or the board's firmware added to
-// it is left alone.
+// parseOrder reads a command line. It ignores what U-Boot or the board's firmware added.
 func parseOrder(cmdline string) (order, error) {
 	o := order{init: "/init"}
 	var where, digests string
@@ -53,7 +51,7 @@ func parseOrder(cmdline string) (order, error) {
 			o.init = value
 		case "ip":
 			o.static = parseIP(value)
-		case "BOOTIF": // as PXELINUX and U-Boot write it: 01-52-54-…
+		case "BOOTIF": // PXELINUX and U-Boot write 01-52-54-…
 			o.bootIf = strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(value, "01-")), "-", ":")
 		}
 	}
@@ -78,6 +76,7 @@ func parseOrder(cmdline string) (order, error) {
 	return o, nil
 }
 
+// parseURL reads a URL whose host is an IP address, since the first stage has no resolver.
 func parseURL(s string) (*url.URL, netip.AddrPort, error) {
 	u, err := url.Parse(s)
 	if err != nil {
@@ -94,7 +93,7 @@ func parseURL(s string) (*url.URL, netip.AddrPort, error) {
 	return u, netip.AddrPortFrom(addr, uint16(port)), err
 }
 
-// parsePinned reads SIZE:SHA256, in unpadded base64url.
+// parsePinned reads SIZE:SHA256, where the digest is in unpadded base64url.
 func parsePinned(s string) (pinned, error) {
 	size, digest, _ := strings.Cut(s, ":")
 	n, err := strconv.ParseInt(size, 10, 64)
@@ -105,8 +104,7 @@ func parsePinned(s string) (pinned, error) {
 	return pinned{n, [sha256.Size]byte(sum)}, nil
 }
 
-// parseIP reads ip=CLIENT:SERVER:GATEWAY:MASK:NAME:DEVICE:…; nil if that gives no
-// address (ip=dhcp, ip=:::::eth0:dhcp).
+// parseIP reads ip=CLIENT:SERVER:GATEWAY:MASK:NAME:DEVICE:…; nil if it has no address (ip=dhcp, ip=:::::eth0:dhcp).
 func parseIP(s string) *static {
 	f := append(strings.Split(s, ":"), make([]string, 6)...)
 	addr, err := netip.ParseAddr(f[0])
@@ -125,8 +123,8 @@ func parseIP(s string) *static {
 	return &static{netip.PrefixFrom(addr, bits), gateway, f[5]}
 }
 
-// splitArgs splits at white space outside double quotes, as the kernel does (Linux,
-// lib/cmdline.c, next_arg), and drops the quotes.
+// splitArgs splits at white space outside double quotes, as the kernel does (next_arg in lib/cmdline.c of Linux), and
+// removes the quotes.
 func splitArgs(s string) []string {
 	var all []string
 	quoted := false

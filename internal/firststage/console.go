@@ -12,29 +12,29 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A console says what happens on all that the kernel has for consoles, since
-// /dev/console is but the last of them, and in the kernel's log, where it can be
-// read later.
+// console writes messages to all consoles of the kernel, since /dev/console is only the last one, and to the kernel's
+// log, where they can be read later.
 type console struct {
 	mu      sync.Mutex
-	screens []*os.File // of which a line can be written over
-	ports   []*os.File // serial
-	log     *os.File
-	pending bool // a line on the screens has no end yet
-	last    time.Time
+	screens []*os.File // consoles on which a line can be overwritten
+	ports   []*os.File // serial consoles
+	log     *os.File   // /dev/kmsg
+	pending bool       // the last line on the screens has no newline yet
+	last    time.Time  // last progress on the serial consoles
 }
 
+// serialEvery is the shortest time between two lines of progress on a serial console.
 const serialEvery = 5 * time.Second
 
-// screen is the name of a console that is a screen.
+// screen matches the names of consoles that are screens.
 var screen = regexp.MustCompile(`^tty[0-9]+$`)
 
-// openConsole opens the consoles; those that cannot be opened are left out.
+// openConsole opens the consoles. Those that cannot be opened are left out.
 func openConsole() *console {
 	c := &console{}
 	active, _ := os.ReadFile("/sys/class/tty/console/active")
 	for _, name := range strings.Fields(string(active)) {
-		// Not to hold us up: a serial line may wait for a modem.
+		// O_NONBLOCK: opening a serial line may otherwise wait for a modem.
 		f, err := os.OpenFile(filepath.Join("/dev", name), os.O_WRONLY|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
 		if err != nil {
 			continue
@@ -53,14 +53,14 @@ func openConsole() *console {
 	return c
 }
 
-// say says a line.
+// say writes a line.
 func (c *console) say(format string, args ...any) {
 	text := "provision: " + fmt.Sprintf(format, args...)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 
 	if c.log != nil {
-		// 7 is for debugging: kept, and not printed beside what we print.
+		// Level 7 is for debugging: the line is kept, but not printed on the consoles in addition to ours.
 		for line := range strings.Lines(text) {
 			fmt.Fprintf(c.log, "<7>%s", strings.TrimSuffix(line, "\n"))
 		}
@@ -78,8 +78,8 @@ func (c *console) say(format string, args ...any) {
 	}
 }
 
-// progress shows how far something is: in one line on a screen, now and then on
-// a serial line.
+// progress shows the progress of something: on a screen as one line that is overwritten, and on a serial console every
+// serialEvery.
 func (c *console) progress(format string, args ...any) {
 	text := "provision: " + fmt.Sprintf(format, args...)
 	c.mu.Lock()
@@ -98,12 +98,12 @@ func (c *console) progress(format string, args ...any) {
 	}
 }
 
-// close closes it, for another program is to have the consoles. What is said
-// after it goes to the last of them only.
+// close closes the consoles, so that another program can use them. What is said afterwards goes to the standard output
+// only, which is the last console.
 func (c *console) close() {
 	for _, f := range append(append(c.screens, c.ports...), c.log) {
 		if f != os.Stdout {
-			_ = f.Close() // also of nil
+			_ = f.Close() // f may be nil
 		}
 	}
 	c.screens = nil

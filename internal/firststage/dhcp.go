@@ -15,15 +15,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A lease is what a DHCP server gave.
+// lease is what a DHCP server assigned.
 type lease struct {
 	addr    netip.Prefix
 	gateway netip.Addr // zero: none
 	server  netip.Addr
-	time    time.Duration
+	time    time.Duration // how long it is valid
 }
 
-// lease gets an address for a card and keeps it, until ctx ends.
+// lease gets an address for a card and renews it, until ctx ends.
 func (n *network) lease(ctx context.Context, c *netCard) error {
 	var had netip.Addr
 	for {
@@ -36,18 +36,17 @@ func (n *network) lease(ctx context.Context, c *netCard) error {
 		}
 		had = l.addr.Addr()
 
-		// A server that answers no more is no reason to give the address back.
+		// If the server does not answer any more, the address is kept all the same.
 		if !sleep(ctx, l.time/2) {
 			return nil
 		}
 	}
 }
 
-// askFor asks for a lease until there is one (RFC 2131, section 4.4.1). had is
-// an address to ask for, if it is valid.
+// askFor requests a lease until it gets one (RFC 2131, section 4.4.1). had, if valid, is the address to request.
 //
-// Answers are asked for as broadcasts: an ordinary socket gets them though the
-// card has no address yet, and so the kernel need not have packet sockets.
+// It requests that answers are sent as broadcasts: an ordinary socket receives those even though the card has no
+// address yet, so the kernel need not have packet sockets.
 func (n *network) askFor(ctx context.Context, c *netCard, had netip.Addr) (lease, error) {
 	conn, err := listenDHCP(ctx, c.name)
 	if err != nil {
@@ -80,6 +79,7 @@ func (n *network) askFor(ctx context.Context, c *netCard, had netip.Addr) (lease
 	}
 }
 
+// listenDHCP opens the DHCP client's port on a card.
 func listenDHCP(ctx context.Context, card string) (net.PacketConn, error) {
 	lc := net.ListenConfig{Control: onCard(card, func(fd int) error {
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
@@ -95,11 +95,12 @@ var (
 	errNak     = errors.New("the server refused the address")
 )
 
-// exchange is one DISCOVER, OFFER, REQUEST, ACK; each answer may take as long as wait.
+// exchange does one DISCOVER, OFFER, REQUEST, ACK. Each answer may take as long as wait. secs is the time since the
+// first DISCOVER.
 func exchange(conn net.PacketConn, mac net.HardwareAddr, had netip.Addr, wait, secs time.Duration) (lease, error) {
 	xid := rand.Uint32()
 
-	// Not by dhcpv4.New, which waits for the kernel to have random numbers: soon after power-on it may have none.
+	// dhcpv4.New is not used, as it waits for the kernel's random numbers, which may not be available soon after power-on.
 	packet := func(kind dhcpv4.MessageType, options ...dhcpv4.Option) *dhcpv4.DHCPv4 {
 		p := &dhcpv4.DHCPv4{OpCode: dhcpv4.OpcodeBootRequest, HWType: iana.HWTypeEthernet, ClientHWAddr: mac,
 			ClientIPAddr: net.IPv4zero, YourIPAddr: net.IPv4zero, ServerIPAddr: net.IPv4zero, GatewayIPAddr: net.IPv4zero,
@@ -134,8 +135,8 @@ func exchange(conn net.PacketConn, mac net.HardwareAddr, had netip.Addr, wait, s
 	return readLease(ack)
 }
 
-// ask sends a packet and returns the first answer to it that counts. One of a
-// ProxyDHCP server gives no address and does not.
+// ask sends a packet and returns the first answer of the wanted type. Answers of a ProxyDHCP server are skipped, as
+// they have no address.
 func ask(conn net.PacketConn, p *dhcpv4.DHCPv4, wait time.Duration, want dhcpv4.MessageType) (*dhcpv4.DHCPv4, error) {
 	if err := conn.SetDeadline(time.Now().Add(wait)); err != nil {
 		return nil, err
@@ -168,8 +169,8 @@ func ask(conn net.PacketConn, p *dhcpv4.DHCPv4, wait time.Duration, want dhcpv4.
 	}
 }
 
-// readLease takes from an acknowledgement what we need. A lease that says no
-// time is for an hour, one that is shorter than a minute for that long.
+// readLease extracts the lease from an acknowledgement. The time is an hour if the server does not set it, and at least
+// a minute.
 func readLease(ack *dhcpv4.DHCPv4) (lease, error) {
 	addr, _ := netip.AddrFromSlice(ack.YourIPAddr.To4())
 	l := lease{time: max(ack.IPAddressLeaseTime(time.Hour), time.Minute)}
@@ -189,7 +190,7 @@ func readLease(ack *dhcpv4.DHCPv4) (lease, error) {
 	return l, nil
 }
 
-// sleep waits for d, or less if ctx ends: false then.
+// sleep waits for d. It returns false if ctx ends before.
 func sleep(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()

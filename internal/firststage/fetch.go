@@ -16,29 +16,29 @@ import (
 	"time"
 )
 
-// A fetcher downloads the image's initrd and what follows it for this boot. It
-// goes on where a connection broke, and never gives up but when the boot is over.
+// fetcher downloads the image's initrd, and what follows it for this boot. It resumes after a broken connection, and
+// gives up only if the boot is over or the data are wrong.
 type fetcher struct {
 	order  order
 	client *http.Client
 	con    *console
-	wait   func(context.Context, time.Duration) // for the time, or until the network has changed
+	wait   func(context.Context, time.Duration) // waits for the given time, or until the network has changed
 
-	unanswered func() // told when the server closed the connection at once; may be nil
+	unanswered func() // called when the server closes the connection without an answer; may be nil
 
-	at        int64 // bytes that were handed on
-	image     hash.Hash
-	boot      hash.Hash
-	overSince time.Time // when the server said first that the boot is over, and nothing else since
-	shown     time.Time
+	at        int64     // bytes that were passed on
+	image     hash.Hash // digest of the image's initrd so far
+	boot      hash.Hash // digest of the boot's part so far
+	overSince time.Time // since when the server has been saying only that the boot is over
+	shown     time.Time // time of the last progress
 
 	complaint  string
 	complained time.Time
 }
 
 const (
-	slowest   = 10 * time.Second // between two attempts
-	overAfter = 5 * time.Minute  // from the first "it is over" until we believe it
+	slowest   = 10 * time.Second // longest pause between two attempts
+	overAfter = 5 * time.Minute  // how long the server must say that the boot is over until that is believed
 )
 
 var (
@@ -56,9 +56,10 @@ func newFetcher(o order, con *console, dial func(context.Context, string, string
 	}}
 }
 
+// total returns the number of bytes to download.
 func (f *fetcher) total() int64 { return f.order.image.size + f.order.boot.size }
 
-// run writes all of it to w, and then says whether it is what it should be.
+// run writes everything to w. It returns an error if the data do not have the expected digests.
 func (f *fetcher) run(ctx context.Context, w io.Writer) error {
 	pause := time.Second
 	for f.at < f.total() {
@@ -87,7 +88,7 @@ func (f *fetcher) run(ctx context.Context, w io.Writer) error {
 	return f.verdict()
 }
 
-// complain says what went wrong; the same again only now and then.
+// complain reports an error; the same one at most once in a minute.
 func (f *fetcher) complain(err error) {
 	if text := err.Error(); text != f.complaint || time.Since(f.complained) > time.Minute {
 		f.complaint, f.complained = text, time.Now()
@@ -95,8 +96,8 @@ func (f *fetcher) complain(err error) {
 	}
 }
 
-// over notes whether err says that the boot is over; true if that has been said
-// for long enough.
+// over reports whether the server has been saying for long enough that the boot is over. err is the error of the last
+// attempt.
 func (f *fetcher) over(err error) bool {
 	switch {
 	case !errors.Is(err, errOver):
@@ -109,7 +110,7 @@ func (f *fetcher) over(err error) bool {
 	return false
 }
 
-// verdict compares what came with the digests.
+// verdict compares the data with the digests.
 func (f *fetcher) verdict() error {
 	for _, part := range []struct {
 		what string
@@ -137,7 +138,7 @@ func (f *fetcher) part(ctx context.Context, w io.Writer) error {
 	answer, err := f.client.Do(request)
 	switch {
 	case errors.Is(err, io.EOF):
-		// So our server answers those who know no boot's token, and cards that it does not know.
+		// provision answers like this to requests without a valid token, and to cards that it does not know.
 		if f.unanswered != nil {
 			f.unanswered()
 		}
@@ -154,12 +155,12 @@ func (f *fetcher) part(ctx context.Context, w io.Writer) error {
 	return f.copy(answer, w)
 }
 
-// check looks at the head of an answer.
+// check checks the header of a response.
 func (f *fetcher) check(answer *http.Response) error {
 	whole := answer.ContentLength
 	switch answer.StatusCode {
 	case http.StatusOK:
-		if f.at > 0 { // a server that cannot go on: what we have comes again
+		if f.at > 0 { // the server does not support ranges, so what we have is sent again
 			if _, err := io.CopyN(io.Discard, answer.Body, f.at); err != nil {
 				return fmt.Errorf("the download broke off: %w", reason(err))
 			}
@@ -184,7 +185,7 @@ func (f *fetcher) check(answer *http.Response) error {
 	return nil
 }
 
-// contentRange reads "bytes 5-9/10", or "bytes */10".
+// contentRange parses "bytes 5-9/10" or "bytes */10".
 func contentRange(s string) (from, size int64, ok bool) {
 	rest, found := strings.CutPrefix(s, "bytes ")
 	span, all, slash := strings.Cut(rest, "/")
@@ -197,10 +198,10 @@ func contentRange(s string) (from, size int64, ok bool) {
 	return from, size, err == nil
 }
 
-// A writeError is the fault of the one who unpacks.
+// writeError is an error of the side that unpacks.
 type writeError struct{ error }
 
-// copy hands an answer's body on.
+// copy passes on the body of a response.
 func (f *fetcher) copy(answer *http.Response, w io.Writer) error {
 	buf := make([]byte, 256<<10)
 	from, begin := f.at, time.Now()
@@ -223,13 +224,14 @@ func (f *fetcher) copy(answer *http.Response, w io.Writer) error {
 	return nil
 }
 
+// hash adds data to the digests.
 func (f *fetcher) hash(b []byte) {
 	image := min(max(f.order.image.size-f.at, 0), int64(len(b)))
 	f.image.Write(b[:image])
 	f.boot.Write(b[image:])
 }
 
-// show shows how far it is; rate is in MB/s.
+// show shows the progress at most twice a second. rate is in MB/s.
 func (f *fetcher) show(rate float64) {
 	now := time.Now()
 	if now.Sub(f.shown) < 500*time.Millisecond && f.at < f.total() {
@@ -239,6 +241,7 @@ func (f *fetcher) show(rate float64) {
 	f.con.progress("downloading the image: %s of %s, %.1f MB/s", megabytes(f.at), megabytes(f.total()), rate)
 }
 
+// megabytes formats a number of bytes for people.
 func megabytes(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }
 
 // reason says in plain words why the network failed.
@@ -266,12 +269,13 @@ func reason(err error) error {
 		return op.Err
 	}
 
-	for inner := errors.Unwrap(err); inner != nil; inner = errors.Unwrap(err) { // of url.Error
+	for inner := errors.Unwrap(err); inner != nil; inner = errors.Unwrap(err) { // the cause inside a url.Error
 		err = inner
 	}
 	return err
 }
 
+// isTimeout reports whether an error is a timeout.
 func isTimeout(err error) bool {
 	var t net.Error
 	return errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &t) && t.Timeout()

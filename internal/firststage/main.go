@@ -1,13 +1,11 @@
-// The first stage is the /init of a small initrd. It gets the image's initrd over
-// HTTP, which the machine's firmware could not load, checks it, unpacks it, and
-// becomes its /init.
+// The first stage is the /init of a small initrd. It downloads the image's initrd over HTTP, which the machine's
+// firmware could not load, verifies it, unpacks it, and becomes its /init.
 //
-// Process 1 must not end, or the kernel panics. So it does next to nothing: a
-// second process does the work, which may fail or run out of memory, and is then
-// started again; process 1 hands over when all is ready.
+// If process 1 ends, the kernel panics. So process 1 does almost nothing: a second process does the work. It may fail
+// or run out of memory, and is then started again. Process 1 hands over to the image when everything is ready.
 //
-// Of ours it imports internal/initrd alone: every machine that needs it downloads
-// it, and "make firststage" shows its size.
+// It imports only internal/initrd of this module, since every machine that needs the first stage downloads it; "make
+// firststage" shows its size.
 package main
 
 import (
@@ -20,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// workerMark is the environment variable that marks the second process.
 const workerMark = "PROVISION_FIRST_STAGE"
 
 func main() {
@@ -41,7 +40,7 @@ func main() {
 	}
 }
 
-// runFirst is what process 1 does. It returns only if that went wrong.
+// runFirst is what process 1 does. It returns only if that failed.
 func runFirst() error {
 	if err := mountAll(); err != nil {
 		return err
@@ -65,7 +64,7 @@ func runFirst() error {
 	}
 }
 
-// mountAll mounts what the kernel shows of itself.
+// mountAll mounts the kernel's own file systems.
 func mountAll() error {
 	for _, m := range []struct{ kind, on string }{{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}} {
 		if err := os.MkdirAll(m.on, 0o755); err != nil {
@@ -78,8 +77,8 @@ func mountAll() error {
 	return nil
 }
 
-// runWorker runs the worker to its end, and takes leave of all that ends
-// meanwhile.
+// runWorker runs the worker until it ends, and reaps all other processes that end meanwhile. why completes a sentence
+// about the first stage.
 func runWorker() (status int, why string) {
 	p, err := os.StartProcess("/proc/self/exe", os.Args[:1], &os.ProcAttr{
 		Env:   append(os.Environ(), workerMark+"=1"),
@@ -109,14 +108,12 @@ func runWorker() (status int, why string) {
 	}
 }
 
-// handOver becomes the image's init: with its initrd as the root, nothing of
-// ours left, and what the kernel gave us as arguments and environment. Before it
-// is started, nothing is mounted, as after the kernel's own unpacking. It returns
-// only if that failed.
+// handOver becomes the image's init: with the image's initrd as the root, without anything of the first stage, and with
+// the arguments and environment that the kernel gave. As after the kernel's own unpacking, nothing is mounted then. It
+// returns only if that failed.
 //
-// The image's root is a file system of its own, not the kernel's first one, from
-// which nobody can pivot away; for the image's switch_root both are the same, since
-// it looks for a tmpfs or ramfs, and moves the next root over it.
+// The image's root is a separate file system, and not the kernel's initial one, which pivot_root cannot replace. The
+// image's switch_root works with both, since it only checks for a tmpfs or ramfs, and moves the next root over it.
 func handOver(con *console) error {
 	cmdline, err := os.ReadFile("/proc/cmdline")
 	if err != nil {
@@ -155,7 +152,7 @@ func handOver(con *console) error {
 	return nil
 }
 
-// restart restarts the machine, after a while in which one can read why.
+// restart restarts the machine after a minute, so that the reason can be read.
 func restart(con *console, why string) {
 	con.say("%s. The machine restarts in one minute.", why)
 	time.Sleep(time.Minute)

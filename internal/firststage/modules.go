@@ -15,27 +15,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// modulesDir holds the image's network drivers, as images.FirstStage packs them:
-// NAME.ko; "dep", a line for each module with the modules that it needs, in the
-// order in which they must be there; and "alias", depmod's patterns and the
-// module for each.
+// modulesDir holds the image's network drivers, as images.FirstStage packs them: NAME.ko; "dep", with one line for each
+// module and the modules that it depends on, in loading order; and "alias", with depmod's patterns and the module for
+// each.
 const modulesDir = "/modules"
 
-// modules loads the kernel modules that are packed with us.
+// modules loads the kernel modules in the first stage's initrd. It is safe for concurrent use.
 type modules struct {
 	dir     string
-	needs   map[string][]string
+	needs   map[string][]string // by module: those that it depends on, in loading order
 	aliases []alias
 	cmdline string
-	load    func(file, options string) error
+	load    func(file, options string) error // the system call; tests replace it
 
 	mu     sync.Mutex
 	loaded map[string]bool
 	failed map[string]error
 }
 
+// alias is a pattern for devices and the module for them.
 type alias struct{ pattern, module string }
 
+// readModules reads the indexes in the folder dir.
 func readModules(dir, cmdline string) (*modules, error) {
 	m := &modules{dir: dir, needs: map[string][]string{}, cmdline: cmdline, load: loadModule,
 		loaded: map[string]bool{}, failed: map[string]error{}}
@@ -63,8 +64,8 @@ func readModules(dir, cmdline string) (*modules, error) {
 	return m, nil
 }
 
-// loadFor loads the modules for a device, or for what the kernel asks for: an
-// alias, or a module's own name.
+// loadFor loads the modules for a name, which is the alias of a device, an alias that the kernel requests, or a
+// module's own name.
 func (m *modules) loadFor(name string) error {
 	var errs []error
 	for _, a := range m.aliases {
@@ -78,10 +79,11 @@ func (m *modules) loadFor(name string) error {
 	return errors.Join(errs...)
 }
 
+// has reports whether a module is in the initrd.
 func (m *modules) has(name string) bool { _, ok := m.needs[name]; return ok }
 
-// loadOne loads a module after those that it needs. One that fails is not tried
-// again: nothing about it would be different.
+// loadOne loads a module after those that it depends on. A module that failed is not tried again, since it would fail
+// again.
 func (m *modules) loadOne(name string) error {
 	if !m.has(name) {
 		return nil
@@ -108,8 +110,8 @@ func (m *modules) loadOne(name string) error {
 	return nil
 }
 
-// options are a module's own on the command line, MODULE.OPTION=…: the Raspberry
-// Pi's firmware gives its network card's MAC in this way.
+// options returns a module's options on the command line, MODULE.OPTION=…: in this way the firmware of a Raspberry Pi
+// sets the MAC of its network card.
 func (m *modules) options(module string) string {
 	var all []string
 	for _, w := range splitArgs(m.cmdline) {
@@ -120,6 +122,7 @@ func (m *modules) options(module string) string {
 	return strings.Join(all, " ")
 }
 
+// loadModule loads a module file into the kernel.
 func loadModule(file, options string) error {
 	f, err := os.Open(file)
 	if err != nil {
@@ -129,8 +132,7 @@ func loadModule(file, options string) error {
 	return unix.FinitModule(int(f.Fd()), options, 0)
 }
 
-// forDevices loads the modules for all devices that are there, and for those
-// that come, until ctx ends.
+// forDevices loads the modules for all devices that exist, and for those that appear later, until ctx ends.
 func (m *modules) forDevices(ctx context.Context, say func(string, ...any)) error {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK,
 		unix.NETLINK_KOBJECT_UEVENT)
@@ -145,7 +147,7 @@ func (m *modules) forDevices(ctx context.Context, say func(string, ...any)) erro
 		return fmt.Errorf("listen for devices: %w", err)
 	}
 
-	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4<<20) // a driver brings many devices at once
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4<<20) // a driver may add many devices at once
 	load := func(device string) {
 		if err := m.loadFor(device); err != nil {
 			say("%v", err)
@@ -162,7 +164,7 @@ func (m *modules) forDevices(ctx context.Context, say func(string, ...any)) erro
 		case ctx.Err() != nil:
 			return nil
 		case errors.Is(err, unix.ENOBUFS):
-			m.coldplug(load) // some were missed
+			m.coldplug(load) // some events were lost
 			continue
 		case err != nil:
 			return fmt.Errorf("listen for devices: %w", err)
@@ -176,7 +178,7 @@ func (m *modules) forDevices(ctx context.Context, say func(string, ...any)) erro
 	}
 }
 
-// coldplug calls load for each device.
+// coldplug calls load with the alias of each existing device.
 func (m *modules) coldplug(load func(string)) {
 	_ = filepath.WalkDir("/sys/devices", func(file string, d fs.DirEntry, err error) error {
 		if err == nil && d.Name() == "modalias" {
@@ -184,12 +186,12 @@ func (m *modules) coldplug(load func(string)) {
 				load(strings.TrimSpace(string(device)))
 			}
 		}
-		return nil // devices come and go
+		return nil // errors are ignored, as devices come and go
 	})
 }
 
-// modprobe is what the kernel runs when it wants a module itself: a network
-// card's driver asks for that of its PHY so.
+// modprobe is what the kernel runs when it needs a module itself, such as the driver of the PHY that a network card
+// has. It returns the exit status.
 func modprobe(args []string) int {
 	cmdline, _ := os.ReadFile("/proc/cmdline")
 	m, err := readModules(modulesDir, string(cmdline))

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// setFlags switches flags of a network card on and off (netdevice(7)).
+// setFlags sets and clears flags of a network card (netdevice(7)).
 func setFlags(name string, on, off uint16) error {
 	return ioctl(name, func(fd int, ifr *unix.Ifreq) error {
 		if err := unix.IoctlIfreq(fd, unix.SIOCGIFFLAGS, ifr); err != nil {
@@ -24,7 +24,7 @@ func setFlags(name string, on, off uint16) error {
 	})
 }
 
-// setAddress gives a network card its one IPv4 address; 0.0.0.0 takes it away.
+// setAddress sets the only IPv4 address of a network card; 0.0.0.0 removes it.
 func setAddress(name string, addr netip.Prefix) error {
 	err := ioctl(name, func(fd int, ifr *unix.Ifreq) error {
 		if err := ifr.SetInet4Addr(addr.Addr().AsSlice()); err != nil {
@@ -43,6 +43,7 @@ func setAddress(name string, addr netip.Prefix) error {
 	})
 }
 
+// ioctl calls f with a socket and a request for a network card.
 func ioctl(name string, f func(fd int, ifr *unix.Ifreq) error) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -56,8 +57,8 @@ func ioctl(name string, f func(fd int, ifr *unix.Ifreq) error) error {
 	return f(fd, ifr)
 }
 
-// addRoute makes gateway the way out through a card, beside those of other
-// cards (rtnetlink(7)). It need not be in the card's network.
+// addRoute adds a default route through a gateway on a card, in addition to those on other cards (rtnetlink(7)). The
+// gateway need not be in the card's network.
 func addRoute(name string, gateway netip.Addr) error {
 	card, err := net.InterfaceByName(name)
 	if err != nil {
@@ -83,7 +84,7 @@ func addRoute(name string, gateway netip.Addr) error {
 	return askKernel(b)
 }
 
-// askKernel sends one message of rtnetlink and waits for its acknowledgement.
+// askKernel sends an rtnetlink message and waits for its acknowledgement.
 func askKernel(message []byte) error {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 	if err != nil {
@@ -118,7 +119,7 @@ func askKernel(message []byte) error {
 	return fmt.Errorf("the kernel gave no answer to a change of routes")
 }
 
-// onCard binds a socket to a network card.
+// onCard returns a Control function for net that binds a socket to a network card, and then calls more, if not nil.
 func onCard(name string, more func(fd int) error) func(_, _ string, c syscall.RawConn) error {
 	return func(_, _ string, c syscall.RawConn) error {
 		var err error
@@ -144,8 +145,8 @@ func dialFrom(ctx context.Context, card string, server netip.AddrPort) (net.Conn
 	return &patient{conn}, nil
 }
 
-// A patient connection ends when nothing has come for half a minute: of a server
-// whose power was cut no word comes.
+// patient is a connection whose reads fail when nothing has arrived for the time patience: a server whose power was cut
+// does not close its connections.
 type patient struct{ net.Conn }
 
 const patience = 30 * time.Second

@@ -16,34 +16,34 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A network brings up every network card with a cable in it, and reaches the
-// server through the one by which it answers.
+// network brings up every network card with a link, and connects to the server through the card on which it answers.
 type network struct {
 	order order
 	say   func(string, ...any)
 
 	mu      sync.Mutex
 	cards   map[string]*netCard // by name
-	changed chan struct{}       // closed and renewed when a card got or lost its address
-	seen    chan struct{}       // changed, as it was when the server was last tried
-	best    string              // the card through which the server answered last
+	changed chan struct{}       // closed and replaced when a card gets or loses its address
+	seen    chan struct{}       // value of changed when the server was last tried
+	best    string              // the card through which the server last answered
 }
 
-// A card is one network card.
+// netCard is a network card.
 type netCard struct {
 	name   string
 	mac    net.HardwareAddr
 	link   bool
-	state  string // in words
+	state  string // for people
 	addr   netip.Prefix
-	cancel context.CancelFunc // ends what is under way on it; nil: nothing is
+	cancel context.CancelFunc // stops the goroutine that gets its address; nil: none runs
 }
 
+// newNetwork returns a network that knows no cards yet.
 func newNetwork(o order, say func(string, ...any)) *network {
 	return &network{order: o, say: say, cards: map[string]*netCard{}, changed: make(chan struct{})}
 }
 
-// run looks after the cards until ctx ends.
+// run manages the cards until ctx ends.
 func (n *network) run(ctx context.Context) error {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
 	if err != nil {
@@ -68,7 +68,7 @@ func (n *network) run(ctx context.Context) error {
 		if err := n.look(ctx, &wg); err != nil {
 			n.say("look at the network cards: %v", err)
 		}
-		// What the event was is not asked: all that counts is how it is now.
+		// The content of the event does not matter: look compares the present state.
 		if _, err := events.Read(buf); err != nil && !errors.Is(err, unix.ENOBUFS) {
 			if ctx.Err() != nil {
 				return nil
@@ -150,7 +150,7 @@ func (n *network) start(ctx context.Context, c *netCard, wg *sync.WaitGroup) {
 	}()
 }
 
-// stop ends what is under way on a card. The caller holds the lock.
+// stop stops what start began on a card. The caller holds the lock.
 func (n *network) stop(c *netCard, why string) {
 	if c.cancel != nil {
 		c.cancel()
@@ -161,12 +161,13 @@ func (n *network) stop(c *netCard, why string) {
 	n.wake()
 }
 
+// wake announces that a card got or lost its address. The caller holds the lock.
 func (n *network) wake() {
 	close(n.changed)
 	n.changed = make(chan struct{})
 }
 
-// set notes how a card stands, and says it if that is new.
+// set sets the state of a card, and says it if it is new.
 func (n *network) set(c *netCard, state string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -176,7 +177,7 @@ func (n *network) set(c *netCard, state string) {
 	}
 }
 
-// settle gives a card its address.
+// settle configures the address of a card.
 func (n *network) settle(ctx context.Context, c *netCard, l lease) error {
 	if err := setAddress(c.name, l.addr); err != nil {
 		return fmt.Errorf("set its address %s: %w", l.addr, err)
@@ -203,9 +204,8 @@ func (n *network) settle(ctx context.Context, c *netCard, l lease) error {
 	return nil
 }
 
-// dial connects to the server through whichever card gets an answer first. It
-// keeps to the card that it came through before while that works, since the
-// server takes a boot's token from one address only.
+// dial connects to the server through the card that gets an answer first. It prefers the card that it used before as
+// long as that works, since the server accepts a boot's token from only one address.
 func (n *network) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	ready, best, none := n.ready()
 	if len(ready) == 0 {
@@ -223,7 +223,7 @@ func (n *network) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	for _, name := range ready {
 		go func() {
 			if best != "" && name != best {
-				select { // its head start
+				select { // the preferred card has a head start
 				case <-time.After(3 * time.Second):
 				case <-ctx.Done():
 				}
@@ -242,13 +242,13 @@ func (n *network) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 		case a.err != nil:
 			errs = append(errs, fmt.Sprintf("through %s: %v", a.card, reason(a.err)))
 			if errors.Is(a.err, unix.ECONNREFUSED) {
-				cancel() // that is the server's own word
+				cancel() // the server's machine itself refused
 			}
 		case won.conn != nil:
 			a.conn.Close()
 		default:
 			won = a
-			cancel() // the others'
+			cancel() // cancels the other attempts
 		}
 	}
 
@@ -266,16 +266,16 @@ func (n *network) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	return won.conn, nil
 }
 
-// unanswered forgets through which card the server was reached: the one that the
-// firmware booted from is the one that it knows.
+// unanswered forgets the card through which the server was reached. The next attempt prefers the card that the firmware
+// booted from, which is the one that the server knows.
 func (n *network) unanswered() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.best = ""
 }
 
-// ready lists the cards that have an address, and which to try first. The error
-// says how the cards stand.
+// ready returns the cards that have an address, and the one to try first. none is the error to return if there is none;
+// it describes the state of all cards.
 func (n *network) ready() (names []string, best string, none error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -299,7 +299,7 @@ func (n *network) ready() (names []string, best string, none error) {
 	return names, best, errors.New("no network yet: " + strings.Join(states, "; "))
 }
 
-// wait waits for d, or until a card got or lost its address since the server was last tried.
+// wait waits for d, or until a card has got or lost its address since the server was last tried.
 func (n *network) wait(ctx context.Context, d time.Duration) {
 	n.mu.Lock()
 	changed := cmp.Or(n.seen, n.changed)
@@ -313,8 +313,8 @@ func (n *network) wait(ctx context.Context, d time.Duration) {
 	}
 }
 
-// down leaves the cards as they were found: the image's udev cannot rename one
-// that is up, and its DHCP client starts from nothing.
+// down leaves the cards as they were found: the image's udev cannot rename a card that is up, and its DHCP client
+// expects a card without an address.
 func (n *network) down() {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -8,12 +8,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// inRoot runs f on a thread of its own, whose root and working folder are dir,
-// and which has no umask; the rest of the program stays where it is.
+// inRoot runs f on a separate thread with dir as root and working folder, and with umask 0. The other threads are not
+// affected.
 func inRoot(dir string, f func() error) error {
 	done := make(chan error)
 	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
+		runtime.LockOSThread() // never unlocked: the thread ends with this goroutine
 		err := enterRoot(dir)
 		if err == nil {
 			err = guarded(f)
@@ -23,6 +23,7 @@ func inRoot(dir string, f func() error) error {
 	return <-done
 }
 
+// enterRoot changes the root of the current thread.
 func enterRoot(dir string) error {
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return fmt.Errorf("part from the other threads: %w", err)

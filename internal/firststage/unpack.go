@@ -14,23 +14,23 @@ import (
 	"provision/internal/initrd"
 )
 
-// An unpacker unpacks an initrd into the root of the file system, as the kernel
-// does (Linux, init/initramfs.c): archive after archive, plain or compressed,
-// with zeros between; later files take the place of earlier ones; what cannot be
-// made, for its folder is missing, is left out without a word.
+// unpacker unpacks an initrd into the root of the file system, as the kernel does (Linux, init/initramfs.c): one
+// archive after the other, uncompressed or compressed, with zeros in between. Later files replace earlier ones. Files
+// that cannot be made because their folder is missing are silently left out.
 //
-// It belongs on a thread whose root is the folder to unpack to (see inRoot), for
-// symlinks lead to where they would on the booted machine.
+// It must run on a thread whose root is the folder to unpack to (see inRoot), so that symlinks lead to where they do on
+// the booted machine.
 type unpacker struct {
-	links    map[hardLink]string // the first name of a file that has several
+	links    map[hardLink]string // first name of each file that has several
 	folders  []folder            // their times are set last
-	unpacked atomic.Int64        // bytes of files
+	unpacked atomic.Int64        // bytes of file contents
 	buf      []byte
 }
 
-// A link is a file within one archive.
+// hardLink identifies a file within an archive.
 type hardLink struct{ major, minor, inode, kind uint32 }
 
+// folder is a folder with its modification time, in seconds since 1970.
 type folder struct {
 	name  string
 	mtime uint32
@@ -49,8 +49,7 @@ func (u *unpacker) unpack(r io.Reader) error {
 	return nil
 }
 
-// archives unpacks archives until in ends. In a compressed frame there is not
-// another one.
+// archives unpacks archives until in ends. Inside a compressed frame there cannot be another frame.
 func (u *unpacker) archives(in *initrd.Stream, inFrame bool) error {
 	for {
 		head, err := in.Peek(1)
@@ -98,7 +97,7 @@ func (u *unpacker) frame(in *initrd.Stream) error {
 	return errors.Join(err, content.Close())
 }
 
-// entry unpacks one entry and what pads it.
+// entry unpacks one entry and skips its padding.
 func (u *unpacker) entry(in *initrd.Stream) error {
 	start := in.Offset()
 	raw := make([]byte, initrd.HeaderSize)
@@ -134,7 +133,7 @@ func (u *unpacker) entry(in *initrd.Stream) error {
 		return err
 	}
 
-	// The last entry's padding may be missing.
+	// The padding of the last entry may be missing.
 	err = in.Skip(initrd.Align(end) - end)
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return nil
@@ -143,8 +142,8 @@ func (u *unpacker) entry(in *initrd.Stream) error {
 	return err
 }
 
-// kernelMakes reports whether the kernel makes a file of that header. It leaves out
-// names that are too long, and what has content though its type has none.
+// kernelMakes reports whether the kernel makes a file with that header. It leaves out files with names that are too
+// long, and files that have content although their type has none.
 func kernelMakes(h initrd.Header) bool {
 	if h.NameSize == 0 || h.NameSize > unix.PathMax {
 		return false
@@ -158,8 +157,7 @@ func kernelMakes(h initrd.Header) bool {
 	return h.Size == 0
 }
 
-// noEOF returns err, or io.ErrUnexpectedEOF in the place of io.EOF, for where
-// there has to be more.
+// noEOF returns err, but io.ErrUnexpectedEOF instead of io.EOF, for places where more data must follow.
 func noEOF(err error) error {
 	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
@@ -167,13 +165,13 @@ func noEOF(err error) error {
 	return err
 }
 
-// cut is what a C string holds.
+// cut returns the C string in s.
 func cut(s []byte) string {
 	name, _, _ := strings.Cut(string(s), "\x00")
 	return name
 }
 
-// make makes what an entry describes; its content is next in in.
+// make makes what an entry describes. in is at its content.
 func (u *unpacker) make(in *initrd.Stream, h initrd.Header, name string) error {
 	if name == "TRAILER!!!" {
 		clear(u.links)
@@ -218,8 +216,8 @@ func (u *unpacker) make(in *initrd.Stream, h initrd.Header, name string) error {
 	return nil
 }
 
-// file writes a regular file. Of several names of one file, any may come with
-// the content, and the others with none.
+// file writes a regular file. If a file has several names, any one of them may come with the content, and the others
+// have none.
 func (u *unpacker) file(in *initrd.Stream, h initrd.Header, name string) error {
 	linked, err := u.linked(h, name)
 	if err != nil {
@@ -251,7 +249,7 @@ func (u *unpacker) file(in *initrd.Stream, h initrd.Header, name string) error {
 	return err
 }
 
-// content copies what is in a file. The sum is that of its bytes, if the header has one.
+// content copies the content of a file. sum is the sum of its bytes, or h.Checksum if the header has no checksum.
 func (u *unpacker) content(fd int, in *initrd.Stream, h initrd.Header) (sum uint32, err error) {
 	if !h.HasChecksum {
 		sum = h.Checksum
@@ -282,7 +280,8 @@ func (u *unpacker) content(fd int, in *initrd.Stream, h initrd.Header) (sum uint
 	return sum, nil
 }
 
-// linked makes name another name of the file, if one was there before.
+// linked makes name a further name of a file, if the file had an earlier name in the archive, and reports whether it
+// did.
 func (u *unpacker) linked(h initrd.Header, name string) (bool, error) {
 	if h.Links < 2 {
 		return false, nil
@@ -297,7 +296,7 @@ func (u *unpacker) linked(h initrd.Header, name string) (bool, error) {
 	return true, unix.Link(old, name)
 }
 
-// clearWay removes what is called name, unless it is of the type that comes.
+// clearWay removes the file called name, unless it has the same type as the one to be made.
 func clearWay(name string, mode uint32) {
 	var there unix.Stat_t
 	if unix.Lstat(name, &there) != nil || (there.Mode^mode)&unix.S_IFMT == 0 {
@@ -310,12 +309,13 @@ func clearWay(name string, mode uint32) {
 	_ = unix.Unlink(name)
 }
 
+// setTime sets the modification time of a file.
 func setTime(name string, mtime uint32) {
 	t := unix.NsecToTimespec(int64(mtime) * 1e9)
 	_ = unix.UtimesNanoAt(unix.AT_FDCWD, name, []unix.Timespec{t, t}, unix.AT_SYMLINK_NOFOLLOW)
 }
 
-// onlyFull drops the errors for which the kernel leaves a file out.
+// onlyFull returns err if there is no space or memory. For other errors, the kernel leaves the file out.
 func onlyFull(err error) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.ENOMEM) {
 		return err

@@ -17,17 +17,18 @@ import (
 
 const (
 	newRoot = "/newroot"
-	reserve = 64 << 20 // bytes of memory that are not the image's while we unpack it
+	reserve = 64 << 20 // bytes of memory that are kept free while the image is unpacked
 )
 
-// What the worker's exit status says.
+// Exit statuses of the worker.
 const (
 	statusReady   = 0 // the image is unpacked in newRoot
 	statusFailed  = 1
-	statusRestart = 2 // the machine is to be restarted
+	statusRestart = 2 // the machine has to be restarted
 )
 
-// work does all but the last step: drivers, network, download, check, unpack.
+// work does everything except the last step: drivers, network, download, verification, unpacking. It returns an exit
+// status.
 func work(con *console) int {
 	cmdline, err := os.ReadFile("/proc/cmdline")
 	if err != nil {
@@ -62,7 +63,7 @@ func work(con *console) int {
 	}
 
 	tend(func() error { return net.run(ctx) })
-	net.wait(ctx, slowest) // for the first address, before it is missed
+	net.wait(ctx, slowest) // until a card has an address; otherwise the first attempt would fail
 
 	status := fetchAll(ctx, o, con, net)
 	cancel()
@@ -71,7 +72,7 @@ func work(con *console) int {
 	return status
 }
 
-// fetchAll tries until the image is there and right.
+// fetchAll tries until the image has been unpacked and verified, or the boot is over. It returns an exit status.
 func fetchAll(ctx context.Context, o order, con *console, net *network) int {
 	for pause := 5 * time.Second; ; pause = min(2*pause, time.Minute) {
 		f := newFetcher(o, con, net.dial, net.wait)
@@ -91,8 +92,8 @@ func fetchAll(ctx context.Context, o order, con *console, net *network) int {
 	}
 }
 
-// attempt downloads and unpacks the image once. Nothing of it is run before it
-// is whole and its digests are right.
+// attempt downloads and unpacks the image once. Nothing of the image is run before it is complete and its digests are
+// correct.
 func attempt(ctx context.Context, o order, f *fetcher) error {
 	room, err := mountRoot(f.total())
 	if err != nil {
@@ -106,7 +107,7 @@ func attempt(ctx context.Context, o order, f *fetcher) error {
 	done := make(chan error, 1)
 	go func() {
 		err := guarded(func() error { return f.run(ctx, out) })
-		out.CloseWithError(err) // io.EOF for none
+		out.CloseWithError(err) // io.EOF if err is nil
 		done <- err
 	}()
 	u := &unpacker{}
@@ -125,7 +126,7 @@ func attempt(ctx context.Context, o order, f *fetcher) error {
 			"give it more memory, or take a smaller image", megabytes(need+reserve), megabytes(room))
 	}
 
-	if bad != nil { // is it the download that is bad, or the image?
+	if bad != nil { // reads the rest, to find out whether the download or the image is bad
 		_, _ = io.Copy(io.Discard, in)
 	}
 	if err := <-done; err != nil {
@@ -143,8 +144,8 @@ func attempt(ctx context.Context, o order, f *fetcher) error {
 	})
 }
 
-// mountRoot makes an empty file system in memory, as large as may be, and
-// returns that size. The image's initrd must fit at least as it is compressed.
+// mountRoot mounts an empty file system in memory, as large as possible, and returns its size in bytes. It is an error
+// if not even the compressed initrd, of size bytes, would fit.
 func mountRoot(size int64) (room int64, err error) {
 	free, err := memory("MemAvailable")
 	if err != nil {
@@ -164,8 +165,7 @@ func mountRoot(size int64) (room int64, err error) {
 	return room, nil
 }
 
-// prepareRoot makes what the kernel has made before it unpacks an initrd
-// (Linux, usr/default_cpio_list).
+// prepareRoot makes the files that the kernel makes before it unpacks an initrd (Linux, usr/default_cpio_list).
 func prepareRoot() error {
 	if err := os.Mkdir("/dev", 0o755); err != nil {
 		return err
@@ -176,7 +176,7 @@ func prepareRoot() error {
 	return os.Mkdir("/root", 0o700)
 }
 
-// memory is a line of /proc/meminfo, in bytes.
+// memory returns a value of /proc/meminfo in bytes.
 func memory(name string) (int64, error) {
 	all, err := os.ReadFile("/proc/meminfo")
 	if err != nil {

@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// ListBoot is a script for sh that prints what a machine's firmware boots, and where a system that is mounted below
-// /mnt has its ESP. Each line is two words: the name of a variable of UEFI and what efivarfs shows of it in
+// ListBoot is a shell script that prints the boot variables of a machine's UEFI firmware, and where a system that is
+// mounted below /mnt has its ESP. Each line has two words: the name of a variable and its content in efivarfs as
 // hexadecimal, or "esp" and the GUID of a partition. A machine that was started by BIOS has no variables.
 const ListBoot = `cd /sys/firmware/efi/efivars 2>/dev/null || exit 0
 for variable in BootOrder-` + globalGUID + ` Boot[0-9A-F][0-9A-F][0-9A-F][0-9A-F]-` + globalGUID + `; do
@@ -22,16 +22,17 @@ while read -r device point type _; do
 	esac
 done </proc/mounts`
 
-// SetBootOrder is a script for sh that writes BootOrder. Its argument is what printf makes the variable of.
+// SetBootOrder is a shell script that writes BootOrder. Its argument is a format for printf that produces the content
+// of the variable.
 const SetBootOrder = `printf "$1" >/sys/firmware/efi/efivars/BootOrder-` + globalGUID
 
-// A Boots is what ListBoot prints.
+// Boots is what ListBoot prints.
 type Boots struct {
-	variables map[string][]byte // without their attributes, by names such as "BootOrder"
-	esps      []string
+	variables map[string][]byte // contents without attributes, by names such as "BootOrder"
+	esps      []string          // partition GUIDs in lower case
 }
 
-// ParseBoots reads what ListBoot printed. A variable that the firmware does not let be read is left out.
+// ParseBoots parses the output of ListBoot. Variables that the firmware does not let be read are left out.
 func ParseBoots(printed string) (Boots, error) {
 	b := Boots{variables: map[string][]byte{}}
 	for line := range strings.Lines(printed) {
@@ -58,8 +59,9 @@ func ParseBoots(printed string) (Boots, error) {
 // UEFI reports whether the machine's firmware has a boot order.
 func (b Boots) UEFI() bool { return b.variables["BootOrder"] != nil }
 
-// NewSystem returns the entry of the system below /mnt, such as Boot0007: the first that boots from its ESP and that
-// the boot loader made or changed since before, or else put first. Empty: the boot loader made none.
+// NewSystem returns the boot entry of the system below /mnt, such as Boot0007, and its label: the first entry that
+// boots from its ESP and that the boot loader made or changed since before, or that is the first in the order. entry is
+// empty if there is none.
 func (b Boots) NewSystem(before Boots) (entry, label string) {
 	menu := b.menu()
 	for i, n := range menu.numbers() {
@@ -73,7 +75,8 @@ func (b Boots) NewSystem(before Boots) (entry, label string) {
 	return "", ""
 }
 
-// First is the order in which an entry comes before all others, as SetBootOrder's argument. Empty: it is so.
+// First returns the order in which the entry comes before all others, as argument for SetBootOrder; empty if it is the
+// first already.
 func (b Boots) First(entry string) (string, error) {
 	n, err := parseBootName(entry)
 	if err != nil {
@@ -96,13 +99,13 @@ func (b Boots) First(entry string) (string, error) {
 	return octal.String(), nil
 }
 
-// menu is what the firmware can boot. A broken entry is the firmware's business.
+// menu returns what the firmware can boot. Entries that cannot be parsed are left out.
 func (b Boots) menu() bootMenu {
 	menu := bootMenu{order: parseOrder(b.variables["BootOrder"]), options: map[uint16]LoadOption{}}
 	for name, value := range b.variables {
 		n, err := parseBootName(name)
 		if err != nil {
-			continue // BootOrder
+			continue // it is BootOrder
 		}
 		if option, err := ParseLoadOption(value); err == nil {
 			menu.options[n] = option

@@ -10,22 +10,22 @@ import (
 	"unicode/utf16"
 )
 
-// A LoadOption is one of the things that UEFI firmware can boot: the variable Boot####, an EFI_LOAD_OPTION (UEFI 2.10,
-// section 3.1.3).
+// LoadOption is something that UEFI firmware can boot: a variable Boot#### with an EFI_LOAD_OPTION (UEFI 2.10, section
+// 3.1.3).
 type LoadOption struct {
 	Label  string
 	Active bool // the firmware may boot it
-	// What the first instance of its device path says (UEFI 2.10, section 10.3).
+	// The fields below are from the first instance of its device path (UEFI 2.10, section 10.3).
 	MAC  net.HardwareAddr // of the network card that it boots from; nil: it boots from something else
 	IPv4 bool             // it boots over IPv4
 	IPv6 bool             // it boots over IPv6
-	HTTP bool             // it has a URI: HTTP boot; without one it is PXE
-	URI  string           // "": the one that DHCP tells
+	HTTP bool             // it has a URI node: HTTP boot; false: PXE
+	URI  string           // "": DHCP tells it
 
 	Partition string // GUID of the GPT partition that it boots from, in lower case; "": it boots from something else
 }
 
-// Types of device path nodes.
+// Types and sub-types of device path nodes.
 const (
 	pathMessaging = 3
 	pathMedia     = 4
@@ -42,7 +42,7 @@ const (
 	messagingWiFi  = 28
 )
 
-// ParseLoadOption reads an EFI_LOAD_OPTION, without the attributes of the variable that holds it.
+// ParseLoadOption parses an EFI_LOAD_OPTION, without the attributes of the variable.
 func ParseLoadOption(data []byte) (LoadOption, error) {
 	const loadOptionActive = 1
 	if len(data) < 6 {
@@ -61,7 +61,7 @@ func ParseLoadOption(data []byte) (LoadOption, error) {
 	return o, o.readPath(rest[:pathLen])
 }
 
-// cutString cuts off a string of UTF-16 units that ends with a zero.
+// cutString splits off a UTF-16 string that ends with a zero; ok is false if it has no end.
 func cutString(data []byte) (text string, rest []byte, ok bool) {
 	var units []uint16
 	for ; len(data) >= 2; data = data[2:] {
@@ -74,10 +74,10 @@ func cutString(data []byte) (text string, rest []byte, ok bool) {
 	return "", nil, false
 }
 
-// readPath takes from the device path what netboot is about. A path may have several instances, and a load option
-// several paths: the first is the one that is booted.
+// readPath reads what matters for netbooting from the device path. A path may have several instances, and a load option
+// several paths; the first one is what the firmware boots.
 func (o *LoadOption) readPath(path []byte) error {
-	other := false // it boots from something else, by way of a network card or not
+	other := false // it boots from something else, whether or not that is reached through a network card
 	for len(path) > 0 {
 		if len(path) < 4 {
 			return errors.New("its device path ends within a node")
@@ -97,11 +97,12 @@ func (o *LoadOption) readPath(path []byte) error {
 			other = true
 			o.Partition = partitionGUID(body)
 		case kind == pathMedia, kind == pathBIOS, kind == pathMessaging && sub == messagingISCSI:
-			other = true // a disk, near or far
+			other = true // a local or remote disk
 		case kind == pathMessaging && sub == messagingWiFi:
-			other = true // it needs a password, which a kernel and an initrd do not bring along
+			other = true // it needs a password, which a kernel and an initrd do not have
 		case kind == pathMessaging && sub == messagingMAC:
-			// 32 bytes of address, then its type: 0 or 1 is Ethernet (RFC 3232), of which the first six count.
+			// A MAC node has 32 bytes for the address, then its type: 0 or 1 is Ethernet (RFC 3232), whose address is the first
+			// six bytes.
 			if len(body) != 33 {
 				return fmt.Errorf("its MAC node holds %d bytes, not 33", len(body))
 			}
@@ -128,8 +129,9 @@ func (o *LoadOption) readPath(path []byte) error {
 	return nil
 }
 
-// partitionGUID reads a hard drive node (UEFI 2.10, section 10.3.5.1): number, start and size of the partition (20
-// bytes), its signature (16 bytes), and the types of the table and of the signature; "" if that is no GUID.
+// partitionGUID parses a hard drive node (UEFI 2.10, section 10.3.5.1): number, start and size of the partition (20
+// bytes), its signature (16 bytes), and the types of the table and of the signature. It returns "" if the signature is
+// not a GUID.
 func partitionGUID(body []byte) string {
 	const signatureGUID = 2
 	if len(body) != 38 || body[37] != signatureGUID {
@@ -140,7 +142,7 @@ func partitionGUID(body []byte) string {
 		binary.LittleEndian.Uint16(g[6:]), g[8:10], g[10:])
 }
 
-// String says what the option boots, for people.
+// String says, for people, what the option boots.
 func (o LoadOption) String() string {
 	var parts []string
 	if o.MAC != nil {
@@ -168,8 +170,8 @@ func (o LoadOption) String() string {
 	return fmt.Sprintf("%q (%s)", o.Label, strings.Join(parts, ", "))
 }
 
-// netboots ranks options that boot from one of the MACs what a DHCP server tells over IPv4; 0: it does not. Drivers of
-// before IPv6 leave the protocol away.
+// netboots ranks options that netboot over IPv4, from one of the MACs, the file that a DHCP server tells; 0: this one
+// does not. The device paths of drivers from before IPv6 do not name the protocol.
 func (o LoadOption) netboots(macs []net.HardwareAddr, http bool) int {
 	ours := slices.ContainsFunc(macs, func(m net.HardwareAddr) bool { return slices.Equal(m, o.MAC) })
 	switch {
@@ -183,13 +185,13 @@ func (o LoadOption) netboots(macs []net.HardwareAddr, http bool) int {
 	return 3
 }
 
-// A bootMenu is what the firmware can boot.
+// bootMenu is what the firmware can boot.
 type bootMenu struct {
-	order   []uint16 // BootOrder
-	options map[uint16]LoadOption
+	order   []uint16              // BootOrder: numbers of options
+	options map[uint16]LoadOption // by the number in the variable's name
 }
 
-// parseOrder reads the variable BootOrder: 16-bit numbers.
+// parseOrder parses the variable BootOrder: 16-bit numbers.
 func parseOrder(data []byte) (order []uint16) {
 	for ; len(data) >= 2; data = data[2:] {
 		order = append(order, binary.LittleEndian.Uint16(data))
@@ -197,7 +199,7 @@ func parseOrder(data []byte) (order []uint16) {
 	return order
 }
 
-// numbers are the options as the firmware tries them, then those that are not in its order.
+// numbers returns the options in the order in which the firmware tries them, then those that are not in its order.
 func (b bootMenu) numbers() []uint16 {
 	var all, rest []uint16
 	for _, n := range b.order {
@@ -216,8 +218,9 @@ func (b bootMenu) numbers() []uint16 {
 	return append(all, rest...)
 }
 
-// choose returns the option that netboots from one of the MACs: by PXE, or with http by HTTP, and if there is none of
-// that kind by the other. Of equals, the first in the firmware's order.
+// choose returns the option that netboots from one of the MACs: by HTTP if http is set, else by PXE, and by the other
+// way if there is none of that kind. Among equals it is the first in the firmware's order. The error lists what there
+// is.
 func (b bootMenu) choose(macs []net.HardwareAddr, http bool) (uint16, error) {
 	best, rank := uint16(0), 0
 	for _, n := range b.numbers() {
@@ -248,10 +251,10 @@ func (b bootMenu) String() string {
 	return strings.Join(all, ", ")
 }
 
-// bootName is the name of an option's variable.
+// bootName returns the name of an option's variable.
 func bootName(n uint16) string { return fmt.Sprintf("Boot%04X", n) }
 
-// parseBootName is bootName, backwards.
+// parseBootName is the inverse of bootName.
 func parseBootName(name string) (uint16, error) {
 	var n uint16
 	if _, err := fmt.Sscanf(name, "Boot%04X", &n); err != nil || bootName(n) != name {

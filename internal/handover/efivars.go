@@ -13,24 +13,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// efivars is where Linux shows UEFI's variables as files: the attributes (4 bytes), then the value.
+// efivars is the folder where Linux shows UEFI variables as files: attributes (4 bytes), then the value.
 const efivars = "sys/firmware/efi/efivars"
 
-// globalGUID is EFI_GLOBAL_VARIABLE, the vendor of the variables that the specification defines (UEFI 2.10, section
-// 3.3).
+// globalGUID is EFI_GLOBAL_VARIABLE, the vendor GUID of the variables that the specification defines (UEFI 2.10,
+// section 3.3).
 const globalGUID = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
 
-// BootNext is what was done to the firmware's variable of that name, by which it boots an entry once, before all
-// others.
+// BootNext says how the firmware's variable BootNext was set, which makes it boot an entry once, before all others.
 type BootNext struct {
-	Entry string `json:"entry"` // "Boot0003"
+	Entry string `json:"entry"` // such as "Boot0003"
 	Label string `json:"label"`
 	First bool   `json:"first"` // the firmware tries this entry first anyway
-	Had   string `json:"had"`   // what BootNext was before; "": it was not set
+	Had   string `json:"had"`   // the value of BootNext before; "": it was not set
 }
 
-// SetBootNext makes the firmware netboot once, over IPv4 and from one of the MACs; by HTTP rather than PXE if so
-// wanted.
+// SetBootNext makes the firmware netboot once, over IPv4 and from one of the MACs, preferably by HTTP if http is set,
+// else by PXE.
 func (m Machine) SetBootNext(macs []net.HardwareAddr, http bool) (BootNext, error) {
 	menu, err := m.bootMenu()
 	if err != nil {
@@ -43,7 +42,8 @@ func (m Machine) SetBootNext(macs []net.HardwareAddr, http bool) (BootNext, erro
 	return m.bootNext(menu, n)
 }
 
-// RestoreBootNext makes the firmware boot the entry of that name once, such as what BootNext was before SetBootNext.
+// RestoreBootNext makes the firmware boot the entry with this name once, such as BootNext.Had of an earlier
+// SetBootNext.
 func (m Machine) RestoreBootNext(entry string) (BootNext, error) {
 	n, err := parseBootName(entry)
 	if err != nil {
@@ -59,7 +59,7 @@ func (m Machine) RestoreBootNext(entry string) (BootNext, error) {
 	return m.bootNext(menu, n)
 }
 
-// ClearBootNext leaves the firmware to its usual order.
+// ClearBootNext removes BootNext, so that the firmware uses its normal order.
 func (m Machine) ClearBootNext() error {
 	if err := m.mountVariables(); err != nil {
 		return err
@@ -116,7 +116,7 @@ func (m Machine) bootMenu() (bootMenu, error) {
 			return bootMenu{}, err
 		}
 
-		// A broken entry is the firmware's business; it is no reason not to use another.
+		// An entry that cannot be parsed does not matter for the others.
 		if option, err := ParseLoadOption(value); err == nil {
 			menu.options[n] = option
 		}
@@ -125,7 +125,7 @@ func (m Machine) bootMenu() (bootMenu, error) {
 	return menu, nil
 }
 
-// variable is the file of a variable.
+// variable returns the file of a variable.
 func (m Machine) variable(name string) string { return m.path(efivars + "/" + name + "-" + globalGUID) }
 
 // readVariable returns the value of a variable, or fs.ErrNotExist.
@@ -140,11 +140,11 @@ func (m Machine) readVariable(name string) ([]byte, error) {
 	return data[4:], nil
 }
 
-// variableAttributes are of a variable that outlasts a power cut and that both firmware and system see: non-volatile,
-// boot service access, runtime access.
+// variableAttributes are those of a variable that survives a power failure and is visible to firmware and operating
+// system: non-volatile, boot service access, runtime access.
 const variableAttributes = 1 | 2 | 4
 
-// writeVariable sets such a variable.
+// writeVariable writes such a variable.
 func (m Machine) writeVariable(name string, value []byte) error {
 	file := m.variable(name)
 	if err := changeable(file); err != nil {
@@ -155,7 +155,7 @@ func (m Machine) writeVariable(name string, value []byte) error {
 		return fmt.Errorf("write UEFI variable %s: %w", name, err)
 	}
 
-	// One write is one SetVariable.
+	// Each write calls SetVariable once, so attributes and value are written together.
 	_, err = f.Write(append(binary.LittleEndian.AppendUint32(nil, variableAttributes), value...))
 	if err := errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("write UEFI variable %s: %w; if the firmware's store is full or locked, use --via kexec", name, err)
@@ -163,9 +163,9 @@ func (m Machine) writeVariable(name string, value []byte) error {
 	return nil
 }
 
-// changeable takes away the flag by which Linux guards variables against rm -rf.
+// changeable removes the immutable flag with which Linux protects variables against rm -rf.
 func changeable(file string) error {
-	const immutable = 0x10 // FS_IMMUTABLE_FL of linux/fs.h
+	const immutable = 0x10 // FS_IMMUTABLE_FL in linux/fs.h
 	f, err := os.Open(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -188,7 +188,7 @@ func changeable(file string) error {
 	return nil
 }
 
-// mountVariables makes sure that the variables can be seen.
+// mountVariables mounts efivarfs if it is not mounted. It is an error if the machine was not started by UEFI.
 func (m Machine) mountVariables() error {
 	if !m.exists("sys/firmware/efi") {
 		return errors.New("set what the firmware boots next: this machine was started by BIOS, or its kernel without UEFI, and has no BootNext; use --via kexec, or put network boot first in its setup and use --via manual")

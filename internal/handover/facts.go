@@ -16,44 +16,45 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Facts are what a running machine is, as far as it matters for installing it.
+// Facts describe a running machine, as far as it matters for installing it.
 type Facts struct {
-	Kernel string `json:"kernel"` // release
+	Kernel string `json:"kernel"` // its release
 	Arch   string `json:"arch"`   // "x86_64", "aarch64"
-	Memory uint64 `json:"memory"` // bytes that the kernel has
+	Memory uint64 `json:"memory"` // bytes of memory that the kernel manages
 	Free   uint64 `json:"free"`   // bytes that are available without swapping
 
 	UEFI       bool   `json:"uefi"`
 	SecureBoot string `json:"secure_boot"` // "on", "off", "unknown"
-	Lockdown   string `json:"lockdown"`    // of the kernel: "none", "integrity", "confidentiality", "unknown"
+	Lockdown   string `json:"lockdown"`    // mode of the kernel: "none", "integrity", "confidentiality", "unknown"
 
-	Kexec         bool `json:"kexec"`           // the kernel can start another
-	KexecFileLoad bool `json:"kexec_file_load"` // it has that system call
-	KexecTool     bool `json:"kexec_tool"`      // there is a program kexec
-	KexecDisabled bool `json:"kexec_disabled"`  // by sysctl kernel.kexec_load_disabled, until the next boot
+	Kexec         bool `json:"kexec"`           // the kernel supports kexec
+	KexecFileLoad bool `json:"kexec_file_load"` // it has the system call kexec_file_load
+	KexecTool     bool `json:"kexec_tool"`      // the program kexec is installed
+	KexecDisabled bool `json:"kexec_disabled"`  // by the sysctl kernel.kexec_load_disabled, until the next boot
 	KexecLoaded   bool `json:"kexec_loaded"`    // a kernel is loaded and can be started
 
-	ID        string `json:"id"`         // of os-release: "nixos", "debian"
-	VariantID string `json:"variant_id"` // of os-release: "installer"
+	ID        string `json:"id"`         // from os-release: "nixos", "debian"
+	VariantID string `json:"variant_id"` // from os-release: "installer"
 
-	Interfaces []Interface `json:"interfaces"` // with hardware of their own
+	Interfaces []Interface `json:"interfaces"` // network cards
 
-	// What ip -json says, as nixos-images' kexec script takes it along; absent if the machine's ip cannot.
+	// Addrs, RoutesV4 and RoutesV6 are the output of ip -json, as the kexec script of nixos-images saves it; left out if
+	// the machine's ip does not support JSON.
 	Addrs    json.RawMessage `json:"addrs,omitempty"`
 	RoutesV4 json.RawMessage `json:"routes_v4,omitempty"`
 	RoutesV6 json.RawMessage `json:"routes_v6,omitempty"`
 }
 
-// An Interface is a network card.
+// Interface is a network card.
 type Interface struct {
 	Name      string   `json:"name"`
 	MAC       string   `json:"mac"`
-	Addresses []string `json:"addresses"` // with prefix lengths; if it is a port of a bridge or bond, those of that, too
+	Addresses []string `json:"addresses"` // with prefix lengths; includes those of the bridge or bond that it is a port of
 }
 
 const unknown = "unknown"
 
-// Facts asks the machine what it is. It changes nothing.
+// Facts collects the facts about the machine. It changes nothing.
 func (m Machine) Facts(ctx context.Context) (Facts, error) {
 	var uname unix.Utsname
 	if err := unix.Uname(&uname); err != nil {
@@ -79,7 +80,7 @@ func (m Machine) Facts(ctx context.Context) (Facts, error) {
 	return f, nil
 }
 
-// secureBoot reads the variable of that name (UEFI 2.10, section 3.3).
+// secureBoot reads the variable SecureBoot (UEFI 2.10, section 3.3).
 func (m Machine) secureBoot() string {
 	if !m.exists("sys/firmware/efi") {
 		return "off"
@@ -94,7 +95,7 @@ func (m Machine) secureBoot() string {
 	return "off"
 }
 
-// lockdown is kernel_lockdown(7)'s mode: the bracketed of "none [integrity] confidentiality".
+// lockdown returns the mode of kernel_lockdown(7), which is the word in brackets in "none [integrity] confidentiality".
 func (m Machine) lockdown() string {
 	_, after, _ := strings.Cut(m.read("sys/kernel/security/lockdown"), "[")
 	if mode, _, ok := strings.Cut(after, "]"); ok {
@@ -103,7 +104,7 @@ func (m Machine) lockdown() string {
 	return unknown
 }
 
-// parseRelease reads os-release(5).
+// parseRelease parses os-release(5).
 func parseRelease(text string) map[string]string {
 	values := map[string]string{}
 	for lines := bufio.NewScanner(strings.NewReader(text)); lines.Scan(); {
@@ -114,18 +115,18 @@ func parseRelease(text string) map[string]string {
 	return values
 }
 
-// interfaces are the Ethernet interfaces that stand for hardware.
+// interfaces returns the Ethernet interfaces of network cards.
 func (m Machine) interfaces() []Interface {
 	all := []Interface{}
 	names, _ := os.ReadDir(m.path("sys/class/net"))
 	for _, entry := range names {
 		dir := "sys/class/net/" + entry.Name()
-		const ethernet = "1" // ARPHRD_ETHER; Wi-Fi looks the same
+		const ethernet = "1" // ARPHRD_ETHER; Wi-Fi has the same type
 		if !m.exists(dir+"/device") || m.exists(dir+"/phy80211") || m.read(dir+"/type") != ethernet {
 			continue
 		}
 
-		// A port of a bond has the bond's address, and its own elsewhere.
+		// A port of a bond shows the bond's address; its own is in another file.
 		mac, err := net.ParseMAC(cmp.Or(m.read(dir+"/bonding_slave/perm_hwaddr"), m.read(dir+"/address")))
 		if err != nil {
 			continue
@@ -142,7 +143,7 @@ func (m Machine) interfaces() []Interface {
 	return all
 }
 
-// addresses are those of an interface, but for link-local ones of IPv6.
+// addresses returns the addresses of an interface, except link-local ones.
 func addresses(name string) []string {
 	all := []string{}
 	if ifi, err := net.InterfaceByName(name); err == nil {
@@ -156,7 +157,7 @@ func addresses(name string) []string {
 	return slices.Clip(all)
 }
 
-// ipJSON is what the ip command prints; nil if there is none, or if it is busybox's, which knows no JSON.
+// ipJSON returns the output of the ip command; nil if there is none, or if it is busybox's, which has no JSON.
 func ipJSON(ctx context.Context, args ...string) json.RawMessage {
 	ip := tool("ip")
 	if ip == "" {
@@ -170,7 +171,8 @@ func ipJSON(ctx context.Context, args ...string) json.RawMessage {
 	return out
 }
 
-// tool finds a program of the machine. An SSH session's PATH may lack the sbin folders.
+// tool returns the path of a program on the machine; empty if there is none. It also looks in the sbin folders, which
+// may be missing in the PATH of an SSH session.
 func tool(name string) string {
 	if path, err := exec.LookPath(name); err == nil || errors.Is(err, exec.ErrDot) {
 		return path

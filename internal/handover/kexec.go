@@ -21,22 +21,22 @@ import (
 const (
 	kexecLoaded   = "sys/kernel/kexec_loaded"
 	kexecDisabled = "proc/sys/kernel/kexec_load_disabled"
-	kexecLimit    = "proc/sys/kernel/kexec_load_limit_reboot" // how many more may be loaded; -1: any number
+	kexecLimit    = "proc/sys/kernel/kexec_load_limit_reboot" // how many more kernels may be loaded; -1: no limit
 
-	// otherWays ends the refusals: how the machine can be made to come without kexec.
+	// otherWays ends the error messages: how the machine can boot its installer without kexec.
 	otherWays = "use --via netboot, --via wol or --via manual"
 )
 
-// A Load is the line of JSON before the bytes of kernel and initrd.
+// Load is the line of JSON that precedes the bytes of kernel and initrd.
 type Load struct {
-	Kernel  uint64 `json:"kernel"`  // bytes
-	Initrd  uint64 `json:"initrd"`  // bytes
-	SHA256  string `json:"sha256"`  // of kernel and initrd, one after the other; hexadecimal
-	Cmdline string `json:"cmdline"` // of the new kernel
+	Kernel  uint64 `json:"kernel"`  // size in bytes
+	Initrd  uint64 `json:"initrd"`  // size in bytes
+	SHA256  string `json:"sha256"`  // of kernel and initrd, concatenated; in hex
+	Cmdline string `json:"cmdline"` // command line of the new kernel
 }
 
-// KexecLoad reads from r a [Load] in one line of JSON and then the bytes that it announces, and loads them, to be
-// started by KexecStart. What can be known before the bytes are read is refused before.
+// KexecLoad reads a [Load] as one line of JSON from r, and then the bytes that it announces, and loads them, so that
+// KexecStart can start them. Everything that can be checked before the bytes are read is checked before.
 func (m Machine) KexecLoad(ctx context.Context, r io.Reader) error {
 	buffered := bufio.NewReaderSize(r, 1<<16)
 	load, sum, err := readLoad(buffered)
@@ -81,7 +81,7 @@ func (m Machine) KexecLoad(ctx context.Context, r io.Reader) error {
 	return refused(err)
 }
 
-// readLoad reads the line before the bytes.
+// readLoad reads and checks the line before the bytes.
 func readLoad(r *bufio.Reader) (load Load, sum []byte, err error) {
 	line, err := r.ReadSlice('\n')
 	if err != nil {
@@ -95,7 +95,7 @@ func readLoad(r *bufio.Reader) (load Load, sum []byte, err error) {
 	}
 
 	sum, err = hex.DecodeString(load.SHA256)
-	const most = 4 << 30 // KEXEC_FILE_SIZE_MAX
+	const most = 4 << 30 // KEXEC_FILE_SIZE_MAX of Linux
 	switch {
 	case err != nil || len(sum) != sha256.Size:
 		return Load{}, nil, fmt.Errorf("read what is to be loaded: sha256 is %q, not %d hexadecimal digits", load.SHA256, 2*sha256.Size)
@@ -108,7 +108,7 @@ func readLoad(r *bufio.Reader) (load Load, sum []byte, err error) {
 	return load, sum, nil
 }
 
-// kexecPermitted says why the running kernel would not start another.
+// kexecPermitted returns an error that says why the running kernel would not start another one.
 func (m Machine) kexecPermitted() error {
 	const doing = "start the installer by kexec: "
 	switch lockdown := m.lockdown(); {
@@ -129,7 +129,7 @@ func (m Machine) kexecPermitted() error {
 	return nil
 }
 
-// refused puts into words why the kernel did not take a kernel.
+// refused explains the error with which the kernel refused to load a kernel.
 func refused(err error) error {
 	const doing = "load the installer for kexec: "
 	switch {
@@ -151,7 +151,7 @@ func refused(err error) error {
 	return fmt.Errorf("%s%w; %s", doing, err, otherWays)
 }
 
-// receive reads so many bytes into memory that has a file descriptor.
+// receive reads size bytes into memory that has a file descriptor.
 func receive(r io.Reader, name string, size uint64) (*os.File, error) {
 	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
 	if err != nil {
@@ -167,27 +167,28 @@ func receive(r io.Reader, name string, size uint64) (*os.File, error) {
 	return f, nil
 }
 
-// hasKexecFileLoad asks the kernel for what no kernel can do, and looks how it says no. Where loads are counted, this
-// would be one; a kernel that counts them (6.3 and later) has the call, or else KexecLoad finds out.
+// hasKexecFileLoad makes a system call that no kernel can carry out, and looks at the error. If the kernel limits the
+// number of loads, the call would count as one; kernels with limits (6.3 and later) usually have the system call, and
+// KexecLoad notices if not.
 func (m Machine) hasKexecFileLoad() bool {
 	if limit := m.read(kexecLimit); limit != "" && limit != "-1" {
 		return true
 	}
-	const undefined = 1 << 30 // no flag has this bit
+	const undefined = 1 << 30 // a flag that does not exist
 	return !errors.Is(unix.KexecFileLoad(-1, -1, "", undefined), unix.ENOSYS)
 }
 
-// kexecTool is the path of kexec-tools' program; "": it is not there.
+// kexecTool returns the path of the program kexec from kexec-tools; "" if it is not installed.
 func kexecTool() string { return tool("kexec") }
 
-// kexecByTool loads with the older system call, kexec_load, which wants the kernel taken apart, as kexec-tools' program
-// does it: where kexec_file_load is missing, or does not know the kernel's format.
+// kexecByTool loads with the program from kexec-tools and the older system call kexec_load, for which the program takes
+// the kernel apart. It is used if kexec_file_load is missing or does not know the format of the kernel.
 func kexecByTool(ctx context.Context, program string, kernel, initrd *os.File, cmdline string, why error) error {
 	if program == "" {
 		return fmt.Errorf("load the installer for kexec: the kernel's kexec_file_load does not do it (%w), and there is no program kexec; install kexec-tools on the machine, or %s", why, otherWays)
 	}
 	cmd := exec.CommandContext(ctx, program, "--load", "--kexec-syscall", "--initrd=/proc/self/fd/4", "--command-line="+cmdline, "/proc/self/fd/3")
-	cmd.ExtraFiles = []*os.File{kernel, initrd} // 3 and 4
+	cmd.ExtraFiles = []*os.File{kernel, initrd} // file descriptors 3 and 4
 	said, err := cmd.CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("load the installer with %s: %w: %s; %s", program, err, bytes.TrimSpace(said), otherWays)
@@ -195,11 +196,11 @@ func kexecByTool(ctx context.Context, program string, kernel, initrd *os.File, c
 	return nil
 }
 
-// KexecUnload forgets what KexecLoad loaded.
+// KexecUnload discards what KexecLoad loaded.
 func (m Machine) KexecUnload() error {
 	err := unix.KexecFileLoad(-1, -1, "", unix.KEXEC_FILE_UNLOAD)
 	if errors.Is(err, unix.ENOSYS) {
-		_, _, errno := unix.Syscall6(unix.SYS_KEXEC_LOAD, 0, 0, 0, 0, 0, 0) // no segments: nothing is loaded
+		_, _, errno := unix.Syscall6(unix.SYS_KEXEC_LOAD, 0, 0, 0, 0, 0, 0) // no segments means unload
 		err = nil
 		if errno != 0 {
 			err = errno
@@ -211,9 +212,9 @@ func (m Machine) KexecUnload() error {
 	return nil
 }
 
-// KexecStart starts what is loaded, at once: no service is stopped. What is in memory is written to the disks, and
-// their file systems become read-only first, so that they are whole if nothing is installed after all. It says so to w
-// before, because nothing can be said after. It returns only if it fails.
+// KexecStart starts the loaded kernel at once, without stopping services. Before that it syncs the disks and makes
+// their file systems read-only, so that they are intact if nothing is installed after all. It reports to w before it
+// starts the kernel, as it cannot do so afterwards. It returns only if it fails.
 func (m Machine) KexecStart(ctx context.Context, w io.Writer) error {
 	if m.read(kexecLoaded) != "1" {
 		return errors.New("start what is loaded for kexec: nothing is; run kexec-load first")
@@ -229,9 +230,9 @@ func (m Machine) KexecStart(ctx context.Context, w io.Writer) error {
 	return errors.New("start what is loaded for kexec: the kernel came back")
 }
 
-// readOnly makes the file systems on disks read-only, as far as that is done within a few seconds. It is the kernel's
-// emergency remount (sysrq u), which no open file hinders. It runs in the background and tells nobody when it is done,
-// and btrfs and ZFS are left as they are: for them, Sync was enough.
+// readOnly makes the file systems on disks read-only, as far as that succeeds within three seconds. It uses the
+// kernel's emergency remount (sysrq u), which works in spite of open files. That runs in the background without
+// reporting its end, so readOnly watches the mounts. It does not change btrfs and ZFS, for which sync is enough.
 func (m Machine) readOnly(ctx context.Context) {
 	if os.WriteFile(m.path("proc/sysrq-trigger"), []byte("u"), 0) != nil {
 		return
@@ -249,8 +250,8 @@ func (m Machine) readOnly(ctx context.Context) {
 	}
 }
 
-// writable says whether a file system that an emergency remount makes read-only is not so yet. The lines are those of
-// proc_pid_mounts(5): device, folder, type, options.
+// writable reports whether a file system that an emergency remount makes read-only is still writable. The lines are
+// those of proc_pid_mounts(5): device, folder, type, options.
 func writable(mounts string) bool {
 	for line := range strings.Lines(mounts) {
 		fields := strings.Fields(line)

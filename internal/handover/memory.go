@@ -8,35 +8,38 @@ import (
 )
 
 const (
-	// loadSpare is what loading takes beside the image: this program's buffers, page tables, and enough that the
-	// running system does not come to a halt.
+	// loadSpare is the memory in bytes that loading takes in addition to the image: this program's buffers, page tables,
+	// and enough that the running system does not come to a halt.
 	loadSpare = 96 << 20
-	// runSpare is what an installer takes beside its image: a kernel with its tables (some 100 MB of 1.5 GB), systemd
-	// with sshd and nix (150 to 250 MB), and mkfs, cryptsetup and the page cache of what is being copied.
+	// runSpare is the memory in bytes that an installer takes in addition to its image: the kernel with its tables (about
+	// 100 MB of 1.5 GB), systemd with sshd and nix (150 to 250 MB), and mkfs, cryptsetup and the page cache for what is
+	// being copied.
 	runSpare = 640 << 20
 )
 
-// loadNeeds is how much available memory it takes to load an image with a kernel and an initrd of that many bytes, and
-// runNeeds how much memory in total the machine must have to run it.
+// loadNeeds returns how much memory must be available to load a kernel and an initrd of these sizes, and runNeeds how
+// much memory in total the machine must have to run them. All numbers are bytes.
 //
-// While it is loaded, all of it is in memory three times: in our memfd, in the buffer that kexec_file_load reads it
-// into, and in the pages that stay until the new kernel starts; the buffer is freed only after the copy (Linux,
-// kernel/kexec_file.c, kimage_file_prepare_segments to kimage_file_post_load_cleanup). kexec's tool has a buffer of
-// its own in the kernel's place. Measured on Linux 6.1: of the lab's 91 MB, available memory fell by 344 MB.
+// While they are loaded, they are in memory three times: in the memfd of this program, in the buffer into which
+// kexec_file_load reads them, and in the pages that are kept until the new kernel starts. The buffer is freed only
+// after the copy (Linux, kernel/kexec_file.c, kimage_file_prepare_segments to kimage_file_post_load_cleanup). The
+// program kexec has its own buffer instead of the kernel's. Measured on Linux 6.1: for the lab's image of 91 MB,
+// available memory fell by 344 MB.
 //
-// When it starts, the initrd is there twice: as it was loaded, and unpacked. Most of a NixOS image is a squashfs, which
-// does not grow by unpacking, and stays; the rest may grow to four times its size, and the first copy, freed then,
-// makes up for that. So nixos-images' 400 MB want 1.5 GB, which is what nixos-anywhere says of them.
+// When the new kernel starts, the initrd is there twice: as loaded, and unpacked. Most of a NixOS image is a squashfs,
+// which does not grow when it is unpacked, and stays. The rest may grow to four times its size, which the first copy
+// makes up for when it is freed. So the 400 MB of nixos-images need 1.5 GB, which is also what nixos-anywhere
+// documents.
 func loadNeeds(kernel, initrd uint64) uint64 { return 3*(kernel+initrd) + loadSpare }
 
 func runNeeds(kernel, initrd uint64) uint64 { return 2*(kernel+initrd) + runSpare }
 
-// A memory is the machine's, in bytes.
+// memory is the machine's memory, in bytes.
 type memory struct{ total, available uint64 }
 
-// fits refuses an image that the machine has too little memory for.
+// fits returns an error if the machine has too little memory for an image.
 func (m memory) fits(kernel, initrd uint64) error {
-	// What the kernel took for itself at boot, some 4 % of a small machine's, is no part of total.
+	// total does not include what the kernel reserved at boot, about 4 % on a small machine.
 	if needs := runNeeds(kernel, initrd); m.total < needs {
 		return fmt.Errorf("start the installer by kexec: its image of %s needs a machine with %s of memory, and this one has %s; use a smaller image, or --via netboot if the machine can netboot one", mib(kernel+initrd), mib(needs), mib(m.total))
 	}
@@ -46,8 +49,8 @@ func (m memory) fits(kernel, initrd uint64) error {
 	return nil
 }
 
-// parseMemory reads /proc/meminfo. Kernels before 3.14 have no MemAvailable, and no kexec_file_load either; for them it
-// is what is free.
+// parseMemory parses /proc/meminfo. Kernels before 3.14 have no MemAvailable, and no kexec_file_load either; for these,
+// MemFree is used.
 func parseMemory(meminfo string) (memory, error) {
 	values := map[string]uint64{}
 	for lines := bufio.NewScanner(strings.NewReader(meminfo)); lines.Scan(); {

@@ -8,9 +8,8 @@ import (
 	"strings"
 )
 
-// Check returns an error unless the kernel would unpack the first archive of the
-// initrd r: a newc archive, plain or compressed in a way that the kernel knows
-// (Linux, lib/decompress.c). It reads a few bytes only.
+// Check returns an error unless the kernel would unpack the first archive of the initrd r: a newc archive, uncompressed
+// or compressed in a way that the kernel knows (Linux, lib/decompress.c). It reads only a few bytes.
 func Check(r io.Reader) error {
 	in := bufio.NewReaderSize(r, headSize)
 	head, err := in.Peek(32)
@@ -29,7 +28,7 @@ func Check(r io.Reader) error {
 		defer out.Close()
 		_, err = io.ReadFull(out, magic)
 		if errors.Is(err, io.EOF) {
-			err = nil // it is too short, which checkMagic says
+			err = nil // checkMagic reports that it is too short
 		}
 	}
 	if err != nil {
@@ -38,8 +37,8 @@ func Check(r io.Reader) error {
 	return checkMagic(magic)
 }
 
-// checkStart returns an error unless the kernel would know the archive or frame
-// that starts with head, which is compressed by kind.
+// checkStart returns an error unless the kernel would recognise the archive or frame that starts with head. kind is its
+// [Compression].
 func checkStart(kind string, head []byte) error {
 	switch {
 	case kind == "":
@@ -52,8 +51,7 @@ func checkStart(kind string, head []byte) error {
 	return nil
 }
 
-// kernelOnly reports whether the kernel can unpack it and we cannot: lzo, and xz
-// with further filters.
+// kernelOnly reports whether the kernel can unpack it but this package cannot: lzo, and xz with several filters.
 func kernelOnly(kind string, head []byte) bool {
 	return kind == "lzo" || kind == "xz" && len(head) > 13 && head[13]&3 != 0
 }

@@ -16,21 +16,21 @@ import (
 	"github.com/ulikunitz/xz/lzma"
 )
 
-// ErrNoDecoder is the error for what the kernel can unpack and we cannot.
+// ErrNoDecoder is the error for compressions that the kernel knows but this package does not.
 var ErrNoDecoder = errors.New("no decoder")
 
 const (
-	// maxWindow bounds, in bytes, the memory that compressed data may make us take.
-	// The strongest ordinary settings need half of it (zstd -19: 8 MiB, xz -9: 64 MiB).
+	// maxWindow bounds the memory, in bytes, that the decoder of compressed data may use. The strongest usual settings
+	// need half of it (zstd -19: 8 MiB, xz -9: 64 MiB).
 	maxWindow = 128 << 20
 
-	// headSize is how many bytes are read ahead to see how a file is compressed.
+	// headSize is how many bytes are read ahead to recognise the compression.
 	headSize = 4096
 )
 
-// Compression names the way in which a file is compressed that starts with head:
-// "gzip", "zstd", "xz", "lz4" (the kernel's format, of lz4 -l), "lz4 frame" (that
-// of lz4 without it), "bzip2", "lzma" or "lzo". Anything else is "".
+// Compression returns the name of the compression of a file that starts with head: "gzip", "zstd", "xz", "lz4" (the
+// legacy format of lz4 -l, which the kernel uses), "lz4 frame" (the format of lz4 without -l), "bzip2", "lzma" or
+// "lzo"; "" for anything else.
 func Compression(head []byte) string {
 	for _, c := range []struct{ magic, name string }{
 		{"\x1f\x8b", "gzip"},
@@ -50,12 +50,12 @@ func Compression(head []byte) string {
 	return ""
 }
 
-// Decompress returns what r holds, by its first bytes and in bounded memory. If
-// it is not compressed, or in no way known here, that is r itself. All of r
-// belongs together, unlike with [OpenFrame].
+// Decompress returns the decompressed content of r, using bounded memory. It recognises the compression by the first
+// bytes; if there is none, or none that is known, the content is r itself. Unlike [OpenFrame], it treats all of r as
+// one compressed file.
 func Decompress(r io.Reader) (io.ReadCloser, error) {
 	in := bufio.NewReaderSize(r, headSize)
-	head, _ := in.Peek(64) // an error comes again with the first read
+	head, _ := in.Peek(64) // an error is returned again by the first read
 
 	switch Compression(head) {
 	case "gzip":
@@ -80,7 +80,7 @@ func Decompress(r io.Reader) (io.ReadCloser, error) {
 	return io.NopCloser(in), nil
 }
 
-// closer gives a decoder that was opened without an error a Close method.
+// closer gives a decoder, if err is nil, a Close method.
 func closer[R io.Reader](decoder R, err error) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
@@ -88,6 +88,7 @@ func closer[R io.Reader](decoder R, err error) (io.ReadCloser, error) {
 	return io.NopCloser(decoder), nil
 }
 
+// newZstd returns a zstd decoder with bounded memory.
 func newZstd(in io.Reader) (io.ReadCloser, error) {
 	decoder, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
 		zstd.WithDecoderMaxWindow(maxWindow))
@@ -97,13 +98,13 @@ func newZstd(in io.Reader) (io.ReadCloser, error) {
 	return decoder.IOReadCloser(), nil
 }
 
+// newLZMA returns an LZMA decoder with bounded memory.
 func newLZMA(in io.Reader) (*lzma.Reader, error) {
 	return lzma.ReaderConfig{DictCap: maxWindow}.NewReader(in)
 }
 
-// checkXZ refuses what would make the decoder take memory without bound: it
-// trusts the size of the dictionary in a block's header (xz file format, 3.1 and
-// 5.3.1). head starts with the stream's header.
+// checkXZ returns an error for data that would make the decoder use too much memory, as the decoder trusts the size of
+// the dictionary in a block's header (xz file format, 3.1 and 5.3.1). head starts with the stream's header.
 func checkXZ(head []byte) error {
 	if len(head) < 44 {
 		return io.ErrUnexpectedEOF
@@ -115,7 +116,7 @@ func checkXZ(head []byte) error {
 // checkXZFilter is checkXZ for a block's header without its first byte.
 func checkXZFilter(h []byte) error {
 	filter := h[1:]
-	for sizes := h[0] >> 6; sizes > 0; sizes &= sizes - 1 { // optional sizes
+	for sizes := h[0] >> 6; sizes > 0; sizes &= sizes - 1 { // skips the optional sizes
 		_, n := binary.Uvarint(filter)
 		filter = filter[max(n, 0):]
 	}
@@ -124,7 +125,7 @@ func checkXZFilter(h []byte) error {
 		return errors.New("xz: a broken block header")
 	}
 
-	// A dictionary has 2 or 3 << (11 + half of the number) bytes.
+	// The dictionary's size is 2 or 3 << (11 + half of the number) bytes.
 	const lzma2, max128MiB = 0x21, 30
 	if filter[0] == lzma2 && filter[2] > max128MiB {
 		return fmt.Errorf("it wants more than %d MiB of memory to unpack", maxWindow>>20)

@@ -13,13 +13,11 @@ import (
 	"github.com/ulikunitz/xz"
 )
 
-// OpenFrame returns what the compressed frame holds that in starts with, and
-// reads no byte of in beyond it, for another frame may follow. Decoders by
-// themselves read ahead, so the frame's end is found by the structure of each
-// format. lz4's has no end mark: it ends at four NUL bytes, or where in does.
+// OpenFrame returns the content of the compressed frame at the beginning of in. It reads no byte of in beyond the
+// frame, as another frame may follow. Since decoders read ahead, the end of the frame is found by the structure of each
+// format. lz4 has no end mark: the frame ends at four NUL bytes, or at the end of in.
 //
-// It takes bounded memory. What is compressed in another way, or not at all, is
-// [ErrNoDecoder].
+// It uses bounded memory. Data that are compressed in another way, or not at all, are an [ErrNoDecoder].
 func OpenFrame(in *bufio.Reader) (io.ReadCloser, error) {
 	head, _ := in.Peek(64)
 	switch kind := Compression(head); kind {
@@ -40,29 +38,27 @@ func OpenFrame(in *bufio.Reader) (io.ReadCloser, error) {
 	case "bzip2":
 		return io.NopCloser(newBzip2Stream(in)), nil
 	case "lzma":
-		z, err := newLZMA(in) // which reads byte by byte
+		z, err := newLZMA(in) // it reads byte by byte
 		return closer(z, noEOF(err))
 	default:
 		return nil, fmt.Errorf("%w for %s here", ErrNoDecoder, kind)
 	}
 }
 
-// A frame passes on to a decoder the bytes of one compressed frame of in, and
-// then io.EOF.
+// frame is a reader for a decoder: it returns the bytes of one compressed frame of in, and then io.EOF.
 //
-// It goes from state to state, as the format says which part follows which. A
-// state reads the header of a part, which take keeps to be passed on, and
-// announces with pass how many bytes belong to the part after that.
+// It is a state machine that follows the structure of the format. A state reads the header of a part with take, which
+// also passes it on, and announces with pass how many bytes follow until the next header.
 type frame struct {
 	in    *bufio.Reader
 	next  frameState // nil at the end
-	ahead []byte     // read, and not yet passed on
-	rest  int64      // bytes to be passed on after ahead, unseen
-	size  int64      // of the present block so far, in bytes, for its padding
-	check int64      // size in bytes of the checksum after a block (xz) or the frame (zstd)
+	ahead []byte     // read, but not yet passed on
+	rest  int64      // bytes to pass on after ahead without looking at them
+	size  int64      // of the present block so far in bytes, to compute its padding
+	check int64      // size in bytes of the checksum after a block (xz) or after the frame (zstd)
 }
 
-// A frameState reads the next part of a frame, and returns the state after it.
+// frameState reads the next part of a frame, and returns the state after it.
 type frameState func(*frame) (frameState, error)
 
 func (f *frame) Read(p []byte) (int, error) {
@@ -92,7 +88,7 @@ func (f *frame) Read(p []byte) (int, error) {
 	return n, noEOF(err)
 }
 
-// take reads n bytes of the frame for a state to look at.
+// take reads n bytes of the frame for a state to examine.
 func (f *frame) take(n int) ([]byte, error) {
 	before := len(f.ahead)
 	f.ahead = append(f.ahead, make([]byte, n)...)
@@ -103,7 +99,7 @@ func (f *frame) take(n int) ([]byte, error) {
 	return f.ahead[before:], nil
 }
 
-// pass announces n bytes of the frame that no state looks at.
+// pass announces n bytes of the frame that no state examines.
 func (f *frame) pass(n int64) {
 	f.rest += n
 	f.size += n
@@ -121,8 +117,7 @@ func zstdHeader(f *frame) (frameState, error) {
 	contentSize := []int{0, 2, 4, 8}[descriptor>>6]
 	rest := dictionaryID + contentSize
 
-	// There is one byte more: the window's size or, where the frame is a single
-	// segment, a content size that is shorter than two bytes.
+	// One more byte follows: the size of the window or, in a frame with a single segment, a content size of one byte.
 	singleSegment := descriptor&0x20 != 0
 	if !singleSegment || contentSize == 0 {
 		rest++
@@ -144,7 +139,7 @@ func zstdBlock(f *frame) (frameState, error) {
 	header := int64(h[0]) | int64(h[1])<<8 | int64(h[2])<<16
 	size := header >> 3
 	switch header >> 1 & 3 {
-	case 1: // one byte, repeated size times
+	case 1: // one byte, which is repeated size times
 		f.pass(1)
 	case 3:
 		return nil, errors.New("zstd: a block of a reserved type")
@@ -170,7 +165,7 @@ func xzHeader(f *frame) (frameState, error) {
 	return xzBlock, nil
 }
 
-// xzBlock reads the header of a block (3.1), or comes to the index.
+// xzBlock reads the header of a block (3.1), or the beginning of the index.
 func xzBlock(f *frame) (frameState, error) {
 	f.size = 0
 	size, err := f.take(1)
@@ -199,11 +194,11 @@ func xzChunk(f *frame) (frameState, error) {
 	}
 
 	switch c := control[0]; {
-	case c == 0: // the last chunk; padding and the checksum follow
+	case c == 0: // the end of the block; padding and the checksum follow
 		f.pass(-f.size & 3)
 		f.rest += f.check
 		return xzBlock, nil
-	case c == 1 || c == 2: // not compressed
+	case c == 1 || c == 2: // an uncompressed chunk
 		size, err := f.take(2)
 		if err != nil {
 			return nil, err
@@ -215,7 +210,7 @@ func xzChunk(f *frame) (frameState, error) {
 			return nil, err
 		}
 		f.pass(int64(binary.BigEndian.Uint16(sizes[2:])) + 1)
-		if c >= 0xc0 { // new properties
+		if c >= 0xc0 { // the chunk has new properties
 			f.pass(1)
 		}
 	default:
@@ -225,7 +220,7 @@ func xzChunk(f *frame) (frameState, error) {
 	return xzChunk, nil
 }
 
-// xzIndex reads the start of the index (4), the number of its records.
+// xzIndex reads the number of records at the beginning of the index (4).
 func xzIndex(f *frame) (frameState, error) {
 	records, err := f.varint()
 	if err != nil {
@@ -234,8 +229,7 @@ func xzIndex(f *frame) (frameState, error) {
 	return func(f *frame) (frameState, error) { return xzRecords(f, records) }, nil
 }
 
-// xzRecords reads a record of the index, of which so many are left, or passes on
-// what follows the last of them.
+// xzRecords reads a record of the index, of which left remain, or passes on what follows the last one.
 func xzRecords(f *frame, left uint64) (frameState, error) {
 	if left == 0 {
 		const checksum, footer = 4, 12
@@ -244,7 +238,7 @@ func xzRecords(f *frame, left uint64) (frameState, error) {
 		return nil, nil
 	}
 
-	for range 2 { // the sizes of a block
+	for range 2 { // each record has two sizes
 		if _, err := f.varint(); err != nil {
 			return nil, err
 		}
@@ -253,7 +247,7 @@ func xzRecords(f *frame, left uint64) (frameState, error) {
 	return func(f *frame) (frameState, error) { return xzRecords(f, left-1) }, nil
 }
 
-// varint reads a number of up to nine bytes, seven bits in each (1.2).
+// varint reads a number of up to nine bytes with seven bits each (1.2).
 func (f *frame) varint() (v uint64, err error) {
 	for i := range 9 {
 		b, err := f.take(1)
@@ -268,22 +262,20 @@ func (f *frame) varint() (v uint64, err error) {
 	return 0, errors.New("xz: a broken number in its index")
 }
 
-// lz4Blocks unpacks lz4's legacy format, the only one that the kernel knows:
-// blocks that hold up to 8 MiB, each after its size. As in the kernel (Linux,
-// lib/decompress_unlz4.c), a block of size zero ends it, for padding follows;
-// also an input that ends where a size would be; and the magic number of a
-// further such file is skipped.
+// lz4Blocks decompresses the legacy format of lz4, which is the only one that the kernel knows: blocks of up to 8 MiB,
+// each preceded by its size. As in the kernel (Linux, lib/decompress_unlz4.c), it ends at a block of size zero, since
+// padding follows, or where the input ends instead of a size; and the magic number of another such file is skipped.
 type lz4Blocks struct {
 	in     *bufio.Reader
 	packed []byte
 	block  []byte
-	out    []byte // of block, not yet read
+	out    []byte // the part of block that has not been read yet
 	end    bool
 }
 
 const (
 	lz4Magic = 0x184c2102
-	lz4Block = 8 << 20 // bytes that a block holds at the most
+	lz4Block = 8 << 20 // largest size of a decompressed block in bytes
 )
 
 func (z *lz4Blocks) Read(p []byte) (int, error) {
@@ -300,7 +292,7 @@ func (z *lz4Blocks) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// next reads and unpacks the next block.
+// next reads and decompresses the next block.
 func (z *lz4Blocks) next() error {
 	var head [4]byte
 	_, err := io.ReadFull(z.in, head[:])
@@ -340,14 +332,15 @@ func (z *lz4Blocks) next() error {
 	return nil
 }
 
-// A bzip2Stream ends after one stream, or several without a gap. Its decoder
-// reads two bytes more, to see whether they are the BZ of another stream.
+// bzip2Stream ends after one stream, or after several without a gap. Its decoder reads two bytes too many, to see
+// whether they are the BZ of another stream.
 type bzip2Stream struct {
 	in      *lateDiscard
 	decoder io.Reader
 	end     bool
 }
 
+// newBzip2Stream returns a reader of the stream at the beginning of in.
 func newBzip2Stream(in *bufio.Reader) *bzip2Stream {
 	late := &lateDiscard{in: in}
 	return &bzip2Stream{in: late, decoder: bzip2.NewReader(late)}
@@ -370,11 +363,10 @@ func (b *bzip2Stream) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// A lateDiscard reads in byte by byte, but leaves there the last two that it gave
-// away.
+// lateDiscard reads in byte by byte, but leaves the last two bytes that it returned in it.
 type lateDiscard struct {
 	in   *bufio.Reader
-	kept int // bytes, of those that were given away
+	kept int // bytes that were returned but are still in in
 }
 
 func (l *lateDiscard) ReadByte() (byte, error) {
@@ -392,7 +384,7 @@ func (l *lateDiscard) ReadByte() (byte, error) {
 	return ahead[l.kept-1], nil
 }
 
-// Read makes it an io.Reader; the decoder calls ReadByte alone.
+// Read implements [io.Reader]. The decoder calls only ReadByte.
 func (l *lateDiscard) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
@@ -405,7 +397,7 @@ func (l *lateDiscard) Read(p []byte) (int, error) {
 	return 1, nil
 }
 
-// discard drops the bytes that are left in the input, and returns io.EOF.
+// discard removes the bytes that are still in the input, and returns io.EOF.
 func (l *lateDiscard) discard() error {
 	if _, err := l.in.Discard(l.kept); err != nil {
 		return err

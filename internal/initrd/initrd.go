@@ -1,33 +1,29 @@
-// Package initrd reads and writes initrds: what the Linux kernel unpacks into
-// memory before it starts the first program.
+// Package initrd reads and writes initrds, which the Linux kernel unpacks into memory before it starts the first
+// program.
 //
-// An initrd is a sequence of cpio archives in the "newc" format. Each of them
-// stands there plain, or inside a compressed frame (gzip, zstd, xz, lz4, lzma,
-// bzip2) that may hold several; NUL bytes may lie between. A file in a later
-// archive replaces one of the same name in an earlier archive. That is how a
-// server adds the keys of one boot to an image that it does not unpack:
+// An initrd is a sequence of cpio archives in the "newc" format. Each archive is uncompressed, or is in a compressed
+// frame (gzip, zstd, xz, lz4, lzma, bzip2) that may hold several; NUL bytes may be in between. A file in a later
+// archive replaces a file of the same name in an earlier one. In this way, a server adds the keys of one boot to an
+// image without unpacking it:
 //
 //	image's initrd | 4 to 7 NUL bytes | archive of this boot
 //	                 Padding            Overlay
 //
-// Writing is [Overlay] and [Archive], which return the bytes of one plain
-// archive. Reading is [Walk], which calls a function with each file of an
-// initrd, and is strict: anything that the kernel would stumble over is an
-// error. [Check] does so for the first bytes only.
+// For writing, there are [Overlay] and [Archive], which return the bytes of an uncompressed archive. For reading, there
+// is [Walk], which calls a function with each file of an initrd. It is strict: anything that the kernel could not read
+// is an error. [Check] does the same for the first bytes only.
 //
-// The first stage (internal/firststage) unpacks an initrd in the kernel's place.
-// It has to be as lenient as the kernel, and so walks by itself, from the same
-// parts: [Stream], [OpenFrame] and [ParseHeader].
+// The first stage (internal/firststage) unpacks an initrd in place of the kernel. As it must be as lenient as the
+// kernel, it walks the archives itself, with the same parts: [Stream], [OpenFrame] and [ParseHeader].
 //
-// [Compression] and [Decompress] are for the other files that the kernel knows
-// in these formats: itself, and its modules.
+// [Compression] and [Decompress] are for the other files that the kernel knows in these formats: the kernel itself, and
+// its modules.
 //
 // The formats are described in Linux, init/initramfs.c, lib/decompress*.c and
 // Documentation/driver-api/early-userspace/buffer-format.rst.
 //
-// This package imports nothing of ours. What it imports is part of the first
-// stage, which every machine downloads: keep that small ("make firststage"
-// shows the size).
+// This package imports no other package of this module. Its imports become part of the first stage, which every machine
+// downloads, so they must stay small ("make firststage" shows the size).
 package initrd
 
 import (
@@ -39,8 +35,7 @@ import (
 	"strconv"
 )
 
-// HeaderSize is the size of a newc header in bytes: a magic number of 6 digits,
-// and 13 fields of 8 hexadecimal digits.
+// HeaderSize is the size of a newc header in bytes: a magic number of 6 digits, and 13 fields of 8 hexadecimal digits.
 const HeaderSize = 6 + 13*8
 
 // trailer is the name of the entry that ends an archive.
@@ -54,38 +49,37 @@ const (
 	typeFolder  = 0o040000
 	typeBlock   = 0o060000
 	typeRegular = 0o100000
-	typeSymlink = 0o120000 // its content is where it leads
+	typeSymlink = 0o120000 // its content is the target
 	typeSocket  = 0o140000
 )
 
-// A Header is what an archive says about a file before its name and content.
+// Header is what an archive says about a file before its name and content.
 type Header struct {
 	Inode   uint32
 	Mode    uint32 // type and permission bits, as in stat(2)
 	UID     uint32
 	GID     uint32
-	Links   uint32 // how many names of this archive share Inode: usually only the last has the content
+	Links   uint32 // how many names in this archive share Inode; usually only the last one has the content
 	ModTime uint32 // seconds since 1970
-	Size    int64  // bytes of content, less than 4 GiB
+	Size    int64  // size of the content in bytes, less than 4 GiB
 
-	// The file system that the file was on, which belongs to Inode.
+	// DevMajor and DevMinor are the device of the file system that the file came from. Together with Inode they identify
+	// the file.
 	DevMajor uint32
 	DevMinor uint32
 
-	// What a device file stands for.
+	// RdevMajor and RdevMinor are the device number of a device file.
 	RdevMajor uint32
 	RdevMinor uint32
 
-	NameSize uint32 // bytes, with the NUL at its end
+	NameSize uint32 // in bytes, including the NUL at the end
 
-	// Checksum is the sum of the content's bytes, where HasChecksum says so (magic
-	// number 070702).
+	// Checksum is the sum of the content's bytes if HasChecksum is set (magic number 070702).
 	Checksum    uint32
 	HasChecksum bool
 }
 
-// ParseHeader reads a header from the first [HeaderSize] bytes of raw, of which
-// there must be so many.
+// ParseHeader parses a header. raw must have at least [HeaderSize] bytes.
 func ParseHeader(raw []byte) (Header, error) {
 	magic := string(raw[:6])
 	if magic != "070701" && magic != "070702" {
@@ -119,8 +113,8 @@ func ParseHeader(raw []byte) (Header, error) {
 	}, nil
 }
 
-// Type returns the type bits of the file, in Go's terms: 0 is a regular file.
-// Types that Linux does not have are fs.ModeIrregular.
+// Type returns the type of the file as in package io/fs; 0 is a regular file. Types that Linux does not have are
+// fs.ModeIrregular.
 func (h Header) Type() fs.FileMode {
 	switch h.Mode & typeMask {
 	case typeRegular:
@@ -142,12 +136,11 @@ func (h Header) Type() fs.FileMode {
 	return fs.ModeIrregular
 }
 
-// Align returns the first multiple of four from n on. Headers and contents begin
-// at such an offset, and NUL bytes fill the room before them.
+// Align returns n, rounded up to a multiple of four. Headers and contents begin at such offsets, and are preceded by
+// NUL bytes as padding.
 func Align(n int64) int64 { return (n + 3) &^ 3 }
 
-// A Stream is an initrd, or the content of a compressed frame, that is being
-// read. It knows how far.
+// Stream is an initrd, or the content of a compressed frame, that is being read. It knows its offset.
 type Stream struct {
 	*bufio.Reader
 	under *counter
@@ -159,17 +152,16 @@ func NewStream(r io.Reader, buffer int) *Stream {
 	return &Stream{Reader: bufio.NewReaderSize(under, buffer), under: under}
 }
 
-// Offset returns the number of bytes that were read.
+// Offset returns the number of bytes that have been read from the stream.
 func (s *Stream) Offset() int64 { return s.under.n - int64(s.Buffered()) }
 
-// Skip reads n bytes and drops them. If there are fewer, it returns
-// io.ErrUnexpectedEOF.
+// Skip reads n bytes and discards them. If there are fewer, it returns io.ErrUnexpectedEOF.
 func (s *Stream) Skip(n int64) error {
 	_, err := io.CopyN(io.Discard, s, n)
 	return noEOF(err)
 }
 
-// A counter counts the bytes that are read from r.
+// counter counts the bytes that are read from r.
 type counter struct {
 	r io.Reader
 	n int64
@@ -181,8 +173,7 @@ func (c *counter) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// noEOF returns err, or io.ErrUnexpectedEOF in the place of io.EOF, for where
-// there has to be more.
+// noEOF returns err, but io.ErrUnexpectedEOF instead of io.EOF, for places where more data must follow.
 func noEOF(err error) error {
 	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF

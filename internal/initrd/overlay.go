@@ -8,23 +8,20 @@ import (
 	"strings"
 )
 
-// A File is a regular file, a folder or a symlink to be written to an archive,
-// owned by root.
+// File is a regular file, a folder or a symlink to be written to an archive. It is owned by root.
 type File struct {
-	Path string      // in the initrd's root, "ssh/authorized_keys"
+	Path string      // relative to the initrd's root: "ssh/authorized_keys"
 	Mode fs.FileMode // permission bits, and fs.ModeDir or fs.ModeSymlink
-	Data []byte      // content, or where a symlink leads
+	Data []byte      // content, or target of a symlink
 }
 
-// Overlay returns a small archive that is appended to an image's initrd for one
-// boot, after [Padding]. It is not compressed. The same files give the same
-// bytes: times are zero.
+// Overlay returns a small uncompressed archive, to be appended to an image's initrd for one boot after [Padding]. The
+// same files give the same bytes, as all times are zero.
 //
-// Folders on the way to a file are entries of their own, before it, with mode
-// 0755, for the kernel makes no missing parents. Where the initrd has the folder,
-// its mode becomes 0755 and its content stays. Where it has a symlink of that
-// name, as NixOS has in /etc and others, the folder takes the symlink's place. So
-// keep to names of our own (ssh/…) and files in the root, or use [Archive].
+// The folders in which a file is are separate entries before it, with mode 0755, since the kernel does not make missing
+// folders. If the initrd has such a folder, its mode becomes 0755 and its content stays. If it has a symlink of that
+// name, as NixOS has for /etc and others, the folder replaces the symlink. So only use names of our own (ssh/…) and
+// files in the root, or use [Archive].
 func Overlay(files []File) []byte {
 	var all []File
 	made := map[string]bool{}
@@ -42,9 +39,8 @@ func Overlay(files []File) []byte {
 	return Archive(all)
 }
 
-// Archive returns an archive of exactly these files, which is not compressed.
-// Where the folder of a file neither precedes it nor is in the initrd before, the
-// kernel leaves the file out.
+// Archive returns an uncompressed archive of exactly these files. If the folder of a file is neither in the archive
+// before it nor in an earlier one, the kernel leaves the file out.
 func Archive(files []File) []byte {
 	var b bytes.Buffer
 	for i, f := range files {
@@ -63,8 +59,7 @@ func Archive(files []File) []byte {
 	return b.Bytes()
 }
 
-// writeEntry appends one entry; mode is as in stat(2). See [ParseHeader] for the
-// fields.
+// writeEntry appends an entry; mode is as in stat(2). See [ParseHeader] for the fields.
 func writeEntry(b *bytes.Buffer, inode, mode, links int, name string, data []byte) {
 	fields := []int{inode, mode, 0, 0, links, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0}
 	b.WriteString("070701")
@@ -77,19 +72,19 @@ func writeEntry(b *bytes.Buffer, inode, mode, links int, name string, data []byt
 	writePadding(b)
 }
 
+// writePadding appends NUL bytes up to a multiple of four.
 func writePadding(b *bytes.Buffer) {
 	n := int64(b.Len())
 	b.Write(make([]byte, Align(n)-n))
 }
 
-// clean is a path as archives have it, without a slash at its start.
+// clean returns a path in the form that archives use, without a slash at the beginning.
 func clean(name string) string { return strings.TrimPrefix(path.Clean("/"+name), "/") }
 
-// Padding returns the number of NUL bytes, 4 to 7, to put between an initrd of
-// that many bytes and an [Overlay]. The kernel looks for a plain archive only
-// where the offset is a multiple of four. There are at least four, because lz4 as
-// the kernel knows it has no end mark: it stops at a block of size zero (Linux,
-// lib/decompress_unlz4.c, since 2021) and takes anything else for more of itself.
+// Padding returns the number of NUL bytes, 4 to 7, to put between an initrd of that size in bytes and an [Overlay]. The
+// kernel looks for an uncompressed archive only at offsets that are multiples of four. There are at least four because
+// the lz4 format of the kernel has no end mark: the kernel stops at a block of size zero (Linux,
+// lib/decompress_unlz4.c, since 2021), and takes anything else for another block.
 func Padding(initrdSize int64) int64 {
 	return 4 + Align(initrdSize) - initrdSize
 }

@@ -9,32 +9,28 @@ import (
 )
 
 const (
-	// maxUnpacked bounds, in bytes, what the frames of an initrd may unpack to: it
-	// all has to fit into a machine's memory.
+	// maxUnpacked bounds the total content of the frames of an initrd, in bytes, as it must fit into a machine's memory.
 	maxUnpacked = 8 << 30
 
-	// maxName bounds the name of a file and the target of a symlink, in bytes
-	// (PATH_MAX).
+	// maxName bounds the name of a file and the target of a symlink, in bytes (PATH_MAX).
 	maxName = 4096
 
-	// readAhead is the buffer of a Stream, in bytes.
+	// readAhead is the buffer size of a Stream, in bytes.
 	readAhead = 64 << 10
 )
 
-// A WalkFunc is called with a file of an initrd: its name, a clean slash path
-// without a slash at its start, its header, and its content, which need not be
-// read.
+// WalkFunc is called with a file of an initrd: its name, which is a clean path without a slash at the beginning, its
+// header, and its content, which need not be read.
 type WalkFunc func(name string, h Header, content io.Reader) error
 
-// Walk calls f with each file of the initrd r, in their order. A later file of a
-// name replaces an earlier one. Walk ends with f's error, or without one if that
-// is [fs.SkipAll].
+// Walk calls f with each file of the initrd r in their order. A later file replaces an earlier one of the same name. If
+// f returns an error, Walk stops and returns it, but nil for [fs.SkipAll].
 //
-// It takes bounded memory, and unpacks 8 GiB at the most. Anything over which
-// the kernel would stumble is an error that tells the offset of the archive.
-// What the kernel can unpack and we cannot is [ErrNoDecoder].
+// It uses bounded memory, and unpacks at most 8 GiB. Anything that the kernel could not read is an error with the
+// offset of the archive. For what the kernel can unpack but this package cannot, the error is [ErrNoDecoder].
 func Walk(r io.Reader, f WalkFunc) error { return walkUpTo(maxUnpacked, r, f) }
 
+// walkUpTo is Walk with a limit on the total content of the frames, in bytes.
 func walkUpTo(unpacked int64, r io.Reader, f WalkFunc) error {
 	w := walk{in: NewStream(r, readAhead), left: unpacked, f: f}
 
@@ -63,15 +59,15 @@ func walkUpTo(unpacked int64, r io.Reader, f WalkFunc) error {
 	}
 }
 
-// A walk is on its way through an initrd.
+// walk is the state of a Walk.
 type walk struct {
 	in         *Stream
-	left       int64 // bytes that frames may still unpack to
-	afterPlain bool  // the last archive was not compressed
+	left       int64 // bytes that frames may still contain
+	afterPlain bool  // the last archive was uncompressed
 	f          WalkFunc
 }
 
-// next walks the plain archive, or the compressed frame, that comes next.
+// next walks the next uncompressed archive or compressed frame. aligned means that it is at a multiple of four bytes.
 func (w *walk) next(aligned bool) error {
 	head, err := w.in.Peek(64)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -83,8 +79,8 @@ func (w *walk) next(aligned bool) error {
 		return err
 	}
 
-	// The kernel looks for the next archive at a multiple of four, but for one that
-	// is compressed and follows another such.
+	// The kernel looks for the next archive at a multiple of four, except for a compressed one that follows another
+	// compressed one.
 	plain := kind == ""
 	if !aligned && (plain || w.afterPlain) {
 		return errors.New("it does not start at a multiple of four bytes: the kernel does not see it")
@@ -125,7 +121,7 @@ func (w *walk) frame() error {
 	}
 }
 
-// walkArchive walks one archive, to the end of its trailer.
+// walkArchive walks one archive, up to the end of its trailer.
 func walkArchive(in *Stream, f WalkFunc) error {
 	for {
 		h, name, err := readEntry(in)
@@ -154,7 +150,7 @@ func walkArchive(in *Stream, f WalkFunc) error {
 	}
 }
 
-// readEntry reads the header and the name of a file, and what pads the name.
+// readEntry reads the header and the name of a file, and the padding of the name.
 func readEntry(in *Stream) (h Header, name string, err error) {
 	raw := make([]byte, HeaderSize)
 	if _, err := io.ReadFull(in, raw); err != nil {
@@ -183,8 +179,7 @@ func readEntry(in *Stream) (h Header, name string, err error) {
 	return h, clean(string(text)), nil
 }
 
-// skipNULs leaves in at its next byte that is not NUL. It returns io.EOF if
-// there is none.
+// skipNULs advances in to its next byte that is not NUL. It returns io.EOF if there is none.
 func skipNULs(in *Stream) error {
 	for {
 		if _, err := in.Peek(1); err != nil {
@@ -198,7 +193,7 @@ func skipNULs(in *Stream) error {
 	}
 }
 
-// A body reads left bytes of r, all of which must be there.
+// body reads exactly left bytes of r; fewer are an error.
 type body struct {
 	r    io.Reader
 	left int64
@@ -216,7 +211,7 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// A limitedReader fails when more than left bytes come out of it.
+// limitedReader fails when more than left bytes are read.
 type limitedReader struct {
 	r    io.Reader
 	left int64

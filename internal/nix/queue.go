@@ -24,7 +24,7 @@ type ticket struct {
 	turn chan struct{} // closed when it may go
 }
 
-// Hurry is asked whenever somebody may go. It must not use the queue.
+// Waiter is somebody who waits in a queue. Its functions may be nil.
 type Waiter struct {
 	// Hurry is asked whenever somebody may go. It must not use the queue.
 	Hurry func() bool

@@ -13,34 +13,36 @@ import (
 	"syscall"
 )
 
-// value is what a file says of a keyword.
+// value is the value of a keyword in a file.
 type value struct {
 	text     string
-	operator Operator // whose file it is: ~ and %d are their home
-	at       string   // file:line
+	operator Operator // whose file it is: ~ and %d mean their home
+	at       string   // FILE:LINE
 }
 
-// options are what the files say of one machine: of each keyword, in lower case, the first value that is found for it.
+// options are what the files say about one machine: for each keyword, in lower case, the first value that was found.
 type options struct {
 	one  map[string]value
-	keys []value // each IdentityFile
-	exec []string
+	keys []value  // all values of IdentityFile
+	exec []string // places of Match exec, which is not run
 }
 
 // reader reads ssh_config files for one machine.
 type reader struct {
 	options
 	to        Target // as it was typed
-	final     bool   // it is the second reading, for Match final
-	wantFinal bool   // there is a Match final
+	final     bool   // this is the second pass, in which Match final holds
+	wantFinal bool   // there is a Match final, which needs a second pass
 }
 
-// kept are the keywords whose first value counts. Those that are not honoured are kept to be told of.
+// kept are the keywords that are stored, with the first value that is found. Some of them are stored only to say that
+// they are not honoured.
 var kept = []string{"hostname", "port", "user", "hostkeyalias", "identityagent", "identitiesonly", "proxyjump", "proxycommand",
 	"userknownhostsfile", "globalknownhostsfile", "stricthostkeychecking", "nohostauthenticationforlocalhost",
 	"knownhostscommand", "revokedhostkeys", "pkcs11provider", "tag"}
 
-// readOptions reads all files, the operators' and the system's, once more if they have a Match final.
+// readOptions reads the files of all operators and of the system. If one of them has Match final, it reads them a
+// second time.
 func (l *Login) readOptions(to Target) (*reader, error) {
 	r := &reader{to: to}
 	r.one = make(map[string]value)
@@ -57,6 +59,7 @@ func (l *Login) readOptions(to Target) (*reader, error) {
 	return r, r.readAll(l.Operators, l.System)
 }
 
+// readAll reads all files once.
 func (r *reader) readAll(operators []Operator, system string) error {
 	for _, o := range operators {
 		f := configFile{path: o.file("config"), folder: filepath.Join(o.Home, ".ssh"), operator: o, private: true}
@@ -73,14 +76,14 @@ func (r *reader) readAll(operators []Operator, system string) error {
 // configFile is a file to be read.
 type configFile struct {
 	path     string
-	folder   string // what Include is relative to
+	folder   string // the folder that relative names in Include refer to
 	operator Operator
-	private  bool // nobody else may be able to write it
+	private  bool // it must not be writable for others
 }
 
-const maxIncludes = 16 // deep, as with ssh
+const maxIncludes = 16 // depth of nested files, as in ssh
 
-// read reads a file. taken is whether what stands before its first Host or Match counts.
+// read reads a file. taken says whether the lines before its first Host or Match apply.
 func (r *reader) read(f configFile, taken bool, depth int) error {
 	if depth > maxIncludes {
 		return fmt.Errorf("read %s: Include goes more than %d files deep", f.path, maxIncludes)
@@ -131,7 +134,7 @@ func (r *reader) read(f configFile, taken bool, depth int) error {
 	return nil
 }
 
-// set keeps what a line says. Only some keywords have more than one word.
+// set stores the value of a line. first is its first word: only some keywords use the others.
 func (r *reader) set(keyword string, v value, first string) {
 	switch keyword {
 	case "identityfile":
@@ -149,7 +152,7 @@ func (r *reader) set(keyword string, v value, first string) {
 		return
 	}
 
-	// Whichever of the two comes first is the way.
+	// Whichever of the two comes first is used.
 	_, jump := r.one["proxyjump"]
 	_, command := r.one["proxycommand"]
 	if (jump || command) && strings.HasPrefix(keyword, "proxy") {
@@ -158,7 +161,7 @@ func (r *reader) set(keyword string, v value, first string) {
 	r.one[keyword] = v
 }
 
-// include reads other files in the place of the line.
+// include reads the files that an Include line names.
 func (r *reader) include(f configFile, patterns []string, taken bool, depth int) error {
 	for _, pattern := range patterns {
 		pattern, err := expandHome(pattern, f.operator)
@@ -185,13 +188,14 @@ func (r *reader) include(f configFile, patterns []string, taken bool, depth int)
 	return nil
 }
 
-// safe refuses a file that somebody else may have written, as ssh does: it decides where a password goes.
+// safe returns an error for a file that somebody else may have written, as ssh does: the file decides where a password
+// is sent.
 func safe(f configFile) error {
 	info, err := os.Stat(f.path)
 	if err != nil {
 		return err
 	}
-	owner := strconv.FormatUint(uint64(info.Sys().(*syscall.Stat_t).Uid), 10) // it has no other on Linux
+	owner := strconv.FormatUint(uint64(info.Sys().(*syscall.Stat_t).Uid), 10) // always this type on Linux
 	switch {
 	case !info.Mode().IsRegular():
 		return fmt.Errorf("%s is not a regular file", f.path)
@@ -204,8 +208,8 @@ func safe(f configFile) error {
 	return nil
 }
 
-// split cuts a line into its keyword and its words. Words may be in quotes, a backslash makes a quote, a space or a
-// backslash plain, and a # begins a comment.
+// split splits a line into its keyword and its arguments. Arguments may be quoted, a backslash escapes a quote, a space
+// or a backslash, and # begins a comment.
 func split(line string) ([]string, error) {
 	line = strings.Trim(line, " \t\r\n\f")
 	if line == "" || line[0] == '#' {
@@ -230,7 +234,7 @@ func split(line string) ([]string, error) {
 	return fields, nil
 }
 
-// cutWord cuts the first word off.
+// cutWord splits off the first word.
 func cutWord(s string) (word, after string, err error) {
 	var b strings.Builder
 	var quote byte

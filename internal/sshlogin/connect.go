@@ -14,19 +14,19 @@ import (
 
 const (
 	connectLimit = 10 * time.Second
-	helloLimit   = 20 * time.Second // from there to its host key
+	helloLimit   = 20 * time.Second // from the connection until the machine has sent its host key
 )
 
-// connection is a login to one machine, which may be one on the way to another.
+// connection is a login to one machine: the one that was asked for, or a jump host on the way to it.
 type connection struct {
 	*Login
 	settings  *settings
-	primary   bool // it is the one that was asked for
-	passwords bool
-	way       []jumpHop // it is reached through the last of these
+	primary   bool      // it is the machine that was asked for
+	passwords bool      // passwords may be asked for
+	way       []jumpHop // jump hosts; the connection goes through the last one
 }
 
-// connect tries one type of host key after another.
+// connect logs in, and tries one type of host key after the other.
 func (c *connection) connect(ctx context.Context) (*Machine, error) {
 	auth, err := c.auth(ctx)
 	if err != nil {
@@ -47,7 +47,7 @@ func (c *connection) connect(ctx context.Context) (*Machine, error) {
 	return nil, first
 }
 
-// dial connects, through the last machine on the way if there is one.
+// dial connects, through the last jump host if there is one.
 func (c *connection) dial(ctx context.Context) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectLimit)
 	defer cancel()
@@ -77,7 +77,7 @@ func (c *connection) dial(ctx context.Context) (net.Conn, error) {
 	return nil, fmt.Errorf("connect to %s: %w", name, err)
 }
 
-// jump is the last machine on the way, for people.
+// jump returns the last jump host, for people; empty if there is none.
 func (c *connection) jump() string {
 	if len(c.way) == 0 {
 		return ""
@@ -85,7 +85,7 @@ func (c *connection) jump() string {
 	return c.way[len(c.way)-1].name
 }
 
-// try connects once, asking for a host key of the given types.
+// try connects once, and accepts only host keys of the given algorithms.
 func (c *connection) try(ctx context.Context, algorithms []string, auth *authFlow) (*Machine, error) {
 	conn, err := c.dial(ctx)
 	if err != nil {
@@ -103,7 +103,7 @@ func (c *connection) try(ctx context.Context, algorithms []string, auth *authFlo
 
 	var refused error
 
-	// A person may take their time; what answers the port may not.
+	// The machine has limited time to answer, but a person may take time to confirm the key.
 	hello := time.AfterFunc(helloLimit, func() { conn.Close() })
 	defer hello.Stop()
 
@@ -114,7 +114,7 @@ func (c *connection) try(ctx context.Context, algorithms []string, auth *authFlo
 			m.How, refused = c.judge(ctx, remote, key)
 			m.HostKey = key
 			if cert, is := key.(*ssh.Certificate); is {
-				m.HostKey = cert.Key // what the machine shows to who asks for no certificate
+				m.HostKey = cert.Key // the key that the machine shows to clients that do not ask for certificates
 			}
 			return refused
 		}})
@@ -143,6 +143,7 @@ func (c *connection) try(ctx context.Context, algorithms []string, auth *authFlo
 	return m, nil
 }
 
+// noneInCommon reports whether the two sides have no algorithm in common.
 func noneInCommon(err error) bool {
 	var none *ssh.AlgorithmNegotiationError
 	return errors.As(err, &none)

@@ -15,13 +15,14 @@ import (
 	"golang.org/x/crypto/ssh/agent"
 )
 
-// authFlow is what can be logged in with.
+// authFlow is what can be used to log in.
 type authFlow struct {
 	methods []ssh.AuthMethod
-	tried   []string // for people
+	tried   []string // what was tried, for people
 	conn    net.Conn // to the agent
 }
 
+// String lists what was tried, for people.
 func (a *authFlow) String() string {
 	if len(a.tried) == 0 {
 		return "nothing, for there is no key"
@@ -35,8 +36,8 @@ func (a *authFlow) close() {
 	}
 }
 
-// auth collects the keys: files that were named come before the agent's keys, others after them. sshd takes six tries
-// or so, and an agent may hold more keys than that.
+// auth collects the ways to log in. Key files that were named come before the agent's keys, and others after them,
+// since sshd accepts only about six attempts and an agent may have more keys than that.
 func (c *connection) auth(ctx context.Context) (*authFlow, error) {
 	a := new(authFlow)
 	var loaded []ssh.Signer
@@ -72,7 +73,7 @@ func (c *connection) auth(ctx context.Context) (*authFlow, error) {
 	return a, nil
 }
 
-// askAgent returns the keys that the SSH agent holds.
+// askAgent returns the keys of the SSH agent; none, with a note in tried, if it cannot be asked.
 func (a *authFlow) askAgent(ctx context.Context, socket string) []ssh.Signer {
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
 	if err != nil {
@@ -88,7 +89,7 @@ func (a *authFlow) askAgent(ctx context.Context, socket string) []ssh.Signer {
 	return keys
 }
 
-// find is the key among keys that has this public half.
+// find returns the key with this public half; nil if it is not among keys.
 func find(keys []ssh.Signer, public ssh.PublicKey) ssh.Signer {
 	i := slices.IndexFunc(keys, func(k ssh.Signer) bool { return sameKey(k.PublicKey(), public) })
 	if i < 0 {
@@ -97,7 +98,7 @@ func find(keys []ssh.Signer, public ssh.PublicKey) ssh.Signer {
 	return keys[i]
 }
 
-// keyFiles reads the key files. A file that was named must be there, and be a key.
+// keyFiles reads the key files. It is an error if a file that the operator named does not exist or is not a key.
 func (c *connection) keyFiles(ctx context.Context, a *authFlow, loaded []ssh.Signer) (keys []ssh.Signer, err error) {
 	for _, id := range c.settings.identities {
 		key, err := c.readKey(ctx, id.file, loaded)
@@ -117,11 +118,11 @@ func (c *connection) keyFiles(ctx context.Context, a *authFlow, loaded []ssh.Sig
 	return keys, nil
 }
 
-// errLocked: a key's passphrase is needed, and nobody is there to ask.
+// errLocked means that a passphrase is needed and nobody can be asked for it.
 var errLocked = errors.New("it is encrypted, and nobody is there to ask for its passphrase")
 
-// readKey reads a private key, or a public one whose private half the agent holds, or the file beside it. What the
-// agent holds needs no passphrase.
+// readKey reads the key in a file. If the file is a public key, the private half comes from the agent, or from the file
+// without .pub. Keys that the agent has need no passphrase.
 func (c *connection) readKey(ctx context.Context, file string, loaded []ssh.Signer) (ssh.Signer, error) {
 	data, err := os.ReadFile(file)
 	if err == nil {
@@ -164,7 +165,7 @@ func (c *connection) readPublic(ctx context.Context, file string, public ssh.Pub
 	return c.parseKey(ctx, private, data)
 }
 
-// publicHalf reads the file beside a private key; nil: it is not there.
+// publicHalf reads the public key in FILE.pub; nil if there is none.
 func publicHalf(file string) ssh.PublicKey {
 	data, err := os.ReadFile(file + ".pub")
 	if err != nil {
@@ -177,19 +178,20 @@ func publicHalf(file string) ssh.PublicKey {
 	return public
 }
 
-// certified is the key with its certificate, which lies beside it.
+// certified returns the key with its certificate from FILE-cert.pub; none if there is no certificate for it.
 func certified(file string, key ssh.Signer) []ssh.Signer {
 	cert, is := publicHalf(strings.TrimSuffix(file, ".pub") + "-cert").(*ssh.Certificate)
 	if !is {
 		return nil
 	}
 	signer, err := ssh.NewCertSigner(cert, key)
-	if err != nil { // another key's
+	if err != nil { // it is for another key
 		return nil
 	}
 	return []ssh.Signer{signer}
 }
 
+// parseKey parses a private key. If that is encrypted, the result asks for the passphrase when it is used.
 func (c *connection) parseKey(ctx context.Context, file string, data []byte) (ssh.Signer, error) {
 	key, err := ssh.ParsePrivateKey(data)
 	var locked *ssh.PassphraseMissingError
@@ -197,7 +199,7 @@ func (c *connection) parseKey(ctx context.Context, file string, data []byte) (ss
 		return key, err
 	}
 	lazy := &lockedKey{file: file, data: data, public: locked.PublicKey}
-	if lazy.public == nil { // an old PEM file does not say whose it is
+	if lazy.public == nil { // old PEM files do not have the public key
 		lazy.public = publicHalf(file)
 	}
 	if c.Ask == nil {
@@ -210,22 +212,24 @@ func (c *connection) parseKey(ctx context.Context, file string, data []byte) (ss
 	return lazy, nil
 }
 
-// lockedKey asks for its passphrase once a machine would accept it.
+// lockedKey is an encrypted private key that asks for its passphrase only when a machine would accept it.
 type lockedKey struct {
 	file   string
 	data   []byte
-	public ssh.PublicKey
+	public ssh.PublicKey // the public half
 	ask    func() (string, error)
-	key    ssh.AlgorithmSigner
+	key    ssh.AlgorithmSigner // nil until it is unlocked
 }
 
+// PublicKey implements [ssh.Signer].
 func (k *lockedKey) PublicKey() ssh.PublicKey { return k.public }
 
+// Sign implements [ssh.Signer].
 func (k *lockedKey) Sign(r io.Reader, data []byte) (*ssh.Signature, error) {
 	return k.SignWithAlgorithm(r, data, "")
 }
 
-// SignWithAlgorithm is needed for RSA keys, whose plain signature is SHA-1's, and refused.
+// SignWithAlgorithm implements [ssh.AlgorithmSigner]. RSA keys need it, as Sign would use SHA-1, which is refused.
 func (k *lockedKey) SignWithAlgorithm(r io.Reader, data []byte, algorithm string) (*ssh.Signature, error) {
 	if k.key == nil {
 		key, err := k.unlock()
@@ -237,9 +241,10 @@ func (k *lockedKey) SignWithAlgorithm(r io.Reader, data []byte, algorithm string
 	return k.key.SignWithAlgorithm(r, data, algorithm)
 }
 
-// tries is how often a passphrase or a password may be typed, as with ssh.
+// tries is how often a passphrase or a password may be typed, as in ssh.
 const tries = 3
 
+// unlock asks for the passphrase, and returns the private key.
 func (k *lockedKey) unlock() (key ssh.AlgorithmSigner, err error) {
 	for range tries {
 		passphrase, asked := k.ask()
@@ -248,13 +253,14 @@ func (k *lockedKey) unlock() (key ssh.AlgorithmSigner, err error) {
 		}
 		var opened ssh.Signer
 		if opened, err = ssh.ParsePrivateKeyWithPassphrase(k.data, []byte(passphrase)); err == nil {
-			return opened.(ssh.AlgorithmSigner), nil // those that are parsed are
+			return opened.(ssh.AlgorithmSigner), nil // all parsed keys have this type
 		}
 	}
 	return nil, err
 }
 
-// askPassword asks on the terminal, as sshd wants to be told.
+// askPassword returns authentication methods that ask on the terminal: for a password, and for whatever sshd asks
+// (keyboard-interactive).
 func (c *connection) askPassword(ctx context.Context) []ssh.AuthMethod {
 	prompt := fmt.Sprintf("Password of %s on %s: ", c.settings.user, c.settings.host)
 	return []ssh.AuthMethod{

@@ -29,9 +29,9 @@ type knownKey struct {
 
 func (k knownKey) String() string { return fmt.Sprintf("%s:%d", k.file, k.line) }
 
-// knownKeys are the lines of the files that are about a machine, by its name as sshd(8) has it: [NAME]:PORT where the
-// port is not 22. What cannot be read is passed over, as ssh does: a file may have keys of types that are younger than
-// this program, and a broken line makes nobody known.
+// knownKeys returns the lines of the files that are about a machine, by the name that sshd(8) uses: [NAME]:PORT if the
+// port is not 22. As in ssh, lines that cannot be read are skipped: a file may have keys of types that are newer than
+// this program, and skipping a line makes no machine known.
 func knownKeys(files []string, name string) []knownKey {
 	var found []knownKey
 	for _, file := range files {
@@ -53,7 +53,7 @@ func knownKeys(files []string, name string) []knownKey {
 	return found
 }
 
-// namesMatch reports whether the first field of a line names a machine, plainly or as a hash.
+// namesMatch reports whether the first field of a line names a machine, in plain text or as a hash.
 func namesMatch(name string, names []string) bool {
 	hashed, is := strings.CutPrefix(names[0], "|1|")
 	if !is {
@@ -70,14 +70,14 @@ func namesMatch(name string, names []string) bool {
 	return hmac.Equal(mac.Sum(nil), sum)
 }
 
-// hashOf is the %C of ssh_config(5).
+// hashOf is the hash for the token %C of ssh_config(5).
 func hashOf(s string) string {
 	sum := sha1.Sum([]byte(s)) //nolint:gosec // it names a file
 	return hex.EncodeToString(sum[:])
 }
 
-// knownLines are what is known of the machine; and, where it is on a port of its own, of its name without the port,
-// which ssh believes if nothing else is known.
+// knownLines returns the lines that are about the machine (exact) and, if its port is not 22, those about its name
+// without the port (loose), which ssh accepts if nothing else is known.
 func (s *settings) knownLines() (exact, loose []knownKey) {
 	if s.alias != "" {
 		return knownKeys(s.knownHosts, s.alias), nil
@@ -90,32 +90,34 @@ func (s *settings) knownLines() (exact, loose []knownKey) {
 	return exact, loose
 }
 
-// keyAlgorithms lists the signature algorithms of host keys, in the order in which they are asked for, type by type.
+// keyAlgorithms returns the signature algorithms of host keys for each type of key, in the order in which they are
+// requested.
 func keyAlgorithms() [][]string {
 	return [][]string{{ssh.KeyAlgoED25519}, {ssh.KeyAlgoECDSA256}, {ssh.KeyAlgoECDSA384}, {ssh.KeyAlgoECDSA521},
 		algorithmsOf(ssh.KeyAlgoRSA)}
 }
 
-// algorithmsOf are the signature algorithms of a type of key.
+// algorithmsOf returns the signature algorithms for a type of key.
 func algorithmsOf(keyType string) []string {
-	if keyType == ssh.KeyAlgoRSA { // SHA-1, which is not asked for
+	if keyType == ssh.KeyAlgoRSA { // without SHA-1
 		return []string{ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256}
 	}
 	return []string{keyType}
 }
 
-// certAlgorithms are asked for first where an authority is known.
+// certAlgorithms returns the algorithms of host certificates, which come first if a certificate authority is known.
 func certAlgorithms() []string {
 	return []string{ssh.CertAlgoED25519v01, ssh.CertAlgoECDSA256v01, ssh.CertAlgoECDSA384v01, ssh.CertAlgoECDSA521v01,
 		ssh.CertAlgoRSASHA512v01, ssh.CertAlgoRSASHA256v01}
 }
 
-// algorithms are what to ask for in one connection after another: a machine has host keys of several types and shows
-// one, so it must be asked for that which is known. Of a fingerprint the type is not known.
+// algorithms returns the algorithms to request in one connection after the other. A machine has host keys of several
+// types and shows only one, so the type that is known must be requested. A fingerprint does not tell the type, so each
+// one is tried.
 func (c *connection) algorithms() [][]string {
 	if c.given() != "" {
 		key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(c.given()))
-		if err != nil { // a fingerprint
+		if err != nil { // it is a fingerprint
 			return keyAlgorithms()
 		}
 		return [][]string{algorithmsOf(key.Type())}
@@ -142,10 +144,12 @@ func (c *connection) algorithms() [][]string {
 	return [][]string{all}
 }
 
-// errOtherKey: the machine has another host key than the given one. It may have that one as well, of another type.
+// errOtherKey means that the machine showed another host key than the given one. It may have that one too, as a key of
+// another type.
 var errOtherKey = errors.New("not the given host key")
 
-// given is the host key that was given for this machine; those on the way to it are known, or asked for.
+// given returns the host key that the operator gave for this machine; empty for jump hosts, whose keys must be known or
+// are asked for.
 func (c *connection) given() string {
 	if c.primary {
 		return c.HostKey
@@ -153,7 +157,7 @@ func (c *connection) given() string {
 	return ""
 }
 
-// judge says why a host key is believed, or refuses it.
+// judge decides whether a host key is accepted, and says why (how), for people; the error says why not.
 func (c *connection) judge(ctx context.Context, remote net.Addr, key ssh.PublicKey) (how string, err error) {
 	if c.given() != "" {
 		return "as given", c.asGiven(key)
@@ -193,9 +197,10 @@ func (c *connection) judge(ctx context.Context, remote net.Addr, key ssh.PublicK
 	return c.confirm(ctx, key)
 }
 
+// sameKey reports whether two public keys are equal.
 func sameKey(a, b ssh.PublicKey) bool { return bytes.Equal(a.Marshal(), b.Marshal()) }
 
-// asGiven refuses another key than that of --ssh-host-key.
+// asGiven returns an error unless the key is that of --ssh-host-key.
 func (c *connection) asGiven(key ssh.PublicKey) error {
 	want := c.given()
 	if given, _, _, _, err := ssh.ParseAuthorizedKey([]byte(want)); err == nil {
@@ -208,8 +213,8 @@ func (c *connection) asGiven(key ssh.PublicKey) error {
 	return nil
 }
 
-// judgeCertificate believes a certificate that an authority of the known hosts has signed for the machine. Without such
-// an authority, what counts is the key inside.
+// judgeCertificate accepts a certificate that an authority in the known hosts has signed for the machine. If there is
+// no such authority, how is empty, and the key in the certificate decides.
 func (c *connection) judgeCertificate(cert *ssh.Certificate, remote net.Addr,
 	lines []knownKey) (how string, err error) {
 	for _, k := range lines {
@@ -226,7 +231,7 @@ func (c *connection) judgeCertificate(cert *ssh.Certificate, remote net.Addr,
 	}
 	checker := ssh.CertChecker{IsHostAuthority: func(ssh.PublicKey, string) bool { return true }}
 
-	// Certificates are made out to names without ports.
+	// Certificates are issued for names without ports.
 	name := net.JoinHostPort(cmp.Or(c.settings.alias, strings.ToLower(c.settings.host)), "22")
 	if err := checker.CheckHostKey(name, remote, cert); err != nil {
 		return "", fmt.Errorf("%s has a host certificate that does not hold: %w", c.settings.name(), err)
@@ -234,7 +239,7 @@ func (c *connection) judgeCertificate(cert *ssh.Certificate, remote net.Addr,
 	return "signed by the authority in " + lines[i].String(), nil
 }
 
-// changed refuses a key where another is known.
+// changed returns the error for a machine that is known by another key.
 func (c *connection) changed(key ssh.PublicKey, known knownKey) error {
 	s := c.settings
 	print := ssh.FingerprintSHA256(key)
@@ -248,7 +253,7 @@ func (c *connection) changed(key ssh.PublicKey, known knownKey) error {
 		mend, s.uncheckedWords())
 }
 
-// uncheckedWords tell of settings that somebody may wonder about now.
+// uncheckedWords lists settings that are not honoured, which may explain a refused key; empty if there are none.
 func (s *settings) uncheckedWords() string {
 	if len(s.unchecked) == 0 {
 		return ""
@@ -256,7 +261,7 @@ func (s *settings) uncheckedWords() string {
 	return " (" + strings.Join(s.unchecked, "; ") + ")"
 }
 
-// confirm asks the person whether a key is the machine's, once.
+// confirm asks the person whether the key is the machine's, only once for each key.
 func (c *connection) confirm(ctx context.Context, key ssh.PublicKey) (how string, err error) {
 	s := c.settings
 	print := ssh.FingerprintSHA256(key)

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// matches reports whether s is as a pattern says: * stands for any characters, ? for one.
+// matches reports whether s matches a pattern, in which * stands for any characters and ? for one.
 func matches(s, pattern string) bool {
 	for pattern != "" {
 		switch {
@@ -30,7 +30,7 @@ func matches(s, pattern string) bool {
 	return s == ""
 }
 
-// matchesHost reports whether a Host line is about a machine. A pattern behind a ! excludes it.
+// matchesHost reports whether a machine matches the patterns of a Host line. A pattern with ! excludes it.
 func matchesHost(host string, patterns []string) bool {
 	found := false
 	for _, p := range patterns {
@@ -45,12 +45,12 @@ func matchesHost(host string, patterns []string) bool {
 	return found
 }
 
-// matchesList is matchesHost for a list with commas, in any case of letters.
+// matchesList is matchesHost for a list with commas, and ignores case.
 func matchesList(s, list string) bool {
 	return matchesHost(strings.ToLower(s), strings.Split(strings.ToLower(list), ","))
 }
 
-// match reports whether all criteria of a Match line hold. exec is not run, and does not hold.
+// match reports whether all criteria of a Match line hold. The commands of exec are not run, and count as not matching.
 func (r *reader) match(args []string, o Operator, at string) (bool, error) {
 	all := true
 	for i := 0; i < len(args); i++ {
@@ -74,7 +74,7 @@ func (r *reader) match(args []string, o Operator, at string) (bool, error) {
 
 			var known bool
 			if holds, known = r.holds(criterion, arg, o, at); !known {
-				all = false // what cannot be told is not taken, nor is its opposite
+				all = false // neither an unknown criterion nor its negation holds
 				continue
 			}
 		}
@@ -85,7 +85,7 @@ func (r *reader) match(args []string, o Operator, at string) (bool, error) {
 	return all, nil
 }
 
-// holds reports whether a criterion with an argument holds.
+// holds reports whether a criterion with an argument holds; known is false if that cannot be told.
 func (r *reader) holds(criterion, arg string, o Operator, at string) (holds, known bool) {
 	switch criterion {
 	case "host":
@@ -109,10 +109,10 @@ func (r *reader) holds(criterion, arg string, o Operator, at string) (holds, kno
 	return false, false
 }
 
-// matchesUser is matchesList where the case of letters counts.
+// matchesUser is matchesList with case.
 func matchesUser(s, list string) bool { return matchesHost(s, strings.Split(list, ",")) }
 
-// hostName is what the machine is called, as far as it was read.
+// hostName returns the machine's name, as far as the files have been read.
 func (r *reader) hostName() string {
 	v, said := r.one["hostname"]
 	if !said {
@@ -121,8 +121,8 @@ func (r *reader) hostName() string {
 	return strings.NewReplacer("%%", "%", "%h", r.to.Host).Replace(v.text)
 }
 
-// userName is who is to be logged in, as far as it was read. Without a word it is root: who else could take a machine
-// over?
+// userName returns the user to log in as, as far as the files have been read. The default is root, since others usually
+// cannot take a machine over.
 func (r *reader) userName() string {
 	if v, said := r.one["user"]; said {
 		return v.text
@@ -130,7 +130,7 @@ func (r *reader) userName() string {
 	return "root"
 }
 
-// onNetwork reports whether this machine has an address in one of the networks.
+// onNetwork reports whether the operator's machine has an address in one of the networks.
 func onNetwork(networks []string) bool {
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {

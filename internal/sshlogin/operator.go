@@ -11,31 +11,31 @@ import (
 	"strings"
 )
 
-// An Operator is a user of this machine whose SSH settings and keys count.
+// Operator is a user of this machine whose SSH settings and keys are used.
 type Operator struct {
 	Name, UID, Home string
 	Agent           string // socket of the SSH agent; "": none
 }
 
-// file is a file in the operator's ~/.ssh.
+// file returns the path of a file in the operator's ~/.ssh.
 func (o Operator) file(name string) string { return filepath.Join(o.Home, ".ssh", name) }
 
-// A Process is what this one knows of itself and of who started it.
+// Process is what the running program knows about itself and about who started it.
 type Process struct {
 	UID    int
-	Parent int
+	Parent int // process ID of the parent
 	Getenv func(string) string
 	Lookup func(uid string) (*user.User, error)
-	Proc   string // where proc(5) is
+	Proc   string // the folder of proc(5)
 }
 
-// ThisProcess is the running program.
+// ThisProcess returns the running program.
 func ThisProcess() Process {
 	return Process{UID: os.Geteuid(), Parent: os.Getppid(), Getenv: os.Getenv, Lookup: user.LookupId, Proc: "/proc"}
 }
 
-// Operators are whoever became root by sudo, and the user that this process runs as. The keys and the known hosts of
-// people are at home, and sudo goes to root's.
+// Operators returns the user who called sudo, if any, and the user as whom this process runs. The keys and known hosts
+// of people are in their own homes, whereas sudo sets HOME to root's.
 func (p Process) Operators() ([]Operator, error) {
 	self := Operator{UID: strconv.Itoa(p.UID), Home: p.Getenv("HOME"), Agent: p.Getenv("SSH_AUTH_SOCK")}
 	account, err := p.Lookup(self.UID)
@@ -62,16 +62,16 @@ func (p Process) Operators() ([]Operator, error) {
 	if caller.Agent == "" {
 		caller.Agent = p.callersAgent(uid)
 	}
-	if caller.Home == self.Home { // sudo was told to keep HOME
+	if caller.Home == self.Home { // sudo kept HOME
 		return []Operator{caller}, nil
 	}
 	return []Operator{caller, self}, nil
 }
 
-// callersAgent is the agent's socket in the environment of sudo or of what started it: sudo keeps it from us. The
-// first process of the caller's own ends the search.
+// callersAgent returns the agent's socket from the environment of sudo or of the processes that started it, since sudo
+// removes it from ours. The search ends at the first process of the caller.
 func (p Process) callersAgent(uid string) string {
-	const most = 10 // processes between us and the caller's shell
+	const most = 10 // most processes between this one and the caller's shell
 	pid := p.Parent
 	for range most {
 		dir := filepath.Join(p.Proc, strconv.Itoa(pid))
@@ -96,7 +96,7 @@ func (p Process) callersAgent(uid string) string {
 	return ""
 }
 
-// readStatus reads a process's parent and its real user from proc_pid_status(5).
+// readStatus reads a process's parent and its real user ID from proc_pid_status(5).
 func readStatus(file string) (parent int, uid string) {
 	data, err := os.ReadFile(file)
 	if err != nil {
@@ -116,7 +116,7 @@ func readStatus(file string) (parent int, uid string) {
 	return parent, uid
 }
 
-// defaultKeys are the key files that are looked for where none is named.
+// defaultKeys returns the key files that are used if none is named.
 func defaultKeys(operators []Operator) []identity {
 	var all []identity
 	for _, o := range operators {
@@ -127,7 +127,7 @@ func defaultKeys(operators []Operator) []identity {
 	return all
 }
 
-// agents are the sockets of the operators' agents, each once.
+// agents returns the sockets of the operators' agents, without duplicates.
 func agents(operators []Operator) []string {
 	var all []string
 	for _, o := range operators {

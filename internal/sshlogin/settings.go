@@ -13,34 +13,35 @@ import (
 	"strings"
 )
 
-// settings are what holds for one machine, all said.
+// settings are the complete settings for one machine.
 type settings struct {
 	user, host string
 	port       int
-	alias      string // what the known hosts call it; "": as it is called
+	alias      string // its name in the known hosts; "": the name that is used
 	identities []identity
-	only       bool   // no keys of the agent but those that are named
+	only       bool   // only the named keys of the agent are used
 	agent      string // socket; "": none
 	jumps      []Target
-	jumpsAt    string   // file:line
+	jumpsAt    string   // FILE:LINE
 	knownHosts []string // files
-	strict     bool     // a host key that is not known is not asked about
-	notes      []string // what is not honoured, and makes a difference
-	unchecked  []string // what is not honoured of the check of the host key
+	strict     bool     // unknown host keys are refused without asking
+	notes      []string // settings that are not honoured and that make a difference, for people
+	unchecked  []string // settings of the host key check that are not honoured, for people
 }
 
 // identity is a key file.
 type identity struct {
 	file  string
-	named bool // by the operator, who means it
+	named bool // the operator named it explicitly
 }
 
+// address returns HOST:PORT.
 func (s *settings) address() string { return net.JoinHostPort(s.host, strconv.Itoa(s.port)) }
 
-// name is the machine for people.
+// name returns the machine's name for people.
 func (s *settings) name() string { return s.address() }
 
-// resolve says what holds for a machine. What was typed comes before what files say.
+// resolve returns the settings for a machine. What was typed takes precedence over the files.
 func (l *Login) resolve(to Target, primary bool) (*settings, error) {
 	r, err := l.readOptions(to)
 	if err != nil {
@@ -73,7 +74,7 @@ func (l *Login) resolve(to Target, primary bool) (*settings, error) {
 	return s, l.knownSettings(s, r)
 }
 
-// keySettings are those of what to log in with.
+// keySettings sets what to log in with.
 func (l *Login) keySettings(s *settings, r *reader, primary bool) error {
 	if primary {
 		for _, file := range l.Identities {
@@ -116,7 +117,7 @@ func (l *Login) keySettings(s *settings, r *reader, primary bool) error {
 	return nil
 }
 
-// jumpSettings are those of the way to the machine.
+// jumpSettings sets the jump hosts.
 func (s *settings) jumpSettings(r *reader) error {
 	if v, said := r.one["proxycommand"]; said && v.text != "none" {
 		s.notes = append(s.notes, v.at+": ProxyCommand is not run, and "+s.name()+
@@ -138,7 +139,7 @@ func (s *settings) jumpSettings(r *reader) error {
 	return nil
 }
 
-// knownSettings are those of the check of the host key. What would weaken it is not honoured.
+// knownSettings sets how the host key is checked. Settings that would weaken the check are not honoured.
 func (l *Login) knownSettings(s *settings, r *reader) error {
 	for _, o := range l.Operators {
 		s.knownHosts = append(s.knownHosts, o.file("known_hosts"), o.file("known_hosts2"))
@@ -196,7 +197,7 @@ func (r *reader) yes(keyword string) bool {
 	return v == "yes" || v == "true"
 }
 
-// expand puts in what ~, ${VARIABLE} and the tokens of ssh_config(5) stand for.
+// expand replaces ~, ${VARIABLE} and the tokens of ssh_config(5).
 func (s *settings) expand(v value, r *reader) (string, error) {
 	text, err := expandHome(v.text, v.operator)
 	if err != nil {
@@ -249,7 +250,7 @@ func (s *settings) expand(v value, r *reader) (string, error) {
 	return b.String(), nil
 }
 
-// expandHome puts in the home that ~ stands for.
+// expandHome replaces ~ or ~USER at the beginning of a path.
 func expandHome(path string, o Operator) (string, error) {
 	rest, is := strings.CutPrefix(path, "~")
 	if !is {

@@ -1,9 +1,9 @@
-// Package sshlogin is how an operator gets into a machine: with their own keys, which the server has not, by a host
-// key that they know, and by what their ~/.ssh/config says of the machine.
+// Package sshlogin logs an operator in to a machine: with the operator's own keys, which the server does not have, by a
+// host key that the operator knows, and by the settings for the machine in ~/.ssh/config.
 //
-// It reads ssh_config(5) itself. `ssh -G` would run the commands of Match exec, for root if the caller used sudo; and
-// the library that is there for it, kevinburke/ssh_config, refuses a file that has any Match but host and all. What
-// runs commands is never run here, and what weakens the check of the host key is not honoured.
+// It reads ssh_config(5) itself. `ssh -G` would run the commands of Match exec, as root if the caller used sudo; and
+// the existing library, kevinburke/ssh_config, refuses files with any Match other than host and all. This package never
+// runs commands, and does not honour settings that weaken the check of the host key.
 package sshlogin
 
 import (
@@ -19,11 +19,11 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// A Target is a machine as it was typed, or as ProxyJump names it.
+// Target is a machine as it was typed, or as ProxyJump names it.
 type Target struct {
-	User string // "": not said
+	User string // "": not given
 	Host string
-	Port int // 0: not said
+	Port int // 0: not given
 }
 
 // ParseTarget reads [USER@]ADDRESS[:PORT].
@@ -66,26 +66,26 @@ func ParseTarget(s string) (Target, error) {
 	return t, nil
 }
 
-// A Person is somebody at a terminal who can be asked.
+// Person is somebody at a terminal who can be asked. Line returns what was typed, without the newline.
 type Person interface {
 	Line(ctx context.Context, prompt string) (string, error)
-	// Secret is Line for what is not to be shown.
+	// Secret is Line without showing what is typed.
 	Secret(ctx context.Context, prompt string) (string, error)
 }
 
-// A Login is what is known of a machine and of who wants to get into it.
+// Login is what is known about a machine and about who logs in to it.
 type Login struct {
 	Target     Target
-	Identities []string   // key files that were named; each must be there
+	Identities []string   // key files that were named; each must exist
 	HostKey    string     // authorized_keys form or SHA256:…; "": known, or asked for
-	Operators  []Operator // whose settings and keys count; what the first says wins
-	System     string     // folder of ssh_config and ssh_known_hosts; "": there is none
-	Ask        Person     // nil: nobody is there
+	Operators  []Operator // whose settings and keys are used; the first has precedence
+	System     string     // folder of ssh_config and ssh_known_hosts; "": none
+	Ask        Person     // nil: nobody can be asked
 
-	confirmed map[string]bool // fingerprints of host keys that the person has confirmed
+	confirmed map[string]bool // fingerprints of host keys that the person confirmed
 }
 
-// CheckHostKey refuses what a given host key cannot mean.
+// CheckHostKey returns an error if key is neither empty, nor a public key, nor a fingerprint.
 func CheckHostKey(key string) error {
 	if key == "" || fingerprintPattern(key) {
 		return nil
@@ -96,37 +96,37 @@ func CheckHostKey(key string) error {
 	return nil
 }
 
-// fingerprintPattern: SHA256: and 32 bytes in unpadded base64.
+// fingerprintPattern reports whether s has the form of a fingerprint: SHA256: and 32 bytes in unpadded base64.
 func fingerprintPattern(s string) bool {
 	hash, ok := strings.CutPrefix(s, "SHA256:")
 	return ok && len(hash) == 43
 }
 
-// A Machine is one whose host key was believed.
+// Machine is a machine whose host key was accepted.
 type Machine struct {
-	Client  *ssh.Client // nil: it let nobody in
+	Client  *ssh.Client // nil: the login failed
 	HostKey ssh.PublicKey
-	How     string         // why the host key is believed
-	Host    string         // what it is called, or its address
-	Port    int            // of its sshd, as it was connected to
-	User    string         // who was to be logged in
-	Address netip.AddrPort // what was connected to; not valid if that was not from here
-	Jump    string         // the last machine on the way, host and port; "": reached from here
-	Notes   []string       // what in the settings was not honoured, for people
+	How     string         // why the host key was accepted, for people
+	Host    string         // its name or address
+	Port    int            // of its sshd, as connected to
+	User    string         // the user to log in as
+	Address netip.AddrPort // the address of the connection; invalid if that was through a jump host
+	Jump    string         // the last jump host, HOST:PORT; "": none
+	Notes   []string       // settings that were not honoured, for people
 
 	way []jumpHop
 }
 
-// jumpHop is a machine on the way.
+// jumpHop is a connection to a jump host.
 type jumpHop struct {
 	*ssh.Client
 	name string
 }
 
-// Name is the machine for people: its host and its port.
+// Name returns HOST:PORT, for people.
 func (m *Machine) Name() string { return net.JoinHostPort(m.Host, strconv.Itoa(m.Port)) }
 
-// Close ends the connection.
+// Close ends the connection, and those to jump hosts.
 func (m *Machine) Close() {
 	if m.Client != nil {
 		m.Client.Close()
@@ -136,27 +136,28 @@ func (m *Machine) Close() {
 	}
 }
 
-// Refused is the error of a machine that has the right host key, and lets nobody in by what there is.
+// Refused is the error of a machine that has an accepted host key, but where no login succeeded.
 type Refused struct {
-	Machine Machine // without a client
+	Machine Machine // without a Client
 	err     error
 }
 
-// Error is what SSH said.
+// Error returns the text of SSH's error.
 func (r *Refused) Error() string { return r.err.Error() }
 
-// Unwrap returns what SSH said.
+// Unwrap returns SSH's error.
 func (r *Refused) Unwrap() error { return r.err }
 
-// maxHops bounds the jumps: each may have jumps of its own.
+// maxHops bounds the depth of jumps: each jump host may need further ones.
 const maxHops = 8
 
-// Connect logs in, by keys and, if somebody can be asked and passwords are wanted, by password. The error is a *Refused
-// if only the login failed.
+// Connect logs in: by keys and, if passwords is set and somebody can be asked, by password. The error is a *Refused if
+// only the login failed.
 func (l *Login) Connect(ctx context.Context, passwords bool) (*Machine, error) {
 	return l.connect(ctx, l.Target, passwords, 0)
 }
 
+// connect logs in to a machine. depth is 0 for the machine that was asked for, and counts up for jump hosts.
 func (l *Login) connect(ctx context.Context, to Target, passwords bool, depth int) (*Machine, error) {
 	if depth > maxHops {
 		return nil, fmt.Errorf("the way to %s leads through more than %d machines: does ProxyJump in ~/.ssh/config go in a circle?",
@@ -187,7 +188,7 @@ func (l *Login) connect(ctx context.Context, to Target, passwords bool, depth in
 	return m, nil
 }
 
-// jumps logs in to the machines on the way, one through the other.
+// jumps logs in to the jump hosts, each through the one before.
 func (l *Login) jumps(ctx context.Context, s *settings, depth int) (way []jumpHop, err error) {
 	for i, next := range s.jumps {
 		var m *Machine
@@ -206,7 +207,7 @@ func (l *Login) jumps(ctx context.Context, s *settings, depth int) (way []jumpHo
 	return way, nil
 }
 
-// connectThrough logs in to a further machine on the way. Its own ProxyJump does not count, as with ssh.
+// connectThrough logs in to a further jump host. As in ssh, its own ProxyJump is ignored.
 func (l *Login) connectThrough(ctx context.Context, to Target, way []jumpHop) (*Machine, error) {
 	s, err := l.resolve(to, false)
 	if err != nil {

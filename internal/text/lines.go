@@ -7,18 +7,18 @@ import (
 	"strings"
 )
 
-// MaxLine is how much of a line is kept, in bytes: nix may write a whole error into one.
+// MaxLine is how much of a line is kept, in bytes. nix may write a whole error message as one line.
 const MaxLine = 16 << 10
 
-// Lines is a writer that hands on what is written to it line by line, without those that are empty. What of a line is
-// past MaxLine is left out.
+// Lines is a writer that passes on what is written to it line by line. Empty lines are skipped, and lines are cut off
+// after MaxLine bytes.
 type Lines struct {
 	To func(line string)
 
-	line []byte // that has not ended
+	line []byte // the current line, which has not ended
 }
 
-// Write implements [io.Writer].
+// Write implements [io.Writer]. It never fails.
 func (l *Lines) Write(p []byte) (int, error) {
 	for rest := p; len(rest) > 0; {
 		part, after, ended := bytes.Cut(rest, []byte("\n"))
@@ -31,7 +31,7 @@ func (l *Lines) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// End hands on a last line that had no newline.
+// End passes on the last line, if that had no newline.
 func (l *Lines) End() {
 	line := strings.ToValidUTF8(strings.TrimRight(string(l.line), "\r"), "")
 	l.line = l.line[:0]
@@ -40,8 +40,8 @@ func (l *Lines) End() {
 	}
 }
 
-// Limit is a writer that passes on at most so many bytes, and nothing after what is more. It calls Full then, which is
-// to end whoever writes, and may be called several times.
+// Limit is a writer that passes on at most Most bytes. A write that would exceed them is discarded, like all later
+// ones. It calls Full for each of these; Full has to stop the process that writes.
 type Limit struct {
 	To   io.Writer
 	Most int // bytes
@@ -62,14 +62,14 @@ func (l *Limit) Write(p []byte) (int, error) {
 	return l.To.Write(p)
 }
 
-// ReadFrom implements io.ReaderFrom.
+// ReadFrom implements [io.ReaderFrom].
 func (l *Lines) ReadFrom(r io.Reader) (int64, error) { return pour(l, r) }
 
-// ReadFrom implements io.ReaderFrom.
+// ReadFrom implements [io.ReaderFrom].
 func (l *Limit) ReadFrom(r io.Reader) (int64, error) { return pour(l, r) }
 
-// pour writes all that comes, by a buffer that grows with it: a thousand commands at once may wait to print something,
-// and most print little.
+// pour copies with a buffer that grows as needed: a thousand commands may run at the same time, and most of them print
+// little.
 func pour(w io.Writer, r io.Reader) (n int64, err error) {
 	for buf := make([]byte, 512); ; {
 		got, readErr := r.Read(buf)

@@ -1,4 +1,4 @@
-// Package text bounds what machines, flakes and commands say, and makes it fit for a terminal.
+// Package text limits the output of machines, flakes and commands, and makes it safe for a terminal.
 package text
 
 import (
@@ -9,11 +9,13 @@ import (
 	"unicode/utf8"
 )
 
-// sequences are terminal control sequences as a whole (ECMA-48: CSI, OSC), of which otherwise the letters would stay.
+// sequences matches complete terminal control sequences (ECMA-48: CSI, OSC). If only their control characters were
+// removed, the letters would remain.
 var sequences = regexp.MustCompile(`(?:\x1b\[|\x{9b})[0-?]*[ -/]*[@-~]|(?:\x1b\]|\x{9d})[^\x07\x1b\x{9c}\n]*(?:\x07|\x1b\\|\x{9c})`)
 
-// Plain is a text without what a terminal would obey and without what a reader cannot see: control characters but
-// newline and tab, marks that change the direction of writing, and characters without a width.
+// Plain returns a text without what a terminal would interpret and without what a reader cannot see: control characters
+// other than newline and tab, marks that change the direction of writing, and characters without width. Other kinds of
+// spaces become plain spaces.
 func Plain(s string) string {
 	if utf8.ValidString(s) && !strings.ContainsFunc(s, hidden) {
 		return s
@@ -29,14 +31,14 @@ func Plain(s string) string {
 	}, sequences.ReplaceAllString(s, ""))
 }
 
-// hidden reports whether a character is not to be printed as it is. IsPrint knows neither fillers and variation
-// selectors, which are letters and marks to Unicode, nor newline and tab.
+// hidden reports whether a character must not be printed as it is. In unicode.IsPrint, newline and tab do not count as
+// printable, but fillers and variation selectors do, as they are letters and marks in Unicode.
 func hidden(r rune) bool {
 	return !unicode.IsPrint(r) && r != '\n' && r != '\t' ||
 		unicode.In(r, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector)
 }
 
-// JSON is a JSON text in which characters that Plain takes away are written as escapes, so that nothing is lost.
+// JSON returns a JSON text in which the characters that Plain removes are written as escapes, so that nothing is lost.
 func JSON(data string) string {
 	var b strings.Builder
 	for _, r := range data {
@@ -54,7 +56,7 @@ func JSON(data string) string {
 	return b.String()
 }
 
-// Short is a text of at most so many bytes and a few words: of a longer one, its start and its end.
+// Short returns at most most bytes of a text, plus a short note: from a longer text it keeps the beginning and the end.
 func Short(s string, most int) string {
 	if len(s) <= most {
 		return s

@@ -7,17 +7,17 @@ import (
 	"unicode/utf8"
 )
 
-// own begins the control sequences of this program. Nobody else can know it.
+// own marks the control sequences of this program. It is random, so that no other output can contain it.
 var own = "\x1b" + rand.Text()
 
-// Control is a control sequence, such as "\x1b[31m" or "\r", that a [Writer] lets pass.
+// Control returns a control sequence, such as "\x1b[31m" or "\r", in the form that a [Writer] lets pass.
 func Control(sequence string) string { return own + sequence + own }
 
-// Writer passes on what is written to it as [Plain] has it, but for this program's own control sequences.
+// Writer passes on what is written to it after [Plain], except for this program's own control sequences.
 type Writer struct {
 	To io.Writer
 
-	rest []byte // the beginning of a character
+	rest []byte // the beginning of an incomplete character
 }
 
 // Write implements [io.Writer].

@@ -8,14 +8,14 @@ import (
 	"math"
 )
 
-// Sizes of the picture, in pixels.
+// Sizes in the picture, in pixels.
 const (
 	chartX, chartWidth = 110, 560
 	rowHeight, top     = 24, 60
 	svgWidth           = 1400
 )
 
-// SVG writes a Gantt chart that stands by itself, in the reader's colour scheme.
+// SVG writes a Gantt chart as a self-contained SVG file, which follows the reader's colour scheme.
 func (t Timeline) SVG(w io.Writer) error {
 	b := new(bytes.Buffer)
 	height := top + rowHeight*len(t.Phases) + 30
@@ -30,7 +30,7 @@ func (t Timeline) SVG(w io.Writer) error {
 `, svgWidth, height, svgWidth, height)
 	text := func(x, y float64, attributes, s string) {
 		fmt.Fprintf(b, `<text x="%.1f" y="%.1f"%s>`, x, y, attributes)
-		xml.EscapeText(b, []byte(s)) // a buffer takes all
+		xml.EscapeText(b, []byte(s)) // writing to a buffer does not fail
 		b.WriteString("</text>\n")
 	}
 	text(12, 24, ` font-weight="600" font-size="15"`, t.Host+": "+t.summary())
@@ -68,7 +68,7 @@ func (t Timeline) SVG(w io.Writer) error {
 	return err
 }
 
-// gridStep is a round number of seconds, of which the whole has five to twelve.
+// gridStep returns the distance of the grid lines in seconds: a round number, so that there are at most twelve of them.
 func gridStep(whole float64) float64 {
 	for _, step := range []float64{1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200} {
 		if whole/step <= 12 {

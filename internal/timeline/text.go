@@ -11,7 +11,7 @@ import (
 
 const barWidth = 30 // characters
 
-// Text writes a line a phase.
+// Text writes one line for each phase.
 func (t Timeline) Text(w io.Writer) error {
 	b := new(strings.Builder)
 	fmt.Fprintf(b, "%s, %s: %s\n", t.Host, t.Start.Format(time.DateTime), t.summary())
@@ -22,6 +22,7 @@ func (t Timeline) Text(w io.Writer) error {
 	return err
 }
 
+// summary says, for people, how the install ended, or how long it has been running.
 func (t Timeline) summary() string {
 	took := inSeconds(t.Seconds)
 	switch t.State {
@@ -31,7 +32,7 @@ func (t Timeline) summary() string {
 	return fmt.Sprintf("%s, for %s so far", t.State, took)
 }
 
-// longest is what an impatient person would look at first.
+// longest names the longest phase in which nobody waited for a person or the build; empty if there is none.
 func (t Timeline) longest() string {
 	var most Phase
 	for _, p := range t.Phases {
@@ -45,6 +46,7 @@ func (t Timeline) longest() string {
 	return fmt.Sprintf("; longest: %s, %s", most.Name, inSeconds(most.Seconds))
 }
 
+// took returns the duration of the phase, for people.
 func (p Phase) took() string {
 	s := inSeconds(p.Seconds)
 	if p.Open {
@@ -53,7 +55,7 @@ func (p Phase) took() string {
 	return s
 }
 
-// bar is where the phase lies in the whole.
+// bar draws where the phase is within the whole install, in barWidth characters.
 func (p Phase) bar(whole float64) string {
 	from, to := 0, barWidth
 	if whole > 0 {
@@ -67,7 +69,7 @@ func (p Phase) bar(whole float64) string {
 	return strings.Repeat("·", from) + strings.Repeat(mark, to-from) + strings.Repeat("·", barWidth-to)
 }
 
-// describe says what was moved, and what was waited for.
+// describe says, for people, how much was sent, and what was waited for.
 func (p Phase) describe() string {
 	var b strings.Builder
 	if p.Bytes > 0 {
@@ -91,6 +93,7 @@ func (p Phase) describe() string {
 	return b.String()
 }
 
+// inSeconds returns a duration in seconds for people.
 func inSeconds(s float64) string {
 	if s < 100 {
 		return fmt.Sprintf("%.1f s", s)
@@ -98,6 +101,7 @@ func inSeconds(s float64) string {
 	return time.Duration(s * float64(time.Second)).Round(time.Second).String()
 }
 
+// size returns a number of bytes for people.
 func size(n float64) string {
 	for _, unit := range []string{"bytes", "kB", "MB"} {
 		if n < 1000 {

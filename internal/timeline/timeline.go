@@ -1,4 +1,4 @@
-// Package timeline tells where the time of an install went: its phases, out of a host's events.
+// Package timeline shows how the time of an install was spent: it computes the phases from a host's events.
 package timeline
 
 import (
@@ -8,19 +8,19 @@ import (
 	"provision/hosts"
 )
 
-// Side is who a phase waits for.
+// Side is whom a phase waits for.
 type Side string
 
 // The sides.
 const (
 	Person  Side = "person"
 	Machine Side = "machine"
-	Network Side = "network" // with both its ends
+	Network Side = "network" // including both ends of it
 	Server  Side = "server"
 )
 
-// The phases that an install has, in the order of a smooth one. Some run beside others, a machine that is
-// lost goes through some again, and what is not needed is left out.
+// The phases of an install, in the order of one without problems. Some run at the same time, a machine whose session
+// was lost goes through some again, and phases that are not needed are left out.
 const (
 	SwitchOn   = "switch-on"
 	Firmware   = "firmware"
@@ -40,6 +40,7 @@ const (
 	Mend       = "mend"
 )
 
+// about says for each phase which side it waits for, and for what, for people.
 var about = map[string]struct {
 	side  Side
 	words string
@@ -66,27 +67,27 @@ var about = map[string]struct {
 type Timeline struct {
 	Host    string      `json:"host"`
 	Start   time.Time   `json:"start"`
-	Seconds float64     `json:"seconds"` // until it was over, or until now
+	Seconds float64     `json:"seconds"` // until its end, or until now
 	State   hosts.State `json:"state"`
-	Phases  []Phase     `json:"phases"` // by their starts
+	Phases  []Phase     `json:"phases"` // in the order of their starts
 }
 
-// Phase is what went on for a while.
+// Phase is a part of the install.
 type Phase struct {
 	Name    string  `json:"phase"`
 	Side    Side    `json:"side"`
-	Start   float64 `json:"start"` // after the timeline's
+	Start   float64 `json:"start"` // seconds after the start of the timeline
 	Seconds float64 `json:"seconds"`
-	Open    bool    `json:"open,omitempty"`   // it is not over
-	Failed  bool    `json:"failed,omitempty"` // it ended the install
-	Queued  float64 `json:"queued,omitempty"` // of Seconds: behind other hosts
+	Open    bool    `json:"open,omitempty"`   // it is still running
+	Failed  bool    `json:"failed,omitempty"` // its failure ended the install
+	Queued  float64 `json:"queued,omitempty"` // the part of Seconds that it waited behind other hosts
 	Bytes   int64   `json:"bytes,omitempty"`  // that were sent
-	Rate    float64 `json:"rate,omitempty"`   // bytes a second
+	Rate    float64 `json:"rate,omitempty"`   // in bytes per second
 	Over    string  `json:"over,omitempty"`   // http, tftp, ssh
-	For     string  `json:"waits_for"`
+	For     string  `json:"waits_for"`        // for people
 }
 
-// Of is the newest install that the events, oldest first, tell of.
+// Of returns the newest install in the events, which are sorted with the oldest first.
 func Of(events []hosts.Event, now time.Time) Timeline {
 	var r reader
 	for _, ev := range events {
@@ -96,7 +97,8 @@ func Of(events []hosts.Event, now time.Time) Timeline {
 		r.end(name, now).Open = true
 	}
 
-	// What took no time is what nobody waited for. A build that finds the flake as it was is over at once.
+	// A phase that took no time is left out, as nobody waited for it. A later build that finds the flake unchanged takes
+	// less than a second.
 	first := slices.IndexFunc(r.t.Phases, func(p Phase) bool { return p.Name == Build })
 	n := -1
 	r.t.Phases = slices.DeleteFunc(r.t.Phases, func(p Phase) bool {
@@ -107,16 +109,19 @@ func Of(events []hosts.Event, now time.Time) Timeline {
 	return r.t
 }
 
+// reader builds a timeline from events.
 type reader struct {
 	t      Timeline
-	open   map[string]int // index of the phases that are under way
-	over   bool           // what happens now is not of the install
-	failed time.Time      // when it failed, if nobody took it up since
-	queued time.Time      // since when the build waits for its turn
+	open   map[string]int // the running phases, as indexes of t.Phases
+	over   bool           // the install has ended; later events are not part of it
+	failed time.Time      // when it failed, if it was not retried since
+	queued time.Time      // since when the build has waited for its turn
 }
 
+// at returns a time in seconds from the start.
 func (r *reader) at(t time.Time) float64 { return t.Sub(r.t.Start).Seconds() }
 
+// begin starts a phase, unless it is running.
 func (r *reader) begin(name string, t time.Time) {
 	if _, ok := r.open[name]; ok {
 		return
@@ -125,7 +130,7 @@ func (r *reader) begin(name string, t time.Time) {
 	r.t.Phases = append(r.t.Phases, Phase{Name: name, Side: about[name].side, For: about[name].words, Start: r.at(t)})
 }
 
-// end returns a phase that ended, or one that nobody sees if it was not under way.
+// end ends a phase and returns it. If it is not running, the result is a new phase that is not part of the timeline.
 func (r *reader) end(name string, t time.Time) *Phase {
 	i, ok := r.open[name]
 	if !ok {
@@ -138,7 +143,7 @@ func (r *reader) end(name string, t time.Time) *Phase {
 	return p
 }
 
-// machine ends all that goes on with the machine; the build goes on.
+// machine ends all running phases except the build, which does not involve the machine.
 func (r *reader) machine(t time.Time) {
 	for name := range r.open {
 		if name != Build {
@@ -147,12 +152,13 @@ func (r *reader) machine(t time.Time) {
 	}
 }
 
-// idle: is nothing under way but the build?
+// idle reports whether nothing but the build is running.
 func (r *reader) idle() bool {
 	_, builds := r.open[Build]
 	return len(r.open) == 0 || len(r.open) == 1 && builds
 }
 
+// read adds an event.
 func (r *reader) read(ev hosts.Event) {
 	t := ev.Time
 	if ev.Kind == hosts.EventEnrolled || r.open == nil {
@@ -197,6 +203,7 @@ func (r *reader) read(ev hosts.Event) {
 	}
 }
 
+// build reads an event about the build.
 func (r *reader) build(ev hosts.Event) {
 	switch ev.Kind {
 	case hosts.EventQueued:
@@ -220,6 +227,7 @@ func (r *reader) build(ev hosts.Event) {
 	}
 }
 
+// fetched reads the event that a file was fetched.
 func (r *reader) fetched(ev hosts.Event) {
 	r.end(SwitchOn, ev.Time)
 	r.end(Firmware, ev.Time)
@@ -232,7 +240,7 @@ func (r *reader) fetched(ev hosts.Event) {
 	r.begin(Boot, ev.Time)
 }
 
-// phase is of those that the installer tells of.
+// phase reads an event about one of the installer's phases.
 func (r *reader) phase(ev hosts.Event) {
 	name := string(ev.Phase)
 	if _, known := about[name]; !known {
@@ -242,7 +250,7 @@ func (r *reader) phase(ev hosts.Event) {
 		r.end(Facts, ev.Time)
 		r.end(Wait, ev.Time)
 		r.end(Plan, ev.Time)
-		if ev.Phase == hosts.PhaseBuild { // the machine is ready for what is built
+		if ev.Phase == hosts.PhaseBuild { // the machine is ready for the system
 			name = Plan
 			if _, builds := r.open[Build]; builds {
 				name = Wait
@@ -265,7 +273,7 @@ func (r *reader) phase(ev hosts.Event) {
 	}
 }
 
-// ended is of the install. One that failed may go on.
+// ended reads an event that ends the install. A failed one may be retried.
 func (r *reader) ended(ev hosts.Event) {
 	if r.over = ev.Kind != hosts.EventFailed; !r.over {
 		r.failed = ev.Time
@@ -277,6 +285,7 @@ func (r *reader) ended(ev hosts.Event) {
 	}
 }
 
+// moved records what was sent in a phase.
 func (p *Phase) moved(w *hosts.Work, seconds float64) {
 	p.Bytes, p.Over = w.Bytes, w.Over
 	if seconds > 0 {
