@@ -66,7 +66,10 @@ endif
 presets: ## the layout presets, evaluated by disko, are what is committed; needs what beside needs, but no machine
 	CGO_ENABLED=1 go test -count=1 -v -run PresetsByHand ./internal/lab/beside
 
+module: ## the module for NixOS, evaluated by PROVISION_NIXPKGS_LIB=FOLDER, which beside needs, too
+	go test -count=1 -v -run 'TestNix.*ByHand' ./cmd/provision
+
 setup: ## install the tools that tests and demo use
 	./setup
 
-.PHONY: help build firststage release demo test lint unit fuzz soak e2e lab layouts bench beside presets setup
+.PHONY: help build firststage release demo test lint unit fuzz soak e2e lab layouts bench beside presets module setup

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"maps"
 	"os"
 	"regexp"
@@ -78,7 +77,7 @@ func readOurs(path string) ([]byte, error) {
 	case owner != 0 && owner != os.Geteuid():
 		return nil, fmt.Errorf("--config %s: it belongs to the user %d, who could change what this server runs. "+
 			"If what is in it is right: chown %d %s", path, owner, os.Geteuid(), path)
-	case info.Mode().Perm()&0o022 != 0 && info.Mode().Type()&fs.ModeNamedPipe == 0:
+	case info.Mode().Perm()&0o022 != 0:
 		return nil, fmt.Errorf("--config %s: others may write it (mode %04o), and could change what this server runs. "+
 			"If what is in it is right: chmod go-w %s", path, info.Mode().Perm(), path)
 	}
