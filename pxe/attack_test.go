@@ -131,9 +131,9 @@ func TestBorder(t *testing.T) {
 				s.Relays = []netip.Prefix{netip.MustParsePrefix(tt.relays)}
 			}
 			s.mustEnroll(t, "bravo", mac)
-			answer := s.answerDHCP
+			answer := (*exchange).answerDHCP
 			if tt.port == 4011 {
-				answer = s.answerBINL
+				answer = (*exchange).answerBINL
 			}
 			m := as(t, mac, iana.EFI_X86_64, "PXEClient:Arch:00007", tt.mods...)
 			r, to := s.handle(s.links[0], addrPort(tt.from), tt.port, nil, m, answer)

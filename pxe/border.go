@@ -5,8 +5,6 @@ import (
 	"net/netip"
 	"sync"
 	"time"
-
-	"provision/hosts"
 )
 
 // The border of what is served is that of our links, of the networks whose addresses we hand out, and of those that the
@@ -69,26 +67,26 @@ func (s *Server) behind(relay, at netip.Addr) bool {
 
 // admits reports whether a request comes from a network that is served, through a relay or, if that is invalid,
 // directly; or from the host's last address. Else it says so.
-func (s *Server) admits(from, relay netip.Addr, c bootClient, h *hosts.Host) bool {
+func (e *exchange) admits(from, relay netip.Addr) bool {
 	switch {
 	case relay.IsValid():
-		if s.serves(relay) {
+		if e.serves(relay) {
 			return true
 		}
-	case from.IsUnspecified(), s.serves(from), h != nil && h.Address == from.String():
+	case from.IsUnspecified(), e.serves(from), e.host != nil && e.host.Address == from.String():
 		return true
 	}
 	beyond, words := from, "from "+from.String()
 	if relay.IsValid() {
 		beyond, words = relay, "through the relay "+relay.String()
 	}
-	if h != nil {
-		s.note(*h, "%s asked %s, which is in no network that is served, and got no answer: "+
-			"if it is yours, serve with --relay %s, or better with the whole network", c, words, beyond)
+	if e.host != nil {
+		e.note(*e.host, "%s asked %s, which is in no network that is served, and got no answer: "+
+			"if it is yours, serve with --relay %s, or better with the whole network", e.client, words, beyond)
 	}
-	if s.beyond.due(s.Now()) {
-		s.Log.Warn("DHCP from a network that is not served is not answered; if it is yours, serve with --relay NETWORK",
-			"mac", c.MAC, "asked", words)
+	if e.beyond.due(e.Now()) {
+		e.Log.Warn("DHCP from a network that is not served is not answered; if it is yours, serve with --relay NETWORK",
+			"mac", e.client.MAC, "asked", words)
 	}
 	return false
 }

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
@@ -19,7 +18,7 @@ import (
 )
 
 // A responder answers what came to one port; a nil reply is silence.
-type responder func(*servedLink, *dhcpv4.DHCPv4, bootClient, *hosts.Host) (*dhcpv4.DHCPv4, error)
+type responder func(*exchange) (*dhcpv4.DHCPv4, error)
 
 const (
 	// waitingRoom is how many requests may wait to be read: those of so many
@@ -121,8 +120,8 @@ func (s *Server) unsent(mac string, to netip.AddrPort, err error) {
 // handle has one request answered, and keeps both in the machine's trace.
 func (s *Server) handle(l *servedLink, from netip.AddrPort, port uint16, raw []byte, m *dhcpv4.DHCPv4,
 	respond responder) (*dhcpv4.DHCPv4, netip.AddrPort) {
-	c, h, err := s.who(l, m)
-	if c.MAC == "" {
+	e, err := s.who(l, m)
+	if e == nil {
 		return nil, netip.AddrPort{}
 	}
 	// RFC 4578 leaves open where an answer from port 4011 goes; EDK2 and iPXE listen where they sent from.
@@ -131,288 +130,52 @@ func (s *Server) handle(l *servedLink, from netip.AddrPort, port uint16, raw []b
 	if back {
 		relay = netip.Addr{}
 	}
-	if err == nil && !s.admits(from.Addr().Unmap(), relay, c, h) {
+	if err == nil && !e.admits(from.Addr().Unmap(), relay) {
 		return nil, netip.AddrPort{}
 	}
 	var r *dhcpv4.DHCPv4
 	if err == nil {
-		if h == nil {
-			s.discovered(l, m, c)
+		if e.host == nil {
+			e.discovered()
 		}
-		s.traceRequest(l, from, port, raw, m, c, h)
-		s.watchRestart(m, c, h)
-		r, err = respond(l, m, c, h)
+		e.traceRequest(from, port, raw)
+		e.watchRestart()
+		r, err = respond(e)
 	}
-	switch {
-	case errors.Is(err, errNoAddress):
-		const help = "end leases, or serve with a larger --dhcp-range"
-		s.traceFailure(c.MAC, err, help)
-		if h != nil {
-			s.note(*h, "%s got no address: %v; %s", c, err, help)
-		}
-		if s.exhausted.due(s.Now()) {
-			s.Log.Warn("no address is left to hand out: serve with a larger --dhcp-range", "mac", c.MAC, "err", err)
-		}
-	case err != nil && !overtaken(err):
-		s.Log.Error("answer DHCP", "mac", c.MAC, "err", err)
-	}
-	if err != nil || r == nil {
+	if err != nil {
+		e.tellError(err)
 		return nil, netip.AddrPort{}
 	}
+	if r == nil {
+		return nil, netip.AddrPort{}
+	}
+
 	to := destination(m, r, s.serves)
 	if back {
 		to = from
 	}
-	s.traceReply(l, to, port, r, c)
+	s.traceReply(l, to, port, r, e.client)
 	return r, to
 }
 
-// who finds the host behind a packet: nil for a MAC that is not enrolled. A client
-// without a MAC is nobody's.
-func (s *Server) who(l *servedLink, m *dhcpv4.DHCPv4) (bootClient, *hosts.Host, error) {
+// who finds the client and the host behind a packet; nil for a packet that is nobody's, such as one without a MAC.
+func (s *Server) who(l *servedLink, m *dhcpv4.DHCPv4) (*exchange, error) {
 	c, err := identify(m)
 	if err != nil || c.MAC == l.mac { // somebody else's packet is not our error; our own is `provision doctor`
-		return bootClient{}, nil, nil
+		return nil, nil
 	}
+	e := &exchange{Server: s, link: l, request: m, client: c}
 	h, err := s.Hosts.ByMAC(c.MAC)
-	if errors.Is(err, hosts.ErrNotFound) {
-		if h := s.installerOf(m, c); h != nil {
-			return c, h, nil
-		}
-		return c, nil, nil
+	switch {
+	case errors.Is(err, hosts.ErrNotFound):
+		e.host = e.installerOf()
+		return e, nil
+	case err != nil:
+		return e, err
 	}
-	return s.pis.resume(m, c), &h, err
-}
-
-// discovered records a machine that is not enrolled.
-func (s *Server) discovered(l *servedLink, m *dhcpv4.DHCPv4, c bootClient) {
-	d := hosts.Discovered{MAC: c.MAC, Vendor: c.Vendor, Board: c.board()}
-	if addr := requested(m); addr.IsValid() && l.net.Contains(addr) && m.MessageType() == dhcpv4.MessageTypeRequest {
-		d.Address = addr.String()
-	}
-	if c.profile().loads != nothing {
-		d.Arch = c.String()
-	}
-	s.Hosts.See(d)
-}
-
-// answerDHCP answers what came to port 67.
-func (s *Server) answerDHCP(l *servedLink, m *dhcpv4.DHCPv4, c bootClient, h *hosts.Host) (*dhcpv4.DHCPv4, error) {
-	if h != nil && c.profile().loads == tree && s.pis.askedBefore(m, c, s.Now()) {
-		return nil, nil
-	}
-	if s.Mode == Proxy {
-		return s.answerProxy(l, m, c, h)
-	}
-	switch m.MessageType() {
-	case dhcpv4.MessageTypeDiscover, dhcpv4.MessageTypeRequest:
-		return s.answerFull(l, m, c, h)
-	case dhcpv4.MessageTypeInform, dhcpv4.MessageTypeNone: // none: BOOTP
-		if h == nil {
-			return nil, nil
-		}
-		return s.answerFull(l, m, c, h)
-	case dhcpv4.MessageTypeRelease, dhcpv4.MessageTypeDecline:
-		sub := s.subnetFor(l, m)
-		if h == nil || sub == nil || !isSelf(l, m) {
-			return nil, nil
-		}
-		if m.MessageType() == dhcpv4.MessageTypeDecline {
-			return nil, s.decline(sub, c, *h, requested(m))
-		}
-		_, err := sub.release(c.MAC, requested(m), false)
-		return nil, err
-	}
-	return nil, nil
-}
-
-// decline takes an address back that a machine found in use, and tells of it.
-func (s *Server) decline(sub *subnet, c bootClient, h hosts.Host, addr netip.Addr) error {
-	lost, err := sub.release(c.MAC, addr, true)
-	if errors.Is(err, errDeclines) {
-		s.drops.add("declined addresses", c.MAC)
-		s.note(h, "%s declined %s, and keeps it: %v; look for what answers its ARP probes", c.MAC, addr, err)
-		return nil
-	}
-	if !lost {
-		return err
-	}
-	until := s.Now().Add(s.Lease).Format(time.DateTime)
-	const help = "look for the machine that uses it; if others are in use, too, serve with another --dhcp-range"
-	s.note(h, "%s declined %s: it found that another machine uses it, so it is handed out to nobody until %s; %s",
-		c.MAC, addr, until, help)
-	s.Log.Warn("a machine declined its address, because another one uses it; "+help,
-		"host", h.Name, "mac", c.MAC, "address", addr, "kept back until", until)
-	return err
-}
-
-// answerProxy is ProxyDHCP on port 67 (PXE 2.1 section 2.2): offers to those
-// who may boot. An address is never given. Requests to the real server pass
-// by and tell where the machine will be.
-func (s *Server) answerProxy(l *servedLink, m *dhcpv4.DHCPv4, c bootClient, h *hosts.Host) (*dhcpv4.DHCPv4, error) {
-	switch m.MessageType() {
-	case dhcpv4.MessageTypeRequest:
-		if h != nil {
-			s.moved(l, *h, m, requested(m))
-		}
-		// A server identifier override (RFC 5107) is that of the server which gave the address.
-		if addrOf(m.ServerIdentifier()) != l.self {
-			return nil, nil
-		}
-	case dhcpv4.MessageTypeDiscover:
-	default:
-		// DHCPINFORM is for the server that configures the client's network; who wants to boot sends it to port 4011.
-		// A BOOTP client takes one reply for its whole configuration (RFC 951), and a proxy has no address to put in it.
-		return nil, nil
-	}
-	b, err := s.load(l, m, c, h, s.decide(c, h))
-	if err != nil || b.empty() {
-		return nil, err
-	}
-	return proxyReply(m, b)
-}
-
-// answerBINL answers on port 4011, where a PXE client asks for its file name
-// after it has an address.
-func (s *Server) answerBINL(l *servedLink, m *dhcpv4.DHCPv4, c bootClient, h *hosts.Host) (*dhcpv4.DHCPv4, error) {
-	if t := m.MessageType(); t != dhcpv4.MessageTypeRequest && t != dhcpv4.MessageTypeInform || c.profile().loads == tree {
-		return nil, nil
-	}
-	b, err := s.load(l, m, c, h, s.decide(c, h))
-	if err != nil || b.empty() {
-		return nil, err
-	}
-	r, err := proxyReply(m, b)
-	if err == nil && !b.Local {
-		r.Options.Del(dhcpv4.OptionVendorSpecificInformation) // discovery is over; this is the server that was found
-	}
-	return r, err
-}
-
-// answerFull is DHCP (RFC 2131) for those who may have a lease. What the machine
-// loads is arranged last, so that a request that comes to nothing uses
-// no boot up.
-func (s *Server) answerFull(l *servedLink, m *dhcpv4.DHCPv4, c bootClient, h *hosts.Host) (*dhcpv4.DHCPv4, error) {
-	a := s.decide(c, h)
-	if !a.Lease {
-		return nil, nil
-	}
-	via := agentOf(m)
-	sub := s.subnetFor(l, m)
-	if sub == nil {
-		if via.addr.IsValid() && h != nil {
-			s.note(*h, "%s asked %s, for whose network there are no addresses: "+
-				"serve with --dhcp-range FIRST-LAST/BITS for it too", c, via)
-		}
-		return nil, nil
-	}
-	addr, ok, err := s.lease(l, sub, m, c, h)
-	if err != nil || !addr.IsValid() {
-		return nil, err
-	}
-	if !ok {
-		return nak(m, serverID(l, m))
-	}
-	b, err := s.load(l, m, c, h, a)
-	if err != nil {
-		return nil, err
-	}
-	n := bootNetwork{
-		Server: serverID(l, m),
-		Mask:   net.CIDRMask(sub.prefix.Bits(), 32),
-		Router: sub.router,
-		DNS:    s.DNS,
-		Domain: s.Domain,
-		Lease:  s.Lease,
-	}
-	if !n.Router.IsValid() && !l.net.Overlaps(sub.prefix) {
-		n.Router = sub.relayed(via.router(sub.prefix))
-	}
-	return leaseReply(m, addr, n, b)
-}
-
-// lease is the address for a DISCOVER, or the one that a REQUEST confirms.
-// With ok false the request is to be refused; with no address it is another
-// server's.
-func (s *Server) lease(l *servedLink, sub *subnet, m *dhcpv4.DHCPv4, c bootClient, h *hosts.Host) (addr netip.Addr,
-	ok bool, err error) {
-	var fixed netip.Addr
-	if h != nil && h.FixedAddress != "" && slices.Contains(h.MACs, c.MAC) {
-		if fixed, err = netip.ParseAddr(h.FixedAddress); err != nil {
-			return addr, false, fmt.Errorf("fixed address of %s: %w", h.Name, err)
-		}
-		if !sub.prefix.Contains(fixed) { // the machine hangs on another network today
-			fixed = netip.Addr{}
-		}
-	}
-	want := requested(m)
-	switch m.MessageType() {
-	case dhcpv4.MessageTypeDiscover:
-		if h != nil && !fixed.IsValid() {
-			sub.awaitProbes()
-		}
-		if addr, err = sub.offer(c.MAC, fixed, want, h != nil); err == nil && h != nil {
-			s.tellDoubt(*h, c, sub.doubt(c.MAC, addr))
-		}
-		return addr, true, err
-	case dhcpv4.MessageTypeInform:
-		if has := addrOf(m.ClientIPAddr); sub.prefix.Contains(has) { // whoever gave it (RFC 2131 section 4.3.5)
-			addr = has
-		}
-		return addr, true, nil
-	case dhcpv4.MessageTypeNone:
-		return s.leaseBOOTP(l, sub, m, c, h, fixed)
-	}
-	if id := m.ServerIdentifier(); id != nil && !id.IsUnspecified() && !isSelf(l, m) {
-		return addr, false, nil // it chose another server
-	}
-	if !want.IsValid() {
-		return addr, false, nil
-	}
-	if !fixed.IsValid() || want == fixed {
-		if ok, err = sub.confirm(c.MAC, want); ok && h != nil {
-			s.moved(l, *h, m, want)
-		}
-	}
-	// What is in this network and was not ours to give may be another server's (RFC 2131, section 4.3.2, INIT-REBOOT),
-	// and that one is called by the same server identifier override.
-	named := addrOf(m.ServerIdentifier()) == l.self
-	if !ok && err == nil && !named && !fixed.IsValid() && sub.prefix.Contains(want) && !sub.rng.contains(want) {
-		return addr, false, nil
-	}
-	return want, ok, err
-}
-
-// leaseBOOTP is the host's fixed address, the only one for a BOOTP client: it never renews, so that a lease of it would
-// have to last for ever (RFC 1534 section 2).
-func (s *Server) leaseBOOTP(l *servedLink, sub *subnet, m *dhcpv4.DHCPv4, c bootClient, h *hosts.Host,
-	fixed netip.Addr) (
-	addr netip.Addr, ok bool, err error) {
-	if !fixed.IsValid() {
-		s.note(*h, "%s asked by BOOTP, which knows no leases, and got no address: give it one outside of --dhcp-range "+
-			"with `provision set %s --address ADDRESS`", c.MAC, h.Name)
-		return addr, false, nil
-	}
-	if _, err = sub.offer(c.MAC, fixed, fixed, true); err != nil {
-		return addr, false, err
-	}
-	if ok, err = sub.confirm(c.MAC, fixed); err != nil || !ok {
-		return addr, false, err
-	}
-	s.moved(l, *h, m, fixed)
-	return fixed, true, nil
-}
-
-// tellDoubt tells of an address that was handed out although it may be in use.
-func (s *Server) tellDoubt(h hosts.Host, c bootClient, why string) {
-	if why == "" {
-		return
-	}
-	const help = "look for the machine with that MAC; if the addresses are really in use, serve with another --dhcp-range"
-	s.note(h, "%s got an address that may be in use: %s; %s", c, why, help)
-	if s.doubted.due(s.Now()) {
-		s.Log.Warn("an address was handed out that may be in use; "+help, "host", h.Name, "mac", c.MAC, "why", why)
-	}
+	e.client = s.pis.resume(m, c)
+	e.host = &h
+	return e, nil
 }
 
 // addrOf is an IPv4 address; invalid if there is none, or 0.0.0.0.
@@ -445,57 +208,6 @@ func (s *Server) decide(c bootClient, h *hosts.Host) answer {
 		s.note(*h, "%s asked to boot and was refused: %s", c, a.Why)
 	}
 	return a
-}
-
-// load is where the machine finds what was decided that it loads. It begins a
-// boot where that is a new one.
-func (s *Server) load(l *servedLink, m *dhcpv4.DHCPv4, c bootClient, h *hosts.Host, a answer) (bootInfo, error) {
-	b := bootInfo{Server: l.self, Kind: c.Kind, Arch: c.Arch, Local: a.Load == local}
-	if a.Load == local && c.profile().url {
-		b.File, b.Local = s.url(l.self.String(), localPath), false
-		return b, nil
-	}
-	if a.Load == nothing || a.Load == local {
-		return b, nil
-	}
-	if a.Load == tree {
-		boot, err := s.bootPi(l, c, *h)
-		b.Tree = boot.Token != ""
-		return b, err
-	}
-	var pinned, worked hosts.Method
-	if h != nil {
-		pinned, worked = h.BootMethod, h.Method
-	}
-	if a.Load == script && !c.Ours && pinned != (hosts.Method{}) && !s.ladders.loaded(c.MAC) {
-		// An iPXE in ROM is not trusted: it loads another as firmware does.
-		a.Load, b.Kind = loadProgram, pxeFirmware
-	}
-	file := map[loader]string{script: "script", config: "u-boot"}[a.Load]
-	if a.Load == loadProgram {
-		how := s.ladders.ask(c, stepsFor(c, s.Mode, s.programs), m.MessageType() == dhcpv4.MessageTypeDiscover, pinned,
-			worked, s.Now())
-		if file = programFile(c, how.Program); file == "" || how.Program == "" {
-			if h != nil {
-				s.note(*h, "%s asked, and its boot method %s cannot be used with it in %s mode: enroll it with another --boot-method", c, pinned, s.Mode)
-			}
-			return b, nil
-		}
-		b.Offer = how.Offer
-	}
-	if h == nil {
-		b.File = s.holdFile(a.Load, c.MAC, file)
-	} else {
-		boot, err := s.boot(l, c, *h)
-		if err != nil || boot.Token == "" {
-			return b, err
-		}
-		b.File = bootPath + boot.Token + "/" + file
-	}
-	if a.Load == script || profiles[b.Kind].url {
-		b.File = s.url(l.self.String(), b.File)
-	}
-	return b, nil
 }
 
 // boot is the host's boot: the one under way, or a new one. It is empty if the

@@ -10,8 +10,6 @@ import (
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"golang.org/x/sys/unix"
-
-	"provision/hosts"
 )
 
 // TestTellDropped: however much was dropped, it is one line with the counts.
@@ -70,7 +68,8 @@ func TestOverflow(t *testing.T) {
 	}
 
 	came := make(chan byte, flood+1)
-	respond := func(_ *servedLink, m *dhcpv4.DHCPv4, _ bootClient, _ *hosts.Host) (*dhcpv4.DHCPv4, error) {
+	respond := func(e *exchange) (*dhcpv4.DHCPv4, error) {
+		m := e.request
 		came <- m.TransactionID[3]
 		return nil, nil
 	}

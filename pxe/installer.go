@@ -12,16 +12,16 @@ import (
 // installerOf is the host whose installer asks from a network card that is not enrolled, or nil: firmware may pass on
 // the MAC of another card than a dock's, which the kernel's driver then uses. It is known by its client identifier (RFC
 // 4361: 255, four bytes for the card, a DUID).
-func (s *Server) installerOf(m *dhcpv4.DHCPv4, c bootClient) *hosts.Host {
+func (e *exchange) installerOf() *hosts.Host {
 	const duidAt = 5
-	id := m.Options.Get(dhcpv4.OptionClientIdentifier)
-	if c.profile().loads != nothing || len(id) <= duidAt || id[0] != 255 {
+	id := e.request.Options.Get(dhcpv4.OptionClientIdentifier)
+	if e.client.profile().loads != nothing || len(id) <= duidAt || id[0] != 255 {
 		return nil
 	}
-	h, err := s.Hosts.ByDUID(hex.EncodeToString(id[duidAt:]))
+	h, err := e.Hosts.ByDUID(hex.EncodeToString(id[duidAt:]))
 	if err != nil {
 		if !errors.Is(err, hosts.ErrNotFound) {
-			s.Log.Error("look up whose installer asks", "mac", c.MAC, "err", err)
+			e.Log.Error("look up whose installer asks", "mac", e.client.MAC, "err", err)
 		}
 		return nil
 	}

@@ -175,7 +175,7 @@ func TestRelay(t *testing.T) {
 			s.Relays = []netip.Prefix{netip.MustParsePrefix(tt.relays)}
 		}
 		s.mustEnroll(t, "bravo", mac)
-		r, to := s.handle(s.links[0], addrPort("10.9.0.1:67"), 67, nil, discover, s.answerDHCP)
+		r, to := s.handle(s.links[0], addrPort("10.9.0.1:67"), 67, nil, discover, (*exchange).answerDHCP)
 		if tt.yours == "" {
 			events, _ := s.Hosts.Events("bravo", 0)
 			if r != nil || !strings.Contains(events[len(events)-1].Message, "through the relay 10.9.0.1, for whose network there are no addresses") {
@@ -238,7 +238,7 @@ func TestRelayAgentInfo(t *testing.T) {
 		s.mustEnroll(t, "bravo", mac)
 		m := as(t, mac, 0, "", agentInfo(tt.info))
 		m.GatewayIPAddr = net.ParseIP(tt.giaddr)
-		r, to := s.handle(s.links[0], addrPort("10.77.0.9:67"), 67, nil, m, s.answerDHCP)
+		r, to := s.handle(s.links[0], addrPort("10.77.0.9:67"), 67, nil, m, (*exchange).answerDHCP)
 		if tt.log != "" {
 			if r != nil || !strings.Contains(s.logOf(t, "bravo"), tt.log) {
 				t.Errorf("%s: %v, log %s", tt.name, r, s.logOf(t, "bravo"))
@@ -269,7 +269,7 @@ func TestServerIdentifierOverride(t *testing.T) {
 			dhcpv4.WithOption(dhcpv4.OptServerIdentifier(net.ParseIP(id))),
 			dhcpv4.WithOption(dhcpv4.OptRequestedIPAddress(net.ParseIP(addr))))
 		m.GatewayIPAddr = net.ParseIP("10.255.0.7")
-		r, _ := s.handle(s.links[0], addrPort("10.255.0.7:67"), 67, nil, m, s.answerDHCP)
+		r, _ := s.handle(s.links[0], addrPort("10.255.0.7:67"), 67, nil, m, (*exchange).answerDHCP)
 		return r
 	}
 	s := server(t, Full)
@@ -309,13 +309,13 @@ func TestServerIdentifierOverride(t *testing.T) {
 	s.mustEnroll(t, "bravo", mac)
 	m := as(t, mac, iana.EFI_X86_64, "PXEClient:Arch:00007:UNDI:003016", info)
 	m.GatewayIPAddr = net.ParseIP("10.255.0.7")
-	r, to := s.handle(s.links[0], addrPort("10.255.0.7:67"), 67, nil, m, s.answerDHCP)
+	r, to := s.handle(s.links[0], addrPort("10.255.0.7:67"), 67, nil, m, (*exchange).answerDHCP)
 	if r == nil || r.ServerIdentifier().String() != "10.77.0.1" || to != addrPort("10.255.0.7:67") {
 		t.Fatalf("to %s: %v", to, r)
 	}
 	m.UpdateOption(dhcpv4.OptMessageType(dhcpv4.MessageTypeRequest))
 	m.UpdateOption(dhcpv4.OptServerIdentifier(net.IPv4(10, 9, 0, 1)))
-	if r, _ := s.handle(s.links[0], addrPort("10.255.0.7:67"), 67, nil, m, s.answerDHCP); r != nil {
+	if r, _ := s.handle(s.links[0], addrPort("10.255.0.7:67"), 67, nil, m, (*exchange).answerDHCP); r != nil {
 		t.Errorf("it answers for the other server: %v", r)
 	}
 }
@@ -374,7 +374,7 @@ func TestConfigured(t *testing.T) {
 		if _, err := s.Hosts.Enroll(h, 1e12, nil); err != nil {
 			t.Fatal(err)
 		}
-		r, to := s.handle(s.links[0], addrPort("10.77.0.50:68"), 67, nil, as(t, mac, 0, "", tt.ask), s.answerDHCP)
+		r, to := s.handle(s.links[0], addrPort("10.77.0.50:68"), 67, nil, as(t, mac, 0, "", tt.ask), (*exchange).answerDHCP)
 		if (r != nil) != (tt.to != "") ||
 			r != nil && (to.String() != tt.to || r.YourIPAddr.String() != tt.yours || options(r) != tt.options) {
 			t.Errorf("%s: to %s: %v", tt.name, to, r)
@@ -430,7 +430,7 @@ func TestLinks(t *testing.T) {
 	}
 	for i, nic := range []string{mac, second} {
 		l := s.links[i]
-		r, _ := s.handle(l, addrPort("0.0.0.0:68"), 67, nil, as(t, nic, iana.EFI_X86_64, "PXEClient:Arch:00007"), s.answerDHCP)
+		r, _ := s.handle(l, addrPort("0.0.0.0:68"), 67, nil, as(t, nic, iana.EFI_X86_64, "PXEClient:Arch:00007"), (*exchange).answerDHCP)
 		if r == nil || !l.net.Contains(addrOf(r.YourIPAddr)) || addrOf(r.ServerIPAddr) != l.self || r.BootFileName == "" {
 			t.Errorf("%s: %v", l.name, r)
 		}
@@ -469,7 +469,7 @@ func TestUnicastRenewal(t *testing.T) {
 	s.mustEnroll(t, "bravo", mac)
 	offer := s.dhcp(as(t, mac, 0, ""))
 	renew := as(t, mac, 0, "", dhcpv4.WithMessageType(dhcpv4.MessageTypeRequest), dhcpv4.WithClientIP(offer.YourIPAddr))
-	r, to := s.handle(s.links[0], netip.AddrPortFrom(addrOf(offer.YourIPAddr), 68), 67, nil, renew, s.answerDHCP)
+	r, to := s.handle(s.links[0], netip.AddrPortFrom(addrOf(offer.YourIPAddr), 68), 67, nil, renew, (*exchange).answerDHCP)
 	if r == nil || r.MessageType() != dhcpv4.MessageTypeAck || to != netip.AddrPortFrom(addrOf(offer.YourIPAddr), 68) {
 		t.Errorf("to %s: %v", to, r)
 	}
@@ -484,7 +484,7 @@ func TestRelayedRenewal(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.mustEnroll(t, "bravo", mac)
-	offer, _ := s.handle(s.links[0], addrPort("10.9.0.1:67"), 67, nil, as(t, mac, 0, "", relayed("10.9.0.1")), s.answerDHCP)
+	offer, _ := s.handle(s.links[0], addrPort("10.9.0.1:67"), 67, nil, as(t, mac, 0, "", relayed("10.9.0.1")), (*exchange).answerDHCP)
 	if offer == nil {
 		t.Fatal("silence")
 	}
@@ -493,7 +493,7 @@ func TestRelayedRenewal(t *testing.T) {
 		if kind == dhcpv4.MessageTypeRelease {
 			m.UpdateOption(dhcpv4.OptServerIdentifier(net.IPv4(10, 77, 0, 1)))
 		}
-		return s.handle(s.links[0], addrPort("10.9.0.50:68"), 67, nil, m, s.answerDHCP)
+		return s.handle(s.links[0], addrPort("10.9.0.50:68"), 67, nil, m, (*exchange).answerDHCP)
 	}
 	r, to := ask(dhcpv4.MessageTypeRequest)
 	if r == nil || r.MessageType() != dhcpv4.MessageTypeAck || to != addrPort("10.9.0.50:68") || len(r.Router()) != 1 || r.Router()[0].String() != "10.9.0.1" {
@@ -610,7 +610,7 @@ func TestUnsent(t *testing.T) {
 	defer conn.Close()
 	for range 2 {
 		m := as(t, mac, 0, "")
-		s.answer(s.links[0], conn, dhcpRequest{m, m.ToBytes(), addrPort("0.0.0.0:68")}, s.answerDHCP)
+		s.answer(s.links[0], conn, dhcpRequest{m, m.ToBytes(), addrPort("0.0.0.0:68")}, (*exchange).answerDHCP)
 	}
 	events, err := s.Hosts.Events("bravo", 0)
 	if err != nil {

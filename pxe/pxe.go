@@ -179,8 +179,8 @@ func (s *Server) serve(ctx context.Context, text string, l *servedLink, changed 
 		g.Go(func() error { return s.probeAhead(ctx, l, p) })
 	}
 	if l.sock.dhcp != nil {
-		g.Go(func() error { return s.serveDHCP(ctx, l, l.sock.dhcp, s.answerDHCP) })
-		g.Go(func() error { return s.serveDHCP(ctx, l, l.sock.binl, s.answerBINL) })
+		g.Go(func() error { return s.serveDHCP(ctx, l, l.sock.dhcp, (*exchange).answerDHCP) })
+		g.Go(func() error { return s.serveDHCP(ctx, l, l.sock.binl, (*exchange).answerBINL) })
 	}
 	if l.sock.dhcp6 != nil {
 		g.Go(func() error { return s.serveDHCP6(ctx, l) })

@@ -89,12 +89,12 @@ func serverOn(t testing.TB, mode Mode, db store.Store, now func() time.Time) *Se
 
 // dhcp is a packet's way through port 67, and binl through port 4011.
 func (s *Server) dhcp(m *dhcpv4.DHCPv4) *dhcpv4.DHCPv4 {
-	r, _ := s.handle(s.links[0], netip.MustParseAddrPort("0.0.0.0:68"), 67, nil, m, s.answerDHCP)
+	r, _ := s.handle(s.links[0], netip.MustParseAddrPort("0.0.0.0:68"), 67, nil, m, (*exchange).answerDHCP)
 	return r
 }
 
 func (s *Server) binl(m *dhcpv4.DHCPv4) *dhcpv4.DHCPv4 {
-	r, _ := s.handle(s.links[0], netip.MustParseAddrPort("10.77.0.104:68"), 4011, nil, m, s.answerBINL)
+	r, _ := s.handle(s.links[0], netip.MustParseAddrPort("10.77.0.104:68"), 4011, nil, m, (*exchange).answerBINL)
 	return r
 }
 

@@ -56,16 +56,16 @@ func (r *restarts) of(h *hosts.Host) *restart {
 }
 
 // watchRestart tells what a DHCP request says of a machine that was told to start from its disk.
-func (s *Server) watchRestart(m *dhcpv4.DHCPv4, c bootClient, h *hosts.Host) {
-	if h == nil {
+func (e *exchange) watchRestart() {
+	if e.host == nil {
 		return
 	}
-	ev := s.restarts.request(m, c, h, s.Now())
+	ev := e.restarts.request(e.request, e.client, e.host, e.Now())
 	if ev.Kind == "" {
 		return
 	}
-	if _, err := s.Hosts.Apply(h.Name, ev); err != nil { // it proved itself meanwhile
-		s.Log.Debug("keep what a restarted machine did", "host", h.Name, "err", err)
+	if _, err := e.Hosts.Apply(e.host.Name, ev); err != nil { // it proved itself meanwhile
+		e.Log.Debug("keep what a restarted machine did", "host", e.host.Name, "err", err)
 	}
 }
 

@@ -9,8 +9,6 @@ import (
 	"testing"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
-
-	"provision/hosts"
 )
 
 // TestOneMachineInOrder: requests of one machine are answered as they came,
@@ -34,7 +32,8 @@ func TestOneMachineInOrder(t *testing.T) {
 	// machine 0, and a full one holds up all.
 	others := make(chan struct{})
 	var answered atomic.Int32
-	respond := func(_ *servedLink, m *dhcpv4.DHCPv4, _ bootClient, _ *hosts.Host) (*dhcpv4.DHCPv4, error) {
+	respond := func(e *exchange) (*dhcpv4.DHCPv4, error) {
+		m := e.request
 		defer all.Done()
 		who := m.ClientHWAddr[5]
 		if who == 0 {

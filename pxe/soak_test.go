@@ -127,9 +127,9 @@ func (tg *target) dhcpPacket(t testing.TB, data []byte, port uint16) string {
 	if err != nil {
 		return "not DHCP"
 	}
-	respond, from := tg.answerDHCP, netip.MustParseAddrPort("0.0.0.0:68")
+	respond, from := (*exchange).answerDHCP, netip.MustParseAddrPort("0.0.0.0:68")
 	if port == 4011 {
-		respond, from = tg.answerBINL, netip.MustParseAddrPort("10.77.0.104:4011")
+		respond, from = (*exchange).answerBINL, netip.MustParseAddrPort("10.77.0.104:4011")
 	}
 	r, to := tg.handle(tg.links[0], from, port, m.ToBytes(), m, respond)
 	if r == nil {

@@ -27,37 +27,36 @@ func untold(name string) string {
 
 // traceRequest keeps a DHCP request, and what it says about how far its sender
 // came.
-func (s *Server) traceRequest(l *servedLink, from netip.AddrPort, port uint16, raw []byte, m *dhcpv4.DHCPv4,
-	c bootClient, h *hosts.Host) {
-	text := fmt.Sprintf("%s from %s", messageWords(m), c)
-	if a := requested(m); a.IsValid() {
+func (e *exchange) traceRequest(from netip.AddrPort, port uint16, raw []byte) {
+	text := fmt.Sprintf("%s from %s", messageWords(e.request), e.client)
+	if a := requested(e.request); a.IsValid() {
 		text += ", address " + a.String()
 	}
-	if via := agentOf(m); via.addr.IsValid() {
+	if via := agentOf(e.request); via.addr.IsValid() {
 		text += ", " + via.String()
 	}
-	discover := m.MessageType() == dhcpv4.MessageTypeDiscover
-	if discover && c.profile().loads != nothing {
-		s.Traces.Restart(c.MAC)
+	discover := e.request.MessageType() == dhcpv4.MessageTypeDiscover
+	if discover && e.client.profile().loads != nothing {
+		e.Traces.Restart(e.client.MAC)
 	}
-	if discover && c.profile().loads == script {
-		s.ladders.note(c.MAC, func(cl *climb) { cl.ipxe = true })
+	if discover && e.client.profile().loads == script {
+		e.ladders.note(e.client.MAC, func(cl *climb) { cl.ipxe = true })
 	}
-	p := hosts.Packet{From: from, To: netip.AddrPortFrom(l.self, port), Text: text, Data: raw}
-	s.Traces.Add(c.MAC, p, func(tr *hosts.Trace) {
-		if c.profile().loads == nothing {
+	p := hosts.Packet{From: from, To: netip.AddrPortFrom(e.link.self, port), Text: text, Data: raw}
+	e.Traces.Add(e.client.MAC, p, func(tr *hosts.Trace) {
+		if e.client.profile().loads == nothing {
 			return // what is booted by now asks too
 		}
-		c.describe(tr, h)
+		e.client.describe(tr, e.host)
 		switch {
-		case discover && c.profile().loads == script:
+		case discover && e.client.profile().loads == script:
 			tr.Stage = hosts.StageIPXE
 		case discover:
 			tr.Stage = hosts.StageAsked
 			tr.Rounds++
 		case port == 4011:
 			tr.Stage = hosts.StageBINL
-		case m.MessageType() == dhcpv4.MessageTypeRequest && c.profile().loads != script:
+		case e.request.MessageType() == dhcpv4.MessageTypeRequest && e.client.profile().loads != script:
 			tr.Stage = hosts.StageAddress
 		}
 	})
