@@ -72,6 +72,7 @@ func (c closure) String() string {
 func (f *reconciler) startBuild(ctx context.Context, h hosts.Host, hardware string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+
 	old := f.builds[h.Name]
 	boot := h.Boot.Token
 	if h.Boot.TakenBy == "" {
@@ -168,6 +169,7 @@ func (f *reconciler) unchanged(ctx context.Context, b, old *hostBuild) bool {
 	if err != nil || len(missing) > 0 {
 		return false
 	}
+
 	b.result = old.result
 	return true
 }
@@ -212,6 +214,7 @@ func (f *reconciler) make(ctx context.Context, h hosts.Host, b *hostBuild) error
 	if err != nil {
 		return err
 	}
+
 	for _, warning := range config.Warnings {
 		f.note("%s", warning)
 	}
@@ -219,6 +222,7 @@ func (f *reconciler) make(ctx context.Context, h hosts.Host, b *hostBuild) error
 		return fmt.Errorf("the flake builds %s for %s now, and it was enrolled for %s: enroll it again",
 			h.Name, config.System, h.Arch)
 	}
+
 	b.layout = layout
 	b.config = config
 	b.hostKeys = config.HostKeyFiles(layout)
@@ -232,6 +236,7 @@ func (f *reconciler) make(ctx context.Context, h hosts.Host, b *hostBuild) error
 	if err != nil || h.Disko != hosts.Script {
 		return err
 	}
+
 	b.script, err = f.closure(ctx, builder, h, "diskoScript", config.Builds)
 	return err
 }
@@ -314,6 +319,7 @@ func (f *reconciler) evaluated(ctx context.Context) (*hostBuild, error) {
 		return b, nil
 	default:
 	}
+
 	select {
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)

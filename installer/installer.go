@@ -69,13 +69,17 @@ func (in *Installer) Run(ctx context.Context) (err error) {
 		return fmt.Errorf("make a folder for this run: %w", err)
 	}
 	defer os.RemoveAll(in.run)
+
 	in.builds = make(map[string]*hostBuild)
 
 	var reconcilers sync.WaitGroup
 	defer in.building.Wait()
+
 	defer reconcilers.Wait()
+
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+
 	agentDone, err := in.serveAgent(ctx)
 	if err != nil {
 		return err
@@ -87,6 +91,7 @@ func (in *Installer) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+
 	wake := make(map[string]chan struct{})
 	start := func(name string) {
 		ch, running := wake[name]
@@ -105,9 +110,11 @@ func (in *Installer) Run(ctx context.Context) (err error) {
 		kept[h.Name] = true
 		start(h.Name)
 	}
+
 	if err := in.Nix.Release(func(host string) bool { return !kept[host] }); err != nil {
 		in.Log.Error("release what was built for forgotten hosts", "err", err)
 	}
+
 	for name := range changes {
 		start(name)
 	}
@@ -125,6 +132,7 @@ func (in *Installer) reconcileHost(ctx context.Context, name string, wake <-chan
 		case err != nil:
 			in.Log.Error("read a host", "host", name, "err", err)
 		}
+
 		wait := f.reconcile(ctx, h)
 		select {
 		case <-ctx.Done():
@@ -203,12 +211,14 @@ func (f *reconciler) reconcile(ctx context.Context, h hosts.Host) <-chan time.Ti
 			}
 			return time.After(10 * verifyEvery)
 		}
+
 		// Installed, but it did not come up in time: it may still do so, for
 		// instance when somebody types its passphrase in the evening.
 		if h.Restarting() && !f.verify(ctx, h) {
 			return time.After(10 * verifyEvery)
 		}
 	}
+
 	return nil
 }
 
@@ -239,6 +249,7 @@ func (f *reconciler) contact(ctx context.Context, h hosts.Host) *session {
 			f.Log.Debug("no contact", "host", h.Name, "addr", addr, "err", err)
 			continue
 		}
+
 		_, err = f.Hosts.Apply(h.Name, hosts.Event{Kind: hosts.EventContacted, Address: addr, Boot: &h.Boot,
 			Message: "the installer answers at " + addr + " with this boot's key"})
 		if err != nil { // a new boot or a cancel came first
@@ -246,12 +257,14 @@ func (f *reconciler) contact(ctx context.Context, h hosts.Host) *session {
 			s.client.Close()
 			return nil
 		}
+
 		if mac := neighbour(addr); mac != "" && !slices.Contains(h.MACs, mac) {
 			f.note("the installer at %s has the MAC %s, which is not one of %s's (%s); it has this boot's key, so it is taken for the "+
 				"machine: see that it is, or that nothing forges ARP answers", addr, mac, h.Name, strings.Join(h.MACs, ", "))
 		}
 		return s
 	}
+
 	return nil
 }
 
@@ -273,6 +286,7 @@ func (f *reconciler) overdue(h hosts.Host) <-chan time.Time {
 			"netboot the machine again and the install goes on under the same permit", h.Address, f.LiveWithin))
 		return nil
 	}
+
 	why := "the machine was offered a boot and did not fetch it all; see its screen, and `provision logs " + h.Name + "` for what it fetched"
 	if !h.Boot.Used.IsZero() {
 		why = "the machine fetched kernel and initrd, but the installer did not answer SSH with this boot's key; see its screen: " +
@@ -307,6 +321,7 @@ func (f *reconciler) work(ctx context.Context, h hosts.Host, s *session) {
 	if err != nil && cause == nil && !errors.Is(err, errLost) {
 		job.keepJournal(up)
 	}
+
 	down()
 	watching.Wait()
 	switch {
@@ -333,6 +348,7 @@ func (f *reconciler) untilUnwanted(ctx context.Context, h hosts.Host, cancel con
 			return
 		case <-f.wake:
 		}
+
 		now, err := f.Hosts.Get(h.Name)
 		gone := errors.Is(err, hosts.ErrNotFound)
 		cancelled := err == nil && (now.State == hosts.StateFailed || now.State == hosts.StateInstalled)

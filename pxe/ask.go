@@ -48,6 +48,7 @@ func (s *Server) serveIPXE(l *servedLink, c echo.Context) error {
 	case err != nil:
 		return err
 	}
+
 	c.Set("known", true)
 	s.traceHTTP(l, from, cl.MAC, c.Request().Method, "ipxe")
 	s.traceClient(cl, h)
@@ -58,6 +59,7 @@ func (s *Server) serveIPXE(l *servedLink, c echo.Context) error {
 	if err != nil || boot.Token == "" {
 		return errors.Join(echo.ErrNotFound, err)
 	}
+
 	how := hosts.Method{Offer: hosts.OfferROM}
 	if medium {
 		how.Offer = hosts.OfferMedium
@@ -65,6 +67,7 @@ func (s *Server) serveIPXE(l *servedLink, c echo.Context) error {
 	if h, err = s.Hosts.UseBoot(boot.Token, hosts.Fetch{Client: from.Addr().String(), File: "script", Method: how}); err != nil {
 		return echo.ErrNotFound
 	}
+
 	return s.serveImage(l, c, h, "script")
 }
 
@@ -80,6 +83,7 @@ func (s *Server) whoAsks(ctx context.Context, l *servedLink, from netip.Addr, to
 	if err != nil {
 		return ""
 	}
+
 	if s.Mode == Off {
 		if s.serves(from) {
 			return mac
@@ -89,6 +93,7 @@ func (s *Server) whoAsks(ctx context.Context, l *servedLink, from netip.Addr, to
 		}
 		return ""
 	}
+
 	if h, err := s.Hosts.ByMAC(mac); err == nil && h.Address == from.String() {
 		return mac
 	}

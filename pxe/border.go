@@ -32,11 +32,13 @@ func (s *Server) networks(yield func(netip.Prefix) bool) {
 			return
 		}
 	}
+
 	for _, sub := range s.subnets {
 		if !yield(sub.prefix) {
 			return
 		}
 	}
+
 	for _, p := range s.Relays {
 		if !yield(p) {
 			return
@@ -76,6 +78,7 @@ func (e *exchange) admits(from, relay netip.Addr) bool {
 	case from.IsUnspecified(), e.serves(from), e.host != nil && e.host.Address == from.String():
 		return true
 	}
+
 	beyond, words := from, "from "+from.String()
 	if relay.IsValid() {
 		beyond, words = relay, "through the relay "+relay.String()

@@ -15,6 +15,7 @@ func linkChanges(ctx context.Context) (<-chan struct{}, error) {
 	if err != nil {
 		return nil, fmt.Errorf("follow the network interfaces: %w", err)
 	}
+
 	changed := make(chan struct{}, 1)
 	context.AfterFunc(ctx, func() { socket.Close() })
 	go func() {

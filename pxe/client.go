@@ -36,6 +36,7 @@ func identify(m *dhcpv4.DHCPv4) (bootClient, error) {
 	if err != nil {
 		return bootClient{}, errNotClient
 	}
+
 	c := bootClient{MAC: mac, Vendor: printable(m.ClassIdentifier())}
 	c.Arch = archOf(m.ClientArch(), c.Vendor)
 	c.Machine = machineID(m.Options.Get(dhcpv4.OptionClientMachineIdentifier))
@@ -51,6 +52,7 @@ func identify(m *dhcpv4.DHCPv4) (bootClient, error) {
 	default:
 		c.Kind = kindOfVendor(c.Vendor)
 	}
+
 	return c, nil
 }
 
@@ -63,6 +65,7 @@ func archOf(list []iana.Arch, vendor string) iana.Arch {
 			return a
 		}
 	}
+
 	if len(list) > 0 {
 		return list[0]
 	}
@@ -72,6 +75,7 @@ func archOf(list []iana.Arch, vendor string) iana.Arch {
 			return iana.Arch(n)
 		}
 	}
+
 	return iana.INTEL_X86PC
 }
 

@@ -54,6 +54,7 @@ func decide(h *hosts.Host, c bootClient, mode Mode, holdUnknown bool, now time.T
 		}
 		return a
 	}
+
 	if c.profile().loads == nothing {
 		return a
 	}
@@ -64,6 +65,7 @@ func decide(h *hosts.Host, c bootClient, mode Mode, holdUnknown bool, now time.T
 		}
 		return a
 	}
+
 	if why := stranger(h, c); why != "" {
 		return answer{Why: why, Note: true}
 	}

@@ -45,11 +45,14 @@ type dhcpRequest struct {
 func (s *Server) serveDHCP(ctx context.Context, l *servedLink, conn *net.UDPConn, respond responder) error {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
+
 	if err := roomFor(conn, waitingRoom); err != nil {
 		return fmt.Errorf("receive DHCP: %w", err)
 	}
+
 	var answering sync.WaitGroup
 	defer answering.Wait()
+
 	var lane [shards]chan dhcpRequest
 	for i := range lane {
 		lane[i] = make(chan dhcpRequest, waitingRoom/shards)
@@ -62,6 +65,7 @@ func (s *Server) serveDHCP(ctx context.Context, l *servedLink, conn *net.UDPConn
 			}
 		})
 	}
+
 	buf := make([]byte, 4096)
 	control := make([]byte, 64)
 	var lost uint32
@@ -73,6 +77,7 @@ func (s *Server) serveDHCP(ctx context.Context, l *servedLink, conn *net.UDPConn
 		if err != nil {
 			return fmt.Errorf("receive DHCP: %w", err)
 		}
+
 		if now := overflow(control[:controls]); now != lost && now != 0 {
 			s.drops.addMany("DHCP requests", "", uint64(now-lost))
 			lost = now
@@ -82,6 +87,7 @@ func (s *Server) serveDHCP(ctx context.Context, l *servedLink, conn *net.UDPConn
 			s.Log.Debug("not a DHCP packet", "from", from, "err", err)
 			continue
 		}
+
 		lane[maphash.Bytes(seed, m.ClientHWAddr)%shards] <- dhcpRequest{m, bytes.Clone(buf[:n]), from}
 	}
 }
@@ -124,6 +130,7 @@ func (s *Server) handle(l *servedLink, from netip.AddrPort, port uint16, raw []b
 	if e == nil {
 		return nil, netip.AddrPort{}
 	}
+
 	// RFC 4578 leaves open where an answer from port 4011 goes; EDK2 and iPXE listen where they sent from.
 	back := port == 4011 || from.Port() == 4011
 	relay := addrOf(m.GatewayIPAddr)
@@ -133,6 +140,7 @@ func (s *Server) handle(l *servedLink, from netip.AddrPort, port uint16, raw []b
 	if err == nil && !e.admits(from.Addr().Unmap(), relay) {
 		return nil, netip.AddrPort{}
 	}
+
 	var r *dhcpv4.DHCPv4
 	if err == nil {
 		if e.host == nil {
@@ -146,6 +154,7 @@ func (s *Server) handle(l *servedLink, from netip.AddrPort, port uint16, raw []b
 		e.tellError(err)
 		return nil, netip.AddrPort{}
 	}
+
 	if r == nil {
 		return nil, netip.AddrPort{}
 	}
@@ -154,7 +163,7 @@ func (s *Server) handle(l *servedLink, from netip.AddrPort, port uint16, raw []b
 	if back {
 		to = from
 	}
-	s.traceReply(l, to, port, r, e.client)
+	e.traceReply(to, port, r)
 	return r, to
 }
 
@@ -173,6 +182,7 @@ func (s *Server) who(l *servedLink, m *dhcpv4.DHCPv4) (*exchange, error) {
 	case err != nil:
 		return e, err
 	}
+
 	e.client = s.pis.resume(m, c)
 	e.host = &h
 	return e, nil
@@ -216,16 +226,19 @@ func (s *Server) boot(l *servedLink, c bootClient, h hosts.Host) (hosts.Boot, er
 	turn := &s.booting[maphash.String(seed, h.Name)%shards]
 	turn.Lock()
 	defer turn.Unlock()
+
 	h, err := s.Hosts.Get(h.Name) // DHCP and TFTP are answered side by side
 	if err != nil {
 		return hosts.Boot{}, err
 	}
+
 	if (s.fresh(h) || s.late(h)) && h.Boot.MAC == c.MAC {
 		if c.profile().uuid {
 			return s.oneOfTwo(c, h)
 		}
 		return s.toldMore(c, h)
 	}
+
 	img, err := s.Images.Get(h.Image)
 	switch {
 	case err != nil:
@@ -235,6 +248,7 @@ func (s *Server) boot(l *servedLink, c bootClient, h hosts.Host) (hosts.Boot, er
 		s.note(h, "%s asked to boot and was refused: image %s is for %s, and %s is built for %s: enroll it with another --image", c, h.Image, img.Arch, h.Name, h.Arch)
 		return hosts.Boot{}, nil
 	}
+
 	machine := c.Machine
 	if !c.profile().uuid {
 		machine = h.Machine
@@ -256,6 +270,7 @@ func (s *Server) boot(l *servedLink, c bootClient, h hosts.Host) (hosts.Boot, er
 	if err != nil {
 		return hosts.Boot{}, fmt.Errorf("begin a boot of %s: %w", h.Name, err)
 	}
+
 	s.prefetch(img)
 	return next.Boot, nil
 }

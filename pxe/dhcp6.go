@@ -59,6 +59,7 @@ func (s *Server) serveDHCP6(ctx context.Context, l *servedLink) error {
 	conn := l.sock.dhcp6
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
+
 	buf := make([]byte, 4096)
 	for {
 		n, from, err := conn.ReadFromIP(buf)
@@ -68,6 +69,7 @@ func (s *Server) serveDHCP6(ctx context.Context, l *servedLink) error {
 		if err != nil {
 			return fmt.Errorf("receive DHCPv6: %w", err)
 		}
+
 		if n < udpHeader {
 			continue
 		}
@@ -87,6 +89,7 @@ func (s *Server) answerDHCP6(l *servedLink, from netip.Addr, packet []byte) *dhc
 	if err != nil || m.Type() != dhcpv6.MessageTypeSolicit {
 		return nil
 	}
+
 	c := identify6(from, m)
 	if c.profile().loads == nothing {
 		return nil
@@ -98,6 +101,7 @@ func (s *Server) answerDHCP6(l *servedLink, from netip.Addr, packet []byte) *dhc
 		}
 		return nil
 	}
+
 	if decide(&h, c, s.Mode, s.Hold, s.Now()).Load != local {
 		return nil
 	}
@@ -105,11 +109,13 @@ func (s *Server) answerDHCP6(l *servedLink, from netip.Addr, packet []byte) *dhc
 	if err != nil { // a link without Ethernet addresses
 		return nil
 	}
+
 	self := &dhcpv6.DUIDLL{HWType: iana.HWTypeEthernet, LinkLayerAddr: mac}
 	r, err := dhcpv6.NewAdvertiseFromSolicit(m, dhcpv6.WithServerID(self))
 	if err != nil { // it tells no DUID of its own
 		return nil
 	}
+
 	return r
 }
 
@@ -128,6 +134,7 @@ func identify6(from netip.Addr, m *dhcpv6.Message) bootClient {
 			}
 		}
 	}
+
 	c.Arch = archOf(archs, "")
 	return c
 }

@@ -57,31 +57,35 @@ func (e *exchange) answerDHCP() (*dhcpv4.DHCPv4, error) {
 			return nil, nil
 		}
 		if e.request.MessageType() == dhcpv4.MessageTypeDecline {
-			return nil, e.decline(sub, e.client, *e.host, requested(e.request))
+			return nil, e.decline(sub)
 		}
 		_, err := sub.release(e.client.MAC, requested(e.request), false)
 		return nil, err
 	}
+
 	return nil, nil
 }
 
 // decline takes an address back that a machine found in use, and tells of it.
-func (s *Server) decline(sub *subnet, c bootClient, h hosts.Host, addr netip.Addr) error {
-	lost, err := sub.release(c.MAC, addr, true)
+func (e *exchange) decline(sub *subnet) error {
+	mac := e.client.MAC
+	addr := requested(e.request)
+	lost, err := sub.release(mac, addr, true)
 	if errors.Is(err, errDeclines) {
-		s.drops.add("declined addresses", c.MAC)
-		s.note(h, "%s declined %s, and keeps it: %v; look for what answers its ARP probes", c.MAC, addr, err)
+		e.drops.add("declined addresses", mac)
+		e.note(*e.host, "%s declined %s, and keeps it: %v; look for what answers its ARP probes", mac, addr, err)
 		return nil
 	}
+
 	if !lost {
 		return err
 	}
-	until := s.Now().Add(s.Lease).Format(time.DateTime)
+	until := e.Now().Add(e.Lease).Format(time.DateTime)
 	const help = "look for the machine that uses it; if others are in use, too, serve with another --dhcp-range"
-	s.note(h, "%s declined %s: it found that another machine uses it, so it is handed out to nobody until %s; %s",
-		c.MAC, addr, until, help)
-	s.Log.Warn("a machine declined its address, because another one uses it; "+help,
-		"host", h.Name, "mac", c.MAC, "address", addr, "kept back until", until)
+	e.note(*e.host, "%s declined %s: it found that another machine uses it, so it is handed out to nobody until %s; %s",
+		mac, addr, until, help)
+	e.Log.Warn("a machine declined its address, because another one uses it; "+help,
+		"host", e.host.Name, "mac", mac, "address", addr, "kept back until", until)
 	return err
 }
 
@@ -104,6 +108,7 @@ func (e *exchange) answerProxy() (*dhcpv4.DHCPv4, error) {
 		// A BOOTP client takes one reply for its whole configuration (RFC 951), and a proxy has no address to put in it.
 		return nil, nil
 	}
+
 	b, err := e.load(e.decide(e.client, e.host))
 	if err != nil || b.empty() {
 		return nil, err
@@ -146,10 +151,12 @@ func (e *exchange) answerFull() (*dhcpv4.DHCPv4, error) {
 		}
 		return nil, nil
 	}
+
 	addr, ok, err := e.lease(sub)
 	if err != nil || !addr.IsValid() {
 		return nil, err
 	}
+
 	if !ok {
 		return nak(e.request, serverID(e.link, e.request))
 	}
@@ -157,6 +164,7 @@ func (e *exchange) answerFull() (*dhcpv4.DHCPv4, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	n := bootNetwork{
 		Server: serverID(e.link, e.request),
 		Mask:   net.CIDRMask(sub.prefix.Bits(), 32),
@@ -184,6 +192,7 @@ func (e *exchange) lease(sub *subnet) (addr netip.Addr, ok bool, err error) {
 			fixed = netip.Addr{}
 		}
 	}
+
 	want := requested(e.request)
 	switch e.request.MessageType() {
 	case dhcpv4.MessageTypeDiscover:
@@ -191,7 +200,7 @@ func (e *exchange) lease(sub *subnet) (addr netip.Addr, ok bool, err error) {
 			sub.awaitProbes()
 		}
 		if addr, err = sub.offer(e.client.MAC, fixed, want, e.host != nil); err == nil && e.host != nil {
-			e.tellDoubt(*e.host, e.client, sub.doubt(e.client.MAC, addr))
+			e.tellDoubt(sub.doubt(e.client.MAC, addr))
 		}
 		return addr, true, err
 	case dhcpv4.MessageTypeInform:
@@ -202,6 +211,7 @@ func (e *exchange) lease(sub *subnet) (addr netip.Addr, ok bool, err error) {
 	case dhcpv4.MessageTypeNone:
 		return e.leaseBOOTP(sub, fixed)
 	}
+
 	if id := e.request.ServerIdentifier(); id != nil && !id.IsUnspecified() && !isSelf(e.link, e.request) {
 		return addr, false, nil // it chose another server
 	}
@@ -213,12 +223,14 @@ func (e *exchange) lease(sub *subnet) (addr netip.Addr, ok bool, err error) {
 			e.moved(e.link, *e.host, e.request, want)
 		}
 	}
+
 	// What is in this network and was not ours to give may be another server's (RFC 2131, section 4.3.2, INIT-REBOOT),
 	// and that one is called by the same server identifier override.
 	named := addrOf(e.request.ServerIdentifier()) == e.link.self
 	if !ok && err == nil && !named && !fixed.IsValid() && sub.prefix.Contains(want) && !sub.rng.contains(want) {
 		return addr, false, nil
 	}
+
 	return want, ok, err
 }
 
@@ -230,6 +242,7 @@ func (e *exchange) leaseBOOTP(sub *subnet, fixed netip.Addr) (addr netip.Addr, o
 			"with `provision set %s --address ADDRESS`", e.client.MAC, e.host.Name)
 		return addr, false, nil
 	}
+
 	if _, err = sub.offer(e.client.MAC, fixed, fixed, true); err != nil {
 		return addr, false, err
 	}
@@ -241,14 +254,15 @@ func (e *exchange) leaseBOOTP(sub *subnet, fixed netip.Addr) (addr netip.Addr, o
 }
 
 // tellDoubt tells of an address that was handed out although it may be in use.
-func (s *Server) tellDoubt(h hosts.Host, c bootClient, why string) {
+func (e *exchange) tellDoubt(why string) {
 	if why == "" {
 		return
 	}
 	const help = "look for the machine with that MAC; if the addresses are really in use, serve with another --dhcp-range"
-	s.note(h, "%s got an address that may be in use: %s; %s", c, why, help)
-	if s.doubted.due(s.Now()) {
-		s.Log.Warn("an address was handed out that may be in use; "+help, "host", h.Name, "mac", c.MAC, "why", why)
+	e.note(*e.host, "%s got an address that may be in use: %s; %s", e.client, why, help)
+	if e.doubted.due(e.Now()) {
+		e.Log.Warn("an address was handed out that may be in use; "+help,
+			"host", e.host.Name, "mac", e.client.MAC, "why", why)
 	}
 }
 
@@ -268,6 +282,7 @@ func (e *exchange) load(a answer) (bootInfo, error) {
 		b.Tree = boot.Token != ""
 		return b, err
 	}
+
 	var pinned, worked hosts.Method
 	if e.host != nil {
 		pinned, worked = e.host.BootMethod, e.host.Method
@@ -289,6 +304,7 @@ func (e *exchange) load(a answer) (bootInfo, error) {
 		}
 		b.Offer = how.Offer
 	}
+
 	if e.host == nil {
 		b.File = e.holdFile(a.Load, e.client.MAC, file)
 	} else {
@@ -298,6 +314,7 @@ func (e *exchange) load(a answer) (bootInfo, error) {
 		}
 		b.File = bootPath + boot.Token + "/" + file
 	}
+
 	if a.Load == script || profiles[b.Kind].url {
 		b.File = e.url(e.link.self.String(), b.File)
 	}
@@ -320,4 +337,3 @@ func (e *exchange) tellError(err error) {
 		e.Log.Error("answer DHCP", "mac", e.client.MAC, "err", err)
 	}
 }
-

@@ -44,6 +44,7 @@ func (s *Server) open(l *servedLink, name string, from netip.AddrPort) (tftp.Fil
 	if err != nil {
 		return tftp.File{}, tftp.ErrNotServed
 	}
+
 	client := from.Addr().Unmap()
 	mac := l.neighbour(client)
 	if mac == "" && l.net.Contains(client) {
@@ -75,10 +76,12 @@ func (s *Server) openOfBoot(h hosts.Host, name, folder string, from netip.AddrPo
 		if err != nil {
 			return tftp.File{}, err
 		}
+
 		img, err := s.Images.Get(h.Image)
 		if err != nil {
 			return tftp.File{}, err
 		}
+
 		cmdline := img.BootCmdline(h.KernelParams) + " BOOTIF=01-" + strings.ReplaceAll(h.Boot.MAC, ":", "-")
 		switch made, wait := s.ubootStage(h, img); {
 		case wait:
@@ -88,6 +91,7 @@ func (s *Server) openOfBoot(h hosts.Host, name, folder string, from netip.AddrPo
 				return tftp.File{}, err
 			}
 		}
+
 		s.reached(h.Boot.MAC, hosts.StageScript)
 		return memoryFile([]byte(ubootConfig(h, cmdline, folder))), nil
 	case "kernel", "initrd":
@@ -98,6 +102,7 @@ func (s *Server) openOfBoot(h hosts.Host, name, folder string, from netip.AddrPo
 		s.reached(h.Boot.MAC, hosts.Stage(name))
 		return s.imageFile(h, name, client)
 	}
+
 	if !s.fresh(h) {
 		return tftp.File{}, tftp.ErrNotFound
 	}
@@ -149,6 +154,7 @@ func (s *Server) openByNeighbour(l *servedLink, name string, from netip.AddrPort
 			return l.reachable(f, h, from, mac), err
 		}
 	}
+
 	c := bootClient{MAC: mac, Kind: uboot, Arch: iana.UBOOT_ARM64}
 	if name != pxelinux(mac) {
 		c.Kind, c.Arch = pxeFirmware, programArch(name)
@@ -156,6 +162,7 @@ func (s *Server) openByNeighbour(l *servedLink, name string, from netip.AddrPort
 			c.Kind = system // whatever it is after, there is an answer for those we know
 		}
 	}
+
 	h, err := s.Hosts.ByMAC(mac)
 	if errors.Is(err, hosts.ErrNotFound) {
 		if s.Mode == Off {
@@ -169,6 +176,7 @@ func (s *Server) openByNeighbour(l *servedLink, name string, from netip.AddrPort
 	if err != nil {
 		return tftp.File{}, err
 	}
+
 	if a := s.decide(c, &h); a.Load == nothing || a.Load == local {
 		return tftp.File{}, tftp.ErrNotFound
 	}
@@ -176,6 +184,7 @@ func (s *Server) openByNeighbour(l *servedLink, name string, from netip.AddrPort
 	if err != nil || boot.Token == "" {
 		return tftp.File{}, errors.Join(tftp.ErrNotFound, err)
 	}
+
 	h.Boot, h.State = boot, hosts.StateBooting
 	return s.openOfBoot(h, name, bootPath+boot.Token+"/", from)
 }
@@ -237,6 +246,7 @@ func (s *Server) imageFile(h hosts.Host, name, client string) (tftp.File, error)
 	if err != nil {
 		return tftp.File{}, err
 	}
+
 	what, tail := img.Kernel, []byte(nil)
 	switch made, wait := s.ubootStage(h, img); {
 	case wait:
@@ -248,15 +258,18 @@ func (s *Server) imageFile(h hosts.Host, name, client string) (tftp.File, error)
 		f, err := s.Images.OpenFile(what)
 		return tftp.File{Content: f, Size: what.Size}, err
 	}
+
 	if name == "initrd" {
 		if what, tail, err = s.initrd(h, img); err != nil {
 			return tftp.File{}, err
 		}
 	}
+
 	f, err := s.Images.OpenFile(what)
 	if err != nil {
 		return tftp.File{}, err
 	}
+
 	both := struct {
 		io.Reader
 		io.Closer

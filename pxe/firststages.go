@@ -54,6 +54,7 @@ func (s *Server) firstStage(img images.Image) *builtStage {
 		default:
 		}
 	}
+
 	if made == nil {
 		if p.all == nil {
 			p.all = make(map[string]*builtStage)
@@ -65,6 +66,7 @@ func (s *Server) firstStage(img images.Image) *builtStage {
 		p.all[key] = made
 		p.work.Go(func() { s.make(p.ctx, img, made) })
 	}
+
 	p.mu.Unlock()
 	select {
 	case <-made.done:

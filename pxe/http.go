@@ -60,6 +60,7 @@ func (s *Server) routes(l *servedLink) http.Handler {
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
 	e.Pre(readPath)
+
 	// A stranger gets no answer at all: the connection just ends.
 	e.HTTPErrorHandler = func(err error, c echo.Context) {
 		var he *echo.HTTPError
@@ -67,6 +68,7 @@ func (s *Server) routes(l *servedLink) http.Handler {
 			s.Log.Error("serve HTTP", "from", c.Request().RemoteAddr, "path", c.Path(), "err", err)
 			he = echo.NewHTTPError(http.StatusInternalServerError)
 		}
+
 		if c.Get("known") == nil {
 			panic(http.ErrAbortHandler)
 		}
@@ -87,6 +89,7 @@ func (s *Server) routes(l *servedLink) http.Handler {
 		}
 		e.Add(method, "/*", with(s.serveNothing))
 	}
+
 	return e
 }
 
@@ -164,10 +167,12 @@ func (s *Server) serveBoot(l *servedLink, c echo.Context) error {
 	if err != nil {
 		return err
 	}
+
 	if err := s.vouchSoon(c.Request().Context(), l, h, from.Addr()); err != nil {
 		s.note(h, "%s asked for %s with the token of its boot and got no answer: %s", from.Addr(), untold(name), err)
 		return echo.ErrNotFound
 	}
+
 	c.Set("known", true)
 	switch {
 	case s.programs[name] != nil:
@@ -178,6 +183,7 @@ func (s *Server) serveBoot(l *servedLink, c echo.Context) error {
 		s.traceUnserved(l, c, h.Boot.MAC, name)
 		return echo.ErrNotFound // iPXE looks for autoexec.ipxe; that binds nobody
 	}
+
 	h, err = s.Hosts.UseBoot(token, hosts.Fetch{
 		Client: from.Addr().String(),
 		File:   name,
@@ -193,6 +199,7 @@ func (s *Server) serveBoot(l *servedLink, c echo.Context) error {
 	if err != nil {
 		return err
 	}
+
 	if name == "script" {
 		s.ladders.done(h.Boot.MAC)
 	}
@@ -207,6 +214,7 @@ func (s *Server) serveImage(l *servedLink, c echo.Context, h hosts.Host, name st
 		s.note(h, "its image cannot be served: %s", err)
 		return echo.ErrNotFound
 	}
+
 	s.traceHTTP(l, remote(c), h.Boot.MAC, c.Request().Method, name)
 	s.reached(h.Boot.MAC, hosts.Stage(name))
 	switch name {
@@ -227,6 +235,7 @@ func (s *Server) serveImage(l *servedLink, c echo.Context, h hosts.Host, name st
 		}
 		return err
 	}
+
 	return echo.ErrNotFound
 }
 
@@ -272,6 +281,7 @@ func (s *Server) send(c echo.Context, h hosts.Host, file images.File, tail []byt
 		return false, echo.ErrNotFound
 	}
 	defer f.Close()
+
 	size := file.Size + int64(len(tail))
 	first, length, partial, ok := byteRange(c.Request().Header.Get("Range"), size)
 	head := c.Response().Header()
@@ -296,6 +306,7 @@ func (s *Server) send(c echo.Context, h hosts.Host, file images.File, tail []byt
 		s.Log.Debug("image not sent whole", "host", h.Name, "err", err)
 		return false, nil
 	}
+
 	return first+length == size, nil
 }
 
@@ -308,6 +319,7 @@ func (s *Server) copyOut(c echo.Context, h hosts.Host, f *os.File, fileSize int6
 	if _, err := f.Seek(min(first, fileSize), io.SeekStart); err != nil {
 		return err
 	}
+
 	total := fileSize + int64(len(tail))
 	told := s.Now()
 	for at := first; at < first+length && at < fileSize; {
@@ -316,6 +328,7 @@ func (s *Server) copyOut(c echo.Context, h hosts.Host, f *os.File, fileSize int6
 		if err != nil {
 			return err
 		}
+
 		if tail != nil && s.Now().Sub(told) > time.Second {
 			told = s.Now()
 			p := hosts.Progress{Done: at, Total: total, Unit: "bytes"}
@@ -328,6 +341,7 @@ func (s *Server) copyOut(c echo.Context, h hosts.Host, f *os.File, fileSize int6
 			}
 		}
 	}
+
 	from, to := max(first-fileSize, 0), first+length-fileSize
 	if to <= 0 {
 		return nil
@@ -352,16 +366,19 @@ func byteRange(header string, size int64) (first, length int64, partial, ok bool
 		n = min(n, size)
 		return size - n, n, true, n > 0
 	}
+
 	first, err := strconv.ParseInt(a, 10, 64)
 	if err != nil || first < 0 {
 		return 0, size, false, true
 	}
+
 	last := size - 1
 	if b != "" {
 		if last, err = strconv.ParseInt(b, 10, 64); err != nil || last < first {
 			return 0, size, false, true
 		}
 	}
+
 	last = min(last, size-1)
 	return first, last - first + 1, true, first < size
 }

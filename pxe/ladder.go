@@ -37,11 +37,13 @@ func stepsFor(c bootClient, mode Mode, programs map[string][]byte) (st steps) {
 	default:
 		st.offers = []string{hosts.OfferBINL, hosts.OfferFirst, hosts.OfferHeader}
 	}
+
 	for _, p := range []string{hosts.DriverFirmware, hosts.DriverNative} {
 		if programs[programFile(c, p)] != nil {
 			st.programs = append(st.programs, p)
 		}
 	}
+
 	return st
 }
 
@@ -62,6 +64,7 @@ func programFile(c bootClient, program string) string {
 	case c.processor() == string(images.X86_64):
 		return pick(images.ProgramSNP, images.ProgramNative)
 	}
+
 	return ""
 }
 
@@ -98,6 +101,7 @@ type half struct{ token, file string }
 func (l *ladders) ask(c bootClient, st steps, discover bool, pinned, worked hosts.Method, now time.Time) hosts.Method {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+
 	st.offers, st.programs = pin(st.offers, pinned.Offer), pin(st.programs, pinned.Program)
 	if len(st.offers) == 0 || len(st.programs) == 0 {
 		return hosts.Method{}
@@ -121,11 +125,13 @@ func (l *ladders) ask(c bootClient, st steps, discover bool, pinned, worked host
 		case !cl.asked:
 			cl.offer++
 		}
+
 		cl.asked = false
 		cl.loaded = false
 		cl.ipxe = false
 		cl.done = false
 	}
+
 	cl.method = hosts.Method{Offer: st.offers[cl.offer%len(st.offers)], Program: st.programs[cl.program%len(st.programs)]}
 	return cl.method
 }

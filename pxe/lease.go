@@ -41,6 +41,7 @@ func ParseRange(s string) (Range, error) {
 			err3 = errors.New("not a prefix length")
 		}
 	}
+
 	if err1 != nil || err2 != nil || err3 != nil || !first.Is4() || !last.Is4() || last.Less(first) {
 		return Range{}, fmt.Errorf("DHCP range %q: write FIRST-LAST, such as 192.168.1.100-192.168.1.199, and for machines behind a relay FIRST-LAST/24", s)
 	}
@@ -145,10 +146,12 @@ func newPool(db LeaseStore, rng Range, term time.Duration, now func() time.Time,
 	p.avoids(avoid)
 	ctx, cancel := context.WithTimeout(context.Background(), storePatience)
 	defer cancel()
+
 	recs, err := db.List(ctx, LeasePrefix, "")
 	if err != nil {
 		return nil, fmt.Errorf("read leases: %w", err)
 	}
+
 	for _, rec := range recs {
 		var l lease
 		addr, err := netip.ParseAddr(strings.TrimPrefix(rec.Key, LeasePrefix))
@@ -160,6 +163,7 @@ func newPool(db LeaseStore, rng Range, term time.Duration, now func() time.Time,
 			p.mine[l.MAC] = addr
 		}
 	}
+
 	return p, nil
 }
 
@@ -176,6 +180,7 @@ func (p *pool) offer(mac string, fixed, asked netip.Addr, known bool) (netip.Add
 	} else if l := p.by[fixed]; l.MAC != "" && l.MAC != mac && l.Expires.After(p.now()) {
 		return netip.Addr{}, fmt.Errorf("%w: the fixed address %s of %s is leased to %s until %s", errNoAddress, fixed, mac, l.MAC, l.Expires.Format(time.TimeOnly))
 	}
+
 	if !addr.IsValid() {
 		return addr, fmt.Errorf("%w in %s for %s", errNoAddress, p.rng, mac)
 	}
@@ -193,6 +198,7 @@ func (p *pool) pick(mac string, asked netip.Addr, known bool) netip.Addr {
 	if p.free(asked) && !inUse(asked) {
 		return asked
 	}
+
 	// A machine lands on the same address each time, as far as possible, even
 	// after its lease was lost.
 	h := fnv.New32a()
@@ -224,6 +230,7 @@ func (p *pool) pick(mac string, asked netip.Addr, known bool) netip.Addr {
 			declined = addr
 		}
 	}
+
 	if !known {
 		return expired
 	}
@@ -264,6 +271,7 @@ func (p *pool) assign(addr netip.Addr, l lease) {
 		}
 		delete(p.saved, addr) // what is on the disk is another's
 	}
+
 	if old, ok := p.mine[l.MAC]; ok && old != addr {
 		delete(p.by, old)
 	}
@@ -287,11 +295,13 @@ func (p *pool) confirm(mac string, addr netip.Addr) (bool, error) {
 	if !ours || !stale {
 		return ours, nil
 	}
+
 	// Half a term more on the disk spares it a write for every DHCPREQUEST.
 	longer := lease{MAC: mac, Expires: l.Expires.Add(p.term / 2)}
 	if err := p.save(addr, &longer); err != nil {
 		return false, err
 	}
+
 	p.mu.Lock()
 	if p.by[addr].MAC == mac {
 		p.saved[addr] = longer.Expires
@@ -307,6 +317,7 @@ func (p *pool) confirm(mac string, addr netip.Addr) (bool, error) {
 func (p *pool) release(mac string, addr netip.Addr, declined bool) (lost bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+
 	_, leased := p.saved[addr]
 	mine, ok := p.mine[mac]
 	if !ok || mine != addr || declined && !leased {
@@ -336,6 +347,7 @@ func (p *pool) mayDecline(mac string) bool {
 			p.declines[other] = all
 		}
 	}
+
 	if len(p.declines[mac]) >= maxDeclines {
 		return false
 	}
@@ -363,6 +375,7 @@ func (p *pool) save(addr netip.Addr, l *lease) error {
 		}
 		w.Value = data
 	}
+
 	ctx, cancel := context.WithTimeout(context.Background(), storePatience)
 	defer cancel()
 	if err := p.store.Commit(ctx, nil, []store.Write{w}); err != nil {

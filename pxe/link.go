@@ -78,20 +78,24 @@ func openLink(text string, was *servedLink) (*servedLink, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	ifi, err := net.InterfaceByName(name)
 	if err != nil {
 		return nil, fmt.Errorf("network interface %q does not exist; there are: %s", name, strings.Join(interfaceNames(), ", "))
 	}
+
 	addrs, err := ifi.Addrs()
 	if err != nil {
 		return nil, fmt.Errorf("addresses of %s: %w", name, err)
 	}
+
 	var all []netip.Prefix
 	for _, a := range addrs {
 		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() {
 			all = append(all, p)
 		}
 	}
+
 	slices.SortStableFunc(all, func(a, b netip.Prefix) int { return rank(a, chosen, was) - rank(b, chosen, was) })
 	l := &servedLink{name: name, index: ifi.Index, mac: ifi.HardwareAddr.String()}
 	l.mtu.Store(int64(ifi.MTU))
@@ -102,6 +106,7 @@ func openLink(text string, was *servedLink) (*servedLink, error) {
 	case chosen.IsValid() && (len(all) == 0 || all[0].Addr() != chosen.Addr()):
 		return nil, fmt.Errorf("network interface %s has not the address %s; it has: %s", name, chosen.Addr(), networksText(all))
 	}
+
 	l.self, l.net = all[0].Addr(), all[0].Masked()
 	return l, nil
 }
@@ -156,6 +161,7 @@ func (l *servedLink) kernelNeighbour(addr netip.Addr) string {
 		return ""
 	}
 	defer unix.Close(fd)
+
 	req := arpRequest{protocol: unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: addr.As4()}}
 	copy(req.device[:unix.IFNAMSIZ-1], l.name)
 	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCGARP, uintptr(unsafe.Pointer(&req)))
@@ -231,6 +237,7 @@ func (s *Server) openSubnets(waiting bool) error {
 				sub.prefix = l.net
 			}
 		}
+
 		switch {
 		case !sub.prefix.IsValid() && waiting:
 			continue
@@ -241,6 +248,7 @@ func (s *Server) openSubnets(waiting bool) error {
 		case slices.ContainsFunc(all, func(o subnet) bool { return o.prefix.Overlaps(sub.prefix) }):
 			return fmt.Errorf("DHCP range %s: there is another range in %s; write one for each network", r, sub.prefix)
 		}
+
 		if !sub.prefix.Contains(s.Router) { // behind a relay, that is the router
 			sub.router = netip.Addr{}
 		}
@@ -253,8 +261,10 @@ func (s *Server) openSubnets(waiting bool) error {
 				return err
 			}
 		}
+
 		all = append(all, sub)
 	}
+
 	within := func(sub subnet) bool { return sub.prefix.Contains(s.Router) }
 	if s.Router.IsValid() && !waiting && !slices.ContainsFunc(all, within) {
 		return fmt.Errorf("router %s is in none of the networks whose addresses are handed out", s.Router)
@@ -304,6 +314,7 @@ func (s *Server) CheckAddress(addr netip.Addr, macs []string) error {
 		}
 		return fmt.Errorf("address %s is in none of the networks whose addresses are handed out (%s)", addr, strings.Join(all, ", "))
 	}
+
 	if err := sub.refuses(addr, macs); err != nil {
 		return fmt.Errorf("address %s: %w", addr, err)
 	}

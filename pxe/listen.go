@@ -105,6 +105,7 @@ func PortOwner(proto string, port int) string {
 		name, _ := os.ReadFile("/proc/" + pid + "/comm")
 		return fmt.Sprintf("%s (pid %s)", strings.TrimSpace(string(name)), pid)
 	}
+
 	return ""
 }
 
@@ -124,5 +125,6 @@ func socketInodes(file string, port int) map[string]bool {
 			inodes["socket:["+fields[9]+"]"] = true
 		}
 	}
+
 	return inodes
 }

@@ -72,14 +72,17 @@ func (s *Server) piTree(h hosts.Host, p piBoard, img images.Image, made *builtSt
 	if err != nil {
 		return t, err
 	}
+
 	candidates, err := p.candidates()
 	if err != nil {
 		return t, err
 	}
+
 	t.files, err = p.firmwareFiles(candidates, vendor)
 	if err != nil {
 		return t, err
 	}
+
 	if h.AllowEEPROM {
 		maps.Copy(t.files, vendor.EEPROM())
 	}
@@ -99,10 +102,12 @@ func (s *Server) piTree(h hosts.Host, p piBoard, img images.Image, made *builtSt
 	if err != nil {
 		return t, err
 	}
+
 	cmdline, err := s.piCmdline(h, img)
 	if err != nil {
 		return t, err
 	}
+
 	t.texts = map[string]string{piConfig: configTxt, piCmdline: cmdline}
 	return t, t.fits(piBlock(p.Board))
 }
@@ -119,6 +124,7 @@ func (p piBoard) firmwareFiles(candidates []boards.Board, vendor images.Firmware
 		maps.Copy(all, files)
 		lacks = append(lacks, b.Missing(vendor.Names(), boards.TFTP)...)
 	}
+
 	if len(candidates) > 1 {
 		return all, nil
 	}
@@ -189,6 +195,7 @@ func configText(h hosts.Host, kernel string) (string, error) {
 				len(line), maxPiConfigLine, line)
 		}
 	}
+
 	text := strings.Join(append(lines, h.PiConfig...), "\n") + "\n"
 	if len(text) > maxPiConfig {
 		return "", fmt.Errorf("its config.txt would have %d bytes, of which the firmware reads %d: "+
@@ -221,6 +228,7 @@ func (s *Server) firstCmdline(h hosts.Host, img images.Image) (string, error) {
 			return "", err
 		}
 	}
+
 	url := s.url(h.Boot.Server, bootPath+token+"/initrd")
 	params := []string{
 		img.BootCmdline(h.KernelParams),
@@ -250,6 +258,7 @@ func (s *Server) bootPi(l *servedLink, c bootClient, h hosts.Host) (hosts.Boot, 
 	if err != nil {
 		return s.boot(l, c, h) // it says what is wrong
 	}
+
 	next := h
 	next.Boot = hosts.Boot{Server: l.self.String(), MAC: c.MAC}
 	_, err = s.piTree(next, p, img, &builtStage{}) // making the rest takes seconds
@@ -261,6 +270,7 @@ func (s *Server) bootPi(l *servedLink, c bootClient, h hosts.Host) (hosts.Boot, 
 		s.refuse(c, h, err)
 		return hosts.Boot{}, nil
 	}
+
 	made := s.firstStage(img)
 	if made == nil {
 		s.Log.Debug("the board's kernel and first stage are being made", "host", h.Name, "image", img.Name)
@@ -273,6 +283,7 @@ func (s *Server) bootPi(l *servedLink, c bootClient, h hosts.Host) (hosts.Boot, 
 		s.refuse(c, h, err)
 		return hosts.Boot{}, nil
 	}
+
 	return s.boot(l, c, h)
 }
 
@@ -355,6 +366,7 @@ func (s *Server) openPi(l *servedLink, h hosts.Host, mac, name string) (f tftp.F
 			return f, true, err
 		}
 	}
+
 	f, err = s.piFile(h, p, file)
 	return f, true, err
 }
@@ -366,6 +378,7 @@ func (s *Server) piFile(h hosts.Host, p piBoard, file string) (f tftp.File, err 
 	if err != nil {
 		return f, err
 	}
+
 	made := s.firstStage(img)
 	if made == nil {
 		return f, tftp.ErrNotServed // it asks again
@@ -373,10 +386,12 @@ func (s *Server) piFile(h hosts.Host, p piBoard, file string) (f tftp.File, err 
 	if made.err != nil {
 		return f, made.err
 	}
+
 	t, err := s.piTree(h, p, img, made)
 	if err != nil {
 		return f, err
 	}
+
 	file = t.meant(file)
 	what, ok := t.files[file]
 	body, isText := t.texts[file]
@@ -394,6 +409,7 @@ func (s *Server) piFile(h hosts.Host, p piBoard, file string) (f tftp.File, err 
 	default:
 		s.reached(h.Boot.MAC, hosts.StageProgram)
 	}
+
 	content, err := s.Images.OpenFile(what)
 	return tftp.File{Content: content, Size: what.Size}, err
 }

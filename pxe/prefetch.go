@@ -37,26 +37,31 @@ func (s *Server) prefetch(img images.Image) {
 	w := &s.prefetcher
 	w.mu.Lock()
 	defer w.mu.Unlock()
+
 	if at, read := w.last[key]; w.ctx == nil || read && s.Now().Sub(at) < warmFor {
 		return
 	}
 	if w.last == nil {
 		w.last = make(map[string]time.Time)
 	}
+
 	// A reading that takes longer than warmFor is not begun a second time.
 	w.last[key] = s.Now().Add(time.Hour)
 	ctx := w.ctx
 	w.work.Go(func() {
 		w.turn.Lock()
 		defer w.turn.Unlock()
+
 		began := time.Now()
 		n, err := s.Images.Warm(ctx, img)
 		if err != nil && ctx.Err() == nil { // who boots it is told why it cannot be had
 			s.Log.Warn("the image is not in the page cache", "image", img.Name, "err", err)
 		}
+
 		s.Log.Debug("image read ahead", "image", img.Name, "bytes", n, "took", time.Since(began))
 		w.mu.Lock()
 		defer w.mu.Unlock()
+
 		w.last[key] = s.Now()
 	})
 }

@@ -67,6 +67,7 @@ func (p *pool) silent(mac string, start int64) (best netip.Addr) {
 			best = addr
 		}
 	}
+
 	return best
 }
 
@@ -111,6 +112,7 @@ func (p *pool) want(more bool) {
 func (p *pool) unprobed() []netip.Addr {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+
 	silent := 0
 	var never, expired []netip.Addr
 	for i := int64(0); i < p.rng.size() && silent+len(never) < p.ahead; i++ {
@@ -128,6 +130,7 @@ func (p *pool) unprobed() []netip.Addr {
 			never = append(never, addr)
 		}
 	}
+
 	all := append(never, expired...)
 	return all[:min(len(all), p.ahead-silent)]
 }
@@ -199,6 +202,7 @@ func (s *Server) probeAhead(ctx context.Context, l *servedLink, p *pool) error {
 		return nil
 	}
 	defer arp.conn.Close()
+
 	for tick := time.NewTicker(probeEvery); ctx.Err() == nil; {
 		if addrs := p.unprobed(); len(addrs) > 0 {
 			answers, err := arp.probe(ctx, addrs)
@@ -209,6 +213,7 @@ func (s *Server) probeAhead(ctx context.Context, l *servedLink, p *pool) error {
 				continue
 			}
 		}
+
 		p.endFirst()
 		select {
 		case <-p.wanted:
@@ -217,6 +222,7 @@ func (s *Server) probeAhead(ctx context.Context, l *servedLink, p *pool) error {
 		case <-ctx.Done():
 		}
 	}
+
 	return nil
 }
 
@@ -232,10 +238,12 @@ func openARP(l *servedLink) (*arpSocket, error) {
 	if err != nil || len(mac) != 6 {
 		return nil, fmt.Errorf("interface %s is not an Ethernet", l.name)
 	}
+
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open a packet socket: %w", err)
 	}
+
 	err = unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
 		&unix.SockFprog{Len: uint16(len(probeAnswers)), Filter: &probeAnswers[0]})
 	if err == nil {
@@ -273,10 +281,12 @@ func (a *arpSocket) probe(ctx context.Context, addrs []netip.Addr) (map[netip.Ad
 				return nil, fmt.Errorf("probe %s by ARP: %w", addr, err)
 			}
 		}
+
 		if err := a.hear(addrs, answers); err != nil {
 			return nil, err
 		}
 	}
+
 	return answers, nil
 }
 
@@ -296,6 +306,7 @@ func (a *arpSocket) hear(addrs []netip.Addr, answers map[netip.Addr]string) erro
 		case n < 42: // Ethernet's header and ARP
 			continue
 		}
+
 		addr := netip.AddrFrom4([4]byte(buf[28:32]))
 		if mac, err := hosts.ParseMAC(net.HardwareAddr(buf[22:28]).String()); err == nil && slices.Contains(addrs, addr) {
 			answers[addr] = mac

@@ -100,6 +100,7 @@ func (s *Server) Listen(ctx context.Context) error {
 			return err
 		}
 	}
+
 	return nil
 }
 
@@ -140,6 +141,7 @@ func (s *Server) follow(ctx context.Context, text string) error {
 	if err != nil {
 		return err
 	}
+
 	name, _, _ := parseInterface(text)
 	l := s.linkOf(name)
 	for said := ""; ; {
@@ -149,6 +151,7 @@ func (s *Server) follow(ctx context.Context, text string) error {
 				s.Log.Warn("waiting for an interface to answer on", "err", err)
 			}
 		}
+
 		if l != nil {
 			said = ""
 			err = s.serve(ctx, text, l, changed)
@@ -159,6 +162,7 @@ func (s *Server) follow(ctx context.Context, text string) error {
 			l = nil
 			continue
 		}
+
 		select {
 		case <-changed:
 		case <-time.After(5 * time.Second): // a port may have been taken
@@ -173,6 +177,7 @@ func (s *Server) serve(ctx context.Context, text string, l *servedLink, changed 
 	s.Log.Info("answering booting machines", "interface", l.name, "address", l.self, "dhcp", s.Mode, "http", s.HTTPPort)
 	ctx, end := context.WithCancel(ctx)
 	defer end()
+
 	g, ctx := errgroup.WithContext(ctx)
 	if p := s.probedPool(l); p != nil {
 		p.expectProbes()
@@ -199,6 +204,7 @@ func (s *Server) serve(ctx context.Context, text string, l *servedLink, changed 
 				s.Log.Warn("an interface has changed", "interface", l.name, "address", l.self, "now", now.self)
 				return nil
 			}
+
 			if mtu := now.mtu.Load(); l.mtu.Swap(mtu) != mtu {
 				s.Log.Info("the MTU of an interface has changed", "interface", l.name, "mtu", mtu)
 			}
@@ -269,9 +275,11 @@ func (s *Server) listen(ctx context.Context, l *servedLink) (err error) {
 			s.Log.Info("no answers to netboots over IPv6", "interface", l.name, "err", err)
 		}
 	}
+
 	if l.sock.tftp, err = listenUDP(ctx, l.name, 69); err != nil {
 		return err
 	}
+
 	addr := netip.AddrPortFrom(l.self, uint16(s.HTTPPort)).String()
 	if l.sock.http, err = new(net.ListenConfig).Listen(ctx, "tcp4", addr); err != nil {
 		return portError("tcp", s.HTTPPort, err)

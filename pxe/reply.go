@@ -72,6 +72,7 @@ func leaseReply(m *dhcpv4.DHCPv4, yours netip.Addr, n bootNetwork, b bootInfo) (
 	if err != nil {
 		return nil, err
 	}
+
 	kind := m.MessageType()
 	if kind != dhcpv4.MessageTypeInform { // it has an address, of somebody
 		r.YourIPAddr = yours.AsSlice()
@@ -167,6 +168,7 @@ func addPXE(r *dhcpv4.DHCPv4, b bootInfo) {
 		r.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionVendorSpecificInformation, localDisk))
 		return
 	}
+
 	r.UpdateOption(dhcpv4.OptTFTPServerName(b.Server.String()))
 	if b.Arch == iana.INTEL_X86PC {
 		r.ServerHostName = b.Server.String()

@@ -84,6 +84,7 @@ func (r *restarts) request(m *dhcpv4.DHCPv4, c bootClient, h *hosts.Host, now ti
 	case h.Restart.Seen == "" && isSystem(m) && known.isHost(m, h):
 		ev = hosts.Event{Kind: hosts.EventSeen, Message: fmt.Sprintf("asked for an address as %s, from %s", h.Expected.HostName, c.MAC)}
 	}
+
 	return ev
 }
 
@@ -113,6 +114,7 @@ func (r *restart) isHost(m *dhcpv4.DHCPv4, h *hosts.Host) bool {
 	case r.stage1 == "": // stage 1 comes first
 		r.stage1 = how
 	}
+
 	return how != r.stage1
 }
 

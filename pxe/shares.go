@@ -59,6 +59,7 @@ func (c *connectionShares) changed(conn net.Conn, state http.ConnState) {
 	from, _ := netip.ParseAddrPort(conn.RemoteAddr().String())
 	c.mu.Lock()
 	defer c.mu.Unlock()
+
 	switch state {
 	case http.StateNew:
 		if c.of == nil {

@@ -85,7 +85,7 @@ func (s *Server) traceClient(c bootClient, h hosts.Host) {
 	s.Traces.Note(c.MAC, func(tr *hosts.Trace) { c.describe(tr, &h) })
 }
 
-func (s *Server) traceReply(l *servedLink, to netip.AddrPort, port uint16, r *dhcpv4.DHCPv4, c bootClient) {
+func (e *exchange) traceReply(to netip.AddrPort, port uint16, r *dhcpv4.DHCPv4) {
 	text := messageWords(r)
 	if a := addrOf(r.YourIPAddr); a.IsValid() {
 		text += " " + a.String()
@@ -93,8 +93,8 @@ func (s *Server) traceReply(l *servedLink, to netip.AddrPort, port uint16, r *dh
 	if file := cmp.Or(r.BootFileNameOption(), r.BootFileName); file != "" {
 		text += ", file " + tokens.ReplaceAllString(file, "…")
 	}
-	p := hosts.Packet{From: netip.AddrPortFrom(l.self, port), To: to, Sent: true, Text: text, Data: r.ToBytes()}
-	s.Traces.Add(c.MAC, p, nil)
+	p := hosts.Packet{From: netip.AddrPortFrom(e.link.self, port), To: to, Sent: true, Text: text, Data: r.ToBytes()}
+	e.Traces.Add(e.client.MAC, p, nil)
 }
 
 // traceFailure keeps an error for which a machine is given nothing to boot, and what helps.

@@ -32,6 +32,7 @@ func (s *Server) vouch(l *servedLink, h hosts.Host, at netip.Addr, mac string) e
 	case h.Address == at.String() || s.Mode == Off && s.serves(at):
 		return nil
 	}
+
 	return fmt.Errorf("%w: %s is on no link of ours, and DHCP has not seen %s take it; if a relay is between, "+
 		"serve with --relay NETWORK", hosts.ErrRefused, at, h.Name)
 }
@@ -44,8 +45,10 @@ func (s *Server) vouchSoon(ctx context.Context, l *servedLink, h hosts.Host, at 
 	if err == nil || mac != "" || l.net.Contains(at) {
 		return err
 	}
+
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
+
 	changed := s.Hosts.Watch(ctx)
 	for more := true; more; _, more = <-changed {
 		now, getErr := s.Hosts.Get(h.Name)
@@ -56,6 +59,7 @@ func (s *Server) vouchSoon(ctx context.Context, l *servedLink, h hosts.Host, at 
 			return nil
 		}
 	}
+
 	return err
 }
 
@@ -70,16 +74,19 @@ func (l *servedLink) resolve(ctx context.Context, addr netip.Addr) string {
 		return ""
 	}
 	defer changes.Close()
+
 	// The kernel asks three times, a second apart.
 	if changes.SetReadDeadline(time.Now().Add(4*time.Second)) != nil || l.ask(addr) != nil {
 		return ""
 	}
 	defer context.AfterFunc(ctx, func() { changes.SetReadDeadline(time.Unix(1, 0)) })()
+
 	message := make([]byte, 8192)
 	for err == nil && mac == "" {
 		_, err = changes.Read(message) // of whatever neighbour
 		mac = l.neighbour(addr)
 	}
+
 	return mac
 }
 

@@ -117,6 +117,7 @@ func writePcap(w io.Writer, tr hosts.Trace) error {
 	if err := out.WriteFileHeader(65536, layers.LinkTypeEthernet); err != nil {
 		return fmt.Errorf("write the capture: %w", err)
 	}
+
 	for _, p := range tr.Packets {
 		if len(p.Data) == 0 {
 			continue

@@ -20,16 +20,19 @@ func (f *serveFlags) check() (*pxe.Server, nix.Settings, error) {
 	if err != nil {
 		return nil, nix.Settings{}, errUsage{err}
 	}
+
 	for _, tool := range []string{"nix", "ssh"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			return nil, nix.Settings{}, fmt.Errorf("%s is not installed on this machine, or not in PATH; "+
 				"`provision serve` builds and copies with it", tool)
 		}
 	}
+
 	settings, err := f.nix()
 	if err != nil {
 		return nil, settings, errUsage{err}
 	}
+
 	if _, err := settings.Open(f.flake); err != nil {
 		return nil, settings, fmt.Errorf("--flake: %w", err)
 	}
@@ -42,17 +45,20 @@ func (f *serveFlags) checkAll(w io.Writer, socket string) error {
 	if err != nil {
 		return err
 	}
+
 	if err := server.Check(); err != nil {
 		return err
 	}
 	if _, err := checkFolder(f.stateDir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+
 	if f.group != "" {
 		if _, err := user.LookupGroup(f.group); err != nil {
 			return fmt.Errorf("--socket-group: %w; make it: groupadd --system %s", err, f.group)
 		}
 	}
+
 	if len(socket) > 107 { // unix(7)
 		return fmt.Errorf("--socket %s: a socket's path has 107 bytes at most; choose a shorter one", socket)
 	}
@@ -61,6 +67,7 @@ func (f *serveFlags) checkAll(w io.Writer, socket string) error {
 			fmt.Fprintf(w, "the interface %s is not there now; serve waits for it\n", name)
 		}
 	}
+
 	fmt.Fprintf(w, "the options are right: flake %s, interface %s, dhcp %s\n", f.flake, strings.Join(f.ifaces, ","), f.dhcp)
 	return nil
 }

@@ -39,11 +39,13 @@ func readConfig(path string, flags *pflag.FlagSet) (*configFile, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	c := &configFile{path: path, used: make(map[string]bool)}
 	values, err := c.parse(data)
 	if err != nil {
 		return nil, err
 	}
+
 	names := slices.SortedFunc(maps.Keys(values), func(a, b string) int { return cmp.Compare(c.lines[a], c.lines[b]) })
 	for _, name := range names {
 		flag := flags.Lookup(name)
@@ -56,6 +58,7 @@ func readConfig(path string, flags *pflag.FlagSet) (*configFile, error) {
 		}
 		c.used[name] = !given
 	}
+
 	return c, nil
 }
 
@@ -66,10 +69,12 @@ func readOurs(path string) ([]byte, error) {
 		return nil, fmt.Errorf("--config: %w", err)
 	}
 	defer f.Close()
+
 	info, err := f.Stat()
 	if err != nil {
 		return nil, fmt.Errorf("--config: %w", err)
 	}
+
 	owner := int(info.Sys().(*syscall.Stat_t).Uid)
 	switch {
 	case info.IsDir():
@@ -81,6 +86,7 @@ func readOurs(path string) ([]byte, error) {
 		return nil, fmt.Errorf("--config %s: others may write it (mode %04o), and could change what this server runs. "+
 			"If what is in it is right: chmod go-w %s", path, info.Mode().Perm(), path)
 	}
+
 	data, err := io.ReadAll(f)
 	if err != nil {
 		return nil, fmt.Errorf("--config: %w", err)
@@ -94,6 +100,7 @@ func (c *configFile) parse(data []byte) (map[string]any, error) {
 	if err := toml.Unmarshal(data, &values); err != nil {
 		return nil, c.parseError(err)
 	}
+
 	// A value has no position, but a key that a struct has no field for does.
 	c.lines = make(map[string]int)
 	strict := toml.NewDecoder(strings.NewReader(string(data))).DisallowUnknownFields()
@@ -101,6 +108,7 @@ func (c *configFile) parse(data []byte) (map[string]any, error) {
 	if err := strict.Decode(new(struct{})); err != nil && !errors.As(err, &all) {
 		return nil, c.parseError(err)
 	}
+
 	if all != nil {
 		for _, e := range all.Errors {
 			name := e.Key()[0]
@@ -109,6 +117,7 @@ func (c *configFile) parse(data []byte) (map[string]any, error) {
 			}
 		}
 	}
+
 	return values, nil
 }
 
@@ -185,11 +194,13 @@ func flagWords(flag *pflag.Flag, value any) ([]string, error) {
 				break
 			}
 		}
+
 		if !is {
 			return nil, fmt.Errorf(`write a list of texts, such as %s = ["…", "…"]`, flag.Name)
 		}
 		return words, nil
 	}
+
 	switch v := value.(type) {
 	case bool:
 		if flag.Value.Type() == "bool" {
@@ -204,6 +215,7 @@ func flagWords(flag *pflag.Flag, value any) ([]string, error) {
 			return []string{v}, nil
 		}
 	}
+
 	switch flag.Value.Type() {
 	case "bool":
 		return nil, errors.New("write true or false, without quotes")
@@ -212,5 +224,6 @@ func flagWords(flag *pflag.Flag, value any) ([]string, error) {
 	case "duration":
 		return nil, fmt.Errorf("write a duration in quotes, such as %s = \"1h30m\"", flag.Name)
 	}
+
 	return nil, fmt.Errorf("write a text in quotes, such as %s = \"…\"", flag.Name)
 }

@@ -98,6 +98,7 @@ func enrollCommand(daemon *api.Client) *cobra.Command {
 			if err := e.parse(c); err != nil {
 				return err
 			}
+
 			e.request.MACs, e.request.Name = strings.Split(args[0], ","), args[1]
 			var s api.Status
 			if err := daemon.Call(c.Context(), http.MethodPost, api.HostsPath, e.request, &s); err != nil {

@@ -50,6 +50,7 @@ func checkFolder(dir string) (fs.FileMode, error) {
 			return 0, err
 		}
 	}
+
 	return info.Mode().Perm(), nil
 }
 

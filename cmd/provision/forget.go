@@ -128,6 +128,7 @@ func drawLoss(out io.Writer, head string, l hosts.Loss) {
 		// The serial number is quoted, as it comes from a machine.
 		disks = append(disks, fmt.Sprintf("%s (serial %q)", d.Device, d.Serial))
 	}
+
 	line("its claim to the disks", disks...)
 	if l.Events > 0 {
 		line("its log", fmt.Sprintf("%d events", l.Events))

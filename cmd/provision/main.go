@@ -69,6 +69,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		fmt.Fprintf(stderr, "provision: %v\n", err)
 		return exitUsage
 	}
+
 	fmt.Fprintf(stderr, "provision: %v\n", err)
 	return exitFailed
 }

@@ -60,6 +60,7 @@ func discoveredCommand(daemon *api.Client) *cobra.Command {
 			if err := t.Flush(); err != nil {
 				return err
 			}
+
 			fmt.Fprintf(c.OutOrStdout(), "To install one: provision enroll %s HOST\n", all[0].MAC)
 			return nil
 		}}

@@ -26,6 +26,7 @@ type notifier struct {
 // newNotifier takes what systemd says out of the environment: what the server starts is not to speak for it.
 func newNotifier(log *slog.Logger) *notifier {
 	n := &notifier{socket: os.Getenv("NOTIFY_SOCKET"), log: log}
+
 	// See sd_watchdog_enabled(3). The number is missing if any process may answer.
 	pid := os.Getenv("WATCHDOG_PID")
 	micros, err := strconv.ParseInt(os.Getenv("WATCHDOG_USEC"), 10, 64)
@@ -61,6 +62,7 @@ func (n *notifier) run(ctx context.Context, check func(context.Context) (status 
 		return
 	}
 	defer n.tell("STOPPING=1", "STATUS=stopping")
+
 	news := "READY=1"
 	patience := 30 * time.Second
 	if n.watchdog > 0 {
@@ -68,6 +70,7 @@ func (n *notifier) run(ctx context.Context, check func(context.Context) (status 
 	}
 	tick := time.NewTicker(patience)
 	defer tick.Stop()
+
 	for {
 		brief, cancel := context.WithTimeout(ctx, patience)
 		status, err := check(brief)
@@ -81,6 +84,7 @@ func (n *notifier) run(ctx context.Context, check func(context.Context) (status 
 			n.tell(news, "STATUS="+status)
 			news = "WATCHDOG=1"
 		}
+
 		select {
 		case <-ctx.Done():
 			return
@@ -104,6 +108,7 @@ func (l liveness) check(ctx context.Context) (status string, err error) {
 	if err := l.daemon.Call(ctx, "GET", api.ServerPath, nil, &now); err != nil {
 		return "", err
 	}
+
 	var served []string
 	for _, i := range now.Interfaces {
 		served = append(served, fmt.Sprintf("%s (%s)", i.Name, i.Address))

@@ -79,6 +79,7 @@ func serveCommand(socket *string) *cobra.Command {
 					return errUsage{err}
 				}
 			}
+
 			if f.checkOnly {
 				return file.locate(f.checkAll(c.OutOrStdout(), *socket))
 			}
@@ -118,6 +119,7 @@ func serveCommand(socket *string) *cobra.Command {
 		// It errs only for a flag that does not exist.
 		_ = c.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
 	}
+
 	return c
 }
 
@@ -127,6 +129,7 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 	if err != nil {
 		return err
 	}
+
 	// A thousand machines at once take a sixth less memory so, for a thirtieth more of processor time.
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(50)
@@ -136,10 +139,12 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 	if err := os.MkdirAll(f.stateDir, 0o700); err != nil {
 		return errors.Join(fmt.Errorf("make the state folder: %w", err), begun.undo())
 	}
+
 	mode, err := closeFolder(f.stateDir)
 	if err != nil {
 		return errors.Join(err, begun.undo())
 	}
+
 	if mode&0o077 != 0 {
 		log.Info("the state folder was open to others, and is the server's alone now", "folder", f.stateDir, "was", fmt.Sprintf("%04o", mode))
 	}
@@ -149,6 +154,7 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 		return errors.Join(err, begun.undo())
 	}
 	defer db.Close()
+
 	begun.locked = true
 	serving := false
 	defer func() { // before the store is closed, and thus open to another server
@@ -156,37 +162,44 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 			err = errors.Join(err, begun.undo())
 		}
 	}()
+
 	temp, err := tempFolder(f.stateDir)
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(temp)
+
 	systemd.tell("STATUS=opening the inventory, once this machine's clock is set")
 	inventory, clock, err := openInventory(ctx, db, f.stateDir, log)
 	if err != nil || ctx.Err() != nil {
 		return err
 	}
+
 	pxeServer.Now = clock.Now
 	leases, err := store.OpenJournal(filepath.Join(f.stateDir, leaseFile))
 	if err != nil {
 		return err
 	}
 	defer leases.Close()
+
 	if leases.Damage != "" {
 		log.Warn("some of the lease journal could not be read", "what", leases.Damage)
 	}
 	if err := leases.Adopt(ctx, db, pxe.LeasePrefix); err != nil {
 		return err
 	}
+
 	catalog, err := images.Open(filepath.Join(f.stateDir, "images"))
 	if err != nil {
 		return err
 	}
+
 	catalog.Build = settings.Build
 	key, err := inventory.ServerKey()
 	if err != nil {
 		return err
 	}
+
 	login, err := writeLogin(key, f.stateDir)
 	if err != nil {
 		return err
@@ -261,12 +274,14 @@ func serve(ctx context.Context, f serveFlags, socket string, log *slog.Logger) (
 	if err := pxeServer.Listen(ctx); err != nil {
 		return errors.Join(err, operator.Close())
 	}
+
 	serving = true
 	g, ctx := errgroup.WithContext(ctx)
 	for _, task := range []func(context.Context) error{inventory.Run, pxeServer.Run, install.Run, operator.Run,
 		operator.Measure} {
 		g.Go(func() error { return task(ctx) })
 	}
+
 	g.Go(func() error {
 		keepCopies(ctx, db, log)
 		return nil
@@ -294,21 +309,26 @@ func openInventory(ctx context.Context, db *store.Bolt, dir string,
 		log.Error("a record in the store is damaged; the rest goes on without it",
 			"record", key, "remedy", "provision state set-aside "+key)
 	}
+
 	vault, err := hosts.VaultOf(db, filepath.Join(dir, keyFile))
 	if err != nil {
 		return nil, nil, err
 	}
+
 	clock, err := hosts.NewClock(db, time.Now)
 	if err != nil {
 		return nil, nil, err
 	}
+
 	if err := awaitClock(ctx, clock, filepath.Join(dir, storeFile), log); err != nil || ctx.Err() != nil {
 		return nil, nil, err
 	}
+
 	why, err := store.Stale(ctx, db)
 	if err != nil {
 		return nil, nil, err
 	}
+
 	if why != "" {
 		log.Warn("all permits are withdrawn", "why", why)
 	}
@@ -433,12 +453,14 @@ func (f *serveFlags) pxe() (*pxe.Server, error) {
 	if strings.Contains(f.flake, "#") {
 		return nil, fmt.Errorf("--flake %s: leave out what follows '#'; hosts are named when they are enrolled", f.flake)
 	}
+
 	// The server's folder may differ from the one in which a flake was typed.
 	if _, err := os.Stat(f.flake); err == nil {
 		if f.flake, err = filepath.Abs(f.flake); err != nil {
 			return nil, err
 		}
 	}
+
 	if len(f.ifaces) == 0 {
 		return nil, errors.New("serve needs --interface IF, the network interface on the machines' LAN")
 	}
@@ -447,16 +469,19 @@ func (f *serveFlags) pxe() (*pxe.Server, error) {
 			return nil, fmt.Errorf("--interface: %w", err)
 		}
 	}
+
 	names := f.names()
 	for i, name := range names {
 		if slices.Contains(names[:i], name) {
 			return nil, fmt.Errorf("--interface %s: %s is named twice", strings.Join(f.ifaces, ","), name)
 		}
 	}
+
 	port, err := strconv.Atoi(strings.TrimPrefix(f.http, ":"))
 	if err != nil {
 		return nil, fmt.Errorf("--http %s: write a port, such as :8080", f.http)
 	}
+
 	if f.unknown != "ignore" && f.unknown != "hold" {
 		return nil, fmt.Errorf("--unknown %s: choose ignore or hold", f.unknown)
 	}
@@ -480,6 +505,7 @@ func (f *serveFlags) pxe() (*pxe.Server, error) {
 	default:
 		return nil, fmt.Errorf("--dhcp %s: choose proxy, server or off", f.dhcp)
 	}
+
 	if f.tftpBlksize != 0 && (f.tftpBlksize < 512 || f.tftpBlksize > 65464) {
 		return nil, fmt.Errorf("--tftp-blksize %d: blocks have 512 to 65464 bytes", f.tftpBlksize)
 	}
@@ -505,6 +531,7 @@ func (f *serveFlags) pxe() (*pxe.Server, error) {
 		}
 		s.Ranges = append(s.Ranges, r)
 	}
+
 	for _, text := range f.relays {
 		relay, err := pxe.ParseRelay(text)
 		if err != nil {
@@ -512,11 +539,13 @@ func (f *serveFlags) pxe() (*pxe.Server, error) {
 		}
 		s.Relays = append(s.Relays, relay)
 	}
+
 	if f.router != "" {
 		if s.Router, err = parseIPv4("--dhcp-router", f.router); err != nil {
 			return nil, err
 		}
 	}
+
 	for _, d := range f.dns {
 		a, err := parseIPv4("--dhcp-dns", d)
 		if err != nil {
@@ -524,6 +553,7 @@ func (f *serveFlags) pxe() (*pxe.Server, error) {
 		}
 		s.DNS = append(s.DNS, a)
 	}
+
 	return s, nil
 }
 

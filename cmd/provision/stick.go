@@ -73,6 +73,7 @@ func openStick(in sticks, path string) (*stick, error) {
 		}
 		return nil, fmt.Errorf("%s is not written: %w", s, err)
 	}
+
 	return s, nil
 }
 
@@ -247,6 +248,7 @@ func (s *stick) write(ctx context.Context, from io.ReaderAt, size int64,
 	if err := s.Sync(); err != nil {
 		return partly(err)
 	}
+
 	return s.compare(ctx, from, size, tell)
 }
 

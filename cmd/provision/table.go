@@ -80,6 +80,7 @@ func (t *rows) String() string {
 		}
 		at += width + columnGap
 	}
+
 	last := len(widths) - 1
 	begins := at - widths[last] - columnGap // the last column
 	room := t.width - begins
@@ -97,6 +98,7 @@ func (t *rows) String() string {
 		cell = strings.ReplaceAll(cell, "\n", "\n"+strings.Repeat(" ", begins))
 		b.WriteString(beside(append(slices.Clone(line[:last]), cell), widths) + "\n")
 	}
+
 	return b.String()
 }
 

@@ -101,6 +101,7 @@ func groupedFlags(c *cobra.Command) string {
 		}
 		b.WriteString("\n" + title + ":\n" + flags.FlagUsagesWrapped(helpColumns(c)-slop))
 	}
+
 	return b.String()
 }
 
@@ -122,6 +123,7 @@ func reflow(text string, width int) string {
 			b.WriteString(continued(line, width) + "\n")
 			continue
 		}
+
 		for _, word := range strings.Fields(line) {
 			size := utf8.RuneCountInString(word)
 			if column > 0 && column+1+size > width {
@@ -135,6 +137,7 @@ func reflow(text string, width int) string {
 			column += size
 		}
 	}
+
 	end()
 	return b.String()
 }
@@ -154,5 +157,6 @@ func continued(line string, width int) string {
 		b.WriteString(line[:at] + " \\\n")
 		line = "    " + line[at+1:]
 	}
+
 	return b.String() + line
 }

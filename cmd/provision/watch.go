@@ -186,6 +186,7 @@ func (s *screen) lines(width, height int) (lines []string) {
 		counted = names[room-1:]
 		names = slices.Sorted(slices.Values(names[:room-1]))
 	}
+
 	for _, name := range names {
 		lines = append(lines, s.line(s.hosts[name], width))
 	}
@@ -221,6 +222,7 @@ func (s *screen) line(st api.Status, width int) string {
 		st.State == hosts.StateRehearsed {
 		return s.paint(stateColor(st.State), clip(text+" "+detail(st), width))
 	}
+
 	// What is beside the bar takes 44 columns, and the speed 26.
 	cells := min(30, max(0, width-70))
 	full := cells * st.Percent / 100

@@ -64,6 +64,7 @@ func (b Builder) Source(ctx context.Context, flake string) string {
 		return ""
 	}
 	defer leave()
+
 	m, err := f.Metadata(ctx)
 	if err != nil || m.NarHash == "" {
 		return ""
@@ -101,16 +102,19 @@ func (b Builder) Build(ctx context.Context, a Attribute, line func(string)) (str
 	if err != nil {
 		return "", fmt.Errorf("build %s of %s: %w", a.Name, a.Host, err)
 	}
+
 	drv := a.Derivation.Path
 	if _, err := os.Stat(drv); err != nil {
 		if drv, err = f.derivation(ctx, a.Host, a.Name); err != nil {
 			return "", fmt.Errorf("evaluate %s of %s: %w", a.Name, a.Host, err)
 		}
 	}
+
 	path, err := f.Realise(ctx, drv, root, line)
 	if err != nil {
 		return "", fmt.Errorf("build %s of %s: %w", a.Name, a.Host, err)
 	}
+
 	return path, nil
 }
 

@@ -51,6 +51,7 @@ func (b Builder) Evaluate(ctx context.Context, flake, host string, builds ...str
 		return c, fmt.Errorf("wait to evaluate %s: %w", flake, err)
 	}
 	defer leave()
+
 	f, err := b.Open(flake)
 	if err != nil {
 		return c, err
@@ -59,6 +60,7 @@ func (b Builder) Evaluate(ctx context.Context, flake, host string, builds ...str
 	patience := cmp.Or(b.Patience, evaluationLimit)
 	limited, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
+
 	out, warnings, err := f.Hosts(limited, configOf(host, builds))
 	if err != nil && limited.Err() != nil && ctx.Err() == nil {
 		return c, fmt.Errorf("evaluate %s: nixosConfigurations.%s did not end within %s: "+
@@ -71,6 +73,7 @@ func (b Builder) Evaluate(ctx context.Context, flake, host string, builds ...str
 	if err := json.Unmarshal(out, &c); err != nil {
 		return c, fmt.Errorf("evaluate %s: nix printed no JSON: %w", flake, err)
 	}
+
 	c.Warnings = warnings
 	if c.Hosts == nil {
 		return c, nil

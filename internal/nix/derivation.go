@@ -30,6 +30,7 @@ func (s Settings) CanBuild(ctx context.Context, system string) (bool, error) {
 			err = nil
 		}
 	}
+
 	var c struct {
 		System   struct{ Value string }   `json:"system"`
 		Extra    struct{ Value []string } `json:"extra-platforms"`
@@ -65,6 +66,7 @@ func builderSystems(builders, own string) (systems []string) {
 			systems = append(systems, strings.Split(fields[1], ",")...)
 		}
 	}
+
 	return systems
 }
 
@@ -77,10 +79,12 @@ func (s Settings) Inputs(ctx context.Context, drv string) (have []string, err er
 		if err != nil {
 			return nil, err
 		}
+
 		absent, err := s.Missing(ctx, slices.Concat(slices.Collect(maps.Values(outputs))...))
 		if err != nil {
 			return nil, err
 		}
+
 		absent[""] = true // stands for an output whose path is known only after the build
 
 		level = nil
@@ -93,12 +97,14 @@ func (s Settings) Inputs(ctx context.Context, drv string) (have []string, err er
 					have = append(have, p)
 				}
 			}
+
 			if !complete && !seen[input] {
 				seen[input] = true
 				level = append(level, input)
 			}
 		}
 	}
+
 	slices.Sort(have)
 	return slices.Compact(have), nil
 }
@@ -121,6 +127,7 @@ func inputsOf(drvs []string) (outputs map[string][]string, err error) {
 			}
 		}
 	}
+
 	return outputs, nil
 }
 
@@ -141,6 +148,7 @@ func (s Settings) Missing(ctx context.Context, paths []string) (map[string]bool,
 			absent[path] = true
 		}
 	}
+
 	return absent, nil
 }
 
@@ -187,6 +195,7 @@ func readDerivation(path string) (derivation, error) {
 	if p.err != nil {
 		return d, fmt.Errorf("read %s: %w", path, p.err)
 	}
+
 	return d, nil
 }
 

@@ -150,6 +150,7 @@ func (e Expected) LetsIn(port int) (in bool, only []string) {
 			from = append(from, i.Name)
 		}
 	}
+
 	for _, name := range from {
 		switch {
 		case !notLAN.MatchString(name): // it may be the machine's LAN interface
@@ -158,6 +159,7 @@ func (e Expected) LetsIn(port int) (in bool, only []string) {
 			only = append(only, name)
 		}
 	}
+
 	return false, only
 }
 
@@ -195,6 +197,7 @@ func (c Config) Stage1(layout *disko.Layout) (s Stage1) {
 		s.OwnKey = s.OwnKey || slices.Contains(own, key) || slices.Contains(e.HostKeys("ed25519"), key)
 		rsa = rsa || !strings.Contains(key, "ed25519") && !strings.Contains(key, "ecdsa")
 	}
+
 	if !rsa && len(e.HostKeys("rsa")) > 0 {
 		s.SystemKey = "ssh-rsa"
 	}

@@ -56,6 +56,7 @@ func (f *Flake) lockWords(said []string) string {
 			what = "the flake has no flake.lock"
 		}
 	}
+
 	if inputs := found(said, lockItem); len(inputs) > 0 {
 		what += " (not locked: " + strings.Join(inputs, ", ") + ")"
 	}
@@ -128,6 +129,7 @@ func Brief(err error) string {
 		}
 		return strings.Join(failed.said[max(0, len(failed.said)-1):], "")
 	}
+
 	return err.Error()
 }
 
@@ -148,6 +150,7 @@ func (f *Flake) sentence(ctx context.Context, said []string) string {
 		return "the flake reads something that neither it nor its inputs hold: take it from an input or write it into the flake" +
 			" (pkgs.system for builtins.currentSystem, inputs.nixpkgs for <nixpkgs>), or start the server with --impure"
 	}
+
 	if f.Local != nil && f.Local.Top != "" && !f.Local.Pinned {
 		for _, pattern := range unseen {
 			for _, m := range pattern.FindAllStringSubmatch(text, -1) {
@@ -158,6 +161,7 @@ func (f *Flake) sentence(ctx context.Context, said []string) string {
 			}
 		}
 	}
+
 	if noHosts.MatchString(text) {
 		return "the flake has no nixosConfigurations" + f.Elsewhere(ctx, "")
 	}
@@ -238,5 +242,6 @@ func (f *Flake) Elsewhere(ctx context.Context, host string) string {
 			return fmt.Sprintf("; it has %s: %s", output, toHosts[output])
 		}
 	}
+
 	return ""
 }

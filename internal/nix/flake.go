@@ -54,6 +54,7 @@ func (f *Flake) run(ctx context.Context, args ...string) (a answer, err error) {
 		f.Local.Owner.As(cmd, filepath.Join(owners.dir, "home"))
 		cmd.Env = append(cmd.Env, "NIX_REMOTE="+owners.remote, "NIX_CONFIG="+f.conf(nil))
 	}
+
 	var said lines
 	a.out, err = commandOutput(cmd, said.add)
 	a.said = said.all()
@@ -64,6 +65,7 @@ func (f *Flake) run(ctx context.Context, args ...string) (a answer, err error) {
 		}
 		err = errors.Join(err, closed)
 	}
+
 	return a, err
 }
 
@@ -90,6 +92,7 @@ func (f *Flake) Hosts(ctx context.Context, function string) (out []byte, warning
 // hosts does that, without explanations of errors.
 func (f *Flake) hosts(ctx context.Context, function string) (answer, error) {
 	const attr = "nixosConfigurations"
+
 	// Without the dot before it, nix first looks for the attribute in packages, which has nothing to do with hosts and may
 	// fail to evaluate.
 	if major, minor := version(ctx); major > 2 || minor >= 26 {
@@ -103,17 +106,21 @@ func (f *Flake) hosts(ctx context.Context, function string) (answer, error) {
 		}
 		return a, err
 	}
+
 	a, err := f.eval(ctx, f.Ref+"#"+attr, "--apply", function)
 	if err == nil {
 		return a, nil
 	}
+
 	if _, namesErr := f.eval(ctx, f.Ref+"#"+attr, "--apply", "builtins.attrNames"); namesErr == nil {
 		return a, err
 	}
+
 	m, metaErr := f.Metadata(ctx)
 	if metaErr != nil || m.Dir != "" { // 2.8 finds no flake in a subfolder of a store path
 		return a, err
 	}
+
 	locked := fmt.Sprintf("(%s) (builtins.getFlake %s).%s", function, quote(m.stored()), attr)
 	return f.eval(ctx, "--expr", locked)
 }
@@ -136,6 +143,7 @@ func (f *Flake) Metadata(ctx context.Context) (m Metadata, err error) {
 	if err != nil {
 		return m, f.explain(ctx, err)
 	}
+
 	var said struct {
 		Path     string
 		Locks    json.RawMessage
@@ -148,6 +156,7 @@ func (f *Flake) Metadata(ctx context.Context) (m Metadata, err error) {
 	if err := json.Unmarshal(a.out, &said); err != nil {
 		return m, fmt.Errorf("read what nix says of flake %s: %w", f.Ref, err)
 	}
+
 	l := said.Locked
 	return Metadata{Path: said.Path, Dir: said.Resolved.Dir, Locks: said.Locks, NarHash: l.NarHash, Rev: l.Rev,
 		LastModified: l.LastModified, RevCount: l.RevCount, Warnings: f.warnings(a.said)}, nil
@@ -192,6 +201,7 @@ func (s Settings) Build(
 	if err != nil {
 		return nil, err
 	}
+
 	args := []string{"build", "--json", "--no-link", "--no-write-lock-file"}
 	if refresh {
 		args = append(args, "--refresh")
@@ -207,10 +217,12 @@ func (s Settings) Build(
 	if err != nil {
 		return nil, f.explain(ctx, err)
 	}
+
 	var built []struct{ Outputs map[string]string }
 	if err := json.Unmarshal(a.out, &built); err != nil {
 		return nil, fmt.Errorf("nix did not say what it built: %w", err)
 	}
+
 	for _, b := range built {
 		paths = slices.AppendSeq(paths, maps.Values(b.Outputs))
 	}
@@ -224,6 +236,7 @@ func (s Settings) Build(
 			return nil, err
 		}
 	}
+
 	return paths, nil
 }
 
@@ -237,15 +250,18 @@ func (f *Flake) config(ctx context.Context) (options []Option, err error) {
 	if err != nil {
 		return nil, err
 	}
+
 	read := fmt.Sprintf("(import (%s + %s)).nixConfig or { }", quote(m.Path), quote("/"+filepath.Join(m.Dir, "flake.nix")))
 	out, err := f.Run(ctx, nil, "eval", "--json", "--impure", "--expr", read)
 	if err != nil {
 		return nil, fmt.Errorf("read the nixConfig of flake %s: %w", f.Ref, err)
 	}
+
 	var settings map[string]any
 	if err := json.Unmarshal(out, &settings); err != nil {
 		return nil, fmt.Errorf("read the nixConfig of flake %s: %w", f.Ref, err)
 	}
+
 	for name, value := range settings {
 		o := Option{Name: name, Value: fmt.Sprint(value)}
 		if list, is := value.([]any); is {
@@ -256,6 +272,7 @@ func (f *Flake) config(ctx context.Context) (options []Option, err error) {
 		}
 		options = append(options, o)
 	}
+
 	slices.SortFunc(options, func(a, b Option) int { return strings.Compare(a.Name, b.Name) })
 	return options, nil
 }

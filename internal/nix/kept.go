@@ -113,6 +113,7 @@ func (c Config) kept(file string, mounts []disko.FileSystem) string {
 			return path.Join(k.Root, file)
 		}
 	}
+
 	return file
 }
 

@@ -51,18 +51,22 @@ func parseLocal(ref string) (*Local, error) {
 	case is && scheme != "path" && scheme != "git+file", !is && !filepath.IsAbs(dir) && !strings.HasPrefix(dir, "."):
 		return nil, nil
 	}
+
 	values, err := url.ParseQuery(query)
 	if err != nil {
 		return nil, fmt.Errorf("read the flake reference %s: %w", ref, err)
 	}
+
 	if is {
 		if dir, err = url.PathUnescape(strings.TrimPrefix(dir, "//")); err != nil {
 			return nil, fmt.Errorf("read the flake reference %s: %w", ref, err)
 		}
 	}
+
 	if dir, err = filepath.Abs(dir); err != nil {
 		return nil, err
 	}
+
 	l := &Local{Ref: ref, Dir: filepath.Join(dir, values.Get("dir")), Pinned: values.Has("rev") || values.Has("ref")}
 	if real, err := filepath.EvalSymlinks(dir); err == nil && real != dir {
 		l.Ref = strings.Replace(ref, rest, real, 1)
@@ -70,6 +74,7 @@ func parseLocal(ref string) (*Local, error) {
 			l.Ref = strings.Replace(ref, rest, scheme+":"+(&url.URL{Path: real}).EscapedPath(), 1)
 		}
 	}
+
 	if scheme != "path" {
 		l.Top = dir
 	}
@@ -82,12 +87,14 @@ func (l *Local) find() error {
 	if err != nil {
 		return fmt.Errorf("flake %s: %w", l.Ref, missing(l.Dir, err))
 	}
+
 	git := l.Top != ""
 	if git && !strings.HasPrefix(l.Ref, "git+file:") {
 		if dir, err = upwards(dir, "flake.nix"); err != nil {
 			return fmt.Errorf("flake %s: %w; write one that has nixosConfigurations", l.Ref, err)
 		}
 	}
+
 	l.Top = ""
 	if !git {
 		return nil
@@ -95,6 +102,7 @@ func (l *Local) find() error {
 	if l.Top, err = upwards(dir, ".git"); err == nil {
 		return nil
 	}
+
 	if strings.HasPrefix(l.Ref, "git+file:") { // the repository may be a bare one
 		l.Top, err = upwards(dir, "HEAD")
 	}
@@ -147,6 +155,7 @@ func (l *Local) owner() (Account, error) {
 		if err != nil {
 			return Account{}, fmt.Errorf("look whose the flake is: %w", missing(place, err))
 		}
+
 		owner := info.Sys().(*syscall.Stat_t) // always this type on Linux
 		if first == nil {
 			first = owner
@@ -157,6 +166,7 @@ func (l *Local) owner() (Account, error) {
 				"give all of it to one of them, such as by `chown -R %s %s`", l.Top, mine, place, other, mine.chown(), l.Top)
 		}
 	}
+
 	a := account(first.Uid, first.Gid)
 	if me := uint32(os.Geteuid()); l.Top != "" && me != 0 && me != a.UID {
 		return a, fmt.Errorf("the repository %s belongs to %s, as whom alone git may run in it, and this server runs as %s: run it as root or as %s",
@@ -183,6 +193,7 @@ func gitPlaces(top string) []string {
 		dir = relative(top, strings.TrimPrefix(link, "gitdir: "))
 		places = append(places, dir)
 	}
+
 	common := dir
 	if link, err := readShort(filepath.Join(dir, "commondir")); err == nil {
 		common = relative(dir, link)

@@ -59,6 +59,7 @@ func (s Settings) conf(more []Option) string {
 	if b.Len() == 0 {
 		return ""
 	}
+
 	// nix reads settings about flakes from NIX_CONFIG only if flakes are enabled there too; the arguments come too late.
 	return "extra-experimental-features = " + Features[1] + "\n" + b.String()
 }
@@ -118,11 +119,13 @@ func Logged(cmd *exec.Cmd, line func(string)) error {
 		}
 		said.add(s)
 	}}
+
 	// If the server is killed, a copy that goes on would keep /mnt busy.
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = new(syscall.SysProcAttr)
 	}
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+
 	// Waiting for a process blocks a thread, reading from a pipe does not. So the process is waited for last.
 	pipe, err := cmd.StderrPipe()
 	if err == nil {
@@ -132,6 +135,7 @@ func Logged(cmd *exec.Cmd, line func(string)) error {
 		_, readErr := stderr.ReadFrom(pipe)
 		err = errors.Join(readErr, cmd.Wait())
 	}
+
 	stderr.End()
 	if errors.Is(err, exec.ErrNotFound) {
 		return fmt.Errorf("%s is not installed on this machine, or not in PATH: see https://nixos.org/download", cmd.Args[0])
@@ -139,6 +143,7 @@ func Logged(cmd *exec.Cmd, line func(string)) error {
 	if err != nil {
 		return &commandError{what: called(cmd), said: said.all(), err: err}
 	}
+
 	return nil
 }
 

@@ -47,6 +47,7 @@ func account(uid, gid uint32) Account {
 	if err != nil {
 		return a
 	}
+
 	a.Name = u.Username
 	if n, err := strconv.ParseUint(u.Gid, 10, 32); err == nil {
 		a.GID = uint32(n)
@@ -81,6 +82,7 @@ func (a Account) As(cmd *exec.Cmd, home string) {
 			cmd.Env = append(cmd.Env, name+"="+value)
 		}
 	}
+
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = new(syscall.SysProcAttr)
 	}
@@ -115,15 +117,18 @@ func openDoor(ctx context.Context, a Account, env []string) (_ *door, err error)
 			err = errors.Join(fmt.Errorf("let %s use the nix store: %w", a, err), d.close())
 		}
 	}()
+
 	if remote := os.Getenv("NIX_REMOTE"); remote == "daemon" || strings.HasPrefix(remote, "unix://") {
 		d.remote = remote
 	} else if err := d.startDaemon(ctx, a, env); err != nil {
 		return nil, err
 	}
+
 	home := filepath.Join(d.dir, "home")
 	if err := os.Mkdir(home, 0o700); err != nil {
 		return nil, err
 	}
+
 	// The folder comes last, as the user can change its contents from then on.
 	if err := errors.Join(os.Chown(home, int(a.UID), int(a.GID)), os.Chown(d.dir, int(a.UID), int(a.GID))); err != nil {
 		return nil, err
@@ -139,23 +144,30 @@ func (d *door) startDaemon(ctx context.Context, a Account, env []string) error {
 	if err != nil {
 		return err
 	}
+
 	l.SetUnlinkOnClose(false)
+
 	// The server's own copy is closed: the user's nix must not wait for a daemon that has ended.
 	defer l.Close()
+
 	if err := errors.Join(os.Chown(socket, int(a.UID), int(a.GID)), os.Chmod(socket, 0o600)); err != nil {
 		return err
 	}
+
 	fd, err := l.File()
 	if err != nil {
 		return err
 	}
 	defer fd.Close()
+
 	store := os.Getenv("NIX_REMOTE")
 	if store == "" || store == "auto" {
 		store = "local"
 	}
+
 	// The daemon takes the socket only if LISTEN_PID is its own process ID.
 	const script = `LISTEN_PID=$$ exec nix "$@"`
+
 	// Restrictions on who may use the machine's usual nix daemon are lifted: the socket is for this user alone.
 	args := append([]string{"-c", script, "nix"}, Features...)
 	d.daemon = exec.CommandContext(ctx, "sh", append(args, "daemon", "--store", store, "--option", "allowed-users", "*")...)
@@ -168,6 +180,7 @@ func (d *door) startDaemon(ctx context.Context, a Account, env []string) error {
 		d.daemon = nil
 		return err
 	}
+
 	d.remote = "unix://" + socket
 	return nil
 }
@@ -196,6 +209,7 @@ func (d *door) endDaemon() {
 		case <-time.After(doorDelay / 50):
 		}
 	}
+
 	_ = d.daemon.Process.Kill()
 	<-ended
 }

@@ -64,6 +64,7 @@ func (q *Queue) Enter(ctx context.Context, w Waiter) (leave func(), err error) {
 		q.mu.Unlock()
 		return q.leave, nil
 	}
+
 	t := &ticket{Waiter: w, turn: make(chan struct{})}
 	ahead := len(q.waiting)
 	q.waiting = append(q.waiting, t)
@@ -78,6 +79,7 @@ func (q *Queue) Enter(ctx context.Context, w Waiter) (leave func(), err error) {
 		q.giveUp(t)
 		return nil, context.Cause(ctx)
 	}
+
 	if w.Goes != nil {
 		w.Goes()
 	}

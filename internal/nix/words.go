@@ -117,7 +117,9 @@ func withoutOurs(said []string) []string {
 				entry = -1
 			}
 		}
+
 		out = append(out, line)
 	}
+
 	return out
 }

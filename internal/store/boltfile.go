@@ -156,6 +156,7 @@ func openBolt(path string) (*Bolt, error) {
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
+
 	return b, nil
 }
 

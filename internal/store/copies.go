@@ -36,6 +36,7 @@ func Copies(path string) ([]Copy, error) {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("look for copies of the store: %w", err)
 	}
+
 	var copies []Copy
 	for _, e := range slices.Backward(entries) { // their names have the order of time
 		at, err := time.Parse(copyName, e.Name())

@@ -39,5 +39,6 @@ func (g *groups[T]) write(item T, all func(items []T)) {
 		items[i] = w.item
 		w.done = true
 	}
+
 	all(items)
 }

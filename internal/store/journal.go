@@ -146,6 +146,7 @@ func (j *Journal) Adopt(ctx context.Context, from Store, prefix string) error {
 	if err != nil || len(recs) == 0 {
 		return err
 	}
+
 	var here, gone []Write
 	j.mu.Lock()
 	for _, rec := range recs {
