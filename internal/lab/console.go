@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
+	"time"
 )
 
 // A Console is the serial console of a machine: all that it has printed since it was switched on, and a keyboard.
@@ -15,9 +17,16 @@ type Console struct {
 
 	mu      sync.Mutex
 	text    []byte
+	came    []arrival     // of the text, in order
 	read    int           // Expect goes on from here
 	changed chan struct{} // closed and renewed with each output
 	ended   bool
+}
+
+// arrival is when the text from an offset on came.
+type arrival struct {
+	offset int
+	at     time.Time
 }
 
 // newConsole returns a console whose keyboard is in; feed gives it its output.
@@ -39,6 +48,7 @@ func (c *Console) feed(out io.Reader, log io.Writer) error {
 				return fmt.Errorf("record the console: %w", err)
 			}
 			c.mu.Lock()
+			c.came = append(c.came, arrival{len(c.text), time.Now()})
 			c.text = append(c.text, buf[:n]...)
 			close(c.changed)
 			c.changed = make(chan struct{})
@@ -99,4 +109,20 @@ func (c *Console) Text() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return string(c.text)
+}
+
+// Timed returns the text with the time of day at which each line began.
+func (c *Console) Timed() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var b strings.Builder
+	offset, next := 0, 0
+	for line := range strings.Lines(string(c.text)) {
+		for next+1 < len(c.came) && c.came[next+1].offset <= offset {
+			next++
+		}
+		b.WriteString(c.came[next].at.Format(time.TimeOnly) + " " + line)
+		offset += len(line)
+	}
+	return b.String()
 }

@@ -180,6 +180,9 @@ func TestConsole(t *testing.T) {
 	if _, err := c.Expect(ctx, "end"); err == nil {
 		t.Error("the same text was found twice")
 	}
+	if timed, text := c.Timed(), c.Text(); len(timed) != len("15:04:05 ")+len(text) || !strings.HasSuffix(timed, " "+text) {
+		t.Errorf("with times it is %q", timed)
+	}
 	check(t, c.Type("x\n"))
 	if keys.String() != "x\n" || log.String() != c.Text() {
 		t.Errorf("typed %q, recorded %q", keys.String(), log.String())

@@ -280,7 +280,7 @@ func (w *world) machine(name string) *lab.Machine {
 			w.t.Logf("%s's kernel crashed: Kernel panic%s", name, strings.SplitN(crash, "\n", 2)[0])
 		}
 		if w.t.Failed() {
-			w.t.Logf("%s's console:\n%s", name, tailOf(c.Text(), 40))
+			w.t.Logf("%s's console:\n%s", name, tailOf(c.Timed(), 60))
 		}
 	})
 	return m
