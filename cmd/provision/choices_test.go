@@ -3,7 +3,6 @@ package main
 import (
 	"flag"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -51,26 +50,7 @@ func TestChoiceFlags(t *testing.T) {
 }
 
 // TestChoicesTable: docs/api.md describes every choice.
-func TestChoicesTable(t *testing.T) {
-	const doc, start, end = "../../docs/api.md", "-run TestChoicesTable -update -->\n", "<!-- end -->"
-	data, err := os.ReadFile(doc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	head, rest, ok := strings.Cut(string(data), start)
-	_, tail, also := strings.Cut(rest, end)
-	if !ok || !also {
-		t.Fatalf("%s has no place for the table", doc)
-	}
-	if want := head + start + choicesTable() + end + tail; *update {
-		err = os.WriteFile(doc, []byte(want), 0o644)
-	} else if want != string(data) {
-		err = fmt.Errorf("%s is not what the code says: go test ./cmd/provision %s", doc, strings.TrimSuffix(start, " -->\n"))
-	}
-	if err != nil {
-		t.Error(err)
-	}
-}
+func TestChoicesTable(t *testing.T) { generated(t, "api.md", choicesTable()) }
 
 func choicesTable() string {
 	var b strings.Builder

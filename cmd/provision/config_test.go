@@ -246,27 +246,10 @@ func TestExampleConfig(t *testing.T) {
 
 // TestConfigurationTable: docs/configuration.md describes every key.
 func TestConfigurationTable(t *testing.T) {
-	const doc, start, end = "../../docs/configuration.md", "-run TestConfigurationTable -update -->\n", "<!-- end -->"
-	data, err := os.ReadFile(doc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	head, rest, ok := strings.Cut(string(data), start)
-	_, tail, also := strings.Cut(rest, end)
-	if !ok || !also {
-		t.Fatalf("%s has no place for the table", doc)
-	}
 	var b strings.Builder
 	b.WriteString("| key | default | meaning |\n|---|---|---|\n")
 	for _, f := range configKeys(t) {
 		fmt.Fprintf(&b, "| `%s` | `%s` | %s |\n", f.Name, defaultTOML(f), strings.ReplaceAll(f.Usage, "|", `\|`))
 	}
-	if want := head + start + b.String() + end + tail; *update {
-		err = os.WriteFile(doc, []byte(want), 0o644)
-	} else if want != string(data) {
-		err = fmt.Errorf("%s is not what the code says: go test ./cmd/provision %s", doc, strings.TrimSuffix(start, " -->\n"))
-	}
-	if err != nil {
-		t.Error(err)
-	}
+	generated(t, "configuration.md", b.String())
 }
