@@ -95,7 +95,8 @@ func parsePartition(a *attrs, name string, align int) partition {
 		a.bad("label", "%q must have 1 to 36 UTF-16 units and no colon", p.label)
 	case strings.HasPrefix(p.device, link) && p.device != link+udevName(p.label) &&
 		!strings.ContainsFunc(p.label, unicode.IsControl):
-		a.bad("label", "udev makes %s%s of %q, and the installed system would look for %s; choose a label of letters, digits and -", link, udevName(p.label), p.label, p.device)
+		a.bad("label", "udev makes %s%s of %q, and the installed system would look for %s; choose a label of "+
+			"letters, digits and -", link, udevName(p.label), p.label, p.device)
 	}
 
 	if p.label != "" {

@@ -37,7 +37,8 @@ func (b *builder) make(c deviceContent, on blockTarget, kind string) bool {
 func (b *builder) clear(at, disk string) {
 	for _, n := range b.devices {
 		if n.FSType == "unclear" && slices.Contains(n.roots, disk) {
-			b.errorf(at, "%s holds signatures of several things; look at them with wipefs, and remove the wrong ones by hand", n.device())
+			b.errorf(at, "%s holds signatures of several things; look at them with wipefs, and remove the wrong "+
+				"ones by hand", n.device())
 		}
 	}
 }

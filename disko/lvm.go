@@ -72,7 +72,8 @@ func parseVolume(a *attrs, group string, n int) logicalVolume {
 		size: a.str("size"), args: a.stringList("extraArgs")}
 	switch n, _ := v.percent(); {
 	case !lvmSize.MatchString(v.size) && !lvmPercent.MatchString(v.size):
-		const allowed = "%q is not allowed; allowed are a number with K, M, G, T or P, or a percentage such as 100%%FREE or 20%%VG"
+		const allowed = "%q is not allowed; allowed are a number with K, M, G, T or P, or a percentage such as " +
+			"100%%FREE or 20%%VG"
 		a.bad("size", allowed, v.size)
 	case n == 0 && v.bytes() == 0:
 		a.bad("size", "%q is nothing", v.size)

@@ -123,7 +123,8 @@ func NewPlan(l *Layout, f *Facts, o Options) (*Plan, error) {
 	}
 	switch {
 	case o.Script != "" && len(o.Disks) > 0:
-		return nil, errors.New("disko's own script names its disks itself; choose them in the layout, or let provision make them (no --disko script)")
+		return nil, errors.New("disko's own script names its disks itself; choose them in the layout, or let " +
+			"provision make them (no --disko script)")
 	case f == nil && p.Mode == Format:
 		return nil, errors.New("what is to be kept shows on the machine only; the way format needs its facts")
 	case f != nil:
@@ -141,7 +142,8 @@ func NewPlan(l *Layout, f *Facts, o Options) (*Plan, error) {
 			}
 			keep := p.Mode != Fresh || !d.body.(*wholeDisk).destroy
 			if keep && f.Mounts == nil && disk.Content != "blank" {
-				b.errorf(d.on.at, "what is on %s is kept, and lsblk alone does not tell what to compare; take the facts with `provision facts` on the machine", disk)
+				b.errorf(d.on.at, "what is on %s is kept, and lsblk alone does not tell what to compare; take the "+
+					"facts with `provision facts` on the machine", disk)
 				continue
 			}
 			if keep {

@@ -134,7 +134,8 @@ func (p Preset) On(devices map[string]string) (Preset, error) {
 		case i < 0:
 			return p, fmt.Errorf("layout %s has no disk %q; it has %s", p.Name, name, strings.Join(p.diskNames(), ", "))
 		case !strings.HasPrefix(to, "/dev/") || path.Clean(to) != to || printable(to) != to:
-			return p, fmt.Errorf("disk %s: %q is not the path of a device, such as /dev/disk/by-id/NAME or /dev/nvme0n1", name, to)
+			return p, fmt.Errorf("disk %s: %q is not the path of a device, such as /dev/disk/by-id/NAME or "+
+				"/dev/nvme0n1", name, to)
 		}
 
 		from := l.disks()[i].on.device

@@ -24,7 +24,8 @@ func (p *Plan) script(path string) []Step {
 func (r *reader) checkHooks(steps []Step) {
 	for _, s := range steps {
 		if s.Hook != "" && strings.Contains(s.Argv[3], "/nix/store/") { // Argv is bash -efu -c SCRIPT …
-			r.errorf(s.Hook, "names a path in /nix/store, which nothing copies to the installer; use commands that the installer has, or let disko's own script make the disks (--disko script)")
+			r.errorf(s.Hook, "names a path in /nix/store, which nothing copies to the installer; use commands that "+
+				"the installer has, or let disko's own script make the disks (--disko script)")
 		}
 	}
 }

@@ -35,7 +35,8 @@ func CheckSelector(s string) error {
 	for _, class := range slices.Sorted(maps.Keys(classes)) {
 		each = append(each, "largest"+class, "smallest"+class)
 	}
-	return fmt.Errorf("%q selects no disk; possible are serial:SERIAL, wwn:WWN, %s, and a path such as /dev/disk/by-id/NAME", s, strings.Join(each, ", "))
+	return fmt.Errorf("%q selects no disk; possible are serial:SERIAL, wwn:WWN, %s, and a path such as "+
+		"/dev/disk/by-id/NAME", s, strings.Join(each, ", "))
 }
 
 // superlative returns the class of a selector for the largest or smallest disk; nil for other selectors.
@@ -212,7 +213,8 @@ func ParseDisks(args []string) (map[string]string, error) {
 		_, twice := disks[name]
 		switch err := CheckSelector(selector); {
 		case !ok || name == "":
-			errs = append(errs, fmt.Errorf("%q is not NAME=DISK, such as main=largest; NAME is the disk's below disko.devices.disk", w))
+			errs = append(errs, fmt.Errorf("%q is not NAME=DISK, such as main=largest; NAME is the disk's below "+
+				"disko.devices.disk", w))
 		case twice:
 			errs = append(errs, fmt.Errorf("%q: %s is chosen already", w, name))
 		case err != nil:

@@ -51,10 +51,12 @@ func (p *Plan) checkHolds(r *reader, at, root string, n *placedDevice) {
 		r.errorf(at, "%s is in use by %s of type %q, which is not supported yet; remove that first", root, n.device(), n.Type)
 	case how == holdsNothing:
 	case slices.ContainsFunc(n.roots, stays):
-		r.errorf(at, "%s holds a part of %s, which is also on %s; the layout does not take all of these: take it apart by hand (%s), or take all of them",
+		r.errorf(at, "%s holds a part of %s, which is also on %s; the layout does not take all of these: take it "+
+			"apart by hand (%s), or take all of them",
 			root, n.device(), strings.Join(n.roots, ", "), n.byHand(root))
 	case how == holdsPaths && len(n.roots) > 1:
-		r.errorf(at, "%s are paths to one disk, %s, and the layout would take it more than once; take one, and disable the other paths (multipath -f %s)",
+		r.errorf(at, "%s are paths to one disk, %s, and the layout would take it more than once; take one, and "+
+			"disable the other paths (multipath -f %s)",
 			strings.Join(n.roots, ", "), n.device(), quoted(n.Name))
 	}
 
@@ -70,7 +72,8 @@ func (p *Plan) checkPaths(r *reader) {
 		for _, o := range p.Disks[:i] {
 			same := d.Device != o.Device && d.WWN != "" && d.WWN == o.WWN && d.Serial == o.Serial && d.Size == o.Size
 			if same && (p.erased(d.Device) || p.erased(o.Device)) {
-				r.errorf(p.at(d.Device), "%s has the WWN %s, serial number and size of %s: they are two paths to one disk, and the layout would take it twice",
+				r.errorf(p.at(d.Device), "%s has the WWN %s, serial number and size of %s: they are two paths to "+
+					"one disk, and the layout would take it twice",
 					d.Device, d.WWN, o.Device)
 			}
 		}
@@ -98,11 +101,13 @@ func (p *Plan) checkMembers(r *reader, nodes []*placedDevice) {
 			switch {
 			case n.UUID != "" && slices.Contains(sharedUUID, n.FSType):
 				if n.UUID == other.UUID {
-					r.errorf(p.at(root), "%s holds a part of the %s on %s too; the layout does not take all of its disks: remove that disk, or wipe %s by hand (wipefs --all %[4]s)",
+					r.errorf(p.at(root), "%s holds a part of the %s on %s too; the layout does not take all of its "+
+						"disks: remove that disk, or wipe %s by hand (wipefs --all %[4]s)",
 						root, n.FSType, other.device(), n.device())
 				}
 			case slices.Contains(noUUID, n.FSType) && len(n.Children) == 0:
-				r.errorf(p.at(root), "%s and %s both hold a part of a %s, and nothing tells whether of the same; the layout takes only the first: if that is none of the other, wipe it by hand (wipefs --all %s)",
+				r.errorf(p.at(root), "%s and %s both hold a part of a %s, and nothing tells whether of the same; "+
+					"the layout takes only the first: if that is none of the other, wipe it by hand (wipefs --all %s)",
 					n.device(), other.device(), n.FSType, n.device())
 			}
 		}
@@ -144,7 +149,9 @@ func (p *Plan) checkGroups(r *reader, nodes []*placedDevice) {
 		case len(stays) == 0:
 		case len(erased) > 0:
 			root := p.erasedRoot(erased[0])
-			r.errorf(p.at(root), "%s holds a part of the volume group %s, which is on %s too; the layout does not take all of its disks: take %s out of the group (vgreduce %[2]s %[4]s), remove the group (vgremove %[2]s), or take all of its disks",
+			r.errorf(p.at(root), "%s holds a part of the volume group %s, which is on %s too; the layout does not "+
+				"take all of its disks: take %s out of the group (vgreduce %[2]s %[4]s), remove the group "+
+				"(vgremove %[2]s), or take all of its disks",
 				root, group, stays[0].device(), erased[0].device())
 		default:
 			p.clash(r, stays[0], uniqueName{"lvm", pv.Group})
@@ -169,7 +176,8 @@ func (p *Plan) checkOther(r *reader, n *placedDevice) {
 		p.clash(r, n, has)
 	}
 	if path, ok := p.labels[n.PartLabel]; ok && !p.taken(n.roots[0]) {
-		r.errorf(path, "%q is the label of %s too, which the layout does not take; the installed system could pick the wrong one: wipe that disk or choose another name", n.PartLabel, n.device())
+		r.errorf(path, "%q is the label of %s too, which the layout does not take; the installed system could pick "+
+			"the wrong one: wipe that disk or choose another name", n.PartLabel, n.device())
 	}
 }
 
@@ -222,17 +230,22 @@ func (p *Plan) clash(r *reader, n *placedDevice, has uniqueName) {
 		"crypt":      {"container", "close it (cryptsetup close " + word + ")"},
 		"lvm":        {"volume group", "rename it (vgrename " + word + " NEW), wipe its disks"},
 		"zfs_member": {"pool", "rename it (zpool import " + word + " NEW), wipe its disks"},
-		"mdadm":      {"RAID", "rename it (mdadm --assemble --update=name --name=NEW /dev/md/NEW MEMBERS), wipe its disks"},
+		"mdadm": {"RAID", "rename it (mdadm --assemble --update=name --name=NEW /dev/md/NEW MEMBERS), wipe " +
+			"its disks"},
 	}
 	switch a, ok := about[has.kind]; {
 	case ok && has.kind == "crypt" && n.Type != "crypt":
-		r.errorf("disk", "a device %q of device mapper is there already on %s, which the layout does not take; remove it (dmsetup remove %s) or choose another name", has.name, n.roots[0], word)
+		r.errorf("disk", "a device %q of device mapper is there already on %s, which the layout does not take; "+
+			"remove it (dmsetup remove %s) or choose another name", has.name, n.roots[0], word)
 	case ok:
 		r.errorf("disk", "a %s %q is there already on %s, which the layout does not take; %s, or choose another name", a.what, has.name, n.roots[0], a.mend)
 	case has.kind == "partuuid":
-		r.errorf("disk", "the partition %s, which the layout does not take, has the UUID %s that the layout gives; the installed system could pick the wrong one: wipe that disk, or give the partition another (sgdisk --partition-guid)", n.device(), has.name)
+		r.errorf("disk", "the partition %s, which the layout does not take, has the UUID %s that the layout gives; "+
+			"the installed system could pick the wrong one: wipe that disk, or give the partition another (sgdisk "+
+			"--partition-guid)", n.device(), has.name)
 	default:
-		r.errorf("disk", "%q is the label of the %s on %s too, which the layout does not take; the installed system could mount the wrong one: %s or choose another label",
+		r.errorf("disk", "%q is the label of the %s on %s too, which the layout does not take; the installed "+
+			"system could mount the wrong one: %s or choose another label",
 			has.name, cmp.Or(n.FSType, "file system"), n.device(), relabel(n))
 	}
 }

@@ -236,7 +236,8 @@ func (g *gptTable) verify(r *reader, device string, t *Table) error {
 // verify compares an entry of a hybrid MBR with the layout.
 func (h *hybrid) verify(r *reader, path string, got MBREntry, part Partition) {
 	if uint64(got.First) != part.First || uint64(got.Sectors) != part.Last-part.First+1 {
-		r.errorf(path, "entry %d of the MBR has %d sectors from %d on, which are not the partition's", got.Number, got.Sectors, got.First)
+		r.errorf(path, "entry %d of the MBR has %d sectors from %d on, which are not the "+
+			"partition's", got.Number, got.Sectors, got.First)
 	}
 	if want, err := strconv.ParseUint(strings.TrimPrefix(strings.ToLower(h.typeCode), "0x"), 16, 8); err == nil &&
 		byte(want) != got.Type {

@@ -52,7 +52,8 @@ var zpoolModes = map[string]int{"": 1, "mirror": 2, "raidz": 2, "raidz1": 2, "ra
 
 func parseZpool(d *topDevice, a *attrs, _ string) {
 	a.want("type", "zpool")
-	z := &zpool{at: a.at("mode"), name: a.matches("name", zpoolName, "up to 63 letters, digits and _.:- beginning with a letter"),
+	z := &zpool{at: a.at("mode"), name: a.matches("name", zpoolName, "up to 63 letters, digits and _.:- beginning "+
+		"with a letter"),
 		options: a.options("options")}
 	if slices.Contains([]string{"mirror", "raidz", "draid", "spare", "log", "special", "dedup", "cache"}, z.name) {
 		a.bad("name", "%q is reserved by ZFS", z.name)

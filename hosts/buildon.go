@@ -34,11 +34,13 @@ func (c Choices) checkBuild() error {
 	case c.StorePath != "" && c.BuildOn == BuildTarget:
 		return errors.New("--store-path is built already: leave out --build-on target")
 	case c.StorePath != "" && c.Hardware.Tool != "":
-		return errors.New("--store-path is built already, so that --generate-hardware-config would come too late: leave out one of them")
+		return errors.New("--store-path is built already, so that --generate-hardware-config would come too late: " +
+			"leave out one of them")
 	case c.StorePath != "" && !strings.HasPrefix(c.StorePath, "/"):
 		return fmt.Errorf("--store-path %s: write an absolute path", c.StorePath)
 	case c.Disko == Script && c.BuildOn == BuildTarget:
-		return errors.New("--disko script needs the flake's script built before there is a disk to build on: leave out --build-on target")
+		return errors.New("--disko script needs the flake's script built before there is a disk to build on: leave " +
+			"out --build-on target")
 	}
 	return nil
 }

@@ -149,7 +149,8 @@ func (h *Host) ownerOf(d Disk, claims []claim) Owner {
 	case len(claims) > 0:
 		return Owner{Doubt: claims[0].doubt(h.Name, d)}
 	case d.Twins > 0 && maybe:
-		return Owner{Doubt: "other disks of the machine say the same of themselves, and no permit was burned for all of them"}
+		return Owner{Doubt: "other disks of the machine say the same of themselves, and no permit was burned for " +
+			"all of them"}
 	case maybe:
 		return Owner{Doubt: "a permit of this host was burned for another disk that has its serial number or WWN"}
 	}

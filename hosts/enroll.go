@@ -56,10 +56,12 @@ func (inv *Inventory) permit(h Host, permit time.Duration, secrets map[string][]
 		return Host{}, err
 	}
 	if len(h.Generated) > 0 && len(h.EscrowTo) == 0 {
-		return Host{}, errors.New("a passphrase that is generated needs somebody who can read it: --escrow-to RECIPIENT")
+		return Host{}, errors.New("a passphrase that is generated needs somebody who can read it: --escrow-to " +
+			"RECIPIENT")
 	}
 	if len(h.MACs) == 0 {
-		return Host{}, fmt.Errorf("enroll %s: it needs a MAC address; `provision set %s --mac MAC` gives one to a host that is enrolled", h.Name, h.Name)
+		return Host{}, fmt.Errorf("enroll %s: it needs a MAC address; `provision set %s --mac MAC` gives one to a "+
+			"host that is enrolled", h.Name, h.Name)
 	}
 	for i, m := range h.MACs {
 		mac, err := ParseMAC(m)
@@ -94,7 +96,8 @@ func (inv *Inventory) permit(h Host, permit time.Duration, secrets map[string][]
 	}
 
 	h.HostKey = key
-	ev := Event{Kind: EventEnrolled, Enroll: &h, Message: fmt.Sprintf("%s shall become %s with image %s; permit until %s",
+	ev := Event{Kind: EventEnrolled, Enroll: &h, Message: fmt.Sprintf("%s shall become %s with image %s; permit "+
+		"until %s",
 		strings.Join(h.MACs, ", "), h.Name, h.Image, h.Permit.Expires.Format(time.RFC3339))}
 	if h.Permit.DryRun {
 		ev.Message += ", for a dry run"
@@ -314,7 +317,8 @@ const MaxFacts = 4 << 20
 // UnbindBoot removes the machine's UUID from the boot b, because a machine with another UUID (other) asked for the same
 // boot.
 func (inv *Inventory) UnbindBoot(name string, b Boot, other string) (Host, error) {
-	ev := Event{Kind: EventFetched, Stranger: true, Message: fmt.Sprintf("machines with two UUIDs, %s and %s, asked for one boot with the same MAC; "+
+	ev := Event{Kind: EventFetched, Stranger: true, Message: fmt.Sprintf("machines with two UUIDs, %s and %s, "+
+		"asked for one boot with the same MAC; "+
 		"if there is one machine only, somebody forges packets", b.Machine, other)}
 	b.Machine = ""
 	h, err := inv.Get(name)

@@ -105,15 +105,18 @@ func ParseRecipient(s string) (age.Recipient, error) {
 	upper := strings.ToUpper(s)
 	switch {
 	case strings.HasPrefix(upper, "AGE-SECRET-KEY-"), strings.HasPrefix(upper, "AGE-PLUGIN-"):
-		return nil, errors.New("escrow: this is an age identity, which is private; give its public half, the age1… that `age-keygen -y FILE` prints")
+		return nil, errors.New("escrow: this is an age identity, which is private; give its public half, the age1… " +
+			"that `age-keygen -y FILE` prints")
 	case strings.HasPrefix(s, "-----BEGIN") && strings.Contains(s, "PRIVATE KEY-----"):
 		return nil, errors.New("escrow: this is a private key; give its public half, the file with .pub")
 	case strings.HasPrefix(s, "-----BEGIN"):
-		return nil, errors.New("escrow: this is X.509 or PEM, which age cannot encrypt to; give an age1…, ssh-ed25519 or ssh-rsa public key")
+		return nil, errors.New("escrow: this is X.509 or PEM, which age cannot encrypt to; give an age1…, " +
+			"ssh-ed25519 or ssh-rsa public key")
 	case strings.HasPrefix(s, "age1pq1"):
 		return nil, errors.New("escrow: age1pq1… keys are not supported; give an X25519 one, as `age-keygen` makes it")
 	case strings.HasPrefix(s, "age1") && strings.LastIndex(s, "1") > len("age"):
-		return nil, errors.New("escrow: this recipient needs an age plugin, which the server does not run; give an age1…, ssh-ed25519 or ssh-rsa public key")
+		return nil, errors.New("escrow: this recipient needs an age plugin, which the server does not run; give an " +
+			"age1…, ssh-ed25519 or ssh-rsa public key")
 	case strings.HasPrefix(s, "age1"):
 		r, err := age.ParseX25519Recipient(s)
 		if err != nil {
@@ -132,7 +135,8 @@ func parseSSHRecipient(s string) (age.Recipient, error) {
 		return nil, errors.New("escrow: this is no public key; give age1…, ssh-ed25519 or ssh-rsa")
 	}
 	if t := key.Type(); t != ssh.KeyAlgoED25519 && t != ssh.KeyAlgoRSA {
-		return nil, fmt.Errorf("escrow: age cannot encrypt to a key of type %s; give an age1…, ssh-ed25519 or ssh-rsa public key", t)
+		return nil, fmt.Errorf("escrow: age cannot encrypt to a key of type %s; give an age1…, ssh-ed25519 or "+
+			"ssh-rsa public key", t)
 	}
 	r, err := agessh.ParseRecipient(s)
 	if err != nil {
@@ -239,7 +243,8 @@ func (inv *Inventory) Reveal(name, who string) ([]Escrow, error) {
 		names = append(names, entry)
 	}
 
-	_, err = inv.Apply(name, Event{Kind: EventRevealed, Message: fmt.Sprintf("%s was given the escrowed disk keys, encrypted: %s", who, strings.Join(names, ", "))})
+	_, err = inv.Apply(name, Event{Kind: EventRevealed, Message: fmt.Sprintf("%s was given the escrowed disk keys, "+
+		"encrypted: %s", who, strings.Join(names, ", "))})
 	if err != nil {
 		return nil, err
 	}

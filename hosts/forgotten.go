@@ -85,7 +85,8 @@ func (inv *Inventory) Forget(name, by string) error {
 	h, err := inv.Get(name)
 	if err == nil && h.Permit.Spent.IsZero() && !h.Connected {
 		// What was prepared for another install is undone, as when an install is cancelled.
-		_, err = inv.Apply(name, Event{Kind: EventCancelled, Message: "the permit was withdrawn: the host is forgotten"})
+		_, err = inv.Apply(name, Event{Kind: EventCancelled, Message: "the permit was withdrawn: the host is " +
+			"forgotten"})
 		if errors.Is(err, ErrRefused) {
 			err = nil // there was no permit to withdraw
 		}
@@ -282,7 +283,8 @@ func (inv *Inventory) kept(name string, forgotten time.Time) (Forgotten, error) 
 		return f, nil
 	}
 
-	return Forgotten{}, fmt.Errorf("restore %s: %w: no forgotten host of this name is kept; `provision restore` lists those that are",
+	return Forgotten{}, fmt.Errorf("restore %s: %w: no forgotten host of this name is kept; `provision restore` "+
+		"lists those that are",
 		name, ErrNotFound)
 }
 
@@ -301,7 +303,8 @@ func (inv *Inventory) unclaimed(h Host) (expect []store.Version, err error) {
 	case !errors.Is(err, ErrNotFound):
 		return nil, err
 	case len(recs) > 0:
-		return nil, fmt.Errorf("restore %s: %w: another SSH key was made for this name meanwhile; `provision forget %s` puts that aside",
+		return nil, fmt.Errorf("restore %s: %w: another SSH key was made for this name meanwhile; `provision "+
+			"forget %s` puts that aside",
 			h.Name, ErrRefused, h.Name)
 	}
 

@@ -54,7 +54,8 @@ func (h *Hardware) UnmarshalText(text []byte) error {
 		return fmt.Errorf("--generate-hardware-config %s: write a path below the flake's folder, such as hosts/HOST/%s",
 			s, standard)
 	case path.Ext(h.Path) != ext || first == ".git" || path.Base(h.Path) == "flake.nix":
-		return fmt.Errorf("--generate-hardware-config %s: what %s makes goes into a %s file of its own, such as hosts/HOST/%s",
+		return fmt.Errorf("--generate-hardware-config %s: what %s makes goes into a %s file of its own, such as "+
+			"hosts/HOST/%s",
 			s, tool, ext, standard)
 	}
 

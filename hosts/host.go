@@ -214,7 +214,8 @@ var namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$`)
 // with a letter or digit, at most 63 characters.
 func CheckName(name string) error {
 	if !namePattern.MatchString(name) {
-		return fmt.Errorf("host name %q: use letters, digits, '-', '_' and '.', starting with a letter or digit, at most 63", name)
+		return fmt.Errorf("host name %q: use letters, digits, '-', '_' and '.', starting with a letter or digit, "+
+			"at most 63", name)
 	}
 	return nil
 }

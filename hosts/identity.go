@@ -28,13 +28,15 @@ func ParseHostKey(data []byte) (public string, private []byte, err error) {
 	}
 
 	if block.Type != "OPENSSH PRIVATE KEY" {
-		return "", nil, fmt.Errorf("it is a %s, not an OpenSSH ed25519 key; make one with `ssh-keygen -t ed25519 -N \"\" -f FILE`", strings.ToLower(block.Type))
+		return "", nil, fmt.Errorf("it is a %s, not an OpenSSH ed25519 key; make one with `ssh-keygen -t ed25519 "+
+			"-N \"\" -f FILE`", strings.ToLower(block.Type))
 	}
 	signer, err := ssh.ParsePrivateKey(pem.EncodeToMemory(block))
 	var locked *ssh.PassphraseMissingError
 	switch {
 	case errors.As(err, &locked):
-		return "", nil, errors.New("it is encrypted, and a host must read its key alone; take the passphrase off with `ssh-keygen -p -N \"\" -f FILE`")
+		return "", nil, errors.New("it is encrypted, and a host must read its key alone; take the passphrase off " +
+			"with `ssh-keygen -p -N \"\" -f FILE`")
 	case err != nil:
 		return "", nil, errors.New("it is a damaged OpenSSH private key")
 	case signer.PublicKey().Type() != ssh.KeyAlgoED25519:
@@ -80,7 +82,8 @@ func (inv *Inventory) Identity(name string) (string, error) {
 
 	private, err := inv.Secret(name, SecretHostKey)
 	if errors.Is(err, ErrNotFound) {
-		return "", fmt.Errorf("host %s: %w, and no SSH key was made for it; `provision host-key %s --make` makes one before it is enrolled", name, ErrNotFound, name)
+		return "", fmt.Errorf("host %s: %w, and no SSH key was made for it; `provision host-key %s --make` makes "+
+			"one before it is enrolled", name, ErrNotFound, name)
 	}
 	if err != nil {
 		return "", err

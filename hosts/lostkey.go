@@ -71,7 +71,8 @@ func lostKey(path, how string, sealed []store.Record) error {
 
 	lost = append(lost, "the server's own SSH key")
 	return fmt.Errorf("open the store's key %s: %s, and without it these cannot be read: %s. Put the file back from a "+
-		"backup; copies of state.db do not hold it. If it is lost, `provision state drop-secrets --state-dir %s` removes "+
+		"backup; copies of state.db do not hold it. If it is lost, `provision state drop-secrets --state-dir %s` "+
+		"removes "+
 		"them. Installed hosts go on as they are, and passphrases in escrow can be read by those to whom they were "+
 		"encrypted; a host that is installed again gets a new SSH key, its disk keys and secret files must be given "+
 		"again, and hosts must let the server's new key in",

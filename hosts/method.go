@@ -62,7 +62,8 @@ func ParseMethod(s string) (m Method, err error) {
 		}
 
 		if *into != "" {
-			return m, fmt.Errorf("boot method %q names two of a kind: write one offer and one program, such as first+snponly", s)
+			return m, fmt.Errorf("boot method %q names two of a kind: write one offer and one program, such as "+
+				"first+snponly", s)
 		}
 		*into = part
 	}

@@ -98,8 +98,10 @@ type Restart struct {
 }
 
 // LookAt tells people what to check when a machine netboots again instead of starting from its disk.
-const LookAt = "its disk does not start. Look at its screen (does its kernel panic, or the firmware find nothing to start?), " +
-	"at the firmware's boot order, and at what its configuration makes the boot loader do (an ESP that is not mounted where it installs, " +
+const LookAt = "its disk does not start. Look at its screen (does its kernel panic, or the firmware find nothing " +
+	"to start?), " +
+	"at the firmware's boot order, and at what its configuration makes the boot loader do (an ESP that is not " +
+	"mounted where it installs, " +
 	"boot.loader.efi.canTouchEfiVariables, efiInstallAsRemovable)"
 
 // noteWaiting records where the restarted machine waits for a passphrase, or that it stopped waiting.

@@ -222,7 +222,8 @@ func (inv *Inventory) settleSecrets(after *Host, undone bool) (writes []store.Wr
 func (inv *Inventory) allGiven(h Host, given map[string][]byte) error {
 	missing, err := inv.missing(h, given)
 	if err == nil && len(missing) > 0 {
-		err = fmt.Errorf("the server does not have all secrets of %s; it removes them once a host is installed: give them again, with %s", h.Name, strings.Join(missing, " "))
+		err = fmt.Errorf("the server does not have all secrets of %s; it removes them once a host is installed: "+
+			"give them again, with %s", h.Name, strings.Join(missing, " "))
 	}
 	return err
 }

@@ -75,7 +75,8 @@ type SerialClash struct {
 
 // Error says how to give the board to the other host.
 func (e SerialClash) Error() string {
-	return fmt.Sprintf("the Raspberry Pi of %s tells the serial number %s, which that of %s told: %v; if the board is %s's now, run `provision set %s --serial=`",
+	return fmt.Sprintf("the Raspberry Pi of %s tells the serial number %s, which that of %s told: %v; if the board "+
+		"is %s's now, run `provision set %s --serial=`",
 		e.Too, e.Serial, e.Has, ErrRefused, e.Too, e.Has)
 }
 
@@ -96,7 +97,8 @@ func (inv *Inventory) NameBoard(name string, b Boot, serial string) (Host, error
 		ev.Message = "it is the Raspberry Pi with the serial number " + serial
 	} else {
 		b.Several, ev.Stranger = true, true
-		ev.Message = fmt.Sprintf("Raspberry Pis with two serial numbers, %s and %s, asked for one boot with the same MAC; "+
+		ev.Message = fmt.Sprintf("Raspberry Pis with two serial numbers, %s and %s, asked for one boot with the "+
+			"same MAC; "+
 			"if there is one only, somebody forges packets", b.Serial, serial)
 	}
 

@@ -106,7 +106,8 @@ func set(h *Host, ev Event) error {
 		h.Serial = *c.Serial
 	}
 	if h.Serial != "" && !boardSerial.MatchString(h.Serial) {
-		return fmt.Errorf("serial number %q: write 8 hexadecimal digits in lower case, as the Raspberry Pi tells it, or nothing",
+		return fmt.Errorf("serial number %q: write 8 hexadecimal digits in lower case, as the Raspberry Pi tells "+
+			"it, or nothing",
 			h.Serial)
 	}
 	machine := !slices.Equal(macs, old.MACs) || h.Image != old.Image || h.Board != old.Board || h.Serial != old.Serial
@@ -121,7 +122,8 @@ var boardSerial = regexp.MustCompile(`^[0-9a-f]{8}$`)
 
 // permitted returns the error for a change of the machine of a host that has a permit.
 func permitted(name string) error {
-	return fmt.Errorf("%s has a permit, which is for the machine and the image that it was given for: %w; run `provision cancel %s` first",
+	return fmt.Errorf("%s has a permit, which is for the machine and the image that it was given for: %w; run "+
+		"`provision cancel %s` first",
 		name, ErrRefused, name)
 }
 

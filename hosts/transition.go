@@ -334,7 +334,8 @@ func netboot(h *Host, ev Event) error {
 // OtherMachine says, for people, that a machine with another UUID than the one bound to the host uses its MAC, and what
 // to do if that is the host's machine nevertheless.
 func (h *Host) OtherMachine(uuid string) string {
-	return fmt.Sprintf("another machine (UUID %s, not %s) uses this host's MAC; if it is the one that is meant, because its mainboard was "+
+	return fmt.Sprintf("another machine (UUID %s, not %s) uses this host's MAC; if it is the one that is meant, "+
+		"because its mainboard was "+
 		"changed or its firmware tells another UUID each time, run `provision retry %s`", cmp.Or(uuid, "not told"), h.Machine, h.Name)
 }
 

@@ -23,7 +23,8 @@ func ParseDigest(s string) (name, digest string, err error) {
 	}
 	digest = strings.ToLower(strings.TrimPrefix(digest, "sha256:"))
 	if !isDigest(digest) || found && name == "" {
-		return "", "", fmt.Errorf("digest %q: write FILE=HEX, or HEX where there is one file: 64 hex digits, as sha256sum prints", s)
+		return "", "", fmt.Errorf("digest %q: write FILE=HEX, or HEX where there is one file: 64 hex digits, as "+
+			"sha256sum prints", s)
 	}
 	return name, digest, nil
 }
@@ -71,7 +72,8 @@ func (d *digests) check(ctx context.Context, file string) error {
 		return fmt.Errorf("read %s: %w", file, err)
 	}
 	if got := hex.EncodeToString(h.Sum(nil)); got != want {
-		return fmt.Errorf("%s: its sha256 is %s, and is to be %s as given: it is not the file that was meant, or is damaged", file, got, want)
+		return fmt.Errorf("%s: its sha256 is %s, and is to be %s as given: it is not the file that was meant, or "+
+			"is damaged", file, got, want)
 	}
 	return nil
 }

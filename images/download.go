@@ -211,7 +211,8 @@ func (d downloader) ask(ctx context.Context, r remote, p *partialDownload) (*htt
 		case req.URL.Scheme != "http" && req.URL.Scheme != "https":
 			return errRemote{text: fmt.Sprintf("it redirects to a URL of %q", req.URL.Scheme)}
 		case !r.proven && !secure(req.URL):
-			return errRemote{text: fmt.Sprintf("it redirects to %s, which anyone on the way can change: give its digest with --sha256 %s=HEX",
+			return errRemote{text: fmt.Sprintf("it redirects to %s, which anyone on the way can change: give its "+
+				"digest with --sha256 %s=HEX",
 				plainURL(req.URL), path.Base(r.url.Path))}
 		}
 		return nil

@@ -84,7 +84,8 @@ func (c *Catalog) Firmware(name string) (Firmware, error) {
 			return f, err
 		}
 	}
-	return Firmware{}, fmt.Errorf("%w: there is no firmware %q yet; add it with: provision images firmware add %s --from DIR",
+	return Firmware{}, fmt.Errorf("%w: there is no firmware %q yet; add it with: provision images firmware add %s "+
+		"--from DIR",
 		ErrNotFound, name, boards.RaspberryPi)
 }
 
@@ -168,7 +169,8 @@ func (c *Catalog) RemoveFirmware(name string, inUse []string) error {
 		return err
 	}
 	if len(inUse) > 0 {
-		return fmt.Errorf("remove firmware %s: needed by %s; to replace it, add it again; `provision set HOST --board BOARD` says if a host has another board", name, strings.Join(inUse, ", "))
+		return fmt.Errorf("remove firmware %s: needed by %s; to replace it, add it again; `provision set HOST "+
+			"--board BOARD` says if a host has another board", name, strings.Join(inUse, ", "))
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -79,7 +79,8 @@ func (g *gathering) add(from []string) (Firmware, error) {
 			return Firmware{}, fmt.Errorf("from %s: %w", sourceWords(source), err)
 		}
 		if len(g.has) == 0 {
-			return Firmware{}, fmt.Errorf("from %s: nothing of a Raspberry Pi's firmware is in it: looked for start4.elf, bootcode.bin, bcm2711-*.dtb, overlays/*.dtbo, u-boot.bin and so on", sourceWords(source))
+			return Firmware{}, fmt.Errorf("from %s: nothing of a Raspberry Pi's firmware is in it: looked for "+
+				"start4.elf, bootcode.bin, bcm2711-*.dtb, overlays/*.dtbo, u-boot.bin and so on", sourceWords(source))
 		}
 	}
 
@@ -88,7 +89,8 @@ func (g *gathering) add(from []string) (Firmware, error) {
 	}
 
 	if len(g.Licences) == 0 {
-		g.notes = append(g.notes, "no licence was found beside the files (LICENCE.broadcom, copyright): Broadcom's wants to go with them wherever they go")
+		g.notes = append(g.notes, "no licence was found beside the files (LICENCE.broadcom, copyright): Broadcom's "+
+			"wants to go with them wherever they go")
 	}
 	return g.c.commitFirmware(g.Firmware, g.blobs)
 }
@@ -112,7 +114,8 @@ func (g *gathering) from(source string) error {
 	u, urlErr := url.Parse(source)
 	switch {
 	case urlErr == nil && u.User != nil && !strings.HasSuffix(u.Scheme, "ssh"): // a user name for ssh (git@) is not secret
-		return errors.New("a name or password in a URL ends up in logs and in the list of processes: download it yourself, and add the files")
+		return errors.New("a name or password in a URL ends up in logs and in the list of processes: download it " +
+			"yourself, and add the files")
 	case err == nil && info.IsDir():
 		return g.folder(source)
 	case err == nil:
@@ -167,7 +170,8 @@ func (g *gathering) url(source string) error {
 	err = f.file(g.ctx, u, name, maxDeb)
 	var open errOpen
 	if errors.As(err, &open) {
-		err = errors.New("anyone on the way can change what comes over plain http, and boards trust their firmware: use https, or download it yourself and check it")
+		err = errors.New("anyone on the way can change what comes over plain http, and boards trust their " +
+			"firmware: use https, or download it yourself and check it")
 	}
 
 	var broken errBroken

@@ -189,7 +189,8 @@ func (m isoImage) bootEntry() (bootEntry, error) {
 	}
 
 	if len(found) == 0 {
-		return bootEntry{}, errors.New("no isolinux.cfg or grub.cfg in it names a kernel and an initrd: take them out, and add them with --kernel, --initrd and --cmdline")
+		return bootEntry{}, errors.New("no isolinux.cfg or grub.cfg in it names a kernel and an initrd: take them " +
+			"out, and add them with --kernel, --initrd and --cmdline")
 	}
 	i := slices.IndexFunc(found, func(e bootEntry) bool { return strings.Contains(" "+e.cmdline, " init=") })
 	return found[max(i, 0)], nil
@@ -276,6 +277,8 @@ func (m isoImage) fromMemory(e bootEntry, initrdFile string) error {
 	if word != nil {
 		why = "its stage 1 looks for the medium (" + word[1] + ")"
 	}
-	return fmt.Errorf("this ISO cannot run from memory: %s, which a netbooted machine does not have; use the netboot files of the same release, "+
-		"bzImage-ARCH-linux (or Image-…), initrd-ARCH-linux and netboot-ARCH-linux.ipxe, or a kexec tarball: https://github.com/nix-community/nixos-images/releases", why)
+	return fmt.Errorf("this ISO cannot run from memory: %s, which a netbooted machine does not have; use the "+
+		"netboot files of the same release, "+
+		"bzImage-ARCH-linux (or Image-…), initrd-ARCH-linux and netboot-ARCH-linux.ipxe, or a kexec tarball: "+
+		"https://github.com/nix-community/nixos-images/releases", why)
 }

@@ -64,7 +64,8 @@ func (c *Catalog) networkModules(ctx context.Context, img Image) ([]initrd.File,
 
 	chosen := index.bounded(modules, needed, useful, maxModules)
 	if !slices.ContainsFunc(slices.Collect(maps.Keys(chosen)), cardModules.MatchString) && !index.builtinCard {
-		return nil, fmt.Errorf("its initrd holds no driver for a network card, of kernel %s, and none is known to be built in: "+
+		return nil, fmt.Errorf("its initrd holds no driver for a network card, of kernel %s, and none is known to "+
+			"be built in: "+
 			"take an image whose initrd has them (NixOS: boot.initrd.availableKernelModules)", release)
 	}
 	return index.pack(modules, chosen), nil
@@ -111,10 +112,12 @@ func (m *moduleFiles) index(ctx context.Context, release string) (moduleIndex, e
 		}
 		slices.Sort(found)
 		if len(found) > 0 {
-			return moduleIndex{}, fmt.Errorf("its kernel is %s, and its initrd holds modules for %s: give the kernel and the initrd of one build",
+			return moduleIndex{}, fmt.Errorf("its kernel is %s, and its initrd holds modules for %s: give the "+
+				"kernel and the initrd of one build",
 				release, strings.Join(found, ", "))
 		}
-		return moduleIndex{}, fmt.Errorf("its initrd holds no modules (lib/modules/%s/modules.dep), so no driver for a network card", release)
+		return moduleIndex{}, fmt.Errorf("its initrd holds no modules (lib/modules/%s/modules.dep), so no driver "+
+			"for a network card", release)
 	}
 
 	return parseModuleIndex(files), nil

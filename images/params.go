@@ -35,7 +35,8 @@ func ParseKernelParams(params []string) ([]string, error) {
 		case name == "":
 			return nil, fmt.Errorf("kernel parameter %q: write NAME or NAME=VALUE, such as console=ttyS0,115200", p)
 		case strings.ContainsFunc(p, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("\"'\\$`|&;<>{}", r) }):
-			return nil, fmt.Errorf("kernel parameter %q: write one word of plain text, without blanks, quotes and any of \\ $ ` | & ; < > { }", p)
+			return nil, fmt.Errorf("kernel parameter %q: write one word of plain text, without blanks, quotes and "+
+				"any of \\ $ ` | & ; < > { }", p)
 		case strings.Trim(name, "_") == "":
 			return nil, fmt.Errorf("kernel parameter %q: what follows it would be init's", p)
 		case ownParams[name] != "":
@@ -66,7 +67,8 @@ func (img Image) BootCmdline(host []string) string {
 // Fits returns an error if the command line with these parameters of a host is longer than the kernel allows.
 func (img Image) Fits(host []string) error {
 	if n := len(img.BootCmdline(host)); n > maxCmdline {
-		return fmt.Errorf("the command line of image %s would have %d bytes with the kernel parameters; the kernel cuts it off, at most %d fit",
+		return fmt.Errorf("the command line of image %s would have %d bytes with the kernel parameters; the kernel "+
+			"cuts it off, at most %d fit",
 			img.Name, n, maxCmdline)
 	}
 	return nil

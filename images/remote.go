@@ -38,7 +38,8 @@ var checks = []string{"", "https", "digest published beside it", "digest given"}
 type errOpen struct{ url, name string }
 
 func (e errOpen) Error() string {
-	return fmt.Sprintf("download %s: anyone on the way can change what comes over plain http, and what this image boots is given the keys of hosts: "+
+	return fmt.Sprintf("download %s: anyone on the way can change what comes over plain http, and what this image "+
+		"boots is given the keys of hosts: "+
 		"use https, or give the file's digest with --sha256 %s=HEX", e.url, e.name)
 }
 
@@ -56,7 +57,8 @@ func parseURL(s string) (*url.URL, error) {
 	case err != nil:
 		return nil, errors.New("from: it is no URL that can be read")
 	case u.User != nil:
-		return nil, errors.New("from: a name or password in a URL ends up in logs and in the image's record: download it yourself, and add the files")
+		return nil, errors.New("from: a name or password in a URL ends up in logs and in the image's record: " +
+			"download it yourself, and add the files")
 	case u.Host == "":
 		return nil, fmt.Errorf("from %s: the URL names no server", plainURL(u))
 	}
@@ -174,7 +176,8 @@ func (f *fetch) file(ctx context.Context, u *url.URL, name string, limit int64) 
 func check(ctx context.Context, p *partialDownload, name, want, whose string) error {
 	got, err := p.sum(ctx)
 	if err == nil && got != want {
-		err = fmt.Errorf("%s: its sha256 is %s, and the %s is %s: it is not the file that was meant, or was damaged on the way", name, got, whose, want)
+		err = fmt.Errorf("%s: its sha256 is %s, and the %s is %s: it is not the file that was meant, or was "+
+			"damaged on the way", name, got, whose, want)
 		err = errors.Join(err, p.restart(""))
 	}
 	return err

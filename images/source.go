@@ -240,7 +240,8 @@ func FromDir(dir string, arch Arch) (Source, error) {
 
 	switch len(found) {
 	case 0:
-		return Source{}, fmt.Errorf("no image in %s: looked for bzImage, Image, kexec/bzImage, and bzImage-ARCH, Image-ARCH with ARCH %s; "+
+		return Source{}, fmt.Errorf("no image in %s: looked for bzImage, Image, kexec/bzImage, and bzImage-ARCH, "+
+			"Image-ARCH with ARCH %s; "+
 			"name the files with --kernel, --initrd and --cmdline", dir, arches)
 	case 1:
 		return found[0], nil
@@ -258,7 +259,8 @@ func findImage(dir string, suffixes ...string) ([]Source, error) {
 				continue
 			}
 			if !exists(src.Initrd) {
-				return nil, fmt.Errorf("%s is there and %s is not: put it beside, or name the files with --kernel, --initrd and --cmdline",
+				return nil, fmt.Errorf("%s is there and %s is not: put it beside, or name the files with --kernel, "+
+					"--initrd and --cmdline",
 					src.Kernel, src.Initrd)
 			}
 			var err error
@@ -286,7 +288,8 @@ func findCmdline(dir, suffix string) (cmdline, file string, err error) {
 		file = params
 		cmdline, err = paramsCmdline(params)
 	default:
-		return "", "", fmt.Errorf("%s is missing, which holds the kernel's command line: put it beside, or name the files with --kernel, --initrd and --cmdline", ipxe)
+		return "", "", fmt.Errorf("%s is missing, which holds the kernel's command line: put it beside, or name "+
+			"the files with --kernel, --initrd and --cmdline", ipxe)
 	}
 	if err != nil {
 		return "", "", fmt.Errorf("command line from %s: %w", file, err)

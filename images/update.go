@@ -21,9 +21,11 @@ func (c *Catalog) Update(ctx context.Context, name string, sha256 map[string]str
 	case err != nil:
 		return Image{}, false, err
 	case old.From == "":
-		return Image{}, false, fmt.Errorf("update image %s: it was added from single files: add it again with --kernel, --initrd and --cmdline", name)
+		return Image{}, false, fmt.Errorf("update image %s: it was added from single files: add it again with "+
+			"--kernel, --initrd and --cmdline", name)
 	case len(old.SHA256) > 0 && len(sha256) == 0:
-		return Image{}, false, fmt.Errorf("update image %s: it is pinned by the digests that were given for it, so nothing else may come: "+
+		return Image{}, false, fmt.Errorf("update image %s: it is pinned by the digests that were given for it, so "+
+			"nothing else may come: "+
 			"give the new ones with --sha256", name)
 	}
 

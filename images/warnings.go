@@ -35,7 +35,8 @@ func (img Image) Warnings() []string {
 		warn("has no sshd, so provision could not log in: build it with services.openssh.enable")
 	}
 	if len(l.Modules) > 0 && l.Kernel != "" && !slices.Contains(l.Modules, l.Kernel) {
-		warn("has a kernel of version %s, and modules for %s in its initrd, which it cannot load: give kernel and initrd of the same build",
+		warn("has a kernel of version %s, and modules for %s in its initrd, which it cannot load: give kernel and "+
+			"initrd of the same build",
 			l.Kernel, strings.Join(l.Modules, ", "))
 	}
 	if len(l.NICs) == 0 && l.Error == "" {
@@ -43,7 +44,8 @@ func (img Image) Warnings() []string {
 		case !l.Squashfs:
 			warn("has none of the common network drivers (%s): machines would not find the network", none)
 		case img.Arch == AArch64:
-			warn("has none of the common network drivers in its initrd (%s), but in its squashfs at most: Raspberry Pis cannot netboot it", none)
+			warn("has none of the common network drivers in its initrd (%s), but in its squashfs at most: "+
+				"Raspberry Pis cannot netboot it", none)
 		}
 	}
 

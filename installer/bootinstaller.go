@@ -112,12 +112,15 @@ func (f *reconciler) reach(ctx context.Context, h hosts.Host) (*session, error) 
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
 		case errors.Is(err, errWrongKey):
-			return nil, fmt.Errorf("%s answers SSH with the host key %s, and what is to be taken over has %s: not touched. "+
+			return nil, fmt.Errorf("%s answers SSH with the host key %s, and what is to be taken over has %s: not "+
+				"touched. "+
 				"If the machine has got another key meanwhile, run `provision install %s --ssh root@%s`",
 				addr, fingerprint(other), fingerprint(take.HostKey), h.Name, addr)
 		case proved:
-			return nil, fmt.Errorf("%s has the right host key, and does not let this server in: give root's authorized_keys there "+
-				"the key in the server's ssh.pub (in the flake, so that it lasts), or run `provision install %s --ssh root@%s`", addr, h.Name, addr)
+			return nil, fmt.Errorf("%s has the right host key, and does not let this server in: give root's "+
+				"authorized_keys there "+
+				"the key in the server's ssh.pub (in the flake, so that it lasts), or run `provision install %s "+
+				"--ssh root@%s`", addr, h.Name, addr)
 		}
 
 		silent = append(silent, addr)
@@ -206,7 +209,8 @@ func (f *reconciler) sendMagic(ctx context.Context, h hosts.Host) (string, error
 			return "", fmt.Errorf("wake %s: %w", h.Name, err)
 		}
 	}
-	return "sent magic packets to " + strings.Join(h.MACs, ", ") + "; if the machine does not start by them, switch it on. " +
+	return "sent magic packets to " + strings.Join(h.MACs, ", ") + "; if the machine does not start by them, " +
+		"switch it on. " +
 		"Its firmware must start from the network first", nil
 }
 
@@ -327,7 +331,8 @@ func (f *reconciler) kexec(ctx context.Context, h hosts.Host, t remoteProgram) (
 		return "", err
 	}
 
-	how := fmt.Sprintf("kexec: sent %s in %s, starting the installer", megabytes(img.Kernel.Size+img.Initrd.Size), elapsed(f.Now(), start))
+	how := fmt.Sprintf("kexec: sent %s in %s, starting the "+
+		"installer", megabytes(img.Kernel.Size+img.Initrd.Size), elapsed(f.Now(), start))
 	started, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 

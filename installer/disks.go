@@ -92,7 +92,8 @@ func (d *Disks) make(ctx context.Context) (steps int, err error) {
 		d.plan = next
 	}
 
-	return steps, fmt.Errorf("after %d rounds of opening what the layout keeps there is still more to open; the last was: %s", maxRounds, stepNames(d.plan.Steps))
+	return steps, fmt.Errorf("after %d rounds of opening what the layout keeps there is still more to open; the "+
+		"last was: %s", maxRounds, stepNames(d.plan.Steps))
 }
 
 // verify reads the disks back, and compares them with the plan.

@@ -72,7 +72,8 @@ func usePreset(c *nix.Config, host string, o hosts.Choices) (*disko.Layout, erro
 			"choose another of `provision layout list`", preset.Name, preset.For, preset.Arch, host, c.System)
 	}
 	if left := preset.Unchosen(o.Disks); len(left) > 0 {
-		return nil, fmt.Errorf("layout %s leaves the disk to you: choose it with --disk %s=DISK, such as --disk %s=largest",
+		return nil, fmt.Errorf("layout %s leaves the disk to you: choose it with --disk %s=DISK, such as --disk "+
+			"%s=largest",
 			preset.Name, left[0], left[0])
 	}
 	if o.Disko == hosts.Script {

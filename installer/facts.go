@@ -89,8 +89,10 @@ func (i *install) knownCard(macs []string) error {
 	if mac := neighbour(i.session.addr); slices.Contains(macs, mac) {
 		at = mac
 	}
-	i.note("it was netbooted as %s, and none of its network cards has that MAC (with a dock, firmware may pass on another "+
-		"card's): it is reached at %s. While it restarts from its disk, run `provision set %s --mac=+%s`, and it is known by both",
+	i.note("it was netbooted as %s, and none of its network cards has that MAC (with a dock, firmware may pass on "+
+		"another "+
+		"card's): it is reached at %s. While it restarts from its disk, run `provision set %s --mac=+%s`, and it "+
+		"is known by both",
 		i.host.Boot.MAC, at, i.host.Name, at)
 	return nil
 }

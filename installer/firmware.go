@@ -42,7 +42,8 @@ func (f *reconciler) checkBoard(h hosts.Host, l *disko.Layout, p *disko.Plan) er
 	}
 
 	if len(stops) > 0 {
-		return fmt.Errorf("nothing was changed. The layout does not suit the board, %s (enroll it with --board if it is another):\n  %s", b, strings.Join(stops, "\n  "))
+		return fmt.Errorf("nothing was changed. The layout does not suit the board, %s (enroll it with --board if "+
+			"it is another):\n  %s", b, strings.Join(stops, "\n  "))
 	}
 	return f.checkFirmware(l, p, b)
 }
@@ -55,7 +56,8 @@ func (f *reconciler) checkFirmware(l *disko.Layout, p *disko.Plan, b boards.Boar
 	}
 	vendor, err := f.Images.Firmware(b.Firmware)
 	if errors.Is(err, images.ErrNotFound) {
-		f.note("no firmware is here to be put on the disk: the host has to bring its own, or add it before the install: provision images firmware add %s --from DIR", b.Firmware)
+		f.note("no firmware is here to be put on the disk: the host has to bring its own, or add it before the "+
+			"install: provision images firmware add %s --from DIR", b.Firmware)
 		return nil
 	}
 	if err != nil {
@@ -63,12 +65,14 @@ func (f *reconciler) checkFirmware(l *disko.Layout, p *disko.Plan, b boards.Boar
 	}
 
 	if lacks := b.Missing(vendor.Names(), boards.FAT); len(lacks) > 0 {
-		f.note("the firmware that is here is not enough to start %s from its disk, for which the host has to bring its own: it lacks %s", b, strings.Join(lacks, ", "))
+		f.note("the firmware that is here is not enough to start %s from its disk, for which the host has to bring "+
+			"its own: it lacks %s", b, strings.Join(lacks, ", "))
 		return nil
 	}
 	need := firmwareRoom(vendor.For(b, boards.FAT))
 	if has := cmp.Or(fw.Size, p.SizeOf(fw.Mountpoints[0])); has > 0 && has < need {
-		return fmt.Errorf("nothing was changed. %s: the partition for the firmware has %s, and that of %s needs %s: make it larger",
+		return fmt.Errorf("nothing was changed. %s: the partition for the firmware has %s, and that of %s needs "+
+			"%s: make it larger",
 			fw.Path, megabytes(has), b, megabytes(need))
 	}
 	return nil
@@ -120,14 +124,16 @@ func putFirmware(
 	}
 	vendor, err := c.Firmware(b.Firmware)
 	if errors.Is(err, images.ErrNotFound) {
-		return "", fmt.Errorf("the host did not put it there, and there is none here: add it with `provision images firmware add %s --from DIR`, then run `provision retry`", b.Firmware)
+		return "", fmt.Errorf("the host did not put it there, and there is none here: add it with `provision "+
+			"images firmware add %s --from DIR`, then run `provision retry`", b.Firmware)
 	}
 	if err != nil {
 		return "", err
 	}
 
 	if lacks := b.Missing(vendor.Names(), boards.FAT); len(lacks) > 0 {
-		return "", fmt.Errorf("the host did not put it there, and what is here lacks %s: add it with `provision images firmware add %s --from DIR`, then run `provision retry`", strings.Join(lacks, ", "), b.Firmware)
+		return "", fmt.Errorf("the host did not put it there, and what is here lacks %s: add it with `provision "+
+			"images firmware add %s --from DIR`, then run `provision retry`", strings.Join(lacks, ", "), b.Firmware)
 	}
 	if _, err := s.run(ctx, nil, "rm", "-rf", "--", root+point+"/"+firmwareBegun); err != nil {
 		return "", err

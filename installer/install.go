@@ -176,7 +176,8 @@ func explainFull(ctx context.Context, s *session, err error) error {
 		free, freeErr := strconv.ParseInt(f[3], 10, 64)
 		if sizeErr == nil && freeErr == nil && size > 0 && free < min(size/50, 4<<10) {
 			at := cmp.Or(strings.TrimPrefix(f[5], "/mnt"), "/")
-			err = fmt.Errorf("%w\nthe new file system at %s is full (%s): make it larger in the layout, then run `provision retry`", err, at, megabytes(size<<10))
+			err = fmt.Errorf("%w\nthe new file system at %s is full (%s): make it larger in the layout, then run "+
+				"`provision retry`", err, at, megabytes(size<<10))
 		}
 	}
 
@@ -189,7 +190,8 @@ func (i *install) reboot(ctx context.Context) error {
 	if err := i.disks.Unmount(ctx); err != nil {
 		return err
 	}
-	if _, err := i.Hosts.Apply(i.name, hosts.Event{Kind: hosts.EventRebooted, Message: "everything is on the disk; restarting from it"}); err != nil {
+	if _, err := i.Hosts.Apply(i.name, hosts.Event{Kind: hosts.EventRebooted, Message: "everything is on the disk; " +
+		"restarting from it"}); err != nil {
 		return err
 	}
 	return restart(ctx, i.session)

@@ -259,7 +259,8 @@ func (f *reconciler) contact(ctx context.Context, h hosts.Host) *session {
 		}
 
 		if mac := neighbour(addr); mac != "" && !slices.Contains(h.MACs, mac) {
-			f.note("the installer at %s has the MAC %s, which is not one of %s's (%s); it has this boot's key, so it is taken for the "+
+			f.note("the installer at %s has the MAC %s, which is not one of %s's (%s); it has this boot's key, so "+
+				"it is taken for the "+
 				"machine: see that it is, or that nothing forges ARP answers", addr, mac, h.Name, strings.Join(h.MACs, ", "))
 		}
 		return s
@@ -289,7 +290,8 @@ func (f *reconciler) overdue(h hosts.Host) <-chan time.Time {
 
 	why := "the machine was offered a boot and did not fetch it all; see its screen, and `provision logs " + h.Name + "` for what it fetched"
 	if !h.Boot.Used.IsZero() {
-		why = "the machine fetched kernel and initrd, but the installer did not answer SSH with this boot's key; see its screen: " +
+		why = "the machine fetched kernel and initrd, but the installer did not answer SSH with this boot's key; " +
+			"see its screen: " +
 			"does the image's command line hold its own init=, and has it a driver for the network card?"
 	}
 	f.fail(hosts.PhaseNetboot, fmt.Errorf("no installer after %s: %s", f.LiveWithin, why))
@@ -327,7 +329,8 @@ func (f *reconciler) work(ctx context.Context, h hosts.Host, s *session) {
 	switch {
 	case err == nil, errors.Is(cause, errUnwanted):
 	case errors.Is(err, errLost) || errors.Is(cause, errLost):
-		f.apply(hosts.Event{Kind: hosts.EventLost, Phase: phase, Message: fmt.Sprintf("lost the installer during %s: %v; it goes on when the machine is back", phase, err)})
+		f.apply(hosts.Event{Kind: hosts.EventLost, Phase: phase, Message: fmt.Sprintf("lost the installer during "+
+			"%s: %v; it goes on when the machine is back", phase, err)})
 		if now, getErr := f.Hosts.Get(f.name); getErr == nil && now.Disconnects > maxLosses {
 			f.fail(phase, fmt.Errorf("the installer was lost %d times in one boot; the last time: %w", now.Disconnects, err))
 		}

@@ -26,11 +26,13 @@ systemd-cryptenroll --tpm2-device=list && systemd-cryptenroll --help`
 	case errors.Is(err, errLost) || ctx.Err() != nil:
 		return false, err
 	case err != nil:
-		return false, fmt.Errorf("--tpm2: the installer image's systemd-cryptenroll does not work: choose another --image, %s: %w", withoutTPM2, err)
+		return false, fmt.Errorf("--tpm2: the installer image's systemd-cryptenroll does not work: choose another "+
+			"--image, %s: %w", withoutTPM2, err)
 	case said == "none\n":
 		return false, fmt.Errorf("--tpm2: the installer image has no systemd-cryptenroll: choose another --image, %s", withoutTPM2)
 	case !strings.Contains(said, "/dev/tpmrm"):
-		return false, fmt.Errorf("--tpm2: the machine has no TPM 2.0 that the installer can see: switch it on in the firmware's setup (fTPM, PTT, security device), %s", withoutTPM2)
+		return false, fmt.Errorf("--tpm2: the machine has no TPM 2.0 that the installer can see: switch it on in "+
+			"the firmware's setup (fTPM, PTT, security device), %s", withoutTPM2)
 	default:
 		return strings.Contains(said, "--unlock-key-file"), nil
 	}
@@ -56,7 +58,8 @@ func (i *install) checkTPM2(ctx context.Context, p *disko.Plan) error {
 			return err
 		}
 		if !c.Tries {
-			i.note("the layout's settings of %s have no crypttabExtraOpts = [ \"tpm2-device=auto\" ]: unless boot.initrd has, %s asks for its passphrase and lets its TPM be", c.Name, i.host.Name)
+			i.note("the layout's settings of %s have no crypttabExtraOpts = [ \"tpm2-device=auto\" ]: unless "+
+				"boot.initrd has, %s asks for its passphrase and lets its TPM be", c.Name, i.host.Name)
 		}
 	}
 
@@ -73,7 +76,8 @@ func (f *reconciler) checkKey(h hosts.Host, c disko.Container, binary bool) erro
 		return nil // Disks.Key says so
 	}
 	if err == nil && bytes.IndexByte(c.Key(content), 0) >= 0 {
-		err = fmt.Errorf("--tpm2: the key of %s in %s has a zero byte, which systemd-cryptenroll takes only since systemd 252, and the installer image has an older one: "+
+		err = fmt.Errorf("--tpm2: the key of %s in %s has a zero byte, which systemd-cryptenroll takes only since "+
+			"systemd 252, and the installer image has an older one: "+
 			"choose another --image, or another key, %s", c.Name, c.KeyFile, withoutTPM2)
 	}
 	return err

@@ -28,10 +28,13 @@ func openTree(flake string) (*fileTree, error) {
 	case err != nil:
 		return nil, err
 	case local == nil:
-		return nil, fmt.Errorf("the hardware configuration is written into the flake's folder, and %s is not a local folder: "+
-			"start the server with --flake FOLDER, or put the file into the flake yourself and leave out --generate-hardware-config", flake)
+		return nil, fmt.Errorf("the hardware configuration is written into the flake's folder, and %s is not a "+
+			"local folder: "+
+			"start the server with --flake FOLDER, or put the file into the flake yourself and leave out "+
+			"--generate-hardware-config", flake)
 	case local.Pinned:
-		return nil, fmt.Errorf("the hardware configuration is written into the flake's folder, and %s is pinned to what was committed: "+
+		return nil, fmt.Errorf("the hardware configuration is written into the flake's folder, and %s is pinned to "+
+			"what was committed: "+
 			"start the server with --flake FOLDER", flake)
 	}
 

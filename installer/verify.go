@@ -59,7 +59,8 @@ func (f *reconciler) verify(ctx context.Context, h hosts.Host) bool {
 				return true
 			}
 			if a.who == stranger {
-				f.note("%s answers SSH with another key than %s has, or none that it is known by; not believed", a.at(), h.Name)
+				f.note("%s answers SSH with another key than %s has, or none that it is known by; not "+
+					"believed", a.at(), h.Name)
 			}
 			if a.who > best.who {
 				best = a
@@ -137,7 +138,8 @@ func (f *reconciler) waits(h hosts.Host, a sshAnswer) {
 		}
 		message := "waits for its passphrase at " + a.at()
 		if a.who == unclear {
-			message = fmt.Sprintf("answers at %s with its own SSH key, and may be its stage 1 that waits for its passphrase, which has that key, too: %v, "+
+			message = fmt.Sprintf("answers at %s with its own SSH key, and may be its stage 1 that waits for its "+
+				"passphrase, which has that key, too: %v, "+
 				"so this server cannot tell", a.at(), a.why)
 		}
 		f.apply(hosts.Event{Kind: hosts.EventWaits, Address: a.at(), Message: message})
@@ -174,10 +176,12 @@ func (f *reconciler) giveUp(h hosts.Host) {
 	switch {
 	case h.State != hosts.StateRebooting:
 	case h.Restart.Returns >= maxReturns:
-		f.fail(hosts.PhaseReboot, fmt.Errorf("%s came back to the network %d times since it was told to start from its disk: %s. "+
+		f.fail(hosts.PhaseReboot, fmt.Errorf("%s came back to the network %d times since it was told to start from "+
+			"its disk: %s. "+
 			"It counts as installed as soon as it answers", h.Name, h.Restart.Returns, hosts.LookAt))
 	case h.Restart.Waits == "" && f.Now().Sub(since) > RebootWithin:
-		f.fail(hosts.PhaseReboot, fmt.Errorf("%s did not answer with its own SSH key within %s of the restart; see its screen: "+
+		f.fail(hosts.PhaseReboot, fmt.Errorf("%s did not answer with its own SSH key within %s of the restart; see "+
+			"its screen: "+
 			"it may wait for a disk passphrase, or start something else. It counts as installed as soon as it answers", h.Name, RebootWithin))
 	}
 }

@@ -62,7 +62,8 @@ func (r review) unproved() (told []string) {
 			"and is to prove itself by its SSH key: %s", r.host, otherProof)}
 	}
 	if e.OnlyLoopback() {
-		told = append(told, fmt.Sprintf("sshd of %s listens for its own machine only (services.openssh.listenAddresses): %s",
+		told = append(told, fmt.Sprintf("sshd of %s listens for its own machine only "+
+			"(services.openssh.listenAddresses): %s",
 			r.host, otherProof))
 	}
 
@@ -79,8 +80,10 @@ func (r review) unproved() (told []string) {
 	switch {
 	case open:
 	case len(only) > 0:
-		told = append(told, fmt.Sprintf("the firewall of %s lets SSH (port %s) in from %s only, not from this network: %s, "+
-			"or open the port with services.openssh.openFirewall", r.host, join(ports), strings.Join(only, ", "), otherProof))
+		told = append(told, fmt.Sprintf("the firewall of %s lets SSH (port %s) in from %s only, not from this "+
+			"network: %s, "+
+			"or open the port with "+
+			"services.openssh.openFirewall", r.host, join(ports), strings.Join(only, ", "), otherProof))
 	default:
 		told = append(told, fmt.Sprintf("the firewall of %s does not let SSH (port %s) in: %s, "+
 			"or open the port with services.openssh.openFirewall", r.host, join(ports), otherProof))
@@ -99,7 +102,8 @@ func (r review) unproved() (told []string) {
 
 	if s := h.Expected.Stage1; s.OwnKey && s.SystemKey == "" && slices.Contains(ports, s.Port) {
 		told = append(told, fmt.Sprintf("sshd in stage 1 of %s has the port and the host key of the system's, "+
-			"so only a login tells them apart: let this server log in as root (its key is ssh.pub in the state folder), "+
+			"so only a login tells them apart: let this server log in as root (its key is ssh.pub in the state "+
+			"folder), "+
 			"or give boot.initrd.network.ssh a key or a port of its own", r.host))
 	}
 

@@ -61,7 +61,8 @@ func Wake(ctx context.Context, ifname, mac string) error {
 	case failed != nil && sent == 0:
 		return fmt.Errorf("wake %s by way of %s: %w", mac, ifname, failed)
 	case sent == 0:
-		return fmt.Errorf("wake %s by way of %s: the interface has no IPv4 address, and only root may do without; run as root or with CAP_NET_RAW, or give it one", mac, ifname)
+		return fmt.Errorf("wake %s by way of %s: the interface has no IPv4 address, and only root may do without; "+
+			"run as root or with CAP_NET_RAW, or give it one", mac, ifname)
 	}
 
 	return nil

@@ -95,7 +95,8 @@ func stranger(h *hosts.Host, c bootClient) string {
 func nextStage(c bootClient) (loader, string) {
 	leads := c.profile().loads
 	if leads != nothing && c.processor() == "" {
-		return nothing, fmt.Sprintf("it asks as %s, for which there is no installer: choose 64-bit UEFI or BIOS in its firmware, if it has that", c.words())
+		return nothing, fmt.Sprintf("it asks as %s, for which there is no installer: choose 64-bit UEFI or BIOS in "+
+			"its firmware, if it has that", c.words())
 	}
 	return leads, ""
 }

@@ -245,7 +245,8 @@ func (s *Server) boot(l *servedLink, c bootClient, h hosts.Host) (hosts.Boot, er
 		s.note(h, "%s asked to boot and was refused: %s", c, err)
 		return hosts.Boot{}, nil
 	case string(img.Arch) != h.Arch:
-		s.note(h, "%s asked to boot and was refused: image %s is for %s, and %s is built for %s: enroll it with another --image", c, h.Image, img.Arch, h.Name, h.Arch)
+		s.note(h, "%s asked to boot and was refused: image %s is for %s, and %s is built for %s: enroll it with "+
+			"another --image", c, h.Image, img.Arch, h.Name, h.Arch)
 		return hosts.Boot{}, nil
 	}
 

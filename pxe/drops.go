@@ -70,6 +70,7 @@ func (s *Server) tellDropped() {
 		attrs = append(attrs, what, text)
 	}
 
-	s.Log.Warn("in the last minute more was asked than is answered, by one machine or by all, and the rest was dropped; "+
+	s.Log.Warn("in the last minute more was asked than is answered, by one machine or by all, and the rest was "+
+		"dropped; "+
 		"look at what sends so much", attrs...)
 }

@@ -238,7 +238,8 @@ func (e *exchange) lease(sub *subnet) (addr netip.Addr, ok bool, err error) {
 // have to last for ever (RFC 1534 section 2).
 func (e *exchange) leaseBOOTP(sub *subnet, fixed netip.Addr) (addr netip.Addr, ok bool, err error) {
 	if !fixed.IsValid() {
-		e.note(*e.host, "%s asked by BOOTP, which knows no leases, and got no address: give it one outside of --dhcp-range "+
+		e.note(*e.host, "%s asked by BOOTP, which knows no leases, and got no address: give it one outside of "+
+			"--dhcp-range "+
 			"with `provision set %s --address ADDRESS`", e.client.MAC, e.host.Name)
 		return addr, false, nil
 	}
@@ -258,7 +259,8 @@ func (e *exchange) tellDoubt(why string) {
 	if why == "" {
 		return
 	}
-	const help = "look for the machine with that MAC; if the addresses are really in use, serve with another --dhcp-range"
+	const help = "look for the machine with that MAC; if the addresses are really in use, serve with another " +
+		"--dhcp-range"
 	e.note(*e.host, "%s got an address that may be in use: %s; %s", e.client, why, help)
 	if e.doubted.due(e.Now()) {
 		e.Log.Warn("an address was handed out that may be in use; "+help,
@@ -298,7 +300,8 @@ func (e *exchange) load(a answer) (bootInfo, error) {
 		how := e.ladders.ask(e.client, rungs, anew, pinned, worked, e.Now())
 		if file = programFile(e.client, how.Program); file == "" || how.Program == "" {
 			if e.host != nil {
-				e.note(*e.host, "%s asked, and its boot method %s cannot be used with it in %s mode: enroll it with another --boot-method", e.client, pinned, e.Mode)
+				e.note(*e.host, "%s asked, and its boot method %s cannot be used with it in %s mode: enroll it "+
+					"with another --boot-method", e.client, pinned, e.Mode)
 			}
 			return b, nil
 		}
@@ -331,7 +334,8 @@ func (e *exchange) tellError(err error) {
 			e.note(*e.host, "%s got no address: %v; %s", e.client, err, help)
 		}
 		if e.exhausted.due(e.Now()) {
-			e.Log.Warn("no address is left to hand out: serve with a larger --dhcp-range", "mac", e.client.MAC, "err", err)
+			e.Log.Warn("no address is left to hand out: serve with a larger "+
+				"--dhcp-range", "mac", e.client.MAC, "err", err)
 		}
 	case !overtaken(err):
 		e.Log.Error("answer DHCP", "mac", e.client.MAC, "err", err)

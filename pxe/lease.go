@@ -43,7 +43,8 @@ func ParseRange(s string) (Range, error) {
 	}
 
 	if err1 != nil || err2 != nil || err3 != nil || !first.Is4() || !last.Is4() || last.Less(first) {
-		return Range{}, fmt.Errorf("DHCP range %q: write FIRST-LAST, such as 192.168.1.100-192.168.1.199, and for machines behind a relay FIRST-LAST/24", s)
+		return Range{}, fmt.Errorf("DHCP range %q: write FIRST-LAST, such as 192.168.1.100-192.168.1.199, and for "+
+			"machines behind a relay FIRST-LAST/24", s)
 	}
 	if r.size() > MaxRange {
 		return Range{}, fmt.Errorf("DHCP range %q holds more than %d addresses", s, MaxRange)

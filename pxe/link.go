@@ -66,7 +66,8 @@ func parseInterface(text string) (name string, chosen netip.Prefix, err error) {
 		chosen, err = netip.PrefixFrom(addr, 32), addrErr
 	}
 	if err != nil || !chosen.Addr().Is4() {
-		return name, chosen, fmt.Errorf("interface %q: write NAME, or NAME=ADDRESS to choose among its IPv4 addresses", text)
+		return name, chosen, fmt.Errorf("interface %q: write NAME, or NAME=ADDRESS to choose among its IPv4 "+
+			"addresses", text)
 	}
 	return name, chosen, nil
 }
@@ -242,7 +243,8 @@ func (s *Server) openSubnets(waiting bool) error {
 		case !sub.prefix.IsValid() && waiting:
 			continue
 		case !sub.prefix.IsValid():
-			return fmt.Errorf("DHCP range %s is in the network of none of the interfaces (%s); for machines behind a relay write its prefix length, as in %s/24", r, s.where(), r)
+			return fmt.Errorf("DHCP range %s is in the network of none of the interfaces (%s); for machines behind "+
+				"a relay write its prefix length, as in %s/24", r, s.where(), r)
 		case !sub.prefix.Contains(r.Last):
 			return fmt.Errorf("DHCP range %s is not within %s", r, sub.prefix)
 		case slices.ContainsFunc(all, func(o subnet) bool { return o.prefix.Overlaps(sub.prefix) }):

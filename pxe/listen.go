@@ -80,9 +80,11 @@ func portError(proto string, port int, err error) error {
 		if owner := PortOwner(proto, port); owner != "" {
 			by = " by " + owner
 		}
-		return fmt.Errorf("listen on %s port %d: it is taken%s; stop that, or see `provision serve --help` for other modes and ports", proto, port, by)
+		return fmt.Errorf("listen on %s port %d: it is taken%s; stop that, or see `provision serve --help` for "+
+			"other modes and ports", proto, port, by)
 	case errors.Is(err, os.ErrPermission):
-		return fmt.Errorf("listen on %s port %d: not permitted; run as root or with CAP_NET_BIND_SERVICE and CAP_NET_RAW", proto, port)
+		return fmt.Errorf("listen on %s port %d: not permitted; run as root or with CAP_NET_BIND_SERVICE and "+
+			"CAP_NET_RAW", proto, port)
 	}
 	return fmt.Errorf("listen on %s port %d: %w", proto, port, err)
 }

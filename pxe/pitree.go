@@ -170,7 +170,8 @@ func upstreamNames(files map[string]images.File, b boards.Board) {
 func (t piTree) fits(block int64) error {
 	for _, name := range slices.Sorted(maps.Keys(t.files)) {
 		if size := t.files[name].Size; size > maxBlocks*block {
-			return fmt.Errorf("its %s has %d bytes, and its firmware loads at most %d over TFTP, %d blocks of %d: take an image with a smaller one",
+			return fmt.Errorf("its %s has %d bytes, and its firmware loads at most %d over TFTP, %d blocks of %d: "+
+				"take an image with a smaller one",
 				name, size, maxBlocks*block, maxBlocks, block)
 		}
 	}
@@ -191,7 +192,8 @@ func configText(h hosts.Host, kernel string) (string, error) {
 	}
 	for _, line := range append(lines, h.PiConfig...) {
 		if len(line) > maxPiConfigLine {
-			return "", fmt.Errorf("its config.txt would have a line of %d characters, of which the firmware reads %d: shorten %q",
+			return "", fmt.Errorf("its config.txt would have a line of %d characters, of which the firmware reads "+
+				"%d: shorten %q",
 				len(line), maxPiConfigLine, line)
 		}
 	}
@@ -210,7 +212,8 @@ func (s *Server) piCmdline(h hosts.Host, img images.Image) (string, error) {
 	line, err := s.firstCmdline(h, img)
 	if err == nil && len(line) > maxPiCmdline {
 		err = fmt.Errorf("the kernel's command line would have %d bytes, of which %d fit: shorten that of image %s, "+
-			"or take kernel parameters away with `provision set %s --kernel-param`", len(line), maxPiCmdline, img.Name, h.Name)
+			"or take kernel parameters away with `provision set %s "+
+			"--kernel-param`", len(line), maxPiCmdline, img.Name, h.Name)
 	}
 	return line + "\n", err
 }
@@ -434,7 +437,8 @@ func (s *Server) tellFolder(h hosts.Host, mac, name string) {
 		return
 	}
 	s.note(h, "%s asked for %s, which is in the folder of another Raspberry Pi, and got nothing: "+
-		"set TFTP_PREFIX=0 in the configuration of its EEPROM; if it is another board than before, run `provision retry %s`",
+		"set TFTP_PREFIX=0 in the configuration of its EEPROM; if it is another board than before, run `provision "+
+		"retry %s`",
 		mac, untold(name), h.Name)
 }
 

@@ -206,7 +206,8 @@ func (s *Server) probeAhead(ctx context.Context, l *servedLink, p *pool) error {
 	for tick := time.NewTicker(probeEvery); ctx.Err() == nil; {
 		if addrs := p.unprobed(); len(addrs) > 0 {
 			answers, err := arp.probe(ctx, addrs)
-			s.Log.Debug("probed free addresses", "interface", l.name, "addresses", len(addrs), "answers", len(answers), "err", err)
+			s.Log.Debug("probed free "+
+				"addresses", "interface", l.name, "addresses", len(addrs), "answers", len(answers), "err", err)
 			if err == nil {
 				p.learn(addrs, answers)
 				p.endFirst()

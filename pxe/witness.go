@@ -24,7 +24,8 @@ func (s *Server) vouch(l *servedLink, h hosts.Host, at netip.Addr, mac string) e
 	case slices.Contains(h.MACs, mac):
 		return nil
 	case mac != "":
-		return fmt.Errorf("%w: %s has the MAC %s, which is not one of %s's; if it is another network card of that machine, "+
+		return fmt.Errorf("%w: %s has the MAC %s, which is not one of %s's; if it is another network card of that "+
+			"machine, "+
 			"run `provision cancel %s` and `provision set %s --mac=+%s`, and enroll it again",
 			hosts.ErrRefused, at, mac, h.Name, h.Name, h.Name, mac)
 	case l.net.Contains(at):

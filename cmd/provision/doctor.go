@@ -48,7 +48,8 @@ type doctorFlags struct {
 // doctorCommand is `provision doctor`.
 func doctorCommand(daemon *api.Client) *cobra.Command {
 	var f doctorFlags
-	c := &cobra.Command{Use: "doctor [--interface IF]", Short: "find what keeps machines from netbooting", Long: doctorHelp, Args: cobra.NoArgs,
+	c := &cobra.Command{Use: "doctor [--interface IF]", Short: "find what keeps machines from " +
+		"netbooting", Long: doctorHelp, Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			d, hints, err := f.doctor(c.Context(), daemon)
 			if err != nil {
@@ -59,7 +60,8 @@ func doctorCommand(daemon *api.Client) *cobra.Command {
 				return printRecipes(c.OutOrStdout(), d, f.config)
 			}
 			if os.Geteuid() != 0 {
-				return errors.New("doctor needs root, to listen to the LAN and to read the firewall: sudo provision doctor")
+				return errors.New("doctor needs root, to listen to the LAN and to read the firewall: sudo " +
+					"provision doctor")
 			}
 			found := append(d.Run(c.Context()), hints...)
 			if err := c.Context().Err(); err != nil {
@@ -121,7 +123,8 @@ func (f *doctorFlags) doctor(ctx context.Context,
 
 	d.Mode, d.HTTPPort = cmp.Or(d.Mode, pxe.Proxy), cmp.Or(d.HTTPPort, 80)
 	if len(d.Interfaces) == 0 {
-		return nil, nil, errUsage{errors.New("doctor needs --interface IF, the network interface on the machines' LAN, since no server says it")}
+		return nil, nil, errUsage{errors.New("doctor needs --interface IF, the network interface on the machines' " +
+			"LAN, since no server says it")}
 	}
 	return d, hints, nil
 }
@@ -177,7 +180,8 @@ func askServer(ctx context.Context, daemon *api.Client, d *doctor.Doctor) (hints
 	}
 	for _, l := range slow {
 		hints = append(hints, doctor.Finding{Check: "machine", Severity: doctor.Hint, What: l.Host + ": " + l.What,
-			Remedy: "choose HTTP boot in its firmware, if it has that; a shorter way to the server (no relay, no slow switch) helps, too"})
+			Remedy: "choose HTTP boot in its firmware, if it has that; a shorter way to the server (no relay, no " +
+				"slow switch) helps, too"})
 	}
 
 	return hints, err

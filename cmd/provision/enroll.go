@@ -211,5 +211,6 @@ func permission(s api.Status) string {
 
 // diskFlag adds --disk, whose values disko.ParseDisks reads.
 func diskFlag(c *cobra.Command, disks *[]string) {
-	c.Flags().StringArrayVar(disks, "disk", nil, "NAME=DISK: the disk to take for the layout's NAME: serial:SERIAL, wwn:WWN, largest, smallest-nvme and so on, or a path")
+	c.Flags().StringArrayVar(disks, "disk", nil, "NAME=DISK: the disk to take for the layout's NAME: "+
+		"serial:SERIAL, wwn:WWN, largest, smallest-nvme and so on, or a path")
 }

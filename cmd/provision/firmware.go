@@ -53,11 +53,13 @@ func firmwareCommand(daemon *api.Client) *cobra.Command {
 
 func firmwareAdd(daemon *api.Client) *cobra.Command {
 	var from []string
-	c := &cobra.Command{Use: "add raspberrypi --from DIR|DEB|URL|FLAKEREF...", Short: "add firmware, in the place of what was there",
+	c := &cobra.Command{Use: "add raspberrypi --from " +
+		"DIR|DEB|URL|FLAKEREF...", Short: "add firmware, in the place of what was there",
 		Args: cobra.ExactArgs(1), ValidArgs: []string{boards.RaspberryPi},
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(from) == 0 {
-				return errUsage{errors.New("images firmware add needs --from DIR, a Debian package, or a flake reference")}
+				return errUsage{errors.New("images firmware add needs --from DIR, a Debian package, or a flake " +
+					"reference")}
 			}
 			r := api.FirmwareRequest{Name: args[0]}
 			for _, source := range from {
@@ -70,7 +72,8 @@ func firmwareAdd(daemon *api.Client) *cobra.Command {
 
 			return addFirmware(c, daemon, r)
 		}}
-	c.Flags().StringSliceVar(&from, "from", nil, "folder, Debian package (raspi-firmware, linux-image-*-arm64, u-boot-rpi), its https URL, or flake reference (nixpkgs#raspberrypifw); may be given several times")
+	c.Flags().StringSliceVar(&from, "from", nil, "folder, Debian package (raspi-firmware, linux-image-*-arm64, "+
+		"u-boot-rpi), its https URL, or flake reference (nixpkgs#raspberrypifw); may be given several times")
 	return c
 }
 
@@ -141,7 +144,8 @@ func printFirmware(w io.Writer, f api.Firmware) {
 
 func firmwareList(daemon *api.Client) *cobra.Command {
 	var asJSON, licences bool
-	c := &cobra.Command{Use: "list", Short: "list the firmware, what it is good for, and its licences", Args: cobra.NoArgs,
+	c := &cobra.Command{Use: "list", Short: "list the firmware, what it is good for, and its " +
+		"licences", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			var all []api.Firmware
 			if err := daemon.Call(c.Context(), http.MethodGet, api.FirmwarePath, nil, &all); err != nil {

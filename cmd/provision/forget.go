@@ -69,7 +69,8 @@ func forgetCommand(daemon *api.Client) *cobra.Command {
 			return nil
 		}}
 	c.Flags().BoolVar(&yes, "yes", false, "do not ask for the host's name")
-	c.Flags().BoolVar(&purge, "purge", false, "destroy at once what would be kept for 30 days, and what is kept of earlier hosts of this name")
+	c.Flags().BoolVar(&purge, "purge", false, "destroy at once what would be kept for 30 days, and what is kept of "+
+		"earlier hosts of this name")
 	return c
 }
 
@@ -186,7 +187,8 @@ func restoreCommand(daemon *api.Client) *cobra.Command {
 			return nil
 		}}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	c.Flags().StringVar(&forgotten, "forgotten", "", "TIME: of several hosts that had this name, the one that was forgotten then, as the list has it (default: the last)")
+	c.Flags().StringVar(&forgotten, "forgotten", "", "TIME: of several hosts that had this name, the one that was "+
+		"forgotten then, as the list has it (default: the last)")
 	return c
 }
 
@@ -266,7 +268,8 @@ func sayNamesake(c *cobra.Command, daemon *api.Client, s api.Status) {
 		return // the text is only a hint
 	}
 	f := all[len(all)-1]
-	fmt.Fprintf(c.OutOrStdout(), "Note: the %s that was forgotten on %s had another SSH host key; that one can be taken back until %s, once this one is forgotten: provision restore %s --forgotten %s\n",
+	fmt.Fprintf(c.OutOrStdout(), "Note: the %s that was forgotten on %s had another SSH host key; that one can be "+
+		"taken back until %s, once this one is forgotten: provision restore %s --forgotten %s\n",
 		s.Name, minute(f.Time), minute(f.Until), s.Name, f.Time.Local().Format(second))
 }
 

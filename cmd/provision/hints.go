@@ -14,32 +14,42 @@ import (
 
 // elsewhere are the options of nixos-anywhere that have another name here, or none: what is the same here.
 var elsewhere = map[string]string{
-	"f":                            "the flake is the server's (provision serve --flake REF); name the host instead: provision install HOST --ssh ADDRESS",
-	"flake":                        "the flake is the server's (provision serve --flake REF); name the host instead: provision install HOST --ssh ADDRESS",
-	"target-host":                  "provision install HOST --ssh [USER@]ADDRESS[:PORT]",
-	"p":                            "--ssh [USER@]ADDRESS:PORT",
-	"ssh-port":                     "--ssh [USER@]ADDRESS:PORT",
-	"ssh-option":                   "~/.ssh/config is read; put it there",
-	"env-password":                 "a password is asked for on the terminal",
-	"tty":                          "a password is asked for on the terminal",
-	"kexec":                        "--image NAME, after provision images add NAME --from TARBALL",
-	"force-kexec":                  "--via kexec",
-	"kexec-extra-flags":            "the kernel is loaded without kexec-tools, so that it has no flags; --kernel-param adds to the installer's command line",
-	"post-kexec-ssh-port":          "--post-kexec-port PORT",
-	"copy-host-keys":               "--host-key FILE takes a key that you have; without it the host keeps the key that provision made for it",
-	"disk-encryption-keys":         "--disk-encryption-key REMOTE=LOCAL, in one word",
-	"store-paths":                  "--store-path SYSTEM; the layout is the flake's (--disko script runs the flake's own script)",
-	"disko-mode":                   "--disko fresh (nixos-anywhere's disko), format or mount",
-	"no-disko-deps":                "nothing of disko is sent to the machine: leave it out",
-	"phases":                       "an install goes through all of its phases, and from where it stopped after provision retry; --dry-run stops before the first change",
-	"stop-after-disko":             "an install goes through all of its phases; --dry-run stops before the first change",
-	"no-reboot":                    "an install ends with the proof that the host starts from its disk, so that the machine restarts",
-	"vm-test":                      "--dry-run does all that comes before the first change, on the machine; provision plan HOST shows the disks",
-	"build-on-remote":              "--build-on target",
-	"from":                         "provision serve --nix-option substituters=URL",
-	"option":                       "provision serve --nix-option NAME=VALUE",
-	"L":                            "provision serve --verbose logs what nix says; provision logs HOST has why a build failed",
-	"print-build-logs":             "provision serve --verbose logs what nix says; provision logs HOST has why a build failed",
+	"f": "the flake is the server's (provision serve --flake REF); name the host " +
+		"instead: provision install HOST --ssh ADDRESS",
+	"flake": "the flake is the server's (provision serve --flake REF); name the host " +
+		"instead: provision install HOST --ssh ADDRESS",
+	"target-host":  "provision install HOST --ssh [USER@]ADDRESS[:PORT]",
+	"p":            "--ssh [USER@]ADDRESS:PORT",
+	"ssh-port":     "--ssh [USER@]ADDRESS:PORT",
+	"ssh-option":   "~/.ssh/config is read; put it there",
+	"env-password": "a password is asked for on the terminal",
+	"tty":          "a password is asked for on the terminal",
+	"kexec":        "--image NAME, after provision images add NAME --from TARBALL",
+	"force-kexec":  "--via kexec",
+	"kexec-extra-flags": "the kernel is loaded without kexec-tools, so that it has no flags; " +
+		"--kernel-param adds to the installer's command line",
+	"post-kexec-ssh-port": "--post-kexec-port PORT",
+	"copy-host-keys": "--host-key FILE takes a key that you have; without it the host keeps the key " +
+		"that provision made for it",
+	"disk-encryption-keys": "--disk-encryption-key REMOTE=LOCAL, in one word",
+	"store-paths": "--store-path SYSTEM; the layout is the flake's (--disko script runs the " +
+		"flake's own script)",
+	"disko-mode":    "--disko fresh (nixos-anywhere's disko), format or mount",
+	"no-disko-deps": "nothing of disko is sent to the machine: leave it out",
+	"phases": "an install goes through all of its phases, and from where it stopped after " +
+		"provision retry; --dry-run stops before the first change",
+	"stop-after-disko": "an install goes through all of its phases; --dry-run stops before the first change",
+	"no-reboot": "an install ends with the proof that the host starts from its disk, so that " +
+		"the machine restarts",
+	"vm-test": "--dry-run does all that comes before the first change, on the machine; " +
+		"provision plan HOST shows the disks",
+	"build-on-remote": "--build-on target",
+	"from":            "provision serve --nix-option substituters=URL",
+	"option":          "provision serve --nix-option NAME=VALUE",
+	"L": "provision serve --verbose logs what nix says; provision logs HOST has why a " +
+		"build failed",
+	"print-build-logs": "provision serve --verbose logs what nix says; provision logs HOST has why a " +
+		"build failed",
 	"show-trace":                   "provision serve --nix-option show-trace=true",
 	"debug":                        "provision serve --verbose",
 	"no-substitute-on-destination": "the machine fetches from its own caches with --substituters-on-target only",
@@ -98,6 +108,7 @@ func misplaced(mac, host string) error {
 		return nil
 	}
 	name = cmp.Or(strings.TrimPrefix(name, "nixosConfigurations."), "HOST")
-	return fmt.Errorf("the flake is the server's (provision serve --flake REF); name the host alone: provision enroll %s %s",
+	return fmt.Errorf("the flake is the server's (provision serve --flake REF); name the host alone: provision "+
+		"enroll %s %s",
 		mac, name)
 }

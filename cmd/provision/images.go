@@ -83,13 +83,15 @@ func imagesUpdate(daemon *api.Client) *cobra.Command {
 			}
 			return err
 		}}
-	c.Flags().StringArrayVar(&digests, "sha256", nil, "digest of a file of the new image: FILE=HEX, or HEX for the only one")
+	c.Flags().StringArrayVar(&digests, "sha256", nil, "digest of a file of the new image: FILE=HEX, or HEX for the "+
+		"only one")
 	return c
 }
 
 func imagesSet(daemon *api.Client) *cobra.Command {
 	var r api.ImageSet
-	c := &cobra.Command{Use: "set NAME --kernel-param NAME[=VALUE]", Short: "set what is added to the kernel command line of an image", Args: cobra.ExactArgs(1),
+	c := &cobra.Command{Use: "set NAME --kernel-param " +
+		"NAME[=VALUE]", Short: "set what is added to the kernel command line of an image", Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if _, err := images.ParseKernelParams(r.KernelParams); err != nil {
 				return errUsage{err}

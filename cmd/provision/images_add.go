@@ -76,7 +76,8 @@ func imagesAdd(daemon *api.Client) *cobra.Command {
 		}}
 	c.Flags().StringVar(&r.Arch, "arch", "", "x86_64 or aarch64, where the source has both")
 	c.Flags().StringVar(&r.From, "from", "", "where the image is: a path, a URL or a flake reference")
-	c.Flags().StringArrayVar(&digests, "sha256", nil, "digest that a file of the source must have: FILE=HEX, or HEX for the only one")
+	c.Flags().StringArrayVar(&digests, "sha256", nil, "digest that a file of the source must have: FILE=HEX, or "+
+		"HEX for the only one")
 	c.Flags().StringVar(&r.Kernel, "kernel", "", "kernel (bzImage or Image)")
 	c.Flags().StringVar(&r.Initrd, "initrd", "", "initrd (cpio, compressed or not)")
 	c.Flags().StringVar(&r.Cmdline, "cmdline", "", "kernel command line, with the init= of this image")

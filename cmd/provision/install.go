@@ -46,11 +46,13 @@ func installCommand(daemon *api.Client) *cobra.Command {
 	var identities []string
 	var yes bool
 	var port uint16
-	c := &cobra.Command{Use: "install HOST --ssh [USER@]ADDRESS[:PORT]", Short: "take over a machine that runs Linux, over SSH", Long: installHelp,
+	c := &cobra.Command{Use: "install HOST --ssh " +
+		"[USER@]ADDRESS[:PORT]", Short: "take over a machine that runs Linux, over SSH", Long: installHelp,
 		Args: cobra.ExactArgs(1), ValidArgsFunction: completeHosts(daemon),
 		RunE: func(c *cobra.Command, args []string) error {
 			if target == "" {
-				return errUsage{errors.New("install needs --ssh [USER@]ADDRESS[:PORT]; for a machine that netboots, see `provision enroll --help`")}
+				return errUsage{errors.New("install needs --ssh [USER@]ADDRESS[:PORT]; for a machine that " +
+					"netboots, see `provision enroll --help`")}
 			}
 			login, err := newLogin(c, target, hostKey, identities)
 			if err != nil {
@@ -72,10 +74,14 @@ func installCommand(daemon *api.Client) *cobra.Command {
 			v.Take.PostKexecPort = int(port)
 			return takeOver(c, daemon, v, &e, yes)
 		}}
-	c.Flags().StringVar(&target, "ssh", "", "the machine: [USER@]ADDRESS[:PORT] (default: what ~/.ssh/config says, else user root, port 22)")
-	c.Flags().StringArrayVarP(&identities, "identity", "i", nil, "key file to log in with (default: ~/.ssh/config's, the SSH agent's, ~/.ssh/id_ed25519, id_ecdsa, id_rsa)")
-	c.Flags().StringVar(&hostKey, "ssh-host-key", "", "the machine's host key: a public key, or its fingerprint SHA256:… (default: known_hosts)")
-	c.Flags().Uint16Var(&port, "post-kexec-port", 0, "by which port of the address the server reaches port 22 of the machine, where the installer listens (default 22)")
+	c.Flags().StringVar(&target, "ssh", "", "the machine: [USER@]ADDRESS[:PORT] (default: what ~/.ssh/config says, "+
+		"else user root, port 22)")
+	c.Flags().StringArrayVarP(&identities, "identity", "i", nil, "key file to log in with (default: "+
+		"~/.ssh/config's, the SSH agent's, ~/.ssh/id_ed25519, id_ecdsa, id_rsa)")
+	c.Flags().StringVar(&hostKey, "ssh-host-key", "", "the machine's host key: a public key, or its fingerprint "+
+		"SHA256:… (default: known_hosts)")
+	c.Flags().Uint16Var(&port, "post-kexec-port", 0, "by which port of the address the server reaches port 22 of "+
+		"the machine, where the installer listens (default 22)")
 	group(c, "login", "ssh", "ssh-host-key", "identity", "post-kexec-port")
 	c.Flags().BoolVar(&yes, "yes", false, "do not ask for the host's name")
 	group(c, "machine", "yes")

@@ -28,7 +28,8 @@ what the layout makes, by label:
 
 // layoutCommand is `provision layout`.
 func layoutCommand() *cobra.Command {
-	c := &cobra.Command{Use: "layout", Short: "show the disk layouts that come with provision", Long: layoutHelp, Args: cobra.NoArgs,
+	c := &cobra.Command{Use: "layout", Short: "show the disk layouts that come with " +
+		"provision", Long: layoutHelp, Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, args []string) error { return errUsage{errors.New("layout needs list or show")} }}
 	c.AddCommand(layoutList(), layoutShow())
 	return c
@@ -131,7 +132,8 @@ func showLayout(w io.Writer, p disko.Preset, form string) error {
 		if err != nil {
 			return err
 		}
-		_, err = fmt.Fprintf(w, "# What layout %s makes, for a host without disko: provision enroll MAC HOST --layout %s\n%s", p.Name, p.Name, s.Nix())
+		_, err = fmt.Fprintf(w, "# What layout %s makes, for a host without disko: provision enroll MAC HOST "+
+			"--layout %s\n%s", p.Name, p.Name, s.Nix())
 		return err
 	}
 
@@ -143,7 +145,8 @@ func showLayout(w io.Writer, p disko.Preset, form string) error {
 func presetHead(p disko.Preset) string {
 	head := fmt.Sprintf("# Layout %s: %s. For %s.\n", p.Name, p.About, p.For)
 	if names := p.Unchosen(nil); len(names) > 0 {
-		head += fmt.Sprintf("# Write the device of %s, by a name that stays (ls -l /dev/disk/by-id), or let\n# provision enroll --disk %s=DISK choose.\n", strings.Join(names, " and "), names[0])
+		head += fmt.Sprintf("# Write the device of %s, by a name that stays (ls -l /dev/disk/by-id), or let\n# "+
+			"provision enroll --disk %s=DISK choose.\n", strings.Join(names, " and "), names[0])
 	}
 	for _, file := range p.Keys {
 		head += fmt.Sprintf("# The passphrase: provision enroll --disk-encryption-key %s=FILE, or --escrow-to KEY.\n", file)

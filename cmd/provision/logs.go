@@ -56,7 +56,8 @@ func logsCommand(daemon *api.Client) *cobra.Command {
 		}}
 	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on printing as things happen")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	c.Flags().BoolVar(&installer, "installer", false, "print the end of its installer's journal, of the last install that failed")
+	c.Flags().BoolVar(&installer, "installer", false, "print the end of its installer's journal, of the last "+
+		"install that failed")
 	c.MarkFlagsMutuallyExclusive("follow", "json")
 	c.MarkFlagsMutuallyExclusive("follow", "installer")
 	return c

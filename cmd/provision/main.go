@@ -111,7 +111,8 @@ func rootCommand() *cobra.Command {
 		return errUsage{fmt.Errorf("%w; see `%s --help`", err, c.CommandPath())}
 	})
 	daemon := &api.Client{}
-	root.PersistentFlags().StringVar(&daemon.Socket, "socket", defaultSocket(), "Unix socket of the server (or set PROVISION_SOCKET)")
+	root.PersistentFlags().StringVar(&daemon.Socket, "socket", defaultSocket(), "Unix socket of the server (or set "+
+		"PROVISION_SOCKET)")
 	addGroup(root, "Install:",
 		enrollCommand(daemon),
 		installCommand(daemon),

@@ -27,9 +27,11 @@ func cancelCommand(daemon *api.Client) *cobra.Command {
 			fmt.Fprintf(c.OutOrStdout(), "The permit of %s is withdrawn.\n", s.Name)
 			switch {
 			case s.State == hosts.StateInstalled:
-				fmt.Fprintf(c.OutOrStdout(), "%s is installed as it was; a machine that runs the installer meanwhile is restarted.\n", s.Name)
+				fmt.Fprintf(c.OutOrStdout(), "%s is installed as it was; a machine that runs the installer "+
+					"meanwhile is restarted.\n", s.Name)
 			case !s.Permit.Burned.IsZero():
-				fmt.Fprintln(c.OutOrStdout(), "Its disks were being changed already; do not expect the machine to start from them.")
+				fmt.Fprintln(c.OutOrStdout(), "Its disks were being changed already; do not expect the machine to "+
+					"start from them.")
 			}
 
 			return nil

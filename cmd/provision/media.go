@@ -59,8 +59,10 @@ func imagesMedia(daemon *api.Client) *cobra.Command {
 	c.Flags().StringVar(&f.Host, "host", "", "the host that it shall start, and no other")
 	c.Flags().BoolVar(&f.any, "any", false, "start any machine that is enrolled")
 	c.Flags().StringVar(&f.Arch, "arch", "", "x86_64 or aarch64 (with --host: the host's)")
-	c.Flags().StringVar(&f.Board, "board", "", strings.Join(mediaBoards(), " or ")+": with the board's firmware (with --host: the host's board)")
-	c.Flags().StringSliceVar(&f.Servers, "server", nil, "this server's URL as the machine reaches it (default: each address that is served)")
+	c.Flags().StringVar(&f.Board, "board", "", strings.Join(mediaBoards(), " or ")+": with the board's firmware "+
+		"(with --host: the host's board)")
+	c.Flags().StringSliceVar(&f.Servers, "server", nil, "this server's URL as the machine reaches it (default: "+
+		"each address that is served)")
 	c.Flags().StringVar(&f.write, "write", "", "write it to this disk, such as /dev/sdX; all that is on it is lost")
 	c.Flags().BoolVar(&f.yes, "yes", false, "do not ask before the disk is written")
 	_ = c.RegisterFlagCompletionFunc("host", func(c *cobra.Command, _ []string, s string) ([]string, cobra.ShellCompDirective) {

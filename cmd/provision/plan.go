@@ -57,7 +57,8 @@ func planCommand(daemon *api.Client) *cobra.Command {
 				return errUsage{errors.New("--disk is for --layout; a host's disks are chosen when it is enrolled")}
 			}
 			if board != "" && layout == "" {
-				return errUsage{errors.New("--board goes with --layout; a host's board is said when it is enrolled, or recognised")}
+				return errUsage{errors.New("--board goes with --layout; a host's board is said when it is " +
+					"enrolled, or recognised")}
 			}
 			p := new(disko.Plan)
 			var err error
@@ -79,10 +80,12 @@ func planCommand(daemon *api.Client) *cobra.Command {
 			}
 			return showPlan(c.OutOrStdout(), p)
 		}}
-	c.Flags().StringVar(&layout, "layout", "", "FILE|NAME: evaluated disko.devices, as JSON, or a layout of provision layout list")
+	c.Flags().StringVar(&layout, "layout", "", "FILE|NAME: evaluated disko.devices, as JSON, or a layout of "+
+		"provision layout list")
 	c.Flags().StringVar(&facts, "facts", "", "what the machine has: the output of provision facts")
 	choiceFlag(c, choiceOf("disko"), &way)
-	c.Flags().StringVar(&board, "board", "", "what the machine is, which tells whether its firmware starts from such disks: "+strings.Join(boards.Names(), ", "))
+	c.Flags().StringVar(&board, "board", "", "what the machine is, which tells whether its firmware starts from "+
+		"such disks: "+strings.Join(boards.Names(), ", "))
 	_ = c.RegisterFlagCompletionFunc("board", completeWays(boards.Names()...))
 	diskFlag(c, &disks)
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON (stable)")
@@ -135,7 +138,8 @@ func planFiles(layoutFile, factsFile, board string, o disko.Options) (*disko.Pla
 func readLayout(name string, disks map[string]string, forMachine bool) (*disko.Layout, error) {
 	if p, err := disko.FindPreset(name); err == nil {
 		if left := p.Unchosen(disks); forMachine && len(left) > 0 {
-			return nil, fmt.Errorf("layout %s leaves the disk to you: choose it with --disk %s=DISK, such as --disk %s=largest", name, left[0], left[0])
+			return nil, fmt.Errorf("layout %s leaves the disk to you: choose it with --disk %s=DISK, such as "+
+				"--disk %s=largest", name, left[0], left[0])
 		}
 		return p.Layout()
 	}
@@ -196,7 +200,8 @@ func showPlan(w io.Writer, p *disko.Plan) error {
 	}
 
 	if sum > 0 {
-		fmt.Fprintf(w, "\nThe steps with a time usually take ~%s together; the others less than a second\neach, or as long as the disk or the layout's own hooks need.\n", seconds(sum))
+		fmt.Fprintf(w, "\nThe steps with a time usually take ~%s together; the others less than a second\neach, or "+
+			"as long as the disk or the layout's own hooks need.\n", seconds(sum))
 	}
 	return nil
 }

@@ -32,11 +32,16 @@ type secretFlags struct {
 // add adds the flags to a command.
 func (f *secretFlags) add(c *cobra.Command) {
 	fl := c.Flags()
-	fl.StringArrayVar(&f.diskKeys, "disk-encryption-key", nil, "REMOTE=LOCAL: the key file that the layout reads from REMOTE; LOCAL - asks on a terminal, else reads standard input")
-	fl.StringArrayVar(&f.escrowTo, "escrow-to", nil, "make the passphrases that are not given, and keep all for whoever has this key: age1..., ssh-ed25519 ..., ssh-rsa ..., or a file of them")
-	fl.StringVar(&f.hostKey, "host-key", "", "OpenSSH ed25519 private key that shall be the host's (default: the one it has, or a new one)")
-	fl.StringArrayVar(&f.secrets, "secret", nil, "PATH=LOCAL[:MODE]: a file of the new system, sealed on the server until it is delivered; LOCAL - reads standard input; MODE is 0400 if left out")
-	fl.StringArrayVar(&f.chown, "chown", nil, "PATH=UID:GID: owner of a file or folder of the new system, and of all below it")
+	fl.StringArrayVar(&f.diskKeys, "disk-encryption-key", nil, "REMOTE=LOCAL: the key file that the layout reads "+
+		"from REMOTE; LOCAL - asks on a terminal, else reads standard input")
+	fl.StringArrayVar(&f.escrowTo, "escrow-to", nil, "make the passphrases that are not given, and keep all for "+
+		"whoever has this key: age1..., ssh-ed25519 ..., ssh-rsa ..., or a file of them")
+	fl.StringVar(&f.hostKey, "host-key", "", "OpenSSH ed25519 private key that shall be the host's (default: the "+
+		"one it has, or a new one)")
+	fl.StringArrayVar(&f.secrets, "secret", nil, "PATH=LOCAL[:MODE]: a file of the new system, sealed on the "+
+		"server until it is delivered; LOCAL - reads standard input; MODE is 0400 if left out")
+	fl.StringArrayVar(&f.chown, "chown", nil, "PATH=UID:GID: owner of a file or folder of the new system, and of "+
+		"all below it")
 	group(c, "secrets", "escrow-to", "host-key", "secret", "chown")
 }
 
@@ -128,7 +133,8 @@ func readDiskKeys(specs []string, in *input) (map[string][]byte, error) {
 	for _, spec := range specs {
 		remote, local, ok := strings.Cut(spec, "=")
 		if !ok || !filepath.IsAbs(remote) || local == "" {
-			return nil, errUsage{fmt.Errorf("--disk-encryption-key %s: write REMOTE=LOCAL, such as /tmp/disk.key=disk.key", spec)}
+			return nil, errUsage{fmt.Errorf("--disk-encryption-key %s: write REMOTE=LOCAL, such as "+
+				"/tmp/disk.key=disk.key", spec)}
 		}
 		var data []byte
 		var err error
@@ -154,7 +160,8 @@ var modeAfter = regexp.MustCompile(`^(.+):(0?[0-7]{3})$`)
 func readSecret(spec string, in *input) (s enroll.Secret, err error) {
 	path, local, ok := strings.Cut(spec, "=")
 	if !ok || !filepath.IsAbs(path) || local == "" {
-		return s, errUsage{fmt.Errorf("--secret %s: write PATH=LOCAL or PATH=LOCAL:MODE, such as /var/lib/tailscale.key=tailscale.key:0400", spec)}
+		return s, errUsage{fmt.Errorf("--secret %s: write PATH=LOCAL or PATH=LOCAL:MODE, such as "+
+			"/var/lib/tailscale.key=tailscale.key:0400", spec)}
 	}
 	s.Path, s.Mode = path, "0400"
 	if m := modeAfter.FindStringSubmatch(local); m != nil {
@@ -191,7 +198,8 @@ func parseChown(spec string) (o hosts.Chown, err error) {
 	u, uidErr := strconv.ParseUint(uid, 10, 32)
 	g, gidErr := strconv.ParseUint(gid, 10, 32)
 	if !ok || !both || !filepath.IsAbs(path) || uidErr != nil || gidErr != nil {
-		return o, errUsage{fmt.Errorf("--chown %s: write PATH=UID:GID, in numbers, such as /home/ada=1000:100; names are not known before the system runs", spec)}
+		return o, errUsage{fmt.Errorf("--chown %s: write PATH=UID:GID, in numbers, such as /home/ada=1000:100; "+
+			"names are not known before the system runs", spec)}
 	}
 	return hosts.Chown{Path: path, UID: uint32(u), GID: uint32(g)}, nil
 }
@@ -209,7 +217,8 @@ can be encrypted before there is a machine. Enrolling it takes the key up.
 // hostKeyCommand is `provision host-key`.
 func hostKeyCommand(daemon *api.Client) *cobra.Command {
 	var asAge, make bool
-	c := &cobra.Command{Use: "host-key HOST", Short: "print a host's public SSH key, or its age recipient", Long: hostKeyHelp,
+	c := &cobra.Command{Use: "host-key HOST", Short: "print a host's public SSH key, or its age " +
+		"recipient", Long: hostKeyHelp,
 		Args: cobra.ExactArgs(1), ValidArgsFunction: completeHosts(daemon),
 		RunE: func(c *cobra.Command, args []string) error {
 			method := http.MethodGet
@@ -279,7 +288,8 @@ func showEscrow(w io.Writer, all []hosts.Escrow, with []age.Identity) error {
 		plain, err := hosts.OpenEscrow(e.Armor, with...)
 		var none *age.NoIdentityMatchError
 		if errors.As(err, &none) {
-			return fmt.Errorf("decrypt the passphrase for %s: it is not encrypted to any key that was tried; name another with --identity", e.Path)
+			return fmt.Errorf("decrypt the passphrase for %s: it is not encrypted to any key that was tried; name "+
+				"another with --identity", e.Path)
 		}
 		if err != nil {
 			return fmt.Errorf("decrypt the passphrase for %s: %w", e.Path, err)
@@ -367,7 +377,8 @@ func lockedIdentity(file string, data []byte, public ssh.PublicKey, in *input) (
 	return agessh.NewEncryptedSSHIdentity(public, data, func() ([]byte, error) {
 		who := askable(in.Reader, in.ask)
 		if who == nil {
-			return nil, errors.New("it is encrypted: run this on a terminal, which asks for its passphrase, or give another key with --identity")
+			return nil, errors.New("it is encrypted: run this on a terminal, which asks for its passphrase, or " +
+				"give another key with --identity")
 		}
 		typed, err := who.Secret(in.ctx, "Passphrase of "+file+": ")
 		return []byte(typed), err

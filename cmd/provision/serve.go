@@ -69,7 +69,8 @@ are relative to the folder that the server is started in, as for the flags.
 
 func serveCommand(socket *string) *cobra.Command {
 	var f serveFlags
-	c := &cobra.Command{Use: "serve --flake REF --interface IF | --config FILE", Short: "answer machines that netboot, and install them", Long: serveHelp,
+	c := &cobra.Command{Use: "serve --flake REF --interface IF | --config FILE", Short: "answer machines that " +
+		"netboot, and install them", Long: serveHelp,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			var file *configFile
@@ -92,29 +93,42 @@ func serveCommand(socket *string) *cobra.Command {
 		}}
 	fl := c.Flags()
 	fl.StringVar(&f.flake, "flake", "", "flake with nixosConfigurations (a folder, or any flake reference)")
-	fl.StringSliceVar(&f.ifaces, "interface", nil, "network interfaces on the machines' LANs; NAME=ADDRESS chooses among several addresses, one that is not there is waited for")
+	fl.StringSliceVar(&f.ifaces, "interface", nil, "network interfaces on the machines' LANs; NAME=ADDRESS chooses "+
+		"among several addresses, one that is not there is waited for")
 	fl.StringVar(&f.dhcp, "dhcp", "proxy", "proxy, server or off")
-	fl.StringSliceVar(&f.dhcpRanges, "dhcp-range", nil, "addresses to hand out, FIRST-LAST, one range for each LAN; FIRST-LAST/BITS behind a relay (with --dhcp server)")
-	fl.StringSliceVar(&f.relays, "relay", nil, "a relay agent's address, or better the network behind it, whose machines are answered, too")
+	fl.StringSliceVar(&f.dhcpRanges, "dhcp-range", nil, "addresses to hand out, FIRST-LAST, one range for each "+
+		"LAN; FIRST-LAST/BITS behind a relay (with --dhcp server)")
+	fl.StringSliceVar(&f.relays, "relay", nil, "a relay agent's address, or better the network behind it, whose "+
+		"machines are answered, too")
 	fl.StringVar(&f.router, "dhcp-router", "", "default route to hand out (with --dhcp server)")
 	fl.StringSliceVar(&f.dns, "dhcp-dns", nil, "DNS servers to hand out (with --dhcp server)")
 	fl.StringVar(&f.domain, "dhcp-domain", "", "domain to hand out (with --dhcp server)")
 	fl.DurationVar(&f.lease, "dhcp-lease", time.Hour, "how long a lease lasts (with --dhcp server)")
 	fl.StringVar(&f.http, "http", ":80", "port that machines fetch kernel and initrd from")
-	fl.IntVar(&f.tftpBlksize, "tftp-blksize", 0, "bytes that a block has at most over TFTP, 512 to 65464 (default: what the LAN takes)")
-	fl.StringVar(&f.programs, "ipxe", "", "folder with iPXE programs of your own, such as snponly.efi, beside those built in")
+	fl.IntVar(&f.tftpBlksize, "tftp-blksize", 0, "bytes that a block has at most over TFTP, 512 to 65464 (default: "+
+		"what the LAN takes)")
+	fl.StringVar(&f.programs, "ipxe", "", "folder with iPXE programs of your own, such as snponly.efi, beside "+
+		"those built in")
 	fl.StringVar(&f.stateDir, "state-dir", defaultState, "folder for inventory, keys and images")
-	fl.StringVar(&f.unknown, "unknown", "ignore", "what unknown machines get: ignore, or hold (a screen that tells how to enroll them)")
-	fl.StringVar(&f.group, "socket-group", "", "group whose members may use the server: they can erase machines, and have the server, which is root, build and deliver what they say; add nobody who is not to be root here")
-	fl.DurationVar(&f.liveWithin, "live-within", 15*time.Minute, "how long a machine may take from its boot until its installer answers")
-	fl.IntVar(&f.evaluations, "evaluations", 0, "how many hosts nix evaluates at a time (default: one for each core, with a GiB of memory for each)")
+	fl.StringVar(&f.unknown, "unknown", "ignore", "what unknown machines get: ignore, or hold (a screen that tells "+
+		"how to enroll them)")
+	fl.StringVar(&f.group, "socket-group", "", "group whose members may use the server: they can erase machines, "+
+		"and have the server, which is root, build and deliver what they say; add nobody who is not to be root here")
+	fl.DurationVar(&f.liveWithin, "live-within", 15*time.Minute, "how long a machine may take from its boot until "+
+		"its installer answers")
+	fl.IntVar(&f.evaluations, "evaluations", 0, "how many hosts nix evaluates at a time (default: one for each "+
+		"core, with a GiB of memory for each)")
 	fl.IntVar(&f.builds, "builds", 0, "how many hosts nix builds at a time (default: the same)")
-	fl.StringArrayVar(&f.nixOptions, "nix-option", nil, "a setting of nix.conf, NAME=VALUE, for each nix that the server runs (may be given several times)")
-	fl.BoolVar(&f.impure, "impure", false, "let the flake look at what is outside it: <nixpkgs>, builtins.currentSystem, the environment")
-	fl.BoolVar(&f.acceptConfig, "accept-flake-config", false, "heed the flake's nixConfig, such as its substituters: whoever can change the flake then sets how nix runs here")
+	fl.StringArrayVar(&f.nixOptions, "nix-option", nil, "a setting of nix.conf, NAME=VALUE, for each nix that the "+
+		"server runs (may be given several times)")
+	fl.BoolVar(&f.impure, "impure", false, "let the flake look at what is outside it: <nixpkgs>, "+
+		"builtins.currentSystem, the environment")
+	fl.BoolVar(&f.acceptConfig, "accept-flake-config", false, "heed the flake's nixConfig, such as its "+
+		"substituters: whoever can change the flake then sets how nix runs here")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "log every decision")
 	fl.StringVar(&f.config, "config", "", "file in TOML with these flags as keys, such as interface = [\"br0\"]")
-	fl.BoolVar(&f.checkOnly, "check", false, "only check the options, and change nothing: exit status 0 if serve could start with them")
+	fl.BoolVar(&f.checkOnly, "check", false, "only check the options, and change nothing: exit status 0 if serve "+
+		"could start with them")
 	for flag, values := range map[string][]string{"dhcp": {"proxy", "server", "off"}, "unknown": {"ignore", "hold"}} {
 		// It errs only for a flag that does not exist.
 		_ = c.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
@@ -451,7 +465,8 @@ func (f *serveFlags) pxe() (*pxe.Server, error) {
 		return nil, errors.New("serve needs --flake REF, such as --flake ~/fleet")
 	}
 	if strings.Contains(f.flake, "#") {
-		return nil, fmt.Errorf("--flake %s: leave out what follows '#'; hosts are named when they are enrolled", f.flake)
+		return nil, fmt.Errorf("--flake %s: leave out what follows '#'; hosts are named when they are "+
+			"enrolled", f.flake)
 	}
 
 	// The server's folder may differ from the one in which a flake was typed.
@@ -495,7 +510,8 @@ func (f *serveFlags) pxe() (*pxe.Server, error) {
 			given bool
 		}{{"range", len(f.dhcpRanges) > 0}, {"router", f.router != ""}, {"dns", len(f.dns) > 0}, {"domain", f.domain != ""}} {
 			if flag.given {
-				return nil, fmt.Errorf("--dhcp-%s goes with --dhcp server: with %s, another DHCP server hands out the addresses", flag.name, f.dhcp)
+				return nil, fmt.Errorf("--dhcp-%s goes with --dhcp server: with %s, another DHCP server hands out "+
+					"the addresses", flag.name, f.dhcp)
 			}
 		}
 	case pxe.Full:
@@ -577,7 +593,8 @@ func program(arch string) (string, error) {
 	}
 	other := filepath.Join(filepath.Dir(self), "provision-linux-"+goarch)
 	if _, err := os.Stat(other); err != nil {
-		return "", fmt.Errorf("a machine that is %s needs this program for it: put it at %s (make release)", arch, other)
+		return "", fmt.Errorf("a machine that is %s needs this program for it: put it at %s (make "+
+			"release)", arch, other)
 	}
 	return other, nil
 }

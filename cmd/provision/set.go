@@ -62,8 +62,10 @@ func setCommand(daemon *api.Client) *cobra.Command {
 		},
 	}
 	choiceFlags(c, &r.Choices, toSet)
-	c.Flags().StringSliceVar(&r.MACs, "mac", nil, "the machine's MACs; +MAC adds one to those that it has, and -MAC takes one away")
-	c.Flags().StringVar(&serial, "serial", "", "serial number of its Raspberry Pi, 8 hex digits; empty: the next one that asks with its MAC is taken for it")
+	c.Flags().StringSliceVar(&r.MACs, "mac", nil, "the machine's MACs; +MAC adds one to those that it has, and "+
+		"-MAC takes one away")
+	c.Flags().StringVar(&serial, "serial", "", "serial number of its Raspberry Pi, 8 hex digits; empty: the next "+
+		"one that asks with its MAC is taken for it")
 	return c
 }
 

@@ -150,7 +150,8 @@ func sayCheck(out io.Writer, path string, found store.Check, err error) error {
 	}
 	fmt.Fprintf(out, "%s: %d hosts, %d records, format %d\n", path, found.Kinds["host"], found.Records, found.Format)
 	if found.Reverted {
-		err = fmt.Errorf("%s: of its last two transactions one is damaged; the server goes on with the other, with no permit",
+		err = fmt.Errorf("%s: of its last two transactions one is damaged; the server goes on with the other, with "+
+			"no permit",
 			path)
 	}
 	for _, key := range found.Damaged {
@@ -255,6 +256,7 @@ func (s *stateCommands) dropSecrets(out io.Writer, yes bool) error {
 		return err
 	}
 
-	fmt.Fprintf(out, "%d secrets are removed. When the server starts, it makes a new key, and withdraws all permits.\n", n)
+	fmt.Fprintf(out, "%d secrets are removed. When the server starts, it makes a new key, and withdraws all "+
+		"permits.\n", n)
 	return nil
 }

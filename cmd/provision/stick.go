@@ -272,7 +272,8 @@ func (s *stick) compare(ctx context.Context, from io.ReaderAt, size int64,
 		}
 
 		if !bytes.Equal(want[:n], got[:n]) {
-			return fmt.Errorf("%s does not hold what was written, within %d bytes from byte %d: it is broken, or not as large as it says; take another", s, n, at)
+			return fmt.Errorf("%s does not hold what was written, within %d bytes from byte %d: it is broken, or "+
+				"not as large as it says; take another", s, n, at)
 		}
 		at += int64(n)
 		tell("reading back", at, size)

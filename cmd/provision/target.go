@@ -16,7 +16,8 @@ uploads this program there, and runs it over SSH; nobody needs to do so by hand.
 
 // targetCommand is `provision target`.
 func targetCommand() *cobra.Command {
-	c := &cobra.Command{Use: "target", Short: "run on a machine that is to be installed", Long: targetHelp, Hidden: true, Args: cobra.NoArgs,
+	c := &cobra.Command{Use: "target", Short: "run on a machine that is to be " +
+		"installed", Long: targetHelp, Hidden: true, Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			return errUsage{errors.New("target needs facts, kexec-load, kexec-unload, kexec-start or boot-next")}
 		}}

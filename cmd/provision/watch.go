@@ -23,9 +23,10 @@ import (
 // watchCommand is `provision watch`.
 func watchCommand(daemon *api.Client) *cobra.Command {
 	return &cobra.Command{
-		Use:               "watch [HOST]",
-		Short:             "follow installs as they happen",
-		Long:              "Follow installs as they happen: bars on a terminal, a line per event elsewhere.\nWith a HOST, it ends when that host is installed or has failed, or its dry run is done.",
+		Use:   "watch [HOST]",
+		Short: "follow installs as they happen",
+		Long: "Follow installs as they happen: bars on a terminal, a line per event elsewhere.\nWith " +
+			"a HOST, it ends when that host is installed or has failed, or its dry run is done.",
 		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: completeHosts(daemon),
 		RunE: func(c *cobra.Command, args []string) error {

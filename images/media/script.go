@@ -41,7 +41,8 @@ func Script(to Purpose) []byte {
 	for _, server := range to.Servers {
 		say("echo provision: ${net${idx}/mac} has the address ${net${idx}/ip}; asking %s, try ${round} of %d",
 			server, rounds)
-		say("chain --autofree %s/ipxe?platform=${platform}&arch=${buildarch}&mac=${net${idx}/mac}&uuid=${uuid}&from=medium"+
+		say("chain --autofree "+
+			"%s/ipxe?platform=${platform}&arch=${buildarch}&mac=${net${idx}/mac}&uuid=${uuid}&from=medium"+
 			" && goto local ||", server)
 	}
 
@@ -67,7 +68,8 @@ func Script(to Purpose) []byte {
 	say("isset ${net0/mac} && echo provision: this medium is for %s; this machine has"+
 		" ${net0/mac} ${net1/mac} ${net2/mac} ${net3/mac} ||", to.whose())
 	say("isset ${net0/mac} || echo provision: no network card that iPXE or the firmware has a driver for")
-	say("prompt --key s --timeout 30000 provision: starting from the disk in 30 seconds; press s for a shell && shell ||")
+	say("prompt --key s --timeout 30000 provision: starting from the disk in 30 seconds; press s for a shell && " +
+		"shell ||")
 	say(":local")
 	say("echo provision: going on to the next boot option")
 	say("exit 1") // of EFI programs, only a failure lets firmware try the next

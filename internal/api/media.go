@@ -178,7 +178,8 @@ func (s *Server) askedAt(given []string) (urls []string, err error) {
 		}
 		if err != nil || u.Scheme != "http" || u.Hostname() == "" || strings.ContainsFunc(u.Host, odd) ||
 			strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
-			return nil, fmt.Errorf("--server %s: write this server's URL as machines reach it, such as http://10.0.0.1:8080", text)
+			return nil, fmt.Errorf("--server %s: write this server's URL as machines reach it, such as "+
+				"http://10.0.0.1:8080", text)
 		}
 
 		if ip := net.ParseIP(u.Hostname()); ip != nil && ip.To4() == nil {

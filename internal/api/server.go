@@ -97,10 +97,12 @@ func (s *Server) listen(ctx context.Context) (net.Listener, error) {
 	}
 	if c, err := new(net.Dialer).DialContext(ctx, "unix", s.Socket); err == nil {
 		c.Close()
-		return nil, fmt.Errorf("open the API's socket: another server answers on %s; stop it or choose another --socket", s.Socket)
+		return nil, fmt.Errorf("open the API's socket: another server answers on %s; stop it or choose another "+
+			"--socket", s.Socket)
 	}
 	if info, err := os.Lstat(s.Socket); err == nil && info.Mode()&os.ModeSocket == 0 {
-		return nil, fmt.Errorf("open the API's socket: %s is there and is not a socket; choose another --socket", s.Socket)
+		return nil, fmt.Errorf("open the API's socket: %s is there and is not a socket; choose another "+
+			"--socket", s.Socket)
 	}
 	if err := os.Remove(s.Socket); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("open the API's socket: %w", err)

@@ -50,7 +50,8 @@ func writeNAR(w io.Writer, path string, size, from int64, sent *atomic.Int64) (e
 		err = n.err
 	}
 	if err == nil && n.size != size {
-		err = fmt.Errorf("it has %d bytes, and nix knows of %d: it was changed; repair it by nix-store --verify --check-contents --repair", n.size, size)
+		err = fmt.Errorf("it has %d bytes, and nix knows of %d: it was changed; repair it by nix-store --verify "+
+			"--check-contents --repair", n.size, size)
 	}
 	if err != nil {
 		err = fmt.Errorf("pack %s: %w", path, err)

@@ -80,7 +80,8 @@ func judgeRivals(l link, offers []offer) (found []Finding) {
 		if !o.Address {
 			what, remedy = "another netboot server answers: ", "switch it off"
 		}
-		found = append(found, Finding{"dhcp", Stop, l.Name, what + o.String() + o.boots() + "; machines take what comes first", remedy})
+		found = append(found, Finding{"dhcp", Stop, l.Name, what + o.String() + o.boots() + "; machines take what " +
+			"comes first", remedy})
 	}
 	return found
 }
@@ -96,16 +97,20 @@ func judgeBeside(l link, offers []offer, local bool) (found []Finding) {
 		if o.Address {
 			servers = append(servers, o.String())
 		}
-		bootless := "switch off network boot there (options 60, 43, 66, 67), or switch its DHCP off and serve with --dhcp server"
+		bootless := "switch off network boot there (options 60, 43, 66, 67), or switch its DHCP off and serve with " +
+			"--dhcp server"
 		switch {
 		case !o.Address:
-			add(Stop, "another netboot server answers: "+o.String()+o.boots()+"; machines take what comes first", "switch it off")
+			add(Stop, "another netboot server "+
+				"answers: "+o.String()+o.boots()+"; machines take what comes first", "switch it off")
 		case strings.HasPrefix(o.Class, "PXEClient") && o.discovery():
 			add(Stop, "DHCP server "+o.String()+o.boots()+": UEFI machines boot what it says, never from here", bootless)
 		case strings.HasPrefix(o.Class, "PXEClient"):
-			add(Stop, "DHCP server "+o.String()+" sends option 60 without 43: UEFI machines ask it for their file, in vain, and never this server", bootless)
+			add(Stop, "DHCP server "+o.String()+" sends option 60 without 43: UEFI machines ask it for their file, "+
+				"in vain, and never this server", bootless)
 		case o.File != "":
-			add(Warning, "DHCP server "+o.String()+o.boots()+": BIOS, iPXE and U-Boot may take that for this server's", bootless)
+			add(Warning, "DHCP server "+o.String()+o.boots()+": BIOS, iPXE and U-Boot may take that for this "+
+				"server's", bootless)
 		case o.TFTP != "":
 			add(Warning, "DHCP server "+o.String()+o.boots()+": Raspberry Pis fetch from there", bootless)
 		}
@@ -113,7 +118,8 @@ func judgeBeside(l link, offers []offer, local bool) (found []Finding) {
 
 	switch {
 	case len(servers) == 0 && !local:
-		add(Stop, "no DHCP server answers, and a proxy gives no addresses", "switch the LAN's DHCP server on, or serve with --dhcp server --dhcp-range FIRST-LAST")
+		add(Stop, "no DHCP server answers, and a proxy gives no "+
+			"addresses", "switch the LAN's DHCP server on, or serve with --dhcp server --dhcp-range FIRST-LAST")
 	case len(servers) > 1:
 		add(Warning, fmt.Sprintf("%d DHCP servers answer: %s; machines take an address from any", len(servers), enumerate(servers)),
 			"switch off all but one, unless they are meant to share the LAN")
@@ -127,9 +133,11 @@ func judgeForeign(l link, offers []offer, local bool) []Finding {
 	if len(offers) == 0 && local {
 		return nil
 	}
-	remedy := "give it these lines: provision doctor --dhcp-config dnsmasq (or kea, isc, opnsense, mikrotik) --interface " + l.Name
+	remedy := "give it these lines: provision doctor --dhcp-config dnsmasq (or kea, isc, opnsense, mikrotik) " +
+		"--interface " + l.Name
 	if len(offers) == 0 {
-		return []Finding{{"dhcp", Stop, l.Name, "no DHCP server answers, and with --dhcp off this one gives no addresses", "switch the LAN's DHCP server on; " + remedy}}
+		return []Finding{{"dhcp", Stop, l.Name, "no DHCP server answers, and with --dhcp off this one gives no " +
+			"addresses", "switch the LAN's DHCP server on; " + remedy}}
 	}
 	var names []string
 	for _, o := range offers {

@@ -287,7 +287,8 @@ func (b base) remedy(ifname string, ps []packet) string {
 		each(func(proto string, ports []string) string {
 			return "--add-port=" + strings.Join(ports, "/"+proto+" --add-port=") + "/" + proto
 		})
-		return fmt.Sprintf("firewall-cmd --permanent --zone=$(firewall-cmd --get-zone-of-interface=%s) %s && firewall-cmd --reload", ifname, strings.Join(lines, " "))
+		return fmt.Sprintf("firewall-cmd --permanent --zone=$(firewall-cmd --get-zone-of-interface=%s) %s && "+
+			"firewall-cmd --reload", ifname, strings.Join(lines, " "))
 	case iptables:
 		each(func(proto string, ports []string) string {
 			return fmt.Sprintf("%s -I INPUT -i %s -p %s -m multiport --dports %s -j ACCEPT", b.Tool, ifname, proto, strings.Join(ports, ","))
@@ -330,7 +331,8 @@ func (b base) remedyOut(ifname string, ps []packet) string {
 	var lines []string
 	switch {
 	case b.Kind == firewalld:
-		return "let the server's answers out in firewalld's policies for this machine: firewall-cmd --get-active-policies"
+		return "let the server's answers out in firewalld's policies for this machine: firewall-cmd " +
+			"--get-active-policies"
 	case transfer:
 		lines = append(lines, allow("udp", nil))
 	case len(udp) > 0:

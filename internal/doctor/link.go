@@ -102,7 +102,8 @@ func judgeLink(l link, mode pxe.Mode) (found []Finding, usable bool) {
 		add(Stop, "it is down", "ip link set "+l.Name+" up")
 		return found, false
 	case !l.Carrier:
-		add(Stop, "it has no carrier", "plug a cable in at both ends; if it is a bridge, give it a member: ip link set IF master "+l.Name)
+		add(Stop, "it has no carrier", "plug a cable in at both ends; if it is a bridge, give it a member: ip link "+
+			"set IF master "+l.Name)
 	}
 
 	if !l.Address.IsValid() {
@@ -113,7 +114,8 @@ func judgeLink(l link, mode pxe.Mode) (found []Finding, usable bool) {
 		add(Warning, "it is wireless: firmware netboots by cable, and access points often keep broadcasts from one", "serve on a wired interface")
 	}
 	if l.Default && mode == pxe.Full {
-		add(Warning, "it carries the default route, so that LAN likely has a DHCP server already", "if so, serve with --dhcp proxy")
+		add(Warning, "it carries the default route, so that LAN likely has a DHCP server already", "if so, serve "+
+			"with --dhcp proxy")
 	}
 	found = append(found, judgeMTU(l)...)
 	return found, l.Carrier
@@ -134,14 +136,18 @@ func judgeServed(l link, address netip.Addr, served bool) []Finding {
 	has := func(p netip.Prefix) bool { return p.Addr() == address }
 	switch {
 	case !served:
-		return []Finding{{"interface", Warning, l.Name, "the running server does not answer there", "if it is to, start it with --interface " + l.Name + ", too"}}
+		return []Finding{{"interface", Warning, l.Name, "the running server does not answer there", "if it is to, " +
+			"start it with --interface " + l.Name + ", too"}}
 	case l.Missing || !l.Up || len(l.All) == 0:
 		return nil
 	case !address.IsValid():
-		return []Finding{{"interface", Stop, l.Name, fmt.Sprintf("the running server waits for it, although it is up and has %s", enumerate(addresses(l.All))),
-			"see in the server's log what it waits for: a port that is taken, or the address that --interface " + l.Name + "=ADDRESS chose"}}
+		return []Finding{{"interface", Stop, l.Name, fmt.Sprintf("the running server waits for it, although it is "+
+			"up and has %s", enumerate(addresses(l.All))),
+			"see in the server's log what it waits for: a port that is taken, or the address that " +
+				"--interface " + l.Name + "=ADDRESS chose"}}
 	case !slices.ContainsFunc(l.All, has):
-		return []Finding{{"interface", Stop, l.Name, fmt.Sprintf("the running server answers with its address %s, and the interface has %s now", address, enumerate(addresses(l.All))),
+		return []Finding{{"interface", Stop, l.Name, fmt.Sprintf("the running server answers with its address %s, "+
+			"and the interface has %s now", address, enumerate(addresses(l.All))),
 			fmt.Sprintf("ip address add %s/%d dev %s, or restart the server", address, l.All[0].Bits(), l.Name)}}
 	}
 
@@ -173,7 +179,8 @@ func judgeMTU(l link) (found []Finding) {
 		add(Warning, fmt.Sprintf("the bridge has MTU %d and its member %s: the larger frames are lost", l.MTU, enumerate(odd)),
 			fmt.Sprintf("give all the same, such as: ip link set IF mtu %d", ethernetMTU))
 	case l.MTU < ethernetMTU:
-		add(Warning, fmt.Sprintf("its MTU is %d: firmware asks for TFTP blocks that need %d, and often drops fragments", l.MTU, ethernetMTU),
+		add(Warning, fmt.Sprintf("its MTU is %d: firmware asks for TFTP blocks that need %d, and often drops "+
+			"fragments", l.MTU, ethernetMTU),
 			fmt.Sprintf("ip link set %s mtu %d", l.Name, ethernetMTU))
 	case l.MTU > ethernetMTU:
 		add(Hint, fmt.Sprintf("its MTU is %d and firmware's is %d: all is well only if every switch between takes both", l.MTU, ethernetMTU),
@@ -200,6 +207,7 @@ func judgeNeighbours(limit, enrolled int) []Finding {
 	if limit == 0 || enrolled < limit*8/10 {
 		return nil
 	}
-	return []Finding{{"interface", Warning, "", fmt.Sprintf("%d hosts are enrolled, and this kernel knows %d machines on its links at a time: of more that boot at once, some get no answer", enrolled, limit),
+	return []Finding{{"interface", Warning, "", fmt.Sprintf("%d hosts are enrolled, and this kernel knows %d "+
+		"machines on its links at a time: of more that boot at once, some get no answer", enrolled, limit),
 		fmt.Sprintf("sysctl -w net.ipv4.neigh.default.gc_thresh3=%d", 4*max(limit, enrolled))}}
 }

@@ -94,9 +94,11 @@ var stalls = map[hosts.Stage]stall{
 	hosts.StageProgram: {"asked for its boot program and did not get it whole",
 		"look for a firewall that drops udp to high ports, and for an MTU below 1500 on the way"},
 	hosts.StageLoaded: {"has its boot program, which never came back as iPXE",
-		"switch Secure Boot off in its firmware; else iPXE's driver hangs: switch it off and on, and it gets the other one"},
+		"switch Secure Boot off in its firmware; else iPXE's driver hangs: switch it off and on, and it gets the " +
+			"other one"},
 	hosts.StageIPXE: {"came as iPXE and never fetched its script",
-		"let the server's HTTP port through all firewalls between; if its screen shows no address, enable portfast on its switch port"},
+		"let the server's HTTP port through all firewalls between; if its screen shows no address, enable portfast " +
+			"on its switch port"},
 	hosts.StageScript: {"fetched its script and no kernel",
 		"see what iPXE says on its screen"},
 	hosts.StageKernel: {"asked for its kernel and never for its initrd",
@@ -104,7 +106,8 @@ var stalls = map[hosts.Stage]stall{
 	hosts.StageInitrd: {"asked for its initrd and did not get it whole",
 		"see what iPXE says on its screen: its memory may be too small (a BIOS takes 2 GB at most), or the link broke"},
 	hosts.StageStarted: {"started its installer, which never answered",
-		"see its screen: an emergency shell means a wrong init= (provision images list), no network a driver that the image lacks; else its memory is too small"},
+		"see its screen: an emergency shell means a wrong init= (provision images list), no network a driver that " +
+			"the image lacks; else its memory is too small"},
 }
 
 // piStalls replace stalls for the firmware of a Raspberry Pi. The order in which it asks for kernel and first stage
@@ -122,7 +125,8 @@ var piStalls = map[hosts.Stage]stall{
 
 // piFirst is the stall of a Raspberry Pi that loaded its kernel or first stage.
 var piFirst = stall{"loaded its kernel and first stage, which did not get its image whole",
-	"see its screen, where the first stage says what it waits for; if there is nothing, the device trees of its firmware do not suit the image's kernel"}
+	"see its screen, where the first stage says what it waits for; if there is nothing, the device trees of its " +
+		"firmware do not suit the image's kernel"}
 
 // stalled returns why a machine that asked did not boot; ok is false if it did, or still may. h is nil if no host has
 // its MAC.
@@ -154,7 +158,8 @@ func stalled(t hosts.Trace, h *hosts.Host, now time.Time) (f Finding, ok bool) {
 	if t.Stage == hosts.StageRefused {
 		s = refused(t, h, now)
 	} else if pinned := h.BootMethod; pinned != (hosts.Method{}) {
-		s.Remedy += fmt.Sprintf("; or it needs another way than the one it is pinned to: enroll it again without --boot-method %s", pinned)
+		s.Remedy += fmt.Sprintf("; or it needs another way than the one it is pinned to: enroll it again without "+
+			"--boot-method %s", pinned)
 	}
 
 	return Finding{"machine", Stop, "", fmt.Sprintf("%s %s %s %s", h.Name, t.MAC, s.Did, when), s.Remedy}, true

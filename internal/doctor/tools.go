@@ -39,7 +39,8 @@ func tools(ctx context.Context, settings nix.Settings, flake string) (found []Fi
 	}
 
 	if old(string(version)) {
-		add(Stop, strings.TrimSpace(string(version))+" is too old", "install nix 2.8 or newer: https://nixos.org/download")
+		add(Stop, strings.TrimSpace(string(version))+" is too old", "install nix 2.8 or newer: "+
+			"https://nixos.org/download")
 	}
 	if !flakesOn(exec.CommandContext(ctx, "nix", "show-config").CombinedOutput()) {
 		add(Warning, "nix's flakes are off: provision switches them on for itself, your own `nix build` needs the setting",

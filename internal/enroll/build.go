@@ -43,7 +43,8 @@ func builtFor(path string, arch images.Arch) error {
 	}
 	name := strings.TrimSpace(string(system))
 	if have, err := images.ParseArch(name); err != nil || have != arch {
-		return fmt.Errorf("--store-path %s: it is built for %q, and the flake builds this host for %s: give a build for that",
+		return fmt.Errorf("--store-path %s: it is built for %q, and the flake builds this host for %s: give a "+
+			"build for that",
 			path, name, arch)
 	}
 	return nil

@@ -326,7 +326,8 @@ func (s *Service) onlyImage(arch images.Arch) (string, error) {
 
 	switch len(fits) {
 	case 0:
-		return "", fmt.Errorf("there is no installer image for %s yet: add one with `provision images add NAME --arch %s --from DIR`",
+		return "", fmt.Errorf("there is no installer image for %s yet: add one with `provision images add NAME "+
+			"--arch %s --from DIR`",
 			arch, arch)
 	case 1:
 		return fits[0], nil

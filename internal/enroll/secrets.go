@@ -64,9 +64,11 @@ func (s *Service) diskKeys(r Request, h *hosts.Host, layout *disko.Layout) (map[
 		case s.Hosts.HasDiskKey(r.Name, path): // it was given at an earlier enrolment
 		case len(r.EscrowTo) == 0:
 			return nil, fmt.Errorf("the layout of %s reads a disk encryption key from %s: "+
-				"give it with --disk-encryption-key %s=FILE, or have one made with --escrow-to RECIPIENT", r.Name, path, path)
+				"give it with --disk-encryption-key %s=FILE, or have one made with --escrow-to "+
+				"RECIPIENT", r.Name, path, path)
 		case !h.Disko.Erases():
-			return nil, fmt.Errorf("--disko %s keeps the LUKS containers that are there, and a new passphrase would not open them: "+
+			return nil, fmt.Errorf("--disko %s keeps the LUKS containers that are there, and a new passphrase "+
+				"would not open them: "+
 				"give theirs with --disk-encryption-key %s=FILE", h.Disko, path)
 		default:
 			h.Generated = append(h.Generated, path)
@@ -81,7 +83,8 @@ func (s *Service) diskKeys(r Request, h *hosts.Host, layout *disko.Layout) (map[
 	}
 
 	if len(r.EscrowTo) > 0 && len(h.DiskKeys) == 0 && !r.escrowKept {
-		return nil, fmt.Errorf("the layout of %s reads no disk encryption key: there is nothing for --escrow-to", r.Name)
+		return nil, fmt.Errorf("the layout of %s reads no disk encryption key: there is nothing for "+
+			"--escrow-to", r.Name)
 	}
 	return secrets, nil
 }
@@ -92,7 +95,8 @@ func suitsTPM(h *hosts.Host, plan *disko.Plan) error {
 		return nil
 	}
 	if _, err := plan.TPM2(); err != nil {
-		return fmt.Errorf("--tpm2: %w; or leave %s to its passphrase (no --tpm2, or --tpm2=%s)", err, h.Name, hosts.NoTPM2)
+		return fmt.Errorf("--tpm2: %w; or leave %s to its passphrase (no --tpm2, or "+
+			"--tpm2=%s)", err, h.Name, hosts.NoTPM2)
 	}
 	return nil
 }
@@ -108,7 +112,8 @@ func addSecrets(r Request, secrets map[string][]byte) error {
 		if extra := secrets[hosts.SecretHostKey]; extra != nil {
 			other, _, err := hosts.ParseHostKey(extra)
 			if err != nil || other != public {
-				return errors.New("--host-key is another key than etc/ssh/ssh_host_ed25519_key in --extra-files: give one of them")
+				return errors.New("--host-key is another key than etc/ssh/ssh_host_ed25519_key in --extra-files: " +
+					"give one of them")
 			}
 		}
 

@@ -142,7 +142,8 @@ func (f *fetcher) part(ctx context.Context, w io.Writer) error {
 		if f.unanswered != nil {
 			f.unanswered()
 		}
-		return fmt.Errorf("the server %s closed the connection without an answer. If it is not just being restarted, %w",
+		return fmt.Errorf("the server %s closed the connection without an answer. If it is not just being "+
+			"restarted, %w",
 			f.order.server, errOver)
 	case err != nil:
 		return reason(err)

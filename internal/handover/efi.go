@@ -236,7 +236,8 @@ func (b bootMenu) choose(macs []net.HardwareAddr, http bool) (uint16, error) {
 	for _, m := range macs {
 		of = append(of, m.String())
 	}
-	return 0, fmt.Errorf("choose what the firmware boots next: none of its entries netboots over IPv4 from %s; there are: %s; enable network boot over IPv4 in the firmware's setup, or use --via kexec", strings.Join(of, " or "), b)
+	return 0, fmt.Errorf("choose what the firmware boots next: none of its entries netboots over IPv4 from %s; "+
+		"there are: %s; enable network boot over IPv4 in the firmware's setup, or use --via kexec", strings.Join(of, " or "), b)
 }
 
 // String lists the options, for people.

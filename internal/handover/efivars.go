@@ -191,7 +191,9 @@ func changeable(file string) error {
 // mountVariables mounts efivarfs if it is not mounted. It is an error if the machine was not started by UEFI.
 func (m Machine) mountVariables() error {
 	if !m.exists("sys/firmware/efi") {
-		return errors.New("set what the firmware boots next: this machine was started by BIOS, or its kernel without UEFI, and has no BootNext; use --via kexec, or put network boot first in its setup and use --via manual")
+		return errors.New("set what the firmware boots next: this machine was started by BIOS, or its kernel " +
+			"without UEFI, and has no BootNext; use --via kexec, or put network boot first in its setup and use " +
+			"--via manual")
 	}
 	var stat unix.Statfs_t
 	dir := m.path(efivars)
@@ -199,7 +201,8 @@ func (m Machine) mountVariables() error {
 		return nil
 	}
 	if err := unix.Mount("efivarfs", dir, "efivarfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
-		return fmt.Errorf("mount UEFI's variables at %s: %w; it needs root and a kernel with efivarfs; or use --via kexec", dir, err)
+		return fmt.Errorf("mount UEFI's variables at %s: %w; it needs root and a kernel with efivarfs; or use "+
+			"--via kexec", dir, err)
 	}
 	return nil
 }

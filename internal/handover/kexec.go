@@ -100,7 +100,8 @@ func readLoad(r *bufio.Reader) (load Load, sum []byte, err error) {
 	case err != nil || len(sum) != sha256.Size:
 		return Load{}, nil, fmt.Errorf("read what is to be loaded: sha256 is %q, not %d hexadecimal digits", load.SHA256, 2*sha256.Size)
 	case load.Kernel == 0 || load.Initrd == 0 || load.Kernel > most || load.Initrd > most:
-		return Load{}, nil, fmt.Errorf("read what is to be loaded: a kernel of %d bytes and an initrd of %d; each has 1 to %d", load.Kernel, load.Initrd, most)
+		return Load{}, nil, fmt.Errorf("read what is to be loaded: a kernel of %d bytes and an initrd of %d; each "+
+			"has 1 to %d", load.Kernel, load.Initrd, most)
 	case strings.ContainsAny(load.Cmdline, "\x00\n"):
 		return Load{}, nil, fmt.Errorf("read what is to be loaded: the command line %q has more than one line", load.Cmdline)
 	}
@@ -113,17 +114,22 @@ func (m Machine) kexecPermitted() error {
 	const doing = "start the installer by kexec: "
 	switch lockdown := m.lockdown(); {
 	case !m.exists(kexecLoaded):
-		return errors.New(doing + "this machine's kernel is built without kexec (CONFIG_KEXEC_CORE), or this is a container; " + otherWays)
+		return errors.New(doing + "this machine's kernel is built without kexec (CONFIG_KEXEC_CORE), or this is a " +
+			"container; " + otherWays)
 	case m.read(kexecDisabled) == "1":
-		return errors.New(doing + "this machine forbids it until its next boot (sysctl kernel.kexec_load_disabled is 1); restart it without that setting, or " + otherWays)
+		return errors.New(doing + "this machine forbids it until its next boot (sysctl kernel.kexec_load_disabled " +
+			"is 1); restart it without that setting, or " + otherWays)
 	case m.read(kexecLimit) == "0":
-		return errors.New(doing + "this machine forbids it until its next boot (sysctl kernel.kexec_load_limit_reboot is 0); restart it without that setting, or " + otherWays)
+		return errors.New(doing + "this machine forbids it until its next boot (sysctl " +
+			"kernel.kexec_load_limit_reboot is 0); restart it without that setting, or " + otherWays)
 	case lockdown != unknown && lockdown != "none":
-		return fmt.Errorf("%sthis machine's kernel is in lockdown (%s), as with Secure Boot, and starts no kernel that was not signed for it; %s", doing, lockdown, otherWays)
+		return fmt.Errorf("%sthis machine's kernel is in lockdown (%s), as with Secure Boot, and starts no kernel "+
+			"that was not signed for it; %s", doing, lockdown, otherWays)
 	case os.Geteuid() != 0:
 		return errors.New(doing + "only root may; log in as root")
 	case !m.hasKexecFileLoad() && kexecTool() == "":
-		return errors.New(doing + "this machine's kernel has no kexec_file_load (CONFIG_KEXEC_FILE), and there is no program kexec; install kexec-tools on it, or " + otherWays)
+		return errors.New(doing + "this machine's kernel has no kexec_file_load (CONFIG_KEXEC_FILE), and there is " +
+			"no program kexec; install kexec-tools on it, or " + otherWays)
 	}
 
 	return nil
@@ -136,7 +142,8 @@ func refused(err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.EPERM):
-		return fmt.Errorf("%sthe kernel does not permit it (%w): it is in lockdown, as with Secure Boot, or the session lacks CAP_SYS_BOOT, as in a container; %s", doing, err, otherWays)
+		return fmt.Errorf("%sthe kernel does not permit it (%w): it is in lockdown, as with Secure Boot, or the "+
+			"session lacks CAP_SYS_BOOT, as in a container; %s", doing, err, otherWays)
 	case errors.Is(err, unix.EKEYREJECTED), errors.Is(err, unix.ENOKEY),
 		errors.Is(err, unix.ENODATA), errors.Is(err, unix.EBADMSG):
 		return fmt.Errorf("%sthe kernel takes only kernels that are signed for it (%w); %s", doing, err, otherWays)
@@ -145,7 +152,8 @@ func refused(err error) error {
 	case errors.Is(err, unix.EBUSY):
 		return fmt.Errorf("%ssomebody else is just loading a kernel (%w); try again", doing, err)
 	case errors.Is(err, unix.EINVAL):
-		return fmt.Errorf("%sthe kernel does not take this kernel or its command line, which may be too long (%w); use another image, or %s", doing, err, otherWays)
+		return fmt.Errorf("%sthe kernel does not take this kernel or its command line, which may be too long (%w); "+
+			"use another image, or %s", doing, err, otherWays)
 	}
 
 	return fmt.Errorf("%s%w; %s", doing, err, otherWays)
@@ -185,7 +193,8 @@ func kexecTool() string { return tool("kexec") }
 // the kernel apart. It is used if kexec_file_load is missing or does not know the format of the kernel.
 func kexecByTool(ctx context.Context, program string, kernel, initrd *os.File, cmdline string, why error) error {
 	if program == "" {
-		return fmt.Errorf("load the installer for kexec: the kernel's kexec_file_load does not do it (%w), and there is no program kexec; install kexec-tools on the machine, or %s", why, otherWays)
+		return fmt.Errorf("load the installer for kexec: the kernel's kexec_file_load does not do it (%w), and "+
+			"there is no program kexec; install kexec-tools on the machine, or %s", why, otherWays)
 	}
 	cmd := exec.CommandContext(ctx, program, "--load", "--kexec-syscall", "--initrd=/proc/self/fd/4", "--command-line="+cmdline, "/proc/self/fd/3")
 	cmd.ExtraFiles = []*os.File{kernel, initrd} // file descriptors 3 and 4
@@ -225,7 +234,8 @@ func (m Machine) KexecStart(ctx context.Context, w io.Writer) error {
 	unix.Sync()
 	m.readOnly(ctx)
 	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_KEXEC); err != nil {
-		return fmt.Errorf("start what is loaded for kexec: %w; the machine's file systems are read-only now: restart it", err)
+		return fmt.Errorf("start what is loaded for kexec: %w; the machine's file systems are read-only now: "+
+			"restart it", err)
 	}
 	return errors.New("start what is loaded for kexec: the kernel came back")
 }

@@ -41,10 +41,13 @@ type memory struct{ total, available uint64 }
 func (m memory) fits(kernel, initrd uint64) error {
 	// total does not include what the kernel reserved at boot, about 4 % on a small machine.
 	if needs := runNeeds(kernel, initrd); m.total < needs {
-		return fmt.Errorf("start the installer by kexec: its image of %s needs a machine with %s of memory, and this one has %s; use a smaller image, or --via netboot if the machine can netboot one", mib(kernel+initrd), mib(needs), mib(m.total))
+		return fmt.Errorf("start the installer by kexec: its image of %s needs a machine with %s of memory, and "+
+			"this one has %s; use a smaller image, or --via netboot if the machine can netboot one", mib(kernel+initrd), mib(needs), mib(m.total))
 	}
 	if needs := loadNeeds(kernel, initrd); m.available < needs {
-		return fmt.Errorf("load the installer for kexec: its image of %s needs %s of available memory while it is loaded, and of this machine's %s there are %s; stop what uses it, or use --via netboot, --via wol or --via manual", mib(kernel+initrd), mib(needs), mib(m.total), mib(m.available))
+		return fmt.Errorf("load the installer for kexec: its image of %s needs %s of available memory while it is "+
+			"loaded, and of this machine's %s there are %s; stop what uses it, or use --via netboot, --via wol or "+
+			"--via manual", mib(kernel+initrd), mib(needs), mib(m.total), mib(m.available))
 	}
 	return nil
 }

@@ -60,7 +60,8 @@ func Module(printed []byte) ([]byte, error) {
 
 	body := slices.Index(tokens, ":") + 1 // of its arguments, which may be missing
 	if body >= len(tokens) || !head.MatchString(strings.Join(tokens[:body+1], " ")) || tokens[len(tokens)-1] != "}" {
-		return nil, errors.New("it does not begin and end as the tool's do, with { config, lib, pkgs, modulesPath, ... }: { and }")
+		return nil, errors.New("it does not begin and end as the tool's do, with { config, lib, pkgs, modulesPath, " +
+			"... }: { and }")
 	}
 	tokens = tokens[body+1 : len(tokens)-1]
 	var out bytes.Buffer

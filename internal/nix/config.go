@@ -81,7 +81,8 @@ func (b Builder) Evaluate(ctx context.Context, flake, host string, builds ...str
 
 	has := "it has: " + strings.Join(c.Hosts, ", ")
 	if len(c.Hosts) > 0 && strings.HasSuffix(c.Hosts[0], "-linux") {
-		has += ", which are systems: nixosConfigurations does not belong into flake-utils' eachDefaultSystem, or the like"
+		has += ", which are systems: nixosConfigurations does not belong into flake-utils' eachDefaultSystem, or " +
+			"the like"
 	}
 	return c, fmt.Errorf("flake %s has no nixosConfigurations.%s%s; %s", flake, host, f.Elsewhere(ctx, host), has)
 }

@@ -64,7 +64,8 @@ func (f *Flake) lockWords(said []string) string {
 	if f.Local != nil {
 		where = f.Local.Dir
 	}
-	return what + ", so that each evaluation may take other inputs: run `nix flake lock " + where + "`, and commit flake.lock"
+	return what + ", so that each evaluation may take other inputs: run `nix flake lock " + where + "`, and commit " +
+		"flake.lock"
 }
 
 // ignoredWords says which settings of the flake nix ignored; empty if none.
@@ -137,17 +138,20 @@ func Brief(err error) string {
 func (f *Flake) sentence(ctx context.Context, said []string) string {
 	text := strings.Join(said, "\n")
 	if m := denied.FindStringSubmatch(text); m != nil && f.Local != nil && f.Local.Owner.Another() {
-		return fmt.Sprintf("flake %s is read as its owner, %s, who may not read %s: `chown -R %s %s`, and let %s into the folders above it (chmod a+x)",
+		return fmt.Sprintf("flake %s is read as its owner, %s, who may not read %s: `chown -R %s %s`, and let %s "+
+			"into the folders above it (chmod a+x)",
 			f.Ref, f.Local.Owner, m[1]+m[2], f.Local.Owner.chown(), f.Local.Dir, f.Local.Owner)
 	}
 	switch {
 	case noGit.MatchString(text):
 		return "the flake is a git tree, and git is not installed on this machine, or not in PATH: install it"
 	case ownerIs.MatchString(text):
-		return "git refuses a repository that belongs to another user, and root is not to run what its owner has put there: name the folder itself" +
+		return "git refuses a repository that belongs to another user, and root is not to run what its owner has " +
+			"put there: name the folder itself" +
 			" in --flake, and let one user own all of it"
 	case impure.MatchString(text):
-		return "the flake reads something that neither it nor its inputs hold: take it from an input or write it into the flake" +
+		return "the flake reads something that neither it nor its inputs hold: take it from an input or write it " +
+			"into the flake" +
 			" (pkgs.system for builtins.currentSystem, inputs.nixpkgs for <nixpkgs>), or start the server with --impure"
 	}
 
@@ -155,7 +159,8 @@ func (f *Flake) sentence(ctx context.Context, said []string) string {
 		for _, pattern := range unseen {
 			for _, m := range pattern.FindAllStringSubmatch(text, -1) {
 				if f.untracked(ctx, m[1]) {
-					return fmt.Sprintf("%s is in %s, but git does not know it, and nix sees only what git knows: `git -C %s add %s`",
+					return fmt.Sprintf("%s is in %s, but git does not know it, and nix sees only what git knows: "+
+						"`git -C %s add %s`",
 						m[1], f.Local.Top, f.Local.Top, m[1])
 				}
 			}
@@ -184,7 +189,8 @@ func (l *Local) Git(ctx context.Context, args ...string) ([]byte, error) {
 
 func (l *Local) git(ctx context.Context, dir string, args ...string) ([]byte, error) {
 	if _, err := exec.LookPath("git"); err != nil {
-		return nil, fmt.Errorf("the flake in %s is a git tree, and git is not installed on this machine, or not in PATH: install it", l.Dir)
+		return nil, fmt.Errorf("the flake in %s is a git tree, and git is not installed on this machine, or not in "+
+			"PATH: install it", l.Dir)
 	}
 	cmd := exec.CommandContext(ctx, "git", append([]string{"-C", dir}, args...)...)
 	cmd.Env = os.Environ()

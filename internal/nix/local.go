@@ -162,14 +162,16 @@ func (l *Local) owner() (Account, error) {
 		}
 		if owner.Uid != first.Uid {
 			mine, other := account(first.Uid, first.Gid), account(owner.Uid, owner.Gid)
-			return Account{}, fmt.Errorf("the repository %s belongs to %s, and %s in it to %s, and git runs what its owner has put there: "+
+			return Account{}, fmt.Errorf("the repository %s belongs to %s, and %s in it to %s, and git runs what "+
+				"its owner has put there: "+
 				"give all of it to one of them, such as by `chown -R %s %s`", l.Top, mine, place, other, mine.chown(), l.Top)
 		}
 	}
 
 	a := account(first.Uid, first.Gid)
 	if me := uint32(os.Geteuid()); l.Top != "" && me != 0 && me != a.UID {
-		return a, fmt.Errorf("the repository %s belongs to %s, as whom alone git may run in it, and this server runs as %s: run it as root or as %s",
+		return a, fmt.Errorf("the repository %s belongs to %s, as whom alone git may run in it, and this server "+
+			"runs as %s: run it as root or as %s",
 			l.Top, a, account(me, 0), a)
 	}
 	return a, nil

@@ -138,7 +138,8 @@ func Logged(cmd *exec.Cmd, line func(string)) error {
 
 	stderr.End()
 	if errors.Is(err, exec.ErrNotFound) {
-		return fmt.Errorf("%s is not installed on this machine, or not in PATH: see https://nixos.org/download", cmd.Args[0])
+		return fmt.Errorf("%s is not installed on this machine, or not in PATH: see "+
+			"https://nixos.org/download", cmd.Args[0])
 	}
 	if err != nil {
 		return &commandError{what: called(cmd), said: said.all(), err: err}

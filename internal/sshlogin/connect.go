@@ -67,11 +67,14 @@ func (c *connection) dial(ctx context.Context) (net.Conn, error) {
 	case err == nil || errors.Is(ctx.Err(), context.Canceled):
 		return conn, err
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return nil, fmt.Errorf("connect to %s: nothing listens there (connection refused): start sshd on the machine, or name its port with --ssh ADDRESS:PORT", name)
+		return nil, fmt.Errorf("connect to %s: nothing listens there (connection refused): start sshd on the "+
+			"machine, or name its port with --ssh ADDRESS:PORT", name)
 	case errors.As(err, &timeout) && timeout.Timeout():
-		return nil, fmt.Errorf("connect to %s: no answer within %s: is the address right, the machine on, and its firewall open for SSH?", name, connectLimit)
+		return nil, fmt.Errorf("connect to %s: no answer within %s: is the address right, the machine on, and its "+
+			"firewall open for SSH?", name, connectLimit)
 	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
-		return nil, fmt.Errorf("connect to %s: there is no way to it from here (%w): is the address right, and the machine on?", name, err)
+		return nil, fmt.Errorf("connect to %s: there is no way to it from here (%w): is the address right, and the "+
+			"machine on?", name, err)
 	}
 
 	return nil, fmt.Errorf("connect to %s: %w", name, err)
@@ -126,7 +129,8 @@ func (c *connection) try(ctx context.Context, algorithms []string, auth *authFlo
 		case refused != nil:
 			return nil, refused
 		case m.HostKey != nil:
-			return nil, &Refused{*m, fmt.Errorf("log in as %s on %s: %w; tried: %s; give another key with -i FILE, another user with "+
+			return nil, &Refused{*m, fmt.Errorf("log in as %s on %s: %w; tried: %s; give another key with -i FILE, "+
+				"another user with "+
 				"--ssh USER@ADDRESS, or let one in with `ssh-copy-id %s@%s`", s.user, s.name(), err, auth, s.user, s.host)}
 		case c.given() != "" && noneInCommon(err):
 			return nil, fmt.Errorf("connect to %s: it has no host key of the type of --ssh-host-key (%w): %w", s.name(), errOtherKey, err)

@@ -107,7 +107,8 @@ func (c *connection) keyFiles(ctx context.Context, a *authFlow, loaded []ssh.Sig
 			keys = append(append(keys, certified(id.file, key)...), key)
 			a.tried = append(a.tried, id.file)
 		case errors.Is(err, errLocked):
-			a.tried = append(a.tried, id.file+" (not, for it is encrypted: add it to the SSH agent, or run this on a terminal)")
+			a.tried = append(a.tried, id.file+" (not, for it is encrypted: add it to the SSH agent, or run this on "+
+				"a terminal)")
 		case id.named:
 			return nil, fmt.Errorf("read the key %s: %w", id.file, err)
 		case !errors.Is(err, fs.ErrNotExist):
@@ -160,7 +161,8 @@ func (c *connection) readPublic(ctx context.Context, file string, public ssh.Pub
 	private, is := strings.CutSuffix(file, ".pub")
 	data, err := os.ReadFile(private)
 	if !is || err != nil {
-		return nil, errors.New("it is a public key, and the SSH agent does not hold its private half: add it with ssh-add, or name the private key's file")
+		return nil, errors.New("it is a public key, and the SSH agent does not hold its private half: add it with " +
+			"ssh-add, or name the private key's file")
 	}
 	return c.parseKey(ctx, private, data)
 }

@@ -207,7 +207,8 @@ func (c *connection) asGiven(key ssh.PublicKey) error {
 		want = ssh.FingerprintSHA256(given)
 	}
 	if print := ssh.FingerprintSHA256(key); want != print {
-		return fmt.Errorf("%s has the host key %s (%s), and --ssh-host-key is %s: %w; the address may be another machine's, "+
+		return fmt.Errorf("%s has the host key %s (%s), and --ssh-host-key is %s: %w; the address may be another "+
+			"machine's, "+
 			"or somebody is in between", c.settings.name(), print, key.Type(), want, errOtherKey)
 	}
 	return nil
@@ -277,7 +278,8 @@ func (c *connection) confirm(ctx context.Context, key ssh.PublicKey) (how string
 		if s.strict {
 			why = "StrictHostKeyChecking is on"
 		}
-		return "", fmt.Errorf("%s is not among the known hosts, and %s; its host key is %s (%s): if that is the machine's own "+
+		return "", fmt.Errorf("%s is not among the known hosts, and %s; its host key is %s (%s): if that is the "+
+			"machine's own "+
 			"(`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on it), %s%s", s.name(), why, print, key.Type(), mend, s.uncheckedWords())
 	}
 

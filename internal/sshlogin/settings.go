@@ -57,7 +57,8 @@ func (l *Login) resolve(to Target, primary bool) (*settings, error) {
 
 	_, notIP := netip.ParseAddr(s.host)
 	if s.host == "" || notIP != nil && strings.ContainsAny(s.host, " /[]:%") || strings.HasPrefix(s.host, "-") {
-		return nil, fmt.Errorf("%s: HostName %s: write a host name or an address; of the tokens only %%h and %%%% are known there",
+		return nil, fmt.Errorf("%s: HostName %s: write a host name or an address; of the tokens only %%h and %%%% "+
+			"are known there",
 			r.one["hostname"].at, r.one["hostname"].text)
 	}
 	s.alias = strings.ToLower(r.one["hostkeyalias"].text)
@@ -173,7 +174,8 @@ func (l *Login) knownSettings(s *settings, r *reader) error {
 	case "yes", "true":
 		s.strict = true
 	case "no", "false", "off", "accept-new":
-		s.unchecked = append(s.unchecked, fmt.Sprintf("%s: StrictHostKeyChecking %s does not hold here, for the disks would be another machine's", v.at, v.text))
+		s.unchecked = append(s.unchecked, fmt.Sprintf("%s: StrictHostKeyChecking %s does not hold here, for the "+
+			"disks would be another machine's", v.at, v.text))
 	}
 
 	if r.yes("nohostauthenticationforlocalhost") {
@@ -183,10 +185,12 @@ func (l *Login) knownSettings(s *settings, r *reader) error {
 		s.unchecked = append(s.unchecked, v.at+": KnownHostsCommand is not run")
 	}
 	if v, said := r.one["pkcs11provider"]; said && v.text != "none" {
-		s.notes = append(s.notes, v.at+": PKCS11Provider is not loaded; add its keys to the SSH agent with `ssh-add -s`")
+		s.notes = append(s.notes, v.at+": PKCS11Provider is not loaded; add its keys to the SSH agent with "+
+			"`ssh-add -s`")
 	}
 	if v, said := r.one["revokedhostkeys"]; said && v.text != "none" && l.HostKey == "" {
-		return fmt.Errorf("%s: RevokedHostKeys is not read here, so that a revoked host key would pass: give the machine's with --ssh-host-key", v.at)
+		return fmt.Errorf("%s: RevokedHostKeys is not read here, so that a revoked host key would pass: give the "+
+			"machine's with --ssh-host-key", v.at)
 	}
 	return nil
 }

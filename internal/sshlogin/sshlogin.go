@@ -91,7 +91,8 @@ func CheckHostKey(key string) error {
 		return nil
 	}
 	if _, _, _, _, err := ssh.ParseAuthorizedKey([]byte(key)); err != nil {
-		return fmt.Errorf("%s: write a public key (ssh-ed25519 AAAA…) or its fingerprint (SHA256:…), as `ssh-keygen -lf` prints it", key)
+		return fmt.Errorf("%s: write a public key (ssh-ed25519 AAAA…) or its fingerprint (SHA256:…), as "+
+			"`ssh-keygen -lf` prints it", key)
 	}
 	return nil
 }
@@ -160,7 +161,8 @@ func (l *Login) Connect(ctx context.Context, passwords bool) (*Machine, error) {
 // connect logs in to a machine. depth is 0 for the machine that was asked for, and counts up for jump hosts.
 func (l *Login) connect(ctx context.Context, to Target, passwords bool, depth int) (*Machine, error) {
 	if depth > maxHops {
-		return nil, fmt.Errorf("the way to %s leads through more than %d machines: does ProxyJump in ~/.ssh/config go in a circle?",
+		return nil, fmt.Errorf("the way to %s leads through more than %d machines: does ProxyJump in ~/.ssh/config "+
+			"go in a circle?",
 			l.Target.Host, maxHops)
 	}
 	s, err := l.resolve(to, depth == 0)

@@ -70,10 +70,12 @@ func NewestGood(path string) (Copy, bool) {
 func adviseCopy(path string) string {
 	dir := filepath.Dir(path)
 	if c, ok := NewestGood(path); ok {
-		return fmt.Sprintf("the newest good copy is %s, of %s: `provision state restore --state-dir %s` goes on from it, "+
+		return fmt.Sprintf("the newest good copy is %s, of %s: `provision state restore --state-dir %s` goes on "+
+			"from it, "+
 			"with no permit", c.Path, c.Time.Format(time.RFC3339), dir)
 	}
-	return fmt.Sprintf("there is no good copy in %s: `provision state restore --state-dir %s FILE` goes on from one that "+
+	return fmt.Sprintf("there is no good copy in %s: `provision state restore --state-dir %s FILE` goes on from "+
+		"one that "+
 		"you have, with no permit; without one, enroll the hosts again, with an empty state folder", copiesOf(path), dir)
 }
 

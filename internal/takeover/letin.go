@@ -87,7 +87,8 @@ func serverLine(key string) string {
 // LetIn lets the server log in as root, and reports whether it could not do so before.
 func (v *Visit) LetIn(ctx context.Context) (added bool, err error) {
 	if _, _, _, _, err := ssh.ParseAuthorizedKey([]byte(v.ServerKey)); err != nil {
-		return false, fmt.Errorf("read the server's SSH key from its answer: %w; is `provision serve` of another version?", err)
+		return false, fmt.Errorf("read the server's SSH key from its answer: %w; is `provision serve` of another "+
+			"version?", err)
 	}
 	out, err := v.script(ctx, v.found.root(), allow, serverLine(v.ServerKey))
 	if err != nil {

@@ -147,7 +147,8 @@ func (s *surroundings) rootLogin() error {
 		return fmt.Errorf("its sshd lets root in by no key (PermitRootLogin %s): "+
 			"set it to prohibit-password in /etc/ssh/sshd_config and reload sshd", p)
 	case s.sshd["pubkeyauthentication"] == "no":
-		return errors.New("its sshd takes no keys (PubkeyAuthentication no): set it to yes in /etc/ssh/sshd_config and reload sshd")
+		return errors.New("its sshd takes no keys (PubkeyAuthentication no): set it to yes in /etc/ssh/sshd_config " +
+			"and reload sshd")
 	}
 
 	files := strings.Fields(s.sshd["authorizedkeysfile"])

@@ -220,7 +220,8 @@ func (v *Visit) unreached(why []string) error {
 			"the installer would start and nobody would come. "+
 			"Run a server in its network, or give the server a way there, such as a VPN or a forwarded port", v.machine.Jump, said)
 	}
-	return fmt.Errorf("it is reached from here, and not by the server (%s): the installer would start and nobody would come. "+
+	return fmt.Errorf("it is reached from here, and not by the server (%s): the installer would start and nobody "+
+		"would come. "+
 		"Is there a firewall in between?", said)
 }
 
