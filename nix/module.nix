@@ -100,11 +100,13 @@ in
     unknown = mkOption {
       type = types.enum [
         "ignore"
+        "lease"
         "hold"
       ];
       default = "ignore";
       description = ''
-        What machines get that are not enrolled: nothing, or with `hold` a screen that tells how to enroll them.
+        What machines get that are not enrolled: nothing; with `lease`, in mode `server`, an address and nothing to
+        boot; or with `hold` a screen that tells how to enroll them.
       '';
     };
 

@@ -628,3 +628,36 @@ func TestUnsent(t *testing.T) {
 		t.Errorf("the log: %s", &log)
 	}
 }
+
+// TestLeaseAll: as the LAN's only DHCP server we give other devices addresses, and nothing to boot.
+func TestLeaseAll(t *testing.T) {
+	const phone = "02:11:22:33:44:55"
+	for _, all := range []bool{false, true} {
+		s := server(t, Full)
+		s.LeaseAll = all
+		if err := s.openSubnets(false); err != nil {
+			t.Fatal(err)
+		}
+		for _, vendor := range []string{"", "PXEClient:Arch:00007"} {
+			discover := as(t, phone, iana.EFI_X86_64, vendor)
+			r, _ := s.handle(s.links[0], addrPort("0.0.0.0:68"), 67, nil, discover, (*exchange).answerDHCP)
+			if (r != nil) != all {
+				t.Fatalf("lease all %t, vendor class %q: %v", all, vendor, r)
+			}
+			if r == nil {
+				continue
+			}
+			if !addrOf(r.YourIPAddr).IsValid() || r.BootFileName != "" || len(r.BootFileNameOption()) > 0 {
+				t.Errorf("vendor class %q is offered %s, file %q", vendor, r.YourIPAddr, r.BootFileName)
+			}
+			request, err := dhcpv4.NewRequestFromOffer(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r, _ = s.handle(s.links[0], addrPort("0.0.0.0:68"), 67, nil, request, (*exchange).answerDHCP); r == nil ||
+				r.MessageType() != dhcpv4.MessageTypeAck {
+				t.Errorf("vendor class %q: %v", vendor, r)
+			}
+		}
+	}
+}

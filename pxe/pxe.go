@@ -37,6 +37,7 @@ type Server struct {
 	HTTPPort    int    // 1 to 65535
 	TFTPBlksize int    // bytes that a TFTP block has at most, 512 to 65464; 0: what the link takes
 	Hold        bool   // unknown machines are shown how to be enrolled, instead of silence
+	LeaseAll    bool   // full DHCP mode: unknown machines get an address, and nothing to boot
 	Programs    string // folder with boot programs beside those built in; "": none
 	BootTime    time.Duration
 

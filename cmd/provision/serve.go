@@ -49,7 +49,8 @@ type serveFlags struct {
 const serveHelp = `Answer machines that netboot, and install the enrolled ones.
 
 --dhcp proxy   beside your router's DHCP server: boot information, no addresses
---dhcp server  be the DHCP server, with --dhcp-range
+--dhcp server  be the DHCP server, with --dhcp-range; only enrolled machines
+               get an address, unless --unknown says lease or hold
 --dhcp off     TFTP and HTTP only; "provision doctor --dhcp off" prints what
                your own DHCP server needs to send machines here
 
@@ -110,8 +111,8 @@ func serveCommand(socket *string) *cobra.Command {
 	fl.StringVar(&f.programs, "ipxe", "", "folder with iPXE programs of your own, such as snponly.efi, beside "+
 		"those built in")
 	fl.StringVar(&f.stateDir, "state-dir", defaultState, "folder for inventory, keys and images")
-	fl.StringVar(&f.unknown, "unknown", "ignore", "what unknown machines get: ignore, or hold (a screen that tells "+
-		"how to enroll them)")
+	fl.StringVar(&f.unknown, "unknown", "ignore", "what unknown machines get: ignore; lease, an address and nothing "+
+		"to boot (with --dhcp server); or hold, an address with --dhcp server and a screen that tells how to enroll them")
 	fl.StringVar(&f.group, "socket-group", "", "group whose members may use the server: they can erase machines, "+
 		"and have the server, which is root, build and deliver what they say; add nobody who is not to be root here")
 	fl.DurationVar(&f.liveWithin, "live-within", 15*time.Minute, "how long a machine may take from its boot until "+
@@ -129,7 +130,7 @@ func serveCommand(socket *string) *cobra.Command {
 	fl.StringVar(&f.config, "config", "", "file in TOML with these flags as keys, such as interface = [\"br0\"]")
 	fl.BoolVar(&f.checkOnly, "check", false, "only check the options, and change nothing: exit status 0 if serve "+
 		"could start with them")
-	for flag, values := range map[string][]string{"dhcp": {"proxy", "server", "off"}, "unknown": {"ignore", "hold"}} {
+	for flag, values := range map[string][]string{"dhcp": {"proxy", "server", "off"}, "unknown": {"ignore", "lease", "hold"}} {
 		// It errs only for a flag that does not exist.
 		_ = c.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
 	}
@@ -497,8 +498,12 @@ func (f *serveFlags) pxe() (*pxe.Server, error) {
 		return nil, fmt.Errorf("--http %s: write a port, such as :8080", f.http)
 	}
 
-	if f.unknown != "ignore" && f.unknown != "hold" {
-		return nil, fmt.Errorf("--unknown %s: choose ignore or hold", f.unknown)
+	if !slices.Contains([]string{"ignore", "lease", "hold"}, f.unknown) {
+		return nil, fmt.Errorf("--unknown %s: choose ignore, lease or hold", f.unknown)
+	}
+	if f.unknown == "lease" && f.dhcp != string(pxe.Full) {
+		return nil, fmt.Errorf("--unknown lease goes with --dhcp server: with %s, another DHCP server hands out the "+
+			"addresses", f.dhcp)
 	}
 	if port < 1 || port > 65535 {
 		return nil, fmt.Errorf("--http %s: ports go from 1 to 65535", f.http)
@@ -534,6 +539,7 @@ func (f *serveFlags) pxe() (*pxe.Server, error) {
 		Lease:       f.lease,
 		HTTPPort:    port,
 		Hold:        f.unknown == "hold",
+		LeaseAll:    f.unknown == "lease",
 		BootTime:    10 * time.Minute,
 		Now:         time.Now,
 	}
