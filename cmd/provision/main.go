@@ -195,8 +195,3 @@ func defaultSocket() string {
 	}
 	return "/run/provision/provision.sock"
 }
-
-func versionCommand() *cobra.Command {
-	return &cobra.Command{Use: "version", Short: "print the version", Args: cobra.NoArgs,
-		Run: func(c *cobra.Command, _ []string) { fmt.Fprintln(c.OutOrStdout(), "provision", version) }}
-}
