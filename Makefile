@@ -19,8 +19,13 @@ firststage: ## the first stage's program for both architectures, which is built 
 		gzip -9nc .cache/firststage >$$out.new || exit 1; \
 		if cmp -s $$out.new $$out; then rm $$out.new; else mv $$out.new $$out; fi; done
 
-release: firststage ## static binaries for amd64 and arm64
+# Versions of packages begin with a digit, and a later commit's is higher.
+DEB_VERSION := $(shell git log -1 --format=0~%cd.%h --date=format:%Y%m%d%H%M 2>/dev/null || echo 0~devel)
+
+release: build ## static programs and Debian packages for amd64 and arm64, and their SHA256SUMS, in bin/
 	for arch in amd64 arm64; do GOARCH=$$arch go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/provision-linux-$$arch ./cmd/provision || exit 1; done
+	for arch in amd64 arm64; do PROVISION=bin/provision packaging/deb $$arch $(DEB_VERSION) bin/provision-linux-$$arch bin/provision_$$arch.deb || exit 1; done
+	cd bin && sha256sum provision-linux-* provision_*.deb >SHA256SUMS
 
 demo: setup build ## watch a virtual machine become an installed host
 	go run ./internal/lab/demo
