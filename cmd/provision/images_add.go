@@ -18,7 +18,10 @@ import (
 	"provision/internal/api"
 )
 
-const imagesAddHelp = `Add an installer image. SOURCE is one of
+const imagesAddHelp = `Add an installer image. Without a SOURCE it is the newest stable one that
+nixos-images publishes for this machine's architecture (or --arch, --release),
+fetched over https and compared with its published digests; it is called as the
+release is, unless NAME says otherwise. SOURCE is one of
 
   a kexec tarball of nixos-images, or the URL of one
   a folder, or the URL of one, with the files of a nixos-images release
@@ -30,7 +33,8 @@ const imagesAddHelp = `Add an installer image. SOURCE is one of
 What comes from a URL must come over https, or with its digest (--sha256). A
 download that breaks off goes on where it was when the command is given again.
 
-  provision images add nixos --from https://github.com/nix-community/nixos-images/releases/download/nixos-25.05 --arch x86_64
+  provision images add
+  provision images add --arch aarch64 --release nixos-25.05
   provision images add nixos --from nixos-kexec-installer-noninteractive-x86_64-linux.tar.gz
   provision images add nixos --from http://mirror/kexec.tar.gz --sha256 9f86d081884c7d65…
   provision images add nixos --from ~/fleet#nixosConfigurations.installer
@@ -40,14 +44,26 @@ download that breaks off goes on where it was when the command is given again.
 func imagesAdd(daemon *api.Client) *cobra.Command {
 	var r api.ImageRequest
 	var digests []string
-	c := &cobra.Command{Use: "add NAME (--from SOURCE | --kernel FILE --initrd FILE [--cmdline TEXT])", Short: "add an image", Long: imagesAddHelp,
-		Args: cobra.ExactArgs(1),
+	var tag string
+	c := &cobra.Command{
+		Use:   "add [NAME] [--from SOURCE | --kernel FILE --initrd FILE [--cmdline TEXT]]",
+		Short: "add an image", Long: imagesAddHelp,
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) (err error) {
-			r.Name = args[0]
+			if len(args) == 1 {
+				r.Name = args[0]
+			}
 			single := r.Kernel != "" || r.Initrd != "" || r.Cmdline != ""
+			published := r.From == "" && !single
 			switch {
-			case (r.From == "") == !single, r.From == "" && (r.Kernel == "" || r.Initrd == ""):
-				return errUsage{errors.New("images add needs --from, or --kernel and --initrd")}
+			case r.From != "" && single, single && (r.Kernel == "" || r.Initrd == ""):
+				return errUsage{errors.New("images add needs --from, or --kernel and --initrd, or none of them")}
+			case r.Name == "" && !published:
+				return errUsage{errors.New("images add needs a NAME for what does not come from nixos-images")}
+			case tag != "" && !published:
+				return errUsage{errors.New("--release is of nixos-images, and does not go with --from or --kernel")}
+			case published && len(digests) > 0:
+				return errUsage{errors.New("--sha256 goes with --from; those of a release are known")}
 			case single && len(digests) > 0:
 				return errUsage{errors.New("--sha256 goes with --from; sha256sum --check does it for single files")}
 			}
@@ -71,11 +87,19 @@ func imagesAdd(daemon *api.Client) *cobra.Command {
 				return err
 			}
 
+			if published {
+				if err := nixosImages().complete(c.Context(), tag, &r); err != nil {
+					return err
+				}
+				fmt.Fprintf(c.ErrOrStderr(), "%s: from %s\n", r.Name, r.From)
+			}
 			_, err = changeImage(c, daemon, api.ImagesPath, r)
 			return err
 		}}
 	c.Flags().StringVar(&r.Arch, "arch", "", "x86_64 or aarch64, where the source has both")
 	c.Flags().StringVar(&r.From, "from", "", "where the image is: a path, a URL or a flake reference")
+	c.Flags().StringVar(&tag, "release", "", "release of nixos-images, such as nixos-25.05 or nixos-unstable (default: the "+
+		"newest stable one)")
 	c.Flags().StringArrayVar(&digests, "sha256", nil, "digest that a file of the source must have: FILE=HEX, or "+
 		"HEX for the only one")
 	c.Flags().StringVar(&r.Kernel, "kernel", "", "kernel (bzImage or Image)")
