@@ -196,9 +196,6 @@ func (e *exchange) lease(sub *subnet) (addr netip.Addr, ok bool, err error) {
 	want := requested(e.request)
 	switch e.request.MessageType() {
 	case dhcpv4.MessageTypeDiscover:
-		if e.host != nil && !fixed.IsValid() {
-			sub.awaitProbes()
-		}
 		if addr, err = sub.offer(e.client.MAC, fixed, want, e.host != nil); err == nil && e.host != nil {
 			e.tellDoubt(sub.doubt(e.client.MAC, addr))
 		}

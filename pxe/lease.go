@@ -96,7 +96,6 @@ type pool struct {
 	probes map[netip.Addr]probe // of addresses that were free
 	ahead  int                  // how many free addresses are kept probed
 	wanted chan struct{}        // tells that they may be fewer
-	first  chan struct{}        // closed when the first ones were probed; nil: nobody is to wait for that
 }
 
 // maxDeclines is how many addresses a machine may decline in an hour. One that declines more keeps addresses from

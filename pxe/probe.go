@@ -152,36 +152,6 @@ func (p *pool) calm() {
 	p.ahead = max(p.ahead/2, minAhead)
 }
 
-// expectProbes has known machines wait for the first probes, which take a second, rather than get an address that
-// nobody has looked at.
-func (p *pool) expectProbes() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.first == nil {
-		p.first = make(chan struct{})
-	}
-}
-
-// endFirst ends that.
-func (p *pool) endFirst() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.first != nil {
-		close(p.first)
-		p.first = nil
-	}
-}
-
-// awaitProbes waits for the first probes, if they are under way.
-func (p *pool) awaitProbes() {
-	p.mu.Lock()
-	first := p.first
-	p.mu.Unlock()
-	if first != nil {
-		<-first
-	}
-}
-
 // probedPool are the addresses of a link that can be probed; nil if there are none.
 func (s *Server) probedPool(l *servedLink) *pool {
 	s.mu.RLock()
@@ -195,7 +165,6 @@ func (s *Server) probedPool(l *servedLink) *pool {
 
 // probeAhead keeps free addresses of the range on a link probed, until ctx ends.
 func (s *Server) probeAhead(ctx context.Context, l *servedLink, p *pool) error {
-	defer p.endFirst() // whatever happens
 	arp, err := openARP(l)
 	if err != nil {
 		s.Log.Warn("addresses are handed out without a look whether somebody uses them", "interface", l.name, "err", err)
@@ -210,12 +179,10 @@ func (s *Server) probeAhead(ctx context.Context, l *servedLink, p *pool) error {
 				"addresses", "interface", l.name, "addresses", len(addrs), "answers", len(answers), "err", err)
 			if err == nil {
 				p.learn(addrs, answers)
-				p.endFirst()
 				continue
 			}
 		}
 
-		p.endFirst()
 		select {
 		case <-p.wanted:
 		case <-tick.C:

@@ -10,10 +10,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
-
-	"provision/hosts"
 )
 
 // TestARPProbe: the frame is that of RFC 5227 section 2.1.1: a request whose sender has no address yet.
@@ -197,44 +194,6 @@ func TestLeastBad(t *testing.T) {
 			t.Errorf("%v: %s, %v", tt.answers, addr, err)
 		}
 	}
-}
-
-// TestAwaitsFirstProbes: a known machine that asks before the first addresses were probed waits for that, and is offered
-// none that is in use. One with a fixed address does not wait.
-func TestAwaitsFirstProbes(t *testing.T) {
-	s := server(t, Full)
-	s.mustEnroll(t, "bravo", mac)
-	const fixed = "52:54:00:aa:00:00"
-	h := hosts.Host{Name: "fixed", MACs: []string{fixed}, Arch: "x86_64", Choices: hosts.Choices{Image: "lab", FixedAddress: "10.77.0.9"}}
-	if _, err := s.Hosts.Enroll(h, time.Hour, nil); err != nil {
-		t.Fatal(err)
-	}
-	p := s.subnets[0].pool
-	used, err := p.offer(mac, netip.Addr{}, netip.Addr{}, true)
-	if err == nil {
-		_, err = p.release(mac, used, false)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	synctest.Test(t, func(t *testing.T) {
-		p.expectProbes()
-		if addr := s.offered(t, fixed); addr != "10.77.0.9" {
-			t.Errorf("the machine with a fixed address was offered %q", addr)
-		}
-		offered := make(chan string, 1)
-		go func() { offered <- s.offered(t, mac) }()
-		synctest.Wait()
-		if len(offered) > 0 {
-			t.Errorf("%s was offered before anything was probed", <-offered)
-			return
-		}
-		p.learn([]netip.Addr{used}, map[netip.Addr]string{used: "52:54:00:00:00:66"})
-		p.endFirst()
-		if addr := <-offered; addr == "" || addr == used.String() {
-			t.Errorf("it was offered %q, and %s is in use", addr, used)
-		}
-	})
 }
 
 // TestProbedAhead: how many are probed follows what is asked for, and results are renewed before they are too old.

@@ -181,7 +181,6 @@ func (s *Server) serve(ctx context.Context, text string, l *servedLink, changed 
 
 	g, ctx := errgroup.WithContext(ctx)
 	if p := s.probedPool(l); p != nil {
-		p.expectProbes()
 		g.Go(func() error { return s.probeAhead(ctx, l, p) })
 	}
 	if l.sock.dhcp != nil {
