@@ -18,12 +18,13 @@ and secrets that are encrypted to it go on working, unless --new-identity is giv
 
 The new system is built first. Then the machine is made to come to its installer:
 
---via kexec    over SSH, the running kernel starts the installer's; no firmware involved
---via netboot  over SSH, the firmware is told to start from the network once
---via wol      a magic packet switches the machine on; its firmware must try the network first
---via manual   you restart it, from the network
---via auto     kexec where the machine answers SSH and its kernel allows that, else
-               netboot; wol where it does not answer
+  --via kexec    over SSH, the running kernel starts the installer's
+  --via netboot  over SSH, the firmware is told to start from the network once
+  --via wol      a magic packet switches the machine on; its firmware must try
+                 the network first
+  --via manual   you restart it, from the network
+  --via auto     kexec where the machine answers SSH and its kernel allows that,
+                 else netboot; wol where it does not answer
 
 For SSH the host must let this server in (its key is ssh.pub in the server's state
 folder) and must show the host key that it proved itself with. Until its disks are

@@ -48,11 +48,11 @@ type serveFlags struct {
 
 const serveHelp = `Answer machines that netboot, and install the enrolled ones.
 
---dhcp proxy   beside your router's DHCP server: boot information, no addresses
---dhcp server  be the DHCP server, with --dhcp-range; only enrolled machines
-               get an address, unless --unknown says lease or hold
---dhcp off     TFTP and HTTP only; "provision doctor --dhcp off" prints what
-               your own DHCP server needs to send machines here
+  --dhcp proxy   beside your router's DHCP server; gives no addresses
+  --dhcp server  be the DHCP server, with --dhcp-range; only enrolled machines
+                 get an address, unless --unknown says lease or hold
+  --dhcp off     TFTP and HTTP only; "provision doctor --dhcp off" prints what
+                 your own DHCP server needs to send machines here
 
 Needs root (or CAP_NET_BIND_SERVICE, CAP_NET_RAW), nix and ssh.
 

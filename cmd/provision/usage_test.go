@@ -25,6 +25,9 @@ func TestHelpFits(t *testing.T) {
 			if utf8.RuneCountInString(line) > usualColumns && strings.Contains(word, " ") {
 				t.Errorf("%s: %s", c.CommandPath(), line)
 			}
+			if strings.HasSuffix(line, " \\") && strings.HasPrefix(line, "  --") {
+				t.Errorf("%s: a list is broken as a command: %s", c.CommandPath(), line)
+			}
 		}
 		switch c.Name() {
 		case "enroll", "install", "reinstall":
