@@ -68,8 +68,8 @@ func (c *connectionShares) changed(conn net.Conn, state http.ConnState) {
 		c.all++
 		c.of[from.Addr()]++
 		if c.all > c.most || c.of[from.Addr()] > perClient {
+			c.refused(from.Addr()) // before the client can see it
 			conn.Close()
-			c.refused(from.Addr())
 		}
 	case http.StateClosed, http.StateHijacked:
 		c.all--
