@@ -136,7 +136,7 @@ func (inv *Inventory) Get(name string) (Host, error) {
 func (inv *Inventory) get(name string) (h Host, version uint64, err error) {
 	rec, err := inv.store.Get(hostKey(name))
 	if err == nil {
-		err = json.Unmarshal(rec.Value, &h)
+		err = h.UnmarshalJSON(rec.Value) // json.Unmarshal would read the record once more
 	}
 	if err != nil {
 		return Host{}, rec.Version, fmt.Errorf("host %s: %w", name, err)

@@ -14,7 +14,7 @@ var (
 	ErrRefused  = errors.New("not allowed now")
 )
 
-// storePatience bounds how long an operation on the store may take.
+// storePatience bounds how long a write to the store may take.
 const storePatience = 30 * time.Second
 
 // Fault is a failure of the server itself, such as of its disk. Nothing is wrong with the request.
@@ -27,21 +27,19 @@ func (f *Fault) Error() string { return f.Err.Error() }
 func (f *Fault) Unwrap() error { return f.Err }
 
 // records is the store as the inventory uses it. Callers cannot pass a context: what has happened to a host must be
-// recorded even if the request that reported it, or the install that it ended, was cancelled. Each operation waits at
-// most storePatience instead. Errors other than ErrNotFound and ErrConflict are returned as a [Fault].
+// recorded even if the request that reported it, or the install that it ended, was cancelled. A write waits at most
+// storePatience instead. Reads have no deadline: a store on this machine does not wait for anything, and a timer for
+// each would cost DHCP some of its speed. A store elsewhere has to bound its own requests. Errors other than
+// ErrNotFound and ErrConflict are returned as a [Fault].
 type records struct{ db store.Store }
 
 func (r records) Get(key string) (store.Record, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), storePatience)
-	defer cancel()
-	rec, err := r.db.Get(ctx, key)
+	rec, err := r.db.Get(context.Background(), key)
 	return rec, fault(err)
 }
 
 func (r records) List(prefix, after string) ([]store.Record, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), storePatience)
-	defer cancel()
-	recs, err := r.db.List(ctx, prefix, after)
+	recs, err := r.db.List(context.Background(), prefix, after)
 	return recs, fault(err)
 }
 
