@@ -37,6 +37,9 @@ func TestDeb(t *testing.T) {
 			t.Errorf("the package lacks %q:\n%s", want, contents)
 		}
 	}
+	if strings.Contains(contents, "drwx------") {
+		t.Errorf("the package has a folder for root alone:\n%s", contents)
+	}
 	if strings.Contains(contents, "provision-linux-arm64") {
 		t.Errorf("the package has its own program twice:\n%s", contents)
 	}
