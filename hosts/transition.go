@@ -38,7 +38,7 @@ var transitions = map[Kind]transition{
 		from:    []State{"", StateReady, StateRehearsed, StateFailed, StateRebooting, StateInstalled},
 		to:      StateReady,
 		change:  enrollHost,
-		refused: "run `provision cancel %s` first",
+		refused: "run `provision cancel HOST` first",
 	},
 	EventRetried: {
 		from:    []State{StateReady, StateBooting, StateFailed},
@@ -139,13 +139,10 @@ func next(h Host, ev Event) (Host, error) {
 // refuse returns the error for an event that may not follow the host's state.
 func (row transition) refuse(h Host, ev Event) error {
 	refusal := fmt.Errorf("%s is %s: %w", h.Name, h.State, ErrRefused)
-	switch {
-	case row.refused == "":
+	if row.refused == "" {
 		return fmt.Errorf("%w (event %q)", refusal, ev.Kind)
-	case strings.Contains(row.refused, "%s"):
-		return fmt.Errorf("%w; "+row.refused, refusal, h.Name)
 	}
-	return fmt.Errorf("%w; %s", refusal, row.refused)
+	return fmt.Errorf("%w; %s", refusal, strings.ReplaceAll(row.refused, "HOST", h.Name))
 }
 
 // fetchFile records that the machine fetched a file of its boot. The first one counts as a boot of the permit.

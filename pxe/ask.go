@@ -40,7 +40,7 @@ func (s *Server) serveIPXE(l *servedLink, c echo.Context) error {
 			d.Arch, d.Board = cl.String(), cl.board()
 		}
 		s.Hosts.See(d)
-		if medium && s.Hold {
+		if medium && s.Unknown == Hold {
 			c.Set("known", true)
 			return c.Blob(http.StatusOK, "text/plain", []byte(holdMediumScript(l.self.String(), cl.MAC)))
 		}

@@ -61,7 +61,9 @@ func TestMediumAsks(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			s := server(t, tt.mode)
 			s.mustEnroll(t, "bravo", mac)
-			s.Hold = tt.hold
+			if tt.hold {
+				s.Unknown = Hold
+			}
 			s.beyondTheLink()
 			if tt.before != nil {
 				tt.before(t, s)

@@ -19,6 +19,16 @@ const (
 	Off   Mode = "off"    // TFTP and HTTP only; the operator's DHCP server points here
 )
 
+// Unknown is what machines get that are not enrolled.
+type Unknown string
+
+// What they may get.
+const (
+	Ignore Unknown = "ignore" // silence
+	Lease  Unknown = "lease"  // in full DHCP mode an address, and nothing to boot
+	Hold   Unknown = "hold"   // a screen that tells how to enroll them, and in full DHCP mode an address
+)
+
 // loader is what a booting machine is told to load next.
 type loader int
 
@@ -42,11 +52,11 @@ type answer struct {
 
 // decide is the table of the design, "What a machine is told when it
 // netboots". h is nil for an unknown MAC.
-func decide(h *hosts.Host, c bootClient, mode Mode, holdUnknown bool, now time.Time) answer {
+func decide(h *hosts.Host, c bootClient, mode Mode, unknown Unknown, now time.Time) answer {
 	a := answer{Lease: mode == Full}
 	if h == nil {
-		if !holdUnknown {
-			return answer{Why: "not enrolled"}
+		if unknown != Hold {
+			return answer{Lease: a.Lease && unknown == Lease, Why: "not enrolled"}
 		}
 		a.Load, a.Why = nextStage(c)
 		if a.Load != nothing && !c.profile().screen {

@@ -209,8 +209,7 @@ func requested(m *dhcpv4.DHCPv4) netip.Addr {
 
 // decide decides, and tells why there is no boot where there is none.
 func (s *Server) decide(c bootClient, h *hosts.Host) answer {
-	a := decide(h, c, s.Mode, s.Hold, s.Now())
-	a.Lease = a.Lease || s.Mode == Full && s.LeaseAll
+	a := decide(h, c, s.Mode, s.Unknown, s.Now())
 	if a.Why != "" {
 		s.Log.Debug("no boot", "mac", c.MAC, "client", c, "why", a.Why)
 		s.traceRefusal(c.MAC, a.Why)

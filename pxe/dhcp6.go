@@ -102,7 +102,7 @@ func (s *Server) answerDHCP6(l *servedLink, from netip.Addr, packet []byte) *dhc
 		return nil
 	}
 
-	if decide(&h, c, s.Mode, s.Hold, s.Now()).Load != local {
+	if decide(&h, c, s.Mode, s.Unknown, s.Now()).Load != local {
 		return nil
 	}
 	mac, err := net.ParseMAC(l.mac)

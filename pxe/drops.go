@@ -71,6 +71,5 @@ func (s *Server) tellDropped() {
 	}
 
 	s.Log.Warn("in the last minute more was asked than is answered, by one machine or by all, and the rest was "+
-		"dropped; "+
-		"look at what sends so much", attrs...)
+		"dropped; look at what sends so much", attrs...)
 }

@@ -37,7 +37,7 @@ func (s *Server) open(l *servedLink, name string, from netip.AddrPort) (tftp.Fil
 		return s.openByNeighbour(l, name, from)
 	}
 	token, name, _ := strings.Cut(rest, "/")
-	if token == "hold" && s.Hold {
+	if token == "hold" && s.Unknown == Hold {
 		return s.program(l.neighbour(from.Addr()), name) // its ladder is remembered past its enrolment
 	}
 	h, err := s.Hosts.ByToken(token)
@@ -168,7 +168,7 @@ func (s *Server) openByNeighbour(l *servedLink, name string, from netip.AddrPort
 		if s.Mode == Off {
 			s.Hosts.See(hosts.Discovered{MAC: mac, Arch: c.String(), Board: c.board()})
 		}
-		if s.Hold && s.Mode == Off && c.profile().firmware {
+		if s.Unknown == Hold && s.Mode == Off && c.profile().firmware {
 			return s.program("", name)
 		}
 		return tftp.File{}, tftp.ErrNotServed

@@ -111,7 +111,7 @@ func FuzzHTTP(f *testing.F) {
 			case strings.Contains(path, own): // as it should be
 			case strings.Contains(body, own):
 				t.Errorf("%s: %q is told the token", tg.name, raw)
-			case tg.Hold && (body == holdScript("10.77.0.1") || strings.HasPrefix(path, "/boot/hold/") || tg.Mode == Off):
+			case tg.Unknown == Hold && (body == holdScript("10.77.0.1") || strings.HasPrefix(path, "/boot/hold/") || tg.Mode == Off):
 			case tg.Mode == Off && strings.HasPrefix(body, "#!ipxe"):
 			case len(body) > 0:
 				t.Errorf("%s: %q is answered %d: %q", tg.name, raw, out.Code, body[:min(len(body), 200)])

@@ -122,7 +122,7 @@ func (s *Server) traceUnserved(l *servedLink, c echo.Context, mac, name string) 
 }
 
 func (s *Server) serveHold(l *servedLink, c echo.Context) error {
-	if !s.Hold {
+	if s.Unknown != Hold {
 		return echo.ErrNotFound
 	}
 	c.Set("known", true)

@@ -399,7 +399,7 @@ func configuring(t *testing.T, mode Mode) *Server {
 	t.Helper()
 	s := server(t, mode)
 	s.Router, s.DNS = netip.MustParseAddr("10.77.0.254"), []netip.Addr{netip.MustParseAddr("10.77.0.253")}
-	s.Domain, s.Hold = "lan", true
+	s.Domain, s.Unknown = "lan", Hold
 	s.Ranges = append(s.Ranges, Range{netip.MustParseAddr("10.9.0.50"), netip.MustParseAddr("10.9.0.59"), 24})
 	if err := s.openSubnets(false); err != nil {
 		t.Fatal(err)
@@ -634,7 +634,9 @@ func TestLeaseAll(t *testing.T) {
 	const phone = "02:11:22:33:44:55"
 	for _, all := range []bool{false, true} {
 		s := server(t, Full)
-		s.LeaseAll = all
+		if all {
+			s.Unknown = Lease
+		}
 		if err := s.openSubnets(false); err != nil {
 			t.Fatal(err)
 		}

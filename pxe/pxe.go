@@ -34,10 +34,9 @@ type Server struct {
 	DNS         []netip.Addr   // full DHCP mode
 	Domain      string         // full DHCP mode
 	Lease       time.Duration
-	HTTPPort    int    // 1 to 65535
-	TFTPBlksize int    // bytes that a TFTP block has at most, 512 to 65464; 0: what the link takes
-	Hold        bool   // unknown machines are shown how to be enrolled, instead of silence
-	LeaseAll    bool   // full DHCP mode: unknown machines get an address, and nothing to boot
+	HTTPPort    int // 1 to 65535
+	TFTPBlksize int // bytes that a TFTP block has at most, 512 to 65464; 0: what the link takes
+	Unknown     Unknown
 	Programs    string // folder with boot programs beside those built in; "": none
 	BootTime    time.Duration
 
@@ -70,18 +69,10 @@ type Server struct {
 }
 
 // Check finds what Listen would find wrong with the options, for the interfaces that are there now. It opens no port.
+// The server cannot be started afterwards.
 func (s *Server) Check() error {
-	unstarted := &Server{
-		Interfaces: s.Interfaces,
-		Mode:       s.Mode,
-		Ranges:     s.Ranges,
-		Router:     s.Router,
-		Lease:      s.Lease,
-		Programs:   s.Programs,
-		Leases:     new(store.Memory),
-		Now:        s.Now,
-	}
-	return unstarted.prepare()
+	s.Leases = new(store.Memory)
+	return s.prepare()
 }
 
 // Listen checks the options and opens the ports on all interfaces that are there, so that a server either

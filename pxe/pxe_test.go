@@ -255,7 +255,11 @@ func TestDecide(t *testing.T) {
 		{name: "installed Raspberry Pi", h: host(hosts.StateInstalled, arm), c: bootClient{MAC: mac, Kind: piROM}, load: local, why: "installed"},
 	} {
 		for _, mode := range []Mode{Proxy, Full} {
-			a := decide(tt.h, tt.c, mode, tt.hold, noon)
+			unknown := Ignore
+			if tt.hold {
+				unknown = Hold
+			}
+			a := decide(tt.h, tt.c, mode, unknown, noon)
 			if a.Load != tt.load || a.Note != tt.tell || !strings.Contains(a.Why, tt.why) || (tt.why == "" && a.Why != "") {
 				t.Errorf("%s, %s: %+v", tt.name, mode, a)
 			}

@@ -61,7 +61,10 @@ func newTarget(t testing.TB, mode Mode, hold bool) *target {
 		tg.name += ", hold"
 	}
 	s := serverOn(t, mode, new(store.Memory), func() time.Time { return tg.clock })
-	tg.Server, s.Hold, s.Log = s, hold, slog.New(slog.DiscardHandler)
+	if hold {
+		s.Unknown = Hold
+	}
+	tg.Server, s.Log = s, slog.New(slog.DiscardHandler)
 	s.withARMImage(t)
 	for role := 1; role < roles; role++ {
 		h := hosts.Host{Name: fmt.Sprintf("host%d", role), MACs: []string{roleMAC(role)}, Arch: "x86_64", Choices: hosts.Choices{Image: "lab"}}
@@ -180,7 +183,7 @@ func (tg *target) wrong(m, r *dhcpv4.DHCPv4) string {
 		return "the answer is somebody else's"
 	case r.BootFileNameOption() != "" && r.BootFileNameOption() != r.BootFileName && len(r.BootFileNameOption()) < 128:
 		return "two file names"
-	case !known && !tg.Hold:
+	case !known && tg.Unknown != Hold:
 		return "a stranger is answered"
 	case !known && file != "" && !strings.Contains(file, "hold/"):
 		return "a stranger is booted"
@@ -317,7 +320,7 @@ func (tg *target) wrongFile(name string) string {
 		return "it is of no boot"
 	}
 	if token == "hold" {
-		if !tg.Hold || tg.programs[file] == nil {
+		if tg.Unknown != Hold || tg.programs[file] == nil {
 			return "not on hold"
 		}
 		return ""

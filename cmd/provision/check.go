@@ -68,6 +68,6 @@ func (f *serveFlags) checkAll(w io.Writer, socket string) error {
 		}
 	}
 
-	fmt.Fprintf(w, "the options are right: flake %s, interface %s, dhcp %s\n", f.flake, strings.Join(f.ifaces, ","), f.dhcp)
+	fmt.Fprintf(w, "the options are right: interface %s, dhcp %s\n", strings.Join(f.ifaces, ","), f.dhcp)
 	return nil
 }

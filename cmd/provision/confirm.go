@@ -87,7 +87,7 @@ func (q *question) ask(p *enroll.Proposal) (enroll.Agreement, error) {
 
 // showProposal shows what is on the disks, what will be on them, and what is lost.
 func showProposal(out io.Writer, p *enroll.Proposal) {
-	width, color := terminalSize(out)
+	width, color := drawingOn(out)
 	if p.Unfit != "" {
 		fmt.Fprintf(out, "The layout does not suit the machine as it was seen last: %s\n\n", p.Unfit)
 		fmt.Fprintf(out, "The disks are taken as they are named, whatever the machine has there.\n\n")

@@ -180,7 +180,7 @@ func drawPreset(w io.Writer, p disko.Preset) error {
 		return err
 	}
 
-	width, color := terminalSize(w)
+	width, color := drawingOn(w)
 	drawPlan(w, plan, width, color)
 	return nil
 }

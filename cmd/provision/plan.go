@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -10,7 +11,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"provision/disko"
 	"provision/hosts"
@@ -156,7 +156,7 @@ func readLayout(name string, disks map[string]string, forMachine bool) (*disko.L
 
 // showPlan prints a plan: the disks, the steps, and what prevents an install.
 func showPlan(w io.Writer, p *disko.Plan) error {
-	width, color := terminalSize(w)
+	width, color := drawingOn(w)
 	drawPlan(w, p, width, color)
 	stage, sum := disko.Stage(""), time.Duration(0)
 	for _, s := range p.Steps {
@@ -235,15 +235,12 @@ func seconds(d time.Duration) string {
 	return fmt.Sprintf("%.0f s", d.Seconds())
 }
 
-// terminalSize returns how many columns there are to draw in, and whether to use colours.
-func terminalSize(w io.Writer) (width int, color bool) {
-	f := terminalOf(w)
-	if f == nil {
-		return 80, false
+// drawingOn returns how many columns there are to draw in, and whether to use colours.
+func drawingOn(w io.Writer) (width int, color bool) {
+	if terminalOf(w) == nil {
+		return usualColumns, false
 	}
-	width, _, err := term.GetSize(int(f.Fd()))
-	if err != nil {
-		width = 80
-	}
-	return max(40, min(width, 120)), os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+	columns, _ := terminalSize(w)
+	columns = cmp.Or(columns, usualColumns)
+	return max(leastColumns, min(columns, 120)), os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
 }

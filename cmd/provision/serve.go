@@ -388,7 +388,7 @@ func (f *serveFlags) serving(server *pxe.Server, login string) api.Serving {
 		WaitsFor:          f.names(),
 		DHCP:              f.dhcp,
 		HTTP:              server.HTTPPort,
-		Hold:              server.Hold,
+		Hold:              server.Unknown == pxe.Hold,
 		SSHKey:            login,
 	}
 }
@@ -498,10 +498,11 @@ func (f *serveFlags) pxe() (*pxe.Server, error) {
 		return nil, fmt.Errorf("--http %s: write a port, such as :8080", f.http)
 	}
 
-	if !slices.Contains([]string{"ignore", "lease", "hold"}, f.unknown) {
+	unknown := pxe.Unknown(f.unknown)
+	if !slices.Contains([]pxe.Unknown{pxe.Ignore, pxe.Lease, pxe.Hold}, unknown) {
 		return nil, fmt.Errorf("--unknown %s: choose ignore, lease or hold", f.unknown)
 	}
-	if f.unknown == "lease" && f.dhcp != string(pxe.Full) {
+	if unknown == pxe.Lease && f.dhcp != string(pxe.Full) {
 		return nil, fmt.Errorf("--unknown lease goes with --dhcp server: with %s, another DHCP server hands out the "+
 			"addresses", f.dhcp)
 	}
@@ -538,8 +539,7 @@ func (f *serveFlags) pxe() (*pxe.Server, error) {
 		Domain:      f.domain,
 		Lease:       f.lease,
 		HTTPPort:    port,
-		Hold:        f.unknown == "hold",
-		LeaseAll:    f.unknown == "lease",
+		Unknown:     unknown,
 		BootTime:    10 * time.Minute,
 		Now:         time.Now,
 	}

@@ -6,8 +6,6 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
-
-	"golang.org/x/term"
 )
 
 // columnGap is between the columns of a table.
@@ -24,20 +22,8 @@ type rows struct {
 
 // table begins a table; no head: it has none.
 func table(w io.Writer, head ...string) *rows {
-	return &rows{to: w, width: terminalWidth(w), head: head}
-}
-
-// terminalWidth is how many columns a terminal has; 0: w is none, or does not tell.
-func terminalWidth(w io.Writer) int {
-	f := terminalOf(w)
-	if f == nil {
-		return 0
-	}
-	width, _, err := term.GetSize(int(f.Fd()))
-	if err != nil {
-		return 0
-	}
-	return width
+	width, _ := terminalSize(w)
+	return &rows{to: w, width: width, head: head}
 }
 
 func (t *rows) row(cells ...any) {

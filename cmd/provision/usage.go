@@ -6,7 +6,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"golang.org/x/term"
 )
 
 // groupKey is the annotation of a flag that says under which heading help shows it.
@@ -42,12 +41,8 @@ const (
 
 // helpColumns is how wide help may be.
 func helpColumns(c *cobra.Command) int {
-	f := terminalOf(c.OutOrStdout())
-	if f == nil {
-		return usualColumns
-	}
-	width, _, err := term.GetSize(int(f.Fd()))
-	if err != nil {
+	width, _ := terminalSize(c.OutOrStdout())
+	if width == 0 {
 		return usualColumns
 	}
 	return min(max(width, leastColumns), mostColumns)
@@ -69,7 +64,8 @@ func setUsage(root *cobra.Command) {
 	})
 	root.SetUsageTemplate(strings.NewReplacer(
 		"{{.UseLine}}", "{{use .}}",
-		`Use "{{.CommandPath}} [command] --help" for more information about a command.`, `See "{{.CommandPath}} COMMAND --help".`,
+		`Use "{{.CommandPath}} [command] --help" for more information about a command.`,
+		`See "{{.CommandPath}} COMMAND --help".`,
 		"\n\nFlags:\n{{.LocalFlags.FlagUsages | trimTrailingWhitespaces}}", "\n{{grouped . | trimTrailingWhitespaces}}",
 		"{{.InheritedFlags.FlagUsages | trimTrailingWhitespaces}}", "{{inherited . | trimTrailingWhitespaces}}",
 	).Replace(root.UsageTemplate()))
@@ -105,8 +101,8 @@ func groupedFlags(c *cobra.Command) string {
 	return b.String()
 }
 
-// reflow fills the paragraphs of a text into lines of so many columns. Lines that begin with a space are commands, and
-// stay as they are, or are continued behind a backslash.
+// reflow fills the paragraphs of a text into lines of so many columns. Lines that begin with a space
+// stay as they are; one that begins as a command of ours is continued behind a backslash.
 func reflow(text string, width int) string {
 	var b strings.Builder
 	column := 0 // in the line that is being filled
@@ -120,7 +116,10 @@ func reflow(text string, width int) string {
 		line = strings.TrimRight(line, "\n")
 		if line == "" || strings.HasPrefix(line, " ") {
 			end()
-			b.WriteString(continued(line, width) + "\n")
+			if strings.HasPrefix(strings.TrimSpace(line), "provision ") {
+				line = continued(line, width)
+			}
+			b.WriteString(line + "\n")
 			continue
 		}
 

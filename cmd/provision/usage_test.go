@@ -45,8 +45,8 @@ func TestHelpFits(t *testing.T) {
 }
 
 func TestReflow(t *testing.T) {
-	const text = "one two three\nfour\n\n  a --b c\n  long --command with words\nfive"
-	const want = "one two\nthree four\n\n  a --b c\n  long \\\n    --command \\\n    with \\\n    words\nfive\n"
+	const text = "one two three\nfour\n\n  --a   of a list\n  provision --command x\nfive"
+	const want = "one two\nthree four\n\n  --a   of a list\n  provision \\\n    --command \\\n    x\nfive\n"
 	if got := reflow(text, 10); got != want {
 		t.Errorf("%q, want %q", got, want)
 	}

@@ -52,8 +52,11 @@ func versionCommand() *cobra.Command {
 			}
 			t := table(c.OutOrStdout())
 			t.row("provision", f.Version)
-			if f.Commit != "" {
-				t.row("commit", f.Commit+map[bool]string{true: ", and changes"}[f.Modified])
+			switch {
+			case f.Modified:
+				t.row("commit", f.Commit+", and changes")
+			case f.Commit != "":
+				t.row("commit", f.Commit)
 			}
 			t.row("go", f.Go+" "+f.Platform)
 			t.row("iPXE", ipxeModule+" "+f.IPXE)

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"provision/hosts"
 	"provision/internal/api"
@@ -160,10 +159,8 @@ func (s *screen) show(n api.News) {
 		delete(s.hosts, n.Status.Name)
 	}
 	width, height := usualColumns, 24
-	if f := terminalOf(s.out); f != nil {
-		if columns, lines, err := term.GetSize(int(f.Fd())); err == nil {
-			width, height = columns, lines
-		}
+	if columns, lines := terminalSize(s.out); columns > 0 {
+		width, height = columns, lines
 	}
 
 	lines := s.lines(width, height)
